@@ -1,0 +1,194 @@
+"""The bucket: an object store at a URL, and the only truth of a run.
+
+Guarantees, whichever scheme: `create` is atomic and has exactly one winner; an object appears whole or not at all;
+a listing names every object created before it.  Nothing is promised about objects that appear during a listing.
+`file:` proves it by an fsynced temporary file and `os.link`; `memory:` (tests, testbeds) by a lock, in one process.
+Any other scheme is refused until an adapter proves the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+from ideator_rl.errors import IdeatorError
+
+
+class BucketError(IdeatorError):
+    """The bucket cannot be reached, read or written."""
+
+
+class Bucket(Protocol):
+    url: str
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Store an object that must not exist yet; False if it does (then nothing is changed)."""
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store or replace an object (heartbeats only)."""
+
+    def get(self, key: str) -> bytes | None:
+        """The object, or None."""
+
+    def names(self, prefix: str) -> list[str]:
+        """The sorted names directly below a folder-like prefix, objects and folders alike."""
+
+
+def open_bucket(url: str) -> Bucket:
+    """Open the bucket at a URL (`file:///path`, a plain path, or `memory://name`).
+
+    Raises:
+        BucketError: unknown scheme, or a folder that cannot be made or written.
+    """
+    parts = urlsplit(url)
+    if parts.scheme in ("", "file"):
+        if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+            raise BucketError(
+                f"The bucket {url!r} names a host, {parts.netloc!r}. A file bucket is file:///absolute/path "
+                "(three slashes) or a plain path."
+            )
+        return FileBucket(Path(unquote(parts.path) if parts.scheme else url))
+    if parts.scheme == "memory":
+        return MemoryBucket.named(url)
+    raise BucketError(
+        f"The bucket {url!r} has the scheme {parts.scheme!r}; atomic create is proved for file:// and memory:// only. "
+        "Use one of these."
+    )
+
+
+class FileBucket:
+    """A folder.  Works on any POSIX file system with hard links; several processes may use it at once."""
+
+    def __init__(self, root: Path):
+        self.root = root.expanduser().absolute()
+        self.url = self.root.as_uri()
+        try:
+            self._scratch.mkdir(parents=True, exist_ok=True)
+            probe = self._scratch / f"probe-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise BucketError(
+                f"The bucket {self.url} is not writable: {error.strerror or error}. "
+                "Give a folder that this user may write to, or free space on its disk."
+            ) from error
+
+    @property
+    def _scratch(self) -> Path:
+        return self.root / ".scratch"
+
+    def _path(self, key: str) -> Path:
+        if key.startswith("/") or ".." in key.split("/"):
+            raise BucketError(f"The bucket key {key!r} leaves the bucket; a key is a relative path without '..'.")
+        return self.root / key
+
+    def _write_scratch(self, data: bytes) -> Path:
+        path = self._scratch / uuid.uuid4().hex
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise self._error("write", error) from error
+        return path
+
+    def create(self, key: str, data: bytes) -> bool:
+        path = self._path(key)
+        if path.exists():
+            return False
+        scratch = self._write_scratch(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(scratch, path)
+            _sync_folder(path.parent)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self._error(f"create {key} in", error) from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+    def put(self, key: str, data: bytes) -> None:
+        path = self._path(key)
+        scratch = self._write_scratch(data)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch, path)
+        except OSError as error:
+            scratch.unlink(missing_ok=True)
+            raise self._error(f"put {key} in", error) from error
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            return self._path(key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise self._error(f"read {key} in", error) from error
+
+    def names(self, prefix: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self._path(prefix)))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            raise self._error(f"list {prefix} in", error) from error
+
+    def _error(self, verb: str, error: OSError) -> BucketError:
+        todo = "Check that this user may write there."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            todo = "Free space there and resume: everything already stored is kept."
+        return BucketError(f"Could not {verb} the bucket {self.url}: {error.strerror or error}. {todo}")
+
+
+class MemoryBucket:
+    """A bucket in this process: gone when it ends."""
+
+    _open: dict[str, MemoryBucket] = {}
+    _guard = threading.Lock()
+
+    def __init__(self, url: str):
+        self.url = url
+        self._objects: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def named(cls, url: str) -> MemoryBucket:
+        with cls._guard:
+            return cls._open.setdefault(url, cls(url))
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._lock:
+            if key in self._objects:
+                return False
+            self._objects[key] = data
+            return True
+
+    def put(self, key: str, data: bytes) -> None:
+        with self._lock:
+            self._objects[key] = data
+
+    def get(self, key: str) -> bytes | None:
+        with self._lock:
+            return self._objects.get(key)
+
+    def names(self, prefix: str) -> list[str]:
+        start = prefix.rstrip("/") + "/"
+        with self._lock:
+            return sorted({key[len(start) :].split("/", 1)[0] for key in self._objects if key.startswith(start)})
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,232 @@
+"""An environment: a folder with a baseline codebase, `env.yaml`, prompts, and a trusted evaluator.
+
+Everything the core knows of an environment stands in its folder; the core never names one.  `env.yaml` is checked
+when it is loaded: a missing file, an unknown key or a wrong type is one clear sentence.  The code in the folder
+(evaluator, prepare) is trusted; the baseline is what ideas change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ideator_rl import manifest
+from ideator_rl.environment_data import Data, data_version, prepared
+from ideator_rl.errors import IdeatorError
+from ideator_rl.patch import Rules, Tree, read_tree, tree_hash
+from ideator_rl.registry import environment_folder, environment_names
+
+
+class EnvironmentError_(IdeatorError):
+    """The environment's folder or manifest is not usable."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    direction: str
+    """`min` or `max`."""
+    plausible: tuple[float, float]
+    """Values outside are `invalid`."""
+
+    def better(self, one: float, other: float) -> bool:
+        return one < other if self.direction == "min" else one > other
+
+
+@dataclass(frozen=True)
+class Budget:
+    clock: str
+    """`cpu`: CPU seconds of the whole process tree, or `wall`."""
+    seconds: float
+    """What the experiment may spend after start-up."""
+    startup_allowance: float
+    """Most seconds, on the same clock, for importing `preload` before the experiment's code is loaded."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    cpus: int = 1
+    gpus: int = 0
+    memory_gb: float = 2.0
+
+
+@dataclass(frozen=True)
+class Preset:
+    name: str
+    settings: dict[str, Any]
+    budget: Budget
+    resources: Resources
+    vocab: int = 256
+
+
+@dataclass(frozen=True)
+class Environment:
+    name: str
+    root: Path
+    title: str
+    task: str
+    command: tuple[str, ...]
+    preload: tuple[str, ...]
+    rules: Rules
+    metric: Metric
+    reward_transform: str
+    failure_reward: float
+    presets: dict[str, Preset]
+    evaluator: str
+    scorer: str
+    prepare: str | None
+    catalogue_path: Path | None
+    settings_file: str | None
+    prompt_files: dict[str, str] = field(default_factory=dict)
+
+    def preset(self, name: str) -> Preset:
+        """Raises: EnvironmentError_ when there is no such preset."""
+        if name not in self.presets:
+            raise EnvironmentError_(
+                f"The environment {self.name} has no preset {name!r}. It has: {', '.join(self.presets)}."
+            )
+        return self.presets[name]
+
+    @cached_property
+    def _files(self) -> Tree:
+        return read_tree(self.root / "baseline")
+
+    def baseline(self, preset: str) -> Tree:
+        """The baseline codebase with the preset's settings written into its settings file."""
+        tree, settings = dict(self._files), self.preset(preset).settings
+        if settings and self.settings_file is not None:
+            source = tree[self.settings_file]
+            for name, value in settings.items():
+                source = _assign(source, name, value, self)
+            tree[self.settings_file] = source
+        return tree
+
+    def digest(self, preset: str) -> str:
+        """SHA-256 over all that decides a metric besides the patch: baseline, manifest, evaluator, data, budget."""
+        chosen = self.preset(preset)
+        parts = {
+            "baseline": tree_hash(self.baseline(preset)),
+            "command": self.command,
+            "preload": self.preload,
+            "evaluator": _file_hash(self.root / self.evaluator),
+            "scorer": self.scorer,
+            "data": _file_hash(self.root / self.prepare) + self._data_version() if self.prepare else "",
+            "metric": [self.metric.name, self.metric.direction, self.metric.plausible],
+            "budget": [chosen.budget.clock, chosen.budget.seconds, chosen.budget.startup_allowance],
+            "resources": [chosen.resources.cpus, chosen.resources.gpus, chosen.resources.memory_gb],
+            "vocab": chosen.vocab,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _data_version(self) -> str:
+        return data_version(self.root / str(self.prepare))
+
+    def data(self, preset: str) -> Data:
+        """The prepared data; the first call prepares it, under a lock, in the user's cache."""
+        return prepared(self.name, self.root / self.prepare if self.prepare else None, preset)
+
+    def reward(self, value: float | None) -> float:
+        """What the learner gets for a metric value; None is a failure.
+
+        `inverse` is the paper's 1/value, `identity` the value, `negative` its negation.
+        """
+        if value is None or not math.isfinite(value):
+            return self.failure_reward
+        if self.reward_transform == "inverse":
+            return 1.0 / value if value > 0 else self.failure_reward
+        return -value if self.reward_transform == "negative" else value
+
+    def prompt(self, preset: str, kind: str = "short") -> str:
+        """The text that asks the ideator for one idea; `{task}` and `{files}` are filled in.
+
+        Raises:
+            EnvironmentError_: no prompt of that kind.
+        """
+        if kind not in self.prompt_files:
+            raise EnvironmentError_(
+                f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(self.prompt_files)}."
+            )
+        text = (self.root / self.prompt_files[kind]).read_text()
+        if "{files}" in text:
+            shown = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(self.baseline(preset).items()))
+            text = text.replace("{files}", shown)
+        return text.replace("{task}", self.task).strip()
+
+
+def load_environment(name_or_path: str | Path) -> Environment:
+    """Load an environment by name, by dotted entry point, or by the path of its folder.
+
+    Raises:
+        EnvironmentError_: no such folder, or a manifest that does not hold together.
+    """
+    root = environment_folder(str(name_or_path))
+    if root is None:
+        raise EnvironmentError_(
+            f"There is no environment {str(name_or_path)!r}. Known names: {', '.join(environment_names()) or 'none'}; "
+            "or give the path of a folder with an env.yaml."
+        )
+    path = root / "env.yaml"
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise EnvironmentError_(f"The environment folder {root} has no env.yaml. Add one.") from None
+    except yaml.YAMLError as error:
+        raise EnvironmentError_(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    return _build(root, manifest.check(raw, path, EnvironmentError_))
+
+
+def _build(root: Path, raw: dict[str, Any]) -> Environment:
+    hidden = tuple(raw["hidden"])
+    environment = Environment(
+        name=raw["name"],
+        root=root,
+        title=raw["title"],
+        task=(root / raw["task"]).read_text().strip(),
+        command=tuple(raw["command"]),
+        preload=tuple(raw["preload"]),
+        rules=Rules(editable=tuple(raw["editable"]), protected=tuple(raw["protected"]) + hidden),
+        metric=Metric(raw["metric"]["name"], raw["metric"]["direction"], tuple(raw["metric"]["plausible"])),
+        reward_transform=raw["reward"]["transform"],
+        failure_reward=float(raw["reward"]["failure"]),
+        presets={name: _preset(name, body) for name, body in raw["presets"].items()},
+        evaluator=raw["evaluator"],
+        scorer=raw["scorer"],
+        prepare=raw["prepare"],
+        catalogue_path=root / raw["catalogue"] if raw["catalogue"] else None,
+        settings_file=raw["settings_file"],
+        prompt_files=dict(raw["prompts"]),
+    )
+    for preset in environment.presets:
+        environment.baseline(preset)
+    return environment
+
+
+def _preset(name: str, body: dict[str, Any]) -> Preset:
+    return Preset(
+        name, body["settings"], Budget(**body["budget"]), Resources(**body["resources"]), int(body.get("vocab", 256))
+    )
+
+
+def _assign(source: str, name: str, value: Any, environment: Environment) -> str:
+    pattern = re.compile(
+        rf"^(?P<left>[ \t]*{re.escape(name)}[ \t]*(?::[^=\n]+)?=[ \t]*)(?P<old>[^#\n]*?)(?P<tail>[ \t]*(?:#[^\n]*)?)$",
+        re.M,
+    )
+    if len(pattern.findall(source)) != 1:
+        raise EnvironmentError_(
+            f"The environment {environment.name} sets {name!r}, but {environment.settings_file} assigns it "
+            f"{len(pattern.findall(source))} times; exactly one line `{name} = …` is expected."
+        )
+    return pattern.sub(lambda m: m["left"] + repr(value) + m["tail"], source)
+
+
+def _file_hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

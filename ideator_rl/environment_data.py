@@ -1,0 +1,93 @@
+"""Prepared data of environments: made once by the environment's own `prepare.py`, kept in the user's cache.
+
+Two folders: `public`, shown read-only to experiments, and `private`, read by the evaluator alone.  The cache folder's
+name holds a digest of prepare.py and of what it says it depends on (`version()`), so that a changed source is
+prepared anew.  Preparing is atomic: a killed preparation leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from ideator_rl.errors import IdeatorError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepared data: `public` is shown to experiments, `private` to the evaluator alone."""
+
+    public: Path
+    private: Path
+    masked: tuple[Path, ...]
+    """Host folders that hold the originals: hidden from experiments."""
+
+
+def cache_root() -> Path:
+    """Where the library keeps what it can make again: `$XDG_CACHE_HOME/ideator_rl`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ideator_rl"
+
+
+@cache
+def load_trusted(path: Path) -> ModuleType:
+    """Import an environment's own module (prepare, evaluator) by its path, without touching `sys.path`."""
+    name = "ideator_rl_env_" + hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise IdeatorError(f"{path} is not a Python module; expected a file ending in .py.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def data_version(prepare: Path) -> str:
+    """What the data depends on besides prepare.py itself, as that file's `version()` says."""
+    module = load_trusted(prepare)
+    return str(module.version()) if hasattr(module, "version") else ""
+
+
+def prepared(name: str, prepare: Path | None, preset: str) -> Data:
+    """The data folders of an environment's preset, prepared on first use.
+
+    Raises:
+        IdeatorError: prepare.py failed; its own error is the cause.
+    """
+    body = (prepare.read_text() + data_version(prepare)) if prepare else ""
+    digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
+    home = cache_root() / "data" / f"{name}-{preset}-{digest}"
+    masked = tuple(Path(p) for p in load_trusted(prepare).sources()) if prepare else ()
+    if not home.is_dir():
+        _prepare(home, prepare, preset)
+    return Data(home / "public", home / "private", masked)
+
+
+def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with open(home.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if home.is_dir():
+                return
+            scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
+            try:
+                (scratch / "public").mkdir()
+                (scratch / "private").mkdir(mode=0o700)
+                if prepare is not None:
+                    load_trusted(prepare).prepare(scratch / "public", scratch / "private", preset)
+                scratch.chmod(0o755)
+                os.replace(scratch, home)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise IdeatorError(
+            f"Could not prepare data in {home}: {error.strerror or error}. "
+            "Free space there, or set XDG_CACHE_HOME to a folder that this user may write to."
+        ) from error

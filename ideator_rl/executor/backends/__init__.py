@@ -1,0 +1,1 @@
+"""Where supervisors are started: one class a backend."""

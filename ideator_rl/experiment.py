@@ -1,0 +1,110 @@
+"""An experiment: idea × environment × preset × seed × replicate, with its one record from proposed to scored.
+
+An experiment is named by its content.  Equal resulting tree, environment digest, preset, hardware class, seed and
+replicate give the same id, so that nothing is run twice.  A failure is a status, never a magic number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+SCHEMA = 1
+
+SUCCEEDED = "succeeded"
+MALFORMED = "malformed"
+"""No idea in the text."""
+UNPATCHABLE = "unpatchable"
+"""No patch could be made or applied."""
+REJECTED = "rejected"
+"""The patched codebase broke a rule of the environment."""
+FAILED = "failed"
+"""The experiment crashed or left no artifact."""
+TIMED_OUT = "timed_out"
+"""Over its budget."""
+INVALID = "invalid"
+"""Scored, but implausible or caught cheating."""
+LOST = "lost"
+"""Ours, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
+RUNNING = "running"
+
+OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
+"""Outcomes that are the idea's own fault and earn the environment's failure reward."""
+FINAL = (SUCCEEDED, *OWN_FAILURES)
+"""Outcomes that will not change if the experiment is asked for again."""
+
+
+@dataclass
+class Experiment:
+    """The record of one experiment, as stored in the bucket and printed by `execute --json`."""
+
+    id: str
+    status: str
+    idea: str
+    environment: str
+    preset: str
+    seed: int = 0
+    replicate: int = 0
+    metric: dict[str, Any] | None = None
+    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`."""
+    reward: float | None = None
+    """What the learner gets; None when the outcome is `lost`."""
+    error: dict[str, str] | None = None
+    """`{"kind", "message"}` for every status but `succeeded`."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall seconds by phase: implement, queue, run, score; `cpu` and `startup` are CPU seconds of the run."""
+    patch: str = ""
+    log: str = ""
+    """The end of the experiment's output: untrusted text."""
+    isolation: str = ""
+    implementer: str = ""
+    tree: str = ""
+    """SHA-256 of the patched codebase; empty when there is none."""
+    attempt: int = 0
+    created: float = 0.0
+    """Unix seconds, when the idea was proposed."""
+    finished: float = 0.0
+    hashes: dict[str, str] = field(default_factory=dict)
+    hardware: str = ""
+    replayed: bool = False
+    """True when the record was already in the bucket: nothing was paid for it this time."""
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Experiment:
+        """Read a record; keys of a later schema are ignored.
+
+        Raises:
+            ValueError: not a JSON object of an experiment.
+        """
+        raw = json.loads(text)
+        if not isinstance(raw, dict) or "id" not in raw or "status" not in raw:
+            raise ValueError("not an experiment record: expected a JSON object with id and status")
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in raw.items() if key in known})
+
+
+def experiment_id(tree: str, digest: str, preset: str, hardware: str, seed: int, replicate: int) -> str:
+    """The content address of an experiment with a codebase: 32 hex characters."""
+    return _address("experiment", tree, digest, preset, hardware, str(seed), str(replicate))
+
+
+def proposal_id(idea: str, implementer: str, digest: str, preset: str) -> str:
+    """The address of an idea that never became a codebase, and of the implementer's answer to an idea."""
+    return _address("proposal", idea, implementer, digest, preset)
+
+
+def _address(*parts: str) -> str:
+    body = json.dumps(parts, ensure_ascii=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:32]
+
+
+def hardware_class(gpus: int) -> str:
+    """What kind of machine a budget in seconds was spent on: results of different classes are never mixed."""
+    return "cpu-" + platform.machine() if gpus == 0 else f"gpu-{platform.machine()}"

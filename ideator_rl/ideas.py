@@ -1,0 +1,77 @@
+"""An idea: what the ideator writes, in the form of Si et al. (arXiv 2601.14525).
+
+    <optional thought> [Experiment] what to try and why [Code Changes] what to change where [End]
+
+`parse_idea` takes a whole completion.  The first complete set of sections is the idea; text before it is the
+thought, text after `[End]` is dropped.  A completion without all three marks, in order and each followed by text,
+is malformed: no code is written for it and no GPU spent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from ideator_rl.errors import IdeatorError
+
+EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
+FORM = f"{EXPERIMENT} … {CHANGES} … {END}"
+MAX_CHARS = 32_768
+"""Characters of experiment and code changes together; a longer idea is malformed."""
+
+_SECTIONS = re.compile(
+    r"\[Experiment\](?P<experiment>(?:(?!\[Experiment\]).)*?)\[Code Changes\](?P<changes>.*?)\[End\]", re.S
+)
+
+
+class MalformedIdea(IdeatorError):
+    """The completion holds no idea in the expected form."""
+
+
+@dataclass(frozen=True)
+class Idea:
+    """One idea.  Two ideas with the same `experiment` and `changes` are the same idea, whatever the thought."""
+
+    experiment: str
+    changes: str
+    thought: str = ""
+
+    @property
+    def text(self) -> str:
+        """The idea alone, in the form that the implementer reads."""
+        return f"{EXPERIMENT} {self.experiment} {CHANGES} {self.changes} {END}"
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of `text`, hex."""
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def parse_idea(completion: str) -> Idea:
+    """Find the idea in a completion.
+
+    Raises:
+        MalformedIdea: a section mark is missing, out of order, or followed by nothing.
+    """
+    match = _SECTIONS.search(completion)
+    if match is None:
+        missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
+        what = f"no {' and no '.join(missing)}" if missing else "the section marks are out of order"
+        raise MalformedIdea(f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}")
+    experiment, changes = match["experiment"].strip(), match["changes"].strip()
+    if not experiment or not changes:
+        empty = EXPERIMENT if not experiment else CHANGES
+        raise MalformedIdea(f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section.")
+    if len(experiment) + len(changes) > MAX_CHARS:
+        raise MalformedIdea(
+            f"This idea has {len(experiment) + len(changes)} characters; at most {MAX_CHARS} are read. Write it shorter."
+        )
+    return Idea(experiment, changes, completion[: match.start()].strip())
+
+
+def _start(text: str, length: int = 80) -> str:
+    flat = " ".join(text.split())
+    if not flat:
+        return "(nothing)"
+    return repr(flat if len(flat) <= length else flat[:length] + "…")

@@ -1,0 +1,1 @@
+"""Reward functions that a recipe, a stock TRL trainer, or a search can name."""
