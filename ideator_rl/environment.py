@@ -211,7 +211,11 @@ def _build(root: Path, raw: dict[str, Any]) -> Environment:
 
 def _preset(name: str, body: dict[str, Any]) -> Preset:
     return Preset(
-        name, body["settings"], Budget(**body["budget"]), Resources(**body["resources"]), int(body.get("vocab", 256))
+        name,
+        body["settings"],
+        Budget(**body["budget"]),
+        Resources(**body["resources"]),
+        int(body.get("vocab", 256)),
     )
 
 

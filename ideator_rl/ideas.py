@@ -58,11 +58,15 @@ def parse_idea(completion: str) -> Idea:
     if match is None:
         missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
         what = f"no {' and no '.join(missing)}" if missing else "the section marks are out of order"
-        raise MalformedIdea(f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}")
+        raise MalformedIdea(
+            f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}"
+        )
     experiment, changes = match["experiment"].strip(), match["changes"].strip()
     if not experiment or not changes:
         empty = EXPERIMENT if not experiment else CHANGES
-        raise MalformedIdea(f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section.")
+        raise MalformedIdea(
+            f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section."
+        )
     if len(experiment) + len(changes) > MAX_CHARS:
         raise MalformedIdea(
             f"This idea has {len(experiment) + len(changes)} characters; at most {MAX_CHARS} are read. Write it shorter."

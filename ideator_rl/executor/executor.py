@@ -1,0 +1,221 @@
+"""The executor: ideas in, experiments out.  The whole way of an idea on one page.
+
+    completion → idea → patch (implementer) → judged codebase → bucket → scheduler → worker → record
+
+Every outcome is a record; nothing raises for an idea's sake.  Equal ideas are implemented once and equal codebases
+run once, whoever asked before: the record is then replayed from the bucket.  A `lost` record is ours to explain and is
+never stored as a result, so that a later run may try again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ideator_rl.bucket import Bucket, BucketError, open_bucket
+from ideator_rl.environment import Environment, load_environment
+from ideator_rl.executor import attempts
+from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.implementer import Implementer, get_implementer
+from ideator_rl.executor.sandbox import choose
+from ideator_rl.executor.scheduler import Lost, Scheduler
+from ideator_rl.experiment import (
+    LOST,
+    MALFORMED,
+    SUCCEEDED,
+    Experiment,
+    experiment_id,
+    hardware_class,
+    proposal_id,
+)
+from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.patch import PatchError, Tree, apply_patch, diff, judge, tree_hash
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Where and how experiments are run."""
+
+    environment: str
+    preset: str
+    bucket: str
+    implementer: str = "rules"
+    slots: int | None = None
+    """Experiments at once on this machine, in CPU slots; None for the number of cores."""
+    isolation: str = "auto"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Codebase:
+    """A patched codebase that was judged and may be run."""
+
+    tree: Tree
+    patch: str
+    idea: str
+    implementer: str
+    trusted: bool
+    seconds: float = 0.0
+    """Wall seconds that the implementer took."""
+
+
+class Executor:
+    def __init__(self, config: ExecutorConfig):
+        self.config = config
+        self.environment: Environment = load_environment(config.environment)
+        self.preset = self.environment.preset(config.preset)
+        self.bucket: Bucket = open_bucket(config.bucket)
+        self.implementer: Implementer = get_implementer(config.implementer)
+        self.sandbox = choose(config.isolation, self.implementer.trusted)
+        self.base = self.environment.baseline(config.preset)
+        self.environment.data(config.preset)
+        self._digest = self.environment.digest(config.preset)
+        self._hardware = hardware_class(self.preset.resources.gpus)
+        backend = LocalBackend(self.bucket.url, config.slots, config.isolation)
+        self.scheduler = Scheduler(self.bucket, backend)
+
+    async def execute(self, completion: str, replicate: int = 0) -> Experiment:
+        """Run the idea in a completion; any outcome is a record."""
+        created = time.time()
+        try:
+            idea = parse_idea(completion)
+        except MalformedIdea as error:
+            return self._failure(MALFORMED, str(error), completion, created, "")
+        try:
+            made = await self._implement(idea.text, completion)
+            if isinstance(made, Experiment):
+                return made
+            return await self._run(made, created, replicate)
+        except BucketError as error:
+            return self._lost(idea.text, created, str(error))
+
+    async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
+        """Run a patch that somebody wrote by hand: it takes the same road as an implementer's.
+
+        Raises:
+            SandboxError: no sandbox works here and `isolation` does not say `none`.
+        """
+        choose(self.config.isolation, trusted=False)
+        created = time.time()
+        try:
+            codebase = self._judged(patch, "", "diff", trusted=False)
+        except PatchError as error:
+            return self._failure(error.kind, str(error), "", created, patch)
+        return await self._run(codebase, created, replicate)
+
+    async def baseline(self, replicate: int = 0) -> Experiment:
+        """Run the unchanged baseline."""
+        return await self._run(Codebase(self.base, "", "", "baseline", trusted=True), time.time(), replicate)
+
+    async def _implement(self, idea: str, completion: str) -> Codebase | Experiment:
+        """The codebase for an idea, or the record of why there is none.  Asked once for each idea."""
+        created = time.time()
+        key = proposal_id(idea, self._implementer_version(), self._digest, self.preset.name)
+        stored = self.bucket.get(f"implementations/{key}.json")
+        if stored is not None:
+            answer = json.loads(stored)
+        else:
+            answer = await self._ask(idea, completion)
+            self.bucket.create(f"implementations/{key}.json", json.dumps(answer).encode())
+        if answer["status"] != "ok":
+            return self._failure(answer["status"], answer["message"], idea, created, answer["patch"])
+        codebase = self._judged(answer["patch"], idea, self.implementer.name, self.implementer.trusted)
+        return replace(codebase, seconds=answer["seconds"])
+
+    async def _ask(self, idea: str, completion: str) -> dict[str, Any]:
+        started, patch = time.monotonic(), ""
+        try:
+            patch = await self.implementer.implement(
+                parse_idea(completion), self.base, self.environment, self.preset.name
+            )
+            patch = self._judged(patch, idea, self.implementer.name, self.implementer.trusted).patch
+            status, message = "ok", ""
+        except PatchError as error:
+            status, message = error.kind, str(error)
+        return {"status": status, "message": message, "patch": patch, "seconds": time.monotonic() - started}
+
+    def _judged(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
+        """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
+        tree = apply_patch(self.base, patch)
+        judge(self.base, tree, self.environment.rules)
+        return Codebase(tree, diff(self.base, tree), idea, implementer, trusted)
+
+    async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
+        name = tree_hash(codebase.tree)
+        id = experiment_id(name, self._digest, self.preset.name, self._hardware, self.config.seed, replicate)
+        try:
+            record = attempts.load_result(self.bucket, id)
+            if record is None:
+                attempts.store_tree(self.bucket, name, codebase.tree)
+                self._spec(id, name, codebase, created, replicate).store(self.bucket)
+                record = await self.scheduler.result(id, self.preset.resources)
+            else:
+                record.replayed = True
+        except (Lost, BucketError) as error:
+            return replace(
+                self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch
+            )
+        if record.status == SUCCEEDED and record.metric is not None:
+            record.reward = self.environment.reward(record.metric["value"])
+        return record
+
+    def _spec(self, id: str, tree: str, codebase: Codebase, created: float, replicate: int) -> attempts.Spec:
+        return attempts.Spec(
+            id=id,
+            environment=self._portable_name(),
+            digest=self._digest,
+            preset=self.preset.name,
+            seed=self.config.seed,
+            replicate=replicate,
+            tree=tree,
+            idea=codebase.idea,
+            patch=codebase.patch,
+            implementer=codebase.implementer,
+            trusted=codebase.trusted,
+            hardware=self._hardware,
+            implement_seconds=codebase.seconds,
+            created=created,
+        )
+
+    def _portable_name(self) -> str:
+        """The environment's name where it can be loaded by it, else its folder."""
+        named = self.config.environment == self.environment.name
+        return self.environment.name if named else str(self.environment.root)
+
+    def _implementer_version(self) -> str:
+        catalogue = self.environment.catalogue_path
+        return self.implementer.name + (
+            hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else ""
+        )
+
+    def _failure(self, status: str, message: str, idea: str, created: float, patch: str) -> Experiment:
+        """The record of an idea that never became a codebase; stored, so that status and report can list it."""
+        record = self._blank(status, idea, created)
+        record.error = {"kind": status, "message": message}
+        record.patch = patch
+        record.reward = self.environment.failure_reward
+        attempts.store_result(self.bucket, record)
+        return record
+
+    def _lost(self, idea: str, created: float, message: str) -> Experiment:
+        record = self._blank(LOST, idea, created)
+        record.error = {"kind": LOST, "message": message}
+        return record
+
+    def _blank(self, status: str, idea: str, created: float) -> Experiment:
+        return Experiment(
+            id=proposal_id(idea, self._implementer_version(), self._digest, self.preset.name),
+            status=status,
+            idea=idea,
+            environment=self.environment.name,
+            preset=self.preset.name,
+            seed=self.config.seed,
+            created=created,
+            finished=time.time(),
+            implementer=self.implementer.name,
+            hashes={"environment": self._digest},
+            hardware=self._hardware,
+        )

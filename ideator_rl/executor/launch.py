@@ -1,0 +1,28 @@
+"""Runs inside the sandbox: import what the environment preloads, say so, then become the experiment's script.
+
+The parent starts the budget's clock at the mark, which is sent before any code of the experiment is loaded, so that a
+slow import costs nobody their budget and nobody can hide training in it.  Standard library only: this file is mounted
+alone.
+
+usage: launch.py READY_FD MODULE,MODULE SCRIPT [ARG …]
+"""
+
+import importlib
+import os
+import runpy
+import sys
+
+
+def main() -> None:
+    ready, preload, script = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    for module in filter(None, preload.split(",")):
+        importlib.import_module(module)
+    os.write(ready, b"1")
+    os.close(ready)
+    sys.argv = sys.argv[3:]
+    sys.path.insert(0, os.getcwd())
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

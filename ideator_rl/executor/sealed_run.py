@@ -1,0 +1,275 @@
+"""One sealed run of an experiment's command, with the clock held here and not by the experiment.
+
+Guarantees: the CPU (or wall) time of the whole process tree is measured by this process; a run that was over its
+budget when it ended has timed out, whatever it left behind; when `run` returns nothing of the run is alive.  Output
+is kept from both ends and bounded.  What the run printed or wrote is never a metric.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import selectors
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ideator_rl.environment import Budget, Resources
+from ideator_rl.executor import process_tree
+from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox
+
+POLL_SECONDS = 0.05
+LOG_HEAD, LOG_TAIL = 16_384, 49_152
+"""Bytes of output kept from the start and from the end."""
+MAX_DISK_BYTES = 2 << 30
+LAUNCHER = Path(__file__).with_name("launch.py")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run: the environment's command, what it preloads, and its variables (an allow-list)."""
+
+    argv: tuple[str, ...]
+    preload: tuple[str, ...]
+    variables: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    status: str
+    """`ok`, `failed` or `timed_out`."""
+    message: str
+    log: str
+    cpu: float
+    """CPU seconds of the tree after start-up."""
+    startup: float
+    """CPU seconds before the experiment's code was loaded; 0 where nothing is preloaded."""
+    wall: float
+    """Seconds from start to end, start-up included."""
+
+
+class _Log:
+    """The first and the last bytes of a stream."""
+
+    def __init__(self) -> None:
+        self._head, self._tail, self.total = b"", b"", 0
+
+    def add(self, data: bytes) -> None:
+        self.total += len(data)
+        room = LOG_HEAD - len(self._head)
+        self._head += data[:room]
+        self._tail = (self._tail + data[room:])[-LOG_TAIL:] if len(data) > room else self._tail
+
+    def text(self) -> str:
+        cut = self.total - len(self._head) - len(self._tail)
+        middle = f"\n… {cut} bytes left out …\n".encode() if cut else b""
+        return (self._head + middle + self._tail).decode("utf-8", "replace")
+
+
+def run(
+    sandbox: Sandbox,
+    command: Command,
+    mounts: Mounts,
+    budget: Budget,
+    resources: Resources,
+    beat: Callable[[], None] = lambda: None,
+) -> Ended:
+    """Run a command in the sandbox until it ends or breaks a limit.  `beat` is called at every poll."""
+    workspace = next(iter(mounts.writable))
+    argv, ready_write, ready_read = _wrapped(sandbox, command)
+    before = _children_cpu()
+    started = time.monotonic()
+    process = subprocess.Popen(
+        sandbox.command(argv, _with_launcher(mounts), sandbox.place(workspace, WORKSPACE)),
+        cwd=workspace,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={},
+        pass_fds=[] if ready_write is None else [ready_write],
+    )
+    if ready_write is not None:
+        os.close(ready_write)
+    watch = _Watch(process.pid, budget, resources, workspace, started, has_mark=ready_read is not None)
+    log = _Log()
+    assert process.stdout is not None
+    try:
+        broken = _follow(process, process.stdout.fileno(), ready_read, log, watch, beat)
+    finally:
+        if process.poll() is None:
+            process_tree.end(process.pid)
+        process.wait()
+        process_tree.end(os.getpid())
+        _reap()
+        process.stdout.close()
+        if ready_read is not None:
+            os.close(ready_read)
+    # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
+    cpu = max(0.0, max(_children_cpu() - before, watch.seen) - watch.startup)
+    wall = time.monotonic() - started
+    return _verdict(process.returncode, broken, log, watch, cpu, wall)
+
+
+def _wrapped(sandbox: Sandbox, command: Command) -> tuple[list[str], int | None, int | None]:
+    """The command with its variables and, for a Python script, our launcher in front of it."""
+    argv, ready_write, ready_read = list(command.argv), None, None
+    python = sys.executable
+    if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
+        ready_read, ready_write = os.pipe()
+        launcher = sandbox.place(LAUNCHER, "/ideator/launch.py")
+        argv = [python, "-I", "-B", "-u", launcher, str(ready_write), ",".join(command.preload), *argv[1:]]
+    elif argv[0] == "python":
+        argv[0] = python
+    pairs = [f"{name}={value}" for name, value in command.variables.items()]
+    return ["/usr/bin/env", "-i", *pairs, *argv], ready_write, ready_read
+
+
+def _with_launcher(mounts: Mounts) -> Mounts:
+    return Mounts(mounts.writable, {**mounts.readonly, LAUNCHER: "/ideator/launch.py"}, mounts.masked)
+
+
+class _Watch:
+    """The clock and the limits of one run."""
+
+    def __init__(
+        self,
+        pid: int,
+        budget: Budget,
+        resources: Resources,
+        workspace: Path,
+        started: float,
+        *,
+        has_mark: bool,
+    ):
+        self.pid, self.budget, self.resources, self.workspace = pid, budget, resources, workspace
+        self.started, self.startup, self.marked = started, 0.0, not has_mark
+        self.seen = 0.0
+        """CPU seconds of the tree at the last look."""
+        self._startup_wall = 0.0
+        self._next_check, self._next_disk = started, started + 1.0
+        self._allowance = 0.0 if has_mark else budget.startup_allowance
+
+    def mark(self) -> None:
+        """The launcher has imported what is preloaded: the budget runs from here."""
+        self.startup = process_tree.usage(process_tree.below(self.pid))[0]
+        self._startup_wall = time.monotonic() - self.started
+        self.marked = True
+
+    def over(self, cpu: float, wall: float) -> bool:
+        spent = cpu if self.budget.clock == "cpu" else wall - self._startup_wall
+        return spent > self.budget.seconds + self._allowance
+
+    def broken(self) -> tuple[str, str] | None:
+        """The limit that is broken now: a status and a sentence.  Looks at most once a poll, however chatty the run."""
+        if time.monotonic() < self._next_check:
+            return None
+        self._next_check = time.monotonic() + POLL_SECONDS / 2
+        cpu, resident = process_tree.usage(process_tree.below(self.pid))
+        self.seen = max(self.seen, cpu)
+        wall = time.monotonic() - self.started
+        if not self.marked:
+            spent = cpu if self.budget.clock == "cpu" else wall
+            if spent > self.budget.startup_allowance or wall > 20 * self.budget.startup_allowance:
+                return "failed", f"start-up took over its allowance of {self.budget.startup_allowance:g} s"
+        elif self.over(cpu - self.startup, wall):
+            return "timed_out", self.sentence()
+        elif self.budget.clock == "cpu" and wall - self._startup_wall > 60 + 20 * self.budget.seconds:
+            return (
+                "timed_out",
+                f"idle: {wall:.0f} s of wall clock for a budget of {self.budget.seconds:g} CPU seconds",
+            )
+        if resident > self.resources.memory_gb * 1e9:
+            return "failed", f"over the memory limit of {self.resources.memory_gb:g} GB"
+        return self._disk()
+
+    def sentence(self) -> str:
+        unit = "CPU seconds of all its processes" if self.budget.clock == "cpu" else "seconds"
+        return f"over the budget of {self.budget.seconds:g} {unit}; nothing it left behind counts"
+
+    def _disk(self) -> tuple[str, str] | None:
+        if time.monotonic() < self._next_disk:
+            return None
+        self._next_disk = time.monotonic() + 1.0
+        size = sum(
+            _size(Path(folder) / name) for folder, _, names in os.walk(self.workspace) for name in names
+        )
+        return ("failed", f"wrote over {MAX_DISK_BYTES >> 20} MiB") if size > MAX_DISK_BYTES else None
+
+
+def _follow(
+    process: subprocess.Popen[bytes],
+    output: int,
+    ready: int | None,
+    log: _Log,
+    watch: _Watch,
+    beat: Callable[[], None],
+) -> tuple[str, str] | None:
+    """Read output and the start mark until the process ends (None) or a limit breaks (which one)."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        if ready is not None:
+            selector.register(ready, selectors.EVENT_READ)
+        while process.poll() is None:
+            for key, _ in selector.select(POLL_SECONDS):
+                data = os.read(key.fd, 65_536)
+                if key.fd == ready:
+                    watch.mark() if data else None
+                    selector.unregister(key.fd)
+                elif data:
+                    log.add(data)
+                else:
+                    selector.unregister(key.fd)
+                    time.sleep(POLL_SECONDS)
+            if broken := watch.broken():
+                return broken
+            beat()
+    os.set_blocking(output, False)
+    while data := _read_now(output):
+        log.add(data)
+    return None
+
+
+def _verdict(
+    code: int, broken: tuple[str, str] | None, log: _Log, watch: _Watch, cpu: float, wall: float
+) -> Ended:
+    text = log.text()
+    if broken is None and watch.marked and watch.over(cpu, wall):
+        broken = ("timed_out", watch.sentence())
+    if broken is None and code != 0:
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+        broken = ("failed", f"ended with status {code}: {last.strip()[:300]}")
+    status, message = broken or ("ok", "")
+    return Ended(status, message, text, cpu, watch.startup, wall)
+
+
+def _read_now(fd: int) -> bytes:
+    try:
+        return os.read(fd, 65_536)
+    except BlockingIOError:
+        return b""
+
+
+def _children_cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _reap() -> None:
+    """Collect adopted daemons, so that their time is in our children's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except OSError:
+        return 0

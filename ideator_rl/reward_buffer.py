@@ -1,0 +1,244 @@
+"""The reward buffer: completions in, experiments with rewards out; shared by RL and search.
+
+Guarantees: one record a completion, in order; what is already known is replayed, not run again; every proposal is in
+the journal (SQLite, `buffer.sqlite`) before anything is submitted for it, and its outcome as soon as it is known.  The
+journal is an index: the truth is the bucket.  Asking again for the same step and position replaces that row, so a
+resumed run leaves no double rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.environment_data import cache_root
+from ideator_rl.executor.executor import Executor, ExecutorConfig
+from ideator_rl.experiment import OWN_FAILURES, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.ideas import MalformedIdea, parse_idea
+
+SCHEMA = """
+create table if not exists rollouts (
+  step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
+  status text, reward real, metric real, created real, finished real, primary key (step, rank, position));
+create table if not exists experiments (id text primary key, record_json text);
+"""
+
+
+@dataclass(frozen=True)
+class BufferConfig(ExecutorConfig):
+    """An executor's configuration, and the run it works for."""
+
+    replicates: int = 1
+    """Runs, with seeds of their own, that equal ideas of one call are spread over."""
+    run_dir: str | None = None
+    """Where the journal lies; None for the user's cache."""
+
+
+class RewardBuffer:
+    def __init__(self, config: BufferConfig):
+        self.config = config
+        self.executor = Executor(config)
+        self._journal = _Journal(_journal_path(config))
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._best: Experiment | None = None
+        self._seen: set[str] = set()
+
+    async def score(self, completions: list[str], *, step: int | None = None) -> list[Experiment]:
+        """Run the ideas in these completions; one record each, in order."""
+        records: list[Experiment | None] = [None] * len(completions)
+        async for index, record in self.as_completed(completions, step=step):
+            records[index] = record
+        return [record for record in records if record is not None]
+
+    async def as_completed(
+        self, completions: list[str], *, step: int | None = None
+    ) -> AsyncIterator[tuple[int, Experiment]]:
+        """The same, each record with its index as soon as it is known."""
+        step = self._journal.next_step() if step is None else step
+        first = self._journal.propose(step, completions)
+        with self._lock:
+            self._counts["proposed"] += len(completions)
+        replicates = _replicates(completions, self.config.replicates)
+        tasks = [
+            asyncio.create_task(self._one(index, text, replicate))
+            for index, (text, replicate) in enumerate(zip(completions, replicates, strict=True))
+        ]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                index, record = await finished
+                self._journal.settle(step, first + index, record)
+                self._note(record)
+                yield index, record
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def baseline(self, replicate: int = 0) -> Experiment:
+        """The unchanged baseline's record."""
+        record = await self.executor.baseline(replicate)
+        self._journal.record(record)
+        return record
+
+    async def score_patch(self, patch: str, replicate: int = 0) -> Experiment:
+        """The record of a patch written by hand."""
+        record = await self.executor.execute_patch(patch, replicate)
+        self._journal.record(record)
+        return record
+
+    def counts(self) -> dict[str, Any]:
+        """Live figures, for progress: proposed, running, waiting, done, failed, reused, lost, distinct, best."""
+        with self._lock:
+            figures: dict[str, Any] = {
+                key: self._counts[key] for key in ("proposed", "done", "failed", "reused", "lost")
+            }
+            figures["distinct"] = len(self._seen)
+            figures["best"] = self._best.metric["value"] if self._best and self._best.metric else None
+        waiting = len(self.executor.scheduler.waiting)
+        figures["running"] = min(self.executor.scheduler.started, waiting)
+        figures["waiting"] = waiting - figures["running"]
+        return figures
+
+    @property
+    def best(self) -> Experiment | None:
+        """The best record that this process has seen."""
+        return self._best
+
+    def close(self) -> None:
+        self._journal.close()
+        _open.pop(self.config, None)
+
+    async def _one(self, index: int, completion: str, replicate: int) -> tuple[int, Experiment]:
+        return index, await self.executor.execute(completion, replicate)
+
+    def _note(self, record: Experiment) -> None:
+        metric = self.executor.environment.metric
+        with self._lock:
+            self._counts["done"] += 1
+            self._counts["failed"] += record.status in OWN_FAILURES
+            self._counts["lost"] += record.status not in (*OWN_FAILURES, SUCCEEDED)
+            self._counts["reused"] += record.replayed or record.id in self._seen
+            if record.tree:
+                self._seen.add(record.id)
+            if record.status == SUCCEEDED and record.metric:
+                known = self._best.metric["value"] if self._best and self._best.metric else None
+                if known is None or metric.better(record.metric["value"], known):
+                    self._best = record
+
+
+class _Journal:
+    """The SQLite file.  Used from the event loop's thread and read by others."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
+        self._db.execute("pragma journal_mode=wal")
+        self._db.execute("pragma synchronous=full")
+        self._db.executescript(SCHEMA)
+        self._lock = threading.Lock()
+        self._rank = int(os.environ.get("RANK", "0"))
+        self._proposed: Counter[int] = Counter()
+
+    def next_step(self) -> int:
+        with self._lock:
+            return int(self._db.execute("select coalesce(max(step), -1) + 1 from rollouts").fetchone()[0])
+
+    def propose(self, step: int, completions: list[str]) -> int:
+        """Write the proposals of a step; returns the position of the first.
+
+        A second call for a step goes on after the first: several generation batches may feed one optimizer step.
+        """
+        with self._lock, _transaction(self._db):
+            first = self._proposed[step]
+            self._proposed[step] += len(completions)
+            now = time.time()
+            rows = [
+                (step, self._rank, first + i, text, *_sections(text), now)
+                for i, text in enumerate(completions)
+            ]
+            self._db.executemany(
+                "insert or replace into rollouts (step, rank, position, completion, thought, idea, status, created) "
+                f"values (?,?,?,?,?,?,'{RUNNING}',?)",
+                rows,
+            )
+        return first
+
+    def settle(self, step: int, position: int, record: Experiment) -> None:
+        value = record.metric["value"] if record.metric else None
+        with self._lock, _transaction(self._db):
+            self._db.execute(
+                "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
+                "where step=? and rank=? and position=?",
+                (record.id, record.status, record.reward, value, time.time(), step, self._rank, position),
+            )
+            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
+
+    def record(self, record: Experiment) -> None:
+        with self._lock, _transaction(self._db):
+            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+class _transaction:
+    def __init__(self, db: sqlite3.Connection):
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("begin immediate")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("commit" if kind is None else "rollback")
+
+
+_open: dict[BufferConfig, RewardBuffer] = {}
+
+
+def open_buffer(config: BufferConfig) -> RewardBuffer:
+    """The buffer for a configuration; equal configurations share one in a process."""
+    if config not in _open:
+        _open[config] = RewardBuffer(config)
+    return _open[config]
+
+
+def live_buffers() -> list[RewardBuffer]:
+    """Every open buffer of this process."""
+    return list(_open.values())
+
+
+def _journal_path(config: BufferConfig) -> Path:
+    if config.run_dir is not None:
+        return Path(config.run_dir) / "buffer.sqlite"
+    name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    return cache_root() / "buffers" / f"{name}.sqlite"
+
+
+def _sections(completion: str) -> tuple[str, str]:
+    """Thought and idea of a completion; empty where it holds no idea."""
+    try:
+        idea = parse_idea(completion)
+    except MalformedIdea:
+        return "", ""
+    return idea.thought, idea.text
+
+
+def _replicates(completions: list[str], replicates: int) -> list[int]:
+    """Which replicate each completion asks for: equal ideas of one call take turns."""
+    seen: Counter[str] = Counter()
+    out = []
+    for text in completions:
+        key = _sections(text)[1] or text
+        out.append(seen[key] % replicates)
+        seen[key] += 1
+    return out
