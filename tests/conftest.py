@@ -1,0 +1,55 @@
+"""Shared by all tests: the toy environment, and slots and scratch space of their own."""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+TOY = Path(__file__).parent / "toy_env"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_scratch() -> Iterator[None]:
+    """Tests must not wait for the slots of a run that somebody has going on this machine."""
+    with tempfile.TemporaryDirectory(prefix="ideator-tests-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o755)
+        before, os.environ["TMPDIR"], tempfile.tempdir = os.environ.get("TMPDIR"), folder, None
+        yield
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+        tempfile.tempdir = None
+
+
+@pytest.fixture
+def toy() -> Path:
+    return TOY
+
+
+@pytest.fixture
+def toy_config(tmp_path: Path):
+    from ideator_rl.reward_buffer import BufferConfig
+
+    return BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
+
+
+@pytest.fixture
+def toy_buffer(toy_config):
+    from ideator_rl.reward_buffer import open_buffer
+
+    buffer = open_buffer(toy_config)
+    yield buffer
+    buffer.close()
+
+
+def replace_line(old: str, new: str) -> str:
+    """A SEARCH/REPLACE patch of the toy's train.py."""
+    return f"train.py\n<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
+
+
+def run(coroutine):
+    return asyncio.run(coroutine)

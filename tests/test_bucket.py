@@ -1,0 +1,85 @@
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from ideator_rl.bucket import BucketError, FileBucket, open_bucket
+
+
+@pytest.fixture(params=["file", "memory"])
+def bucket(request, tmp_path):
+    url = f"file://{tmp_path}/b" if request.param == "file" else f"memory://{tmp_path}"
+    return open_bucket(url)
+
+
+def test_an_object_is_created_once_and_read_back(bucket):
+    assert bucket.get("a/b") is None
+    assert bucket.create("a/b", b"one")
+    assert not bucket.create("a/b", b"two")
+    assert bucket.get("a/b") == b"one"
+
+
+def test_put_replaces_and_names_lists_one_level(bucket):
+    bucket.put("a/x/1", b"")
+    bucket.put("a/y", b"old")
+    bucket.put("a/y", b"new")
+    assert bucket.get("a/y") == b"new"
+    assert bucket.names("a") == ["x", "y"]
+    assert bucket.names("nothing") == []
+
+
+def test_a_race_of_threads_has_one_winner(bucket):
+    with ThreadPoolExecutor(8) as pool:
+        for round in range(20):
+            won = list(pool.map(lambda i, r=round: bucket.create(f"race/{r}", str(i).encode()), range(8)))
+            assert sum(won) == 1
+            assert bucket.get(f"race/{round}") == str(won.index(True)).encode()
+
+
+def test_a_race_of_processes_has_one_winner(tmp_path):
+    code = (
+        "import sys; from ideator_rl.bucket import open_bucket; b = open_bucket(sys.argv[1]);"
+        "print(sum(b.create(f'r/{i}', sys.argv[2].encode()) for i in range(100)))"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, f"file://{tmp_path}/b", str(i)], stdout=subprocess.PIPE)
+        for i in range(3)
+    ]
+    assert sum(int(p.communicate()[0]) for p in processes) == 100
+
+
+def test_a_plain_path_is_a_file_bucket_with_a_url(tmp_path):
+    assert open_bucket(str(tmp_path / "b")).url == f"file://{tmp_path}/b"
+
+
+@pytest.mark.parametrize("url", ["s3://lab/x", "ftp://a", "file://host/x"])
+def test_a_scheme_that_is_not_proved_is_refused(url):
+    with pytest.raises(BucketError, match="file"):
+        open_bucket(url)
+
+
+def test_a_bucket_that_cannot_be_written_is_one_clear_sentence(tmp_path):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(BucketError, match="not writable"):
+        open_bucket(f"file://{tmp_path}/taken")
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+    bucket = FileBucket(tmp_path / "b")
+
+    def full(_fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(BucketError, match="Free space"):
+        bucket.create("x", b"data")
+    monkeypatch.undo()
+    assert bucket.get("x") is None
+    assert bucket.names(".scratch") == []
+
+
+def test_a_key_cannot_leave_the_bucket(tmp_path):
+    with pytest.raises(BucketError, match="leaves the bucket"):
+        FileBucket(tmp_path / "b").get("../other")

@@ -1,0 +1,88 @@
+import shutil
+
+import pytest
+import yaml
+
+from ideator_rl.environment import EnvironmentError_, load_environment
+
+
+@pytest.fixture
+def copy(toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "env"
+
+
+def edit(folder, change):
+    raw = yaml.safe_load((folder / "env.yaml").read_text())
+    change(raw)
+    (folder / "env.yaml").write_text(yaml.safe_dump(raw))
+    return folder
+
+
+def test_a_preset_writes_its_settings_into_the_baseline(toy):
+    environment = load_environment(toy)
+    assert "\npause = 0.4  # seconds\n" in environment.baseline("slow")["train.py"]
+    assert "\nx = 4.0\n" in environment.baseline("cpu")["train.py"]
+
+
+def test_every_built_in_environment_loads_by_name():
+    assert load_environment("nanogpt").metric.direction == "min"
+
+
+def test_the_prompt_holds_the_task_and_the_files(toy):
+    prompt = load_environment(toy).prompt("cpu", "full")
+    assert "lower is better" in prompt and "x = 4.0" in prompt and "{" not in prompt.split("import")[0]
+
+
+def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
+    first = load_environment(toy).digest("cpu")
+    assert load_environment(copy).digest("cpu") == first
+    assert load_environment(copy).digest("slow") != first
+    (copy / "task.md").write_text("other words")
+    assert load_environment(copy).digest("cpu") == first
+    (copy / "evaluator.py").write_text((copy / "evaluator.py").read_text() + "\n")
+    assert load_environment(copy).digest("cpu") != first
+
+
+def test_a_failure_earns_the_failure_reward_and_a_success_the_inverse(toy):
+    environment = load_environment(toy)
+    assert environment.reward(None) == environment.reward(float("nan")) == 0.0
+    assert environment.reward(4.0) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw.pop("evaluator"), "'evaluator' is missing"),
+        (lambda raw: raw.update(evaluator="gone.py"), "no such file"),
+        (lambda raw: raw.update(evalator="evaluator.py"), "did you mean evaluator?"),
+        (lambda raw: raw["metric"].update(direction="down"), "expected 'min' or 'max'"),
+        (lambda raw: raw["metric"].pop("plausible"), "metric.plausible is missing"),
+        (lambda raw: raw["presets"]["cpu"].pop("budget"), "presets.cpu.budget is missing"),
+        (lambda raw: raw["presets"]["cpu"]["budget"].update(clock="sun"), "expected 'cpu' or 'wall'"),
+        (lambda raw: raw["presets"]["cpu"]["budget"].update(seconds="4"), "expected a number"),
+        (lambda raw: raw["presets"]["cpu"]["settings"].update(w=1), "assigns it 0 times"),
+        (lambda raw: raw.update(presets={}), "presets is empty"),
+        (lambda raw: raw["reward"].update(transform="square"), "expected one of inverse"),
+    ],
+)
+def test_a_broken_manifest_is_one_clear_sentence(copy, change, said):
+    with pytest.raises(EnvironmentError_) as caught:
+        load_environment(edit(copy, change))
+    assert said in str(caught.value) and "env.yaml" in str(caught.value) or "assigns" in said
+
+
+def test_unreadable_yaml_a_missing_manifest_and_an_unknown_name_are_told_apart(copy, tmp_path):
+    (copy / "env.yaml").write_text("a: [")
+    with pytest.raises(EnvironmentError_, match="not readable YAML"):
+        load_environment(copy)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EnvironmentError_, match="has no env.yaml"):
+        load_environment(tmp_path / "empty")
+    with pytest.raises(EnvironmentError_, match="nanogpt"):
+        load_environment("nanogtp")
+
+
+def test_an_unknown_preset_names_the_known_ones(toy):
+    with pytest.raises(EnvironmentError_, match="cpu, slow"):
+        load_environment(toy).preset("gpu")
