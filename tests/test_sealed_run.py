@@ -1,0 +1,119 @@
+import os
+import time
+
+import pytest
+
+from ideator_rl.environment import Budget, Resources
+from ideator_rl.executor import process_tree
+from ideator_rl.executor.sandbox import WORKSPACE, Mounts, experiment_uid, probe
+from ideator_rl.executor.sealed_run import LOG_HEAD, LOG_TAIL, Command
+from ideator_rl.executor.sealed_run import run as sealed_run
+
+
+@pytest.fixture
+def go(tmp_path):
+    workspace = tmp_path / "run"
+    workspace.mkdir()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and "pytest" in folder.name:
+            folder.chmod(0o755)
+    os.chown(workspace, experiment_uid(probe().level), -1)
+
+    def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0):
+        (workspace / "main.py").write_text(code)
+        command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
+        resources = Resources(1, 0, memory_gb)
+        return sealed_run(probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources)
+
+    return start
+
+
+def test_a_run_that_ends_within_its_budget_is_ok_and_its_output_is_kept(go):
+    ended = go("print('hello')")
+    assert (ended.status, ended.log, ended.message) == ("ok", "hello\n", "")
+
+
+def test_cpu_seconds_of_all_processes_count(go):
+    code = (
+        "import os, time\n"
+        "pids = []\n"
+        "for _ in range(3):\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        end = time.process_time() + 0.6\n"
+        "        while time.process_time() < end: pass\n"
+        "        os._exit(0)\n"
+        "    pids.append(pid)\n"
+        "for pid in pids: os.waitpid(pid, 0)\n"
+    )
+    ended = go(code, seconds=1.2)
+    assert ended.status == "timed_out" and ended.cpu > 1.1
+    ended = go(code, seconds=3.0)
+    assert ended.status == "ok" and 1.7 < ended.cpu < 2.6
+
+
+def test_a_daemon_that_leaves_its_parent_is_counted_and_killed(go, tmp_path):
+    code = (
+        "import os, time\n"
+        "if not os.fork():\n"
+        "    os.setsid()\n"
+        "    if not os.fork():\n"
+        "        while True: pass\n"
+        "    os._exit(0)\n"
+        "time.sleep(0.5)\n"
+    )
+    ended = go(code, seconds=5)
+    assert ended.status == "ok" and ended.cpu > 0.3
+    time.sleep(0.1)
+    assert [pid for pid in process_tree.below(os.getpid()) if _burning(pid)] == []
+
+
+def _burning(pid):
+    try:
+        return b"main.py" in open(f"/proc/{pid}/cmdline", "rb").read()
+    except OSError:
+        return False
+
+
+def test_start_up_is_not_charged_to_the_budget_but_has_an_allowance(go):
+    ended = go("print('x')", seconds=0.3, preload=("unittest.mock", "asyncio", "email.mime.multipart"))
+    assert ended.status == "ok" and ended.startup > 0.01
+    ended = go("pass", allowance=0.01, preload=("unittest.mock", "asyncio", "xml.dom.minidom", "email.mime.multipart"))
+    assert (ended.status, "allowance" in ended.message) == ("failed", True)
+
+
+def test_a_crash_says_its_last_words(go):
+    ended = go("print('begun'); raise ValueError('no such thing')")
+    assert ended.status == "failed" and "ValueError: no such thing" in ended.message and "begun" in ended.log
+
+
+def test_a_sleeper_on_the_wall_clock_is_stopped(go):
+    ended = go("import time; time.sleep(60)", seconds=0.5, clock="wall")
+    assert ended.status == "timed_out" and ended.wall < 5
+
+
+def test_memory_over_the_limit_is_stopped(go):
+    ended = go("import time\nx = bytearray(10**9)\nx[::4096] = b'1' * len(x[::4096])\ntime.sleep(9)", memory_gb=0.2)
+    assert ended.status == "failed" and "memory limit" in ended.message
+
+
+def test_endless_output_is_cut_in_the_middle_and_cannot_fill_the_memory(go):
+    ended = go("import sys\nsys.stdout.write('first')\nwhile True: sys.stdout.write('x' * 100000)", seconds=0.5)
+    assert ended.status == "timed_out"
+    assert ended.log.startswith("first") and "left out" in ended.log
+    assert len(ended.log) < LOG_HEAD + LOG_TAIL + 100
+
+
+def test_a_closed_stdout_does_not_hang_the_parent(go):
+    assert go("import os, time\nos.close(1); os.close(2); time.sleep(0.2)").status == "ok"
+
+
+def test_the_start_mark_cannot_be_sent_by_the_experiment_later(go):
+    code = (
+        "import os\n"
+        "for fd in range(3, 64):\n"
+        "    try: os.write(fd, b'1')\n"
+        "    except OSError: pass\n"
+        "while True: pass\n"
+    )
+    assert go(code, seconds=0.5).status == "timed_out"
