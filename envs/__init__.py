@@ -1,0 +1,1 @@
+"""Environments that ship with the library: one folder each, with an `env.yaml` in it."""

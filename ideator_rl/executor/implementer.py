@@ -1,0 +1,47 @@
+"""The seam between an idea and its code: an implementer writes a patch for the baseline.
+
+Whatever it returns goes the same way: parsed, applied in memory, judged by the environment's rules.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Protocol
+
+from ideator_rl.environment import Environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.ideas import Idea
+from ideator_rl.patch import Tree
+
+
+class Implementer(Protocol):
+    name: str
+    """Stands in every record that its patches led to."""
+    trusted: bool
+    """Its code comes from us, not from a model: patches may run where no sandbox works."""
+
+    async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> str:
+        """Patch text for the idea against `base`.
+
+        Raises:
+            PatchError: (unpatchable) no patch can be written for this idea; says why.
+        """
+        ...
+
+
+def get_implementer(name: str) -> Implementer:
+    """An implementer by name (`rules`) or by the dotted path of a class without arguments.
+
+    Raises:
+        IdeatorError: no such name or path.
+    """
+    if name == "rules":
+        name = "ideator_rl.executor.rules.RulesImplementer"
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)()
+    except (ImportError, AttributeError, ValueError) as error:
+        raise IdeatorError(
+            f"There is no implementer {name!r} ({error}). Expected 'rules' or the dotted path of a class, "
+            "such as package.module.MyImplementer."
+        ) from error

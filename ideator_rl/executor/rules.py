@@ -1,0 +1,32 @@
+"""The implementer `rules`: reads an idea against the environment's catalogue of edits; no model is asked.
+
+It knows what the catalogue knows and nothing else: an idea outside it is unpatchable, and what a patched idea said
+besides is named in the text before the diff.
+"""
+
+from __future__ import annotations
+
+from ideator_rl.catalogue import environment_catalogue
+from ideator_rl.environment import Environment
+from ideator_rl.ideas import Idea
+from ideator_rl.patch import PatchError, Tree, diff
+
+
+class RulesImplementer:
+    name = "rules"
+    trusted = True
+
+    async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> str:
+        """A unified diff, after a line for each sentence of the code changes that was not understood.
+
+        Raises:
+            PatchError: (unpatchable) no known edit, a bad value, edits that contradict each other, or no change.
+        """
+        catalogue = environment_catalogue(environment)
+        reading = catalogue.read(idea, base)
+        tree = catalogue.apply(base, list(reading.choices))
+        if tree == base:
+            names = ", ".join(f"{c.key} = {c.value}" for c in reading.choices)
+            raise PatchError(f"The idea changes nothing: the baseline already has {names}.")
+        ignored = "".join(f"Not understood, and left out: {sentence}\n" for sentence in reading.missed)
+        return ignored + diff(base, tree)

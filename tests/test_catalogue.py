@@ -1,0 +1,185 @@
+"""Reading ideas against nanogpt's catalogue: odd wordings, rejections, ranges, and its own phrasings back."""
+
+import asyncio
+import random
+
+import pytest
+
+from ideator_rl.catalogue import CatalogueError, environment_catalogue, idea_corpus, load_catalogue
+from ideator_rl.catalogue_edits import Choice
+from ideator_rl.environment import load_environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.implementer import get_implementer
+from ideator_rl.ideas import Idea, parse_idea
+from ideator_rl.patch import PatchError, apply_patch
+
+ENVIRONMENT = load_environment("nanogpt")
+CATALOGUE = environment_catalogue(ENVIRONMENT)
+BASE = ENVIRONMENT.baseline("cpu")
+
+
+def read(experiment, changes="Edit train.py accordingly."):
+    return {c.key: c.value for c in CATALOGUE.read(Idea(experiment, changes), BASE).choices}
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        ("raise the learning rate to 3e-3", {"learning_rate": 0.003}),
+        ("set lr = 0.003", {"learning_rate": 0.003}),
+        ("Set `learning_rate=3e-3`.", {"learning_rate": 0.003}),
+        ("use 3e-3 as the learning rate", {"learning_rate": 0.003}),
+        ("a 0.003 learning rate", {"learning_rate": 0.003}),
+        ("Increase the learning rate from 1e-3 to 6e-3.", {"learning_rate": 0.006}),
+        ("change learning_rate from 0.001 to 0.006", {"learning_rate": 0.006}),
+        ("learning rate 1e-3 -> 3e-3", {"learning_rate": 0.003}),
+        ("Use a learning rate of 3×10⁻³.", {"learning_rate": 0.003}),
+        ("Replace the learning rate of 1e-3 with 3e-3.", {"learning_rate": 0.003}),
+        ("Triple the learning rate.", {"learning_rate": 0.003}),
+        ("Use a 4x larger learning rate.", {"learning_rate": 0.004}),
+        ("Increase the learning rate by a factor of 3.", {"learning_rate": 0.003}),
+        ("reduce the learning rate by 50%", {"learning_rate": 0.0005}),
+        ("Use a higher learning rate.", {"learning_rate": 0.002}),
+        ("halve the batch size", {"batch": 8}),
+        ("Use smaller batches.", {"batch": 8}),
+        ("batch size from 16 to 8", {"batch": 8}),
+        ("Use batches of 8 sequences.", {"batch": 8}),
+        ("Train a 4-layer model with 8 heads.", {"layers": 4, "heads": 8}),
+        ("Use four transformer layers and width 96.", {"layers": 4, "width": 96}),
+        ("go from 2 layers to 1 layer", {"layers": 1}),
+        ("Use a single layer.", {"layers": 1}),
+        ("Use a deeper network.", {"layers": 4}),
+        ("Set d_model to 128 and n_head to 2.", {"width": 128, "heads": 2}),
+        ("Set weight decay to zero: no weight decay.", {"weight_decay": 0.0}),
+        ("Remove weight decay.", {"weight_decay": 0.0}),
+        ("Add dropout.", {"dropout": 0.1}),
+        ("10% dropout", {"dropout": 0.1}),
+        ("Set beta2 to 0.95.", {"beta2": 0.95}),
+        ("Use rotary embeddings instead of learned positions.", {"rope": None}),
+        ("Remove the learned position embedding and use RoPE.", {"rope": None}),
+        ("Drop positional embeddings altogether.", {"nope": None}),
+        ("Use RMSNorm rather than LayerNorm.", {"rmsnorm": None}),
+        ("Add QK-norm (RMSNorm on queries and keys).", {"qk_norm": None, "rmsnorm": None}),
+        ("Replace GELU with squared ReLU.", {"relu2": None}),
+        ("Swap GELU for ReLU^2 activations", {"relu2": None}),
+        ("Use ReLU.", {"relu": None}),
+        ("Replace SwiGLU by GEGLU.", {"geglu": None}),
+        ("Use a warmup of 20 steps, then cosine decay.", {"warmup": 20, "cosine": None}),
+        ("Warm up the learning rate over 10 steps.", {"warmup": 10}),
+        ("20-step learning rate warmup", {"warmup": 20}),
+        ("Linearly decay the learning rate to 0.", {"linear_decay": None}),
+        (
+            "Use a learning rate of 6e-3 with a linear decay to zero.",
+            {"learning_rate": 0.006, "linear_decay": None},
+        ),
+        ("Keep an exponential moving average of the weights (decay 0.98).", {"ema": 0.98}),
+        ("Average the weights with EMA.", {"ema": 0.95}),
+        ("Switch from AdamW to Muon.", {"muon": 0.02}),
+        ("Use Muon with a learning rate of 0.05.", {"muon": 0.05}),
+        ("Clip gradients at 0.5.", {"clip": 0.5}),
+        ("Tie input and output embeddings.", {"weight_tying": None}),
+        ("Share weights across layers.", {"shared_layers": None}),
+        ("Logit softcapping with cap 30", {"softcap": 30.0}),
+        ("Label smoothing 0.05", {"label_smoothing": 0.05}),
+        ("Use SiLU, not GELU or ReLU.", {"silu": None}),
+        ("Use Lion, but do not use dropout.", {"lion": 0.001}),
+        ("Use a batch size of 8 and keep the learning rate at its default.", {"batch": 8}),
+        ("Instead of AdamW use NAdam.", {"nadam": None}),
+        ("Remove biases.", {"no_bias": None}),
+        ("Zero-init the output projections", {"zero_init": None}),
+        ("Add a sequence length warmup for the first 30% of training", {"seq_warmup": 0.3}),
+    ],
+)
+def test_an_idea_is_read_as_what_it_says(words, expected):
+    assert read(words) == expected
+
+
+def test_a_number_in_the_code_changes_settles_a_vague_experiment():
+    assert read("A higher learning rate learns faster.", "Set learning_rate = 5e-3.") == {
+        "learning_rate": 0.005
+    }
+
+
+def test_the_baselines_own_number_beside_a_new_one_is_not_a_contradiction():
+    assert read("A learning rate of 1e-3 is low.", "Set learning_rate = 3e-3.") == {"learning_rate": 0.003}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Use a mixture of experts.",
+        "Do not use weight decay or cosine.",
+        "Train for longer.",
+        "The learning rate matters.",
+        "Keep the learning rate at 1e-3 unchanged.",
+        "Use better data instead of dropout.",
+    ],
+)
+def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_listed(words):
+    with pytest.raises(PatchError, match="names no edit.*it knows: learning_rate, batch") as caught:
+        read(words)
+    assert caught.value.kind == "unpatchable"
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            "Set the learning rate to 50.",
+            r"learning_rate = 50 is outside the range of this edit, 1e-05 … 1\.",
+        ),
+        ("Use 2.5 layers.", "layers = 2.5 is not a whole number"),
+        ("Set lr = 0.003.\nSet lr = 0.006.", "learning_rate 2 values, 0.003 and 0.006; one is expected"),
+        ("Add label smoothing of 7.", "label_smoothing = 7 is outside the range"),
+    ],
+)
+def test_a_bad_value_says_what_was_expected(words, message):
+    with pytest.raises(PatchError, match=message):
+        read(words)
+
+
+def test_sentences_that_were_not_understood_are_reported():
+    reading = CATALOGUE.read(Idea("Use RoPE.", "Use RoPE in Attention. Add a mixture of experts."), BASE)
+    assert reading.missed == ("Add a mixture of experts.",)
+
+
+def test_every_phrasing_of_every_edit_is_read_back():
+    for edit in CATALOGUE.edits.values():
+        for value in edit.parameter.sample if edit.parameter else (None,):
+            for seed in range(8):
+                idea = CATALOGUE.describe([Choice(edit.key, value)], random.Random(seed))
+                assert CATALOGUE.read(idea, BASE).choices == (Choice(edit.key, value),), idea.text
+
+
+def test_made_up_ideas_keep_the_form_are_short_and_are_read_back():
+    texts = idea_corpus(ENVIRONMENT, 300, seed=1)
+    assert texts == idea_corpus(ENVIRONMENT, 300, seed=1) and len(set(texts)) > 280
+    for text in texts:
+        assert CATALOGUE.read(parse_idea(text), BASE).choices and len(text.split()) < 110
+
+
+def test_the_rules_implementer_writes_a_patch_that_applies():
+    idea = Idea("Use rotary embeddings instead of learned positions.", "Use rotary embeddings. Add snow.")
+    rules = get_implementer("rules")
+    patch = asyncio.run(rules.implement(idea, BASE, ENVIRONMENT, "cpu"))
+    assert rules.name == "rules" and patch.startswith("Not understood, and left out: Add snow.\n")
+    assert apply_patch(BASE, patch) == CATALOGUE.apply(BASE, [Choice("rope")])
+
+
+def test_an_idea_that_asks_for_the_baseline_changes_nothing_and_says_so():
+    with pytest.raises(PatchError, match="the baseline already has learning_rate = 0.001"):
+        asyncio.run(
+            get_implementer("rules").implement(Idea("Set lr to 1e-3.", "lr = 1e-3"), BASE, ENVIRONMENT, "cpu")
+        )
+
+
+def test_an_unknown_implementer_is_named():
+    with pytest.raises(IdeatorError, match="no implementer 'no.such.Thing'"):
+        get_implementer("no.such.Thing")
+
+
+def test_a_catalogue_with_an_unknown_key_is_refused(tmp_path):
+    path = tmp_path / "edits.yaml"
+    path.write_text("file: a.py\nedits:\n  x: {kind: number, wrong: 1}\n")
+    with pytest.raises(CatalogueError, match="x has unknown keys wrong"):
+        load_catalogue(path)
