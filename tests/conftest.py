@@ -52,4 +52,5 @@ def replace_line(old: str, new: str) -> str:
 
 
 def run(coroutine):
+    """Wait for a coroutine: a test is a plain function."""
     return asyncio.run(coroutine)

@@ -9,6 +9,7 @@ never stored as a result, so that a later run may try again.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import time
@@ -74,6 +75,7 @@ class Executor:
         self.environment.data(config.preset)
         self._digest = self.environment.digest(config.preset)
         self._hardware = hardware_class(self.preset.resources.gpus)
+        self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
         backend = LocalBackend(self.bucket.url, config.slots, config.isolation)
         self.scheduler = Scheduler(self.bucket, backend)
 
@@ -114,16 +116,23 @@ class Executor:
         """The codebase for an idea, or the record of why there is none.  Asked once for each idea."""
         created = time.time()
         key = proposal_id(idea, self._implementer_version(), self._digest, self.preset.name)
-        stored = self.bucket.get(f"implementations/{key}.json")
-        if stored is not None:
-            answer = json.loads(stored)
-        else:
-            answer = await self._ask(idea, completion)
-            self.bucket.create(f"implementations/{key}.json", json.dumps(answer).encode())
+        if key not in self._asking:
+            self._asking[key] = asyncio.ensure_future(self._answer(key, idea, completion))
+        try:
+            answer = await asyncio.shield(self._asking[key])
+        finally:
+            self._asking.pop(key, None)
         if answer["status"] != "ok":
             return self._failure(answer["status"], answer["message"], idea, created, answer["patch"])
         codebase = self._judged(answer["patch"], idea, self.implementer.name, self.implementer.trusted)
         return replace(codebase, seconds=answer["seconds"])
+
+    async def _answer(self, key: str, idea: str, completion: str) -> dict[str, Any]:
+        stored = self.bucket.get(f"implementations/{key}.json")
+        if stored is None:
+            stored = json.dumps(await self._ask(idea, completion)).encode()
+            self.bucket.create(f"implementations/{key}.json", stored)
+        return json.loads(stored)
 
     async def _ask(self, idea: str, completion: str) -> dict[str, Any]:
         started, patch = time.monotonic(), ""

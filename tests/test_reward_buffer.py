@@ -1,0 +1,194 @@
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import replace_line, run
+from scripted import idea
+
+from ideator_rl.environment import EnvironmentError_
+from ideator_rl.executor import attempts
+from ideator_rl.reward_buffer import RewardBuffer, live_buffers, open_buffer
+
+
+@pytest.fixture
+def buffer(toy_config):
+    buffer = open_buffer(replace(toy_config, implementer="scripted.ScriptedImplementer"))
+    yield buffer
+    buffer.close()
+
+
+def rows(buffer):
+    path = buffer.config.run_dir + "/buffer.sqlite"
+    with sqlite3.connect(path) as db:
+        return db.execute("select step, position, status, reward from rollouts order by step, position").fetchall()
+
+
+def ran(buffer):
+    """Ids and attempts of all experiments that a worker claimed."""
+    bucket = buffer.executor.bucket
+    count = {id: attempts.attempts(bucket, id) for id in bucket.names("experiments")}
+    return {id: number for id, number in count.items() if number}
+
+
+def test_an_idea_becomes_a_metric_a_reward_and_a_record(buffer):
+    [record] = run(buffer.score([idea("x = 1.0", "why not")], step=3))
+    assert record.status == "succeeded" and record.error is None
+    assert record.metric == {"name": "height", "value": pytest.approx(0.5 + 36 + 0.1), "direction": "min"}
+    assert record.reward == pytest.approx(1 / 36.6)
+    assert record.patch.startswith("diff --git a/train.py") and "+x = 1.0" in record.patch
+    assert set(record.seconds) >= {"implement", "queue", "run", "score"} and record.implementer == "scripted"
+    assert "wrote" in record.log and record.isolation in ("bwrap", "none")
+    assert rows(buffer) == [(3, 0, "succeeded", pytest.approx(1 / 36.6))]
+
+
+def test_every_kind_of_failure_is_a_status_with_words_and_the_failure_reward(buffer):
+    ideas = [
+        "no idea at all",
+        idea("w = 1"),
+        idea("x = 4.0"),
+        idea("x = -30.0"),
+        idea("x = 200.0"),
+        idea("pause = 0\nwhile True: pass"),
+        idea("pause = 0\nopen('/ideator.txt', 'w')"),
+        idea("pause = 0\njson.dump = lambda *_: None"),
+    ]
+    records = run(buffer.score(ideas))
+    statuses = [record.status for record in records]
+    assert statuses == [
+        "malformed", "unpatchable", "unpatchable", "failed", "invalid", "timed_out", "failed", "failed"
+    ]  # fmt: skip
+    assert all(record.reward == 0.0 and record.error["message"] for record in records)
+    assert "off the bowl" in records[3].error["message"]
+    assert len(ran(buffer)) == 5
+
+
+def test_equal_codebases_share_one_run_and_an_equal_idea_is_not_implemented_again(buffer):
+    records = run(buffer.score([idea("x = 1.0"), idea("x =  1.0", "another thought"), idea("x = 1.0")]))
+    assert len({record.id for record in records}) == 1 and list(ran(buffer).values()) == [1]
+    again = run(buffer.score([idea("x = 1.0")]))[0]
+    assert again.replayed and again.metric == records[0].metric
+    assert buffer.executor.implementer.asked == ["x = 1.0", "x =  1.0"]
+
+
+def test_replicates_give_equal_ideas_runs_of_their_own(toy_config):
+    config = replace(toy_config, implementer="scripted.ScriptedImplementer", replicates=2)
+    buffer = open_buffer(config)
+    records = run(buffer.score([idea("x = 1.0")] * 3))
+    assert [record.replicate for record in records] == [0, 1, 0]
+    assert len({record.id for record in records}) == len(ran(buffer)) == 2
+    buffer.close()
+
+
+def test_a_hand_written_patch_takes_the_same_road(toy_buffer):
+    good = run(toy_buffer.score_patch(replace_line("x = 4.0", "x = 1.0")))
+    assert good.status == "succeeded" and good.implementer == "diff"
+    hostile = run(toy_buffer.score_patch("--- /dev/null\n+++ b/evaluator.txt\n@@ -0,0 +1 @@\n+x\n"))
+    assert hostile.status == "rejected" and "evaluator.txt" in hostile.error["message"]
+    assert run(toy_buffer.score_patch("")).status == "unpatchable"
+
+
+def test_the_baseline_is_an_experiment_with_seeds_of_its_own(toy_buffer):
+    first, second = run(toy_buffer.baseline()), run(toy_buffer.baseline(replicate=1))
+    assert first.metric == second.metric and first.id != second.id and first.patch == ""
+
+
+def test_a_step_that_is_asked_again_replaces_its_rows_and_reuses_its_runs(buffer, toy_config):
+    run(buffer.score([idea("x = 1.0"), idea("y = 1.0")], step=5))
+    before = ran(buffer)
+    buffer.close()
+    resumed = RewardBuffer(buffer.config)
+    run(resumed.score([idea("x = 1.0"), idea("y = 2.0")], step=5))
+    assert len(rows(resumed)) == 2
+    assert len(ran(resumed)) == len(before) + 1 and set(ran(resumed).values()) == {1}
+    resumed.close()
+
+
+def test_two_batches_of_one_step_do_not_overwrite_each_other(buffer):
+    async def both():
+        await asyncio.gather(buffer.score([idea("x = 1.0")], step=0), buffer.score([idea("y = 1.0")], step=0))
+
+    run(both())
+    assert [row[:3] for row in rows(buffer)] == [(0, 0, "succeeded"), (0, 1, "succeeded")]
+
+
+def test_a_killed_supervisor_is_tried_again_and_pays_once_more_only_for_what_was_lost(toy_config):
+    buffer = open_buffer(replace(toy_config, preset="slow", implementer="scripted.ScriptedImplementer"))
+
+    async def scenario():
+        task = asyncio.create_task(buffer.score([idea("x = 1.0")]))
+        bucket = buffer.executor.bucket
+        while not (held := [attempts.running(bucket, id) for id in bucket.names("experiments")]) or held[0] is None:
+            await asyncio.sleep(0.01)
+        os.kill(held[0]["pid"], signal.SIGKILL)
+        return await task
+
+    [record] = run(scenario())
+    assert record.status == "succeeded" and record.attempt == 1
+    assert list(ran(buffer).values()) == [2]
+    buffer.close()
+
+
+def test_what_is_ours_is_lost_not_failed_and_can_be_tried_by_a_later_run(toy, tmp_path, toy_config):
+    shutil.copytree(toy, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
+    evaluator = (tmp_path / "env/evaluator.py").read_text()
+    (tmp_path / "env/evaluator.py").write_text(
+        evaluator.replace("    text =", "    if (run.private.parents[9:] or run.artifact) and __import__('os').path.exists("
+                          f"'{tmp_path}/broken'):\n        raise RuntimeError('disk gone')\n    text =")
+    )  # fmt: skip
+    (tmp_path / "broken").write_text("")
+    config = replace(toy_config, environment=str(tmp_path / "env"), implementer="scripted.ScriptedImplementer")
+    buffer = open_buffer(config)
+    [record] = run(buffer.score([idea("x = 1.0")]))
+    assert record.status == "lost" and record.reward is None and "disk gone" in record.error["message"]
+    (tmp_path / "broken").unlink()
+    [record] = run(buffer.score([idea("x = 1.0")]))
+    assert record.status == "succeeded"
+    buffer.close()
+
+
+def test_two_buffers_on_one_bucket_never_run_an_experiment_twice(toy_config, tmp_path):
+    config = replace(toy_config, preset="slow", implementer="scripted.ScriptedImplementer")
+    other = replace(config, run_dir=str(tmp_path / "other"))
+    (tmp_path / "other").mkdir()
+    buffers = [open_buffer(config), open_buffer(other)]
+
+    async def both():
+        ideas = [idea(f"x = {i}.0") for i in range(3)]
+        return await asyncio.gather(*(buffer.score(ideas) for buffer in buffers))
+
+    mine, theirs = run(both())
+    assert [r.metric for r in mine] == [r.metric for r in theirs]
+    assert set(ran(buffers[0]).values()) == {1}
+    for buffer in buffers:
+        buffer.close()
+
+
+def test_the_slots_bound_how_many_run_at_once(toy_config):
+    buffer = open_buffer(replace(toy_config, preset="slow", slots=1, implementer="scripted.ScriptedImplementer"))
+    started = time.monotonic()
+    records = run(buffer.score([idea(f"x = {i}.0") for i in range(3)]))
+    assert all(record.status == "succeeded" for record in records)
+    assert time.monotonic() - started > 3 * 0.4
+    spans = sorted((r.finished - r.seconds["score"] - r.seconds["run"], r.finished) for r in records)
+    assert all(spans[i][1] <= spans[i + 1][0] + 0.15 for i in range(2))
+    buffer.close()
+
+
+def test_the_counts_tell_progress_and_the_best(buffer):
+    assert buffer.counts()["best"] is None and buffer in live_buffers()
+    run(buffer.score([idea("x = 1.0"), idea("x = 2.0"), idea("x = 2.0"), "nothing"]))
+    counts = buffer.counts()
+    assert counts["proposed"] == counts["done"] == 4 and counts["failed"] == 1 and counts["reused"] == 1
+    assert counts["best"] == pytest.approx(36.6) and counts["distinct"] == 2 and counts["waiting"] == 0
+    assert "+x = 1.0" in buffer.best.patch
+
+
+def test_a_wrong_environment_is_told_before_anything_is_made(toy_config, tmp_path):
+    with pytest.raises(EnvironmentError_, match="There is no environment 'nanogtp'"):
+        RewardBuffer(replace(toy_config, environment="nanogtp"))
+    assert not (tmp_path / "bucket").exists()
