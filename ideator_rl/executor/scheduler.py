@@ -11,7 +11,7 @@ import asyncio
 from typing import Protocol
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.environment import Resources
+from ideator_rl.environment import Resources, load_environment
 from ideator_rl.executor import attempts
 from ideator_rl.experiment import Experiment
 
@@ -35,10 +35,11 @@ class Scheduler:
         self._bucket, self._backend, self._max_attempts = bucket, backend, max_attempts
         self._waiting: dict[str, tuple[Resources, asyncio.Future[Experiment]]] = {}
         self._tries: dict[str, int] = {}
+        self._finished: set[str] = set()
         self._clock: asyncio.Task[None] | None = None
 
     def result(self, id: str, resources: Resources) -> asyncio.Future[Experiment]:
-        """A future of the record of an experiment whose spec is in the bucket; equal ids share one.
+        """The future record of an experiment whose spec is in the bucket; equal ids share one.
 
         It fails with `Lost` when the attempts are used up.
         """
@@ -57,6 +58,20 @@ class Scheduler:
     def started(self) -> int:
         """Experiments that a supervisor of this scheduler is running now."""
         return sum(self._backend.active(id) for id in self._waiting)
+
+    def discover(self) -> list[asyncio.Future[Experiment]]:
+        """Take on every codebase in the bucket that has no result: for a scheduler on a machine of its own."""
+        found = []
+        for id in self._bucket.names("experiments"):
+            if id in self._waiting or id in self._finished:
+                continue
+            spec = attempts.Spec.load(self._bucket, id)
+            if spec is None or attempts.load_result(self._bucket, id) is not None:
+                self._finished.add(id)
+                continue
+            resources = load_environment(spec.environment).preset(spec.preset).resources
+            found.append(self.result(id, resources))
+        return found
 
     async def _run(self) -> None:
         try:
@@ -86,6 +101,7 @@ class Scheduler:
 
     def _settle(self, id: str, future: asyncio.Future[Experiment], outcome: Experiment | Lost) -> None:
         del self._waiting[id]
+        self._finished.add(id)
         self._tries.pop(id, None)
         if future.done():
             return
