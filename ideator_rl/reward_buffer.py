@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import sqlite3
 import threading
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -22,15 +19,8 @@ from typing import Any
 
 from ideator_rl.environment_data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
-from ideator_rl.experiment import OWN_FAILURES, RUNNING, SUCCEEDED, Experiment
-from ideator_rl.ideas import MalformedIdea, parse_idea
-
-SCHEMA = """
-create table if not exists rollouts (
-  step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
-  status text, reward real, metric real, created real, finished real, primary key (step, rank, position));
-create table if not exists experiments (id text primary key, record_json text);
-"""
+from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
+from ideator_rl.journal import Journal, sections
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ class RewardBuffer:
     def __init__(self, config: BufferConfig):
         self.config = config
         self.executor = Executor(config)
-        self._journal = _Journal(_journal_path(config))
+        self._journal = Journal(_journal_path(config))
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
@@ -135,73 +125,6 @@ class RewardBuffer:
                     self._best = record
 
 
-class _Journal:
-    """The SQLite file.  Used from the event loop's thread and read by others."""
-
-    def __init__(self, path: Path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
-        self._db.execute("pragma journal_mode=wal")
-        self._db.execute("pragma synchronous=full")
-        self._db.executescript(SCHEMA)
-        self._lock = threading.Lock()
-        self._rank = int(os.environ.get("RANK", "0"))
-        self._proposed: Counter[int] = Counter()
-
-    def next_step(self) -> int:
-        with self._lock:
-            return int(self._db.execute("select coalesce(max(step), -1) + 1 from rollouts").fetchone()[0])
-
-    def propose(self, step: int, completions: list[str]) -> int:
-        """Write the proposals of a step; returns the position of the first.
-
-        A second call for a step goes on after the first: several generation batches may feed one optimizer step.
-        """
-        with self._lock, _transaction(self._db):
-            first = self._proposed[step]
-            self._proposed[step] += len(completions)
-            now = time.time()
-            rows = [
-                (step, self._rank, first + i, text, *_sections(text), now)
-                for i, text in enumerate(completions)
-            ]
-            self._db.executemany(
-                "insert or replace into rollouts (step, rank, position, completion, thought, idea, status, created) "
-                f"values (?,?,?,?,?,?,'{RUNNING}',?)",
-                rows,
-            )
-        return first
-
-    def settle(self, step: int, position: int, record: Experiment) -> None:
-        value = record.metric["value"] if record.metric else None
-        with self._lock, _transaction(self._db):
-            self._db.execute(
-                "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
-                "where step=? and rank=? and position=?",
-                (record.id, record.status, record.reward, value, time.time(), step, self._rank, position),
-            )
-            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
-
-    def record(self, record: Experiment) -> None:
-        with self._lock, _transaction(self._db):
-            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-
-class _transaction:
-    def __init__(self, db: sqlite3.Connection):
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._db.execute("begin immediate")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("commit" if kind is None else "rollback")
-
-
 _open: dict[BufferConfig, RewardBuffer] = {}
 
 
@@ -224,21 +147,12 @@ def _journal_path(config: BufferConfig) -> Path:
     return cache_root() / "buffers" / f"{name}.sqlite"
 
 
-def _sections(completion: str) -> tuple[str, str]:
-    """Thought and idea of a completion; empty where it holds no idea."""
-    try:
-        idea = parse_idea(completion)
-    except MalformedIdea:
-        return "", ""
-    return idea.thought, idea.text
-
-
 def _replicates(completions: list[str], replicates: int) -> list[int]:
     """Which replicate each completion asks for: equal ideas of one call take turns."""
     seen: Counter[str] = Counter()
     out = []
     for text in completions:
-        key = _sections(text)[1] or text
+        key = sections(text)[1] or text
         out.append(seen[key] % replicates)
         seen[key] += 1
     return out

@@ -12,6 +12,7 @@ from scripted import idea
 
 from ideator_rl.environment import EnvironmentError_
 from ideator_rl.executor import attempts
+from ideator_rl.journal import JournalError
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers, open_buffer
 
 
@@ -192,3 +193,18 @@ def test_a_wrong_environment_is_told_before_anything_is_made(toy_config, tmp_pat
     with pytest.raises(EnvironmentError_, match="There is no environment 'nanogtp'"):
         RewardBuffer(replace(toy_config, environment="nanogtp"))
     assert not (tmp_path / "bucket").exists()
+
+
+def test_a_journal_that_cannot_grow_stops_the_run_with_one_clear_sentence(buffer):
+    run(buffer.score([idea("x = 1.0")]))
+    pages = buffer._journal._db.execute("pragma page_count").fetchone()[0]
+    buffer._journal._db.execute(f"pragma max_page_count={pages}")
+    with pytest.raises(JournalError, match="full.*Free space"):
+        run(buffer.score([idea("y = 1.0", "thought " * 4000)]))
+    assert len(rows(buffer)) == 1
+
+
+def test_a_journal_in_a_place_that_cannot_be_is_one_clear_sentence(toy_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match="Could not write the run's journal"):
+        RewardBuffer(replace(toy_config, run_dir=str(tmp_path / "file")))

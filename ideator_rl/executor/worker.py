@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket, open_bucket
-from ideator_rl.environment import Environment, Preset, load_environment
+from ideator_rl.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts, process_tree
 from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox, choose, experiment_uid
