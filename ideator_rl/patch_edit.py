@@ -1,0 +1,163 @@
+"""The shapes that patch text is read into, and how patches write names.
+
+A `FileEdit` for each file, a `Hunk` for each change; `PatchError` for everything that goes wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ideator_rl.errors import IdeatorError
+
+Kind = Literal["unpatchable", "rejected"]
+Action = Literal["edit", "create", "delete", "rename", "copy", "whole"]
+
+
+_PATH = re.compile(r"[\w.+@-]+(?:/[\w.+@-]+)*")
+_ESCAPES = {"n": 10, "t": 9, "r": 13, '"': 34, "\\": 92, "a": 7, "b": 8, "f": 12, "v": 11}
+_ESCAPED = re.compile(rb"\\([0-7]{3}|[\x20-\x7e])")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+class PatchError(IdeatorError):
+    """No tree comes out of this patch.  The message is written for a person and for the model that revises it.
+
+    `kind` is "unpatchable" (does not parse, or does not fit the files) or "rejected" (breaks a rule).
+    """
+
+    def __init__(self, message: str, kind: Kind = "unpatchable") -> None:
+        super().__init__(message)
+        self.kind: Kind = kind
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """One contiguous change: `lines` are (mark, text), mark one of " ", "-", "+"."""
+
+    lines: tuple[tuple[str, str], ...]
+    label: str
+    """How messages call it."""
+    start: int | None = None
+    """Stated first line in the old file, counted from 1."""
+    new_start: int | None = None
+    """Stated first line in the new file, counted from 1."""
+    heading: str = ""
+    """Text after the second @@: the function or class that the hunk says it stands in."""
+    marked: bool = True
+    """Lines carried diff marks (False for SEARCH/REPLACE)."""
+    old_cut: bool = False
+    new_cut: bool = False
+    """The old / new file is said to end here without a newline."""
+
+    @property
+    def old(self) -> list[str]:
+        """The lines looked for."""
+        return [text for mark, text in self.lines if mark != "+"]
+
+    @property
+    def new(self) -> list[str]:
+        """The lines that stand there afterwards."""
+        return [text for mark, text in self.lines if mark != "-"]
+
+    @property
+    def added(self) -> list[str]:
+        return [text for mark, text in self.lines if mark == "+"]
+
+
+@dataclass
+class FileEdit:
+    """What the text asks of one file.  Paths are unquoted; None is /dev/null."""
+
+    old: str | None
+    new: str | None
+    action: Action = "edit"
+    style: Literal["diff", "blocks"] = "diff"
+    hunks: list[Hunk] = field(default_factory=list)
+    plain: bool = False
+    """The paths carried git's a/ and b/ for certain, and these are taken off already."""
+
+    def take_names(self, old: str | None, new: str | None) -> None:
+        """Set the paths; a/ and b/ come off where both sides carry them, or one does below such a git header."""
+        carried = (old is None or old.startswith("a/")) and (new is None or new.startswith("b/"))
+        self.plain = carried and (self.plain or None not in (old, new))
+        self.old = old[2:] if old and self.plain else old
+        self.new = new[2:] if new and self.plain else new
+
+    @property
+    def name(self) -> str:
+        return self.new or self.old or "(no file)"
+
+
+def diff_hunk(
+    body: list[str], label: str, heading: str, numbers: tuple[int | None, int | None] = (None, None)
+) -> Hunk:
+    marked: list[tuple[str, str]] = []
+    old_cut = new_cut = False
+    for line in body:
+        if line.startswith("\\") and marked:
+            old_cut |= marked[-1][0] in " -"
+            new_cut |= marked[-1][0] in " +"
+        elif not line.startswith("\\"):
+            marked.append((line[:1] or " ", line[1:]))
+    return Hunk(tuple(marked), label, *numbers, heading=heading, old_cut=old_cut, new_cut=new_cut)
+
+
+def align(old: list[str], new: list[str]) -> tuple[tuple[str, str], ...]:
+    """Marked lines for a replacement, so that lines in both count as context."""
+    marked: list[tuple[str, str]] = []
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, old, new).get_opcodes():
+        if tag == "equal":
+            marked += [(" ", line) for line in old[i1:i2]]
+        else:
+            marked += [("-", line) for line in old[i1:i2]] + [("+", line) for line in new[j1:j2]]
+    return tuple(marked)
+
+
+def header_name(line: str) -> str | None:
+    """The path in a `---` or `+++` line, without the time stamp that a tab sets off; None for /dev/null."""
+    rest = line[4:].rstrip("\r")
+    name = unquote(rest.strip()) if rest.startswith('"') else rest.split("\t", 1)[0]
+    name = name if rest.startswith('"') else name.strip()
+    return None if name == "/dev/null" else name
+
+
+def diff_git_names(rest: str) -> tuple[str, str]:
+    """Both paths of a `diff --git` line."""
+    rest = rest.strip()
+    if found := _QUOTED.match(rest):
+        return unquote(found[0]), unquote(rest[found.end() :].strip())
+    half = len(rest) // 2
+    if rest[2:half] == rest[half + 3 :]:
+        return rest[:half], rest[half + 1 :]
+    old, _, new = rest.partition(" ")
+    return old, unquote(new)
+
+
+def path_line(line: str) -> str | None:
+    """The path, where a line holds a path and nothing else but decoration (`**`, backticks, "File:", a colon)."""
+    bare = re.sub(r"^(?:#+\s*)?(?:\*\*)?(?:[Ff]ile(?:name)?:\s*)?", "", line.strip()).strip("*`'\" ")
+    bare = bare.rstrip(":").strip("*`'\" ")
+    return bare if ("." in bare.strip(".") or "/" in bare) and _PATH.fullmatch(bare) else None
+
+
+def unquote(name: str) -> str:
+    """Undo git's C-style quoting of a path."""
+    if len(name) < 2 or name[0] != '"' or name[-1] != '"':
+        return name
+
+    def byte(found: re.Match[bytes]) -> bytes:
+        code = found[1].decode()
+        return bytes([int(code, 8) & 255 if code.isdigit() else _ESCAPES.get(code, ord(code))])
+
+    return _ESCAPED.sub(byte, name[1:-1].encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
+
+
+def quote(name: str) -> str:
+    """A path as git writes it: in C-style quotes where a reader could mistake it."""
+    if not re.search(r'[\x00-\x1f\x7f"\\]|^\s|\s$', name):
+        return name
+    odd = {c: f"\\{ord(c):03o}" for c in map(chr, (*range(32), 127))} | {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(odd.get(c, c) for c in name) + '"'

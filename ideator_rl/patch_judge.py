@@ -1,0 +1,141 @@
+"""May this tree run?  A judgement on the resulting tree alone, whatever the patch was dressed up as.
+
+Globs: `*` and `?` stay within one component of a path, and match a leading dot too; `[...]` is a class of
+characters, `[!...]` its opposite; `**` as a component stands for any number of components, none included (at the
+end: for at least one); a glob that ends in `/` means everything below it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ideator_rl.patch_apply import Tree
+from ideator_rl.patch_edit import PatchError
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What may differ from the baseline."""
+
+    editable: tuple[str, ...]
+    """Globs; a file that is changed, new or deleted must match one."""
+    protected: tuple[str, ...] = ()
+    """Globs, hidden files included; no file that is changed, new or deleted may match one, in any case of letters."""
+    max_files: int = 64
+    """Files that may differ."""
+    max_bytes: int = 1_000_000
+    """Bytes of UTF-8, in one file and in all files that differ together."""
+    max_path: int = 200
+    """Bytes of UTF-8 in a path."""
+
+
+def judge(base: Tree, tree: Tree, rules: Rules) -> None:
+    """Check a resulting tree against the rules.
+
+    Raises:
+        PatchError: "rejected", naming the file and the rule.
+    """
+    changed = sorted(path for path in base.keys() | tree.keys() if base.get(path) != tree.get(path))
+    if len(changed) > rules.max_files:
+        raise rejected(f"{len(changed)} files differ from the baseline; at most {rules.max_files} may")
+    for path in changed:
+        _judge_path(path, rules)
+    total = sum(_judge_text(path, tree[path], rules) for path in changed if path in tree)
+    if total > rules.max_bytes:
+        raise rejected(
+            f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed"
+        )
+    _judge_collisions(tree)
+
+
+def rejected(message: str) -> PatchError:
+    return PatchError(message, "rejected")
+
+
+def check_name(path: str) -> None:
+    """Refuse a path that is no plain relative one.
+
+    Raises:
+        PatchError: "rejected".
+    """
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise rejected(
+            f"{path!r}: leaves the codebase; a path must be relative, without '..', '.' or empty parts"
+        )
+    if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in path):
+        raise rejected(f"{path!r}: a path may hold no backslash, control or invisible character")
+    if any(_fold(part).rstrip(" .") in (".git", "git~1") for part in parts):
+        raise rejected(f"{path!r}: git's own folder may not be touched")
+
+
+def _judge_path(path: str, rules: Rules) -> None:
+    check_name(path)
+    size = len(path.encode())
+    if size > rules.max_path:
+        raise rejected(f"{path[:60]!r}…: a path of {size} bytes; at most {rules.max_path} are allowed")
+    guard = next((glob for glob in rules.protected if _matches(_fold(path), _fold(glob))), None)
+    if guard is not None:
+        raise rejected(f"{path}: protected by {guard!r}; it may not be added, changed or deleted")
+    if not any(_matches(path, glob) for glob in rules.editable):
+        raise rejected(f"{path}: not among the editable files ({', '.join(rules.editable) or 'none'})")
+
+
+def _judge_text(path: str, text: str, rules: Rules) -> int:
+    """The size of a text in bytes, once it is known to be text and small enough."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        raise rejected(f"{path}: not UTF-8 text (character {error.start})") from None
+    if "\0" in text:
+        raise rejected(f"{path}: holds a NUL character; text files only")
+    if size > rules.max_bytes:
+        raise rejected(f"{path}: {size} bytes; at most {rules.max_bytes} are allowed")
+    return size
+
+
+def _judge_collisions(tree: Tree) -> None:
+    names: dict[str, str] = {}
+    for path in sorted(tree):
+        parts = path.split("/")
+        for depth in range(1, len(parts) + 1):
+            name = "/".join(parts[:depth])
+            other = names.setdefault(_fold(name), name)
+            if other != name:
+                raise rejected(
+                    f"{path}: {name} and {other} differ only in case, and are one file on some disks"
+                )
+            if depth < len(parts) and name in tree:
+                raise rejected(f"{path}: {name} is a file, so it cannot be a folder too")
+
+
+def _fold(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def _matches(path: str, glob: str) -> bool:
+    return _compiled(glob).fullmatch(path) is not None
+
+
+@lru_cache(maxsize=1024)
+def _compiled(glob: str) -> re.Pattern[str]:
+    *folders, name = (glob + "**" if glob.endswith("/") else glob).split("/")
+    pattern = "".join("(?:[^/]+/)*" if part == "**" else "".join(_component(part)) + "/" for part in folders)
+    return re.compile(pattern + (".+" if name == "**" else "".join(_component(name))), re.S)
+
+
+def _component(part: str) -> Iterator[str]:
+    for token in re.findall(r"\[!?\]?[^\]]*\]|.", part, re.S):
+        if token == "*":
+            yield "[^/]*"
+        elif token == "?":
+            yield "[^/]"
+        elif len(token) > 1:
+            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1:-1].removeprefix("!"))
+            yield f"(?!/)[{'^' if token[1] == '!' else ''}{inside}]"
+        else:
+            yield re.escape(token)
