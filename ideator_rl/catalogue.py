@@ -1,7 +1,8 @@
 """A catalogue: the edits of an environment's baseline that rules can read, write about, and apply.
 
-`edits.yaml` in the environment's folder holds how people say each edit and its code.  The implementer `rules` reads
-ideas with it; a format warm-up takes made-up ideas from it.  Nothing here runs or imports an experiment.
+`edits.yaml` in the environment's folder holds how people say each edit and its code.  The implementer
+`rules` reads ideas with it; a format warm-up takes made-up ideas from it.  Nothing here runs or imports an
+experiment.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ from ideator_rl.ideas import Idea
 from ideator_rl.patch import Tree
 
 _KEYS = {
-    "kind", "family", "assign", "value", "names", "up", "down", "absent", "absent_value", "guard", "unless", "says",
-    "changes", "patch",
-}  # fmt: skip
+    "kind",
+    "family",
+    "assign",
+    "value",
+    "names",
+    "up",
+    "down",
+    "weak",
+    "absent",
+    "absent_value",
+    "guard",
+}
+_KEYS |= {"unless", "says", "changes", "patch"}
 
 
 class CatalogueError(IdeatorError):
@@ -101,8 +112,8 @@ def environment_catalogue(environment: Environment) -> Catalogue:
     """Raises: CatalogueError when the environment has none."""
     if environment.catalogue_path is None:
         raise CatalogueError(
-            f"The environment {environment.name} has no catalogue of edits, which the implementer 'rules' needs. "
-            "Add edits.yaml and name it in env.yaml, or choose another implementer."
+            f"The environment {environment.name} has no catalogue of edits, which the implementer 'rules' "
+            "needs. Add edits.yaml and name it in env.yaml, or choose another implementer."
         )
     return load_catalogue(environment.catalogue_path)
 
@@ -117,7 +128,7 @@ THOUGHTS = (
 
 
 def idea_corpus(environment: Environment, n: int, seed: int) -> list[str]:
-    """Made-up ideas of one to three edits in the form that `parse_idea` reads, half of them with a short thought."""
+    """Made-up ideas of one to three edits, in the form that `parse_idea` reads; half have a short thought."""
     catalogue, rng = environment_catalogue(environment), random.Random(seed)
     texts = []
     for _ in range(n):
@@ -148,6 +159,7 @@ def _edit(key: str, body: dict[str, Any]) -> Edit:
         absent_value=body.get("absent_value"),
         guard=re.compile(body["guard"]) if "guard" in body else None,
         unless=tuple(body.get("unless", [])),
+        weak=_patterns(body.get("weak", [])),
     )
 
 

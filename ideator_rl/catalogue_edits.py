@@ -1,8 +1,8 @@
 """Edits of a catalogue and how they meet: each is located in the text it is applied to, and all land at once.
 
-Edits compose when none changes a line that another one needs; where they insert at the same place, they land in the
-catalogue's order.  So a set of edits gives one tree, however the idea orders them, and a contradiction fails for
-every order, as a merge of real patches does.
+Edits compose when none changes a line that another one needs; where they insert at the same place, they land
+in the catalogue's order.  So a set of edits gives one tree, however the idea orders them, and a
+contradiction fails for every order, as a merge of real patches does.
 """
 
 from __future__ import annotations
@@ -69,6 +69,12 @@ class Edit:
     absent_value: int | float | None = None
     guard: re.Pattern[str] | None = None
     unless: tuple[str, ...] = ()
+    weak: tuple[re.Pattern[str], ...] = ()
+
+    @property
+    def needs_value(self) -> bool:
+        """Words that name it without a number mean nothing."""
+        return self.assign is not None and (self.parameter is None or self.parameter.default is None)
 
     def located(self, lines: list[str], value: Value) -> list[Change]:
         """Where this edit changes the text.
@@ -94,7 +100,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Change:
-    """Lines `start` to `end` become `lines`; lines `needs_start` to `needs_end` must stay otherwise as they are."""
+    """Lines `start` to `end` become `lines`; nothing else may change `needs_start` to `needs_end`."""
 
     edit: str
     """The edit's key, with its value: changes of one edit never contradict each other."""
@@ -122,8 +128,8 @@ def merge(lines: list[str], changes: list[Change]) -> list[str]:
             if one.edit != other.edit and (one.disturbs(other) or other.disturbs(one)):
                 at = max(one.start, other.start)
                 raise PatchError(
-                    f"The edits {other.edit} and {one.edit} contradict each other: both change line {at + 1}, "
-                    f"`{lines[min(at, len(lines) - 1)].strip()}`. Choose one of them."
+                    f"The edits {other.edit} and {one.edit} contradict each other: both change "
+                    f"line {at + 1}, `{lines[min(at, len(lines) - 1)].strip()}`. Choose one of them."
                 )
     result, here = [], 0
     for change in sorted(changes, key=lambda c: (c.start, c.end)):

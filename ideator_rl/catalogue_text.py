@@ -1,9 +1,9 @@
 """Reads an idea's words as edits of a catalogue: rules, no model.
 
-An edit is meant where one of its names stands in a sentence, outside what the sentence rejects ("instead of …",
-"replace … with", "do not …", "without …").  Where names overlap, the longest counts.  A number is read next to its
-name ("learning rate of 3e-3", "4 layers", "from 16 to 8"), or relative to the baseline ("double the batch size").
-The thought is not read.  What was not understood is reported, never guessed.
+An edit is meant where one of its names stands in a sentence, outside what the sentence rejects ("instead of
+…", "replace … with", "do not …", "without …").  Where names overlap, the longest counts.  A number is read
+next to its name ("learning rate of 3e-3", "4 layers", "from 16 to 8"), or relative to the baseline ("double
+the batch size").  The thought is not read.  What was not understood is reported, never guessed.
 """
 
 from __future__ import annotations
@@ -14,35 +14,31 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ideator_rl.catalogue_edits import Choice, Edit
+from ideator_rl.catalogue_numbers import direction, factor, stated
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError
 
-NUMBER = r"(?<![\w.])(\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?)(?! ?(?:gb|mb|gpus?|seconds?|minutes?)\b)( ?%| percent)?(?![\w])"
+SENTENCE = 400
+"""Characters; longer sentences are read in pieces, which bounds the time that a hostile text can take."""
 _STOP = r"(?=[,;:()|]|\b(?:with|by|use|uses|using|and|but|to|then|add|set|so|because|which)\b|$)"
 _CONTRAST = re.compile(
     r"\b(?:instead of|rather than|in place of|in lieu of|as opposed to|unlike|compared (?:to|with)|than"
     rf"|not|don't|never|avoid\w*)\b(?: (?:to|use|using|add|set|adding))*.*?{_STOP}"
+    r"|\((?:currently|current|was|from|baseline|default)\b[^)]*\)"
 )
 _REPLACED = re.compile(
-    r"\b(?:replac(?:e|es|ing)|swap(?:s|ping)?|exchang(?:e|es|ing)|switch(?:es|ing)? from|mov(?:e|es|ing) from)\b"
-    r"(?P<old>[^,;|]*?)\b(?:with|by|for|to)\b|(?P<passive>[^,;|]*)\breplaced (?:with|by)\b"
+    r"\b(?:replac(?:e|es|ing)|swap(?:s|ping)?|exchang(?:e|es|ing)|(?:switch(?:es|ing)?|mov(?:e|es|ing)) from)"
+    r"\b(?P<old>[^,;|]*?)\b(?:with|by|for|to)\b|(?P<passive>[^,;|]*)\breplaced (?:with|by)\b"
 )
 _REMOVED = re.compile(
     r"\b(?:without|no|remov\w+|delet\w+|disabl\w+|drop(?:s|ping|ped)?|turn(?:s|ing)? off|get(?:ting)? rid of"
     rf"|eliminat\w+|omit\w*)\b(?: (?:using|any))*(?P<what>.*?){_STOP}"
 )
 _KEPT = re.compile(
-    r"\b(?:keep\w*|leav\w+|hold\w*)\b[^,;|]*?\b(?:unchanged|the same|as is|as it is|as they are|constant|fixed|intact"
-    r"|at (?:its|their|the) (?:default|baseline)\w*)\b"
+    r"\b(?:keep\w*|leav\w+|hold\w*)\b[^,;|]*?\b(?:unchanged|the same|as is|as it is|as they are|constant"
+    r"|fixed|intact|at (?:its|their|the) (?:default|baseline)\w*)\b"
 )
-_FILL = r"(?: (?:the|a|an|our|its|number|value|of|model|total|peak|overall))*"
-_MORE = r"(?:rais\w+|increas\w+|higher|larger|bigger|more|greater|boost\w*|enlarg\w+)"
-_LESS = r"(?:lower\w*|reduc\w+|decreas\w+|smaller|fewer|less|shrink\w*|cut\w*)"
-_TIMES = {"doubl": 2.0, "twice": 2.0, "tripl": 3.0, "quadrupl": 4.0, "halv": 0.5, "half": 0.5}
-_WORDS = {
-    w: str(n) for n, w in enumerate("two three four five six seven eight nine ten eleven twelve".split(), 2)
-}
-_WORDS["sixteen"] = "16"
+_WORDS = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,26 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class _Span:
+    """A name in a sentence, from `start` to `end`."""
+
+    start: int
+    end: int
+    edit: Edit
+    factor: float | None = None
+    """The name itself says how many times the baseline's value is meant ("deeper")."""
+    weak: bool = False
+
+
+@dataclass(frozen=True)
 class _Mention:
     edit: Edit
     value: float | None
     """None: the words name the edit without a number."""
     exact: bool
     """The number is stated, not relative to the baseline."""
+    weak: bool = False
+    """Gives way to another edit of the family."""
 
 
 def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Reading:
@@ -76,37 +86,53 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
                 missed.append(original)
             for mention in found:
                 mentions.setdefault(mention.edit.key, []).append(mention)
-    named = [key for key in edits if key in mentions and not any(k in mentions for k in edits[key].unless)]
+    named = [key for key in edits if key in mentions and not _gives_way(mentions[key], mentions)]
     if not named:
+        words = _short(f"{idea.experiment} {idea.changes}")
         raise PatchError(
-            f"The idea {_short(idea.experiment + ' ' + idea.changes)!r} names no edit, with a value where it needs "
-            f"one, that the catalogue knows; it knows: {', '.join(edits)}."
+            f"The idea {words!r} names no edit, with a value where it needs one, that the catalogue knows; "
+            f"it knows: {', '.join(edits)}."
         )
     return Reading(tuple(_choice(mentions[key], numbers.get(key)) for key in named), tuple(missed))
+
+
+def _gives_way(own: list[_Mention], mentions: dict[str, list[_Mention]]) -> bool:
+    edit = own[0].edit
+    if any(key in mentions for key in edit.unless):
+        return True
+    family = [
+        key for key, found in mentions.items() if key != edit.key and found[0].edit.family == edit.family
+    ]
+    return bool(family) and all(mention.weak for mention in own)
 
 
 def _choice(mentions: list[_Mention], base: float | None) -> Choice:
     edit = mentions[0].edit
     if edit.parameter is None:
         return Choice(edit.key)
-    exact = {m.value for m in mentions if m.exact}
+    exact = {m.value for m in mentions if m.exact and m.value is not None}
     if len(exact) > 1:
-        exact.discard(base)
+        exact -= {base}
     if len(exact) > 1:
-        listed = " and ".join(f"{value:g}" for value in sorted(v for v in exact if v is not None))
+        listed = " and ".join(f"{value:g}" for value in sorted(exact))
         raise PatchError(f"The idea gives {edit.key} {len(exact)} values, {listed}; one is expected.")
-    stated = exact or {m.value for m in mentions if m.value is not None} or {edit.parameter.default}
-    value = next(iter(stated))
+    relative = [m.value for m in mentions if m.value is not None]
+    value = exact.pop() if exact else round(relative[0]) if relative and edit.parameter.whole else None
+    if value is None:
+        value = relative[0] if relative else edit.parameter.default
     if value is None:
         raise PatchError(f"The idea names {edit.key} without a value.")
-    whole = round(value) if edit.parameter.whole and not exact else value
-    return Choice(edit.key, edit.parameter.accept(edit.key, whole))
+    return Choice(edit.key, edit.parameter.accept(edit.key, value))
 
 
 def _sentences(text: str) -> Iterator[tuple[str, str]]:
+    """Sentences as written, and as the patterns read them."""
+    text = re.sub(r"\be\.g\.", "eg", text)
     for part in re.split(r"(?<=[.!?;])\s+|\n+", text):
-        if plain := _normal(part):
-            yield part.strip(), plain
+        for start in range(0, len(part), SENTENCE):
+            piece = part[start : start + SENTENCE]
+            if plain := _normal(piece):
+                yield piece.strip(), plain
 
 
 def _normal(text: str) -> str:
@@ -118,7 +144,7 @@ def _normal(text: str) -> str:
     text = re.sub(r"\b1 ?/ ?sqrt\b", "inverse sqrt", text)
     text = re.sub(r"\s*(=|×)\s*", r" \1 ", text)
     text = re.sub(r"\b(?:one|a single|single)(?= (?:transformer |attention )?(?:layer|head)\b)", "1", text)
-    text = re.sub(r"\b[a-z]+\b", lambda m: _WORDS.get(m[0], m[0]), text)
+    text = re.sub(r"\b[a-z]+\b", lambda m: str(_WORDS.get(m[0], m[0])), text)
     return re.sub(r"\s+", " ", text.rstrip(" .!?;")).strip()
 
 
@@ -128,22 +154,29 @@ def _sentence(edits: dict[str, Edit], sentence: str, numbers: dict[str, float]) 
         if any(p.search(part) for p in edit.absent for part in removed):
             yield _Mention(edit, edit.absent_value, exact=edit.absent_value is not None)
     spans = _longest(edits, kept)
-    for n, (start, end, edit) in enumerate(spans):
-        left = max((e for _, e, _ in spans[:n]), default=0)
-        right = min((s for s, _, other in spans[n + 1 :] if other is not edit), default=len(kept))
-        before, after = kept[left:start], kept[end:right]
-        value, exact = _value(edit, before, after, kept, numbers.get(edit.key))
-        if (
-            value is not None
-            or edit.assign is None
-            or edit.parameter is not None
-            and edit.parameter.default is not None
-        ):
-            yield _Mention(edit, value, exact)
-    for edit in edits.values():
-        for patterns, factor in ((edit.up, 2.0), (edit.down, 0.5)):
-            if any(p.search(kept) for p in patterns):
-                yield _Mention(edit, numbers[edit.key] * factor, exact=False)
+    for n, span in enumerate(spans):
+        left = spans[n - 1].end if n else 0
+        right = min((s.start for s in spans[n + 1 :] if s.edit is not span.edit), default=len(kept))
+        base = numbers.get(span.edit.key)
+        mention = _mention(span, kept[left : span.start], kept[span.end : right], kept, base)
+        if mention.value is not None or not span.edit.needs_value:
+            yield mention
+
+
+def _mention(span: _Span, before: str, after: str, sentence: str, base: float | None) -> _Mention:
+    edit = span.edit
+    if edit.parameter is None:
+        return _Mention(edit, None, exact=False, weak=span.weak)
+    steady = edit.guard is not None and edit.guard.search(sentence) is not None
+    if base is not None and span.factor is not None:
+        return _Mention(edit, base * span.factor, exact=False)
+    if base is not None and not steady and (times := factor(before, after)) is not None:
+        return _Mention(edit, base * times, exact=False)
+    if (value := stated(before, after, near=edit.assign is not None, steady=steady)) is not None:
+        return _Mention(edit, value, exact=True, weak=span.weak)
+    if base is not None and not steady and (times := direction(before)) is not None:
+        return _Mention(edit, base * times, exact=False)
+    return _Mention(edit, None, exact=False, weak=span.weak)
 
 
 def _without_rejected(sentence: str) -> tuple[str, list[str]]:
@@ -167,74 +200,24 @@ def _without_rejected(sentence: str) -> tuple[str, list[str]]:
     return _REMOVED.sub(remove, sentence), removed
 
 
-def _longest(edits: dict[str, Edit], text: str) -> list[tuple[int, int, Edit]]:
-    """Spans of names, none overlapping, in order; longer ones win, then earlier ones."""
-    found = [
-        (m.start(), m.end(), e) for e in edits.values() for p in e.names for m in p.finditer(text) if m[0]
-    ]
-    chosen: list[tuple[int, int, Edit]] = []
-    for start, end, edit in sorted(found, key=lambda f: (f[0] - f[1], f[0])):
-        if all(end <= s or start >= e for s, e, _ in chosen):
-            chosen.append((start, end, edit))
-    return sorted(chosen, key=lambda f: f[0])
-
-
-def _value(
-    edit: Edit, before: str, after: str, sentence: str, base: float | None
-) -> tuple[float | None, bool]:
-    """The number that goes with a name, and whether it is stated (else relative to the baseline, or absent)."""
-    if edit.parameter is None:
-        return None, False
-    guarded = edit.guard is not None and edit.guard.search(sentence) is not None
-    if base is not None and not guarded and (factor := _factor(before, after)) is not None:
-        return base * factor, False
-    match = re.search(rf"(?<!from ){NUMBER}(?: steps?)? ?(?:of )?$", before)
-    match = (
-        match or _after(edit, after, guarded) or re.search(rf"{NUMBER} (?:as|for|in)(?: the| a)? $", before)
-    )
-    if match:
-        return float(match[1].replace(",", "")) / (100 if match[2] else 1), True
-    if base is not None and not guarded:
-        for words, factor in ((_MORE, 2.0), (_LESS, 0.5)):
-            if re.search(rf"\b{words}{_FILL} $", before):
-                return base * factor, False
-    return None, False
-
-
-def _after(edit: Edit, after: str, guarded: bool) -> re.Match[str] | None:
-    """The number after a name: close by for a setting, within a few words for an algorithm."""
-    if edit.assign is None:
-        return re.match(rf"[^\d,;|]{{0,45}}?{NUMBER}", after)
-    about = r"(?:about |around |roughly |just )?"
-    change = re.match(
-        rf"(?: (?:of|value))*(?: = | )?(?:from )?{about}\(?{NUMBER}\)? (?:to|with|by) {about}", after
-    )
-    if change and not guarded and (second := re.match(NUMBER, after[change.end() :])):
-        return second
-    links = r"of|=|:|at|is|as|be|equal|equals|value" + (
-        "" if guarded else r"|to|set|changed|raised|lowered|increased|reduced"
-    )
-    return re.match(rf"\)?(?: ?\b(?:{links})\b| ?[=:])* ?{about}\(?{NUMBER}", after)
-
-
-def _factor(before: str, after: str) -> float | None:
-    """How many times the baseline's value, where the words say so."""
-    if match := re.search(rf"\b(doubl|twice|tripl|quadrupl|halv|half)\w*{_FILL} $", before):
-        return _TIMES[match[1]]
-    scale = rf"\b(?P<n>\d+(?:\.\d+)?) ?(?:x|×|times|fold)(?: (?P<how>{_MORE}|{_LESS}|wider|deeper|as large|as high))?{_FILL} $"
-    if match := re.search(scale, before):
-        return _scaled(float(match["n"]), match["how"] or "")
-    by = r"^ ?by (?:a factor of (?P<f>\d+(?:\.\d+)?)|(?P<x>\d+(?:\.\d+)?) ?(?:x|×|times|fold)\b|(?P<p>\d+(?:\.\d+)?) ?(?:%|percent))"
-    if match := re.search(by, after):
-        if match["p"]:
-            share = float(match["p"]) / 100
-            return 1 - share if re.search(_LESS, before) else 1 + share
-        return _scaled(float(match["f"] or match["x"]), before)
-    return None
-
-
-def _scaled(n: float, words: str) -> float:
-    return 1 / n if re.search(rf"\b{_LESS}\b|divid", words) else n
+def _longest(edits: dict[str, Edit], text: str) -> list[_Span]:
+    """Names in the text, none overlapping, in order; longer ones win, then earlier ones."""
+    found = []
+    for edit in edits.values():
+        kinds = (
+            (edit.names, None, False),
+            (edit.up, 2.0, False),
+            (edit.down, 0.5, False),
+            (edit.weak, None, True),
+        )
+        for patterns, times, weak in kinds:
+            for pattern in patterns:
+                found += [_Span(*m.span(), edit, times, weak) for m in pattern.finditer(text) if m[0]]
+    chosen: list[_Span] = []
+    for span in sorted(found, key=lambda s: (s.start - s.end, s.start)):
+        if all(span.end <= s.start or span.start >= s.end for s in chosen):
+            chosen.append(span)
+    return sorted(chosen, key=lambda s: s.start)
 
 
 def _short(text: str, length: int = 120) -> str:

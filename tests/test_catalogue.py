@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 
@@ -87,11 +88,35 @@ def read(experiment, changes="Edit train.py accordingly."):
         ("Instead of AdamW use NAdam.", {"nadam": None}),
         ("Remove biases.", {"no_bias": None}),
         ("Zero-init the output projections", {"zero_init": None}),
+        ("We will try a smaller learning rate, such as 3e-4.", {"learning_rate": 0.0003}),
+        ("Use a larger learning rate (e.g. 3e-3).", {"learning_rate": 0.003}),
+        ("Increase the lr (currently 1e-3) to 3e-3", {"learning_rate": 0.003}),
+        ("The learning rate should be 4e-3.", {"learning_rate": 0.004}),
+        ("learning_rate: 1e-3 → 3e-3", {"learning_rate": 0.003}),
+        (
+            "Set learning rate to 3e-3, batch size to 8, and layers to 1.",
+            {"learning_rate": 0.003, "batch": 8, "layers": 1},
+        ),
+        ("Add learning rate decay.", {"cosine": None}),
+        ("Decay the learning rate: a linear schedule with linear decay.", {"linear_decay": None}),
+        ("Use AdamW with betas (0.9, 0.95).", {"beta2": 0.95}),
+        ("Use wider MLPs.", {"mlp_ratio": 8}),
+        (
+            "Increase the number of attention heads to 8 and the number of layers to 6.",
+            {"heads": 8, "layers": 6},
+        ),
+        ("The learned positions are replaced by rotary embeddings.", {"rope": None}),
         ("Add a sequence length warmup for the first 30% of training", {"seq_warmup": 0.3}),
     ],
 )
 def test_an_idea_is_read_as_what_it_says(words, expected):
     assert read(words) == expected
+
+
+def test_a_hostile_text_is_read_in_bounded_time():
+    start = time.process_time()
+    read("muon " * 3000 + "replace keep not without drop " * 500)
+    assert time.process_time() - start < 5
 
 
 def test_a_number_in_the_code_changes_settles_a_vague_experiment():
@@ -155,7 +180,8 @@ def test_made_up_ideas_keep_the_form_are_short_and_are_read_back():
     texts = idea_corpus(ENVIRONMENT, 300, seed=1)
     assert texts == idea_corpus(ENVIRONMENT, 300, seed=1) and len(set(texts)) > 280
     for text in texts:
-        assert CATALOGUE.read(parse_idea(text), BASE).choices and len(text.split()) < 110
+        assert CATALOGUE.read(parse_idea(text), BASE).choices
+        assert len(text.split()) < 110
 
 
 def test_the_rules_implementer_writes_a_patch_that_applies():

@@ -90,6 +90,7 @@ def test_the_baseline_names_no_edit_it_does_not_have():
 
 def _trained(source, folder, monkeypatch, seconds):
     """The logits function of a model trained for a moment on repeated bytes."""
+    importlib.import_module("torch._dynamo")
     folder.mkdir()
     (folder / "train.py").write_text(source)
     (folder / "train.bin").write_bytes(bytes(range(32, 128)) * 100)

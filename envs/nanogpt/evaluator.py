@@ -1,14 +1,14 @@
 """Validation loss of nanogpt: mean nats a token over fixed windows of held-out text.
 
-Trusted: nothing of the experiment is imported here.  A scorer process answers token ids with logits; targets and
-log-softmax stay on this side.  A loss good enough to matter is audited: a fresh scorer, which never saw the whole
-windows, gets only their beginnings, and must predict the next token as well as it did before.
-A model that looks ahead cannot.
+Trusted: nothing of the experiment is imported here.  A scorer process answers token ids with logits; targets
+and log-softmax stay on this side.  A loss good enough to matter is audited: a fresh scorer, which never saw
+the whole windows, gets only their beginnings, and must predict the next token as well as it did before.  A
+model that looks ahead cannot.
 """
 
 import numpy as np
 
-from ideator_rl.executor.scoring import Implausible
+from ideator_rl.executor.scoring import Implausible, ScorerFailed
 
 CONTEXT = {"cpu": 64, "single_gpu": 1024, "paper": 1024}
 """Tokens a window."""
@@ -28,7 +28,7 @@ def evaluate(run) -> float:
     """Mean loss, nats a token.
 
     Raises:
-        ValueError: the scorer's logits are not finite or not of the expected shape.
+        ScorerFailed: the scorer's logits are not finite or not of the expected shape.
         Implausible: the audit found a model that reads what it should predict.
     """
     tokens = windows(run.private, run.preset)
@@ -45,7 +45,7 @@ def evaluate(run) -> float:
 
 
 def windows(private, preset) -> np.ndarray:
-    """The validation windows, int32 (windows, context + 1): the same for every run, disjoint, in random order."""
+    """The windows, int32 (windows, context + 1): the same for every run, disjoint, in random order."""
     data = np.fromfile(private / "val.bin", np.uint8 if preset == "cpu" else np.uint16).astype(np.int32)
     length, rng = CONTEXT[preset] + 1, np.random.default_rng(20260123)
     chosen = rng.choice(len(data) // length, WINDOWS[preset], replace=False)
@@ -84,15 +84,16 @@ def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Loss of each target under logits (B, T, V), in float64.
 
     Raises:
-        ValueError: a logit is not finite, or the shape does not fit the targets.
+        ScorerFailed: a logit is not finite, or the shape does not fit the targets.
     """
     if logits.ndim != 3 or logits.shape[:2] != targets.shape or logits.shape[2] <= targets.max():
-        raise ValueError(
-            f"The model gave logits of shape {logits.shape} for targets of shape {targets.shape}; expected (B, T, vocab)."
+        raise ScorerFailed(
+            f"The model gave logits of shape {logits.shape} for targets of shape {targets.shape}; "
+            "expected (B, T, vocab)."
         )
     logits = logits.astype(np.float64)
     if not np.isfinite(logits).all():
-        raise ValueError("The model gave logits that are not finite; expected finite numbers.")
+        raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
     logits -= logits.max(-1, keepdims=True)
     chosen = np.take_along_axis(logits, targets[..., None].astype(np.int64), -1)[..., 0]
     return np.log(np.exp(logits).sum(-1)) - chosen

@@ -1,19 +1,21 @@
 """Training and validation text for nanogpt: the sources of the installed `transformers`, as bytes.
 
-Every installation has the same bytes for the same version and no experiment imports them.  Whole model folders are
-held out for validation; they are spread over the package by a hash of their names.  A run of `RUN` lines that
-validation holds is cut from the training text, so that code copied between models is not there to memorise.
-Only the `cpu` preset has its data pipeline yet.
+Every installation has the same bytes for the same version and no experiment imports them.  Whole model
+folders are held out for validation; they are spread over the package by a hash of their names.  Consecutive
+lines that validation holds too are cut from the training text, from `RUN` bytes up, so that code copied
+between models is not there to memorise.  Only the `cpu` preset has its data pipeline yet.
 """
 
 import hashlib
 import importlib.util
+from collections.abc import Iterator
 from importlib.metadata import version as installed
 from pathlib import Path
 
 TRAIN_BYTES = 8_000_000
 VAL_BYTES = 500_000
-RUN = 4
+RUN = 128
+"""Bytes."""
 
 
 def version() -> str:
@@ -38,7 +40,7 @@ def prepare(public: Path, private: Path, preset: str) -> None:
         )
     validation, training = _split(_package())
     val_lines = [line for path in validation for line in _lines(path)]
-    held = {_run(val_lines, i) for i in range(len(val_lines) - RUN + 1)}
+    held = {run for _, _, run in _runs(val_lines)}
     text = bytearray()
     for path in training:
         text += _without(_lines(path), held)
@@ -81,15 +83,21 @@ def _lines(path: Path) -> list[str]:
     return lines[start:]
 
 
-def _run(lines: list[str], i: int) -> int:
-    return hash(tuple(lines[i : i + RUN]))
+def _runs(lines: list[str]) -> Iterator[tuple[int, int, str]]:
+    """From every line on, the fewest lines that hold `RUN` bytes: first, past the last, and their text."""
+    end, size = 0, 0
+    for start, line in enumerate(lines):
+        while size < RUN and end < len(lines):
+            size += len(lines[end])
+            end += 1
+        if size < RUN:
+            return
+        yield start, end, "".join(lines[start:end])
+        size -= len(line)
 
 
-def _without(lines: list[str], held: set[int]) -> bytes:
-    cut = set()
-    for i in range(len(lines) - RUN + 1):
-        if _run(lines, i) in held:
-            cut.update(range(i, i + RUN))
+def _without(lines: list[str], held: set[str]) -> bytes:
+    cut = {i for start, end, run in _runs(lines) if run in held for i in range(start, end)}
     return "".join(line for i, line in enumerate(lines) if i not in cut).encode()
 
 

@@ -1,7 +1,7 @@
 """The implementer `rules`: reads an idea against the environment's catalogue of edits; no model is asked.
 
-It knows what the catalogue knows and nothing else: an idea outside it is unpatchable, and what a patched idea said
-besides is named in the text before the diff.
+It knows what the catalogue knows and nothing else: an idea outside it is unpatchable, and what a patched
+idea said besides is named in the text before the diff.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class RulesImplementer:
         """A unified diff, after a line for each sentence of the code changes that was not understood.
 
         Raises:
-            PatchError: (unpatchable) no known edit, a bad value, edits that contradict each other, or no change.
+            PatchError: (unpatchable) no known edit, a bad value, edits that contradict, or no change.
         """
         catalogue = environment_catalogue(environment)
         reading = catalogue.read(idea, base)

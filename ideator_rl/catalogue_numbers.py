@@ -1,0 +1,75 @@
+"""Reads the number that goes with a name in a sentence, out of the words right before and right after the
+name."""
+
+from __future__ import annotations
+
+import re
+
+_DIGITS = r"(?<![\w.])(\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?)"
+_PERCENT = r"( ?%| percent)?(?!\w)"
+NUMBER = rf"{_DIGITS}(?! ?(?:gb|mb|gpus?|seconds?|minutes?)\b){_PERCENT}"
+"""Group 1 is the number, group 2 a percent sign."""
+_FILL = r"(?: (?:the|a|an|our|its|number|value|of|model|total|peak|overall))*"
+_MORE = r"(?:rais\w+|increas\w+|higher|larger|bigger|more|greater|boost\w*|enlarg\w+)"
+_LESS = r"(?:lower\w*|reduc\w+|decreas\w+|smaller|fewer|less|shrink\w*|cut\w*)"
+_ABOUT = r"(?:about |around |roughly |just )?"
+_IS = r"of|=|:|at|is|as|be|to be|should|will|equal to|equals|value|such as|like|eg,?"
+_BECOMES = r"|to|set|changed|raised|lowered|increased|reduced"
+_TIMES = {"doubl": 2.0, "twice": 2.0, "tripl": 3.0, "quadrupl": 4.0, "halv": 0.5, "half": 0.5}
+_FACTOR = r"(\d+(?:\.\d+)?)"
+_SCALE = re.compile(
+    rf"\b{_FACTOR} ?(?:x|×|times|fold)(?: ({_MORE}|{_LESS}|wider|deeper|as large|as high))?{_FILL} $"
+)
+_BY = re.compile(rf"^ ?by (?:a factor of {_FACTOR}|{_FACTOR} ?(?:x|×|times|fold)\b|{_FACTOR} ?(?:%|percent))")
+
+
+def stated(before: str, after: str, near: bool, steady: bool) -> float | None:
+    """A number said outright: "4 layers", "learning rate of 3e-3", "batch size from 16 to 8".
+
+    Args:
+        near: The number must follow the name closely, as a setting's does; else a few words may lie between.
+        steady: The sentence speaks of a change over time, so that "to 0" is not the setting.
+    """
+    match = re.search(rf"(?<!from ){NUMBER}(?: steps?)? ?(?:of )?$", before)
+    match = match or (_close(after, steady) if near else re.match(rf"[^\d,;|]{{0,45}}?{NUMBER}", after))
+    match = match or re.search(rf"{NUMBER} (?:as|for|in)(?: the| a)? $", before)
+    if match is None:
+        return None
+    return float(match[1].replace(",", "")) / (100 if match[2] else 1)
+
+
+def factor(before: str, after: str) -> float | None:
+    """How many times the baseline's value the words ask for; 2 or 1/2 where they only say more or less."""
+    if match := re.search(rf"\b(doubl|twice|tripl|quadrupl|halv|half)\w*{_FILL} $", before):
+        return _TIMES[match[1]]
+    if match := _SCALE.search(before):
+        return _scaled(float(match[1]), match[2] or "")
+    if match := _BY.search(after):
+        if match[3]:
+            share = float(match[3]) / 100
+            return 1 - share if re.search(_LESS, before) else 1 + share
+        return _scaled(float(match[1] or match[2]), before)
+    return None
+
+
+def direction(before: str) -> float | None:
+    """2 or 1/2 where the words before a name ask for more or less of it, without a number."""
+    for words, times in ((_MORE, 2.0), (_LESS, 0.5)):
+        if re.search(rf"\b{words}{_FILL} $", before):
+            return times
+    return None
+
+
+def _close(after: str, steady: bool) -> re.Match[str] | None:
+    after = re.sub(r"^ ?\|+", "", after)
+    links = _IS if steady else _IS + _BECOMES
+    change = re.match(
+        rf"(?: (?:of|value))*(?: ?[=:] | )?(?:from )?{_ABOUT}{NUMBER} (?:to|with|by) {_ABOUT}", after
+    )
+    if change and not steady and (second := re.match(NUMBER, after[change.end() :])):
+        return second
+    return re.match(rf"\)?,?(?: ?\(?\b(?:{links})\b| ?[=:])* ?{_ABOUT}\(?{NUMBER}", after)
+
+
+def _scaled(n: float, words: str) -> float:
+    return 1 / n if re.search(rf"\b{_LESS}\b|divid", words) and n else n

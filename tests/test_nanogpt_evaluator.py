@@ -1,0 +1,128 @@
+"""The evaluator and the data of nanogpt: honest models pass, cheats are caught, the texts are apart."""
+
+import importlib.util
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ideator_rl.environment import load_environment
+from ideator_rl.environment_data import load_trusted
+from ideator_rl.executor.scoring import Implausible, ScorerFailed
+
+ENVIRONMENT = load_environment("nanogpt")
+EVALUATOR = load_trusted(ENVIRONMENT.root / "evaluator.py")
+PREPARE = load_trusted(ENVIRONMENT.root / "prepare.py")
+VOCAB = 256
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("private")
+    words = np.frombuffer(b"the quick brown fox jumps over a lazy dog. ", np.uint8)
+    text = np.random.default_rng(0).choice(np.split(words, 43), 80_000).tobytes()
+    (folder / "val.bin").write_bytes(text)
+    return folder
+
+
+def run_of(make_model, private):
+    """A run whose every scorer is a fresh `make_model()`."""
+
+    @contextmanager
+    def open_scorer():
+        yield SimpleNamespace(logits=make_model())
+
+    return SimpleNamespace(private=private, preset="cpu", open_scorer=open_scorer)
+
+
+def unigram():
+    """An honest model that knows which bytes there are."""
+    known = np.zeros(VOCAB, np.float32)
+    known[list(set(b"the quick brown fox jumps over a lazy dog. "))] = 9.0
+    return lambda tokens: np.broadcast_to(known, (*tokens.shape, VOCAB)).copy()
+
+
+def peeking():
+    """Reads each target from the next input."""
+
+    def logits(tokens):
+        out = np.zeros((*tokens.shape, VOCAB), np.float32)
+        rows, places = np.indices(tokens[:, 1:].shape)
+        out[rows, places, tokens[:, 1:]] = 9.0
+        return out
+
+    return logits
+
+
+def peeking_once():
+    """Honest but for one place in the window."""
+    honest, seen = unigram(), peeking()
+
+    def logits(tokens):
+        out = honest(tokens)
+        if tokens.shape[1] > 41:
+            out[:, 40] = seen(tokens)[:, 40]
+        return out
+
+    return logits
+
+
+def test_an_honest_model_gets_its_loss_though_it_is_audited(private, monkeypatch):
+    monkeypatch.setitem(EVALUATOR.AUDIT_BELOW, "cpu", 9.0)
+    loss = EVALUATOR.evaluate(run_of(unigram, private))
+    assert 3.0 < loss < 3.4
+
+
+@pytest.mark.parametrize("cheat", [peeking, peeking_once])
+def test_a_model_that_looks_ahead_is_caught(cheat, private, monkeypatch):
+    monkeypatch.setitem(EVALUATOR.AUDIT_BELOW, "cpu", 9.0)
+    with pytest.raises(Implausible, match="saw only what precedes"):
+        EVALUATOR.evaluate(run_of(cheat, private))
+
+
+def test_logits_that_are_not_finite_are_the_experiments_failure(private):
+    def diverged():
+        return lambda tokens: np.full((*tokens.shape, VOCAB), np.nan, np.float32)
+
+    with pytest.raises(ScorerFailed, match="not finite"):
+        EVALUATOR.evaluate(run_of(diverged, private))
+
+
+def test_loss_is_what_torch_computes():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 30, (3, 5, VOCAB)).astype(np.float32)
+    targets = rng.integers(0, VOCAB, (3, 5))
+    expected = torch.nn.functional.cross_entropy(
+        torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none"
+    )
+    np.testing.assert_allclose(EVALUATOR.nats(logits, targets).ravel(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_windows_are_disjoint_and_the_same_every_time(private):
+    one, other = EVALUATOR.windows(private, "cpu"), EVALUATOR.windows(private, "cpu")
+    assert one.shape == (512, 65) and (one == other).all()
+
+
+def test_training_and_validation_share_no_file_and_no_long_run_of_text(tmp_path):
+    held, rest = PREPARE._split(PREPARE._package())
+    assert not set(held) & set(rest)
+    for name in ("public", "private"):
+        (tmp_path / name).mkdir()
+    PREPARE.prepare(tmp_path / "public", tmp_path / "private", "cpu")
+    train = (tmp_path / "public/train.bin").read_bytes()
+    validation = (tmp_path / "private/val.bin").read_bytes()
+    assert len(train) == PREPARE.TRAIN_BYTES and len(validation) == PREPARE.VAL_BYTES
+    starts = np.random.default_rng(0).integers(0, len(validation) - 512, 500)
+    assert not any(validation[i : i + 512] in train for i in starts)
+
+
+def test_the_masked_folder_is_the_installed_package():
+    origin = importlib.util.find_spec("transformers").origin
+    assert [str(p) for p in PREPARE.sources()] == [origin.removesuffix("/__init__.py")]
+
+
+def test_a_preset_without_data_says_so(tmp_path):
+    with pytest.raises(NotImplementedError, match="'paper' of nanogpt has no data pipeline"):
+        PREPARE.prepare(tmp_path, tmp_path, "paper")
