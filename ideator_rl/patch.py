@@ -16,9 +16,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ideator_rl.patch_apply import Tree, apply_edits
-from ideator_rl.patch_edit import PatchError, quote
+from ideator_rl.patch_apply import apply_edits
+from ideator_rl.patch_edit import PatchError
 from ideator_rl.patch_judge import Rules, check_name, judge, rejected
+from ideator_rl.patch_paths import Tree, quote
 from ideator_rl.patch_text import parse
 
 __all__ = [
@@ -39,9 +40,7 @@ def apply_patch(tree: Tree, patch_text: str) -> Tree:
     """
     result = apply_edits(tree, parse(patch_text))
     if result == tree:
-        raise PatchError(
-            "the patch changes nothing: the files read like this already; make a change that takes effect"
-        )
+        raise PatchError("the patch changes nothing: the files read like this already; make a change that takes effect")
     return result
 
 
@@ -127,9 +126,7 @@ def _read_text(file: Path, name: str) -> str:
     try:
         text = file.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise rejected(
-            f"{name}: not UTF-8 text (byte {error.start}); a codebase holds text files only"
-        ) from None
+        raise rejected(f"{name}: not UTF-8 text (byte {error.start}); a codebase holds text files only") from None
     if "\0" in text:
         raise rejected(f"{name}: holds a NUL character; a codebase holds text files only")
     return text
@@ -151,7 +148,5 @@ def write_tree(tree: Tree, folder: Path) -> None:
     for path, text in sorted(tree.items()):
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(
-            os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb"
-        ) as out:
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as out:
             out.write(text.encode())

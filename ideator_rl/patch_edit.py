@@ -1,12 +1,8 @@
-"""The shapes that patch text is read into, and how patches write names.
-
-A `FileEdit` for each file, a `Hunk` for each change; `PatchError` for everything that goes wrong.
-"""
+"""The shapes that patch text is read into: a `FileEdit` for each file, a `Hunk` for each change; and `PatchError`."""
 
 from __future__ import annotations
 
 import difflib
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,12 +10,6 @@ from ideator_rl.errors import IdeatorError
 
 Kind = Literal["unpatchable", "rejected"]
 Action = Literal["edit", "create", "delete", "rename", "copy", "whole"]
-
-
-_PATH = re.compile(r"[\w.+@-]+(?:/[\w.+@-]+)*")
-_ESCAPES = {"n": 10, "t": 9, "r": 13, '"': 34, "\\": 92, "a": 7, "b": 8, "f": 12, "v": 11}
-_ESCAPED = re.compile(rb"\\([0-7]{3}|[\x20-\x7e])")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 class PatchError(IdeatorError):
@@ -91,9 +81,7 @@ class FileEdit:
         return self.new or self.old or "(no file)"
 
 
-def diff_hunk(
-    body: list[str], label: str, heading: str, numbers: tuple[int | None, int | None] = (None, None)
-) -> Hunk:
+def diff_hunk(body: list[str], label: str, heading: str, numbers: tuple[int | None, int | None] = (None, None)) -> Hunk:
     marked: list[tuple[str, str]] = []
     old_cut = new_cut = False
     for line in body:
@@ -114,50 +102,3 @@ def align(old: list[str], new: list[str]) -> tuple[tuple[str, str], ...]:
         else:
             marked += [("-", line) for line in old[i1:i2]] + [("+", line) for line in new[j1:j2]]
     return tuple(marked)
-
-
-def header_name(line: str) -> str | None:
-    """The path in a `---` or `+++` line, without the time stamp that a tab sets off; None for /dev/null."""
-    rest = line[4:].rstrip("\r")
-    name = unquote(rest.strip()) if rest.startswith('"') else rest.split("\t", 1)[0]
-    name = name if rest.startswith('"') else name.strip()
-    return None if name == "/dev/null" else name
-
-
-def diff_git_names(rest: str) -> tuple[str, str]:
-    """Both paths of a `diff --git` line."""
-    rest = rest.strip()
-    if found := _QUOTED.match(rest):
-        return unquote(found[0]), unquote(rest[found.end() :].strip())
-    half = len(rest) // 2
-    if rest[2:half] == rest[half + 3 :]:
-        return rest[:half], rest[half + 1 :]
-    old, _, new = rest.partition(" ")
-    return old, unquote(new)
-
-
-def path_line(line: str) -> str | None:
-    """The path, where a line holds a path and nothing else but decoration (`**`, backticks, "File:", a colon)."""
-    bare = re.sub(r"^(?:#+\s*)?(?:\*\*)?(?:[Ff]ile(?:name)?:\s*)?", "", line.strip()).strip("*`'\" ")
-    bare = bare.rstrip(":").strip("*`'\" ")
-    return bare if ("." in bare.strip(".") or "/" in bare) and _PATH.fullmatch(bare) else None
-
-
-def unquote(name: str) -> str:
-    """Undo git's C-style quoting of a path."""
-    if len(name) < 2 or name[0] != '"' or name[-1] != '"':
-        return name
-
-    def byte(found: re.Match[bytes]) -> bytes:
-        code = found[1].decode()
-        return bytes([int(code, 8) & 255 if code.isdigit() else _ESCAPES.get(code, ord(code))])
-
-    return _ESCAPED.sub(byte, name[1:-1].encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
-
-
-def quote(name: str) -> str:
-    """A path as git writes it: in C-style quotes where a reader could mistake it."""
-    if not re.search(r'[\x00-\x1f\x7f"\\]|^\s|\s$', name):
-        return name
-    odd = {c: f"\\{ord(c):03o}" for c in map(chr, (*range(32), 127))} | {'"': '\\"', "\\": "\\\\"}
-    return '"' + "".join(odd.get(c, c) for c in name) + '"'

@@ -27,6 +27,8 @@ class Place:
 
     at: int
     added: tuple[str, ...]
+    mended: bool = False
+    """The indentation drifted."""
 
 
 def places(lines: list[str], hunk: Hunk) -> list[Place]:
@@ -102,7 +104,7 @@ def _indented(lines: list[str], hunk: Hunk) -> Iterator[Place]:
     for at in _windows([line.strip(BLANKS) for line in lines], [text.strip(BLANKS) for text in old]):
         standing = lines[at : at + len(old)]
         for added in indented(hunk, _bare(standing)):
-            yield Place(at, _ended(list(added), standing))
+            yield Place(at, _ended(list(added), standing), mended=True)
 
 
 def choose(path: str, lines: list[str], hunks: list[Hunk]) -> list[Place]:
@@ -183,9 +185,7 @@ def _several(path: str, hunk: Hunk, spots: list[int]) -> str:
     elif len(at) == 1:
         what = "it looks for nothing but blank lines, which say nothing about its place"
     else:
-        what = (
-            f"what it looks for stands at {len(at)} places (lines {where}), and nothing tells which is meant"
-        )
+        what = f"what it looks for stands at {len(at)} places (lines {where}), and nothing tells which is meant"
     return (
         f"{path}, {hunk.label}: {what}. Looked for:\n{_shown(hunk.old)}\n"
         "Copy more of the lines around the change, exactly as they stand, until they stand there only once."
@@ -200,11 +200,7 @@ def _nowhere(path: str, lines: list[str], hunk: Hunk) -> str:
             "says where its lines belong. Give at least one line that stands next to the change, unchanged."
         )
     near = _nearest(lines, hunk.old)
-    what = (
-        f"The closest lines are:\n{near}"
-        if near
-        else f"No line there is like these; it has {len(lines)} lines."
-    )
+    what = f"The closest lines are:\n{near}" if near else f"No line there is like these; it has {len(lines)} lines."
     return f"{path}, {hunk.label}: these lines do not stand in the file:\n{_shown(hunk.old)}\n{what}"
 
 

@@ -32,7 +32,8 @@ def indented(hunk: Hunk, standing: list[str]) -> set[tuple[str, ...]]:
     old = [text.rstrip(BLANKS) for text in hunk.old]
     pairs = [(text, line) for text, line in zip(old, standing, strict=True) if text]
     found = set()
-    for way in _ways(pairs):
+    lost_mark = hunk.marked and bool(pairs) and pairs[0][1] == " " + pairs[0][0]
+    for way in _ways(pairs, not lost_mark and (hunk.marked or _one_level(hunk))):
         added = [way(text) for text in hunk.added]
         if all(way(text) == line for text, line in pairs) and None not in added:
             found.add(tuple(text for text in added if text is not None))
@@ -41,11 +42,26 @@ def indented(hunk: Hunk, standing: list[str]) -> set[tuple[str, ...]]:
     return {added for added in found if _nests(added)} or found if len(found) > 1 else found
 
 
-def _ways(pairs: list[tuple[str, str]]) -> Iterator[Way]:
+def _one_level(hunk: Hunk) -> bool:
+    """SEARCH and REPLACE show no sign of having lost different amounts: they begin equally deep, and so stand the
+    lines that are in both."""
+    sides = [[text for text in side if text.strip(BLANKS)] for side in (hunk.old, hunk.new)]
+    depths = [{text.strip(BLANKS): _depth(text) for text in side} for side in sides]
+    firsts = [_depth(side[0]) for side in sides if side]
+    return len(set(firsts)) < 2 and all(depths[1].get(text, depth) == depth for text, depth in depths[0].items())
+
+
+def _depth(text: str) -> int:
+    return len(text) - len(text.lstrip(BLANKS))
+
+
+def _ways(pairs: list[tuple[str, str]], shifts: bool) -> Iterator[Way]:
     if not pairs:
         return
     text, line = pairs[0]
-    if line.endswith(text):
+    if not shifts:
+        pass
+    elif line.endswith(text):
         yield _shift_in(line[: len(line) - len(text)])
     elif text.endswith(line):
         yield _shift_out(text[: len(text) - len(line)])
@@ -65,10 +81,13 @@ def _shift_out(blanks: str) -> Way:
 
 def _convert(have: str, want: str) -> Way:
     def way(text: str) -> str | None:
-        body = text.lstrip()
-        blanks = text[: len(text) - len(body)]
-        count = len(blanks) // len(have)
-        return text if not body else want * count + body if blanks == have * count else None
+        depth = 0
+        while text.startswith(have, depth):
+            depth += len(have)
+        blanks = text[depth : _depth(text)]
+        if "\t" in blanks or (blanks and "\t" not in have + want):
+            return text if not text.strip(BLANKS) else None
+        return want * (depth // len(have)) + text[depth:]
 
     return way
 
@@ -93,5 +112,4 @@ def _nests(added: tuple[str, ...]) -> bool:
     lines = [text for text in added if text.strip(BLANKS)][:2]
     if len(lines) < 2:
         return True
-    depths = [len(text) - len(text.lstrip()) for text in lines]
-    return (depths[1] > depths[0]) == lines[0].rstrip(BLANKS).endswith((":", "(", "[", "{", ",", "\\"))
+    return (_depth(lines[1]) > _depth(lines[0])) == lines[0].rstrip(BLANKS).endswith((":", "(", "[", "{", ",", "\\"))

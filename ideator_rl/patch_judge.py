@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ideator_rl.patch_apply import Tree
 from ideator_rl.patch_edit import PatchError
+from ideator_rl.patch_paths import Tree
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ def judge(base: Tree, tree: Tree, rules: Rules) -> None:
         _judge_path(path, rules)
     total = sum(_judge_text(path, tree[path], rules) for path in changed if path in tree)
     if total > rules.max_bytes:
-        raise rejected(
-            f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed"
-        )
+        raise rejected(f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed")
     _judge_collisions(tree)
 
 
@@ -64,9 +62,7 @@ def check_name(path: str) -> None:
     """
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
-        raise rejected(
-            f"{path!r}: leaves the codebase; a path must be relative, without '..', '.' or empty parts"
-        )
+        raise rejected(f"{path!r}: leaves the codebase; a path must be relative, without '..', '.' or empty parts")
     if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in path):
         raise rejected(f"{path!r}: a path may hold no backslash, control or invisible character")
     if any(_fold(part).rstrip(" .") in (".git", "git~1") for part in parts):
@@ -106,9 +102,7 @@ def _judge_collisions(tree: Tree) -> None:
             name = "/".join(parts[:depth])
             other = names.setdefault(_fold(name), name)
             if other != name:
-                raise rejected(
-                    f"{path}: {name} and {other} differ only in case, and are one file on some disks"
-                )
+                raise rejected(f"{path}: {name} and {other} differ only in case, and are one file on some disks")
             if depth < len(parts) and name in tree:
                 raise rejected(f"{path}: {name} is a file, so it cannot be a folder too")
 

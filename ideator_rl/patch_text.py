@@ -10,25 +10,14 @@ from __future__ import annotations
 
 import re
 
-from ideator_rl.patch_edit import (
-    FileEdit,
-    Hunk,
-    PatchError,
-    align,
-    diff_git_names,
-    diff_hunk,
-    header_name,
-    path_line,
-    unquote,
-)
+from ideator_rl.patch_edit import FileEdit, Hunk, PatchError, align, diff_hunk
+from ideator_rl.patch_paths import diff_git_names, header_name, path_line, unquote
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
 _SEARCH = re.compile(r"(<{5,9}) ?SEARCH:?\s*$")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
 _BINARY = re.compile(r"(?:GIT binary patch|Binary files .* differ)\s*$")
-_ODD_MODE = re.compile(
-    r"(?:(?:new|old|new file|deleted file) mode|index [0-9a-f]+\.\.[0-9a-f]+) (120000|160000)\b"
-)
+_ODD_MODE = re.compile(r"(?:(?:new|old|new file|deleted file) mode|index [0-9a-f]+\.\.[0-9a-f]+) (120000|160000)\b")
 _EXTENDED = ("index ", "old mode", "new mode", "similarity ", "dissimilarity ")
 _HEADERS = ("--- ", "+++ ", "@@ ", "diff --git ", "<<<<<<< ")
 
@@ -98,9 +87,7 @@ class _Reader:
         name = self.edit.name if self.edit else f"line {self.at + 1}"
         if found := _ODD_MODE.match(line):
             what = "a symbolic link" if found[1] == "120000" else "a submodule"
-            raise PatchError(
-                f"{name}: {what} (mode {found[1]}) is refused; regular text files only", "rejected"
-            )
+            raise PatchError(f"{name}: {what} (mode {found[1]}) is refused; regular text files only", "rejected")
         if _BINARY.match(line):
             raise PatchError(f"{name}: a binary patch is not accepted; write text only")
 
@@ -147,9 +134,7 @@ class _Reader:
                 f"line {self.at + 1}: {line[:60]!r} comes before any file header; write --- a/path and +++ b/path first"
             )
         if line.startswith("@@@"):
-            raise PatchError(
-                f"{self.edit.name}: a combined (merge) diff is not accepted; write a plain unified diff"
-            )
+            raise PatchError(f"{self.edit.name}: a combined (merge) diff is not accepted; write a plain unified diff")
         self.at += 1
         label = f"hunk {len(self.edit.hunks) + 1} ({line.strip()[:60]})"
         stated = _HUNK.match(line)
@@ -213,11 +198,7 @@ class _Reader:
     def _is_end(self, at: int) -> bool:
         """No hunk goes on here: a header, a block, a fence, or the signature of git format-patch."""
         line = self.lines[at]
-        if (
-            line.startswith(("@@", "diff --git ", "Index: "))
-            or _SEARCH.match(line)
-            or self._is_full_header(at)
-        ):
+        if line.startswith(("@@", "diff --git ", "Index: ")) or _SEARCH.match(line) or self._is_full_header(at):
             return True
         if _FENCE.match(line):
             return not (at + 1 < len(self.lines) and self.lines[at + 1][:1] in (" ", "+", "-"))
@@ -237,15 +218,11 @@ class _Reader:
         if path is None and self.edit is not None and self.edit.style == "blocks":
             path = self.edit.new
         if path is None:
-            raise PatchError(
-                f"line {opened + 1}: a SEARCH block names no file; write its path on the line before"
-            )
+            raise PatchError(f"line {opened + 1}: a SEARCH block names no file; write its path on the line before")
         closing = re.compile(rf">{{{size}}} ?REPLACE\s*")
         end = next((i for i in range(opened + 1, len(self.lines)) if closing.fullmatch(self.lines[i])), None)
         if end is None:
-            raise PatchError(
-                f"{path}: the SEARCH block at line {opened + 1} has no closing {'>' * size} REPLACE"
-            )
+            raise PatchError(f"{path}: the SEARCH block at line {opened + 1} has no closing {'>' * size} REPLACE")
         inside = self.lines[opened + 1 : end]
         cuts = [i for i, text in enumerate(inside) if text.rstrip() == "=" * size]
         if len(cuts) != 1 or any(_SEARCH.match(text) for text in inside):
@@ -278,9 +255,7 @@ class _Reader:
             return
         close = next((i for i in range(self.at, len(self.lines)) if self.lines[i].strip() == fence[1]), None)
         if close is None:
-            raise PatchError(
-                f"{path}: the fenced file at line {self.at} is never closed; the answer may be cut off"
-            )
+            raise PatchError(f"{path}: the fenced file at line {self.at} is never closed; the answer may be cut off")
         whole = tuple(("+", line) for line in self.lines[self.at : close])
         self._open(FileEdit(path, path, "whole", hunks=[Hunk(whole, "whole file")]))
         self.edit, self.fenced, self.at = None, False, close + 1

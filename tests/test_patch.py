@@ -7,7 +7,11 @@ import pytest
 
 from ideator_rl.patch import PatchError, apply_patch, diff, read_tree, tree_hash, write_tree
 
-TREE = {"train.py": "import os\n\nlr = 0.1\nsteps = 10\n", "model/net.py": "def f(x):\n    return x\n", "a.txt": "a"}
+TREE = {
+    "train.py": "import os\n\nlr = 0.1\nsteps = 10\n",
+    "model/net.py": "def f(x):\n    return x\n",
+    "a.txt": "a",
+}
 
 ODD_LINES = [
     "--- a", "+++ b", "-- a", "++ b", "@@ -1 +1 @@", "@@", "diff --git a/x b/x", "\\ No newline at end of file",

@@ -1,0 +1,176 @@
+"""Each repair, beside a patch so alike that it must be refused; then a few hundred damaged patches of real files."""
+
+import random
+
+import pytest
+from patch_damage import BASE, DAMAGE, edit
+
+from ideator_rl.patch import PatchError, apply_patch
+
+CODE = """\
+class Net:
+    def first(self, x):
+        y = x + 1
+        if y:
+            return y
+        return x
+
+    def second(self, x):
+        z = x + 2
+        if z:
+            return z
+        return x
+"""
+TREE = {"src/net.py": CODE, "src/util/io.py": "a = 1\n", "lib/util/io.py": "a = 1\n"}
+
+
+def restored(patch, old, new, tree=TREE, path="src/net.py"):
+    assert apply_patch(tree, patch) == tree | {path: tree[path].replace(old, new)}
+
+
+def refusal(patch, tree=TREE):
+    with pytest.raises(PatchError) as caught:
+        apply_patch(tree, patch)
+    assert caught.value.kind == "unpatchable"
+    return str(caught.value)
+
+
+def git(body, header="@@ -2,3 +2,3 @@", path="src/net.py"):
+    return f"--- a/{path}\n+++ b/{path}\n{header}\n{body}"
+
+
+def block(search, replace, path="src/net.py"):
+    return f"{path}\n<<<<<<< SEARCH\n{search}\n=======\n{replace}\n>>>>>>> REPLACE\n"
+
+
+CHANGE = "     def first(self, x):\n-        y = x + 1\n+        y = x + 9\n         if y:\n"
+LAST = CODE.removesuffix("x\n") + "-x\n"
+TWICE = "-        return x\n+        return -x\n"
+
+
+@pytest.mark.parametrize("header", ["@@ -2,9 +2,1 @@", "@@ -77,3 +80,3 @@", "@@ -1 +1 @@", "@@ @@", "@@ ... @@ def f"])
+def test_wrong_counts_and_line_numbers_are_mended_by_context(header):
+    restored(git(CHANGE, header), "x + 1", "x + 9")
+
+
+def test_a_hunk_that_fits_twice_needs_a_line_number_that_can_be_believed():
+    assert apply_patch(TREE, git(TWICE, "@@ -12 +12 @@"))["src/net.py"] == LAST
+    for header in ("@@ -11 +11 @@", "@@ -12 +14 @@", "@@ @@"):
+        assert "2 places (lines 6, 12)" in refusal(git(TWICE, header))
+
+
+def test_a_number_is_believed_only_with_the_drift_of_the_hunks_that_have_one_place():
+    first = "@@ -3 +3 @@\n-        y = x + 1\n+        y = x + 9\n"
+    moved = first.replace("-3 +3", "-13 +13")
+    for patch in (git(first, "@@ -12 +12 @@\n" + TWICE[:-1]), git(moved, "@@ -22 +22 @@\n" + TWICE[:-1])):
+        assert apply_patch(TREE, patch)["src/net.py"] == LAST.replace("x + 1", "x + 9")
+    assert "2 places" in refusal(git(moved, "@@ -12 +12 @@\n" + TWICE[:-1]))
+
+
+def test_a_heading_decides_between_two_places_if_one_stands_under_it():
+    assert apply_patch(TREE, git(TWICE, "@@ def second(self, x): @@"))["src/net.py"] == LAST
+    assert "2 places" in refusal(git(TWICE, "@@ class Net: @@"))
+
+
+def test_a_change_that_shows_nothing_of_the_file_is_refused():
+    assert "no line of the present file" in refusal(git("+import os\n", "@@ -0,0 +1 @@"))
+    assert "blank lines" in refusal(git("\n+import os\n", "@@ @@"))
+
+
+@pytest.mark.parametrize("path", ["a/a/src/net.py", "repo/src/net.py", "net.py", "model/net.py", "./src/net.py"])
+def test_wrong_folders_and_prefixes_lead_to_the_only_file_of_that_name(path):
+    restored(git(CHANGE, path=path), "x + 1", "x + 9")
+    restored(git(CHANGE, path=path).replace("a/", "", 1).replace("b/", "", 1), "x + 1", "x + 9")
+
+
+def test_a_name_that_two_files_have_is_refused_unless_the_folder_tells():
+    change = "-a = 1\n+a = 2\n"
+    assert apply_patch(TREE, git(change, path="repo/src/util/io.py"))["src/util/io.py"] == "a = 2\n"
+    for path in ("io.py", "util/io.py", "other/io.py"):
+        assert "could be lib/util/io.py, src/util/io.py" in refusal(git(change, path=path))
+
+
+def test_a_file_is_deleted_unseen_only_under_its_exact_path():
+    patch = "diff --git a/{0} b/{0}\ndeleted file mode 100644\n"
+    assert "src/net.py" not in apply_patch(TREE, patch.format("src/net.py"))
+    assert "no such file" in refusal(patch.format("model/net.py"))
+
+
+def test_blanks_at_line_ends_may_differ_and_the_files_own_stay():
+    tree = {"x.py": "a  \nb\nc\t\n"}
+    assert apply_patch(tree, "--- x.py\n+++ x.py\n@@ @@\n a\n-b  \n+d\n c\n") == {"x.py": "a  \nd\nc\t\n"}
+    padded = "--- x.py\n+++ x.py\n@@ @@\n a   \n-b  \n+d  \n c\t\n"
+    assert apply_patch(tree, padded) == {"x.py": "a  \nd\nc\t\n"}
+    assert "2 places" in refusal("--- x.py\n+++ x.py\n@@ @@\n-a\n+b\n", {"x.py": "a  \na\t\n"})
+
+
+def test_line_ends_of_the_other_kind_take_the_files():
+    crlf = {"src/net.py": CODE.replace("\n", "\r\n")}
+    restored(git(CHANGE), "x + 1", "x + 9", crlf)
+    restored(git(CHANGE).replace("\n", "\r\n"), "x + 1", "x + 9", crlf)
+    restored(git(CHANGE).replace("\n", "\r\n"), "x + 1", "x + 9")
+    restored(block("        y = x + 1", "        y = x + 9"), "x + 1", "x + 9", crlf)
+
+
+def test_a_change_of_line_ends_alone_is_kept_as_it_is():
+    assert apply_patch({"f": "a\r\nb\r\n"}, "--- f\n+++ f\n@@ @@\n-a\r\n+a\n b\r\n") == {"f": "a\nb\r\n"}
+
+
+def test_a_patch_that_lost_its_end_and_the_spaces_of_empty_lines_applies():
+    patch = git("         return x\n\n     def second(self, x):\n-        z = x + 2\n+        z = x + 8\n\n")
+    restored(patch.strip(), "x + 2", "x + 8")
+
+
+def test_context_lines_that_lost_their_mark_are_read_as_context():
+    lost = git("    def first(self, x):\n-        y = x + 1\n+        y = x + 9\n        if y:\n")
+    restored(lost, "x + 1", "x + 9")
+    restored(git("class Net:\n" + CHANGE), "x + 1", "x + 9")
+    assert "do not stand" in refusal(lost.replace("-        y", "-       y"))
+
+
+def test_no_change_below_a_lost_mark_is_dropped_in_silence():
+    patch = git("-        y = x + 1\n+        y = x + 9\nNot in the file\n-        z = x + 2\n+        z = x + 8\n")
+    assert "do not stand" in refusal(patch)
+
+
+def test_one_drift_of_indentation_is_mended_and_two_are_refused():
+    restored(block("y = x + 1\nif y:\n    return y", "y = x + 9\nif y:\n    return y"), "x + 1", "x + 9")
+    for unit in ("\t", "  ", "        "):
+        change = f" {unit}def first(self, x):\n-{unit * 2}y = x + 1\n+{unit * 2}y = x + 9\n {unit * 2}if y:\n"
+        restored(git(change), "x + 1", "x + 9")
+    assert "do not stand" in refusal(block("y = x + 1\n  if y:\n    return y", "y = 9"))
+
+
+def test_blocks_stripped_at_both_ends_get_their_first_indentation_back():
+    restored(block("y = x + 1\n        if y:", "y = x + 9\n        if y:"), "x + 1", "x + 9")
+    assert "in several ways" in refusal(block("y = x + 1", "if x:\n            y = 2"))
+
+
+def test_hunks_that_change_the_same_lines_are_refused_and_equal_ones_count_once():
+    one = "@@ -3 +3 @@\n-        y = x + 1\n+        y = x + 9\n"
+    restored(git(one.split("\n", 1)[1] + one, "@@ -3 +3 @@"), "x + 1", "x + 9")
+    assert "both change line 3" in refusal(git(one.replace("9", "8"), one.rstrip("\n")))
+
+
+def test_a_block_that_an_earlier_block_made_ambiguous_is_refused():
+    first = block("        y = x + 1", "        z = x + 2\n        y = z")
+    assert "put this one first" in refusal(first + block("        z = x + 2", "        z = x + 3"))
+
+
+def test_git_format_patch_mail_applies():
+    restored("From: me\n---\n src/net.py | 2 +-\n\n" + git(CHANGE) + "-- \n2.43.0\n", "x + 1", "x + 9")
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_patches_of_real_files_are_restored_or_refused(kind):
+    seeds, good = 12, 0
+    for seed in range(seeds):
+        rng = random.Random(f"{kind} {seed}")
+        tree = edit(rng)
+        try:
+            result = apply_patch(BASE, DAMAGE[kind](rng, tree))
+        except PatchError:
+            continue
+        assert result == tree, f"{kind}, seed {seed}: accepted with another meaning"
+        good += 1
+    assert good >= {"blocks without indentation": 0.2, "short blocks": 0.5}.get(kind, 0.75) * seeds
