@@ -7,6 +7,7 @@ alone.
 usage: launch.py READY_FD MODULE,MODULE SCRIPT [ARG …]
 """
 
+import gc
 import importlib
 import os
 import runpy
@@ -17,6 +18,7 @@ def main() -> None:
     ready, preload, script = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     for module in filter(None, preload.split(",")):
         importlib.import_module(module)
+    gc.freeze()  # else the exit walks all that was imported: 0.6 s of the experiment's CPU for torch
     os.write(ready, b"1")
     os.close(ready)
     sys.argv = sys.argv[3:]
