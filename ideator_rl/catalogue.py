@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,9 @@ class Catalogue:
         }
 
 
+@cache
 def load_catalogue(path: Path) -> Catalogue:
-    """Read an edits.yaml.
+    """Read an edits.yaml, once a process.
 
     Raises:
         CatalogueError: a key is unknown or missing, or a pattern does not compile.
@@ -103,9 +105,7 @@ def load_catalogue(path: Path) -> Catalogue:
     try:
         return Catalogue(raw["file"], {key: _edit(key, body) for key, body in raw["edits"].items()})
     except (KeyError, TypeError, ValueError, re.error) as error:
-        raise CatalogueError(
-            f"{path} is not a catalogue of edits: {type(error).__name__}: {error}."
-        ) from error
+        raise CatalogueError(f"{path} is not a catalogue of edits: {type(error).__name__}: {error}.") from error
 
 
 def environment_catalogue(environment: Environment) -> Catalogue:

@@ -33,9 +33,7 @@ class Parameter:
     def accept(self, key: str, value: float) -> int | float:
         """Raises: PatchError when the value is outside the range, or not whole where it must be."""
         if not self.low <= value <= self.high:
-            raise PatchError(
-                f"{key} = {value:g} is outside the range of this edit, {self.low:g} … {self.high:g}."
-            )
+            raise PatchError(f"{key} = {value:g} is outside the range of this edit, {self.low:g} … {self.high:g}.")
         if self.whole and value != int(value):
             raise PatchError(
                 f"{key} = {value:g} is not a whole number; this edit takes one, {self.low:g} … {self.high:g}."
@@ -145,9 +143,7 @@ def assignment(lines: list[str], name: str, key: str) -> tuple[int, re.Match[str
     Raises:
         PatchError: no such line, or several.
     """
-    pattern = re.compile(
-        rf"^(?P<left>\s*{re.escape(name)}\s*(?::[^=]+)?=\s*)(?P<old>[-+.\deE_]+)(?P<tail>\s*(#.*)?)$"
-    )
+    pattern = re.compile(rf"^(?P<left>\s*{re.escape(name)}\s*(?::[^=]+)?=\s*)(?P<old>[-+.\deE_]+)(?P<tail>\s*(#.*)?)$")
     found = [(i, match) for i, line in enumerate(lines) if (match := pattern.match(line))]
     if len(found) != 1:
         raise PatchError(f"The edit {key} wants one line `{name} = <number>`, but the file has {len(found)}.")
@@ -158,9 +154,7 @@ def _locate(name: str, block: Block, lines: list[str], value: Value) -> list[Cha
     size = len(block.find)
     starts = [i for i in range(len(lines) - size + 1) if _dedent(lines[i : i + size]) == list(block.find)]
     if len(starts) != 1:
-        raise PatchError(
-            f"The edit {name} does not fit: `{block.find[0]}` was found {len(starts)} times, not once."
-        )
+        raise PatchError(f"The edit {name} does not fit: `{block.find[0]}` was found {len(starts)} times, not once.")
     at = starts[0]
     indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
     replace = [line.replace("{value}", repr(value)) for line in block.replace]

@@ -17,9 +17,7 @@ _IS = r"of|=|:|at|is|as|be|to be|should|will|equal to|equals|value|such as|like|
 _BECOMES = r"|to|set|changed|raised|lowered|increased|reduced"
 _TIMES = {"doubl": 2.0, "twice": 2.0, "tripl": 3.0, "quadrupl": 4.0, "halv": 0.5, "half": 0.5}
 _FACTOR = r"(\d+(?:\.\d+)?)"
-_SCALE = re.compile(
-    rf"\b{_FACTOR} ?(?:x|×|times|fold)(?: ({_MORE}|{_LESS}|wider|deeper|as large|as high))?{_FILL} $"
-)
+_SCALE = re.compile(rf"\b{_FACTOR} ?(?:x|×|times|fold)(?: ({_MORE}|{_LESS}|wider|deeper|as large|as high))?{_FILL} $")
 _BY = re.compile(rf"^ ?by (?:a factor of {_FACTOR}|{_FACTOR} ?(?:x|×|times|fold)\b|{_FACTOR} ?(?:%|percent))")
 
 
@@ -63,9 +61,7 @@ def direction(before: str) -> float | None:
 def _close(after: str, steady: bool) -> re.Match[str] | None:
     after = re.sub(r"^ ?\|+", "", after)
     links = _IS if steady else _IS + _BECOMES
-    change = re.match(
-        rf"(?: (?:of|value))*(?: ?[=:] | )?(?:from )?{_ABOUT}{NUMBER} (?:to|with|by) {_ABOUT}", after
-    )
+    change = re.match(rf"(?: (?:of|value))*(?: ?[=:] | )?(?:from )?{_ABOUT}{NUMBER} (?:to|with|by) {_ABOUT}", after)
     if change and not steady and (second := re.match(NUMBER, after[change.end() :])):
         return second
     return re.match(rf"\)?,?(?: ?\(?\b(?:{links})\b| ?[=:])* ?{_ABOUT}\(?{NUMBER}", after)

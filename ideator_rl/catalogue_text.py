@@ -100,9 +100,7 @@ def _gives_way(own: list[_Mention], mentions: dict[str, list[_Mention]]) -> bool
     edit = own[0].edit
     if any(key in mentions for key in edit.unless):
         return True
-    family = [
-        key for key, found in mentions.items() if key != edit.key and found[0].edit.family == edit.family
-    ]
+    family = [key for key, found in mentions.items() if key != edit.key and found[0].edit.family == edit.family]
     return bool(family) and all(mention.weak for mention in own)
 
 

@@ -120,9 +120,7 @@ def test_a_hostile_text_is_read_in_bounded_time():
 
 
 def test_a_number_in_the_code_changes_settles_a_vague_experiment():
-    assert read("A higher learning rate learns faster.", "Set learning_rate = 5e-3.") == {
-        "learning_rate": 0.005
-    }
+    assert read("A higher learning rate learns faster.", "Set learning_rate = 5e-3.") == {"learning_rate": 0.005}
 
 
 def test_the_baselines_own_number_beside_a_new_one_is_not_a_contradiction():
@@ -194,13 +192,11 @@ def test_the_rules_implementer_writes_a_patch_that_applies():
 
 def test_an_idea_that_asks_for_the_baseline_changes_nothing_and_says_so():
     with pytest.raises(PatchError, match="the baseline already has learning_rate = 0.001"):
-        asyncio.run(
-            get_implementer("rules").implement(Idea("Set lr to 1e-3.", "lr = 1e-3"), BASE, ENVIRONMENT, "cpu")
-        )
+        asyncio.run(get_implementer("rules").implement(Idea("Set lr to 1e-3.", "lr = 1e-3"), BASE, ENVIRONMENT, "cpu"))
 
 
 def test_an_unknown_implementer_is_named():
-    with pytest.raises(IdeatorError, match="no implementer 'no.such.Thing'"):
+    with pytest.raises(IdeatorError, match="'no.such.Thing' .implementers. cannot be imported"):
         get_implementer("no.such.Thing")
 
 

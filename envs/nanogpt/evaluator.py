@@ -15,7 +15,7 @@ CONTEXT = {"cpu": 64, "single_gpu": 1024, "paper": 1024}
 WINDOWS = {"cpu": 512, "single_gpu": 1024, "paper": 1024}
 BATCH = {"cpu": 64, "single_gpu": 8, "paper": 8}
 """Windows a request."""
-AUDIT_BELOW = {"cpu": 2.55, "single_gpu": 3.40, "paper": 3.255}
+AUDIT_BELOW = {"cpu": 2.65, "single_gpu": 3.40, "paper": 3.255}
 """Nats; a worse loss than this (about the baseline's) gains nothing by cheating."""
 LENGTHS, ROWS = 63, 8
 """Most distinct beginnings in an audit, and windows cut at each length."""
@@ -38,9 +38,7 @@ def evaluate(run) -> float:
     if loss < AUDIT_BELOW[run.preset]:
         gap = _audit(run, inputs, targets, losses_WT)
         if gap > TOLERANCE[run.preset]:
-            raise Implausible(
-                f"The loss rose by {gap:.3f} nats when the model saw only what precedes the target."
-            )
+            raise Implausible(f"The loss rose by {gap:.3f} nats when the model saw only what precedes the target.")
     return loss
 
 
@@ -56,10 +54,7 @@ def _losses(run, inputs, targets) -> np.ndarray:
     step = BATCH[run.preset]
     with run.open_scorer() as scorer:
         return np.concatenate(
-            [
-                nats(scorer.logits(inputs[i : i + step]), targets[i : i + step])
-                for i in range(0, len(inputs), step)
-            ]
+            [nats(scorer.logits(inputs[i : i + step]), targets[i : i + step]) for i in range(0, len(inputs), step)]
         )
 
 

@@ -35,9 +35,7 @@ def prepare(public: Path, private: Path, preset: str) -> None:
         NotImplementedError: a preset whose data pipeline does not exist yet.
     """
     if preset != "cpu":
-        raise NotImplementedError(
-            f"The preset {preset!r} of nanogpt has no data pipeline yet; use the preset 'cpu'."
-        )
+        raise NotImplementedError(f"The preset {preset!r} of nanogpt has no data pipeline yet; use the preset 'cpu'.")
     validation, training = _split(_package())
     val_lines = [line for path in validation for line in _lines(path)]
     held = {run for _, _, run in _runs(val_lines)}

@@ -5,13 +5,12 @@ Whatever it returns goes the same way: parsed, applied in memory, judged by the 
 
 from __future__ import annotations
 
-import importlib
 from typing import Protocol
 
 from ideator_rl.environment import Environment
-from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import Tree
+from ideator_rl.registry import resolve
 
 
 class Implementer(Protocol):
@@ -30,18 +29,12 @@ class Implementer(Protocol):
 
 
 def get_implementer(name: str) -> Implementer:
-    """An implementer by name (`rules`) or by the dotted path of a class without arguments.
+    """An implementer by name (`rules`), entry point, or dotted path of a class without arguments.
 
     Raises:
-        IdeatorError: no such name or path.
+        UnknownName: nothing is known by that name.
     """
-    if name == "rules":
-        name = "ideator_rl.executor.rules.RulesImplementer"
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise IdeatorError(
-            f"There is no implementer {name!r} ({error}). Expected 'rules' or the dotted path of a class, "
-            "such as package.module.MyImplementer."
-        ) from error
+    return resolve("implementers", BUILT_IN.get(name, name))()
+
+
+BUILT_IN = {"rules": "ideator_rl.executor.rules.RulesImplementer"}

@@ -29,7 +29,7 @@ learning_rate = 1e-3
 weight_decay = 0.01
 beta1 = 0.9
 beta2 = 0.999
-reserve = 0.2  # seconds kept back for saving
+reserve = 0.35  # seconds kept back for saving and leaving
 device = "cpu"
 
 
@@ -108,18 +108,12 @@ def schedule(step, spent):
 
 def train(seconds, clock):
     start = clock()
-    data = np.memmap(
-        Path(os.environ["IDEATOR_DATA"], "train.bin"), np.uint8 if vocab <= 256 else np.uint16, "r"
-    )
+    data = np.memmap(Path(os.environ["IDEATOR_DATA"], "train.bin"), np.uint8 if vocab <= 256 else np.uint16, "r")
     model = GPT().to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=learning_rate, betas=(beta1, beta2), weight_decay=weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: schedule(step, (clock() - start) / seconds)
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(beta1, beta2), weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, (clock() - start) / seconds))
     step = 0
-    while (spent := (clock() - start) / seconds) < 1:
+    while (spent := (clock() - start) / seconds) * (1 + 1 / max(step, 1)) < 1:  # as long as one more step fits
         inputs, targets = sample(data)
         logits = model(inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
