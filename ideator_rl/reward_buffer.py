@@ -85,6 +85,10 @@ class RewardBuffer:
         self._journal.record(record)
         return record
 
+    def record(self, record: Experiment) -> None:
+        """Enter a record that no completion asked for, such as a baseline's."""
+        self._journal.record(record)
+
     def counts(self) -> dict[str, Any]:
         """Live figures, for progress: proposed, running, waiting, done, failed, reused, lost, distinct, best."""
         with self._lock:

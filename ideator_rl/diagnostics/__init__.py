@@ -1,0 +1,1 @@
+"""What the records say.  Reads records only; runs nothing."""

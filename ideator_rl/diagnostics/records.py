@@ -1,0 +1,141 @@
+"""A run, read back from its folder as plain rows.  Works while the run is still going and after it was killed."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED, Experiment
+
+JOURNAL = "buffer.sqlite"
+
+
+class NoRun(IdeatorError):
+    """The folder holds no run."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion of the ideator and what came of it."""
+
+    step: int
+    position: int
+    completion: str
+    thought: str
+    idea: str
+    experiment_id: str
+    status: str
+    reward: float | None
+    metric: float | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step in figures.  `mean` and `best` are of the metric, over successes only."""
+
+    step: int
+    proposed: int
+    succeeded: int
+    failed: int
+    lost: int
+    running: int
+    reward: float | None
+    """Mean reward of all but the lost."""
+    mean: float | None
+    best: float | None
+    distinct: int
+    """Experiments with an id of their own."""
+
+    @property
+    def success(self) -> float | None:
+        known = self.succeeded + self.failed
+        return self.succeeded / known if known else None
+
+
+@dataclass
+class Run:
+    """A run's records.  `experiments` are in the order of their end."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    rollouts: list[Rollout]
+    experiments: dict[str, Experiment]
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def direction(self) -> str:
+        return next((e.metric["direction"] for e in self.experiments.values() if e.metric), "min")
+
+    @property
+    def metric(self) -> str:
+        return next((e.metric["name"] for e in self.experiments.values() if e.metric), "metric")
+
+    @property
+    def baselines(self) -> list[Experiment]:
+        return [e for e in self.experiments.values() if e.implementer == "baseline" and e.status == SUCCEEDED]
+
+    @property
+    def baseline(self) -> float | None:
+        """Mean metric of the baseline's runs."""
+        values = [e.metric["value"] for e in self.baselines if e.metric]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def ranked(self) -> list[Experiment]:
+        """Successful ideas, best first; a baseline is no idea."""
+        good = [e for e in self.experiments.values() if e.status == SUCCEEDED and e.implementer != "baseline" and e.metric]
+        return sorted(good, key=lambda e: e.metric["value"] * (1 if self.direction == "min" else -1) if e.metric else 0)
+
+    def by_step(self) -> list[Step]:
+        steps: dict[int, list[Rollout]] = {}
+        for row in self.rollouts:
+            steps.setdefault(row.step, []).append(row)
+        return [_step(number, rows, self.direction) for number, rows in sorted(steps.items())]
+
+
+def read_run(folder: Path | str) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        NoRun: no journal there.
+    """
+    folder = Path(folder)
+    if not (folder / JOURNAL).is_file():
+        raise NoRun(f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.")
+    with sqlite3.connect(f"file:{folder / JOURNAL}?mode=ro", uri=True, timeout=30) as db:
+        rows = db.execute(
+            "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric "
+            "from rollouts order by step, rank, position"
+        ).fetchall()
+        records = [Experiment.from_json(text) for (text,) in db.execute("select record_json from experiments")]
+    recipe, timings = folder / "recipe.yaml", folder / "timings.json"
+    return Run(
+        folder,
+        yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
+        [Rollout(*row) for row in rows],
+        {record.id: record for record in sorted(records, key=lambda record: record.finished)},
+        json.loads(timings.read_text()) if timings.is_file() else {},
+    )
+
+
+def _step(number: int, rows: list[Rollout], direction: str) -> Step:
+    metrics = [row.metric for row in rows if row.status == SUCCEEDED and row.metric is not None]
+    rewards = [row.reward for row in rows if row.reward is not None]
+    return Step(
+        step=number,
+        proposed=len(rows),
+        succeeded=len(metrics),
+        failed=sum(row.status in OWN_FAILURES for row in rows),
+        lost=sum(row.status == LOST for row in rows),
+        running=sum(row.status == RUNNING for row in rows),
+        reward=sum(rewards) / len(rewards) if rewards else None,
+        mean=sum(metrics) / len(metrics) if metrics else None,
+        best=(min if direction == "min" else max)(metrics) if metrics else None,
+        distinct=len({row.experiment_id for row in rows if row.experiment_id and row.status != LOST}),
+    )

