@@ -1,7 +1,8 @@
 """What each edit of nanogpt's catalogue does to the `cpu` preset: the table in envs/nanogpt/README.md.
 
 Runs our own code only, so it needs no sandbox: one experiment at a time, in a plain subprocess, scored as the
-environment's evaluator scores.  The baseline runs between the edits too: that shows how the machine drifts.
+environment's evaluator scores.  The baseline runs between the edits too, and each edit is held against the baseline
+of its time: CPU seconds buy fewer steps on a busy machine.
 
 usage: python benchmarks/nanogpt_edits.py [--seeds 5] [--values all|one] [--only EDIT …]
 """
@@ -15,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ideator_rl.catalogue import environment_catalogue
@@ -26,7 +28,7 @@ ENVIRONMENT = load_environment("nanogpt")
 CATALOGUE = environment_catalogue(ENVIRONMENT)
 EVALUATOR = load_trusted(ENVIRONMENT.root / ENVIRONMENT.evaluator)
 PRESET = "cpu"
-BETWEEN = 12
+BETWEEN = 8
 """Edits between two runs of the baseline."""
 
 
@@ -66,19 +68,35 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(CATALOGUE.edits), help="edits to run")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    baseline = [measure([], seed) for seed in range(arguments.seeds)]
-    mean, spread = statistics.mean(baseline), statistics.stdev(baseline)
-    print(f"baseline {mean:.3f} ± {spread:.3f}: {' '.join(f'{loss:.3f}' for loss in baseline)}", flush=True)
-    count = 0
-    for key in arguments.only:
-        parameter = CATALOGUE.edits[key].parameter
-        values = parameter.sample if parameter else (None,)
-        for value in values if arguments.values == "all" else values[:1]:
-            loss = measure([Choice(key, value)], seed=0)
-            print(f"{key} {'' if value is None else value}\t{loss:.3f}", flush=True)
-            count += 1
-            if count % BETWEEN == 0:
-                print(f"(baseline)\t{measure([], count):.3f}", flush=True)
+    first = [measure([], seed) for seed in range(arguments.seeds)]
+    spread = statistics.stdev(first)
+    print(f"baseline {statistics.mean(first):.3f} ± {spread:.3f} over {len(first)} seeds", flush=True)
+    choices = [
+        Choice(edit.key, value)
+        for edit in (CATALOGUE.edits[key] for key in arguments.only)
+        for value in (
+            (edit.parameter.sample if edit.parameter else (None,))[: None if arguments.values == "all" else 1]
+        )
+    ]
+    baselines, losses = {0: statistics.mean(first)}, []
+    for n, choice in enumerate(choices):
+        losses.append(measure([choice], seed=0))
+        print(choice.key, choice.value, f"{losses[-1]:.3f}", file=sys.stderr, flush=True)
+        if (n + 1) % BETWEEN == 0 or n + 1 == len(choices):
+            baselines[n + 1] = measure([], seed=n)
+    print(f"later baselines {' '.join(f'{loss:.3f}' for loss in list(baselines.values())[1:])}")
+    _table(choices, losses, baselines, spread)
+
+
+def _table(choices: list[Choice], losses: list[float], baselines: dict[int, float], spread: float) -> None:
+    """Every edit beside the baseline of its time, best first; bold beats it by more than three spreads."""
+    near = np.interp(np.arange(len(choices)) + 0.5, list(baselines), list(baselines.values()))
+    rows = sorted(zip(losses - near, losses, choices, strict=True), key=lambda row: row[0])
+    print("\n| edit | loss | against the baseline |\n|---|---|---|")
+    for change, loss, choice in rows:
+        name = choice.key if choice.value is None else f"{choice.key} {choice.value}"
+        shown = f"**{name}**" if change < -3 * spread else name
+        print(f"| {shown} | {loss:.3f} | {change:+.3f} |")
 
 
 if __name__ == "__main__":

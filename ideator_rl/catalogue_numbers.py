@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 _DIGITS = r"(?<![\w.])(\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?)"
-_PERCENT = r"( ?%| percent)?(?!\w)"
+_PERCENT = r"( ?%| percent)?(?: ?[x×])?(?!\w)"
 NUMBER = rf"{_DIGITS}(?! ?(?:gb|mb|gpus?|seconds?|minutes?)\b){_PERCENT}"
 """Group 1 is the number, group 2 a percent sign."""
 _FILL = r"(?: (?:the|a|an|our|its|number|value|of|model|total|peak|overall))*"
@@ -18,7 +18,12 @@ _BECOMES = r"|to|set|changed|raised|lowered|increased|reduced"
 _TIMES = {"doubl": 2.0, "twice": 2.0, "tripl": 3.0, "quadrupl": 4.0, "halv": 0.5, "half": 0.5}
 _FACTOR = r"(\d+(?:\.\d+)?)"
 _SCALE = re.compile(rf"\b{_FACTOR} ?(?:x|×|times|fold)(?: ({_MORE}|{_LESS}|wider|deeper|as large|as high))?{_FILL} $")
-_BY = re.compile(rf"^ ?by (?:a factor of {_FACTOR}|{_FACTOR} ?(?:x|×|times|fold)\b|{_FACTOR} ?(?:%|percent))")
+_BY = re.compile(
+    rf"^ ?(?:by a factor of {_FACTOR}|(?:by )?{_FACTOR} ?(?:x|×|times|fold)\b(?: \w+)?|by {_FACTOR} ?(?:%|percent))"
+)
+_MULTIPLY = re.compile(rf"\b(?:scal|multipl|divid)\w*{_FILL} $")
+_REASON = re.compile(r"\b(?:so|because|since|as|that|allow\w*|enabl\w*|permit\w*|makes?)\b[^,;|]*$")
+"""What follows gives a reason; it asks for nothing."""
 
 
 def stated(before: str, after: str, near: bool, steady: bool) -> float | None:
@@ -38,22 +43,24 @@ def stated(before: str, after: str, near: bool, steady: bool) -> float | None:
 
 def factor(before: str, after: str) -> float | None:
     """How many times the baseline's value the words ask for; 2 or 1/2 where they only say more or less."""
-    if match := re.search(rf"\b(doubl|twice|tripl|quadrupl|halv|half)\w*{_FILL} $", before):
+    if match := re.search(rf"\b(doubl|twice|tripl|quadrupl|halv|half)\w*(?: as \w+)?{_FILL} $", before):
         return _TIMES[match[1]]
     if match := _SCALE.search(before):
         return _scaled(float(match[1]), match[2] or "")
+    if _MULTIPLY.search(before) and (match := re.match(rf" by {_FACTOR}", after)):
+        return _scaled(float(match[1]), before)
     if match := _BY.search(after):
         if match[3]:
             share = float(match[3]) / 100
             return 1 - share if re.search(_LESS, before) else 1 + share
-        return _scaled(float(match[1] or match[2]), before)
+        return _scaled(float(match[1] or match[2]), before + match[0])
     return None
 
 
 def direction(before: str) -> float | None:
     """2 or 1/2 where the words before a name ask for more or less of it, without a number."""
     for words, times in ((_MORE, 2.0), (_LESS, 0.5)):
-        if re.search(rf"\b{words}{_FILL} $", before):
+        if (match := re.search(rf"\b{words}{_FILL} $", before)) and not _REASON.search(before[: match.start()]):
             return times
     return None
 
@@ -61,7 +68,11 @@ def direction(before: str) -> float | None:
 def _close(after: str, steady: bool) -> re.Match[str] | None:
     after = re.sub(r"^ ?\|+", "", after)
     links = _IS if steady else _IS + _BECOMES
-    change = re.match(rf"(?: (?:of|value))*(?: ?[=:] | )?(?:from )?{_ABOUT}{NUMBER} (?:to|with|by) {_ABOUT}", after)
+    change = re.match(
+        rf"(?: (?:of|value|is|are|was|goes|raised|increased|lowered|reduced|changed))*(?: ?[=:] | )?(?:from )?"
+        rf"{_ABOUT}{NUMBER} (?:to|with|by) {_ABOUT}",
+        after,
+    )
     if change and not steady and (second := re.match(NUMBER, after[change.end() :])):
         return second
     return re.match(rf"\)?,?(?: ?\(?\b(?:{links})\b| ?[=:])* ?{_ABOUT}\(?{NUMBER}", after)

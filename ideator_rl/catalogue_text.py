@@ -38,6 +38,7 @@ _KEPT = re.compile(
     r"\b(?:keep\w*|leav\w+|hold\w*)\b[^,;|]*?\b(?:unchanged|the same|as is|as it is|as they are|constant"
     r"|fixed|intact|at (?:its|their|the) (?:default|baseline)\w*)\b"
 )
+_IT = re.compile(r"\b((?:increas|rais|lower|reduc|decreas|chang|set|mov|bump|doubl|halv|tripl)\w*) (?:it|this)\b")
 _WORDS = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
 
 
@@ -79,8 +80,11 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
     """
     mentions: dict[str, list[_Mention]] = {}
     missed = []
+    last = ""
     for section, wanted in ((idea.experiment, False), (idea.changes, True)):
         for original, sentence in _sentences(section):
+            sentence = _IT.sub(lambda match, last=last: f"{match[1]} {last or 'it'}", sentence)
+            last = _last_number(edits, sentence) or last
             found = list(_sentence(edits, sentence, numbers))
             if wanted and not found:
                 missed.append(original)
@@ -94,6 +98,12 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
             f"it knows: {', '.join(edits)}."
         )
     return Reading(tuple(_choice(mentions[key], numbers.get(key)) for key in named), tuple(missed))
+
+
+def _last_number(edits: dict[str, Edit], sentence: str) -> str:
+    """The name of the last setting that a sentence speaks of: what "it" means in the next one."""
+    named = [span for span in _longest(edits, sentence) if span.edit.assign is not None and span.factor is None]
+    return sentence[named[-1].start : named[-1].end] if named else ""
 
 
 def _gives_way(own: list[_Mention], mentions: dict[str, list[_Mention]]) -> bool:
