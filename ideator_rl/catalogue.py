@@ -120,10 +120,10 @@ def environment_catalogue(environment: Environment) -> Catalogue:
 
 THOUGHTS = (
     "The run is short, so {family} matters.",
-    "Maybe change the {family}.",
-    "The baseline is plain in its {family}.",
-    "A better {family} could lower the loss.",
-    "With few steps, try another {family}.",
+    "Try the {family}.",
+    "The {family} of the baseline is plain.",
+    "Something in the {family} may lower the loss.",
+    "Few steps: look at the {family}.",
 )
 
 

@@ -83,7 +83,8 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
     last = ""
     for section, wanted in ((idea.experiment, False), (idea.changes, True)):
         for original, sentence in _sentences(section):
-            sentence = _IT.sub(lambda match, last=last: f"{match[1]} {last or 'it'}", sentence)
+            if last:
+                sentence = _IT.sub(rf"\1 {last}", sentence)
             last = _last_number(edits, sentence) or last
             found = list(_sentence(edits, sentence, numbers))
             if wanted and not found:
