@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from ideator_rl.patch_edit import FileEdit, Hunk, PatchError
-from ideator_rl.patch_find import Place, choose, places
+from ideator_rl.patch_find import Lines, Place, choose, places
 from ideator_rl.patch_paths import Tree, existing, meant, plain
 
 _ELISION = re.compile(r"\s*(?:#|//|\.\.\.).*(?:\.\.\.|…|unchanged|rest of|existing code|same as before|omitted)", re.I)
@@ -94,10 +94,7 @@ def _changes(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | Non
     path = edit.name
     if edit.style == "diff":
         return [(path, _patched(path, tree[path], edit.hunks, log))]
-    text = tree[path]
-    for hunk in edit.hunks:
-        text = _searched(path, tree[path], text, hunk, log)
-    return [(path, text)]
+    return [(path, _searched(path, tree[path], edit.hunks, log))]
 
 
 def _whole(text: str, edit: FileEdit) -> str:
@@ -165,7 +162,7 @@ def _patched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
     lines, newline = _split(text)
     if not lines and len(hunks) == 1 and not hunks[0].old:
         return _join(hunks[0].new, not hunks[0].new_cut)
-    spots = choose(path, lines, hunks)
+    spots = choose(Lines(path, lines), hunks)
     once = {(hunk.lines, place.at): (hunk, place) for hunk, place in zip(hunks, spots, strict=True)}
     for hunk, place in once.values():
         log.note(path, hunk, place)
@@ -203,15 +200,23 @@ def _replaced(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> 
     return out
 
 
-def _searched(path: str, base: str, text: str, hunk: Hunk, log: _Log) -> str:
-    """One SEARCH/REPLACE block applied to a text that blocks before it may have changed."""
+def _searched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
+    """SEARCH/REPLACE blocks, each applied to what the blocks before it have made of the text."""
+    base = Lines(path, _split(text)[0])
     lines, newline = _split(text)
-    if not hunk.old:
-        if lines:
+    for hunk in hunks:
+        if not hunk.old and lines:
             raise PatchError(f"{path}, {hunk.label}: SEARCH is empty, but the file has {len(lines)} lines; copy some")
-        return _join(hunk.new, True)
-    if text != base and len(places(lines, hunk)) > 1 and len(places(_split(base)[0], hunk)) == 1:
-        raise PatchError(f"{path}, {hunk.label}: a block before it has added the same lines again; put this one first")
-    (place,) = choose(path, lines, [hunk])
-    log.note(path, hunk, place)
-    return _join(_replaced(path, lines, [(hunk, place)]), newline)
+        if not hunk.old:
+            lines, newline = hunk.new, True
+            continue
+        now = Lines(path, lines)
+        if lines != base.lines and len(places(now, hunk)) > 1 and len(places(base, hunk)) == 1:
+            raise PatchError(
+                f"{path}, {hunk.label}: a block before it has added the same lines again; put this one first"
+            )
+        base.search(hunk)
+        (place,) = choose(now, [hunk])
+        log.note(path, hunk, place)
+        lines = _replaced(path, lines, [(hunk, place)])
+    return _join(lines, newline)

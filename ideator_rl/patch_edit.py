@@ -8,6 +8,9 @@ from typing import Literal
 
 from ideator_rl.errors import IdeatorError
 
+MAX_ALIGNED = 10_000_000
+"""Lines of SEARCH times lines of REPLACE up to which lines in both are looked for; it takes seconds at most."""
+
 Kind = Literal["unpatchable", "rejected"]
 Action = Literal["edit", "create", "delete", "rename", "copy", "whole"]
 
@@ -96,6 +99,8 @@ def diff_hunk(body: list[str], label: str, heading: str, numbers: tuple[int | No
 def align(old: list[str], new: list[str]) -> tuple[tuple[str, str], ...]:
     """Marked lines for a replacement, so that lines in both count as context."""
     marked: list[tuple[str, str]] = []
+    if len(old) * len(new) > MAX_ALIGNED:
+        return tuple([("-", line) for line in old] + [("+", line) for line in new])
     for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, old, new).get_opcodes():
         if tag == "equal":
             marked += [(" ", line) for line in old[i1:i2]]

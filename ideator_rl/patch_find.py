@@ -11,12 +11,18 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from ideator_rl.patch_edit import Hunk, PatchError
 from ideator_rl.patch_indent import BLANKS, indented
 
 _DEFINES = re.compile(r"\s*(?:async\s+)?(?:def|class)\b|[A-Za-z_$]")
 
+MAX_PLACES = 200
+"""Places looked at for one hunk; more are as bad as so many."""
+MAX_WORK = 5_000_000
+"""Lines compared for one file: seconds, whatever a patch was made to look like."""
 SHOWN = 8
 """Lines shown of a hunk, and of the file."""
 
@@ -31,27 +37,73 @@ class Place:
     """The indentation drifted."""
 
 
-def places(lines: list[str], hunk: Hunk) -> list[Place]:
+class Lines:
+    """A file's lines, and what they look like without blanks at their ends, worked out once."""
+
+    def __init__(self, path: str, lines: list[str]) -> None:
+        self.path = path
+        self.lines = lines
+        self.work = 0
+
+    @cached_property
+    def bare(self) -> list[str]:
+        return _bare(self.lines)
+
+    @cached_property
+    def core(self) -> list[str]:
+        return [line.strip(BLANKS) for line in self.lines]
+
+    def search(self, hunk: Hunk) -> None:
+        """Account for a search.
+
+        Raises:
+            PatchError: placing the hunks would take minutes.
+        """
+        self.work += int(len(self.lines) * (1 + len(hunk.old) / 20))
+        if self.work > MAX_WORK:
+            raise PatchError(
+                f"{self.path}: too many or too long hunks to look for in {len(self.lines)} lines; "
+                "state exact line numbers, or write fewer and shorter hunks"
+            )
+
+
+def places(file: Lines, hunk: Hunk) -> list[Place]:
     """Every place of the strictest kind that has any.  A looser place at the very line that the hunk states speaks
     against a strict one elsewhere: then both are returned."""
+    file.search(hunk)
+    stated = None if hunk.start is None else hunk.start - 1
     found: list[Place] = []
     for kind in (_exact, _trailing, _unmarked, _indented):
-        fresh = list(kind(lines, hunk))
         if not found:
-            found = fresh
-        elif hunk.start is not None and all(place.at != hunk.start - 1 for place in found):
-            found += [place for place in fresh if place.at == hunk.start - 1]
+            found = list(islice(kind(file, hunk, None), MAX_PLACES))
+            if len(found) == MAX_PLACES and stated is not None:
+                found += kind(file, hunk, stated)
+        elif stated is not None and all(place.at != stated for place in found):
+            found += kind(file, hunk, stated)
     if hunk.old_cut and len(found) > 1:
-        found = [place for place in found if place.at + len(hunk.old) == len(lines)] or found
-    return found
+        found = [place for place in found if place.at + len(hunk.old) == len(file.lines)] or found
+    return list(dict.fromkeys(found))
 
 
-def _windows(keys: list[str], wanted: list[str]) -> Iterator[int]:
-    at = -1
+def stated_places(file: Lines, hunks: list[Hunk]) -> list[Place] | None:
+    """The places that the hunks state, where all stand there exactly and their numbers agree."""
+    spots: list[Place] = []
+    for hunk, at in zip(hunks, _agreed(hunks), strict=True):
+        if at is None or not hunk.old or file.lines[at : at + len(hunk.old)] != hunk.old:
+            return None
+        spots.append(Place(at, tuple(hunk.added)))
+    return spots
+
+
+def _windows(keys: list[str], wanted: list[str], only: int | None) -> Iterator[int]:
+    """The indices at which `wanted` stands; `only` this one, if given."""
+    at = -1 if only is None else max(-1, only - 1)
     while wanted:
         try:
             at = keys.index(wanted[0], at + 1)
         except ValueError:
+            return
+        if only is not None and at != only:
             return
         if keys[at : at + len(wanted)] == wanted:
             yield at
@@ -61,15 +113,15 @@ def _bare(lines: list[str]) -> list[str]:
     return [line.rstrip(BLANKS) for line in lines]
 
 
-def _exact(lines: list[str], hunk: Hunk) -> Iterator[Place]:
-    return (Place(at, tuple(hunk.added)) for at in _windows(lines, hunk.old))
+def _exact(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
+    return (Place(at, tuple(hunk.added)) for at in _windows(file.lines, hunk.old, only))
 
 
-def _trailing(lines: list[str], hunk: Hunk) -> Iterator[Place]:
+def _trailing(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
     """Blanks at line ends drifted, or line ends are of the other kind."""
     old = hunk.old
-    for at in _windows(_bare(lines), _bare(old)):
-        standing = lines[at : at + len(old)]
+    for at in _windows(file.bare, _bare(old), only):
+        standing = file.lines[at : at + len(old)]
         pairs = [(text.rstrip("\r"), line.rstrip("\r")) for text, line in zip(old, standing, strict=True)]
         drifted = [(text, line) for text, line in pairs if text != line]
         padded = bool(drifted) and all(text.startswith(line) for text, line in drifted)
@@ -85,51 +137,51 @@ def _ended(added: list[str], standing: list[str]) -> tuple[str, ...]:
     return tuple(text.removesuffix("\r") + ("\r" if True in ends else "") for text in added)
 
 
-def _unmarked(lines: list[str], hunk: Hunk) -> Iterator[Place]:
+def _unmarked(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
     """Context lines that lost the space in front of them."""
     wanted = [
         {text.rstrip(BLANKS)} | ({f" {text}".rstrip(BLANKS)} if mark == " " else set())
         for mark, text in hunk.lines
         if mark != "+"
     ]
-    keys = _bare(lines)
-    for at in range(len(keys) - len(wanted) + 1 if hunk.marked and wanted else 0):
+    keys = file.bare
+    starts = range(len(keys) - len(wanted) + 1 if hunk.marked and wanted else 0)
+    for at in starts if only is None else (i for i in (only,) if i in starts):
         if keys[at] in wanted[0] and all(keys[at + i] in texts for i, texts in enumerate(wanted)):
-            yield Place(at, _ended(hunk.added, lines[at : at + len(wanted)]))
+            yield Place(at, _ended(hunk.added, file.lines[at : at + len(wanted)]))
 
 
-def _indented(lines: list[str], hunk: Hunk) -> Iterator[Place]:
+def _indented(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
     """The indentation drifted in one and the same way; a place comes twice where it may have in two."""
     old = hunk.old
-    for at in _windows([line.strip(BLANKS) for line in lines], [text.strip(BLANKS) for text in old]):
-        standing = lines[at : at + len(old)]
-        for added in indented(hunk, _bare(standing)):
-            yield Place(at, _ended(list(added), standing), mended=True)
+    for at in _windows(file.core, [text.strip(BLANKS) for text in old], only):
+        for added in sorted(indented(hunk, file.bare[at : at + len(old)])):
+            yield Place(at, _ended(list(added), file.lines[at : at + len(old)]), mended=True)
 
 
-def choose(path: str, lines: list[str], hunks: list[Hunk]) -> list[Place]:
+def choose(file: Lines, hunks: list[Hunk]) -> list[Place]:
     """One place for each hunk, all counted in the same lines.
 
     Raises:
         PatchError: for every hunk with no place, or with several and nothing to choose by.
     """
-    found = [places(lines, hunk) for hunk in hunks]
-    believed = _believed(hunks, found)
-    chosen, faults = [], []
-    for hunk, spots, trusted in zip(hunks, found, believed, strict=True):
+    if exact := stated_places(file, hunks):
+        return exact
+    found = [places(file, hunk) for hunk in hunks]
+    chosen: list[Place] = []
+    faults: list[tuple[Hunk, list[Place]]] = []
+    for hunk, spots, trusted in zip(hunks, found, _believed(hunks, found), strict=True):
         if len(spots) > 1 or (spots and not _telling(hunk)):
-            stated = [spot for spot in spots if spot.at == trusted] or _headed(lines, hunk, spots)
-            if len(stated) != 1:
-                faults.append(_several(path, hunk, [spot.at for spot in spots]))
-                continue
-            spots = stated
-        if spots:
-            chosen.append(spots[0])
+            stated = [spot for spot in spots if spot.at == trusted] or _headed(file.lines, hunk, spots)
+            chosen += stated if len(stated) == 1 else []
+            faults += [(hunk, spots)] if len(stated) != 1 else []
+        elif spots:
+            chosen += spots
         else:
-            faults.append(_nowhere(path, lines, hunk))
+            faults.append((hunk, []))
     if faults:
-        more = f"\n… and {len(faults) - 4} more hunks" if len(faults) > 4 else ""
-        raise PatchError("\n".join(faults[:4]) + more)
+        said = [_several(file.path, *fault) if fault[1] else _nowhere(file, fault[0]) for fault in faults[:4]]
+        raise PatchError("\n".join(said) + (f"\n… and {len(faults) - 4} more hunks" if len(faults) > 4 else ""))
     return chosen
 
 
@@ -140,20 +192,26 @@ def _believed(hunks: list[Hunk], found: list[list[Place]]) -> list[int | None]:
         for hunk, spots in zip(hunks, found, strict=True)
         if len(spots) == 1 and hunk.start is not None and _telling(hunk)
     }
+    if not drifts:
+        return _agreed(hunks)
     if len(drifts) > 1:
         return [None] * len(hunks)
-    drift = drifts.copy().pop() if drifts else -1
+    drift = drifts.pop()
+    return [None if hunk.start is None else hunk.start + drift for hunk in hunks]
+
+
+def _agreed(hunks: list[Hunk]) -> list[int | None]:
+    """The stated index of each hunk whose number in the new file is what the hunks before it make of it."""
     grown = 0
-    trusted: list[int | None] = []
+    agreed: list[int | None] = []
     for hunk in hunks:
-        if hunk.start is None or hunk.new_start is None:
-            trusted.append(None)
-            continue
-        new_start = hunk.new_start if hunk.new else hunk.new_start + 1
-        agree = new_start - hunk.start == grown
-        trusted.append(hunk.start + drift if drifts or agree else None)
+        at = None
+        if hunk.start and hunk.new_start is not None:
+            new_start = hunk.new_start if hunk.new else hunk.new_start + 1
+            at = hunk.start - 1 if new_start - hunk.start == grown else None
+        agreed.append(at)
         grown += len(hunk.new) - len(hunk.old)
-    return trusted
+    return agreed
 
 
 def _telling(hunk: Hunk) -> bool:
@@ -164,7 +222,7 @@ def _telling(hunk: Hunk) -> bool:
 def _headed(lines: list[str], hunk: Hunk, spots: list[Place]) -> list[Place]:
     """The places that stand under the hunk's heading, read as git writes it: the closest definition above."""
     heading = hunk.heading.strip()
-    if not heading or not _telling(hunk):
+    if not heading or not _telling(hunk) or len(spots) > SHOWN:
         return []
 
     def under(at: int, top: bool) -> bool:
@@ -176,9 +234,9 @@ def _headed(lines: list[str], hunk: Hunk, spots: list[Place]) -> list[Place]:
     return [spot for spot in spots if under(spot.at, True) or under(spot.at, False)]
 
 
-def _several(path: str, hunk: Hunk, spots: list[int]) -> str:
+def _several(path: str, hunk: Hunk, spots: list[Place]) -> str:
     """The hunk fits at more than one index of the file, or in more than one way at one."""
-    at = sorted({spot + 1 for spot in spots})
+    at = sorted({spot.at + 1 for spot in spots})
     where = ", ".join(map(str, at[:SHOWN])) + (", …" if len(at) > SHOWN else "")
     if len(at) == 1 and len(spots) > 1:
         what = f"it would fit at line {where} if its indentation were mended, but that can be done in several ways"
@@ -192,8 +250,9 @@ def _several(path: str, hunk: Hunk, spots: list[int]) -> str:
     )
 
 
-def _nowhere(path: str, lines: list[str], hunk: Hunk) -> str:
+def _nowhere(file: Lines, hunk: Hunk) -> str:
     """The hunk fits nowhere."""
+    path, lines = file.path, file.lines
     if not hunk.old:
         return (
             f"{path}, {hunk.label}: it holds no line of the present file, which has {len(lines)} lines, so nothing "

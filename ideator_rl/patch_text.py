@@ -46,9 +46,19 @@ def parse(text: str) -> list[FileEdit]:
             f"It began: {text.strip()[:80]!r}"
         )
     for edit in edits:
-        if edit.action == "edit" and not edit.hunks:
-            raise PatchError(f"{edit.name}: a header without any change below it; the answer may be cut off")
+        _check(edit)
     return edits
+
+
+def _check(edit: FileEdit) -> None:
+    """Refuse what names no file, and any part that would come to nothing: its changes were lost on the way."""
+    if not (edit.old or edit.new) or "" in (edit.old, edit.new):
+        raise PatchError("a file header names no file; write --- a/path and +++ b/path")
+    if edit.action == "edit" and not edit.hunks:
+        raise PatchError(f"{edit.name}: a header without any change below it; the answer may be cut off")
+    for hunk in edit.hunks:
+        if all(mark == " " for mark, _ in hunk.lines) and edit.action != "whole":
+            raise PatchError(f"{edit.name}, {hunk.label}: it adds and removes no line; mark changed lines with + and -")
 
 
 class _Reader:
@@ -139,12 +149,12 @@ class _Reader:
         label = f"hunk {len(self.edit.hunks) + 1} ({line.strip()[:60]})"
         stated = _HUNK.match(line)
         if stated is None:
-            body, self.at = self._open_body(self.at)
+            body, self.at = self._open_body(self.at, (0, 0))
             self.edit.hunks.append(diff_hunk(body, label, line.strip("@ ")))
             return
         counts = (int(stated[2] or 1), int(stated[4] or 1))
         exact = self._counted_body(self.at, counts)
-        body, self.at = exact or self._open_body(self.at)
+        body, self.at = exact or self._open_body(self.at, counts)
         if exact is None and self.fenced and self.at == len(self.lines):
             raise PatchError(f"{self.edit.name}, {label}: the text ends within it; the answer may be cut off")
         numbers = (int(stated[1]), int(stated[3]))
@@ -165,17 +175,29 @@ class _Reader:
             at = self._take_cut(at, body)
         if old or new:
             return None
-        rest = self.lines[at] if at < len(self.lines) else ""
-        ends = rest == "" or _FENCE.match(rest) or self._is_end(at) or not self._changes_below(at)
-        return (body, at) if ends else None
+        after = at
+        while self.fenced and after < len(self.lines) and self.lines[after] == "":
+            after += 1
+        ends = after == len(self.lines) or self.lines[after] == "" or _FENCE.match(self.lines[after])
+        return (body, at) if ends or self._is_end(after) else None
 
-    def _open_body(self, at: int) -> tuple[list[str], int]:
-        """The lines of a hunk whose counts do not help, and where they end."""
+    def _open_body(self, at: int, counts: tuple[int, int]) -> tuple[list[str], int]:
+        """The lines of a hunk whose counts do not fit, and where they end: at a header, a fence, or a paragraph
+        of prose: outside fences, with no change below it, after a hunk no shorter than its counts say."""
         body: list[str] = []
-        while at < len(self.lines) and not self._is_end(at):
-            if not self._in_body(at) and not self._changes_below(at):
-                break
-            body.append(self.lines[at] if self._in_body(at) else " " + self.lines[at])
+        old, new = counts
+        end = next((i for i in range(at, len(self.lines)) if self._is_end(i)), len(self.lines))
+        last_change = max((i for i in range(at, end) if self.lines[i][:1] in ("+", "-")), default=-1)
+        while at < end:
+            line = self.lines[at]
+            if not self._in_body(at):
+                apart = bool(body) and body[-1] == "" and not self.fenced
+                if apart and old <= 0 and new <= 0 and at > last_change:
+                    break
+                line = " " + line
+            old -= line[:1] in ("", " ", "-")
+            new -= line[:1] in ("", " ", "+")
+            body.append(line)
             at = self._take_cut(at + 1, body)
         while body and not body[-1].strip():
             body.pop()
@@ -198,19 +220,11 @@ class _Reader:
     def _is_end(self, at: int) -> bool:
         """No hunk goes on here: a header, a block, a fence, or the signature of git format-patch."""
         line = self.lines[at]
-        if line.startswith(("@@", "diff --git ", "Index: ")) or _SEARCH.match(line) or self._is_full_header(at):
+        if line.startswith(("@@", "diff ", "Index: ", "Only in ")) or _SEARCH.match(line) or self._is_full_header(at):
             return True
         if _FENCE.match(line):
             return not (at + 1 < len(self.lines) and self.lines[at + 1][:1] in (" ", "+", "-"))
         return line.rstrip() == "--" and at + 3 >= len(self.lines)
-
-    def _changes_below(self, at: int) -> bool:
-        """Whether a changed line stands between here and the end of everything a hunk could take in."""
-        while at < len(self.lines) and not self._is_end(at):
-            if self.lines[at][:1] in ("+", "-"):
-                return True
-            at += 1
-        return False
 
     def _block(self, line: str) -> None:
         size, opened = len(line) - len(line.lstrip("<")), self.at

@@ -133,6 +133,14 @@ def test_no_change_below_a_lost_mark_is_dropped_in_silence():
     assert "do not stand" in refusal(patch)
 
 
+def test_added_lines_that_lost_their_mark_are_never_dropped():
+    lost = "-        y = x + 1\n+        y = x + 9\n{}w = 2\n         if y:\n"
+    for header in ("@@ -3,2 +3,3 @@", "@@ -3,1 +3,1 @@", "@@ @@"):
+        assert "do not stand" in refusal(git(lost.format(""), header))
+        assert "do not stand" in refusal("```diff\n" + git(lost.format("\n"), header) + "```\n")
+    assert "adds and removes no line" in refusal("--- /dev/null\n+++ b/src/new.py\n@@ -0,0 +1,2 @@\nx = 1\ny = 2\n")
+
+
 def test_one_drift_of_indentation_is_mended_and_two_are_refused():
     restored(block("y = x + 1\nif y:\n    return y", "y = x + 9\nif y:\n    return y"), "x + 1", "x + 9")
     for unit in ("\t", "  ", "        "):
@@ -155,6 +163,12 @@ def test_hunks_that_change_the_same_lines_are_refused_and_equal_ones_count_once(
 def test_a_block_that_an_earlier_block_made_ambiguous_is_refused():
     first = block("        y = x + 1", "        z = x + 2\n        y = z")
     assert "put this one first" in refusal(first + block("        z = x + 2", "        z = x + 3"))
+
+
+def test_a_patch_made_to_be_searched_for_long_is_refused_soon():
+    tree = {"src/net.py": "x\n" * 20_000 + "y\n"}
+    hunks = "".join(f"@@ -{i} +{i + 1} @@\n-x\n+z\n" for i in range(1, 1000))
+    assert "too many or too long hunks" in refusal(git(hunks, "").replace("py\n\n", "py\n"), tree)
 
 
 def test_git_format_patch_mail_applies():
