@@ -36,14 +36,17 @@ def edit(rng: random.Random, files: int = 2) -> Tree:
     return tree if tree != BASE else edit(rng, files)
 
 
-def blocks(tree: Tree, around: int = 3) -> str:
-    """The same change as SEARCH/REPLACE blocks with `around` lines of context."""
+def blocks(tree: Tree, around: int = 3, flat: bool = False) -> str:
+    """The same change as SEARCH/REPLACE blocks with `around` lines of context; `flat` cuts off their indentation."""
     out = []
     for path in sorted(tree):
         old, new = BASE[path].split("\n"), tree[path].split("\n")
         for group in difflib.SequenceMatcher(None, old, new).get_grouped_opcodes(around):
             (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
-            out += [path, "<<<<<<< SEARCH", *old[i1:i2], "=======", *new[j1:j2], ">>>>>>> REPLACE", ""]
+            sides = [*old[i1:i2], "=======", *new[j1:j2]]
+            margin = min((len(x) - len(x.lstrip()) for x in sides if x.strip() and x != "======="), default=0) * flat
+            sides = [line if line == "=======" else line[margin:] for line in sides]
+            out += [path, "<<<<<<< SEARCH", *sides, ">>>>>>> REPLACE", ""]
     return "\n".join(out)
 
 
@@ -90,7 +93,7 @@ DAMAGE: dict[str, Callable[[random.Random, Tree], str]] = {
     "a prefix too much": lambda rng, tree: re.sub(r"\b([ab])/lib/", r"\1/repo/lib/", diff(BASE, tree)),
     "wrong folder": lambda rng, tree: diff(BASE, tree).replace("/lib/", "/src/"),
     "no git header": lambda rng, tree: re.sub(r"^diff .*\n", "", diff(BASE, tree), flags=re.M),
-    "blanks added at line ends": lambda rng, tree: _lines(lambda x: x + " " * rng.randint(0, 2), diff(BASE, tree)),
+    "blanks added at line ends": lambda rng, tree: _lines(lambda x: x + " " * rng.randint(1, 2), diff(BASE, tree)),
     "blanks cut at line ends": lambda rng, tree: _lines(str.rstrip, diff(BASE, tree)),
     "CRLF": lambda rng, tree: diff(BASE, tree).replace("\n", "\r\n"),
     "CRLF in hunks": lambda rng, tree: _lines(lambda line: line + "\r", diff(BASE, tree)),
@@ -106,8 +109,7 @@ DAMAGE: dict[str, Callable[[random.Random, Tree], str]] = {
     "prose around": lambda rng, tree: f"I change this:\n\n{diff(BASE, tree)}\nIt is better.\n",
     "blocks": lambda rng, tree: blocks(tree),
     "short blocks": lambda rng, tree: blocks(tree, 1),
-    "blocks without indentation": lambda rng, tree: _bodies(
-        lambda lines: textwrap.dedent("\n".join(lines)).split("\n"), blocks(tree)),
+    "blocks without indentation": lambda rng, tree: blocks(tree, flat=True),
     "stripped blocks": lambda rng, tree: _bodies(lambda lines: "\n".join(lines).strip().split("\n"), blocks(tree)),
     "fenced blocks with CRLF": lambda rng, tree: f"```\n{blocks(tree)}```\n".replace("\n", "\r\n"),
 }  # fmt: skip
