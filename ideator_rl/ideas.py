@@ -20,9 +20,8 @@ FORM = f"{EXPERIMENT} … {CHANGES} … {END}"
 MAX_CHARS = 32_768
 """Characters of experiment and code changes together; a longer idea is malformed."""
 
-_SECTIONS = re.compile(
-    r"\[Experiment\](?P<experiment>(?:(?!\[Experiment\]).)*?)\[Code Changes\](?P<changes>.*?)\[End\]", re.S
-)
+_TEXT = r"(?:(?!\[Experiment\]|\[Code Changes\]|\[End\]).)*"
+_SECTIONS = re.compile(rf"\[Experiment\](?P<experiment>{_TEXT})\[Code Changes\](?P<changes>{_TEXT})\[End\]", re.S)
 
 
 class MalformedIdea(IdeatorError):
@@ -57,7 +56,7 @@ def parse_idea(completion: str) -> Idea:
     match = _SECTIONS.search(completion)
     if match is None:
         missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
-        what = f"no {' and no '.join(missing)}" if missing else "the section marks are out of order"
+        what = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
         raise MalformedIdea(
             f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}"
         )

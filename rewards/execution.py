@@ -12,7 +12,7 @@ from collections import Counter
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 
 NEEDED = ("environment", "preset", "bucket")
@@ -32,7 +32,8 @@ async def execution_reward(
     """Run the idea in every completion and return its reward; None where the outcome is `lost`.
 
     Raises:
-        IdeatorError: a needed column is missing, or the environment, bucket or sandbox is not usable.
+        IdeatorError: a needed column is missing; the environment, bucket or sandbox is not usable; or every
+            experiment of the batch was lost, so that something here is broken and training on would be blind.
     """
     del prompts, completion_ids
     texts = [_text(completion) for completion in completions]
@@ -43,12 +44,23 @@ async def execution_reward(
         for row, record in zip(rows, scored, strict=True):
             records[row] = record
     done = [record for record in records if record is not None]
+    _refuse_if_all_lost(done)
     if log_metric is not None:
         _log(done, log_metric)
     if log_extra is not None:
         log_extra("status", [record.status for record in done])
         log_extra("experiment", [record.id for record in done])
     return [record.reward for record in done]
+
+
+def _refuse_if_all_lost(records: list[Experiment]) -> None:
+    ran = [record for record in records if record.tree or record.status == LOST]
+    if ran and all(record.status == LOST for record in ran):
+        why = ran[0].error["message"] if ran[0].error else "no reason is known"
+        raise IdeatorError(
+            f"All {len(ran)} experiments of this batch were lost, the first because: {why} Nothing was learned from "
+            "them and nothing is lost with them: mend it and resume."
+        )
 
 
 def _by_config(columns: dict[str, list[Any]], count: int) -> dict[BufferConfig, list[int]]:
@@ -69,9 +81,7 @@ def _by_config(columns: dict[str, list[Any]], count: int) -> dict[BufferConfig, 
 
 def _log(records: list[Experiment], log_metric: Any) -> None:
     """Success, and mean and best reward of the successes, apart: the mean over all rows hides which one moved."""
-    rewards = [
-        record.reward for record in records if record.status == SUCCEEDED and record.reward is not None
-    ]
+    rewards = [record.reward for record in records if record.status == SUCCEEDED and record.reward is not None]
     log_metric("execution/success", len(rewards) / len(records))
     if rewards:
         log_metric("execution/success_reward_mean", sum(rewards) / len(rewards))
@@ -82,8 +92,4 @@ def _log(records: list[Experiment], log_metric: Any) -> None:
 
 def _text(completion: Any) -> str:
     """A completion is text, or the messages of a conversational dataset."""
-    return (
-        completion
-        if isinstance(completion, str)
-        else "".join(message["content"] or "" for message in completion)
-    )
+    return completion if isinstance(completion, str) else "".join(message["content"] or "" for message in completion)

@@ -28,6 +28,7 @@ def test_a_mark_that_is_mentioned_in_the_thought_does_not_start_the_idea():
         ("just words", "no [Experiment] and no [Code Changes] and no [End]"),
         ("[Experiment] a [Code Changes] b", "no [End]"),
         ("[End] [Code Changes] b [Experiment] a", "out of order"),
+        ("[Experiment] a [Code Changes] b [Code Changes] c [End]", "repeated or out of order"),
         ("[Experiment] [Code Changes] b [End]", "nothing after [Experiment]"),
         ("[Experiment] a [Code Changes]  [End]", "nothing after [Code Changes]"),
         ("[Experiment] " + "a" * MAX_CHARS + " [Code Changes] b [End]", "Write it shorter"),

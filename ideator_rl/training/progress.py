@@ -41,6 +41,9 @@ class Progress:
         finally:
             self.seconds[name] += time.monotonic() - before
 
+    def warmup(self, step: int, steps: int, loss: float) -> None:
+        self.say(f"warm-up step {step}/{steps} · loss {loss:.3f}")
+
     def begin(self, step: int, steps: int) -> None:
         """Training starts at `step` of `steps`."""
         self.step, self.steps, self._first_step = step, steps, step

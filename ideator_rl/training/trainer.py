@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
 from trl import GRPOTrainer
 
 from ideator_rl.registry import resolve_reward
@@ -66,13 +66,12 @@ class _Steps(TrainerCallback):
 def build_trainer(recipe: Recipe, source: str, rows: list[dict[str, Any]], progress: Progress) -> TimedGRPOTrainer:
     """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns)."""
     config = grpo_config(recipe)
-    config.disable_tqdm = True
+    config.disable_tqdm = True  # our own progress line tells more
     tokenizer = AutoTokenizer.from_pretrained(source)
-    model_keys = {key: recipe.model[key] for key in ("dtype", "attn_implementation", "model_revision") if key in recipe.model}
-    if "model_revision" in model_keys:
-        model_keys["revision"] = model_keys.pop("model_revision")
-    model_keys.setdefault("dtype", "bfloat16" if config.bf16 else "float32")
-    config.model_init_kwargs = {**model_keys, **(config.model_init_kwargs or {})}
+    names = {"dtype": "dtype", "attn_implementation": "attn_implementation", "model_revision": "revision"}
+    given = {theirs: recipe.model[ours] for ours, theirs in names.items() if ours in recipe.model}
+    given.setdefault("dtype", "bfloat16" if config.bf16 else "float32")
+    config.model_init_kwargs = {**given, **(config.model_init_kwargs or {})}
     TimedGRPOTrainer.progress = progress
     trainer = TimedGRPOTrainer(
         model=source,
@@ -83,16 +82,18 @@ def build_trainer(recipe: Recipe, source: str, rows: list[dict[str, Any]], progr
         peft_config=_peft(recipe),
         callbacks=[_Steps(progress, _said)],
     )
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def save_model(trainer: TimedGRPOTrainer, folder: Path) -> None:
     """The trained model as a plain folder, adapters merged in."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model.save_pretrained(folder)
-    trainer.processing_class.save_pretrained(folder)
+    tokenizer: Any = trainer.processing_class
+    tokenizer.save_pretrained(folder)
 
 
 def _peft(recipe: Recipe) -> Any:
@@ -114,5 +115,3 @@ def _said(logs: dict[str, Any]) -> str:
     if (length := logs.get("completions/mean_length")) is not None:
         words.append(f"{length:.0f} tokens")
     return " · ".join(words)
-
-

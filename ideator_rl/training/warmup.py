@@ -17,11 +17,13 @@ Tick = Callable[[int, int, float], None]
 """Called with step, steps, loss."""
 
 
-def warm_up(source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, tick: Tick) -> None:
+def warm_up(
+    source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, tick: Tick
+) -> None:
     """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
     class Progress(TrainerCallback):
@@ -32,7 +34,7 @@ def warm_up(source: str, target: Path, prompt: Any, ideas: list[str], config: Id
     rows = [{"prompt": prompt, "completion": _answer(prompt, text)} for text in ideas]
     gpu = torch.cuda.is_available()
     with made_whole(target) as scratch:
-        trainer = SFTTrainer(
+        trainer: Any = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16 if gpu else torch.float32),
             processing_class=AutoTokenizer.from_pretrained(source),
             train_dataset=Dataset.from_list(rows),
@@ -55,6 +57,7 @@ def warm_up(source: str, target: Path, prompt: Any, ideas: list[str], config: Id
                 max_length=1024,
             ),
         )
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.model.save_pretrained(scratch)
         trainer.processing_class.save_pretrained(scratch)
