@@ -1,0 +1,38 @@
+"""Starts training runs by forking, so that a test pays once for importing trl.
+
+Reads JSON lines: {"argv": [...], "log": path} starts a run in a process of its own session and answers its pid;
+{"wait": pid} answers its exit status (negative for a signal).
+"""
+
+import json
+import os
+import sys
+
+import ideator_rl.training.run  # noqa: F401 - imported before the fork, shared by all runs
+from ideator_rl.train import main
+
+
+def start(argv, log):
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        status = 99
+        try:
+            status = main(argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return pid
+
+
+for line in sys.stdin:
+    request = json.loads(line)
+    if "wait" in request:
+        answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+    else:
+        answer = start(request["argv"], request["log"])
+    print(json.dumps(answer), flush=True)
