@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,9 +88,28 @@ class Run:
         return sum(values) / len(values) if values else None
 
     @property
+    def ran(self) -> list[Experiment]:
+        """Every distinct experiment that was run for an idea, in the order the ideas were proposed."""
+        order = {row.experiment_id: None for row in self.rollouts}
+        ids = [*(id for id in order if id in self.experiments), *(id for id in self.experiments if id not in order)]
+        found = [self.experiments[id] for id in ids]
+        return [e for e in found if e.tree and e.status != LOST and e.implementer != "baseline"]
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """What lies where: (what, path or URL), of that which exists."""
+        names = (("model", "model"), ("records", JOURNAL), ("bucket", "bucket"), ("report", "report.html"))
+        found = [(what, str(self.folder / name)) for what, name in names if (self.folder / name).exists()]
+        elsewhere = str(self.recipe.get("bucket") or "")
+        if elsewhere and "bucket" not in dict(found):
+            found.append(("bucket", re.sub(r"//[^/@]*@", "//", elsewhere)))
+        return found
+
+    @property
     def ranked(self) -> list[Experiment]:
         """Successful ideas, best first; a baseline is no idea."""
-        good = [e for e in self.experiments.values() if e.status == SUCCEEDED and e.implementer != "baseline" and e.metric]
+        ideas = [e for e in self.experiments.values() if e.implementer != "baseline"]
+        good = [e for e in ideas if e.status == SUCCEEDED and e.metric]
         return sorted(good, key=lambda e: e.metric["value"] * (1 if self.direction == "min" else -1) if e.metric else 0)
 
     def by_step(self) -> list[Step]:
@@ -103,25 +123,44 @@ def read_run(folder: Path | str) -> Run:
     """Read a run's folder.
 
     Raises:
-        NoRun: no journal there.
+        NoRun: no journal there, or one that cannot be read.
     """
     folder = Path(folder)
     if not (folder / JOURNAL).is_file():
         raise NoRun(f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.")
-    with sqlite3.connect(f"file:{folder / JOURNAL}?mode=ro", uri=True, timeout=30) as db:
+    try:
+        rows, records = _read(folder / JOURNAL)
+    except (sqlite3.Error, ValueError, TypeError) as error:
+        raise NoRun(
+            f"The journal {folder / JOURNAL} cannot be read: {error}. Expected one that a run wrote; the records are "
+            "in the run's bucket too."
+        ) from error
+    return Run(
+        folder,
+        _mapping(folder / "recipe.yaml"),
+        rows,
+        {record.id: record for record in sorted(records, key=lambda record: record.finished)},
+        _mapping(folder / "timings.json"),
+    )
+
+
+def _read(journal: Path) -> tuple[list[Rollout], list[Experiment]]:
+    with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
         rows = db.execute(
             "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric "
             "from rollouts order by step, rank, position"
         ).fetchall()
         records = [Experiment.from_json(text) for (text,) in db.execute("select record_json from experiments")]
-    recipe, timings = folder / "recipe.yaml", folder / "timings.json"
-    return Run(
-        folder,
-        yaml.safe_load(recipe.read_text()) if recipe.is_file() else {},
-        [Rollout(*row) for row in rows],
-        {record.id: record for record in sorted(records, key=lambda record: record.finished)},
-        json.loads(timings.read_text()) if timings.is_file() else {},
-    )
+    return [Rollout(*row) for row in rows], records
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A small file beside the journal; empty where there is none, or one that a kill cut short."""
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _step(number: int, rows: list[Rollout], direction: str) -> Step:

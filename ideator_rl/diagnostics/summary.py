@@ -14,12 +14,9 @@ def summary(folder: Path) -> str:
     lines = ["", f"Run {folder}", "", *_baseline(run), *_best(run), "", _HEAD]
     lines += [_row(step) for step in run.by_step()]
     counts = Counter(row.status for row in run.rollouts)
-    ran = {e.id for e in run.experiments.values() if e.tree and e.implementer != "baseline"}
-    lines += ["", f"Ideas: {len(run.rollouts)} proposed, {len(ran)} distinct experiments"]
+    lines += ["", f"Ideas: {len(run.rollouts)} proposed, {len(run.ran)} distinct experiments"]
     lines += ["Outcomes: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()), ""]
-    for name, what in (("model", "model"), ("buffer.sqlite", "records"), ("bucket", "bucket"), ("report.html", "report")):
-        if (folder / name).exists():
-            lines.append(f"{what + ':':<9}{folder / name}")
+    lines += [f"{what + ':':<9}{place}" for what, place in run.places]
     return "\n".join(lines)
 
 
@@ -47,7 +44,8 @@ def _best(run: Run) -> list[str]:
     best = run.ranked[0]
     assert best.metric is not None
     isolation = "" if best.isolation == "bwrap" else f" (isolation: {best.isolation})"
-    words = [f"Best idea {run.metric}: {best.metric['value']:.4f}{isolation}, one run, seed {best.seed}", "  " + best.idea]
+    value = f"{best.metric['value']:.4f}{isolation}, one run, seed {best.seed}"
+    words = [f"Best idea {run.metric}: {value}", "  " + best.idea]
     return words + ["", *("  " + line for line in best.patch.splitlines())]
 
 
