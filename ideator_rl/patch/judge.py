@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ideator_rl.patch_edit import PatchError
-from ideator_rl.patch_paths import Tree
+from ideator_rl.patch.edit import PatchError
+from ideator_rl.patch.paths import Tree
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ideator_rl.patch_edit import Hunk
+from ideator_rl.patch.edit import Hunk
 
 BLANKS = " \t\r\f"
 """What counts as blank at the ends of a line."""

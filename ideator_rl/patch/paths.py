@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ideator_rl.patch_edit import FileEdit, PatchError
+from ideator_rl.patch.edit import FileEdit, PatchError
 
 Tree = dict[str, str]
 """POSIX relative path -> UTF-8 text."""

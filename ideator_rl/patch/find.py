@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from ideator_rl.patch_edit import Hunk, PatchError
-from ideator_rl.patch_indent import BLANKS, indented
+from ideator_rl.patch.edit import Hunk, PatchError
+from ideator_rl.patch.indent import BLANKS, indented
 
 _DEFINES = re.compile(r"\s*(?:async\s+)?(?:def|class)\b|[A-Za-z_$]")
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ideator_rl.patch_edit import FileEdit, Hunk, PatchError
-from ideator_rl.patch_find import Lines, Place, choose, places
-from ideator_rl.patch_paths import Tree, existing, meant, plain
+from ideator_rl.patch.edit import FileEdit, Hunk, PatchError
+from ideator_rl.patch.find import Lines, Place, choose, places
+from ideator_rl.patch.paths import Tree, existing, meant, plain
 
 _ELISION = re.compile(r"\s*(?:#|//|\.\.\.).*(?:\.\.\.|…|unchanged|rest of|existing code|same as before|omitted)", re.I)
 

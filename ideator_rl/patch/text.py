@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 
-from ideator_rl.patch_edit import FileEdit, Hunk, PatchError, align, diff_hunk
-from ideator_rl.patch_paths import diff_git_names, header_name, path_line, unquote
+from ideator_rl.patch.edit import FileEdit, Hunk, PatchError, align, diff_hunk
+from ideator_rl.patch.paths import diff_git_names, header_name, path_line, unquote
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
 _SEARCH = re.compile(r"(<{5,9}) ?SEARCH:?\s*$")

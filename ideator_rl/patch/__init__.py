@@ -16,11 +16,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ideator_rl.patch_apply import apply_edits
-from ideator_rl.patch_edit import PatchError
-from ideator_rl.patch_judge import Rules, check_name, judge, rejected
-from ideator_rl.patch_paths import Tree, quote
-from ideator_rl.patch_text import parse
+from ideator_rl.patch.apply import apply_edits
+from ideator_rl.patch.edit import PatchError
+from ideator_rl.patch.judge import Rules, check_name, judge, rejected
+from ideator_rl.patch.paths import Tree, quote
+from ideator_rl.patch.text import parse
 
 __all__ = [
     "PatchError", "Rules", "Tree", "apply_patch", "diff", "judge", "read_tree", "tree_hash", "write_tree",
