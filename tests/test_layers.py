@@ -1,0 +1,84 @@
+"""Reads the imports and holds the one-way rule: nouns ← edges ← executor ← reward buffer ← training ← command line."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CORE = ROOT / "ideator_rl"
+
+LAYERS = [
+    {"errors", "ideas", "experiment", "patch"},
+    {"registry", "environment", "environment_data", "manifest", "catalogue", "catalogue_edits", "catalogue_numbers",
+     "catalogue_text"},
+    {"bucket", "journal"},
+    {"executor"},
+    {"reward_buffer", "rollout_prompts"},
+    {"diagnostics"},
+    {"training"},
+    {"train", "cli", "cli_execute", "cli_runs", "cli_environments", "doctor", "environment_check"},
+]  # fmt: skip
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    return sorted(path for path in CORE.rglob("*.py"))
+
+
+def imports(path):
+    """Every dotted name that a module imports, at its top or inside a function: (name, inside a function)."""
+    tree = ast.parse(path.read_text())
+    top = set(ast.iter_child_nodes(tree))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            yield name, node not in top
+
+
+def room(path):
+    return path.relative_to(CORE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_layer():
+    unknown = {room(path) for path in modules()} - set(LEVEL) - {"__init__"}
+    assert not unknown, f"say in LAYERS where these belong: {sorted(unknown)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(CORE)))
+def test_imports_point_one_way(path):
+    for name, _ in imports(path):
+        parts = name.split(".")
+        if parts[0] == "ideator_rl" and len(parts) > 1 and parts[1] in LEVEL and room(path) != "__init__":
+            assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{path.name} imports {name} from a later layer"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(CORE)))
+def test_heavy_packages_stay_in_their_rooms(path):
+    for name, inside in imports(path):
+        package = name.split(".")[0]
+        if package in ("trl", "peft", "transformers", "datasets", "tokenizers"):
+            assert room(path) in ("training", "train"), f"{path.name} imports {name} outside training/"
+        if package == "torch":
+            assert inside and room(path) == "training", f"{path.name} imports torch at its top or outside training/"
+        assert package not in ("rewards", "envs", "recipes"), f"{path.name} imports {name}: use the registry"
+
+
+def test_the_core_names_no_environment():
+    names = [path.parent.name for path in (ROOT / "envs").glob("*/env.yaml")]
+    for path in modules():
+        for name in names:
+            assert name not in path.read_text(), f"{path.name} names the environment {name}"
+
+
+def test_importing_the_package_does_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import sys, ideator_rl.reward_buffer; print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
