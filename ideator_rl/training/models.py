@@ -20,6 +20,8 @@ from ideator_rl.errors import IdeatorError
 
 PACKAGE = "package:"
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
+PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
+"""What a token of a model from scratch may span: a section mark, a number, a line end, a phrase within a sentence."""
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
     "'\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -68,7 +70,7 @@ def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed
     known = LlamaConfig().to_dict()
     tokenizer = _phrase_tokenizer(corpus, numbers.pop("vocab_size", 1024))
     if unknown := [key for key in numbers if key not in known]:
-        raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or keys of LlamaConfig.")
+        raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or LlamaConfig keys.")
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -85,14 +87,14 @@ def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed
 def _phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
     """Byte-level BPE whose merges may cross spaces, as in SuperBPE (arXiv 2503.13423).
 
-    A small model then learns phrases, not spelling, and reads and writes a quarter of the tokens.  Merges stop at
-    section marks, line ends and full stops, so a prompt and its completion keep apart.
+    A small model then learns phrases, not spelling, and reads and writes a quarter of the tokens.  Merges stop
+    where `PIECES` does, so that numbers stay numbers and a prompt and its completion keep apart.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
-    pieces = pre_tokenizers.Split(Regex(r" ?\[[^\[\]]*\]|\.(?!\d)|\n|[^\[\]\n.]+|[\[\].]"), "isolated")
+    pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(False, use_regex=False)])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -1,0 +1,120 @@
+"""The keys a recipe may have: ours, and those of TRL's GRPOConfig and ModelConfig, with the types they take.
+
+TRL's keys are read from the source of its dataclasses: importing trl takes seconds, and a wrong key should be told at
+once.  `tests/test_trl_contract.py` holds that the two ways give the same keys.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import types
+import typing
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class IdeatorConfig:
+    """The keys that TRL does not have."""
+
+    env: str = ""
+    """Environment: a name, or the path of its folder."""
+    preset: str = "cpu"
+    bucket: str = ""
+    """URL of the bucket; empty for `<output_dir>/bucket`."""
+    implementer: str = "rules"
+    slots: int | None = None
+    """CPU slots for experiments on this machine; null for the number of cores."""
+    isolation: str = "auto"
+    replicates: int = 1
+    """Runs that equal ideas of one group are spread over."""
+    prompts: str = "short"
+    """Which of the environment's prompts asks for an idea."""
+    reward_funcs: list[str] = field(default_factory=lambda: ["execution"])
+    """Reward functions by name or dotted path; `reward_weights` is TRL's."""
+    model_name_or_path: str | None = None
+    """Hub name, folder, or `package:NAME/FILE.gguf` inside an installed package; null with `scratch_model`."""
+    scratch_model: dict[str, int] | None = None
+    """Build a small Llama and its tokenizer on the spot: `vocab_size` and numbers of LlamaConfig."""
+    sft_steps: int = 0
+    """Optimizer steps of format SFT before RL, on ideas from the environment's catalogue; 0 for none."""
+    sft_learning_rate: float = 1e-3
+    sft_batch_size: int = 16
+    sft_examples: int = 2000
+    """Ideas to draw from the catalogue."""
+    cpu_threads: int | None = None
+    """Threads of the ideator's own computations; null for torch's choice.  Experiments have one each."""
+    baseline_replicates: int = 1
+    """Runs of the unchanged baseline, with seeds of their own, to compare with."""
+
+
+Types = tuple[str, ...]
+"""Names of plain types that a key takes, such as ("int", "NoneType"); empty for a key that takes anything."""
+
+_SOURCES = {
+    "grpo": (
+        ("trl", "trainer/grpo_config.py", "GRPOConfig"),
+        ("trl", "trainer/base_config.py", "_BaseConfig"),
+        ("transformers", "training_args.py", "TrainingArguments"),
+    ),
+    "model": (("trl", "trainer/model_config.py", "ModelConfig"),),
+}
+_PLAIN = {"int", "float", "str", "bool", "dict", "list", "None"}
+_TEXT_LIKE = {"SchedulerType", "OptimizerNames", "IntervalStrategy", "SaveStrategy", "HubStrategy"}
+"""Enums of transformers, which a recipe spells as text."""
+
+
+def our_keys() -> dict[str, Types]:
+    """Keys of IdeatorConfig."""
+    return {key: _names_of(hint) for key, hint in typing.get_type_hints(IdeatorConfig).items()}
+
+
+@cache
+def trl_keys(group: str) -> dict[str, Types]:
+    """Keys of GRPOConfig (`grpo`) or ModelConfig (`model`)."""
+    keys: dict[str, Types] = {}
+    for package, file, name in _SOURCES[group]:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None and spec.origin is not None, f"{package} is a dependency of this library"
+        tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
+        for node in body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_argument(node.value):
+                keys.setdefault(node.target.id, _annotated(node.annotation))
+    return keys
+
+
+def fits(value: Any, wanted: Types) -> bool:
+    """Whether a value from YAML is of one of these types; a whole number serves as a float."""
+    given = type(value).__name__
+    return not wanted or given in wanted or (given == "int" and "float" in wanted)
+
+
+def spelled(wanted: Types) -> str:
+    """Types as a reader of YAML calls them."""
+    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
+    return " or ".join(words.get(name, {"dict": "a mapping", "list": "a list"}.get(name, name)) for name in wanted)
+
+
+def _names_of(hint: Any) -> Types:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple((typing.get_origin(option) or option).__name__ for option in options)
+
+
+def _is_argument(value: ast.expr | None) -> bool:
+    """Not `field(init=False)`, which the constructor does not take."""
+    keywords = value.keywords if isinstance(value, ast.Call) else []
+    return not any(k.arg == "init" and isinstance(k.value, ast.Constant) and not k.value.value for k in keywords)
+
+
+def _annotated(annotation: ast.expr) -> Types:
+    found: list[str] = []
+    for part in ast.unparse(annotation).split(" | "):
+        name = part.partition("[")[0]
+        if name not in _PLAIN | _TEXT_LIKE:
+            return ()
+        found.append("NoneType" if name == "None" else "str" if name in _TEXT_LIKE else name)
+    return tuple(dict.fromkeys(found))
