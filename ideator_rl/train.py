@@ -1,35 +1,41 @@
 """What accelerate launches: `accelerate launch -m ideator_rl.train --config RECIPE.yaml [--key value …] [--resume]`.
 
-Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr.
+Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr, 130 when it was
+interrupted.
 """
 
 from __future__ import annotations
 
-import logging
-import os
+import errno
+import shutil
 import sys
-import warnings
+from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
 
+LITTLE_BYTES = 16 << 20
+
 
 def main(argv: list[str] | None = None) -> int:
+    folder: Path | None = None
     try:
         config, resume, overrides = arguments(sys.argv[1:] if argv is None else argv)
         from ideator_rl.training.progress import Progress
+        from ideator_rl.training.recipe import load_recipe
+        from ideator_rl.training.run import train
 
-        progress = Progress()
-        progress.say(f"reading {config}")
-        with progress.phase("imports"):
-            _quiet()
-            from ideator_rl.training.recipe import load_recipe
-
-            recipe = load_recipe(config, overrides)
-            from ideator_rl.training.run import train
-        train(recipe, resume, progress)
+        recipe = load_recipe(config, overrides)
+        folder = recipe.output_dir
+        train(recipe, resume, Progress())
     except IdeatorError as error:
-        print(f"ideator_rl.train: {error}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("ideator_rl.train: interrupted. The same line with --resume goes on.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if folder is None or not _no_room(error, folder):
+            raise
+        return _fail(f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume.")
     return 0
 
 
@@ -55,19 +61,20 @@ def arguments(argv: list[str]) -> tuple[str, bool, list[str]]:
     return config, resume, words
 
 
-def _quiet() -> None:
-    """Silence what a user of a recipe cannot act on; errors stay."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|trl|transformers|peft)\.")
-    import datasets
-    import transformers
+def _fail(sentence: str) -> int:
+    print(f"ideator_rl.train: {sentence}", file=sys.stderr)
+    return 2
 
-    datasets.disable_progress_bars()
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    for name in ("trl", "accelerate"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+
+def _no_room(error: BaseException | None, folder: Path) -> bool:
+    """Whether a full disk is behind an error; torch and safetensors hide the errno in texts of their own."""
+    if folder.is_dir() and shutil.disk_usage(folder).free < LITTLE_BYTES:
+        return True
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ is made in a temporary folder and moved into place, so that a kill leaves nothin
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import shutil
@@ -39,12 +40,22 @@ def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list
         corpus: texts that a tokenizer made from scratch is trained on.
     """
     if scratch is not None:
-        if not home.is_dir():
-            with made_whole(home) as folder:
-                _from_scratch(dict(scratch), corpus, folder, seed)
+        with alone(home):
+            if not home.is_dir():
+                with made_whole(home) as folder:
+                    _from_scratch(dict(scratch), corpus, folder, seed)
         return str(home)
     assert name is not None
     return str(_from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
+
+
+@contextmanager
+def alone(target: Path) -> Iterator[None]:
+    """One process at a time makes `target`; the others wait and find it made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -129,9 +140,10 @@ def _from_package(path: str) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
     target = cache_root() / "models" / Path(file).stem
-    if not target.is_dir():
-        with made_whole(target) as scratch:
-            _convert(folder, file, scratch)
+    with alone(target):
+        if not target.is_dir():
+            with made_whole(target) as scratch:
+                _convert(folder, file, scratch)
     return target
 
 

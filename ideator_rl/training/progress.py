@@ -1,6 +1,7 @@
-"""Progress that a person can follow in a terminal or a log: one plain line on change, at most every two seconds.
+"""Progress that a person can follow in a terminal or a log: plain lines on stderr, at most one in two seconds.
 
-What runs, what is done and failed, the best so far, and the time left; also while the trainer waits for experiments.
+While the trainer waits for experiments, a line says what runs, what is done and failed, the best so far, and the time
+left; in a terminal it is rewritten in place, in a log it is printed when it changes.  Also the run's stop-watch.
 """
 
 from __future__ import annotations
@@ -11,56 +12,73 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from ideator_rl.reward_buffer import live_buffers
 
 INTERVAL_SECONDS = 2.0
+ERASE_LINE = "\r\x1b[K"
 
 
 class Progress:
-    """The voice of a run, and its stop-watch: seconds by phase, for `timings.json`."""
+    """The voice of a run, and its stop-watch: wall seconds by phase, for `timings.json`."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.step, self.steps = 0, 0
-        self._training_since: float | None = None
+        self._training_since = 0.0
         self._first_step = 0
+        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread: threading.Thread | None = None
 
-    def say(self, text: str) -> None:
-        print(f"[{_clock(time.monotonic() - self.started)}] {text}", file=sys.stderr, flush=True)
+    def say(self, text: str, passing: bool = False) -> None:
+        """Print a line with the time since the start; a passing one is overwritten where that can be done."""
+        live = sys.stderr.isatty()
+        start, end = (ERASE_LINE, "" if passing else "\n") if live else ("", "\n")
+        with self._lock:
+            print(f"{start}[{_clock(time.monotonic() - self.started)}] {text}", end=end, file=sys.stderr, flush=True)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the wall seconds of a block under a name."""
-        before = time.monotonic()
+        """Count the wall seconds of a block under a name, without those counted under another name inside it."""
+        before, inside = time.monotonic(), sum(self.seconds.values())
         try:
             yield
         finally:
-            self.seconds[name] += time.monotonic() - before
+            inside = sum(self.seconds.values()) - inside
+            self.seconds[name] += time.monotonic() - before - inside
 
-    def warmup(self, step: int, steps: int, loss: float) -> None:
-        self.say(f"warm-up step {step}/{steps} · loss {loss:.3f}")
+    def warmup(self, step: int, steps: int, loss: float, seconds: float) -> None:
+        """`seconds` since the first warm-up step began."""
+        left = _clock(seconds / step * (steps - step))
+        self.say(f"warm-up step {step}/{steps} · loss {loss:.3f} · about {left} of warm-up left")
 
     def begin(self, step: int, steps: int) -> None:
         """Training starts at `step` of `steps`."""
         self.step, self.steps, self._first_step = step, steps, step
         self._training_since = time.monotonic()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(INTERVAL_SECONDS)
+
+    def timings(self) -> dict[str, float]:
+        """Wall seconds by phase; `other` is what no phase counted."""
+        total = time.monotonic() - self.started
+        known = {name: round(value, 3) for name, value in self.seconds.items()}
+        return {**known, "other": round(total - sum(self.seconds.values()), 3), "total": round(total, 3)}
 
     def _watch(self) -> None:
         last = ""
         while not self._stop.wait(INTERVAL_SECONDS):
             line = self.line()
-            if line != last:
-                self.say(line + self._left())
+            if line != last or sys.stderr.isatty():
+                self.say(line + self._left(), passing=True)
             last = line
 
     def line(self) -> str:
@@ -77,11 +95,19 @@ class Progress:
         return " · ".join(parts)
 
     def _left(self) -> str:
-        done = self.step - self._first_step
-        if self._training_since is None or done == 0:
+        share = self._share([buffer.counts() for buffer in live_buffers()])
+        if share == 0.0:
             return ""
-        left = (time.monotonic() - self._training_since) / done * (self.steps - self.step)
-        return f" · about {_clock(left)} left"
+        return f" · about {_clock((time.monotonic() - self._training_since) * (1 / share - 1))} left"
+
+    def _share(self, counts: list[dict[str, Any]]) -> float:
+        """How much of this process's training is done, counting the experiments of the step under way."""
+        steps, todo = self.step - self._first_step, self.steps - self._first_step
+        proposed, done = sum(c["proposed"] for c in counts), sum(c["done"] for c in counts)
+        if proposed == 0 or todo <= 0:
+            return 0.0
+        begun = min(steps + 1, todo)
+        return max(steps, min(begun, done / proposed * begun)) / todo
 
 
 def _clock(seconds: float) -> str:

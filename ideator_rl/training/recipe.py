@@ -55,10 +55,13 @@ class Recipe:
         a_step = self.grpo.get("per_device_train_batch_size", 8) * int(os.environ.get("WORLD_SIZE", "1"))
         return self.grpo.get("generation_batch_size") or a_step * steps
 
+    def text(self) -> str:
+        """The resolved recipe as YAML: it can be run as it is."""
+        given = {key: value for key, value in asdict(self.ours).items() if value not in (None, "")}
+        return yaml.safe_dump({**given, **self.model, **self.grpo}, sort_keys=False, allow_unicode=True)
+
     def save(self, path: Path) -> None:
-        """Write the resolved recipe: it can be run as it is."""
-        given = {key: value for key, value in asdict(self.ours).items() if value is not None}
-        path.write_text(yaml.safe_dump({**given, **self.model, **self.grpo}, sort_keys=False, allow_unicode=True))
+        path.write_text(self.text(), encoding="utf-8")
 
 
 def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
@@ -88,26 +91,6 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
     for problem in _problems(recipe):
         raise RecipeError(f"The recipe {path} {problem}")
     return recipe
-
-
-def grpo_config(recipe: Recipe) -> Any:
-    """The recipe's GRPOConfig, with defaults for what stock TRL assumes of a GPU.
-
-    Raises:
-        RecipeError: TRL refuses a value.
-    """
-    import torch
-    from trl import GRPOConfig
-
-    values = dict(recipe.grpo)
-    if not torch.cuda.is_available():
-        values.setdefault("use_cpu", True)
-        values.setdefault("bf16", False)
-    values.setdefault("report_to", "none")
-    try:
-        return GRPOConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"TRL refuses the recipe: {error}") from error
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:

@@ -7,15 +7,17 @@ import json
 import os
 import re
 import shutil
+import struct
+import zipfile
 from pathlib import Path
 from typing import IO
 
 from ideator_rl.errors import IdeatorError
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
-MARK = "recipe.yaml"
+MARK, MODEL = "recipe.yaml", "model"
 STATE = "trainer_state.json"
-"""Written last by the Trainer: a checkpoint where it parses has all its other files."""
+"""Written last by the Trainer."""
 
 
 class RunFolderError(IdeatorError):
@@ -66,8 +68,32 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has all that resuming needs: weights, optimizer, schedule, random state, and the state."""
     try:
         json.loads((checkpoint / STATE).read_text())
+        weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("global_step*/*")]
+        archives = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+        sharded = bool(list(checkpoint.glob("global_step*")))
+        return (
+            bool(weights)
+            and all(_is_safetensors(path) for path in weights if path.suffix == ".safetensors")
+            and len(archives) > 2
+            and all(zipfile.is_zipfile(path) for path in archives if path.name != "optimizer.pt" or not sharded)
+        )
     except (OSError, ValueError):
         return False
-    return True
+
+
+def is_complete(folder: Path, max_steps: int) -> bool:
+    """Whether the run in a folder took its last step and saved its model."""
+    done = last_checkpoint(folder)
+    return done is not None and (folder / MODEL).is_dir() and 0 < max_steps <= int(done.name.rpartition("-")[2])
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the header parses and the file is as long as it says."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        header = json.loads(file.read(min(length, path.stat().st_size)))
+    ends = [body["data_offsets"][1] for name, body in header.items() if name != "__metadata__"]
+    return path.stat().st_size == 8 + length + max(ends, default=0)

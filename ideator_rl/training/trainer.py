@@ -5,51 +5,51 @@ Private names of TRL that are touched stand in `tests/test_trl_contract.py`, eac
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback
-from trl import GRPOTrainer
+from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 
 from ideator_rl.registry import resolve_reward
+from ideator_rl.training.card import model_card
+from ideator_rl.training.models import made_whole
 from ideator_rl.training.progress import Progress
-from ideator_rl.training.recipe import Recipe, grpo_config
-
-LORA_KEYS = {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "lora_target_modules": "all-linear"}
+from ideator_rl.training.recipe import Recipe, RecipeError
 
 
-class TimedGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer that tells a stop-watch where its wall clock went."""
+class IdeatorTrainer(GRPOTrainer):
+    """GRPOTrainer that tells a stop-watch where its wall clock went, and a model card where its model came from."""
 
-    progress: Progress
+    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
+        self.recipe, self.progress = recipe, progress
+        super().__init__(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        before = self.progress.seconds["generation"] + self.progress.seconds["experiments"]
-        with self.progress.phase("step"):
-            loss = super().training_step(*args, **kwargs)
-        inside = self.progress.seconds["generation"] + self.progress.seconds["experiments"] - before
-        self.progress.seconds["step"] -= inside
-        return loss
+        with self.progress.phase("update"):
+            return super().training_step(*args, **kwargs)
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        before = self.progress.seconds["experiments"]
         with self.progress.phase("generation"):
-            out = super()._generate_and_score_completions(*args, **kwargs)
-        self.progress.seconds["generation"] -= self.progress.seconds["experiments"] - before
-        return out
+            return super()._generate_and_score_completions(*args, **kwargs)
 
     def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("experiments"):
             return super()._calculate_rewards(*args, **kwargs)
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """The stock card calls a local base model "None"."""
+        if self.is_world_process_zero():
+            (Path(self.args.output_dir) / "README.md").write_text(model_card(self.recipe), encoding="utf-8")
+
 
 class _Steps(TrainerCallback):
     """Keeps the progress line's step, and says what came of each one."""
 
-    def __init__(self, progress: Progress, said: Callable[[dict[str, Any]], str]):
-        self._progress, self._said = progress, said
+    def __init__(self, progress: Progress):
+        self._progress = progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -60,50 +60,64 @@ class _Steps(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
-            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {self._said(logs)}")
+            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {_said(logs)}")
 
 
-def build_trainer(recipe: Recipe, source: str, rows: list[dict[str, Any]], progress: Progress) -> TimedGRPOTrainer:
-    """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns)."""
-    config = grpo_config(recipe)
-    config.disable_tqdm = True  # our own progress line tells more
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    names = {"dtype": "dtype", "attn_implementation": "attn_implementation", "model_revision": "revision"}
-    given = {theirs: recipe.model[ours] for ours, theirs in names.items() if ours in recipe.model}
-    given.setdefault("dtype", "bfloat16" if config.bf16 else "float32")
-    config.model_init_kwargs = {**given, **(config.model_init_kwargs or {})}
-    TimedGRPOTrainer.progress = progress
-    trainer = TimedGRPOTrainer(
-        model=source,
-        reward_funcs=[resolve_reward(name) for name in recipe.ours.reward_funcs],
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-        peft_config=_peft(recipe),
-        callbacks=[_Steps(progress, _said)],
-    )
+def build_trainer(recipe: Recipe, source: str, rows: list[dict[str, Any]], progress: Progress) -> IdeatorTrainer:
+    """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns).
+
+    Raises:
+        RecipeError: TRL refuses a value.
+        UnknownName: there is no such reward function.
+    """
+    rewards = [resolve_reward(name) for name in recipe.ours.reward_funcs]
+    model = ModelConfig(**recipe.model)
+    set_seed(recipe.seed)  # new adapters are drawn before the Trainer sets its own
+    try:
+        config = grpo_config(recipe, model)
+        trainer = IdeatorTrainer(
+            recipe=recipe,
+            progress=progress,
+            model=source,
+            reward_funcs=rewards,
+            args=config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=AutoTokenizer.from_pretrained(source),
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+            callbacks=[_Steps(progress)],
+        )
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"TRL refuses this recipe: {error}") from error
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def save_model(trainer: TimedGRPOTrainer, folder: Path) -> None:
-    """The trained model as a plain folder, adapters merged in."""
+def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
+    """TRL's configuration; without a GPU, defaults that assume one are taken back unless the recipe gives them."""
+    values = dict(recipe.grpo)
+    if not torch.cuda.is_available():
+        values.setdefault("use_cpu", True)
+        values.setdefault("bf16", False)
+    values.setdefault("report_to", "none")
+    values.setdefault("disable_tqdm", True)  # our own progress line tells more
+    config = GRPOConfig(**values)
+    given = {"revision": model.model_revision, "attn_implementation": model.attn_implementation}
+    dtype = model.dtype or "float32"
+    warmed = {} if recipe.ours.sft_steps else given  # a revision names a hub model, not the folder of its warm-up
+    config.model_init_kwargs = {**warmed, "dtype": dtype, **(config.model_init_kwargs or {})}
+    return config
+
+
+def save_model(trainer: IdeatorTrainer, folder: Path) -> None:
+    """The trained model as a plain folder, adapters merged in; it appears whole or not at all."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    model.save_pretrained(folder)
-    tokenizer: Any = trainer.processing_class
-    tokenizer.save_pretrained(folder)
-
-
-def _peft(recipe: Recipe) -> Any:
-    if not recipe.model.get("use_peft"):
-        return None
-    from peft import LoraConfig
-
-    given = {key: recipe.model.get(key, default) for key, default in LORA_KEYS.items()}
-    names = {"lora_r": "r", "lora_target_modules": "target_modules"}
-    return LoraConfig(task_type="CAUSAL_LM", **{names.get(key, key): value for key, value in given.items()})
+    with made_whole(folder) as scratch:
+        model.save_pretrained(scratch)
+        trainer.processing_class.save_pretrained(scratch)
+        (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
 
 
 def _said(logs: dict[str, Any]) -> str:

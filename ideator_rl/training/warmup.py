@@ -1,44 +1,46 @@
 """The warm-up: a short SFT that teaches the ideator the form of an idea, on ideas from the environment's catalogue.
 
 Runs once, before RL; the result is a folder that appears whole or not at all, so a resumed run takes it as it is.
-The prompts are those that RL will use, and only the completion is learned.
+The prompts are those that RL will use, only the completion is learned, and the whole model is (adapters, where a recipe
+wants them, start with RL on top of the result).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.training.models import made_whole
-from ideator_rl.training.recipe import IdeatorConfig
+from ideator_rl.training.recipe_keys import IdeatorConfig
 
-Tick = Callable[[int, int, float], None]
-"""Called with step, steps, loss."""
+Tick = Callable[[int, int, float, float], None]
+"""Called with step, steps, loss, and seconds since the first step began."""
 
 
 def warm_up(
     source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, tick: Tick
 ) -> None:
-    """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`."""
+    """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`.
+
+    Args:
+        prompt: text, or messages for a model with a chat template.
+    """
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
     from trl import SFTConfig, SFTTrainer
-
-    class Progress(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
-                tick(state.global_step, config.sft_steps, float(logs["loss"]))
 
     rows = [{"prompt": prompt, "completion": _answer(prompt, text)} for text in ideas]
     gpu = torch.cuda.is_available()
+    set_seed(seed)
     with made_whole(target) as scratch:
         trainer: Any = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16 if gpu else torch.float32),
+            model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
             processing_class=AutoTokenizer.from_pretrained(source),
             train_dataset=Dataset.from_list(rows),
-            callbacks=[Progress()],
+            callbacks=[_ticker(config.sft_steps, tick)],
             args=SFTConfig(
                 output_dir=str(scratch / "trainer"),
                 max_steps=config.sft_steps,
@@ -61,6 +63,20 @@ def warm_up(
         trainer.train()
         trainer.model.save_pretrained(scratch)
         trainer.processing_class.save_pretrained(scratch)
+
+
+def _ticker(steps: int, tick: Tick) -> Any:
+    from transformers import TrainerCallback
+
+    class Ticker(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.since = time.monotonic()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                tick(state.global_step, steps, float(logs["loss"]), time.monotonic() - self.since)
+
+    return Ticker()
 
 
 def _answer(prompt: Any, text: str) -> Any:
