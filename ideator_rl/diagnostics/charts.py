@@ -36,7 +36,7 @@ _VARIABLES |= {colour: f"status-{i}" for i, colour in enumerate(STATUS)}
 
 _SETTINGS: Any = {
     "svg.fonttype": "none",
-    "font.size": 10.5,
+    "font.size": 11.5,
     "axes.edgecolor": GRID,
     "axes.grid": True,
     "axes.grid.axis": "y",
@@ -85,11 +85,13 @@ def best_so_far(
         return None
 
     def draw(axes: Axes) -> None:
-        axes.scatter(dots.x, dots.y, s=9, color=DOT, linewidths=0, zorder=1)
+        axes.scatter(dots.x, dots.y, s=14, color=DOT, linewidths=0, zorder=1)
         for i, line in enumerate(lines):
             axes.step(line.x, line.y, where="post", color=SERIES[i % len(SERIES)], linewidth=2)
         _baselines(axes, baselines)
-        _frame(axes, [*dots.y], [y for line in lines for y in line.y[-1:]] + [b.mean for b in baselines])
+        reached = [y for line in lines for y in line.y[-1:]]
+        cloud = dots.y or [y for line in lines for y in line.y]
+        _frame(axes, cloud, reached + [one.mean for one in baselines])
         axes.set_xlabel("experiments run")
 
     return _svg(draw, title, words)
@@ -104,8 +106,15 @@ def by_step(
     errors: Sequence[float | None] = (),
     baseline: Baseline | None = None,
     percent: bool = False,
+    framed: bool = False,
 ) -> Markup | None:
-    """Curves over steps; a None is a gap.  `errors` are half-lengths of bars on the first curve."""
+    """Curves over steps; a None is a gap.
+
+    Args:
+        errors: half-lengths of bars on the first curve.
+        percent: values are shares of one.
+        framed: the last curve and the baseline are shown whole, far outliers of the first are not.
+    """
     values = [[math.nan if value is None else value for value in curve] for curve in curves]
     if all(math.isnan(value) for curve in values for value in curve):
         return None
@@ -118,6 +127,9 @@ def by_step(
             axes.plot(steps, curve, color=colour, linewidth=2, marker="o", markersize=4, markeredgewidth=0)
         if baseline:
             _baselines(axes, [baseline])
+        if framed:
+            known = [[value for value in curve if not math.isnan(value)] for curve in values]
+            _frame(axes, known[0], [*known[-1], *([baseline.mean] if baseline else [])])
         if percent:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -151,10 +163,10 @@ def _baselines(axes: Axes, baselines: Sequence[Baseline]) -> None:
 
 
 def _frame(axes: Axes, cloud: Sequence[float], must: Sequence[float]) -> None:
-    """Show everything in `must` and the middle nine tenths of the cloud: one diverged run must not flatten the rest."""
+    """Show all of `must` and the middle eight tenths of the cloud: one diverged run must not flatten the rest."""
     ordered = sorted(cloud)
     edge = len(ordered) // 10
-    shown = [*must, *ordered[edge // 2 : len(ordered) - edge]]
+    shown = [*must, *ordered[edge : len(ordered) - edge]]
     low, high = min(shown), max(shown)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -33,6 +33,7 @@ def run_figures(name: str, run: Run, steps: list[Step], baseline: charts.Baselin
         _success(name, steps),
         _outcomes(name, run, steps),
         _reward(name, steps),
+        _distinct(name, steps),
     ]
     return [figure for figure in made if figure.drawing is not None]
 
@@ -89,9 +90,10 @@ def _metric(name: str, run: Run, steps: list[Step], baseline: charts.Baseline | 
         _TABLE,
         errors=_errors(run, steps),
         baseline=baseline,
+        framed=True,
     )
     legend = [("series-0", "mean, with its standard error"), ("series-1", "best"), *_legend(baseline)]
-    remark = f"{_better(run)}. The error is that of this step's successes, not of another run."
+    remark = f"{_better(run)}. The error is within the step, not between runs. Far outliers: outside the frame."
     return Figure(heading, remark, legend, drawing)
 
 
@@ -118,6 +120,13 @@ def _reward(name: str, steps: list[Step]) -> Figure:
     curve = [step.reward for step in steps]
     drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE)
     return Figure(heading, "What the learner got: failures included, the lost left out.", [], drawing)
+
+
+def _distinct(name: str, steps: list[Step]) -> Figure:
+    heading = "Distinct ideas by step"
+    curve = [step.distinct / step.proposed for step in steps]
+    drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE, percent=True)
+    return Figure(heading, "Records of their own among the ideas proposed: a fall warns of collapse.", [], drawing)
 
 
 _TABLE = "The numbers are in the table by step."
@@ -151,6 +160,10 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
+
+
+def spread(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def share(value: float | None) -> str:

@@ -22,7 +22,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ideator_rl.diagnostics import charts, safe_text
-from ideator_rl.diagnostics.figures import STATUSES, Figure, number, overlay, run_figures, share
+from ideator_rl.diagnostics.figures import STATUSES, Figure, number, overlay, run_figures, share, spread
 from ideator_rl.diagnostics.records import Rollout, Run, Step, read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RUNNING, Experiment
@@ -30,7 +30,9 @@ from ideator_rl.experiment import RUNNING, Experiment
 SIZE = 10_000_000
 """Bytes that the texts of all experiments may take together."""
 LARGEST = 40_000
-"""Bytes that one text may take."""
+"""Bytes that one text may take at most, and"""
+SMALLEST = 300
+"""what each may take however many there are."""
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
 """Keys of a recipe that the head of the report shows; the whole recipe is below it."""
@@ -123,16 +125,30 @@ def _render(sections: list[Section], overlays: list[Figure]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    texts = sum(len(section.rows) for section in sections) * 2 + 1
     jinja.globals |= {
-        "allowance": min(LARGEST, SIZE // texts),
+        "allowance": _allowance([row for section in sections for row in section.rows]),
         "clip": safe_text.clip,
-        "patch_lines": safe_text.patch_lines,
+        "coloured": safe_text.coloured,
         "STATUSES": STATUSES,
         "FACTS": FACTS,
     }
-    jinja.filters |= {"number": number, "share": share}
+    jinja.filters |= {"number": number, "share": share, "spread": spread}
     return jinja.get_template("report.html.j2").render(sections=sections, overlays=overlays)
+
+
+def _allowance(rows: list[Row]) -> int:
+    """Bytes that one text may take so that all of them stay within SIZE: only the long ones are clipped."""
+    sizes = []
+    for row in rows:
+        texts = [row.idea, row.thought]
+        if row.record:
+            texts += [row.record.log, (row.record.error or {}).get("message", "")]
+            sizes.append(safe_text.patch_size(row.record.patch[:LARGEST]))
+        sizes += [safe_text.size(text[:LARGEST]) for text in texts]
+    allowance = LARGEST
+    while allowance > SMALLEST and sum(min(size, allowance) for size in sizes) > SIZE:
+        allowance //= 2
+    return allowance
 
 
 def _section(name: str, run: Run) -> Section:

@@ -14,10 +14,15 @@ from typing import Any
 from markupsafe import Markup, escape
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_RUNS = re.compile(r"(?:^\+.*\n?)+|(?:^-.*\n?)+|(?:^[^-+@].*\n?)+|^@.*\n?", re.MULTILINE)
 _ACTING = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-    "|[\U000e0000-\U000e007f]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
+
+
+TAGS = 32
+"""Bytes of the tags around a piece of a patch."""
 
 
 def visible(text: str) -> str:
@@ -38,14 +43,41 @@ def clip(text: str, allowance: int, keep: str = "head") -> tuple[str, int]:
         The text kept, and how many characters were cut.
     """
     kept = text[:allowance] if keep == "head" else text[-allowance:]
-    while kept and (size := _size(kept)) > allowance:
-        length = min(len(kept) - 1, int(len(kept) * allowance / size))
+    while kept and (taken := size(kept)) > allowance:
+        length = min(len(kept) - 1, int(len(kept) * allowance / taken))
         kept = kept[:length] if keep == "head" else kept[len(kept) - length :]
     return kept, len(text) - len(kept)
 
 
-def patch_lines(patch: str) -> Iterator[tuple[str, str]]:
-    """The lines of a patch, neighbours of one kind together: (css class, text)."""
+def coloured(patch: str, allowance: int) -> tuple[list[tuple[str, str]], int]:
+    """The beginning of a patch, neighbouring lines of one kind together, within an allowance that counts their tags.
+
+    Returns:
+        (kind, lines) with the kinds "file", "hunk", "add", "del" and "", and how many characters were cut.
+    """
+    shown: list[tuple[str, str]] = []
+    left = allowance
+    for kind, lines in _pieces(patch[:allowance]):
+        kept, cut = clip(lines, max(0, left - TAGS))
+        if kept or not cut:
+            shown.append((kind, kept))
+        left -= size(kept) + TAGS
+        if cut:
+            break
+    return shown, len(patch) - len("\n".join(lines for _, lines in shown))
+
+
+def patch_size(patch: str) -> int:
+    """Bytes on the page, tags of the colours included: an estimate, for patches of any length."""
+    return size(patch) + TAGS * len(_RUNS.findall(patch))
+
+
+def size(text: str) -> int:
+    """Bytes on the page."""
+    return len(str(escape(visible(text))).encode())
+
+
+def _pieces(patch: str) -> Iterator[tuple[str, str]]:
     kind, in_hunk = "", False
     lines: list[str] = []
     for line in patch.split("\n"):
@@ -65,7 +97,3 @@ def _kind(line: str, in_hunk: bool) -> str:
     if not in_hunk:
         return "file"
     return {"+": "add", "-": "del"}.get(line[:1], "")
-
-
-def _size(text: str) -> int:
-    return len(str(escape(visible(text))).encode())
