@@ -119,7 +119,8 @@ def test_a_run_without_a_success_still_shows_its_outcomes(tmp_path):
     html = page_of(journal(tmp_path, steps, [baseline(0, 3.0)]))
     words = words_of(html)
     assert "No idea succeeded." in words and "0% → 0%" in words and "1 timed_out" in words
-    assert "Outcomes by step" in words and "so far" not in words and "were lost by our own fault" in words
+    assert "Outcomes by step" in words and "so far" not in words
+    assert "Ideas lost by our own fault (machine, bucket, endpoint): 1." in words
 
 
 def test_a_run_under_way_says_so_and_shows_what_is_known(tmp_path):
@@ -127,9 +128,16 @@ def test_a_run_under_way_says_so_and_shows_what_is_known(tmp_path):
     book.propose(0, [text("x"), text("y")])
     book.settle(0, 0, record("a", value=2.0))
     words = words_of(page_of(tmp_path))
-    assert "1 proposals have no outcome yet" in words and "2.0000" in words and "running" in words
+    assert "Ideas without an outcome yet: 1." in words and "2.0000" in words and "running" in words
     assert "Gain on the baseline–not known" in words
     book.close()
+
+
+def test_a_run_of_a_recipe_is_under_way_until_it_wrote_its_timings(two_steps):
+    assert "Ideas without an outcome yet: 0. The run is under way" in words_of(page_of(two_steps))
+    (two_steps / "timings.json").write_text('{"total": 12.5}')
+    words = words_of(page_of(two_steps))
+    assert "under way" not in words and "wall secondstotal 12.5" in words
 
 
 def test_every_status_has_a_colour_and_a_place_in_the_legend(tmp_path):

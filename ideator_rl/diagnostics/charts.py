@@ -34,6 +34,9 @@ _VARIABLES = {INK: "ink-soft", GRID: "grid", BASELINE: "baseline", DOT: "dot"}
 _VARIABLES |= {colour: f"series-{i}" for i, colour in enumerate(SERIES)}
 _VARIABLES |= {colour: f"status-{i}" for i, colour in enumerate(STATUS)}
 
+FEW = 40
+"""Steps up to which each has room for a mark of its own."""
+
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.size": 11.5,
@@ -124,7 +127,8 @@ def by_step(
             bars = [0.0 if error is None else error for error in errors]
             axes.errorbar(steps, values[0], yerr=bars, fmt="none", ecolor=SERIES[0], elinewidth=1.2, alpha=0.5)
         for curve, colour in zip(values, SERIES, strict=False):
-            axes.plot(steps, curve, color=colour, linewidth=2, marker="o", markersize=4, markeredgewidth=0)
+            width, mark = (2.0, 4.0) if len(steps) <= FEW else (1.3, 1.5)
+            axes.plot(steps, curve, color=colour, linewidth=width, marker="o", markersize=mark, markeredgewidth=0)
         if baseline:
             _baselines(axes, [baseline])
         if framed:

@@ -124,9 +124,10 @@ def _reward(name: str, steps: list[Step]) -> Figure:
 
 def _distinct(name: str, steps: list[Step]) -> Figure:
     heading = "Distinct ideas by step"
-    curve = [step.distinct / step.proposed for step in steps]
+    known = [step.succeeded + step.failed for step in steps]
+    curve = [step.distinct / count if count else None for step, count in zip(steps, known, strict=True)]
     drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE, percent=True)
-    return Figure(heading, "Records of their own among the ideas proposed: a fall warns of collapse.", [], drawing)
+    return Figure(heading, "Records of their own among known outcomes: a fall warns of collapse.", [], drawing)
 
 
 _TABLE = "The numbers are in the table by step."

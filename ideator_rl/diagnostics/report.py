@@ -75,6 +75,11 @@ class Section:
     figures: list[Figure]
 
     @property
+    def unfinished(self) -> bool:
+        """A run of a recipe writes its timings last."""
+        return self.counts[RUNNING] > 0 or bool(self.run.recipe and not self.run.timings)
+
+    @property
     def isolation(self) -> list[str]:
         return sorted({e.isolation for e in self.run.experiments.values() if e.isolation})
 
