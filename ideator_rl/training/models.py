@@ -73,13 +73,21 @@ def made_whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
+def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights and tokenizer as somebody who only generates wants them: with the cache on, padded at the left."""
+    model.config.use_cache = True
+    tokenizer.padding_side = "left"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed: int) -> None:
     """A small Llama with random weights and a tokenizer of its own."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     known = LlamaConfig().to_dict()
-    tokenizer = _phrase_tokenizer(corpus, numbers.pop("vocab_size", 1024))
+    tokenizer = phrase_tokenizer(corpus, numbers.pop("vocab_size", 1024))
     if unknown := [key for key in numbers if key not in known]:
         raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or LlamaConfig keys.")
     torch.manual_seed(seed)
@@ -91,11 +99,10 @@ def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed
         tie_word_embeddings=True,
         **numbers,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    save_whole(LlamaForCausalLM(config), tokenizer, folder)
 
 
-def _phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
+def phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
     """Byte-level BPE whose merges may cross spaces, as in SuperBPE (arXiv 2503.13423).
 
     A small model then learns phrases, not spelling, and reads and writes a quarter of the tokens.  Merges stop
@@ -115,9 +122,7 @@ def _phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
         show_progress=False,
     )
     bpe.train_from_iterator(corpus, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END_OF_TEXT, pad_token=PADDING)
-    tokenizer.padding_side = "left"
-    return tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END_OF_TEXT, pad_token=PADDING)
 
 
 def _from_package(path: str) -> Path:
@@ -159,8 +164,6 @@ def _convert(folder: Path, file: str, out: Path) -> None:
         del config.quantization_config
     plain: Any = LlamaForCausalLM(config)
     plain.load_state_dict(quantised.state_dict())
-    plain.to(torch.float32).save_pretrained(out)
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHATML
-    tokenizer.padding_side = "left"
-    tokenizer.save_pretrained(out)
+    save_whole(plain.to(torch.float32), tokenizer, out)

@@ -49,11 +49,21 @@ class Recipe:
         return self.grpo.get("num_generations") or 8
 
     @property
+    def micro_batch(self) -> int:
+        """Completions of one forward pass, over all processes."""
+        return self.grpo.get("per_device_train_batch_size", 8) * int(os.environ.get("WORLD_SIZE", "1"))
+
+    @property
     def generation_batch(self) -> int:
         """Completions generated at once, over all processes."""
         steps = self.grpo.get("steps_per_generation") or self.grpo.get("gradient_accumulation_steps", 1)
-        a_step = self.grpo.get("per_device_train_batch_size", 8) * int(os.environ.get("WORLD_SIZE", "1"))
-        return self.grpo.get("generation_batch_size") or a_step * steps
+        return self.grpo.get("generation_batch_size") or self.micro_batch * steps
+
+    @property
+    def steps_per_rollout(self) -> int:
+        """Optimizer steps that one generation batch feeds."""
+        uses = self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1)
+        return max(1, uses // self.grpo.get("gradient_accumulation_steps", 1))
 
     def text(self) -> str:
         """The resolved recipe as YAML: it can be run as it is."""
@@ -119,6 +129,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield (
             f"generates {batch} completions a batch ({each} a device), which num_generations {generations} does not "
             f"divide. Use a multiple of {generations}, for example per_device_train_batch_size: {generations}."
+        )
+    every = recipe.steps_per_rollout
+    if int(grpo.get("save_steps", 500)) % every:
+        yield (
+            f"saves every {grpo.get('save_steps', 500):g} steps and generates every {every}: a run resumed between two "
+            f"generations would not find its ideas again. Make save_steps a multiple of {every}."
         )
 
 

@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quant
 
 from ideator_rl.registry import resolve_reward
 from ideator_rl.training.card import model_card
-from ideator_rl.training.models import made_whole
+from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe import Recipe, RecipeError
 
@@ -115,8 +115,7 @@ def save_model(trainer: IdeatorTrainer, folder: Path) -> None:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with made_whole(folder) as scratch:
-        model.save_pretrained(scratch)
-        trainer.processing_class.save_pretrained(scratch)
+        save_whole(model, trainer.processing_class, scratch)
         (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
 
 

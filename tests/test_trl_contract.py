@@ -1,0 +1,107 @@
+"""What this library assumes of TRL and transformers beyond their public interface, each with what breaks without it."""
+
+import dataclasses
+import inspect
+
+import pytest
+import transformers
+import trl
+from transformers import Trainer
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
+
+from ideator_rl.training.recipe_keys import fits, trl_keys
+from ideator_rl.training.trainer import IdeatorTrainer
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize(("group", "config"), [("grpo", GRPOConfig), ("model", ModelConfig)])
+def test_keys_read_from_the_source_are_those_of_the_dataclass(group, config):
+    real = {field.name for field in dataclasses.fields(config) if field.init}
+    assert set(trl_keys(group)) == real, "recipe_keys.py reads TRL's source wrongly: good recipes would be refused"
+
+
+@pytest.mark.parametrize(("group", "config"), [("grpo", GRPOConfig), ("model", ModelConfig)])
+def test_every_default_of_trl_has_the_type_that_a_recipe_may_give(group, config):
+    for field in dataclasses.fields(config):
+        if field.init and isinstance(field.default, str | int | float | bool | None):
+            plain = field.default.value if hasattr(field.default, "value") else field.default
+            assert fits(plain, trl_keys(group)[field.name]), (
+                f"a recipe could not write TRL's own default of {field.name}"
+            )
+
+
+def test_the_hooks_that_are_timed_are_where_they_were():
+    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"], "generation is not timed"
+    wanted = ["self", "inputs", "prompts", "completions", "completion_ids_list"]
+    assert parameters(GRPOTrainer._calculate_rewards) == wanted, "the wait for experiments is not timed"
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    assert "self._calculate_rewards(" in source, "rewards are computed elsewhere: timings.json would be wrong"
+    assert "self._prepare_inputs(" in inspect.getsource(Trainer.training_step), "generation is outside the step"
+
+
+def test_the_model_card_is_written_by_one_public_method():
+    for owner in (GRPOTrainer._save_checkpoint, GRPOTrainer.push_to_hub):
+        if "create_model_card" in inspect.getsource(owner):
+            break
+    else:
+        pytest.fail("TRL writes its card by another road: a local base model would be called None")
+    assert IdeatorTrainer.create_model_card is not GRPOTrainer.create_model_card
+
+
+def test_a_reward_function_is_given_the_step_and_the_loggers():
+    source = inspect.getsource(GRPOTrainer._calculate_rewards)
+    for name in ("trainer_state", "log_metric", "log_extra"):
+        assert f'"{name}"' in source, f"execution_reward no longer gets {name}: steps or success would not be recorded"
+    assert "iscoroutinefunction" in inspect.getsource(inspect.getmodule(GRPOTrainer)), "async rewards are not awaited"
+
+
+def test_the_state_is_the_last_part_of_a_checkpoint_to_be_written():
+    source = inspect.getsource(Trainer._save_checkpoint)
+    parts = ["self.save_model(", "_save_optimizer_and_scheduler(", "_save_rng_state(", "save_to_json("]
+    places = [source.index(part) for part in parts]
+    assert places == sorted(places), "a kill could leave a checkpoint that looks whole; run_folder.is_whole must follow"
+
+
+def test_a_generation_batch_is_made_anew_after_resuming():
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    assert "self._buffered_inputs is None" in source, "a resumed run would train on nothing"
+    config = GRPOConfig("x", use_cpu=True, bf16=False, gradient_accumulation_steps=4, report_to="none")
+    assert config.steps_per_generation == 4, "recipe.generation_batch computes TRL's default wrongly"
+
+
+def test_a_config_that_does_not_divide_is_refused_by_trl_as_the_recipe_says():
+    with pytest.raises(ValueError, match="divisible"):
+        GRPOConfig("x", use_cpu=True, bf16=False, per_device_train_batch_size=8, num_generations=3, report_to="none")
+
+
+def test_sft_appends_the_end_token_to_a_completion(tmp_path):
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig
+
+    from ideator_rl.training.models import build_ideator
+
+    shape = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
+    source = build_ideator(None, {**shape, **heads}, ["Propose.", "An idea [End]"] * 9, tmp_path / "m", 0)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    trainer = SFTTrainer(
+        model=AutoModelForCausalLM.from_pretrained(source),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{"prompt": "Propose.", "completion": "An idea [End]"}]),
+        args=SFTConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none"),
+    )
+    row = trainer.train_dataset[0]
+    assert row["input_ids"][-1] == tokenizer.eos_token_id, "a warmed-up ideator would never stop after [End]"
+    learned = row["completion_mask"] if "completion_mask" in row else [label != -100 for label in row["labels"]]
+    prompt = len(tokenizer("Propose.").input_ids)
+    assert not any(learned[:prompt]) and all(learned[prompt:]), "the warm-up would learn the prompt, or not the idea"
+
+
+def test_the_versions_are_those_this_file_was_written_for():
+    tested = tuple(int(part) for part in trl.__version__.split(".")[:2])
+    assert (1, 14) <= tested < (1, 17), f"pyproject pins trl, yet {trl.__version__} is installed"
+    assert int(transformers.__version__.split(".")[0]) < 6
