@@ -74,9 +74,8 @@ def made_whole(target: Path) -> Iterator[Path]:
 
 
 def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights and tokenizer as somebody who only generates wants them: with the cache on, padded at the left."""
+    """Write weights and tokenizer with the cache on, which training had switched off."""
     model.config.use_cache = True
-    tokenizer.padding_side = "left"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
