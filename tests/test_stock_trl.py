@@ -1,0 +1,94 @@
+"""The execution reward in stock TRL: its own command line, and its RLOOTrainer.  No trainer of ours is imported."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ideator_rl.diagnostics.records import read_run
+from ideator_rl.environment import load_environment
+from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.rollout_prompts import prompt_rows
+
+HERE = Path(__file__).parent
+SHAPE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory):
+    """A model that says hardly anything but "[Experiment] … [End]": warmed up on one idea."""
+    from ideator_rl.training.models import build_ideator
+    from ideator_rl.training.recipe_keys import IdeatorConfig
+    from ideator_rl.training.warmup import warm_up
+
+    home = tmp_path_factory.mktemp("speaker")
+    prompt = load_environment(HERE / "toy_env").prompt("cpu")
+    ideas = [f"[Experiment] Move x to {x}.0. [Code Changes] In train.py set x = {x}.0. [End]" for x in (0, 1, 2, 3)] * 8
+    source = build_ideator(None, {**SHAPE, **HEADS}, [prompt, *ideas] * 9, home / "scratch", 0)
+    config = IdeatorConfig(sft_steps=120, sft_batch_size=8, sft_learning_rate=5e-3)
+    warm_up(source, home / "model", prompt, ideas, config, 0, lambda *_: None)
+    return str(home / "model")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    config = BufferConfig(
+        str(HERE / "toy_env"), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path / "run"), slots=2
+    )
+    return prompt_rows(load_environment(HERE / "toy_env"), config, 4)
+
+
+def check(folder):
+    run = read_run(folder)
+    assert [step.proposed for step in run.by_step()] == [4, 4]
+    assert {row.status for row in run.rollouts} >= {SUCCEEDED}
+    assert all(row.reward is not None for row in run.rollouts)
+    assert all(row.reward > 0 for row in run.rollouts if row.status == SUCCEEDED)
+
+
+def test_rloo_trainer_takes_the_reward_as_it_is(speaker, rows, tmp_path):
+    from datasets import Dataset
+    from trl import RLOOConfig, RLOOTrainer
+
+    from rewards.execution import execution_reward
+
+    config = RLOOConfig(
+        str(tmp_path / "out"),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=48,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        seed=1,
+    )
+    RLOOTrainer(
+        model=speaker, reward_funcs=execution_reward, args=config, train_dataset=Dataset.from_list(rows)
+    ).train()
+    check(tmp_path / "run")
+
+
+def test_the_stock_grpo_command_trains_on_a_dataset_file(speaker, rows, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [
+        *(str(Path(sys.executable).parent / "trl"), "grpo"),
+        *("--model_name_or_path", speaker, "--dataset_name", str(data)),
+        *("--reward_funcs", "rewards.execution.execution_reward", "--output_dir", str(tmp_path / "out")),
+        *("--max_steps", "2", "--per_device_train_batch_size", "4", "--num_generations", "4"),
+        *("--max_completion_length", "48", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"),
+        *("--save_strategy", "no", "--seed", "1"),
+    ]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    check(tmp_path / "run")
