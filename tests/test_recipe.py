@@ -99,6 +99,7 @@ def test_a_stray_word_on_the_command_line_is_refused(written):
         ({"model_name_or_path": None, "scratch_model": {"hidden_size": 8}}, "Add sft_steps"),
         ({"model_name_or_path": None, "scratch_model": {"hidden_size": "x"}, "sft_steps": 1}, "Expected whole numbers"),
         ({"reward_funcs": []}, "has no reward_funcs"),
+        ({"sft_steps": 1, "model_revision": "v2"}, "Download that revision"),
         ({"slots": 0}, "Expected at least 1"),
         ({"num_generations": 3}, "does not divide"),
         ({"num_generations": 1}, "at least 2 completions"),

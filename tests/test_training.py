@@ -131,6 +131,22 @@ def test_a_checkpoint_with_a_part_missing_is_passed_over_and_removed(copy, damag
     assert not (copy / "checkpoint-3").exists()
 
 
+def test_adapters_are_trained_resumed_and_merged_into_a_plain_model(run, tmp_path, capsys):
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "lora"
+    shutil.copytree(run / "warmup", folder / "warmup")
+    shutil.copytree(run / "scratch", folder / "scratch")
+    words = ["--use_peft", "--lora_r", "4", "--learning_rate", "1e-2", "--bucket", (run / "bucket").as_uri()]
+    assert train(folder, *words, "--max_steps", "2") == 0
+    assert (folder / "checkpoint-2" / "adapter_model.safetensors").is_file()
+    assert train(folder, *words, "--max_steps", "3", "--resume") == 0
+    assert "resuming from checkpoint-2" in capsys.readouterr().err
+    before, after = (load_file(folder / name / "model.safetensors") for name in ("warmup", "model"))
+    assert set(before) == set(after) and any(not before[name].equal(after[name]) for name in before)
+    assert [step.proposed for step in read_run(folder).by_step()] == [4, 4, 4]
+
+
 def test_no_whole_checkpoint_means_starting_from_the_warm_up(copy):
     for state in copy.glob("checkpoint-*/trainer_state.json"):
         state.unlink()

@@ -80,7 +80,7 @@ def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _from_scratch(numbers: dict[str, int], corpus: list[str], folder: Path, seed: int) -> None:
+def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed: int) -> None:
     """A small Llama with random weights and a tokenizer of its own."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

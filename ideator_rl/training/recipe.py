@@ -115,6 +115,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"has scratch_model: {ours.scratch_model!r}. Expected whole numbers of LlamaConfig, and vocab_size."
     if ours.scratch_model and not ours.sft_steps:
         yield "makes its ideator from scratch, which writes no ideas before it has seen some. Add sft_steps, e.g. 200."
+    if ours.sft_steps and recipe.model.get("model_revision", "main") != "main":
+        yield "has sft_steps and a model_revision. Download that revision and name its folder as model_name_or_path."
     if not ours.reward_funcs:
         yield "has no reward_funcs. Expected a list such as [execution]."
     for key in ("slots", "cpu_threads", "replicates", "baseline_replicates", "sft_batch_size", "sft_examples"):

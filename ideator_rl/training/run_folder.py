@@ -63,7 +63,7 @@ def last_checkpoint(folder: Path) -> Path | None:
     for _, path in found:
         if is_whole(path):
             return path
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # another rank may be at it
     return None
 
 

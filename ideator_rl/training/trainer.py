@@ -42,7 +42,7 @@ class IdeatorTrainer(GRPOTrainer):
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """The stock card calls a local base model "None"."""
         if self.is_world_process_zero():
-            (Path(self.args.output_dir) / "README.md").write_text(model_card(self.recipe), encoding="utf-8")
+            (self.recipe.output_dir / "README.md").write_text(model_card(self.recipe), encoding="utf-8")
 
 
 class _Steps(TrainerCallback):
@@ -102,10 +102,10 @@ def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
     values.setdefault("report_to", "none")
     values.setdefault("disable_tqdm", True)  # our own progress line tells more
     config = GRPOConfig(**values)
-    given = {"revision": model.model_revision, "attn_implementation": model.attn_implementation}
-    dtype = model.dtype or "float32"
-    warmed = {} if recipe.ours.sft_steps else given  # a revision names a hub model, not the folder of its warm-up
-    config.model_init_kwargs = {**warmed, "dtype": dtype, **(config.model_init_kwargs or {})}
+    given: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}
+    if not recipe.ours.sft_steps:
+        given["revision"] = model.model_revision  # names a hub model, not the folder of its warm-up
+    config.model_init_kwargs = {**given, **recipe.grpo.get("model_init_kwargs", {})}
     return config
 
 

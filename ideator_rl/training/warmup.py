@@ -7,7 +7,7 @@ wants them, start with RL on top of the result).
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,14 +36,14 @@ def warm_up(
     rows = [{"prompt": prompt, "completion": _answer(prompt, text)} for text in ideas]
     gpu = torch.cuda.is_available()
     set_seed(seed)
-    with made_whole(target) as scratch:
+    with tempfile.TemporaryDirectory() as unused:
         trainer: Any = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
             processing_class=AutoTokenizer.from_pretrained(source),
             train_dataset=Dataset.from_list(rows),
             callbacks=[_ticker(config.sft_steps, tick)],
             args=SFTConfig(
-                output_dir=str(scratch / "trainer"),
+                output_dir=unused,
                 max_steps=config.sft_steps,
                 learning_rate=config.sft_learning_rate,
                 per_device_train_batch_size=config.sft_batch_size,
@@ -62,8 +62,10 @@ def warm_up(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        shutil.rmtree(scratch / "trainer", ignore_errors=True)
-        save_whole(trainer.model, trainer.processing_class, scratch)
+    if trainer.is_world_process_zero():
+        with made_whole(target) as scratch:
+            save_whole(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, scratch)
+    trainer.accelerator.wait_for_everyone()
 
 
 def _ticker(steps: int, tick: Tick) -> Any:
