@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ideator_rl.reward_buffer import live_buffers
 
@@ -29,6 +28,7 @@ class Progress:
         self.step, self.steps = 0, 0
         self._training_since = 0.0
         self._first_step = 0
+        self._settled = (0, 0)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -61,6 +61,10 @@ class Progress:
         self._training_since = time.monotonic()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+
+    def stepped(self, step: int) -> None:
+        """`step` steps are done."""
+        self.step, self._settled = step, _ideas()
 
     def end(self) -> None:
         self._stop.set()
@@ -95,19 +99,22 @@ class Progress:
         return " · ".join(parts)
 
     def _left(self) -> str:
-        share = self._share([buffer.counts() for buffer in live_buffers()])
+        share = self._share()
         if share == 0.0:
             return ""
         return f" · about {_clock((time.monotonic() - self._training_since) * (1 / share - 1))} left"
 
-    def _share(self, counts: list[dict[str, Any]]) -> float:
+    def _share(self) -> float:
         """How much of this process's training is done, counting the experiments of the step under way."""
-        steps, todo = self.step - self._first_step, self.steps - self._first_step
-        proposed, done = sum(c["proposed"] for c in counts), sum(c["done"] for c in counts)
-        if proposed == 0 or todo <= 0:
-            return 0.0
-        begun = min(steps + 1, todo)
-        return max(steps, min(begun, done / proposed * begun)) / todo
+        (proposed, done), (proposed_before, done_before) = _ideas(), self._settled
+        under_way = (done - done_before) / (proposed - proposed_before) if proposed > proposed_before else 0.0
+        return (self.step - self._first_step + under_way) / max(1, self.steps - self._first_step)
+
+
+def _ideas() -> tuple[int, int]:
+    """Ideas proposed and done in this process."""
+    counts = [buffer.counts() for buffer in live_buffers()]
+    return sum(each["proposed"] for each in counts), sum(each["done"] for each in counts)
 
 
 def _clock(seconds: float) -> str:

@@ -56,7 +56,7 @@ class _Steps(TrainerCallback):
             self._progress.begin(state.global_step, state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress.step = state.global_step
+        self._progress.stepped(state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
