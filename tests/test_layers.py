@@ -17,7 +17,7 @@ LAYERS = [
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},
     {"training"},
-    {"train", "cli", "cli_execute", "cli_runs", "cli_environments", "doctor", "environment_check"},
+    {"train", "cli", "cli_execute", "cli_runs", "cli_environments", "doctor", "environment_check", "search_inside"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
