@@ -17,10 +17,14 @@ def go(tmp_path):
     for folder in (tmp_path, *tmp_path.parents):
         if folder.stat().st_uid == os.getuid() and "pytest" in folder.name:
             folder.chmod(0o755)
-    os.chown(workspace, experiment_uid(probe().level), -1)
+    (workspace / "artifact").mkdir()
+    for folder in (workspace, workspace / "artifact"):
+        os.chown(folder, experiment_uid(probe().level), -1)
 
     def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0):
         (workspace / "main.py").write_text(code)
+        for left in (workspace / "artifact").iterdir():
+            left.unlink()
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
         resources = Resources(1, 0, memory_gb)
         return sealed_run(probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources)
@@ -117,3 +121,23 @@ def test_the_start_mark_cannot_be_sent_by_the_experiment_later(go):
         "while True: pass\n"
     )
     assert go(code, seconds=0.5).status == "timed_out"
+
+
+SAVE = "open('artifact/model', 'w').write('weights')\n"
+BURN = "import time\nwhile True: time.process_time()\n"
+
+
+def test_what_was_complete_within_the_budget_counts_though_the_end_of_the_process_did_not_fit(go):
+    ended = go(SAVE + BURN, seconds=0.5)
+    assert ended.status == "timed_out" and ended.kept and ended.cpu < 0.8
+
+
+def test_what_is_completed_or_touched_after_the_budget_does_not_exist(go):
+    late = "import time\nwhile time.process_time() < 0.9: pass\n"
+    assert not go(late + SAVE + BURN, seconds=0.5).kept
+    assert not go(SAVE + BURN.replace("time.process_time()", "open('artifact/model', 'a').write('x')"), seconds=0.5).kept
+    swapped = "import os, time\n" + SAVE + (
+        "while True:\n    open('artifact/.new', 'w').write('weights')\n    os.replace('artifact/.new', 'artifact/model')\n"
+    )
+    assert not go(swapped, seconds=0.5).kept
+    assert not go(BURN, seconds=0.3).kept

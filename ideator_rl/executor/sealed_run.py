@@ -1,7 +1,8 @@
 """One sealed run of an experiment's command, with the clock held here and not by the experiment.
 
-Guarantees: the CPU (or wall) time of the whole process tree is measured by this process; a run that was over its
-budget when it ended has timed out, whatever it left behind; when `run` returns nothing of the run is alive.  Output
+Guarantees: the CPU (or wall) time of the whole process tree is measured by this process; a run is ended when its budget
+is, and what changed in its artifact after that does not exist, whatever the script believes (the clock is read twenty
+times a second); when `run` returns nothing of the run is alive.  Output
 is kept from both ends and bounded.  What the run printed or wrote is never a metric.
 """
 
@@ -47,6 +48,9 @@ class Ended:
     log: str
     cpu: float
     """CPU seconds of the tree after start-up."""
+    kept: bool
+    """Whether the artifact was complete within the budget: always when the run was, else if not a file of it changed
+    after the last look at which the run was still within."""
     startup: float
     """CPU seconds before the experiment's code was loaded; 0 where nothing is preloaded."""
     wall: float
@@ -152,6 +156,9 @@ class _Watch:
         """CPU seconds of the tree at the last look."""
         self._startup_wall = 0.0
         self._next_check, self._next_disk = started, started + 1.0
+        self._artifact = workspace / "artifact"
+        self._in_time: tuple[tuple[str, int, int], ...] = ()
+        """The artifact's files at the last look within the budget."""
         self._allowance = 0.0 if has_mark else budget.startup_allowance
 
     def mark(self) -> None:
@@ -183,13 +190,19 @@ class _Watch:
                 "timed_out",
                 f"idle: {wall:.0f} s of wall clock for a budget of {self.budget.seconds:g} CPU seconds",
             )
+        if self.marked and not self.over(cpu - self.startup, wall):
+            self._in_time = _state(self._artifact)
         if resident > self.resources.memory_gb * 1e9:
             return "failed", f"over the memory limit of {self.resources.memory_gb:g} GB"
         return self._disk()
 
+    def kept(self) -> bool:
+        """Whether a run that was over its budget had completed its artifact before."""
+        return bool(self._in_time) and _state(self._artifact) == self._in_time
+
     def sentence(self) -> str:
         unit = "CPU seconds of all its processes" if self.budget.clock == "cpu" else "seconds"
-        return f"over the budget of {self.budget.seconds:g} {unit}; nothing it left behind counts"
+        return f"over the budget of {self.budget.seconds:g} {unit} before its artifact was complete"
 
     def _disk(self) -> tuple[str, str] | None:
         if time.monotonic() < self._next_disk:
@@ -244,7 +257,17 @@ def _verdict(
         last = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
         broken = ("failed", f"ended with status {code}: {last.strip()[:300]}")
     status, message = broken or ("ok", "")
-    return Ended(status, message, text, cpu, watch.startup, wall)
+    kept = status == "ok" or (status == "timed_out" and watch.kept())
+    return Ended(status, message, text, cpu, kept, watch.startup, wall)
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and change times of a folder's files; a change time cannot be set by who owns the file."""
+    try:
+        with os.scandir(folder) as entries:
+            return tuple(sorted((e.name, (s := e.stat(follow_symlinks=False)).st_size, s.st_ctime_ns) for e in entries))
+    except OSError:
+        return ()
 
 
 def _read_now(fd: int) -> bytes:

@@ -67,7 +67,7 @@ class Supervisor:
             write_tree(tree, self.home / name)
         ended = self._run()
         record = self._record(ended)
-        if ended.status != "ok":
+        if not ended.kept:
             record.status = TIMED_OUT if ended.status == "timed_out" else FAILED
             record.error, record.metric = {"kind": record.status, "message": ended.message}, None
             return record

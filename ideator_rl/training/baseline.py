@@ -1,4 +1,8 @@
-"""The baseline's runs: experiment 0 of every training run, under way while libraries load and the ideator warms up."""
+"""The baseline's runs: experiment 0 of every training run, under way while libraries load.
+
+They end before the ideator's own computations start: a budget in CPU seconds buys fewer steps on a machine that
+computes something else, and ideas will be judged with nothing beside them but each other.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,18 @@ import threading
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
-from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 
 
 class BaselineRuns:
-    """Runs the unchanged baseline, one replicate after another, on a thread and an event loop of its own."""
+    """Runs the unchanged baseline, as many at once as there are slots, on a thread and an event loop of its own."""
 
     def __init__(self, buffer: RewardBuffer, replicates: int):
         self._buffer, self._replicates = buffer, replicates
         self._executor = Executor(buffer.config)
         self._error: Exception | None = None
-        self._values: list[float] = []
+        self._records: list[Experiment] = []
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -26,13 +30,23 @@ class BaselineRuns:
         """Wait for the runs; one line about them.
 
         Raises:
-            IdeatorError: a baseline run did not succeed.
+            IdeatorError: no run of the baseline succeeded.
         """
         self._thread.join()
         if self._error is not None:
             raise self._error
-        values = ", ".join(f"{value:.4f}" for value in self._values)
-        return f"baseline {self._executor.environment.metric.name} {values}"
+        values = [r.metric["value"] for r in self._records if r.status == SUCCEEDED and r.metric]
+        if not values:
+            first = self._records[0]
+            why = first.error["message"] if first.error else "no reason is known"
+            raise IdeatorError(
+                f"The baseline itself did not succeed ({first.status}): {why} No idea can be judged against it. "
+                "Mend it (`ideator-rl execute ENV --baseline` runs it alone), then go on with --resume."
+            )
+        rest = [r.status for r in self._records if r.status != SUCCEEDED]
+        missing = f"; of {len(self._records)} runs {len(rest)} did not succeed: {', '.join(rest)}" if rest else ""
+        name = self._executor.environment.metric.name
+        return f"baseline {name} {', '.join(f'{value:.4f}' for value in values)}{missing}"
 
     def _run(self) -> None:
         try:
@@ -41,13 +55,8 @@ class BaselineRuns:
             self._error = error
 
     async def _all(self) -> None:
-        for replicate in range(self._replicates):
-            record = await self._executor.baseline(replicate)
+        runs = [self._executor.baseline(replicate) for replicate in range(self._replicates)]
+        for finished in asyncio.as_completed(runs):
+            record = await finished
             self._buffer.record(record)
-            if record.status != SUCCEEDED or record.metric is None:
-                why = record.error["message"] if record.error else "no reason is known."
-                raise IdeatorError(
-                    f"The baseline itself did not succeed ({record.status}): {why} No idea can be judged against it. "
-                    "Mend it (`ideator-rl execute ENV --baseline` runs it alone), then go on with --resume."
-                )
-            self._values.append(record.metric["value"])
+            self._records.append(record)

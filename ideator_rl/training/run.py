@@ -58,11 +58,11 @@ def _train(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffe
         from ideator_rl.training.trainer import build_trainer, save_model
 
         prepare_libraries(recipe.ours.cpu_threads)
-    with progress.phase("warmup"):
-        source, chat = ideator(recipe, buffer, progress)
     if baseline is not None:
         with progress.phase("baseline"):
             progress.say(baseline.words())
+    with progress.phase("warmup"):
+        source, chat = ideator(recipe, buffer, progress)
     with progress.phase("loading"):
         groups = max(1, recipe.generation_batch // recipe.num_generations)
         rows = prompt_rows(buffer.executor.environment, buffer.config, groups, recipe.ours.prompts, chat)

@@ -1,0 +1,227 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TOY, replace_line
+
+from ideator_rl.cli import main
+from ideator_rl.executor import attempts
+
+GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
+HEIGHT = 0.5 + 1 + 36 + 0.1
+
+
+@pytest.fixture
+def call(capsys):
+    def go(*words):
+        code = main([str(word) for word in words])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go
+
+
+def execute(call, tmp_path, *words):
+    return call("execute", TOY, "--bucket", f"file://{tmp_path}/bucket", "--json", *words)
+
+
+def sentence(code, err):
+    """An expected error: status 2 and one sentence, not a traceback."""
+    assert code == 2 and err.startswith("ideator-rl: ") and "Traceback" not in err
+    return err
+
+
+def test_an_executed_idea_is_printed_as_one_object_with_the_documented_keys(call, tmp_path):
+    code, out, _ = execute(call, tmp_path, "--idea", GOOD)
+    record = json.loads(out)
+    wanted = {"id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation"}
+    assert code == 0 and wanted <= set(record) and record["status"] == "succeeded"
+    assert record["metric"] == {"name": "height", "value": pytest.approx(HEIGHT), "direction": "min"}
+    assert {"implement", "queue", "run", "score"} <= set(record["seconds"])
+
+
+def test_baseline_diff_and_ideas_take_the_same_road(call, tmp_path):
+    assert json.loads(execute(call, tmp_path, "--baseline")[1])["metric"]["value"] == pytest.approx(45.6)
+    (tmp_path / "p.diff").write_text(replace_line("x = 4.0", "x = 2.0"))
+    assert json.loads(execute(call, tmp_path, "--diff", tmp_path / "p.diff")[1])["metric"]["value"] == pytest.approx(
+        HEIGHT
+    )
+    lines = [json.dumps(GOOD), json.dumps({"idea": GOOD}), json.dumps({"completion": "no idea"})]
+    (tmp_path / "ideas.jsonl").write_text("\n".join(lines))
+    code, out, _ = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
+    statuses = [json.loads(line)["status"] for line in out.splitlines()]
+    assert code == 1 and sorted(statuses) == ["malformed", "succeeded", "succeeded"]
+
+
+def test_a_patch_on_the_evaluator_is_rejected_and_names_it(call, tmp_path):
+    (tmp_path / "p.diff").write_text("--- /dev/null\n+++ b/lib/evaluator.py\n@@ -0,0 +1 @@\n+x = 1\n")
+    code, out, _ = execute(call, tmp_path, "--diff", tmp_path / "p.diff")
+    record = json.loads(out)
+    assert code == 1 and record["status"] == "rejected" and "lib/evaluator.py" in record["error"]["message"]
+
+
+def test_replicates_run_under_seeds_of_their_own(call, tmp_path):
+    code, out, _ = execute(call, tmp_path, "--baseline", "--replicates", "2")
+    assert code == 0 and len({json.loads(line)["id"] for line in out.splitlines()}) == 2
+
+
+def test_the_human_text_shows_metric_patch_and_reason(call, tmp_path):
+    bucket = f"file://{tmp_path}/bucket"
+    _, out, err = call("execute", TOY, "--bucket", bucket, "--idea", GOOD)
+    assert "succeeded  height 37.6" in out and "+x = 2.0" in out and "implementer: rules" in err
+    _, out, _ = call("execute", TOY, "--bucket", bucket, "--idea", "[Experiment] Fly. [Code Changes] Fly. [End]")
+    assert "unpatchable" in out and "names no edit" in out
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b"", "is empty"), (b"\x00\xff\xfe", "not UTF-8"), (None, "cannot be read")],
+)
+def test_an_empty_binary_or_missing_diff_is_one_sentence(call, tmp_path, body, said):
+    path = tmp_path / "p.diff"
+    if body is not None:
+        path.write_bytes(body)
+    code, _, err = execute(call, tmp_path, "--diff", path)
+    assert said in sentence(code, err)
+    assert not (tmp_path / "bucket").exists()
+
+
+def test_a_bucket_that_is_not_writable_an_unknown_preset_and_a_broken_environment_are_sentences(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = call("execute", TOY, "--bucket", f"file://{tmp_path}/file/b", "--baseline")
+    assert "not writable" in sentence(code, err)
+    code, _, err = call("execute", TOY, "--preset", "huge", "--baseline")
+    assert "no preset 'huge'" in sentence(code, err)
+    shutil.copytree(TOY, tmp_path / "env")
+    (tmp_path / "env" / "evaluator.py").unlink()
+    code, _, err = call("execute", tmp_path / "env", "--baseline")
+    assert "evaluator names evaluator.py, but there is no such file" in sentence(code, err)
+    code, _, err = call("execute", TOY, "--implementer", "nobody", "--baseline", "--bucket", tmp_path / "b")
+    assert "named 'nobody'" in sentence(code, err)
+
+
+def test_a_bad_line_of_ideas_is_named(call, tmp_path):
+    (tmp_path / "ideas.jsonl").write_text(json.dumps(GOOD) + "\n{}\n")
+    code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
+    assert "line 2" in sentence(code, err)
+
+
+def test_patch_writes_a_new_folder_and_refuses_what_does_not_apply(call, tmp_path):
+    (tmp_path / "p.diff").write_text(replace_line("x = 0.0", "x = 2.0"))
+    words = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--env", TOY)
+    code, out, _ = call(*words, "--out", tmp_path / "new")
+    assert code == 0 and "+x = 2.0" in out and "x = 2.0" in (tmp_path / "new" / "train.py").read_text()
+    code, _, err = call(*words, "--out", tmp_path / "new")
+    assert "exists already" in sentence(code, err)
+    (tmp_path / "p.diff").write_text(replace_line("w = 0.0", "w = 2.0"))
+    code, out, _ = call(*words, "--out", tmp_path / "other", "--json")
+    answer = json.loads(out)
+    assert code == 1 and answer["status"] == "unpatchable" and "w = 0.0" in answer["error"]["message"]
+    assert not (tmp_path / "other").exists()
+
+
+def test_environments_are_listed_shown_and_written_as_a_dataset(call, tmp_path):
+    assert "nanogpt" in [row["name"] for row in json.loads(call("env", "list", "--json")[1])]
+    assert "preset   cpu" in call("env", "show", "nanogpt")[1]
+    code, out, _ = call("env", "show", TOY, "--dataset", tmp_path / "data" / "d.jsonl")
+    assert code == 2
+    code, out, _ = call("env", "show", TOY, "--dataset", tmp_path / "d.jsonl", "--rows", "3")
+    rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
+    assert code == 0 and len(rows) == 3 and "execution_reward" in out
+    assert rows[0]["preset"] == "cpu" and rows[0]["bucket"] == f"file://{tmp_path}/bucket" and rows[0]["prompt"]
+
+
+def test_doctor_tells_the_sandbox_and_never_a_key(call, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    code, out, _ = call("doctor", "--json")
+    facts = json.loads(out)
+    assert facts["sandbox"] in ("bwrap", "none") and code == (0 if facts["sandbox"] == "bwrap" else 1)
+    assert facts["keys"]["HF_TOKEN"] == "set" and "hf_secret" not in out + call("doctor")[1]
+
+
+def test_status_of_a_bucket_counts_and_of_nothing_is_a_sentence(call, tmp_path):
+    execute(call, tmp_path, "--idea", GOOD)
+    execute(call, tmp_path, "--idea", "none")
+    facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
+    assert facts["statuses"] == {"succeeded": 1, "malformed": 1} and facts["running"] == []
+    code, _, err = call("status", tmp_path / "gone")
+    assert "neither a run nor a bucket" in sentence(code, err)
+    assert not (tmp_path / "gone").exists()
+
+
+def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_config, call, tmp_path):
+    """A detached experiment is cancelled from outside, then taken up by `ideator-rl scheduler`."""
+    words = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
+    child = subprocess.Popen([*words, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
+    from ideator_rl.bucket import open_bucket
+
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    deadline = time.monotonic() + 30
+    while not any(attempts.running(bucket, id) for id in bucket.names("experiments")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
+    assert [row["attempt"] for row in facts["running"]] == [0]
+    code, out, _ = call("cancel", tmp_path / "bucket")
+    assert code == 0 and "ended 1 running experiments" in out
+    code, out, _ = call("scheduler", "--bucket", tmp_path / "bucket", "--once")
+    assert code == 0 and "succeeded" in out
+
+
+def test_train_is_the_accelerate_line(monkeypatch, call):
+    seen = []
+    monkeypatch.setattr(os, "execv", lambda path, words: seen.append(words) or (_ for _ in ()).throw(SystemExit(0)))
+    with pytest.raises(SystemExit):
+        main(["train", "recipes/quickstart.yaml", "--max_steps", "2", "--resume"])
+    tail = "launch -m ideator_rl.train --config recipes/quickstart.yaml --max_steps 2 --resume"
+    assert " ".join(seen[0]).endswith(tail)
+
+
+def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--bogus"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "usage:" in done.stderr
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = "import sys; from ideator_rl import cli; cli._parser(); print([m for m in ('yaml', 'numpy', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_check_of_an_environment_proves_its_baseline_and_finds_a_leak(call, tmp_path):
+    code, out, _ = call("env", "check", TOY, "--json", "--seeds", "2")
+    checks = {row["name"]: row for row in json.loads(out)}
+    assert code == 0 and "45.6000 ± 0.0000" in checks["baseline"]["words"]
+    shutil.copytree(TOY, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "env/prepare.py").write_text(
+        "import random\ndef prepare(public, private, preset):\n"
+        "    body = random.Random(5).randbytes(4000)\n"
+        "    (private / 'val.bin').write_bytes(body)\n    (public / 'train.bin').write_bytes(body[:3000])\n"
+    )
+    manifest = tmp_path / "env/env.yaml"
+    manifest.write_text(manifest.read_text() + "prepare: prepare.py\n")
+    code, out, _ = call("env", "check", tmp_path / "env", "--json", "--seeds", "1")
+    checks = {row["name"]: row for row in json.loads(out)}
+    assert code == 1 and not checks["hidden data"]["passed"]
+    if "not masked" not in checks["hidden data"]["words"]:
+        assert "/data/train.bin" in checks["hidden data"]["words"] and checks["search"]["passed"]
+
+
+def test_report_and_status_of_a_run(toy_buffer, call, tmp_path):
+    import asyncio
+
+    asyncio.run(toy_buffer.score([GOOD, "none"], step=0))
+    code, out, _ = call("report", tmp_path, "--out", tmp_path / "r.html")
+    assert code == 0 and "<html" in Path(tmp_path / "r.html").read_text()
+    facts = json.loads(call("status", tmp_path, "--json")[1])
+    assert facts["statuses"] == {"succeeded": 1, "malformed": 1} and facts["process"] is None
+    assert facts["best"]["metric"]["value"] == pytest.approx(HEIGHT)
+    assert "not under way" in call("status", tmp_path)[1]
