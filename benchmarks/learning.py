@@ -1,0 +1,100 @@
+"""Did training help?  Ideas of the trained policy beside ideas of the frozen one it started from, all really run.
+
+usage: python benchmarks/learning.py RUN_FOLDER [--ideas 32] [--seed 1000] [--slots N]
+
+Samples equally many ideas from `<run>/warmup` and `<run>/model` with the run's own temperature and length, runs them in
+turn about, so that both meet the same load, and prints success and the metric of the successes apart. New seeds: none
+of these ideas was trained on, but an equal codebase is replayed from the run's bucket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.environment import load_environment
+from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.training.recipe import Recipe, load_recipe
+from ideator_rl.training.run import buffer_config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--ideas", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--slots", type=int)
+    options = parser.parse_args()
+    recipe = load_recipe(str(options.run / "recipe.yaml"))
+    texts = {
+        name: sample(options.run / folder, recipe, options.ideas, options.seed)
+        for name, folder in (("frozen", "warmup"), ("trained", "model"))
+    }
+    records = asyncio.run(run_all(options, recipe, texts))
+    for name in texts:
+        print(row(name, records[name]))
+    out = {name: [json.loads(record.to_json()) for record in rows] for name, rows in records.items()}
+    (options.run / "learning.json").write_text(json.dumps(out))
+
+
+def sample(folder: Path, recipe: Recipe, count: int, seed: int) -> list[str]:
+    """Completions of the policy in a folder."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+
+    set_seed(seed)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    text = load_environment(recipe.ours.env).prompt(recipe.ours.preset, recipe.ours.prompts)
+    if tokenizer.chat_template:
+        message = [{"role": "user", "content": text}]
+        text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    given = tokenizer([text] * count, return_tensors="pt", add_special_tokens=False)
+    given.pop("token_type_ids", None)
+    ids = model.generate(
+        **given,
+        do_sample=True,
+        temperature=recipe.grpo.get("temperature", 1.0),
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=recipe.grpo.get("max_completion_length", 256),
+    )
+    return tokenizer.batch_decode(ids[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+async def run_all(options: Any, recipe: Recipe, texts: dict[str, list[str]]) -> dict[str, list[Experiment]]:
+    config = buffer_config(recipe)
+    buffer = RewardBuffer(
+        type(config)(**{**vars(config), "run_dir": str(options.run / "learning"), "slots": options.slots})
+    )
+    names = list(texts)
+    mixed = [text for pair in zip(*texts.values(), strict=True) for text in pair]
+    scored = await buffer.score(mixed, step=0)
+    buffer.close()
+    return {name: scored[index :: len(names)] for index, name in enumerate(names)}
+
+
+def row(name: str, records: list[Experiment]) -> str:
+    """Success with its standard error, and the successes' metric with its."""
+    good = [float(record.metric["value"]) for record in records if record.status == SUCCEEDED and record.metric]
+    share = len(good) / len(records)
+    spread = (share * (1 - share) / len(records)) ** 0.5
+    metric = "-"
+    if len(good) > 1:
+        error = statistics.stdev(good) / len(good) ** 0.5
+        metric = f"mean {statistics.mean(good):.3f} ± {error:.3f}, median {statistics.median(good):.3f}, best {min(good):.3f}"
+    trees = len({record.tree for record in records if record.tree})
+    kinds = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in records).most_common())
+    return (
+        f"{name:<8} {len(records)} ideas: success {share:.0%} ± {spread:.0%}; metric of successes {metric}; "
+        f"{trees} distinct codebases ({kinds})"
+    )
+
+
+if __name__ == "__main__":
+    main()
