@@ -27,8 +27,8 @@ from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
 SNIPPET = 48
 """Bytes of a piece of hidden data that is looked for."""
-SNIPPETS = 8
-SEARCHER = Path(__file__).with_name("search_inside.py")
+SNIPPETS = 4
+SEARCHER = Path(__file__).with_name("environment_search.py")
 
 
 @dataclass(frozen=True)

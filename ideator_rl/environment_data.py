@@ -63,7 +63,8 @@ def prepared(name: str, prepare: Path | None, preset: str) -> Data:
     body = (prepare.read_text() + data_version(prepare)) if prepare else ""
     digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
     home = cache_root() / "data" / f"{name}-{preset}-{digest}"
-    masked = tuple(Path(p) for p in load_trusted(prepare).sources()) if prepare else ()
+    sources = getattr(load_trusted(prepare), "sources", list) if prepare else list
+    masked = tuple(Path(folder) for folder in sources())
     if not home.is_dir():
         _prepare(home, prepare, preset)
     return Data(home / "public", home / "private", masked)

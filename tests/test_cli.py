@@ -196,10 +196,16 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_the_check_of_an_environment_proves_its_baseline_and_finds_a_leak(call, tmp_path):
+def test_the_check_of_an_environment_proves_its_baseline(call):
     code, out, _ = call("env", "check", TOY, "--json", "--seeds", "2")
     checks = {row["name"]: row for row in json.loads(out)}
     assert code == 0 and "45.6000 ± 0.0000" in checks["baseline"]["words"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_check_of_an_environment_finds_hidden_data_that_can_be_read(call, tmp_path):
+    """Searches every file that the sandbox shows: all of Python's packages, a minute or two."""
     shutil.copytree(TOY, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "env/prepare.py").write_text(
         "import random\ndef prepare(public, private, preset):\n"

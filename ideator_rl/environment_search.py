@@ -2,7 +2,7 @@
 
 Standard library only: this file is mounted alone.  Prints {"found": {hex: path}, "searched": count} as JSON.
 
-usage: search_inside.py HEX [HEX …]
+usage: environment_search.py HEX [HEX …]
 """
 
 import json
