@@ -87,7 +87,8 @@ def row(name: str, records: list[Experiment]) -> str:
     metric = "-"
     if len(good) > 1:
         error = statistics.stdev(good) / len(good) ** 0.5
-        metric = f"mean {statistics.mean(good):.3f} ± {error:.3f}, median {statistics.median(good):.3f}, best {min(good):.3f}"
+        middle = f"median {statistics.median(good):.3f}, best {min(good):.3f}"
+        metric = f"mean {statistics.mean(good):.3f} ± {error:.3f}, {middle}"
     trees = len({record.tree for record in records if record.tree})
     kinds = ", ".join(f"{count} {status}" for status, count in Counter(r.status for r in records).most_common())
     return (

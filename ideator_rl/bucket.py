@@ -84,9 +84,7 @@ class FileBucket:
 
     def _path(self, key: str) -> Path:
         if key.startswith("/") or ".." in key.split("/"):
-            raise BucketError(
-                f"The bucket key {key!r} leaves the bucket; a key is a relative path without '..'."
-            )
+            raise BucketError(f"The bucket key {key!r} leaves the bucket; a key is a relative path without '..'.")
         return self.root / key
 
     def _write_scratch(self, data: bytes) -> Path:
@@ -185,9 +183,7 @@ class MemoryBucket:
     def names(self, prefix: str) -> list[str]:
         start = prefix.rstrip("/") + "/"
         with self._lock:
-            return sorted(
-                {key[len(start) :].split("/", 1)[0] for key in self._objects if key.startswith(start)}
-            )
+            return sorted({key[len(start) :].split("/", 1)[0] for key in self._objects if key.startswith(start)})
 
 
 def _sync_folder(folder: Path) -> None:

@@ -63,12 +63,11 @@ def parse_idea(completion: str) -> Idea:
     experiment, changes = match["experiment"].strip(), match["changes"].strip()
     if not experiment or not changes:
         empty = EXPERIMENT if not experiment else CHANGES
-        raise MalformedIdea(
-            f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section."
-        )
+        raise MalformedIdea(f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section.")
     if len(experiment) + len(changes) > MAX_CHARS:
         raise MalformedIdea(
-            f"This idea has {len(experiment) + len(changes)} characters; at most {MAX_CHARS} are read. Write it shorter."
+            f"This idea has {len(experiment) + len(changes)} characters; at most {MAX_CHARS} are read. "
+            "Write it shorter."
         )
     return Idea(experiment, changes, completion[: match.start()].strip())
 

@@ -61,10 +61,7 @@ class Journal:
             first = self._proposed[step]
             self._proposed[step] += len(completions)
             now = time.time()
-            rows = [
-                (step, self._rank, first + i, text, *sections(text), now)
-                for i, text in enumerate(completions)
-            ]
+            rows = [(step, self._rank, first + i, text, *sections(text), now) for i, text in enumerate(completions)]
             self._db.executemany(
                 "insert or replace into rollouts (step, rank, position, completion, thought, idea, status, created) "
                 f"values (?,?,?,?,?,?,'{RUNNING}',?)",

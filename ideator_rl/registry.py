@@ -33,9 +33,7 @@ def resolve(group: str, name: str) -> Any:
         return _dotted(group, name)
     near = difflib.get_close_matches(name, points, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(points)) or 'none'}."
-    raise UnknownName(
-        f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too."
-    )
+    raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
 
 
 def resolve_reward(name: str) -> Any:
@@ -48,9 +46,7 @@ def _dotted(group: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UnknownName(
-            f"{name!r} ({group}) cannot be imported: {error}. Is its package installed?"
-        ) from error
+        raise UnknownName(f"{name!r} ({group}) cannot be imported: {error}. Is its package installed?") from error
     except AttributeError as error:
         raise UnknownName(f"{name!r} ({group}): the module {module} has no {attribute!r}.") from error
 

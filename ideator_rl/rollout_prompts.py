@@ -11,7 +11,9 @@ from ideator_rl.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
 
 
-def prompt_rows(environment: Environment, config: BufferConfig, count: int, kind: str = "short", chat: bool = False) -> list[dict[str, Any]]:
+def prompt_rows(
+    environment: Environment, config: BufferConfig, count: int, kind: str = "short", chat: bool = False
+) -> list[dict[str, Any]]:
     """`count` equal rows; a sampler needs as many as one generation batch has different prompts.
 
     Args:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-
 TOY = Path(__file__).parent / "toy_env"
 
 

@@ -16,13 +16,15 @@ from ideator_rl.bucket import open_bucket
 from ideator_rl.executor import attempts
 
 HERE = Path(__file__).parent
-SETTINGS = "--preset slow --max_steps 4 --per_device_train_batch_size 6 --num_generations 6".split()
+SETTINGS = ["--preset", "slow", "--max_steps", "4", "--per_device_train_batch_size", "6", "--num_generations", "6"]
 
 
 class Zygote:
     def __init__(self):
         command = [sys.executable, str(HERE / "zygote.py")]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE.parent
+        )
 
     def ask(self, **request):
         self._process.stdin.write(json.dumps(request) + "\n")

@@ -77,6 +77,8 @@ def test_importing_the_package_does_nothing_heavy():
     import subprocess
     import sys
 
-    code = "import sys, ideator_rl.reward_buffer; print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, ideator_rl.reward_buffer; print([m for m in ('torch', 'trl', 'transformers') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -67,7 +67,9 @@ def test_masked_packages_cannot_be_read():
 
 @sealed
 def test_the_environment_of_the_caller_does_not_reach_the_sandbox(monkeypatch):
-    command = Sandbox(BWRAP).command([sys.executable, "-c", "import os; print('SECRET' in os.environ)"], Mounts(), "/tmp")
+    command = Sandbox(BWRAP).command(
+        [sys.executable, "-c", "import os; print('SECRET' in os.environ)"], Mounts(), "/tmp"
+    )
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SECRET": "1"}, check=False)
     assert done.stdout.strip() == "False", done.stderr
 

@@ -27,7 +27,9 @@ def go(tmp_path):
             left.unlink()
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
         resources = Resources(1, 0, memory_gb)
-        return sealed_run(probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources)
+        return sealed_run(
+            probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources
+        )
 
     return start
 
@@ -114,11 +116,7 @@ def test_a_closed_stdout_does_not_hang_the_parent(go):
 
 def test_the_start_mark_cannot_be_sent_by_the_experiment_later(go):
     code = (
-        "import os\n"
-        "for fd in range(3, 64):\n"
-        "    try: os.write(fd, b'1')\n"
-        "    except OSError: pass\n"
-        "while True: pass\n"
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'1')\n    except OSError: pass\nwhile True: pass\n"
     )
     assert go(code, seconds=0.5).status == "timed_out"
 
@@ -135,9 +133,15 @@ def test_what_was_complete_within_the_budget_counts_though_the_end_of_the_proces
 def test_what_is_completed_or_touched_after_the_budget_does_not_exist(go):
     late = "import time\nwhile time.process_time() < 0.9: pass\n"
     assert not go(late + SAVE + BURN, seconds=0.5).kept
-    assert not go(SAVE + BURN.replace("time.process_time()", "open('artifact/model', 'a').write('x')"), seconds=0.5).kept
-    swapped = "import os, time\n" + SAVE + (
-        "while True:\n    open('artifact/.new', 'w').write('weights')\n    os.replace('artifact/.new', 'artifact/model')\n"
+    assert not go(
+        SAVE + BURN.replace("time.process_time()", "open('artifact/model', 'a').write('x')"), seconds=0.5
+    ).kept
+    swapped = (
+        "import os, time\n"
+        + SAVE
+        + (
+            "while True:\n    open('artifact/.new', 'w').write('weights')\n    os.replace('artifact/.new', 'artifact/model')\n"
+        )
     )
     assert not go(swapped, seconds=0.5).kept
     assert not go(BURN, seconds=0.3).kept

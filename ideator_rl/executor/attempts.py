@@ -111,9 +111,7 @@ def beat(bucket: Bucket, id: str, number: int) -> None:
 
 def give_up(bucket: Bucket, id: str, number: int, reason: str) -> None:
     """Record that an attempt ended for a reason that is not the idea's."""
-    bucket.create(
-        f"{_attempt(id, number)}/end.json", json.dumps({"reason": reason, "time": time.time()}).encode()
-    )
+    bucket.create(f"{_attempt(id, number)}/end.json", json.dumps({"reason": reason, "time": time.time()}).encode())
 
 
 def last_reason(bucket: Bucket, id: str) -> str:

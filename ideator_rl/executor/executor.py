@@ -164,9 +164,7 @@ class Executor:
             else:
                 record.replayed = True
         except (Lost, BucketError) as error:
-            return replace(
-                self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch
-            )
+            return replace(self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch)
         if record.status == SUCCEEDED and record.metric is not None:
             record.reward = self.environment.reward(record.metric["value"])
         return record
@@ -196,9 +194,7 @@ class Executor:
 
     def _implementer_version(self) -> str:
         catalogue = self.environment.catalogue_path
-        return self.implementer.name + (
-            hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else ""
-        )
+        return self.implementer.name + (hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else "")
 
     def _failure(self, status: str, message: str, idea: str, created: float, patch: str) -> Experiment:
         """The record of an idea that never became a codebase; stored, so that status and report can list it."""

@@ -35,11 +35,7 @@ def start_time(pid: int) -> str | None:
 def place() -> str:
     """A name for this boot and PID namespace: where equal, a pid means the same process."""
     with contextlib.suppress(OSError):
-        return (
-            Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-            + " "
-            + os.readlink("/proc/self/ns/pid")
-        )
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
     return f"unknown {os.getpid()}"
 
 

@@ -159,9 +159,7 @@ def _binds(mounts: Mounts) -> list[str]:
     def parents(path: str) -> None:
         # bwrap makes missing parents with mode 0700, which an unprivileged user could not pass.
         for parent in reversed(Path(path).parents):
-            if str(parent) not in made and not any(
-                str(parent).startswith(top + "/") for top in ("/usr", "/proc")
-            ):
+            if str(parent) not in made and not any(str(parent).startswith(top + "/") for top in ("/usr", "/proc")):
                 made.add(str(parent))
                 out.extend(["--perms", "0755", "--dir", str(parent)])
 

@@ -120,9 +120,7 @@ class ScoringRun:
         argv += [self.scorer, place(self.artifact, ARTIFACT), str(vocab)]
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "PATH=/usr/bin:/bin"]
         process = subprocess.Popen(
-            self.sandbox.command(
-                environment + argv, Mounts({}, readonly, self.masked), place(self.tree, WORKSPACE)
-            ),
+            self.sandbox.command(environment + argv, Mounts({}, readonly, self.masked), place(self.tree, WORKSPACE)),
             cwd=self.tree,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -208,9 +208,7 @@ class _Watch:
         if time.monotonic() < self._next_disk:
             return None
         self._next_disk = time.monotonic() + 1.0
-        size = sum(
-            _size(Path(folder) / name) for folder, _, names in os.walk(self.workspace) for name in names
-        )
+        size = sum(_size(Path(folder) / name) for folder, _, names in os.walk(self.workspace) for name in names)
         return ("failed", f"wrote over {MAX_DISK_BYTES >> 20} MiB") if size > MAX_DISK_BYTES else None
 
 
@@ -247,9 +245,7 @@ def _follow(
     return None
 
 
-def _verdict(
-    code: int, broken: tuple[str, str] | None, log: _Log, watch: _Watch, cpu: float, wall: float
-) -> Ended:
+def _verdict(code: int, broken: tuple[str, str] | None, log: _Log, watch: _Watch, cpu: float, wall: float) -> Ended:
     text = log.text()
     if broken is None and watch.marked and watch.over(cpu, wall):
         broken = ("timed_out", watch.sentence())

@@ -169,9 +169,7 @@ class Supervisor:
         command = [sys.executable, "-P", "-m", "ideator_rl.executor.evaluate", str(config), str(out)]
         errors = self.home / "evaluator.log"
         with open(errors, "wb") as stderr:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
-            )
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
         deadline = time.monotonic() + SCORE_SECONDS
         try:
             while process.poll() is None:
@@ -184,9 +182,7 @@ class Supervisor:
             process.wait()
         if process.returncode != 0 or not out.is_file():
             words = errors.read_text(errors="replace").strip().splitlines()
-            raise IdeatorError(
-                f"The evaluator of {self.environment.name} broke: {(words or ['no output'])[-1]}"
-            )
+            raise IdeatorError(f"The evaluator of {self.environment.name} broke: {(words or ['no output'])[-1]}")
         return json.loads(out.read_text())
 
 

@@ -38,9 +38,7 @@ class LocalBackend:
             _close(locks)
             return False
         variables = {name: os.environ[name] for name in PASSED if name in os.environ}
-        variables["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [_package_root(), os.environ.get("PYTHONPATH")])
-        )
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), os.environ.get("PYTHONPATH")]))
         variables["OMP_NUM_THREADS"] = "1"
         if gpus:
             variables["IDEATOR_GPUS"] = ",".join(str(index) for index in gpus)
