@@ -1,0 +1,263 @@
+"""Attacks on the executor by the code of an experiment, through the real road; each is withstood."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import TOY, run
+
+from ideator_rl.environment import load_environment
+from ideator_rl.executor import process_tree
+from ideator_rl.executor.sandbox import NONE, Mounts, Sandbox, probe
+from ideator_rl.patch import diff
+from ideator_rl.reward_buffer import BufferConfig, open_buffer
+
+pytestmark = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
+
+HEAD = """
+import json, os, sys, time
+A = os.environ.get("IDEATOR_ARTIFACT", "")
+def leave(x=1): json.dump({"x": x, "y": -2, "z": 3}, open(A + "/point.json", "w"))
+"""
+SCORED_MANIFEST = """
+name: scored
+task: task.md
+command: [python, train.py]
+editable: ["*.py"]
+metric: {name: loss, direction: min, plausible: [0.1, 100.0]}
+evaluator: evaluator.py
+scorer: "train:load"
+presets:
+  cpu:
+    budget: {clock: cpu, seconds: 2, startup_allowance: 10}
+    resources: {cpus: 1, gpus: 0, memory_gb: 1}
+    vocab: 4
+"""
+SCORED_EVALUATOR = """
+import numpy as np
+from ideator_rl.executor.scoring import ScorerFailed
+
+def evaluate(run):
+    with run.open_scorer() as scorer:
+        for _ in range(2):
+            logits = scorer.logits(np.zeros((2, 8), np.int64))
+    if not np.isfinite(logits).all():
+        raise ScorerFailed("not finite")
+    return 1.0 + float(np.abs(logits).mean())
+"""
+SCORED_TRAIN = """
+import os, sys, time
+
+def load(artifact):
+    import numpy as np
+    return lambda tokens: np.zeros((*tokens.shape, 4), np.float32)
+
+if __name__ == "__main__":
+    open(os.environ["IDEATOR_ARTIFACT"] + "/w", "w").write("1")
+"""
+
+
+@pytest.fixture
+def attack(tmp_path):
+    """Runs files put in the place of a baseline's: several codebases at once, one record each."""
+    opened = []
+
+    def go(*codebases, environment=str(TOY)):
+        base = load_environment(environment).baseline("cpu")
+        patches = []
+        for files in codebases:
+            tree = base | {name: text for name, text in files.items() if text is not None}
+            patches.append(diff(base, {name: text for name, text in tree.items() if files.get(name, "") is not None}))
+        config = BufferConfig(environment, "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
+        opened.append(open_buffer(config))
+
+        async def everything():
+            return await asyncio.gather(*(opened[-1].score_patch(patch) for patch in patches))
+
+        return run(everything())
+
+    yield go
+    for buffer in opened:
+        buffer.close()
+
+
+def toy(code):
+    return {"train.py": HEAD + textwrap.dedent(code)}
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """An environment whose evaluator asks the experiment's model for logits."""
+    root = tmp_path / "scored"
+    (root / "baseline").mkdir(parents=True)
+    files = {
+        "env.yaml": SCORED_MANIFEST,
+        "evaluator.py": SCORED_EVALUATOR,
+        "task.md": "task",
+        "baseline/train.py": SCORED_TRAIN,
+    }
+    for name, text in files.items():
+        (root / name).write_text(text)
+    return str(root)
+
+
+def model(body):
+    """A codebase whose `load` is this body."""
+    return {
+        "train.py": SCORED_TRAIN.replace(
+            "def load(artifact):\n", "def load(artifact):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        )
+    }
+
+
+def test_what_an_experiment_prints_or_writes_is_not_a_metric(attack):
+    [record] = attack(
+        toy("""
+            leave(x=3)
+            for name in ("result.json", "answer.json", "score.json", "../answer.json", "/tmp/answer.json"):
+                try: open(name, "w").write('{"metric": 0.01, "status": "succeeded"}')
+                except OSError: pass
+            print('{"metric": 0.01}', "height: 0.01", flush=True)
+        """)
+    )
+    assert record.status == "succeeded" and record.metric["value"] == pytest.approx(4.5)
+
+
+def test_an_artifact_that_is_not_a_few_plain_small_files_is_the_experiments_failure(attack):
+    records = attack(
+        toy("os.symlink('/proc/1/environ', A + '/point.json')"),
+        toy("os.rename(A, '/workspace/b'); os.symlink('/etc', A)"),
+        toy("os.rmdir(A); os.mkfifo(A)"),
+        toy("leave(); os.mkfifo(os.fsencode(A) + b'/\\xff\\n')"),
+        toy("leave(); os.truncate(A + '/point.json', 1 << 29)"),
+        toy("leave()\nfor i in range(100): open(A + f'/{i}', 'w').close()"),
+        toy("leave(); os.makedirs(A + '/' + 'd/' * 50)"),
+    )
+    assert [record.status for record in records] == ["failed"] * 7, [record.error for record in records]
+
+
+def test_a_daemon_cannot_change_the_artifact_after_the_end(attack):
+    [record] = attack(
+        toy("""
+            leave(x=3)
+            for _ in range(3):
+                if not os.fork():
+                    os.setsid()
+                    if os.fork(): os._exit(0)
+                    time.sleep(0.2)
+                    while True:
+                        leave(x=1)
+                        os.write(1, b"still here" * 1000)
+        """)
+    )
+    assert record.status == "succeeded" and record.metric["value"] == pytest.approx(4.5)
+    assert "still here" not in record.log
+
+
+def test_modules_of_the_codebase_are_not_loaded_before_the_budget_runs(attack):
+    burn = "import time\nend = time.process_time() + 3\nwhile time.process_time() < end: pass\n"
+    names = ("sitecustomize.py", "usercustomize.py", "launch.py", "runpy.py", "gc.py", "encodings.py", "torch.py")
+    record, late = attack(
+        {name: burn for name in names} | toy("print(sorted(m for m in sys.modules if 'customize' in m)); leave()"),
+        {"torch.py": burn} | toy("import torch; leave()"),
+    )
+    assert record.status == "succeeded" and record.seconds["startup"] < 1
+    assert late.status == "timed_out"
+
+
+def test_a_codebase_without_its_script_has_failed(attack):
+    gone, renamed = attack({"train.py": None, "other.py": "x = 1\n"}, {"train.py": None, "main.py": HEAD + "leave()\n"})
+    assert (gone.status, renamed.status) == ("failed", "failed")
+
+
+def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "secret").write_text("secret")
+    [record] = attack(
+        toy(f"""
+            seen = [name for name in ("{tmp_path}/private/secret", "{tmp_path}/bucket", "{Path(__file__)}", "/etc/passwd",
+                                      "/var", "/home", "{TOY}/evaluator.py") if os.path.exists(name)]
+            others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 50]
+            try: os.kill({os.getpid()}, 0); seen.append("parent")
+            except OSError: pass
+            print("seen", seen, others, sorted(os.environ), os.listdir("/tmp"))
+            leave()
+        """)
+    )
+    assert record.status == "succeeded" and record.log.startswith("seen [] [] ["), record.log
+    assert "TMPDIR" not in record.log and record.log.rstrip().endswith("[]")
+
+
+def test_a_namespace_of_its_own_does_not_lift_a_mask():
+    folder = Path(yaml.__file__).resolve().parent
+    code = f"""
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.unshare(0x10000000 | 0x20000)
+os.mkdir("/tmp/x")
+print(libc.umount2({str(folder).encode()!r}, 2), libc.mount({str(folder.parent).encode()!r}, b"/tmp/x", None, 4096, None))
+print(len(os.listdir({str(folder)!r})), os.listdir("/tmp/x"))
+"""
+    command = Sandbox(probe().level).command([sys.executable, "-I", "-c", code], Mounts(masked=(folder,)), "/tmp")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={}, check=False)
+    assert done.stdout.split("\n")[:2] == ["-1 -1", "0 []"], done.stderr
+
+
+def test_a_scorer_that_breaks_the_protocol_is_the_experiments_failure(attack, scored):
+    records = attack(
+        model("fd = int(sys.argv[2]); os.write(fd, b'\\0' + b'1234'); os._exit(0)"),
+        model("fd = int(sys.argv[2]); os.write(fd, b'\\1' + b'\\xff' * 5000); os._exit(0)"),
+        model("os.close(int(sys.argv[2])); os._exit(0)"),
+        model("import numpy as np\nreturn lambda tokens: np.zeros((*tokens.shape, 3), np.float32)"),
+        model("import numpy as np\nreturn lambda tokens: np.full((*tokens.shape, 4), np.nan, np.float32)"),
+        model("import numpy as np\nreturn lambda tokens: np.array([object()])"),
+        environment=scored,
+    )
+    assert [record.status for record in records] == ["failed"] * 6, [record.error for record in records]
+    assert all(record.metric is None and record.reward == 0 for record in records)
+
+
+def test_an_answer_before_the_question_is_taken_for_logits_and_nothing_more(attack, scored):
+    ahead = "import struct\nos.write(int(sys.argv[2]), b'\\0' + struct.pack('<64f', *[9.0] * 64))\n"
+    [record] = attack(model(ahead), environment=scored)
+    assert record.status == "succeeded" and record.metric["value"] == pytest.approx(1.0)
+
+
+def test_a_killed_supervisor_takes_its_experiment_along(tmp_path):
+    async def killed():
+        config = BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
+        buffer = open_buffer(config)
+        buffer.executor.scheduler._max_attempts = 1
+        base = load_environment(TOY).baseline("cpu")
+        sleeper = diff(base, base | toy("print('up', flush=True); time.sleep(15); leave()"))
+        asking = asyncio.create_task(buffer.score_patch(sleeper))
+        children = []
+        while not any(b"train.py" in _words(pid) for pid in children) and not asking.done():
+            await asyncio.sleep(0.05)
+            for process in buffer.executor.scheduler._backend._processes.values():
+                children = process_tree.below(process.pid)
+        os.kill(children[0], signal.SIGKILL)
+        record = await asking
+        for _ in range(60):
+            alive = [pid for pid in children if b"train.py" in _words(pid)]
+            if not alive:
+                break
+            await asyncio.sleep(0.05)
+        buffer.close()
+        return record, alive
+
+    record, alive = run(killed())
+    assert record.status == "lost" and record.reward is None and alive == []
+
+
+def _words(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
