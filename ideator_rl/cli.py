@@ -1,175 +1,177 @@
-"""The command line.  `ideator-rl --help` names every command; each imports what it needs when it is called.
+"""The command line: `ideator-rl …`.
 
-Exit status: 0 success, 1 an experiment or a check did not succeed, 2 nothing could be done (one sentence on stderr).
+Exit status 0 only on success, 1 when what was asked for ran and did not succeed, 2 when it could not be done (one
+sentence on stderr says why), 130 when it was interrupted.  Importing this module is cheap: a command's own module is
+imported when the command is run.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any
 
 from ideator_rl import __version__
 from ideator_rl.errors import IdeatorError
 
+FAILED, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
 
-def main(argv: Sequence[str] | None = None) -> int:
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser()
-    options, rest = parser.parse_known_args(words)
-    if rest and options.command != "train":
-        parser.error(f"unexpected {' '.join(rest)}")
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    known = parser()
+    args, rest = known.parse_known_args(argv)
+    if args.command == "train":
+        args.overrides = rest
+    elif rest:
+        known.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` shows what is known")
     try:
-        return int(options.run(options, rest) if options.command == "train" else options.run(options))
+        command = getattr(importlib.import_module(f"ideator_rl.{args.module}"), args.function)
+        return int(command(args))
     except IdeatorError as error:
-        print(f"ideator-rl: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return _refuse(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; nor does the flush at exit fail
+        return FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{where}{error.strerror or error}. What was stored before is kept; mend this and repeat.")
+    except KeyboardInterrupt:
+        return _refuse(
+            "interrupted. Experiments under way run on, and the same line finds their results; "
+            "`ideator-rl cancel RUN_OR_BUCKET` ends them.",
+            INTERRUPTED,
+        )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ideator-rl", description="Train language models to propose research ideas, on what really happened."
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    top = argparse.ArgumentParser(
+        prog="ideator-rl", description="Train language models to propose research ideas, on what happened when run."
     )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    doctor = commands.add_parser("doctor", help="what works here: sandbox, cores, GPUs, versions, keys")
-    doctor.add_argument("--json", action="store_true")
-    doctor.set_defaults(run=_doctor)
-    _environment_commands(commands)
-    _patch_command(commands)
-    _execute_command(commands)
-
-    train = commands.add_parser("train", help="train by a recipe; the same as accelerate launch -m ideator_rl.train")
-    train.add_argument("recipe", help="a YAML file; --key value overrides, --resume goes on after a crash")
-    train.add_argument("--accelerate-config", help="a config file for accelerate launch")
-    train.set_defaults(run=_train)
-    _run_commands(commands)
-    return parser
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_doctor, _env, _patch, _execute, _train, _scheduler, _status, _cancel, _report):
+        add(commands)
+    return top
 
 
-def _environment_commands(commands: argparse._SubParsersAction) -> None:
-    env = commands.add_parser("env", help="environments: list, show, check").add_subparsers(
-        dest="action", required=True, metavar="ACTION"
-    )
-    listed = env.add_parser("list", help="every environment that can be named")
-    listed.add_argument("--json", action="store_true")
-    listed.set_defaults(run=_environments("list_"))
-    show = env.add_parser("show", help="one environment; --dataset writes rows for a stock TRL trainer")
-    show.add_argument("environment")
+def _add(commands: Any, name: str, target: str, words: str) -> argparse.ArgumentParser:
+    added: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
+    module, function = target.split(":")
+    added.set_defaults(module=module, function=function)
+    return added
+
+
+def _json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print JSON, for a program to read")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
+        return int(text)
+
+    return number
+
+
+def _slots(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--slots", type=_whole(1), metavar="N", help="CPU slots on this machine; the number of cores")
+    command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
+
+
+def _doctor(commands: Any) -> None:
+    command = _add(commands, "doctor", "doctor:main", "what works here: sandbox, bucket, GPUs, environments, keys")
+    command.add_argument("--bucket", metavar="URL", help="a bucket to be proved; the user's cache if not given")
+    _json(command)
+
+
+def _env(commands: Any) -> None:
+    env = commands.add_parser("env", help="list, show and check environments")
+    actions = env.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _json(_add(actions, "list", "cli_environments:list_", "every environment that can be named"))
+    show = _add(actions, "show", "cli_environments:show", "its presets and prompts; or a dataset for TRL")
+    show.add_argument("environment", metavar="NAME_OR_PATH")
     show.add_argument("--preset", default="cpu")
-    show.add_argument("--prompts", default="short")
-    show.add_argument("--dataset", type=Path, help="write JSON lines with the prompt and the reward's columns")
-    show.add_argument("--bucket", help="URL for the dataset's experiments; default: bucket/ beside the dataset")
-    show.add_argument("--rows", type=int, default=8, help="one for each different prompt of a batch (default 8)")
-    show.add_argument("--chat", action="store_true", help="messages instead of text, for a model with a chat template")
-    show.add_argument("--json", action="store_true")
-    show.set_defaults(run=_environments("show"))
-    check = env.add_parser("check", help="prove an environment: baseline, noise, hidden data, rules")
-    check.add_argument("environment")
+    show.add_argument("--prompts", default="short", metavar="KIND", help="which of its prompts asks for an idea")
+    show.add_argument("--dataset", metavar="FILE", help="write rows for `trl grpo` here, as JSON lines")
+    show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; bucket/ beside the dataset if not given")
+    show.add_argument("--rows", type=_whole(1), default=64, metavar="N", help="at least a batch's different prompts")
+    show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
+    _json(show)
+    check = _add(actions, "check", "cli_environments:check", "prove an environment: baseline, budget, hidden data")
+    check.add_argument("environment", metavar="NAME_OR_PATH")
     check.add_argument("--preset", default="cpu")
-    check.add_argument("--seeds", type=int, default=3, help="runs of the baseline (default 3)")
-    check.add_argument("--slots", type=int)
-    check.add_argument("--isolation", default="auto", choices=("auto", "none"))
-    check.add_argument("--json", action="store_true")
-    check.set_defaults(run=_environments("check"))
+    check.add_argument("--seeds", type=_whole(1), default=3, metavar="N", help="runs of the baseline")
+    _slots(check)
+    _json(check)
 
 
-def _patch_command(commands: argparse._SubParsersAction) -> None:
-    patch = commands.add_parser("patch", help="repair, apply and judge a patch; no LLM")
-    patch.add_argument("--base", type=Path, required=True, help="the codebase")
-    patch.add_argument("--diff", type=Path, required=True, help="unified diff or SEARCH/REPLACE blocks")
-    patch.add_argument("--out", type=Path, required=True, help="a folder that does not exist yet")
-    patch.add_argument("--env", help="judge by this environment's rules too")
-    patch.add_argument("--json", action="store_true")
-    patch.set_defaults(run=_execute("patch"))
+def _patch(commands: Any) -> None:
+    command = _add(commands, "patch", "cli_patch:main", "repair, judge and apply a patch; no LLM, nothing is run")
+    command.add_argument("--base", required=True, metavar="DIR", help="the codebase")
+    command.add_argument("--diff", required=True, metavar="FILE", help="unified diff or SEARCH/REPLACE; - for stdin")
+    command.add_argument("--out", required=True, metavar="DIR", help="the patched codebase, in a new folder")
+    command.add_argument("--env", metavar="NAME_OR_PATH", help="the environment whose rules the result must keep")
+    _json(command)
 
 
-def _execute_command(commands: argparse._SubParsersAction) -> None:
-    execute = commands.add_parser("execute", help="run the baseline, ideas, or a patch")
-    execute.add_argument("environment")
-    what = execute.add_mutually_exclusive_group(required=True)
+def _execute(commands: Any) -> None:
+    command = _add(commands, "execute", "cli_execute:main", "run the baseline, ideas or a patch as experiments")
+    command.add_argument("environment", metavar="ENV")
+    command.add_argument("--preset", default="cpu")
+    what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--baseline", action="store_true")
-    what.add_argument("--idea", help="[Experiment] … [Code Changes] … [End]")
-    what.add_argument("--ideas", type=Path, help="JSON lines: a text, or an object with idea or completion")
-    what.add_argument("--diff", type=Path, help="a patch file")
-    execute.add_argument("--preset", default="cpu")
-    execute.add_argument("--implementer", default="rules")
-    execute.add_argument("--bucket", help="URL; default: a bucket in the user's cache")
-    execute.add_argument("--slots", type=int)
-    execute.add_argument("--isolation", default="auto", choices=("auto", "none"))
-    execute.add_argument("--seed", type=int, default=0)
-    execute.add_argument("--replicates", type=int, default=1)
-    execute.add_argument("--json", action="store_true")
-    execute.set_defaults(run=_execute("execute"))
+    what.add_argument("--idea", metavar="TEXT", help="[Experiment] … [Code Changes] … [End]")
+    what.add_argument("--ideas", metavar="FILE", help="JSON lines: a text, or an object with the key idea; - for stdin")
+    what.add_argument("--diff", metavar="FILE", help="a patch; - for stdin")
+    command.add_argument("--implementer", default="rules", metavar="NAME", help="who writes the patch of an idea")
+    command.add_argument("--seed", type=_whole(0), default=0, metavar="N")
+    command.add_argument("--replicates", type=_whole(1), default=1, metavar="N", help="runs of each, with other seeds")
+    command.add_argument("--bucket", metavar="URL", help="where records are kept; the user's cache if not given")
+    _slots(command)
+    _json(command)
 
 
-def _run_commands(commands: argparse._SubParsersAction) -> None:
-    status = commands.add_parser("status", help="how a run or a bucket stands")
-    status.add_argument("target", metavar="RUN_OR_BUCKET")
-    status.add_argument("--json", action="store_true")
-    status.set_defaults(run=_runs("status"))
-    cancel = commands.add_parser("cancel", help="end what a run or a bucket has going here; --resume goes on")
-    cancel.add_argument("target", metavar="RUN_OR_BUCKET")
-    cancel.set_defaults(run=_runs("cancel"))
-    scheduler = commands.add_parser("scheduler", help="run what a bucket holds, on this machine")
-    scheduler.add_argument("--bucket", required=True)
-    scheduler.add_argument("--slots", type=int)
-    scheduler.add_argument("--isolation", default="auto", choices=("auto", "none"))
-    scheduler.add_argument("--once", action="store_true", help="end when nothing is left to run")
-    scheduler.set_defaults(run=_runs("scheduler"))
-    report = commands.add_parser("report", help="one HTML file on one or several runs")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    report.add_argument("--out", type=Path, default=Path("report.html"))
-    report.set_defaults(run=_runs("report"))
+def _train(commands: Any) -> None:
+    command = _add(commands, "train", "cli_runs:train", "train an ideator: accelerate launch -m ideator_rl.train")
+    command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
+    command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
 
 
-def _doctor(options: argparse.Namespace) -> int:
-    from ideator_rl.doctor import doctor
-
-    return doctor(options.json)
-
-
-def _environments(name: str):
-    def run(options: argparse.Namespace) -> int:
-        from ideator_rl import cli_environments
-
-        return int(getattr(cli_environments, name)(options))
-
-    return run
+def _scheduler(commands: Any) -> None:
+    command = _add(commands, "scheduler", "cli_scheduler:main", "run on this machine what a bucket waits for")
+    command.add_argument("--bucket", required=True, metavar="URL")
+    _slots(command)
+    command.add_argument("--once", action="store_true", help="end when nothing waits any more")
 
 
-def _execute(name: str):
-    def run(options: argparse.Namespace) -> int:
-        from ideator_rl import cli_execute
-
-        return int(getattr(cli_execute, name)(options))
-
-    return run
+def _status(commands: Any) -> None:
+    command = _add(commands, "status", "cli_runs:status", "how far a run is, or what a bucket holds")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    _json(command)
 
 
-def _runs(name: str):
-    def run(options: argparse.Namespace) -> int:
-        from ideator_rl import cli_runs
-
-        return int(getattr(cli_runs, name)(options))
-
-    return run
+def _cancel(commands: Any) -> None:
+    command = _add(commands, "cancel", "cli_cancel:main", "end a run's trainer and experiments on this machine")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    _json(command)
 
 
-def _train(options: argparse.Namespace, rest: list[str]) -> int:
-    """Becomes the accelerate line, so that signals and the exit status are its own."""
-    config = ["--config_file", options.accelerate_config] if options.accelerate_config else []
-    words = ["launch", *config, "-m", "ideator_rl.train", "--config", options.recipe, *rest]
-    print("accelerate " + " ".join(words), file=sys.stderr, flush=True)
-    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words])
+def _report(commands: Any) -> None:
+    command = _add(commands, "report", "cli_runs:report", "one HTML file about one run or several")
+    command.add_argument("runs", nargs="+", metavar="RUN")
+    command.add_argument("--out", default="report.html", metavar="FILE.html")
+
+
+def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
+    print(f"ideator-rl: {sentence}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

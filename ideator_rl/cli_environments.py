@@ -1,12 +1,15 @@
-"""The commands `env list`, `env show` and `env check`."""
+"""`ideator-rl env list`, `show` and `check`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from ideator_rl import cli_output
+from ideator_rl.cli_output import emit
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.environment_check import Check, check_environment
 from ideator_rl.errors import IdeatorError
@@ -15,39 +18,52 @@ from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.rollout_prompts import prompt_rows
 
 
-def list_(options: argparse.Namespace) -> int:
-    rows = [load_environment(name) for name in environment_names()]
-    if options.json:
-        print(json.dumps([{"name": row.name, "title": row.title, "presets": list(row.presets)} for row in rows]))
+def list_(args: argparse.Namespace) -> int:
+    """Returns 1 when one of them cannot be loaded; the others are listed all the same."""
+    rows = [_listed(name) for name in environment_names()]
+    if args.json:
+        emit(rows)
     else:
         for row in rows:
-            print(f"{row.name:<16}{row.title}  (presets: {', '.join(row.presets)})")
-    return 0
+            words = f"broken: {row['error']}" if row["error"] else row["title"]
+            cli_output.show(f"{row['name']:<16}{words}  (presets: {', '.join(row['presets']) or 'none'})")
+    return 1 if any(row["error"] for row in rows) else 0
 
 
-def show(options: argparse.Namespace) -> int:
-    environment = load_environment(options.environment)
-    if options.dataset:
-        return _dataset(environment, options)
-    facts = _facts(environment)
-    if options.json:
-        print(json.dumps(facts))
+def _listed(name: str) -> dict[str, Any]:
+    try:
+        environment = load_environment(name)
+    except IdeatorError as error:
+        return {"name": name, "title": "", "presets": [], "error": str(error)}
+    return {"name": name, "title": environment.title, "presets": list(environment.presets), "error": None}
+
+
+def show(args: argparse.Namespace) -> int:
+    environment = load_environment(args.environment)
+    environment.preset(args.preset)
+    if args.dataset is not None:
+        return _dataset(environment, args)
+    facts = _facts(environment, args)
+    if args.json:
+        emit(facts)
         return 0
-    print(f"{facts['name']}: {facts['title']}\n\n{facts['task']}\n")
-    metric = facts["metric"]
-    print(f"metric   {metric['name']}, {metric['direction']}, plausible {metric['plausible']}")
-    print(f"reward   {facts['reward']}, failure {environment.failure_reward}")
-    print(f"editable {', '.join(environment.rules.editable)}")
+    line, metric = cli_output.show, facts["metric"]
+    line(f"{facts['name']}: {facts['title']}\n\n{facts['task']}\n")
+    line(f"folder   {facts['folder']}")
+    line(f"metric   {metric['name']}, {metric['direction']}, plausible {metric['plausible']}")
+    line(f"reward   {facts['reward']}, failure {facts['failure_reward']}")
+    line(f"editable {', '.join(environment.rules.editable)}")
     for preset in environment.presets.values():
         budget, needs = preset.budget, preset.resources
-        print(
+        line(
             f"preset   {preset.name}: {budget.seconds:g} s on the {budget.clock} clock, {needs.cpus} CPUs, "
             f"{needs.gpus} GPUs, {needs.memory_gb:g} GB"
         )
+    line(f"\nThe prompt {args.prompts!r}, one of {', '.join(facts['prompts'])}:\n\n{facts['prompt']}")
     return 0
 
 
-def _facts(environment: Environment) -> dict[str, Any]:
+def _facts(environment: Environment, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "name": environment.name,
         "title": environment.title,
@@ -58,23 +74,29 @@ def _facts(environment: Environment) -> dict[str, Any]:
         "failure_reward": environment.failure_reward,
         "rules": asdict(environment.rules),
         "presets": {name: asdict(preset) for name, preset in environment.presets.items()},
+        "files": sorted(environment.baseline(args.preset)),
+        "prompts": sorted(environment.prompt_files),
+        "prompt": environment.prompt(args.preset, args.prompts),
+        "digest": environment.digest(args.preset),
     }
 
 
-def _dataset(environment: Environment, options: argparse.Namespace) -> int:
-    path = options.dataset.absolute()
-    if options.rows < 1:
-        raise IdeatorError(f"--rows is {options.rows}; expected at least 1.")
-    environment.preset(options.preset)
-    bucket = options.bucket or (path.parent / "bucket").as_uri()
-    named = options.environment == environment.name
-    config = BufferConfig(environment.name if named else str(environment.root), options.preset, bucket)
-    rows = prompt_rows(environment, config, options.rows, options.prompts, options.chat)
+def _dataset(environment: Environment, args: argparse.Namespace) -> int:
+    """Write rows that tell `execution_reward` where to run."""
+    path = Path(args.dataset).absolute()
+    bucket = args.bucket or (path.parent / "bucket").as_uri()
+    named = args.environment == environment.name
+    config = BufferConfig(environment.name if named else str(environment.root), args.preset, bucket)
+    rows = prompt_rows(environment, config, args.rows, args.prompts, args.chat)
     try:
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    except OSError as error:
-        raise IdeatorError(f"Could not write {path}: {error.strerror}.") from error
-    print(
+        with open(path, "x", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except FileExistsError:
+        raise IdeatorError(f"{path} exists already. Give another name; nothing is overwritten.") from None
+    if args.json:
+        emit({"dataset": str(path), "rows": len(rows), "bucket": bucket})
+        return 0
+    cli_output.show(
         f"{len(rows)} rows in {path}. Train on them with stock TRL:\n"
         f"  trl grpo --reward_funcs rewards.execution.execution_reward --dataset_name {path.parent} "
         "--model_name_or_path MODEL --output_dir DIR"
@@ -82,15 +104,13 @@ def _dataset(environment: Environment, options: argparse.Namespace) -> int:
     return 0
 
 
-def check(options: argparse.Namespace) -> int:
+def check(args: argparse.Namespace) -> int:
     """Returns 0 when every check passed, else 1."""
     found: list[Check] = []
-    for one in check_environment(
-        options.environment, options.preset, options.seeds, isolation=options.isolation, slots=options.slots
-    ):
+    for one in check_environment(args.environment, args.preset, args.seeds, isolation=args.isolation, slots=args.slots):
         found.append(one)
-        if not options.json:
-            print(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.words}", flush=True)
-    if options.json:
-        print(json.dumps([asdict(one) for one in found]))
+        if not args.json:
+            cli_output.show(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.words}")
+    if args.json:
+        emit([asdict(one) for one in found])
     return 0 if all(one.passed for one in found) else 1

@@ -1,144 +1,145 @@
-"""The commands `execute` and `patch`."""
+"""`ideator-rl execute`: the baseline, ideas or a patch, run as experiments; one record each, in the order given."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import json
-import sys
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_data import cache_root
+from ideator_rl.cli_output import bucket_url, emit, read_patch, read_text, say, show
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.patch import PatchError, apply_patch, diff, judge, read_tree, write_tree
-from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+
+FIRST = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
+"""The keys of a record that are promised to programs; more may follow."""
+PHASES = ("implement", "queue", "run", "score")
+PROGRESS_SECONDS = 5.0
 
 
-def execute(options: argparse.Namespace) -> int:
-    """Returns 0 when every experiment succeeded, else 1."""
-    texts = _ideas(options.ideas) if options.ideas else [options.idea]
-    patch = _read_patch(options.diff) if options.diff else ""
-    bucket = options.bucket or (cache_root() / "bucket").as_uri()
-    config = BufferConfig(
-        environment=options.environment,
-        preset=options.preset,
-        bucket=bucket,
-        implementer=options.implementer,
-        slots=options.slots,
-        isolation=options.isolation,
-        seed=options.seed,
-        replicates=options.replicates,
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 when every experiment succeeded, 1 when one did not."""
+    ideas, patch = _ideas(args), read_patch(args.diff) if args.diff else None
+    bucket = bucket_url(args.bucket)
+    buffer = open_buffer(
+        BufferConfig(
+            environment=args.environment,
+            preset=args.preset,
+            bucket=bucket,
+            implementer=args.implementer,
+            slots=args.slots,
+            isolation=args.isolation,
+            replicates=args.replicates,
+            seed=args.seed,
+        )
     )
-    buffer = RewardBuffer(config)
     sandbox = buffer.executor.sandbox
-    if sandbox.reason:
-        print(f"isolation: {sandbox.level} ({sandbox.reason})", file=sys.stderr)
-    print(f"implementer: {buffer.executor.implementer.name}; bucket: {bucket}", file=sys.stderr)
+    isolation = sandbox.level + (f" ({sandbox.reason})" if sandbox.reason else "")
+    say(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
     try:
-        if options.baseline:
-            works = [buffer.baseline(replicate) for replicate in range(options.replicates)]
-        elif options.diff:
-            works = [buffer.score_patch(patch, replicate) for replicate in range(options.replicates)]
-        else:
-            return asyncio.run(
-                _score(buffer, [text for text in texts for _ in range(options.replicates)], options.json)
-            )
-        return asyncio.run(_each(works, options.json))
+        return asyncio.run(_execute(buffer, ideas, patch, args.json))
     finally:
         buffer.close()
 
 
-async def _score(buffer: RewardBuffer, texts: list[str], as_json: bool) -> int:
-    good = True
-    async for _, record in buffer.as_completed(texts):
-        good &= _print(record, as_json)
-    return 0 if good else 1
-
-
-async def _each(works: list[Coroutine[Any, Any, Experiment]], as_json: bool) -> int:
-    good = True
-    for next_done in asyncio.as_completed(works):
-        good &= _print(await next_done, as_json)
-    return 0 if good else 1
-
-
-def _print(record: Experiment, as_json: bool) -> bool:
-    """Print one record as soon as it is known; whether it succeeded."""
-    if as_json:
-        print(json.dumps(asdict(record), ensure_ascii=False), flush=True)
-        return record.status == SUCCEEDED
-    value = f"  {record.metric['name']} {record.metric['value']:.4f}" if record.metric else ""
-    reward = "none (masked)" if record.reward is None else f"{record.reward:.4f}"
-    print(f"{record.id}  {record.status}{value}  reward {reward}{'  (replayed)' if record.replayed else ''}")
-    if record.error:
-        print(f"  {record.error['message']}")
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in record.seconds.items())
-    print(f"  isolation {record.isolation or '-'}; {seconds or 'not run'}")
-    print("\n".join("  " + line for line in record.patch.splitlines()), flush=True)
-    return record.status == SUCCEEDED
-
-
-def _ideas(path: Path) -> list[str]:
-    texts = []
-    for number, line in enumerate(_read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            text = row if isinstance(row, str) else row.get("idea", row.get("completion"))
-        except (ValueError, AttributeError):
-            text = None
-        if not isinstance(text, str):
-            raise IdeatorError(
-                f"{path}, line {number}: expected a JSON text, or an object with the key 'idea' or 'completion'."
-            )
-        texts.append(text)
-    if not texts:
-        raise IdeatorError(f"{path} holds no ideas. Expected one JSON text or object a line.")
-    return texts
-
-
-def patch(options: argparse.Namespace) -> int:
-    """Returns 0 when the patched codebase was written, 1 when the patch was refused."""
-    if options.out.exists():
-        raise IdeatorError(f"{options.out} exists already. Give a folder that does not, nothing is overwritten.")
-    if not options.base.is_dir():
-        raise IdeatorError(f"{options.base} is not a folder. Give the codebase that the patch was written for.")
-    base, text = read_tree(options.base), _read_patch(options.diff)
-    answer: dict[str, Any] = {"status": "applied", "error": None, "patch": "", "out": str(options.out)}
+async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None, as_json: bool) -> int:
+    progress = asyncio.create_task(_progress(buffer))
+    succeeded = True
     try:
-        tree = apply_patch(base, text)
-        if options.env:
-            judge(base, tree, load_environment(options.env).rules)
-        write_tree(tree, options.out)
-        answer["patch"] = diff(base, tree)
-    except PatchError as error:
-        answer |= {"status": error.kind, "error": {"kind": error.kind, "message": str(error)}, "out": None}
-    if options.json:
-        print(json.dumps(answer, ensure_ascii=False))
-    elif answer["error"]:
-        print(f"ideator-rl: {answer['error']['message']}", file=sys.stderr)
-    else:
-        print(answer["patch"], end="")
-    return 1 if answer["error"] else 0
+        async for record in _records(buffer, ideas, patch):
+            succeeded &= record.status == SUCCEEDED
+            emit(as_object(record)) if as_json else _show(record)
+    finally:
+        progress.cancel()
+        with suppress(asyncio.CancelledError):
+            await progress
+    return 0 if succeeded else 1
 
 
-def _read_patch(path: Path) -> str:
-    text = _read_text(path)
-    if not text.strip():
-        raise IdeatorError(f"The patch {path} is empty. Expected a unified diff or SEARCH/REPLACE blocks.")
-    return text
-
-
-def _read_text(path: Path) -> str:
+async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None) -> AsyncIterator[Experiment]:
+    """Records in the order of what was asked for; all of it runs at once, as far as slots go."""
+    replicates = buffer.config.replicates
+    if ideas is not None:
+        early: dict[int, Experiment] = {}
+        following = 0
+        async for index, record in buffer.as_completed([idea for idea in ideas for _ in range(replicates)]):
+            early[index] = record
+            while following in early:
+                yield early.pop(following)
+                following += 1
+        return
+    one = buffer.baseline if patch is None else lambda replicate: buffer.score_patch(patch, replicate)
+    tasks = [asyncio.ensure_future(one(replicate)) for replicate in range(replicates)]
     try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise IdeatorError(f"{path} is not text: a byte in it is not UTF-8. Binary patches are not taken.") from None
-    except OSError as error:
-        raise IdeatorError(f"{path} cannot be read: {error.strerror}.") from error
+        for task in tasks:
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def as_object(record: Experiment) -> dict[str, Any]:
+    """A record as the JSON object that programs are promised."""
+    whole = asdict(record)
+    whole["seconds"] = dict.fromkeys(PHASES, 0.0) | whole["seconds"]
+    return {key: whole.pop(key) for key in FIRST} | whole
+
+
+def _ideas(args: argparse.Namespace) -> list[str] | None:
+    """The completions that were given; None for the baseline and for a patch."""
+    if args.idea is not None:
+        return [_readable(args.idea)]
+    if args.ideas is None:
+        return None
+    lines = enumerate(read_text(args.ideas).split("\n"), 1)
+    found = [_idea(line, f"{args.ideas}, line {number}") for number, line in lines if line.strip()]
+    if not found:
+        raise IdeatorError(f"{args.ideas} holds no idea. Expected JSON lines, each a text or an object with 'idea'.")
+    return found
+
+
+def _idea(line: str, where: str) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise IdeatorError(f"{where} is not JSON ({error}). Expected a text or an object with 'idea'.") from None
+    idea = value.get("idea", value.get("completion")) if isinstance(value, dict) else value
+    if not isinstance(idea, str):
+        raise IdeatorError(f"{where} holds no idea. Expected a text in quotes or an object with 'idea'.")
+    return _readable(idea)
+
+
+def _readable(text: str) -> str:
+    """The text without bytes or halves of characters that no file can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+async def _progress(buffer: RewardBuffer) -> None:
+    last = ""
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        counts = buffer.counts()
+        line = f"{counts['running']} running, {counts['waiting']} waiting, {counts['done']} done"
+        if line != last:
+            say(line)
+        last = line
+
+
+def _show(record: Experiment) -> None:
+    words = [record.status]
+    if record.metric is not None:
+        words.append(f"{record.metric['name']} {record.metric['value']:.4f}")
+    if record.reward is not None:
+        words.append(f"reward {record.reward:.4f}")
+    if "run" in record.seconds:
+        words.append(f"{record.seconds['run']:.1f} s")
+    words.append(f"isolation {record.isolation}" if record.isolation else "not run")
+    show("  ".join([*words, record.id]) + ("  (from the bucket)" if record.replayed else ""))
+    if record.error is not None:
+        show("  " + record.error["message"].replace("\n", "\n  "))
+    if record.patch:
+        show("  " + record.patch.rstrip("\n").replace("\n", "\n  "))

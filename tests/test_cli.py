@@ -3,14 +3,16 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import TOY, replace_line
 
+from ideator_rl.bucket import open_bucket
 from ideator_rl.cli import main
-from ideator_rl.executor import attempts
+from ideator_rl.executor import attempts, process_tree
 
 GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
 HEIGHT = 0.5 + 1 + 36 + 0.1
@@ -55,7 +57,7 @@ def test_baseline_diff_and_ideas_take_the_same_road(call, tmp_path):
     (tmp_path / "ideas.jsonl").write_text("\n".join(lines))
     code, out, _ = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
     statuses = [json.loads(line)["status"] for line in out.splitlines()]
-    assert code == 1 and sorted(statuses) == ["malformed", "succeeded", "succeeded"]
+    assert code == 1 and statuses == ["succeeded", "succeeded", "malformed"]
 
 
 def test_a_patch_on_the_evaluator_is_rejected_and_names_it(call, tmp_path):
@@ -105,6 +107,19 @@ def test_a_bucket_that_is_not_writable_an_unknown_preset_and_a_broken_environmen
     assert "named 'nobody'" in sentence(code, err)
 
 
+def test_what_a_model_wrote_is_recorded_and_never_acts_on_the_terminal(call, tmp_path):
+    code, out, _ = execute(call, tmp_path, "--idea", "half a character \udcff, \x1b[31mred\x07")
+    record = json.loads(out)
+    assert code == 1 and record["status"] == "malformed" and record["seconds"]["run"] == 0.0
+    code, out, _ = call("execute", TOY, "--bucket", tmp_path / "bucket", "--idea", "\x1b[31mred\x07")
+    assert code == 1 and "red" in out and not any(mark in out for mark in "\x1b\x07")
+
+
+def test_a_bucket_of_one_process_is_refused(call, tmp_path):
+    code, _, err = call("execute", TOY, "--bucket", "memory://x", "--baseline")
+    assert "Use file://" in sentence(code, err)
+
+
 def test_a_bad_line_of_ideas_is_named(call, tmp_path):
     (tmp_path / "ideas.jsonl").write_text(json.dumps(GOOD) + "\n{}\n")
     code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
@@ -118,6 +133,8 @@ def test_patch_writes_a_new_folder_and_refuses_what_does_not_apply(call, tmp_pat
     assert code == 0 and "+x = 2.0" in out and "x = 2.0" in (tmp_path / "new" / "train.py").read_text()
     code, _, err = call(*words, "--out", tmp_path / "new")
     assert "exists already" in sentence(code, err)
+    code, _, err = call(*words, "--out", "/proc/nowhere/new")
+    assert "/proc/nowhere" in sentence(code, err)
     (tmp_path / "p.diff").write_text(replace_line("w = 0.0", "w = 2.0"))
     code, out, _ = call(*words, "--out", tmp_path / "other", "--json")
     answer = json.loads(out)
@@ -134,12 +151,17 @@ def test_environments_are_listed_shown_and_written_as_a_dataset(call, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "d.jsonl").read_text().splitlines()]
     assert code == 0 and len(rows) == 3 and "execution_reward" in out
     assert rows[0]["preset"] == "cpu" and rows[0]["bucket"] == f"file://{tmp_path}/bucket" and rows[0]["prompt"]
+    code, _, err = call("env", "show", TOY, "--dataset", tmp_path / "d.jsonl")
+    assert "nothing is overwritten" in sentence(code, err)
 
 
-def test_doctor_tells_the_sandbox_and_never_a_key(call, monkeypatch):
+def test_doctor_tells_the_sandbox_proves_the_bucket_and_never_a_key(call, monkeypatch, tmp_path):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     code, out, _ = call("doctor", "--json")
     facts = json.loads(out)
+    assert facts["bucket"].startswith("create-once holds") and not list(Path(cache).rglob(".doctor-*"))
     assert facts["sandbox"] in ("bwrap", "none") and code == (0 if facts["sandbox"] == "bwrap" else 1)
     assert facts["keys"]["HF_TOKEN"] == "set" and "hf_secret" not in out + call("doctor")[1]
 
@@ -149,8 +171,9 @@ def test_status_of_a_bucket_counts_and_of_nothing_is_a_sentence(call, tmp_path):
     execute(call, tmp_path, "--idea", "none")
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
     assert facts["statuses"] == {"succeeded": 1, "malformed": 1} and facts["running"] == []
-    code, _, err = call("status", tmp_path / "gone")
-    assert "neither a run nor a bucket" in sentence(code, err)
+    for gone in (tmp_path / "gone", f"file://{tmp_path}/gone"):
+        code, _, err = call("status", gone)
+        assert "neither a run nor a bucket" in sentence(code, err)
     assert not (tmp_path / "gone").exists()
 
 
@@ -158,8 +181,6 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     """A detached experiment is cancelled from outside, then taken up by `ideator-rl scheduler`."""
     words = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
     child = subprocess.Popen([*words, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
-    from ideator_rl.bucket import open_bucket
-
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
     while not any(attempts.running(bucket, id) for id in bucket.names("experiments")):
@@ -175,12 +196,64 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     assert code == 0 and "succeeded" in out
 
 
+def claimed(bucket, id, pid, start):
+    """An experiment that a process claimed."""
+    spec = {"environment": "toy", "digest": "d", "preset": "cpu", "seed": 0, "replicate": 0, "tree": "t", "idea": "i"}
+    spec |= {"patch": "", "implementer": "rules", "trusted": True, "hardware": "h", "implement_seconds": 0.0}
+    attempts.Spec(id=id, created=0.0, **spec).store(bucket)
+    claim = {"host": "here", "place": process_tree.place(), "pid": pid, "start": start, "time": time.time()}
+    bucket.create(f"experiments/{id}/attempts/0/claim.json", json.dumps(claim).encode())
+
+
+def test_cancel_ends_what_claimed_marks_it_and_leaves_a_process_that_got_the_same_number(call, tmp_path):
+    bucket = open_bucket(str(tmp_path / "bucket"))
+    sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    starts = [process_tree.start_time(sleeper.pid) for sleeper in sleepers]
+    claimed(bucket, "own", sleepers[0].pid, starts[0])
+    claimed(bucket, "other", sleepers[1].pid, "1")
+    threading.Thread(target=sleepers[0].wait, daemon=True).start()
+    try:
+        code, out, _ = call("cancel", tmp_path / "bucket", "--json")
+        assert code == 0 and json.loads(out) == {"trainer": None, "experiments": ["own"]}
+        assert sleepers[1].poll() is None
+        assert "cancel" in attempts.last_reason(bucket, "own") and attempts.running(bucket, "own") is None
+        assert json.loads(call("status", tmp_path / "bucket", "--json")[1])["statuses"] == {"waiting": 2}
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+
+
+TRAINER = (
+    "import sys, time; from pathlib import Path; from ideator_rl.training import run_folder\n"
+    "lock = run_folder.take(Path(sys.argv[1]), True); print('taken', flush=True); time.sleep(60)"
+)
+
+
+def test_cancel_ends_the_trainer_that_holds_the_run_and_no_other_process(toy_buffer, call, tmp_path):
+    (tmp_path / ".lock").write_text(str(os.getpid()))  # of a run long dead, whose number this process got
+    assert json.loads(call("cancel", tmp_path, "--json")[1])["trainer"] is None
+    command = [sys.executable, "-c", TRAINER, str(tmp_path)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert child.stdout.readline() == "taken\n"
+    threading.Thread(target=child.wait, daemon=True).start()
+    assert json.loads(call("status", tmp_path, "--json")[1])["process"] == child.pid
+    code, out, _ = call("cancel", tmp_path)
+    assert code == 0 and f"ended the trainer, process {child.pid}" in out and "--resume goes on" in out
+    assert json.loads(call("status", tmp_path, "--json")[1])["process"] is None
+
+
+def test_a_wrong_recipe_is_told_before_accelerate_is_even_imported(monkeypatch, call):
+    monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("launched"))
+    code, _, err = call("train", "recipes/quickstart.yaml", "--max_stepz", "2")
+    assert "Did you mean 'max_steps'" in sentence(code, err)
+
+
 def test_train_is_the_accelerate_line(monkeypatch, call):
     seen = []
     monkeypatch.setattr(os, "execv", lambda path, words: seen.append(words) or (_ for _ in ()).throw(SystemExit(0)))
     with pytest.raises(SystemExit):
         main(["train", "recipes/quickstart.yaml", "--max_steps", "2", "--resume"])
-    tail = "launch -m ideator_rl.train --config recipes/quickstart.yaml --max_steps 2 --resume"
+    tail = "--quiet -m ideator_rl.train --config recipes/quickstart.yaml --max_steps 2 --resume"
     assert " ".join(seen[0]).endswith(tail)
 
 
@@ -192,8 +265,10 @@ def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = "import sys; from ideator_rl import cli; cli._parser(); print([m for m in ('yaml', 'numpy', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    code = (
+        "import sys; from ideator_rl import cli; cli.parser(); print({'yaml', 'numpy', 'torch'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_the_check_of_an_environment_proves_its_baseline(call):

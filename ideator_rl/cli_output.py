@@ -1,0 +1,75 @@
+"""What commands print and read alike: JSON lines, lines for a person, input files, and where records go by default."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.bucket import BucketError, FileBucket, open_bucket
+from ideator_rl.diagnostics.safe_text import visible
+from ideator_rl.environment_data import cache_root
+from ideator_rl.errors import IdeatorError
+
+
+def emit(value: Any) -> None:
+    """One JSON value on one line.  ASCII: a model may have written characters that no encoding takes."""
+    print(json.dumps(value), flush=True)
+
+
+def show(text: str) -> None:
+    """A line for a person.  Models write ideas and errors: nothing in them may act on the terminal."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(visible(text).encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def say(text: str) -> None:
+    """Progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def read_text(name: str) -> str:
+    """A file's text, or that of stdin for `-`.
+
+    Raises:
+        IdeatorError: no such file, or it is not UTF-8 text.
+    """
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise IdeatorError(
+            f"{name} is not UTF-8 text (byte {error.start}). Binary files are not taken; give a text file."
+        ) from None
+    except OSError as error:
+        raise IdeatorError(f"{name} cannot be read: {error.strerror}. Give the path of a file.") from None
+
+
+def read_patch(name: str) -> str:
+    """A patch file's text.
+
+    Raises:
+        IdeatorError: no such file, nothing in it, or not UTF-8 text.
+    """
+    text = read_text(name)
+    if not text.strip():
+        raise IdeatorError(f"The patch {name} is empty. Expected a unified diff or SEARCH/REPLACE blocks.")
+    return text
+
+
+def bucket_url(given: str | None) -> str:
+    """The URL of the bucket to use: the one given, or one in the user's cache.
+
+    Raises:
+        BucketError: it cannot be used, or not by several processes.
+    """
+    return bucket_path(given).as_uri()
+
+
+def bucket_path(given: str | None) -> Path:
+    """The folder of that bucket."""
+    bucket = open_bucket(given or str(cache_root() / "bucket"))
+    if not isinstance(bucket, FileBucket):
+        raise BucketError(f"The bucket {given!r} lives in one process, and experiments run in others. Use file://.")
+    return bucket.root

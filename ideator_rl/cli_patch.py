@@ -1,0 +1,44 @@
+"""`ideator-rl patch`: repair, judge and apply a patch to a codebase on disk.  Nothing is run and no LLM is asked."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ideator_rl.cli_output import emit, read_patch, say, show
+from ideator_rl.diagnostics.safe_text import visible
+from ideator_rl.environment import load_environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.patch import PatchError, apply_patch, diff, judge, read_tree, tree_hash, write_tree
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 when the patched codebase stands in `--out`, 1 when there is none."""
+    base_folder, out = Path(args.base), Path(args.out)
+    if not base_folder.is_dir():
+        raise IdeatorError(f"There is no folder {args.base}. Give the codebase that the patch is for as --base.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise IdeatorError(f"{args.out} exists already. Give a new or empty folder as --out; nothing is overwritten.")
+    base, text = read_tree(base_folder), read_patch(args.diff)
+    rules = load_environment(args.env).rules if args.env else None
+    try:
+        tree = apply_patch(base, text)
+        if rules is not None:
+            judge(base, tree, rules)
+    except PatchError as error:
+        return _refused(error, args.json)
+    write_tree(tree, out)
+    patch = diff(base, tree)
+    if args.json:
+        emit({"status": "applied", "error": None, "patch": patch, "tree": tree_hash(tree), "out": str(out)})
+    else:
+        show(patch.rstrip("\n"))
+    return 0
+
+
+def _refused(error: PatchError, as_json: bool) -> int:
+    if as_json:
+        emit({"status": error.kind, "error": {"kind": error.kind, "message": str(error)}, "patch": "", "out": None})
+    else:
+        say(visible(f"{error.kind}: {error}"))
+    return 1

@@ -1,0 +1,43 @@
+"""`ideator-rl scheduler`: a scheduler on a machine of its own serves a bucket that others fill."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from functools import partial
+
+from ideator_rl.bucket import open_bucket
+from ideator_rl.cli_output import bucket_url, say, show
+from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.scheduler import Scheduler
+from ideator_rl.experiment import Experiment
+
+LOOK_SECONDS = 1.0
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 when nothing was lost; without `--once` it runs until it is interrupted."""
+    bucket = open_bucket(bucket_url(args.bucket))
+    backend = LocalBackend(bucket.url, args.slots, args.isolation)
+    say(f"serving {bucket.url} with {backend.slots} slots")
+    return asyncio.run(_serve(Scheduler(bucket, backend), args.once))
+
+
+async def _serve(scheduler: Scheduler, once: bool) -> int:
+    lost: list[str] = []
+
+    def ended(id: str, future: asyncio.Future[Experiment]) -> None:
+        error = future.exception()
+        if error is not None:
+            lost.append(id)
+        show(f"{id}  " + (f"lost: {error}" if error is not None else future.result().status))
+
+    while True:
+        known = set(scheduler.waiting)
+        found = scheduler.discover()
+        for id, future in zip([id for id in scheduler.waiting if id not in known], found, strict=True):
+            future.add_done_callback(partial(ended, id))
+        if once and not scheduler.waiting:
+            await asyncio.sleep(0)  # the last callbacks
+            return 1 if lost else 0
+        await asyncio.sleep(LOOK_SECONDS)

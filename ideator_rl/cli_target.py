@@ -1,0 +1,88 @@
+"""What `status` and `cancel` are pointed at: the folder of a run, or a bucket; and who is at work there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ideator_rl.bucket import Bucket, open_bucket
+from ideator_rl.diagnostics.records import JOURNAL
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import attempts, process_tree
+from ideator_rl.experiment import RUNNING
+
+WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process and its start: together a name that is never used twice."""
+
+    pid: int
+    start: str
+
+    @property
+    def alive(self) -> bool:
+        return process_tree.start_time(self.pid) == self.start
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One experiment of a bucket."""
+
+    id: str
+    status: str
+    """That of its record; `running` or `waiting` where there is none."""
+    claim: dict[str, Any] | None
+    """Who runs it now; see `attempts`."""
+    spec: attempts.Spec | None
+    """None for an idea that never became a codebase."""
+
+
+def run_folder(target: str) -> Path | None:
+    """The folder, if the target is that of a run."""
+    return Path(target) if (Path(target) / JOURNAL).is_file() else None
+
+
+def bucket_at(target: str) -> Bucket:
+    """The bucket that the target names.  None is made.
+
+    Raises:
+        IdeatorError: neither a run nor a bucket is there.
+    """
+    parts = urlsplit(target)
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(target) if not parts.scheme else None
+    if path is not None and not any((path / name).is_dir() for name in ("experiments", ".scratch")):
+        raise IdeatorError(
+            f"{target} is neither a run nor a bucket with experiments. Give the folder that a recipe names as "
+            "output_dir, or the URL of a bucket."
+        )
+    return open_bucket(target)
+
+
+def entries(bucket: Bucket) -> list[Entry]:
+    """Every experiment of a bucket, those that no codebase came of included."""
+    return [_entry(bucket, id) for id in bucket.names("experiments")]
+
+
+def trainer(folder: Path) -> Process | None:
+    """The trainer at work in a run's folder on this machine: the process that says so and holds the lock open."""
+    try:
+        lock = folder / ".lock"
+        pid = int(lock.read_text())
+        start = process_tree.start_time(pid)
+        held = {os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    except (OSError, ValueError):
+        return None
+    return Process(pid, start) if start is not None and os.path.realpath(lock) in held else None
+
+
+def _entry(bucket: Bucket, id: str) -> Entry:
+    record, spec = attempts.load_result(bucket, id), attempts.Spec.load(bucket, id)
+    if record is not None:
+        return Entry(id, record.status, None, spec)
+    claim = attempts.running(bucket, id)
+    return Entry(id, WAITING if claim is None else RUNNING, claim, spec)
