@@ -16,18 +16,23 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_data import cache_root
+from ideator_rl.environment_data import Data, cache_root
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, choose
+from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.patch import PatchError, judge, write_tree
+from ideator_rl.patch import PatchError, Tree, judge, write_tree
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
-SNIPPET = 48
-"""Bytes of a piece of hidden data that is looked for."""
-SNIPPETS = 4
+PIECE_BYTES = 256
+"""Long enough that finding it elsewhere means a copy: shorter pieces of text, code above all, recur as phrases."""
+HIDDEN_PIECES, PUBLIC_PIECES = 32, 4
+"""How many are looked for; at least one of every file."""
+LEAST_BYTES, LEAST_DISTINCT = 24, 12
+"""Smaller or plainer pieces, such as spaces, stand in any file."""
+SEARCH_SECONDS = 1800.0
 SEARCHER = Path(__file__).with_name("environment_search.py")
 
 
@@ -120,53 +125,65 @@ def _hidden(environment: Environment, preset: str, isolation: str) -> Iterator[C
     """Search everything an experiment can read for pieces of the hidden data; and, to be sure the search sees, of the
     public data."""
     data, sandbox = environment.data(preset), choose(isolation, trusted=True)
-    hidden, public = _snippets(data.private), _snippets(data.public)
+    hidden, public = _pieces(data.private, HIDDEN_PIECES), _pieces(data.public, PUBLIC_PIECES)
     if not hidden:
         yield Check("hidden data", True, "there is none")
         return
     if sandbox.level == NONE:
         yield Check("hidden data", False, f"not masked: no sandbox ({sandbox.reason})")
         return
+    try:
+        answer = _search(hidden + public, environment.baseline(preset), data, sandbox)
+    except IdeatorError as error:
+        yield Check("hidden data", False, str(error))
+        return
+    found = {int(number): paths for number, paths in answer["found"].items()}
+    leaks = sorted({path for number, paths in found.items() if number < len(hidden) for path in paths})
+    leaked = sum(number < len(hidden) for number in found)
+    scope = f"{answer['files']} readable files, {answer['bytes'] / 1e9:.1f} GB"
+    words = f"none of {len(hidden)} pieces in {scope}"
+    if leaks:
+        words = f"readable in the sandbox: {leaked} of {len(hidden)} pieces, in {', '.join(leaks[:3])}"
+    yield Check("hidden data", not leaks, words)
+    if public:
+        seen = len(found) - leaked
+        yield Check("search", seen == len(public), f"finds {seen} of {len(public)} pieces of the public data")
+
+
+def _search(pieces: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dict[str, Any]:
+    """Look for pieces where an experiment would run, in what it would see.
+
+    Raises:
+        IdeatorError: the search did not end by itself.
+    """
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
         workspace = Path(folder) / "tree"
-        write_tree(environment.baseline(preset), workspace)
+        write_tree(tree, workspace)
         for path in (Path(folder), workspace, *workspace.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         mounts = Mounts({}, {workspace: WORKSPACE, data.public: "/data", SEARCHER: "/ideator/search.py"}, data.masked)
-        command = [sys.executable, "-I", "/ideator/search.py", *(s.hex() for s in (*hidden, *public))]
-        done = subprocess.run(
-            sandbox.command(command, mounts, WORKSPACE),
-            capture_output=True,
-            text=True,
-            env={},
-            timeout=900,
-            check=False,
-        )
+        command = sandbox.command([sys.executable, "-I", "-B", "/ideator/search.py"], mounts, WORKSPACE)
+        request = json.dumps([piece.hex() for piece in pieces])
+        try:
+            done = subprocess.run(
+                command, input=request, capture_output=True, text=True, env={}, timeout=SEARCH_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise IdeatorError(f"the search inside the sandbox took over {SEARCH_SECONDS:g} s") from None
     if done.returncode != 0:
-        yield Check("hidden data", False, f"the search inside the sandbox broke: {done.stderr.strip()[-200:]}")
-        return
-    found, searched = json.loads(done.stdout)["found"], json.loads(done.stdout)["searched"]
-    leaks = [found[s.hex()] for s in hidden if s.hex() in found]
-    yield Check(
-        "hidden data",
-        not leaks,
-        f"readable in the sandbox: {leaks[0]}"
-        if leaks
-        else f"{len(hidden)} pieces in none of {searched} readable files",
-    )
-    if public:
-        seen = sum(s.hex() in found for s in public)
-        yield Check("search", seen > 0, f"finds {seen} of {len(public)} pieces of the public data")
+        raise IdeatorError(f"the search inside the sandbox broke: {done.stderr.strip()[-200:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
-def _snippets(folder: Path) -> list[bytes]:
-    """Random pieces of every file in a folder that are not trivially common."""
+def _pieces(folder: Path, count: int) -> list[bytes]:
+    """Pieces from random places of a folder's files, the same ones every time; none that any file may hold."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size >= LEAST_BYTES]
     rng, out = random.Random(0), []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        body = path.read_bytes()
-        for _ in range(SNIPPETS if len(body) > 4 * SNIPPET else 0):
-            start = rng.randrange(len(body) - SNIPPET)
-            piece = body[start : start + SNIPPET]
-            if len(set(piece)) > SNIPPET // 3:
-                out.append(piece)
-    return out
+    for number in range(4 * max(count, len(files)) if files else 0):
+        with open(files[number % len(files)], "rb") as file:
+            file.seek(rng.randrange(max(1, file.seek(0, 2) - PIECE_BYTES + 1)))
+            piece = file.read(PIECE_BYTES)
+        if len(set(piece)) >= LEAST_DISTINCT and piece not in out:
+            out.append(piece)
+    return out[: max(count, len(files))]

@@ -1,39 +1,79 @@
-"""Runs inside the sandbox: looks for pieces of data in every file that can be read there.
+"""Runs inside the sandbox: looks for pieces of text in every file that can be read there.
 
-Standard library only: this file is mounted alone.  Prints {"found": {hex: path}, "searched": count} as JSON.
+Finds exact bytes only: not what is compressed, encrypted or encoded otherwise.  The pieces come over stdin, so that no
+file holds them for the sake of the search.  Standard library only: this file is mounted alone.
 
-usage: environment_search.py HEX [HEX …]
+stdin: JSON, pieces as hex.  stdout: JSON, `found` (piece number → paths), `files`, `bytes`, `unreadable`.
 """
 
+import itertools
 import json
-import mmap
 import os
 import stat
+import struct
 import sys
 
+CHUNK = 1 << 24
+MOST_PATHS = 5
 SKIPPED = ("/proc", "/sys", "/dev")
 
 
 def main() -> None:
-    pieces = [bytes.fromhex(word) for word in sys.argv[1:]]
-    found: dict[str, str] = {}
-    searched = 0
-    for folder, names, files in os.walk("/"):
-        names[:] = [name for name in names if os.path.join(folder, name) not in SKIPPED]
-        for name in files:
+    pieces = [bytes.fromhex(text) for text in json.load(sys.stdin)]
+    window = max(1, min(map(len, pieces)) // 2)
+    # A piece of 2·w bytes or more holds a whole w-aligned block of any bytes it stands in: only those are looked at.
+    starts = {piece[i : i + window] for piece in pieces for i in range(window)}
+    found: dict[int, list[str]] = {}
+    files = size = unreadable = 0
+    for path in paths():
+        try:
+            with open(path, "rb") as file:
+                for data in chunks(file, max(map(len, pieces))):
+                    size += len(data)
+                    if not starts.isdisjoint(blocks(data, window)):
+                        note(found, pieces, data, path)
+            files += 1
+        except OSError:
+            unreadable += 1
+    print(json.dumps({"found": found, "files": files, "bytes": size, "unreadable": unreadable}))
+
+
+def paths():
+    """Every regular file below /, each once however many names it has."""
+    seen = set()
+    for folder, folders, names in os.walk("/"):
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in SKIPPED]
+        for name in names:
             path = os.path.join(folder, name)
             try:
                 info = os.lstat(path)
-                if not stat.S_ISREG(info.st_mode) or info.st_size == 0:
-                    continue
-                with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as body:
-                    searched += 1
-                    for piece in pieces:
-                        if piece.hex() not in found and body.find(piece) >= 0:
-                            found[piece.hex()] = path
             except OSError:
                 continue
-    print(json.dumps({"found": found, "searched": searched}))
+            key = info.st_dev, info.st_ino
+            if stat.S_ISREG(info.st_mode) and key not in seen:
+                seen.add(key)
+                yield path
+
+
+def chunks(file, overlap):
+    """The file in parts of CHUNK bytes, each after the end of the one before it."""
+    data = file.read(CHUNK)
+    while data:
+        yield data
+        more = file.read(CHUNK)
+        data = data[-overlap:] + more if more else b""
+
+
+def blocks(data, window):
+    whole = len(data) // window * window
+    return itertools.chain.from_iterable(struct.iter_unpack(f"{window}s", memoryview(data)[:whole]))
+
+
+def note(found: dict[int, list[str]], pieces: list[bytes], data: bytes, path: str) -> None:
+    for number, piece in enumerate(pieces):
+        known = found.setdefault(number, []) if piece in data else None
+        if known is not None and len(known) < MOST_PATHS and path not in known:
+            known.append(path)
 
 
 if __name__ == "__main__":
