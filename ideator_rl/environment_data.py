@@ -92,3 +92,7 @@ def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
             f"Could not prepare data in {home}: {error.strerror or error}. "
             "Free space there, or set XDG_CACHE_HOME to a folder that this user may write to."
         ) from error
+    except Exception as error:
+        raise IdeatorError(
+            f"{prepare} could not prepare data for the preset {preset!r}: {error or type(error).__name__}"
+        ) from error
