@@ -18,7 +18,7 @@ smollm2: install
 
 quickstart: install
 	@test ! -e runs/quickstart/recipe.yaml || { echo "runs/quickstart holds a run already. Go on with it:" \
-	  "ideator-rl train recipes/quickstart.yaml --resume; or move the folder away for a new one."; exit 2; }
+	  ".venv/bin/ideator-rl train recipes/quickstart.yaml --resume; or move the folder away for a new one."; exit 2; }
 	accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml
 
 test: install
