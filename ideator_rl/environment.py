@@ -184,7 +184,8 @@ def load_environment(name_or_path: str | Path) -> Environment:
 
 
 def _build(root: Path, raw: dict[str, Any]) -> Environment:
-    hidden = tuple(raw["hidden"])
+    own = (raw["evaluator"], raw["task"], raw["prepare"], raw["catalogue"], *raw["prompts"].values(), "env.yaml")
+    hidden = (*raw["hidden"], *(name for name in own if name), "artifact", "artifact/**")
     environment = Environment(
         name=raw["name"],
         root=root,

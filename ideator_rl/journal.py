@@ -99,10 +99,12 @@ class Journal:
                 self._db.execute("begin immediate")
                 yield
                 self._db.execute("commit")
-            except sqlite3.Error as error:
+            except BaseException as error:
                 with suppress(sqlite3.Error):
                     self._db.execute("rollback")
-                raise self._error(error) from error
+                if isinstance(error, sqlite3.Error):
+                    raise self._error(error) from error
+                raise
 
     def _error(self, error: Exception) -> JournalError:
         return JournalError(

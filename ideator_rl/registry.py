@@ -54,7 +54,7 @@ def _dotted(group: str, name: str) -> Any:
 def environment_folder(name_or_path: str) -> Path | None:
     """The folder of an environment: a path that holds an env.yaml, a built-in name, or an entry point."""
     path = Path(name_or_path).expanduser()
-    if path.is_dir() and (("/" in name_or_path) or (path / "env.yaml").is_file()):
+    if ("/" in name_or_path or name_or_path.startswith(".")) and path.is_dir():
         return path.resolve()
     built_in = _built_in_folder()
     if built_in is not None and (built_in / name_or_path / "env.yaml").is_file():

@@ -54,6 +54,7 @@ class RewardBuffer:
         self, completions: list[str], *, step: int | None = None
     ) -> AsyncIterator[tuple[int, Experiment]]:
         """The same, each record with its index as soon as it is known."""
+        completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
         step = self._journal.next_step() if step is None else step
         first = self._journal.propose(step, completions)
         with self._lock:

@@ -179,7 +179,7 @@ def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
             others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 50]
             try: os.kill({os.getpid()}, 0); seen.append("parent")
             except OSError: pass
-            print("seen", seen, others, sorted(os.environ), os.listdir("/tmp"))
+            print("seen", seen, others, sorted(os.environ), [n for n in os.listdir("/tmp") if "ideator" in n])
             leave()
         """)
     )

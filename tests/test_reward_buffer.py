@@ -11,6 +11,7 @@ from conftest import replace_line, run
 from scripted import idea
 
 from ideator_rl.environment import EnvironmentError_
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.journal import JournalError
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers, open_buffer
@@ -139,7 +140,7 @@ def test_what_is_ours_is_lost_not_failed_and_can_be_tried_by_a_later_run(toy, tm
     evaluator = (tmp_path / "env/evaluator.py").read_text()
     (tmp_path / "env/evaluator.py").write_text(
         evaluator.replace("    text =", "    if (run.private.parents[9:] or run.artifact) and __import__('os').path.exists("
-                          f"'{tmp_path}/broken'):\n        raise RuntimeError('disk gone')\n    text =")
+                          f"'{tmp_path}/broken'):\n        raise MemoryError('disk gone')\n    text =")
     )  # fmt: skip
     (tmp_path / "broken").write_text("")
     config = replace(toy_config, environment=str(tmp_path / "env"), implementer="scripted.ScriptedImplementer")
@@ -208,3 +209,48 @@ def test_a_journal_in_a_place_that_cannot_be_is_one_clear_sentence(toy_config, t
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="Could not write the run's journal"):
         RewardBuffer(replace(toy_config, run_dir=str(tmp_path / "file")))
+
+
+def test_a_wait_that_was_cancelled_does_not_poison_the_experiment(buffer):
+    async def scenario():
+        first = asyncio.create_task(buffer.executor.execute(idea("x = 1.0")))
+        second = asyncio.create_task(buffer.executor.execute(idea("x = 1.0")))
+        await asyncio.sleep(0.15)
+        first.cancel()
+        return await second, await buffer.executor.execute(idea("x = 1.0"))
+
+    assert [record.status for record in run(scenario())] == ["succeeded", "succeeded"]
+
+
+def test_half_a_surrogate_pair_is_only_a_bad_idea_and_the_journal_goes_on(buffer):
+    [record] = run(buffer.score(["\ud800"]))
+    assert record.status == "malformed"
+    assert run(buffer.score_patch("\ud800")).status == "unpatchable"
+    assert run(buffer.score([idea("x = 1.0")]))[0].status == "succeeded"
+
+
+def test_different_failures_have_records_of_their_own(buffer):
+    first, second = run(buffer.score_patch("nonsense one")), run(buffer.score_patch("nonsense two"))
+    assert first.id != second.id and {first.status, second.status} == {"unpatchable"}
+
+
+def test_a_patch_that_names_the_evaluator_is_rejected_in_every_dress(toy_buffer):
+    for name in ("evaluator.py", "envs/toy/evaluator.py", "lib/../evaluator.py"):
+        patch = f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
+        record = run(toy_buffer.score_patch(patch))
+        assert record.status == "rejected", (name, record.error)
+    new = run(toy_buffer.score_patch("--- /dev/null\n+++ b/evaluator.py\n@@ -0,0 +1 @@\n+x = 1\n"))
+    assert new.status == "rejected" and "evaluator.py" in new.error["message"]
+
+
+def test_an_experiment_that_can_never_fit_is_told_at_once(toy, tmp_path, toy_config):
+    shutil.copytree(toy, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
+    manifest = tmp_path / "env/env.yaml"
+    manifest.write_text(manifest.read_text().replace("cpus: 1", "cpus: 9"))
+    with pytest.raises(IdeatorError, match="needs 9 CPU slots and this machine offers 2"):
+        RewardBuffer(replace(toy_config, environment=str(tmp_path / "env")))
+
+
+def test_what_an_evaluator_stumbles_over_is_the_experiments_failure_and_is_run_once(buffer):
+    [record] = run(buffer.score([idea("x = 1e200")]))
+    assert record.status in ("failed", "invalid") and list(ran(buffer).values()) == [1]

@@ -43,6 +43,10 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         return {"invalid": str(error)}
     except ScorerFailed as error:
         return {"failed": str(error)}
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # the artifact is hostile: what the evaluator stumbles over is the experiment's
+        return {"failed": f"what it left could not be scored: {type(error).__name__}"}
     return _believable(value, environment)
 
 

@@ -21,7 +21,7 @@ from ideator_rl.environment import Environment, load_environment
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.implementer import Implementer, get_implementer
-from ideator_rl.executor.sandbox import choose
+from ideator_rl.executor.sandbox import BWRAP, choose
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
     LOST,
@@ -33,7 +33,7 @@ from ideator_rl.experiment import (
     proposal_id,
 )
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.patch import PatchError, Tree, apply_patch, diff, judge, tree_hash
+from ideator_rl.patch import PatchError, Tree, apply_patch, diff, judge, names_protected, tree_hash
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,13 @@ class Executor:
         self._hardware = hardware_class(self.preset.resources.gpus)
         self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
         backend = LocalBackend(self.bucket.url, config.slots, config.isolation)
+        backend.refuse_if_too_large(self.preset.resources)
         self.scheduler = Scheduler(self.bucket, backend)
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""
         created = time.time()
+        completion = completion.encode("utf-8", "replace").decode()  # half a surrogate pair has no bytes
         try:
             idea = parse_idea(completion)
         except MalformedIdea as error:
@@ -101,7 +103,7 @@ class Executor:
             SandboxError: no sandbox works here and `isolation` does not say `none`.
         """
         choose(self.config.isolation, trusted=False)
-        created = time.time()
+        created, patch = time.time(), patch.encode("utf-8", "replace").decode()
         try:
             codebase = self._judged(patch, "", "diff", trusted=False)
         except PatchError as error:
@@ -148,19 +150,26 @@ class Executor:
 
     def _judged(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
-        tree = apply_patch(self.base, patch)
+        try:
+            tree = apply_patch(self.base, patch)
+        except PatchError as error:
+            if name := names_protected(patch, self.environment.rules):
+                raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
+            raise
         judge(self.base, tree, self.environment.rules)
         return Codebase(tree, diff(self.base, tree), idea, implementer, trusted)
 
     async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
         name = tree_hash(codebase.tree)
-        id = experiment_id(name, self._digest, self.preset.name, self._hardware, self.config.seed, replicate)
+        # What ran unmasked must never be replayed as if it had been sealed.
+        hardware = self._hardware + ("" if self.sandbox.level == BWRAP else self.sandbox.level)
+        id = experiment_id(name, self._digest, self.preset.name, hardware, self.config.seed, replicate)
         try:
             record = attempts.load_result(self.bucket, id)
             if record is None:
                 attempts.store_tree(self.bucket, name, codebase.tree)
                 self._spec(id, name, codebase, created, replicate).store(self.bucket)
-                record = await self.scheduler.result(id, self.preset.resources)
+                record = await asyncio.shield(self.scheduler.result(id, self.preset.resources))
             else:
                 record.replayed = True
         except (Lost, BucketError) as error:
@@ -198,11 +207,14 @@ class Executor:
 
     def _failure(self, status: str, message: str, idea: str, created: float, patch: str) -> Experiment:
         """The record of an idea that never became a codebase; stored, so that status and report can list it."""
-        record = self._blank(status, idea, created)
+        record = self._blank(status, idea or patch, created)
+        record.idea, record.patch = idea, patch
         record.error = {"kind": status, "message": message}
-        record.patch = patch
         record.reward = self.environment.failure_reward
-        attempts.store_result(self.bucket, record)
+        try:
+            attempts.store_result(self.bucket, record)
+        except BucketError as error:
+            return self._lost(idea, created, str(error))
         return record
 
     def _lost(self, idea: str, created: float, message: str) -> Experiment:

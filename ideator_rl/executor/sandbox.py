@@ -184,6 +184,9 @@ def _binds(mounts: Mounts) -> list[str]:
     for folder in python_folders():
         if not folder.startswith("/usr/"):
             bind("--ro-bind", folder, folder)
+    for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
+        parents(alias)
+        out.extend(["--symlink", real, alias])
     for host, inside in mounts.readonly.items():
         bind("--ro-bind", host, inside)
     for host, inside in mounts.writable.items():
@@ -198,8 +201,14 @@ def _binds(mounts: Mounts) -> list[str]:
 def python_folders() -> tuple[str, ...]:
     """The folders Python needs: its prefixes and installed packages, and nothing of the project's checkout."""
     wanted = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    real = {os.path.realpath(p) for p in wanted} | wanted
+    real = {os.path.realpath(p) for p in wanted}
     return tuple(sorted(p for p in real if not any(p != q and p.startswith(q + "/") for q in real)))
+
+
+@cache
+def python_aliases() -> tuple[tuple[str, str], ...]:
+    """Prefixes that are reached through a link: (the path as Python has it, the real one)."""
+    return tuple((p, os.path.realpath(p)) for p in sorted({sys.prefix, sys.base_prefix}) if p != os.path.realpath(p))
 
 
 def experiment_uid(level: str) -> int:
@@ -211,9 +220,11 @@ def experiment_uid(level: str) -> int:
 
 def _drop_root(level: str) -> list[str]:
     if os.getuid() != 0 or experiment_uid(level) == 0:
-        return []
+        setpriv = shutil.which("setpriv")
+        return [setpriv, "--pdeathsig", "KILL"] if level == NONE and setpriv else []
     flags = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
     flags += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
+    flags += ["--pdeathsig", "KILL"] if level == NONE else []
     return [shutil.which("setpriv") or "/usr/bin/setpriv", *flags]
 
 

@@ -43,7 +43,7 @@ class Scheduler:
 
         It fails with `Lost` when the attempts are used up.
         """
-        if id not in self._waiting:
+        if id not in self._waiting or self._waiting[id][1].cancelled():
             self._waiting[id] = (resources, asyncio.get_running_loop().create_future())
         if self._clock is None or self._clock.done():
             self._clock = asyncio.get_running_loop().create_task(self._run())
@@ -57,7 +57,7 @@ class Scheduler:
     @property
     def started(self) -> int:
         """Experiments that a supervisor of this scheduler is running now."""
-        return sum(self._backend.active(id) for id in self._waiting)
+        return sum(self._backend.active(id) for id in list(self._waiting))
 
     def discover(self) -> list[asyncio.Future[Experiment]]:
         """Take on every codebase in the bucket that has no result: for a scheduler on a machine of its own."""

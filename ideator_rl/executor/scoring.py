@@ -8,6 +8,7 @@ the other side.
 from __future__ import annotations
 
 import os
+import re
 import select
 import struct
 import subprocess
@@ -56,9 +57,10 @@ class Scorer:
         self._send(body, deadline)
         if self._receive(1, deadline) != b"\0":
             size = min(struct.unpack("<I", self._receive(4, deadline))[0], 4096)
-            raise ScorerFailed(
-                "the model could not be scored: " + self._receive(size, deadline).decode("utf-8", "replace")
-            )
+            words = self._receive(size, deadline).decode("utf-8", "replace")
+            # Only the kind of the error: the model has seen hidden tokens and must not write to the record.
+            kind = re.match(r"[A-Za-z_]{1,40}", words)
+            raise ScorerFailed(f"the model could not be loaded or run: {kind[0] if kind else 'an error'}")
         raw = self._receive(4 * batch * length * self._vocab, deadline)
         return np.frombuffer(raw, "<f4").reshape(batch, length, self._vocab)
 
@@ -69,6 +71,8 @@ class Scorer:
                 raise ScorerFailed(f"the model took no input for {ANSWER_SECONDS:g} s")
             try:
                 view = view[os.write(self._request, view[:65_536]) :]
+            except BlockingIOError:
+                continue
             except BrokenPipeError:
                 return
 
@@ -130,6 +134,7 @@ class ScoringRun:
         )
         os.close(request_read)
         os.close(answer_write)
+        os.set_blocking(request_write, False)
         try:
             yield Scorer(process, request_write, answer_read, vocab)
         finally:

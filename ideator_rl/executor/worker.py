@@ -133,7 +133,7 @@ class Supervisor:
     def _score(self, record: Experiment) -> Experiment:
         started = time.monotonic()
         fault = collect(self.home / "run" / "artifact", self.home / "artifact")
-        answer = {"failed": fault} if fault else self._evaluate()
+        answer = {"failed": fault} if fault else self._evaluate(record.seconds["startup"])
         record.seconds["score"] = time.monotonic() - started
         assert record.metric is not None
         record.metric["value"] = answer.get("metric")
@@ -146,7 +146,7 @@ class Supervisor:
             record.metric = None
         return record
 
-    def _evaluate(self) -> dict[str, Any]:
+    def _evaluate(self, startup: float) -> dict[str, Any]:
         """Have the trusted evaluator, in a process of its own, measure the artifact.
 
         Raises:
@@ -166,6 +166,8 @@ class Supervisor:
             )
         )
         _readable(self.home / "score")
+        # Two scorers import what the run did; training in them would be a budget of its own.
+        allowed = 5.0 + 3 * startup + self.preset.budget.seconds if self.preset.budget.clock == "cpu" else None
         command = [sys.executable, "-P", "-m", "ideator_rl.executor.evaluate", str(config), str(out)]
         errors = self.home / "evaluator.log"
         with open(errors, "wb") as stderr:
@@ -174,8 +176,8 @@ class Supervisor:
         try:
             while process.poll() is None:
                 self._beat()
-                if time.monotonic() > deadline:
-                    return {"failed": f"scoring took over {SCORE_SECONDS:g} s"}
+                if fault := self._scoring_fault(process.pid, allowed, deadline):
+                    return {"failed": fault}
                 time.sleep(0.02)
         finally:
             process_tree.end(os.getpid())
@@ -185,6 +187,17 @@ class Supervisor:
             raise IdeatorError(f"The evaluator of {self.environment.name} broke: {(words or ['no output'])[-1]}")
         return json.loads(out.read_text())
 
+    def _scoring_fault(self, pid: int, allowed: float | None, deadline: float) -> str | None:
+        """What limit the scoring breaks now: wall time, CPU seconds, or memory, over all its processes."""
+        cpu, resident = process_tree.usage(process_tree.below(pid))
+        if time.monotonic() > deadline:
+            return f"scoring took over {SCORE_SECONDS:g} s"
+        if allowed is not None and cpu > allowed:
+            return f"scoring took over {allowed:.0f} CPU seconds"
+        if resident > self.preset.resources.memory_gb * 1e9:
+            return f"scoring took over {self.preset.resources.memory_gb:g} GB of memory"
+        return None
+
 
 def collect(source: Path, target: Path) -> str | None:
     """Copy an artifact out of the experiment's reach: small regular files only.  Returns what is wrong, if anything.
@@ -192,6 +205,13 @@ def collect(source: Path, target: Path) -> str | None:
     Nothing of the experiment is alive any more; links and special files may still be there and are refused.
     """
     target.mkdir()
+    try:
+        return _collect(source, target)
+    except OSError as error:
+        return f"its artifact cannot be read: {error.strerror}"
+
+
+def _collect(source: Path, target: Path) -> str | None:
     names = sorted(os.listdir(source)) if source.is_dir() and not source.is_symlink() else []
     if not names:
         return "it left nothing in the artifact folder (IDEATOR_ARTIFACT)"
@@ -247,9 +267,10 @@ def main(config: dict[str, Any]) -> int:
     number = attempts.claim(bucket, config["id"]) if spec is not None else None
     if spec is None or number is None:
         return 0
-    home = Path(tempfile.mkdtemp(prefix="ideator-"))
-    home.chmod(0o711)
+    home = None
     try:
+        home = Path(tempfile.mkdtemp(prefix="ideator-"))
+        home.chmod(0o711)
         record = Supervisor(bucket, spec, number, config.get("isolation", "auto"), home).work()
         record.finished = time.time()
         attempts.store_result(bucket, record)
@@ -259,7 +280,15 @@ def main(config: dict[str, Any]) -> int:
         attempts.give_up(bucket, spec.id, number, str(error) if expected else traceback.format_exc(limit=-3))
         return 1
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        if home is not None:
+            _remove(home)
+
+
+def _remove(home: Path) -> None:
+    """Remove a folder that hostile code wrote into: deeper than Python recurses, or closed to its owner."""
+    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
+        if home.exists():
+            subprocess.run([*command, str(home)], stderr=subprocess.DEVNULL, check=False)
 
 
 if __name__ == "__main__":

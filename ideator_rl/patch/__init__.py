@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ideator_rl.patch.apply import apply_edits
 from ideator_rl.patch.edit import PatchError
-from ideator_rl.patch.judge import Rules, check_name, judge, rejected
+from ideator_rl.patch.judge import Rules, check_name, is_protected, judge, rejected
 from ideator_rl.patch.paths import Tree, quote
 from ideator_rl.patch.text import parse
 
@@ -42,6 +42,19 @@ def apply_patch(tree: Tree, patch_text: str) -> Tree:
     if result == tree:
         raise PatchError("the patch changes nothing: the files read like this already; make a change that takes effect")
     return result
+
+
+def names_protected(patch_text: str, rules: Rules) -> str | None:
+    """A protected file that a patch names, whether or not it exists in the tree or the patch applies."""
+    try:
+        edits = parse(patch_text)
+    except PatchError:
+        return None
+    for name in (name for edit in edits for name in (edit.old, edit.new) if name):
+        tails = [name.removeprefix(side) for side in ("a/", "b/", "./")] + [name.rpartition("/")[2]]
+        if any(is_protected(tail, rules) for tail in tails):
+            return name
+    return None
 
 
 def tree_hash(tree: Tree) -> str:

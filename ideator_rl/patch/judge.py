@@ -69,12 +69,17 @@ def check_name(path: str) -> None:
         raise rejected(f"{path!r}: git's own folder may not be touched")
 
 
+def is_protected(path: str, rules: Rules) -> str | None:
+    """The glob that protects a path, or None."""
+    return next((glob for glob in rules.protected if _matches(_fold(path), _fold(glob))), None)
+
+
 def _judge_path(path: str, rules: Rules) -> None:
     check_name(path)
     size = len(path.encode())
     if size > rules.max_path:
         raise rejected(f"{path[:60]!r}…: a path of {size} bytes; at most {rules.max_path} are allowed")
-    guard = next((glob for glob in rules.protected if _matches(_fold(path), _fold(glob))), None)
+    guard = is_protected(path, rules)
     if guard is not None:
         raise rejected(f"{path}: protected by {guard!r}; it may not be added, changed or deleted")
     if not any(_matches(path, glob) for glob in rules.editable):

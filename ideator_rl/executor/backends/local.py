@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ideator_rl.environment import Resources
+from ideator_rl.errors import IdeatorError
 
 PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """The variables a supervisor inherits; an experiment inherits none."""
@@ -27,6 +28,15 @@ class LocalBackend:
         self.slots = slots or os.cpu_count() or 1
         self._gpus = _gpu_count()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def refuse_if_too_large(self, resources: Resources) -> None:
+        """Raises: IdeatorError when an experiment could never start here, however long it waited."""
+        for what, needed, offered in (("CPU", resources.cpus, self.slots), ("GPU", resources.gpus, self._gpus)):
+            if needed > offered and not (what == "CPU" and resources.gpus):
+                raise IdeatorError(
+                    f"An experiment of this preset needs {needed} {what} slots and this machine offers {offered}. "
+                    "Choose a smaller preset, or more slots."
+                )
 
     def submit(self, id: str, resources: Resources) -> bool:
         """Start a supervisor for an experiment; False when no slot is free now."""
@@ -65,7 +75,7 @@ class LocalBackend:
             return False
         if process.poll() is None:
             return True
-        del self._processes[id]
+        self._processes.pop(id, None)  # progress asks from another thread
         return False
 
 

@@ -1,0 +1,90 @@
+"""The search for hidden data: what it finds, what it must not take for a leak, and what it says."""
+
+import io
+import json
+import random
+
+import pytest
+
+from ideator_rl import environment_check, environment_search
+from ideator_rl.environment import load_environment
+from ideator_rl.environment_data import Data
+from ideator_rl.executor.sandbox import BWRAP, NONE, Sandbox
+
+
+@pytest.fixture
+def search(monkeypatch, capsys):
+    """The script that runs in the sandbox, over given files only and with small chunks."""
+
+    def go(pieces, files):
+        monkeypatch.setattr(environment_search, "CHUNK", 1000)
+        monkeypatch.setattr(environment_search, "paths", lambda: map(str, files))
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([piece.hex() for piece in pieces])))
+        environment_search.main()
+        return json.loads(capsys.readouterr().out)
+
+    return go
+
+
+def test_a_piece_is_found_wherever_it_stands_also_across_chunks_and_in_pieces_of_other_lengths(search, tmp_path):
+    body = random.Random(1).randbytes(5000)
+    (tmp_path / "body").write_bytes(body)
+    (tmp_path / "none").write_bytes(random.Random(2).randbytes(5000))
+    (tmp_path / "empty").write_bytes(b"")
+    for length in (24, 100, 255):
+        pieces = [body[start : start + length] for start in (0, 1, 700, 990, 1001, 5000 - length)] + [b"\0" * 40]
+        answer = search(pieces, [tmp_path / name for name in ("body", "none", "empty", "gone")])
+        assert answer["found"] == {str(number): [str(tmp_path / "body")] for number in range(6)}
+        assert answer["files"] == 3 and answer["unreadable"] == 1
+
+
+def test_the_walk_leaves_out_what_is_no_file_and_names_a_linked_one_once(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "b").hardlink_to(tmp_path / "a")
+    (tmp_path / "c").symlink_to(tmp_path / "a")
+    real = environment_search.os.walk
+    monkeypatch.setattr(environment_search.os, "walk", lambda top: real(tmp_path))
+    assert len(list(environment_search.paths())) == 1
+
+
+def test_pieces_are_the_same_every_time_and_none_is_what_any_file_holds(tmp_path):
+    (tmp_path / "plain").write_bytes(b" " * 5000)
+    assert environment_check._pieces(tmp_path, 8) == []
+    (tmp_path / "small").write_bytes(bytes(range(30)))
+    (tmp_path / "text").write_bytes(random.Random(0).randbytes(5000))
+    pieces = environment_check._pieces(tmp_path, 8)
+    assert len(pieces) == 8 and bytes(range(30)) in pieces and pieces == environment_check._pieces(tmp_path, 8)
+
+
+@pytest.fixture
+def verdict(toy, tmp_path, monkeypatch):
+    """The checks of hidden data, for what the search is made to find."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "public").mkdir()
+    environment = load_environment(toy)
+    data = Data(tmp_path / "public", tmp_path / "private", ())
+    monkeypatch.setattr(type(environment), "data", lambda self, preset: data)
+
+    def go(found, level=BWRAP):
+        monkeypatch.setattr(environment_check, "choose", lambda *_, **__: Sandbox(level, "no reason"))
+        answer = {"found": found, "files": 7, "bytes": 10**9, "unreadable": 0}
+        monkeypatch.setattr(environment_check, "_search", lambda *_: answer)
+        return {check.name: check for check in environment_check._hidden(environment, "cpu", "auto")}
+
+    return go, tmp_path
+
+
+def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_each_in_its_words(verdict):
+    go, folder = verdict
+    assert go({})["hidden data"].words == "there is none"
+    for name, seed in (("private/val", 1), ("public/train", 2)):
+        (folder / name).write_bytes(random.Random(seed).randbytes(9000))
+    seen = {str(number): ["/data/train"] for number in range(32, 36)}
+    good = go(seen)
+    assert (
+        good["hidden data"].passed and good["search"].passed and "7 readable files, 1.0 GB" in good["hidden data"].words
+    )
+    leak = go({**seen, "3": ["/usr/share/val"]})["hidden data"]
+    assert not leak.passed and "1 of 32 pieces, in /usr/share/val" in leak.words
+    assert not go({})["search"].passed
+    assert not go(seen, NONE)["hidden data"].passed
