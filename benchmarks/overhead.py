@@ -23,7 +23,7 @@ from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 TOY = Path(__file__).parent.parent / "tests" / "toy_env"
 RUNS = 15
 WAITING = ("experiments", "baseline")
-OTHERS = {"imports": "importing torch, trl", "warmup": "warm-up (SFT)", "generation": "generation", "step": "update",
+OTHERS = {"imports": "importing torch, trl", "warmup": "warm-up (SFT)", "generation": "generation", "update": "update",
           "loading": "loading the model", "saving": "saving the model"}  # fmt: skip
 
 
