@@ -75,8 +75,8 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
 
 
 def _end(process: Process) -> None:
-    """Ask it to end, as Ctrl-C would; then end it."""
-    for asked in (signal.SIGINT, signal.SIGKILL):
+    """Ask it to end; then end it."""
+    for asked in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError):
             if process.alive:
                 os.kill(process.pid, asked)
