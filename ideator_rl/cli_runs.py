@@ -15,7 +15,6 @@ from ideator_rl.bucket import Bucket
 from ideator_rl.cli_output import emit, say, show
 from ideator_rl.cli_target import bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
-from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import attempts
 
@@ -48,6 +47,8 @@ def _one_process() -> bool:
 
 
 def report(args: argparse.Namespace) -> int:
+    from ideator_rl.diagnostics.report import write_report  # matplotlib takes a second, which the others need not wait
+
     write_report([Path(folder) for folder in args.runs], Path(args.out))
     show(args.out)
     return 0

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -185,9 +186,10 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     child = subprocess.Popen([*words, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
-    while not any(attempts.running(bucket, id) for id in bucket.names("experiments")):
+    while not (held := [claim for id in bucket.names("experiments") if (claim := attempts.running(bucket, id))]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    os.kill(held[0]["pid"], signal.SIGSTOP)  # else it may be done before it is cancelled
     child.kill()
     child.wait()
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
