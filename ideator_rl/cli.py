@@ -99,7 +99,7 @@ def _env(commands: Any) -> None:
     show.add_argument("--preset", default="cpu")
     show.add_argument("--prompts", default="short", metavar="KIND", help="which of its prompts asks for an idea")
     show.add_argument("--dataset", metavar="FILE", help="write rows for `trl grpo` here, as JSON lines")
-    show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; bucket/ beside the dataset if not given")
+    show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; .bucket beside the dataset if not given")
     show.add_argument("--rows", type=_whole(1), default=64, metavar="N", help="at least a batch's different prompts")
     show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
     _json(show)

@@ -7,15 +7,18 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ideator_rl import cli_output
-from ideator_rl.cli_output import emit
+from ideator_rl.cli_output import bucket_url, emit, write_new
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.environment_check import Check, check_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.rollout_prompts import prompt_rows
+
+HIDDEN_BUCKET = ".bucket"
 
 
 def list_(args: argparse.Namespace) -> int:
@@ -84,24 +87,35 @@ def _facts(environment: Environment, args: argparse.Namespace) -> dict[str, Any]
 def _dataset(environment: Environment, args: argparse.Namespace) -> int:
     """Write rows that tell `execution_reward` where to run."""
     path = Path(args.dataset).absolute()
-    bucket = args.bucket or (path.parent / "bucket").as_uri()
+    bucket = (path.parent / HIDDEN_BUCKET).as_uri()
+    if args.bucket is not None:
+        _refuse_a_bucket_that_trl_would_load(path, args.bucket)
+        bucket = bucket_url(args.bucket)
     named = args.environment == environment.name
     config = BufferConfig(environment.name if named else str(environment.root), args.preset, bucket)
     rows = prompt_rows(environment, config, args.rows, args.prompts, args.chat)
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-    except FileExistsError:
-        raise IdeatorError(f"{path} exists already. Give another name; nothing is overwritten.") from None
+    write_new(path, "".join(json.dumps(row) + "\n" for row in rows))
     if args.json:
         emit({"dataset": str(path), "rows": len(rows), "bucket": bucket})
         return 0
     cli_output.show(
-        f"{len(rows)} rows in {path}. Train on them with stock TRL:\n"
+        f"{len(rows)} rows in {path}; records go to {bucket}. Train on them with stock TRL:\n"
         f"  trl grpo --reward_funcs rewards.execution.execution_reward --dataset_name {path.parent} "
-        "--model_name_or_path MODEL --output_dir DIR"
+        "--model_name_or_path MODEL --output_dir DIR\n"
+        "TRL loads every data file below that folder: keep others, and DIR, out of it."
     )
     return 0
+
+
+def _refuse_a_bucket_that_trl_would_load(dataset: Path, bucket: str) -> None:
+    """`--dataset_name FOLDER` reads every JSON file below it, except in hidden folders."""
+    folder = Path(unquote(urlsplit(bucket).path) if bucket.startswith("file:") else bucket).absolute()
+    inside = folder.relative_to(dataset.parent).parts if folder.is_relative_to(dataset.parent) else None
+    if inside is not None and not any(part.startswith(".") for part in inside):
+        raise IdeatorError(
+            f"The bucket {bucket} lies in the dataset's folder, and TRL would load its records as data. "
+            f"Give a bucket outside {dataset.parent}, or none: {HIDDEN_BUCKET} beside the dataset is not loaded."
+        )
 
 
 def check(args: argparse.Namespace) -> int:

@@ -58,6 +58,26 @@ def read_patch(name: str) -> str:
     return text
 
 
+def write_new(path: Path, text: str) -> None:
+    """Write a file that was not there: all of it or nothing.
+
+    Raises:
+        IdeatorError: it exists, or cannot be written.
+    """
+    try:
+        file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - closed below, where a full disk may show
+    except FileExistsError:
+        raise IdeatorError(f"{path} exists already. Give another name; nothing is overwritten.") from None
+    except OSError as error:
+        raise IdeatorError(f"{path} cannot be written: {error.strerror}. Give another name.") from None
+    try:
+        with file:
+            file.write(text)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise IdeatorError(f"{path} cannot be written: {error.strerror}. Nothing of it is left; repeat.") from None
+
+
 def bucket_url(given: str | None) -> str:
     """The URL of the bucket to use: the one given, or one in the user's cache.
 

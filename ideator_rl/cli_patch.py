@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 from ideator_rl.cli_output import emit, read_patch, say, show
 from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.patch import PatchError, apply_patch, diff, judge, read_tree, tree_hash, write_tree
+from ideator_rl.patch import PatchError, Tree, apply_patch, diff, judge, read_tree, tree_hash, write_tree
 
 
 def main(args: argparse.Namespace) -> int:
@@ -27,13 +28,30 @@ def main(args: argparse.Namespace) -> int:
             judge(base, tree, rules)
     except PatchError as error:
         return _refused(error, args.json)
-    write_tree(tree, out)
+    _write(tree, out)
     patch = diff(base, tree)
     if args.json:
         emit({"status": "applied", "error": None, "patch": patch, "tree": tree_hash(tree), "out": str(out)})
     else:
         show(patch.rstrip("\n"))
     return 0
+
+
+def _write(tree: Tree, out: Path) -> None:
+    """The tree into a new or empty folder: all of it or nothing."""
+    existed = out.exists()
+    try:
+        write_tree(tree, out)
+    except FileExistsError:
+        raise  # somebody else wrote there meanwhile
+    except OSError as error:
+        for child in out.iterdir() if out.is_dir() else ():
+            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        if not existed and out.is_dir():
+            out.rmdir()
+        raise IdeatorError(
+            f"{out} cannot be written: {error.strerror}. Nothing of it is left; mend this and repeat."
+        ) from None
 
 
 def _refused(error: PatchError, as_json: bool) -> int:

@@ -6,6 +6,7 @@ Never prints the value of a key.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from ideator_rl.bucket import FileBucket
 from ideator_rl.cli_output import bucket_path, emit, show
 from ideator_rl.environment_data import cache_root
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.backends.local import slots_folder
 from ideator_rl.executor.sandbox import NONE, probe
 from ideator_rl.registry import environment_names
 
@@ -54,6 +56,7 @@ def _facts(bucket: str | None) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "gpus": gpus,
+        "slots_in_use": _slots_in_use(),
         "backends": ["local"],
         "bucket": _bucket(bucket),
         "environments": environment_names(),
@@ -111,6 +114,25 @@ def _race(bucket: FileBucket, key: str) -> int:
     for thread in threads:
         thread.join()
     return sum(outcomes)
+
+
+def _slots_in_use() -> int:
+    """Slots that supervisors of this user hold, CPU and GPU together.
+
+    A slot that is tried is held for an instant: a scheduler that misses it takes it at its next tick.
+    """
+    return sum(_is_held(path) for path in slots_folder().glob("*"))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _version(name: str) -> str:

@@ -23,7 +23,8 @@ from ideator_rl.environment_data import Data, cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.patch import PatchError, Tree, judge, write_tree
+from ideator_rl.patch import PatchError, Rules, Tree, judge, write_tree
+from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
 PIECE_BYTES = 256
@@ -56,37 +57,59 @@ def check_environment(
     except (IdeatorError, NotImplementedError) as error:
         yield Check("manifest and data", False, str(error))
         return
-    yield _rules(environment)
+    yield _rules(environment, preset)
     evaluator = environment.root / environment.evaluator
     before = hashlib.sha256(evaluator.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
-        records = _baseline(name, preset, seeds, isolation, slots, folder)
+        config = BufferConfig(name, preset, f"file://{folder}/bucket", run_dir=folder, isolation=isolation, slots=slots)
+        records = _baseline(config, seeds)
+        again = _baseline(config, seeds) if all(one.status == SUCCEEDED for one in records) else []
     yield _noise(environment, preset, records)
+    yield _replay(records, again)
     unchanged = hashlib.sha256(evaluator.read_bytes()).hexdigest() == before
     yield Check("evaluator", unchanged, "unchanged by the runs" if unchanged else "was changed by a run")
     yield from _hidden(environment, preset, isolation)
 
 
-def _rules(environment: Environment) -> Check:
-    """What is protected or hidden, and what lies outside the editable globs, is refused."""
-    base = environment.baseline(next(iter(environment.presets)))
-    tried = [environment.evaluator, *environment.rules.protected]
-    for path in tried:
-        if any(mark in path for mark in "*?["):
-            continue
-        try:
-            judge(base, {**base, path: "changed\n"}, environment.rules)
-        except PatchError:
-            continue
-        if path in environment.rules.protected:
+def _rules(environment: Environment, preset: str) -> Check:
+    """No patch may change or delete what is protected or hidden; and there is something that one may change."""
+    base, rules = environment.baseline(preset), environment.rules
+    named = {path for path in rules.protected if not any(mark in path for mark in "*?[") and not path.endswith("/")}
+    guarded = named | {path for path in base if is_protected(path, rules)}
+    for path in sorted(guarded):
+        without = {name: text for name, text in base.items() if name != path}
+        if _may_become(base, base | {path: "changed\n"}, rules) or _may_become(base, without, rules, path in base):
             return Check("rules", False, f"a patch may change {path}, which is protected")
-    return Check("rules", True, f"editable: {', '.join(environment.rules.editable)}")
-
-
-def _baseline(name: str, preset: str, seeds: int, isolation: str, slots: int | None, folder: str) -> list[Experiment]:
-    config = BufferConfig(
-        name, preset, f"file://{folder}/bucket", run_dir=folder, isolation=isolation, slots=slots, implementer="rules"
+    editable = [path for path in base if _may_become(base, base | {path: "changed\n"}, rules)]
+    globs = ", ".join(rules.editable)
+    if not editable:
+        return Check("rules", False, f"no file of baseline/ may be changed; editable: {globs}")
+    return Check(
+        "rules", True, f"{len(editable)} files may be changed ({globs}); {len(guarded)} protected ones refused"
     )
+
+
+def _may_become(base: Tree, tree: Tree, rules: Rules, differs: bool = True) -> bool:
+    try:
+        judge(base, tree, rules)
+    except PatchError:
+        return False
+    return differs
+
+
+def _replay(first: list[Experiment], again: list[Experiment]) -> Check:
+    """Asked for again by a new executor, every run is found and gives what it gave; nothing is run twice."""
+    if not again:
+        return Check("replay", False, "not tried: the baseline did not succeed")
+    pairs = list(zip(first, again, strict=True))
+    if any(one.id != other.id or not other.replayed for one, other in pairs):
+        return Check("replay", False, "a run was not found again: what its identity stands on changes by itself")
+    if any((one.metric, one.reward) != (other.metric, other.reward) for one, other in pairs):
+        return Check("replay", False, "a run that was asked for again gave another metric")
+    return Check("replay", True, f"{len(pairs)} runs found again, with the same metric")
+
+
+def _baseline(config: BufferConfig, seeds: int) -> list[Experiment]:
     buffer = RewardBuffer(config)
 
     async def runs() -> list[Experiment]:
@@ -130,7 +153,8 @@ def _hidden(environment: Environment, preset: str, isolation: str) -> Iterator[C
         yield Check("hidden data", True, "there is none")
         return
     if sandbox.level == NONE:
-        yield Check("hidden data", False, f"not masked: no sandbox ({sandbox.reason})")
+        stamp = "unmasked, and not searched: " if isolation == NONE else "not masked: no sandbox: "
+        yield Check("hidden data", isolation == NONE, f"{stamp}{sandbox.reason}")
         return
     try:
         answer = _search(hidden + public, environment.baseline(preset), data, sandbox)

@@ -53,6 +53,30 @@ def toy_buffer(toy_config):
     buffer.close()
 
 
+@pytest.fixture
+def call(capsys):
+    """Run a command line in this process: exit status, stdout, stderr."""
+    from ideator_rl.cli import main
+
+    def go(*words):
+        code = main([str(word) for word in words])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return go
+
+
+def execute(call, tmp_path, *words):
+    """`ideator-rl execute` on the toy environment, with records in a bucket of the test's own."""
+    return call("execute", TOY, "--bucket", f"file://{tmp_path}/bucket", "--json", *words)
+
+
+def sentence(code, err):
+    """An expected error: status 2 and one sentence, not a traceback."""
+    assert code == 2 and err.startswith("ideator-rl: ") and "Traceback" not in err
+    return err
+
+
 def replace_line(old: str, new: str) -> str:
     """A SEARCH/REPLACE patch of the toy's train.py."""
     return f"train.py\n<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from ideator_rl import environment_check, environment_search
 from ideator_rl.environment import load_environment
 from ideator_rl.environment_data import Data
 from ideator_rl.executor.sandbox import BWRAP, NONE, Sandbox
+from ideator_rl.experiment import SUCCEEDED, Experiment
 
 
 @pytest.fixture
@@ -65,11 +67,11 @@ def verdict(toy, tmp_path, monkeypatch):
     data = Data(tmp_path / "public", tmp_path / "private", ())
     monkeypatch.setattr(type(environment), "data", lambda self, preset: data)
 
-    def go(found, level=BWRAP):
+    def go(found, level=BWRAP, isolation="auto"):
         monkeypatch.setattr(environment_check, "choose", lambda *_, **__: Sandbox(level, "no reason"))
         answer = {"found": found, "files": 7, "bytes": 10**9, "unreadable": 0}
         monkeypatch.setattr(environment_check, "_search", lambda *_: answer)
-        return {check.name: check for check in environment_check._hidden(environment, "cpu", "auto")}
+        return {check.name: check for check in environment_check._hidden(environment, "cpu", isolation)}
 
     return go, tmp_path
 
@@ -88,3 +90,31 @@ def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_each_in_its_words(verd
     assert not leak.passed and "1 of 32 pieces, in /usr/share/val" in leak.words
     assert not go({})["search"].passed
     assert not go(seen, NONE)["hidden data"].passed
+
+
+def test_without_a_sandbox_that_was_asked_to_be_none_the_check_is_stamped_and_not_failed(verdict):
+    go, folder = verdict
+    (folder / "private/val").write_bytes(random.Random(1).randbytes(9000))
+    stamped = go({}, NONE, isolation=NONE)["hidden data"]
+    assert stamped.passed and "unmasked, and not searched" in stamped.words
+    assert "not masked" in go({}, NONE)["hidden data"].words
+
+
+def test_a_protected_file_that_may_change_and_a_codebase_where_nothing_may_fail_the_rules(toy, monkeypatch):
+    environment = load_environment(toy)
+    rules = environment.rules
+    assert environment_check._rules(environment, "cpu").passed
+    shut = replace(environment, rules=replace(rules, editable=("*.txt",)))
+    assert "no file of baseline/ may be changed" in environment_check._rules(shut, "cpu").words
+    glob = replace(environment, rules=replace(rules, protected=("train*",)))
+    monkeypatch.setattr(environment_check, "judge", lambda *_: None)
+    assert "a patch may change train.py" in environment_check._rules(glob, "cpu").words
+
+
+def test_a_run_that_is_not_found_again_or_gives_another_metric_fails_the_replay():
+    first = Experiment("a", SUCCEEDED, "", "toy", "cpu", 0, metric={"value": 1.0}, reward=1.0)
+    found = replace(first, replayed=True)
+    replay = environment_check._replay
+    assert replay([first], [found]).passed and not replay([first], []).passed
+    assert "not found again" in replay([first], [first]).words
+    assert "another metric" in replay([first], [replace(found, metric={"value": 2.0})]).words

@@ -1,0 +1,119 @@
+"""What the command line says to bad input: one sentence, a non-zero exit status, and nothing lost."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import TOY, execute, replace_line, sentence
+
+GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b"", "is empty"), (b"\x00\xff\xfe", "not UTF-8"), (None, "cannot be read")],
+)
+def test_an_empty_binary_or_missing_diff_is_one_sentence(call, tmp_path, body, said):
+    path = tmp_path / "p.diff"
+    if body is not None:
+        path.write_bytes(body)
+    code, _, err = execute(call, tmp_path, "--diff", path)
+    assert said in sentence(code, err)
+    assert not (tmp_path / "bucket").exists()
+
+
+def test_a_bucket_that_is_not_writable_an_unknown_preset_and_a_broken_environment_are_sentences(call, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = call("execute", TOY, "--bucket", f"file://{tmp_path}/file/b", "--baseline")
+    assert "not writable" in sentence(code, err)
+    code, _, err = call("execute", TOY, "--preset", "huge", "--baseline")
+    assert "no preset 'huge'" in sentence(code, err)
+    code, _, err = call("execute", "nanogpt", "--preset", "paper", "--baseline", "--bucket", tmp_path / "b")
+    assert "no data pipeline yet; use the preset 'cpu'" in sentence(code, err)
+    shutil.copytree(TOY, tmp_path / "env")
+    (tmp_path / "env" / "evaluator.py").unlink()
+    code, _, err = call("execute", tmp_path / "env", "--baseline")
+    assert "evaluator names evaluator.py, but there is no such file" in sentence(code, err)
+    code, _, err = call("execute", TOY, "--implementer", "nobody", "--baseline", "--bucket", tmp_path / "b")
+    assert "named 'nobody'" in sentence(code, err)
+
+
+def test_what_a_model_wrote_is_recorded_and_never_acts_on_the_terminal(call, tmp_path):
+    code, out, _ = execute(call, tmp_path, "--idea", "half a character \udcff, \x1b[31mred\x07")
+    record = json.loads(out)
+    assert code == 1 and record["status"] == "malformed" and record["seconds"]["run"] == 0.0
+    code, out, _ = call("execute", TOY, "--bucket", tmp_path / "bucket", "--idea", "\x1b[31mred\x07")
+    assert code == 1 and "red" in out and not any(mark in out for mark in "\x1b\x07")
+
+
+def test_a_bucket_of_one_process_is_refused(call, tmp_path):
+    code, _, err = call("execute", TOY, "--bucket", "memory://x", "--baseline")
+    assert "Use file://" in sentence(code, err)
+
+
+def test_a_bad_line_of_ideas_is_named(call, tmp_path):
+    (tmp_path / "ideas.jsonl").write_text(json.dumps(GOOD) + "\n{}\n")
+    code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
+    assert "line 2" in sentence(code, err)
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """Files open, and what is written to them does not fit."""
+    from ideator_rl import cli_output, cli_patch
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def opened(path, *words, **named):
+        file = open(path, *words, **named)  # noqa: SIM115 - the code under test closes it
+        file.write = refuse
+        return file
+
+    def half_a_tree(tree, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / "half.py").write_text("")
+        refuse()
+
+    monkeypatch.setattr(cli_output, "open", opened, raising=False)
+    monkeypatch.setattr(cli_patch, "write_tree", half_a_tree)
+
+
+def test_a_full_disk_leaves_no_half_of_a_dataset_or_codebase(call, tmp_path, full_disk):
+    code, _, err = call("env", "show", TOY, "--dataset", tmp_path / "d.jsonl")
+    assert "No space left" in sentence(code, err) and not list(tmp_path.iterdir())
+    (tmp_path / "p.diff").write_text(replace_line("x = 0.0", "x = 2.0"))
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        words = ("--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / name)
+        code, _, err = call("patch", *words)
+        assert f"{name} cannot be written: No space left" in sentence(code, err)
+    assert not (tmp_path / "new").exists() and not list((tmp_path / "empty").iterdir())
+
+
+def test_a_bucket_without_room_makes_a_lost_experiment_that_says_so(call, tmp_path, monkeypatch):
+    from ideator_rl import bucket
+
+    def refuse(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bucket.os, "fsync", refuse)
+    code, out, err = call("execute", TOY, "--bucket", tmp_path / "bucket", "--baseline")
+    assert code != 0 and "Free space there" in out + err and "Traceback" not in err
+
+
+def test_a_wrong_recipe_is_told_before_accelerate_is_even_imported(monkeypatch, call):
+    monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("launched"))
+    code, _, err = call("train", "recipes/quickstart.yaml", "--max_stepz", "2")
+    assert "Did you mean 'max_steps'" in sentence(code, err)
+
+
+def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--bogus"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "usage:" in done.stderr
