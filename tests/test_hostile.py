@@ -14,7 +14,7 @@ from conftest import TOY, run
 
 from ideator_rl.environment import load_environment
 from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import NONE, Mounts, Sandbox, probe
+from ideator_rl.executor.sandbox import NONE, Mounts, Sandbox, probe, python_folders
 from ideator_rl.patch import diff
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 
@@ -170,6 +170,7 @@ def test_a_codebase_without_its_script_has_failed(attack):
 
 
 def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
+    shown = {Path(name).parts[2] for name in python_folders() if name.startswith("/tmp/")} | {""}  # a checkout there
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "secret").write_text("secret")
     [record] = attack(
@@ -179,7 +180,7 @@ def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
             others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 50]
             try: os.kill({os.getpid()}, 0); seen.append("parent")
             except OSError: pass
-            print("seen", seen, others, sorted(os.environ), [n for n in os.listdir("/tmp") if "ideator" in n])
+            print("seen", seen, others, sorted(os.environ), sorted({{*os.listdir("/tmp")}} - {shown!r}))
             leave()
         """)
     )
