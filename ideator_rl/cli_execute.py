@@ -105,7 +105,7 @@ def _ideas(args: argparse.Namespace) -> list[str] | None:
 def _idea(line: str, where: str) -> str:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise IdeatorError(f"{where} is not JSON ({error}). Expected a text or an object with 'idea'.") from None
     idea = value.get("idea", value.get("completion")) if isinstance(value, dict) else value
     if not isinstance(idea, str):

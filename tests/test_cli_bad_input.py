@@ -59,6 +59,18 @@ def test_a_bad_line_of_ideas_is_named(call, tmp_path):
     (tmp_path / "ideas.jsonl").write_text(json.dumps(GOOD) + "\n{}\n")
     code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
     assert "line 2" in sentence(code, err)
+    (tmp_path / "ideas.jsonl").write_text("[" * 200_000)
+    code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
+    assert "line 1 is not JSON" in sentence(code, err)
+
+
+def test_a_patch_on_a_protected_file_is_rejected_before_it_is_run_too(call, tmp_path):
+    (tmp_path / "p.diff").write_text("--- a/evaluator.py\n+++ b/evaluator.py\n@@ -1 +1 @@\n-a\n+b\n")
+    words = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / "new", "--json")
+    code, out, _ = call(*words, "--env", TOY)
+    answer = json.loads(out)
+    assert code == 1 and answer["status"] == "rejected" and "evaluator.py" in answer["error"]["message"]
+    assert json.loads(call(*words)[1])["status"] == "unpatchable" and not (tmp_path / "new").exists()
 
 
 @pytest.fixture
