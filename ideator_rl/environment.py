@@ -171,7 +171,7 @@ def load_environment(name_or_path: str | Path) -> Environment:
     if root is None:
         raise EnvironmentError_(
             f"There is no environment {str(name_or_path)!r}. Known names: {', '.join(environment_names()) or 'none'}; "
-            "or give the path of a folder with an env.yaml."
+            "or give the path of a folder with an env.yaml, such as ./my_env."
         )
     path = root / "env.yaml"
     try:
