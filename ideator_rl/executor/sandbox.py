@@ -2,7 +2,8 @@
 
 Guarantees at level `bwrap`: own user (unprivileged), PID, network, IPC and host name; a file system made of the
 system and Python read-only, the folders named by the caller, and nothing else; masked folders empty; ends with its
-parent thread; memory, file size and process limits.  At level `none` only the limits and, for root, another user.
+parent thread; no core dumps, a limit on the size of a file.  At level `none` only that and, for root, another user.
+Memory, time and disk are watched by `sealed_run`; the number of processes is not limited.
 The level is decided by running a probe, never by looking for a binary: containers and kernels break it in many ways.
 bubblewrap started by root keeps /proc/sys writable unless it is bound read-only and root is dropped inside, so that
 is what `bwrap` does for root.

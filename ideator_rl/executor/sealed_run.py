@@ -192,6 +192,7 @@ class _Watch:
         elif self.over(cpu - self.startup, wall):
             return "timed_out", self.sentence()
         elif self.budget.clock == "cpu" and wall - self._startup_wall > 30 + 6 * self.budget.seconds:
+            self._in_time = ()  # who stretches a CPU budget this far is not believed
             return (
                 "timed_out",
                 f"idle: {wall:.0f} s of wall clock for a budget of {self.budget.seconds:g} CPU seconds",
