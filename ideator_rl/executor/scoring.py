@@ -42,8 +42,8 @@ class ScorerFailed(IdeatorError):
 class Scorer:
     """A running scorer: `logits(tokens)`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], request: int, answer: int, vocab: int):
-        self._process, self._request, self._answer, self._vocab = process, request, answer, vocab
+    def __init__(self, request: int, answer: int, vocab: int):
+        self._request, self._answer, self._vocab = request, answer, vocab
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
         """Raw logits, float32 (B, T, vocab), for token ids, int (B, T).
@@ -136,7 +136,7 @@ class ScoringRun:
         os.close(answer_write)
         os.set_blocking(request_write, False)
         try:
-            yield Scorer(process, request_write, answer_read, vocab)
+            yield Scorer(request_write, answer_read, vocab)
         finally:
             os.close(request_write)
             os.close(answer_read)
