@@ -33,6 +33,8 @@ RUNNING = "running"
 
 OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
 """Outcomes that are the idea's own fault and earn the environment's failure reward."""
+FINAL = (SUCCEEDED, *OWN_FAILURES)
+"""Outcomes that will not change if the experiment is asked for again."""
 
 
 @dataclass
