@@ -29,8 +29,6 @@ class BufferConfig(ExecutorConfig):
 
     replicates: int = 1
     """Runs, with seeds of their own, that equal ideas of one call are spread over."""
-    run_dir: str | None = None
-    """Where the journal lies; None for the user's cache."""
 
 
 class RewardBuffer:

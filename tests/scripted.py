@@ -1,5 +1,6 @@
 """A scripted implementer: the code changes of the idea are the patch.  Stands for a code LLM in tests."""
 
+from ideator_rl.executor.implementer import Implementation
 from ideator_rl.patch import PatchError
 
 
@@ -10,6 +11,9 @@ class ScriptedImplementer:
     def __init__(self):
         self.asked = []
 
+    def version(self, environment):
+        return self.name
+
     async def implement(self, idea, base, environment, preset):
         self.asked.append(idea.changes)
         name, _, value = idea.changes.partition("=")
@@ -17,7 +21,7 @@ class ScriptedImplementer:
         if line is None:
             raise PatchError(f"no line assigns {name.strip()!r}")
         new = f"{name.strip()} = {value.strip()}"
-        return f"train.py\n<<<<<<< SEARCH\n{line}\n=======\n{new}\n>>>>>>> REPLACE\n"
+        return Implementation(f"train.py\n<<<<<<< SEARCH\n{line}\n=======\n{new}\n>>>>>>> REPLACE\n")
 
 
 def idea(changes, thought=""):

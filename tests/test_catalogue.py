@@ -198,7 +198,7 @@ def test_made_up_ideas_keep_the_form_are_short_and_are_read_back():
 def test_the_rules_implementer_writes_a_patch_that_applies():
     idea = Idea("Use rotary embeddings instead of learned positions.", "Use rotary embeddings. Add snow.")
     rules = get_implementer("rules")
-    patch = asyncio.run(rules.implement(idea, BASE, ENVIRONMENT, "cpu"))
+    patch = asyncio.run(rules.implement(idea, BASE, ENVIRONMENT, "cpu")).patch
     assert rules.name == "rules" and patch.startswith("Not understood, and left out: Add snow.\n")
     assert apply_patch(BASE, patch) == CATALOGUE.apply(BASE, [Choice("rope")])
 

@@ -10,17 +10,17 @@ never stored as a result, so that a later run may try again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.local import LocalBackend
-from ideator_rl.executor.implementer import Implementer, get_implementer
+from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
 from ideator_rl.executor.sandbox import BWRAP, choose
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
@@ -33,7 +33,8 @@ from ideator_rl.experiment import (
     proposal_id,
 )
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.patch import PatchError, Tree, apply_patch, diff, judge, names_protected, tree_hash
+from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
+from ideator_rl.patch import PatchError, Tree, diff, tree_hash
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,17 @@ class ExecutorConfig:
     """Experiments at once on this machine, in CPU slots; None for the number of cores."""
     isolation: str = "auto"
     seed: int = 0
+    coder: str = ""
+    """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
+    max_usd: float | None = None
+    max_coder_tokens: int | None = None
+    max_gpu_hours: float | None = None
+    run_dir: str | None = None
+    """Where the run's journal and ledger lie; None for the user's cache and for nowhere."""
+
+    @property
+    def ledger_path(self) -> Path | None:
+        return Path(self.run_dir) / "ledger.json" if self.run_dir else None
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,15 @@ class Executor:
         self.environment: Environment = load_environment(config.environment)
         self.preset = self.environment.preset(config.preset)
         self.bucket: Bucket = open_bucket(config.bucket)
-        self.implementer: Implementer = get_implementer(config.implementer)
+        caps = Caps(config.max_usd, config.max_coder_tokens, config.max_gpu_hours)
+        self.ledger = Ledger(caps, config.ledger_path)
+        settings = json.loads(config.coder) if config.coder else None
+        self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
         self.sandbox = choose(config.isolation, self.implementer.trusted)
         self.base = self.environment.baseline(config.preset)
         self.environment.data(config.preset)
         self._digest = self.environment.digest(config.preset)
+        self._version = self.implementer.version(self.environment)
         self._hardware = hardware_class(self.preset.resources.gpus)
         self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
         backend = LocalBackend(self.bucket.url, config.slots, config.isolation)
@@ -93,7 +109,7 @@ class Executor:
             if isinstance(made, Experiment):
                 return made
             return await self._run(made, created, replicate)
-        except BucketError as error:
+        except (BucketError, ImplementerUnavailable) as error:
             return self._lost(idea.text, created, str(error))
 
     async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
@@ -117,7 +133,7 @@ class Executor:
     async def _implement(self, idea: str, completion: str) -> Codebase | Experiment:
         """The codebase for an idea, or the record of why there is none.  Asked once for each idea."""
         created = time.time()
-        key = proposal_id(idea, self._implementer_version(), self._digest, self.preset.name)
+        key = proposal_id(idea, self._version, self._digest, self.preset.name)
         if key not in self._asking:
             self._asking[key] = asyncio.ensure_future(self._answer(key, idea, completion))
         try:
@@ -137,26 +153,23 @@ class Executor:
         return json.loads(stored)
 
     async def _ask(self, idea: str, completion: str) -> dict[str, Any]:
-        started, patch = time.monotonic(), ""
+        started, patch, usage = time.monotonic(), "", dict[str, float]()
         try:
-            patch = await self.implementer.implement(
+            made = await self.implementer.implement(
                 parse_idea(completion), self.base, self.environment, self.preset.name
             )
+            patch, usage = made.patch, made.usage
             patch = self._judged(patch, idea, self.implementer.name, self.implementer.trusted).patch
             status, message = "ok", ""
         except PatchError as error:
             status, message = error.kind, str(error)
-        return {"status": status, "message": message, "patch": patch, "seconds": time.monotonic() - started}
+            patch, usage = getattr(error, "patch", patch), getattr(error, "usage", usage)
+        seconds = time.monotonic() - started
+        return {"status": status, "message": message, "patch": patch, "seconds": seconds, "usage": usage}
 
     def _judged(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
-        try:
-            tree = apply_patch(self.base, patch)
-        except PatchError as error:
-            if name := names_protected(patch, self.environment.rules):
-                raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
-            raise
-        judge(self.base, tree, self.environment.rules)
+        tree = patched_tree(self.base, patch, self.environment.rules)
         return Codebase(tree, diff(self.base, tree), idea, implementer, trusted)
 
     async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
@@ -169,13 +182,29 @@ class Executor:
             if record is None:
                 attempts.store_tree(self.bucket, name, codebase.tree)
                 self._spec(id, name, codebase, created, replicate).store(self.bucket)
-                record = await asyncio.shield(self.scheduler.result(id, self.preset.resources))
+                record = await self._paid(id)
             else:
                 record.replayed = True
-        except (Lost, BucketError) as error:
+        except (Lost, BucketError, BudgetSpent) as error:
             return replace(self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch)
         if record.status == SUCCEEDED and record.metric is not None:
             record.reward = self.environment.reward(record.metric["value"])
+        return record
+
+    async def _paid(self, id: str) -> Experiment:
+        """The record of an experiment, its GPU-hours booked; one that is asked for twice is paid for once.
+
+        Raises:
+            Lost: its attempts were used up.
+            BudgetSpent: it could cost more GPU-hours than the run has left.
+        """
+        if id in self.scheduler.waiting:
+            return await asyncio.shield(self.scheduler.result(id, self.preset.resources))
+        gpus, budget = self.preset.resources.gpus, self.preset.budget
+        most = Spent(gpu_hours=gpus * (budget.seconds + budget.startup_allowance) / 3600)
+        with self.ledger.reserve(most) as held:
+            record = await asyncio.shield(self.scheduler.result(id, self.preset.resources))
+            held.actual = Spent(gpu_hours=gpus * record.seconds.get("run", 0.0) / 3600)
         return record
 
     def _spec(self, id: str, tree: str, codebase: Codebase, created: float, replicate: int) -> attempts.Spec:
@@ -201,10 +230,6 @@ class Executor:
         named = self.config.environment == self.environment.name
         return self.environment.name if named else str(self.environment.root)
 
-    def _implementer_version(self) -> str:
-        catalogue = self.environment.catalogue_path
-        return self.implementer.name + (hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else "")
-
     def _failure(self, status: str, message: str, idea: str, created: float, patch: str) -> Experiment:
         """The record of an idea that never became a codebase; stored, so that status and report can list it."""
         record = self._blank(status, idea or patch, created)
@@ -224,7 +249,7 @@ class Executor:
 
     def _blank(self, status: str, idea: str, created: float) -> Experiment:
         return Experiment(
-            id=proposal_id(idea, self._implementer_version(), self._digest, self.preset.name),
+            id=proposal_id(idea, self._version, self._digest, self.preset.name),
             status=status,
             idea=idea,
             environment=self.environment.name,

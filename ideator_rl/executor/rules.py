@@ -6,8 +6,11 @@ idea said besides is named in the text before the diff.
 
 from __future__ import annotations
 
+import hashlib
+
 from ideator_rl.catalogue import environment_catalogue
 from ideator_rl.environment import Environment
+from ideator_rl.executor.implementer import Implementation
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, Tree, diff
 
@@ -16,7 +19,12 @@ class RulesImplementer:
     name = "rules"
     trusted = True
 
-    async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> str:
+    def version(self, environment: Environment) -> str:
+        """The catalogue: another one reads an idea in another way."""
+        catalogue = environment.catalogue_path
+        return self.name + (hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else "")
+
+    async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
         """A unified diff, after a line for each sentence of the code changes that was not understood.
 
         Raises:
@@ -29,4 +37,4 @@ class RulesImplementer:
             names = ", ".join(f"{c.key} = {c.value}" for c in reading.choices)
             raise PatchError(f"The idea changes nothing: the baseline already has {names}.")
         ignored = "".join(f"Not understood, and left out: {sentence}\n" for sentence in reading.missed)
-        return ignored + diff(base, tree)
+        return Implementation(ignored + diff(base, tree))
