@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,13 @@ class Resources:
     cpus: int = 1
     gpus: int = 0
     memory_gb: float = 2.0
+    """GB (10^9 bytes) resident, of the whole process tree."""
+    disk_gb: float = 2.0
+    """GB in the workspace, the artifact included."""
+    processes: int = 512
+    """Processes and threads at once."""
+    network: bool = False
+    """Whether experiments see the machine's network."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class Environment:
     presets: dict[str, Preset]
     evaluator: str
     scorer: str
+    scorer_code: str
+    """Whose code answers the evaluator: the `patched` codebase's, or the `baseline`'s, where ideas change weights only."""
     prepare: str | None
     catalogue_path: Path | None
     settings_file: str | None
@@ -117,11 +126,11 @@ class Environment:
             "command": self.command,
             "preload": self.preload,
             "evaluator": _file_hash(self.root / self.evaluator),
-            "scorer": self.scorer,
+            "scorer": [self.scorer, self.scorer_code],
             "data": _file_hash(self.root / self.prepare) + self._data_version() if self.prepare else "",
             "metric": [self.metric.name, self.metric.direction, self.metric.plausible],
             "budget": [chosen.budget.clock, chosen.budget.seconds, chosen.budget.startup_allowance],
-            "resources": [chosen.resources.cpus, chosen.resources.gpus, chosen.resources.memory_gb],
+            "resources": asdict(chosen.resources),
             "vocab": chosen.vocab,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -200,6 +209,7 @@ def _build(root: Path, raw: dict[str, Any]) -> Environment:
         presets={name: _preset(name, body) for name, body in raw["presets"].items()},
         evaluator=raw["evaluator"],
         scorer=raw["scorer"],
+        scorer_code=raw["scorer_code"],
         prepare=raw["prepare"],
         catalogue_path=root / raw["catalogue"] if raw["catalogue"] else None,
         settings_file=raw["settings_file"],

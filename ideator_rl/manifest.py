@@ -17,13 +17,21 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "hidden": (list, []),
     "reward": (dict, {"transform": "identity", "failure": 0.0}),
     "scorer": (str, ""),
+    "scorer_code": (str, "patched"),
     "prepare": (str, None),
     "catalogue": (str, None),
     "settings_file": (str, None),
 }
 PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int}
 BUDGET = {"clock": str, "seconds": (int, float), "startup_allowance": (int, float)}
-RESOURCES = {"cpus": int, "gpus": int, "memory_gb": (int, float)}
+RESOURCES = {
+    "cpus": int,
+    "gpus": int,
+    "memory_gb": (int, float),
+    "disk_gb": (int, float),
+    "processes": int,
+    "network": bool,
+}
 TRANSFORMS = ("inverse", "identity", "negative")
 
 
@@ -53,6 +61,8 @@ def check(raw: Any, path: Path, error: type[Exception]) -> dict[str, Any]:
     full["reward"] = {"transform": "identity", "failure": 0.0} | full["reward"]
     if full["reward"]["transform"] not in TRANSFORMS:
         fail(f"reward.transform is {full['reward']['transform']!r}; expected one of {', '.join(TRANSFORMS)}.")
+    if full["scorer_code"] not in ("patched", "baseline"):
+        fail(f"scorer_code is {full['scorer_code']!r}; expected 'patched' or 'baseline'.")
     if not full["presets"]:
         fail("presets is empty; at least one preset is needed.")
     for name, body in full["presets"].items():
@@ -67,7 +77,7 @@ def _keys(raw: dict[str, Any], known: dict[str, Any], where: str, fail: Any, com
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {where}{near[0]}?" if near else f"known keys: {', '.join(known)}."
             fail(f"unknown key {where}{key}; {hint}")
-        if value is not None and (not isinstance(value, known[key]) or isinstance(value, bool)):
+        if value is not None and (not isinstance(value, known[key]) or (type(value) is bool) != (known[key] is bool)):
             fail(f"{where}{key} is {value!r}; expected {_kind(known[key])}.")
     if complete:
         for key in known:
@@ -76,7 +86,14 @@ def _keys(raw: dict[str, Any], known: dict[str, Any], where: str, fail: Any, com
 
 
 def _kind(kind: Any) -> str:
-    names = {str: "text", list: "a list", dict: "a mapping", int: "a whole number", (int, float): "a number"}
+    names = {
+        str: "text",
+        list: "a list",
+        dict: "a mapping",
+        int: "a whole number",
+        (int, float): "a number",
+        bool: "true or false",
+    }
     return names[kind]
 
 

@@ -63,8 +63,9 @@ class Supervisor:
         tree = attempts.load_tree(self.bucket, self.spec.tree)
         if tree is None:
             raise IdeatorError(f"The codebase {self.spec.tree[:12]} is not in the bucket {self.bucket.url}.")
-        for name in ("run", "score"):
-            write_tree(tree, self.home / name)
+        write_tree(tree, self.home / "run")
+        patched = self.environment.scorer_code == "patched"
+        write_tree(tree if patched else self.environment.baseline(self.preset.name), self.home / "score")
         ended = self._run()
         record = self._record(ended)
         if not ended.kept:
