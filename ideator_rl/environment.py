@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -66,12 +65,23 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class Suspicious:
+    """Results too good to be taken from one run: they are run again, with another seed, on the second hidden split."""
+
+    beyond: float
+    """A metric better than this is run again."""
+    agree: float
+    """The most that the two runs may differ, in the metric's unit; more is `invalid`."""
+
+
+@dataclass(frozen=True)
 class Preset:
     name: str
     settings: dict[str, Any]
     budget: Budget
     resources: Resources
     vocab: int = 256
+    suspicious: Suspicious | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,7 @@ class Environment:
     evaluator: str
     scorer: str
     scorer_code: str
-    """Whose code answers the evaluator: the `patched` codebase's, or the `baseline`'s, where ideas change weights only."""
+    """Whose code answers the evaluator: the `patched` codebase's, or the `baseline`'s if ideas change weights only."""
     prepare: str | None
     catalogue_path: Path | None
     settings_file: str | None
@@ -132,6 +142,7 @@ class Environment:
             "budget": [chosen.budget.clock, chosen.budget.seconds, chosen.budget.startup_allowance],
             "resources": asdict(chosen.resources),
             "vocab": chosen.vocab,
+            "suspicious": asdict(chosen.suspicious) if chosen.suspicious else None,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -141,17 +152,6 @@ class Environment:
     def data(self, preset: str) -> Data:
         """The prepared data; the first call prepares it, under a lock, in the user's cache."""
         return prepared(self.name, self.root / self.prepare if self.prepare else None, preset)
-
-    def reward(self, value: float | None) -> float:
-        """What the learner gets for a metric value; None is a failure.
-
-        `inverse` is the paper's 1/value, `identity` the value, `negative` its negation.
-        """
-        if value is None or not math.isfinite(value):
-            return self.failure_reward
-        if self.reward_transform == "inverse":
-            return 1.0 / value if value > 0 else self.failure_reward
-        return -value if self.reward_transform == "negative" else value
 
     def prompt(self, preset: str, kind: str = "short") -> str:
         """The text that asks the ideator for one idea; `{task}` and `{files}` are filled in.
@@ -227,6 +227,7 @@ def _preset(name: str, body: dict[str, Any]) -> Preset:
         Budget(**body["budget"]),
         Resources(**body["resources"]),
         int(body.get("vocab", 256)),
+        Suspicious(**body["suspicious"]) if body.get("suspicious") else None,
     )
 
 

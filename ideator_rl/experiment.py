@@ -49,9 +49,10 @@ class Experiment:
     seed: int = 0
     replicate: int = 0
     metric: dict[str, Any] | None = None
-    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`."""
+    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that was run again to be believed
+    has the worse of the two as its value, and both as `first` and `second`."""
     reward: float | None = None
-    """What the learner gets; None when the outcome is `lost`."""
+    """What the learner gets; None when the outcome is `lost`, and in the bucket: it is the learner's rule."""
     error: dict[str, str] | None = None
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -67,6 +68,10 @@ class Experiment:
     created: float = 0.0
     """Unix seconds, when the idea was proposed."""
     finished: float = 0.0
+    cost: dict[str, float] = field(default_factory=dict)
+    """What the coder was paid for this idea: usd, prompt_tokens, completion_tokens, calls."""
+    scoring: dict[str, Any] = field(default_factory=dict)
+    """Facts of the measurement that the evaluator notes, such as tokens scored and bytes transferred."""
     hashes: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
     replayed: bool = False

@@ -22,7 +22,8 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "catalogue": (str, None),
     "settings_file": (str, None),
 }
-PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int}
+PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int, "suspicious": dict}
+SUSPICIOUS = {"beyond": (int, float), "agree": (int, float)}
 BUDGET = {"clock": str, "seconds": (int, float), "startup_allowance": (int, float)}
 RESOURCES = {
     "cpus": int,
@@ -32,7 +33,7 @@ RESOURCES = {
     "processes": int,
     "network": bool,
 }
-TRANSFORMS = ("inverse", "identity", "negative")
+TRANSFORMS = ("inverse", "identity", "negative", "over_baseline")
 
 
 def check(raw: Any, path: Path, error: type[Exception]) -> dict[str, Any]:
@@ -110,6 +111,8 @@ def _preset(name: str, body: Any, fail: Any) -> dict[str, Any]:
         fail(f"{where}budget.clock is {budget['clock']!r}; expected 'cpu' or 'wall'.")
     resources = body.get("resources") or {}
     _keys(resources, RESOURCES, where + "resources.", fail)
+    if body.get("suspicious") is not None:
+        _keys(body["suspicious"], SUSPICIOUS, where + "suspicious.", fail, complete=True)
     return {"settings": {}, **body, "budget": budget, "resources": resources}
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ideator_rl.bucket import open_bucket
-from ideator_rl.executor import attempts, process_tree, worker
+from ideator_rl.executor import attempts, measurement, process_tree, worker
 from ideator_rl.experiment import Experiment
 
 
@@ -112,17 +112,17 @@ def test_a_record_survives_json_and_later_schemas():
 
 def test_an_artifact_is_copied_only_when_it_is_small_plain_files(tmp_path):
     source = tmp_path / "artifact"
-    assert "left nothing" in worker.collect(source, tmp_path / "a")
+    assert "left nothing" in measurement.collect(source, tmp_path / "a")
     source.mkdir()
     (source / "model").write_bytes(b"weights")
-    assert worker.collect(source, tmp_path / "b") is None
+    assert measurement.collect(source, tmp_path / "b") is None
     assert (tmp_path / "b/model").read_bytes() == b"weights"
     (source / "link").symlink_to("/etc/passwd")
-    assert "not a regular file" in worker.collect(source, tmp_path / "c")
+    assert "not a regular file" in measurement.collect(source, tmp_path / "c")
     (source / "link").unlink()
     os.mkfifo(source / "pipe")
-    assert "not a regular file" in worker.collect(source, tmp_path / "d")
+    assert "not a regular file" in measurement.collect(source, tmp_path / "d")
     (source / "pipe").unlink()
     with open(source / "big", "wb") as big:
-        big.truncate(worker.MAX_ARTIFACT_BYTES + 1)
-    assert "is over" in worker.collect(source, tmp_path / "e")
+        big.truncate(measurement.MAX_ARTIFACT_BYTES + 1)
+    assert "is over" in measurement.collect(source, tmp_path / "e")

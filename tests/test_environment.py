@@ -44,12 +44,6 @@ def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
     assert load_environment(copy).digest("cpu") != first
 
 
-def test_a_failure_earns_the_failure_reward_and_a_success_the_inverse(toy):
-    environment = load_environment(toy)
-    assert environment.reward(None) == environment.reward(float("nan")) == 0.0
-    assert environment.reward(4.0) == 0.25
-
-
 @pytest.mark.parametrize(
     ("change", "said"),
     [

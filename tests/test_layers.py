@@ -10,7 +10,7 @@ CORE = ROOT / "ideator_rl"
 
 LAYERS = [
     {"errors", "ideas", "experiment", "patch"},
-    {"registry", "environment", "environment_data", "manifest", "catalogue", "catalogue_edits", "catalogue_numbers",
+    {"registry", "environment", "environment_data", "environment_noise", "manifest", "reward", "catalogue", "catalogue_edits", "catalogue_numbers",
      "catalogue_text"},
     {"bucket", "journal", "ledger", "llm"},
     {"executor"},
@@ -18,7 +18,7 @@ LAYERS = [
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},
     {"training"},
-    {"train", "cli", "doctor", "environment_check", "environment_search", "environment_new", "rerun"},
+    {"train", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "rerun"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
     LOST,
     MALFORMED,
-    SUCCEEDED,
     Experiment,
     experiment_id,
     hardware_class,
@@ -35,6 +34,7 @@ from ideator_rl.experiment import (
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.patch import PatchError, Tree, diff, tree_hash
+from ideator_rl.reward import RewardRule, reward_rule
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class ExecutorConfig:
     seed: int = 0
     coder: str = ""
     """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
+    reward_transform: str | None = None
+    """A transform in the place of the environment's own, such as `over_baseline`."""
     max_usd: float | None = None
     max_coder_tokens: int | None = None
     max_gpu_hours: float | None = None
@@ -73,6 +75,8 @@ class Codebase:
     trusted: bool
     seconds: float = 0.0
     """Wall seconds that the implementer took."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What the implementer was paid."""
 
 
 class Executor:
@@ -89,6 +93,7 @@ class Executor:
         self.base = self.environment.baseline(config.preset)
         self.environment.data(config.preset)
         self._digest = self.environment.digest(config.preset)
+        self._rule: RewardRule = reward_rule(self.environment, config.preset, config.reward_transform)
         self._version = self.implementer.version(self.environment)
         self._hardware = hardware_class(self.preset.resources.gpus)
         self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
@@ -140,17 +145,22 @@ class Executor:
             answer = await asyncio.shield(self._asking[key])
         finally:
             self._asking.pop(key, None)
+        cost = answer.pop("usage", {})  # paid once: of those who asked together, one record carries it
         if answer["status"] != "ok":
-            return self._failure(answer["status"], answer["message"], idea, created, answer["patch"])
+            return self._failure(answer["status"], answer["message"], idea, created, answer["patch"], cost)
         codebase = self._judged(answer["patch"], idea, self.implementer.name, self.implementer.trusted)
-        return replace(codebase, seconds=answer["seconds"])
+        return replace(codebase, seconds=answer["seconds"], cost=cost)
 
     async def _answer(self, key: str, idea: str, completion: str) -> dict[str, Any]:
         stored = self.bucket.get(f"implementations/{key}.json")
-        if stored is None:
-            stored = json.dumps(await self._ask(idea, completion)).encode()
-            self.bucket.create(f"implementations/{key}.json", stored)
-        return json.loads(stored)
+        if stored is not None:
+            answer: dict[str, Any] = json.loads(stored) | {"usage": {}}  # paid for by whoever asked then
+            return answer
+        answer = await self._ask(idea, completion)
+        if not self.bucket.create(f"implementations/{key}.json", json.dumps(answer).encode()):
+            first = self.bucket.get(f"implementations/{key}.json")  # somebody asked meanwhile: one idea, one codebase
+            return answer if first is None else json.loads(first) | {"usage": answer["usage"]}
+        return answer
 
     async def _ask(self, idea: str, completion: str) -> dict[str, Any]:
         started, patch, usage = time.monotonic(), "", dict[str, float]()
@@ -187,8 +197,7 @@ class Executor:
                 record.replayed = True
         except (Lost, BucketError, BudgetSpent) as error:
             return replace(self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch)
-        if record.status == SUCCEEDED and record.metric is not None:
-            record.reward = self.environment.reward(record.metric["value"])
+        record.reward, record.cost = self._rule.reward(record), codebase.cost
         return record
 
     async def _paid(self, id: str) -> Experiment:
@@ -230,12 +239,20 @@ class Executor:
         named = self.config.environment == self.environment.name
         return self.environment.name if named else str(self.environment.root)
 
-    def _failure(self, status: str, message: str, idea: str, created: float, patch: str) -> Experiment:
+    def _failure(
+        self,
+        status: str,
+        message: str,
+        idea: str,
+        created: float,
+        patch: str,
+        cost: dict[str, float] | None = None,
+    ) -> Experiment:
         """The record of an idea that never became a codebase; stored, so that status and report can list it."""
         record = self._blank(status, idea or patch, created)
         record.idea, record.patch = idea, patch
         record.error = {"kind": status, "message": message}
-        record.reward = self.environment.failure_reward
+        record.reward, record.cost = self._rule.failure, cost or {}
         try:
             attempts.store_result(self.bucket, record)
         except BucketError as error:

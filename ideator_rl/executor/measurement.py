@@ -1,0 +1,157 @@
+"""What an experiment left, measured by the environment's trusted evaluator in a process of its own.
+
+The artifact is copied out of the experiment's reach first: small regular files only.  Time and memory of evaluator and
+scorers together are limited from here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.environment import Environment, Preset
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import process_tree
+from ideator_rl.executor.sandbox import Sandbox
+from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED
+
+MAX_ARTIFACT_BYTES = 256 << 20
+MAX_ARTIFACT_FILES = 64
+SCORE_SECONDS = 600.0
+"""Wall seconds for the evaluator; longer is the experiment's fault (its model answers too slowly)."""
+MAIN, CONFIRM = "main", "confirm"
+"""The two hidden splits: of every experiment, and of those that are too good to be believed at once."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be measured: `home` holds the folders `artifact` and `score`, the codebase that answers."""
+
+    environment: Environment
+    preset: Preset
+    sandbox: Sandbox
+    home: Path
+    seed: int
+    split: str
+    startup: float
+    """CPU seconds that the run took to import what is preloaded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    status: str
+    message: str = ""
+    value: float | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(subject: Subject, beat: Callable[[], None]) -> Outcome:
+    """Have the evaluator measure an artifact.  `beat` is called while waiting.
+
+    Raises:
+        IdeatorError: the evaluator itself broke: ours, not the idea's.
+    """
+    home, environment, preset = subject.home, subject.environment, subject.preset
+    config, out, errors = home / "score.json", home / "answer.json", home / "evaluator.log"
+    config.write_text(
+        json.dumps(
+            {
+                "environment": str(environment.root),
+                "preset": preset.name,
+                "seed": subject.seed,
+                "split": subject.split,
+                "artifact": str(home / "artifact"),
+                "tree": str(home / "score"),
+                "isolation": subject.sandbox.level,
+            }
+        )
+    )
+    readable(home / "score")
+    command = [sys.executable, "-P", "-m", "ideator_rl.executor.evaluate", str(config), str(out)]
+    with open(errors, "wb") as stderr:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
+    deadline = time.monotonic() + SCORE_SECONDS
+    try:
+        while process.poll() is None:
+            beat()
+            if fault := _fault(process.pid, subject, deadline):
+                return Outcome(FAILED, fault)
+            time.sleep(0.02)
+    finally:
+        process_tree.end(os.getpid())
+        process.wait()
+    if process.returncode != 0 or not out.is_file():
+        words = errors.read_text(errors="replace").strip().splitlines()
+        raise IdeatorError(f"The evaluator of {environment.name} broke: {(words or ['no output'])[-1]}")
+    return _outcome(json.loads(out.read_text()))
+
+
+def _outcome(answer: dict[str, Any]) -> Outcome:
+    value, notes = answer.get("metric"), answer.get("scoring", {})
+    for status in (FAILED, INVALID):
+        if status in answer:
+            return Outcome(status, answer[status], value, notes)
+    return Outcome(SUCCEEDED, "", float(answer["metric"]), notes)
+
+
+def _fault(pid: int, subject: Subject, deadline: float) -> str | None:
+    """What limit the scoring breaks now: wall time, CPU seconds, or memory, over all its processes."""
+    budget, memory = subject.preset.budget, subject.preset.resources.memory_gb
+    # Two scorers import what the run did; training in them would be a budget of its own.
+    allowed = 5.0 + 3 * subject.startup + budget.seconds if budget.clock == "cpu" else None
+    cpu, resident = process_tree.usage(process_tree.below(pid))
+    if time.monotonic() > deadline:
+        return f"scoring took over {SCORE_SECONDS:g} s"
+    if allowed is not None and cpu > allowed:
+        return f"scoring took over {allowed:.0f} CPU seconds"
+    if resident > memory * 1e9:
+        return f"scoring took over {memory:g} GB of memory"
+    return None
+
+
+def collect(source: Path, target: Path) -> str | None:
+    """Copy an artifact out of the experiment's reach: small regular files only.  Returns what is wrong, if anything.
+
+    Nothing of the experiment is alive any more; links and special files may still be there and are refused.
+    """
+    target.mkdir()
+    try:
+        return _collect(source, target)
+    except OSError as error:
+        return f"its artifact cannot be read: {error.strerror}"
+
+
+def _collect(source: Path, target: Path) -> str | None:
+    names = sorted(os.listdir(source)) if source.is_dir() and not source.is_symlink() else []
+    if not names:
+        return "it left nothing in the artifact folder (IDEATOR_ARTIFACT)"
+    if len(names) > MAX_ARTIFACT_FILES:
+        return f"it left {len(names)} files as artifact; at most {MAX_ARTIFACT_FILES} are taken"
+    total = 0
+    for name in names:
+        info = (source / name).lstat()
+        total += info.st_size
+        if not stat.S_ISREG(info.st_mode):
+            return f"its artifact holds {name!r}, which is not a regular file"
+        if total > MAX_ARTIFACT_BYTES:
+            return f"its artifact is over {MAX_ARTIFACT_BYTES >> 20} MiB"
+        handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(handle, "rb") as reader, open(target / name, "xb") as writer:
+            shutil.copyfileobj(reader, writer)
+    readable(target)
+    return None
+
+
+def readable(folder: Path) -> None:
+    """Open a folder to the user that scorers run as."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)

@@ -1,0 +1,61 @@
+"""What the learner gets for an outcome: a rule of the environment or the recipe, never a fact of the experiment.
+
+inverse         1 / value, as in Si et al. (arXiv 2601.14525)
+identity        the value
+negative        its negation
+over_baseline   improvement over the baseline's mean in standard deviations of a single run, at least 0: what
+                is within the noise is worth little, and no failure earns more than an idea that ran
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ideator_rl.environment import Environment, Metric
+from ideator_rl.environment_noise import Noise, needed_noise
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
+from ideator_rl.manifest import TRANSFORMS
+
+
+@dataclass(frozen=True)
+class RewardRule:
+    transform: str
+    failure: float
+    """The reward of every outcome that is the idea's own fault."""
+    metric: Metric
+    noise: Noise | None = None
+
+    def reward(self, record: Experiment) -> float | None:
+        """The reward of a record; None for `lost`."""
+        if record.status == LOST:
+            return None
+        if record.status != SUCCEEDED or record.metric is None:
+            return self.failure
+        value = float(record.metric["value"])
+        if not math.isfinite(value) or (self.transform == "inverse" and value <= 0):
+            return self.failure
+        return self._transformed(value)
+
+    def _transformed(self, value: float) -> float:
+        if self.transform == "inverse":
+            return 1.0 / value
+        if self.transform == "over_baseline":
+            assert self.noise is not None
+            gain = value - self.noise.mean if self.metric.direction == "max" else self.noise.mean - value
+            return max(0.0, gain / self.noise.spread)
+        return -value if self.transform == "negative" else value
+
+
+def reward_rule(environment: Environment, preset: str, transform: str | None = None) -> RewardRule:
+    """The environment's rule, or another transform in its place.
+
+    Raises:
+        IdeatorError: no such transform; or it needs the baseline's noise, which was not measured yet.
+    """
+    name = transform or environment.reward_transform
+    if name not in TRANSFORMS:
+        raise IdeatorError(f"reward_transform is {name!r}; expected one of {', '.join(TRANSFORMS)}.")
+    noise = needed_noise(environment, preset) if name == "over_baseline" else None
+    return RewardRule(name, environment.failure_reward, environment.metric, noise)
