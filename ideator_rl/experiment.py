@@ -29,6 +29,8 @@ INVALID = "invalid"
 """Scored, but implausible or caught cheating."""
 LOST = "lost"
 """Ours, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
+BUDGET = "budget"
+"""The kind of error of what is lost because the run's budget is spent."""
 RUNNING = "running"
 
 OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)

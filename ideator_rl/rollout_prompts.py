@@ -5,6 +5,7 @@ Written to a file, they let the stock `trl grpo` command train on execution rewa
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from ideator_rl.environment import Environment
@@ -22,16 +23,5 @@ def prompt_rows(
     """
     text = environment.prompt(config.preset, kind)
     prompt = [{"role": "user", "content": text}] if chat else text
-    columns = {
-        "environment": config.environment,
-        "preset": config.preset,
-        "bucket": config.bucket,
-        "implementer": config.implementer,
-        "slots": config.slots,
-        "isolation": config.isolation,
-        "replicates": config.replicates,
-        "seed": config.seed,
-        "run_dir": config.run_dir,
-    }
-    given = {key: value for key, value in columns.items() if value is not None}
+    given = {key: value for key, value in asdict(config).items() if value not in (None, "")}
     return [{"prompt": prompt, **given} for _ in range(count)]

@@ -2,21 +2,22 @@
 
 A plain module-level coroutine function, so that it works in `GRPOTrainer`, `RLOOTrainer`, and by its dotted path
 `rewards.execution.execution_reward` in the stock `trl grpo` command.  The dataset says where and how to run: the
-columns `environment`, `preset` and `bucket` are needed; `implementer`, `slots`, `isolation`, `replicates`, `seed` and
-`run_dir` are optional.
+columns `environment`, `preset` and `bucket` are needed; the other fields of `BufferConfig` (`implementer`, `coder`,
+`slots`, `seed`, …) are optional.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import fields
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
+from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 
 NEEDED = ("environment", "preset", "bucket")
-OPTIONAL = ("implementer", "slots", "isolation", "replicates", "seed", "run_dir")
+OPTIONAL = tuple(field.name for field in fields(BufferConfig) if field.name not in NEEDED)
 
 
 async def execution_reward(
@@ -55,6 +56,8 @@ async def execution_reward(
 
 def _refuse_if_all_lost(records: list[Experiment]) -> None:
     ran = [record for record in records if record.tree or record.status == LOST]
+    if any(record.error and record.error["kind"] == BUDGET for record in records):
+        return  # nothing is broken: the run has spent its budget and winds down
     if ran and all(record.status == LOST for record in ran):
         why = ran[0].error["message"] if ran[0].error else "no reason is known"
         raise IdeatorError(

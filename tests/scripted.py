@@ -1,6 +1,8 @@
-"""A scripted implementer: the code changes of the idea are the patch.  Stands for a code LLM in tests."""
+"""Scripted implementers, which stand for a code LLM in tests.  The first: the code changes of the idea are the patch."""
 
 from ideator_rl.executor.implementer import Implementation
+from ideator_rl.executor.rules import RulesImplementer
+from ideator_rl.ledger import Spent
 from ideator_rl.patch import PatchError
 
 
@@ -26,3 +28,25 @@ class ScriptedImplementer:
 
 def idea(changes, thought=""):
     return f"{thought} [Experiment] Try it. [Code Changes] {changes} [End]"
+
+
+class PaidImplementer:
+    """Asks the catalogue, and is paid 1 USD and 100 tokens for every idea.  Stands for a code LLM with a price."""
+
+    name = "paid"
+    trusted = True
+
+    def __init__(self, ledger):
+        self._ledger = ledger
+
+    @classmethod
+    def from_settings(cls, settings, ledger):
+        return cls(ledger)
+
+    def version(self, environment):
+        return self.name
+
+    async def implement(self, idea, base, environment, preset):
+        with self._ledger.reserve(Spent(usd=1.0, tokens=100)):
+            made = await RulesImplementer().implement(idea, base, environment, preset)
+        return Implementation(made.patch, {"usd": 1.0, "prompt_tokens": 60, "completion_tokens": 40, "calls": 1})

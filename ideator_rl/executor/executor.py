@@ -24,6 +24,7 @@ from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable,
 from ideator_rl.executor.sandbox import BWRAP, choose
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
+    BUDGET,
     LOST,
     MALFORMED,
     Experiment,
@@ -114,8 +115,8 @@ class Executor:
             if isinstance(made, Experiment):
                 return made
             return await self._run(made, created, replicate)
-        except (BucketError, ImplementerUnavailable) as error:
-            return self._lost(idea.text, created, str(error))
+        except (BucketError, ImplementerUnavailable, BudgetSpent) as error:
+            return self._lost(idea.text, created, error)
 
     async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
         """Run a patch that somebody wrote by hand: it takes the same road as an implementer's.
@@ -196,9 +197,9 @@ class Executor:
             else:
                 record.replayed = True
         except (Lost, BucketError, BudgetSpent) as error:
-            return replace(self._lost(codebase.idea, created, str(error)), id=id, tree=name, patch=codebase.patch)
-        record.reward, record.cost = self._rule.reward(record), codebase.cost
-        return record
+            return replace(self._lost(codebase.idea, created, error), id=id, tree=name, patch=codebase.patch)
+        # A copy: those who wait for one experiment share its record, and each has paid for an idea of its own.
+        return replace(record, reward=self._rule.reward(record), cost=codebase.cost)
 
     async def _paid(self, id: str) -> Experiment:
         """The record of an experiment, its GPU-hours booked; one that is asked for twice is paid for once.
@@ -256,12 +257,13 @@ class Executor:
         try:
             attempts.store_result(self.bucket, record)
         except BucketError as error:
-            return self._lost(idea, created, str(error))
+            return self._lost(idea, created, error)
         return record
 
-    def _lost(self, idea: str, created: float, message: str) -> Experiment:
+    def _lost(self, idea: str, created: float, error: Exception) -> Experiment:
         record = self._blank(LOST, idea, created)
-        record.error = {"kind": LOST, "message": message}
+        spent = isinstance(error, BudgetSpent) or isinstance(error.__cause__, BudgetSpent)
+        record.error = {"kind": BUDGET if spent else LOST, "message": str(error)}
         return record
 
     def _blank(self, status: str, idea: str, created: float) -> Experiment:

@@ -26,6 +26,15 @@ class IdeatorConfig:
     bucket: str = ""
     """URL of the bucket; empty for `<output_dir>/bucket`."""
     implementer: str = "rules"
+    coder: dict[str, Any] | None = None
+    """Settings of an implementer that asks an LLM: endpoint, models, samples, revisions; see docs/implementers.md."""
+    max_usd: float | None = None
+    """The most that the coder LLM may cost over the whole run, resumed or not; the run winds down there."""
+    max_coder_tokens: int | None = None
+    max_gpu_hours: float | None = None
+    """The most GPU-hours for experiments."""
+    reward_transform: str | None = None
+    """In the place of the environment's: inverse, identity, negative, or over_baseline (relative to its noise)."""
     slots: int | None = None
     """CPU slots for experiments on this machine; null for the number of cores."""
     isolation: str = "auto"

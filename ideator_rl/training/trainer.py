@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_se
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
 
 from ideator_rl.registry import resolve_reward
+from ideator_rl.reward_buffer import live_buffers
 from ideator_rl.training.card import model_card
 from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.progress import Progress
@@ -57,6 +58,12 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.stepped(state.global_step)
+        refusals = [words for buffer in live_buffers() if (words := buffer.executor.ledger.exhausted)]
+        if _anywhere(bool(refusals)):
+            control.should_save = control.should_training_stop = True
+            if state.is_world_process_zero:
+                why = refusals[0] if refusals else "Another process of this run has used up the budget."
+                self._progress.say(f"winding down after step {state.global_step}: {why}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
@@ -117,6 +124,15 @@ def save_model(trainer: IdeatorTrainer, folder: Path) -> None:
     with made_whole(folder) as scratch:
         save_whole(model, trainer.processing_class, scratch)
         (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
+
+
+def _anywhere(here: bool) -> bool:
+    """Whether it is so in any process: all of them must stop at the same step."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return here
+    found: list[bool] = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, here)
+    return any(found)
 
 
 def _said(logs: dict[str, Any]) -> str:
