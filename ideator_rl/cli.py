@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_doctor, _env, _patch, _execute, _train, _scheduler, _status, _cancel, _report):
+    for add in (_doctor, _env, _patch, _execute, _rerun, _train, _scheduler, _status, _cancel, _report):
         add(commands)
     return top
 
@@ -77,6 +77,16 @@ def _whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _amount(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected an amount from 0 up, got {text!r}")
+    return value
 
 
 def _slots(command: argparse.ArgumentParser) -> None:
@@ -130,9 +140,23 @@ def _execute(commands: Any) -> None:
     what.add_argument("--ideas", metavar="FILE", help="JSON lines: a text, or an object with the key idea; - for stdin")
     what.add_argument("--diff", metavar="FILE", help="a patch; - for stdin")
     command.add_argument("--implementer", default="rules", metavar="NAME", help="who writes the patch of an idea")
+    command.add_argument("--coder", metavar="FILE.yaml", help="settings of an implementer that asks an LLM")
+    command.add_argument(
+        "--max-usd", type=_amount, metavar="USD", help="the most that the LLM may cost, in this command"
+    )
+    command.add_argument("--max-coder-tokens", type=_whole(1), metavar="N", help="the most tokens of the LLM")
     command.add_argument("--seed", type=_whole(0), default=0, metavar="N")
     command.add_argument("--replicates", type=_whole(1), default=1, metavar="N", help="runs of each, with other seeds")
     command.add_argument("--bucket", metavar="URL", help="where records are kept; the user's cache if not given")
+    _slots(command)
+    _json(command)
+
+
+def _rerun(commands: Any) -> None:
+    command = _add(commands, "rerun", "cli_rerun:main", "run the best ideas again, with other seeds, and the baseline")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    command.add_argument("--best", type=_whole(1), default=5, metavar="K", help="how many ideas")
+    command.add_argument("--replicates", type=_whole(1), default=3, metavar="N", help="runs of each, with other seeds")
     _slots(command)
     _json(command)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
+
+import yaml
 
 from ideator_rl.cli_output import bucket_url, emit, read_patch, read_text, say, show
 from ideator_rl.errors import IdeatorError
@@ -17,6 +19,7 @@ from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 
 FIRST = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
 """The keys of a record that are promised to programs; more may follow."""
+T = TypeVar("T")
 PHASES = ("implement", "queue", "run", "score")
 PROGRESS_SECONDS = 5.0
 
@@ -31,6 +34,9 @@ def main(args: argparse.Namespace) -> int:
             preset=args.preset,
             bucket=bucket,
             implementer=args.implementer,
+            coder=_coder(args.coder),
+            max_usd=args.max_usd,
+            max_coder_tokens=args.max_coder_tokens,
             slots=args.slots,
             isolation=args.isolation,
             replicates=args.replicates,
@@ -46,18 +52,26 @@ def main(args: argparse.Namespace) -> int:
         buffer.close()
 
 
-async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None, as_json: bool) -> int:
+async def with_progress(buffer: RewardBuffer, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work on a buffer, with lines about it on stderr."""
     progress = asyncio.create_task(_progress(buffer))
-    succeeded = True
     try:
-        async for record in _records(buffer, ideas, patch):
-            succeeded &= record.status == SUCCEEDED
-            emit(as_object(record)) if as_json else _show(record)
+        return await work
     finally:
         progress.cancel()
         with suppress(asyncio.CancelledError):
             await progress
-    return 0 if succeeded else 1
+
+
+async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None, as_json: bool) -> int:
+    async def work() -> bool:
+        succeeded = True
+        async for record in _records(buffer, ideas, patch):
+            succeeded &= record.status == SUCCEEDED
+            emit(as_object(record)) if as_json else _show(record)
+        return succeeded
+
+    return 0 if await with_progress(buffer, work()) else 1
 
 
 async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None) -> AsyncIterator[Experiment]:
@@ -87,6 +101,19 @@ def as_object(record: Experiment) -> dict[str, Any]:
     whole = asdict(record)
     whole["seconds"] = dict.fromkeys(PHASES, 0.0) | whole["seconds"]
     return {key: whole.pop(key) for key in FIRST} | whole
+
+
+def _coder(name: str | None) -> str:
+    """The settings in a YAML file, as JSON; empty for none."""
+    if name is None:
+        return ""
+    try:
+        settings = yaml.safe_load(read_text(name))
+    except yaml.YAMLError as error:
+        raise IdeatorError(f"{name} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise IdeatorError(f"{name} must be a mapping of settings, got {type(settings).__name__}.")
+    return json.dumps(settings, sort_keys=True)
 
 
 def _ideas(args: argparse.Namespace) -> list[str] | None:

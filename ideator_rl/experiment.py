@@ -38,6 +38,9 @@ OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
 FINAL = (SUCCEEDED, *OWN_FAILURES)
 """Outcomes that will not change if the experiment is asked for again."""
 
+RERUN_REPLICATE = 100
+"""Replicates from here on are re-runs of what was already chosen; training and `execute --replicates` stay below."""
+
 
 @dataclass
 class Experiment:

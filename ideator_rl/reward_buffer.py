@@ -84,6 +84,12 @@ class RewardBuffer:
         self._journal.record(record)
         return record
 
+    async def again(self, id: str, replicate: int) -> Experiment:
+        """The record of an experiment's codebase under another replicate's seed."""
+        record = await self.executor.again(id, replicate)
+        self._journal.record(record)
+        return record
+
     def record(self, record: Experiment) -> None:
         """Enter a record that no completion asked for, such as a baseline's."""
         self._journal.record(record)

@@ -80,8 +80,22 @@ class Baseline:
     high: float
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """A codebase that was run several times: at experiment `x`."""
+
+    x: int
+    mean: float
+    deviation: float
+
+
 def best_so_far(
-    lines: Sequence[Line], dots: Line, baselines: Sequence[Baseline], title: str, words: str
+    lines: Sequence[Line],
+    dots: Line,
+    baselines: Sequence[Baseline],
+    title: str,
+    words: str,
+    again: Sequence[Repeated] = (),
 ) -> Markup | None:
     """Steps down (or up) to the best so far of each run; dots are single successes.  None when there is nothing."""
     if not any(line.x for line in lines):
@@ -91,10 +105,13 @@ def best_so_far(
         axes.scatter(dots.x, dots.y, s=14, color=DOT, linewidths=0, zorder=1)
         for i, line in enumerate(lines):
             axes.step(line.x, line.y, where="post", color=SERIES[i % len(SERIES)], linewidth=2)
+        if again:
+            x, y, bars = zip(*((one.x, one.mean, one.deviation) for one in again), strict=True)
+            axes.errorbar(x, y, yerr=bars, fmt="o", color=SERIES[1], markersize=4, elinewidth=1.2, markeredgewidth=0)
         _baselines(axes, baselines)
         reached = [y for line in lines for y in line.y[-1:]]
         cloud = dots.y or [y for line in lines for y in line.y]
-        _frame(axes, cloud, reached + [one.mean for one in baselines])
+        _frame(axes, cloud, reached + [one.mean for one in baselines] + [one.mean for one in again])
         axes.set_xlabel("experiments run")
 
     return _svg(draw, title, words)

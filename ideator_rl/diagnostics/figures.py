@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import mean, stdev
 
 from markupsafe import Markup
 
@@ -75,10 +75,23 @@ def progress(run: Run) -> tuple[charts.Line, charts.Line]:
 
 def _best(name: str, run: Run, baseline: charts.Baseline | None) -> Figure:
     line, dots = progress(run)
-    drawing = charts.best_so_far([line], dots, [baseline] if baseline else [], f"Best so far, {name}", _said(line))
+    again = _again(run)
+    baselines = [baseline] if baseline else []
+    drawing = charts.best_so_far([line], dots, baselines, f"Best so far, {name}", _said(line), again)
     legend = [("series-0", "best so far"), ("dot", "one success"), *_legend(baseline)]
+    legend += [("series-1", "run again: mean and standard deviation")] if again else []
     remark = f"{_better(run)}. Over the experiments that ran, as proposed; what lies far off is outside the frame."
     return Figure(f"Best {run.metric} so far", remark, legend, drawing)
+
+
+def _again(run: Run) -> list[charts.Repeated]:
+    """What was run more than once, at the place of its first run."""
+    repeated = []
+    for count, record in enumerate(run.ran, 1):
+        values = run.values(record) if record.status == SUCCEEDED else []
+        if len(values) > 1:
+            repeated.append(charts.Repeated(count, mean(values), stdev(values)))
+    return repeated
 
 
 def _metric(name: str, run: Run, steps: list[Step], baseline: charts.Baseline | None) -> Figure:
@@ -161,6 +174,13 @@ def number(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
+
+
+def with_error(values: Sequence[float]) -> str:
+    """A value, or the mean of several with their standard deviation."""
+    if len(values) < 2:
+        return number(values[0] if values else None)
+    return f"{number(mean(values))} ± {spread(stdev(values))} ({len(values)} runs)"
 
 
 def spread(value: float) -> str:

@@ -6,13 +6,15 @@ import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
 
 JOURNAL = "buffer.sqlite"
 
@@ -93,7 +95,8 @@ class Run:
         order = {row.experiment_id: None for row in self.rollouts}
         ids = [*(id for id in order if id in self.experiments), *(id for id in self.experiments if id not in order)]
         found = [self.experiments[id] for id in ids]
-        return [e for e in found if e.tree and e.status != LOST and e.implementer != "baseline"]
+        kept = [e for e in found if e.replicate < RERUN_REPLICATE]  # a re-run proves, it does not search
+        return [e for e in kept if e.tree and e.status != LOST and e.implementer != "baseline"]
 
     @property
     def places(self) -> list[tuple[str, str]]:
@@ -107,10 +110,34 @@ class Run:
 
     @property
     def ranked(self) -> list[Experiment]:
-        """Successful ideas, best first; a baseline is no idea."""
-        ideas = [e for e in self.experiments.values() if e.implementer != "baseline"]
-        good = [e for e in ideas if e.status == SUCCEEDED and e.metric]
-        return sorted(good, key=lambda e: e.metric["value"] * (1 if self.direction == "min" else -1) if e.metric else 0)
+        """Successful ideas, best mean over their runs first, each by the run that was first; a baseline is no idea."""
+        ideas = [e for e in self.experiments.values() if e.implementer != "baseline" and e.status == SUCCEEDED]
+        firsts: dict[str, Experiment] = {}
+        for e in sorted((e for e in ideas if e.metric), key=lambda e: (e.replicate, e.seed)):
+            firsts.setdefault(e.tree or e.id, e)
+        sign = 1 if self.direction == "min" else -1
+        return sorted(firsts.values(), key=lambda e: sign * mean(self.values(e)))
+
+    def values(self, record: Experiment) -> list[float]:
+        """The metrics of all successful runs of a record's codebase, the record's own first."""
+        others = self._values.get(record.tree, [])
+        own = [record.metric["value"]] if record.metric else []
+        return own + [value for id, value in others if id != record.id]
+
+    @cached_property
+    def _values(self) -> dict[str, list[tuple[str, float]]]:
+        found: dict[str, list[tuple[str, float]]] = {}
+        for e in self.experiments.values():
+            if e.tree and e.status == SUCCEEDED and e.metric:
+                found.setdefault(e.tree, []).append((e.id, e.metric["value"]))
+        return found
+
+    @cached_property
+    def spent(self) -> dict[str, float]:
+        """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
+        return {
+            name: value for name, value in _mapping(self.folder / "ledger.json").items() if isinstance(value, float)
+        }
 
     def by_step(self) -> list[Step]:
         steps: dict[int, list[Rollout]] = {}

@@ -16,13 +16,22 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import stdev
+from statistics import mean, stdev
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ideator_rl.diagnostics import charts, safe_text
-from ideator_rl.diagnostics.figures import STATUSES, Figure, number, overlay, run_figures, share, spread
+from ideator_rl.diagnostics.figures import (
+    STATUSES,
+    Figure,
+    number,
+    overlay,
+    run_figures,
+    share,
+    spread,
+    with_error,
+)
 from ideator_rl.diagnostics.records import Rollout, Run, Step, read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RUNNING, Experiment
@@ -137,7 +146,7 @@ def _render(sections: list[Section], overlays: list[Figure]) -> str:
         "STATUSES": STATUSES,
         "FACTS": FACTS,
     }
-    jinja.filters |= {"number": number, "share": share, "spread": spread}
+    jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error}
     return jinja.get_template("report.html.j2").render(sections=sections, overlays=overlays)
 
 
@@ -162,7 +171,7 @@ def _section(name: str, run: Run) -> Section:
     best = run.ranked[0] if run.ranked else None
     gain = None
     if best and best.metric and baseline:
-        gain = (baseline.mean - best.metric["value"]) * (1 if run.direction == "min" else -1)
+        gain = (baseline.mean - mean(run.values(best))) * (1 if run.direction == "min" else -1)
     steps = run.by_step()
     return Section(
         name=name,

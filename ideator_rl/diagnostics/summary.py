@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from statistics import mean, stdev
 
 from ideator_rl.diagnostics.records import Run, Step, read_run
 
@@ -16,6 +17,11 @@ def summary(folder: Path) -> str:
     counts = Counter(row.status for row in run.rollouts)
     lines += ["", f"Ideas: {len(run.rollouts)} proposed, {len(run.ran)} distinct experiments"]
     lines += ["Outcomes: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()), ""]
+    if any(run.spent.values()):
+        lines += [
+            "Spent: " + ", ".join(f"{value:.4g} {name.replace('_', '-')}" for name, value in run.spent.items()),
+            "",
+        ]
     lines += [f"{what + ':':<9}{place}" for what, place in run.places]
     return "\n".join(lines)
 
@@ -44,7 +50,10 @@ def _best(run: Run) -> list[str]:
     best = run.ranked[0]
     assert best.metric is not None
     isolation = "" if best.isolation == "bwrap" else f" (isolation: {best.isolation})"
+    values = run.values(best)
     value = f"{best.metric['value']:.4f}{isolation}, one run, seed {best.seed}"
+    if len(values) > 1:
+        value = f"{mean(values):.4f} ± {stdev(values):.4f}{isolation}, {len(values)} runs; the first {values[0]:.4f}"
     words = [f"Best idea {run.metric}: {value}", "  " + best.idea]
     return words + ["", *("  " + line for line in best.patch.splitlines())]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environment import Environment, load_environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
@@ -135,6 +136,21 @@ class Executor:
     async def baseline(self, replicate: int = 0) -> Experiment:
         """Run the unchanged baseline."""
         return await self._run(Codebase(self.base, "", "", "baseline", trusted=True), time.time(), replicate)
+
+    async def again(self, id: str, replicate: int) -> Experiment:
+        """Run the codebase of an experiment in the bucket under another replicate's seed.
+
+        Raises:
+            IdeatorError: the bucket does not hold the experiment or its codebase.
+            SandboxError: somebody else wrote its code, and no sandbox works here.
+        """
+        spec = attempts.Spec.load(self.bucket, id)
+        tree = attempts.load_tree(self.bucket, spec.tree) if spec else None
+        if spec is None or tree is None:
+            raise IdeatorError(f"The bucket {self.bucket.url} does not hold the codebase of the experiment {id}.")
+        choose(self.config.isolation, spec.trusted)
+        codebase = Codebase(tree, spec.patch, spec.idea, spec.implementer, spec.trusted)
+        return await self._run(codebase, time.time(), replicate)
 
     async def _implement(self, idea: str, completion: str) -> Codebase | Experiment:
         """The codebase for an idea, or the record of why there is none.  Asked once for each idea."""
