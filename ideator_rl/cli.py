@@ -165,6 +165,7 @@ def _train(commands: Any) -> None:
     command = _add(commands, "train", "cli_runs:train", "train an ideator: accelerate launch -m ideator_rl.train")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    command.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
 
 

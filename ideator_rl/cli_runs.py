@@ -27,6 +27,10 @@ def train(args: argparse.Namespace) -> int:
     Raises:
         IdeatorError: the recipe is not usable.
     """
+    if args.dry_run:
+        from ideator_rl import train as module
+
+        return module.main(["--config", args.recipe, *args.overrides, "--dry-run"])
     if args.accelerate_config is None and _one_process():
         from ideator_rl.training.recipe import load_recipe
 

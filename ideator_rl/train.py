@@ -1,5 +1,7 @@
 """What accelerate launches: `accelerate launch -m ideator_rl.train --config RECIPE.yaml [--key value …] [--resume]`.
 
+With `--dry-run` nothing is started: the cost of the run is estimated.
+
 Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr, 130 when it was
 interrupted.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import errno
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
@@ -19,14 +22,20 @@ LITTLE_BYTES = 16 << 20
 def main(argv: list[str] | None = None) -> int:
     folder: Path | None = None
     try:
-        config, resume, overrides = arguments(sys.argv[1:] if argv is None else argv)
+        given = arguments(sys.argv[1:] if argv is None else argv)
         from ideator_rl.training.progress import Progress
         from ideator_rl.training.recipe import load_recipe
+
+        recipe = load_recipe(given.config, given.overrides)
+        if given.dry_run:
+            from ideator_rl.training.dry_run import dry_run
+
+            print(dry_run(recipe))
+            return 0
         from ideator_rl.training.run import train
 
-        recipe = load_recipe(config, overrides)
         folder = recipe.output_dir
-        train(recipe, resume, Progress())
+        train(recipe, given.resume, Progress())
     except IdeatorError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -39,17 +48,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def arguments(argv: list[str]) -> tuple[str, bool, list[str]]:
-    """The recipe's path, whether to resume, and the overrides.
+@dataclass(frozen=True)
+class Arguments:
+    config: str
+    """The recipe's path."""
+    resume: bool
+    dry_run: bool
+    overrides: list[str]
+
+
+def arguments(argv: list[str]) -> Arguments:
+    """Read a command line.
 
     Raises:
         IdeatorError: no recipe was given.
     """
-    words, config, resume = [], None, False
+    words, config = [], None
+    flags = {"--resume": False, "--dry-run": False}
     rest = iter(argv)
     for word in rest:
-        if word == "--resume":
-            resume = True
+        if word in flags:
+            flags[word] = True
         elif word == "--config":
             config = next(rest, None)
         elif word.startswith("--config="):
@@ -58,7 +77,7 @@ def arguments(argv: list[str]) -> tuple[str, bool, list[str]]:
             words.append(word)
     if not config:
         raise IdeatorError("No recipe was given. Expected --config RECIPE.yaml, for example recipes/quickstart.yaml.")
-    return config, resume, words
+    return Arguments(config, flags["--resume"], flags["--dry-run"], words)
 
 
 def _fail(sentence: str) -> int:

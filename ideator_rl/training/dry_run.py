@@ -1,0 +1,66 @@
+"""What a recipe would cost, before anything is started: ideas, experiments, GPU-hours, tokens and USD of the coder LLM.
+
+An upper bound where it says "at most": ideas that repeat, fail early or cannot be implemented cost less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ideator_rl.environment import Preset, load_environment
+from ideator_rl.executor.sandbox import choose
+from ideator_rl.training.recipe import Recipe
+
+EPOCHS = 3
+"""Of TRL, where a recipe gives no max_steps."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the experiments of a run may cost."""
+
+    rollouts: int
+    """Batches of ideas."""
+    ideas: int
+    experiments: int
+    """At most: every idea another codebase, and the baseline's runs."""
+    gpu_hours: float
+    cpu_hours: float
+    """At most, start-up included; of a budget on the wall clock, CPUs held."""
+
+
+def cost(recipe: Recipe, preset: Preset) -> Cost:
+    """The most that a recipe's experiments may cost."""
+    steps = int(recipe.grpo.get("max_steps", -1))
+    rollouts = math.ceil(steps / recipe.steps_per_rollout) if steps > 0 else EPOCHS
+    ideas = rollouts * recipe.generation_batch
+    experiments = ideas + recipe.ours.baseline_replicates
+    hours = experiments * (preset.budget.seconds + preset.budget.startup_allowance) / 3600
+    cpus = 1 if preset.budget.clock == "cpu" else preset.resources.cpus
+    return Cost(rollouts, ideas, experiments, hours * preset.resources.gpus, hours * cpus)
+
+
+def dry_run(recipe: Recipe) -> str:
+    """The estimate as text.
+
+    Raises:
+        IdeatorError: the environment is not usable, or its sandbox does not hold here.
+    """
+    ours = recipe.ours
+    environment = load_environment(ours.env)
+    preset = environment.preset(ours.preset)
+    sandbox = choose(ours.isolation, trusted=ours.implementer == "rules")
+    most = cost(recipe, preset)
+    lines = [
+        "Nothing was started. This run would take:",
+        f"ideas        {most.ideas} in {most.rollouts} batches of {recipe.generation_batch}",
+        f"experiments  at most {most.experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}",
+        f"hardware     at most {most.gpu_hours:.1f} GPU-hours and {most.cpu_hours:.1f} CPU-hours for experiments"
+        + _cap(ours.max_gpu_hours, "GPU-hours"),
+    ]
+    return "\n".join(lines)
+
+
+def _cap(cap: float | None, unit: str) -> str:
+    return "" if cap is None else f"; capped at {cap:g} {unit}"
