@@ -17,7 +17,7 @@ from ideator_rl.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure
-from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox, choose, experiment_uid
+from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose, experiment_uid
 from ideator_rl.executor.sealed_run import Command, Ended, run
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
@@ -105,7 +105,9 @@ class Supervisor:
             "IDEATOR_SEED": str(seed),
         }
         if gpus := os.environ.get("IDEATOR_GPUS"):
-            variables["CUDA_VISIBLE_DEVICES"] = gpus
+            # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
+            sealed = ",".join(str(number) for number in range(len(gpus.split(","))))
+            variables["CUDA_VISIBLE_DEVICES"] = gpus if self.sandbox.level == NONE else sealed
         command = Command(self.environment.command, self.environment.preload, variables)
         mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked)
         return run(self.sandbox, command, mounts, self.preset.budget, self.preset.resources, self._beat)
