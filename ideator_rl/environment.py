@@ -104,6 +104,8 @@ class Environment:
     prepare: str | None
     catalogue_path: Path | None
     settings_file: str | None
+    known_good: str | None = None
+    """A patch that is known to better the metric: `env check` sees by it whether the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
 
     def preset(self, name: str) -> Preset:
@@ -193,7 +195,8 @@ def load_environment(name_or_path: str | Path) -> Environment:
 
 
 def _build(root: Path, raw: dict[str, Any]) -> Environment:
-    own = (raw["evaluator"], raw["task"], raw["prepare"], raw["catalogue"], *raw["prompts"].values(), "env.yaml")
+    own = [raw[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good")]
+    own += [*raw["prompts"].values(), "env.yaml"]
     hidden = (*raw["hidden"], *(name for name in own if name), "artifact", "artifact/**")
     environment = Environment(
         name=raw["name"],
@@ -213,6 +216,7 @@ def _build(root: Path, raw: dict[str, Any]) -> Environment:
         prepare=raw["prepare"],
         catalogue_path=root / raw["catalogue"] if raw["catalogue"] else None,
         settings_file=raw["settings_file"],
+        known_good=raw["known_good"],
         prompt_files=dict(raw["prompts"]),
     )
     for preset in environment.presets:

@@ -20,6 +20,7 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "scorer_code": (str, "patched"),
     "prepare": (str, None),
     "catalogue": (str, None),
+    "known_good": (str, None),
     "settings_file": (str, None),
 }
 PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int, "suspicious": dict}
@@ -117,7 +118,7 @@ def _preset(name: str, body: Any, fail: Any) -> dict[str, Any]:
 
 
 def _files(full: dict[str, Any], root: Path, fail: Any) -> None:
-    wanted = {key: full[key] for key in ("task", "evaluator", "prepare", "catalogue") if full[key]}
+    wanted = {key: full[key] for key in ("task", "evaluator", "prepare", "catalogue", "known_good") if full[key]}
     wanted |= {f"prompts.{kind}": name for kind, name in full["prompts"].items()}
     for key, name in wanted.items():
         if not (root / name).is_file():
