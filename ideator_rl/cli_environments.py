@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 from ideator_rl import cli_output
 from ideator_rl.cli_output import bucket_url, emit, write_new
 from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_check import Check, check_environment
+from ideator_rl.environment_check import check_environment
+from ideator_rl.environment_proofs import Check
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
@@ -124,7 +125,8 @@ def check(args: argparse.Namespace) -> int:
     for one in check_environment(args.environment, args.preset, args.seeds, isolation=args.isolation, slots=args.slots):
         found.append(one)
         if not args.json:
-            cli_output.show(f"{'ok  ' if one.passed else 'FAIL'}  {one.name}: {one.words}")
+            verdict = "FAIL" if not one.passed else "note" if one.warned else "ok  "
+            cli_output.show(f"{verdict}  {one.name}: {one.words}")
     if args.json:
         emit([asdict(one) for one in found])
     return 0 if all(one.passed for one in found) else 1

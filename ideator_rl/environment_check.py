@@ -1,74 +1,111 @@
 """Proves an environment: that its parts hold together, what its noise is, and that nothing hidden can be reached.
 
-Each check is one fact that was tried, not one that was read: the baseline is run, the sandbox is searched from inside.
+Each check is one fact that was tried, not one that was read: the baseline is run, an edit that must better the metric
+too, the sandbox is searched from inside.  The words of a failed check say what to mend.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-import random
-import statistics
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
+from ideator_rl import environment_proofs as proofs
 from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_data import Data, cache_root
+from ideator_rl.environment_noise import Noise, store_noise
+from ideator_rl.environment_proofs import Check, may_become
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose
-from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.patch import PatchError, Rules, Tree, judge, write_tree
+from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
+from ideator_rl.patch import Tree
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
-PIECE_BYTES = 256
-"""Long enough that finding it elsewhere means a copy: shorter pieces of text, code above all, recur as phrases."""
-HIDDEN_PIECES, PUBLIC_PIECES = 32, 4
-"""How many are looked for; at least one of every file."""
-LEAST_BYTES, LEAST_DISTINCT = 24, 12
-"""Smaller or plainer pieces, such as spaces, stand in any file."""
-SEARCH_SECONDS = 1800.0
-SEARCHER = Path(__file__).with_name("environment_search.py")
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    passed: bool
-    words: str
+WIRES = {
+    "IDEATOR_ARTIFACT": "the folder where the result must be left",
+    "IDEATOR_BUDGET_SECONDS": "when to stop",
+    "IDEATOR_DATA": "the folder of the public data",
+}
+"""What a script must read to be an experiment."""
 
 
 def check_environment(
     name: str, preset: str, seeds: int = 3, isolation: str = "auto", slots: int | None = None
 ) -> Iterator[Check]:
     """Check after check, each as soon as it is known; ends early when one makes the rest meaningless."""
+    step = "manifest"
     try:
         environment = load_environment(name)
         environment.preset(preset)
         yield Check("manifest", True, f"{environment.root / 'env.yaml'}, presets {', '.join(environment.presets)}")
-        environment.data(preset)
-        yield Check("data", True, "prepared")
+        step = "data"
+        data = environment.data(preset)
+        yield Check("data", True, f"public: {_listed(data.public)}; private: {_listed(data.private)}")
     except (IdeatorError, NotImplementedError) as error:
-        yield Check("manifest and data", False, str(error))
+        yield Check(step, False, str(error))
         return
     yield _rules(environment, preset)
-    evaluator = environment.root / environment.evaluator
-    before = hashlib.sha256(evaluator.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
-        config = BufferConfig(name, preset, f"file://{folder}/bucket", run_dir=folder, isolation=isolation, slots=slots)
-        records = _baseline(config, seeds)
-        again = _baseline(config, seeds) if all(one.status == SUCCEEDED for one in records) else []
-    yield _noise(environment, preset, records)
-    yield _replay(records, again)
-    unchanged = hashlib.sha256(evaluator.read_bytes()).hexdigest() == before
-    yield Check("evaluator", unchanged, "unchanged by the runs" if unchanged else "was changed by a run")
-    yield from _hidden(environment, preset, isolation)
+        bucket = f"file://{folder}/bucket"
+        config = BufferConfig(name, preset, bucket, run_dir=folder, isolation=isolation, slots=slots)
+        yield from _runs(environment, config, seeds)
+    yield from proofs.hidden(environment, preset, isolation)
+
+
+def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Iterator[Check]:
+    """All that is run: the baseline, the same again, the known-good edit, a patch and a run against the rules."""
+
+    def baseline(buffer: RewardBuffer) -> Iterable[Awaitable[Experiment]]:
+        return (buffer.baseline(replicate) for replicate in range(seeds))
+
+    before = fingerprint(environment, config.preset)
+    try:
+        records = _ask(config, baseline)
+        checked, noise = _noise(environment, config.preset, records)
+        yield checked
+        if noise is None:
+            return
+        yield _replay(records, _ask(config, baseline))
+        yield from _patches(environment, config, noise)
+    except IdeatorError as error:
+        yield Check("runs", False, str(error))
+        return
+    changed = sorted(path for path, mark in fingerprint(environment, config.preset).items() if before.get(path) != mark)
+    words = f"changed by a run: {', '.join(changed)}" if changed else f"{len(before)} files unchanged by the runs"
+    yield Check("evaluator", not changed, words)
+
+
+def _patches(environment: Environment, config: BufferConfig, noise: Noise) -> Iterator[Check]:
+    wreck: str | IdeatorError
+    try:
+        wreck = proofs.wrecked(environment, config.preset)
+    except IdeatorError as error:
+        wreck = error
+    good = (environment.root / environment.known_good).read_text() if environment.known_good else None
+    tried = [proofs.forged(environment), *(patch for patch in (good, wreck) if isinstance(patch, str))]
+    forgery, *records = _ask(config, lambda buffer: [buffer.score_patch(patch) for patch in tried])
+    yield proofs.known_good(environment, noise, records.pop(0) if good is not None else None)
+    yield proofs.protection(environment, noise, forgery, wreck if isinstance(wreck, IdeatorError) else records[0])
+
+
+def _ask(config: BufferConfig, what: Callable[[RewardBuffer], Iterable[Awaitable[Experiment]]]) -> list[Experiment]:
+    """What a new buffer over the same bucket answers."""
+    buffer = RewardBuffer(config)
+
+    async def answers() -> list[Experiment]:
+        return list(await asyncio.gather(*what(buffer)))
+
+    try:
+        return asyncio.run(answers())
+    finally:
+        buffer.close()
+
+
+def _listed(folder: Path) -> str:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    named = ", ".join(f"{path.relative_to(folder)} ({path.stat().st_size:,} bytes)" for path in files[:3])
+    return named + (f" and {len(files) - 3} more" if len(files) > 3 else "") or "nothing"
 
 
 def _rules(environment: Environment, preset: str) -> Check:
@@ -77,10 +114,10 @@ def _rules(environment: Environment, preset: str) -> Check:
     named = {path for path in rules.protected if not any(mark in path for mark in "*?[") and not path.endswith("/")}
     guarded = named | {path for path in base if is_protected(path, rules)}
     for path in sorted(guarded):
-        without = {name: text for name, text in base.items() if name != path}
-        if _may_become(base, base | {path: "changed\n"}, rules) or _may_become(base, without, rules, path in base):
+        without: Tree = {name: text for name, text in base.items() if name != path}
+        if may_become(base, base | {path: "changed\n"}, rules) or may_become(base, without, rules):
             return Check("rules", False, f"a patch may change {path}, which is protected")
-    editable = [path for path in base if _may_become(base, base | {path: "changed\n"}, rules)]
+    editable = [path for path in base if may_become(base, base | {path: "changed\n"}, rules)]
     globs = ", ".join(rules.editable)
     if not editable:
         return Check("rules", False, f"no file of baseline/ may be changed; editable: {globs}")
@@ -89,18 +126,36 @@ def _rules(environment: Environment, preset: str) -> Check:
     )
 
 
-def _may_become(base: Tree, tree: Tree, rules: Rules, differs: bool = True) -> bool:
-    try:
-        judge(base, tree, rules)
-    except PatchError:
-        return False
-    return differs
+def _noise(environment: Environment, preset: str, records: list[Experiment]) -> tuple[Check, Noise | None]:
+    """The baseline within its budget over seeds; its values are kept, for rewards relative to noise."""
+    failed = [record for record in records if record.status != SUCCEEDED]
+    if failed:
+        why = f"{failed[0].status}: {failed[0].error['message'] if failed[0].error else ''}"
+        words = f"{len(failed)} of {len(records)} runs did not succeed: {why}"
+        return Check("baseline", False, words + _advice(environment, preset, failed[0])), None
+    noise = store_noise(environment, preset, [float(record.metric["value"]) for record in records if record.metric])
+    budget = environment.preset(preset).budget
+    spent = max(record.seconds["cpu" if budget.clock == "cpu" else "run"] for record in records)
+    words = (
+        f"{environment.metric.name} {noise.mean:.4f} ± {noise.spread:.4f} (standard deviation, {len(noise.values)} "
+        f"seeds); at most {spent:.2f} of {budget.seconds:g} s on the {budget.clock} clock"
+    )
+    return Check("baseline", True, words), noise
+
+
+def _advice(environment: Environment, preset: str, record: Experiment) -> str:
+    """What a baseline that did not succeed may lack, and the end of what it printed."""
+    code = "\n".join(environment.baseline(preset).values())
+    unread = [f"{name} ({meaning})" for name, meaning in WIRES.items() if name not in code]
+    words = f". Nothing in baseline/ reads {', '.join(unread)}" if unread else ""
+    printed = [line for line in record.log.splitlines() if line.strip()][-12:]
+    if record.status in (FAILED, TIMED_OUT) and printed:
+        words += ". The last that it printed:\n" + "\n".join(f"      {line}" for line in printed)
+    return words
 
 
 def _replay(first: list[Experiment], again: list[Experiment]) -> Check:
     """Asked for again by a new executor, every run is found and gives what it gave; nothing is run twice."""
-    if not again:
-        return Check("replay", False, "not tried: the baseline did not succeed")
     pairs = list(zip(first, again, strict=True))
     if any(one.id != other.id or not other.replayed for one, other in pairs):
         return Check("replay", False, "a run was not found again: what its identity stands on changes by itself")
@@ -109,105 +164,13 @@ def _replay(first: list[Experiment], again: list[Experiment]) -> Check:
     return Check("replay", True, f"{len(pairs)} runs found again, with the same metric")
 
 
-def _baseline(config: BufferConfig, seeds: int) -> list[Experiment]:
-    buffer = RewardBuffer(config)
-
-    async def runs() -> list[Experiment]:
-        return list(await asyncio.gather(*(buffer.baseline(replicate) for replicate in range(seeds))))
-
-    try:
-        return asyncio.run(runs())
-    finally:
-        buffer.close()
-
-
-def _noise(environment: Environment, preset: str, records: list[Experiment]) -> Check:
-    """The baseline within its budget over seeds; mean and spread are kept in the user's cache."""
-    failed = [record for record in records if record.status != SUCCEEDED]
-    if failed:
-        why = failed[0].error["message"] if failed[0].error else ""
-        return Check(
-            "baseline", False, f"{len(failed)} of {len(records)} runs did not succeed: {failed[0].status}: {why}"
-        )
-    values = [float(record.metric["value"]) for record in records if record.metric]
-    mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-    path = cache_root() / "baselines" / f"{environment.name}-{preset}-{environment.digest(preset)[:16]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"mean": mean, "spread": spread, "values": values}))
-    budget = environment.preset(preset).budget
-    spent = max(record.seconds["cpu" if budget.clock == "cpu" else "run"] for record in records)
-    return Check(
-        "baseline",
-        True,
-        f"{environment.metric.name} {mean:.4f} ± {spread:.4f} (standard deviation, {len(values)} seeds); "
-        f"at most {spent:.2f} of {budget.seconds:g} s on the {budget.clock} clock",
-    )
-
-
-def _hidden(environment: Environment, preset: str, isolation: str) -> Iterator[Check]:
-    """Search everything an experiment can read for pieces of the hidden data; and, to be sure the search sees, of the
-    public data."""
-    data, sandbox = environment.data(preset), choose(isolation, trusted=True)
-    hidden, public = _pieces(data.private, HIDDEN_PIECES), _pieces(data.public, PUBLIC_PIECES)
-    if not hidden:
-        yield Check("hidden data", True, "there is none")
-        return
-    if sandbox.level == NONE:
-        stamp = "unmasked, and not searched: " if isolation == NONE else "not masked: no sandbox: "
-        yield Check("hidden data", isolation == NONE, f"{stamp}{sandbox.reason}")
-        return
-    try:
-        answer = _search(hidden + public, environment.baseline(preset), data, sandbox)
-    except IdeatorError as error:
-        yield Check("hidden data", False, str(error))
-        return
-    found = {int(number): paths for number, paths in answer["found"].items()}
-    leaks = sorted({path for number, paths in found.items() if number < len(hidden) for path in paths})
-    leaked = sum(number < len(hidden) for number in found)
-    scope = f"{answer['files']} readable files, {answer['bytes'] / 1e9:.1f} GB"
-    words = f"none of {len(hidden)} pieces in {scope}"
-    if leaks:
-        words = f"readable in the sandbox: {leaked} of {len(hidden)} pieces, in {', '.join(leaks[:3])}"
-    yield Check("hidden data", not leaks, words)
-    if public:
-        seen = len(found) - leaked
-        yield Check("search", seen == len(public), f"finds {seen} of {len(public)} pieces of the public data")
-
-
-def _search(pieces: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dict[str, Any]:
-    """Look for pieces where an experiment would run, in what it would see.
-
-    Raises:
-        IdeatorError: the search did not end by itself.
-    """
-    with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
-        workspace = Path(folder) / "tree"
-        write_tree(tree, workspace)
-        for path in (Path(folder), workspace, *workspace.rglob("*")):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        mounts = Mounts({}, {workspace: WORKSPACE, data.public: "/data", SEARCHER: "/ideator/search.py"}, data.masked)
-        command = sandbox.command([sys.executable, "-I", "-B", "/ideator/search.py"], mounts, WORKSPACE)
-        request = json.dumps([piece.hex() for piece in pieces])
-        try:
-            done = subprocess.run(
-                command, input=request, capture_output=True, text=True, env={}, timeout=SEARCH_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise IdeatorError(f"the search inside the sandbox took over {SEARCH_SECONDS:g} s") from None
-    if done.returncode != 0:
-        raise IdeatorError(f"the search inside the sandbox broke: {done.stderr.strip()[-200:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def _pieces(folder: Path, count: int) -> list[bytes]:
-    """Pieces from random places of a folder's files, the same ones every time; none that any file may hold."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size >= LEAST_BYTES]
-    rng, out = random.Random(0), []
-    for number in range(4 * max(count, len(files)) if files else 0):
-        with open(files[number % len(files)], "rb") as file:
-            file.seek(rng.randrange(max(1, file.seek(0, 2) - PIECE_BYTES + 1)))
-            piece = file.read(PIECE_BYTES)
-        if len(set(piece)) >= LEAST_DISTINCT and piece not in out:
-            out.append(piece)
-    return out[: max(count, len(files))]
+def fingerprint(environment: Environment, preset: str) -> dict[str, str]:
+    """What no run may change: every file of the environment's folder and of its data, by path."""
+    data = environment.data(preset)
+    marks: dict[str, str] = {}
+    for folder in (environment.root, data.private, data.public):
+        for path in sorted(folder.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                with open(path, "rb") as file:
+                    marks[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return marks
