@@ -101,7 +101,7 @@ def _doctor(commands: Any) -> None:
 
 
 def _env(commands: Any) -> None:
-    env = commands.add_parser("env", help="list, show and check environments")
+    env = commands.add_parser("env", help="list, show, check and write environments")
     actions = env.add_subparsers(dest="action", required=True, metavar="ACTION")
     _json(_add(actions, "list", "cli_environments:list_", "every environment that can be named"))
     show = _add(actions, "show", "cli_environments:show", "its presets and prompts; or a dataset for TRL")
@@ -113,12 +113,18 @@ def _env(commands: Any) -> None:
     show.add_argument("--rows", type=_whole(1), default=64, metavar="N", help="at least a batch's different prompts")
     show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
     _json(show)
-    check = _add(actions, "check", "cli_environments:check", "prove an environment: baseline, budget, hidden data")
+    check = _add(actions, "check", "cli_environments:check", "prove an environment: baseline, hidden data, edits")
     check.add_argument("environment", metavar="NAME_OR_PATH")
     check.add_argument("--preset", default="cpu")
     check.add_argument("--seeds", type=_whole(1), default=3, metavar="N", help="runs of the baseline")
     _slots(check)
     _json(check)
+    new = _add(actions, "new", "cli_environments:new", "write an environment: a small one, or around your codebase")
+    new.add_argument("path", metavar="PATH", help="a new folder")
+    new.add_argument("--name", help="the folder's name if not given")
+    new.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
+    new.add_argument("--script", metavar="FILE.py", help="the file of FOLDER that trains; its only one if not given")
+    _json(new)
 
 
 def _patch(commands: Any) -> None:

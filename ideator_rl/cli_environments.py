@@ -1,4 +1,4 @@
-"""`ideator-rl env list`, `show` and `check`."""
+"""`ideator-rl env list`, `show`, `check` and `new`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ideator_rl import cli_output
 from ideator_rl.cli_output import bucket_url, emit, write_new
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.environment_check import check_environment
+from ideator_rl.environment_new import Written, new_environment
 from ideator_rl.environment_proofs import Check
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
@@ -130,3 +131,33 @@ def check(args: argparse.Namespace) -> int:
     if args.json:
         emit([asdict(one) for one in found])
     return 0 if all(one.passed for one in found) else 1
+
+
+def new(args: argparse.Namespace) -> int:
+    """Write a new environment, and say what comes next."""
+    written = new_environment(Path(args.path), args.name, Path(args.source) if args.source else None, args.script)
+    if args.json:
+        emit({"environment": str(written.folder), "name": written.name} | _taken(written))
+        return 0
+    folder, line = written.folder, cli_output.show
+    place = str(folder) if "/" in str(folder) else f"./{folder}"
+    if written.codebase is not None:
+        for what, names in _taken(written).items():
+            line(f"{what + ':':<10}{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}")
+        line(f"\n{place} is the frame of an environment. {place}/README.md lists what is to be wired. Next:")
+        line(f"  edit {place}/baseline/{written.codebase.script}, {place}/evaluator.py and {place}/env.yaml")
+    else:
+        line(f"{place} is an environment, complete as it stands. Next:")
+        line(f"  ideator-rl env show {place}")
+    line(f"  ideator-rl env check {place}")
+    line(f"  ideator-rl execute {place} --baseline")
+    return 0
+
+
+def _taken(written: Written) -> dict[str, list[str]]:
+    """What became of a codebase's files."""
+    found = written.codebase
+    if found is None:
+        return {}
+    named = {"baseline/": found.code, "data/": found.data, "left out": found.left_out}
+    return {what: names for what, names in named.items() if names}

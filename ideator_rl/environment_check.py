@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import tempfile
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from ideator_rl import environment_proofs as proofs
@@ -49,12 +49,16 @@ def check_environment(
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
         bucket = f"file://{folder}/bucket"
         config = BufferConfig(name, preset, bucket, run_dir=folder, isolation=isolation, slots=slots)
-        yield from _runs(environment, config, seeds)
-    yield from proofs.hidden(environment, preset, isolation)
+        measured = yield from _runs(environment, config, seeds)
+    if measured:
+        yield from proofs.hidden(environment, preset, isolation)
 
 
-def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Iterator[Check]:
-    """All that is run: the baseline, the same again, the known-good edit, a patch and a run against the rules."""
+def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Generator[Check, None, bool]:
+    """All that is run: the baseline, the same again, the known-good edit, a patch and a run against the rules.
+
+    Returns whether the baseline could be measured.
+    """
 
     def baseline(buffer: RewardBuffer) -> Iterable[Awaitable[Experiment]]:
         return (buffer.baseline(replicate) for replicate in range(seeds))
@@ -65,15 +69,16 @@ def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Iterato
         checked, noise = _noise(environment, config.preset, records)
         yield checked
         if noise is None:
-            return
+            return False
         yield _replay(records, _ask(config, baseline))
         yield from _patches(environment, config, noise)
     except IdeatorError as error:
         yield Check("runs", False, str(error))
-        return
+        return False
     changed = sorted(path for path, mark in fingerprint(environment, config.preset).items() if before.get(path) != mark)
     words = f"changed by a run: {', '.join(changed)}" if changed else f"{len(before)} files unchanged by the runs"
     yield Check("evaluator", not changed, words)
+    return True
 
 
 def _patches(environment: Environment, config: BufferConfig, noise: Noise) -> Iterator[Check]:
@@ -148,7 +153,7 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
     code = "\n".join(environment.baseline(preset).values())
     unread = [f"{name} ({meaning})" for name, meaning in WIRES.items() if name not in code]
     words = f". Nothing in baseline/ reads {', '.join(unread)}" if unread else ""
-    printed = [line for line in record.log.splitlines() if line.strip()][-12:]
+    printed = [line for line in record.log.splitlines() if line.strip(" ^~")][-12:]
     if record.status in (FAILED, TIMED_OUT) and printed:
         words += ". The last that it printed:\n" + "\n".join(f"      {line}" for line in printed)
     return words

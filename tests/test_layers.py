@@ -18,7 +18,7 @@ LAYERS = [
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},
     {"training"},
-    {"train", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "rerun"},
+    {"train", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "templates", "rerun"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
