@@ -7,25 +7,31 @@ named by one part of the patch only.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 
 from ideator_rl.patch.edit import FileEdit, Hunk, PatchError
-from ideator_rl.patch.find import Lines, Place, choose, places
-from ideator_rl.patch.paths import Tree, existing, meant, plain
-
-_ELISION = re.compile(r"\s*(?:#|//|\.\.\.).*(?:\.\.\.|…|unchanged|rest of|existing code|same as before|omitted)", re.I)
+from ideator_rl.patch.find import Lines, Place, places, shown
+from ideator_rl.patch.paths import Tree, existing, meant, moved, plain
+from ideator_rl.patch.settle import fits, located
+from ideator_rl.patch.whole import check_not_copied, created, join, replaced, split
 
 
 def apply_edits(tree: Tree, edits: list[FileEdit]) -> Tree:
-    """Apply every edit to a copy of the tree.
+    """Apply every edit to a copy of the tree, mail by mail if they come from a series.
 
     Raises:
         PatchError: as `patch.apply_patch`.
     """
+    for _, mail in groupby(edits, key=lambda edit: edit.stage):
+        tree = _applied(tree, list(mail))
+    return tree
+
+
+def _applied(tree: Tree, edits: list[FileEdit]) -> Tree:
     changes: dict[str, str | None] = {}
     log = _Log()
-    for edit in _merged(tree, edits):
+    for edit in _merged(tree, edits, log):
         for path, text in _changes(tree, edit, log):
             if path in changes:
                 raise PatchError(f"{path}: named by two parts of the patch; say once what becomes of it")
@@ -37,8 +43,10 @@ def apply_edits(tree: Tree, edits: list[FileEdit]) -> Tree:
 
 @dataclass
 class _Log:
-    """What placing the hunks has told about the patch as a whole."""
+    """What resolving paths and placing hunks has told about the patch as a whole."""
 
+    shifts: dict[str, str] = field(default_factory=dict)
+    """Paths as the patch says them -> the files that these were taken for."""
     mended: str = ""
     """A hunk whose indentation drifted."""
     blind: str = ""
@@ -59,13 +67,16 @@ class _Log:
             )
 
 
-def _merged(tree: Tree, edits: list[FileEdit]) -> list[FileEdit]:
+def _merged(tree: Tree, edits: list[FileEdit], log: _Log) -> list[FileEdit]:
     """Edits of one file under repeated headers become one, and paths are those of the tree."""
     merged: list[FileEdit] = []
     known: dict[tuple[str, str], FileEdit] = {}
     for edit in edits:
         if edit.action == "edit" and not _is_creation(tree, edit):
-            path = meant(tree, edit)
+            path = _owner(tree, edit) if edit.nameless else meant(tree, edit)
+            said = path if edit.nameless else plain(tree, edit, edit.name)
+            if said not in tree:
+                log.shifts[said] = path
             edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), plain=True)
         key = (edit.name, edit.style + edit.action)
         if edit.action == "edit" and key in known:
@@ -74,6 +85,27 @@ def _merged(tree: Tree, edits: list[FileEdit]) -> list[FileEdit]:
             merged.append(edit)
             known[key] = edit
     return merged
+
+
+def _owner(tree: Tree, edit: FileEdit) -> str:
+    """The one file in which hunks that name none have a place, all of them.
+
+    Raises:
+        PatchError: there is none, or several.
+    """
+    fitting = []
+    for path, text in tree.items():
+        file = Lines(path, split(text)[0])
+        if all(fits(file, hunk) for hunk in edit.hunks):
+            fitting.append(path)
+    if len(fitting) == 1:
+        return fitting[0]
+    some = f"fits {', '.join(fitting[:6])}" if fitting else "fits no file of the codebase"
+    what = edit.hunks[0].label + (f" and {len(edit.hunks) - 1} more" if len(edit.hunks) > 1 else "")
+    raise PatchError(
+        f"{what}: no file is named above (--- a/path and +++ b/path, or a path before SEARCH), and the change {some}. "
+        f"Looked for:\n{shown(edit.hunks[0].old)}"
+    )
 
 
 def _is_creation(tree: Tree, edit: FileEdit) -> bool:
@@ -85,46 +117,27 @@ def _is_creation(tree: Tree, edit: FileEdit) -> bool:
 
 def _changes(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | None]]:
     """(path, new text or None where it goes) for each file that an edit touches."""
-    if edit.action == "whole" and edit.name in tree:
-        return [(edit.name, _whole(tree[edit.name], edit))]
+    path = edit.name
+    if edit.action == "whole":
+        path = plain(tree, edit, path)
+        if path in tree:
+            return [(path, replaced(path, tree[path], edit.hunks[0].new))]
+        namesakes = [other for other in tree if other.rsplit("/", 1)[-1] == path.rsplit("/", 1)[-1]]
+        check_not_copied(path, edit.hunks[0].new, {other: tree[other] for other in namesakes})
     if edit.action in ("create", "whole") or (edit.action == "edit" and _is_creation(tree, edit)):
-        return [_created(tree, edit)]
+        path = _new_path(tree, edit, log)
+        if path in tree:
+            raise PatchError(f"{path}: the patch creates this file, but it stands there already; write a change to it")
+        return [(path, created(path, edit))]
     if edit.action != "edit":
         return _moved(tree, edit, log)
-    path = edit.name
-    if edit.style == "diff":
-        return [(path, _patched(path, tree[path], edit.hunks, log))]
-    return [(path, _searched(path, tree[path], edit.hunks, log))]
+    change = _patched if edit.style == "diff" else _searched
+    return [(path, change(path, tree[path], edit.hunks, log))]
 
 
-def _whole(text: str, edit: FileEdit) -> str:
-    """A whole file in place of one that stands there; an excerpt is refused."""
-    old, new = _split(text)[0], edit.hunks[0].new
-    gap = next((line for line in new if _ELISION.match(line) and line not in old), None)
-    if gap is not None:
-        raise PatchError(
-            f"{edit.name}: a whole file may leave nothing out, but it holds {gap.strip()!r}; write every line or a diff"
-        )
-    solid = [line.strip() for line in old if line.strip()]
-    fresh = {line.strip() for line in new}
-    if solid and (2 * len(new) < len(old) or not {solid[0], solid[-1]} <= fresh):
-        raise PatchError(
-            f"{edit.name}: {len(new)} lines given for a file of {len(old)}, without its first, its last or most "
-            "lines; that may be an excerpt, so nothing was replaced. Write a unified diff or SEARCH/REPLACE blocks"
-        )
-    crlf = bool(old) and all(line.endswith("\r") for line in old)
-    return "".join(line.removesuffix("\r") + "\r\n" if crlf else line + "\n" for line in new)
-
-
-def _created(tree: Tree, edit: FileEdit) -> tuple[str, str]:
+def _new_path(tree: Tree, edit: FileEdit, log: _Log) -> str:
     path = plain(tree, edit, edit.name)
-    if path in tree:
-        raise PatchError(f"{path}: the patch creates this file, but it stands there already; write a change to it")
-    stray = next((text for hunk in edit.hunks for mark, text in hunk.lines if mark != "+"), None)
-    if stray is not None:
-        raise PatchError(f"{path}: a new file holds nothing yet, but the patch looks for {stray[:160]!r} in it")
-    cut = bool(edit.hunks) and edit.hunks[-1].new_cut
-    return path, _join([text for hunk in edit.hunks for text in hunk.new], not cut)
+    return moved(tree, path, log.shifts) if log.shifts else path
 
 
 def _moved(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | None]]:
@@ -136,42 +149,29 @@ def _moved(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | None]
     if edit.action == "delete":
         if edit.hunks and text.strip():
             raise PatchError(
-                f"{old}: the patch deletes this file, but leaves {len(_split(text)[0])} of its lines; remove every line"
+                f"{old}: the patch deletes this file, but leaves {len(split(text)[0])} of its lines; remove every line"
             )
         return [(old, None)]
-    assert edit.new is not None
-    new = plain(tree, edit, edit.new)
+    new = _new_path(tree, edit, log)
     if new in tree:
         raise PatchError(f"{new}: {old} cannot become this file, because it stands there already")
     return [(new, text), (old, None)] if edit.action == "rename" else [(new, text)]
 
 
-def _split(text: str) -> tuple[list[str], bool]:
-    """Lines, and whether the last one ends with a newline."""
-    lines = text.split("\n")
-    if lines[-1] == "":
-        return lines[:-1], True
-    return lines, False
-
-
-def _join(lines: list[str], newline: bool) -> str:
-    return "\n".join(lines) + ("\n" if lines and newline else "")
-
-
 def _patched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
-    lines, newline = _split(text)
+    lines, newline = split(text)
     if not lines and len(hunks) == 1 and not hunks[0].old:
-        return _join(hunks[0].new, not hunks[0].new_cut)
-    spots = choose(Lines(path, lines), hunks)
-    once = {(hunk.lines, place.at): (hunk, place) for hunk, place in zip(hunks, spots, strict=True)}
+        return join(hunks[0].new, not hunks[0].new_cut)
+    placed = located(Lines(path, lines), hunks)
+    once = {(hunk.lines, place.at): (hunk, place) for hunk, place in placed}
     for hunk, place in once.values():
         log.note(path, hunk, place)
         if hunk.old_cut != hunk.new_cut and place.at + len(hunk.old) == len(lines):
             newline = not hunk.new_cut
-    return _join(_replaced(path, lines, list(once.values())), newline)
+    return join(_with(path, lines, list(once.values())), newline)
 
 
-def _replaced(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> list[str]:
+def _with(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> list[str]:
     """The lines with every hunk at its place.
 
     Raises:
@@ -202,8 +202,8 @@ def _replaced(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> 
 
 def _searched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
     """SEARCH/REPLACE blocks, each applied to what the blocks before it have made of the text."""
-    base = Lines(path, _split(text)[0])
-    lines, newline = _split(text)
+    base = Lines(path, split(text)[0])
+    lines, newline = split(text)
     for hunk in hunks:
         if not hunk.old and lines:
             raise PatchError(f"{path}, {hunk.label}: SEARCH is empty, but the file has {len(lines)} lines; copy some")
@@ -216,7 +216,8 @@ def _searched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
                 f"{path}, {hunk.label}: a block before it has added the same lines again; put this one first"
             )
         base.search(hunk)
-        (place,) = choose(now, [hunk])
-        log.note(path, hunk, place)
-        lines = _replaced(path, lines, [(hunk, place)])
-    return _join(lines, newline)
+        placed = located(now, [hunk])
+        for part, place in placed:
+            log.note(path, part, place)
+        lines = _with(path, lines, placed)
+    return join(lines, newline)

@@ -44,6 +44,10 @@ class Hunk:
     old_cut: bool = False
     new_cut: bool = False
     """The old / new file is said to end here without a newline."""
+    at_end: bool = False
+    """The hunk is said to reach the end of the file."""
+    counted: bool = False
+    """The header states how many lines the hunk has, and it has so many: written by a tool, or with a tool's care."""
 
     @property
     def old(self) -> list[str]:
@@ -71,6 +75,12 @@ class FileEdit:
     hunks: list[Hunk] = field(default_factory=list)
     plain: bool = False
     """The paths carried git's a/ and b/ for certain, and these are taken off already."""
+    stage: int = 0
+    """Which mail of a series it stands in; each is applied to what the ones before it have made."""
+
+    @property
+    def nameless(self) -> bool:
+        return self.action == "edit" and self.old is None and self.new is None
 
     def take_names(self, old: str | None, new: str | None) -> None:
         """Set the paths; a/ and b/ come off where both sides carry them, or one does below such a git header."""
@@ -84,7 +94,13 @@ class FileEdit:
         return self.new or self.old or "(no file)"
 
 
-def diff_hunk(body: list[str], label: str, heading: str, numbers: tuple[int | None, int | None] = (None, None)) -> Hunk:
+def diff_hunk(
+    body: list[str],
+    label: str,
+    heading: str,
+    numbers: tuple[int | None, int | None] = (None, None),
+    counted: bool = False,
+) -> Hunk:
     marked: list[tuple[str, str]] = []
     old_cut = new_cut = False
     for line in body:
@@ -93,7 +109,8 @@ def diff_hunk(body: list[str], label: str, heading: str, numbers: tuple[int | No
             new_cut |= marked[-1][0] in " +"
         elif not line.startswith("\\"):
             marked.append((line[:1] or " ", line[1:]))
-    return Hunk(tuple(marked), label, *numbers, heading=heading, old_cut=old_cut, new_cut=new_cut)
+    cuts = {"old_cut": old_cut, "new_cut": new_cut}
+    return Hunk(tuple(marked), label, *numbers, heading=heading, counted=counted, **cuts)
 
 
 def align(old: list[str], new: list[str]) -> tuple[tuple[str, str], ...]:

@@ -44,6 +44,7 @@ class Lines:
         self.path = path
         self.lines = lines
         self.work = 0
+        self.found: dict[Hunk, list[Place]] = {}
 
     @cached_property
     def bare(self) -> list[str]:
@@ -70,6 +71,12 @@ class Lines:
 def places(file: Lines, hunk: Hunk) -> list[Place]:
     """Every place of the strictest kind that has any.  A looser place at the very line that the hunk states speaks
     against a strict one elsewhere: then both are returned."""
+    if hunk not in file.found:
+        file.found[hunk] = _places(file, hunk)
+    return file.found[hunk]
+
+
+def _places(file: Lines, hunk: Hunk) -> list[Place]:
     file.search(hunk)
     stated = None if hunk.start is None else hunk.start - 1
     found: list[Place] = []
@@ -80,7 +87,7 @@ def places(file: Lines, hunk: Hunk) -> list[Place]:
                 found += kind(file, hunk, stated)
         elif stated is not None and all(place.at != stated for place in found):
             found += kind(file, hunk, stated)
-    if hunk.old_cut and len(found) > 1:
+    if (hunk.old_cut or hunk.at_end) and len(found) > 1:
         found = [place for place in found if place.at + len(hunk.old) == len(file.lines)] or found
     return list(dict.fromkeys(found))
 
@@ -245,7 +252,7 @@ def _several(path: str, hunk: Hunk, spots: list[Place]) -> str:
     else:
         what = f"what it looks for stands at {len(at)} places (lines {where}), and nothing tells which is meant"
     return (
-        f"{path}, {hunk.label}: {what}. Looked for:\n{_shown(hunk.old)}\n"
+        f"{path}, {hunk.label}: {what}. Looked for:\n{shown(hunk.old)}\n"
         "Copy more of the lines around the change, exactly as they stand, until they stand there only once."
     )
 
@@ -260,10 +267,10 @@ def _nowhere(file: Lines, hunk: Hunk) -> str:
         )
     near = _nearest(lines, hunk.old)
     what = f"The closest lines are:\n{near}" if near else f"No line there is like these; it has {len(lines)} lines."
-    return f"{path}, {hunk.label}: these lines do not stand in the file:\n{_shown(hunk.old)}\n{what}"
+    return f"{path}, {hunk.label}: these lines do not stand in the file:\n{shown(hunk.old)}\n{what}"
 
 
-def _shown(old: list[str]) -> str:
+def shown(old: list[str]) -> str:
     more = f"\n    … and {len(old) - SHOWN} more" if len(old) > SHOWN else ""
     return "\n".join(f"    | {text[:160]}" for text in old[:SHOWN]) + more
 

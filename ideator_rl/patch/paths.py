@@ -92,6 +92,24 @@ def plain(tree: Tree, edit: FileEdit, name: str) -> str:
     return re.sub(r"^(?:\./)+", "", name)
 
 
+def moved(tree: Tree, path: str, shifts: dict[str, str]) -> str:
+    """Where a new file goes, if present ones were found elsewhere than the patch said (`shifts`: said -> found).
+
+    Raises:
+        PatchError: the folder that was too much is not the same for all, or not this path's.
+    """
+    dropped = {said.removesuffix(found) for said, found in shifts.items()}
+    extra = dropped.pop() if len(dropped) == 1 else ""
+    for folder in {extra, "a/", "b/"} if extra in ("a/", "b/") else {extra}:
+        if folder.endswith("/") and path.startswith(folder) and not any(name.startswith(folder) for name in tree):
+            return path.removeprefix(folder)
+    said, found = next(iter(shifts.items()))
+    raise PatchError(
+        f"{path}: where this new file belongs is not certain, because the patch says {said} for {found}; write all "
+        "paths from the root of the codebase"
+    )
+
+
 def existing(tree: Tree, path: str, certain: bool = False) -> str:
     """The file that a path names: itself, else the only one of its name, else the only one whose path ends alike."""
     if path in tree:

@@ -1,8 +1,10 @@
-"""From an answer in prose to parsed file edits: git and plain unified diffs, SEARCH/REPLACE blocks, whole files.
+"""From an answer in prose to parsed file edits: git and plain unified diffs, also in mails, SEARCH/REPLACE blocks,
+whole files, envelopes.
 
 Guaranteed: lines end at "\\n" only; what is parsed is what stands in the text, nothing is guessed about the
 codebase here.  A hunk ends where its counts say; where these are wrong, it takes in every line up to the next
 header, fence or paragraph without changes, so that no changed line is dropped in silence.
+A hunk or block under no path comes out nameless; context diffs, ed scripts and encoded mails are refused.
 Not guaranteed: code under no path and in no diff is prose and ignored.  File modes only serve to refuse links.
 """
 
@@ -10,14 +12,17 @@ from __future__ import annotations
 
 import re
 
-from ideator_rl.patch.edit import FileEdit, Hunk, PatchError, align, diff_hunk
-from ideator_rl.patch.paths import diff_git_names, header_name, path_line, unquote
+from ideator_rl.patch.blocks import FENCE, SEARCH, closing_fence, fence_path, path_above, read_block
+from ideator_rl.patch.edit import FileEdit, Hunk, PatchError, diff_hunk
+from ideator_rl.patch.envelope import OPENS, read_envelope
+from ideator_rl.patch.paths import diff_git_names, header_name, unquote
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
-_SEARCH = re.compile(r"(<{5,9}) ?SEARCH:?\s*$")
-_FENCE = re.compile(r"\s*(`{3,}|~{3,})([^`]*)$")
 _BINARY = re.compile(r"(?:GIT binary patch|Binary files .* differ)\s*$")
 _ODD_MODE = re.compile(r"(?:(?:new|old|new file|deleted file) mode|index [0-9a-f]+\.\.[0-9a-f]+) (120000|160000)\b")
+_CONTEXT_DIFF = re.compile(r"\*{3} \d+(?:,\d+)? \*{4}\s*$")
+_MAIL = re.compile(r"From [0-9a-f]{40} Mon Sep 17 00:00:00 2001\s*$")
+_ENCODED = re.compile(r"Content-Transfer-Encoding:\s*(quoted-printable|base64)\s*$", re.I)
 _EXTENDED = ("index ", "old mode", "new mode", "similarity ", "dissimilarity ")
 _HEADERS = ("--- ", "+++ ", "@@ ", "diff --git ", "<<<<<<< ")
 
@@ -52,7 +57,7 @@ def parse(text: str) -> list[FileEdit]:
 
 def _check(edit: FileEdit) -> None:
     """Refuse what names no file, and any part that would come to nothing: its changes were lost on the way."""
-    if not (edit.old or edit.new) or "" in (edit.old, edit.new):
+    if not (edit.nameless or edit.old or edit.new) or "" in (edit.old, edit.new):
         raise PatchError("a file header names no file; write --- a/path and +++ b/path")
     if edit.action == "edit" and not edit.hunks:
         raise PatchError(f"{edit.name}: a header without any change below it; the answer may be cut off")
@@ -70,6 +75,8 @@ class _Reader:
         self.edits: list[FileEdit] = []
         self.edit: FileEdit | None = None
         self.fenced = False
+        self.heading: str | None = None
+        self.stage = 0
 
     def read(self) -> list[FileEdit]:
         while self.at < len(self.lines):
@@ -78,26 +85,43 @@ class _Reader:
                 self._git_header(line)
             elif self._is_file_header(self.at):
                 self._file_header()
+            elif self._is_half_header(self.at):
+                self._half_header()
+            elif OPENS.match(line):
+                self._envelope()
             elif line.startswith("@@"):
                 self._hunk(line)
-            elif _SEARCH.match(line):
+            elif SEARCH.match(line):
                 self._block(line)
-            elif fence := _FENCE.match(line):
+            elif fence := FENCE.match(line):
                 self._fence(fence)
+            elif _MAIL.match(line):
+                self._mail()
             else:
                 self._refuse_odd(line)
                 self.at += 1
         return self.edits
 
     def _open(self, edit: FileEdit) -> None:
+        edit.stage = self.stage
         self.edit = edit
         self.edits.append(edit)
+
+    def _mail(self) -> None:
+        """The next mail of a series, up to the end of its headers."""
+        self.stage, self.edit, self.at = self.stage + 1, None, self.at + 1
+        while self.at < len(self.lines) and self.lines[self.at].strip():
+            if _ENCODED.match(self.lines[self.at]):
+                raise PatchError(f"a mail in {self.lines[self.at].strip()[27:]} is not read; send its text as it is")
+            self.at += 1
 
     def _refuse_odd(self, line: str) -> None:
         name = self.edit.name if self.edit else f"line {self.at + 1}"
         if found := _ODD_MODE.match(line):
             what = "a symbolic link" if found[1] == "120000" else "a submodule"
             raise PatchError(f"{name}: {what} (mode {found[1]}) is refused; regular text files only", "rejected")
+        if _CONTEXT_DIFF.match(line):
+            raise PatchError(f"{name}: a context diff ({line.strip()!r}) is not read; write a unified diff (diff -u)")
         if _BINARY.match(line):
             raise PatchError(f"{name}: a binary patch is not accepted; write text only")
 
@@ -123,6 +147,8 @@ class _Reader:
             self.at += 1
         if self.at < len(self.lines) and self._is_file_header(self.at):
             self._file_header(edit)
+        elif self.at < len(self.lines) and self._is_half_header(self.at) and self._half_name() in (edit.old, edit.new):
+            self.at += 1
 
     def _is_file_header(self, at: int) -> bool:
         pair = self.lines[at : at + 2]
@@ -138,11 +164,28 @@ class _Reader:
             self._open(edit)
         self.at += 2
 
+    def _is_half_header(self, at: int) -> bool:
+        """One of the two lines of a file header alone."""
+        pair = self.lines[at : at + 2]
+        return len(pair) == 2 and pair[0].startswith(("--- ", "+++ ")) and pair[1].startswith("@@")
+
+    def _half_name(self) -> str | None:
+        line = self.lines[self.at]
+        name = header_name(line)
+        if name is None:
+            raise PatchError(f"line {self.at + 1}: {line.strip()!r} alone names no file; write --- a/path, +++ b/path")
+        return name.removeprefix("a/" if line.startswith("---") else "b/")
+
+    def _half_header(self) -> None:
+        name = self._half_name()
+        self._open(FileEdit(name, name))
+        self.at += 1
+
     def _hunk(self, line: str) -> None:
         if self.edit is None or self.edit.style != "diff":
-            raise PatchError(
-                f"line {self.at + 1}: {line[:60]!r} comes before any file header; write --- a/path and +++ b/path first"
-            )
+            path = self.heading or path_above(self.lines, self.at)
+            self._open(FileEdit(path, path))
+        assert self.edit is not None
         if line.startswith("@@@"):
             raise PatchError(f"{self.edit.name}: a combined (merge) diff is not accepted; write a plain unified diff")
         self.at += 1
@@ -158,7 +201,7 @@ class _Reader:
         if exact is None and self.fenced and self.at == len(self.lines):
             raise PatchError(f"{self.edit.name}, {label}: the text ends within it; the answer may be cut off")
         numbers = (int(stated[1]), int(stated[3]))
-        self.edit.hunks.append(diff_hunk(body, label, stated[5].strip(), numbers))
+        self.edit.hunks.append(diff_hunk(body, label, stated[5].strip(), numbers, exact is not None))
 
     def _counted_body(self, at: int, counts: tuple[int, int]) -> tuple[list[str], int] | None:
         """The lines of a hunk of `counts` (old, new) lines and where they end; None where the counts do not fit."""
@@ -178,8 +221,8 @@ class _Reader:
         after = at
         while self.fenced and after < len(self.lines) and self.lines[after] == "":
             after += 1
-        ends = after == len(self.lines) or self.lines[after] == "" or _FENCE.match(self.lines[after])
-        return (body, at) if ends or self._is_end(after) else None
+        ends = after == len(self.lines) or self.lines[after] == "" or FENCE.match(self.lines[after])
+        return (body, at) if ends or self._is_end(after) or self._is_half_header(after) else None
 
     def _open_body(self, at: int, counts: tuple[int, int]) -> tuple[list[str], int]:
         """The lines of a hunk whose counts do not fit, and where they end: at a header, a fence, or a paragraph
@@ -220,56 +263,54 @@ class _Reader:
     def _is_end(self, at: int) -> bool:
         """No hunk goes on here: a header, a block, a fence, or the signature of git format-patch."""
         line = self.lines[at]
-        if line.startswith(("@@", "diff ", "Index: ", "Only in ")) or _SEARCH.match(line) or self._is_full_header(at):
+        if line.startswith(("@@", "diff ", "Index: ", "Only in ")) or self._is_full_header(at):
             return True
-        if _FENCE.match(line):
+        if SEARCH.match(line) or OPENS.match(line) or _MAIL.match(line):
+            return True
+        if FENCE.match(line):
             return not (at + 1 < len(self.lines) and self.lines[at + 1][:1] in (" ", "+", "-"))
-        return line.rstrip() == "--" and at + 3 >= len(self.lines)
+        return line.rstrip() == "--" and (at + 3 >= len(self.lines) or any(map(_MAIL.match, self.lines[at : at + 5])))
 
     def _block(self, line: str) -> None:
-        size, opened = len(line) - len(line.lstrip("<")), self.at
-        path = self._path_before(opened)
-        if path is None and self.edit is not None and self.edit.style == "blocks":
-            path = self.edit.new
-        if path is None:
-            raise PatchError(f"line {opened + 1}: a SEARCH block names no file; write its path on the line before")
-        closing = re.compile(rf">{{{size}}} ?REPLACE\s*")
-        end = next((i for i in range(opened + 1, len(self.lines)) if closing.fullmatch(self.lines[i])), None)
-        if end is None:
-            raise PatchError(f"{path}: the SEARCH block at line {opened + 1} has no closing {'>' * size} REPLACE")
-        inside = self.lines[opened + 1 : end]
-        cuts = [i for i, text in enumerate(inside) if text.rstrip() == "=" * size]
-        if len(cuts) != 1 or any(_SEARCH.match(text) for text in inside):
-            raise PatchError(
-                f"{path}: the SEARCH block at line {opened + 1} has {len(cuts)} lines {'=' * size}, expected one "
-                "between SEARCH and REPLACE; where the code itself holds such a line, write a unified diff"
-            )
-        if self.edit is None or self.edit.style != "blocks" or self.edit.new != path:
+        path = path_above(self.lines, self.at) or self.heading
+        blocks = self.edit is not None and self.edit.style == "blocks"
+        if path is None and blocks:
+            path = self.edit.new  # type: ignore[union-attr]
+        if not blocks or self.edit is None or self.edit.new != path:
             self._open(FileEdit(path, path, style="blocks"))
         assert self.edit is not None
-        label = f"SEARCH block {len(self.edit.hunks) + 1}"
-        marked = align(inside[: cuts[0]], inside[cuts[0] + 1 :])
-        self.edit.hunks.append(Hunk(marked, label, marked=False))
-        self.at = end + 1
+        hunk, self.at = read_block(self.lines, self.at, path or "(no file)")
+        self.edit.hunks.append(hunk)
 
-    def _path_before(self, at: int) -> str | None:
-        before = self.lines[max(0, at - 3) : at]
-        while before and (not before[-1].strip() or _FENCE.match(before[-1])):
-            before.pop()
-        return path_line(before[-1]) if before else None
+    def _envelope(self) -> None:
+        edits, self.at = read_envelope(self.lines, self.at)
+        for edit in edits:
+            self._open(edit)
+        self.edit = None
 
     def _fence(self, fence: re.Match[str]) -> None:
         """Step over a fence, or take in the whole file that stands in it below a path of its own."""
-        path = self._path_before(self.at)
+        path = path_above(self.lines, self.at) or fence_path(self.lines[self.at])
         self.fenced = not self.fenced
         self.at += 1
-        first = self.lines[self.at] if self.at < len(self.lines) else ""
-        is_patch = first.startswith(_HEADERS) or _SEARCH.match(first) or fence[2].strip() in ("diff", "patch")
-        if path is None or not self.fenced or is_patch:
+        self.heading = path if self.fenced else None
+        if self.fenced and self.edit is not None and self.edit.style == "diff" and self.edit.hunks:
+            self.edit = None
+        if path is None or not self.fenced or fence[3].strip() in ("diff", "patch"):
             return
-        close = next((i for i in range(self.at, len(self.lines)) if self.lines[i].strip() == fence[1]), None)
+        close = closing_fence(self.lines, self.at, fence)
+        content = self.lines[self.at : close]
+        first = next((i for i in range(len(content)) if content[i].strip()), 0) + self.at
+        if self._holds_patch(first) or any(SEARCH.match(text) for text in content):
+            return
         if close is None:
             raise PatchError(f"{path}: the fenced file at line {self.at} is never closed; the answer may be cut off")
-        whole = tuple(("+", line) for line in self.lines[self.at : close])
+        whole = tuple(("+", line) for line in content)
         self._open(FileEdit(path, path, "whole", hunks=[Hunk(whole, "whole file")]))
-        self.edit, self.fenced, self.at = None, False, close + 1
+        self.edit, self.fenced, self.heading, self.at = None, False, None, close + 1
+
+    def _holds_patch(self, at: int) -> bool:
+        if at >= len(self.lines):
+            return False
+        line = self.lines[at]
+        return line.startswith(_HEADERS) or OPENS.match(line) is not None
