@@ -20,7 +20,7 @@ import yaml
 from ideator_rl import manifest
 from ideator_rl.environment_data import Data, data_version, prepared
 from ideator_rl.errors import IdeatorError
-from ideator_rl.patch import Rules, Tree, read_tree, tree_hash
+from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.registry import environment_folder, environment_names
 
 
@@ -118,7 +118,12 @@ class Environment:
 
     @cached_property
     def _files(self) -> Tree:
-        return read_tree(self.root / "baseline")
+        try:
+            return read_tree(self.root / "baseline")
+        except PatchError as error:
+            raise EnvironmentError_(
+                f"{self.root}/baseline/{error}. Move data out of baseline/: prepare.py gives it to experiments."
+            ) from None
 
     def baseline(self, preset: str) -> Tree:
         """The baseline codebase with the preset's settings written into its settings file."""
@@ -180,6 +185,10 @@ def load_environment(name_or_path: str | Path) -> Environment:
     """
     root = environment_folder(str(name_or_path))
     if root is None:
+        if Path(name_or_path).is_dir():
+            raise EnvironmentError_(
+                f"There is no environment named {str(name_or_path)!r}. For the folder: ./{name_or_path}"
+            )
         raise EnvironmentError_(
             f"There is no environment {str(name_or_path)!r}. Known names: {', '.join(environment_names()) or 'none'}; "
             "or give the path of a folder with an env.yaml, such as ./my_env."

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import tempfile
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from ideator_rl import environment_proofs as proofs
+from ideator_rl.catalogue import environment_catalogue
+from ideator_rl.catalogue_edits import Choice
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.environment_noise import Noise, store_noise
 from ideator_rl.environment_proofs import Check, may_become
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
-from ideator_rl.patch import Tree
+from ideator_rl.patch import PatchError, Tree, judge
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
@@ -46,6 +49,8 @@ def check_environment(
         yield Check(step, False, str(error))
         return
     yield _rules(environment, preset)
+    if environment.catalogue_path is not None:
+        yield _catalogue(environment, preset)
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
         bucket = f"file://{folder}/bucket"
         config = BufferConfig(name, preset, bucket, run_dir=folder, isolation=isolation, slots=slots)
@@ -129,6 +134,30 @@ def _rules(environment: Environment, preset: str) -> Check:
     return Check(
         "rules", True, f"{len(editable)} files may be changed ({globs}); {len(guarded)} protected ones refused"
     )
+
+
+def _catalogue(environment: Environment, preset: str) -> Check:
+    """Every edit, with every value to draw from, gives a tree that the rules allow; its own words should name it."""
+    base, name, misread = environment.baseline(preset), "catalogue", list[str]()
+    try:
+        catalogue = environment_catalogue(environment)
+        choices = [
+            Choice(edit.key, value)
+            for edit in catalogue.edits.values()
+            for value in (edit.parameter.sample if edit.parameter else (None,))
+        ]
+        for choice in choices:
+            tree = catalogue.apply(base, [choice])
+            judge(base, tree, environment.rules)
+            if tree != base:
+                said = catalogue.describe([choice], random.Random(0))
+                misread += [said.changes] if catalogue.read(said, base).choices != (choice,) else []
+    except (IdeatorError, PatchError) as error:
+        return Check(name, False, str(error))
+    words = f"{len(catalogue.edits)} edits apply, at {len(choices)} values; "
+    if misread:
+        return Check(name, True, f"{words}{len(misread)} are read otherwise than they say: {misread[0]!r}", warned=True)
+    return Check(name, True, f"{words}all are read as they say")
 
 
 def _noise(environment: Environment, preset: str, records: list[Experiment]) -> tuple[Check, Noise | None]:

@@ -13,6 +13,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import traceback
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,6 +47,19 @@ def load_trusted(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def trusted_line(error: BaseException, path: Path) -> str:
+    """Where in a trusted file an error arose: ` (evaluator.py, line 7: its text)`, or nothing.
+
+    It holds no word of the error itself, which may stand on untrusted input.
+    """
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f" ({path.name}, line {error.lineno}: {(error.text or '').strip()})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename == str(path):
+            return f" ({path.name}, line {frame.lineno}: {frame.line})"
+    return ""
 
 
 def data_version(prepare: Path) -> str:
@@ -82,7 +96,10 @@ def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
                 (scratch / "public").mkdir()
                 (scratch / "private").mkdir(mode=0o700)
                 if prepare is not None:
-                    load_trusted(prepare).prepare(scratch / "public", scratch / "private", preset)
+                    make = getattr(load_trusted(prepare), "prepare", None)
+                    if make is None:
+                        raise IdeatorError("it has no function prepare(public, private, preset)")
+                    make(scratch / "public", scratch / "private", preset)
                 scratch.chmod(0o755)
                 os.replace(scratch, home)
             finally:
@@ -93,6 +110,7 @@ def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
             "Free space there, or set XDG_CACHE_HOME to a folder that this user may write to."
         ) from error
     except Exception as error:
+        where = trusted_line(error, prepare) if prepare else ""
         raise IdeatorError(
-            f"{prepare} could not prepare data for the preset {preset!r}: {error or type(error).__name__}"
+            f"{prepare} could not prepare data for the preset {preset!r}: {error or type(error).__name__}{where}"
         ) from error

@@ -34,6 +34,8 @@ RESOURCES = {
     "processes": int,
     "network": bool,
 }
+TEXTS = ("command", "preload", "editable", "protected", "hidden")
+"""Keys that are lists of texts."""
 TRANSFORMS = ("inverse", "identity", "negative", "over_baseline")
 
 
@@ -58,8 +60,10 @@ def check(raw: Any, path: Path, error: type[Exception]) -> dict[str, Any]:
     _keys(full["metric"], {"name": str, "direction": str, "plausible": list}, "metric.", fail, complete=True)
     if full["metric"]["direction"] not in ("min", "max"):
         fail(f"metric.direction is {full['metric']['direction']!r}; expected 'min' or 'max'.")
-    if len(full["metric"]["plausible"]) != 2:
-        fail("metric.plausible must be two numbers, [lowest, highest].")
+    plausible = full["metric"]["plausible"]
+    if len(plausible) != 2 or not all(type(end) in (int, float) for end in plausible) or plausible[0] >= plausible[1]:
+        fail(f"metric.plausible is {plausible}; expected two numbers, [lowest, highest].")
+    _texts(full, fail)
     full["reward"] = {"transform": "identity", "failure": 0.0} | full["reward"]
     if full["reward"]["transform"] not in TRANSFORMS:
         fail(f"reward.transform is {full['reward']['transform']!r}; expected one of {', '.join(TRANSFORMS)}.")
@@ -85,6 +89,18 @@ def _keys(raw: dict[str, Any], known: dict[str, Any], where: str, fail: Any, com
         for key in known:
             if raw.get(key) is None:
                 fail(f"the key {where}{key} is missing.")
+
+
+def _texts(full: dict[str, Any], fail: Any) -> None:
+    for key in TEXTS:
+        for item in full[key]:
+            if not isinstance(item, str):
+                fail(f"{key} holds {item!r}; expected a list of texts. In quotes it is one: {str(item)!r}.")
+    if not full["command"]:
+        fail("command is empty; expected a list such as [python, train.py].")
+    module, _, function = full["scorer"].partition(":")
+    if full["scorer"] and not (module and function):
+        fail(f"scorer is {full['scorer']!r}; expected module:function, such as 'train:load'.")
 
 
 def _kind(kind: Any) -> str:

@@ -11,10 +11,12 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_data import load_trusted
+from ideator_rl.environment_data import load_trusted, trusted_line
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import Sandbox
 from ideator_rl.executor.scoring import Implausible, ScorerFailed, ScoringRun
 
@@ -37,8 +39,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         scorer=environment.scorer,
         masked=data.masked,
     )
+    evaluator = _trusted(environment.root / environment.evaluator)
     try:
-        value = float(load_trusted(environment.root / environment.evaluator).evaluate(run))
+        value = evaluator.evaluate(run)
+        if value is None:
+            return {"failed": f"evaluate(run) in {environment.evaluator} gave None; expected a number"}
+        value = float(value)
     except Implausible as error:
         return {"invalid": str(error)}
     except ScorerFailed as error:
@@ -46,8 +52,24 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     except (MemoryError, ImportError):
         raise
     except Exception as error:  # the artifact is hostile: what the evaluator stumbles over is the experiment's
-        return {"failed": f"what it left could not be scored: {type(error).__name__}"}
+        where = trusted_line(error, environment.root / environment.evaluator)
+        return {"failed": f"what it left could not be scored: {type(error).__name__}{where}"}
     return _believable(value, environment)
+
+
+def _trusted(path: Path) -> ModuleType:
+    """The evaluator's module.
+
+    Raises:
+        IdeatorError: it cannot be imported or has no `evaluate`: ours, whatever the experiment left.
+    """
+    try:
+        module = load_trusted(path)
+    except Exception as error:
+        raise IdeatorError(f"{type(error).__name__}: {error}{trusted_line(error, path)}") from error
+    if not hasattr(module, "evaluate"):
+        raise IdeatorError(f"{path.name} has no function evaluate(run)")
+    return module
 
 
 def _believable(value: float, environment: Environment) -> dict[str, Any]:
