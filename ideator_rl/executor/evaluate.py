@@ -22,7 +22,7 @@ from ideator_rl.executor.scoring import Implausible, ScorerFailed, ScoringRun
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, Any]:
-    """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`."""
+    """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`, and the evaluator's notes."""
     environment = load_environment(config["environment"])
     preset = environment.preset(config["preset"])
     data = environment.data(preset.name)
@@ -38,7 +38,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         tree=Path(config["tree"]),
         scorer=environment.scorer,
         masked=data.masked,
+        split=config.get("split", "main"),
     )
+    return _measured(run, environment) | {"scoring": run.notes}
+
+
+def _measured(run: ScoringRun, environment: Environment) -> dict[str, Any]:
     evaluator = _trusted(environment.root / environment.evaluator)
     try:
         value = evaluator.evaluate(run)
@@ -83,5 +88,8 @@ def _believable(value: float, environment: Environment) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    answer = evaluate(json.loads(Path(sys.argv[1]).read_text()))
+    try:
+        answer = evaluate(json.loads(Path(sys.argv[1]).read_text()))
+    except IdeatorError as error:
+        sys.exit(str(error))
     Path(sys.argv[2]).write_text(json.dumps(answer))
