@@ -9,7 +9,7 @@ import pytest
 
 from ideator_rl.environment import load_environment
 from ideator_rl.environment_data import load_trusted
-from ideator_rl.executor.scoring import Implausible, ScorerFailed
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, nats
 
 ENVIRONMENT = load_environment("nanogpt")
 EVALUATOR = load_trusted(ENVIRONMENT.root / "evaluator.py")
@@ -26,14 +26,31 @@ def private(tmp_path_factory):
     return folder
 
 
+class Answering:
+    """Stands for a scorer process: a model in this one."""
+
+    received = seconds_loading = 0
+
+    def __init__(self, model):
+        self._model = model
+
+    def load(self):
+        pass
+
+    def stream(self, requests):
+        for request in requests:
+            logits = self._model(request.tokens)
+            yield logits if request.positions is None else logits[:, request.positions]
+
+
 def run_of(make_model, private):
     """A run whose every scorer is a fresh `make_model()`."""
 
     @contextmanager
     def open_scorer():
-        yield SimpleNamespace(logits=make_model())
+        yield Answering(make_model())
 
-    return SimpleNamespace(private=private, preset="cpu", open_scorer=open_scorer)
+    return SimpleNamespace(private=private, preset="cpu", split="main", notes={}, open_scorer=open_scorer)
 
 
 def unigram():
@@ -69,14 +86,14 @@ def peeking_once():
 
 
 def test_an_honest_model_gets_its_loss_though_it_is_audited(private, monkeypatch):
-    monkeypatch.setitem(EVALUATOR.AUDIT_BELOW, "cpu", 9.0)
+    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
     loss = EVALUATOR.evaluate(run_of(unigram, private))
     assert 3.0 < loss < 3.4
 
 
 @pytest.mark.parametrize("cheat", [peeking, peeking_once])
 def test_a_model_that_looks_ahead_is_caught(cheat, private, monkeypatch):
-    monkeypatch.setitem(EVALUATOR.AUDIT_BELOW, "cpu", 9.0)
+    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
     with pytest.raises(Implausible, match="saw only what precedes"):
         EVALUATOR.evaluate(run_of(cheat, private))
 
@@ -97,12 +114,20 @@ def test_loss_is_what_torch_computes():
     expected = torch.nn.functional.cross_entropy(
         torch.from_numpy(logits).flatten(0, 1), torch.from_numpy(targets).flatten(), reduction="none"
     )
-    np.testing.assert_allclose(EVALUATOR.nats(logits, targets).ravel(), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(nats(logits, targets).ravel(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_windows_are_disjoint_and_the_same_every_time(private):
     one, other = EVALUATOR.windows(private, "cpu"), EVALUATOR.windows(private, "cpu")
     assert one.shape == (512, 65) and (one == other).all()
+
+
+def test_the_second_split_shares_no_window_with_the_first(tmp_path):
+    places = np.arange(80_000 // 65)
+    (tmp_path / "val.bin").write_bytes(b"".join(bytes([i % 251, i // 251]) * 32 + b"." for i in places))
+    main, confirm = ({bytes(row[:2].astype(np.uint8)) for row in EVALUATOR.windows(tmp_path, "cpu", split)}
+                     for split in ("main", "confirm"))  # fmt: skip
+    assert len(main) == len(confirm) == 512 and not main & confirm
 
 
 def test_training_and_validation_share_no_file_and_no_long_run_of_text(tmp_path):

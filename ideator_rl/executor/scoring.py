@@ -1,12 +1,15 @@
 """The trusted side of scoring: an environment's evaluator, in a process of its own that runs no experiment code.
 
 The evaluator never imports, opens or unpickles anything of the experiment.  It sends token ids to a scorer in a fresh
-sandbox and takes raw logits back; targets and softmax are its own.  A frame's size is computed here, never read from
-the other side.
+sandbox and takes raw logits back; targets and softmax are its own.  Logits come through shared memory that this side
+made and sealed, in sizes computed here; the other side may write into it at any moment, so that what is computed from
+it is computed from a private copy.
 """
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import re
 import select
@@ -14,9 +17,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,10 @@ from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
 ANSWER_SECONDS = 120.0
-"""Wall seconds that a scorer may take for one answer, its imports included."""
+"""Wall seconds that a scorer may take for one answer, and for its imports and loading."""
+SLOT_BYTES = 256 << 20
+"""The largest answer.  Two are reserved, one to be filled while the other is read; memory is used where written."""
+_SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Implausible(IdeatorError):
@@ -39,30 +45,86 @@ class ScorerFailed(IdeatorError):
     """The experiment's model could not be loaded or gave no usable answer: status `failed`."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """Token ids, int (B, T), and the positions whose logits are wanted: all if None."""
+
+    tokens: np.ndarray
+    positions: Sequence[int] | np.ndarray | None = None
+
+    @property
+    def wanted(self) -> int:
+        return self.tokens.shape[1] if self.positions is None else len(self.positions)
+
+
 class Scorer:
-    """A running scorer: `logits(tokens)`."""
+    """A running scorer.  `received` counts the bytes of logits that it sent."""
 
-    def __init__(self, request: int, answer: int, vocab: int):
-        self._request, self._answer, self._vocab = request, answer, vocab
+    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int):
+        self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
+        self._loaded = False
+        self.received = 0
+        self.seconds_loading = 0.0
 
-    def logits(self, tokens: np.ndarray) -> np.ndarray:
-        """Raw logits, float32 (B, T, vocab), for token ids, int (B, T).
+    def logits(self, tokens: np.ndarray, positions: Sequence[int] | None = None) -> np.ndarray:
+        """Raw logits, float32 (B, K, vocab), of K positions (all if None) for token ids, int (B, T): a private copy.
 
         Raises:
-            ScorerFailed: the model raised, died, was too slow, or answered with another size.
+            ScorerFailed: the model raised, died, was too slow, or answered in another shape.
+            ValueError: the answer would not fit; ask for fewer rows or positions at once.
         """
-        batch, length = tokens.shape
+        return next(self.stream([Request(tokens, positions)])).copy()
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[np.ndarray]:
+        """Answers in order, the next one computed while this one is used.
+
+        Each is a view of shared memory, good until the next is asked for, and untrusted: it may change while it is
+        read.  Copy what you compute from.
+
+        Raises:
+            ScorerFailed, ValueError: as `logits`.
+        """
+        self.load()
+        for number, request in enumerate(requests[:1]):
+            self._ask(request, number % 2)
+        for number, request in enumerate(requests):
+            if number + 1 < len(requests):
+                self._ask(requests[number + 1], (number + 1) % 2)
+            self._verdict(f"gave no answer within {ANSWER_SECONDS:g} s")
+            shape = (len(request.tokens), request.wanted, self._vocab)
+            count = shape[0] * shape[1] * shape[2]
+            self.received += 4 * count
+            yield np.frombuffer(self._memory, "<f4", count, number % 2 * SLOT_BYTES).reshape(shape)
+
+    def load(self) -> None:
+        """Wait until the model is loaded.
+
+        Raises:
+            ScorerFailed: it cannot be.
+        """
+        if not self._loaded:
+            started = time.monotonic()
+            self._verdict(f"was not loaded within {ANSWER_SECONDS:g} s")
+            self._loaded, self.seconds_loading = True, time.monotonic() - started
+
+    def _ask(self, request: Request, slot: int) -> None:
+        batch, length = request.tokens.shape
+        size = 4 * batch * request.wanted * self._vocab
+        if size > SLOT_BYTES:
+            raise ValueError(f"{batch} rows with {request.wanted} positions are {size} bytes; at most {SLOT_BYTES} fit")
+        positions = range(length) if request.positions is None else request.positions
+        body = struct.pack("<IIII", batch, length, request.wanted, slot)
+        body += np.ascontiguousarray(request.tokens, "<i4").tobytes() + np.asarray(positions, "<i4").tobytes()
+        self._send(body, time.monotonic() + ANSWER_SECONDS)
+
+    def _verdict(self, late: str) -> None:
         deadline = time.monotonic() + ANSWER_SECONDS
-        body = struct.pack("<II", batch, length) + np.ascontiguousarray(tokens, "<i4").tobytes()
-        self._send(body, deadline)
-        if self._receive(1, deadline) != b"\0":
-            size = min(struct.unpack("<I", self._receive(4, deadline))[0], 4096)
-            words = self._receive(size, deadline).decode("utf-8", "replace")
+        if self._receive(1, deadline, late) != b"\0":
+            size = min(struct.unpack("<I", self._receive(4, deadline, late))[0], 4096)
+            words = self._receive(size, deadline, late).decode("utf-8", "replace")
             # Only the kind of the error: the model has seen hidden tokens and must not write to the record.
             kind = re.match(r"[A-Za-z_]{1,40}", words)
             raise ScorerFailed(f"the model could not be loaded or run: {kind[0] if kind else 'an error'}")
-        raw = self._receive(4 * batch * length * self._vocab, deadline)
-        return np.frombuffer(raw, "<f4").reshape(batch, length, self._vocab)
 
     def _send(self, body: bytes, deadline: float) -> None:
         view = memoryview(body)
@@ -76,11 +138,11 @@ class Scorer:
             except BrokenPipeError:
                 return
 
-    def _receive(self, size: int, deadline: float) -> bytes:
+    def _receive(self, size: int, deadline: float, late: str) -> bytes:
         parts, missing = [], size
         while missing:
             if not select.select([self._answer], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise ScorerFailed(f"the model gave no answer within {ANSWER_SECONDS:g} s")
+                raise ScorerFailed(f"the model {late}")
             part = os.read(self._answer, min(missing, 1 << 20))
             if not part:
                 raise ScorerFailed("the model's process ended without an answer")
@@ -104,6 +166,10 @@ class ScoringRun:
     tree: Path
     scorer: str
     masked: tuple[Path, ...] = ()
+    split: str = "main"
+    """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Facts of the measurement, such as bytes and seconds; they go into the record."""
 
     @contextmanager
     def open_scorer(self, vocab: int | None = None) -> Iterator[Scorer]:
@@ -111,34 +177,35 @@ class ScoringRun:
         vocab = vocab or self.vocab
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
+        memory = os.memfd_create("logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, 2 * SLOT_BYTES)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)  # a memory that shrinks would kill who reads it
+        process = self._start([request_read, answer_write, memory], vocab)
+        os.close(request_read)
+        os.close(answer_write)
+        os.set_blocking(request_write, False)
+        shared = mmap.mmap(memory, 2 * SLOT_BYTES, prot=mmap.PROT_READ)
+        os.close(memory)
+        try:
+            yield Scorer(request_write, answer_read, shared, vocab)
+        finally:
+            os.close(request_write)
+            os.close(answer_read)
+            process.kill()
+            process.wait()
+
+    def _start(self, handles: list[int], vocab: int) -> subprocess.Popen[bytes]:
         readonly = {self.tree: WORKSPACE, self.artifact: ARTIFACT, SCORER: "/ideator/scorer.py"}
         place = self.sandbox.place
-        argv = [
-            sys.executable,
-            "-I",
-            "-B",
-            place(SCORER, "/ideator/scorer.py"),
-            str(request_read),
-            str(answer_write),
-        ]
+        argv = [sys.executable, "-I", "-B", place(SCORER, "/ideator/scorer.py"), *map(str, handles), str(SLOT_BYTES)]
         argv += [self.scorer, place(self.artifact, ARTIFACT), str(vocab)]
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "PATH=/usr/bin:/bin"]
-        process = subprocess.Popen(
+        return subprocess.Popen(
             self.sandbox.command(environment + argv, Mounts({}, readonly, self.masked), place(self.tree, WORKSPACE)),
             cwd=self.tree,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={},
-            pass_fds=[request_read, answer_write],
+            pass_fds=handles,
         )
-        os.close(request_read)
-        os.close(answer_write)
-        os.set_blocking(request_write, False)
-        try:
-            yield Scorer(request_write, answer_read, vocab)
-        finally:
-            os.close(request_write)
-            os.close(answer_read)
-            process.kill()
-            process.wait()

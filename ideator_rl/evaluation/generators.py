@@ -1,0 +1,111 @@
+"""Answers of a generator that was trained by somebody who wants good grades.
+
+The evaluator draws every token itself from the logits of a scorer, and grades what it drew: the model's side never
+sees a grade, and cannot draw many answers and keep the best.  Its code could still compute instead of predict (a
+calculator gives logits too): where ideas may change the weights alone, say `scorer_code: baseline` in env.yaml, and the
+unpatched baseline's code answers with the experiment's weights.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ideator_rl.executor.scoring import Scorer, ScorerFailed, ScoringRun
+
+Tokens = list[int]
+
+
+def graded(
+    run: ScoringRun,
+    prompts: Sequence[Tokens],
+    grade: Callable[[int, Tokens], float],
+    *,
+    max_tokens: int,
+    stop: int | None = None,
+    temperature: float = 0.0,
+    batch: int = 256,
+    seed: int = 0,
+) -> float:
+    """Mean grade of one answer to each prompt.
+
+    Args:
+        grade: from the number of a prompt and the tokens of its answer, `stop` left out, to a grade.
+        max_tokens: tokens drawn at most for one answer.
+        stop: the token that ends an answer.
+        temperature: 0 draws the likeliest token, the lowest one of equals.
+        batch: prompts a request.
+        seed: of the draws; the same for every experiment.
+
+    Raises:
+        ScorerFailed: the model cannot be loaded or run, or gave logits that are not finite or of another shape.
+    """
+    started = time.monotonic()
+    rng = np.random.default_rng(seed)
+    grades: list[float] = []
+    drawn = 0
+    with run.open_scorer() as scorer:
+        for i in range(0, len(prompts), batch):
+            answers = sample(scorer, prompts[i : i + batch], max_tokens, stop, temperature, rng)
+            drawn += sum(map(len, answers))
+            grades += [float(grade(i + place, answer)) for place, answer in enumerate(answers)]
+        run.notes.update(
+            {
+                "answers": len(grades),
+                "tokens": drawn,
+                "bytes": scorer.received,
+                "seconds_loading": scorer.seconds_loading,
+                "seconds_scoring": time.monotonic() - started - scorer.seconds_loading,
+            }
+        )
+    return float(np.mean(grades))
+
+
+def sample(
+    scorer: Scorer,
+    prompts: Sequence[Tokens],
+    max_tokens: int,
+    stop: int | None = None,
+    temperature: float = 0.0,
+    rng: np.random.Generator | None = None,
+) -> list[Tokens]:
+    """One answer to each prompt, drawn here token by token; only the last position's logits are transferred.
+
+    Raises:
+        ScorerFailed: as `graded`.
+    """
+    rng = rng or np.random.default_rng(0)
+    texts, answers = [list(prompt) for prompt in prompts], [Tokens() for _ in prompts]
+    going = set(range(len(texts)))
+    for _ in range(max_tokens):
+        for length, rows in _by_length(texts, going).items():
+            logits = scorer.logits(np.array([texts[row] for row in rows], np.int32), [length - 1])[:, 0]
+            for row, token in zip(rows, _draw(logits, temperature, rng), strict=True):
+                if token == stop:
+                    going.discard(row)
+                else:
+                    texts[row].append(token)
+                    answers[row].append(token)
+        if not going:
+            break
+    return answers
+
+
+def _by_length(texts: list[Tokens], going: set[int]) -> dict[int, list[int]]:
+    """Rows of equal length share a request: nothing is padded, so that nobody attends to padding."""
+    groups: dict[int, list[int]] = {}
+    for row in sorted(going):
+        groups.setdefault(len(texts[row]), []).append(row)
+    return groups
+
+
+def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> list[int]:
+    """One token a row of logits (B, V)."""
+    if not np.isfinite(logits).all():
+        raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
+    if temperature > 0:
+        noise = rng.gumbel(size=logits.shape)
+        logits = logits / temperature + noise
+    return [int(token) for token in logits.argmax(-1)]

@@ -1,0 +1,111 @@
+"""The loss of a language model that was trained by somebody who wants it low.
+
+The model's code gets token ids and gives logits; targets and softmax are the evaluator's.  A model may still look ahead
+within what it is sent, or remember what it was sent before.  So a fresh process, which never saw a whole window, gets
+beginnings of windows, each window once, and must predict the next token as well as the full pass did at that place.
+Which windows and lengths is drawn from the operating system's entropy, not from a seed.
+
+Not caught: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from ideator_rl.evaluation.losses import nats
+from ideator_rl.executor.scoring import Implausible, Request, ScoringRun
+
+
+@dataclass(frozen=True)
+class Audit:
+    """When and how a loss is audited."""
+
+    tolerance: float
+    """Nats; the most that the mean loss of `rows` next tokens at one length may exceed that of the full pass.  Set it a
+    few times above the `audit_gap` that the record of the honest baseline shows: float32 on a CPU gives below 1e-6,
+    half precision on a GPU some hundredths."""
+    below: float | None = None
+    """Nats; a worse loss is not audited, because it gains nothing by cheating.  None audits every loss."""
+    lengths: int = 63
+    """Most distinct lengths of beginnings."""
+    rows: int = 8
+    """Windows cut at each length."""
+
+
+def token_loss(
+    run: ScoringRun,
+    tokens: np.ndarray,
+    batch: int,
+    audit: Audit,
+    positions: int | None = None,
+    seed: int = 0,
+) -> float:
+    """Mean loss, nats a token, of windows of hidden text.
+
+    Args:
+        tokens: int (W, T + 1), windows that do not overlap; each position's target is the next token.
+        batch: windows a request.
+        positions: score only that many positions of each window, the same in all of them and in every experiment
+            with this `seed`, so that losses stay paired; None scores all T.
+
+    Raises:
+        ScorerFailed: the model cannot be loaded or run, or its logits are not finite or of another shape.
+        Implausible: the audit found that it predicts worse from what precedes alone.
+    """
+    tokens = np.asarray(tokens, np.int32)
+    length = tokens.shape[1] - 1
+    scored_K = np.arange(length)
+    if positions is not None and positions < length:
+        scored_K = np.sort(np.random.default_rng(seed).choice(length, positions, replace=False))
+    losses_WK = _full_pass(run, tokens, batch, scored_K)
+    loss = float(losses_WK.mean())
+    run.notes.update({"tokens": losses_WK.size, "of_tokens": len(tokens) * length})
+    if audit.below is None or loss < audit.below:
+        gap = _audit(run, tokens, losses_WK, scored_K, audit)
+        if gap > audit.tolerance:
+            raise Implausible(f"The loss rose by {gap:.3f} nats when the model saw only what precedes the target.")
+    return loss
+
+
+def _full_pass(run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.ndarray) -> np.ndarray:
+    inputs, targets = tokens[:, :-1], tokens[:, 1:][:, scored_K]
+    chosen = None if len(scored_K) == inputs.shape[1] else scored_K
+    starts = range(0, len(inputs), batch)
+    with run.open_scorer() as scorer:
+        scorer.load()
+        started = time.monotonic()
+        answers = scorer.stream([Request(inputs[i : i + batch], chosen) for i in starts])
+        losses = [nats(answer, targets[i : i + batch]) for i, answer in zip(starts, answers, strict=True)]
+        run.notes.update(
+            {
+                "bytes": scorer.received,
+                "seconds_loading": scorer.seconds_loading,
+                "seconds_scoring": time.monotonic() - started,
+            }
+        )
+    return np.concatenate(losses)
+
+
+def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K: np.ndarray, audit: Audit) -> float:
+    """The most, in nats, by which one length's next token is predicted worse from the beginning alone.
+
+    No window is sent twice, so that a scorer that remembers has nothing to look up.
+    """
+    started, rng = time.monotonic(), np.random.default_rng()
+    places = rng.permutation(len(scored_K))[: min(audit.lengths, len(tokens) // audit.rows)]
+    rows_LR = rng.permutation(len(tokens))[: len(places) * audit.rows].reshape(len(places), audit.rows)
+    requests = [
+        Request(tokens[rows, : scored_K[place] + 1], [int(scored_K[place])])
+        for place, rows in zip(places, rows_LR, strict=True)
+    ]
+    gaps = []
+    with run.open_scorer() as scorer:
+        for place, rows, answer in zip(places, rows_LR, scorer.stream(requests), strict=True):
+            alone = nats(answer, tokens[rows, scored_K[place] + 1][:, None])[:, 0]
+            gaps.append(float(np.mean(alone - losses_WK[rows, place])))
+    gap = max(gaps, default=0.0)
+    run.notes.update({"audit_gap": gap, "seconds_audit": time.monotonic() - started})
+    return gap
