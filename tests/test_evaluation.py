@@ -1,0 +1,243 @@
+"""The evaluator's library against real scorer processes: honest models pass whatever their build, leaks are caught."""
+
+import textwrap
+
+import numpy as np
+import pytest
+
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, nats, sample, token_loss
+from ideator_rl.executor.sandbox import probe
+from ideator_rl.executor.scoring import Request, ScoringRun
+
+VOCAB, LENGTH = 12, 16
+ALWAYS = Audit(tolerance=0.01)
+HEAD = """
+import os
+import numpy as np
+V = 12
+TABLE = np.load(os.path.join(os.path.dirname(os.path.abspath(__file__)), "table.npy"))
+
+def honest(tokens):
+    return TABLE[tokens]
+
+def ahead(tokens, sure=6.0):
+    out = honest(tokens).copy()
+    rows, places = np.indices(tokens[:, 1:].shape)
+    out[rows, places, tokens[:, 1:]] += sure
+    return out
+"""
+HONEST = {
+    "a table": "return honest",
+    "float64 in Fortran's order": "return lambda tokens: np.asfortranarray(honest(tokens).astype(np.float64))",
+    "numerics that hang on the batch": "return lambda t: honest(t) + 1e-6 * len(t) * np.arange(V, dtype=np.float32)",
+    "a cache of what it computed before": """
+        known = {}
+        def cached(tokens):
+            rows = [known.setdefault(row.tobytes(), honest(row[None])[0]) for row in tokens]
+            return np.stack(rows)
+        return cached""",
+    "one row at a time": "return lambda tokens: np.concatenate([honest(row[None]) for row in tokens])",
+    "a running state that is reset": """
+        def stateful(tokens):
+            state, out = np.zeros((len(tokens), V), np.float32), []
+            for place in range(tokens.shape[1]):
+                state = 0.9 * state + TABLE[tokens[:, place]]
+                out.append(state)
+            return np.stack(out, 1)
+        return stateful""",
+    "logits masked far down": "return lambda t: np.where(np.arange(V) < V - 1, honest(t), -1e30).astype(np.float32)",
+}
+LEAKS = {
+    "looks at the next token": "return ahead",
+    "looks ahead a little, everywhere": "return lambda tokens: ahead(tokens, 0.3)",
+    "looks ahead at one place": """
+        def once(tokens):
+            out = honest(tokens).copy()
+            if tokens.shape[1] > 9: out[:, 8] = ahead(tokens)[:, 8]
+            return out
+        return once""",
+    "looks ahead in large batches only": "return lambda t: ahead(t) if len(t) > 8 else honest(t)",
+    "looks ahead in whole windows only": "return lambda t: ahead(t) if t.shape[1] == 16 else honest(t)",
+    "keeps what it saw for the next process": """
+        places = ("/tmp/seen", "/dev/shm/seen", "/workspace/seen", "/artifact/seen")
+        def remembers(tokens):
+            out = honest(tokens).copy()
+            for place in places:
+                try:
+                    seen = np.load(place + ".npy")
+                except OSError:
+                    continue
+                for row, text in enumerate(tokens):
+                    same = (seen[:, :len(text)] == text).all(1)
+                    if same.any() and len(text) < seen.shape[1]:
+                        out[row, -1, seen[same.argmax(), len(text)]] += 6
+            if tokens.shape[1] == 16:
+                for place in places:
+                    try: np.save(place + ".npy", np.concatenate([tokens, np.load(place + ".npy")]))
+                    except OSError:
+                        try: np.save(place + ".npy", tokens)
+                        except OSError: pass
+                out = ahead(tokens)
+            return out
+        return remembers""",
+}
+
+
+@pytest.fixture(scope="module")
+def text():
+    """Windows of a Markov chain, and the table of its logits."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(0, 1.5, (VOCAB, VOCAB)).astype(np.float32)
+    chances = np.exp(table) / np.exp(table).sum(-1, keepdims=True)
+    tokens = [0]
+    for _ in range(240 * (LENGTH + 1) - 1):
+        tokens.append(int(rng.choice(VOCAB, p=chances[tokens[-1]])))
+    return np.array(tokens, np.int32).reshape(-1, LENGTH + 1), table
+
+
+@pytest.fixture
+def run_of(text, tmp_path):
+    """A run whose codebase is this body of `load`; its scorers are real processes in the sandbox."""
+
+    def make(body):
+        tree, artifact = tmp_path / "tree", tmp_path / "artifact"
+        tree.mkdir()
+        artifact.mkdir()
+        np.save(tree / "table.npy", text[1])
+        code = HEAD + "\ndef load(artifact):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        (tree / "model.py").write_text(code)
+        for path in (tmp_path, tree, artifact, *tree.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, VOCAB, probe(), tree, "model:load")
+
+    return make
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_an_honest_model_gets_its_loss_without_a_false_alarm(kind, run_of, text):
+    run = run_of(HONEST[kind])
+    loss = token_loss(run, text[0], 64, ALWAYS)
+    if kind == "a table":
+        assert loss == pytest.approx(float(nats(text[1][text[0][:, :-1]], text[0][:, 1:]).mean()), abs=1e-6)
+    assert run.notes["audit_gap"] < 1e-3 and run.notes["tokens"] == text[0][:, 1:].size
+    assert run.notes["bytes"] == 4 * VOCAB * run.notes["tokens"] and run.notes["seconds_loading"] > 0
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_model_that_knows_more_than_what_precedes_is_caught(kind, run_of, text):
+    with pytest.raises(Implausible, match="saw only what precedes"):
+        token_loss(run_of(LEAKS[kind]), text[0], 64, ALWAYS)
+
+
+def test_overlapping_windows_let_neighbours_tell_and_that_is_caught(run_of, text):
+    flat = text[0].reshape(-1)
+    overlapping = np.stack([flat[i : i + LENGTH + 1] for i in range(0, len(flat) - LENGTH, 5)])
+    neighbours = """
+        def spies(tokens):
+            out = honest(tokens).copy()
+            if len(tokens) > 8:
+                out[:-1, 4:-1] = ahead(tokens)[:-1, 4:-1]
+                out[:-1, -1, tokens[1:, -5]] += 3
+            return out
+        return spies"""
+    with pytest.raises(Implausible):
+        token_loss(run_of(neighbours), overlapping, 64, ALWAYS)
+
+
+def test_a_loss_that_gains_nothing_is_not_audited(run_of, text):
+    run = run_of("return lambda tokens: 0 * ahead(tokens)")
+    assert token_loss(run, text[0], 64, Audit(tolerance=0.01, below=1.0)) == pytest.approx(np.log(VOCAB), abs=1e-6)
+    assert "audit_gap" not in run.notes
+
+
+def test_a_subsample_scores_the_same_tokens_of_every_model(run_of, text):
+    run = run_of("return honest")
+    loss = token_loss(run, text[0], 64, ALWAYS, positions=5, seed=3)
+    places = np.sort(np.random.default_rng(3).choice(LENGTH, 5, replace=False))
+    expected = nats(text[1][text[0][:, :-1]], text[0][:, 1:])[:, places].mean()
+    assert loss == pytest.approx(float(expected), abs=1e-6)
+    assert run.notes["tokens"] == 5 * len(text[0]) and run.notes["of_tokens"] == LENGTH * len(text[0])
+    assert run.notes["bytes"] == 4 * VOCAB * run.notes["tokens"]
+
+
+def test_a_leak_is_caught_in_a_subsample_too(run_of, text):
+    with pytest.raises(Implausible):
+        token_loss(run_of("return ahead"), text[0], 64, ALWAYS, positions=5)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return lambda tokens: honest(tokens)[:, :-1]", "ValueError"),
+        ("return lambda tokens: honest(tokens) * np.nan", "not finite"),
+        ("return lambda tokens: np.where(tokens[..., None] == 3, np.inf, honest(tokens))", "not finite"),
+        ("return lambda tokens: [[object()]]", "could not be loaded or run"),
+        ("raise KeyError('secret')", "KeyError"),
+        ("os._exit(0)", "ended without an answer"),
+    ],
+)
+def test_a_model_that_gives_no_usable_logits_has_failed_and_says_nothing_of_its_own(body, said, run_of, text):
+    with pytest.raises(ScorerFailed, match=said) as caught:
+        token_loss(run_of(body), text[0], 64, ALWAYS)
+    assert "secret" not in str(caught.value)
+
+
+def test_what_is_computed_belongs_to_one_softmax_though_the_logits_change_meanwhile(run_of, text):
+    """A scorer that keeps writing to the shared memory can spoil its loss; it cannot get below an honest one's."""
+    body = """
+        import threading
+        memory = __import__("mmap").mmap(int(__import__("sys").argv[3]), 0)
+        view = np.frombuffer(memory, "<f4")
+        def scribble():
+            while True:
+                view[:4 << 16] = 1e4
+                view[:4 << 16] = -1e4
+        threading.Thread(target=scribble, daemon=True).start()
+        return honest"""
+    try:
+        loss = token_loss(run_of(body), text[0], 64, Audit(tolerance=0.01, below=-1e9))
+    except ScorerFailed:
+        return
+    assert loss > 1.0 and np.isfinite(loss)
+
+
+def test_the_memory_cannot_be_shrunk_under_the_evaluators_hands(run_of, text):
+    body = """
+        def shrinks(tokens):
+            try: os.ftruncate(int(__import__("sys").argv[3]), 4096)
+            except OSError: return honest(tokens)
+            return 0 * honest(tokens)
+        return shrinks"""
+    honest = float(nats(text[1][text[0][:, :-1]], text[0][:, 1:]).mean())
+    assert token_loss(run_of(body), text[0], 64, ALWAYS) == pytest.approx(honest, abs=1e-6)
+
+
+def test_an_answer_that_does_not_fit_is_the_authors_mistake(run_of, monkeypatch):
+    monkeypatch.setattr("ideator_rl.executor.scoring.SLOT_BYTES", 4096)
+    run = run_of("return honest")
+    with run.open_scorer() as scorer, pytest.raises(ValueError, match="at most 4096 fit"):
+        next(scorer.stream([Request(np.zeros((64, 16), np.int32))]))
+
+
+def test_answers_are_drawn_and_graded_on_this_side(run_of):
+    count_up = "return lambda t: 9.0 * (np.arange(V) == (t[..., None] + 1) % V).astype(np.float32)"
+    run = run_of(count_up)
+    prompts = [[1], [4, 5], [9]]
+    with run.open_scorer() as scorer:
+        assert sample(scorer, prompts, 4, stop=11) == [[2, 3, 4, 5], [6, 7, 8, 9], [10]]
+    grade = graded(run, prompts, lambda number, answer: len(answer) == 4, max_tokens=4, stop=11)
+    assert grade == pytest.approx(2 / 3) and run.notes["answers"] == 3 and run.notes["tokens"] == 9
+
+
+def test_draws_at_a_temperature_repeat_with_their_seed_and_follow_the_chances(run_of):
+    run = run_of("return lambda t: np.log(np.array([0.7, 0.3] + [1e-9] * 10)) * np.ones((*t.shape, 1))")
+
+    def ones(seed):
+        return graded(run, [[0]] * 200, lambda _, a: a[0] == 1, max_tokens=1, temperature=1.0, seed=seed)
+
+    assert ones(1) == ones(1) and abs(ones(2) - 0.3) < 0.12
+
+
+def test_a_generator_without_finite_logits_has_failed(run_of):
+    with pytest.raises(ScorerFailed, match="not finite"):
+        graded(run_of("return lambda t: honest(t) + np.nan"), [[1]], lambda *_: 1.0, max_tokens=2)
