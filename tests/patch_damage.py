@@ -1,115 +1,302 @@
-"""Seeded edits of real files, the patches for them, and the kinds of damage that models do to patches."""
+"""Damage that models do to patches, by seed, and whether what is left still says what was meant.
+
+Each kind returns a `Damaged`, or None where it does not apply to an edit.  Whether a damage is repairable is decided
+here, from the base and the target alone and never from the library: what is looked for stands once in the file, or a
+right number tells where, and no byte of the target got lost.
+"""
 
 import difflib
-import heapq
 import random
 import re
-import textwrap
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+
+from patch_edits import Case
 
 from ideator_rl.patch import Tree, diff
 
-BASE: Tree = {
-    f"lib/{module.__name__}.py": Path(module.__file__ or "").read_text()
-    for module in (difflib, heapq, textwrap, random)
-}
+Key = Callable[[str], str]
 HEADER = re.compile(r"^@@ -(\d+)(,\d+)? \+(\d+)(,\d+)? @@", re.M)
+ODD = re.compile(r"[-+\\]|@@|diff |```|~~~|<<<<<<<|=======$|>>>>>>>|\*\*\* ")
+"""Context that reads as something else without its mark, or in another form."""
 
 
-def edit(rng: random.Random, files: int = 2) -> Tree:
-    """The base with a few lines changed, added or removed in some files, as a programmer would."""
-    tree = dict(BASE)
-    for path in rng.sample(sorted(tree), rng.randint(1, files)):
-        lines = tree[path].split("\n")[:-1]
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(len(lines))
-            blanks = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
-            fresh = [
-                f"{blanks}value_{rng.randrange(99)} = {rng.randrange(99)}",
-                f"{blanks}if ready:",
-                f"{blanks}    go()",
-            ]
-            size = rng.randint(0, 3)
-            lines[at : at + rng.randint(0, 3)] = fresh[:size]
-        tree[path] = "\n".join(lines) + "\n"
-    return tree if tree != BASE else edit(rng, files)
+@dataclass(frozen=True)
+class Damaged:
+    base: Tree
+    patch: str
+    meant: Tree | None
+    """None where nothing can be meant: any acceptance is wrong."""
+    repairable: bool = True
+    """Where False with a `meant`, refusing is right, and so is `meant` itself."""
+    form: str = "diff"
+    """diff, blocks, whole or envelope."""
 
 
-def blocks(tree: Tree, around: int = 3, flat: bool = False) -> str:
-    """The same change as SEARCH/REPLACE blocks with `around` lines of context; `flat` cuts off their indentation."""
+@dataclass(frozen=True)
+class Piece:
+    """One hunk: its rows are (mark, text)."""
+
+    path: str
+    at: int
+    rows: tuple[tuple[str, str], ...]
+
+    @property
+    def old(self) -> list[str]:
+        return [text for mark, text in self.rows if mark != "+"]
+
+    @property
+    def new(self) -> list[str]:
+        return [text for mark, text in self.rows if mark != "-"]
+
+    @property
+    def touched(self) -> list[str]:
+        return [text for mark, text in self.rows if mark != " "]
+
+
+def lines_of(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n")
+
+
+def pieces(case: Case, around: int = 3) -> list[Piece]:
+    """The hunks of every file that stands in both trees."""
     out = []
-    for path in sorted(tree):
-        old, new = BASE[path].split("\n"), tree[path].split("\n")
+    for path in case.changed:
+        old, new = lines_of(case.base[path]), lines_of(case.target[path])
         for group in difflib.SequenceMatcher(None, old, new).get_grouped_opcodes(around):
-            (_, i1, _, j1, _), (_, _, i2, _, j2) = group[0], group[-1]
-            sides = [*old[i1:i2], "=======", *new[j1:j2]]
-            margin = min((len(x) - len(x.lstrip()) for x in sides if x.strip() and x != "======="), default=0) * flat
-            sides = [line if line == "=======" else line[margin:] for line in sides]
-            out += [path, "<<<<<<< SEARCH", *sides, ">>>>>>> REPLACE", ""]
-    return "\n".join(out)
+            rows: list[tuple[str, str]] = []
+            for tag, i1, i2, j1, j2 in group:
+                if tag == "equal":
+                    rows += [(" ", text) for text in old[i1:i2]]
+                else:
+                    rows += [("-", text) for text in old[i1:i2]] + [("+", text) for text in new[j1:j2]]
+            out.append(Piece(path, group[0][1], tuple(rows)))
+    return out
 
 
-def _lines(change: Callable[[str], str], patch: str) -> str:
+def count(lines: list[str], wanted: list[str], key: Key = str) -> int:
+    """At how many places the wanted lines stand; 0 if they are all blank."""
+    have, want = [key(line) for line in lines], [key(line) for line in wanted]
+    if not any(text.strip() for text in want):
+        return 0
+    return sum(have[i : i + len(want)] == want for i in range(len(have) - len(want) + 1) if have[i] == want[0])
+
+
+def once(case: Case, found: list[Piece], key: Key = str) -> bool:
+    """Every hunk stands once in its file."""
+    return all(count(lines_of(case.base[piece.path]), piece.old, key) == 1 for piece in found)
+
+
+def in_turn(case: Case, found: list[Piece], key: Key = str) -> bool:
+    """Every hunk stands once in what those before it have made of its file, and once in the file itself."""
+    texts = {path: lines_of(text) for path, text in case.base.items()}
+    for piece in found:
+        lines = texts[piece.path]
+        if count(lines, piece.old, key) != 1:
+            return False
+        at = next(i for i in range(len(lines)) if lines[i : i + len(piece.old)] == piece.old)
+        lines[at : at + len(piece.old)] = piece.new
+    return once(case, found, key)
+
+
+def tidy(found: list[Piece]) -> bool:
+    """No changed line ends with blanks."""
+    return all(text == text.rstrip() for piece in found for text in piece.touched)
+
+
+def whole_tree(case: Case) -> bool:
+    """The edit changes files only, and adds and removes none."""
+    return case.base.keys() == case.target.keys()
+
+
+def on_hunks(change: Callable[[str], str], patch: str) -> str:
     """`change` applied to the lines of hunks, their marks included."""
     heads = ("--- ", "+++ ", "@@", "diff ", "\\")
     return "\n".join(line if line.startswith(heads) or not line else change(line) for line in patch.split("\n"))
 
 
-def _headers(rng: random.Random, patch: str, counts: bool, starts: bool) -> str:
+def _headers(rng: random.Random, case: Case, counts: bool, starts: bool) -> Damaged:
     def damaged(found: re.Match[str]) -> str:
         shift, sides = rng.randint(-30, 30) * starts, [int(found[1]), int(found[3])]
         sizes = [int((found[i] or ",1")[1:]) + counts * rng.randint(-2, 2) for i in (2, 4)]
-        (a, b), (c, d) = zip([max(1, side + shift) for side in sides], [max(0, size) for size in sizes], strict=True)
-        return f"@@ -{a},{b} +{c},{d} @@"
+        start, size = [max(1, side + shift) for side in sides], [max(0, size) for size in sizes]
+        return f"@@ -{start[0]},{size[0]} +{start[1]},{size[1]} @@"
 
-    return HEADER.sub(damaged, patch)
-
-
-def _tabbed(hunk: str) -> str:
-    """Tabs for spaces, where a line that stands in the file shows it; elsewhere it could be what was meant."""
-    if not re.search("^[ -]    +[^ ]", hunk, re.M):
-        return hunk
-    return re.sub("^([ +-])((?:    )+)", lambda found: found[1] + "\t" * (len(found[2]) // 4), hunk, flags=re.M)
+    sections = re.split(r"(?m)^(?=diff --git )", diff(case.base, case.target))
+    damage = [part if "/dev/null" in part else HEADER.sub(damaged, part) for part in sections]
+    return Damaged(case.base, "".join(damage), case.target, not starts or once(case, pieces(case)))
 
 
-def _bodies(change: Callable[[list[str]], list[str]], patch: str) -> str:
-    """`change` applied to each side of each SEARCH/REPLACE block."""
+def _shifted(rng: random.Random, case: Case) -> Damaged:
+    """All numbers off by as much, as in a file that others have changed meanwhile: one hunk with one place tells."""
+    off = rng.randint(1, 40)
 
-    def side(found: re.Match[str]) -> str:
-        return found[1] + "\n".join(change(found[2].split("\n"))) + found[3]
+    def damaged(found: re.Match[str]) -> str:
+        if "0" in (found[1], found[3]):
+            return found[0]
+        return f"@@ -{int(found[1]) + off}{found[2] or ''} +{int(found[3]) + off}{found[4] or ''} @@"
 
-    patch = re.sub(r"(<<<<<<< SEARCH\n)(.*?)(\n=======\n)", side, patch, flags=re.S)
-    return re.sub(r"(\n=======\n)(.*?)(\n>>>>>>> REPLACE)", side, patch, flags=re.S)
+    patch = HEADER.sub(damaged, diff(case.base, case.target))
+    return Damaged(case.base, patch, case.target, once(case, pieces(case)))
 
 
-DAMAGE: dict[str, Callable[[random.Random, Tree], str]] = {
-    "undamaged": lambda rng, tree: diff(BASE, tree),
-    "wrong counts": lambda rng, tree: _headers(rng, diff(BASE, tree), True, False),
-    "wrong line numbers": lambda rng, tree: _headers(rng, diff(BASE, tree), False, True),
-    "wrong counts and numbers": lambda rng, tree: _headers(rng, diff(BASE, tree), True, True),
-    "no numbers": lambda rng, tree: HEADER.sub("@@ @@", diff(BASE, tree)),
-    "no prefixes": lambda rng, tree: re.sub(r"\b[ab]/lib/", "lib/", diff(BASE, tree)),
-    "a prefix too much": lambda rng, tree: re.sub(r"\b([ab])/lib/", r"\1/repo/lib/", diff(BASE, tree)),
-    "wrong folder": lambda rng, tree: diff(BASE, tree).replace("/lib/", "/src/"),
-    "no git header": lambda rng, tree: re.sub(r"^diff .*\n", "", diff(BASE, tree), flags=re.M),
-    "blanks added at line ends": lambda rng, tree: _lines(lambda x: x + " " * rng.randint(1, 2), diff(BASE, tree)),
-    "blanks cut at line ends": lambda rng, tree: _lines(str.rstrip, diff(BASE, tree)),
-    "CRLF": lambda rng, tree: diff(BASE, tree).replace("\n", "\r\n"),
-    "CRLF in hunks": lambda rng, tree: _lines(lambda line: line + "\r", diff(BASE, tree)),
-    "stripped text": lambda rng, tree: diff(BASE, tree).strip(),
-    "empty context lines": lambda rng, tree: re.sub(r"^ $", "", diff(BASE, tree), flags=re.M),
-    "indented hunks": lambda rng, tree: _lines(lambda line: line[0] + "    " + line[1:], diff(BASE, tree)),
-    "a blank after each mark": lambda rng, tree: _lines(lambda line: line[0] + " " + line[1:], diff(BASE, tree)),
-    "lost marks of context": lambda rng, tree: _lines(lambda line: line.removeprefix(" "), diff(BASE, tree)),
-    "some lost marks": lambda rng, tree: _lines(
-        lambda line: line.removeprefix(" ") if rng.random() < 0.2 else line, diff(BASE, tree)),
-    "tabs": lambda rng, tree: "\n@@".join(map(_tabbed, diff(BASE, tree).split("\n@@"))),
-    "fenced in prose": lambda rng, tree: f"I change this:\n```diff\n{diff(BASE, tree)}```\n- It is\n+ better.\n",
-    "prose around": lambda rng, tree: f"I change this:\n\n{diff(BASE, tree)}\nIt is better.\n",
-    "blocks": lambda rng, tree: blocks(tree),
-    "short blocks": lambda rng, tree: blocks(tree, 1),
-    "blocks without indentation": lambda rng, tree: blocks(tree, flat=True),
-    "stripped blocks": lambda rng, tree: _bodies(lambda lines: "\n".join(lines).strip().split("\n"), blocks(tree)),
-    "fenced blocks with CRLF": lambda rng, tree: f"```\n{blocks(tree)}```\n".replace("\n", "\r\n"),
+def _no_numbers(rng: random.Random, case: Case) -> Damaged | None:
+    patch = HEADER.sub(rng.choice(("@@ @@", "@@ ... @@", "@@")), diff(case.base, case.target))
+    return Damaged(case.base, patch, case.target, once(case, pieces(case))) if whole_tree(case) else None
+
+
+def _paths(change: Callable[[str, str], str], patch: str) -> str:
+    """`change` (side, path) for each path behind a/ or b/ in the headers."""
+
+    def header(line: str) -> str:
+        if not line.startswith(("--- ", "+++ ", "diff --git ")):
+            return line
+        return re.sub(r"(?<=\s)([ab])/(\S+)", lambda found: change(found[1], found[2]), line)
+
+    return "\n".join(header(line) for line in patch.split("\n"))
+
+
+def _unique_names(case: Case) -> bool:
+    names = [path.rsplit("/", 1)[-1] for path in case.base]
+    return all(names.count(path.rsplit("/", 1)[-1]) == 1 for path in case.base if path not in case.target) and all(
+        names.count(path.rsplit("/", 1)[-1]) == 1 for path in case.changed
+    )
+
+
+def _prefixed(rng: random.Random, case: Case) -> Damaged | None:
+    """A folder too much before every path; a file that goes is named with it."""
+    if not case.changed:
+        return None
+    extra = rng.choice(("repo", "src", "workspace/project", "a"))
+    patch = _paths(lambda side, path: f"{side}/{extra}/{path}", diff(case.base, case.target))
+    inside = any(path.startswith(extra.split("/")[0] + "/") for path in case.base)
+    repairable = _unique_names(case) and case.base.keys() <= case.target.keys() and not inside
+    return Damaged(case.base, patch, case.target, repairable)
+
+
+def _no_prefix(rng: random.Random, case: Case) -> Damaged:
+    return Damaged(case.base, _paths(lambda _, path: path, diff(case.base, case.target)), case.target)
+
+
+def _other_folder(rng: random.Random, case: Case) -> Damaged | None:
+    """The right names in a folder that is not there, or in none."""
+    if not whole_tree(case):
+        return None
+    folder = rng.choice(("", "core/", "lib/deep/"))
+    patch = _paths(lambda side, path: f"{side}/{folder}{path.rsplit('/', 1)[-1]}", diff(case.base, case.target))
+    return Damaged(case.base, patch, case.target, _unique_names(case))
+
+
+def _blanks(change: Callable[[random.Random, str], str]) -> Callable[[random.Random, Case], Damaged | None]:
+    """Line ends of hunks changed.  Where changed lines end with blanks of their own, nobody could tell: left out."""
+
+    def damage(rng: random.Random, case: Case) -> Damaged | None:
+        patch = on_hunks(lambda line: change(rng, line), diff(case.base, case.target))
+        return Damaged(case.base, patch, case.target) if whole_tree(case) and tidy(pieces(case)) else None
+
+    return damage
+
+
+def _depths(lines: list[str]) -> set[int]:
+    return {len(text) - len(text.lstrip()) for text in lines if text.strip()}
+
+
+def _shift_shows(piece: Piece) -> bool:
+    """Lines of two depths, or at the margin, show that all were moved as far, and not indented twice as deep; else
+    no added line may stand at a depth of its own."""
+    old = _depths(piece.old)
+    return len(old) > 1 or old == {0} or (bool(old) and _depths(piece.touched) <= old)
+
+
+def _indents(change: Callable[[str], str]) -> Callable[[random.Random, Case], Damaged | None]:
+    """The indentation of every line of a hunk moved alike; the numbers are right."""
+
+    def damage(rng: random.Random, case: Case) -> Damaged | None:
+        found = pieces(case)
+        if not whole_tree(case) or not tidy(found):
+            return None
+        patch = on_hunks(change, diff(case.base, case.target))
+        return Damaged(case.base, patch, case.target, all(map(_shift_shows, found)))
+
+    return damage
+
+
+def _tabs(rng: random.Random, case: Case) -> Damaged | None:
+    """Tabs for four spaces; repairable if a line that stands in the file shows it in every hunk."""
+
+    def tabbed(text: str) -> str:
+        return re.sub("^((?:    )+)", lambda found: "\t" * (len(found[1]) // 4), text)
+
+    found = pieces(case)
+    if not whole_tree(case) or not tidy(found) or any("\t" in text for text in case.base.values()):
+        return None
+    shown = all(any(tabbed(text) != text and text.strip() for text in piece.old) for piece in found)
+    patch = on_hunks(lambda line: line[0] + tabbed(line[1:]), diff(case.base, case.target))
+    return Damaged(case.base, patch, case.target, shown)
+
+
+def _lost_marks(share: float) -> Callable[[random.Random, Case], Damaged | None]:
+    def damage(rng: random.Random, case: Case) -> Damaged | None:
+        found = pieces(case)
+        odd = any(ODD.match(text) for piece in found for mark, text in piece.rows if mark == " ")
+        patch = on_hunks(
+            lambda line: line.removeprefix(" ") if rng.random() < share else line, diff(case.base, case.target)
+        )
+        return Damaged(case.base, patch, case.target, not odd) if whole_tree(case) else None
+
+    return damage
+
+
+def _around(text: str) -> Callable[[random.Random, Case], Damaged]:
+    return lambda rng, case: Damaged(case.base, text.format(diff(case.base, case.target)), case.target)
+
+
+def _crlf_base(rng: random.Random, case: Case) -> Damaged | None:
+    """A codebase with CRLF, a patch without."""
+    if not whole_tree(case):
+        return None
+    base, meant = [{p: text.replace("\n", "\r\n") for p, text in tree.items()} for tree in (case.base, case.target)]
+    return Damaged(base, diff(case.base, case.target), meant)
+
+
+def _no_last_newline(rng: random.Random, case: Case) -> Damaged | None:
+    """Files that end without a newline, and a patch that does not say so."""
+    if not whole_tree(case):
+        return None
+    base, meant = [{p: text.rstrip("\n") for p, text in tree.items()} for tree in (case.base, case.target)]
+    patch = re.sub(r"(?m)^\\ No newline at end of file\n", "", diff(base, meant))
+    return Damaged(base, patch, meant) if base != meant and patch else None
+
+
+def _git(change: Callable[[str], str]) -> Callable[[random.Random, Case], Damaged]:
+    return lambda rng, case: Damaged(case.base, change(diff(case.base, case.target)), case.target)
+
+
+DIFFS: dict[str, Callable[[random.Random, Case], Damaged | None]] = {
+    "undamaged git diff": _git(str),
+    "no git header": _git(lambda patch: re.sub(r"(?m)^(?:diff|new|deleted) .*\n", "", patch)),
+    "wrong hunk counts": lambda rng, case: _headers(rng, case, True, False),
+    "wrong line numbers": lambda rng, case: _headers(rng, case, False, True),
+    "wrong counts and numbers": lambda rng, case: _headers(rng, case, True, True),
+    "numbers off by as much": _shifted,
+    "no line numbers": _no_numbers,
+    "a/ and b/ missing": _no_prefix,
+    "a folder too much": _prefixed,
+    "wrong folder, unique name": _other_folder,
+    "blanks added at line ends": _blanks(lambda rng, line: line + " " * rng.randint(1, 2)),
+    "blanks cut at line ends": _blanks(lambda rng, line: line.rstrip()),
+    "empty context lines": _git(lambda patch: re.sub(r"(?m)^ $", "", patch)),
+    "hunks indented": _indents(lambda line: line[0] + "    " + line[1:]),
+    "a blank after each mark": _indents(lambda line: line[0] + " " + line[1:]),
+    "tabs for spaces": _tabs,
+    "marks of context lost": _lost_marks(1),
+    "some marks of context lost": _lost_marks(0.2),
+    "CRLF": _git(lambda patch: patch.replace("\n", "\r\n")),
+    "CRLF in hunks only": _blanks(lambda rng, line: line + "\r"),
+    "LF for a CRLF file": _crlf_base,
+    "newline at the end lost": _no_last_newline,
+    "patch text stripped": _git(str.strip),
+    "fenced in prose": _around("I change this:\n```diff\n{}```\n- It is\n+ better.\n"),
+    "prose around": _around("I change this:\n\n{}\nIt is better.\n"),
 }  # fmt: skip
+

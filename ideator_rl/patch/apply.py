@@ -48,13 +48,13 @@ class _Log:
     shifts: dict[str, str] = field(default_factory=dict)
     """Paths as the patch says them -> the files that these were taken for."""
     mended: str = ""
-    """A hunk whose indentation drifted."""
+    """A hunk whose indentation may be written in other units."""
     blind: str = ""
     """A hunk that adds indented lines, and whose own lines show nothing about indentation."""
 
     def note(self, path: str, hunk: Hunk, place: Place) -> None:
         indented = [any(text[:1] in (" ", "\t") and text.strip() for text in side) for side in (hunk.old, hunk.added)]
-        if place.mended:
+        if place.units:
             self.mended = f"{path}, {hunk.label}"
         elif indented == [False, True]:
             self.blind = f"{path}, {hunk.label}"

@@ -15,7 +15,8 @@ from ideator_rl.patch.edit import Hunk, PatchError, align
 
 _COMMENT = re.compile(r"(?:#+|//+|--|;|%|/\*|<!--|\{/\*)\s*")
 _CLOSED = re.compile(r"\s*(?:\*/\}?|-->)$")
-_DOTS = ("...", "…")
+_DOTS = re.compile(r"(?:\.{3,}|…)\s*")
+_PROSE = re.compile(r"[a-z ,'-]+")
 _LEFT_OUT = re.compile(r"\b(?:existing|rest|unchanged|remain\w*|omitted|same as)\b")
 _TELLING = re.compile(
     r"\b(?:existing|rest|unchanged|remain\w*|omitted|same|other|others|previous|before|as[- ]is|keep|original"
@@ -42,13 +43,22 @@ def is_mark(text: str) -> bool:
     comment = _COMMENT.match(bare)
     if not comment and bare[0] not in "[(<.…":
         return False
-    bare = _CLOSED.sub("", bare[comment.end() :] if comment else bare).strip("[](){}<> ")
-    words = bare.strip(".…[]()<> ").lower()
-    if bare.startswith(_DOTS):
-        return not words or _TELLING.search(words) is not None
+    bare = _CLOSED.sub("", bare[comment.end() :] if comment else bare)
+    bare = _unwrapped(bare)
+    dots = _DOTS.match(bare)
+    words = _unwrapped(_DOTS.sub("", bare[dots.end() :] if dots else bare)).lower()
+    if not words:
+        return dots is not None
+    if dots:
+        return _TELLING.search(words) is not None and (comment is not None or _PROSE.fullmatch(words) is not None)
     if not comment:
         return False
-    return _PHRASE.fullmatch(words) is not None or (bare.endswith(_DOTS) and _LEFT_OUT.search(words) is not None)
+    return _PHRASE.fullmatch(words) is not None or (bare.endswith(("...", "…")) and bool(_LEFT_OUT.search(words)))
+
+
+def _unwrapped(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].strip() if text[:1] + text[-1:] in ("[]", "()", "{}", "<>") else text
 
 
 def parts(hunk: Hunk, standing: set[str]) -> list[Hunk] | None:
@@ -96,24 +106,29 @@ def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
     return old, new
 
 
-def stray_mark(hunk: Hunk) -> str | None:
-    """An added line that leaves lines out, which the lines looked for do not; not the `...` of a new empty body."""
+def stray_mark(hunk: Hunk, standing: list[str]) -> str | None:
+    """An added line that leaves lines out, which the lines looked for do not.  Not: the `...` of a new empty body, or
+    one that stands in the file (`standing`: its lines, stripped) between the same two lines."""
     known = {text.strip() for text in hunk.old}
     new = [(mark, text) for mark, text in hunk.lines if mark != "-"]
     for index, (mark, text) in enumerate(new):
         if mark == "+" and is_mark(text) and text.strip() not in known:
             fresh = all(side == "+" for side, _ in new[max(0, index - 1) : index])
-            if not (fresh and is_stub([text for _, text in new], index)):
+            around = [text.strip() for _, text in new[max(0, index - 1) : index + 2]]
+            own = len(around) == 3 and any(standing[i : i + 3] == around for i in range(len(standing)))
+            if not own and not (fresh and is_stub([text for _, text in new], index)):
                 return text.strip()
     return None
 
 
 def is_stub(lines: Sequence[str], index: int) -> bool:
-    """Python's own `...`: the only statement of a body, its header or docstring right above."""
+    """Python's own `...`: in a doctest, or the only statement of a body, its header or docstring right above."""
     text = lines[index]
     if text.strip() != "..." or not index:
         return False
     above = lines[index - 1].rstrip()
+    if above.strip().startswith((">>>", "...")):
+        return True
     below = next((line for line in lines[index + 1 :] if line.strip()), "")
     depth = len(text) - len(text.lstrip())
     return above.endswith((":", '"""')) and depth > 0 and len(below) - len(below.lstrip()) < depth

@@ -35,6 +35,8 @@ class Place:
     added: tuple[str, ...]
     mended: bool = False
     """The indentation drifted."""
+    units: bool = False
+    """Perhaps because the patch is written in other units of indentation."""
 
 
 class Lines:
@@ -162,8 +164,9 @@ def _indented(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
     """The indentation drifted in one and the same way; a place comes twice where it may have in two."""
     old = hunk.old
     for at in _windows(file.core, [text.strip(BLANKS) for text in old], only):
-        for added in sorted(indented(hunk, file.bare[at : at + len(old)])):
-            yield Place(at, _ended(list(added), file.lines[at : at + len(old)]), mended=True)
+        found, units = indented(hunk, file.bare[at : at + len(old)])
+        for added in sorted(found):
+            yield Place(at, _ended(list(added), file.lines[at : at + len(old)]), mended=True, units=units)
 
 
 def choose(file: Lines, hunks: list[Hunk]) -> list[Place]:

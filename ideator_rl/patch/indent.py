@@ -6,6 +6,7 @@ given, and the caller refuses.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ideator_rl.patch.edit import Hunk
@@ -27,48 +28,58 @@ _UNITS = [
 """Units of indentation that are mistaken for one another, either way round."""
 
 
-def indented(hunk: Hunk, standing: list[str]) -> set[tuple[str, ...]]:
-    """The added lines in each way that explains the lines `standing` in the file (blanks at their ends cut off)."""
+def indented(hunk: Hunk, standing: list[str]) -> tuple[set[tuple[str, ...]], bool]:
+    """The added lines in each way that explains the lines `standing` in the file (blanks at their ends cut off), and
+    whether one of these ways is another unit of indentation, which would hold for the whole patch."""
     old = [text.rstrip(BLANKS) for text in hunk.old]
     pairs = [(text, line) for text, line in zip(old, standing, strict=True) if text]
-    found = set()
+    found, units = set(), False
     lost_mark = hunk.marked and bool(pairs) and pairs[0][1] == " " + pairs[0][0]
-    for way in _ways(pairs, not lost_mark and (hunk.marked or _one_level(hunk))):
+    for way, unit in _ways(pairs, not lost_mark and (hunk.marked or _one_level(hunk))):
         added = [way(text) for text in hunk.added]
         if all(way(text) == line for text, line in pairs) and None not in added:
             found.add(tuple(text for text in added if text is not None))
+            units |= unit
     if (stripped := _first_line(hunk, pairs)) is not None:
         found.add(stripped)
-    return {added for added in found if _nests(added)} or found if len(found) > 1 else found
+    nested = {added for added in found if _nests(added)} if len(found) > 1 else found
+    return nested or found, units
 
 
 def _one_level(hunk: Hunk) -> bool:
-    """SEARCH and REPLACE show no sign of having lost different amounts: they begin equally deep, and so stand the
-    lines that are in both."""
+    """SEARCH and REPLACE show no sign of having lost different amounts: they begin and end with the same lines; or
+    lines that stand once on each side stand equally deep; or, where there are none, the first lines do."""
+    solid = [mark for mark, text in hunk.lines if text.strip(BLANKS)]
+    if len(solid) > 2 and solid[0] == solid[-1] == " ":
+        return True
     sides = [[text for text in side if text.strip(BLANKS)] for side in (hunk.old, hunk.new)]
+    counts = [Counter(text.strip(BLANKS) for text in side) for side in sides]
     depths = [{text.strip(BLANKS): _depth(text) for text in side} for side in sides]
-    firsts = [_depth(side[0]) for side in sides if side]
-    return len(set(firsts)) < 2 and all(depths[1].get(text, depth) == depth for text, depth in depths[0].items())
+    shared = [text for text, count in counts[0].items() if count == counts[1][text] == 1]
+    if shared:
+        return all(depths[0][text] == depths[1][text] for text in shared)
+    return len({_depth(side[0]) for side in sides if side}) < 2
 
 
 def _depth(text: str) -> int:
     return len(text) - len(text.lstrip(BLANKS))
 
 
-def _ways(pairs: list[tuple[str, str]], shifts: bool) -> Iterator[Way]:
+def _ways(pairs: list[tuple[str, str]], shifts: bool) -> Iterator[tuple[Way, bool]]:
+    """Each way, and whether it is another unit."""
     if not pairs:
         return
     text, line = pairs[0]
     if not shifts:
         pass
     elif line.endswith(text):
-        yield _shift_in(line[: len(line) - len(text)])
+        yield _shift_in(line[: len(line) - len(text)]), False
     elif text.endswith(line):
-        yield _shift_out(text[: len(text) - len(line)])
+        yield _shift_out(text[: len(text) - len(line)]), False
     if any(text[0].isspace() for text, _ in pairs):
         for have, want in _UNITS:
-            yield _convert(have, want)
-            yield _convert(want, have)
+            yield _convert(have, want), True
+            yield _convert(want, have), True
 
 
 def _shift_in(blanks: str) -> Way:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from ideator_rl.patch.edit import Hunk, align
 
-_NUMBERED = re.compile(r"\s*(\d{1,7})(\s?[|:→]|\t)(.*)", re.S)
+_NUMBERED = re.compile(r"\s*(\d{1,7})( ?[|:→]|\t)(.*)", re.S)
 
 Side = list[tuple[int, str] | None]
 """For each line its number and the text behind it; None for a line without one."""
@@ -37,13 +37,14 @@ def _new_side(hunk: Hunk, form: str, old: Side) -> Side | None:
     """The entries of the new lines; None where one may be numbered, but not like the others or not in order."""
     numbers = [entry[0] for entry in old if entry]
     styles = {style for text in hunk.old if text.strip() for style in _styles(text)}
-    last = numbers[0] - 1
+    known, last = set(hunk.old), numbers[0] - 1
     entries: Side = []
     for text in hunk.new:
         entry = _number(text, form) if text.strip() else None
-        if entry and not (last < entry[0] <= numbers[-1] + len(hunk.new) and styles & _styles(text)):
-            return None
-        last = entry[0] if entry else last
+        if entry and text not in known:
+            if not (last < entry[0] <= numbers[-1] + len(hunk.new) and styles & _styles(text)):
+                return None
+            last = entry[0]
         entries.append(entry)
     return entries
 
@@ -81,7 +82,7 @@ def _form(lines: list[str]) -> str | None:
 
 
 def _number(text: str, form: str) -> tuple[int, str] | None:
-    found = _NUMBERED.match(text if text.strip().strip("0123456789") else text.rstrip() + form)
+    found = _NUMBERED.match(text) or _NUMBERED.match(text.rstrip() + form)
     return (int(found[1]), found[3]) if found and found[2] == form else None
 
 

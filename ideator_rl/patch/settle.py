@@ -28,7 +28,7 @@ def located(file: Lines, hunks: list[Hunk]) -> list[tuple[Hunk, Place]]:
     settled = [part for hunk in hunks for part in _settled(file, hunk)]
     placed = list(zip(settled, choose(file, settled), strict=True))
     for hunk, place in placed:
-        _check_added(file.path, hunk, place.at)
+        _check_added(file, hunk, place.at)
     return placed
 
 
@@ -42,8 +42,9 @@ def fits(file: Lines, hunk: Hunk) -> bool:
         return False
 
 
-def _check_added(path: str, hunk: Hunk, at: int) -> None:
-    if mark := stray_mark(hunk):
+def _check_added(file: Lines, hunk: Hunk, at: int) -> None:
+    path = file.path
+    if mark := stray_mark(hunk, file.core):
         raise PatchError(
             f"{path}, {hunk.label}: it adds {mark[:120]!r}, which would replace code by a remark; write the lines that "
             "should stand there, or put the same mark on both sides"

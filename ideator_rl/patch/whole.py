@@ -32,7 +32,7 @@ def replaced(path: str, text: str, new: list[str]) -> str:
         PatchError: `new` may be an excerpt, or leaves lines out.
     """
     (old, newline), crlf = split(text), text.count("\r\n") == text.count("\n") > 0
-    if crlf:
+    if crlf or ("\r" not in text and all(line.endswith("\r") for line in new)):
         old, new = [[line.removesuffix("\r") for line in lines] for lines in (old, new)]
     if unnumbered_file(old) is None:
         new = unnumbered_file(new) or new
