@@ -62,8 +62,15 @@ def test_the_budget_is_kept(budget, numbered):
 
 
 def test_what_is_left_out_is_listed_with_the_lines_of_its_definitions():
-    text = shown(BASE, 240).text
-    assert "do not fit" in text and "layers/norm.py (22 lines): class Norm 1-2" in text and "unused.py" in text
+    wide = "    " + "y" * 200 + "\n"
+    far = BASE | {"far.py": "class Far:\n" + wide * 50 + "\n\ndef near():\n" + wide * 1_000}
+    text = shown(far, 1_000).text
+    assert "do not fit in here:\nfar.py (1054 lines): class Far 1-51; def near 54-1054\n" in text
+
+
+def test_room_that_is_left_shows_parts_of_files_that_do_not_fit():
+    view = shown(BASE | {"model.py": LONG}, 800, "Use rotary positions.")
+    assert view.partly == ("model.py",) and "def rotary(" in view.text and "layers/norm.py" in view.whole
 
 
 def test_names_that_do_not_fit_are_counted():

@@ -4,11 +4,12 @@ Where everything fits, everything is shown.  Else, in this order, each file whol
 
 1. files that the command runs and files that the idea names; one too long for its share is shown in part;
 2. files by how many imports away from the command's script they are, the shorter first;
-3. files that no import leads to, the shorter first.
+3. files that no import leads to, the shorter first;
+4. parts of the files that did not fit, in the same order.
 
-An eighth of the budget is kept for the files that do not fit: they are listed with the lines of their classes and
-functions, or by name, or counted.  In part means: the head, then the parts that share the rarest words with the idea;
-a mark stands where lines are left out and says which.
+An eighth of the budget is kept for the files of which nothing fits: they are listed with the lines of their classes
+and functions, or by name, or counted.  Parts of a file are its head, then what shares the rarest words with the idea; a
+mark stands where lines are left out and says which.
 
 Guaranteed: the same text for the same arguments; at most `budget` tokens, as far as the estimate holds (three bytes
 of UTF-8 a token: code has more), but for one line that counts the files left out.
@@ -31,7 +32,7 @@ BYTES_PER_TOKEN = 3
 LISTING_SHARE = 8
 """One part in so many of the budget is kept for the list of what is not shown."""
 MAX_NAMES = 12
-"""Classes and functions named in one mark."""
+"""Classes and functions named in one mark, or for one file in the list."""
 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -81,6 +82,10 @@ def shown_files(base: Tree, view: View, budget: int) -> Shown:
         if tokens(blocks[path]) <= left:
             chosen[path] = blocks[path]
             left -= tokens(blocks[path])
+    for path in others:
+        if path not in chosen and (block := _excerpt(path, base[path], view, left)):
+            chosen[path] = block
+            left -= tokens(block)
     rest = [path for path in (*certain, *others) if path not in chosen]
     text = "".join(chosen[path] for path in sorted(chosen)) + _listing(base, rest, left + listing)
     partly = tuple(sorted(path for path in chosen if chosen[path] != blocks[path]))
@@ -175,9 +180,12 @@ def _mark(gap: list[Part]) -> str:
     if not gap:
         return ""
     names = list(dict.fromkeys(part.name for part in gap if part.name))
-    more = [f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    holds = f", with {', '.join(names[:MAX_NAMES] + more)}," if names else ""
+    holds = f", with {', '.join(_few(names))}," if names else ""
     return f"[lines {gap[0].first} to {gap[-1].last}{holds} are not shown here]\n"
+
+
+def _few(names: list[str]) -> list[str]:
+    return names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], f"{len(names) - MAX_NAMES} more"]
 
 
 def _listing(base: Tree, rest: list[str], budget: int) -> str:
@@ -193,7 +201,8 @@ def _listing(base: Tree, rest: list[str], budget: int) -> str:
         lines.append(line)
         left -= tokens(line)
     for index, path in enumerate(rest[: len(lines)]):
-        held = "; ".join(f"{part.name} {part.first}-{part.last}" for part in definitions(path, base[path]))
+        inside = [f"{part.name} {part.first}-{part.last}" for part in definitions(path, base[path])]
+        held = "; ".join(_few(inside))
         longer = f"{lines[index][:-1]}: {held}\n"
         if held and tokens(longer) - tokens(lines[index]) <= left:
             left -= tokens(longer) - tokens(lines[index])
