@@ -183,9 +183,28 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
     unread = [f"{name} ({meaning})" for name, meaning in WIRES.items() if name not in code]
     words = f". Nothing in baseline/ reads {', '.join(unread)}" if unread else ""
     printed = [line for line in record.log.splitlines() if line.strip(" ^~")][-12:]
+    if record.status == FAILED and record.error and "the model could not be" in record.error["message"]:
+        words += _by_hand(environment, preset)
     if record.status in (FAILED, TIMED_OUT) and printed:
         words += ". The last that it printed:\n" + "\n".join(f"      {line}" for line in printed)
     return words
+
+
+def _by_hand(environment: Environment, preset: str) -> str:
+    """How to see the whole of an error of which the evaluator tells the kind alone."""
+    module, _, function = environment.scorer.partition(":")
+    data, seconds = environment.data(preset).public, environment.preset(preset).budget.seconds
+    variables = f"IDEATOR_DATA={data} IDEATOR_ARTIFACT=/tmp/artifact IDEATOR_BUDGET_SECONDS={seconds:g} IDEATOR_SEED=0"
+    lines = (
+        f"mkdir -p /tmp/artifact; cd {environment.root / 'baseline'}",
+        f"{variables} {' '.join(environment.command)}",
+        f"""python -c "import numpy, {module}; m = {module}.{function}('/tmp/artifact'); """
+        """print(m(numpy.zeros((2, 8), 'int32')).shape)\"""",
+    )
+    told = f"expected to print (2, 8, {environment.preset(preset).vocab})"
+    return f". Of the model's errors the evaluator tells the kind alone; the whole, by hand ({told}):\n" + "\n".join(
+        f"      {line}" for line in lines
+    )
 
 
 def _replay(first: list[Experiment], again: list[Experiment]) -> Check:

@@ -6,10 +6,12 @@ on this side.
 
 import numpy as np
 
-from ideator_rl.executor.scoring import ScorerFailed
+from ideator_rl.evaluation import Audit, token_loss
 
-LENGTH, WINDOWS = 64, 256
+LENGTH, WINDOWS = 64, 512
 """Characters a window, and windows: fixed, so that every experiment is measured on the same text."""
+AUDIT = Audit(tolerance=0.001)
+"""A fresh process must predict as well from the beginnings of windows: a model that looks ahead is `invalid`."""
 
 
 def evaluate(run) -> float:
@@ -19,18 +21,6 @@ def evaluate(run) -> float:
     never load code or pickles from it.  Raise `ScorerFailed` for an answer that cannot be used (status `failed`) and
     `Implausible` for one that is not believed (`invalid`).
     """
-    text = np.frombuffer((run.private / "main.bin").read_bytes(), np.uint8).astype(np.int32)
+    text = np.fromfile(run.private / f"{run.split}.bin", np.uint8)
     tokens = text[: WINDOWS * (LENGTH + 1)].reshape(WINDOWS, LENGTH + 1)
-    with run.open_scorer() as scorer:
-        logits = scorer.logits(tokens[:, :-1])
-    return float(nats(logits, tokens[:, 1:]).mean())
-
-
-def nats(logits, targets):
-    """Loss of each target (B, T) under logits (B, T, V), in float64."""
-    logits = logits.astype(np.float64)
-    if not np.isfinite(logits).all():
-        raise ScorerFailed("the model gave logits that are not finite")
-    logits -= logits.max(-1, keepdims=True)
-    chosen = np.take_along_axis(logits, targets[..., None].astype(np.int64), -1)[..., 0]
-    return np.log(np.exp(logits).sum(-1)) - chosen
+    return token_loss(run, tokens, batch=128, audit=AUDIT)
