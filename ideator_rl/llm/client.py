@@ -1,0 +1,216 @@
+"""The client of a code LLM.
+
+One object may be used from several event loops and threads: each loop has connections of its own, the gate is shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ideator_rl.ledger import Ledger, Spent
+from ideator_rl.llm import faults
+from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable
+from ideator_rl.llm.gate import gate
+from ideator_rl.llm.prices import Price, shipped
+from ideator_rl.llm.recording import Recording, Replay
+from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
+from ideator_rl.llm.request import Request, digest_of, make_request
+from ideator_rl.llm.settings import LLMSettings, SettingsError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+BACKOFF, LONGEST = 1.0, 60.0
+"""Seconds: the n-th wait is drawn from [0, BACKOFF · 2ⁿ], at most LONGEST (full jitter)."""
+
+
+class ChatClient:
+    """Asks a code LLM; the run's ledger is reserved before and booked after every try.
+
+    Raises:
+        SettingsError: no key in the environment, or a cap in USD and a model without a price.
+        RecordingError: the recording cannot be read.
+    """
+
+    def __init__(self, settings: LLMSettings, ledger: Ledger):
+        self.settings, self.ledger = settings, ledger
+        self._recording = self._open_recording()
+        self._prices = {} if settings.replay else {name: self._price(name) for name in settings.models}
+        self._key = "" if settings.replay else self._api_key()
+        self._gate = gate(settings.url)
+        self._clients: weakref.WeakKeyDictionary[Any, AsyncOpenAI] = weakref.WeakKeyDictionary()
+        self._lock, self._random = threading.Lock(), random.Random()
+
+    @property
+    def version(self) -> str:
+        """A hash of what an answer depends on, beside the prompt."""
+        s = self.settings
+        return digest_of([s.models, s.temperature, s.max_tokens, s.extra_body])[:16]
+
+    async def complete(
+        self,
+        messages: list[dict[str, str]],
+        *,
+        salt: str,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+    ) -> Reply:
+        """The model's answer.
+
+        A call that is cancelled gives back its turn at once.  Its cost is booked as nothing when it was still waiting,
+        and as what was reserved when it was on the wire: the server may go on and bill it, and does not tell.  The same
+        holds for a try that timed out or broke off.  A replayed answer costs nothing; `usd` is what it did cost.
+
+        Args:
+            messages: `role` and `content` each.
+            salt: names the call; it picks the model, by weight, and the seed.
+
+        Raises:
+            LLMUnavailable: all tries failed, or the server refuses for a reason that no other try will change.
+            ContextTooLong: prompt and completion do not fit the model's window.
+            BudgetSpent: it could break a cap.
+        """
+        request = make_request(self.settings, messages, salt, temperature, max_tokens)
+        key = request.key(self.settings.extra_body)
+        if self._recording is not None and (held := self._recording.get(key)) is not None:
+            return held
+        if self.settings.replay:
+            raise LLMUnavailable(
+                f"The recording {self.settings.replay} has no answer for the call {salt!r} as it is asked now: the "
+                "prompt, the models or their settings differ from those of the recorded run, or that call was "
+                "cancelled. Give the same ones, or put `record` in the place of `replay`: it asks for what is missing."
+            )
+        self._refuse_if_too_long(request)
+        reply = await self._asked(request)
+        if self._recording is not None:
+            self._recording.add(key, vars(request), reply)
+        return reply
+
+    async def close(self) -> None:
+        """Close the connections of all loops."""
+        with self._lock:
+            clients = list(self._clients.items())
+            self._clients.clear()
+        for loop, client in clients:
+            if loop is asyncio.get_running_loop():
+                await client.close()
+            elif loop.is_running():
+                asyncio.run_coroutine_threadsafe(client.close(), loop)
+
+    async def _asked(self, request: Request) -> Reply:
+        for tried in range(self.settings.retries + 1):
+            try:
+                return await self._try(request)
+            except Fault as fault:
+                if not fault.passing or tried == self.settings.retries:
+                    raise fault.final(self.settings.shown_url, tried + 1) from fault
+                wait = self._random.uniform(0, min(LONGEST, BACKOFF * 2**tried))
+                if fault.after is not None:
+                    self._gate.pause(fault.after)
+                    wait = fault.after + min(wait, BACKOFF)
+            await asyncio.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    async def _try(self, request: Request) -> Reply:
+        s, price = self.settings, self._prices[request.model]
+        connections = self._client()  # made before the turn comes: it takes longer than a start may be late
+        turn = self._gate.turn(s.concurrency, s.requests_per_minute)
+        async with turn, self.ledger.reserve_when_free(request.most(price)) as held:
+            started = time.monotonic()
+            try:
+                answer = read_answer(await self._send(connections, request))
+            except Fault as fault:
+                held.actual = None if fault.billed else Spent()
+                raise
+            reply = self._reply(request, answer, price, time.monotonic() - started)
+            held.actual = Spent(usd=reply.usd, tokens=reply.prompt_tokens + reply.completion_tokens)
+        return reply
+
+    async def _send(self, connections: AsyncOpenAI, request: Request) -> bytes:
+        """The body of the answer.  Raises: Fault."""
+        import openai
+
+        create: Any = connections.chat.completions.with_raw_response.create
+        try:
+            async with asyncio.timeout(self.settings.timeout):
+                raw = await create(**request.parameters(self.settings), timeout=self.settings.timeout)
+            return bytes(raw.http_response.content)
+        except openai.APIStatusError as error:
+            text = self._without_key(error.response.text)
+            body = json.loads(self._without_key(json.dumps(error.body)))
+            fault = faults.of_status(error.status_code, body, text, error.response.headers, self.settings.api_key_env)
+            raise fault from None  # the client's error holds the request, and with it the key
+        except (openai.APIConnectionError, TimeoutError) as error:
+            raise faults.of_connection(error, self.settings.timeout) from None
+
+    def _reply(self, request: Request, answer: Answer, price: Price, seconds: float) -> Reply:
+        tokens = answer.tokens or (
+            prompt_tokens(request.messages),
+            tokens_of(answer.text) + tokens_of(answer.reasoning),
+        )
+        usd = price.usd(*tokens)
+        return Reply(answer.text, answer.finish, request.model, *tokens, usd, seconds, answer.tokens is None)
+
+    def _refuse_if_too_long(self, request: Request) -> None:
+        window, prompt = self.settings.context_tokens, prompt_tokens(request.messages)
+        if window is not None and prompt + request.max_tokens > window:
+            raise ContextTooLong(
+                f"The prompt has about {prompt} tokens and the completion may have {request.max_tokens}; the window "
+                f"(context_tokens) has {window}. Show less of the codebase, or lower max_tokens."
+            )
+
+    def _client(self) -> AsyncOpenAI:
+        import openai
+
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if loop not in self._clients:
+                self._clients[loop] = openai.AsyncOpenAI(
+                    api_key=self._key,
+                    base_url=self.settings.url,
+                    max_retries=0,
+                    # A proxy that the environment names is not for servers on this machine.
+                    http_client=openai.DefaultAsyncHttpxClient(trust_env=not self.settings.loopback),
+                )
+            return self._clients[loop]
+
+    def _open_recording(self) -> Recording | None:
+        if self.settings.replay:
+            return Replay(Path(self.settings.replay))
+        return Recording(Path(self.settings.record)) if self.settings.record else None
+
+    def _price(self, model: str) -> Price:
+        price = self.settings.prices.get(model) or shipped().get(model)
+        if price is not None:
+            return price
+        if self.settings.loopback:
+            return Price()
+        how = f"`prices: {{{model}: {{prompt: 1.25, completion: 10.0}}}}` (USD per 1 million tokens)"
+        if self.ledger.caps.usd is not None:
+            raise SettingsError(f"No price is known for {model}, and the run has a cap in USD. Give it: {how}.")
+        logging.getLogger(__name__).warning(
+            "No price is known for %s: its calls count as 0 USD. Give it: %s.", model, how
+        )
+        return Price()
+
+    def _api_key(self) -> str:
+        name = self.settings.api_key_env
+        key = os.environ.get(name, "") if name else ""
+        if not key and name and not self.settings.loopback:
+            raise SettingsError(
+                f"The environment variable {name} with the key of {self.settings.shown_url} is not set. Set it, name "
+                "another with `api_key_env`, or give `api_key_env: null` where the server wants none."
+            )
+        return key or "none"
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self._key, "***") if len(self._key) >= 8 else text

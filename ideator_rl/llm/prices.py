@@ -1,0 +1,42 @@
+"""What tokens cost: a shipped, dated table, and what a recipe says instead.
+
+A cost is an upper bound: discounts for cached prompts or batches are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per 1 million tokens."""
+
+    prompt: float = 0.0
+    completion: float = 0.0
+
+    def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
+        return (self.prompt * prompt_tokens + self.completion * completion_tokens) / MILLION
+
+
+@cache
+def shipped() -> Mapping[str, Price]:
+    """The table in `prices.yaml`, by the model's exact name."""
+    raw = yaml.safe_load((Path(__file__).parent / "prices.yaml").read_text(encoding="utf-8"))
+    return {name: Price(**price) for name, price in raw.items()}
+
+
+def mean(models: Mapping[str, float], prices: Mapping[str, Price]) -> Price:
+    """What a call costs on average, over models by weight."""
+    total = sum(models.values())
+    return Price(
+        sum(weight * prices[name].prompt for name, weight in models.items()) / total,
+        sum(weight * prices[name].completion for name, weight in models.items()) / total,
+    )

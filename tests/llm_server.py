@@ -1,0 +1,90 @@
+"""A scripted server of chat completions on loopback, which stands for the faults that a real one cannot be asked for."""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+
+
+def answer(text="Hello.", finish="stop", usage=USAGE, **message):
+    """The body of a chat completion."""
+    choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text, **message}}
+    body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return body | ({"usage": usage} if usage else {})
+
+
+class Scripted:
+    """Answers with the steps of the script in order, the last one again and again; a step may be a function of the request.
+
+    A step is a dict: `status`, `headers`, `body` (an object, or bytes sent as they are), `delay` (seconds), `drop`.
+    """
+
+    def __init__(self, *script):
+        self.script = script or ({},)
+        self.requests, self.headers, self.times = [], [], []
+        self.inside = self.most_inside = 0
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _begin(self, body, headers):
+        with self._lock:
+            number = len(self.requests)
+            self.requests.append(body)
+            self.headers.append(headers)
+            self.times.append(time.monotonic())
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+        step = self.script[min(number, len(self.script) - 1)]
+        return step(body) if callable(step) else step
+
+    def _handler(scripted):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = 1 << 16  # head and body in one packet
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                step = scripted._begin(body, {name.lower(): value for name, value in self.headers.items()})
+                try:
+                    time.sleep(step.get("delay", 0))
+                finally:
+                    with scripted._lock:
+                        scripted.inside -= 1
+                if step.get("drop"):
+                    self.close_connection = True
+                    return
+                self._send(step)
+
+            def _send(self, step):
+                body = step.get("body", answer())
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                try:
+                    self.send_response(step.get("status", 200))
+                    for name, value in {"Content-Type": "application/json", **step.get("headers", {})}.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", str(len(data)))
+                    self.end_headers()
+                    self.wfile.write(data)
+                    self.wfile.flush()
+                except (BrokenPipeError, ConnectionResetError):
+                    self.close_connection = True  # the client gave up
+
+            def log_message(self, *_):
+                pass
+
+        return Handler

@@ -1,0 +1,161 @@
+"""The ledger: caps hold with what is in flight, over threads, processes and lives of a run."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ideator_rl.ledger import BudgetSpent, Caps, Ledger, LedgerError, Spent
+
+SPENDER = """
+import sys, time
+from pathlib import Path
+from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
+ledger, done = Ledger(Caps(tokens=100), Path(sys.argv[1])), 0
+for _ in range(40):
+    try:
+        with ledger.reserve(Spent(tokens=2)) as held:
+            held.actual = Spent(tokens=2)
+            done += 1
+    except BudgetSpent:
+        time.sleep(0.001)
+print(done)
+"""
+HOLDER = """
+import sys, time
+from pathlib import Path
+from ideator_rl.ledger import Caps, Ledger, Spent
+with Ledger(Caps(usd=10, gpu_hours=10), Path(sys.argv[1])).reserve(Spent(usd=6, tokens=50, gpu_hours=6)):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def start(code, path):
+    return subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process with 6 of 10 USD in flight."""
+    process = start(HOLDER, tmp_path / "ledger.json")
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_what_is_in_flight_counts_and_is_replaced_by_what_it_cost():
+    ledger = Ledger(Caps(usd=1.0))
+    with ledger.reserve(Spent(usd=0.6)) as held:
+        with pytest.raises(BudgetSpent, match="0.6 in flight"), ledger.reserve(Spent(usd=0.6)):
+            pass
+        held.actual = Spent(usd=0.1)
+    with ledger.reserve(Spent(usd=0.6)):
+        pass
+    assert ledger.spent.usd == pytest.approx(0.7) and "max_usd" in ledger.exhausted
+
+
+def test_what_ends_in_an_error_has_cost_what_was_reserved():
+    ledger = Ledger()
+    with pytest.raises(ZeroDivisionError), ledger.reserve(Spent(tokens=7)):
+        raise ZeroDivisionError
+    assert ledger.spent.tokens == 7
+
+
+def test_one_who_can_wait_waits_for_what_is_in_flight_and_is_no_refusal():
+    ledger = Ledger(Caps(tokens=10))
+
+    async def call():
+        async with ledger.reserve_when_free(Spent(tokens=6)) as held:
+            await asyncio.sleep(0.02)
+            held.actual = Spent(tokens=2)
+
+    async def three():
+        await asyncio.gather(call(), call(), call())
+
+    asyncio.run(three())
+    assert ledger.spent.tokens == 6 and ledger.exhausted is None
+    with pytest.raises(BudgetSpent):
+        asyncio.run(call())
+    assert "6 spent" in ledger.exhausted
+
+
+def test_two_processes_keep_one_cap(tmp_path):
+    path = tmp_path / "ledger.json"
+    both = [start(SPENDER, path) for _ in range(2)]
+    done = [int(process.communicate(timeout=60)[0]) for process in both]
+    assert sum(done) == 50 and json.loads(path.read_text()) == {"usd": 0.0, "tokens": 100.0, "gpu_hours": 0.0}
+    assert not list(tmp_path.glob("ledger.json.*[!k]")), "the living leave nothing behind"
+
+
+def test_what_another_process_has_in_flight_counts(tmp_path, holder):
+    ledger = Ledger(Caps(usd=10), tmp_path / "ledger.json")
+    with pytest.raises(BudgetSpent, match="6 in flight"), ledger.reserve(Spent(usd=5)):
+        pass
+    with ledger.reserve(Spent(usd=4)):
+        pass
+
+
+def test_calls_of_a_killed_process_count_as_spent_and_its_experiments_are_let_go(tmp_path, holder):
+    ledger = Ledger(Caps(usd=10, gpu_hours=10), tmp_path / "ledger.json")
+    holder.kill()
+    holder.wait()
+    with ledger.reserve(Spent(usd=4, gpu_hours=10)) as held:
+        held.actual = Spent(usd=1, gpu_hours=2)
+    assert vars(ledger.spent) == {"usd": 7, "tokens": 50, "gpu_hours": 2}
+
+
+def test_a_process_that_exits_in_the_usual_way_books_what_it_held(tmp_path):
+    path = tmp_path / "ledger.json"
+    code = HOLDER.replace("time.sleep(60)", "sys.exit()")
+    process = start(code, path)
+    process.communicate(timeout=60)
+    assert Ledger(Caps(usd=10), path).spent.usd == 6
+
+
+def test_without_caps_the_file_is_written_by_booking_only(tmp_path):
+    path = tmp_path / "run" / "ledger.json"
+    ledger = Ledger(path=path)
+    with ledger.reserve(Spent(usd=1)):
+        assert not path.parent.exists()
+    assert json.loads(path.read_text())["usd"] == 1.0
+
+
+def test_booking_is_cheap_beside_a_call(tmp_path):
+    ledger = Ledger(Caps(usd=1e9), tmp_path / "ledger.json")
+    started = time.perf_counter()
+    for _ in range(50):
+        with ledger.reserve(Spent(usd=1)):
+            pass
+    assert (time.perf_counter() - started) / 50 < 0.1
+
+
+def test_a_damaged_file_is_an_error_that_says_what_it_should_hold(tmp_path):
+    (tmp_path / "ledger.json").write_text('{"usd": 1.')
+    with pytest.raises(LedgerError, match="cannot be used.*gpu_hours"):
+        Ledger(path=tmp_path / "ledger.json")
+
+
+@pytest.mark.parametrize(
+    ("spent", "words"),
+    [
+        (Spent(usd=1.234, tokens=45_000, gpu_hours=0.5), "spent 1.23 USD, 45 000 tokens, 0.5 GPU-hours"),
+        (Spent(usd=0.00321, tokens=12), "spent 0.0032 USD, 12 tokens, 0 GPU-hours"),
+        (Spent(gpu_hours=120.0), "spent 0.00 USD, 0 tokens, 120 GPU-hours"),
+    ],
+)
+def test_what_was_spent_is_one_line(spent, words):
+    ledger = Ledger()
+    with ledger.reserve(spent):
+        pass
+    assert ledger.words() == words
+
+
+def test_a_folder_that_cannot_be_is_an_error_in_words(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(LedgerError, match="cannot be used"):
+        Ledger(path=tmp_path / "file" / "ledger.json")

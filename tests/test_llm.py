@@ -1,0 +1,348 @@
+"""The client of a code LLM, against a scripted server: every fault ends as what it is."""
+
+import asyncio
+import email.utils
+import threading
+import time
+
+import pytest
+from llm_server import Scripted, answer
+
+from ideator_rl.ledger import BudgetSpent, Caps, Ledger
+from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, client
+from ideator_rl.llm.settings import SettingsError
+
+ASK = [{"role": "user", "content": "Write a patch."}]
+PRICES = {"m": {"prompt": 1000, "completion": 10_000}}
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def made(url, ledger=None, **settings):
+    raw = {"base_url": url, "models": "m", "max_tokens": 100, **settings}
+    return ChatClient(LLMSettings.from_mapping(raw), ledger or Ledger())
+
+
+def ask(server, ledger=None, salt="a", **settings):
+    async def once():
+        made_client = made(server.url, ledger, **settings)
+        try:
+            return await made_client.complete(ASK, salt=salt)
+        finally:
+            await made_client.close()
+
+    return asyncio.run(once())
+
+
+def gives_up(server, words):
+    with pytest.raises(LLMUnavailable, match=words):
+        ask(server)
+
+
+def test_an_answer_comes_with_its_tokens_its_price_and_its_time():
+    ledger = Ledger()
+    with Scripted({"body": answer("Done.")}) as server:
+        reply = ask(server, ledger, prices=PRICES, temperature=0.5, extra_body={"top_k": 5})
+    assert (reply.text, reply.finish, reply.model, reply.prompt_tokens, reply.completion_tokens) == ("Done.", "stop", "m", 10, 5)  # fmt: skip
+    assert reply.usd == ledger.spent.usd == 0.06 and ledger.spent.tokens == 15 and not reply.estimated
+    sent = server.requests[0]
+    assert sent.pop("seed") >= 0
+    assert sent == {"model": "m", "messages": ASK, "temperature": 0.5, "max_tokens": 100, "top_k": 5}
+    assert reply.seconds > 0
+
+
+def test_what_may_pass_is_tried_again_and_what_was_not_billed_is_not_booked():
+    ledger = Ledger()
+    script = [{"status": 500, "body": b"<html>oops"}, {"status": 503}, {"status": 429, "body": {"error": {"message": "slow"}}}, {}]  # fmt: skip
+    with Scripted(*script) as server:
+        assert ask(server, ledger).text == "Hello."
+    assert len(server.requests) == 4 and ledger.spent.tokens == 15
+
+
+@pytest.mark.parametrize("form", [str, lambda s: email.utils.formatdate(time.time() + s + 1, usegmt=True)])
+def test_a_server_that_asks_to_wait_is_waited_for_by_everyone(form):
+    with Scripted({"status": 429, "headers": {"Retry-After": form(1)}}, {}) as server:
+
+        async def two():
+            first = asyncio.create_task(made(server.url).complete(ASK, salt="a"))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            return await asyncio.gather(first, made(server.url).complete(ASK, salt="b"))
+
+        asyncio.run(two())
+    assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= 0.95
+
+
+def test_a_server_that_asks_to_wait_for_an_hour_is_given_up():
+    with Scripted({"status": 429, "headers": {"Retry-After": "3600"}}) as server:
+        gives_up(server, "3600 s")
+    assert len(server.requests) == 1
+
+
+def test_an_account_without_quota_is_not_asked_again():
+    with Scripted({"status": 429, "body": {"error": {"code": "insufficient_quota", "message": "pay"}}}) as server:
+        gives_up(server, "no quota left")
+    assert len(server.requests) == 1
+
+
+def test_an_answer_that_takes_too_long_is_tried_again_and_booked_as_what_it_could_cost():
+    ledger = Ledger()
+    with Scripted({"delay": 0.6}, {}) as server:
+        assert ask(server, ledger, timeout=0.2).text == "Hello."
+    assert len(server.requests) == 2 and ledger.spent.tokens > 100 + 15
+
+
+def test_a_connection_that_breaks_is_tried_again_and_booked_as_what_it_could_cost():
+    ledger = Ledger()
+    with Scripted({"drop": True}, {}) as server:
+        assert ask(server, ledger).text == "Hello."
+    assert ledger.spent.tokens > 100 + 15
+
+
+def test_a_server_that_is_down_costs_nothing_and_is_an_outage():
+    server, ledger = Scripted(), Ledger()
+    server.stop()
+    with pytest.raises(LLMUnavailable, match=r"asked 3 times and gave no answer.*no connection.*--resume"):
+        ask(server, ledger, retries=2)
+    assert ledger.spent.tokens == 0
+
+
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'{"choices": []}', b'{"error": {"message": "overloaded"}}', b'{"choices": [null]}'])  # fmt: skip
+def test_a_body_that_is_no_chat_completion_is_tried_again(body):
+    with Scripted({"body": body}, {}) as server:
+        assert ask(server).text == "Hello."
+    with Scripted({"body": body}) as server, pytest.raises(LLMUnavailable, match="no chat completion"):
+        ask(server, retries=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "finish", "text"),
+    [
+        (answer(""), "empty", ""),
+        (answer(None), "empty", ""),
+        (answer(" \n"), "empty", " \n"),
+        (answer(None, tool_calls=[{"id": "1"}], finish="tool_calls"), "empty", ""),
+        (answer(None, refusal="I won't."), "refused", "I won't."),
+        (answer("Half", finish="content_filter"), "refused", "Half"),
+        (answer("Half", finish="length"), "length", "Half"),
+        (answer("", finish="length", reasoning_content="Hm"), "length", ""),
+        (answer("Yes", reasoning_content="Hm"), "stop", "Yes"),
+        (answer([{"type": "text", "text": "Yes"}, {"type": "image"}]), "stop", "Yes"),
+        (answer("<think>Hm</think>Yes", finish=None), "stop", "<think>Hm</think>Yes"),
+        (answer("half \ud83d pair"), "stop", "half ? pair"),
+    ],
+)
+def test_odd_answers_are_told_and_not_raised(body, finish, text):
+    with Scripted({"body": body}) as server:
+        reply = ask(server)
+    assert (reply.finish, reply.text, len(server.requests)) == (finish, text, 1)
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": None, "completion_tokens": 3}, {"prompt_tokens": -1, "completion_tokens": 3}])  # fmt: skip
+def test_tokens_that_the_server_does_not_count_are_estimated_and_said_to_be(usage):
+    with Scripted({"body": answer("x" * 9, usage=usage, reasoning_content="y" * 8)}) as server:
+        reply = ask(server)
+    assert reply.estimated and (reply.prompt_tokens, reply.completion_tokens) == (4, 3 + 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(401, "Check the key in MY_KEY"), (403, "Check the key"), (404, "base_url.*models"), (400, "seed: null"), (422, "status 422")],
+)  # fmt: skip
+def test_what_no_other_try_will_change_is_told_at_once_and_never_shows_the_key(status, words, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret-123")
+    step = {"status": status, "body": {"error": {"message": "bad sk-secret-123 there"}}}
+    with Scripted(step) as server, pytest.raises(LLMUnavailable, match=words) as caught:
+        ask(server, api_key_env="MY_KEY")
+    assert len(server.requests) == 1 and "sk-secret" not in str(caught.value) and "***" in str(caught.value)
+    assert server.headers[0]["authorization"] == "Bearer sk-secret-123"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "context_length_exceeded", "message": "no"},
+        {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."},
+        {"message": "prompt is too long: 210000 tokens > 200000 maximum"},
+        {"message": "the request exceeds the available context size, try increasing it"},
+    ],
+)
+def test_a_prompt_that_the_server_finds_too_long_is_told_apart(error):
+    with (
+        Scripted({"status": 400, "body": {"error": error}}) as server,
+        pytest.raises(ContextTooLong, match="Show less"),
+    ):
+        ask(server)
+    assert len(server.requests) == 1
+
+
+def test_a_prompt_beyond_the_window_is_not_sent():
+    with Scripted() as server:
+        assert ask(server, context_tokens=104).text == "Hello."
+        with pytest.raises(ContextTooLong, match="about 4 tokens.*100.*103"):
+            ask(server, context_tokens=103)
+    assert len(server.requests) == 1
+
+
+def test_no_more_than_the_allowed_calls_are_on_the_wire_over_clients_threads_and_loops():
+    with Scripted({"delay": 0.03}) as server:
+
+        async def many():
+            one = made(server.url, concurrency=3)
+            await asyncio.gather(*(one.complete(ASK, salt=str(i)) for i in range(8)))
+            await one.close()
+
+        threads = [threading.Thread(target=asyncio.run, args=(many(),)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(server.requests) == 24 and server.most_inside == 3
+
+
+def test_one_client_serves_several_loops_one_after_another_and_at_once():
+    with Scripted({"delay": 0.05}) as server:
+        shared = made(server.url, concurrency=1)
+        replies = []
+
+        def work():
+            replies.append(asyncio.run(shared.complete(ASK, salt="a")))
+
+        work()
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(replies) == 5 and server.most_inside == 1
+
+
+def test_starts_are_as_far_apart_as_the_rate_says():
+    with Scripted() as server:
+
+        async def many():
+            one, other = (made(server.url, requests_per_minute=1200) for _ in range(2))
+            await asyncio.gather(*((one, other)[i % 2].complete(ASK, salt=str(i)) for i in range(8)))
+
+        asyncio.run(many())
+    assert server.times[-1] - server.times[0] >= 7 * 0.05 - 0.02
+
+
+def test_a_cancelled_call_frees_its_turn_at_once_and_is_booked_as_what_it_could_cost():
+    with Scripted({"delay": 1.5}, {}) as server:
+        ledger = Ledger()
+
+        async def lose():
+            one = made(server.url, ledger, concurrency=1)
+            loser = asyncio.create_task(one.complete(ASK, salt="a"))
+            waiting = asyncio.create_task(one.complete(ASK, salt="b"))
+            while not server.requests:
+                await asyncio.sleep(0.01)
+            waiting.cancel()
+            loser.cancel()
+            started = time.monotonic()
+            await asyncio.gather(loser, waiting, return_exceptions=True)
+            reserved = ledger.spent.tokens
+            await one.complete(ASK, salt="c")
+            return reserved, time.monotonic() - started
+
+        reserved, seconds = asyncio.run(lose())
+    assert seconds < 1 and len(server.requests) == 2
+    assert 100 < reserved < 300 and ledger.spent.tokens == reserved + 15, "the waiting one costs nothing"
+
+
+def test_fifty_calls_at_once_never_break_a_cap():
+    full = {"prompt_tokens": 7, "completion_tokens": 100}
+    ledger = Ledger(Caps(usd=20.0, tokens=2000))
+    with Scripted({"delay": 0.01, "body": answer(usage=full)}) as server:
+
+        async def many():
+            one = made(server.url, ledger, concurrency=50, prices=PRICES)
+            return await asyncio.gather(*(one.complete(ASK, salt=str(i)) for i in range(50)), return_exceptions=True)
+
+        results = asyncio.run(many())
+    answered = [one for one in results if not isinstance(one, BaseException)]
+    assert all(isinstance(one, BudgetSpent) for one in results if one not in answered)
+    assert ledger.spent.usd <= 20 and ledger.spent.tokens == len(answered) * 107 <= 2000
+    assert len(answered) == len(server.requests) >= 15, "the cap is used up as far as a call surely fits"
+    assert ledger.exhausted
+
+
+def test_the_salt_picks_model_and_seed_for_good_and_models_by_weight():
+    with Scripted() as server:
+
+        async def many():
+            one = made(server.url, models={"big": 3, "small": 1, "none": 0}, concurrency=50)
+            return [(await one.complete(ASK, salt=str(i % 100))).model for i in range(200)]
+
+        models = asyncio.run(many())
+    assert models[:100] == models[100:] and "none" not in models and 60 <= models[:100].count("big") <= 90
+    seeds = [sent["seed"] for sent in server.requests]
+    assert seeds[:100] == seeds[100:] and len(set(seeds)) == 100
+
+
+def test_a_null_in_extra_body_leaves_a_parameter_out():
+    with Scripted() as server:
+        ask(server, extra_body={"seed": None, "temperature": None})
+    assert sorted(server.requests[0]) == ["max_tokens", "messages", "model"]
+
+
+def test_a_proxy_of_the_environment_is_not_for_this_machine(monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with Scripted() as server:
+        assert ask(server, retries=0).text == "Hello."
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"modles": "m"}, "unknown key 'modles'. Did you mean 'models'"),
+        ({"models": {}}, "models: {}"),
+        ({"models": {"m": -1}}, "weight of at least 0"),
+        ({"models": {"m": 0}}, "weights of 0 only"),
+        ({"temperature": "hot"}, "temperature: 'hot'. Expected a number"),
+        ({"concurrency": True}, "concurrency: True"),
+        ({"retries": 1.5}, "retries: 1.5"),
+        ({"base_url": "localhost:8000"}, "base_url"),
+        ({"prices": {"m": {"prompt": 1}}}, "price.*per 1 million"),
+        ({"extra_body": {"max_tokens": 5}}, "'max_tokens' in extra_body"),
+        ({"record": "a", "replay": "a"}, "both record and replay"),
+        ({"context_tokens": 100}, "the prompt needs room too"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_in_words(settings, words):
+    with pytest.raises(SettingsError, match=words):
+        LLMSettings.from_mapping({"models": "m", "max_tokens": 100, **settings})
+
+
+def test_a_key_that_is_not_set_is_asked_for_by_name_before_any_call():
+    with pytest.raises(SettingsError, match="OPENAI_API_KEY.*api_key_env: null"):
+        made("https://llm.example/v1")
+    made("https://llm.example/v1", api_key_env=None)
+    made("http://127.0.0.1:1/v1")
+
+
+def test_a_cap_in_usd_wants_a_price_and_without_one_a_line_says_what_is_not_counted(caplog):
+    capped = Ledger(Caps(usd=1.0))
+    with pytest.raises(SettingsError, match="No price is known for m.*cap in USD"):
+        made("https://llm.example/v1", capped, api_key_env=None)
+    made("https://llm.example/v1", capped, api_key_env=None, models="gpt-5-mini")
+    made("https://llm.example/v1", capped, api_key_env=None, prices=PRICES)
+    made("http://localhost:1/v1", capped)
+    assert not caplog.records
+    made("https://llm.example/v1", api_key_env=None)
+    assert [record.message.count("\n") for record in caplog.records] == [0] and "count as 0 USD" in caplog.text
+
+
+def test_the_version_is_that_of_the_answers():
+    def version(**settings):
+        return made("http://127.0.0.1:1/v1", **settings).version
+
+    same = [version(), version(concurrency=3), version(retries=1, timeout=5), version(api_key_env=None)]
+    others = [version(models="n"), version(temperature=0), version(max_tokens=5), version(extra_body={"top_p": 0.9})]
+    assert len(set(same)) == 1 and len({*same, *others}) == 5
