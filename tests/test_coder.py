@@ -355,6 +355,13 @@ def test_protected_files_are_shown_as_not_to_be_changed():
     assert "To be read, not changed: data.txt\n" in content(environment=environment, base=base)
 
 
+def test_hidden_files_are_named_and_not_shown():
+    environment = load_environment(TOY)
+    object.__setattr__(environment, "hidden", ("secret*",))
+    text = content(environment=environment, base=BASE | {"secret.py": "answer = 42\n"})
+    assert "hidden from you: secret.py\n" in text and "answer = 42" not in text
+
+
 def test_long_answers_and_errors_are_shortened_in_a_revision():
     messages = prompt(room=4_000).revision("a" * 50_000, "unfit", "b" * 50_000)
     assert sum(len(message["content"]) for message in messages) < 4_000
