@@ -21,6 +21,7 @@ from ideator_rl import manifest
 from ideator_rl.environment_data import Data, data_version, prepared
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
+from ideator_rl.patch.judge import is_protected
 from ideator_rl.registry import environment_folder, environment_names
 
 
@@ -104,6 +105,8 @@ class Environment:
     prepare: str | None
     catalogue_path: Path | None
     settings_file: str | None
+    hidden: tuple[str, ...] = ()
+    """Globs of files of the baseline that are protected and shown to nobody."""
     known_good: str | None = None
     """A patch that is known to better the metric: `env check` sees by it whether the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
@@ -160,6 +163,10 @@ class Environment:
         """The prepared data; the first call prepares it, under a lock, in the user's cache."""
         return prepared(self.name, self.root / self.prepare if self.prepare else None, preset)
 
+    def is_hidden(self, path: str) -> bool:
+        """Whether a file of the baseline is shown to nobody who writes ideas or code."""
+        return is_protected(path, Rules(editable=(), protected=self.hidden)) is not None
+
     def prompt(self, preset: str, kind: str = "short") -> str:
         """The text that asks the ideator for one idea; `{task}` and `{files}` are filled in.
 
@@ -172,7 +179,8 @@ class Environment:
             )
         text = (self.root / self.prompt_files[kind]).read_text()
         if "{files}" in text:
-            shown = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(self.baseline(preset).items()))
+            seen = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
+            shown = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(seen.items()))
             text = text.replace("{files}", shown)
         return text.replace("{task}", self.task).strip()
 
@@ -214,6 +222,7 @@ def _build(root: Path, raw: dict[str, Any]) -> Environment:
         task=(root / raw["task"]).read_text().strip(),
         command=tuple(raw["command"]),
         preload=tuple(raw["preload"]),
+        hidden=tuple(raw["hidden"]),
         rules=Rules(editable=tuple(raw["editable"]), protected=tuple(raw["protected"]) + hidden),
         metric=Metric(raw["metric"]["name"], raw["metric"]["direction"], tuple(raw["metric"]["plausible"])),
         reward_transform=raw["reward"]["transform"],

@@ -3,8 +3,8 @@
     <optional thought> [Experiment] what to try and why [Code Changes] what to change where [End]
 
 `parse_idea` takes a whole completion.  The first complete set of sections is the idea; text before it is the
-thought, text after `[End]` is dropped.  A completion without all three marks, in order and each followed by text,
-is malformed: no code is written for it and no GPU spent.
+thought, text after `[End]` is dropped; marks inside SEARCH/REPLACE blocks and hunks of a diff are code.  A completion
+without all three marks, in order and each followed by text, is malformed: no code is written for it and no GPU spent.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from ideator_rl.errors import IdeatorError
 
 EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
 FORM = f"{EXPERIMENT} … {CHANGES} … {END}"
-MAX_CHARS = 32_768
+MAX_CHARS = 131_072
 """Characters of experiment and code changes together; a longer idea is malformed."""
 
 _TEXT = r"(?:(?!\[Experiment\]|\[Code Changes\]|\[End\]).)*"
 _SECTIONS = re.compile(rf"\[Experiment\](?P<experiment>{_TEXT})\[Code Changes\](?P<changes>{_TEXT})\[End\]", re.S)
+_MARK = re.compile(r"\[(?=(?:Experiment|Code Changes|End)\])")
+_BLOCK, _BLOCK_END = re.compile(r"<{5,9} ?SEARCH\b"), re.compile(r">{5,9} ?REPLACE\b")
 
 
 class MalformedIdea(IdeatorError):
@@ -53,14 +55,14 @@ def parse_idea(completion: str) -> Idea:
     Raises:
         MalformedIdea: a section mark is missing, out of order, or followed by nothing.
     """
-    match = _SECTIONS.search(completion)
+    match = _SECTIONS.search(_marks_in_edits_hidden(completion)) or _SECTIONS.search(completion)
     if match is None:
         missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
         what = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
         raise MalformedIdea(
             f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}"
         )
-    experiment, changes = match["experiment"].strip(), match["changes"].strip()
+    experiment, changes = (completion[slice(*match.span(name))].strip() for name in ("experiment", "changes"))
     if not experiment or not changes:
         empty = EXPERIMENT if not experiment else CHANGES
         raise MalformedIdea(f"This idea has nothing after {empty}. Expected the form {FORM} with text in each section.")
@@ -70,6 +72,19 @@ def parse_idea(completion: str) -> Idea:
             "Write it shorter."
         )
     return Idea(experiment, changes, completion[: match.start()].strip())
+
+
+def _marks_in_edits_hidden(completion: str) -> str:
+    """The text, every place as before, where marks inside SEARCH/REPLACE blocks and hunks of a diff are code."""
+    lines, inside = completion.split("\n"), ""
+    for index, line in enumerate(lines):
+        if (inside == "hunk" and line[:1] not in tuple(" +-\\")) or (inside == "block" and _BLOCK_END.match(line)):
+            inside = ""
+        if not inside:
+            inside = "block" if _BLOCK.match(line) else "hunk" if line.startswith("@@ ") else ""
+        if inside:
+            lines[index] = _MARK.sub("(", line)
+    return "\n".join(lines)
 
 
 def _start(text: str, length: int = 80) -> str:

@@ -42,3 +42,17 @@ def test_a_completion_without_an_idea_is_told_what_is_missing(text, said):
 
 def test_an_idea_with_broken_unicode_still_has_a_key():
     assert len(parse_idea("[Experiment] \udcff [Code Changes] b [End]").key) == 64
+
+
+BLOCK = "train.py\n<<<<<<< SEARCH\nx = 1\n=======\nx = '[End]'\n>>>>>>> REPLACE"
+HUNK = "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-x = 1\n+x = '[Code Changes] [End]'\n y = 2"
+
+
+@pytest.mark.parametrize("edits", [BLOCK, HUNK, f"{BLOCK}\n{HUNK}"])
+def test_marks_inside_edits_are_code(edits):
+    assert parse_idea(f"t [Experiment] e [Code Changes]\n{edits}\n[End] rest [End]").changes == edits
+
+
+def test_edits_that_swallow_the_end_are_read_without_looking_for_edits():
+    assert parse_idea("[Experiment] e [Code Changes]\n@@ -1 +1 @@\n-a\n+b [End]").changes == "@@ -1 +1 @@\n-a\n+b"
+    assert parse_idea("<<<<<<< SEARCH never closed [Experiment] e [Code Changes] c [End]").changes == "c"

@@ -21,7 +21,6 @@ from ideator_rl.executor.code_parts import packages
 from ideator_rl.executor.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, Rules, Tree, judge
-from ideator_rl.patch.judge import is_protected
 
 FOLDER = Path(__file__).with_name("prompts")
 FORMATS = ("blocks", "diff", "auto")
@@ -93,8 +92,7 @@ class Prompt:
     @cached_property
     def _hidden(self) -> list[str]:
         """Files of the codebase that the environment hides."""
-        globs = Rules(editable=(), protected=getattr(self.environment, "hidden", ()))
-        return sorted(path for path in self.base if is_protected(path, globs))
+        return sorted(path for path in self.base if self.environment.is_hidden(path))
 
     @cached_property
     def _system(self) -> str:
