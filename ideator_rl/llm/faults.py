@@ -66,7 +66,8 @@ class Fault(Exception):
 def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | None) -> Fault:
     """A status other than 2xx.  Servers do not bill these."""
     code = str(body.get("code") or body.get("type") or "") if isinstance(body, dict) else ""
-    said = shortened(str(body.get("message") or body) if isinstance(body, dict) else str(body or text))
+    told = (body.get("message") or body.get("detail") or body) if isinstance(body, dict) else (body or text)
+    said = shortened(str(told))
     words = f"status {status}: {said}" if said else f"status {status}"
     if status in (400, 413, 422) and (TOO_LONG.search(code) or TOO_LONG.search(said)):
         return Fault(words, "Show less of the codebase, or lower max_tokens.", passing=False, too_long=True)
@@ -119,4 +120,4 @@ def _advice(status: int, key_env: str | None) -> str:
         return f"Check the key in {key_env}." if key_env else "It wants a key: name its variable with `api_key_env`."
     if status == 404:
         return "Check `base_url` (it usually ends with /v1) and the names in `models`."
-    return "Where it does not know a parameter, `extra_body: {seed: null}` leaves one out."
+    return "Check the names in `models`; a parameter that it does not know is left out by `extra_body: {seed: null}`."

@@ -7,6 +7,7 @@ first holds.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ class Recording:
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
                 if (size := os.fstat(handle).st_size) and os.pread(handle, 1, size - 1) != b"\n":
                     data = b"\n" + data
                 if os.write(handle, data) != len(data):
