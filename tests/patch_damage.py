@@ -222,7 +222,8 @@ def _indents(change: Callable[[str], str]) -> Callable[[random.Random, Case], Da
 
 
 def _tabs(rng: random.Random, case: Case) -> Damaged | None:
-    """Tabs for four spaces; repairable if a line that stands in the file shows it in every hunk."""
+    """Tabs for four spaces; repairable if a line that stands in the file shows it in every hunk.  Where no hunk shows
+    it, the patch is a right one for another tree: left out."""
 
     def tabbed(text: str) -> str:
         return re.sub("^((?:    )+)", lambda found: "\t" * (len(found[1]) // 4), text)
@@ -230,9 +231,11 @@ def _tabs(rng: random.Random, case: Case) -> Damaged | None:
     found = pieces(case)
     if not whole_tree(case) or not tidy(found) or any("\t" in text for text in case.base.values()):
         return None
-    shown = all(any(tabbed(text) != text and text.strip() for text in piece.old) for piece in found)
+    shown = [any(tabbed(text) != text and text.strip() for text in piece.old) for piece in found]
+    if not any(shown):
+        return None
     patch = on_hunks(lambda line: line[0] + tabbed(line[1:]), diff(case.base, case.target))
-    return Damaged(case.base, patch, case.target, shown)
+    return Damaged(case.base, patch, case.target, all(shown))
 
 
 def _lost_marks(share: float) -> Callable[[random.Random, Case], Damaged | None]:
@@ -299,4 +302,3 @@ DIFFS: dict[str, Callable[[random.Random, Case], Damaged | None]] = {
     "fenced in prose": _around("I change this:\n```diff\n{}```\n- It is\n+ better.\n"),
     "prose around": _around("I change this:\n\n{}\nIt is better.\n"),
 }  # fmt: skip
-

@@ -1,11 +1,17 @@
-"""Each repair, beside a patch so alike that it must be refused; then a few hundred damaged patches of real files."""
+"""Each repair, beside a patch so alike that it must be refused; then damaged patches of real codebases, of every kind."""
 
 import random
 
 import pytest
-from patch_damage import BASE, DAMAGE, edit
+from patch_answers import ANSWERS
+from patch_damage import DIFFS
+from patch_edits import real_edit
+from patch_hostile import HOSTILE, RULES, guarded
+from patch_traps import TRAPS
 
-from ideator_rl.patch import PatchError, apply_patch
+from ideator_rl.patch import PatchError, apply_patch, judge
+
+KINDS = {**DIFFS, **ANSWERS, **TRAPS}
 
 CODE = """\
 class Net:
@@ -175,16 +181,28 @@ def test_git_format_patch_mail_applies():
     restored("From: me\n---\n src/net.py | 2 +-\n\n" + git(CHANGE) + "-- \n2.43.0\n", "x + 1", "x + 9")
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", KINDS)
 def test_damaged_patches_of_real_files_are_restored_or_refused(kind):
-    seeds, good = 12, 0
-    for seed in range(seeds):
-        rng = random.Random(f"{kind} {seed}")
-        tree = edit(rng)
+    good = repairable = 0
+    for seed in range(12):
+        rng, case = random.Random(f"{kind} {seed}"), real_edit(f"{kind} {seed}")
+        damaged = KINDS[kind](rng, case)
+        if damaged is None:
+            continue
+        repairable += damaged.repairable
         try:
-            result = apply_patch(BASE, DAMAGE[kind](rng, tree))
+            result = apply_patch(damaged.base, damaged.patch)
         except PatchError:
             continue
-        assert result == tree, f"{kind}, seed {seed}: accepted with another meaning"
-        good += 1
-    assert good >= (0.5 if kind == "short blocks" else 0.75) * seeds
+        assert result == damaged.meant, f"{kind}, seed {seed}: accepted with another meaning"
+        good += damaged.repairable
+    assert good >= repairable - 1
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_patches_of_real_codebases_are_refused(kind):
+    for seed in range(3):
+        rng, case = random.Random(f"{kind} {seed}"), real_edit(f"{kind} {seed}")
+        base, patch = HOSTILE[kind](rng, guarded(case.base))
+        with pytest.raises(PatchError):
+            judge(base, apply_patch(base, patch), RULES)

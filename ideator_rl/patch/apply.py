@@ -210,7 +210,7 @@ def _searched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
         if not hunk.old:
             lines, newline = hunk.new, True
             continue
-        now = Lines(path, lines)
+        now = Lines(path, lines, numbered=lines == base.lines)
         if lines != base.lines and len(places(now, hunk)) > 1 and len(places(base, hunk)) == 1:
             raise PatchError(
                 f"{path}, {hunk.label}: a block before it has added the same lines again; put this one first"

@@ -107,28 +107,31 @@ def _trimmed(old: list[str], new: list[str]) -> tuple[list[str], list[str]]:
 
 
 def stray_mark(hunk: Hunk, standing: list[str]) -> str | None:
-    """An added line that leaves lines out, which the lines looked for do not.  Not: the `...` of a new empty body, or
-    one that stands in the file (`standing`: its lines, stripped) between the same two lines."""
-    known = {text.strip() for text in hunk.old}
-    new = [(mark, text) for mark, text in hunk.lines if mark != "-"]
-    for index, (mark, text) in enumerate(new):
-        if mark == "+" and is_mark(text) and text.strip() not in known:
-            fresh = all(side == "+" for side, _ in new[max(0, index - 1) : index])
-            around = [text.strip() for _, text in new[max(0, index - 1) : index + 2]]
-            own = len(around) == 3 and any(standing[i : i + 3] == around for i in range(len(standing)))
-            if not own and not (fresh and is_stub([text for _, text in new], index)):
-                return text.strip()
+    """An added line that leaves lines out, which the lines looked for do not (`standing`: the file's lines, stripped).
+    Not the file's own, nor the `...` of an empty body where nothing is removed."""
+    new = [text for mark, text in hunk.lines if mark != "-"]
+    marks = [mark for mark, _ in hunk.lines if mark != "-"]
+    removes = len(new) - len(hunk.added) < len(hunk.old)
+    for index, text in enumerate(new):
+        if marks[index] != "+" or not is_mark(text) or _own(new, index, standing):
+            continue
+        if removes or "+" not in marks[index - 1 : index] or not is_stub(new, index):
+            return text.strip()
     return None
 
 
+def _own(new: Sequence[str], index: int, standing: list[str]) -> bool:
+    """Whether a mark stands in the present file between the same two lines: it is the file's own."""
+    around = [text.strip() for text in new[max(0, index - 1) : index + 2]]
+    return len(around) == 3 and any(standing[i : i + 3] == around for i in range(len(standing)))
+
+
 def is_stub(lines: Sequence[str], index: int) -> bool:
-    """Python's own `...`: in a doctest, or the only statement of a body, its header or docstring right above."""
+    """Python's own `...`: the only statement of a body, its header or docstring right above."""
     text = lines[index]
     if text.strip() != "..." or not index:
         return False
     above = lines[index - 1].rstrip()
-    if above.strip().startswith((">>>", "...")):
-        return True
     below = next((line for line in lines[index + 1 :] if line.strip()), "")
     depth = len(text) - len(text.lstrip())
     return above.endswith((":", '"""')) and depth > 0 and len(below) - len(below.lstrip()) < depth
@@ -140,14 +143,10 @@ def filled(path: str, old: list[str], new: list[str]) -> list[str]:
     Raises:
         PatchError: the lines next to a mark do not stand in the present file, or stand there more than once.
     """
-    standing = {line.strip() for line in old}
-    marks = [
-        index
-        for index, line in enumerate(new)
-        if is_mark(line)
-        and line.strip() not in standing
-        and not (index and new[index - 1].strip() not in standing and is_stub(new, index))
-    ]
+    standing = [line.strip() for line in old]
+    marks = [index for index, line in enumerate(new) if is_mark(line) and not _own(new, index, standing)]
+    if own := next((new[index] for index in marks if new[index].strip() in standing), None):
+        raise PatchError(_elided(path, own, "the file has such a line of its own, so that it could be either"))
     out: list[str] = []
     done = 0
     low = 0

@@ -7,6 +7,7 @@ the numbers of the old and the new file agree.  A heading after @@ decides if on
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -40,11 +41,15 @@ class Place:
 
 
 class Lines:
-    """A file's lines, and what they look like without blanks at their ends, worked out once."""
+    """A file's lines, and what they look like without blanks at their ends, worked out once.
 
-    def __init__(self, path: str, lines: list[str]) -> None:
+    `numbered`: they are those of the codebase, so that line numbers tell something.
+    """
+
+    def __init__(self, path: str, lines: list[str], numbered: bool = True) -> None:
         self.path = path
         self.lines = lines
+        self.numbered = numbered
         self.work = 0
         self.found: dict[Hunk, list[Place]] = {}
 
@@ -135,7 +140,20 @@ def _trailing(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
         drifted = [(text, line) for text, line in pairs if text != line]
         padded = bool(drifted) and all(text.startswith(line) for text, line in drifted)
         added = [text.rstrip(BLANKS) for text in hunk.added] if padded else hunk.added
+        if not hunk.marked and drifted:
+            added = _kept(hunk, added, standing)
         yield Place(at, _ended(added, standing))
+
+
+def _kept(hunk: Hunk, added: list[str], standing: list[str]) -> list[str]:
+    """A block's added lines, those that stand in SEARCH but for blanks at their ends as they stand in the file."""
+    fresh = iter(added)
+    new = [text if mark == " " else next(fresh) for mark, text in hunk.lines if mark != "-"]
+    plus = [mark == "+" for mark, _ in hunk.lines if mark != "-"]
+    matcher = difflib.SequenceMatcher(None, _bare(standing), _bare(new), autojunk=False)
+    for match in matcher.get_matching_blocks():
+        new[match.b : match.b + match.size] = standing[match.a : match.a + match.size]
+    return [text for text, own in zip(new, plus, strict=True) if own]
 
 
 def _ended(added: list[str], standing: list[str]) -> tuple[str, ...]:

@@ -61,6 +61,15 @@ def _one_level(hunk: Hunk) -> bool:
     return len({_depth(side[0]) for side in sides if side}) < 2
 
 
+def flattened(hunk: Hunk) -> bool:
+    """A block whose REPLACE stands at the margin, and begins with the line that SEARCH has further in."""
+    sides = [[text for text in side if text.strip(BLANKS)] for side in (hunk.old, hunk.new)]
+    if hunk.marked or not all(sides):
+        return False
+    (old, new), same = [side[0] for side in sides], sides[0][0].strip(BLANKS) == sides[1][0].strip(BLANKS)
+    return same and _depth(old) > 0 and _depth(new) < _depth(old) and min(map(_depth, sides[1])) == 0
+
+
 def _depth(text: str) -> int:
     return len(text) - len(text.lstrip(BLANKS))
 

@@ -51,8 +51,9 @@ def _new_side(hunk: Hunk, form: str, old: Side) -> Side | None:
 
 def _styles(text: str) -> set[tuple[str, int]]:
     """How a number is set: so many blanks before it, or aligned to end there."""
-    blanks = len(text) - len(text.lstrip())
-    return {("blanks", blanks), ("end", len(text) - len(text.lstrip(" \t0123456789")))}
+    bare = text.lstrip()
+    blanks = len(text) - len(bare)
+    return {("blanks", blanks), ("end", blanks + len(bare) - len(bare.lstrip("0123456789")))}
 
 
 def stray_number(hunk: Hunk, at: int) -> str | None:

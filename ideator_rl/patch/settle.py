@@ -11,6 +11,7 @@ from bisect import bisect_left
 from ideator_rl.patch.edit import Hunk, PatchError
 from ideator_rl.patch.elision import depths, is_mark, parts, stray_mark
 from ideator_rl.patch.find import Lines, Place, choose, places, stated_places
+from ideator_rl.patch.indent import flattened
 from ideator_rl.patch.numbers import stray_number, unnumbered
 
 MAX_PARTS = 50
@@ -28,7 +29,7 @@ def located(file: Lines, hunks: list[Hunk]) -> list[tuple[Hunk, Place]]:
     settled = [part for hunk in hunks for part in _settled(file, hunk)]
     placed = list(zip(settled, choose(file, settled), strict=True))
     for hunk, place in placed:
-        _check_added(file, hunk, place.at)
+        _check_added(file, hunk, place)
     return placed
 
 
@@ -42,32 +43,44 @@ def fits(file: Lines, hunk: Hunk) -> bool:
         return False
 
 
-def _check_added(file: Lines, hunk: Hunk, at: int) -> None:
+def _check_added(file: Lines, hunk: Hunk, place: Place) -> None:
     path = file.path
     if mark := stray_mark(hunk, file.core):
         raise PatchError(
             f"{path}, {hunk.label}: it adds {mark[:120]!r}, which would replace code by a remark; write the lines that "
             "should stand there, or put the same mark on both sides"
         )
-    if number := stray_number(hunk, at):
+    if flattened(hunk):
+        raise PatchError(
+            f"{path}, {hunk.label}: REPLACE begins with the same line as SEARCH, but at the margin; if its indentation "
+            "got lost, write it, else write a unified diff"
+        )
+    tab = next((text for text in place.added if _led_by_tab(text)), None)
+    if tab and any(line.startswith("  ") for line in file.lines) and not any(map(_led_by_tab, file.lines)):
+        raise PatchError(f"{path}, {hunk.label}: it adds {tab[:80]!r} to a file indented by spaces; write spaces")
+    if number := stray_number(hunk, place.at):
         raise PatchError(
             f"{path}, {hunk.label}: the added line {number.strip()[:120]!r} begins with a line number; write lines "
             "without their numbers"
         )
 
 
+def _led_by_tab(text: str) -> bool:
+    return text.startswith("\t") and bool(text.strip())
+
+
 def _settled(file: Lines, hunk: Hunk) -> list[Hunk]:
     if places(file, hunk):
         return [hunk]
-    for reading in unnumbered(hunk):
+    readings = list(unnumbered(hunk))
+    for reading in readings:
         spots = [place for place in places(file, reading) if not place.mended]
-        at_number = [place for place in spots if place.at + 1 == reading.start]
-        if at_number or spots:
+        at_number = [place for place in spots if place.at + 1 == reading.start and file.numbered]
+        if spots:
             file.found[reading] = at_number or spots
             return [reading]
-        if split := _split(file, reading):
-            return split
-    return _split(file, hunk) or [hunk]
+    splits = [split for reading in [*readings, hunk] if (split := _split(file, reading))]
+    return next((split for split in splits if all(file.found[part] for part in split)), [*splits, [hunk]][0])
 
 
 def _split(file: Lines, hunk: Hunk) -> list[Hunk]:
