@@ -186,7 +186,7 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
     if record.status == FAILED and record.error and "the model could not be" in record.error["message"]:
         words += _by_hand(environment, preset)
     if record.status in (FAILED, TIMED_OUT) and printed:
-        words += ". The last that it printed:\n" + "\n".join(f"      {line}" for line in printed)
+        words += "\n      The last that it printed:\n" + "\n".join(f"      {line}" for line in printed)
     return words
 
 

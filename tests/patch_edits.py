@@ -15,7 +15,7 @@ from ideator_rl.environment import Environment, load_environment
 from ideator_rl.patch import PatchError, Tree
 from ideator_rl.registry import environment_names
 
-PACKAGES = ("jinja2", "numpy", "yaml", "trl", "requests")
+PACKAGES = ("jinja2", "numpy", "yaml", "trl", "accelerate")
 SIZES = range(60, 2100)
 """Lines of the package files that are edited."""
 FILES = 6

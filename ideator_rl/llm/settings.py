@@ -110,7 +110,9 @@ def _text(none: bool) -> Any:
 
 
 def _url(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and urlsplit(value).scheme in ("http", "https"))
+    if not isinstance(value, str):
+        return value is None
+    return urlsplit(value).scheme in ("http", "https") and bool(urlsplit(value).hostname)
 
 
 CHECKS: dict[str, tuple[Any, str]] = {
