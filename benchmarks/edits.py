@@ -105,7 +105,8 @@ def table(baseline: list[float], rows: list[Row], metric: Metric) -> list[str]:
         name = f"**{_name(row.edits)}**" if sign * change > 3 * error else _name(row.edits)
         shown = f"{mean(row.values):.4f}" + (f" ± {spread:.4f}" if count > 1 else "")
         failed = f" ({len(row.failed)} failed)" if row.failed else ""
-        lines.append(f"| {name} | {count}{failed} | {shown} | {change:+.4f} | {sign * change / error:+.1f} |")
+        ratio = f"{sign * change / error:+.1f}" if error else "no noise"
+        lines.append(f"| {name} | {count}{failed} | {shown} | {change:+.4f} | {ratio} |")
     return lines
 
 
