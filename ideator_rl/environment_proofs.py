@@ -23,7 +23,8 @@ from ideator_rl.environment import Environment
 from ideator_rl.environment_data import Data
 from ideator_rl.environment_noise import Noise
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose
+from ideator_rl.executor.sandbox import NONE, WORKSPACE, Sandbox, choose
+from ideator_rl.executor.sandbox_mounts import Mounts
 from ideator_rl.experiment import REJECTED, SUCCEEDED, Experiment
 from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
 
@@ -194,17 +195,22 @@ def _search(wanted: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> di
         for path in (Path(folder), workspace, *workspace.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
         mounts = Mounts({}, {workspace: WORKSPACE, data.public: "/data", SEARCHER: "/ideator/search.py"}, data.masked)
-        command = sandbox.command([sys.executable, "-I", "-B", "/ideator/search.py"], mounts, WORKSPACE)
-        request = json.dumps([piece.hex() for piece in wanted])
-        try:
-            done = subprocess.run(
-                command, input=request, capture_output=True, text=True, env={}, timeout=SEARCH_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise IdeatorError(f"the search inside the sandbox took over {SEARCH_SECONDS:g} s") from None
-    if done.returncode != 0:
-        raise IdeatorError(f"the search inside the sandbox broke: {done.stderr.strip()[-200:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
+        streams: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
+        argv = [sys.executable, "-I", "-B", "/ideator/search.py"]
+        with sandbox.start(argv, mounts, WORKSPACE, **streams) as process:
+            try:
+                out, errors = process.communicate(json.dumps([piece.hex() for piece in wanted]), SEARCH_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise IdeatorError(f"the search inside the sandbox took over {SEARCH_SECONDS:g} s") from None
+    if process.returncode != 0:
+        raise IdeatorError(f"the search inside the sandbox broke: {errors.strip()[-200:]}")
+    answer: dict[str, Any] = json.loads(out)
     return answer
 
 

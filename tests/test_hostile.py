@@ -14,7 +14,8 @@ from conftest import TOY, run
 
 from ideator_rl.environment import load_environment
 from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import NONE, Mounts, Sandbox, probe, python_folders
+from ideator_rl.executor.sandbox import NONE, Sandbox, probe
+from ideator_rl.executor.sandbox_mounts import Mounts, python_folders
 from ideator_rl.patch import diff
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 
@@ -176,7 +177,7 @@ def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
     [record] = attack(
         toy(f"""
             hidden = ["{tmp_path}/private/secret", "{tmp_path}/bucket", "{TOY}/evaluator.py", "{Path(__file__)}"]
-            seen = [name for name in [*hidden, "/etc/passwd", "/var", "/home"] if os.path.exists(name)]
+            seen = [name for name in [*hidden, "/etc/shadow", "/var", "/home"] if os.path.exists(name)]
             others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 50]
             try: os.kill({os.getpid()}, 0); seen.append("parent")
             except OSError: pass
@@ -199,9 +200,11 @@ lifted = libc.umount2({str(folder).encode()!r}, 2)
 print(lifted, libc.mount({str(folder.parent).encode()!r}, b"/tmp/x", None, 4096, None))
 print(len(os.listdir({str(folder)!r})), os.listdir("/tmp/x"))
 """
-    command = Sandbox(probe().level).command([sys.executable, "-I", "-c", code], Mounts(masked=(folder,)), "/tmp")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={}, check=False)
-    assert done.stdout.split("\n")[:2] == ["-1 -1", "0 []"], done.stderr
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    argv = [sys.executable, "-I", "-c", code]
+    with Sandbox(probe().level).start(argv, Mounts(masked=(folder,)), "/tmp", **pipes) as process:
+        out, errors = process.communicate(timeout=20)
+    assert out.split("\n")[:2] == ["-1 -1", "0 []"], errors
 
 
 def test_a_scorer_that_breaks_the_protocol_is_the_experiments_failure(attack, scored):

@@ -207,7 +207,7 @@ def test_a_journal_that_cannot_grow_stops_the_run_with_one_clear_sentence(buffer
 
 def test_a_journal_in_a_place_that_cannot_be_is_one_clear_sentence(toy_config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(JournalError, match="Could not write the run's journal"):
+    with pytest.raises(IdeatorError, match="Not a directory.*Free space on its disk, or check that this user may"):
         RewardBuffer(replace(toy_config, run_dir=str(tmp_path / "file")))
 
 

@@ -1,18 +1,28 @@
-import os
+import errno
+import platform
+import socket
+import struct
 import subprocess
 import sys
 
 import pytest
 
-from ideator_rl.executor import sandbox
-from ideator_rl.executor.sandbox import BWRAP, NONE, Mounts, Sandbox, SandboxError, choose, probe
+from ideator_rl.executor import sandbox, seccomp
+from ideator_rl.executor.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, SandboxError, choose, probe
+from ideator_rl.executor.sandbox_mounts import Mounts
 
+filtered = pytest.mark.skipif(probe().level != BWRAP, reason=f"no filter works here: {probe().reason}")
 sealed = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
 
 
-def inside(code, mounts=None, level=BWRAP, cwd="/tmp"):
-    command = Sandbox(level).command([sys.executable, "-I", "-c", code], mounts or Mounts(), cwd)
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={}, check=False)
+def inside(code, mounts=None, level=BWRAP, cwd="/tmp", **options):
+    return started(Sandbox(level), [sys.executable, "-I", "-c", code], mounts or Mounts(), cwd, **options)
+
+
+def started(box, argv, mounts, cwd, **options):
+    process = box.start(argv, mounts, cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    out, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(argv, process.returncode, out, errors)
 
 
 @sealed
@@ -28,7 +38,8 @@ def test_the_sandbox_runs_python_as_an_unprivileged_user_alone():
         "open('/proc/sys/kernel/core_pattern', 'w')",
         "open('/usr/x', 'w')",
         "open('/x', 'w')",
-        "open('/etc/passwd')",
+        "open('/etc/shadow')",
+        "open('/etc/passwd', 'w')",
         "import socket; socket.create_connection(('127.0.0.1', 22), timeout=1)",
         "import os; os.setuid(0)",
     ],
@@ -42,7 +53,7 @@ def test_only_mounted_folders_are_seen_and_masked_ones_are_empty(tmp_path):
     for name in ("public", "work", "secret"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    os.chown(tmp_path / "work", sandbox.experiment_uid(BWRAP), -1)
+    sandbox.os.chown(tmp_path / "work", sandbox.experiment_uid(BWRAP), -1)
     mounts = Mounts({tmp_path / "work": "/workspace"}, {tmp_path / "public": "/data"})
     code = (
         "import os\n"
@@ -67,11 +78,109 @@ def test_masked_packages_cannot_be_read():
 
 @sealed
 def test_the_environment_of_the_caller_does_not_reach_the_sandbox(monkeypatch):
-    command = Sandbox(BWRAP).command(
-        [sys.executable, "-c", "import os; print('SECRET' in os.environ)"], Mounts(), "/tmp"
+    monkeypatch.setenv("SECRET", "1")
+    assert inside("import os; print('SECRET' in os.environ)").stdout.strip() == "False"
+
+
+@sealed
+def test_users_and_hosts_are_ours_and_not_the_machines():
+    code = "import getpass, socket; print(open('/etc/passwd').read().count(':/'), getpass.getuser(),"
+    done = inside(code + " socket.gethostbyname('localhost'), socket.gethostname())")
+    assert done.stdout.split() == ["4", "experiment", "127.0.0.1", "experiment"], done.stderr
+
+
+@sealed
+def test_the_machines_network_is_there_only_if_it_is_asked_for():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), timeout=2)"
+        assert inside(code).returncode == 1
+        assert inside(code, Mounts(network=True)).returncode == 0
+
+
+FORBIDDEN = {
+    "a keyring": "libc.syscall({keyctl}, 0, -3, 0)",
+    "a user namespace": "libc.unshare(0x10000000)",
+    "a network namespace by clone": "libc.syscall({clone}, 0x40000011, 0, 0, 0, 0)",
+    "a mount": "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+    "another process traced": "libc.ptrace(16, 1, 0, 0)",
+    "a kernel's ring": "libc.syscall(425, 8, ctypes.create_string_buffer(120))",
+    "memory without a file": "libc.memfd_create(b'x', 0)",
+    "old shared memory": "libc.shmget(0, 4096, 0o1600)",
+    "a cipher socket": "libc.socket(38, 5, 0)",
+    "an audit socket": "libc.socket(16, 3, 9)",
+    "a typed character": "libc.ioctl(1, 0x5412, b'x')",
+    "fixed addresses": "libc.personality(0x0040000)",
+    "a descriptor of another's": "libc.syscall(438, 0, 0, 0)",
+    "clone3, whose flags cannot be read": "libc.syscall(435, 0, 0)",
+}
+
+
+@filtered
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_the_filter_refuses(what):
+    numbers = {"x86_64": {"keyctl": 250, "clone": 56}, "aarch64": {"keyctl": 219, "clone": 220}}[platform.machine()]
+    code = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+    code += f"print({FORBIDDEN[what].format(**numbers)}, ctypes.get_errno())"
+    words = ("memory", "clone3", "old", "a kernel's")
+    codes = [errno.ENOSYS if what.startswith(words) else errno.EAFNOSUPPORT if "socket" in what else errno.EPERM]
+    assert inside(code).stdout.split() == ["-1", *map(str, codes)]
+
+
+@filtered
+def test_calls_of_the_32_bit_kind_end_the_process_or_fail():
+    if platform.machine() != "x86_64":
+        pytest.skip("no x32 calls on this architecture")
+    code = "import ctypes; print(ctypes.CDLL(None, use_errno=True).syscall(0x40000000 + 39), ctypes.get_errno())"
+    assert inside(code).stdout.split() == ["-1", str(errno.ENOSYS)]
+
+
+@filtered
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        "import threading; t = threading.Thread(target=print, args=('fine',)); t.start(); t.join()",
+        "import subprocess; print(subprocess.run(['bash', '-c', 'true & wait; (echo fine)'], capture_output=True, text=True).stdout)",
+        "import multiprocessing as m\nwith m.get_context('fork').Pool(2) as p: print(p.map(str, ['fine'])[0])",
+        "import asyncio\nasync def f():\n p = await asyncio.create_subprocess_exec('echo', 'fine'); await p.wait()\nasyncio.run(f())",
+        "import socket; socket.socketpair(); socket.if_nameindex(); socket.getaddrinfo('localhost', 1); print('fine')",
+        "from multiprocessing import shared_memory as s; m = s.SharedMemory(create=True, size=99); m.unlink(); print('fine')",
+        "import signal; signal.signal(signal.SIGTERM, lambda *_: print('fine')); signal.raise_signal(signal.SIGTERM)",
+    ],
+)
+def test_the_filter_leaves_ordinary_programs_alone(ordinary):
+    done = inside(ordinary, counted=True)
+    assert done.stdout.strip() == "fine", done.stderr
+
+
+@filtered
+@pytest.mark.parametrize("counted", [True, False])
+def test_who_is_counted_cannot_ignore_the_end_of_children(counted):
+    code = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "if os.fork() == 0: os._exit(7)\n"
+        "try: print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+        "except ChildProcessError: print('gone')\n"
     )
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "SECRET": "1"}, check=False)
-    assert done.stdout.strip() == "False", done.stderr
+    assert inside(code, counted=counted).stdout.strip() == ("7" if counted else "gone")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_has_the_form_that_the_kernel_takes(machine):
+    filter = seccomp.program(machine, memfd=False, counted=True)
+    instructions = [struct.unpack_from("=HBBI", filter, place) for place in range(0, len(filter), 8)]
+    for place, (code, when_true, when_false, _) in enumerate(instructions):
+        if code not in (0x20, 0x06):
+            assert place + 1 + max(when_true, when_false) < len(instructions)
+    assert instructions[-1][0] == 0x06 and len(instructions) < 4096
+
+
+@sealed
+def test_without_a_filter_the_level_says_so(monkeypatch):
+    monkeypatch.setattr(seccomp, "supported", lambda: False)
+    found = probe.__wrapped__()
+    assert found.level == NAMESPACES and "no table" in found.reason
+    assert found.proved["no network"] and not found.proved["CPU time of children counted"]
 
 
 def test_foreign_code_is_refused_where_no_sandbox_works(monkeypatch):

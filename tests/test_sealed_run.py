@@ -5,7 +5,8 @@ import pytest
 
 from ideator_rl.environment import Budget, Resources
 from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import WORKSPACE, Mounts, experiment_uid, probe
+from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, experiment_uid, probe
+from ideator_rl.executor.sandbox_mounts import Mounts
 from ideator_rl.executor.sealed_run import LOG_HEAD, LOG_TAIL, Command
 from ideator_rl.executor.sealed_run import run as sealed_run
 
@@ -21,12 +22,12 @@ def go(tmp_path):
     for folder in (workspace, workspace / "artifact"):
         os.chown(folder, experiment_uid(probe().level), -1)
 
-    def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0):
+    def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, **limits):
         (workspace / "main.py").write_text(code)
         for left in (workspace / "artifact").iterdir():
             left.unlink()
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
-        resources = Resources(1, 0, memory_gb)
+        resources = Resources(1, 0, memory_gb, **limits)
         return sealed_run(
             probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources
         )
@@ -66,10 +67,10 @@ def test_a_daemon_that_leaves_its_parent_is_counted_and_killed(go, tmp_path):
         "    if not os.fork():\n"
         "        while True: pass\n"
         "    os._exit(0)\n"
-        "time.sleep(0.5)\n"
+        "time.sleep(1)\n"
     )
     ended = go(code, seconds=5)
-    assert ended.status == "ok" and ended.cpu > 0.3
+    assert ended.status == "ok" and ended.cpu > 0.2
     time.sleep(0.1)
     assert [pid for pid in process_tree.below(os.getpid()) if _burning(pid)] == []
 
@@ -101,6 +102,56 @@ def test_a_sleeper_on_the_wall_clock_is_stopped(go):
 def test_memory_over_the_limit_is_stopped(go):
     ended = go("import time\nx = bytearray(10**9)\nx[::4096] = b'1' * len(x[::4096])\ntime.sleep(9)", memory_gb=0.2)
     assert ended.status == "failed" and "memory limit" in ended.message
+
+
+def test_memory_that_processes_share_is_counted_once(go):
+    code = (
+        "import mmap, os, time\n"
+        "shared = mmap.mmap(-1, 150_000_000)\n"
+        "shared[:] = bytes(len(shared))\n"
+        "for _ in range(3):\n"
+        "    if not os.fork(): sum(shared[::4096]); time.sleep(0.5); os._exit(0)\n"
+        "for _ in range(3): os.wait()\n"
+    )
+    assert go(code, seconds=5, memory_gb=0.4).message == ""
+
+
+@pytest.mark.parametrize(
+    "many",
+    ["import os\nfor _ in range(200):\n    if not os.fork(): time.sleep(9); os._exit(0)\n",
+     "import threading\nfor _ in range(200): threading.Thread(target=time.sleep, args=(9,)).start()\n"],
+)  # fmt: skip
+def test_too_many_processes_or_threads_are_stopped(go, many):
+    ended = go("import time\n" + many + "time.sleep(9)", seconds=5, processes=100)
+    assert (ended.status, ended.message) == ("failed", "over the limit of 100 processes and threads")
+
+
+@pytest.mark.parametrize(
+    "hide",
+    ["", "os.unlink('big')", "import mmap; m = mmap.mmap(f.fileno(), 0); m[::4096]; f.close(); os.unlink('big')"],
+)
+def test_disk_over_the_limit_is_stopped_though_the_file_has_no_name_any_more(go, hide):
+    code = f"import os, time\nf = open('big', 'w+b'); f.write(bytes(40_000_000)); f.flush()\n{hide}\ntime.sleep(9)"
+    ended = go(code, seconds=5, disk_gb=0.02)
+    assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
+
+
+@pytest.mark.skipif(probe().level != BWRAP, reason="needs the filter of system calls")
+def test_children_too_short_to_be_seen_are_counted_though_their_end_is_ignored(go):
+    code = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "end = time.monotonic() + 20\n"
+        "while time.monotonic() < end:\n"
+        "    if not os.fork():\n"
+        "        until = time.process_time() + 0.004\n"
+        "        while time.process_time() < until: pass\n"
+        "        os._exit(0)\n"
+        "    try: os.wait()\n"
+        "    except ChildProcessError: time.sleep(0.004)\n"
+    )
+    ended = go(code, seconds=1)
+    assert ended.status == "timed_out" and ended.wall < 15, ended
 
 
 def test_endless_output_is_cut_in_the_middle_and_cannot_fill_the_memory(go):

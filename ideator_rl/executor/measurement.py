@@ -108,13 +108,16 @@ def _fault(pid: int, subject: Subject, deadline: float) -> str | None:
     budget, memory = subject.preset.budget, subject.preset.resources.memory_gb
     # Two scorers import what the run did; training in them would be a budget of its own.
     allowed = 5.0 + 3 * subject.startup + budget.seconds if budget.clock == "cpu" else None
-    cpu, resident = process_tree.usage(process_tree.below(pid))
+    pids = process_tree.below(pid)
+    used = process_tree.usage(pids)
     if time.monotonic() > deadline:
         return f"scoring took over {SCORE_SECONDS:g} s"
-    if allowed is not None and cpu > allowed:
+    if allowed is not None and used.seconds > allowed:
         return f"scoring took over {allowed:.0f} CPU seconds"
-    if resident > memory * 1e9:
+    if used.resident > memory * 1e9 and process_tree.proportional(pids) > memory * 1e9:
         return f"scoring took over {memory:g} GB of memory"
+    if used.tasks > subject.preset.resources.processes:
+        return f"scoring took over {subject.preset.resources.processes} processes and threads"
     return None
 
 

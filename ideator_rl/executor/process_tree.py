@@ -1,4 +1,4 @@
-"""CPU time and memory of a process and everything below it, read from /proc; and the end of all of it.
+"""What a process and everything below it use, read from /proc; and the end of all of it.
 
 A process that leaves its parent stays below the nearest subreaper (bubblewrap's init, or the supervisor itself), and
 the CPU time of the dead is in the children's time of whoever reaped them: nothing below the root escapes the sum.
@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -49,15 +50,41 @@ def below(root: int) -> list[int]:
     return found
 
 
-def usage(pids: list[int]) -> tuple[float, int]:
-    """CPU seconds (reaped children included) and resident bytes of these processes together."""
-    seconds, resident = 0.0, 0
+@dataclass(frozen=True)
+class Usage:
+    """Of several processes together."""
+
+    seconds: float = 0.0
+    """CPU, reaped children included."""
+    resident: int = 0
+    """Bytes; what processes share is counted for each of them."""
+    tasks: int = 0
+    """Processes and threads."""
+
+
+def usage(pids: list[int]) -> Usage:
+    """What these processes use now."""
+    seconds, resident, tasks = 0.0, 0, 0
     for pid in pids:
         fields = _stat(pid)
         if fields is not None:
             seconds += sum(int(fields[i]) for i in (11, 12, 13, 14)) / TICKS
             resident += int(fields[21]) * PAGE
-    return seconds, resident
+            tasks += int(fields[17])
+    return Usage(seconds, resident, tasks)
+
+
+def proportional(pids: list[int]) -> int:
+    """Resident bytes of these processes, what they share counted once.  Takes the kernel milliseconds."""
+    return sum(_proportional(pid) for pid in pids)
+
+
+def unlinked(pids: list[int], device: int) -> int:
+    """Bytes on a device in files that have no name any more but are held open or mapped by these processes."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        found |= _open_unlinked(pid, device) | _mapped_unlinked(pid, device)
+    return sum(found.values())
 
 
 def end(root: int, patience: float = 5.0) -> None:
@@ -84,6 +111,41 @@ def _children(pid: int) -> list[int]:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as file:
                 out.extend(int(word) for word in file.read().split())
+    return out
+
+
+def _proportional(pid: int) -> int:
+    """Resident bytes, of shared pages a fair part; all of them where the kernel does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            for line in file:
+                if line.startswith("Pss:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+    return usage([pid]).resident
+
+
+def _open_unlinked(pid: int, device: int) -> dict[int, int]:
+    out: dict[int, int] = {}
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as handles:
+        for handle in handles:
+            with contextlib.suppress(OSError):
+                info = os.stat(handle.path)
+                if info.st_nlink == 0 and info.st_dev == device:
+                    out[info.st_ino] = info.st_blocks * 512
+    return out
+
+
+def _mapped_unlinked(pid: int, device: int) -> dict[int, int]:
+    out: dict[int, int] = {}
+    place = f"{os.major(device):02x}:{os.minor(device):02x}"
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", errors="replace") as file:
+        for line in file:
+            if line.endswith(" (deleted)\n"):
+                span, _, offset, where, inode = line.split(None, 5)[:5]
+                start, stop = (int(bound, 16) for bound in span.split("-"))
+                if where == place:
+                    out[int(inode)] = max(out.get(int(inode), 0), int(offset, 16) + stop - start)
     return out
 
 

@@ -1,33 +1,44 @@
 """The sandbox in which everything a patch can touch is run.
 
 Guarantees at level `bwrap`: own user (unprivileged), PID, network, IPC and host name; a file system made of the
-system and Python read-only, the folders named by the caller, and nothing else; masked folders empty; ends with its
-parent thread; no core dumps, a limit on the size of a file.  At level `none` only that and, for root, another user.
-Memory, time and disk are watched by `sealed_run`; the number of processes is not limited.
+system and Python read-only, the folders named by the caller, and nothing else; masked folders empty; only the allotted
+GPUs; system calls filtered (`seccomp`); ends with its parent thread; no core dumps, a limit on the size of a file.  At
+level `namespaces` all of that but the filter.  At level `none` only the limits and, for root, another user.
+Time, memory, disk and the number of processes are watched by `sealed_run`; the kernel's own limit on processes is only
+a backstop against bombs that are quicker than the watch.
 The level is decided by running a probe, never by looking for a binary: containers and kernels break it in many ways.
 bubblewrap started by root keeps /proc/sys writable unless it is bound read-only and root is dropped inside, so that
-is what `bwrap` does for root.
+is what is done for root.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import seccomp
+from ideator_rl.executor.sandbox_mounts import Mounts, allotted_gpus, binds
 
-BWRAP, NONE = "bwrap", "none"
+BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
 NOBODY = 65534
 MAX_FILE_BYTES = 1 << 30
-SHM_BYTES = 256 << 20
+MOST_PROCESSES = 16_384
+"""The kernel's limit for the sandbox's user, in all sandboxes where root started them."""
 WORKSPACE = "/workspace"
+BY_FILTER = ("system calls filtered", "CPU time of children counted")
+"""The guarantees by which `bwrap` differs from `namespaces`."""
+_PROBE = Path(__file__).with_name("sandbox_probe.py")
 
 
 class SandboxError(IdeatorError):
@@ -35,38 +46,45 @@ class SandboxError(IdeatorError):
 
 
 @dataclass(frozen=True)
-class Mounts:
-    """What a sandboxed process sees besides the system and Python."""
-
-    writable: Mapping[Path, str] = field(default_factory=dict)
-    """Host folder → path inside."""
-    readonly: Mapping[Path, str] = field(default_factory=dict)
-    masked: Iterable[Path] = ()
-    """Host folders that appear empty inside."""
-
-
-@dataclass(frozen=True)
 class Sandbox:
     level: str
     reason: str = ""
     """Why the level is not better; empty at `bwrap`."""
+    proved: Mapping[str, bool] = field(default_factory=dict, compare=False)
+    """What the probe found inside: guarantee → whether it holds."""
 
-    def command(self, argv: list[str], mounts: Mounts, cwd: str) -> list[str]:
-        """The command line that runs `argv` inside; at level `none`, `argv` itself with paths as on the host."""
-        if self.level == NONE:
-            return [*self.limits(), *_drop_root(NONE), *argv]
-        return [
-            *self.limits(),
-            *_bwrap_base(),
-            *_binds(mounts),
-            "--chdir",
-            cwd,
-            "--",
-            *_drop_root(BWRAP),
-            *argv,
-        ]
+    def start(
+        self,
+        argv: list[str],
+        mounts: Mounts,
+        cwd: str,
+        *,
+        counted: bool = False,
+        pass_fds: Iterable[int] = (),
+        **streams: Any,
+    ) -> subprocess.Popen[Any]:
+        """Start `argv` inside, without variables; at level `none`, on the host.
 
-    def limits(self) -> list[str]:
+        Args:
+            cwd: a path as the process sees it; see `place`.
+            counted: its CPU time is its budget: it cannot ignore the end of its children, which would hide theirs.
+            streams: as for `subprocess.Popen`.
+        """
+        with ExitStack() as stack:
+            inherited, command = list(pass_fds), self._limits()
+            if self.level != NONE:
+                command += [*_bwrap_base(), *([] if mounts.network else ["--unshare-net"]), *binds(mounts)]
+                if self.level == BWRAP:
+                    handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted)
+                    stack.callback(os.close, handle)
+                    inherited.append(handle)
+                    command += ["--seccomp", str(handle)]
+                command += ["--chdir", cwd, "--", *_process_limit()]
+            command += [*_drop_root(self.level), *argv]
+            here = cwd if self.level == NONE else "/"
+            return subprocess.Popen(command, cwd=here, env={}, pass_fds=inherited, **streams)
+
+    def _limits(self) -> list[str]:
         """The `prlimit` prefix for the run.  Address space is left alone: it breaks CUDA; the parent watches memory.
 
         A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
@@ -108,24 +126,46 @@ def probe() -> Sandbox:
     """The best level that works on this machine, found by running a probe inside it."""
     if _bwrap() is None:
         return Sandbox(NONE, "bubblewrap is not installed")
-    check = (
-        "import os, sys\n"
-        "assert os.getuid() != 0 and os.getpid() < 100, 'still root or in the host PID namespace'\n"
-        "assert len(os.listdir('/sys/class/net') if os.path.isdir('/sys/class/net') else []) <= 1, 'network'\n"
-        "for path in ('/proc/sys/kernel/core_pattern', '/usr/ideator-probe'):\n"
-        "    try: open(path, 'w')\n"
-        "    except OSError: continue\n"
-        "    sys.exit('writable: ' + path)\n"
-        "print('sealed')\n"
-    )
-    command = Sandbox(BWRAP).command([sys.executable, "-I", "-c", check], Mounts(), "/tmp")
+    reasons = []
+    for level in (BWRAP, NAMESPACES):
+        if level == BWRAP and not seccomp.supported():
+            reasons.append("no table of system calls for this architecture")
+            continue
+        found = _tried(level)
+        if isinstance(found, dict):
+            missing = [name for name, holds in found.items() if not holds and (level == BWRAP or name not in BY_FILTER)]
+            if not missing:
+                return Sandbox(level, "; ".join(reasons), found)
+            found = "not given: " + ", ".join(missing)
+        reasons.append(found)
+    return Sandbox(NONE, reasons[-1])
+
+
+def _tried(level: str) -> dict[str, bool] | str:
+    """What holds inside a level; or, if nothing runs there, what went wrong."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, env={}, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Sandbox(NONE, f"bubblewrap did not run: {error}")
-    if done.stdout.strip() == "sealed":
-        return Sandbox(BWRAP)
-    return Sandbox(NONE, (done.stderr.strip().splitlines() or ["bubblewrap gave no answer"])[-1])
+        process = Sandbox(level).start(
+            [sys.executable, "-I", "-c", _PROBE.read_text()],
+            Mounts(),
+            "/tmp",
+            counted=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:
+        return f"bubblewrap did not run: {error}"
+    try:
+        out, errors = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return "bubblewrap did not end in 20 s"
+    if process.returncode != 0:
+        return str((errors.strip().splitlines() or ["bubblewrap gave no answer"])[-1])
+    found: dict[str, bool] = json.loads(out)
+    return found
 
 
 @cache
@@ -142,74 +182,15 @@ def _bwrap() -> str | None:
 
 def _bwrap_base() -> list[str]:
     base = [str(_bwrap()), "--die-with-parent", "--new-session", "--clearenv"]
-    base += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    base += ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
     base += ["--hostname", "experiment"]
     if os.getuid() == 0:
         base += ["--cap-drop", "ALL"]
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
             base += ["--cap-add", capability]
     else:
-        base += ["--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
+        base += ["--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY), "--disable-userns", "--cap-drop", "ALL"]
     return base
-
-
-def _binds(mounts: Mounts) -> list[str]:
-    made: set[str] = {"/"}
-    out: list[str] = []
-
-    def parents(path: str) -> None:
-        # bwrap makes missing parents with mode 0700, which an unprivileged user could not pass.
-        for parent in reversed(Path(path).parents):
-            if str(parent) not in made and not any(str(parent).startswith(top + "/") for top in ("/usr", "/proc")):
-                made.add(str(parent))
-                out.extend(["--perms", "0755", "--dir", str(parent)])
-
-    def bind(kind: str, host: Path | str, inside: str) -> None:
-        parents(inside)
-        made.add(inside)
-        out.extend([kind, str(host), inside])
-
-    bind("--ro-bind", "/usr", "/usr")
-    for top in ("/bin", "/lib", "/lib64", "/sbin"):
-        if os.path.islink(top):
-            out.extend(["--symlink", os.readlink(top), top])
-        elif os.path.isdir(top):
-            bind("--ro-bind", top, top)
-    for small in ("/etc/ld.so.cache", "/etc/localtime"):
-        if os.path.exists(small):
-            bind("--ro-bind", small, small)
-    out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
-    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
-    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])
-    made.update({"/proc", "/dev", "/tmp"})
-    for folder in python_folders():
-        if not folder.startswith("/usr/"):
-            bind("--ro-bind", folder, folder)
-    for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
-        parents(alias)
-        out.extend(["--symlink", real, alias])
-    for host, inside in mounts.readonly.items():
-        bind("--ro-bind", host, inside)
-    for host, inside in mounts.writable.items():
-        bind("--bind", host, inside)
-    for masked in mounts.masked:
-        if masked.is_dir():
-            out.extend(["--perms", "0755", "--size", "4096", "--tmpfs", str(masked)])
-    return out
-
-
-@cache
-def python_folders() -> tuple[str, ...]:
-    """The folders Python needs: its prefixes and installed packages, and nothing of the project's checkout."""
-    wanted = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    real = {os.path.realpath(p) for p in wanted}
-    return tuple(sorted(p for p in real if not any(p != q and p.startswith(q + "/") for q in real)))
-
-
-@cache
-def python_aliases() -> tuple[tuple[str, str], ...]:
-    """Prefixes that are reached through a link: (the path as Python has it, the real one)."""
-    return tuple((p, os.path.realpath(p)) for p in sorted({sys.prefix, sys.base_prefix}) if p != os.path.realpath(p))
 
 
 def experiment_uid(level: str) -> int:
@@ -217,6 +198,12 @@ def experiment_uid(level: str) -> int:
     if os.getuid() != 0 or (level == NONE and not _nobody_reaches_python()):
         return os.getuid()
     return NOBODY
+
+
+def _process_limit() -> list[str]:
+    # Inside, where the count of a user namespace starts anew: outside it would count all that the user runs.
+    prlimit = shutil.which("prlimit", path="/usr/bin:/bin")
+    return [prlimit, f"--nproc={MOST_PROCESSES}", "--"] if prlimit else []
 
 
 def _drop_root(level: str) -> list[str]:

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox
+from ideator_rl.executor.sandbox import WORKSPACE, Sandbox
+from ideator_rl.executor.sandbox_mounts import Mounts
 
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
@@ -200,12 +201,13 @@ class ScoringRun:
         argv = [sys.executable, "-I", "-B", place(SCORER, "/ideator/scorer.py"), *map(str, handles), str(SLOT_BYTES)]
         argv += [self.scorer, place(self.artifact, ARTIFACT), str(vocab)]
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "PATH=/usr/bin:/bin"]
-        return subprocess.Popen(
-            self.sandbox.command(environment + argv, Mounts({}, readonly, self.masked), place(self.tree, WORKSPACE)),
-            cwd=self.tree,
+        return self.sandbox.start(
+            environment + argv,
+            Mounts({}, readonly, self.masked),
+            place(self.tree, WORKSPACE),
+            counted=True,
+            pass_fds=handles,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env={},
-            pass_fds=handles,
         )

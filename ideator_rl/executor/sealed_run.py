@@ -15,17 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ideator_rl.environment import Budget, Resources
 from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import WORKSPACE, Mounts, Sandbox
+from ideator_rl.executor.sandbox import WORKSPACE, Sandbox
+from ideator_rl.executor.sandbox_mounts import Mounts
 
 POLL_SECONDS = 0.05
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
-MAX_DISK_BYTES = 2 << 30
+DISK_SECONDS = 1.0
+"""Between two looks at the disk."""
 MAX_ENTRIES = 20_000
 MAX_DEPTH = 64
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -90,14 +92,15 @@ def run(
     argv, ready_write, ready_read = _wrapped(sandbox, command)
     before = _children_cpu()
     started = time.monotonic()
-    process = subprocess.Popen(
-        sandbox.command(argv, _with_launcher(mounts), sandbox.place(workspace, WORKSPACE)),
-        cwd=workspace,
+    process = sandbox.start(
+        argv,
+        replace(mounts, readonly={**mounts.readonly, LAUNCHER: "/ideator/launch.py"}),
+        sandbox.place(workspace, WORKSPACE),
+        counted=budget.clock == "cpu",
+        pass_fds=[] if ready_write is None else [ready_write],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env={},
-        pass_fds=[] if ready_write is None else [ready_write],
     )
     if ready_write is not None:
         os.close(ready_write)
@@ -135,10 +138,6 @@ def _wrapped(sandbox: Sandbox, command: Command) -> tuple[list[str], int | None,
     return ["/usr/bin/env", "-i", *pairs, *argv], ready_write, ready_read
 
 
-def _with_launcher(mounts: Mounts) -> Mounts:
-    return Mounts(mounts.writable, {**mounts.readonly, LAUNCHER: "/ideator/launch.py"}, mounts.masked)
-
-
 class _Watch:
     """The clock and the limits of one run."""
 
@@ -158,7 +157,7 @@ class _Watch:
         """CPU seconds of the tree at the last look."""
         self._last, self._gone = 0.0, 0.0
         self._startup_wall = 0.0
-        self._next_check, self._next_disk = started, started + 1.0
+        self._next_check, self._next_disk = started, started + DISK_SECONDS
         self._artifact = workspace / "artifact"
         self._in_time: tuple[tuple[str, int, int], ...] = ()
         """The artifact's files at the last look within the budget."""
@@ -166,7 +165,7 @@ class _Watch:
 
     def mark(self) -> None:
         """The launcher has imported what is preloaded: the budget runs from here."""
-        self.startup = process_tree.usage(process_tree.below(self.pid))[0]
+        self.startup = process_tree.usage(process_tree.below(self.pid)).seconds
         self._startup_wall = time.monotonic() - self.started
         self.marked = True
 
@@ -179,8 +178,11 @@ class _Watch:
         if time.monotonic() < self._next_check:
             return None
         self._next_check = time.monotonic() + POLL_SECONDS / 2
-        cpu, resident = process_tree.usage(process_tree.below(self.pid))
-        # Who ignores its children's end makes their time vanish from the tree: what was seen once stays counted.
+        pids = process_tree.below(self.pid)
+        used = process_tree.usage(pids)
+        cpu = used.seconds
+        # Without a filter of system calls, who ignores its children's end makes their time vanish from the tree: what
+        # was seen once stays counted.
         self._gone += max(0.0, self._last - cpu)
         self._last, cpu = cpu, cpu + self._gone
         self.seen = max(self.seen, cpu)
@@ -199,9 +201,12 @@ class _Watch:
             )
         if self.marked and not self.over(cpu - self.startup, wall):
             self._in_time = _state(self._artifact)
-        if resident > self.resources.memory_gb * 1e9:
+        if used.tasks > self.resources.processes:
+            return "failed", f"over the limit of {self.resources.processes} processes and threads"
+        memory = self.resources.memory_gb * 1e9
+        if used.resident > memory and process_tree.proportional(pids) > memory:
             return "failed", f"over the memory limit of {self.resources.memory_gb:g} GB"
-        return self._disk()
+        return self._disk(pids)
 
     def kept(self) -> bool:
         """Whether a run that was over its budget had completed its artifact before."""
@@ -211,14 +216,17 @@ class _Watch:
         unit = "CPU seconds of all its processes" if self.budget.clock == "cpu" else "seconds"
         return f"over the budget of {self.budget.seconds:g} {unit} before its artifact was complete"
 
-    def _disk(self) -> tuple[str, str] | None:
+    def _disk(self, pids: list[int]) -> tuple[str, str] | None:
         if time.monotonic() < self._next_disk:
             return None
-        self._next_disk = time.monotonic() + 1.0
         size, entries = _weight(self.workspace)
+        self._next_disk = time.monotonic() + DISK_SECONDS
         if entries > MAX_ENTRIES:
             return "failed", f"left over {MAX_ENTRIES} files and folders"
-        return ("failed", f"wrote over {MAX_DISK_BYTES >> 20} MiB") if size > MAX_DISK_BYTES else None
+        limit = self.resources.disk_gb
+        if size + process_tree.unlinked(pids, self.workspace.stat().st_dev) > limit * 1e9:
+            return "failed", f"over the disk limit of {limit:g} GB"
+        return None
 
 
 def _follow(

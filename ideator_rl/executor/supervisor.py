@@ -17,7 +17,8 @@ from ideator_rl.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Mounts, Sandbox, choose, experiment_uid
+from ideator_rl.executor.sandbox import NONE, WORKSPACE, Sandbox, choose, experiment_uid
+from ideator_rl.executor.sandbox_mounts import Mounts, allotted_gpus
 from ideator_rl.executor.sealed_run import Command, Ended, run
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
@@ -97,6 +98,7 @@ class Supervisor:
         variables = {
             "PATH": "/usr/bin:/bin",
             "HOME": inside,
+            "USER": "experiment",
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": str(self.preset.resources.cpus),
             "IDEATOR_DATA": self.sandbox.place(data.public, "/data"),
@@ -104,12 +106,13 @@ class Supervisor:
             "IDEATOR_BUDGET_SECONDS": str(self.preset.budget.seconds),
             "IDEATOR_SEED": str(seed),
         }
-        if gpus := os.environ.get("IDEATOR_GPUS"):
+        if gpus := allotted_gpus():
             # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
-            sealed = ",".join(str(number) for number in range(len(gpus.split(","))))
-            variables["CUDA_VISIBLE_DEVICES"] = gpus if self.sandbox.level == NONE else sealed
+            seen = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(seen)
         command = Command(self.environment.command, self.environment.preload, variables)
-        mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked)
+        network = self.preset.resources.network
+        mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
         return run(self.sandbox, command, mounts, self.preset.budget, self.preset.resources, self._beat)
 
     def _beat(self) -> None:

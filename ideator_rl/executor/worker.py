@@ -12,17 +12,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 import traceback
-from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts, process_tree
+from ideator_rl.executor.homes import home, sweep
 from ideator_rl.executor.supervisor import Supervisor
 
 
@@ -45,33 +43,23 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
 def main(config: dict[str, Any]) -> int:
     """Returns 0 when a result stands in the bucket or somebody else is at it, 1 when the attempt was lost."""
     process_tree.become_subreaper()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some callers leave it, it hides the time of children
+    sweep()
     bucket = open_bucket(config["bucket"])
     spec = attempts.Spec.load(bucket, config["id"])
     number = attempts.claim(bucket, config["id"]) if spec is not None else None
     if spec is None or number is None:
         return 0
-    home = None
     try:
-        home = Path(tempfile.mkdtemp(prefix="ideator-"))
-        home.chmod(0o711)
-        record = Supervisor(bucket, spec, number, config.get("isolation", "auto"), home).work()
-        record.finished = time.time()
-        attempts.store_result(bucket, record)
+        with home() as folder:
+            record = Supervisor(bucket, spec, number, config.get("isolation", "auto"), folder).work()
+            record.finished = time.time()
+            attempts.store_result(bucket, record)
         return 0
     except Exception as error:
         expected = isinstance(error, IdeatorError)
         attempts.give_up(bucket, spec.id, number, str(error) if expected else traceback.format_exc(limit=-3))
         return 1
-    finally:
-        if home is not None:
-            _remove(home)
-
-
-def _remove(home: Path) -> None:
-    """Remove a folder that hostile code wrote into: deeper than Python recurses, or closed to its owner."""
-    for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-        if home.exists():
-            subprocess.run([*command, str(home)], stderr=subprocess.DEVNULL, check=False)
 
 
 if __name__ == "__main__":

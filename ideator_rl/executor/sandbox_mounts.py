@@ -1,0 +1,114 @@
+"""What a sandboxed process sees of the machine: the system and Python read-only, the folders it is given, the GPUs that
+were allotted, a few small files of /etc that are ours, and nothing else.  As arguments of bubblewrap.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+SHM_BYTES = 256 << 20
+"""Of /dev/shm and of /tmp, each."""
+ETC = Path(__file__).with_name("etc")
+_DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
+
+
+@dataclass(frozen=True)
+class Mounts:
+    """What a sandboxed process sees besides the system and Python."""
+
+    writable: Mapping[Path, str] = field(default_factory=dict)
+    """Host folder → path inside."""
+    readonly: Mapping[Path, str] = field(default_factory=dict)
+    masked: Iterable[Path] = ()
+    """Host folders that appear empty inside."""
+    network: bool = False
+    """See the machine's network, loopback included."""
+
+
+def allotted_gpus() -> list[str]:
+    """The numbers of the GPUs that this process, and experiments below it, may use."""
+    return [number for number in os.environ.get("IDEATOR_GPUS", "").split(",") if number]
+
+
+def binds(mounts: Mounts) -> list[str]:
+    """The file system, as arguments of bubblewrap."""
+    made: set[str] = {"/"}
+    out: list[str] = []
+
+    def parents(path: str) -> None:
+        # bwrap makes missing parents with mode 0700, which an unprivileged user could not pass.
+        for parent in reversed(Path(path).parents):
+            if str(parent) not in made and not any(str(parent).startswith(top + "/") for top in ("/usr", "/proc")):
+                made.add(str(parent))
+                out.extend(["--perms", "0755", "--dir", str(parent)])
+
+    def bind(kind: str, host: str, inside: str) -> None:
+        parents(inside)
+        made.add(inside)
+        out.extend([kind, host, inside])
+
+    bind("--ro-bind", "/usr", "/usr")
+    for top in ("/bin", "/lib", "/lib64", "/sbin"):
+        if os.path.islink(top):
+            out.extend(["--symlink", os.readlink(top), top])
+        elif os.path.isdir(top):
+            bind("--ro-bind", top, top)
+    for inside, host in _etc(mounts.network).items():
+        bind("--ro-bind", host, inside)
+    out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
+    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
+    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])
+    made.update({"/proc", "/dev", "/tmp"})
+    out.extend(_devices())
+    for needed in python_folders():
+        if not needed.startswith("/usr/"):
+            bind("--ro-bind", needed, needed)
+    for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
+        parents(alias)
+        out.extend(["--symlink", real, alias])
+    for folder, place in mounts.readonly.items():
+        bind("--ro-bind", str(folder), place)
+    for folder, place in mounts.writable.items():
+        bind("--bind", str(folder), place)
+    for masked in mounts.masked:
+        if masked.is_dir():
+            out.extend(["--perms", "0755", "--size", "4096", "--tmpfs", str(masked)])
+    return out
+
+
+def _etc(network: bool) -> dict[str, str]:
+    """Path inside → file of the host.  Users and hosts are ours: those of the machine are nobody's business."""
+    wanted = {f"/etc/{path.name}": str(path) for path in ETC.iterdir()}
+    of_host = ["/etc/ld.so.cache", "/etc/localtime"]
+    if network:
+        of_host += ["/etc/hosts", "/etc/resolv.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"]
+    return wanted | {path: os.path.realpath(path) for path in of_host if os.path.exists(path)}
+
+
+def _devices() -> list[str]:
+    """The driver and the allotted GPUs, and what CUDA reads of them in /sys."""
+    gpus = [f"/dev/nvidia{number}" for number in allotted_gpus()]
+    if not gpus:
+        return []
+    paths = [path for path in (*gpus, *(f"/dev/{name}" for name in _DRIVER)) if os.path.exists(path)]
+    return ["--ro-bind", "/sys", "/sys", *(word for path in paths for word in ("--dev-bind", path, path))]
+
+
+@cache
+def python_folders() -> tuple[str, ...]:
+    """The folders Python needs: its prefixes and installed packages, and nothing of the project's checkout."""
+    wanted = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    real = {os.path.realpath(p) for p in wanted}
+    return tuple(sorted(p for p in real if not any(p != q and p.startswith(q + "/") for q in real)))
+
+
+@cache
+def python_aliases() -> tuple[tuple[str, str], ...]:
+    """Prefixes that are reached through a link: (the path as Python has it, the real one)."""
+    return tuple((p, os.path.realpath(p)) for p in sorted({sys.prefix, sys.base_prefix}) if p != os.path.realpath(p))

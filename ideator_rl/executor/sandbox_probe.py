@@ -1,0 +1,47 @@
+"""Runs inside the sandbox: what holds there, found by trying; one JSON object, guarantee → whether it holds."""
+
+import ctypes
+import json
+import os
+import signal
+import socket
+
+
+def refused(act) -> bool:
+    try:
+        act()
+    except OSError:
+        return True
+    return False
+
+
+def children_counted() -> bool:
+    before = os.times().children_user
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    child = os.fork()
+    if child == 0:
+        while os.times().user < 0.02:
+            pass
+        os._exit(0)
+    try:
+        os.waitpid(child, 0)
+    except ChildProcessError:
+        return False
+    return os.times().children_user > before
+
+
+LIBC = ctypes.CDLL(None)
+NEW_USER_NAMESPACE = 0x1000_0000
+FIXED_ADDRESSES = 0x004_0000
+held = {
+    "an unprivileged user": os.getuid() != 0,
+    "processes of its own": os.getpid() < 100,
+    "no network": [name for _, name in socket.if_nameindex()] in ([], ["lo"]),
+    "a read-only system": all(
+        refused(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
+        for path in ("/proc/sys/kernel/core_pattern", "/usr/ideator-probe")
+    ),
+    "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,
+    "CPU time of children counted": children_counted(),
+}
+print(json.dumps(held))

@@ -1,0 +1,178 @@
+"""The system calls that sandboxed code may not make, as a filter for the kernel (classic BPF).
+
+Guarantees, on x86-64 and 64-bit ARM: no namespaces of one's own, no mounts, no keyring, no tracing or reading of other
+processes, no io_uring, no kernel interfaces that only administrators need, no sockets but Unix, IP and routing ones, no
+characters pushed into a terminal, no calls of another architecture; and what would hide resources from who counts them:
+memory without a file (`memfd`, System V), and a process that ignores the end of its children, whose CPU time the kernel
+then forgets.  Not guaranteed: that the remaining calls have no bug of the kernel's.
+
+Calls that libraries try and can do without fail with ENOSYS, so that they fall back; the others with EPERM.  A
+forbidden call does not kill: an experiment sees an error where it would see one without privileges.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import struct
+from functools import cache
+
+SIGCHLD = 17
+
+# System call → (number on x86-64, number on 64-bit ARM), -1 where there is none; from the kernel's asm/unistd_64.h and
+# asm-generic/unistd.h.
+_FORBIDDEN = {
+    "acct": (163, 89),
+    "add_key": (248, 217),
+    "adjtimex": (159, 171),
+    "bpf": (321, 280),
+    "chroot": (161, 51),
+    "clock_adjtime": (305, 266),
+    "clock_settime": (227, 112),
+    "delete_module": (176, 106),
+    "fanotify_init": (300, 262),
+    "finit_module": (313, 273),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fspick": (433, 433),
+    "init_module": (175, 105),
+    "ioperm": (173, -1),
+    "iopl": (172, -1),
+    "kcmp": (312, 272),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "lookup_dcookie": (212, 18),
+    "migrate_pages": (256, 238),
+    "modify_ldt": (154, -1),
+    "mount": (165, 40),
+    "mount_setattr": (442, 442),
+    "move_mount": (429, 429),
+    "move_pages": (279, 239),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "open_tree_attr": (467, 467),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pivot_root": (155, 41),
+    "process_madvise": (440, 440),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "reboot": (169, 142),
+    "request_key": (249, 218),
+    "setdomainname": (171, 162),
+    "sethostname": (170, 161),
+    "setns": (308, 268),
+    "settimeofday": (164, 170),
+    "swapoff": (168, 225),
+    "swapon": (167, 224),
+    "syslog": (103, 116),
+    "umount2": (166, 39),
+    "userfaultfd": (323, 282),
+    "vhangup": (153, 58),
+}
+_ABSENT = {
+    "clone3": (435, 435),  # its flags lie in memory, which a filter cannot read; libraries fall back to clone
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "memfd_secret": (447, 447),
+    "shmget": (29, 194),
+}
+_MEMFD = {"memfd_create": (319, 279)}
+_CLONE, _UNSHARE, _IOCTL = (56, 220), (272, 97), (16, 29)
+_SOCKET, _PERSONALITY, _SIGACTION = (41, 198), (135, 92), (13, 134)
+
+_NAMESPACES = 0x0002_0000 | 0x7E00_0000  # CLONE_NEWNS, and NEWCGROUP … NEWNET
+_NEWTIME = 0x80  # in unshare; in clone these bits are the signal
+_TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
+_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
+_NETLINK = 16
+_QUERY = 0xFFFF_FFFF
+
+_MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
+_ALLOW, _KILL, _ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
+_NUMBER, _ARCHITECTURE = 0, 4
+"""Offsets in the kernel's `struct seccomp_data`; see `_argument`."""
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+
+Instruction = tuple[int, int, int, int]
+"""Code, jump if true, jump if false, constant."""
+
+
+def supported() -> bool:
+    """Whether a filter can be made for this machine's architecture."""
+    return platform.machine() in _MACHINES
+
+
+def open_filter(*, memfd: bool, counted: bool) -> int:
+    """A fresh descriptor from which the filter can be read once, to its end; the caller closes it.
+
+    Args:
+        memfd: allow memory without a file (GPU libraries share memory by it).
+        counted: keep the signal for the end of a child as it is, so that no CPU time is hidden.  A program that waits
+            for that signal instead of for the child waits in vain.
+    """
+    return os.open(f"/proc/self/fd/{_kept(memfd, counted)}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@cache
+def _kept(memfd: bool, counted: bool) -> int:
+    kept = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    os.write(kept, program(platform.machine(), memfd=memfd, counted=counted))
+    return kept
+
+
+def program(machine: str, *, memfd: bool, counted: bool) -> bytes:
+    """The filter as the kernel reads it: an array of `struct sock_filter`.
+
+    Raises:
+        KeyError: no table for this architecture; see `supported`.
+    """
+    column, architecture = _MACHINES[machine]
+    out: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
+    out.append((_LOAD, 0, 0, _NUMBER))
+    if machine == "x86_64":  # the x32 interface has numbers of its own from here on
+        out += [(_AT_LEAST, 0, 1, 0x4000_0000), _error(errno.ENOSYS)]
+    absent = _ABSENT if memfd else _ABSENT | _MEMFD
+    for table, code in ((_FORBIDDEN, errno.EPERM), (absent, errno.ENOSYS)):
+        for numbers in table.values():
+            if numbers[column] >= 0:
+                out += [(_EQUAL, 0, 1, numbers[column]), _error(code)]
+    for numbers, body in _conditional(counted):
+        out += [(_EQUAL, 0, len(body), numbers[column]), *body]
+    out.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("=HBBI", *instruction) for instruction in out)
+
+
+def _conditional(counted: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
+    """Calls that depend on their arguments, each with a body that ends in a verdict."""
+    allow, deny = (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)
+    family = [(_EQUAL, 5 - place, 0, value) for place, value in enumerate(_FAMILIES)]
+    calls: list[tuple[tuple[int, int], list[Instruction]]] = [
+        (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
+        (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME), allow, deny]),
+        (_IOCTL, [_argument(1), *((_EQUAL, 2 - place, 0, v) for place, v in enumerate(_TERMINAL_INPUT)), allow, deny]),
+        # Of netlink only protocol 0, routing: what lists a machine's addresses.
+        (_SOCKET, [_argument(0), *family, (_EQUAL, 0, 3, _NETLINK), _argument(2), (_EQUAL, 0, 1, 0), allow,
+                   _error(errno.EAFNOSUPPORT)]),
+        (_PERSONALITY, [_argument(0), (_EQUAL, 0, 1, _QUERY), allow, deny]),
+    ]  # fmt: skip
+    if counted:  # setting an action says that it worked and does nothing; asking for it still works
+        asks = [(_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), _error(0), allow]
+        calls.append((_SIGACTION, [_argument(0), (_EQUAL, 0, 5, SIGCHLD), _argument(1), *asks]))
+    return calls
+
+
+def _argument(place: int, high: bool = False) -> Instruction:
+    """Load one half of an argument; both machines are little-endian."""
+    return (_LOAD, 0, 0, 16 + 8 * place + 4 * high)
+
+
+def _error(code: int) -> Instruction:
+    return (_RETURN, 0, 0, _ERRNO | code)
