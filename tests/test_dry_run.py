@@ -17,3 +17,23 @@ def test_a_dry_run_says_what_a_run_would_cost_and_starts_nothing(tmp_path, capsy
 def test_a_dry_run_of_an_unusable_recipe_is_refused(capsys):
     assert main([*TOY, "--preset", "huge"]) == 2
     assert "no preset 'huge'" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_the_coder_may_cost_and_needs_no_key(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    coder = '{"models": "some", "samples": 2, "revisions": 1, "max_tokens": 1000, "prices": {"some": {"prompt": 0, "completion": 10}}}'
+    arguments = ["--implementer", "llm", "--coder", coder, "--max_steps", "100", "--max_usd", "9"]
+    assert main([*TOY, "--output_dir", str(tmp_path / "run"), *arguments]) == 0
+    out = capsys.readouterr().out
+    # 400 ideas of 1,000 tokens at 10 USD a million; at most 2 drafts with 1 revision of each
+    assert (
+        "400 calls" in out
+        and "4.00 USD if" in out
+        and "at most 1,600 calls" in out
+        and "16.00 USD; capped at 9 USD" in out
+    )
+
+
+def test_a_dry_run_with_unusable_settings_of_the_coder_is_refused(capsys):
+    assert main([*TOY, "--implementer", "llm", "--coder", '{"models": "some", "sample": 2}']) == 2
+    assert "samples" in capsys.readouterr().err

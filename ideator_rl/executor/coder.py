@@ -27,9 +27,12 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.coder_answer import REASONS, Fault, read_answer
 from ideator_rl.executor.coder_prompt import FORMATS, Message, Prompt, prompts_version
 from ideator_rl.executor.implementer import Implementation, ImplementerUnavailable, NotImplementable
+from ideator_rl.executor.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.ideas import Idea
 from ideator_rl.ledger import BudgetSpent, Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
+from ideator_rl.llm.estimate import Estimate, estimate
+from ideator_rl.llm.prices import Price, mean
 from ideator_rl.patch import Tree, diff
 
 HALVINGS = 4
@@ -38,6 +41,10 @@ HALVINGS = 4
 
 NO_LIMIT = 1 << 40
 """Tokens, where nobody said how long the context is: all is shown, until the server says that it is too long."""
+
+
+TYPICAL_IDEA = 300
+"""Tokens, where a cost is estimated."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +98,22 @@ class CoderImplementer:
         """
         own, rest = _split(settings)
         client = LLMSettings.from_mapping(rest)
-        room = client.context_tokens - client.max_tokens if client.context_tokens else NO_LIMIT
-        return cls(ChatClient(client, ledger), own, room, replay=bool(client.replay))
+        return cls(ChatClient(client, ledger), own, _room(client), replay=bool(client.replay))
+
+    @staticmethod
+    def estimate(settings: dict[str, Any], ideas: int, environment: Environment, preset: str) -> Estimate:
+        """What ideas may cost; see `llm.estimate`.  An idea counts as `TYPICAL_IDEA`, a model without a price as free.
+
+        Raises:
+            IdeatorError: unusable settings.
+        """
+        own, rest = _split(settings)
+        client = LLMSettings.from_mapping(rest)
+        idea = Idea("x" * (BYTES_PER_TOKEN * TYPICAL_IDEA), "x")
+        prompt = Prompt(idea, environment.baseline(preset), environment, preset, own.edit_format, _room(client))
+        asked = sum(tokens(message["content"]) for message in prompt.messages())
+        price = mean(client.models, {name: client.price(name) or Price() for name in client.models})
+        return estimate(ideas, own.samples, own.revisions, asked, client.max_tokens, price)
 
     def version(self, environment: Environment) -> str:
         """The models and how they are sampled, the drafts, and the prompts."""
@@ -115,6 +136,10 @@ class CoderImplementer:
             if draft.tree is not None:
                 return Implementation(diff(base, draft.tree), usage)
         raise _failure(drafts, self.settings, usage)
+
+
+def _room(client: LLMSettings) -> int:
+    return client.context_tokens - client.max_tokens if client.context_tokens else NO_LIMIT
 
 
 class _Race:

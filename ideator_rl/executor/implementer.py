@@ -12,6 +12,7 @@ from ideator_rl.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.ledger import Ledger
+from ideator_rl.llm.estimate import Estimate
 from ideator_rl.patch import PatchError, Rules, Tree, apply_patch, judge, names_protected
 from ideator_rl.patch.edit import Kind
 from ideator_rl.registry import resolve
@@ -93,6 +94,22 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
             f"The implementer {name} takes no `coder` settings; got {', '.join(settings)}. Leave them out."
         )
     return made()
+
+
+def estimate_cost(
+    name: str, settings: dict[str, Any] | None, ideas: int, environment: Environment, preset: str
+) -> Estimate | None:
+    """What it may cost to have so many ideas implemented; None for an implementer that asks nobody.
+
+    Raises:
+        UnknownName: nothing is known by that name.
+        IdeatorError: unusable settings.
+    """
+    made = resolve("implementers", BUILT_IN.get(name, name))
+    found: Estimate | None = (
+        made.estimate(settings or {}, ideas, environment, preset) if hasattr(made, "estimate") else None
+    )
+    return found
 
 
 BUILT_IN = {

@@ -20,7 +20,7 @@ from ideator_rl.ledger import Ledger, Spent
 from ideator_rl.llm import faults
 from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable
 from ideator_rl.llm.gate import gate
-from ideator_rl.llm.prices import Price, shipped
+from ideator_rl.llm.prices import Price
 from ideator_rl.llm.recording import Recording, Replay
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
@@ -189,11 +189,9 @@ class ChatClient:
         return Recording(Path(self.settings.record)) if self.settings.record else None
 
     def _price(self, model: str) -> Price:
-        price = self.settings.prices.get(model) or shipped().get(model)
+        price = self.settings.price(model)
         if price is not None:
             return price
-        if self.settings.loopback:
-            return Price()
         how = f"`prices: {{{model}: {{prompt: 1.25, completion: 10.0}}}}` (USD per 1 million tokens)"
         if self.ledger.caps.usd is not None:
             raise SettingsError(f"No price is known for {model}, and the run has a cap in USD. Give it: {how}.")

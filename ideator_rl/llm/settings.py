@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.llm.prices import Price
+from ideator_rl.llm.prices import Price, shipped
 
 OURS = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream")
 """What an `extra_body` may not hold: reservations and recordings stand on it."""
@@ -73,6 +73,10 @@ class LLMSettings:
         if full.get("context_tokens") and full["context_tokens"] <= full.get("max_tokens", cls.max_tokens):
             _fail("have a context_tokens that max_tokens fills", "Lower max_tokens: the prompt needs room too.")
         return cls(**full)
+
+    def price(self, model: str) -> Price | None:
+        """USD for a model's tokens, nothing on this machine; None where nobody knows."""
+        return self.prices.get(model) or shipped().get(model) or (Price() if self.loopback else None)
 
     @property
     def url(self) -> str:

@@ -9,7 +9,9 @@ import math
 from dataclasses import dataclass
 
 from ideator_rl.environment import Preset, load_environment
+from ideator_rl.executor.implementer import estimate_cost
 from ideator_rl.executor.sandbox import choose
+from ideator_rl.llm.estimate import Amount
 from ideator_rl.training.recipe import Recipe
 
 EPOCHS = 3
@@ -59,7 +61,18 @@ def dry_run(recipe: Recipe) -> str:
         f"hardware     at most {most.gpu_hours:.1f} GPU-hours and {most.cpu_hours:.1f} CPU-hours for experiments"
         + _cap(ours.max_gpu_hours, "GPU-hours"),
     ]
+    asked = estimate_cost(ours.implementer, ours.coder, most.ideas, environment, ours.preset)
+    if asked is not None:
+        lines.append(
+            f"coder LLM    {_amount(asked.low)} if every first draft is right; at most {_amount(asked.high)}"
+            + _cap(ours.max_usd, "USD")
+            + _cap(ours.max_coder_tokens, "tokens")
+        )
     return "\n".join(lines)
+
+
+def _amount(asked: Amount) -> str:
+    return f"{asked.calls:,} calls, {asked.tokens / 1e6:.3g} M tokens, {asked.usd:,.2f} USD"
 
 
 def _cap(cap: float | None, unit: str) -> str:
