@@ -38,6 +38,7 @@ def test_the_sandbox_runs_python_as_an_unprivileged_user_alone():
         "open('/proc/sys/kernel/core_pattern', 'w')",
         "open('/usr/x', 'w')",
         "open('/x', 'w')",
+        "open('/dev/x', 'w')",
         "open('/etc/shadow')",
         "open('/etc/passwd', 'w')",
         "import socket; socket.create_connection(('127.0.0.1', 22), timeout=1)",

@@ -79,7 +79,8 @@ def binds(mounts: Mounts) -> list[str]:
     for masked in mounts.masked:
         if masked.is_dir():
             out.extend(["--perms", "0755", "--size", "4096", "--tmpfs", str(masked)])
-    return out
+    # These two lie in memory and, where no root started it, belong to the experiment: files there would count nowhere.
+    return [*out, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def _etc(network: bool) -> dict[str, str]:

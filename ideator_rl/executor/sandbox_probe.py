@@ -39,7 +39,7 @@ held = {
     "no network": [name for _, name in socket.if_nameindex()] in ([], ["lo"]),
     "a read-only system": all(
         refused(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
-        for path in ("/proc/sys/kernel/core_pattern", "/usr/ideator-probe")
+        for path in ("/proc/sys/kernel/core_pattern", "/usr/x", "/x", "/dev/x")
     ),
     "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,
     "CPU time of children counted": children_counted(),
