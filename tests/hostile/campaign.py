@@ -1,0 +1,191 @@
+"""Runs attacks through `ideator-rl execute`, and says of each what is wrong with how it ended: nothing, if all is well."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attack import HERE, Case, long_texts, patch_text
+from bystanders import Bystanders, end, survivors
+
+from ideator_rl.environment import load_environment
+from ideator_rl.errors import IdeatorError
+
+SECONDS = 280
+"""Wall seconds that a command may take."""
+LOG_BYTES = 70_000
+SMALL = 1e-9
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One `ideator-rl execute`: its record and everything else that is left of it."""
+
+    record: dict[str, Any]
+    exit: int
+    text: str
+    """Output, errors and every object of the record in the bucket."""
+    seconds: float
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Ending:
+    """How a case ended."""
+
+    case: Case
+    status: str
+    gain: float | None
+    """How much better than the baseline; None where there is no metric."""
+    seconds: float
+    message: str
+    faults: list[str]
+
+
+class Campaign:
+    def __init__(self, root: Path):
+        self.root = root
+        root.chmod(0o755)
+        self.around = Bystanders(root)
+        self.endings: list[Ending] = []
+        self._trees = {name: load_environment(HERE / name).baseline("cpu") for name in ("env", "answers_env")}
+        self.baselines = {name: self._value(self.execute(name, None)) for name in self._trees}
+        self.alone = self._value(self.execute("env", self._honest(), bucket="alone"))
+        self.fingerprint = self.around.fingerprint()
+
+    def close(self) -> None:
+        self.around.close()
+
+    def run(self, case: Case) -> Ending:
+        """Run a case, with who is beside it, and judge it."""
+        with ThreadPoolExecutor(3) as pool:
+            aside = self._folder("beside")
+            parts = [part for part in (case.parts, case.accomplice) if part]
+            known = self.around.known | long_texts() | {"BESIDE": str(aside)}
+            patches = [patch_text(self._trees[case.environment], part, known) for part in parts]
+            running = [pool.submit(self.execute, case.environment, patch) for patch in patches]
+            beside = case.beside and pool.submit(self.execute, "env", self._honest(), aside, f"{case.name}-beside")
+            executions = [future.result() for future in running]
+            faults = [fault for execution in executions for fault in self._faults(case, execution)]
+            faults += self.around.disturbed()
+            if beside and (value := self._value(beside.result())) != self.alone:
+                faults.append(f"the experiment beside it measured {value}; alone it measures {self.alone}")
+        record = executions[0].record
+        gain = self._gain(case, record)
+        error = (record.get("error") or {}).get("message", "")
+        ending = Ending(case, record.get("status", "none"), gain, executions[0].seconds, error, faults)
+        self.endings.append(ending)
+        return ending
+
+    def execute(
+        self, environment: str, patch: str | None, scratch: Path | None = None, bucket: str = "bucket"
+    ) -> Execution:
+        """Run a patch (None: the baseline) on the command line, with scratch space of its own."""
+        scratch = scratch or self._folder("scratch")
+        argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(HERE / environment), "--json", "--slots", "1"]
+        argv += ["--bucket", f"file://{self.root / bucket}"]
+        if patch is None:
+            argv.append("--baseline")
+        else:
+            file = self._folder("patch") / "attack.diff"
+            file.write_bytes(patch.encode("utf-8", "surrogateescape"))
+            argv += ["--diff", str(file)]
+        started = time.monotonic()
+        code, out, errors = _command(argv, self._variables(scratch), self.root)
+        seconds = time.monotonic() - started
+        faults = [] if seconds < SECONDS else [f"the command did not end in {SECONDS} s"]
+        faults += _left(scratch)
+        try:
+            record = json.loads(out)
+        except ValueError:
+            return Execution({}, code, out + errors, seconds, [*faults, f"no record: {out[-300:]} {errors[-600:]}"])
+        objects = sorted((self.root / bucket / "experiments" / record["id"]).rglob("*"))
+        stored = "".join(path.read_text(errors="replace") for path in objects if path.is_file())
+        if "Traceback" in errors:
+            faults.append(f"the command failed: {errors[-600:]}")
+        return Execution(record, code, out + errors + stored, seconds, faults)
+
+    def _faults(self, case: Case, done: Execution) -> list[str]:
+        record, status, out = done.record, done.record.get("status", "none"), list(done.faults)
+        if status not in case.status:
+            out.append(f"ended as {status}, expected {' or '.join(case.status)}: {record.get('error')}")
+        gain = self._gain(case, record)
+        if status == "succeeded" and (gain is None or gain > case.gain + SMALL):
+            out.append(f"it gained {gain} over the baseline; at most {case.gain} is right")
+        if status != "succeeded" and record.get("reward", 0.0) != 0.0:
+            out.append(f"the reward of a failure is {record['reward']}")
+        if (done.exit == 0) != (status == "succeeded"):
+            out.append(f"the command ended with {done.exit} for {status}")
+        ran = "run" in record.get("seconds", {}) and status not in ("rejected", "unpatchable")
+        if ran and record["isolation"] != "bwrap":
+            out.append(f"it ran at the isolation level {record['isolation']}")
+        log = record.get("log", "")
+        if case.says and not re.search(case.says, log + json.dumps(record.get("error"))):
+            out.append(f"nothing shows that the attack took place ({case.says}): {log[-600:]}")
+        if len(log) > LOG_BYTES:
+            out.append(f"the log holds {len(log)} characters")
+        secret = [*self.around.secrets.values(), *self.around.hidden]
+        return out + [f"it leaked {one}" for one in secret if one in done.text]
+
+    def _gain(self, case: Case, record: dict[str, Any]) -> float | None:
+        if not record.get("metric"):
+            return None
+        better = record["metric"]["value"] - self.baselines[case.environment]
+        return better if record["metric"]["direction"] == "max" else -better
+
+    def _honest(self) -> str:
+        """A neighbour: a little worse than the baseline, slow, and with a secret in its codebase."""
+        slow = f"globals()['smoothing'] = 5.0  # {self.around.secrets['neighbour']}\ntime.sleep(5)\n"
+        return patch_text(self._trees["env"], {"main": slow}, {})
+
+    def _value(self, execution: Execution) -> float:
+        if execution.record.get("status") != "succeeded" or execution.faults:
+            raise IdeatorError(f"An honest experiment failed: {execution.faults} {execution.record}")
+        return float(execution.record["metric"]["value"])
+
+    def _folder(self, kind: str) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.root))
+        folder.chmod(0o755)
+        return folder
+
+    def _variables(self, scratch: Path) -> dict[str, str]:
+        passed = ("PATH", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
+        kept = {name: os.environ[name] for name in passed if name in os.environ}
+        return kept | self.around.variables | {"TMPDIR": str(scratch)}
+
+
+def _command(argv: list[str], variables: dict[str, str], cwd: Path) -> tuple[int, str, str]:
+    process = subprocess.Popen(
+        argv, env=variables, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, errors = process.communicate()
+    return process.returncode, out.decode(errors="replace"), errors.decode(errors="replace")
+
+
+def _left(scratch: Path, patience: float = 10.0) -> list[str]:
+    """Processes and files that an experiment has left behind, once its supervisor had time to go."""
+    deadline = time.monotonic() + patience
+    while True:
+        alive = survivors(scratch)
+        files = [path.name for path in scratch.iterdir() if not path.name.startswith("ideator_rl-slots")]
+        if not alive and not files:
+            return []
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    end(alive)
+    return [f"processes still alive: {alive}"] * bool(alive) + [f"left in its scratch space: {files}"] * bool(files)

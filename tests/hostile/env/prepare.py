@@ -1,0 +1,34 @@
+"""Text of a made-up language.  What is hidden is drawn from the operating system's entropy: nobody can make it again.
+
+A hidden word stands in the hidden text, and a hidden line beside it: whoever sees one of them elsewhere has found a leak.
+"""
+
+import secrets
+
+import numpy as np
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SIZES = {"train": 100_000, "main": 20_000, "confirm": 20_000}
+"""Characters."""
+
+
+def prepare(public, private, preset):
+    words = _words(np.random.default_rng(0))
+    share = 1 / np.arange(1, len(words) + 1)
+    canary = "".join(secrets.choice(LETTERS) for _ in range(24))
+    for name, size in SIZES.items():
+        rng = np.random.default_rng(0 if name == "train" else secrets.randbits(128))
+        drawn = [words[i] for i in rng.choice(len(words), size // 4, p=share / share.sum())]
+        if name != "train":
+            drawn.insert(100, canary)
+        text = " ".join(drawn)[:size]
+        folder = public if name == "train" else private
+        (folder / f"{name}.bin").write_bytes(bytes(1 + LETTERS.index(c) if c != " " else 0 for c in text))
+    (private / "canary.txt").write_text(canary)
+    (private / "line.txt").write_text(f"canary-private-{secrets.token_hex(8)}\n")
+
+
+def _words(rng):
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    words = sorted({"".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(200)})
+    return [words[i] for i in rng.permutation(len(words))]
