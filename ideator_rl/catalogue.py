@@ -122,7 +122,7 @@ THOUGHTS = (
     "The run is short, so {family} matters.",
     "Try the {family}.",
     "The {family} of the baseline is plain.",
-    "Something in the {family} may lower the loss.",
+    "Something in the {family} may better the result.",
     "Few steps: look at the {family}.",
 )
 

@@ -108,6 +108,7 @@ FORBIDDEN = {
     "memory without a file": "libc.memfd_create(b'x', 0)",
     "old shared memory": "libc.shmget(0, 4096, 0o1600)",
     "a cipher socket": "libc.socket(38, 5, 0)",
+    "an ear on files": "libc.inotify_init()",
     "an audit socket": "libc.socket(16, 3, 9)",
     "a typed character": "libc.ioctl(1, 0x5412, b'x')",
     "fixed addresses": "libc.personality(0x0040000)",
@@ -122,7 +123,7 @@ def test_the_filter_refuses(what):
     numbers = {"x86_64": {"keyctl": 250, "clone": 56}, "aarch64": {"keyctl": 219, "clone": 220}}[platform.machine()]
     code = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
     code += f"print({FORBIDDEN[what].format(**numbers)}, ctypes.get_errno())"
-    words = ("memory", "clone3", "old", "a kernel's")
+    words = ("memory", "clone3", "old", "a kernel's", "an ear")
     codes = [errno.ENOSYS if what.startswith(words) else errno.EAFNOSUPPORT if "socket" in what else errno.EPERM]
     assert inside(code).stdout.split() == ["-1", *map(str, codes)]
 
@@ -166,9 +167,34 @@ def test_who_is_counted_cannot_ignore_the_end_of_children(counted):
     assert inside(code, counted=counted).stdout.strip() == ("7" if counted else "gone")
 
 
+@filtered
+@pytest.mark.parametrize("silent", [True, False])
+@pytest.mark.parametrize("lock", ["flock(f, 2)", "lockf(f, 1)", "fcntl(f, 37, struct.pack('hhqqi4x', 0, 0, 5, 1, 0))"])
+def test_locks_on_files_that_all_see_are_taken_only_by_who_knows_no_secrets(lock, silent, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "file").write_text("x" * 9)
+    (shared / "file").chmod(0o666)
+    listen = (
+        "flock(f, 6)" if "flock" in lock else "fcntl(f, 36, struct.pack('hhqqi4x', 1, 0, 0, 0, 0))[:2] != b'\\2\\0'"
+    )
+    speak = f"import fcntl, struct; f = open('/shared/file', 'r+'); fcntl.{lock}; print(1, flush=True); input()"
+    hear = f"import fcntl, struct; f = open('/shared/file', 'r+'); print(fcntl.{listen})"
+    mounts = Mounts(writable={shared: "/shared"})
+    speaker = Sandbox(BWRAP).start(
+        [sys.executable, "-I", "-c", speak], mounts, "/tmp", silent=silent,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert speaker.stdout.readline() == "1\n", speaker.stderr.read()
+    heard = inside(hear, mounts)
+    speaker.communicate("\n")
+    assert ("BlockingIOError" in heard.stderr or heard.stdout == "True\n") == (not silent), heard
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_filter_has_the_form_that_the_kernel_takes(machine):
-    filter = seccomp.program(machine, memfd=False, counted=True)
+@pytest.mark.parametrize("silent", [True, False])
+def test_the_filter_has_the_form_that_the_kernel_takes(machine, silent):
+    filter = seccomp.program(machine, memfd=False, counted=True, silent=silent)
     instructions = [struct.unpack_from("=HBBI", filter, place) for place in range(0, len(filter), 8)]
     for place, (code, when_true, when_false, _) in enumerate(instructions):
         if code not in (0x20, 0x06):

@@ -60,6 +60,7 @@ class Sandbox:
         cwd: str,
         *,
         counted: bool = False,
+        silent: bool = False,
         pass_fds: Iterable[int] = (),
         **streams: Any,
     ) -> subprocess.Popen[Any]:
@@ -68,6 +69,7 @@ class Sandbox:
         Args:
             cwd: a path as the process sees it; see `place`.
             counted: its CPU time is its budget: it cannot ignore the end of its children, which would hide theirs.
+            silent: it knows secrets, and must not tell other sandboxes by locks on files that all of them see.
             streams: as for `subprocess.Popen`.
         """
         with ExitStack() as stack:
@@ -75,7 +77,7 @@ class Sandbox:
             if self.level != NONE:
                 command += [*_bwrap_base(), *([] if mounts.network else ["--unshare-net"]), *binds(mounts)]
                 if self.level == BWRAP:
-                    handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted)
+                    handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted, silent=silent)
                     stack.callback(os.close, handle)
                     inherited.append(handle)
                     command += ["--seccomp", str(handle)]

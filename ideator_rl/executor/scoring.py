@@ -8,10 +8,10 @@ it is computed from a private copy.
 
 from __future__ import annotations
 
+import builtins
 import fcntl
 import mmap
 import os
-import re
 import select
 import struct
 import subprocess
@@ -123,9 +123,11 @@ class Scorer:
         if self._receive(1, deadline, late) != b"\0":
             size = min(struct.unpack("<I", self._receive(4, deadline, late))[0], 4096)
             words = self._receive(size, deadline, late).decode("utf-8", "replace")
-            # Only the kind of the error: the model has seen hidden tokens and must not write to the record.
-            kind = re.match(r"[A-Za-z_]{1,40}", words)
-            raise ScorerFailed(f"the model could not be loaded or run: {kind[0] if kind else 'an error'}")
+            # Only the kind of the error, and only Python's own: the model has seen hidden tokens and must not write to
+            # the record, nor by the names of errors that it makes itself.
+            kind = words.partition(":")[0]
+            own = isinstance(getattr(builtins, kind, None), type)
+            raise ScorerFailed(f"the model could not be loaded or run: {kind if own else 'an error'}")
 
     def _send(self, body: bytes, deadline: float) -> None:
         view = memoryview(body)
@@ -206,6 +208,7 @@ class ScoringRun:
             Mounts({}, readonly, self.masked),
             place(self.tree, WORKSPACE),
             counted=True,
+            silent=True,
             pass_fds=handles,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

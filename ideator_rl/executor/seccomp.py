@@ -4,7 +4,9 @@ Guarantees, on x86-64 and 64-bit ARM: no namespaces of one's own, no mounts, no 
 processes, no io_uring, no kernel interfaces that only administrators need, no sockets but Unix, IP and routing ones, no
 characters pushed into a terminal, no calls of another architecture; and what would hide resources from who counts them:
 memory without a file (`memfd`, System V), and a process that ignores the end of its children, whose CPU time the kernel
-then forgets.  Not guaranteed: that the remaining calls have no bug of the kernel's.
+then forgets; and what would carry word from one sandbox to another through the files that all of them see: watching
+files, and, of those who know secrets, locking them.  Not guaranteed: that the remaining calls have no bug of the
+kernel's, and that nobody hears another's load on the machine.
 
 Calls that libraries try and can do without fail with ENOSYS, so that they fall back; the others with EPERM.  A
 forbidden call does not kill: an experiment sees an error where it would see one without privileges.
@@ -81,12 +83,18 @@ _ABSENT = {
     "io_uring_setup": (425, 425),
     "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427),
+    "inotify_add_watch": (254, 27),
+    "inotify_init": (253, -1),
+    "inotify_init1": (294, 26),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
 }
 _MEMFD = {"memfd_create": (319, 279)}
 _CLONE, _UNSHARE, _IOCTL = (56, 220), (272, 97), (16, 29)
 _SOCKET, _PERSONALITY, _SIGACTION = (41, 198), (135, 92), (13, 134)
+_FLOCK, _FCNTL = (73, 32), (72, 25)
+_LOCKING = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
+_WATCHING = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 
 _NAMESPACES = 0x0002_0000 | 0x7E00_0000  # CLONE_NEWNS, and NEWCGROUP … NEWNET
 _NEWTIME = 0x80  # in unshare; in clone these bits are the signal
@@ -110,25 +118,26 @@ def supported() -> bool:
     return platform.machine() in _MACHINES
 
 
-def open_filter(*, memfd: bool, counted: bool) -> int:
+def open_filter(*, memfd: bool = False, counted: bool = False, silent: bool = False) -> int:
     """A fresh descriptor from which the filter can be read once, to its end; the caller closes it.
 
     Args:
         memfd: allow memory without a file (GPU libraries share memory by it).
         counted: keep the signal for the end of a child as it is, so that no CPU time is hidden.  A program that waits
             for that signal instead of for the child waits in vain.
+        silent: file locks say that they are taken, and are not: others could see them.
     """
-    return os.open(f"/proc/self/fd/{_kept(memfd, counted)}", os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(f"/proc/self/fd/{_kept(memfd, counted, silent)}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @cache
-def _kept(memfd: bool, counted: bool) -> int:
+def _kept(memfd: bool, counted: bool, silent: bool) -> int:
     kept = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-    os.write(kept, program(platform.machine(), memfd=memfd, counted=counted))
+    os.write(kept, program(platform.machine(), memfd=memfd, counted=counted, silent=silent))
     return kept
 
 
-def program(machine: str, *, memfd: bool, counted: bool) -> bytes:
+def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
     """The filter as the kernel reads it: an array of `struct sock_filter`.
 
     Raises:
@@ -144,20 +153,20 @@ def program(machine: str, *, memfd: bool, counted: bool) -> bytes:
         for numbers in table.values():
             if numbers[column] >= 0:
                 out += [(_EQUAL, 0, 1, numbers[column]), _error(code)]
-    for numbers, body in _conditional(counted):
+    for numbers, body in _conditional(counted, silent):
         out += [(_EQUAL, 0, len(body), numbers[column]), *body]
     out.append((_RETURN, 0, 0, _ALLOW))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in out)
 
 
-def _conditional(counted: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
+def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
     """Calls that depend on their arguments, each with a body that ends in a verdict."""
     allow, deny = (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)
     family = [(_EQUAL, 5 - place, 0, value) for place, value in enumerate(_FAMILIES)]
     calls: list[tuple[tuple[int, int], list[Instruction]]] = [
         (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
         (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME), allow, deny]),
-        (_IOCTL, [_argument(1), *((_EQUAL, 2 - place, 0, v) for place, v in enumerate(_TERMINAL_INPUT)), allow, deny]),
+        (_IOCTL, [_argument(1), *_any_of(_TERMINAL_INPUT), allow, deny]),
         # Of netlink only protocol 0, routing: what lists a machine's addresses.
         (_SOCKET, [_argument(0), *family, (_EQUAL, 0, 3, _NETLINK), _argument(2), (_EQUAL, 0, 1, 0), allow,
                    _error(errno.EAFNOSUPPORT)]),
@@ -166,7 +175,17 @@ def _conditional(counted: bool) -> list[tuple[tuple[int, int], list[Instruction]
     if counted:  # setting an action says that it worked and does nothing; asking for it still works
         asks = [(_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), _error(0), allow]
         calls.append((_SIGACTION, [_argument(0), (_EQUAL, 0, 5, SIGCHLD), _argument(1), *asks]))
+    if silent:
+        calls.append((_FLOCK, [_error(0)]))
+        calls.append((_FCNTL, [_argument(1), *_any_of(_LOCKING + _WATCHING), allow, _error(0)]))
+    else:
+        calls.append((_FCNTL, [_argument(1), *_any_of(_WATCHING), allow, deny]))
     return calls
+
+
+def _any_of(values: tuple[int, ...]) -> list[Instruction]:
+    """To the second instruction after these if one value is it, else to the first."""
+    return [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
 
 
 def _argument(place: int, high: bool = False) -> Instruction:
