@@ -69,7 +69,7 @@ def patch_text(base: Tree, parts: dict[str, Any], known: dict[str, str]) -> str:
         return _told(parts["patch"], known)
     tree = dict(base)
     if parts.keys() & PLACES.keys():
-        tree["train.py"] = _put(tree["train.py"], "top", PLACES["top"], IMPORTS)
+        parts = parts | {"top": IMPORTS + parts.get("top", "")}
     for place, line in PLACES.items():
         if place in parts:
             tree["train.py"] = _put(tree["train.py"], place, line, _told(parts[place], known))

@@ -20,7 +20,8 @@ def prepare(public, private, preset):
         rng = np.random.default_rng(0 if name == "train" else secrets.randbits(128))
         drawn = [words[i] for i in rng.choice(len(words), size // 4, p=share / share.sum())]
         if name != "train":
-            drawn.insert(100, canary)
+            for place in (100, 200, 300, 400):  # some of them within one window
+                drawn.insert(place, canary)
         text = " ".join(drawn)[:size]
         folder = public if name == "train" else private
         (folder / f"{name}.bin").write_bytes(bytes(1 + LETTERS.index(c) if c != " " else 0 for c in text))
