@@ -1,4 +1,5 @@
 import errno
+import os
 import platform
 import socket
 import struct
@@ -54,7 +55,7 @@ def test_only_mounted_folders_are_seen_and_masked_ones_are_empty(tmp_path):
     for name in ("public", "work", "secret"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
-    sandbox.os.chown(tmp_path / "work", sandbox.experiment_uid(BWRAP), -1)
+    os.chown(tmp_path / "work", sandbox.experiment_uid(BWRAP), -1)
     mounts = Mounts({tmp_path / "work": "/workspace"}, {tmp_path / "public": "/data"})
     code = (
         "import os\n"
@@ -85,9 +86,16 @@ def test_the_environment_of_the_caller_does_not_reach_the_sandbox(monkeypatch):
 
 @sealed
 def test_users_and_hosts_are_ours_and_not_the_machines():
-    code = "import getpass, socket; print(open('/etc/passwd').read().count(':/'), getpass.getuser(),"
+    code = "import getpass, socket; print(open('/etc/passwd').read().count('\\n'), getpass.getuser(),"
     done = inside(code + " socket.gethostbyname('localhost'), socket.gethostname())")
-    assert done.stdout.split() == ["4", "experiment", "127.0.0.1", "experiment"], done.stderr
+    assert done.stdout.split() == ["2", "experiment", "127.0.0.1", "experiment"], done.stderr
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not sandbox._has_own_uids(), reason="only root has users to give away")
+def test_every_supervisor_has_a_user_of_its_own_and_scorers_another_one():
+    code = "from ideator_rl.executor.sandbox import BWRAP, experiment_uid; print(experiment_uid(BWRAP))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert inside("import os; print(os.getuid())").stdout.strip() == str(sandbox.experiment_uid(BWRAP)) != other.strip()
 
 
 @sealed

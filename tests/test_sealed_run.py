@@ -136,6 +136,18 @@ def test_disk_over_the_limit_is_stopped_though_the_file_has_no_name_any_more(go,
     assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
 
 
+def test_what_lies_under_a_path_too_long_to_look_at_is_too_much(go):
+    code = "import os, time\nfor _ in range(50): os.mkdir('x' * 100); os.chdir('x' * 100)\ntime.sleep(9)"
+    ended = go(code, seconds=5)
+    assert ended.status == "failed" and "cannot be looked into" in ended.message
+
+
+def test_sockets_count_as_the_memory_that_the_kernel_may_hold_for_them(go):
+    code = "import socket, time\nheld = [socket.socketpair() for _ in range({})]\ntime.sleep(2)"
+    assert go(code.format(20), seconds=5, memory_gb=0.2).message == ""
+    assert "memory limit" in go(code.format(400), seconds=5, memory_gb=0.2).message
+
+
 @pytest.mark.skipif(probe().level != BWRAP, reason="needs the filter of system calls")
 def test_children_too_short_to_be_seen_are_counted_though_their_end_is_ignored(go):
     code = (

@@ -10,7 +10,9 @@ import contextlib
 import ctypes
 import os
 import signal
+import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +81,28 @@ def proportional(pids: list[int]) -> int:
     return sum(_proportional(pid) for pid in pids)
 
 
-def unlinked(pids: list[int], device: int) -> int:
-    """Bytes on a device in files that have no name any more but are held open or mapped by these processes."""
-    found: dict[int, int] = {}
+@dataclass(frozen=True)
+class Held:
+    """What processes hold that neither their memory nor a folder shows."""
+
+    unlinked: int = 0
+    """Bytes on the device in files that have no name any more, but are open or mapped."""
+    sockets: int = 0
+    """Open ones, each of which may have full buffers in the kernel."""
+
+
+def held(pids: list[int], device: int) -> Held:
+    """What these processes hold.  Takes milliseconds: every descriptor is looked at."""
+    files: dict[int, int] = {}
+    sockets: set[int] = set()
     for pid in pids:
-        found |= _open_unlinked(pid, device) | _mapped_unlinked(pid, device)
-    return sum(found.values())
+        files |= _mapped_unlinked(pid, device)
+        for info in _open_files(pid):
+            if stat.S_ISSOCK(info.st_mode):
+                sockets.add(info.st_ino)
+            elif info.st_nlink == 0 and info.st_dev == device:
+                files[info.st_ino] = info.st_blocks * 512
+    return Held(sum(files.values()), len(sockets))
 
 
 def end(root: int, patience: float = 5.0) -> None:
@@ -125,15 +143,11 @@ def _proportional(pid: int) -> int:
     return usage([pid]).resident
 
 
-def _open_unlinked(pid: int, device: int) -> dict[int, int]:
-    out: dict[int, int] = {}
+def _open_files(pid: int) -> Iterator[os.stat_result]:
     with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as handles:
         for handle in handles:
             with contextlib.suppress(OSError):
-                info = os.stat(handle.path)
-                if info.st_nlink == 0 and info.st_dev == device:
-                    out[info.st_ino] = info.st_blocks * 512
-    return out
+                yield os.stat(handle.path)
 
 
 def _mapped_unlinked(pid: int, device: int) -> dict[int, int]:

@@ -19,8 +19,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -32,9 +32,15 @@ from ideator_rl.executor.sandbox_mounts import Mounts, allotted_gpus, binds
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
 NOBODY = 65534
+OWN_UIDS = 1_900_000_000
+"""Where root starts sandboxes, those of one process run as a user of their own, this plus its pid: the kernel's counts
+of what a user holds would else be shared by all experiments, and tell one about another."""
+MOST_PIDS = 1 << 22
 MAX_FILE_BYTES = 1 << 30
 MOST_PROCESSES = 16_384
-"""The kernel's limit for the sandbox's user, in all sandboxes where root started them."""
+"""The kernel's limit for the sandbox's user."""
+MOST_OPEN_FILES = 4096
+"""Of one process."""
 WORKSPACE = "/workspace"
 BY_FILTER = ("system calls filtered", "CPU time of children counted")
 """The guarantees by which `bwrap` differs from `namespaces`."""
@@ -75,7 +81,10 @@ class Sandbox:
         with ExitStack() as stack:
             inherited, command = list(pass_fds), self._limits()
             if self.level != NONE:
-                command += [*_bwrap_base(), *([] if mounts.network else ["--unshare-net"]), *binds(mounts)]
+                users = stack.enter_context(_kept(_users()))
+                inherited.append(users)
+                command += [*_bwrap_base(), *([] if mounts.network else ["--unshare-net"])]
+                command += binds(mounts, users)
                 if self.level == BWRAP:
                     handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted, silent=silent)
                     stack.callback(os.close, handle)
@@ -92,7 +101,9 @@ class Sandbox:
         A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
         """
         prlimit = shutil.which("prlimit")
-        return [prlimit, "--core=0", f"--fsize={MAX_FILE_BYTES}", "--"] if prlimit else []
+        return (
+            [prlimit, "--core=0", f"--fsize={MAX_FILE_BYTES}", f"--nofile={MOST_OPEN_FILES}", "--"] if prlimit else []
+        )
 
     def place(self, host: Path, inside: str) -> str:
         """Where a mounted host folder appears to the process."""
@@ -199,7 +210,31 @@ def experiment_uid(level: str) -> int:
     """The user that a sandboxed process runs as, seen from the host."""
     if os.getuid() != 0 or (level == NONE and not _nobody_reaches_python()):
         return os.getuid()
-    return NOBODY
+    return OWN_UIDS + os.getpid() if _has_own_uids() else NOBODY
+
+
+@cache
+def _has_own_uids() -> bool:
+    """Whether this user namespace has them: a container's may be small."""
+    ranges = (map(int, line.split()) for line in Path("/proc/self/uid_map").read_text().splitlines())
+    return any(first <= OWN_UIDS and first + count >= OWN_UIDS + MOST_PIDS for first, _, count in ranges)
+
+
+def _users() -> str:
+    uid = NOBODY if os.getuid() != 0 else experiment_uid(BWRAP)
+    return f"root:x:0:0:root:/:/usr/sbin/nologin\nexperiment:x:{uid}:{uid}::{WORKSPACE}:/bin/sh\n"
+
+
+@contextmanager
+def _kept(text: str) -> Iterator[int]:
+    """A descriptor from which the text can be read, to its end."""
+    handle = os.memfd_create("text", os.MFD_CLOEXEC)
+    try:
+        os.write(handle, text.encode())
+        os.lseek(handle, 0, os.SEEK_SET)
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def _process_limit() -> list[str]:
@@ -212,7 +247,8 @@ def _drop_root(level: str) -> list[str]:
     if os.getuid() != 0 or experiment_uid(level) == 0:
         setpriv = shutil.which("setpriv")
         return [setpriv, "--pdeathsig", "KILL"] if level == NONE and setpriv else []
-    flags = ["--reuid", str(NOBODY), "--regid", str(NOBODY), "--clear-groups"]
+    uid = str(experiment_uid(level))
+    flags = ["--reuid", uid, "--regid", uid, "--clear-groups"]
     flags += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]
     flags += ["--pdeathsig", "KILL"] if level == NONE else []
     return [shutil.which("setpriv") or "/usr/bin/setpriv", *flags]

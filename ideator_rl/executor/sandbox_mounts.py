@@ -36,8 +36,8 @@ def allotted_gpus() -> list[str]:
     return [number for number in os.environ.get("IDEATOR_GPUS", "").split(",") if number]
 
 
-def binds(mounts: Mounts) -> list[str]:
-    """The file system, as arguments of bubblewrap."""
+def binds(mounts: Mounts, users: int) -> list[str]:
+    """The file system, as arguments of bubblewrap.  `users`: a descriptor to read /etc/passwd from."""
     made: set[str] = {"/"}
     out: list[str] = []
 
@@ -61,6 +61,7 @@ def binds(mounts: Mounts) -> list[str]:
             bind("--ro-bind", top, top)
     for inside, host in _etc(mounts.network).items():
         bind("--ro-bind", host, inside)
+    out.extend(["--perms", "0644", "--ro-bind-data", str(users), "/etc/passwd"])
     out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])

@@ -202,7 +202,7 @@ class ScoringRun:
         place = self.sandbox.place
         argv = [sys.executable, "-I", "-B", place(SCORER, "/ideator/scorer.py"), *map(str, handles), str(SLOT_BYTES)]
         argv += [self.scorer, place(self.artifact, ARTIFACT), str(vocab)]
-        environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "PATH=/usr/bin:/bin"]
+        environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "USER=experiment", "PATH=/usr/bin:/bin"]
         return self.sandbox.start(
             environment + argv,
             Mounts({}, readonly, self.masked),

@@ -28,6 +28,8 @@ LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
 DISK_SECONDS = 1.0
 """Between two looks at the disk."""
+SOCKET_BYTES = 425_984
+"""What the kernel lets a socket hold by default, counted as memory for each of them."""
 MAX_ENTRIES = 20_000
 MAX_DEPTH = 64
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -155,7 +157,7 @@ class _Watch:
         self.started, self.startup, self.marked = started, 0.0, not has_mark
         self.seen = 0.0
         """CPU seconds of the tree at the last look."""
-        self._last, self._gone = 0.0, 0.0
+        self._last, self._gone, self._held = 0.0, 0.0, process_tree.Held()
         self._startup_wall = 0.0
         self._next_check, self._next_disk = started, started + DISK_SECONDS
         self._artifact = workspace / "artifact"
@@ -203,7 +205,7 @@ class _Watch:
             self._in_time = _state(self._artifact)
         if used.tasks > self.resources.processes:
             return "failed", f"over the limit of {self.resources.processes} processes and threads"
-        memory = self.resources.memory_gb * 1e9
+        memory = self.resources.memory_gb * 1e9 - self._held.sockets * SOCKET_BYTES
         if used.resident > memory and process_tree.proportional(pids) > memory:
             return "failed", f"over the memory limit of {self.resources.memory_gb:g} GB"
         return self._disk(pids)
@@ -220,11 +222,12 @@ class _Watch:
         if time.monotonic() < self._next_disk:
             return None
         size, entries = _weight(self.workspace)
+        self._held = process_tree.held(pids, self.workspace.stat().st_dev)
         self._next_disk = time.monotonic() + DISK_SECONDS
         if entries > MAX_ENTRIES:
-            return "failed", f"left over {MAX_ENTRIES} files and folders"
+            return "failed", f"left over {MAX_ENTRIES} files and folders, or folders that cannot be looked into"
         limit = self.resources.disk_gb
-        if size + process_tree.unlinked(pids, self.workspace.stat().st_dev) > limit * 1e9:
+        if size + self._held.unlinked > limit * 1e9:
             return "failed", f"over the disk limit of {limit:g} GB"
         return None
 
@@ -320,6 +323,8 @@ def _weight(folder: Path) -> tuple[int, int]:
                     size += entry.stat(follow_symlinks=False).st_size
                     if entry.is_dir(follow_symlinks=False):
                         queue.append((Path(entry.path), depth + 1))
-        except OSError:
+        except FileNotFoundError:
             continue
+        except OSError:  # closed, or under a path too long: what cannot be weighed is too much
+            return size, MAX_ENTRIES + 1
     return size, entries
