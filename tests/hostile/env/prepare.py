@@ -10,6 +10,8 @@ import numpy as np
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SIZES = {"train": 100_000, "main": 20_000, "confirm": 20_000}
 """Characters."""
+WINDOW = 33
+"""Characters that the evaluator cuts the text into."""
 
 
 def prepare(public, private, preset):
@@ -19,10 +21,10 @@ def prepare(public, private, preset):
     for name, size in SIZES.items():
         rng = np.random.default_rng(0 if name == "train" else secrets.randbits(128))
         drawn = [words[i] for i in rng.choice(len(words), size // 4, p=share / share.sum())]
-        if name != "train":
-            for place in (100, 200, 300, 400):  # some of them within one window
-                drawn.insert(place, canary)
         text = " ".join(drawn)[:size]
+        if name != "train":
+            start = 10 * WINDOW + 1  # within one window
+            text = f"{text[:start]} {canary} {text[start + len(canary) + 2 :]}"
         folder = public if name == "train" else private
         (folder / f"{name}.bin").write_bytes(bytes(1 + LETTERS.index(c) if c != " " else 0 for c in text))
     (private / "canary.txt").write_text(canary)
