@@ -13,11 +13,11 @@ from ideator_rl.executor.sandbox import BWRAP, probe
 
 pytestmark = pytest.mark.skipif(probe().level != BWRAP, reason=f"attacks run in a full sandbox only: {probe().reason}")
 CASES = cases()
-AT_ONCE = 2
+AT_ONCE = 3
 
 
 class Front:
-    """The campaign, a few attacks ahead of the test that asks: two run at once."""
+    """The campaign, a few attacks ahead of the test that asks: three run at once, waiting more than working."""
 
     def __init__(self, campaign: Campaign, names: list[str]):
         self.campaign, self._names = campaign, names
