@@ -43,14 +43,25 @@ def test_what_was_spent_is_remembered_by_the_next_life_of_a_run(toy_config):
 
 @pytest.fixture(scope="module")
 def capped(tmp_path_factory):
-    """A training run of three steps of four ideas that may spend 6 USD at 1 USD a distinct idea."""
+    """A training run of twelve steps of four ideas that may spend 2 USD at 1 USD a distinct idea."""
     folder = tmp_path_factory.mktemp("capped") / "run"
-    words = ["--env", str(HERE / "toy_env"), "--output_dir", str(folder), "--implementer", PAID, "--max_usd", "2"]
+    words = [
+        "--env",
+        str(HERE / "toy_env"),
+        "--output_dir",
+        str(folder),
+        "--implementer",
+        PAID,
+        "--max_usd",
+        "2",
+        "--max_steps",
+        "12",
+    ]
     return folder, main(["--config", str(HERE / "toy_recipe.yaml"), *words])
 
 
 def test_training_winds_down_at_the_cap_and_keeps_what_it_has(capped, capfd):
     folder, status = capped
     steps = read_run(folder).by_step()
-    assert status == 0 and (folder / "model" / "model.safetensors").is_file() and len(steps) < 3
+    assert status == 0 and (folder / "model" / "model.safetensors").is_file() and len(steps) < 12
     assert json.loads((folder / "ledger.json").read_text())["usd"] == 2.0
