@@ -110,6 +110,7 @@ FORBIDDEN = {
     "a keyring": "libc.syscall({keyctl}, 0, -3, 0)",
     "a user namespace": "libc.unshare(0x10000000)",
     "a network namespace by clone": "libc.syscall({clone}, 0x40000011, 0, 0, 0, 0)",
+    "descriptors of a thread's own": "libc.unshare(0x400)",
     "a mount": "libc.mount(b'none', b'/tmp', b'tmpfs', 0, None)",
     "another process traced": "libc.ptrace(16, 1, 0, 0)",
     "a kernel's ring": "libc.syscall(425, 8, ctypes.create_string_buffer(120))",

@@ -136,6 +136,12 @@ def test_disk_over_the_limit_is_stopped_though_the_file_has_no_name_any_more(go,
     assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
 
 
+def test_room_taken_beyond_the_end_of_a_file_counts(go):
+    keep = "import ctypes; ctypes.CDLL(None).fallocate(f.fileno(), 1, ctypes.c_long(0), ctypes.c_long(40_000_000))"
+    ended = go(f"import time\nf = open('big', 'wb')\n{keep}\ntime.sleep(9)", seconds=5, disk_gb=0.02)
+    assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
+
+
 def test_what_lies_under_a_path_too_long_to_look_at_is_too_much(go):
     code = "import os, time\nfor _ in range(50): os.mkdir('x' * 100); os.chdir('x' * 100)\ntime.sleep(9)"
     ended = go(code, seconds=5)

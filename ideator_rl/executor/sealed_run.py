@@ -320,7 +320,8 @@ def _weight(folder: Path) -> tuple[int, int]:
             with os.scandir(here) as found:
                 for entry in found:
                     entries += 1
-                    size += entry.stat(follow_symlinks=False).st_size
+                    info = entry.stat(follow_symlinks=False)
+                    size += max(info.st_size, info.st_blocks * 512)  # room may be taken beyond the end
                     if entry.is_dir(follow_symlinks=False):
                         queue.append((Path(entry.path), depth + 1))
         except FileNotFoundError:

@@ -98,6 +98,7 @@ _WATCHING = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 
 _NAMESPACES = 0x0002_0000 | 0x7E00_0000  # CLONE_NEWNS, and NEWCGROUP … NEWNET
 _NEWTIME = 0x80  # in unshare; in clone these bits are the signal
+_OWN_FILES = 0x400  # in unshare: a thread's own table of descriptors, which nobody would look at
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _NETLINK = 16
@@ -165,7 +166,7 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
     family = [(_EQUAL, 5 - place, 0, value) for place, value in enumerate(_FAMILIES)]
     calls: list[tuple[tuple[int, int], list[Instruction]]] = [
         (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
-        (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME), allow, deny]),
+        (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME | _OWN_FILES), allow, deny]),
         (_IOCTL, [_argument(1), *_any_of(_TERMINAL_INPUT), allow, deny]),
         # Of netlink only protocol 0, routing: what lists a machine's addresses.
         (_SOCKET, [_argument(0), *family, (_EQUAL, 0, 3, _NETLINK), _argument(2), (_EQUAL, 0, 1, 0), allow,
