@@ -142,6 +142,18 @@ def test_room_taken_beyond_the_end_of_a_file_counts(go):
     assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
 
 
+def test_more_descriptors_than_can_be_looked_at_are_too_many(go):
+    code = (
+        "import os, time\n"
+        "held = [os.dup(0) for _ in range(3000)]\n"
+        "for _ in range(8):\n"
+        "    if not os.fork(): time.sleep(9); os._exit(0)\n"
+        "time.sleep(9)\n"
+    )
+    ended = go(code, seconds=5)
+    assert (ended.status, ended.message) == ("failed", "over the limit of 20000 open descriptors")
+
+
 def test_what_lies_under_a_path_too_long_to_look_at_is_too_much(go):
     code = "import os, time\nfor _ in range(50): os.mkdir('x' * 100); os.chdir('x' * 100)\ntime.sleep(9)"
     ended = go(code, seconds=5)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ideator_rl.environment import Budget, Resources
 from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import WORKSPACE, Sandbox
+from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, Sandbox
 from ideator_rl.executor.sandbox_mounts import Mounts
 
 POLL_SECONDS = 0.05
@@ -94,11 +94,12 @@ def run(
     argv, ready_write, ready_read = _wrapped(sandbox, command)
     before = _children_cpu()
     started = time.monotonic()
+    counted = budget.clock == "cpu" and sandbox.level == BWRAP
     process = sandbox.start(
         argv,
         replace(mounts, readonly={**mounts.readonly, LAUNCHER: "/ideator/launch.py"}),
         sandbox.place(workspace, WORKSPACE),
-        counted=budget.clock == "cpu",
+        counted=counted,
         pass_fds=[] if ready_write is None else [ready_write],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -106,7 +107,7 @@ def run(
     )
     if ready_write is not None:
         os.close(ready_write)
-    watch = _Watch(process.pid, budget, resources, workspace, started, has_mark=ready_read is not None)
+    watch = _Watch(process.pid, budget, resources, workspace, started, has_mark=ready_read is not None, counted=counted)
     log = _Log()
     assert process.stdout is not None
     try:
@@ -152,9 +153,12 @@ class _Watch:
         started: float,
         *,
         has_mark: bool,
+        counted: bool,
     ):
         self.pid, self.budget, self.resources, self.workspace = pid, budget, resources, workspace
         self.started, self.startup, self.marked = started, 0.0, not has_mark
+        self._counted = counted
+        """No time of children can be lost; a sum that falls is only one that was read while a child ended."""
         self.seen = 0.0
         """CPU seconds of the tree at the last look."""
         self._last, self._gone, self._held = 0.0, 0.0, process_tree.Held()
@@ -183,9 +187,8 @@ class _Watch:
         pids = process_tree.below(self.pid)
         used = process_tree.usage(pids)
         cpu = used.seconds
-        # Without a filter of system calls, who ignores its children's end makes their time vanish from the tree: what
-        # was seen once stays counted.
-        self._gone += max(0.0, self._last - cpu)
+        # Where children can be ignored, their time then vanishes from the tree: what was seen once stays counted.
+        self._gone += 0.0 if self._counted else max(0.0, self._last - cpu)
         self._last, cpu = cpu, cpu + self._gone
         self.seen = max(self.seen, cpu)
         wall = time.monotonic() - self.started
@@ -226,6 +229,8 @@ class _Watch:
         self._next_disk = time.monotonic() + DISK_SECONDS
         if entries > MAX_ENTRIES:
             return "failed", f"left over {MAX_ENTRIES} files and folders, or folders that cannot be looked into"
+        if self._held.too_many:
+            return "failed", f"over the limit of {process_tree.MOST_HANDLES} open descriptors"
         limit = self.resources.disk_gb
         if size + self._held.unlinked > limit * 1e9:
             return "failed", f"over the disk limit of {limit:g} GB"
