@@ -83,6 +83,12 @@ class Journal:
         with self._transaction():
             self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
 
+    def experiments(self) -> list[Experiment]:
+        """Every record, in the order it was entered."""
+        with self._lock:
+            rows = self._db.execute("select record_json from experiments order by rowid").fetchall()
+        return [Experiment.from_json(text) for (text,) in rows]
+
     def close(self) -> None:
         with self._lock:
             self._db.close()

@@ -20,6 +20,21 @@ from ideator_rl.manifest import TRANSFORMS
 
 
 @dataclass(frozen=True)
+class RowReward:
+    """What one completion of a batch earned, said as soon as it is known."""
+
+    row: int
+    """Place in the batch that was given."""
+    reward: float | None
+    """None where the outcome is ours (`lost`), or the function has nothing to say about this row."""
+    status: str = ""
+    """Of its experiment; empty from a function that runs none."""
+    experiment: str = ""
+    cell: str = ""
+    """What kind of change it was: equal cells are one cluster.  Empty when unknown."""
+
+
+@dataclass(frozen=True)
 class RewardRule:
     transform: str
     failure: float

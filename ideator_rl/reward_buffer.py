@@ -40,6 +40,8 @@ class RewardBuffer:
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
         self._seen: set[str] = set()
+        self.history: list[Experiment] = self._journal.experiments()
+        """Every record of this run, in the order it became known; only ever appended to."""
 
     async def score(self, completions: list[str], *, step: int | None = None) -> list[Experiment]:
         """Run the ideas in these completions; one record each, in order."""
@@ -122,6 +124,7 @@ class RewardBuffer:
     def _note(self, record: Experiment) -> None:
         metric = self.executor.environment.metric
         with self._lock:
+            self.history.append(record)
             self._counts["done"] += 1
             self._counts["failed"] += record.status in OWN_FAILURES
             self._counts["lost"] += record.status not in (*OWN_FAILURES, SUCCEEDED)

@@ -1,4 +1,4 @@
-"""Reads the imports and holds the one-way rule: nouns ← edges ← executor ← reward buffer ← training ← command line."""
+"""Reads the imports and holds the one-way rule: nouns ← edges ← executor ← reward buffer ← search ← training ← command line."""
 
 import ast
 from pathlib import Path
@@ -17,6 +17,7 @@ LAYERS = [
     {"evaluation"},
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},
+    {"search"},
     {"training"},
     {"train", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "templates", "rerun"},
 ]  # fmt: skip
