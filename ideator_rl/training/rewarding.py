@@ -1,0 +1,148 @@
+"""Reward functions under way: called once for a whole batch, in the background, with rewards as they become known.
+
+Runs in the first process only, so that every function sees whole groups.  A function is called as TRL calls it (1.16,
+`GRPOTrainer._calculate_rewards`): prompts, completions, completion_ids, the dataset's columns, trainer_state,
+log_metric, log_extra.  One that has an attribute `as_completed` (an async generator with the same arguments that yields a
+`RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on one event loop of their
+own that outlives the step; what a batch no longer waits for goes on there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.reward import RowReward
+from ideator_rl.training.closing import Outcome
+from ideator_rl.training.rollouts import Batch
+
+T = TypeVar("T")
+
+
+class RewardError(IdeatorError):
+    """A reward function broke its contract."""
+
+
+class Pending:
+    """The rewards of one batch, as far as they are known.  Written by the loop's thread, read by the trainer's."""
+
+    def __init__(self, rows: int, functions: int):
+        self.submitted = time.monotonic()
+        self.metrics: defaultdict[str, list[float]] = defaultdict(list)
+        self.extra: defaultdict[str, list[Any]] = defaultdict(list)
+        self.error: BaseException | None = None
+        self._rows = [Outcome([None] * functions) for _ in range(rows)]
+        self._awaited = [set(range(functions)) for _ in range(rows)]
+        self._changed = threading.Condition()
+
+    def set(self, function: int, said: RowReward) -> None:
+        with self._changed:
+            row = self._rows[said.row]
+            row.rewards[function] = said.reward
+            row.status, row.cell = said.status or row.status, said.cell or row.cell
+            self._awaited[said.row].discard(function)
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        with self._changed:
+            self.error = self.error or error
+            self._changed.notify_all()
+
+    def known(self) -> list[Outcome | None]:
+        """Of every row: its outcome once all functions have spoken, else None.
+
+        Raises:
+            BaseException: what a reward function raised.
+        """
+        with self._changed:
+            if self.error is not None:
+                raise self.error
+            return [None if awaited else row for row, awaited in zip(self._rows, self._awaited, strict=True)]
+
+    def wait(self, seconds: float) -> None:
+        """Until something changes, or time is up."""
+        with self._changed:
+            self._changed.wait(seconds)
+
+
+class Rewarding:
+    """The reward functions of a run and the loop they live on."""
+
+    def __init__(self, functions: list[Callable[..., Any]], names: list[str]):
+        self.functions, self.names = functions, names
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
+        self._thread.start()
+
+    def submit(self, batch: Batch, state: Any) -> Pending:
+        """Start every function on a batch.
+
+        Args:
+            state: the Trainer's; functions get it with the batch's index as `global_step`, which names the batch in
+                records, also when it is submitted again by a resumed run.
+        """
+        pending = Pending(len(batch.completions), len(self.functions))
+        given: dict[str, Any] = {
+            "prompts": batch.prompts(),
+            "completions": batch.completions,
+            "completion_ids": batch.ids,
+            **batch.columns(),
+            "trainer_state": replace(state, global_step=batch.index),
+            "log_metric": lambda name, value: pending.metrics[name].append(value),
+            "log_extra": lambda column, values: pending.extra[column].extend(values),
+        }
+        for index in range(len(self.functions)):
+            asyncio.run_coroutine_threadsafe(self._guarded(index, given, pending), self._loop)
+        return pending
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine on the loop and do not wait."""
+        asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    async def _guarded(self, index: int, given: dict[str, Any], pending: Pending) -> None:
+        try:
+            await self._read(index, given, pending)
+        except BaseException as error:
+            pending.fail(error)
+
+    async def _read(self, index: int, given: dict[str, Any], pending: Pending) -> None:
+        function, rows = self.functions[index], len(given["completions"])
+        if hasattr(function, "as_completed"):
+            said = 0
+            async for each in function.as_completed(**given):
+                pending.set(index, each)
+                said += 1
+        else:
+            values = await _called(function, given)
+            said = len(values)
+            for row, value in enumerate(values[:rows]):
+                pending.set(index, RowReward(row, value))
+        if said != rows:
+            raise RewardError(
+                f"The reward function {self.names[index]} gave {said} rewards for {rows} completions. It must give one "
+                "for each, or None where it has nothing to say."
+            )
+
+
+async def _called(function: Callable[..., Any], given: dict[str, Any]) -> list[float | None]:
+    """The values of a function, which may be async or not; one that is not must not hold up the loop."""
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        values: list[float | None] = await function(**given)
+        return values
+    made = await asyncio.to_thread(function, **given)
+    return list(await made if isinstance(made, Awaitable) else made)

@@ -1,0 +1,207 @@
+"""Generation batches and their journal: what was sampled is on disk before anything is submitted for it.
+
+    <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids, birth step; first process
+    <run>/rollouts/000012/rank0.safetensors   that rank's tensors: ids, masks, log-probs of sampling time, random state
+    <run>/rollouts/closings.jsonl             what was trained in which batch, with the rewards it was trained on
+
+Guarantees: a file appears whole or not at all and is fsynced; a batch counts as journaled when every rank's part is
+there, so a run killed at any moment takes it up again as it was sampled, whatever the sampler.  Log-probs are those of
+the training forward at sampling time.  Batches that no checkpoint could need any more are removed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+
+from ideator_rl.errors import IdeatorError
+
+FOLDER, CLOSINGS = "rollouts", "closings.jsonl"
+NARROW = {torch.int64: torch.int32}
+"""Token ids and masks fit in half their width on disk."""
+
+
+@dataclass
+class Batch:
+    """P groups of G completions; `tensors` are this rank's rows, all else is of the whole batch."""
+
+    index: int
+    born: int
+    """The optimizer step whose weights it was sampled from."""
+    groups: list[dict[str, Any]]
+    """One dataset row a group: the prompt, and the reward functions' columns."""
+    completions: list[Any]
+    """P·G texts or message lists, group after group."""
+    ids: list[list[int]]
+    """Token ids of the completions."""
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    random_state: dict[str, Any] | None = None
+    """Of this rank, right after sampling."""
+
+    @property
+    def group_size(self) -> int:
+        return len(self.completions) // len(self.groups)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The dataset's columns but the prompt, one value a completion."""
+        names = [name for name in self.groups[0] if name not in ("prompt", "completion", "completion_ids")]
+        return {name: [row[name] for row in self.groups for _ in range(self.group_size)] for name in names}
+
+    def prompts(self) -> list[Any]:
+        """The prompt of every completion."""
+        return [row["prompt"] for row in self.groups for _ in range(self.group_size)]
+
+
+class RolloutJournal:
+    """The journal of one rank in a run's folder."""
+
+    def __init__(self, run: Path, rank: int, world: int):
+        self._root, self._rank, self._world = run / FOLDER, rank, world
+
+    def write(self, batch: Batch) -> None:
+        """Put this rank's part of a batch on disk."""
+        folder = self._folder(batch.index)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._rank == 0:
+            body = {
+                "born": batch.born,
+                "world": self._world,
+                "groups": batch.groups,
+                "completions": batch.completions,
+                "ids": batch.ids,
+            }
+            write_whole(folder / "batch.json", json.dumps(body).encode())
+        tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
+        narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
+        types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
+        state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
+        data = save({**narrow, "random_state": state}, metadata={"types": json.dumps(types)})
+        write_whole(self._part(batch.index), data)
+
+    def holds(self, index: int) -> bool:
+        """Whether this rank's part of a batch is there; the ranks have to agree before it is used."""
+        return (self._folder(index) / "batch.json").is_file() and self._part(index).is_file()
+
+    def read(self, index: int, device: torch.device) -> Batch:
+        """A journaled batch.
+
+        Raises:
+            IdeatorError: it was written by another number of processes.
+        """
+        body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))
+        if body["world"] != self._world:
+            raise IdeatorError(
+                f"This run was journaled by {body['world']} processes and {self._world} want to resume it. Start it "
+                "with as many as before."
+            )
+        data = self._part(index).read_bytes()
+        types = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["types"])
+        raw = load(data)
+        state = _unpacked(raw.pop("random_state").numpy().tobytes())
+        tensors = {name: t.to(getattr(torch, types[name])).to(device) for name, t in raw.items()}
+        return Batch(index, body["born"], body["groups"], body["completions"], body["ids"], tensors, state)
+
+    def forget(self, before: int) -> None:
+        """Remove batches below an index."""
+        for folder in self._root.glob("[0-9]" * 6):
+            if int(folder.name) < before and self._rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def closings(self) -> list[dict[str, Any]]:
+        """Every closing on disk, in order; a line that a kill cut short is none."""
+        try:
+            lines = (self._root / CLOSINGS).read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def close(self, closing: dict[str, Any]) -> None:
+        """Append a closing; on disk when this returns."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        with open(self._root / CLOSINGS, "a+b") as file:
+            _drop_half_a_line(file)
+            file.write(json.dumps(closing).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep_closings(self, closings: list[dict[str, Any]]) -> None:
+        """Replace the closings on disk by these: for a batch that is gone, what came of it cannot be trained again."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        write_whole(self._root / CLOSINGS, b"".join(json.dumps(each).encode() + b"\n" for each in closings))
+
+    def _folder(self, index: int) -> Path:
+        return self._root / f"{index:06d}"
+
+    def _part(self, index: int) -> Path:
+        return self._folder(index) / f"rank{self._rank}.safetensors"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears whole or not at all, fsynced."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(scratch, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def random_state() -> dict[str, Any]:
+    """Of every generator that sampling or shuffling may use in this process."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Go on as if the batch had just been sampled, so that later ones do not repeat its draws."""
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _packed(state: dict[str, Any] | None) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(data: bytes) -> dict[str, Any] | None:
+    state: dict[str, Any] | None = torch.load(io.BytesIO(data), weights_only=True)
+    return state
+
+
+def _drop_half_a_line(file: Any) -> None:
+    """A kill may have left the start of a line at the end; what comes now must not be glued to it."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(0)
+    whole = file.read().rfind(b"\n") + 1
+    if whole != size:
+        file.truncate(whole)
+        file.seek(whole)
