@@ -24,19 +24,10 @@ from ideator_rl.training.recipe import Recipe
 PROJECT = "ideator_rl"
 TRACKERS = {"trackio": ("trackio",), "wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
 """Those that this module looks after, each with the packages of which one is needed."""
-OTHERS = (
-    "azure_ml",
-    "clearml",
-    "codecarbon",
-    "comet_ml",
-    "dagshub",
-    "dvclive",
-    "flyte",
-    "kubeflow",
-    "mlflow",
-    "neptune",
+OTHERS = frozenset(
+    {"azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte", "kubeflow", "mlflow", "neptune"}
+    | {"swanlab"}
 )
-OTHERS += ("swanlab",)
 """The rest of transformers' integrations."""
 
 _set: dict[str, str] = {}
