@@ -4,6 +4,9 @@ Guarantees, whichever scheme: `create` is atomic and has exactly one winner; an 
 a listing names every object created before it.  Nothing is promised about objects that appear during a listing.
 `file:` proves it by an fsynced temporary file and `os.link`; `memory:` (tests, testbeds) by a lock, in one process.
 Any other scheme is refused until an adapter proves the same.
+
+A bucket that is away (unmounted, renamed, out of reach) raises `BucketError` and is never taken for an empty one; nor
+is it made anew while it is away, except by opening it.
 """
 
 from __future__ import annotations
@@ -12,11 +15,15 @@ import errno
 import os
 import threading
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ideator_rl.errors import IdeatorError
+
+T = TypeVar("T")
 
 
 class BucketError(IdeatorError):
@@ -67,6 +74,7 @@ class FileBucket:
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
         self.url = self.root.as_uri()
+        self._base = str(self.root)
         try:
             self._scratch.mkdir(parents=True, exist_ok=True)
             probe = self._scratch / f"probe-{uuid.uuid4().hex}"
@@ -82,68 +90,87 @@ class FileBucket:
     def _scratch(self) -> Path:
         return self.root / ".scratch"
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str) -> str:
         if key.startswith("/") or ".." in key.split("/"):
             raise BucketError(f"The bucket key {key!r} leaves the bucket; a key is a relative path without '..'.")
-        return self.root / key
+        return f"{self._base}/{key}"
 
-    def _write_scratch(self, data: bytes) -> Path:
-        path = self._scratch / uuid.uuid4().hex
+    def _write_scratch(self, data: bytes) -> str:
+        path = f"{self._base}/.scratch/{uuid.uuid4().hex}"
         try:
             with open(path, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            path.unlink(missing_ok=True)
+            _remove(path)
             raise self._error("write", error) from error
         return path
 
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
-        if path.exists():
+        try:
+            os.stat(path)
             return False
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise self._error(f"create {key} in", error) from error
         scratch = self._write_scratch(data)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(os.path.dirname(path))
             os.link(scratch, path)
-            _sync_folder(path.parent)
+            _sync_folder(os.path.dirname(path))
             return True
         except FileExistsError:
             return False
         except OSError as error:
             raise self._error(f"create {key} in", error) from error
         finally:
-            scratch.unlink(missing_ok=True)
+            _remove(scratch)
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
         scratch = self._write_scratch(data)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folder(os.path.dirname(path))
             os.replace(scratch, path)
         except OSError as error:
-            scratch.unlink(missing_ok=True)
+            _remove(scratch)
             raise self._error(f"put {key} in", error) from error
 
     def get(self, key: str) -> bytes | None:
-        try:
-            return self._path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except OSError as error:
-            raise self._error(f"read {key} in", error) from error
+        return self._look(f"read {key} in", _read, self._path(key))
 
     def names(self, prefix: str) -> list[str]:
+        return sorted(self._look(f"list {prefix} in", os.listdir, self._path(prefix)) or [])
+
+    def _look(self, verb: str, how: Callable[[str], T], path: str) -> T | None:
+        """What is at a path; None only where nothing is while the bucket itself is there."""
         try:
-            return sorted(os.listdir(self._path(prefix)))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+            for _ in range(2):  # the bucket may have been away at the first look, and here again
+                try:
+                    return how(path)
+                except (FileNotFoundError, NotADirectoryError):
+                    os.stat(f"{self._base}/.scratch")
         except OSError as error:
-            raise self._error(f"list {prefix} in", error) from error
+            raise self._error(verb, error) from error
+        return None
+
+    def _make_folder(self, folder: str) -> None:
+        """Make a folder below the root; the root itself is never made again, so that what is away stays away."""
+        try:
+            os.mkdir(folder)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            if len(folder) <= len(self._base):
+                raise
+            self._make_folder(os.path.dirname(folder))
+            self._make_folder(folder)
 
     def _error(self, verb: str, error: OSError) -> BucketError:
-        todo = "Check that this user may write there."
+        todo = "Check that it is there and that this user may write there."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             todo = "Free space there and resume: everything already stored is kept."
         return BucketError(f"Could not {verb} the bucket {self.url}: {error.strerror or error}. {todo}")
@@ -186,7 +213,17 @@ class MemoryBucket:
             return sorted({key[len(start) :].split("/", 1)[0] for key in self._objects if key.startswith(start)})
 
 
-def _sync_folder(folder: Path) -> None:
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.readall()
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
+
+
+def _sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -83,3 +83,30 @@ def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypa
 def test_a_key_cannot_leave_the_bucket(tmp_path):
     with pytest.raises(BucketError, match="leaves the bucket"):
         FileBucket(tmp_path / "b").get("../other")
+
+
+@pytest.mark.parametrize("instead", [None, "a file", "an empty folder"])
+def test_a_bucket_that_is_away_is_not_taken_for_an_empty_one_and_not_made_again(tmp_path, instead):
+    bucket = FileBucket(tmp_path / "b")
+    bucket.create("x/y", b"data")
+    (tmp_path / "b").rename(tmp_path / "away")
+    if instead == "a file":
+        (tmp_path / "b").write_text("")
+    elif instead:
+        (tmp_path / "b").mkdir()
+    for ask in (bucket.get, bucket.names, lambda key: bucket.create(key, b""), lambda key: bucket.put(key, b"")):
+        with pytest.raises(BucketError):
+            ask("x/z")
+    assert instead == "an empty folder" or not (tmp_path / "b").is_dir()
+    if instead:
+        (tmp_path / "b").unlink() if instead == "a file" else (tmp_path / "b").rmdir()
+    (tmp_path / "away").rename(tmp_path / "b")
+    assert bucket.get("x/y") == b"data" and bucket.get("x/z") is None and bucket.names("none") == []
+    assert bucket.names(".scratch") == []
+
+
+def test_deep_folders_are_made_as_they_are_needed(tmp_path):
+    bucket = FileBucket(tmp_path / "b")
+    assert bucket.create("a/b/c/d/e", b"1") and bucket.names("a/b/c/d") == ["e"]
+    bucket.put("a/b/x/y", b"2")
+    assert bucket.get("a/b/x/y") == b"2"
