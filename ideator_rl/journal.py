@@ -1,11 +1,13 @@
 """The journal of a run: which idea was proposed when, and what came of it, in one SQLite file.
 
 Guarantees: a proposal is on disk before anything is submitted for it; an outcome as soon as it is known; a step that
-is proposed again replaces its rows.  It is an index: the truth is the bucket.  Not for network file systems.
+is proposed again replaces its rows; records keep the order in which they first became known, and a step what was known
+when it was first proposed.  It is an index: the truth is the bucket.  Not for network file systems.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import threading
@@ -16,15 +18,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import RUNNING, Experiment
+from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 
 SCHEMA = """
 create table if not exists rollouts (
   step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
   status text, reward real, metric real, created real, finished real, primary key (step, rank, position));
+create index if not exists rollouts_by_experiment on rollouts (experiment_id);
 create table if not exists experiments (id text primary key, record_json text);
+create table if not exists lineage (
+  child text, parents_json text, step integer, primary key (child, parents_json, step));
+create table if not exists marks (step integer primary key, known integer);
 """
+
+
+Descent = tuple[str, tuple[str, ...], int]
+"""Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
 
 
 class JournalError(IdeatorError):
@@ -77,21 +87,61 @@ class Journal:
                 "where step=? and rank=? and position=?",
                 (record.id, record.status, record.reward, value, time.time(), step, self._rank, position),
             )
-            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
+            self._enter(record)
 
     def record(self, record: Experiment) -> None:
         with self._transaction():
-            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
+            self._enter(record)
 
     def experiments(self) -> list[Experiment]:
-        """Every record, in the order it was entered."""
+        """Every record, in the order it first became known; one that was `lost` before, when it no longer was."""
         with self._lock:
             rows = self._db.execute("select record_json from experiments order by rowid").fetchall()
         return [Experiment.from_json(text) for (text,) in rows]
 
+    def completion_of(self, experiment_id: str) -> str | None:
+        """The completion, thought and all, that first led to an experiment; None if none of this run did."""
+        with self._lock:
+            row = self._db.execute(
+                "select completion from rollouts where experiment_id=? order by step, rank, position limit 1",
+                (experiment_id,),
+            ).fetchone()
+        return row[0] if row else None
+
+    def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
+        """Write that an experiment was proposed, in a step, in answer to these."""
+        with self._transaction():
+            self._db.execute("insert or ignore into lineage values (?,?,?)", (child, json.dumps(parents), step))
+
+    def lineage(self) -> list[Descent]:
+        """Every descent, in the order it was written."""
+        with self._lock:
+            rows = self._db.execute("select child, parents_json, step from lineage order by rowid").fetchall()
+        return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
+
+    def mark(self, step: int, known: int) -> int:
+        """How many records were known when a step was first proposed: `known` if that is now."""
+        with self._transaction():
+            self._db.execute("insert or ignore into marks values (?,?)", (step, known))
+            row = self._db.execute("select known from marks where step=?", (step,)).fetchone()
+        return int(row[0])
+
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _enter(self, record: Experiment) -> None:
+        """Write a record over the one of its id, in its place; one that was lost before is known only now, and what is
+        known is not lost again."""
+        if record.status == LOST:
+            self._db.execute("insert or ignore into experiments values (?,?)", (record.id, record.to_json()))
+            return
+        kept = self._db.execute(
+            "update experiments set record_json=? where id=? and json_extract(record_json, '$.status')<>?",
+            (record.to_json(), record.id, LOST),
+        )
+        if kept.rowcount == 0:
+            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -20,7 +20,10 @@ from typing import Any
 from ideator_rl.environment_data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
-from ideator_rl.journal import Journal, sections
+from ideator_rl.journal import Descent, Journal, sections
+
+BASELINE = "baseline"
+"""Implementer of the baseline's records: no idea led to them."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,13 @@ class RewardBuffer:
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
         self._seen: set[str] = set()
-        self.history: list[Experiment] = self._journal.experiments()
-        """Every record of this run, in the order it became known; only ever appended to."""
+        known = self._journal.experiments()
+        self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
+        """Every record of this run but baselines, in the order it became known; only ever appended to."""
+        self.baselines: list[Experiment] = [record for record in known if record.implementer == BASELINE]
+        """Records of the unchanged baseline; one may be there twice.  Only ever appended to."""
+        self.lineage: list[Descent] = self._journal.lineage()
+        """Which experiments were proposed in answer to which; only ever appended to."""
 
     async def score(self, completions: list[str], *, step: int | None = None) -> list[Experiment]:
         """Run the ideas in these completions; one record each, in order."""
@@ -77,7 +85,7 @@ class RewardBuffer:
     async def baseline(self, replicate: int = 0) -> Experiment:
         """The unchanged baseline's record."""
         record = await self.executor.baseline(replicate)
-        self._journal.record(record)
+        self.record(record)
         return record
 
     async def score_patch(self, patch: str, replicate: int = 0) -> Experiment:
@@ -95,6 +103,25 @@ class RewardBuffer:
     def record(self, record: Experiment) -> None:
         """Enter a record that no completion asked for, such as a baseline's."""
         self._journal.record(record)
+        if record.implementer == BASELINE:
+            self.baselines.append(record)
+
+    def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
+        """Note that an experiment was proposed, in a step, in answer to the ideas of other experiments."""
+        self._journal.descend(child, parents, step)
+        self.lineage.append((child, parents, step))
+
+    def mark(self, step: int, known: int) -> int:
+        """How many records were known when a step was first proposed, by this process or one before a crash.
+
+        Args:
+            known: how many are now.
+        """
+        return self._journal.mark(step, known)
+
+    def completion_of(self, experiment_id: str) -> str | None:
+        """The completion, with its own thought, that first led to an experiment of this run."""
+        return self._journal.completion_of(experiment_id)
 
     def counts(self) -> dict[str, Any]:
         """Live figures, for progress: proposed, running, waiting, done, failed, reused, lost, distinct, best."""
