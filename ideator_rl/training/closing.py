@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -60,6 +60,10 @@ class Closing:
     """(batch, group) that will never be trained; their outcomes are in the archive all the same."""
     waited: float = 0.0
     """Seconds from the trainer's being ready for this batch until it closed."""
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Prompt and completion of ideas to imitate beside this batch."""
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    """What reward functions had logged by then."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +71,8 @@ class Closing:
     @classmethod
     def of(cls, raw: dict[str, Any]) -> Closing:
         parked, dropped = ([(batch, group) for batch, group in raw[name]] for name in ("parked", "dropped"))
-        return cls(raw["index"], [Seat.of(seat) for seat in raw["seats"]], parked, dropped, raw["waited"])
+        seats = [Seat.of(seat) for seat in raw["seats"]]
+        return cls(raw["index"], seats, parked, dropped, raw["waited"], raw["examples"], raw["metrics"])
 
 
 @dataclass(frozen=True)

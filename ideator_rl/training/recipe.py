@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -64,6 +65,13 @@ class Recipe:
         """Optimizer steps that one generation batch feeds."""
         uses = self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1)
         return max(1, uses // self.grpo.get("gradient_accumulation_steps", 1))
+
+    @property
+    def groups_per_epoch(self) -> int:
+        """Rows that the training dataset must have, so that an epoch holds whole optimizer steps."""
+        uses = max(1, self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1))
+        batches = math.ceil(self.grpo.get("gradient_accumulation_steps", 1) / uses)
+        return max(1, self.generation_batch // self.num_generations) * batches
 
     def text(self) -> str:
         """The resolved recipe as YAML: it can be run as it is."""

@@ -35,6 +35,33 @@ class IdeatorConfig:
     """The most GPU-hours for experiments."""
     reward_transform: str | None = None
     """In the place of the environment's: inverse, identity, negative, or over_baseline (relative to its noise)."""
+    max_staleness: int = 0
+    """Batches that are sampled ahead of the one that is trained; 0 for stock TRL's order."""
+    quorum: float = 1.0
+    """Fraction of a batch's rewards that closes it; what is missing is masked or trained later."""
+    deadline: float | None = None
+    """Seconds from its submission after which a batch closes whatever has come; null for never."""
+    max_age: int = 4
+    """Batches that an incomplete group may wait for the rest of its rewards."""
+    advantage: str | None = None
+    """grpo, dr_grpo, loo, max_at_k, entropic, anneal, or a dotted path; null for what TRL's scale_rewards says."""
+    advantage_options: dict[str, Any] | None = None
+    cluster_weight: str | None = None
+    """ips or share: rewards are weighted by cluster before advantages are computed."""
+    prompt_strategy: str | None = None
+    """Which past ideas prompts carry: top_k, puct, or a dotted path; null for prompts without any."""
+    free_prompts: float = 0.25
+    """Fraction of the groups whose prompt carries none all the same."""
+    prompt_parents: int = 2
+    """Past ideas in a prompt."""
+    prompt_elites: int = 20
+    """The best distinct ideas that parents are picked from."""
+    imitation_weight: float = 0.0
+    """Weight of the likelihood of the best ideas found, beside the policy loss; 0 for none."""
+    imitation_cells: int = 48
+    """Kinds of change of which the best idea may be imitated."""
+    backend: str = "local"
+    """Who starts experiments: local, bucket (whoever watches the bucket), or a dotted path of a class."""
     slots: int | None = None
     """CPU slots for experiments on this machine; null for the number of cores."""
     isolation: str = "auto"

@@ -1,6 +1,6 @@
 """Generation batches and their journal: what was sampled is on disk before anything is submitted for it.
 
-    <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids, birth step; first process
+    <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids; first process
     <run>/rollouts/000012/rank0.safetensors   that rank's tensors: ids, masks, log-probs of sampling time, random state
     <run>/rollouts/closings.jsonl             what was trained in which batch, with the rewards it was trained on
 
@@ -73,49 +73,50 @@ class RolloutJournal:
         folder = self._folder(batch.index)
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
-            body = {
-                "born": batch.born,
-                "world": self._world,
-                "groups": batch.groups,
-                "completions": batch.completions,
-                "ids": batch.ids,
-            }
+            body = {"groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
             write_whole(folder / "batch.json", json.dumps(body).encode())
         tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
         narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
         state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
-        data = save({**narrow, "random_state": state}, metadata={"types": json.dumps(types)})
-        write_whole(self._part(batch.index), data)
+        facts = {"types": types, "born": batch.born, "world": self._world}
+        write_whole(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
 
     def holds(self, index: int) -> bool:
         """Whether this rank's part of a batch is there; the ranks have to agree before it is used."""
-        return (self._folder(index) / "batch.json").is_file() and self._part(index).is_file()
+        words = self._rank > 0 or (self._folder(index) / "batch.json").is_file()
+        return words and self._part(index).is_file()
 
     def read(self, index: int, device: torch.device) -> Batch:
-        """A journaled batch.
+        """A journaled batch; its words are the first rank's only.
 
         Raises:
             IdeatorError: it was written by another number of processes.
         """
-        body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))
-        if body["world"] != self._world:
+        data = self._part(index).read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header["__metadata__"]["facts"])
+        if facts["world"] != self._world:
             raise IdeatorError(
-                f"This run was journaled by {body['world']} processes and {self._world} want to resume it. Start it "
+                f"This run was journaled by {facts['world']} processes and {self._world} want to resume it. Start it "
                 "with as many as before."
             )
-        data = self._part(index).read_bytes()
-        types = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["types"])
         raw = load(data)
         state = _unpacked(raw.pop("random_state").numpy().tobytes())
-        tensors = {name: t.to(getattr(torch, types[name])).to(device) for name, t in raw.items()}
-        return Batch(index, body["born"], body["groups"], body["completions"], body["ids"], tensors, state)
+        tensors = {name: t.to(getattr(torch, facts["types"][name])).to(device) for name, t in raw.items()}
+        batch = Batch(index, facts["born"], [], [], [], tensors, state)
+        if self._rank == 0:
+            body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))
+            batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
+        return batch
 
     def forget(self, before: int) -> None:
         """Remove batches below an index."""
         for folder in self._root.glob("[0-9]" * 6):
-            if int(folder.name) < before and self._rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)
+            if int(folder.name) < before:
+                self._part(int(folder.name)).unlink(missing_ok=True)
+                if self._rank == 0:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def closings(self) -> list[dict[str, Any]]:
         """Every closing on disk, in order; a line that a kill cut short is none."""

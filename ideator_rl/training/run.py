@@ -1,7 +1,8 @@
 """A training run from its folder to its closing words: baseline, warm-up, GRPO on executed ideas, summary.
 
-Killed at any moment, the same run resumed ends it: the warm-up is kept, the newest whole checkpoint is taken, and what
-it proposes again is replayed from the bucket.
+Killed at any moment, the same run resumed ends it: the warm-up is kept, the newest whole checkpoint is taken, batches
+that were sampled since are trained again as they were, and every experiment is found again in the bucket.  Of several
+processes the first runs the experiments; the others only compute.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 from ideator_rl.catalogue import idea_corpus
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
+from ideator_rl.environment import Environment, load_environment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ideator_rl.training.build import IdeatorTrainer
 
 
 def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
@@ -28,54 +33,82 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
     Raises:
         IdeatorError: the folder is taken, the environment, bucket or sandbox is not usable, or the baseline fails.
     """
-    first = int(os.environ.get("RANK", "0")) == 0
-    lock: IO[str] | None = run_folder.take(recipe.output_dir, resume) if first else None
-    buffer = open_buffer(buffer_config(recipe))
-    try:
-        if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):
-            progress.say(f"the run in {recipe.output_dir} is complete; nothing is left to do")
-        else:
-            _train(recipe, resume, progress, buffer, first)
-        if first:
+    if int(os.environ.get("RANK", "0")) > 0:
+        _help(recipe, resume, progress)
+        return
+    with run_folder.take(recipe.output_dir, resume):
+        buffer = open_buffer(buffer_config(recipe))
+        try:
+            if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):
+                progress.say(f"the run in {recipe.output_dir} is complete; nothing is left to do")
+            else:
+                _lead(recipe, resume, progress, buffer)
             write_report([recipe.output_dir], recipe.output_dir / "report.html")
             print(summary(recipe.output_dir), flush=True)
+        finally:
+            progress.end()
+            buffer.close()
+
+
+def _lead(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer) -> None:
+    """The first process: it alone runs experiments."""
+    recipe.save(recipe.output_dir / run_folder.MARK)
+    _introduce(recipe, buffer, progress)
+    baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
+    trainer = _trainer(recipe, resume, progress, buffer, baseline)
+    _go(trainer, recipe, resume, progress)
+    with progress.phase("draining"):
+        if left := trainer.drain(recipe.ours.deadline):
+            progress.say(f"{left} experiments are still under way; --resume would enter what comes of them")
+    (recipe.output_dir / "timings.json").write_text(json.dumps(progress.timings(), indent=1))
+
+
+def _help(recipe: Recipe, resume: bool, progress: Progress) -> None:
+    """Any other process."""
+    if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):
+        return
+    try:
+        _go(_trainer(recipe, resume, progress), recipe, resume, progress)
     finally:
         progress.end()
-        buffer.close()
-        if lock is not None:
-            lock.close()
 
 
-def _train(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer, first: bool) -> None:
-    baseline = None
-    if first:
-        recipe.save(recipe.output_dir / run_folder.MARK)
-        _introduce(recipe, buffer, progress)
-        baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
+def _trainer(
+    recipe: Recipe,
+    resume: bool,
+    progress: Progress,
+    buffer: RewardBuffer | None = None,
+    baseline: BaselineRuns | None = None,
+) -> IdeatorTrainer:
     with progress.phase("imports"):
-        progress.say("loading libraries while the baseline runs")
+        if buffer is not None:
+            progress.say("loading libraries while the baseline runs")
+        from ideator_rl.training.build import build_trainer
         from ideator_rl.training.libraries import prepare_libraries
-        from ideator_rl.training.trainer import build_trainer, save_model
 
         prepare_libraries(recipe.ours.cpu_threads)
     if baseline is not None:
         with progress.phase("baseline"):
             progress.say(baseline.words())
+    environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env)
     with progress.phase("warmup"):
-        source, chat = ideator(recipe, buffer, progress)
+        source, chat = ideator(recipe, environment, progress)
     with progress.phase("loading"):
-        groups = max(1, recipe.generation_batch // recipe.num_generations)
-        rows = prompt_rows(buffer.executor.environment, buffer.config, groups, recipe.ours.prompts, chat)
-        trainer = build_trainer(recipe, source, rows, progress)
+        config = buffer_config(recipe)
+        rows = prompt_rows(environment, config, recipe.groups_per_epoch, recipe.ours.prompts, chat)
+        return build_trainer(recipe, source, rows, progress, resume=resume)
+
+
+def _go(trainer: IdeatorTrainer, recipe: Recipe, resume: bool, progress: Progress) -> None:
+    from ideator_rl.training.build import save_model
+
     checkpoint = run_folder.last_checkpoint(recipe.output_dir) if resume else None
     if checkpoint is not None:
         progress.say(f"resuming from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     progress.end()
-    if first:
-        with progress.phase("saving"):
-            save_model(trainer, recipe.output_dir / run_folder.MODEL)
-        (recipe.output_dir / "timings.json").write_text(json.dumps(progress.timings(), indent=1))
+    with progress.phase("saving"):
+        save_model(trainer)
 
 
 def buffer_config(recipe: Recipe) -> BufferConfig:
@@ -91,6 +124,7 @@ def buffer_config(recipe: Recipe) -> BufferConfig:
         max_usd=ours.max_usd,
         max_coder_tokens=ours.max_coder_tokens,
         max_gpu_hours=ours.max_gpu_hours,
+        backend=ours.backend,
         slots=ours.slots,
         isolation=ours.isolation,
         replicates=ours.replicates,
@@ -99,7 +133,7 @@ def buffer_config(recipe: Recipe) -> BufferConfig:
     )
 
 
-def ideator(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> tuple[str, bool]:
+def ideator(recipe: Recipe, environment: Environment, progress: Progress) -> tuple[str, bool]:
     """Where to load the ideator from, warmed up if the recipe says so; and whether it has a chat template."""
     from transformers import AutoTokenizer
 
@@ -107,7 +141,6 @@ def ideator(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> tuple[s
     from ideator_rl.training.warmup import warm_up
 
     ours, folder, seed = recipe.ours, recipe.output_dir, recipe.seed
-    environment = buffer.executor.environment
     ideas = idea_corpus(environment, ours.sft_examples, seed) if ours.sft_steps or ours.scratch_model else []
     text = environment.prompt(ours.preset, ours.prompts)
     corpus = [text] * len(ideas) + ideas  # as often as it will be read

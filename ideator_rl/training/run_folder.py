@@ -55,6 +55,11 @@ def take(folder: Path, resume: bool) -> IO[str]:
     return handle
 
 
+def checkpoints(folder: Path) -> list[int]:
+    """The steps of the checkpoints in a folder, oldest first, whole or not."""
+    return sorted(int(match[1]) for path in folder.iterdir() if (match := CHECKPOINT.match(path.name)))
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint; broken ones, left by a kill, are removed."""
     found = sorted(

@@ -1,146 +1,279 @@
-"""The trainer: stock `GRPOTrainer`, timed.  Passes functions in, wraps with `super()`, copies nothing.
+"""`IdeatorGRPOTrainer`: TRL's `GRPOTrainer` for rewards that take hours.
+
+A thin guest: it passes functions in, wraps with `super()` and copies nothing.  Sampling, log-probs, loss and optimizer
+are TRL's; which batch is trained when, with which rewards and advantages, is decided by `pipeline`.  With
+`max_staleness: 0` and every reward there, weights are those of stock TRL bit for bit.
 
 Private names of TRL that are touched stand in `tests/test_trl_contract.py`, each with what breaks without it.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config, get_quantization_config
+from accelerate.utils import gather_object
+from trl import GRPOTrainer
 
-from ideator_rl.registry import resolve_reward
-from ideator_rl.reward_buffer import live_buffers
-from ideator_rl.training.card import model_card
-from ideator_rl.training.models import made_whole, save_whole
-from ideator_rl.training.progress import Progress
-from ideator_rl.training.recipe import Recipe, RecipeError
+from ideator_rl.errors import IdeatorError
+from ideator_rl.training import assembling
+from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
+from ideator_rl.training.closing import Layout
+from ideator_rl.training.imitation import Examples, Imitation
+from ideator_rl.training.pipeline import Pipeline, PipelineConfig
+from ideator_rl.training.prompts import DatasetPrompts, Prompts
+from ideator_rl.training.ranks import Ranks
+from ideator_rl.training.rewarding import Rewarding
+from ideator_rl.training.rollouts import Batch, random_state
+
+SCALES = {"group": "grpo", "none": "dr_grpo"}
 
 
-class IdeatorTrainer(GRPOTrainer):
-    """GRPOTrainer that tells a stop-watch where its wall clock went, and a model card where its model came from."""
+@dataclass
+class Learning:
+    """What is learned from rewards, beyond TRL's own configuration."""
 
-    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
-        self.recipe, self.progress = recipe, progress
+    advantage: Advantage | None = None
+    """None for TRL's `scale_rewards`: `group` is grpo, `none` is dr_grpo."""
+    cluster_weight: str | None = None
+    """`ips` or `share`: rewards are weighted by cluster before advantages are computed."""
+    imitation: Imitation | None = None
+
+
+class IdeatorGRPOTrainer(GRPOTrainer):
+    """GRPOTrainer whose batches wait for their rewards on the fleet, not in the training step.
+
+    Args:
+        pipeline: staleness, quorum, deadline; the default waits for every reward, as TRL does.
+        learning: advantage, cluster weights, elite imitation.
+        prompts: where a batch's prompts come from; the training dataset if not given.
+
+    Reward functions are called in the first process, on whole batches.  Checkpoints, journal and closings lie under
+    `args.output_dir`, which all processes must share (each reads back only its own part).
+    """
+
+    args: Any  # TRL's GRPOConfig; these are Optional for transformers, and there once the trainer is made
+    model: Any
+    reward_funcs: Any
+    num_generations: Any
+    max_completion_length: Any
+
+    def __init__(
+        self,
+        *args: Any,
+        pipeline: PipelineConfig | None = None,
+        learning: Learning | None = None,
+        prompts: Prompts | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        self.pipeline_config = pipeline or PipelineConfig()
+        self.learning = learning or Learning()
+        self.prompts = prompts
+        self.pipeline: Pipeline | None = None
+        self.rewarding: Rewarding | None = None
+        self.best_reward: float | None = None
+        self._advantage = self.learning.advantage or _advantage_of(self.args)
+        self._caught: tuple[Any, ...] | None = None
+        self._gauges: defaultdict[str, list[float]] = defaultdict(list)
+        self._examples: Examples = []
+        self._old_logps: torch.Tensor | None = None
+        _refuse_models(self.reward_funcs)
+
+    # What the pipeline asks of its host.
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def sample(self, index: int) -> Batch:
+        """A new batch: TRL samples and computes log-probs, with rewards left open."""
+        assert self.pipeline is not None
+        layout, ranks = self.pipeline.layout, self.pipeline.ranks
+        groups = ranks.share(f"rows/{index}", lambda: self._prompts().rows(index, layout.groups))
+        start = ranks.rank * layout.rows_per_rank
+        rows = [dict(groups[row // layout.group_size]) for row in range(start, start + layout.rows_per_rank)]
+        with self._rewards_left_open():
+            output = super()._generate_and_score_completions(rows)
+            assert self._caught is not None
+            completions, ids = self._caught
+        output.pop("advantages")
+        if strange := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
+            raise IdeatorError(f"Batches with {', '.join(strange)} cannot be journaled: only text is trained on here.")
+        everyone, all_ids = gather_object(completions), gather_object([list(map(int, each)) for each in ids])
+        return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state())
+
+    def give_up(self) -> bool:
+        """Whether an empty batch may be closed; a subclass that knows budgets says so."""
+        return False
+
+    # TRL's hooks.
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.progress.phase("update"):
-            return super().training_step(*args, **kwargs)
+        if self._step == 0 and self.state.global_step > 0:  # TRL counts from zero again after a resume
+            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return super().training_step(*args, **kwargs)
 
-    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        with self.progress.phase("generation"):
-            return super()._generate_and_score_completions(*args, **kwargs)
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        if self.pipeline is None:
+            self.pipeline = self._open_pipeline()
+        per_batch = self.args.steps_per_generation * self.num_iterations
+        total = -(-self.state.max_steps * self.args.gradient_accumulation_steps // per_batch)
+        closing, batches = self.pipeline.next(self._batch_index(), total)
+        layout, ranks = self.pipeline.layout, self.pipeline.ranks
+        weights = self.reward_weights.to(self.device)
+        told = assembling.scores(closing, layout, weights, self.state.global_step / max(1, self.state.max_steps))
+        pad = self._tokenizer.pad_token_id
+        output: dict[str, Any] = dict(assembling.assemble(closing, batches, layout, ranks.rank, told.kept_PG, pad))
+        rewards_PG = told.rewards_PG
+        if self.learning.cluster_weight:
+            rewards_PG = cluster_weighted(rewards_PG, told.facts, self.learning.cluster_weight)
+        advantages = self._advantage(rewards_PG, told.facts).reshape(-1)
+        start = ranks.rank * layout.rows_per_rank
+        output["advantages"] = advantages[start : start + layout.rows_per_rank]
+        if not bool(told.kept_PG.all()) or any(seat.batch != closing.index for seat in closing.seats):
+            mask = output["completion_mask"] * output.get("tool_mask", 1)
+            output["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
+        scale = assembling.row_scale(told.kept_PG, self.loss_type)
+        if scale != 1.0:
+            output["row_scale"] = torch.tensor(scale, device=self.device)
+        self._examples = closing.examples
+        self._tell(closing, batches, told, advantages)
+        return output
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
-        with self.progress.phase("experiments"):
-            return super()._calculate_rewards(*args, **kwargs)
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        if not self.model.training:
+            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._caught = completions, completion_ids_list
+        rows = len(prompts) * self.accelerator.num_processes
+        return torch.full((rows, len(self.reward_funcs)), torch.nan, device=self.device)
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """The stock card calls a local base model "None"."""
-        if self.is_world_process_zero():
-            (self.recipe.output_dir / "README.md").write_text(model_card(self.recipe), encoding="utf-8")
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        self._old_logps = inputs.get("old_per_token_logps") if self.model.training else None
+        self._loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        self._old_logps = None
+        if (scale := inputs.get("row_scale")) is not None:
+            loss = loss * scale
+        if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
+            assert self.learning.imitation is not None
+            longest = self.max_completion_length
+            near = self.learning.imitation.loss(model, self._tokenizer, self._examples, self.device, longest)
+            self._gauges["imitation_loss"].append(near.item())
+            loss = loss + near
+        return loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's; while a loss is computed its ratio to the log-probs of sampling time is noted."""
+        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._old_logps is not None:
+            mask = self._loss_mask.bool()
+            off = (torch.exp(found[0].detach() - self._old_logps)[mask] - 1).abs()
+            if off.numel():
+                self._gauges["pipeline/ratio_off_mean"].append(off.mean().item())
+                self._gauges["pipeline/ratio_off_max"].append(off.max().item())
+        return found
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self.model.training:
+            logs.update({name: sum(values) / len(values) for name, values in self._gauges.items() if values})
+            self._gauges.clear()
+        super().log(logs, *args, **kwargs)
+
+    # Our own.
+
+    def _batch_index(self) -> int:
+        return self._step // (self.args.steps_per_generation * self.num_iterations)
+
+    def _open_pipeline(self) -> Pipeline:
+        args, ranks = self.args, Ranks()
+        rows = args.per_device_train_batch_size * args.steps_per_generation
+        layout = Layout(rows * ranks.world // self.num_generations, self.num_generations, rows)
+        if ranks.first:
+            self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names)
+        draw = self.learning.imitation.draw if self.learning.imitation else None
+        pipeline = Pipeline(self.pipeline_config, layout, Path(args.output_dir), self, ranks, self.rewarding, draw)
+        pipeline.reattach = self.reattach
+        return pipeline
+
+    def reattach(self, submitted: set[int]) -> None:
+        """Called in the first process of a resumed run; `submitted` batches are submitted again anyway."""
+
+    def _prompts(self) -> Prompts:
+        if self.prompts is None:
+            uses = self.num_iterations * self.args.steps_per_generation
+            sampler = self._get_train_sampler(self.train_dataset)
+            self.prompts = DatasetPrompts(self.train_dataset, sampler, uses, self.num_generations)
+        return self.prompts
+
+    @contextmanager
+    def _rewards_left_open(self) -> Iterator[None]:
+        """Inside, TRL logs no rewards, and computes log-probs of sampling time if they may be needed."""
+        kept = {name: list(values) for name, values in self._metrics["train"].items()}
+        logs: Any = self._logs
+        nowhere: Any = defaultdict(list, {"rewards": defaultdict(list), "extra": defaultdict(list)})
+        self._logs = nowhere
+        iterations = self.num_iterations
+        if self.pipeline_config.off_policy:
+            # TRL keeps them where generation and optimizer steps do not align; with this they do not.
+            self.num_iterations = self.args.gradient_accumulation_steps + 1
+        try:
+            yield
+        finally:
+            self.num_iterations, self._logs = iterations, logs
+            for name in ("reward", "reward_std", "frac_reward_zero_std", *self._reward_names()):
+                if name in self._metrics["train"]:
+                    self._metrics["train"][name] = kept.get(name, [])
+
+    def _reward_names(self) -> list[str]:
+        return [f"rewards/{name}/{what}" for name in self.reward_func_names for what in ("mean", "std")]
+
+    def _tell(self, closing: Any, batches: Any, told: Any, advantages: torch.Tensor) -> None:
+        """Log what was trained, where TRL logs it, and what the pipeline did."""
+        assert self.pipeline is not None
+        for name, value in assembling.trl_rewards(told, self.reward_func_names).items():
+            self._metrics["train"][name].append(value)
+        for name, value in assembling.figures(closing, batches, self.pipeline.layout, told).items():
+            self._gauges[name].append(value)
+        best = told.rewards_PG[told.kept_PG].max().item() if told.kept_PG.any() else None
+        self.best_reward = max((each for each in (best, self.best_reward) if each is not None), default=None)
+        if best is not None:
+            self._gauges["reward_best"].append(best)
+            self._gauges["reward_best_so_far"].append(self.best_reward or 0.0)
+        for name, values in closing.metrics.items():
+            self._gauges[name].append(sum(values) / len(values))
+        batch, logs = batches[closing.index], cast(Any, self._logs)
+        logs["prompt"].extend(batch.prompts())
+        logs["completion"].extend(batch.completions)
+        for index, name in enumerate(self.reward_func_names):
+            logs["rewards"][name].extend(told.rewards_PGF[..., index].reshape(-1).tolist())
+        logs["advantages"].extend(advantages.tolist())
 
 
-class _Steps(TrainerCallback):
-    """Keeps the progress line's step, and says what came of each one."""
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            self._progress.begin(state.global_step, state.max_steps)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._progress.stepped(state.global_step)
-        refusals = [words for buffer in live_buffers() if (words := buffer.executor.ledger.exhausted)]
-        if _anywhere(bool(refusals)):
-            control.should_save = control.should_training_stop = True
-            if state.is_world_process_zero:
-                why = refusals[0] if refusals else "Another process of this run has used up the budget."
-                self._progress.say(f"winding down after step {state.global_step}: {why}")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        if logs and "reward" in logs and state.is_world_process_zero:
-            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {_said(logs)}")
-
-
-def build_trainer(recipe: Recipe, source: str, rows: list[dict[str, Any]], progress: Progress) -> IdeatorTrainer:
-    """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns).
+def _advantage_of(args: Any) -> Advantage:
+    """The advantage that TRL's own keys ask for.
 
     Raises:
-        RecipeError: TRL refuses a value.
-        UnknownName: there is no such reward function.
+        IdeatorError: they ask for one that is not ours to give.
     """
-    rewards = [resolve_reward(name) for name in recipe.ours.reward_funcs]
-    model = ModelConfig(**recipe.model)
-    set_seed(recipe.seed)  # new adapters are drawn before the Trainer sets its own
-    try:
-        config = grpo_config(recipe, model)
-        trainer = IdeatorTrainer(
-            recipe=recipe,
-            progress=progress,
-            model=source,
-            reward_funcs=rewards,
-            args=config,
-            train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(source),
-            quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
-            callbacks=[_Steps(progress)],
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise IdeatorError(
+            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}; expected sum_then_normalize: "
+            "rewards are summed, then compared within their group."
         )
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"TRL refuses this recipe: {error}") from error
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    scale = {True: "group", False: "none"}.get(args.scale_rewards, args.scale_rewards)
+    if scale not in SCALES:
+        raise IdeatorError(f"scale_rewards is {scale!r}; expected group or none, or an `advantage` in its place.")
+    return make_advantage(SCALES[scale])
 
 
-def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
-    """TRL's configuration; without a GPU, defaults that assume one are taken back unless the recipe gives them."""
-    values = dict(recipe.grpo)
-    if not torch.cuda.is_available():
-        values.setdefault("use_cpu", True)
-        values.setdefault("bf16", False)
-    values.setdefault("report_to", "none")
-    values.setdefault("disable_tqdm", True)  # our own progress line tells more
-    config = GRPOConfig(**values)
-    given: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}
-    if not recipe.ours.sft_steps:
-        given["revision"] = model.model_revision  # names a hub model, not the folder of its warm-up
-    config.model_init_kwargs = {**given, **recipe.grpo.get("model_init_kwargs", {})}
-    return config
-
-
-def save_model(trainer: IdeatorTrainer, folder: Path) -> None:
-    """The trained model as a plain folder, adapters merged in; it appears whole or not at all."""
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    with made_whole(folder) as scratch:
-        save_whole(model, trainer.processing_class, scratch)
-        (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
-
-
-def _anywhere(here: bool) -> bool:
-    """Whether it is so in any process: all of them must stop at the same step."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return here
-    found: list[bool] = [False] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, here)
-    return any(found)
-
-
-def _said(logs: dict[str, Any]) -> str:
-    words = [f"mean reward {logs['reward']:.4f}"]
-    if (success := logs.get("execution/success")) is not None:
-        words.append(f"success {success:.0%}")
-    if (best := logs.get("execution/success_reward_best")) is not None:
-        words.append(f"best reward {best:.4f}")
-    if (length := logs.get("completions/mean_length")) is not None:
-        words.append(f"{length:.0f} tokens")
-    return " · ".join(words)
+def _refuse_models(functions: list[Any]) -> None:
+    if any(isinstance(function, torch.nn.Module) for function in functions):
+        raise IdeatorError("A reward model was given as a reward function. Wrap it in a function that scores texts.")
