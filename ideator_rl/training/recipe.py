@@ -11,7 +11,8 @@ import importlib.util
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Recipe:
     """Keys of TRL's GRPOConfig, as given."""
     model: dict[str, Any]
     """Keys of TRL's ModelConfig, as given."""
+    world: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
+    """Processes that train."""
 
     @property
     def output_dir(self) -> Path:
@@ -52,7 +55,7 @@ class Recipe:
     @property
     def micro_batch(self) -> int:
         """Completions of one forward pass, over all processes."""
-        return self.grpo.get("per_device_train_batch_size", 8) * int(os.environ.get("WORLD_SIZE", "1"))
+        return self.grpo.get("per_device_train_batch_size", 8) * self.world
 
     @property
     def generation_batch(self) -> int:
@@ -82,8 +85,14 @@ class Recipe:
         path.write_text(self.text(), encoding="utf-8")
 
 
-def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(
+    path: str, overrides: list[str] | None = None, world: int | None = None, batches: bool = True
+) -> Recipe:
     """Read a recipe file and apply `--key value` overrides.
+
+    Args:
+        world: processes that will train; None for as many as this one was launched with.
+        batches: check that batches divide; not to be asked of a recipe that will not be trained.
 
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, or numbers that do not fit together.
@@ -106,7 +115,9 @@ def load_recipe(path: str, overrides: list[str] | None = None) -> Recipe:
         {key: value for key, value in raw.items() if key in grpo and key not in ours and key not in model},
         {key: value for key, value in raw.items() if key in model and key not in ours},
     )
-    for problem in _problems(recipe):
+    if world is not None:
+        recipe.world = world
+    for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
         raise RecipeError(f"The recipe {path} {problem}")
     return recipe
 
@@ -131,6 +142,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         value = getattr(ours, key)
         if value is not None and value < 1:
             yield f"has {key}: {value}. Expected at least 1."
+
+
+def _batch_problems(recipe: Recipe) -> Iterator[str]:
+    grpo = recipe.grpo
     batch, generations = recipe.generation_batch, recipe.num_generations
     if generations < 2:
         yield f"has num_generations: {generations}. A group needs at least 2 completions to compare."
