@@ -137,8 +137,8 @@ class Journal:
             self._db.execute("insert or ignore into experiments values (?,?)", (record.id, record.to_json()))
             return
         kept = self._db.execute(
-            "update experiments set record_json=? where id=? and json_extract(record_json, '$.status')<>?",
-            (record.to_json(), record.id, LOST),
+            "update experiments set record_json=? where id=? and instr(record_json, ?)=0",  # NaN is no JSON to SQLite
+            (record.to_json(), record.id, f'"status": "{LOST}"'),
         )
         if kept.rowcount == 0:
             self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
