@@ -3,8 +3,8 @@
 Runs in the first process only, so that every function sees whole groups.  A function is called as TRL calls it (1.16,
 `GRPOTrainer._calculate_rewards`): prompts, completions, completion_ids, the dataset's columns, trainer_state,
 log_metric, log_extra.  One that has an attribute `as_completed` (an async generator with the same arguments that
-yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on one event loop of their
-own that outlives the step; what a batch no longer waits for goes on there.
+yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on one event loop
+of their own that outlives the step; what a batch no longer waits for goes on there.
 """
 
 from __future__ import annotations
