@@ -41,6 +41,7 @@ def main(args: argparse.Namespace) -> int:
             isolation=args.isolation,
             replicates=args.replicates,
             seed=args.seed,
+            outage_patience=0.0,  # a person is waiting
         )
     )
     sandbox = buffer.executor.sandbox

@@ -4,13 +4,15 @@
 
 Every outcome is a record; nothing raises for an idea's sake.  Equal ideas are implemented once and equal codebases
 run once, whoever asked before: the record is then replayed from the bucket.  A `lost` record is ours to explain and is
-never stored as a result, so that a later run may try again.
+never stored as a result, so that a later run may try again.  An outage of the bucket that is shorter than
+`outage_patience` loses nothing and pays for nothing twice: what was implemented is kept until it can be stored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +22,9 @@ from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
-from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.backends import get_backend
 from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
+from ideator_rl.executor.patience import Patience
 from ideator_rl.executor.sandbox import BWRAP, choose
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
@@ -37,6 +40,8 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.patch import PatchError, Tree, diff, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class ExecutorConfig:
     max_gpu_hours: float | None = None
     run_dir: str | None = None
     """Where the run's journal and ledger lie; None for the user's cache and for nowhere."""
+    backend: str = "local"
+    """Who starts the experiments: `local`, `bucket` (whoever watches it), an entry point, or a class by dotted path."""
+    outage_patience: float = 3600.0
+    """Seconds that an outage of the bucket may last before what waits for it is lost."""
 
     @property
     def ledger_path(self) -> Path | None:
@@ -99,9 +108,10 @@ class Executor:
         self._version = self.implementer.version(self.environment)
         self._hardware = hardware_class(self.preset.resources.gpus)
         self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        backend = LocalBackend(self.bucket.url, config.slots, config.isolation)
+        backend = get_backend(config.backend)(self.bucket.url, config.slots, config.isolation)
         backend.refuse_if_too_large(self.preset.resources)
-        self.scheduler = Scheduler(self.bucket, backend)
+        self._patience = Patience(self.bucket.url, config.outage_patience)
+        self.scheduler = Scheduler(self.bucket, backend, patience=self._patience)
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""
@@ -110,7 +120,7 @@ class Executor:
         try:
             idea = parse_idea(completion)
         except MalformedIdea as error:
-            return self._failure(MALFORMED, str(error), completion, created, "")
+            return await self._failure(MALFORMED, str(error), completion, created, "")
         try:
             made = await self._implement(idea.text, completion)
             if isinstance(made, Experiment):
@@ -118,6 +128,11 @@ class Executor:
             return await self._run(made, created, replicate)
         except (BucketError, ImplementerUnavailable, BudgetSpent) as error:
             return self._lost(idea.text, created, error)
+        except IdeatorError:
+            raise  # of the run, not of this idea: it says what to do
+        except Exception as error:
+            log.exception("An idea was lost by a failure of ours.")
+            return self._lost(idea.text, created, IdeatorError(f"It was lost by a failure of ours: {error!r}"))
 
     async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
         """Run a patch that somebody wrote by hand: it takes the same road as an implementer's.
@@ -130,7 +145,7 @@ class Executor:
         try:
             codebase = self._judged(patch, "", "diff", trusted=False)
         except PatchError as error:
-            return self._failure(error.kind, str(error), "", created, patch)
+            return await self._failure(error.kind, str(error), "", created, patch)
         return await self._run(codebase, created, replicate)
 
     async def baseline(self, replicate: int = 0) -> Experiment:
@@ -144,8 +159,8 @@ class Executor:
             IdeatorError: the bucket does not hold the experiment or its codebase.
             SandboxError: somebody else wrote its code, and no sandbox works here.
         """
-        spec = attempts.Spec.load(self.bucket, id)
-        tree = attempts.load_tree(self.bucket, spec.tree) if spec else None
+        spec = await self._patience.through(lambda: attempts.Spec.load(self.bucket, id))
+        tree = await self._patience.through(lambda: attempts.load_tree(self.bucket, spec.tree)) if spec else None
         if spec is None or tree is None:
             raise IdeatorError(f"The bucket {self.bucket.url} does not hold the codebase of the experiment {id}.")
         choose(self.config.isolation, spec.trusted)
@@ -156,26 +171,27 @@ class Executor:
         """The codebase for an idea, or the record of why there is none.  Asked once for each idea."""
         created = time.time()
         key = proposal_id(idea, self._version, self._digest, self.preset.name)
-        if key not in self._asking:
-            self._asking[key] = asyncio.ensure_future(self._answer(key, idea, completion))
-        try:
-            answer = await asyncio.shield(self._asking[key])
-        finally:
-            self._asking.pop(key, None)
+        asked = self._asking.get(key)
+        if asked is None or asked.get_loop() is not asyncio.get_running_loop():
+            asked = self._asking[key] = asyncio.ensure_future(self._answer(key, idea, completion))
+            asked.add_done_callback(lambda _: self._asking.pop(key, None))
+        answer = await asyncio.shield(asked)
         cost = answer.pop("usage", {})  # paid once: of those who asked together, one record carries it
         if answer["status"] != "ok":
-            return self._failure(answer["status"], answer["message"], idea, created, answer["patch"], cost)
+            return await self._failure(answer["status"], answer["message"], idea, created, answer["patch"], cost)
         codebase = self._judged(answer["patch"], idea, self.implementer.name, self.implementer.trusted)
         return replace(codebase, seconds=answer["seconds"], cost=cost)
 
     async def _answer(self, key: str, idea: str, completion: str) -> dict[str, Any]:
-        stored = self.bucket.get(f"implementations/{key}.json")
+        name = f"implementations/{key}.json"
+        stored = await self._patience.through(lambda: self.bucket.get(name))
         if stored is not None:
             answer: dict[str, Any] = json.loads(stored) | {"usage": {}}  # paid for by whoever asked then
             return answer
         answer = await self._ask(idea, completion)
-        if not self.bucket.create(f"implementations/{key}.json", json.dumps(answer).encode()):
-            first = self.bucket.get(f"implementations/{key}.json")  # somebody asked meanwhile: one idea, one codebase
+        if not await self._patience.through(lambda: self.bucket.create(name, json.dumps(answer).encode())):
+            # Somebody asked meanwhile: one idea, one codebase.
+            first = await self._patience.through(lambda: self.bucket.get(name))
             return answer if first is None else json.loads(first) | {"usage": answer["usage"]}
         return answer
 
@@ -205,10 +221,11 @@ class Executor:
         hardware = self._hardware + ("" if self.sandbox.level == BWRAP else self.sandbox.level)
         id = experiment_id(name, self._digest, self.preset.name, hardware, self.config.seed, replicate)
         try:
-            record = attempts.load_result(self.bucket, id)
+            record = await self._patience.through(lambda: attempts.load_result(self.bucket, id))
             if record is None:
-                attempts.store_tree(self.bucket, name, codebase.tree)
-                self._spec(id, name, codebase, created, replicate).store(self.bucket)
+                spec = self._spec(id, name, codebase, created, replicate)
+                await self._patience.through(lambda: attempts.store_tree(self.bucket, name, codebase.tree))
+                await self._patience.through(lambda: spec.store(self.bucket))
                 record = await self._paid(id)
             else:
                 record.replayed = True
@@ -256,7 +273,7 @@ class Executor:
         named = self.config.environment == self.environment.name
         return self.environment.name if named else str(self.environment.root)
 
-    def _failure(
+    async def _failure(
         self,
         status: str,
         message: str,
@@ -271,7 +288,7 @@ class Executor:
         record.error = {"kind": status, "message": message}
         record.reward, record.cost = self._rule.failure, cost or {}
         try:
-            attempts.store_result(self.bucket, record)
+            await self._patience.through(lambda: attempts.store_result(self.bucket, record))
         except BucketError as error:
             return self._lost(idea, created, error)
         return record

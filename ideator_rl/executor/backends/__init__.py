@@ -1,1 +1,39 @@
-"""Where supervisors are started: one class a backend."""
+"""Backends by name: who starts the experiments."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from ideator_rl.environment import Resources
+from ideator_rl.registry import resolve
+
+BUILT_IN = {
+    "local": "ideator_rl.executor.backends.local.LocalBackend",
+    "bucket": "ideator_rl.executor.backends.watched.WatchedBucket",
+}
+
+
+class Backend(Protocol):
+    """Made as `Class(bucket_url, slots, isolation)`.  Called by one thread; `active` by others too."""
+
+    starts: bool
+    """It starts experiments itself.  Of one that does not, attempts are counted in the bucket.  A class that says
+    nothing starts them."""
+
+    def submit(self, id: str, resources: Resources) -> bool:
+        """Start an attempt at an experiment; False when there is no room now."""
+
+    def active(self, id: str) -> bool:
+        """Whether an attempt that was started here still goes on."""
+
+    def refuse_if_too_large(self, resources: Resources) -> None:
+        """Raises: IdeatorError when an experiment could never start here, however long it waited."""
+
+
+def get_backend(name: str) -> Any:
+    """The class of a backend by name (`local`, `bucket`), entry point of `ideator_rl.backends`, or dotted path.
+
+    Raises:
+        UnknownName: nothing is known by that name.
+    """
+    return resolve("backends", BUILT_IN.get(name, name))

@@ -23,6 +23,8 @@ PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD
 
 
 class LocalBackend:
+    starts = True
+
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         self._bucket_url, self._isolation = bucket_url, isolation
         self.slots = slots or os.cpu_count() or 1
