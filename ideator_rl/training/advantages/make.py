@@ -1,0 +1,158 @@
+"""From a name and options to an advantage: everything that can be wrong with them is said here, before a run starts.
+
+An advantage of one's own is a function `f(rewards_PG, facts, **options) -> advantages_PG`, named by its dotted path or
+by an entry point of the group `ideator_rl.advantages`; the options of the recipe are its keyword arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from ideator_rl.registry import UnknownName, resolve
+from ideator_rl.training.advantages.best_of_k import anneal, max_at_k
+from ideator_rl.training.advantages.entropic import entropic
+from ideator_rl.training.advantages.facts import Advantage, AdvantageError, Facts, present
+from ideator_rl.training.advantages.group_mean import dr_grpo, grpo, loo
+
+ADVANTAGES: dict[str, Callable[..., torch.Tensor]] = {
+    "grpo": grpo,
+    "dr_grpo": dr_grpo,
+    "loo": loo,
+    "max_at_k": max_at_k,
+    "entropic": entropic,
+    "anneal": anneal,
+}
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _several(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 2
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "k": (_several, "a whole number of at least 2 (k = 1 is the advantage 'loo')"),
+    "center": (_flag, "true or false"),
+    "scale": (_flag, "true or false"),
+    "gamma": (_positive, "a number of nats above 0"),
+    "clip": (_positive, "a number above 0"),
+    "beta_max": (_positive, "a number above 0"),
+    "start": (_share, "a share of the training, 0 to 1"),
+    "end": (_share, "a share of the training, 0 to 1"),
+}
+"""An option means the same in every advantage that has it."""
+
+
+def make_advantage(name: str, options: dict[str, Any] | None = None, group_size: int | None = None) -> Advantage:
+    """The advantage of this name with these options; an option of null is its default.
+
+    Args:
+        group_size: completions a group, where it is known: an option that it cannot fulfil is refused.
+
+    Raises:
+        UnknownName: no built-in, no entry point, and no importable dotted path of this name.
+        AdvantageError: an unknown option, one out of range, or something that cannot be called with them.
+    """
+    options = {key: value for key, value in (options or {}).items() if value is not None}
+    if group_size is not None and group_size < 2:
+        raise AdvantageError(f"A group of {group_size} has nothing to compare a completion with; give it at least 2.")
+    if name in ADVANTAGES:
+        _check_options(name, options, group_size)
+        function = ADVANTAGES[name]
+    else:
+        function = _own(name, options)
+    return functools.partial(_held, name, functools.partial(function, **options))
+
+
+def _check_options(name: str, options: dict[str, Any], group_size: int | None) -> None:
+    takes = [p.name for p in inspect.signature(ADVANTAGES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key, value in options.items():
+        if key not in takes:
+            raise AdvantageError(f"The advantage {name!r} has no option {key!r}; {_hint(str(key), takes)}")
+        fits, expected = _RULES[key]
+        if not fits(value):
+            raise AdvantageError(f"The advantage {name!r} has {key}: {value!r}; expected {expected}.")
+    if group_size is not None and options.get("k", 0) > group_size:
+        raise AdvantageError(
+            f"The advantage {name!r} has k: {options['k']}, but a group has {group_size} completions; "
+            "lower k or raise num_generations."
+        )
+    start, end = options.get("start", 0.0), options.get("end", 1.0)
+    if start >= end:
+        raise AdvantageError(f"The advantage {name!r} has start: {start} and end: {end}; start must come before end.")
+
+
+def _own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    """Somebody's own function, which must take the rewards, the facts, and the options."""
+    try:
+        function = resolve("advantages", name)
+    except UnknownName as error:
+        if "." in name:
+            raise
+        raise UnknownName(
+            f"There is no advantage named {name!r}; {_hint(name, ADVANTAGES)} "
+            "A dotted path package.module.attribute works too."
+        ) from error
+    if not callable(function):
+        raise AdvantageError(f"The advantage {name!r} is a {type(function).__name__}; expected a function.")
+    try:
+        inspect.signature(function).bind(None, None, **options)
+    except (TypeError, ValueError) as error:
+        raise AdvantageError(
+            f"The advantage {name!r} cannot be called as f(rewards_PG, facts{''.join(f', {k}=…' for k in options)}): "
+            f"{error}."
+        ) from error
+    return function  # type: ignore[no-any-return]
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    if near := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {near[0]!r}?"
+    return f"known: {', '.join(known)}." if known else "it has none."
+
+
+def _held(name: str, advantage: Advantage, rewards_PG: torch.Tensor, facts: Facts) -> torch.Tensor:
+    """Calls an advantage and holds it, one's own too, to its contract.
+
+    Raises:
+        AdvantageError: shapes that do not fit, an infinite reward, or an advantage that is not a finite number.
+    """
+    for what, tensor in (("success_PG", facts.success_PG), ("cell_PG", facts.cell_PG)):
+        if rewards_PG.ndim != 2 or tensor.shape != rewards_PG.shape:
+            raise AdvantageError(
+                f"Rewards of shape {tuple(rewards_PG.shape)} came with a {what} of shape {tuple(tensor.shape)}; "
+                "expected one shape, groups by completions."
+            )
+    if torch.isinf(rewards_PG).any():
+        raise AdvantageError(
+            "A reward is infinite; a reward function must give a finite number, or None if it has none."
+        )
+    values_PG = advantage(rewards_PG, facts)
+    if not isinstance(values_PG, torch.Tensor) or values_PG.shape != rewards_PG.shape:
+        got = tuple(values_PG.shape) if isinstance(values_PG, torch.Tensor) else type(values_PG).__name__
+        raise AdvantageError(
+            f"The advantage {name!r} gave {got}; expected a tensor of shape {tuple(rewards_PG.shape)}."
+        )
+    present_PG, count_P1 = present(rewards_PG)
+    values_PG = values_PG.float().masked_fill(~present_PG | (count_P1 < 2), 0.0)
+    if not torch.isfinite(values_PG).all():
+        raise AdvantageError(f"The advantage {name!r} gave a value that is not finite for a row that has a reward.")
+    return values_PG
