@@ -5,51 +5,18 @@ import functools
 import importlib.util
 import itertools
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from advantage_rows import NAN, advantage, drawn, known
 
-from ideator_rl.errors import IdeatorError
-from ideator_rl.training.advantages import (
-    ADVANTAGES,
-    AdvantageError,
-    Facts,
-    check_cluster_weight,
-    cluster_weighted,
-    make_advantage,
-)
+from ideator_rl.training.advantages import ADVANTAGES
 from ideator_rl.training.advantages.best_of_k import default_k
 from ideator_rl.training.advantages.entropic import solve_beta
 
-NAN = float("nan")
 ALL = [(name, {}) for name in ADVANTAGES] + [("max_at_k", {"k": 3, "center": True, "scale": True})]
-
-
-def facts(rewards, success=None, cells=None, progress=0.0):
-    success = torch.tensor(success) if success is not None else torch.nan_to_num(rewards) > 0
-    cells = torch.tensor(cells) if cells is not None else torch.full(rewards.shape, -1)
-    return Facts(success, cells, progress)
-
-
-def advantage(rewards, name, group_size=None, progress=0.0, success=None, **options):
-    rewards = torch.as_tensor(rewards, dtype=torch.float32)
-    return make_advantage(name, options, group_size)(rewards, facts(rewards, success, progress=progress))
-
-
-def drawn(groups, size, seed=0, missing=0.2, failing=0.3):
-    """Rewards as they come: near each other, some exactly equal, some failed (0), some missing."""
-    draw = torch.Generator().manual_seed(seed)
-    rewards = 0.3072 + 0.005 * torch.randint(0, 6, (groups, size), generator=draw).float()
-    rewards[torch.rand(groups, size, generator=draw) < failing] = 0.0
-    rewards[torch.rand(groups, size, generator=draw) < missing] = NAN
-    return rewards
-
-
-def known(group):
-    return [(row, value) for row, value in enumerate(group) if not math.isnan(value)]
 
 
 # --- TRL's arithmetic -------------------------------------------------------------------------------------------------
@@ -335,133 +302,3 @@ def test_the_same_rewards_give_the_same_advantages_and_stay_as_they_were(name, o
 def test_no_better_reward_has_a_smaller_advantage(name, options):
     values = advantage(torch.rand(10, 12).sort(dim=1).values, name, progress=0.5, **options)
     assert (values.diff(dim=1) >= -1e-6).all() and (values[:, -1] > values[:, 0]).all()
-
-
-# --- clusters ---------------------------------------------------------------------------------------------------------
-
-
-def test_ips_divides_by_how_often_the_cluster_was_sampled():
-    rewards = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, NAN]])
-    given = facts(rewards, cells=[[3, 3, 3, 3, -1, 3]])  # of five rows present, four in one cluster
-    torch.testing.assert_close(
-        cluster_weighted(rewards, given, "ips"), torch.tensor([[1.25, 1.25, 0.625, 0.0, 5.0, NAN]]), equal_nan=True
-    )
-    floored = cluster_weighted(rewards, given, "ips", floor=0.5)
-    torch.testing.assert_close(floored, torch.tensor([[1.25, 1.25, 0.625, 0.0, 2.0, NAN]]), equal_nan=True)
-
-
-def test_share_multiplies_by_the_part_of_the_others_that_is_elsewhere():
-    rewards = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, NAN], [1.0, 0.5, NAN, NAN, NAN, NAN]])
-    given = facts(rewards, cells=[[3, 3, 7, 3, -1, -1], [2, 2, 2, 2, 2, 2]])
-    expected = torch.tensor([[0.5, 0.5, 0.5, 0.0, 1.0, NAN], [0.02, 0.01, NAN, NAN, NAN, NAN]])
-    torch.testing.assert_close(cluster_weighted(rewards, given, "share"), expected, equal_nan=True)
-
-
-@pytest.mark.parametrize("kind", ["ips", "share"])
-def test_cluster_weights_are_those_of_a_direct_count(kind):
-    rewards = drawn(20, 80, seed=9)
-    cells = torch.randint(-2, 4, (20, 80), generator=torch.Generator().manual_seed(2))
-    expected = torch.full_like(rewards, NAN)
-    for p, group in enumerate(rewards.tolist()):
-        rows = known(group)
-        for i, value in rows:
-            mine = cells[p, i].item()
-            size = sum(cells[p, j].item() == mine for j, _ in rows) if mine >= 0 else 1
-            n = len(rows)
-            expected[p, i] = value / max(size / n, 0.02) if kind == "ips" else value * max((n - size) / (n - 1), 0.02)
-    weighted = cluster_weighted(rewards, facts(rewards, cells=cells.tolist()), kind)
-    torch.testing.assert_close(weighted, expected, equal_nan=True)
-
-
-def test_unknown_clusters_are_not_one_cluster():
-    rewards = torch.ones(1, 4)
-    torch.testing.assert_close(cluster_weighted(rewards, facts(rewards), "ips"), torch.full((1, 4), 4.0))
-
-
-@pytest.mark.parametrize("kind", ["ips", "share"])
-def test_of_equal_negative_rewards_the_rarer_cluster_earns_more(kind):
-    rewards = torch.tensor([[-1.0, -1.0, -1.0, -3.0]])
-    weighted = cluster_weighted(rewards, facts(rewards, cells=[[1, 1, 2, 1]]), kind)[0]
-    assert weighted[2] > weighted[0] == weighted[1] > weighted[3] == 0
-
-
-def test_cluster_weights_that_do_not_exist_are_refused():
-    with pytest.raises(AdvantageError, match="did you mean 'share'"):
-        check_cluster_weight("shares")
-    for floor in (0.0, 1.5, True, "0.1"):
-        with pytest.raises(AdvantageError, match="above 0"):
-            check_cluster_weight("ips", floor)
-
-
-# --- making one -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "size", "says"),
-    [
-        ("gprol", {}, None, "did you mean 'grpo'"),
-        ("xyz", {}, None, "known: grpo, dr_grpo"),
-        ("nowhere.at.all", {}, None, "cannot be imported"),
-        ("math.tau", {}, None, "is a float; expected a function"),
-        ("math.floor", {}, None, "cannot be called as f"),
-        ("max_at_k", {"kk": 4}, None, "did you mean 'k'"),
-        ("grpo", {"k": 4}, None, "it has none"),
-        ("max_at_k", {"k": 1}, None, "at least 2"),
-        ("max_at_k", {"k": 4.0}, None, "whole number"),
-        ("max_at_k", {"k": True}, None, "whole number"),
-        ("max_at_k", {"k": 17}, 16, "but a group has 16"),
-        ("max_at_k", {"center": 1}, None, "true or false"),
-        ("entropic", {"gamma": 0}, None, "above 0"),
-        ("entropic", {"gamma": NAN}, None, "above 0"),
-        ("entropic", {"clip": -1.0}, None, "above 0"),
-        ("entropic", {"beta_max": float("inf")}, None, "above 0"),
-        ("anneal", {"end": 1.2}, None, "0 to 1"),
-        ("anneal", {"start": 0.5, "end": 0.5}, None, "start must come before end"),
-        ("grpo", {}, 1, "nothing to compare"),
-    ],
-)
-def test_what_is_wrong_with_a_name_or_option_is_said_before_anything_runs(name, options, size, says):
-    with pytest.raises(IdeatorError, match=re.escape(says)):
-        make_advantage(name, options, size)
-
-
-def test_an_option_of_null_is_its_default():
-    rewards = drawn(4, 16)
-    assert torch.equal(advantage(rewards, "max_at_k", k=None), advantage(rewards, "max_at_k"))
-
-
-def test_the_example_of_the_docs_works_as_an_advantage_of_ones_own(tmp_path, monkeypatch):
-    page = (Path(__file__).parent.parent / "docs" / "advantages.md").read_text()
-    (tmp_path / "my_advantages.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1))
-    monkeypatch.syspath_prepend(tmp_path)
-    rewards = torch.tensor([[0.1, 0.4, NAN, 0.3, 0.2], [0.5, NAN, NAN, NAN, NAN]])
-    values = advantage(rewards, "my_advantages.top_share", keep=0.5)
-    assert values.tolist() == [[-1.0, 1.0, 0.0, 1.0, -1.0], [0.0] * 5]
-    with pytest.raises(AdvantageError, match="cannot be called"):
-        make_advantage("my_advantages.top_share", {"kept": 0.5})
-
-
-@pytest.mark.parametrize(
-    ("body", "says"),
-    [
-        ("return rewards_PG[:, :1]", "expected a tensor of shape"),
-        ("return rewards_PG / 0", "not finite"),
-        ("return None", "gave NoneType"),
-    ],
-)
-def test_an_advantage_of_ones_own_is_held_to_the_contract(tmp_path, monkeypatch, body, says):
-    module = f"own_{abs(hash(body))}"
-    (tmp_path / f"{module}.py").write_text(f"def wrong(rewards_PG, facts):\n    {body}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AdvantageError, match=says):
-        advantage([[1.0, 2.0]], f"{module}.wrong")
-
-
-def test_rewards_and_facts_that_do_not_fit_are_refused():
-    rewards = torch.tensor([[1.0, 2.0]])
-    with pytest.raises(AdvantageError, match="cell_PG of shape"):
-        make_advantage("grpo")(rewards, facts(rewards, cells=[[1, 2, 3]]))
-    with pytest.raises(AdvantageError, match="groups by completions"):
-        make_advantage("grpo")(rewards[0], facts(rewards[0]))
-    with pytest.raises(AdvantageError, match="infinite"):
-        advantage([[1.0, float("inf")]], "grpo")
