@@ -1,23 +1,44 @@
-"""The warm-up: a short SFT that teaches the ideator the form of an idea, on ideas from the environment's catalogue.
+"""The warm-up: a short SFT, through TRL's SFTTrainer, on rows of a prompt and the completion that answers it.
 
-Runs once, before RL; the result is a folder that appears whole or not at all, so a resumed run takes it as it is.
-The prompts are those that RL will use, only the completion is learned, and the whole model is (adapters, where a recipe
-wants them, start with RL on top of the result).
+Runs once, before RL; the result is a folder that appears whole or not at all, so a resumed run takes it as it is.  Only
+the completion is learned.  The whole model is trained, unless adapters are asked for, which are then merged in: what
+comes out is a plain model either way, and RL's own adapters start on top of it.  Equal rows, seed, machine and number
+of processes give equal weights; there is nothing to resume.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.recipe_keys import IdeatorConfig
+from ideator_rl.training.warmup_data import Row
 
 Tick = Callable[[int, int, float, float], None]
-"""Called with step, steps, loss, and seconds since the first step began."""
+"""Called with step, steps, loss, and seconds since the first step began; in the first process only."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a warm-up trains."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    """Rows of one process and step."""
+    seed: int
+    dtype: str = "float32"
+    """Of the weights, while they are trained and as they are saved."""
+    adapters: Any = None
+    """A peft configuration; None to train the whole model."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them."""
 
 
 def warm_up(
@@ -28,44 +49,95 @@ def warm_up(
     Args:
         prompt: text, or messages for a model with a chat template.
     """
+    fit = Fit(config.sft_steps, config.sft_learning_rate, config.sft_batch_size, seed)
+    fine_tune(source, target, [(prompt, text) for text in ideas], fit, tick)
+
+
+def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, card: str | None = None) -> None:
+    """Fine-tune the model at `source` on `rows`; write it, and a card if there is one, to `target`.
+
+    Every process of a launch calls this; the first writes.
+
+    Raises:
+        IdeatorError: no such model.
+    """
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTTrainer
 
-    rows = [{"prompt": prompt, "completion": _answer(prompt, text)} for text in ideas]
-    gpu = torch.cuda.is_available()
-    set_seed(seed)
+    set_seed(fit.seed)
     with tempfile.TemporaryDirectory() as unused:
+        args = _arguments(unused, fit)  # before the model: it tells from_pretrained how the weights are sharded
+        tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
         trainer: Any = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
-            processing_class=AutoTokenizer.from_pretrained(source),
-            train_dataset=Dataset.from_list(rows),
-            callbacks=[_ticker(config.sft_steps, tick)],
-            args=SFTConfig(
-                output_dir=unused,
-                max_steps=config.sft_steps,
-                learning_rate=config.sft_learning_rate,
-                per_device_train_batch_size=config.sft_batch_size,
-                lr_scheduler_type="cosine",
-                warmup_steps=max(1, config.sft_steps // 20),
-                logging_steps=max(1, config.sft_steps // 10),
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                seed=seed,
-                bf16=gpu,
-                use_cpu=not gpu,
-                gradient_checkpointing=False,
-                max_length=1024,
-            ),
+            model=AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, fit.dtype)),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"prompt": p, "completion": _answer(p, c)} for p, c in rows]),
+            callbacks=[_ticker(fit.steps, tick)],
+            peft_config=fit.adapters,
+            args=args,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    if trainer.is_world_process_zero():
-        with made_whole(target) as scratch:
-            save_whole(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, scratch)
+        first = trainer.is_world_process_zero()
+        with made_whole(target) if first else _nowhere(unused) as folder:
+            _save(trainer, source, folder, fit)
+            if card is not None and first:
+                (folder / "README.md").write_text(card, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
+
+
+def _arguments(folder: str, fit: Fit) -> Any:
+    import torch
+    from trl import SFTConfig
+
+    gpu = torch.cuda.is_available()
+    return SFTConfig(
+        output_dir=folder,
+        max_steps=fit.steps,
+        learning_rate=fit.learning_rate,
+        per_device_train_batch_size=fit.batch_size,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, fit.steps // 20),
+        logging_steps=max(1, fit.steps // 10),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=fit.seed,
+        bf16=gpu,
+        use_cpu=not gpu,
+        gradient_checkpointing=fit.checkpointing,
+        max_length=None,  # an idea that was cut teaches not to end
+    )
+
+
+def _save(trainer: Any, source: str, folder: Path, fit: Fit) -> None:
+    """Weights gathered from every process, however sharded; adapters merged into a fresh copy of their base."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if fit.adapters is None:
+        trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True  # training had switched it off
+        trainer.save_model(str(folder))
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with this machine's paths
+        return
+    from peft import PeftModel
+
+    with tempfile.TemporaryDirectory() as adapters:
+        trainer.save_model(adapters)
+        if trainer.is_world_process_zero():
+            base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, fit.dtype))
+            merged: Any = PeftModel.from_pretrained(base, adapters)
+            save_whole(merged.merge_and_unload(), trainer.processing_class, folder)
+
+
+@contextmanager
+def _nowhere(folder: str) -> Iterator[Path]:
+    """Where a process saves that is not to write: the libraries write nothing there."""
+    yield Path(folder)
 
 
 def _ticker(steps: int, tick: Tick) -> Any:
@@ -76,7 +148,7 @@ def _ticker(steps: int, tick: Tick) -> Any:
             self.since = time.monotonic()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            if logs and "loss" in logs:
+            if logs and "loss" in logs and state.is_world_process_zero:
                 tick(state.global_step, steps, float(logs["loss"]), time.monotonic() - self.since)
 
     return Ticker()

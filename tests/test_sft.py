@@ -1,0 +1,250 @@
+"""Warm-ups: where their rows come from, and what is left of a real one on the toy environment."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ideator_rl.experiment import Experiment
+from ideator_rl.journal import Journal
+from ideator_rl.sft import main
+from ideator_rl.training.warmup_data import Source, WarmupDataError, for_model, from_file, from_run, whole_idea
+
+HERE = Path(__file__).parent
+TOY = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env"), "--sft_examples", "40"]
+IDEA = "[Experiment] raise x [Code Changes] set x to {} [End]"
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+        return path
+
+    return write
+
+
+def test_a_trajectory_file_gives_its_rows_and_says_what_it_left_out(written):
+    messages = [{"role": "user", "content": "go"}]
+    source = from_file(
+        written(
+            {"completion": "so " + IDEA.format(1), "prompt": messages, "status": "succeeded"},
+            "",
+            {"idea": IDEA.format(2), "thought": "because"},
+            {"idea": IDEA.format(3), "thought": "", "prompt": "own"},
+            {"completion": "no idea at all", "status": "malformed"},
+        ),
+        "the environment's",
+    )
+    assert source.rows == [
+        (messages, "so " + IDEA.format(1)),
+        ("the environment's", "because " + IDEA.format(2)),
+        ("own", IDEA.format(3)),
+    ]
+    assert source.notes == [
+        "1 rows that did not succeed were left out",
+        "1 rows without a prompt stand under the environment's",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "a list. Expected an object"),
+        ({"prompt": "p"}, "expected text under `completion`"),
+        ({"thought": "t"}, "expected text under `completion`"),
+        ({"completion": 3}, "expected text under `completion`"),
+        ({"completion": "[Experiment] x [End]"}, "holds no idea: no [Code Changes]"),
+        ({"completion": IDEA, "prompt": []}, "expected a prompt of text, or a list of messages"),
+        ({"completion": IDEA, "prompt": [{"role": "user"}]}, "expected a prompt of text, or a list of messages"),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(written, line, words):
+    with pytest.raises(WarmupDataError) as caught:
+        from_file(written({"completion": IDEA}, "", line), "p")
+    assert "line 3: " in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_with_nothing_to_learn_from_is_refused(written, tmp_path):
+    with pytest.raises(WarmupDataError, match="no row to learn from"):
+        from_file(written({"status": "failed", "completion": ""}), "p")
+    with pytest.raises(WarmupDataError, match="cannot be read: No such file"):
+        from_file(tmp_path / "none.jsonl", "p")
+
+
+def test_a_completion_is_kept_up_to_the_end_of_its_idea():
+    assert whole_idea("I think\n" + IDEA.format(1) + " and so on [End]") == "I think\n" + IDEA.format(1)
+    hunk = "[Experiment] x [Code Changes]\n@@ -1 +1 @@\n-[End]\n+b\n[End]"
+    assert whole_idea(hunk + "\nmore") == hunk
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run of three steps of two ideas: three trees, one of them proposed twice, one that failed; a baseline at 5."""
+    folder = tmp_path / "run"
+    journal = Journal(folder / "buffer.sqlite")
+    outcomes = [("a", 3.0), ("b", 7.0), ("a", 3.5), ("c", 1.0), (None, None), ("d", None)]
+    for row, (tree, value) in enumerate(outcomes):
+        step, position = divmod(row, 2)
+        journal.propose(step, [f"thought {row} " + IDEA.format(row)])
+        record = Experiment(
+            f"id{row}",
+            "succeeded" if value else "failed",
+            IDEA.format(row),
+            "toy",
+            "cpu",
+            replicate=row,
+            metric={"name": "height", "value": value, "direction": "min"} if value else None,
+            tree=tree or "",
+            implementer="rules",
+        )
+        journal.settle(step, position, record)
+    baseline = Experiment("base", "succeeded", "", "toy", "cpu", implementer="baseline", tree="base")
+    baseline.metric = {"name": "height", "value": 5.0, "direction": "min"}
+    journal.record(baseline)
+    journal.close()
+    return folder
+
+
+def test_the_best_ideas_of_a_run_are_distinct_by_tree_and_keep_their_thoughts(run):
+    source = from_run(run, "toy", "p", best=9, above_baseline=False)
+    assert source.rows == [("p", f"thought {row} " + IDEA.format(row)) for row in (3, 0, 1)]
+    assert source.notes == ["3 of 3 prompts are on disk no more; the environment's stands for them"]
+    assert [text[:9] for _, text in from_run(run, "toy", "p", 2, False).rows] == ["thought 3", "thought 0"]
+
+
+def test_only_ideas_that_beat_the_baseline_if_so_asked(run):
+    assert len(from_run(run, "toy", "p", 9, above_baseline=True).rows) == 2
+
+
+def test_an_idea_of_a_run_stands_under_the_prompt_it_was_written_for(run):
+    folder = run / "rollouts" / "000001"
+    folder.mkdir(parents=True)
+    groups = [{"prompt": "first group"}, {"prompt": "second group"}]
+    (folder / "batch.json").write_text(json.dumps({"groups": groups, "completions": ["", ""]}))
+    rows = dict((text[:9], prompt) for prompt, text in from_run(run, "toy", "p", 9, False).rows)
+    assert rows == {"thought 3": "second group", "thought 0": "p", "thought 1": "p"}
+
+
+def test_a_run_that_cannot_teach_is_refused(run, tmp_path):
+    with pytest.raises(WarmupDataError, match="tried its ideas in toy, and this recipe is about other"):
+        from_run(run, "other", "p", 9, False)
+    journal = Journal(tmp_path / "empty" / "buffer.sqlite")
+    journal.close()
+    with pytest.raises(WarmupDataError, match="No idea of the run .* succeeded"):
+        from_run(tmp_path / "empty", "toy", "p", 9, False)
+
+
+def test_rows_are_shaped_for_the_model_or_refused_with_their_number():
+    messages = [{"role": "user", "content": "go"}]
+    both = Source([("go", "a"), (messages, "b")], "")
+    assert for_model(both, True, lambda row: 1, None) == [(messages, "a"), (messages, "b")]
+    with pytest.raises(WarmupDataError, match="Row 2 has messages"):
+        for_model(both, False, lambda row: 1, None)
+    with pytest.raises(WarmupDataError, match="Row 2 has 9 tokens, and the model holds 8"):
+        for_model(Source([("p", "a"), ("p", "b")], ""), False, lambda row: 8 + (row[1] == "b"), 8)
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sft") / "warm"
+    assert main([*TOY, "--out", str(folder), "--sft_steps", "4"]) == 0
+    return folder
+
+
+def weights(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_warm_up_leaves_a_model_that_loads_its_card_and_nothing_else(warm):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(warm), AutoTokenizer.from_pretrained(warm)
+    assert model.config.vocab_size == len(tokenizer) and model.config.use_cache
+    card = (warm / "README.md").read_text()
+    assert "40 made-up ideas" in card and "after 4 steps" in card and str(warm.parent) not in card
+    assert [path.name for path in warm.parent.iterdir()] == ["warm"] and not (warm / "training_args.bin").exists()
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(warm, tmp_path, capsys):
+    for name, seed in (("again", "3"), ("other", "4")):
+        assert main([*TOY, "--out", str(tmp_path / name), "--sft_steps", "4", "--seed", seed]) == 0
+    first, again, other = weights(warm), weights(tmp_path / "again"), weights(tmp_path / "other")
+    assert all(first[key].equal(again[key]) for key in first)
+    assert not all(first[key].equal(other[key]) for key in first if first[key].shape == other[key].shape)
+    told = capsys.readouterr().out
+    assert f"--scratch_model null --sft_steps 0 --model_name_or_path {tmp_path}/other" in told
+
+
+def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_file(warm, tmp_path, written):
+    rows = written(*({"completion": f"hm {IDEA.format(n)}"} for n in range(8)))
+    given = ["--scratch_model", "null", "--model_name_or_path", str(warm), "--lora_r", "2"]
+    words = ["--data", str(rows), "--adapters", "--sft_steps", "2", "--out", str(tmp_path / "further")]
+    assert main([*TOY, *given, *words]) == 0
+    before, after = weights(warm), weights(tmp_path / "further")
+    assert before.keys() == after.keys()
+    changed = {key for key in before if not before[key].equal(after[key])}
+    assert changed and all("self_attn" in key or "mlp" in key for key in changed)
+    assert "adapters, merged in" in (tmp_path / "further" / "README.md").read_text()
+
+
+def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
+    from ideator_rl.training.warmup import Fit, fine_tune
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(str(warm), tmp_path / "cut", [("p", IDEA)] * 4, Fit(2, 1e-3, 2, 0), cut)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--sft_steps", "0", "--scratch_model", "null", "--model_name_or_path", "x"], "--sft_steps 100"),
+        (["--data", "x", "--from-run", "y"], "Both --data and --from-run"),
+        (["--out", "/tmp"], "/tmp exists already"),
+        (["--best", "0"], "--best is 0"),
+        (["--data", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
+        (["--sft_step", "3"], "Did you mean 'sft_steps'?"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_in_a_sentence(words, told, capsys):
+    assert main([*TOY, *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
+
+
+def test_the_command_becomes_the_accelerate_line(monkeypatch, call, tmp_path):
+    from ideator_rl import cli_sft
+
+    became = []
+    monkeypatch.setattr(cli_sft.os, "execv", lambda program, words: became.append(words) or 0)
+    recipe, out = str(HERE / "toy_recipe.yaml"), str(tmp_path / "m")
+    with pytest.raises(TypeError):  # execv does not return
+        call("sft", recipe, "--env", str(HERE / "toy_env"), "--from-run", "r", "--out", out, "--seed", "5")
+    line = " ".join(became[0][1:])
+    assert line == (
+        f"-m accelerate.commands.launch --quiet -m ideator_rl.sft --config {recipe} --from-run r --best 64 --out {out} "
+        f"--env {HERE / 'toy_env'} --seed 5"
+    )
+    assert call("sft", recipe, "--sft_steps", "0")[0] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_model(tmp_path):
+    config = HERE.parent / "recipes" / "accelerate" / "cpu2.yaml"
+    line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), "-m", "ideator_rl.sft"]
+    done = subprocess.run(
+        [*line, *TOY, "--out", str(tmp_path / "m"), "--sft_steps", "2"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("The model is in") == 1 and done.stderr.count("learning from") == 1
+    assert weights(tmp_path / "m")
