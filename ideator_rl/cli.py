@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     known = parser()
     args, rest = known.parse_known_args(argv)
-    if args.command == "train":
+    if args.command in ("train", "sft"):
         args.overrides = rest
     elif rest:
         known.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` shows what is known")
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_doctor, _env, _patch, _execute, _rerun, _train, _scheduler, _status, _cancel, _report):
+    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _scheduler, _status, _cancel, _report):
         add(commands)
     return top
 
@@ -172,6 +172,16 @@ def _train(commands: Any) -> None:
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
     command.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
+    command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
+    command.add_argument("--num-processes", type=_whole(1), metavar="N", help="processes that train, one a GPU")
+
+
+def _sft(commands: Any) -> None:
+    from ideator_rl.sft import add_options
+
+    command = _add(commands, "sft", "cli_sft:main", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
+    command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
+    add_options(command)
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
 
 

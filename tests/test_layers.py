@@ -12,14 +12,14 @@ LAYERS = [
     {"errors", "ideas", "experiment", "patch"},
     {"registry", "environment", "environment_data", "environment_noise", "manifest", "reward", "catalogue", "catalogue_edits", "catalogue_numbers",
      "catalogue_text"},
-    {"bucket", "journal", "ledger", "llm"},
+    {"bucket", "journal", "ledger", "llm", "outcomes"},
     {"executor"},
     {"evaluation"},
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},
     {"search"},
     {"training"},
-    {"train", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "templates", "rerun"},
+    {"train", "sft", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "templates", "rerun"},
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
