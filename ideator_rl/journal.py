@@ -13,8 +13,9 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
@@ -24,7 +25,8 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 SCHEMA = """
 create table if not exists rollouts (
   step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
-  status text, reward real, metric real, created real, finished real, primary key (step, rank, position));
+  status text, reward real, metric real, created real, finished real, replicate integer,
+  primary key (step, rank, position));
 create index if not exists rollouts_by_experiment on rollouts (experiment_id);
 create table if not exists experiments (id text primary key, record_json text);
 create table if not exists lineage (
@@ -35,6 +37,16 @@ create table if not exists marks (step integer primary key, known integer);
 
 Descent = tuple[str, tuple[str, ...], int]
 """Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A completion in its place, and the replicate that it asks for."""
+
+    step: int
+    position: int
+    completion: str
+    replicate: int
 
 
 class JournalError(IdeatorError):
@@ -53,6 +65,8 @@ class Journal:
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
             self._db.executescript(SCHEMA)
+            with suppress(sqlite3.OperationalError):  # a journal that was begun before there was such a column
+                self._db.execute("alter table rollouts add column replicate integer")
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error
         self._rank = int(os.environ.get("RANK", "0"))
@@ -62,8 +76,8 @@ class Journal:
         with self._lock:
             return int(self._db.execute("select coalesce(max(step), -1) + 1 from rollouts").fetchone()[0])
 
-    def propose(self, step: int, completions: list[str]) -> int:
-        """Write the proposals of a step; returns the position of the first.
+    def propose(self, step: int, completions: list[str], replicates: list[int] | None = None) -> int:
+        """Write the proposals of a step, each with its replicate; returns the position of the first.
 
         A second call for a step goes on after the first: several generation batches may feed one optimizer step.
         """
@@ -71,23 +85,44 @@ class Journal:
             first = self._proposed[step]
             self._proposed[step] += len(completions)
             now = time.time()
-            rows = [(step, self._rank, first + i, text, *sections(text), now) for i, text in enumerate(completions)]
+            rows = [
+                (step, self._rank, first + i, text, *sections(text), now, replicate)
+                for i, (text, replicate) in enumerate(
+                    zip(completions, replicates or [0] * len(completions), strict=True)
+                )
+            ]
             self._db.executemany(
-                "insert or replace into rollouts (step, rank, position, completion, thought, idea, status, created) "
-                f"values (?,?,?,?,?,?,'{RUNNING}',?)",
+                "insert or replace into rollouts (step, rank, position, completion, thought, idea, status, created, "
+                f"replicate) values (?,?,?,?,?,?,'{RUNNING}',?,?)",
                 rows,
             )
         return first
 
+    def unsettled(self, exclude_steps: Collection[int]) -> list[Proposal]:
+        """This rank's proposals without an outcome, but those of the steps to be left out."""
+        with self._lock:
+            rows = self._db.execute(
+                "select step, position, completion, coalesce(replicate, 0) from rollouts "
+                f"where rank=? and status='{RUNNING}' order by step, position",
+                (self._rank,),
+            ).fetchall()
+        return [Proposal(*row) for row in rows if row[0] not in exclude_steps]
+
     def settle(self, step: int, position: int, record: Experiment) -> None:
-        value = record.metric["value"] if record.metric else None
+        self.settle_all([(step, position, record)])
+
+    def settle_all(self, outcomes: list[tuple[int, int, Experiment]]) -> None:
+        """Write outcomes, each with its step and position, in one transaction."""
+        now = time.time()
         with self._transaction():
-            self._db.execute(
-                "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
-                "where step=? and rank=? and position=?",
-                (record.id, record.status, record.reward, value, time.time(), step, self._rank, position),
-            )
-            self._enter(record)
+            for step, position, record in outcomes:
+                value = record.metric["value"] if record.metric else None
+                self._db.execute(
+                    "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
+                    "where step=? and rank=? and position=?",
+                    (record.id, record.status, record.reward, value, now, step, self._rank, position),
+                )
+                self._enter(record)
 
     def record(self, record: Experiment) -> None:
         with self._transaction():

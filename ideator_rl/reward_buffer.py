@@ -4,23 +4,33 @@ Guarantees: one record a completion, in order; what is already known is replayed
 the journal (SQLite, `buffer.sqlite`) before anything is submitted for it, and its outcome as soon as it is known.  The
 journal is an index: the truth is the bucket.  Asking again for the same step and position replaces that row, so a
 resumed run leaves no double rows.
+
+An experiment belongs to the buffer, not to who waits for it: whoever stops waiting (a quorum, a deadline) leaves it
+running, and its outcome is entered all the same, as long as the event loop lives.  What a dead process left without an
+outcome is taken up by `reattach`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.environment_data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
-from ideator_rl.journal import Descent, Journal, sections
+from ideator_rl.journal import Descent, Journal, Proposal, sections
+from ideator_rl.outcomes import Outcomes
+
+log = logging.getLogger(__name__)
 
 BASELINE = "baseline"
 """Implementer of the baseline's records: no idea led to them."""
@@ -43,6 +53,10 @@ class RewardBuffer:
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
         self._seen: set[str] = set()
+        self._outcomes = Outcomes(self._journal)
+        self._owners: dict[tuple[int, int], Proposal] = {}
+        """Who will settle a row of the journal: the last one that was begun for it."""
+        self._outstanding: set[asyncio.Task[tuple[int, Experiment]]] = set()
         known = self._journal.experiments()
         self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
         """Every record of this run but baselines, in the order it became known; only ever appended to."""
@@ -64,23 +78,58 @@ class RewardBuffer:
         """The same, each record with its index as soon as it is known."""
         completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
         step = self._journal.next_step() if step is None else step
-        first = self._journal.propose(step, completions)
-        with self._lock:
-            self._counts["proposed"] += len(completions)
         replicates = _replicates(completions, self.config.replicates)
+        first = self._journal.propose(step, completions, replicates)
         tasks = [
-            asyncio.create_task(self._one(index, text, replicate))
+            self._begin(Proposal(step, first + index, text, replicate))
             for index, (text, replicate) in enumerate(zip(completions, replicates, strict=True))
         ]
+        unsaid = set(range(len(tasks)))
         try:
             for finished in asyncio.as_completed(tasks):
-                index, record = await finished
-                self._journal.settle(step, first + index, record)
-                self._note(record)
-                yield index, record
+                position, record = await finished
+                unsaid.discard(position - first)
+                yield position - first, record
         finally:
-            for task in tasks:
-                task.cancel()
+            for index in unsaid:
+                tasks[index].add_done_callback(_say_failure)
+
+    def reattach(self, exclude_steps: Collection[int] = frozenset()) -> int:
+        """Score again, in the background, what an earlier process proposed and left without an outcome.
+
+        Everything takes its old road: a result in the bucket is replayed, what somebody is running is waited for, and
+        only what nobody has run is run.  To be called on the event loop that is to do it.
+
+        Args:
+            exclude_steps: steps that the caller proposes again itself.
+
+        Returns:
+            how many were taken up.
+        """
+        found = [
+            proposal
+            for proposal in self._journal.unsettled(exclude_steps)
+            if (proposal.step, proposal.position) not in self._owners
+        ]
+        for proposal in found:
+            self._begin(proposal).add_done_callback(_say_failure)
+        return len(found)
+
+    async def drain(self, timeout: float | None = None) -> int:
+        """Wait until everything that was proposed has its outcome, or `timeout` seconds.
+
+        Returns:
+            how many have none yet.
+        """
+        until = time.monotonic() + timeout if timeout is not None else float("inf")
+        while (left := self.outstanding) and time.monotonic() < until:
+            await asyncio.sleep(min(0.05, max(0.0, until - time.monotonic())))
+        return left
+
+    @property
+    def outstanding(self) -> int:
+        """Proposals whose outcome is awaited by some event loop of this process."""
+        return sum(task.get_loop().is_running() for task in list(self._outstanding))
 
     async def baseline(self, replicate: int = 0) -> Experiment:
         """The unchanged baseline's record."""
@@ -142,11 +191,33 @@ class RewardBuffer:
         return self._best
 
     def close(self) -> None:
+        self._outcomes.close()
         self._journal.close()
         _open.pop(self.config, None)
 
-    async def _one(self, index: int, completion: str, replicate: int) -> tuple[int, Experiment]:
-        return index, await self.executor.execute(completion, replicate)
+    def _begin(self, proposal: Proposal) -> asyncio.Task[tuple[int, Experiment]]:
+        with self._lock:
+            self._counts["proposed"] += 1
+            self._owners[proposal.step, proposal.position] = proposal
+        task = asyncio.create_task(self._one(proposal))
+        self._outstanding.add(task)
+        task.add_done_callback(partial(self._ended, proposal))
+        return task
+
+    def _ended(self, proposal: Proposal, task: asyncio.Task[tuple[int, Experiment]]) -> None:
+        self._outstanding.discard(task)
+        if self._owners.get((proposal.step, proposal.position)) is proposal:
+            del self._owners[proposal.step, proposal.position]
+
+    async def _one(self, proposal: Proposal) -> tuple[int, Experiment]:
+        record = await self.executor.execute(proposal.completion, proposal.replicate)
+        place = (proposal.step, proposal.position)
+        if self._owners.get(place) is proposal:
+            await self._outcomes.enter(*place, record)
+        else:
+            self._journal.record(record)  # its row was given to another completion meanwhile
+        self._note(record)
+        return proposal.position, record
 
     def _note(self, record: Experiment) -> None:
         metric = self.executor.environment.metric
@@ -162,6 +233,12 @@ class RewardBuffer:
                 known = self._best.metric["value"] if self._best and self._best.metric else None
                 if known is None or metric.better(record.metric["value"], known):
                     self._best = record
+
+
+def _say_failure(task: asyncio.Task[tuple[int, Experiment]]) -> None:
+    """Of a proposal that nobody waits for any more."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("An outcome that nobody waits for was not entered: %s", error)
 
 
 _open: dict[BufferConfig, RewardBuffer] = {}
