@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _scheduler, _status, _cancel, _report):
+    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _scheduler, _status, _cancel, _report, _export):
         add(commands)
     return top
 
@@ -208,6 +208,19 @@ def _report(commands: Any) -> None:
     command = _add(commands, "report", "cli_runs:report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.add_argument("--out", default="report.html", metavar="FILE.html")
+
+
+def _export(commands: Any) -> None:
+    command = _add(commands, "export", "cli_export:main", "a run's model and trajectories, with their cards")
+    command.add_argument("run", metavar="RUN", help="the folder that a recipe names as output_dir")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", metavar="DIR", help="a new folder")
+    where.add_argument("--push-to-hub", metavar="REPO", help="the model's name; the token is HF_TOKEN or a login's")
+    command.add_argument("--dataset-repo", metavar="REPO", help="the dataset's name; REPO-trajectories if not given")
+    command.add_argument("--private", action="store_true", help="only you see the repos that are made")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; as trained if not given")
+    command.add_argument("--license", metavar="ID", help="such as apache-2.0; none is stated if not given")
+    _json(command)
 
 
 def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:

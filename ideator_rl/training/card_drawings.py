@@ -1,0 +1,50 @@
+"""The charts of a card: those of the report, as SVG files that stand alone.
+
+A report colours its charts by the page's style; an image file has no page, so colours, font and paper are written in.
+"""
+
+from __future__ import annotations
+
+import re
+
+from markupsafe import Markup
+
+from ideator_rl.diagnostics import charts, figures
+from ideator_rl.diagnostics.records import Run
+
+COLOURS = {"ink-soft": "#5b636d", "grid": "#e3e5e8", "baseline": "#8a6d1f", "dot": "#8f9db0"}
+SERIES = ("#2b5fa6", "#d0722a", "#2f8f5b", "#8b5fb0", "#b8435a", "#3a8f9c", "#7d6b3d", "#6b7785")
+_VARIABLE = re.compile(r"var\(--([\w-]+)\)")
+_OPEN = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" font-family="sans-serif" '
+
+
+def drawings(run: Run) -> dict[str, tuple[str, str]]:
+    """File name to (SVG, caption), of those that would not be empty."""
+    steps = run.by_step()
+    numbers = [step.step + 1 for step in steps]
+    values = [e.metric["value"] for e in run.baselines if e.metric]
+    baselines = [charts.Baseline(min(values), sum(values) / len(values), max(values))] if values else []
+    line, dots = figures.progress(run)
+    better = "lower" if run.direction == "min" else "higher"
+    made = {
+        "reward.svg": (
+            charts.by_step(numbers, [[step.reward for step in steps]], "Mean reward by step", ""),
+            "Mean reward by step: failures included, what was lost left out.",
+        ),
+        "best.svg": (
+            charts.best_so_far([line], dots, baselines, f"Best {run.metric} so far", ""),
+            f"Best {run.metric} so far ({better} is better) over the experiments that ran; dots are single successes"
+            + (", the dashed line is the baseline's mean." if baselines else "."),
+        ),
+    }
+    return {name: (_standing_alone(svg), caption) for name, (svg, caption) in made.items() if svg is not None}
+
+
+def _standing_alone(svg: Markup) -> str:
+    def colour(match: re.Match[str]) -> str:
+        kind, _, place = match[1].rpartition("-")
+        return SERIES[int(place)] if kind == "series" else COLOURS[match[1]]
+
+    body = _VARIABLE.sub(colour, str(svg)).removeprefix("<svg ")
+    head, closing, rest = body.partition(">")
+    return f'{_OPEN}{head}{closing}<rect width="100%" height="100%" fill="#ffffff"/>{rest}\n'

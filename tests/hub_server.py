@@ -1,0 +1,138 @@
+"""A scripted Hugging Face hub on loopback: the few endpoints that making a repo and sending a folder to it need.
+
+Stands for the real one; what it holds is what was sent to it.  Files named in `LARGE` go the way of large files.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+LARGE = (".safetensors", ".parquet")
+PREFIX = {"model": "", "dataset": "datasets/"}
+
+
+class Hub:
+    """`refuse` maps a piece of a path to the status that is answered there; `user` is who every token belongs to."""
+
+    def __init__(self, user="somebody"):
+        self.user, self.refuse = user, {}
+        self.repos, self.private, self.objects = {}, {}, {}
+        self.requests, self.authorizations = [], []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, method, path, data):
+        """(status, object) of a request."""
+        self.requests.append(f"{method} {path}")
+        for piece, status in self.refuse.items():
+            if piece in path:
+                return status, {"error": "the script says no"}
+        if path == "/api/whoami-v2":
+            return 200, {"type": "user", "name": self.user, "auth": {"accessToken": {"role": "write"}}}
+        if path == "/api/repos/create":
+            return self._create(json.loads(data))
+        if path == "/api/validate-yaml":
+            return 200, {"errors": [], "warnings": []}
+        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+            return self._batch(json.loads(data))
+        if path.startswith("/lfs/"):
+            self.objects[path.removeprefix("/lfs/")] = data
+            return 200, {}
+        found = re.fullmatch(
+            r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(preupload|commit|tree|revision)/[^?]+)?(\?.*)?", path
+        )
+        if found is None or (found[1], found[2]) not in self.repos:
+            return 404, {"error": "not found"}
+        files = self.repos[found[1], found[2]]
+        if found[3] == "preupload":
+            return self._preupload(json.loads(data), files)
+        if found[3] == "commit":
+            return self._commit(found[1], found[2], data)
+        listed = [{"type": "file", "path": name, "size": len(body), "oid": _blob(body)} for name, body in files.items()]
+        return 200, listed if found[3] == "tree" else {
+            "id": found[2],
+            "sha": "1" * 40,
+            "siblings": [{"rfilename": n} for n in files],
+        }
+
+    def _create(self, wanted):
+        kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or self.user}/{wanted['name']}"
+        url = f"{self.url}/{PREFIX[kind]}{name}"
+        if (kind, name) in self.repos:
+            return 409, {"error": "You already created this repo", "url": url}
+        self.repos[kind, name], self.private[kind, name] = {}, wanted.get("visibility") == "private"
+        return 200, {"url": url}
+
+    def _preupload(self, wanted, files):
+        def one(file):
+            mode = "lfs" if file["path"].endswith(LARGE) else "regular"
+            known = {"oid": _blob(files[file["path"]])} if file["path"] in files else {}
+            return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **known}
+
+        return 200, {"files": [one(file) for file in wanted["files"]]}
+
+    def _batch(self, wanted):
+        upload = [
+            {
+                "oid": o["oid"],
+                "size": o["size"],
+                **({} if o["oid"] in self.objects else {"actions": {"upload": {"href": f"{self.url}/lfs/{o['oid']}"}}}),
+            }
+            for o in wanted["objects"]
+        ]
+        return 200, {"transfer": "basic", "objects": upload}
+
+    def _commit(self, kind, name, data):
+        files = self.repos[kind, name]
+        for line in map(json.loads, data.splitlines()):
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                files[value["path"]] = self.objects[value["oid"]]
+            elif line["key"] == "deletedFile":
+                files.pop(value["path"])
+        return 200, {
+            "success": True,
+            "commitOid": "1" * 40,
+            "commitUrl": f"{self.url}/{PREFIX[kind]}{name}/commit/{'1' * 40}",
+        }
+
+    def _handler(hub):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                hub.authorizations.append((self.path, self.headers.get("Authorization")))
+                status, body = hub.answer(self.command, self.path, data)
+                text = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_PUT = do_POST
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+
+def _blob(body):
+    """Git's name of a file: how the client knows that nothing changed."""
+    return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
