@@ -83,7 +83,8 @@ def push(names: Names, model: Path, dataset: Path, private: bool) -> tuple[str, 
     Raises:
         HubError: says which of the two is already there.
     """
-    where = _send(names.dataset, "dataset", dataset, private, "Nothing of the model was sent yet; the same line goes on safely.")
+    done = "Nothing of the model was sent yet; the same line goes on safely."
+    where = _send(names.dataset, "dataset", dataset, private, done)
     done = f"The dataset is published already ({where}); the same line goes on safely."
     return _send(names.model, "model", model, private, done), where
 
