@@ -1,0 +1,128 @@
+"""Prompts that carry past ideas and their results, fresh for every batch: the policy learns to improve on the known.
+
+Guarantees: a share `free` of the groups, exact over batches, gets the environment's own prompt, and all of them do
+before anything succeeded; the rest show the ideas that a strategy chose, each with its measured result.  The rows are
+a function of (seed, batch, what the archive knows).  Past ideas are untrusted text: each is cut to a length and nothing
+in it is filled in or interpreted.
+
+The words are in `parents.md` beside this module; an environment has its own by naming a prompt `parents` in its
+`env.yaml`.  Filled in: `{prompt}` (the environment's own), `{task}`, `{ideas}`, `{metric}`, `{direction}` (lower or
+higher), `{baseline}`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.environment import Environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import Experiment
+from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.rollout_prompts import prompt_rows
+from ideator_rl.search.archive import Archive, archive_of
+from ideator_rl.search.strategies import Strategy
+
+KIND = "parents"
+"""The prompt of an environment that takes the place of ours."""
+_PLACE = re.compile(r"\{(prompt|task|ideas|metric|direction|baseline)\}")
+
+
+@dataclass(frozen=True)
+class ArchivePrompts:
+    """Gives a trainer its rows; see `rows`."""
+
+    buffer: RewardBuffer
+    strategy: Strategy
+    free: float = 0.25
+    """Share of groups with no past ideas in their prompt."""
+    kind: str = "short"
+    """Which of the environment's prompts asks for an idea."""
+    chat: bool = False
+    """Messages, for a model with a chat template, instead of text."""
+    seed: int = 0
+    idea_chars: int = 2000
+    """The most characters of one past idea."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.free <= 1:
+            raise IdeatorError(f"The share of free prompts is {self.free}; expected a number from 0 to 1.")
+
+    def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
+        """One row a group: `prompt`, the columns that tell `execution_reward` where to run, and `parents`, the
+        experiment ids of the ideas that the prompt shows.  Everything is JSON."""
+        archive, rng = archive_of(self.buffer), random.Random(f"{self.seed}:{batch}")
+        free = set(rng.sample(range(groups), self._free(batch, groups)))
+        chosen = iter(self.strategy.parents(archive, groups - len(free), rng))
+        config, environment = self.buffer.config, self.buffer.executor.environment
+        rows = prompt_rows(environment, config, groups, self.kind, self.chat)
+        for group, row in enumerate(rows):
+            shown = () if group in free else next(chosen)
+            row["parents"] = [parent.id for parent in shown]
+            row["prompt"] = self.prompt(shown, archive) if shown else row["prompt"]
+        return rows
+
+    def prompt(self, shown: Sequence[Experiment], archive: Archive | None = None) -> Any:
+        """The prompt, text or messages, that shows these experiments; the environment's own for none."""
+        environment, preset = self.buffer.executor.environment, self.buffer.config.preset
+        text = environment.prompt(preset, self.kind)
+        if shown:
+            text = _filled(environment, text, shown, archive or archive_of(self.buffer), self.idea_chars)
+        return [{"role": "user", "content": text}] if self.chat else text
+
+    def _free(self, batch: int, groups: int) -> int:
+        """How many groups of a batch are free: whole numbers that add up to the share over batches."""
+        until = [math.floor(self.free * groups * count + 1e-9) for count in (batch, batch + 1)]
+        return until[1] - until[0]
+
+
+def _filled(environment: Environment, own: str, shown: Sequence[Experiment], archive: Archive, most: int) -> str:
+    template = Path(__file__).with_name("parents.md")
+    if KIND in environment.prompt_files:
+        template = environment.root / environment.prompt_files[KIND]
+    baseline = archive.baseline
+    ideas = [
+        f"Idea {number}, {_result(environment, record, archive)}:\n{cut(record.idea, most)}"
+        for number, record in enumerate(shown, 1)
+    ]
+    words = {
+        "prompt": own,
+        "task": environment.task,
+        "ideas": "\n\n".join(ideas),
+        "metric": environment.metric.name,
+        "direction": "lower" if environment.metric.direction == "min" else "higher",
+        "baseline": f", and the baseline has {baseline.metric:.5g}" if baseline else "",
+    }
+    # In one pass: what an idea or a codebase holds in braces is not filled in.
+    return _PLACE.sub(lambda place: words[place[1]], template.read_text(encoding="utf-8")).strip()
+
+
+def _result(environment: Environment, record: Experiment, archive: Archive) -> str:
+    value = archive.metric(record)
+    if value is None:
+        return f"{environment.metric.name} unknown"
+    said = f"{environment.metric.name} {value:.5g}"
+    if archive.baseline is None:
+        return said
+    better = environment.metric.better(value, archive.baseline.metric)
+    return f"{said}, {'better' if better else 'not better'} than the baseline"
+
+
+def cut(idea: str, most: int) -> str:
+    """An idea in its form, its sections cut so that they have at most so many characters together."""
+    try:
+        parsed = parse_idea(idea)
+    except MalformedIdea:
+        return _cut(idea, most)
+    experiment = _cut(parsed.experiment, max(most // 2, most - len(parsed.changes)))
+    return Idea(experiment, _cut(parsed.changes, max(most // 2, most - len(experiment)))).text
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: max(0, most - 2)].rstrip() + " …"

@@ -1,0 +1,34 @@
+"""Archives written by hand, and the patches of their records.  Shared by the tests of what is known."""
+
+from ideator_rl.experiment import Experiment
+from ideator_rl.search.archive import Archive
+
+
+def patch(name, value=1):
+    """A patch whose cell is `train.py:<name>`."""
+    return f"diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -4 +4 @@\n-{name} = 0\n+{name} = {value}\n"
+
+
+def record(tree, reward=None, status=None, place=None, id=None, **more):
+    """One record: `reward` makes it a success with metric 1 / reward, none a failure; its cell is its tree's own unless
+    `place` names another."""
+    status = status or ("failed" if reward is None else "succeeded")
+    metric = {"name": "height", "value": 1 / reward, "direction": "min"} if reward else None
+    return Experiment(
+        id=id or f"id-{tree}",
+        status=status,
+        idea=f"[Experiment] Try {tree}. [Code Changes] Set {tree}. [End]" if "idea" not in more else more.pop("idea"),
+        environment="toy",
+        preset="cpu",
+        reward=0.0 if reward is None and status != "lost" else reward,
+        metric=metric,
+        tree=tree,
+        patch=patch(place or tree),
+        **more,
+    )
+
+
+def archive(*records, lineage=()):
+    made = Archive("min")
+    made.update(list(records), list(lineage))
+    return made
