@@ -204,7 +204,7 @@ def test_the_model_card_tells_the_story_of_the_run(out):
     assert "Propose one experiment for the toy bowl." in text, "the prompt that it was trained with"
     assert "2.0000 when it was chosen; run again 3.2500 ± 0.25" in text and "5.0000 ± 0.29" in text
     assert "| 2 | 4 | 2 | 67% | 2.0000 | 2.0000 | 0.3333 |" in text and "```diff\n--- a/train.py" in text
-    assert "5 experiments with an id of their own and 4 patched codebases, of 8 proposals" in text
+    assert "5 distinct records (what never became a codebase included) and 4 patched codebases, of 8 proposals" in text
     assert "- 1.25 USD" in text and "- 0.5 GPU-hours" in text and "50 s of wall clock" in text and "seed 7" in text
     weights = hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()
     assert weights in text and "e" * 64 in text and "checkpoint-2, its adapter merged" in text

@@ -34,7 +34,8 @@ def how_to_ask(recipe: Recipe, chat: bool, published: Published) -> str:
     ours = recipe.ours
     try:
         prompt = published.text(load_environment(ours.env).prompt(ours.preset, ours.prompts))
-        shown = "It was trained with this prompt:\n\n" + fenced(prompt)
+        past = " Most prompts of training carried past ideas and their results too." if ours.prompt_strategy else ""
+        shown = f"It was trained with this prompt.{past}\n\n{fenced(prompt)}"
     except (IdeatorError, OSError):
         shown = f"It was trained with the prompt `{ours.prompts}` of its environment, which is not at hand here.\n"
     ask = (
@@ -74,14 +75,14 @@ def diversity(run: Run) -> str:
         return "## Diversity\n\nNo completion held an idea.\n\n"
     trees = {e.tree for e in run.ran}
     lines = [
-        f"- {len(ids)} experiments with an id of their own and {len(trees)} patched codebases, of {len(run.rollouts)} "
-        "proposals",
+        f"- {len(ids)} distinct records (what never became a codebase included) and {len(trees)} patched codebases, of "
+        f"{len(run.rollouts)} proposals",
         f"- {len(texts)} different texts of ideas (case and spaces apart); the most frequent is "
         f"{share(max(texts.values()) / sum(texts.values()))} of all ideas",
     ]
     if steps := [step for step in run.by_step() if step.proposed]:
         first, last = (f"{step.distinct} of {step.proposed} in step {step.step + 1}" for step in (steps[0], steps[-1]))
-        lines.append(f"- own experiments by step: {first}, {last}; a fall warns of collapse")
+        lines.append(f"- distinct records by step: {first}, {last}; a fall warns of collapse")
     return "## Diversity\n\n" + "\n".join(lines) + "\n\n"
 
 
@@ -153,7 +154,7 @@ def model_index(run: Run, name: str) -> list[dict[str, Any]]:
 def _by_step(steps: list[Step]) -> str:
     every = -(-len(steps) // MOST_STEPS) or 1
     chosen = [step for i, step in enumerate(steps) if i % every == 0 or step is steps[-1]]
-    head = ["step", "ideas", "own experiments", "success", "mean metric", "best metric", "mean reward"]
+    head = ["step", "ideas", "distinct records", "success", "mean metric", "best metric", "mean reward"]
     rows = [
         [str(s.step + 1), str(s.proposed), str(s.distinct), share(s.success), *map(number, (s.mean, s.best, s.reward))]
         for s in chosen
