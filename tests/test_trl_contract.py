@@ -10,7 +10,7 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
 from ideator_rl.training.recipe_keys import fits, trl_keys
-from ideator_rl.training.trainer import IdeatorTrainer
+from ideator_rl.training.build import IdeatorTrainer
 
 
 def parameters(function):
@@ -33,13 +33,54 @@ def test_every_default_of_trl_has_the_type_that_a_recipe_may_give(group, config)
             )
 
 
-def test_the_hooks_that_are_timed_are_where_they_were():
-    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"], "generation is not timed"
+def test_the_hooks_that_are_wrapped_are_where_they_were():
+    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"], "nothing would be pipelined"
     wanted = ["self", "inputs", "prompts", "completions", "completion_ids_list"]
-    assert parameters(GRPOTrainer._calculate_rewards) == wanted, "the wait for experiments is not timed"
+    assert parameters(GRPOTrainer._calculate_rewards) == wanted, "completions could not be caught before their rewards"
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
-    assert "self._calculate_rewards(" in source, "rewards are computed elsewhere: timings.json would be wrong"
+    assert "self._calculate_rewards(" in source, "rewards are computed elsewhere: experiments would run inside sampling"
+    assert "gather(" in inspect.getsource(GRPOTrainer._calculate_rewards), "rewards are not gathered: wrong shape"
     assert "self._prepare_inputs(" in inspect.getsource(Trainer.training_step), "generation is outside the step"
+
+
+def test_batches_are_counted_by_the_steps_of_micro_batches():
+    source = inspect.getsource(GRPOTrainer._prepare_inputs)
+    for part in ("self._step % generate_every == 0", "self.args.steps_per_generation * self.num_iterations"):
+        assert part in source, "a batch's index would be counted wrongly"
+    assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step), "a batch's index would stand still"
+    assert "self._step = 0" in inspect.getsource(GRPOTrainer.__init__), "a resumed run would count twice"
+
+
+def test_log_probs_of_sampling_time_are_kept_where_steps_do_not_align():
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    condition = "self.args.gradient_accumulation_steps % generate_every != 0"
+    assert condition in source and "self.args.steps_per_generation * self.num_iterations" in source, (
+        "stale samples would be trained with ratio 1"
+    )
+    assert 'output["old_per_token_logps"]' in source, "stale samples would be trained with ratio 1"
+    loss = inspect.getsource(GRPOTrainer._compute_loss)
+    assert 'inputs.get("old_per_token_logps")' in loss, "stale samples would be trained with ratio 1"
+    assert 'inputs["tool_mask"]' in loss and '"tool_mask" not in inputs' in loss, "missing rows would not be masked"
+    assert "per_token_logps, entropies" in loss, "log-probs are not the first that is returned: ratios would be wrong"
+    assert "self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss), "no mask, no imitation"
+
+
+def test_the_figures_that_are_put_right_are_where_they_were():
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    for name in ("reward", "reward_std", "frac_reward_zero_std"):
+        assert f'self._metrics[mode]["{name}"].append(' in source, f"{name} would be logged before rewards are known"
+    for name in ("prompt", "completion", "rewards", "advantages", "extra"):
+        assert f'self._logs["{name}"]' in source, "the table of completions would be wrong"
+    assert "self._metrics[mode]" in inspect.getsource(GRPOTrainer.log)
+
+
+def test_the_order_of_prompts_is_that_of_one_sampler():
+    assert parameters(GRPOTrainer._get_train_sampler) == ["self", "dataset"], "prompts would come in another order"
+    source = inspect.getsource(GRPOTrainer._get_train_sampler)
+    assert "mini_repeat_count=self.num_generations" in source and "repeat_count=self.num_iterations" in source
+    init = inspect.getsource(GRPOTrainer.__init__)
+    for name in ("reward_weights", "reward_func_names", "max_completion_length", "_tokenizer", "loss_type"):
+        assert f"self.{name}" in init, f"the trainer reads {name}"
 
 
 def test_the_model_card_is_written_by_one_public_method():

@@ -5,11 +5,12 @@ import hashlib
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PrinterCallback
 from trl import GRPOConfig
 
 from ideator_rl.training.models import phrase_tokenizer
 
+torch.set_num_threads(1)  # a model this small is slower with more
 WORDS = ["[Experiment] Set the rate. [Code Changes] rate = 0.5 [End]", "Propose an idea."] * 20
 
 
@@ -51,10 +52,12 @@ async def by_text(completions, **_):
 
 
 def build(kind, source, args, functions=by_text, dataset=None, **more):
-    return kind(
+    trainer = kind(
         model=source, reward_funcs=functions, args=args, train_dataset=dataset or rows(),
         processing_class=AutoTokenizer.from_pretrained(source), **more,
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def weights(trainer):

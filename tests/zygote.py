@@ -8,7 +8,7 @@ import json
 import os
 import sys
 
-import ideator_rl.training.trainer  # noqa: F401 - imported before the fork, shared by all runs
+import ideator_rl.training.build  # noqa: F401 - imported before the fork, shared by all runs
 from ideator_rl.train import main
 
 

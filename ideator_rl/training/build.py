@@ -53,7 +53,7 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
     def reattach(self, submitted: set[int]) -> None:
         assert self.rewarding is not None
         for buffer in live_buffers():
-            self.rewarding.start(buffer.reattach(submitted))
+            self.rewarding.soon(buffer.reattach, submitted)
 
     def drain(self, seconds: float | None) -> int:
         """Wait for rewards that no batch waits for any more: they belong to buffer, archive and report.

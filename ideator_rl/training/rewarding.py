@@ -106,9 +106,9 @@ class Rewarding:
         """Run a coroutine on the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def start(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run a coroutine on the loop and do not wait."""
-        asyncio.run_coroutine_threadsafe(work, self._loop)
+    def soon(self, function: Callable[..., Any], *given: Any) -> None:
+        """Call a function on the loop and do not wait."""
+        self._loop.call_soon_threadsafe(function, *given)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -1,0 +1,286 @@
+"""The pipelined trainer against stock TRL and against the weights that a batch was sampled from."""
+
+import asyncio
+import threading
+
+import pytest
+import torch
+from tiny_policy import arguments, build, by_text, draw, save_policy, weights
+from trl import GRPOTrainer
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.reward import RowReward
+from ideator_rl.training import assembling
+from ideator_rl.training.pipeline import PipelineConfig
+from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
+
+STOCK = {
+    "one step a batch": {},
+    "accumulated": {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
+    "several steps a batch": {"steps_per_generation": 2, "per_device_train_batch_size": 4},
+    "a batch used twice": {"num_iterations": 2},
+    "no scale, rows, reference": {"loss_type": "grpo", "scale_rewards": "none", "beta": 0.1},
+    "weighted functions": {"reward_weights": [0.3, 2.0]},
+}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_policy(tmp_path_factory.mktemp("policy"))
+
+
+def sometimes(completions, **_):
+    """Speaks about every other text only."""
+    return [None if draw(text) < 0.5 else float(len(text)) for text in completions]
+
+
+@pytest.mark.parametrize("more", STOCK.values(), ids=STOCK)
+def test_without_lag_and_with_every_reward_the_weights_are_those_of_stock_trl_bit_for_bit(policy, tmp_path, more):
+    functions = [by_text, sometimes] if "reward_weights" in more else by_text
+    stock = build(GRPOTrainer, policy, arguments(tmp_path / "stock", max_steps=7, **more), functions)
+    stock.train()
+    ours = build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "ours", max_steps=7, **more), functions)
+    before = weights(ours)
+    ours.train()
+    assert all(torch.equal(tensor, weights(ours)[name]) for name, tensor in weights(stock).items())
+    assert any(not torch.equal(tensor, weights(ours)[name]) for name, tensor in before.items())
+    for mine, theirs in zip(ours.state.log_history[:-1], stock.state.log_history[:-1], strict=True):
+        for name in ("loss", "reward", "reward_std", "grad_norm", "frac_reward_zero_std", "completions/mean_length"):
+            assert (name in mine) == (name in theirs), name
+            assert mine.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=1e-5), name
+
+
+class Watched(IdeatorGRPOTrainer):
+    """Keeps the weights that every batch was sampled from, and what was trained with which old log-probs."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.snapshots, self.sampled, self.trained, self.ratios = {}, [], [], []
+
+    def sample(self, index):
+        self.snapshots[index] = weights(self)
+        self.sampled.append((index, self._batch_index()))
+        batch = super().sample(index)
+        self.kept = getattr(self, "kept", {}) | {index: batch}
+        return batch
+
+    def _tell(self, closing, batches, told, advantages):
+        self.trained.append(closing)
+        super()._tell(closing, batches, told, advantages)
+
+    def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
+        found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        if self._old_logps is not None:
+            self.ratios.append(torch.exp(found[0].detach() - self._old_logps))
+        return found
+
+
+def logps(trainer, tensors):
+    ids = torch.cat([tensors["prompt_ids"], tensors["completion_ids"]], 1)
+    mask = torch.cat([tensors["prompt_mask"], tensors["completion_mask"]], 1)
+    with torch.no_grad():
+        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tensors["completion_ids"].size(1))[0]
+
+
+@pytest.mark.parametrize("lag", [1, 2])
+def test_with_lag_the_ratio_is_that_between_now_and_the_weights_of_sampling_time(policy, tmp_path, lag):
+    trainer = build(Watched, policy, arguments(tmp_path, max_steps=6), pipeline=PipelineConfig(max_staleness=lag))
+    trainer.train()
+    assert trainer.sampled == [(i, max(0, i - lag)) for i in range(6)], "batch t + lag is sampled at step t"
+    assert [closing.index for closing in trainer.trained] == list(range(6))
+    assert len(trainer.ratios) == 6
+    now = weights(trainer)
+    for index, ratio in enumerate(trainer.ratios):
+        tensors = trainer.kept[index].tensors
+        mask = tensors["completion_mask"].bool()
+        trainer.model.load_state_dict(trainer.snapshots[index])
+        assert torch.allclose(logps(trainer, tensors)[mask], tensors["old_per_token_logps"][mask], atol=1e-6)
+        assert ratio.shape == mask.shape
+    trainer.model.load_state_dict(now)
+    spread = [(ratio - 1).abs().max().item() for ratio in trainer.ratios]
+    assert spread[0] < 1e-5 and max(spread[lag:]) > 1e-3, "the first batch is on policy, later ones are not"
+    told = [log["pipeline/staleness"] for log in trainer.state.log_history if "pipeline/staleness" in log]
+    assert told == [min(i, lag) for i in range(6)]
+    noted = [log["pipeline/ratio_off_max"] for log in trainer.state.log_history if "pipeline/ratio_off_max" in log]
+    assert len(noted) == 6 and noted[0] < 1e-5 and max(noted[lag:]) > 1e-3
+
+
+def test_the_ratio_of_a_trained_batch_is_exactly_new_over_old(policy, tmp_path):
+    """Recompute step 3's ratio from the snapshots: weights then (batch 4 was sampled there) over weights at sampling."""
+    trainer = build(Watched, policy, arguments(tmp_path, max_steps=5), pipeline=PipelineConfig(max_staleness=1))
+    trainer.train()
+    tensors = trainer.kept[3].tensors
+    trainer.model.load_state_dict(trainer.snapshots[4])
+    new = logps(trainer, tensors)
+    trainer.model.load_state_dict(trainer.snapshots[3])
+    want = torch.exp(new - logps(trainer, tensors))
+    mask = tensors["completion_mask"].bool()
+    assert torch.allclose(torch.sort(trainer.ratios[3][mask])[0], torch.sort(want[mask])[0], atol=1e-5)
+
+
+LOSSES = ["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo"]
+
+
+@pytest.mark.parametrize("loss_type", LOSSES)
+def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(policy, tmp_path, loss_type):
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, loss_type=loss_type, max_steps=1))
+    trainer.train()
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 200, (8, 9), generator=generator)
+    lengths = torch.tensor([9, 4, 7, 9, 2, 9, 5, 6])
+    full = {
+        "prompt_ids": ids[:, :3], "prompt_mask": torch.ones(8, 3, dtype=torch.long), "completion_ids": ids,
+        "completion_mask": (torch.arange(9) < lengths[:, None]).long(),
+        "advantages": torch.randn(8, generator=generator), "num_items_in_batch": lengths.sum(),
+        "old_per_token_logps": torch.randn(8, 9, generator=generator) * 0.1 - 5,
+    }  # fmt: skip
+    kept = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1]).bool()
+    reduced = {name: value if value.ndim == 0 else value[kept] for name, value in full.items()}
+    reduced["num_items_in_batch"] = lengths[kept].sum()
+    masked = dict(full, tool_mask=full["completion_mask"] * 0 + kept[:, None], num_items_in_batch=lengths[kept].sum())
+    masked["advantages"] = full["advantages"] * kept
+    masked["row_scale"] = torch.tensor(assembling.row_scale(kept, loss_type))
+    grads = []
+    for inputs in (masked, reduced, full):
+        trainer.model.zero_grad()
+        loss = trainer.compute_loss(trainer.model, inputs)
+        loss.backward()
+        grads.append((loss.item(), torch.cat([p.grad.flatten() for p in trainer.model.parameters()])))
+    assert grads[0][0] == pytest.approx(grads[1][0], rel=1e-5)
+    assert torch.allclose(grads[0][1], grads[1][1], atol=1e-7, rtol=1e-4)
+    assert not torch.allclose(grads[0][1], grads[2][1], atol=1e-7, rtol=1e-3), "the mask would do nothing"
+
+
+class Slow:
+    """A reward function that is streamed; rows of the given batches and places wait until they are let go."""
+
+    __name__ = "slow"
+
+    def __init__(self, late, lost=()):
+        self.late, self.lost, self.gate, self.said = dict(late), set(lost), threading.Event(), []
+
+    async def __call__(self, **_):
+        raise AssertionError("a streamed function is read row by row")
+
+    async def as_completed(self, completions, trainer_state, **_):
+        batch = trainer_state.global_step
+        late = [row for row in range(len(completions)) if row in self.late.get(batch, ())]
+        for row in [row for row in range(len(completions)) if row not in late]:
+            yield RowReward(row, None if (batch, row) in self.lost else draw(completions[row]), "succeeded")
+        while late and not self.gate.is_set():
+            await asyncio.sleep(0.01)
+        for row in late:
+            self.said.append((batch, row))
+            yield RowReward(row, draw(completions[row]), "succeeded")
+
+
+def test_a_quorum_trains_on_and_the_parked_group_is_trained_when_it_has_come(policy, tmp_path):
+    reward = Slow({0: [1, 2]})
+
+    class Opens(Watched):
+        def sample(self, index):
+            if index == 2:
+                reward.gate.set()
+                reward.late[2] = [5, 6]  # and leaves a free place
+                self.pipeline.pending[0].wait(1)
+            return super().sample(index)
+
+    config = PipelineConfig(quorum=0.75, max_age=3)
+    trainer = build(Opens, policy, arguments(tmp_path, max_steps=4), reward, pipeline=config)
+    trainer.train()
+    assert [seat.slot for seat in trainer.trained[0].seats] == [1] and trainer.trained[0].parked == [(0, 0)]
+    when = [(closing.index, seat.slot) for closing in trainer.trained for seat in closing.seats if seat.batch == 0]
+    assert when[0] == (0, 1) and len(when) <= 2 and reward.said[:2] == [(0, 1), (0, 2)]
+
+
+def test_a_deadline_closes_a_batch_whatever_has_come(policy, tmp_path):
+    reward = Slow({0: [1, 2, 3], 1: [6]})
+    config = PipelineConfig(deadline=0.3, max_age=1)
+    trainer = build(Watched, policy, arguments(tmp_path, max_steps=3), reward, pipeline=config)
+    trainer.train()
+    assert trainer.trained[0].parked == [(0, 0)] and trainer.trained[1].dropped == [(0, 0)]
+    reward.gate.set()
+
+
+def test_lost_rows_have_no_advantage_and_do_not_count(policy, tmp_path):
+    reward = Slow({}, lost={(0, 0), (0, 5), (0, 6), (0, 7)})
+
+    class Looks(Watched):
+        def _generate_and_score_completions(self, inputs):
+            self.output = super()._generate_and_score_completions(inputs)
+            return self.output
+
+    trainer = build(Looks, policy, arguments(tmp_path, max_steps=1), reward)
+    trainer.train()
+    kept = trainer.output["tool_mask"][:, 0].tolist()
+    assert kept == [0, 1, 1, 1, 0, 0, 0, 0], "row 0 was lost, the second group has one reward and no comparison"
+    items = trainer.output["completion_mask"][1:4].sum()
+    assert trainer.output["num_items_in_batch"] == items and trainer.output["advantages"][[0, 4, 5, 6, 7]].abs().sum() == 0
+    assert trainer.output["advantages"][1:4].sum().abs() < 1e-5
+
+
+def test_a_batch_that_was_lost_whole_ends_the_run_with_a_sentence(policy, tmp_path):
+    reward = Slow({}, lost={(0, row) for row in range(8)})
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path), reward)
+    with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
+        trainer.train()
+
+
+async def short(completions, **_):
+    return [1.0]
+
+
+async def broken(**_):
+    raise ZeroDivisionError("in the reward")
+
+
+def test_a_reward_function_that_breaks_its_contract_is_named(policy, tmp_path):
+    with pytest.raises(IdeatorError, match="short gave 1 rewards for 8 completions"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a"), short).train()
+    with pytest.raises(ZeroDivisionError, match="in the reward"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "b"), broken).train()
+
+
+def test_what_a_function_is_given_is_what_trl_gives_it(policy, tmp_path):
+    seen = []
+
+    async def look(prompts, completions, completion_ids, *, trainer_state, log_metric, log_extra, number):
+        seen.append((prompts[0], len(completions), len(completion_ids[0]), trainer_state.global_step, number))
+        log_metric("mine", 2.0)
+        log_extra("note", ["x"] * len(completions))
+        return [draw(text) for text in completions]
+
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), look)
+    trainer.train()
+    prompt, count, tokens, step, number = seen[0]
+    assert count == 8 and 0 < tokens <= 12 and step == 0 and seen[1][3] == 1
+    assert prompt == f"Propose an idea {number[0]}." and len(set(number)) == 2 and number[0] == number[3]
+    assert trainer.state.log_history[0]["mine"] == 2.0
+
+
+@pytest.mark.parametrize("wrong", [{"max_staleness": -1}, {"quorum": 0.0}, {"quorum": 1.1}, {"deadline": 0.0}, {"max_age": 0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(IdeatorError, match=next(iter(wrong))):
+        PipelineConfig(**wrong)
+
+
+def test_scale_rewards_that_are_not_ours_are_refused(policy, tmp_path):
+    with pytest.raises(IdeatorError, match="scale_rewards is 'batch'"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path, scale_rewards="batch"))
+
+
+def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):
+    from ideator_rl.training.imitation import Imitation
+
+    examples = [{"prompt": "Propose an idea.", "completion": "[Experiment] Set the rate."}]
+    losses = {}
+    for weight in (0.0, 2.0):
+        learning = Learning(imitation=Imitation(lambda index: examples if weight else [], weight))
+        trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path / str(weight), max_steps=6), learning=learning)
+        trainer.train()
+        with torch.no_grad():
+            one = Imitation(lambda index: examples, 1.0)
+            losses[weight] = one.loss(trainer.model, trainer.processing_class, examples, torch.device("cpu"), 12).item()
+    assert losses[2.0] < losses[0.0] - 0.5
