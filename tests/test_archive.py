@@ -189,7 +189,8 @@ def test_the_journal_keeps_the_order_of_knowing_and_what_was_known_at_a_proposal
     assert Journal(tmp_path / "buffer.sqlite").lineage() == [("b", ("a", "c"), 7)]
 
 
-def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(toy_buffer):
+def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(toy_buffer, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     completions = [idea("set x = 1.0", "First thought."), idea("set x = 1.0", "Second thought."), "nothing"]
     run(toy_buffer.baseline())
     records = run(toy_buffer.score(completions, step=0))

@@ -1,0 +1,240 @@
+import asyncio
+import pickle
+import random
+from dataclasses import asdict, replace
+from types import SimpleNamespace
+
+import pytest
+from archives import archive, record
+from conftest import run
+from scripted import idea
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.reward_buffer import open_buffer
+from ideator_rl.search.baseline import Baseline
+from rewards.execution import execution_reward
+from rewards.improvement import Bar, bar_of, improvement_reward
+
+
+@pytest.fixture
+def buffer(toy_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no noise was measured
+    buffer = open_buffer(replace(toy_config, implementer="scripted.ScriptedImplementer"))
+    yield buffer
+    buffer.close()
+
+
+def columns(buffer, rows, **more):
+    given = {key: value for key, value in asdict(buffer.config).items() if value not in (None, "")}
+    return {key: [value] * rows for key, value in (given | more).items()}
+
+
+def at(step):
+    return SimpleNamespace(global_step=step)
+
+
+def reward(buffer, completions, step=None, **more):
+    given = {**columns(buffer, len(completions)), **more}
+    state = None if step is None else at(step)
+    return run(improvement_reward(["p"] * len(completions), completions, trainer_state=state, **given))
+
+
+async def read(stream):
+    return [each async for each in stream]
+
+
+def ten():
+    """Elites of quality 0.1, 0.2, … 1.0."""
+    return archive(*(record(f"t{i}", i / 10) for i in range(1, 11)))
+
+
+def test_the_bar_is_the_kth_elite_and_the_scale_two_percent_of_the_range():
+    bar = bar_of(ten(), 0.0, {"improvement_k": 3})
+    assert (bar.level, bar.margin, bar.known) == (0.8, 0.0, 10) and bar.scale == pytest.approx(0.02 * 0.9)
+    assert bar.earned(0.8) == bar.earned(0.5) == 0.0
+    assert bar.earned(0.818) == pytest.approx(1.0) and bar.earned(0.89) == pytest.approx(5.0)
+    assert bar.earned(2.0) == 10.0
+
+
+def test_the_mean_of_the_parents_raises_the_bar_and_never_lowers_it():
+    bar = Bar(level=0.8, margin=0.0, scale=0.1, cap=10.0, known=0)
+    assert bar.earned(1.0, parents=0.9) == pytest.approx(1.0) and bar.earned(1.0, parents=0.1) == pytest.approx(2.0)
+
+
+def test_the_noise_of_a_run_raises_the_bar():
+    known = ten()
+    known.baseline = Baseline(0.5, 2.0, spread=0.05)
+    assert bar_of(known, 0.0, {"improvement_k": 3}).margin == 0.05
+    bar = bar_of(known, 0.0, {"improvement_k": 3, "improvement_noise": 0.1, "improvement_scale": 0.5})
+    assert bar.earned(0.9) == 0.0 and bar.earned(1.0) == pytest.approx(0.2)
+
+
+def test_the_baseline_is_the_bar_before_there_are_k_elites_and_holds_it_up_after():
+    known = archive(record("a", 0.1), record("b", 0.9))
+    known.baseline = Baseline(0.5, 2.0, spread=None)
+    assert bar_of(known, 0.0).level == 0.5
+    assert bar_of(known, 0.0, {"improvement_k": 2}).level == 0.5
+    assert bar_of(known, 0.0, {"improvement_k": 1}).level == 0.9
+
+
+def test_where_nothing_is_known_the_failure_reward_is_the_bar():
+    assert bar_of(archive(), 0.0) == Bar(0.0, 0.0, 1.0, 10.0, 0)
+    assert bar_of(archive(record("a")), -2.0) == Bar(-2.0, 0.0, 0.04, 10.0, 1)
+    known = archive()
+    known.baseline = Baseline(0.5, 2.0, spread=None)
+    assert bar_of(known, 0.0) == Bar(0.5, 0.0, 0.01, 10.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("improvement_k", 0), ("improvement_scale", 0), ("improvement_cap", -1), ("improvement_noise", float("nan")), ("improvement_k", "many")],
+)  # fmt: skip
+def test_an_option_that_cannot_be_is_told(name, value):
+    with pytest.raises(IdeatorError, match=f"column {name} holds .*; expected a number of at least"):
+        bar_of(archive(), 0.0, {name: value})
+
+
+def test_real_ideas_earn_what_they_add_and_known_ones_and_failures_nothing(buffer):
+    run(buffer.baseline())  # height 0.5 + 9 + 36 + 0.1 = 45.6
+    options = columns(buffer, 5, improvement_scale=0.01, improvement_k=2) | {"parents": [[]] * 5}
+    ideas = [idea("x = 1.0"), idea("x = 2.0"), idea("x = 200.0"), "nothing", idea("x = 1.0", "again")]
+    gain = (1 / 36.6 - 1 / 45.6) / 0.01
+    first = reward(buffer, ideas, 0, **options)
+    assert first == pytest.approx([gain, (1 / 37.6 - 1 / 45.6) / 0.01, 0.0, 0.0, gain])
+    best = next(each for each in buffer.history if each.reward == pytest.approx(1 / 36.6))
+    again = [idea("x =  1.0"), idea("y = -2.0"), idea("y = -2.0", "with parents"), idea("x = 2.0"), idea("y = 5.0")]
+    second = reward(buffer, again, 1, **options | {"parents": [[], [], [best.id], [], []]})
+    assert second == pytest.approx([0.0, (1 / 9.6 - 1 / 45.6) / 0.01, (1 / 9.6 - 1 / 36.6) / 0.01, 0.0, 0.0])
+    child = next(each for each in buffer.history if each.reward == pytest.approx(1 / 9.6))
+    assert buffer.lineage == [(child.id, (best.id,), 1)]
+
+
+def test_what_was_lost_earns_none_and_a_batch_that_was_lost_as_a_whole_is_refused(buffer, monkeypatch):
+    execute = buffer.executor.execute
+
+    async def flaky(completion, replicate=0):
+        made = await execute(completion, replicate)
+        broken = "lost" in completion
+        return (
+            replace(made, status="lost", reward=None, error={"kind": "lost", "message": "Node died."})
+            if broken
+            else made
+        )
+
+    monkeypatch.setattr(buffer.executor, "execute", flaky)
+    assert reward(buffer, [idea("x = 1.0", "lost"), idea("x = 2.0")], 0)[0] is None
+    assert buffer.lineage == []
+    earned = reward(buffer, [idea("x = 1.0"), idea("x = 2.0")], 1, parents=[["p"], ["p"]])
+    assert earned[0] > 0 and earned[1] == 0.0  # the lost one was not known
+    assert [parents for _, parents, _ in buffer.lineage] == [("p",), ("p",)]
+    with pytest.raises(IdeatorError, match="All 1 experiments of this batch were lost, the first because: Node died"):
+        reward(buffer, [idea("y = 2.0", "lost")], 2)
+    stream = improvement_reward.as_completed(["p"], [idea("y = 2.0", "lost")], **columns(buffer, 1))
+    assert [(each.reward, each.status) for each in run(read(stream))] == [(None, "lost")]
+
+
+def test_the_order_of_arrival_changes_nothing(buffer, monkeypatch):
+    execute, ideas = buffer.executor.execute, [idea(f"x = {i}.0") for i in range(-2, 4)] + [idea("x = 1.0", "twice")]
+    run(buffer.score([idea("y = 2.0"), idea("x = 3.0")], step=0))
+    orders, earned = [], []
+    for seed in range(3):
+        rng = random.Random(seed)
+
+        async def late(completion, replicate=0, rng=rng):
+            made = await execute(completion, replicate)
+            await asyncio.sleep(rng.random() / 10)
+            return made
+
+        monkeypatch.setattr(buffer.executor, "execute", late)
+        stream = improvement_reward.as_completed(["p"] * 7, ideas, trainer_state=at(1), **columns(buffer, 7))
+        rows = run(read(stream))
+        orders.append([each.row for each in rows])
+        earned.append([each.reward for each in sorted(rows, key=lambda each: each.row)])
+    # The second and third time the batch is taken up again, as after a crash: what it found itself is no news to it.
+    assert len(set(map(tuple, orders))) > 1 and earned[0] == earned[1] == earned[2]
+    assert earned[0][5] == 0.0 and earned[0][3] == earned[0][6] > 0
+
+
+def test_a_batch_that_is_taken_up_by_another_process_earns_the_same(buffer):
+    ideas, more = [idea("x = 1.0"), idea("y = 1.0")], [idea("x = 1.0"), idea("z = 3.0"), idea("y = 0.0")]
+    reward(buffer, ideas, 0)
+    before = reward(buffer, more, 1)
+    reward(buffer, [idea("y = -2.0")], 2)  # raises the bar
+    buffer.close()
+    again = open_buffer(buffer.config)
+    assert reward(again, more, 1) == before and before[0] == 0.0 and max(before) > 0
+    assert reward(again, more, 3) == [0.0, 0.0, 0.0]
+    again.close()
+
+
+def test_a_stream_gives_every_row_once_with_its_record_and_cell(buffer):
+    ideas = [idea("x = 1.0"), "nothing", idea("y = 1.0"), idea("w = 1.0"), idea("x = 200.0")]
+    stream = execution_reward.as_completed(["p"] * 5, ideas, trainer_state=at(4), **columns(buffer, 5))
+    rows = sorted(run(read(stream)), key=lambda each: each.row)
+    assert [each.row for each in rows] == [0, 1, 2, 3, 4]
+    assert [each.status for each in rows] == ["succeeded", "malformed", "succeeded", "unpatchable", "invalid"]
+    assert [each.cell for each in rows] == ["train.py:x", "", "train.py:y", "", "train.py:x"]
+    plain = run(execution_reward(["p"] * 5, ideas, trainer_state=at(5), **columns(buffer, 5)))
+    assert [each.reward for each in rows] == plain and plain[0] == pytest.approx(1 / 36.6)
+    assert all(each.experiment for each in rows)
+
+
+def test_a_stream_says_a_row_before_the_others_are_known(buffer):
+    async def scenario():
+        slow = asyncio.Event()
+        execute = buffer.executor.execute
+
+        async def waits(completion, replicate=0):
+            if "y = 1.0" in completion:
+                await slow.wait()
+            return await execute(completion, replicate)
+
+        buffer.executor.execute = waits
+        stream = execution_reward.as_completed(["p"] * 2, [idea("y = 1.0"), idea("x = 1.0")], **columns(buffer, 2))
+        first = await anext(stream)
+        slow.set()
+        return first.row, [each.row async for each in stream]
+
+    assert run(scenario()) == (1, [0])
+
+
+def test_rows_of_two_environments_are_read_side_by_side(buffer, tmp_path):
+    other = open_buffer(replace(buffer.config, preset="slow", run_dir=str(tmp_path / "other")))
+    mixed = {
+        key: [one, two]
+        for (key, [one]), [two] in zip(columns(buffer, 1).items(), columns(other, 1).values(), strict=True)
+    }
+    rows = run(read(execution_reward.as_completed(["p"] * 2, [idea("x = 1.0"), idea("x = 2.0")], **mixed)))
+    assert {each.row: each.reward for each in rows} == pytest.approx({0: 1 / 36.6, 1: 1 / 37.6})
+    assert [len(buffer.history), len(other.history)] == [1, 1]
+    other.close()
+
+
+def test_an_error_in_a_stream_reaches_its_reader(buffer):
+    given = columns(buffer, 1) | {"environment": ["nowhere"]}
+    with pytest.raises(IdeatorError, match="There is no environment 'nowhere'"):
+        run(read(execution_reward.as_completed(["p"], [idea("x = 1.0")], **given)))
+    with pytest.raises(IdeatorError, match="no column preset"):
+        run(read(improvement_reward.as_completed(["p"], ["x"], environment=["e"], bucket=["b"])))
+
+
+def test_the_real_outcomes_are_logged_beside_the_improvement(buffer):
+    metrics, extra = {}, {}
+    run(buffer.score([idea("x = 1.0")], step=0))
+    ideas = [idea("x = 1.0"), idea("y = -2.0"), "nothing", idea("x = 2.0")]
+    given = columns(buffer, 4)
+    run(
+        improvement_reward(
+            ["p"] * 4, ideas, trainer_state=at(1), log_metric=metrics.__setitem__, log_extra=extra.__setitem__, **given
+        )
+    )
+    assert metrics["execution/success"] == 0.75 and metrics["execution/success_reward_best"] == pytest.approx(1 / 9.6)
+    assert metrics["improvement/known"] == 0.25 and metrics["improvement/improved"] == 0.5
+    assert extra["execution_reward"] == pytest.approx([1 / 36.6, 1 / 9.6, 0.0, 1 / 37.6])
+    assert extra["status"] == ["succeeded", "succeeded", "malformed", "succeeded"]
+
+
+def test_the_functions_and_their_streams_can_be_pickled():
+    for function in (execution_reward, improvement_reward):
+        assert pickle.loads(pickle.dumps(function)) is function
+        assert pickle.loads(pickle.dumps(function.as_completed)) is function.as_completed
