@@ -22,7 +22,7 @@ from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
-from ideator_rl.executor.backends import get_backend
+from ideator_rl.executor.backends import Backend, get_backend
 from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
 from ideator_rl.executor.patience import Patience
 from ideator_rl.executor.sandbox import BWRAP, choose
@@ -111,6 +111,7 @@ class Executor:
         backend = get_backend(config.backend)(self.bucket.url, config.slots, config.isolation)
         backend.refuse_if_too_large(self.preset.resources)
         self._patience = Patience(self.bucket.url, config.outage_patience)
+        self.backend: Backend = backend
         self.scheduler = Scheduler(self.bucket, backend, patience=self._patience)
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:

@@ -29,8 +29,8 @@ from ideator_rl.executor.patience import OUTAGE, OutOfPatience, Patience, Troubl
 from ideator_rl.experiment import Experiment
 
 TICK_SECONDS = 0.1
-REST = 4
-"""After a tick, rest at least so many times as long as it took."""
+REST, LONGEST_REST = 4, 0.5
+"""After a tick, rest at least so many times as long as it took, but not for more seconds than that."""
 PACE, SLOWEST = 1 / 50, 5.0
 """Looks for a result are this share of the time waited apart, and at most so many seconds."""
 HOLDER_PACE, HOLDER_SOONEST, HOLDER_SLOWEST = 1 / 5, 1.0, 10.0
@@ -164,7 +164,8 @@ class Scheduler:
             while self._waiting:
                 began = time.monotonic()
                 self.tick()
-                await asyncio.sleep(max(TICK_SECONDS, REST * (time.monotonic() - began)))
+                took = time.monotonic() - began
+                await asyncio.sleep(max(TICK_SECONDS, min(REST * took, LONGEST_REST)))
         finally:
             self._hand_over(mine)
 

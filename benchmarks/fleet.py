@@ -1,0 +1,229 @@
+"""A SIMULATED fleet: no experiment ever runs, its metrics are invented.  It proves trainers and schedulers, not ideas.
+
+Three parts:
+
+- `benchmarks.fleet.SimulatedFleet`, a backend (`backend: benchmarks.fleet.SimulatedFleet`) inside the trainer's
+  process, for `memory://` and `file://` buckets.  No threads: it works when the scheduler looks.  Its attempts die with
+  the process.  Settings: the variable IDEATOR_FLEET, one JSON object of `Nature`'s fields, `slots` and `ledger` (a
+  path).
+- `python -m benchmarks.fleet --bucket file://…`, a process of its own that watches a file bucket as a cluster's
+  scheduler does (`backend: bucket` for the trainer); may be killed and started again at any moment, and can take the
+  bucket away for a while.
+- `benchmarks.fleet.HashedIdeas`, an implementer for `tests/toy_env`: every idea is a change of its own, so that
+  thousands of distinct experiments cost next to nothing.
+
+`books(path)` reads a ledger: of every experiment, how often it was started and the slot-seconds paid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from benchmarks.fleet_floor import Attempt, Floor, Nature, books
+from benchmarks.fleet_outage import Outage
+from ideator_rl.bucket import Bucket, open_bucket
+from ideator_rl.environment import Environment, Resources
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import attempts
+from ideator_rl.executor.backends.watched import wanted
+from ideator_rl.executor.implementer import Implementation
+from ideator_rl.executor.patience import OUTAGE
+from ideator_rl.ideas import Idea
+from ideator_rl.patch import PatchError, Tree
+
+__all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "books", "main"]
+
+VARIABLE = "IDEATOR_FLEET"
+SLOTS = 64
+LOOK_SECONDS, NEWS_SECONDS, WANTED_SECONDS = 0.02, 0.2, 1.0
+"""Between two looks at the clock, at the bucket for new codebases, and for those that were given up and are wanted."""
+
+
+class SimulatedFleet:
+    """Slots inside this process; one experiment takes one, whatever it says it needs."""
+
+    starts = True
+
+    def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
+        """
+        Raises:
+            IdeatorError: unknown settings, or a bucket with results that were measured.
+        """
+        del isolation
+        settings = _settings(os.environ.get(VARIABLE, "{}"))
+        slots, ledger = slots or settings.pop("slots", SLOTS), settings.pop("ledger", None)
+        self.floor = Floor(open_bucket(bucket_url), slots, Nature(**settings), Path(ledger) if ledger else None)
+        self.began, self._lock = time.time(), threading.Lock()
+
+    def refuse_if_too_large(self, resources: Resources) -> None:
+        """Nothing is."""
+
+    def submit(self, id: str, resources: Resources) -> bool:
+        with self._lock:
+            return self.floor.start(id)
+
+    def active(self, id: str) -> bool:
+        with self._lock:  # progress asks from another thread
+            self.floor.sweep()
+            return id in self.floor.running
+
+    def utilisation(self) -> float:
+        """Share of the slots' time since this fleet was made that experiments took, those under way included."""
+        now = time.time()
+        busy = self.floor.slot_seconds + sum(now - attempt.started for attempt in list(self.floor.running.values()))
+        return busy / (self.floor.slots * max(now - self.began, 1e-9))
+
+
+def _settings(text: str) -> dict:
+    given, known = json.loads(text), {item.name for item in fields(Nature)} | {"slots", "ledger"}
+    if unknown := set(given) - known:
+        raise IdeatorError(f"{VARIABLE} has {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}.")
+    return given
+
+
+class HashedIdeas:
+    """Scripted: the hash of an idea's text becomes the value of x in the toy's train.py.  Asks nobody."""
+
+    name = "hashed"
+    trusted = True
+
+    def version(self, environment: Environment) -> str:
+        return self.name
+
+    async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
+        """
+        Raises:
+            PatchError: the codebase has no line that sets x in train.py.
+        """
+        line = next((line for line in base.get("train.py", "").splitlines() if line.startswith("x = ")), None)
+        if line is None:
+            raise PatchError("train.py has no line that sets x: HashedIdeas is for tests/toy_env.")
+        value = int(idea.key[:12], 16) / 16**12 * 100 - 50
+        edit = f"train.py\n<<<<<<< SEARCH\n{line}\n=======\nx = {value:.10f}\n>>>>>>> REPLACE\n"
+        return Implementation(edit)
+
+
+class Watcher:
+    """Serves a bucket: new codebases in order of their appearance, each up to `max_attempts` times."""
+
+    def __init__(self, bucket: Bucket, floor: Floor, max_attempts: int):
+        self.bucket, self.floor, self.max_attempts = bucket, floor, max_attempts
+        self._known: set[str] = set()
+        self._queue: deque[str] = deque()
+        self._tries: dict[str, int] = {}
+        self._given_up: set[str] = set()
+        self._next_news = self._next_wanted = self._next_beat = 0.0
+
+    def turn(self) -> None:
+        """Look once at everything; what an outage hides is looked at again in the next turn."""
+        for attempt in self.floor.sweep():
+            self._ended(attempt)
+        if self.floor.books:
+            self.floor.books.alive()
+        with suppress(*OUTAGE):
+            self._look_for_news()
+            self._start()
+            if time.monotonic() >= self._next_beat:
+                self.floor.beat()
+                self._next_beat = time.monotonic() + attempts.BEAT_SECONDS
+
+    def _ended(self, attempt: Attempt) -> None:
+        if attempt.succeeds:
+            return
+        self._tries[attempt.id] = self._tries.get(attempt.id, 0) + 1
+        if self._tries[attempt.id] < self.max_attempts:
+            self._queue.append(attempt.id)
+        else:
+            self._given_up.add(attempt.id)
+
+    def _look_for_news(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_news:
+            self._next_news = now + NEWS_SECONDS
+            for id in self.bucket.names("experiments"):
+                if id not in self._known and self._take_on(id):
+                    self._known.add(id)
+        if now >= self._next_wanted:
+            self._next_wanted = now + WANTED_SECONDS
+            for id in [id for id in self._given_up if wanted(self.bucket, id)]:
+                self._given_up.discard(id)
+                self._tries[id] = 0
+                self._queue.append(id)
+
+    def _take_on(self, id: str) -> bool:
+        """Whether it is known now what is to become of an experiment."""
+        if attempts.load_result(self.bucket, id) is not None:
+            return True
+        if attempts.Spec.load(self.bucket, id) is None:
+            return False
+        claimed = attempts.attempts(self.bucket, id)
+        ends = (self.bucket.get(f"experiments/{id}/attempts/{number}/end.json") for number in range(claimed))
+        self._tries[id] = sum(end is not None for end in ends)  # an earlier life's
+        if self._tries[id] < self.max_attempts:
+            self._queue.append(id)
+        else:
+            self._given_up.add(id)
+        return True
+
+    def _start(self) -> None:
+        for _ in range(len(self._queue)):
+            if len(self.floor.running) >= self.floor.slots:
+                return
+            id = self._queue[0]
+            started = self.floor.start(id) or attempts.load_result(self.bucket, id) is not None
+            self._queue.popleft()
+            if not started:
+                self._queue.append(id)  # somebody else is at it
+
+
+def main(words: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; returns 0."""
+    args = _parser().parse_args(words)
+    nature = Nature(args.median, args.sigma, args.stragglers, args.factor, args.lost, args.seed)
+    root = Path(unquote(urlsplit(args.bucket).path) if "://" in args.bucket else args.bucket).absolute()
+    outage, stop = Outage(root), [False]
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.__setitem__(0, True))
+    bucket = open_bucket(args.bucket)
+    ledger = args.ledger or root.with_name(root.name + ".ledger.jsonl")
+    watcher = Watcher(bucket, Floor(bucket, args.slots, nature, ledger), args.max_attempts)
+    print(f"a SIMULATED fleet of {args.slots} slots serves {bucket.url}: nothing really runs", flush=True)
+    began = time.monotonic()
+    try:
+        while not stop[0]:
+            if args.outage_every:
+                into = (time.monotonic() - began) % (args.outage_every + args.outage_seconds)
+                outage.begin() if into >= args.outage_every else outage.end()
+            watcher.turn()
+            time.sleep(LOOK_SECONDS)
+    finally:
+        outage.end()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fleet", description=__doc__.split("\n")[0])
+    parser.add_argument("--bucket", required=True, help="file://… or a path")
+    parser.add_argument("--slots", type=int, default=SLOTS)
+    for item in fields(Nature):
+        parser.add_argument(f"--{item.name}", type=type(item.default), default=item.default)
+    parser.add_argument("--max-attempts", type=int, default=3)
+    parser.add_argument("--outage-every", type=float, default=0.0, help="seconds between outages; 0 for none")
+    parser.add_argument("--outage-seconds", type=float, default=5.0)
+    parser.add_argument("--ledger", type=Path, help="default: beside the bucket")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""The floor of a simulated fleet: slots, what nature has in store for each experiment, and the books of what was paid.
+
+Nothing runs here.  An attempt claims its experiment as a worker does, takes a slot for as long as nature says, and then
+publishes a record or gives up; all of it when somebody looks, by comparing clocks.  A record says `simulated` as its
+isolation, and a bucket that holds a result of any other kind is refused, so that invented metrics never stand beside
+measured ones.  The process that claims must live: claims die with it, as those of a machine do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import math
+import os
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.bucket import Bucket
+from ideator_rl.environment import Environment, load_environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import attempts, process_tree
+from ideator_rl.executor.patience import OUTAGE
+from ideator_rl.experiment import SUCCEEDED, Experiment
+
+SIMULATED = "simulated"
+MARK = "simulated.json"
+RETRY_SECONDS = 0.5
+"""Between two tries at publishing during an outage."""
+KILLED = "killed"
+
+
+@dataclass(frozen=True)
+class Nature:
+    """What happens to an experiment: drawn once for each id, so that it is the same after any restart."""
+
+    median: float = 1.0
+    """Seconds, of a lognormal distribution."""
+    sigma: float = 0.8
+    """Standard deviation of the logarithm."""
+    stragglers: float = 0.05
+    """Share of experiments that take `factor` times as long."""
+    factor: float = 10.0
+    lost: float = 0.05
+    """Share of experiments of which every attempt gives up, somewhere on the way."""
+    seed: int = 0
+
+    def fate(self, id: str, attempt: int) -> tuple[float, bool]:
+        """Seconds that an attempt takes, and whether it gives a result."""
+        draw = random.Random(f"{self.seed} {id}")
+        kind, seconds = draw.random(), self.median * math.exp(self.sigma * draw.gauss(0.0, 1.0))
+        if kind < self.lost:
+            return seconds * random.Random(f"{self.seed} {id} {attempt}").random(), False
+        return seconds * (self.factor if kind < self.lost + self.stragglers else 1.0), True
+
+    def metric(self, tree: str) -> float:
+        """The value that a codebase is said to have reached: log-normal around 3, whatever it does."""
+        draw = random.Random(hashlib.sha256(f"{self.seed} {tree}".encode()).hexdigest())
+        return 3.0 * math.exp(0.5 * draw.gauss(0.0, 1.0))
+
+
+@dataclass
+class Attempt:
+    id: str
+    number: int
+    spec: attempts.Spec
+    started: float
+    """Unix seconds."""
+    seconds: float
+    succeeds: bool
+
+
+@dataclass
+class Paid:
+    """What was paid for one experiment."""
+
+    starts: int = 0
+    seconds: float = 0.0
+    """Of slots.  Of an attempt whose fleet was killed: until it was last seen alive."""
+    outcomes: Counter[str] = field(default_factory=Counter)
+    """`succeeded`, `gave up`, `killed`; open attempts have none."""
+
+
+class Books:
+    """A file of JSON lines: one when an attempt was claimed, one when it ended.  They survive a kill of the process."""
+
+    def __init__(self, path: Path):
+        """Open, and close the attempts that a killed process left open."""
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left, alive = list(_open_attempts(path)), path.stat().st_mtime if path.exists() else 0.0
+        self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for id, attempt, started in left:
+            self.end(id, attempt, max(0.0, alive - started), KILLED)
+
+    def start(self, id: str, attempt: int) -> None:
+        self._write({"start": id, "attempt": attempt, "time": time.time()})
+
+    def end(self, id: str, attempt: int, seconds: float, outcome: str) -> None:
+        self._write({"end": id, "attempt": attempt, "seconds": seconds, "outcome": outcome})
+
+    def alive(self) -> None:
+        os.utime(self._path)
+
+    def _write(self, line: dict[str, object]) -> None:
+        os.write(self._handle, (json.dumps(line) + "\n").encode())
+
+
+def books(path: Path) -> dict[str, Paid]:
+    """What was paid, by experiment id."""
+    paid: defaultdict[str, Paid] = defaultdict(Paid)
+    for line in _lines(path):
+        if "start" in line:
+            paid[line["start"]].starts += 1
+        else:
+            paid[line["end"]].seconds += line["seconds"]
+            paid[line["end"]].outcomes[line["outcome"]] += 1
+    return dict(paid)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        with open(path, encoding="utf-8") as file:
+            yield from (json.loads(line) for line in file if line.endswith("\n"))
+
+
+def _open_attempts(path: Path) -> Iterator[tuple[str, int, float]]:
+    started = {}
+    for line in _lines(path):
+        if "start" in line:
+            started[line["start"], line["attempt"]] = line["time"]
+        else:
+            started.pop((line["end"], line["attempt"]), None)
+    for (id, attempt), when in started.items():
+        yield id, attempt, when
+
+
+class Floor:
+    def __init__(self, bucket: Bucket, slots: int, nature: Nature, ledger: Path | None = None):
+        """
+        Raises:
+            IdeatorError: the bucket holds results that were measured.
+        """
+        refuse_if_real(bucket)
+        self.bucket, self.slots, self.nature = bucket, slots, nature
+        self.books = Books(ledger) if ledger else None
+        self.running: dict[str, Attempt] = {}
+        self.slot_seconds = 0.0
+        """Of the attempts that have ended."""
+        self._unsure: set[str] = set()
+        self._ends: list[tuple[float, str]] = []
+        self._environments: dict[str, Environment] = {}
+
+    def start(self, id: str) -> bool:
+        """Claim an experiment and take a slot; False when none is free, or there is nothing to claim."""
+        self.sweep()
+        if id in self.running or len(self.running) >= self.slots:
+            return False
+        spec = attempts.Spec.load(self.bucket, id)
+        number = self._claim(id) if spec is not None else None
+        if spec is None or number is None:
+            return False
+        seconds, succeeds = self.nature.fate(id, number)
+        self.running[id] = Attempt(id, number, spec, time.time(), seconds, succeeds)
+        heapq.heappush(self._ends, (time.time() + seconds, id))
+        if self.books:
+            self.books.start(id, number)
+        return True
+
+    def _claim(self, id: str) -> int | None:
+        """As a worker does; but this process lives on after an outage that hid from it whether it has claimed."""
+        try:
+            number = attempts.claim(self.bucket, id)
+        except OUTAGE:
+            self._unsure.add(id)
+            raise
+        if number is None and id in self._unsure and attempts.load_result(self.bucket, id) is None:
+            held = attempts.running(self.bucket, id)
+            if held is not None and held["place"] == process_tree.place() and held["pid"] == os.getpid():
+                number = attempts.attempts(self.bucket, id) - 1
+        self._unsure.discard(id)
+        return number
+
+    def sweep(self) -> list[Attempt]:
+        """Publish what has come to its end, and free its slots; returns these attempts.  An outage only delays it."""
+        ended = []
+        while self._ends and self._ends[0][0] <= time.time():
+            _, id = heapq.heappop(self._ends)
+            try:
+                self._publish(self.running[id])
+            except OUTAGE:
+                heapq.heappush(self._ends, (time.time() + RETRY_SECONDS, id))
+                continue
+            ended.append(self.running.pop(id))
+        return ended
+
+    def beat(self) -> None:
+        """Heartbeats of all attempts."""
+        for attempt in self.running.values():
+            attempts.beat(self.bucket, attempt.id, attempt.number)
+
+    def _publish(self, attempt: Attempt) -> None:
+        if attempt.succeeds:
+            attempts.store_result(self.bucket, self._record(attempt))
+        else:
+            attempts.give_up(self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost")
+        self.slot_seconds += attempt.seconds
+        if self.books:
+            outcome = SUCCEEDED if attempt.succeeds else "gave up"
+            self.books.end(attempt.id, attempt.number, attempt.seconds, outcome)
+
+    def _record(self, attempt: Attempt) -> Experiment:
+        spec = attempt.spec
+        if spec.environment not in self._environments:
+            self._environments[spec.environment] = load_environment(spec.environment)
+        environment = self._environments[spec.environment]
+        value = self.nature.metric(spec.tree)
+        queue = max(0.0, attempt.started - spec.created - spec.implement_seconds)
+        return Experiment(
+            id=spec.id,
+            status=SUCCEEDED,
+            idea=spec.idea,
+            environment=environment.name,
+            preset=spec.preset,
+            seed=spec.seed,
+            replicate=spec.replicate,
+            metric={"name": environment.metric.name, "value": value, "direction": environment.metric.direction},
+            seconds={"implement": spec.implement_seconds, "queue": queue, "run": attempt.seconds, "score": 0.0},
+            patch=spec.patch,
+            log="simulated: nothing was run",
+            isolation=SIMULATED,
+            implementer=spec.implementer,
+            tree=spec.tree,
+            attempt=attempt.number,
+            created=spec.created,
+            finished=attempt.started + attempt.seconds,
+            hashes={"environment": spec.digest, "tree": spec.tree},
+            hardware=spec.hardware,
+        )
+
+
+def refuse_if_real(bucket: Bucket) -> None:
+    """Mark a bucket as one of a simulated fleet.
+
+    Raises:
+        IdeatorError: it holds a result that was measured.
+    """
+    if bucket.get(MARK) is not None:
+        return
+    for id in bucket.names("experiments"):
+        record = attempts.load_result(bucket, id)
+        if record is not None and record.tree and record.isolation != SIMULATED:
+            raise IdeatorError(
+                f"The bucket {bucket.url} holds results that were measured, such as {id}; a simulated fleet invents "
+                "its own. Give it a new bucket."
+            )
+    bucket.create(MARK, b"{}")
