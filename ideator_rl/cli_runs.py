@@ -27,15 +27,19 @@ def train(args: argparse.Namespace) -> int:
     Raises:
         IdeatorError: the recipe is not usable.
     """
+    how = {"--accelerate-config": args.accelerate_config, "--num-processes": args.num_processes}
     if args.dry_run:
         from ideator_rl import train as module
 
-        return module.main(["--config", args.recipe, *args.overrides, "--dry-run"])
-    if args.accelerate_config is None and _one_process():
+        given = [word for name, value in how.items() if value is not None for word in (name, str(value))]
+        return module.main(["--config", args.recipe, *args.overrides, "--dry-run", *given])
+    if any(how.values()) or _one_process():
+        from ideator_rl.training.launch import read_launch
         from ideator_rl.training.recipe import load_recipe
 
-        load_recipe(args.recipe, args.overrides)
+        load_recipe(args.recipe, args.overrides, read_launch(args.accelerate_config, args.num_processes).processes)
     config = ["--config_file", args.accelerate_config] if args.accelerate_config else []
+    config += ["--num_processes", str(args.num_processes)] if args.num_processes else []
     resume = ["--resume"] if args.resume else []
     words = [*config, "-m", "ideator_rl.train", "--config", args.recipe, *args.overrides, *resume]
     say("accelerate launch " + " ".join(words))

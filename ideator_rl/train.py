@@ -1,6 +1,7 @@
 """What accelerate launches: `accelerate launch -m ideator_rl.train --config RECIPE.yaml [--key value …] [--resume]`.
 
-With `--dry-run` nothing is started: the cost of the run is estimated.
+With `--dry-run` nothing is started: the cost of the run and its memory are estimated, for the launch that
+`--accelerate-config FILE` and `--num-processes N` name.
 
 Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr, 130 when it was
 interrupted.
@@ -26,12 +27,14 @@ def main(argv: list[str] | None = None) -> int:
         from ideator_rl.training.progress import Progress
         from ideator_rl.training.recipe import load_recipe
 
-        recipe = load_recipe(given.config, given.overrides)
         if given.dry_run:
             from ideator_rl.training.dry_run import dry_run
+            from ideator_rl.training.launch import read_launch
 
-            print(dry_run(recipe))
+            launch = read_launch(given.accelerate_config, given.num_processes)
+            print(dry_run(load_recipe(given.config, given.overrides, launch.processes), launch))
             return 0
+        recipe = load_recipe(given.config, given.overrides)
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir
@@ -55,6 +58,8 @@ class Arguments:
     resume: bool
     dry_run: bool
     overrides: list[str]
+    accelerate_config: str | None = None
+    num_processes: int | None = None
 
 
 def arguments(argv: list[str]) -> Arguments:
@@ -63,21 +68,28 @@ def arguments(argv: list[str]) -> Arguments:
     Raises:
         IdeatorError: no recipe was given.
     """
-    words, config = [], None
+    words: list[str] = []
     flags = {"--resume": False, "--dry-run": False}
+    values: dict[str, str | None] = {"--config": None, "--accelerate-config": None, "--num-processes": None}
     rest = iter(argv)
     for word in rest:
         if word in flags:
             flags[word] = True
-        elif word == "--config":
-            config = next(rest, None)
-        elif word.startswith("--config="):
-            config = word.partition("=")[2]
+        elif (name := word.partition("=")[0]) in values:
+            values[name] = word.partition("=")[2] if "=" in word else next(rest, None)
         else:
             words.append(word)
+    config, count = values["--config"], values["--num-processes"]
     if not config:
         raise IdeatorError("No recipe was given. Expected --config RECIPE.yaml, for example recipes/quickstart.yaml.")
-    return Arguments(config, flags["--resume"], flags["--dry-run"], words)
+    if (count or values["--accelerate-config"]) and not flags["--dry-run"]:
+        raise IdeatorError(
+            "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
+        )
+    if count is not None and not (count.isdecimal() and int(count)):
+        raise IdeatorError(f"--num-processes is {count!r}. Expected a whole number from 1 up.")
+    processes = int(count) if count else None
+    return Arguments(config, flags["--resume"], flags["--dry-run"], words, values["--accelerate-config"], processes)
 
 
 def _fail(sentence: str) -> int:

@@ -1,4 +1,5 @@
-"""What a recipe would cost, before anything is started: ideas, experiments, GPU-hours, tokens and USD of the coder LLM.
+"""What a recipe would cost, before anything is started: ideas, experiments, GPU-hours, tokens and USD of the coder LLM,
+and the memory of the processes that train.
 
 An upper bound where it says "at most": ideas that repeat, fail early or cannot be implemented cost less.
 """
@@ -12,8 +13,13 @@ from ideator_rl.environment import Preset, load_environment
 from ideator_rl.executor.implementer import estimate_cost
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.llm.estimate import Amount
+from ideator_rl.training.launch import Launch
+from ideator_rl.training.memory import memory_text
 from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.tracking import trackers
 
+CHARACTERS_PER_TOKEN = 3
+"""Of a prompt: code has fewer than prose."""
 EPOCHS = 3
 """Of TRL, where a recipe gives no max_steps."""
 
@@ -43,12 +49,13 @@ def cost(recipe: Recipe, preset: Preset) -> Cost:
     return Cost(rollouts, ideas, experiments, hours * preset.resources.gpus, hours * cpus)
 
 
-def dry_run(recipe: Recipe) -> str:
-    """The estimate as text.
+def dry_run(recipe: Recipe, launch: Launch | None = None) -> str:
+    """The estimate as text, for a launch; None for as many plain processes as the recipe was read for.
 
     Raises:
         IdeatorError: the environment is not usable, or its sandbox does not hold here.
     """
+    trackers(recipe)
     ours = recipe.ours
     environment = load_environment(ours.env)
     preset = environment.preset(ours.preset)
@@ -68,6 +75,8 @@ def dry_run(recipe: Recipe) -> str:
             + _cap(ours.max_usd, "USD")
             + _cap(ours.max_coder_tokens, "tokens")
         )
+    prompt = len(environment.prompt(ours.preset, ours.prompts)) // CHARACTERS_PER_TOKEN
+    lines.append(memory_text(recipe, launch or Launch(recipe.world, cpu=recipe.grpo.get("use_cpu", False)), prompt))
     return "\n".join(lines)
 
 
