@@ -76,7 +76,8 @@ class SimulatedFleet:
     def active(self, id: str) -> bool:
         with self._lock:  # progress asks from another thread
             self.floor.sweep()
-            return id in self.floor.running
+            attempt = self.floor.running.get(id)
+            return attempt is not None and not attempt.over  # what an outage keeps from being published is over
 
     def utilisation(self) -> float:
         """Share of the slots' time since this fleet was made that experiments took, those under way included."""

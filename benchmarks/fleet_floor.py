@@ -74,6 +74,10 @@ class Attempt:
     seconds: float
     succeeds: bool
 
+    @property
+    def over(self) -> bool:
+        return time.time() >= self.started + self.seconds
+
 
 @dataclass
 class Paid:
@@ -166,8 +170,8 @@ class Floor:
         if spec is None or number is None:
             return False
         seconds, succeeds = self.nature.fate(id, number)
-        self.running[id] = Attempt(id, number, spec, time.time(), seconds, succeeds)
-        heapq.heappush(self._ends, (time.time() + seconds, id))
+        self.running[id] = attempt = Attempt(id, number, spec, time.time(), seconds, succeeds)
+        heapq.heappush(self._ends, (attempt.started + seconds, id))
         if self.books:
             self.books.start(id, number)
         return True

@@ -1,14 +1,18 @@
 import asyncio
 import json
+import threading
+import time
 
 import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.bucket import open_bucket
+from ideator_rl.bucket import BucketError, open_bucket
 from ideator_rl.environment import Resources
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.backends.watched import WatchedBucket, want
+from ideator_rl.executor.patience import Patience
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
 
@@ -109,3 +113,180 @@ def test_a_scheduler_of_its_own_finds_the_codebases_in_the_bucket(toy_config):
 
     run(propose())
     assert [record.status for record in run(serve())] == ["succeeded", "succeeded"]
+
+
+class Faulty:
+    """A bucket whose reads of results can be counted and made to fail; the rest is a memory bucket's."""
+
+    def __init__(self, bucket, fault=None):
+        self.bucket, self.fault, self.reads, self.url = bucket, fault, 0, bucket.url
+
+    def get(self, key):
+        self.reads += 1
+        if self.fault and (error := self.fault(key)):
+            raise error
+        return self.bucket.get(key)
+
+    def __getattr__(self, name):
+        return getattr(self.bucket, name)
+
+
+async def outcomes(scheduler, ids):
+    return await asyncio.gather(*(scheduler.result(id, Resources()) for id in ids), return_exceptions=True)
+
+
+def test_what_is_broken_about_one_experiment_does_not_fail_another(bucket):
+    bucket.create("experiments/a/result.json", b"no json")
+    backend = ScriptedBackend(bucket, ["works"] * 9)
+    start = backend.submit
+    backend.submit = lambda id, resources: start(id, resources) if id != "b" else [][0]
+    first, second, third = run(outcomes(Scheduler(bucket, backend), "abc"))
+    assert isinstance(first, Lost) and isinstance(second, Lost) and "IndexError" in str(second)
+    assert third.status == "succeeded" and backend.submitted == ["c"]
+
+
+@pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
+def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
+    monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.05)
+    end = time.monotonic() + 0.5
+    faulty = Faulty(bucket, lambda key: error if time.monotonic() < end else None)
+    backend = ScriptedBackend(bucket, ["works"] * 2)
+    records = run(outcomes(Scheduler(faulty, backend, max_attempts=1), "ab"))
+    assert [record.status for record in records] == ["succeeded"] * 2 and time.monotonic() > end
+
+
+def test_an_outage_of_one_object_beyond_the_patience_loses_that_experiment_alone(bucket, monkeypatch):
+    monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.05)
+    faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
+    scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), patience=Patience(bucket.url, 0.3))
+    lost, good = run(outcomes(scheduler, "ab"))
+    assert isinstance(lost, Lost) and "not yours" in str(lost) and good.status == "succeeded"
+
+
+def attempt(bucket, id, ended=True):
+    """Somebody elsewhere claims an attempt; and gives it up."""
+    number = attempts.attempts(bucket, id)
+    body = {"place": "x", "pid": 1, "start": "1", "time": time.time()}
+    bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
+    if ended:
+        attempts.give_up(bucket, id, number, f"reason {number}")
+
+
+def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_seen_decide(bucket):
+    for _ in range(3):
+        attempt(bucket, "a")
+
+    async def scenario():
+        future = Scheduler(bucket, WatchedBucket(bucket.url), max_attempts=2).result("a", Resources())
+        await asyncio.sleep(0.3)
+        assert not future.done() and bucket.get("experiments/a/wanted/3.json") is not None
+        attempt(bucket, "a")
+        await asyncio.sleep(1.3)
+        assert not future.done()
+        attempt(bucket, "a", ended=False)
+        await asyncio.sleep(1.3)
+        assert not future.done()
+        attempts.give_up(bucket, "a", 4, "reason 4")
+        with pytest.raises(Lost, match="reason 4"):
+            await asyncio.wait_for(future, 3)
+
+    run(scenario())
+
+
+def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue_all_the_time(bucket):
+    class Full:
+        room = False
+
+        def active(self, id):
+            return False
+
+        def submit(self, id, resources):
+            return self.room and not attempts.store_result(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+
+    faulty, backend = Faulty(bucket), Full()
+
+    async def scenario():
+        scheduler = Scheduler(faulty, backend)
+        future = scheduler.result("first", Resources())
+        others = [scheduler.result(f"{number}", Resources()) for number in range(256)]
+        scheduler.tick()
+        for entry in scheduler._waiting.values():
+            entry.since -= 600
+            entry.next_look = entry.next_holder = 0.0
+        scheduler.tick()
+        faulty.reads = 0
+        for _ in range(20):
+            scheduler.tick()
+        assert 20 <= faulty.reads <= 20 * 10
+        attempts.store_result(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
+        scheduler.tick()
+        assert future.done() and not any(other.done() for other in others)
+
+    run(scenario())
+
+
+def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucket):
+    backend = ScriptedBackend(bucket, ["works"] * 9, room=0)
+    scheduler, results = Scheduler(bucket, backend), []
+    started = threading.Event()
+
+    async def other():
+        futures = [scheduler.result(id, Resources()) for id in "ab"]
+        started.set()
+        results.extend(await asyncio.wait_for(asyncio.gather(*futures), 10))
+
+    async def first():
+        future = scheduler.result("a", Resources())
+        thread = threading.Thread(target=asyncio.run, args=(other(),))
+        thread.start()
+        await asyncio.to_thread(started.wait)
+        backend.room = 1
+        assert (await asyncio.wait_for(future, 10)).id == "a"
+        return thread
+
+    thread = run(first())
+    backend.room = 2
+    thread.join(10)
+    assert [record.id for record in results] == ["a", "b"] and backend.submitted == ["a", "b"]
+
+
+def test_a_scheduler_of_its_own_passes_over_what_it_cannot_run_and_tries_again_what_is_wanted(bucket, toy, caplog):
+    def spec(id, **more):
+        body = {name: "" for name in attempts.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
+        bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
+
+    spec("a", environment="nowhere")
+    spec("b", environment=str(toy), surplus=1)
+    spec("c", environment=str(toy))
+    backend = ScriptedBackend(bucket, ["dies", "dies", "works"])
+    scheduler = Scheduler(bucket, backend, max_attempts=2)
+
+    async def serve():
+        [future] = scheduler.discover()
+        with pytest.raises(Lost):
+            await future
+        assert scheduler.discover() == []
+        want(bucket, "c")
+        [future] = scheduler.discover()
+        return await future
+
+    assert run(serve()).status == "succeeded" and backend.submitted == ["c"] * 3
+    assert sum("passed over" in record.message for record in caplog.records) == 2
+
+
+def test_a_scheduler_of_its_own_survives_an_outage(bucket, toy):
+    class Away(Faulty):
+        def names(self, prefix):
+            if self.fault:
+                raise BucketError("away")
+            return self.bucket.names(prefix)
+
+    away = Away(bucket, lambda key: BucketError("away"))
+    scheduler = Scheduler(away, ScriptedBackend(bucket, []))
+
+    async def serve():
+        assert scheduler.discover() == scheduler.discover() == []
+        away.fault = None
+        assert scheduler.discover() == []
+
+    run(serve())

@@ -1,0 +1,199 @@
+"""Outages are waited out; only those longer than the patience lose anything."""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from dataclasses import replace
+
+import pytest
+from conftest import TOY, replace_line, run
+from llm_server import Scripted, answer
+from scripted import idea
+
+from ideator_rl.bucket import BucketError
+from ideator_rl.executor import patience as module
+from ideator_rl.executor.executor import Executor, ExecutorConfig
+from ideator_rl.executor.patience import OutOfPatience, Patience, Trouble
+from ideator_rl.llm import client
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "SHORTEST", 0.02)
+    monkeypatch.setattr(module, "LONGEST", 0.1)
+
+
+def until(moment, error=BucketError("away.")):
+    """Work that fails until a moment of the monotonic clock."""
+
+    def work():
+        if time.monotonic() < moment:
+            raise error
+        return "done"
+
+    return work
+
+
+def test_many_wait_out_one_outage_with_one_line_at_each_end_and_the_loop_goes_on(quick, caplog):
+    caplog.set_level(logging.INFO)
+    steps = []
+
+    async def scenario():
+        patience, end = Patience("file:///b", 5.0), time.monotonic() + 0.4
+        waiting = [asyncio.create_task(patience.through(until(end, OSError(28, "full")))) for _ in range(50)]
+        while not all(task.done() for task in waiting):
+            await asyncio.sleep(0.01)
+            steps.append(time.monotonic())
+        return [task.result() for task in waiting]
+
+    assert run(scenario()) == ["done"] * 50
+    assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) < 0.2
+    assert [record.message.split(":")[0] for record in caplog.records] == ["The bucket file"] * 2
+    assert "full" in caplog.records[0].message and "nobody waits" in caplog.records[1].message
+
+
+def test_an_outage_beyond_the_patience_is_told_with_its_cause(quick):
+    began = time.monotonic()
+    with pytest.raises(OutOfPatience, match="away"):
+        run(Patience("file:///b", 0.3).through(until(began + 60)))
+    assert 0.3 <= time.monotonic() - began < 2
+
+
+def test_without_patience_the_first_failure_counts_and_nothing_is_said(caplog):
+    calls = []
+
+    def work():
+        calls.append(1)
+        raise PermissionError(13, "not yours")
+
+    with pytest.raises(OutOfPatience, match="not yours"):
+        run(Patience("file:///b", 0.0).through(work))
+    assert calls == [1] and not caplog.records
+
+
+def test_a_bug_is_no_outage():
+    with pytest.raises(KeyError):
+        run(Patience("file:///b", 60).through(until(float("inf"), KeyError("bug"))))
+
+
+def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half():
+    random.seed(0)
+    trouble = Trouble(Patience("x", 1e9))
+    waits = [trouble.failed(BucketError("away")) for _ in range(12)]
+    for wait, most in zip(waits, [1, 2, 4, 8, 16, 32, *[60] * 6], strict=True):
+        assert most / 2 <= wait <= most
+    assert len(set(waits[6:])) == 6
+    trouble.over()
+
+
+@pytest.fixture
+def fleet(monkeypatch, tmp_path):
+    monkeypatch.setenv("IDEATOR_FLEET", json.dumps({"median": 0.3, "sigma": 0.3, "lost": 0.0}))
+    return ExecutorConfig(
+        str(TOY),
+        "cpu",
+        f"file://{tmp_path}/bucket",
+        implementer="scripted.ScriptedImplementer",
+        backend="benchmarks.fleet.SimulatedFleet",
+        slots=8,
+    )
+
+
+@pytest.mark.parametrize("begins", [0.0, 0.01, 0.1, 0.3])
+def test_a_bucket_that_goes_and_comes_back_loses_nothing_and_nothing_is_asked_or_run_twice(
+    fleet, tmp_path, quick, begins
+):
+    executor = Executor(fleet)
+
+    async def scenario():
+        words = [idea(f"x = {number}.5") for number in range(6)] + ["no idea"]
+        tasks = [asyncio.create_task(executor.execute(text)) for text in words]
+        await asyncio.sleep(begins)
+        (tmp_path / "bucket").rename(tmp_path / "away")
+        await asyncio.sleep(0.7)
+        assert not any((tmp_path / "bucket").glob("*"))
+        (tmp_path / "away").rename(tmp_path / "bucket")
+        return await asyncio.gather(*tasks)
+
+    records = run(scenario())
+    assert [record.status for record in records] == ["succeeded"] * 6 + ["malformed"]
+    assert len(executor.implementer.asked) == 6
+    ids = executor.bucket.names("experiments")
+    assert sum(len(executor.bucket.names(f"experiments/{id}/attempts")) for id in ids) == 6
+
+
+def test_an_outage_beyond_the_patience_makes_lost_records_not_errors(fleet, tmp_path, quick):
+    executor = Executor(replace(fleet, outage_patience=0.3))
+
+    async def scenario():
+        tasks = [asyncio.create_task(executor.execute(text)) for text in (idea("x = 1.5"), idea("x = 2.5"))]
+        await asyncio.sleep(0.05)
+        (tmp_path / "bucket").rename(tmp_path / "away")
+        return await asyncio.gather(*tasks, executor.execute(idea("x = 3.5")), executor.execute("no idea"))
+
+    records = run(scenario())
+    assert [record.status for record in records] == ["lost"] * 4
+    assert all("No such file" in record.error["message"] and record.reward is None for record in records)
+    assert not executor.scheduler.waiting
+
+
+class Broken:
+    """Scripted: one idea meets a bug of the implementer's, any other is implemented."""
+
+    name, trusted = "broken", True
+
+    def version(self, environment):
+        return self.name
+
+    async def implement(self, idea, base, environment, preset):
+        from scripted import ScriptedImplementer
+
+        if idea.changes == "x = 13.0":
+            raise ZeroDivisionError("a bug")
+        return await ScriptedImplementer().implement(idea, base, environment, preset)
+
+
+def test_a_bug_met_by_one_idea_loses_that_idea_alone(fleet):
+    executor = Executor(replace(fleet, implementer="test_patience.Broken"))
+
+    async def both():
+        return await asyncio.gather(*(executor.execute(idea(text)) for text in ("x = 13.0", "x = 1.5")))
+
+    lost, good = run(both())
+    assert lost.status == "lost" and "ZeroDivisionError" in lost.error["message"] and good.status == "succeeded"
+
+
+def test_an_endpoint_that_is_down_for_a_while_costs_time_only_and_one_that_stays_down_is_asked_again_later(
+    fleet, monkeypatch
+):
+    monkeypatch.setattr(client, "BACKOFF", 0.05)
+    down, requests = [True], []
+
+    def step(body):
+        requests.append(body)
+        if down[0]:
+            return {"status": 503, "body": {"error": {"message": "overloaded"}}}
+        return {"body": answer(replace_line("x = 4.0", "x = 1.0"))}
+
+    with Scripted(step) as server:
+        settings = {"base_url": server.url, "models": "coder", "api_key_env": None, "samples": 1}
+
+        def executor(retries):
+            return Executor(replace(fleet, implementer="llm", coder=json.dumps(settings | {"retries": retries})))
+
+        record = run(executor(1).execute(idea("Set x to 1.0.")))
+        assert record.status == "lost" and "overloaded" in record.error["message"] and len(requests) == 2
+
+        async def recovers(executor):
+            task = asyncio.create_task(asyncio.wait_for(executor.execute(idea("Set x to 1.0.")), 20))
+            again = asyncio.create_task(executor.execute(idea("Set x to 1.0.")))
+            await asyncio.sleep(0.3)
+            down[0] = False
+            return await task, await again
+
+        first, same = run(recovers(executor(12)))
+    assert first.status == same.status == "succeeded" and first.id == same.id
+    answered = [record for record in (first, same) if record.cost.get("calls")]
+    assert len(answered) == 1 and answered[0].cost["calls"] == 1
