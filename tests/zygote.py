@@ -1,27 +1,47 @@
 """Starts training runs by forking, so that a test pays once for importing trl.
 
 Reads JSON lines: {"argv": [...], "log": path} starts a run in a process of its own session and answers its pid;
-{"wait": pid} answers its exit status (negative for a signal).
+{"wait": pid} answers its exit status (negative for a signal).  With "env", variables such as RANK; with "scramble", the
+run samples from random numbers that never come again, as on a GPU.
 """
 
 import json
 import os
 import sys
+import traceback
+
+import torch
 
 import ideator_rl.training.build  # noqa: F401 - imported before the fork, shared by all runs
 from ideator_rl.train import main
+from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 
-def start(argv, log):
+def scramble():
+    honest = IdeatorGRPOTrainer.sample
+
+    def sample(self, index):
+        torch.manual_seed(int.from_bytes(os.urandom(7), "big"))
+        return honest(self, index)
+
+    IdeatorGRPOTrainer.sample = sample
+
+
+def start(argv, log, env=None, scrambled=False):
     pid = os.fork()
     if pid == 0:
         os.setsid()
+        os.environ.update(env or {})
+        if scrambled:
+            scramble()
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         status = 99
         try:
             status = main(argv)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -34,5 +54,5 @@ for line in sys.stdin:
     if "wait" in request:
         answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
     else:
-        answer = start(request["argv"], request["log"])
+        answer = start(request["argv"], request["log"], request.get("env"), request.get("scramble", False))
     print(json.dumps(answer), flush=True)

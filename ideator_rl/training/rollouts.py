@@ -103,7 +103,8 @@ class RolloutJournal:
             )
         raw = load(data)
         state = _unpacked(raw.pop("random_state").numpy().tobytes())
-        tensors = {name: t.to(getattr(torch, facts["types"][name])).to(device) for name, t in raw.items()}
+        # In the order they had, which the file does not keep: TRL takes the first for one with rows.
+        tensors = {name: raw[name].to(getattr(torch, kind)).to(device) for name, kind in facts["types"].items()}
         batch = Batch(index, facts["born"], [], [], [], tensors, state)
         if self._rank == 0:
             body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))

@@ -1,0 +1,142 @@
+"""Kill -9 a run that samples ahead, on one rank or two, with a sampler that never repeats itself: the books balance."""
+
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from test_kill import Zygote
+
+from ideator_rl.bucket import open_bucket
+from ideator_rl.executor import attempts
+from ideator_rl.training.closing import Closing
+
+STEPS, GROUPS, GROUP = 12, 2, 4
+SETTINGS = [
+    "--preset", "slow", "--max_steps", str(STEPS), "--num_generations", str(GROUP), "--slots", "4", "--sft_steps", "40",
+    "--temperature", "1.5", "--report_to", "none",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    zygote = Zygote()
+    yield zygote
+    zygote.close()
+
+
+@pytest.fixture(scope="module")
+def warm(zygote, tmp_path_factory):
+    """A folder with the warmed-up ideator, so that a life of a run is spent on RL."""
+    folder = tmp_path_factory.mktemp("warm") / "run"
+    pids = start(zygote, folder, 1, ["--max_steps", "1"])
+    assert [zygote.ask(wait=pid) for pid in pids] == [0], Path(f"{folder}.log").read_text()[-3000:]
+    return folder
+
+
+def start(zygote, folder, world, words, scramble=True):
+    """Start every rank of a run; their pids."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    here = Path(__file__).parent
+    argv = ["--config", str(here / "toy_recipe.yaml"), "--output_dir", str(folder), "--env", str(here / "toy_env")]
+    each = ["--per_device_train_batch_size", str(GROUPS * GROUP // world)]
+    pids = []
+    for rank in range(world):
+        env = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+        request = {"argv": [*argv, *SETTINGS, *each, *words], "log": f"{folder}.log", "scramble": scramble}
+        pids.append(zygote.ask(**request, env=env if world > 1 else {}))
+    return pids
+
+
+def live_through(zygote, folder, world, words, kills, rng):
+    """Kill the run at random moments, then let it end; returns how often it was hit alive."""
+    resume, hits = [], 0
+    for _ in range(kills):
+        pids = start(zygote, folder, world, [*words, *resume])
+        time.sleep(rng.uniform(0.3, 1.5 + world))
+        for pid in rng.sample(pids, len(pids)):  # the launcher ends the others a little later
+            os.kill(pid, signal.SIGKILL)
+            time.sleep(rng.choice([0.0, 0.05, 0.5]))
+        codes = [zygote.ask(wait=pid) for pid in pids]
+        assert world > 1 or set(codes) <= {-signal.SIGKILL, 0}, codes  # of two, one may see the other go and end itself
+        hits += -signal.SIGKILL in codes
+        resume = ["--resume"]
+    pids = start(zygote, folder, world, [*words, *resume])
+    assert [zygote.ask(wait=pid) for pid in pids] == [0] * world, Path(f"{folder}.log").read_text()[-4000:]
+    return hits
+
+
+def balance(folder):
+    """Every proposal has one outcome, every experiment one claim and one result, every group one fate."""
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        rows = db.execute("select step, position, status, experiment_id from rollouts").fetchall()
+    assert Counter(row[0] for row in rows) == {step: GROUPS * GROUP for step in range(STEPS)}
+    assert all(status not in ("running", "lost") for _, _, status, _ in rows)
+    bucket = open_bucket(f"file://{folder}/bucket")
+    specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
+    claims = {id: attempts.attempts(bucket, id) for id in specs}
+    records = {id: attempts.load_result(bucket, id) for id in specs}
+    assert set(claims.values()) == {1}, "an experiment was run twice"
+    assert all(records.values()), "an experiment was orphaned"
+    asked = {id for _, _, _, id in rows}
+    assert {id for id, record in records.items() if record.implementer != "baseline"} <= asked, "paid for and forgotten"
+    closings = [Closing.of(json.loads(line)) for line in (folder / "rollouts/closings.jsonl").read_text().splitlines()]
+    assert [closing.index for closing in closings] == list(range(STEPS))
+    trained = [(seat.batch, seat.group) for closing in closings for seat in closing.seats]
+    ended = [*trained, *(place for closing in closings for place in closing.dropped), *closings[-1].parked]
+    assert sorted(ended) == [(step, group) for step in range(STEPS) for group in range(GROUPS)], "a group's fate is not one"
+    return trained
+
+
+def prepared(warm, folder):
+    import shutil
+
+    folder.mkdir(parents=True)
+    for name in ("scratch", "warmup"):
+        shutil.copytree(warm / name, folder / name)
+    return folder
+
+
+CASES = {  # max_staleness, ranks, further keys
+    "in turn, two ranks": (0, 2, []),
+    "one ahead, quorum": (1, 1, ["--quorum", "0.75"]),
+    "two ahead, two ranks, quorum": (2, 2, ["--quorum", "0.75", "--save_steps", "3"]),
+    "two ahead": (2, 1, ["--save_steps", "2"]),
+    "one ahead, two ranks": (1, 2, []),
+    "in turn, deadline": (0, 1, ["--deadline", "1.0", "--max_age", "2"]),
+}
+QUICK = ["one ahead, quorum", "two ahead, two ranks, quorum"]
+
+
+def go(zygote, warm, tmp_path, name, kills):
+    lag, world, more = CASES[name]
+    seed = random.randrange(10**6)
+    folder = prepared(warm, tmp_path / "run")
+    try:
+        hits = live_through(zygote, folder, world, ["--max_staleness", str(lag), *more], kills, random.Random(seed))
+        assert balance(folder), "nothing was trained"
+        assert hits >= kills - 1, f"only {hits} of {kills} kills hit a run that was alive"
+    except AssertionError as error:
+        raise AssertionError(f"seed {seed}, {name}: {error}") from error
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_run_that_samples_ahead_survives_kills_without_a_duplicate_or_an_orphan(zygote, warm, tmp_path, name):
+    go(zygote, warm, tmp_path, name, kills=2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", CASES)
+def test_thirty_kills_over_lags_and_ranks(zygote, warm, tmp_path, name):
+    """Six kills a case, six cases; at least five of them hit."""
+    go(zygote, warm, tmp_path, name, kills=6)
