@@ -45,7 +45,7 @@ from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
 from ideator_rl.rollout_prompts import prompt_rows  # noqa: E402
 from ideator_rl.training.closing import Closing  # noqa: E402
-from ideator_rl.training.pipeline import PipelineConfig  # noqa: E402
+from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
 from ideator_rl.training.trainer import IdeatorGRPOTrainer  # noqa: E402
 from rewards.execution import execution_reward  # noqa: E402
 
@@ -233,8 +233,9 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
 
 def table(results: list[Result]) -> str:
     """Markdown."""
-    head = "| fleet | trainer | s a step | bound | over bound | use | proposed | trained | archived only | lost | neither |"
-    lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
+    words = "fleet, trainer, s a step, bound, over bound, use, proposed, trained, archived only, lost, neither"
+    columns = words.split(", ")
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in results:
         lines.append(
             f"| {r.fleet} | {r.variant} | {r.seconds:.2f} | {r.bound:.2f} | {r.seconds / r.bound:.2f} | "

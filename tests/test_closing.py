@@ -8,7 +8,9 @@ TWO = Layout(groups=2, group_size=4, rows_per_rank=8)
 def known(text):
     """One sign a row: a digit is its reward, `l` a lost experiment, `.` one that is awaited; blanks separate groups."""
     signs = text.replace(" ", "")
-    return [None if s == "." else Outcome([None], "lost") if s == "l" else Outcome([float(s)], "succeeded") for s in signs]
+    return [
+        None if s == "." else Outcome([None], "lost") if s == "l" else Outcome([float(s)], "succeeded") for s in signs
+    ]
 
 
 def close(rule, index, rows, parked=(), before=None, layout=TWO):

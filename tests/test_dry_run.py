@@ -46,7 +46,7 @@ def test_a_dry_run_divides_by_the_processes_of_the_launch(tmp_path, capsys):
     line = [*TOY, "--output_dir", str(tmp_path / "run")]
     assert main([*line, "--accelerate-config", str(ACCELERATE / "cpu2.yaml")]) == 0
     out = capsys.readouterr().out
-    assert "24 in 3 batches of 8" in out and "2 processes, DDP; rough, GB a process" in out
+    assert "24 in 3 batches of 8" in out and "2 processes, DDP; rough, MB a process" in out
     assert main([*line, "--accelerate-config", str(ACCELERATE / "zero3.yaml"), "--num-processes=3"]) == 0
     assert "36 in 3 batches of 12" in capsys.readouterr().out
     assert main([*line, "--num-processes", "2", "--num_generations", "16"]) == 2
@@ -56,7 +56,7 @@ def test_a_dry_run_divides_by_the_processes_of_the_launch(tmp_path, capsys):
 def test_the_command_says_the_same_as_the_module(call, tmp_path):
     words = ["--output_dir", tmp_path / "run", "--accelerate-config", ACCELERATE / "ddp.yaml", "--num-processes", "2"]
     status, out, _ = call("train", TOY[1], "--env", TOY[3], "--dry-run", *words)
-    assert status == 0 and "batches of 8" in out and "2 processes, DDP; rough, GB a GPU" in out
+    assert status == 0 and "batches of 8" in out and "2 processes, DDP; rough, MB a GPU" in out
 
 
 def test_a_launch_that_cannot_be_is_told(capsys):

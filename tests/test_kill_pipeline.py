@@ -93,7 +93,9 @@ def balance(folder):
     assert [closing.index for closing in closings] == list(range(STEPS))
     trained = [(seat.batch, seat.group) for closing in closings for seat in closing.seats]
     ended = [*trained, *(place for closing in closings for place in closing.dropped), *closings[-1].parked]
-    assert sorted(ended) == [(step, group) for step in range(STEPS) for group in range(GROUPS)], "a group's fate is not one"
+    assert sorted(ended) == [(step, group) for step in range(STEPS) for group in range(GROUPS)], (
+        "a group's fate is not one"
+    )
     return trained
 
 

@@ -25,7 +25,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "LONGEST", 0.1)
 
 
-def until(moment, error=BucketError("away.")):
+AWAY = BucketError("away.")
+
+
+def until(moment, error=AWAY):
     """Work that fails until a moment of the monotonic clock."""
 
     def work():

@@ -30,7 +30,9 @@ def together(tmp_path, body, world=2, port=None):
         for rank in range(world)
     ]
     said = [process.communicate(timeout=120)[0] for process in running]
-    return [json.loads(text.splitlines()[-1]) if text.strip() else None for text in said], [p.returncode for p in running]
+    return [json.loads(text.splitlines()[-1]) if text.strip() else None for text in said], [
+        p.returncode for p in running
+    ]
 
 
 def free_port():
@@ -82,7 +84,10 @@ def test_what_fails_in_the_first_process_ends_the_others_with_its_words(tmp_path
         """,
     )
     assert codes == [0, 0]
-    assert said == [["ValueError", "the bucket is full"], ["OtherRankFailed", "The first process failed: the bucket is full"]]
+    assert said == [
+        ["ValueError", "the bucket is full"],
+        ["OtherRankFailed", "The first process failed: the bucket is full"],
+    ]
 
 
 def test_one_process_alone_needs_no_store():

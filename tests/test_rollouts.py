@@ -29,7 +29,13 @@ def test_a_batch_comes_back_with_types_and_bits_as_they_were(tmp_path):
     journal.write(sent)
     assert journal.holds(3)
     read = journal.read(3, CPU)
-    assert (read.index, read.born, read.groups, read.completions, read.ids) == (3, 2, sent.groups, sent.completions, sent.ids)
+    assert (read.index, read.born, read.groups, read.completions, read.ids) == (
+        3,
+        2,
+        sent.groups,
+        sent.completions,
+        sent.ids,
+    )
     assert list(read.tensors) == list(sent.tensors), "TRL takes the first for one with rows"
     for name, tensor in sent.tensors.items():
         assert read.tensors[name].dtype == tensor.dtype and torch.equal(read.tensors[name], tensor), name

@@ -205,6 +205,18 @@ def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch):
+    from trl import SFTTrainer
+
+    from ideator_rl.errors import IdeatorError
+    from ideator_rl.training.warmup import Fit, fine_tune
+
+    monkeypatch.setattr(SFTTrainer, "save_model", lambda *_: None)  # what ZeRO-3 does where it may not gather
+    with pytest.raises(IdeatorError, match="zero3_save_16bit_model: true"):
+        fine_tune(str(warm), tmp_path / "m", [("p", IDEA)] * 4, Fit(1, 1e-3, 2, 0), lambda *_: None)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

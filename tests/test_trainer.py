@@ -11,7 +11,8 @@ from trl import GRPOTrainer
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward import RowReward
 from ideator_rl.training import assembling
-from ideator_rl.training.pipeline import PipelineConfig
+from ideator_rl.training.imitation import imitation_loss
+from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 STOCK = {
@@ -79,7 +80,9 @@ def logps(trainer, tensors):
     ids = torch.cat([tensors["prompt_ids"], tensors["completion_ids"]], 1)
     mask = torch.cat([tensors["prompt_mask"], tensors["completion_mask"]], 1)
     with torch.no_grad():
-        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tensors["completion_ids"].size(1))[0]
+        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tensors["completion_ids"].size(1))[
+            0
+        ]
 
 
 @pytest.mark.parametrize("lag", [1, 2])
@@ -217,7 +220,9 @@ def test_lost_rows_have_no_advantage_and_do_not_count(policy, tmp_path):
     kept = trainer.output["tool_mask"][:, 0].tolist()
     assert kept == [0, 1, 1, 1, 0, 0, 0, 0], "row 0 was lost, the second group has one reward and no comparison"
     items = trainer.output["completion_mask"][1:4].sum()
-    assert trainer.output["num_items_in_batch"] == items and trainer.output["advantages"][[0, 4, 5, 6, 7]].abs().sum() == 0
+    assert (
+        trainer.output["num_items_in_batch"] == items and trainer.output["advantages"][[0, 4, 5, 6, 7]].abs().sum() == 0
+    )
     assert trainer.output["advantages"][1:4].sum().abs() < 1e-5
 
 
@@ -260,7 +265,9 @@ def test_what_a_function_is_given_is_what_trl_gives_it(policy, tmp_path):
     assert trainer.state.log_history[0]["mine"] == 2.0
 
 
-@pytest.mark.parametrize("wrong", [{"max_staleness": -1}, {"quorum": 0.0}, {"quorum": 1.1}, {"deadline": 0.0}, {"max_age": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_staleness": -1}, {"quorum": 0.0}, {"quorum": 1.1}, {"deadline": 0.0}, {"max_age": 0}]
+)
 def test_numbers_out_of_range_are_refused(wrong):
     with pytest.raises(IdeatorError, match=next(iter(wrong))):
         PipelineConfig(**wrong)
@@ -272,15 +279,13 @@ def test_scale_rewards_that_are_not_ours_are_refused(policy, tmp_path):
 
 
 def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):
-    from ideator_rl.training.imitation import Imitation
-
     examples = [{"prompt": "Propose an idea.", "completion": "[Experiment] Set the rate."}]
     losses = {}
     for weight in (0.0, 2.0):
-        learning = Learning(imitation=Imitation(lambda index: examples if weight else [], weight))
+        learning = Learning(imitate=lambda index: examples, imitation_weight=weight)
         trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path / str(weight), max_steps=6), learning=learning)
         trainer.train()
         with torch.no_grad():
-            one = Imitation(lambda index: examples, 1.0)
-            losses[weight] = one.loss(trainer.model, trainer.processing_class, examples, torch.device("cpu"), 12).item()
+            loss = imitation_loss(trainer.model, trainer.processing_class, examples, torch.device("cpu"), 12)
+        losses[weight] = loss.item()
     assert losses[2.0] < losses[0.0] - 0.5

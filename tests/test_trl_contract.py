@@ -9,8 +9,8 @@ import trl
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
-from ideator_rl.training.recipe_keys import fits, trl_keys
 from ideator_rl.training.build import IdeatorTrainer
+from ideator_rl.training.recipe_keys import fits, trl_keys
 
 
 def parameters(function):

@@ -73,7 +73,10 @@ class ArchivePrompts:
         environment, preset = self.buffer.executor.environment, self.buffer.config.preset
         text = environment.prompt(preset, self.kind)
         if shown:
-            text = _filled(environment, text, shown, archive or archive_of(self.buffer), self.idea_chars)
+            known = archive or archive_of(self.buffer)
+            results = [(record.idea, known.metric(record)) for record in shown]
+            baseline = known.baseline.metric if known.baseline else None
+            text = parent_prompt(environment, text, results, baseline, self.idea_chars)
         return [{"role": "user", "content": text}] if self.chat else text
 
     def _free(self, batch: int, groups: int) -> int:
@@ -82,14 +85,27 @@ class ArchivePrompts:
         return until[1] - until[0]
 
 
-def _filled(environment: Environment, own: str, shown: Sequence[Experiment], archive: Archive, most: int) -> str:
+def parent_prompt(
+    environment: Environment,
+    own: str,
+    shown: Sequence[tuple[str, float | None]],
+    baseline: float | None = None,
+    most: int = 2000,
+) -> str:
+    """The text of a prompt that shows ideas.
+
+    Args:
+        own: the environment's prompt for an idea.
+        shown: ideas, each with its metric; None if that is unknown.
+        baseline: its metric; None if that is unknown.
+        most: characters of one idea.
+    """
     template = Path(__file__).with_name("parents.md")
     if KIND in environment.prompt_files:
         template = environment.root / environment.prompt_files[KIND]
-    baseline = archive.baseline
     ideas = [
-        f"Idea {number}, {_result(environment, record, archive)}:\n{cut(record.idea, most)}"
-        for number, record in enumerate(shown, 1)
+        f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, most)}"
+        for number, (idea, value) in enumerate(shown, 1)
     ]
     words = {
         "prompt": own,
@@ -97,21 +113,19 @@ def _filled(environment: Environment, own: str, shown: Sequence[Experiment], arc
         "ideas": "\n\n".join(ideas),
         "metric": environment.metric.name,
         "direction": "lower" if environment.metric.direction == "min" else "higher",
-        "baseline": f", and the baseline has {baseline.metric:.5g}" if baseline else "",
+        "baseline": "" if baseline is None else f", and the baseline has {baseline:.5g}",
     }
     # In one pass: what an idea or a codebase holds in braces is not filled in.
     return _PLACE.sub(lambda place: words[place[1]], template.read_text(encoding="utf-8")).strip()
 
 
-def _result(environment: Environment, record: Experiment, archive: Archive) -> str:
-    value = archive.metric(record)
+def _result(environment: Environment, value: float | None, baseline: float | None) -> str:
     if value is None:
         return f"{environment.metric.name} unknown"
     said = f"{environment.metric.name} {value:.5g}"
-    if archive.baseline is None:
+    if baseline is None:
         return said
-    better = environment.metric.better(value, archive.baseline.metric)
-    return f"{said}, {'better' if better else 'not better'} than the baseline"
+    return f"{said}, {'better' if environment.metric.better(value, baseline) else 'not better'} than the baseline"
 
 
 def cut(idea: str, most: int) -> str:

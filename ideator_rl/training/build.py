@@ -13,9 +13,9 @@ from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import live_buffers
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.card import model_card
-from ideator_rl.training.imitation import Imitation
+from ideator_rl.training.imitation import Draw
 from ideator_rl.training.models import made_whole, save_whole
-from ideator_rl.training.pipeline import PipelineConfig
+from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe import Recipe, RecipeError
@@ -112,13 +112,14 @@ def build_trainer(
     rows: list[dict[str, Any]],
     progress: Progress,
     prompts: Prompts | None = None,
-    imitation: Imitation | None = None,
+    imitate: Draw | None = None,
     resume: bool = False,
 ) -> IdeatorTrainer:
     """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns).
 
     Args:
-        prompts: where each batch's prompts come from, in the place of the rows.
+        prompts: where each batch's prompts come from, in the place of the rows; asked in the first process only.
+        imitate: the best ideas found, to imitate; asked in the first process only.
 
     Raises:
         RecipeError: TRL refuses a value.
@@ -141,7 +142,7 @@ def build_trainer(
             peft_config=get_peft_config(model),
             callbacks=[steps],
             pipeline=pipeline_config(recipe),
-            learning=learning(recipe, imitation),
+            learning=learning(recipe, imitate),
             prompts=prompts,
         )
     except (TypeError, ValueError) as error:
@@ -157,13 +158,13 @@ def pipeline_config(recipe: Recipe) -> PipelineConfig:
     return PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
 
 
-def learning(recipe: Recipe, imitation: Imitation | None = None) -> Learning:
+def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
     """Raises: IdeatorError for an unknown advantage or unusable options."""
     ours = recipe.ours
     advantage = (
         make_advantage(ours.advantage, ours.advantage_options, recipe.num_generations) if ours.advantage else None
     )
-    return Learning(advantage, ours.cluster_weight, imitation)
+    return Learning(advantage, ours.cluster_weight, imitate, ours.imitation_weight)
 
 
 def grpo_config(recipe: Recipe, model: ModelConfig, resume: bool = False) -> GRPOConfig:

@@ -23,6 +23,8 @@ GPU_GB = 80.0
 """Of the GPU that is assumed."""
 LIVE = 10**9
 """Parameters that ZeRO-3 holds whole at a time, by DeepSpeed's default (stage3_max_live_parameters)."""
+UNCOUNTED_GB = 3.0
+"""Of CUDA and NCCL."""
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 GB = 1e9
 
@@ -52,19 +54,24 @@ class Estimate:
         phases = [part.bytes for part in self.parts if not part.together]
         return sum(part.bytes for part in self.parts if part.together) + max(phases, default=0.0)
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it does not fit the GPU that is assumed, with what is not counted."""
+        return not self.launch.cpu and self.total + UNCOUNTED_GB * GB > GPU_GB * GB
+
     def text(self) -> str:
         unit = "process" if self.launch.cpu else "GPU"
+        name, scale = ("GB", GB) if self.total > GB else ("MB", GB / 1e3)
         lines = [
             f"memory       {self.size.name}: {self.size.parameters:,} parameters ({self.size.origin}), "
-            f"{self.trained:,} trained; {self.launch.words}; rough, GB a {unit}:"
+            f"{self.trained:,} trained; {self.launch.words}; rough, {name} a {unit}:"
         ]
         width = max(len(part.name) for part in self.parts)
-        lines += [f"  {part.name:{width}} {part.bytes / GB:8.1f}  {part.formula}" for part in self.parts]
-        sum_ = f"  {'at most':{width}} {self.total / GB:8.1f}  and 2 to 3 more for CUDA and NCCL"
-        if self.launch.cpu:
-            sum_ = f"  {'at most':{width}} {self.total / GB:8.1f}"
-        elif self.total > 0.95 * GPU_GB * GB:
-            sum_ += f": too much for {GPU_GB:.0f} GB; see docs/scaling.md"
+        lines += [f"  {part.name:{width}} {part.bytes / scale:8.1f}  {part.formula}" for part in self.parts]
+        sum_ = f"  {'together':{width}} {self.total / scale:8.1f}"
+        if not self.launch.cpu:
+            sum_ += "  and 2 to 3 GB more for CUDA and NCCL"
+            sum_ += f": too much for {GPU_GB:.0f} GB; see docs/scaling.md" if self.crowded else ""
         return "\n".join([*lines, sum_, *([f"  elsewhere: {self.elsewhere}"] if self.elsewhere else [])])
 
 
@@ -129,11 +136,11 @@ def _weights(recipe: Recipe, launch: Launch, size: ModelSize, trained: int) -> I
         yield Part("adapters", 4 * trained / share, _formula(4, trained, share))
     if launch.sharding == ZERO3:
         live = min(LIVE, size.parameters)
-        yield Part("gathered weights", 2 * live, f"2 bytes × {live / GB:.2f} B live at a time")
+        yield Part("gathered weights", 2 * live, f"2 bytes × {_short(live)} live at a time")
     elif launch.sharding == FSDP:
-        yield Part("gathered weights", 4 * size.layer, f"2 bytes × 2 layers of {size.layer / GB:.2f} B")
+        yield Part("gathered weights", 4 * size.layer, f"2 bytes × 2 layers of {_short(size.layer)}")
     elif half and not zero and _dtype(recipe) == 4:
-        yield Part("16-bit copies", 2 * trained, f"2 bytes × {trained / GB:.2f} B, kept by autocast for a step")
+        yield Part("16-bit copies", 2 * trained, f"2 bytes × {_short(trained)}, kept by autocast for a step")
     if recipe.grpo.get("beta", 0.0) and not frozen:
         whole = _share(launch, ZERO3, FSDP)
         yield Part("reference model", base * size.parameters / whole, _formula(base, size.parameters, whole))
@@ -206,5 +213,13 @@ def _elsewhere(recipe: Recipe, size: ModelSize) -> str:
 
 
 def _formula(width: float, count: int, share: int) -> str:
-    words = f"{width:g} bytes × {count / GB:.3g} B"
+    words = f"{width:g} bytes × {_short(count)}"
     return f"{words} / {share}" if share > 1 else words
+
+
+def _short(count: float) -> str:
+    """A count in words of three figures: 30.5 B, 135 M, 60.7 k."""
+    for unit, size in (("B", 1e9), ("M", 1e6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count / 1e3:.3g} k"

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.recipe_keys import IdeatorConfig, fits, our_keys, spelled, trl_keys
 
 
@@ -142,6 +143,16 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         value = getattr(ours, key)
         if value is not None and value < 1:
             yield f"has {key}: {value}. Expected at least 1."
+    try:
+        PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
+    except IdeatorError as error:
+        yield f"is not usable: {error}"
+    if not 0.0 <= ours.free_prompts <= 1.0:
+        yield f"has free_prompts: {ours.free_prompts}. Expected a fraction from 0 to 1."
+    if not 1 <= ours.prompt_parents <= ours.prompt_elites:
+        yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
+    if ours.imitation_weight < 0 or ours.imitation_cells < 1:
+        yield "has an imitation_weight below 0, or imitation_cells below 1. Leave both out for no imitation."
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:

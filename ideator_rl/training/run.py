@@ -84,6 +84,7 @@ def _trainer(
         if buffer is not None:
             progress.say("loading libraries while the baseline runs")
         from ideator_rl.training.build import build_trainer
+        from ideator_rl.training.from_archive import archive_prompts, elites
         from ideator_rl.training.libraries import prepare_libraries
 
         prepare_libraries(recipe.ours.cpu_threads)
@@ -94,9 +95,10 @@ def _trainer(
     with progress.phase("warmup"):
         source, chat = ideator(recipe, environment, progress)
     with progress.phase("loading"):
-        config = buffer_config(recipe)
-        rows = prompt_rows(environment, config, recipe.groups_per_epoch, recipe.ours.prompts, chat)
-        return build_trainer(recipe, source, rows, progress, resume=resume)
+        rows = prompt_rows(environment, buffer_config(recipe), recipe.groups_per_epoch, recipe.ours.prompts, chat)
+        prompts = archive_prompts(recipe, buffer, chat) if buffer else None
+        imitate = elites(recipe, buffer, chat) if buffer else None
+        return build_trainer(recipe, source, rows, progress, prompts, imitate, resume)
 
 
 def _go(trainer: IdeatorTrainer, recipe: Recipe, resume: bool, progress: Progress) -> None:

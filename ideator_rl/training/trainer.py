@@ -24,8 +24,9 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.training import assembling
 from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
 from ideator_rl.training.closing import Layout
-from ideator_rl.training.imitation import Examples, Imitation
-from ideator_rl.training.pipeline import Pipeline, PipelineConfig
+from ideator_rl.training.imitation import Draw, Examples, imitation_loss
+from ideator_rl.training.pipeline import Pipeline
+from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import DatasetPrompts, Prompts
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.rewarding import Rewarding
@@ -42,7 +43,9 @@ class Learning:
     """None for TRL's `scale_rewards`: `group` is grpo, `none` is dr_grpo."""
     cluster_weight: str | None = None
     """`ips` or `share`: rewards are weighted by cluster before advantages are computed."""
-    imitation: Imitation | None = None
+    imitate: Draw | None = None
+    """Examples to imitate beside a batch; asked in the first process only."""
+    imitation_weight: float = 0.0
 
 
 class IdeatorGRPOTrainer(GRPOTrainer):
@@ -163,9 +166,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         if (scale := inputs.get("row_scale")) is not None:
             loss = loss * scale
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
-            assert self.learning.imitation is not None
-            longest = self.max_completion_length
-            near = self.learning.imitation.loss(model, self._tokenizer, self._examples, self.device, longest)
+            near = imitation_loss(model, self._tokenizer, self._examples, self.device, self.max_completion_length)
+            near = near * self.learning.imitation_weight
             self._gauges["imitation_loss"].append(near.item())
             loss = loss + near
         return loss
@@ -198,8 +200,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         layout = Layout(rows * ranks.world // self.num_generations, self.num_generations, rows)
         if ranks.first:
             self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names)
-        draw = self.learning.imitation.draw if self.learning.imitation else None
-        pipeline = Pipeline(self.pipeline_config, layout, Path(args.output_dir), self, ranks, self.rewarding, draw)
+        draw, run = self.learning.imitate, Path(args.output_dir)
+        pipeline = Pipeline(self.pipeline_config, layout, run, self, ranks, self.rewarding, draw)
         pipeline.reattach = self.reattach
         return pipeline
 

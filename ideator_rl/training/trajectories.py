@@ -41,9 +41,7 @@ OF_PROPOSAL = (
     Column("status", "string", "what came of it: succeeded, one of the idea's own failures, lost (ours) or running"),
     Column("metric", "float64", "the trusted evaluator's measurement, in the environment's unit; null without one"),
     Column("reward", "float64", "what the learner got; null where the outcome was lost or not known yet"),
-    Column(
-        "parents", "strings", "ids of experiments whose ideas its prompt showed; empty where it showed none"
-    ),
+    Column("parents", "strings", "ids of experiments whose ideas its prompt showed; empty where it showed none"),
 )
 OF_RECORD = (
     Column("kind", "string", "idea, baseline (nothing changed) or rerun (chosen before, run again)"),

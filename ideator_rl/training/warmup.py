@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.recipe_keys import IdeatorConfig
 from ideator_rl.training.warmup_data import Row
@@ -59,7 +60,7 @@ def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, 
     Every process of a launch calls this; the first writes.
 
     Raises:
-        IdeatorError: no such model.
+        IdeatorError: the launch does not gather the weights.
     """
     import torch
     from datasets import Dataset
@@ -122,6 +123,11 @@ def _save(trainer: Any, source: str, folder: Path, fit: Fit) -> None:
     if fit.adapters is None:
         trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True  # training had switched it off
         trainer.save_model(str(folder))
+        if trainer.is_world_process_zero() and not list(folder.glob("*.safetensors")):
+            raise IdeatorError(
+                "The warm-up's weights are in pieces of several processes and were not gathered. Under ZeRO-3 the "
+                "accelerate config needs zero3_save_16bit_model: true."
+            )
         (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle, with this machine's paths
         return
     from peft import PeftModel
