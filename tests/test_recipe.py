@@ -138,10 +138,9 @@ def test_a_missing_file_is_told_with_the_shipped_names():
     assert "There is no recipe 'nowhere.yaml'" in message and "quickstart.yaml" in message
 
 
-def test_shipped_recipes_load_by_name_from_anywhere(tmp_path, monkeypatch):
+def test_a_shipped_recipe_loads_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path in (Path(__file__).parent.parent / "recipes").glob("*.yaml"):
-        assert load_recipe(path.name).ours.env
+    assert load_recipe("quickstart.yaml").ours.env == "nanogpt"
 
 
 def test_the_saved_recipe_can_be_run_as_it_is(written, tmp_path):
