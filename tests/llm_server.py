@@ -1,6 +1,7 @@
 """A scripted server of chat completions on loopback, which stands for the faults that a real one cannot be asked for."""
 
 import json
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,6 +16,13 @@ def answer(text="Hello.", finish="stop", usage=USAGE, **message):
     return body | ({"usage": usage} if usage else {})
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request, client_address):
+        """A client that went away is no news."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Scripted:
     """Answers with the steps of the script in order, the last one again and again; a step may be a function of the request.
 
@@ -26,7 +34,7 @@ class Scripted:
         self.requests, self.headers, self.times = [], [], []
         self.inside = self.most_inside = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
@@ -58,7 +66,11 @@ class Scripted:
             wbufsize = 1 << 16  # head and body in one packet
 
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                if not data:
+                    self.close_connection = True  # the client was killed
+                    return
+                body = json.loads(data)
                 step = scripted._begin(body, {name.lower(): value for name, value in self.headers.items()})
                 try:
                     time.sleep(step.get("delay", 0))

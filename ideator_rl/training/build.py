@@ -55,15 +55,11 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
         for buffer in live_buffers():
             self.rewarding.soon(buffer.reattach, submitted)
 
-    def drain(self, seconds: float | None) -> int:
-        """Wait for rewards that no batch waits for any more: they belong to buffer, archive and report.
-
-        Returns:
-            How many have not come.
-        """
-        if self.rewarding is None:
-            return 0
-        return sum(self.rewarding.call(buffer.drain(seconds)) for buffer in live_buffers())
+    def drain(self) -> None:
+        """Wait for rewards that no batch waits for any more: they belong to buffer, archive and report."""
+        if self.rewarding is not None:
+            for buffer in live_buffers():
+                self.rewarding.call(buffer.drain())
 
     def forget_batches(self) -> None:
         """Remove journaled batches that no kept checkpoint goes back to."""

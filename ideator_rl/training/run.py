@@ -7,6 +7,7 @@ processes the first runs the experiments; the others only compute.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from ideator_rl.catalogue import idea_corpus
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.environment import Environment, load_environment
+from ideator_rl.executor.patience import Patience
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.training import run_folder
@@ -37,10 +39,11 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
         _help(recipe, resume, progress)
         return
     with run_folder.take(recipe.output_dir, resume):
-        buffer = open_buffer(buffer_config(recipe))
+        buffer = _opened(buffer_config(recipe), resume)
         try:
             if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):
                 progress.say(f"the run in {recipe.output_dir} is complete; nothing is left to do")
+                asyncio.run(_settled(buffer, progress))
             else:
                 _lead(recipe, resume, progress, buffer)
             write_report([recipe.output_dir], recipe.output_dir / "report.html")
@@ -48,6 +51,12 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
         finally:
             progress.end()
             buffer.close()
+
+
+def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
+    """A run that had found its bucket waits for it to come back; a new one may have misspelled it."""
+    patience = Patience(config.bucket, config.outage_patience if resume else 0)
+    return asyncio.run(patience.through(lambda: open_buffer(config)))
 
 
 def _lead(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer) -> None:
@@ -58,9 +67,22 @@ def _lead(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer
     trainer = _trainer(recipe, resume, progress, buffer, baseline)
     _go(trainer, recipe, resume, progress)
     with progress.phase("draining"):
-        if left := trainer.drain(recipe.ours.deadline):
-            progress.say(f"{left} experiments are still under way; --resume would enter what comes of them")
+        _say_left(buffer.outstanding, progress)
+        trainer.drain()
     (recipe.output_dir / "timings.json").write_text(json.dumps(progress.timings(), indent=1))
+
+
+async def _settled(buffer: RewardBuffer, progress: Progress) -> None:
+    """Enter what a process that was killed while it drained had waited for."""
+    buffer.reattach()
+    await asyncio.sleep(0)
+    _say_left(buffer.outstanding, progress)
+    await buffer.drain()
+
+
+def _say_left(left: int, progress: Progress) -> None:
+    if left:
+        progress.say(f"the model is saved; waiting for {left} experiments still under way (--resume enters them too)")
 
 
 def _help(recipe: Recipe, resume: bool, progress: Progress) -> None:
