@@ -10,13 +10,13 @@ every completion is an experiment of its own.  Times are of steps between the fi
 The bound is max(g, fleet, (L + g) / (lag + 1)): g is generate and update, measured with rewards that are there at
 once; fleet is the slot-seconds that a step's experiments took, divided by slots, measured in the same window; L is the
 time until the quorum of one batch on an empty fleet, simulated.  With as many slots as experiments and lag 1 the last
-term is left out.
+term is left out.  The ideal is a simulation of clocks alone: what this lag and quorum could reach on this fleet if
+nothing took time but experiments and g.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
 import json
 import logging
 import os
@@ -40,6 +40,7 @@ from trl import GRPOTrainer  # noqa: E402
 
 from benchmarks.fleet import VARIABLE, books  # noqa: E402
 from benchmarks.fleet_floor import Nature  # noqa: E402
+from benchmarks.pipeline_ideal import Fleet, ideal_seconds, quorum_seconds  # noqa: E402
 from ideator_rl.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
@@ -52,14 +53,6 @@ from rewards.execution import execution_reward  # noqa: E402
 TOY = str(ROOT / "tests" / "toy_env")
 FILL = 4
 """Steps before the clock starts."""
-RETRIES = 3
-
-
-@dataclass(frozen=True)
-class Fleet:
-    slots: int
-    batch: int
-    nature: Nature
 
 
 FLEETS = {
@@ -75,6 +68,7 @@ VARIANTS: dict[str, PipelineConfig | None] = {
     "lag 0, quorum 0.9": PipelineConfig(0, 0.9),
     "lag 1": PipelineConfig(1),
     "lag 1, quorum 0.9": PipelineConfig(1, 0.9),
+    "lag 1, quorum 0.8": PipelineConfig(1, 0.8),
     "lag 2": PipelineConfig(2),
     "lag 2, quorum 0.9": PipelineConfig(2, 0.9),
 }
@@ -91,6 +85,7 @@ class Result:
     """Slot-seconds that a step took, over slots."""
     quorum_seconds: float
     bound: float
+    ideal: float
     utilisation: float
     proposed: int
     trained: int
@@ -191,26 +186,9 @@ def measure(name: str, variant: str, policy: str, steps: int, g: float) -> Resul
     work = (by_then - spent) / fleet.slots / count
     wait = quorum_seconds(fleet, quorum)
     terms = [g, work] if fleet.slots == fleet.batch and lag == 1 else [g, work, (wait + g) / (lag + 1)]
+    ideal = ideal_seconds(fleet, lag, quorum, g)
     used = (by_then - spent) / fleet.slots / (until - since)
-    return Result(name, variant, (until - since) / count, g, work, wait, max(terms), used, **fates)
-
-
-def quorum_seconds(fleet: Fleet, quorum: float, draws: int = 300) -> float:
-    """Mean seconds until a fraction of a batch has an outcome, on an empty fleet."""
-    found = []
-    for number in range(draws):
-        free, ends = [0.0] * fleet.slots, []
-        for row in range(fleet.batch):
-            at = heapq.heappop(free)
-            for attempt in range(RETRIES):
-                seconds, succeeds = fleet.nature.fate(f"{number}.{row}", attempt)
-                at += seconds
-                if succeeds:
-                    break
-            ends.append(at)
-            heapq.heappush(free, at)
-        found.append(sorted(ends)[max(0, -(-int(quorum * fleet.batch * 1000) // 1000) - 1)])
-    return statistics.mean(found)
+    return Result(name, variant, (until - since) / count, g, work, wait, max(terms), ideal, used, **fates)
 
 
 def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
@@ -233,13 +211,13 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
 
 def table(results: list[Result]) -> str:
     """Markdown."""
-    words = "fleet, trainer, s a step, bound, over bound, use, proposed, trained, archived only, lost, neither"
+    words = "fleet, trainer, s a step, bound, over bound, ideal, use, proposed, trained, archived only, lost, neither"
     columns = words.split(", ")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in results:
         lines.append(
-            f"| {r.fleet} | {r.variant} | {r.seconds:.2f} | {r.bound:.2f} | {r.seconds / r.bound:.2f} | "
-            f"{r.utilisation:.0%} | {r.proposed} | {r.trained} | {r.archived_only} | {r.lost} | {r.neither} |"
+            f"| {r.fleet} | {r.variant} | {r.seconds:.2f} | {r.bound:.2f} | {r.seconds / r.bound:.2f} "
+            f"| {r.ideal:.2f} | {r.utilisation:.0%} | {r.proposed} | {r.trained} | {r.archived_only} | {r.lost} | {r.neither} |"
         )
     return "\n".join(lines)
 

@@ -67,6 +67,22 @@ def test_the_summary_says_what_the_buffer_holds(run):
     assert f"Baseline height: {0.5 + 9 + 36 + 0.1:.4f}" in text
 
 
+def test_trackers_are_told_of_rewards_outcomes_waiting_fleet_and_cost(run):
+    history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    logs, rows = [each for each in history if "reward" in each], rollouts(run)
+    by_step = [[row for row in rows if row[0] == step] for step in range(3)]
+    assert [each["reward_best"] for each in logs] == pytest.approx([max(row[5] for row in step) for step in by_step])
+    so_far = [max(row[5] for row in rows if row[0] <= step) for step in range(3)]
+    assert [each["reward_best_so_far"] for each in logs] == pytest.approx(so_far)
+    for each, step in zip(logs, by_step, strict=True):
+        shares = {name: value for name, value in each.items() if name in {f"execution/{row[4]}" for row in step}}
+        assert sum(shares.values()) == pytest.approx(1.0) and shares
+        assert each["pipeline/wait_seconds"] > 0 and each["pipeline/staleness"] == 0 and each["num_tokens"] > 0
+        assert each["cost/usd"] == 0 and each["fleet/waiting"] == 0
+        assert 0 <= each["fleet/use"] == pytest.approx(each["fleet/busy"] / 2)  # of two slots
+    assert max(each["fleet/busy"] for each in logs) > 0
+
+
 def test_the_model_loads_and_its_card_names_no_missing_base(run):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -100,6 +116,13 @@ def test_a_complete_run_resumed_says_so_and_closes_again(run, capsys):
     assert train(run, "--resume") == 0
     told = capsys.readouterr()
     assert "nothing is left to do" in told.err and "Best idea" in told.out and rollouts(run) == before
+
+
+def test_a_complete_run_that_was_killed_while_it_waited_for_the_last_experiments_enters_them(run, copy):
+    with sqlite3.connect(copy / "buffer.sqlite") as db:
+        db.execute("update rollouts set status='running', reward=null, metric=null, experiment_id=null where step=2")
+    assert train(copy, "--resume", "--bucket", f"file://{run}/bucket") == 0
+    assert rollouts(copy) == rollouts(run)
 
 
 def test_a_run_resumed_from_a_broken_last_checkpoint_replays_and_ends_the_same(run, copy, capsys):

@@ -13,6 +13,7 @@ from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import live_buffers
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.card import model_card
+from ideator_rl.training.fleet_figures import FleetFigures
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.pipeline_config import PipelineConfig
@@ -34,6 +35,7 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
     def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
         self.recipe, self.progress = recipe, progress
         super().__init__(*args, **kwargs)
+        self._fleet = FleetFigures()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("update"):
@@ -46,6 +48,11 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("experiments"):
             return super()._generate_and_score_completions(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if self.model.training and self.rewarding is not None:
+            logs.update(self._fleet.read())
+        super().log(logs, *args, **kwargs)
 
     def give_up(self) -> bool:
         return bool(_refusals())

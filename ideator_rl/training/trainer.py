@@ -33,6 +33,8 @@ from ideator_rl.training.rewarding import Rewarding
 from ideator_rl.training.rollouts import Batch, random_state
 
 SCALES = {"group": "grpo", "none": "dr_grpo"}
+_MOST = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
+"""Figures of which the largest since the last log counts, not the mean."""
 
 
 @dataclass
@@ -185,7 +187,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self.model.training:
-            logs.update({name: sum(values) / len(values) for name, values in self._gauges.items() if values})
+            for name, values in self._gauges.items():
+                if values:
+                    logs[name] = max(values) if name in _MOST else sum(values) / len(values)
             self._gauges.clear()
         super().log(logs, *args, **kwargs)
 
@@ -244,11 +248,12 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             self._metrics["train"][name].append(value)
         for name, value in assembling.figures(closing, batches, self.pipeline.layout, told).items():
             self._gauges[name].append(value)
-        best = told.rewards_PG[told.kept_PG].max().item() if told.kept_PG.any() else None
-        self.best_reward = max((each for each in (best, self.best_reward) if each is not None), default=None)
-        if best is not None:
+        if told.kept_PG.any():
+            best = told.rewards_PG[told.kept_PG].max().item()
+            before = [logs["reward_best_so_far"] for logs in self.state.log_history if "reward_best_so_far" in logs]
+            self.best_reward = max(best, self.best_reward if self.best_reward is not None else max([best, *before]))
             self._gauges["reward_best"].append(best)
-            self._gauges["reward_best_so_far"].append(self.best_reward or 0.0)
+            self._gauges["reward_best_so_far"].append(self.best_reward)
         for name, values in closing.metrics.items():
             self._gauges[name].append(sum(values) / len(values))
         batch, logs = batches[closing.index], cast(Any, self._logs)
