@@ -6,7 +6,8 @@ Real: the command `python -m ideator_rl.train`, trainer, checkpoints, executor, 
 client, the bucket.  SIMULATED: the fleet (nothing runs, see `benchmarks.fleet`) and the coder LLM, a scripted server.
 The trainer samples one batch ahead, closes at a quorum, and is killed (SIGKILL) at random moments, some of them while
 it starts; the fleet is killed too, loses and delays experiments, and takes the bucket away; the LLM's endpoint refuses,
-drops, stalls and writes nonsense.  After the last kill nobody helps: the run has to end by itself.
+drops, stalls and writes nonsense.  After the last kill nobody helps: the run has to end by itself.  The learning rate
+is low, so that ideas stay different and most of them are experiments of their own.
 
 Then every proposal, experiment, payment and update is counted in four places that know nothing of each other: journal,
 bucket, the fleet's ledger and the closings.  Ends with 0 if they agree.
@@ -54,7 +55,7 @@ OUTAGES = ["--outage-every", "20", "--outage-seconds", "2"]
 KEYS = {
     "env": ROOT / "tests" / "toy_env", "backend": "bucket", "implementer": "llm", "num_generations": GROUP,
     "per_device_train_batch_size": GROUPS * GROUP, "max_staleness": 1, "quorum": 0.9, "deadline": 30, "max_age": 3,
-    "save_steps": 5, "sft_steps": 200, "report_to": "none",
+    "save_steps": 5, "sft_steps": 200, "learning_rate": 1e-5, "report_to": "none",
 }  # fmt: skip
 FAULTS = {"overloaded": 0.05, "dropped": 0.03, "stalled": 0.02, "nonsense": 0.05, "refused": 0.02}
 """Chances that an answer of the LLM's endpoint goes wrong, and how."""

@@ -217,7 +217,8 @@ def table(results: list[Result]) -> str:
     for r in results:
         lines.append(
             f"| {r.fleet} | {r.variant} | {r.seconds:.2f} | {r.bound:.2f} | {r.seconds / r.bound:.2f} "
-            f"| {r.ideal:.2f} | {r.utilisation:.0%} | {r.proposed} | {r.trained} | {r.archived_only} | {r.lost} | {r.neither} |"
+            f"| {r.ideal:.2f} | {r.utilisation:.0%} | {r.proposed} | {r.trained} | {r.archived_only} | {r.lost} "
+            f"| {r.neither} |"
         )
     return "\n".join(lines)
 
