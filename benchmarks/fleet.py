@@ -71,6 +71,7 @@ class SimulatedFleet:
 
     def submit(self, id: str, resources: Resources) -> bool:
         with self._lock:
+            self.floor.sweep()
             return self.floor.start(id)
 
     def active(self, id: str) -> bool:

@@ -161,8 +161,7 @@ class Floor:
         self._environments: dict[str, Environment] = {}
 
     def start(self, id: str) -> bool:
-        """Claim an experiment and take a slot; False when none is free, or there is nothing to claim."""
-        self.sweep()
+        """Claim an experiment and take a slot; False when none is free (see `sweep`), or there is nothing to claim."""
         if id in self.running or len(self.running) >= self.slots:
             return False
         spec = attempts.Spec.load(self.bucket, id)
