@@ -137,6 +137,7 @@ def start_fleet(bucket, *words):
     return fleet
 
 
+@pytest.mark.slow
 def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balances_its_books(tmp_path, monkeypatch):
     monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.1)
     bucket = f"file://{tmp_path}/bucket"

@@ -3,40 +3,39 @@
 A model that only ever saw the bare prompt does not answer one that carries ideas.  Each example shows one or more ideas
 and recombines them: some of their edits, at times with another value, and at times a new one.
 
-Guarantees: a function of its arguments; no two edits of a target come from one family.  Not guaranteed: that
-a target is any good.  The results in the prompts are made up, near the baseline: they teach the form, not what helps.
+Guarantees: a function of its arguments; no two edits of a target come from one family; at most one edit is of no shown
+idea; a target is none of the shown ideas, if the catalogue allows another.  Not guaranteed: that a target is any good.
+The results in the prompts are made up, each example's around a baseline of its own: they teach the form, not what helps.
 """
 
 from __future__ import annotations
 
+import math
 import random
 
-from ideator_rl.catalogue import Catalogue, environment_catalogue
+from ideator_rl.catalogue import THOUGHTS, Catalogue, environment_catalogue
 from ideator_rl.catalogue_edits import Choice
 from ideator_rl.environment import Environment
 from ideator_rl.search.prompts import parent_prompt
 
 KEEP, JITTER, NEW = 0.75, 0.2, 0.3
 """Chances that an edit is kept, that a kept number gets another value, and that an edit is added.  Our choice."""
+THOUGHT = 0.5
+"""Share of answers with a short thought, as `idea_corpus` has it."""
 MOST_EDITS = 3
 SPREAD = 0.1
 """The made-up results lie within this fraction of the baseline's."""
+TRIES = 20
+"""Draws of a target before a copy of a shown idea is taken after all."""
 
 
 def recombined_ideas(
-    environment: Environment,
-    preset: str,
-    count: int,
-    seed: int,
-    kind: str = "short",
-    shown: int = 2,
-    baseline: float | None = None,
+    environment: Environment, preset: str, count: int, seed: int, kind: str = "short", shown: int = 2
 ) -> list[tuple[str, str]]:
-    """Prompts that show one to `shown` ideas, and answers that recombine them.
+    """Prompts that show one to `shown` ideas with results, and answers that recombine them, half with a short thought.
 
     Args:
         kind: which of the environment's prompts asks for an idea.
-        baseline: its metric; without it no result is stated.
 
     Raises:
         CatalogueError: the environment has no catalogue.
@@ -46,12 +45,31 @@ def recombined_ideas(
     rows = []
     for _ in range(count):
         parents = [catalogue.sample(rng, rng.choice((1, 1, 2, 2, 3))) for _ in range(rng.randint(1, max(1, shown)))]
-        results = [None if baseline is None else baseline * (1 + rng.uniform(-SPREAD, SPREAD)) for _ in parents]
-        told = [(catalogue.describe(parent, rng).text, result) for parent, result in zip(parents, results, strict=True)]
-        child = _recombined(catalogue, parents, rng)
-        prompt = parent_prompt(environment, own, told, baseline)
-        rows.append((prompt, catalogue.describe(child, rng).text))
+        baseline = _value(environment, rng)
+        told = [
+            (catalogue.describe(parent, rng).text, baseline * (1 + rng.uniform(-SPREAD, SPREAD))) for parent in parents
+        ]
+        child = _child(catalogue, parents, rng)
+        idea = catalogue.describe(child, rng).text
+        thought = rng.choice(THOUGHTS).format(family=catalogue.edits[child[0].key].family)
+        answer = f"{thought} {idea}" if rng.random() < THOUGHT else idea
+        rows.append((parent_prompt(environment, own, told, baseline), answer))
     return rows
+
+
+def _value(environment: Environment, rng: random.Random) -> float:
+    """A baseline's metric that the environment would believe."""
+    low, high = environment.metric.plausible
+    return rng.uniform(low, high) if math.isfinite(high - low) else rng.uniform(0, 1)
+
+
+def _child(catalogue: Catalogue, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
+    known = [set(parent) for parent in parents]
+    for _ in range(TRIES):
+        child = _recombined(catalogue, parents, rng)
+        if set(child) not in known:
+            break
+    return child
 
 
 def _recombined(catalogue: Catalogue, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:

@@ -19,7 +19,7 @@ from typing import Any
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.recipe_keys import IdeatorConfig
-from ideator_rl.training.warmup_data import Row
+from ideator_rl.training.warmup_data import Row, with_parents
 
 Tick = Callable[[int, int, float, float], None]
 """Called with step, steps, loss, and seconds since the first step began; in the first process only."""
@@ -47,11 +47,13 @@ def warm_up(
 ) -> None:
     """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`.
 
+    Where the recipe's prompts will carry past ideas, a share of `ideas` gives way to answers to such prompts.
+
     Args:
         prompt: text, or messages for a model with a chat template.
     """
     fit = Fit(config.sft_steps, config.sft_learning_rate, config.sft_batch_size, seed)
-    fine_tune(source, target, [(prompt, text) for text in ideas], fit, tick)
+    fine_tune(source, target, with_parents([(prompt, text) for text in ideas], config, seed), fit, tick)
 
 
 def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, card: str | None = None) -> None:

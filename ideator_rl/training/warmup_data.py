@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.diagnostics.records import Rollout, Run, read_run
+from ideator_rl.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import END, MalformedIdea, parse_idea
+from ideator_rl.search.recombination import recombined_ideas
+from ideator_rl.training.recipe_keys import IdeatorConfig
 
 Row = tuple[Any, str]
 """Prompt (text, or messages for a model with a chat template) and completion."""
@@ -33,6 +36,28 @@ class Source:
     origin: str
     notes: list[str] = field(default_factory=list)
     """What was left out or stood in, for a person."""
+
+
+def with_parents(rows: list[Row], config: IdeatorConfig, seed: int) -> list[Row]:
+    """Rows of the catalogue as a recipe's prompts will be: a share of them, the last, gives way to recombinations.
+
+    The share is `1 - free_prompts` where the recipe has a `prompt_strategy`, else none.
+
+    Args:
+        rows: all with one prompt, text or messages.
+
+    Raises:
+        CatalogueError: the environment has no catalogue.
+    """
+    count = 0 if config.prompt_strategy is None else round(len(rows) * (1 - config.free_prompts))
+    if not count:
+        return rows
+    environment, shown = load_environment(config.env), config.prompt_parents
+    made = recombined_ideas(environment, config.preset, count, seed, config.prompts, shown)
+    chat = not isinstance(rows[0][0], str)
+    return rows[: len(rows) - count] + [
+        ([{"role": "user", "content": prompt}] if chat else prompt, answer) for prompt, answer in made
+    ]
 
 
 def from_file(file: Path, prompt: str) -> Source:

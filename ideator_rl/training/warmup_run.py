@@ -22,7 +22,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import PACKAGE
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.warmup_data import Row, Source, for_model, from_file, from_run
+from ideator_rl.training.warmup_data import Row, Source, for_model, from_file, from_run, with_parents
 
 CARD = """---
 {head}---
@@ -147,7 +147,10 @@ def _rows(recipe: Recipe, wanted: Wanted, environment: Environment) -> Source:
     if wanted.from_run is not None:
         return from_run(wanted.from_run, environment.name, prompt, wanted.best, wanted.above_baseline)
     ideas = idea_corpus(environment, ours.sft_examples, recipe.seed)
-    return Source([(prompt, text) for text in ideas], f"{len(ideas)} made-up ideas of the environment's catalogue")
+    rows = with_parents([(prompt, text) for text in ideas], ours, recipe.seed)
+    shown = sum(own != prompt for own, _ in rows)
+    notes = [f"{shown} of them answer prompts that show past ideas"] if shown else []
+    return Source(rows, f"{len(rows)} made-up ideas of the environment's catalogue", notes)
 
 
 def _corpus(source: Source) -> list[str]:
