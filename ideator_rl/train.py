@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path | None = None
     try:
         given = arguments(sys.argv[1:] if argv is None else argv)
+        from ideator_rl.training.named import check_names
         from ideator_rl.training.progress import Progress
         from ideator_rl.training.recipe import load_recipe
 
@@ -32,9 +33,12 @@ def main(argv: list[str] | None = None) -> int:
             from ideator_rl.training.launch import read_launch
 
             launch = read_launch(given.accelerate_config, given.num_processes)
-            print(dry_run(load_recipe(given.config, given.overrides, launch.processes), launch))
+            recipe = load_recipe(given.config, given.overrides, launch.processes)
+            check_names(recipe)
+            print(dry_run(recipe, launch))
             return 0
         recipe = load_recipe(given.config, given.overrides)
+        check_names(recipe)
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import late_rewards
 import pytest
 from test_kill import Zygote
 
@@ -134,6 +135,16 @@ def go(zygote, warm, tmp_path, name, kills):
 @pytest.mark.parametrize("name", QUICK)
 def test_a_run_that_samples_ahead_survives_kills_without_a_duplicate_or_an_orphan(zygote, warm, tmp_path, name):
     go(zygote, warm, tmp_path, name, kills=2)
+
+
+def test_ranks_wait_for_rewards_longer_than_their_group_would(zygote, warm, tmp_path):
+    folder = prepared(warm, tmp_path / "run")
+    words = ["--max_steps", "3", "--ddp_timeout", "4", "--reward_funcs", "late_rewards.late"]
+    began = time.monotonic()
+    pids = start(zygote, folder, 2, words)
+    assert [zygote.ask(wait=pid) for pid in pids] == [0, 0], Path(f"{folder}.log").read_text()[-4000:]
+    assert time.monotonic() - began > late_rewards.SECONDS
+    assert (folder / "checkpoint-3").is_dir()
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def test_a_key_like_no_other_is_told_without_a_guess(written):
         ("max_steps", 3.5, "a whole number"),
         ("bf16", "maybe", "true or false or null"),
         ("slots", "two", "a whole number or null"),
-        ("reward_funcs", "execution", "a list"),
+        ("reward_funcs", 3, "a list"),
         ("scratch_model", 3, "a mapping or null"),
         ("learning_rate", "fast", "a number"),
         ("env", 7, "text"),
@@ -68,6 +68,31 @@ def test_a_key_like_no_other_is_told_without_a_guess(written):
 def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, expected):
     message = refusal(written(**{key: value}))
     assert f"{key}: {value!r}" in message and f"Expected {expected}." in message
+
+
+def test_one_name_may_stand_where_several_may(written):
+    recipe = load_recipe(written(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
+    assert recipe.ours.reward_funcs == ["improvement"] and recipe.model["lora_target_modules"] == ["all-linear"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"reward_funcs": ["exekution"]}, "Did you mean 'execution'"),
+        ({"prompt_strategy": "top_j"}, "top_j"),
+        ({"advantage": "grop"}, "grpo"),
+        ({"advantage": "max_at_k", "advantage_options": {"k": 64}}, "64"),
+        ({"advantage_options": {"k": 4}}, "no advantage"),
+        ({"cluster_weight": "isp"}, "ips"),
+        ({"report_to": "tensorbord"}, "tensorboard"),
+    ],
+)
+def test_what_a_recipe_names_is_looked_up_before_anything_is_started(written, capsys, tmp_path, keys, told):
+    from ideator_rl.train import main
+
+    assert main(["--config", written(output_dir=str(tmp_path / "run"), **keys)]) == 2
+    err = capsys.readouterr().err
+    assert told in err and "Traceback" not in err and not (tmp_path / "run").exists()
 
 
 def test_yaml_spellings_of_numbers_are_numbers(tmp_path):

@@ -107,6 +107,8 @@ def load_recipe(
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else "A recipe takes TRL's GRPOConfig keys and this library's."
             raise RecipeError(f"The recipe {path} has the unknown key {key!r}. {hint}")
+        if isinstance(value, str) and "list" in known[key] and "str" not in known[key]:
+            raw[key] = value = [value]  # one name where several may stand
         if not fits(value, known[key]):
             raise RecipeError(f"The recipe {path} has {key}: {value!r}. Expected {spelled(known[key])}.")
         if "float" in known[key] and type(value) is int:
@@ -151,6 +153,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"has free_prompts: {ours.free_prompts}. Expected a fraction from 0 to 1."
     if not 1 <= ours.prompt_parents <= ours.prompt_elites:
         yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
+    if ours.advantage_options and ours.advantage is None:
+        yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
     if ours.imitation_weight < 0 or ours.imitation_cells < 1:
         yield "has an imitation_weight below 0, or imitation_cells below 1. Leave both out for no imitation."
 
