@@ -1,6 +1,7 @@
 """Warm-ups: where their rows come from, and what is left of a real one on the toy environment."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,24 @@ def test_rows_are_shaped_for_the_model_or_refused_with_their_number():
         for_model(both, False, lambda row: 1, None)
     with pytest.raises(WarmupDataError, match="Row 2 has 9 tokens, and the model holds 8"):
         for_model(Source([("p", "a"), ("p", "b")], ""), False, lambda row: 8 + (row[1] == "b"), 8)
+
+
+def test_the_rows_of_the_catalogue_are_answers_to_the_prompts_that_the_recipe_will_ask_with(capsys, tmp_path):
+    words = [*TOY, "--prompt_strategy", "top_k", "--free_prompts", "0.25", "--sft_steps", "1"]
+    small = (
+        "vocab_size: 320, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, max_position_embeddings: 512"
+    )
+    assert main([*words, "--scratch_model", f"{{{small}}}", "--out", str(tmp_path / "warm")]) == 0
+    assert "30 of them answer prompts that show past ideas" in capsys.readouterr().err
+    tokenizer = json.loads((tmp_path / "warm/tokenizer.json").read_text())
+    assert any("better" in token for token in tokenizer["model"]["vocab"]), "it has read such prompts"
+
+
+def test_numbers_of_a_model_that_do_not_fit_together_are_told_in_a_sentence(tmp_path, capsys):
+    odd = "{vocab_size: 300, hidden_size: 15, num_hidden_layers: 1, num_attention_heads: 2}"
+    assert main([*TOY, "--scratch_model", odd, "--out", str(tmp_path / "warm")]) == 2
+    assert re.search(r"sft: scratch_model .* hidden size \(15\)", capsys.readouterr().err)
+    assert not (tmp_path / "warm").exists()
 
 
 @pytest.fixture(scope="module")

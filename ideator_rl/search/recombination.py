@@ -4,8 +4,9 @@ A model that only ever saw the bare prompt does not answer one that carries idea
 and recombines them: some of their edits, at times with another value, and at times a new one.
 
 Guarantees: a function of its arguments; no two edits of a target come from one family; at most one edit is of no shown
-idea; a target is none of the shown ideas, if the catalogue allows another.  Not guaranteed: that a target is any good.
-The results in the prompts are made up, each example's around a baseline of its own: they teach the form, not what helps.
+idea; a target is none of the shown ideas, if the catalogue allows another.  Not guaranteed: that a target is any good,
+or that its edits can stand together (a percent or two cannot; to find out would take longer than all the rest).  The
+results in the prompts are made up, each example's around a baseline of its own: they teach the form, not what helps.
 """
 
 from __future__ import annotations

@@ -83,6 +83,7 @@ def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
 def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed: int) -> None:
     """A small Llama with random weights and a tokenizer of its own."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import LlamaConfig, LlamaForCausalLM
 
     known = LlamaConfig().to_dict()
@@ -90,14 +91,17 @@ def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed
     if unknown := [key for key in numbers if key not in known]:
         raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or LlamaConfig keys.")
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        tie_word_embeddings=True,
-        **numbers,
-    )
+    try:
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+            tie_word_embeddings=True,
+            **numbers,
+        )
+    except (StrictDataclassError, ValueError) as error:
+        raise ModelError(f"scratch_model is no LlamaConfig: {' '.join(str(error).split())}") from error
     save_whole(LlamaForCausalLM(config), tokenizer, folder)
 
 

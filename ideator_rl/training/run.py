@@ -163,11 +163,12 @@ def ideator(recipe: Recipe, environment: Environment, progress: Progress) -> tup
 
     from ideator_rl.training.models import build_ideator
     from ideator_rl.training.warmup import warm_up
+    from ideator_rl.training.warmup_data import corpus_of, with_parents
 
     ours, folder, seed = recipe.ours, recipe.output_dir, recipe.seed
     ideas = idea_corpus(environment, ours.sft_examples, seed) if ours.sft_steps or ours.scratch_model else []
     text = environment.prompt(ours.preset, ours.prompts)
-    corpus = [text] * len(ideas) + ideas  # as often as it will be read
+    corpus = corpus_of(with_parents([(text, idea) for idea in ideas], ours, seed))  # what the warm-up will read
     source = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus, folder / "scratch", seed)
     chat = bool(AutoTokenizer.from_pretrained(source).chat_template)
     target = folder / "warmup"

@@ -60,6 +60,12 @@ def with_parents(rows: list[Row], config: IdeatorConfig, seed: int) -> list[Row]
     ]
 
 
+def corpus_of(rows: list[Row]) -> list[str]:
+    """What a tokenizer from scratch is trained on: prompts as often as they will be read, and their answers."""
+    words = [prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt) for prompt, _ in rows]
+    return words + [completion for _, completion in rows]
+
+
 def from_file(file: Path, prompt: str) -> Source:
     """Read JSON lines: `completion`, or `idea` and an optional `thought`; and an optional `prompt`, text or messages.
 

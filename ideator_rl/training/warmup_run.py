@@ -22,7 +22,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import PACKAGE
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.warmup_data import Row, Source, for_model, from_file, from_run, with_parents
+from ideator_rl.training.warmup_data import Row, Source, corpus_of, for_model, from_file, from_run, with_parents
 
 CARD = """---
 {head}---
@@ -80,7 +80,7 @@ def sft(recipe: Recipe, wanted: Wanted, progress: Progress) -> None:
 
     prepare_libraries(recipe.ours.cpu_threads)
     ours, scratch = recipe.ours, wanted.out.with_name(f".{wanted.out.name}.scratch")
-    model = build_ideator(ours.model_name_or_path, ours.scratch_model, _corpus(source), scratch, recipe.seed)
+    model = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus_of(source.rows), scratch, recipe.seed)
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     rows = for_model(source, bool(tokenizer.chat_template), lambda row: _tokens(tokenizer, row), _room(model))
     adapters = _adapters(recipe) if wanted.adapters else None
@@ -151,12 +151,6 @@ def _rows(recipe: Recipe, wanted: Wanted, environment: Environment) -> Source:
     shown = sum(own != prompt for own, _ in rows)
     notes = [f"{shown} of them answer prompts that show past ideas"] if shown else []
     return Source(rows, f"{len(rows)} made-up ideas of the environment's catalogue", notes)
-
-
-def _corpus(source: Source) -> list[str]:
-    """What a tokenizer from scratch is trained on: prompts as often as they will be read."""
-    words = [prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt) for prompt, _ in source.rows]
-    return words + [completion for _, completion in source.rows]
 
 
 def _tokens(tokenizer: Any, row: Row) -> int:
