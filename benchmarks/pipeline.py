@@ -71,6 +71,7 @@ VARIANTS: dict[str, PipelineConfig | None] = {
     "lag 1, quorum 0.8": PipelineConfig(1, 0.8),
     "lag 2": PipelineConfig(2),
     "lag 2, quorum 0.9": PipelineConfig(2, 0.9),
+    "lag 2, quorum 0.8": PipelineConfig(2, 0.8),
 }
 
 
