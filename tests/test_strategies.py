@@ -1,5 +1,7 @@
 import random
+import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from archives import archive, record
@@ -106,3 +108,13 @@ def test_a_strategy_is_found_by_name_or_dotted_path_and_a_wrong_one_is_told():
         get_strategy("topk")
     with pytest.raises(IdeatorError, match="top_k cannot be made with size"):
         get_strategy("top_k", size=3)
+
+
+def test_the_strategy_of_the_docs_shows_what_was_found_last(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "archive.md").read_text()
+    (tmp_path / "my_strategies.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    known = archive(*(record(f"t{i}", 0.1 * (i + 1), finished=float(9 - i)) for i in range(4)))
+    chosen = get_strategy("my_strategies.Newest", shown=2, elites=3).parents(known, 2, random.Random(0))
+    assert [[parent.id for parent in shown] for shown in chosen] == [["id-t2", "id-t1"]] * 2
+    assert get_strategy("my_strategies.Newest", shown=2, elites=3).parents(archive(), 1, random.Random(0)) == [()]
