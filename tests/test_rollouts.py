@@ -1,6 +1,7 @@
 """Batches on disk: what comes back is what was sampled; what a kill cut short is not there."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,27 +51,51 @@ def test_the_random_state_goes_on_where_sampling_ended(tmp_path):
 
 
 def test_a_batch_without_its_words_or_its_tensors_is_not_held(tmp_path):
-    journal = RolloutJournal(tmp_path, 0, 1)
+    journal = RolloutJournal(tmp_path, 0, 2)
     journal.write(batch())
+    assert not RolloutJournal(tmp_path, 1, 2).holds(3), "the part of another rank is not there"
     (tmp_path / "rollouts/000003/batch.json").unlink()
     assert not journal.holds(3)
-    assert not RolloutJournal(tmp_path, 1, 2).holds(3), "the part of another rank is not there"
 
 
-def test_another_number_of_processes_is_told(tmp_path):
+def test_another_number_of_processes_is_told_to_each_of_them(tmp_path):
     RolloutJournal(tmp_path, 0, 1).write(batch())
-    with pytest.raises(IdeatorError, match="journaled by 1 processes and 2 want"):
-        RolloutJournal(tmp_path, 0, 2).read(3, CPU)
+    for rank in (0, 1):
+        with pytest.raises(IdeatorError, match="journaled by 1 processes and 2 want"):
+            RolloutJournal(tmp_path, rank, 2).holds(3)
+
+
+def test_parts_of_two_samplings_are_not_one_batch(tmp_path):
+    """Two kills: first only rank 0 wrote; then all sampled anew, and rank 0 was hit between its words and its tensors."""
+    first, second = RolloutJournal(tmp_path, 0, 2), RolloutJournal(tmp_path, 1, 2)
+    first.write(replace(batch(), uid="a"))
+    second.write(replace(batch(), uid="b"))
+    assert first.holds(3) and not second.holds(3)
+    words = tmp_path / "rollouts/000003/batch.json"
+    words.write_text(words.read_text().replace('"a"', '"b"', 1))
+    assert not first.holds(3) and second.holds(3)
+    first.write(replace(batch(), uid="b"))
+    assert first.holds(3) and second.holds(3) and first.read(3, CPU).uid == "b"
 
 
 def test_half_a_closing_is_none_and_the_next_one_is_whole(tmp_path):
     journal = RolloutJournal(tmp_path, 0, 1)
-    journal.close({"index": 0})
-    with open(tmp_path / "rollouts/closings.jsonl", "ab") as file:
-        file.write(b'{"index": 1, "sea')
-    assert journal.closings() == [{"index": 0}]
-    journal.close({"index": 1})
-    assert journal.closings() == [{"index": 0}, {"index": 1}]
+    first, second = ({"index": index, "examples": [], "x": "y" * 9000} for index in (0, 1))
+    journal.close(first)
+    for half in (b'{"index": 1, "sea', b"z" * 10_000):
+        with open(tmp_path / "rollouts/closings.jsonl", "ab") as file:
+            file.write(half)
+        assert journal.closings() == [first]
+    journal.close(second)
+    assert journal.closings() == [first, second]
+
+
+def test_what_was_imitated_beside_a_batch_goes_with_it(tmp_path):
+    journal, examples = RolloutJournal(tmp_path, 0, 1), [{"prompt": "p", "completion": "c" * 1000}]
+    journal.close({"index": 2, "examples": examples})
+    assert journal.closings() == [{"index": 2, "examples": []}] and journal.examples(2) == examples
+    journal.forget(3)
+    assert journal.examples(2) == []
 
 
 def test_only_batches_below_an_index_are_forgotten(tmp_path):

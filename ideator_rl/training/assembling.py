@@ -2,8 +2,8 @@
 
 A masked row takes no part in the loss: its `tool_mask` is 0 and its advantage 0, `num_items_in_batch` does not count
 it, and for losses that divide by rows (`grpo`, `sapo`, `dr_grpo`, `luspo`) `row_scale` = rows / kept rows puts the
-divisor right.  `bnpo` divides by the tokens of a micro-batch and is right within each.  When nothing is missing the
-tensors are those of stock TRL, bit for bit.
+divisor of the policy's and the KL term right.  `bnpo` divides by the tokens of a micro-batch and is right within each.
+When nothing is missing the tensors are those of stock TRL, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ideator_rl.training.advantages import Facts
 from ideator_rl.training.closing import Closing, Layout, Outcome
 from ideator_rl.training.rollouts import Batch
 
+PADDING = {"importance_sampling_ratio": 1, "ref_per_token_logps": -100}
+"""Where 0 would do harm although it is masked: TRL takes the log of the first, and exp(second − log-prob)."""
 PER_ROW_LOSSES = ("grpo", "sapo", "dr_grpo", "luspo")
 Advantages = Callable[[torch.Tensor, Facts], torch.Tensor]
 Tensors = dict[str, torch.Tensor]
@@ -97,7 +99,7 @@ def _moved(out: Tensors, other: Tensors, slots: list[int], rows: list[int], pad:
         theirs = other[name]
         if mine.ndim > 1:
             length = max(mine.shape[1], theirs.shape[1])
-            value = pad if name in ("prompt_ids", "completion_ids") else 0
+            value = pad if name in ("prompt_ids", "completion_ids") else PADDING.get(name, 0)
             mine, theirs = (_padded(each, length, value, name.startswith("prompt_")) for each in (mine, theirs))
         mine = mine.clone()
         mine[slots] = theirs[rows]
@@ -111,14 +113,26 @@ def _padded(tensor: torch.Tensor, length: int, value: int, left: bool) -> torch.
     return torch.nn.functional.pad(tensor, sides, value=value) if missing else tensor
 
 
+def texts(closing: Closing, batches: dict[int, Batch], layout: Layout) -> tuple[list[Any], list[Any]]:
+    """Prompts and completions of what was trained, each in its place."""
+    own = batches[closing.index]
+    prompts, completions = own.prompts(), list(own.completions)
+    for seat in closing.seats:
+        if seat.batch != closing.index and (other := batches[seat.batch]).completions:
+            for to, row in zip(layout.rows(seat.slot), layout.rows(seat.group), strict=True):
+                prompts[to], completions[to] = other.prompts()[row], other.completions[row]
+    return prompts, completions
+
+
 def figures(closing: Closing, batches: dict[int, Batch], layout: Layout, all_scores: Scores) -> dict[str, float]:
     """What trackers are told of a closed batch; rewards and shares over trained rows."""
     outcomes = [each for seat in closing.seats for each in seat.outcomes if each is not None]
     rows = layout.groups * layout.group_size
     ages = [closing.index - seat.batch for seat in closing.seats]
+    stale = [closing.index - batches[seat.batch].born for seat in closing.seats]
     told = {
         "pipeline/wait_seconds": closing.waited,
-        "pipeline/staleness": closing.index - batches[closing.index].born,
+        "pipeline/staleness": sum(stale) / max(1, len(stale)),
         "pipeline/trained_share": float(all_scores.kept_PG.sum()) / rows,
         "pipeline/groups_parked": float(len(closing.parked)),
         "pipeline/groups_dropped": float(len(closing.dropped)),

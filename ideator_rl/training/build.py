@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import torch
@@ -21,12 +22,9 @@ from ideator_rl.training.progress import Progress
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
-from ideator_rl.training.run_folder import MODEL, checkpoints
+from ideator_rl.training.run_folder import MODEL
 from ideator_rl.training.tracking import tracking
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
-
-KEPT_CHECKPOINTS = 2
-"""The newest may have been cut short by a kill; batches that only older ones would need are removed."""
 
 
 class IdeatorTrainer(IdeatorGRPOTrainer):
@@ -68,13 +66,6 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
             for buffer in live_buffers():
                 self.rewarding.call(buffer.drain())
 
-    def forget_batches(self) -> None:
-        """Remove journaled batches that no kept checkpoint goes back to."""
-        kept = checkpoints(self.recipe.output_dir)[-KEPT_CHECKPOINTS:]
-        if self.pipeline is not None and len(kept) == KEPT_CHECKPOINTS:
-            per_batch = self.args.steps_per_generation * self.num_iterations
-            self.pipeline.forget(kept[0] * self.args.gradient_accumulation_steps // per_batch)
-
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """The stock card calls a local base model "None"."""
         if self.is_world_process_zero():
@@ -86,7 +77,6 @@ class _Steps(TrainerCallback):
 
     def __init__(self, progress: Progress):
         self._progress = progress
-        self.trainer: IdeatorTrainer | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -99,10 +89,6 @@ class _Steps(TrainerCallback):
             control.should_save = control.should_training_stop = True
             if state.is_world_process_zero:
                 self._progress.say(f"winding down after step {state.global_step}: {refusals[0]}")
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.trainer is not None:
-            self.trainer.forget_batches()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
@@ -147,10 +133,10 @@ def build_trainer(
             pipeline=pipeline_config(recipe),
             learning=learning(recipe, imitate),
             prompts=prompts,
+            resume=resume,
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
-    steps.trainer = trainer
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -190,7 +176,13 @@ def save_model(trainer: IdeatorTrainer) -> None:
     """The trained model as a plain folder, adapters merged in; it appears whole or not at all.  Asked at every rank."""
     folder = trainer.recipe.output_dir / MODEL
     if trainer.is_fsdp_enabled or _zero3(trainer):
-        trainer.save_model(str(folder))  # gathers the shards; adapters stay adapters, `ideator-rl export` merges them
+        # Gathers the shards; adapters stay adapters, `ideator-rl export` merges them.
+        part = folder.with_name(f".{folder.name}.part")
+        trainer.save_model(str(part))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.is_world_process_zero():
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
         return
     if not trainer.is_world_process_zero():
         return

@@ -114,10 +114,12 @@ class Pipeline:
     def _take(self, index: int) -> Batch:
         """A batch from the journal, or a new one; submitted once it is on disk at every rank."""
         if self.ranks.all(f"journaled/{index}", self._journal.holds(index)):
-            batch = self._journal.read(index, self._host.device)
+            batch = self._read(index)
             if index >= self._sampled_before and batch.random_state is not None:
                 restore_random_state(batch.random_state)
         else:
+            if self.ranks.first:
+                self._strike(index)
             batch = self._host.sample(index)
             self._journal.write(batch)
             self.ranks.meet(f"written/{index}")
@@ -130,8 +132,34 @@ class Pipeline:
 
     def _batch(self, index: int) -> Batch:
         if index not in self._batches:
-            self._batches[index] = self._journal.read(index, self._host.device)
+            self._batches[index] = self._read(index)
         return self._batches[index]
+
+    def _read(self, index: int) -> Batch:
+        """
+        Raises:
+            IdeatorError: it was sampled under settings that this run cannot go on with.
+        """
+        batch = self._journal.read(index, self._host.device)
+        ids, wanted = batch.tensors.get("completion_ids"), self.layout.rows_per_rank
+        if ids is not None and len(ids) != wanted:
+            raise IdeatorError(
+                f"Batch {index} of this run was sampled with {len(ids)} completions a process, and {wanted} are asked "
+                "for now. Resume with the batch size that it was started with."
+            )
+        if ids is not None and self.config.off_policy and "old_per_token_logps" not in batch.tensors:
+            raise IdeatorError(
+                f"Batch {index} of this run was sampled with max_staleness 0, quorum 1 and no deadline, so without the "
+                "log-probs that others need. Resume with these until it is trained."
+            )
+        return batch
+
+    def _strike(self, index: int) -> None:
+        """A batch is sampled anew: what was closed of it, or after it, was about other texts."""
+        found = [Closing.of(raw) for raw in self._journal.closings()]
+        if any(closing.index >= index for closing in found):
+            self._journal.keep_closings([closing.to_json() for closing in found if closing.index < index])
+        self._closings = {at: closing for at, closing in self._closings.items() if at < index}
 
     def _parked(self, index: int) -> list[tuple[int, int]]:
         """Groups that waited when the batch before `index` had been closed."""
@@ -151,7 +179,8 @@ class Pipeline:
                 if closing.seats or (final and self._nothing_left(known)):
                     break
             self.pending[index].wait(LOOK_SECONDS)
-        closing.metrics = {name: list(values) for name, values in self.pending[index].metrics.items() if values}
+        told = dict(self.pending[index].metrics)  # a copy: its function may still be logging
+        closing.metrics = {name: list(values) for name, values in told.items() if values}
         closing.examples = self._draw(index) if self._draw else []
         self._journal.close(closing.to_json())
         return closing
@@ -184,7 +213,7 @@ class Pipeline:
         for index in [index for index in self._batches if index <= closing.index and index not in keep]:
             del self._batches[index]
         for index in [index for index in self.pending if index <= closing.index and index not in keep]:
-            del self.pending[index]
+            self.pending.pop(index).unwatch()
         self._closings.pop(closing.index - 1, None)
 
     def forget(self, before: int) -> None:
@@ -206,4 +235,7 @@ def _usable(journal: RolloutJournal, index: int) -> dict[int, Closing]:
     if len(usable) < len(found):
         log.warning("closings from batch %d on are decided again: their batches are gone", found[len(usable)].index)
         journal.keep_closings([closing.to_json() for closing in usable])
+    for closing in usable:
+        if closing.index >= index:
+            closing.examples = journal.examples(closing.index)
     return {closing.index: closing for closing in usable if closing.index >= index - 1}

@@ -22,11 +22,6 @@ class DatasetPrompts:
         """Args:
         sampler: TRL's, which names every row `group_size` times and every generation batch `uses` times.
         """
-        if not hasattr(dataset, "__getitem__"):
-            raise IdeatorError(
-                "The training dataset is a stream, whose rows cannot be looked up again after a crash. Give one with a "
-                "length, for example `Dataset.from_list(list(stream))`."
-            )
         self._dataset, self._sampler, self._uses, self._group_size = dataset, sampler, uses, group_size
         self._indices: Any = iter(())
         self._next = 0
@@ -52,3 +47,12 @@ class DatasetPrompts:
                 "different prompts. Give it as many rows, or make the batch smaller."
             )
         return found[:rows]
+
+
+def refuse_stream(dataset: Any) -> None:
+    """Raises: IdeatorError for a dataset whose rows cannot be looked up again after a crash."""
+    if not hasattr(dataset, "__getitem__"):
+        raise IdeatorError(
+            "The training dataset is a stream, whose rows cannot be looked up again after a crash. Give one with a "
+            "length, for example `Dataset.from_list(list(stream))`."
+        )

@@ -153,6 +153,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"has free_prompts: {ours.free_prompts}. Expected a fraction from 0 to 1."
     if not 1 <= ours.prompt_parents <= ours.prompt_elites:
         yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
+    if grpo.get("save_only_model"):
+        yield "has save_only_model: true, which leaves nothing to resume from. Leave it out."
+    if grpo.get("push_to_hub"):
+        yield "has push_to_hub: true, which would upload journals too. Leave it out, and use `ideator-rl export`."
+    if str(grpo.get("eval_strategy", "no")) not in ("no", "False"):
+        yield "has an eval_strategy. Evaluation during training is not done; measure checkpoints apart."
     if ours.advantage_options and ours.advantage is None:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
     if ours.imitation_weight < 0 or ours.imitation_cells < 1:

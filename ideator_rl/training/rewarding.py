@@ -2,20 +2,24 @@
 
 Runs in the first process only, so that every function sees whole groups.  A function is called as TRL calls it (1.16,
 `GRPOTrainer._calculate_rewards`): prompts, completions, completion_ids, the dataset's columns, trainer_state,
-log_metric, log_extra.  One that has an attribute `as_completed` (an async generator with the same arguments that
-yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on one event loop
-of their own that outlives the step; what a batch no longer waits for goes on there.
+log_metric, log_extra (taken and not shown).  One that has an attribute `as_completed` (an async generator with the same
+arguments that yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on
+one event loop of their own that outlives the step; what a batch no longer waits for goes on there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
+import math
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 from ideator_rl.errors import IdeatorError
@@ -24,6 +28,8 @@ from ideator_rl.training.closing import Outcome
 from ideator_rl.training.rollouts import Batch
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 
 class RewardError(IdeatorError):
@@ -36,16 +42,26 @@ class Pending:
     def __init__(self, rows: int, functions: int):
         self.submitted = time.monotonic()
         self.metrics: defaultdict[str, list[float]] = defaultdict(list)
-        self.extra: defaultdict[str, list[Any]] = defaultdict(list)
         self.error: BaseException | None = None
         self._rows = [Outcome([None] * functions) for _ in range(rows)]
         self._awaited = [set(range(functions)) for _ in range(rows)]
         self._changed = threading.Condition()
+        self._watched = True
 
     def set(self, function: int, said: RowReward) -> None:
+        """
+        Raises:
+            RewardError: the reward is infinite or no number, or its row is none of the batch or was spoken of before.
+        """
+        reward = _number(said.reward)
         with self._changed:
+            if not 0 <= said.row < len(self._rows) or function not in self._awaited[said.row]:
+                raise RewardError(
+                    f"A reward function spoke of row {said.row} twice, or of one that the batch of {len(self._rows)} "
+                    "does not have. It must say one reward a completion."
+                )
             row = self._rows[said.row]
-            row.rewards[function] = said.reward
+            row.rewards[function] = reward
             row.status, row.cell = said.status or row.status, said.cell or row.cell
             self._awaited[said.row].discard(function)
             self._changed.notify_all()
@@ -54,6 +70,13 @@ class Pending:
         with self._changed:
             self.error = self.error or error
             self._changed.notify_all()
+            if not self._watched:
+                log.error("A reward function failed after its batch was closed: %s", error, exc_info=error)
+
+    def unwatch(self) -> None:
+        """Nobody asks any more: what fails from now on is logged."""
+        with self._changed:
+            self._watched = False
 
     def known(self) -> list[Outcome | None]:
         """Of every row: its outcome once all functions have spoken, else None.
@@ -95,8 +118,8 @@ class Rewarding:
             "completion_ids": batch.ids,
             **batch.columns(),
             "trainer_state": replace(state, global_step=batch.index),
-            "log_metric": lambda name, value: pending.metrics[name].append(value),
-            "log_extra": lambda column, values: pending.extra[column].extend(values),
+            "log_metric": lambda name, value: pending.metrics[name].append(float(value)),
+            "log_extra": _log_extra,
         }
         for index in range(len(self.functions)):
             asyncio.run_coroutine_threadsafe(self._guarded(index, given, pending), self._loop)
@@ -144,5 +167,59 @@ async def _called(function: Callable[..., Any], given: dict[str, Any]) -> list[f
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         values: list[float | None] = await function(**given)
         return values
-    made = await asyncio.to_thread(function, **given)
+    made = await _in_a_thread(function, given)
     return list(await made if isinstance(made, Awaitable) else made)
+
+
+async def _in_a_thread(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """In a thread of its own, not one of the loop's few: those write what became known, and end before the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def work() -> None:
+        try:
+            made, error = function(**given), None
+        except BaseException as raised:
+            made, error = None, raised
+        with suppress(RuntimeError):  # the loop was closed: nobody waits
+            loop.call_soon_threadsafe(_settle, done, made, error)
+
+    threading.Thread(target=work, name="reward", daemon=True).start()
+    return await done
+
+
+def _settle(done: asyncio.Future[Any], made: Any, error: BaseException | None) -> None:
+    if done.cancelled():
+        return
+    if isinstance(error, StopIteration):  # which a future does not take
+        error = RuntimeError(f"the reward function raised {error!r}")
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(made)
+
+
+def _number(reward: Any) -> float | None:
+    """A reward as it can be journaled; None for NaN, which says as little.
+
+    Raises:
+        RewardError: it is infinite, or no number.
+    """
+    if reward is None:
+        return None
+    try:
+        value = float(reward)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"A reward function gave {reward!r}. A reward is a number, or None.") from error
+    if math.isinf(value):
+        raise RewardError(f"A reward function gave {value}. A reward is a finite number, or None.")
+    return None if math.isnan(value) else value
+
+
+@cache
+def _say_extra(column: str) -> None:
+    log.warning("log_extra(%r, …) is not shown: rows of several batches may stand in one table.", column)
+
+
+def _log_extra(column: str, values: Any) -> None:
+    _say_extra(column)

@@ -15,6 +15,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,9 @@ from ideator_rl.errors import IdeatorError
 FOLDER, CLOSINGS = "rollouts", "closings.jsonl"
 NARROW = {torch.int64: torch.int32}
 """Token ids and masks fit in half their width on disk."""
+TAIL = 4096
+"""Bytes read at a time to find the end of the last whole line."""
+_UID = re.compile(r'\{"uid": "([^"]*)"')
 
 
 @dataclass
@@ -47,6 +51,8 @@ class Batch:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     random_state: dict[str, Any] | None = None
     """Of this rank, right after sampling."""
+    uid: str = ""
+    """Of this sampling: the parts of two of one index are never taken for one batch."""
 
     @property
     def group_size(self) -> int:
@@ -73,39 +79,52 @@ class RolloutJournal:
         folder = self._folder(batch.index)
         folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
-            body = {"groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
+            body = {"uid": batch.uid, "groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
             write_whole(folder / "batch.json", json.dumps(body).encode())
         tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
         narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
         state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
-        facts = {"types": types, "born": batch.born, "world": self._world}
+        facts = {"types": types, "born": batch.born, "world": self._world, "uid": batch.uid}
         write_whole(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
 
     def holds(self, index: int) -> bool:
-        """Whether this rank's part of a batch is there; the ranks have to agree before it is used."""
-        words = self._rank > 0 or (self._folder(index) / "batch.json").is_file()
-        return words and self._part(index).is_file()
-
-    def read(self, index: int, device: torch.device) -> Batch:
-        """A journaled batch; its words are the first rank's only.
+        """Whether this rank's part of a batch is there, of the sampling that the words are of; the ranks have to agree
+        before it is used.
 
         Raises:
             IdeatorError: it was written by another number of processes.
         """
-        data = self._part(index).read_bytes()
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        facts = json.loads(header["__metadata__"]["facts"])
-        if facts["world"] != self._world:
+        words = self._folder(index) / "batch.json"
+        if not words.is_file():
+            return False
+        with open(words, encoding="utf-8") as file:
+            told = _UID.match(file.read(100))
+        if (found := self._world_of(index)) not in (None, self._world):
             raise IdeatorError(
-                f"This run was journaled by {facts['world']} processes and {self._world} want to resume it. Start it "
-                "with as many as before."
+                f"This run was journaled by {found} processes and {self._world} want to resume it. Start it with as "
+                "many as before."
             )
+        part = self._part(index)
+        return part.is_file() and told is not None and told[1] == _facts(part)["uid"]
+
+    def any(self) -> bool:
+        """Whether there is a batch of any index, of whatever number of processes."""
+        return any(self._root.glob("[0-9]" * 6))
+
+    def _world_of(self, index: int) -> int | None:
+        first = self._folder(index) / "rank0.safetensors"
+        return int(_facts(first)["world"]) if first.is_file() else None
+
+    def read(self, index: int, device: torch.device) -> Batch:
+        """A journaled batch; its words are the first rank's only."""
+        data = self._part(index).read_bytes()
+        facts = _facts(self._part(index))
         raw = load(data)
         state = _unpacked(raw.pop("random_state").numpy().tobytes())
         # In the order they had, which the file does not keep: TRL takes the first for one with rows.
         tensors = {name: raw[name].to(getattr(torch, kind)).to(device) for name, kind in facts["types"].items()}
-        batch = Batch(index, facts["born"], [], [], [], tensors, state)
+        batch = Batch(index, facts["born"], [], [], [], tensors, state, facts["uid"])
         if self._rank == 0:
             body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))
             batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
@@ -128,13 +147,23 @@ class RolloutJournal:
         return [json.loads(line) for line in lines]
 
     def close(self, closing: dict[str, Any]) -> None:
-        """Append a closing; on disk when this returns."""
-        self._root.mkdir(parents=True, exist_ok=True)
+        """Append a closing; on disk when this returns.  Its examples go with the batch, and are removed with it."""
+        folder = self._folder(closing["index"])
+        folder.mkdir(parents=True, exist_ok=True)
+        if closing["examples"]:
+            write_whole(folder / "examples.json", json.dumps(closing["examples"]).encode())
+        closing = {**closing, "examples": []}
         with open(self._root / CLOSINGS, "a+b") as file:
             _drop_half_a_line(file)
             file.write(json.dumps(closing).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def examples(self, index: int) -> list[dict[str, Any]]:
+        """What was imitated beside a batch that was closed."""
+        path = self._folder(index) / "examples.json"
+        found: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+        return found
 
     def keep_closings(self, closings: list[dict[str, Any]]) -> None:
         """Replace the closings on disk by these: for a batch that is gone, what came of it cannot be trained again."""
@@ -197,13 +226,26 @@ def _unpacked(data: bytes) -> dict[str, Any] | None:
     return state
 
 
+def _facts(part: Path) -> dict[str, Any]:
+    """The metadata of a part, without its tensors."""
+    with open(part, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
+    return facts
+
+
 def _drop_half_a_line(file: Any) -> None:
     """A kill may have left the start of a line at the end; what comes now must not be glued to it."""
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
-        return
-    file.seek(0)
-    whole = file.read().rfind(b"\n") + 1
-    if whole != size:
+    end = file.seek(0, os.SEEK_END)
+    whole = end
+    while whole:
+        start = max(0, whole - TAIL)
+        file.seek(start)
+        found = file.read(whole - start).rfind(b"\n") + 1
+        if found:
+            whole = start + found
+            break
+        whole = start
+    if whole != end:
         file.truncate(whole)
         file.seek(whole)

@@ -113,6 +113,9 @@ def _trainer(
     if baseline is not None:
         with progress.phase("baseline"):
             progress.say(baseline.words())
+            run_folder.say_baseline(recipe.output_dir)
+    elif buffer is None:
+        run_folder.wait_for_baseline(recipe.output_dir)
     environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env)
     with progress.phase("warmup"):
         source, chat = ideator(recipe, environment, progress)
@@ -126,7 +129,8 @@ def _trainer(
 def _go(trainer: IdeatorTrainer, recipe: Recipe, resume: bool, progress: Progress) -> None:
     from ideator_rl.training.build import save_model
 
-    checkpoint = run_folder.last_checkpoint(recipe.output_dir) if resume else None
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    checkpoint = run_folder.last_checkpoint(recipe.output_dir, world) if resume else None
     if checkpoint is not None:
         progress.say(f"resuming from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import struct
+import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +18,7 @@ from ideator_rl.errors import IdeatorError
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 MARK, MODEL = "recipe.yaml", "model"
+BASELINE, LOOK_SECONDS = ".baseline-known", 0.5
 STATE = "trainer_state.json"
 """Written last by the Trainer."""
 
@@ -60,30 +63,43 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder.iterdir() if (match := CHECKPOINT.match(path.name)))
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; broken ones, left by a kill, are removed."""
-    found = sorted(
-        ((int(match[1]), path) for path in folder.iterdir() if (match := CHECKPOINT.match(path.name))), reverse=True
-    )
-    for _, path in found:
-        if is_whole(path):
+def last_checkpoint(folder: Path, world: int | None = None) -> Path | None:
+    """The newest whole checkpoint of a run of `world` processes (None: of any); broken ones, left by a kill, are set
+    aside as `broken-checkpoint-…`."""
+    for step in reversed(checkpoints(folder)):
+        path = folder / f"checkpoint-{step}"
+        if is_whole(path, world):
             return path
-        shutil.rmtree(path, ignore_errors=True)  # another rank may be at it
+        aside = path.with_name(f"broken-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(OSError):  # another rank may be at it
+            path.rename(aside)
     return None
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint has all that resuming needs: weights, optimizer, schedule, random state, and the state."""
+def is_whole(checkpoint: Path, world: int | None = None) -> bool:
+    """Whether a checkpoint has all that resuming needs: weights, optimizer, schedule, random states, and the state.
+
+    Names are those of transformers' Trainer, which leaves shards to accelerate's FSDP and to DeepSpeed.
+    """
     try:
         json.loads((checkpoint / STATE).read_text())
-        weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("global_step*/*")]
-        archives = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-        sharded = bool(list(checkpoint.glob("global_step*")))
+        weights, deepspeed = [*checkpoint.glob("*.safetensors")], [*checkpoint.glob("global_step*/*")]
+        fsdp = [*checkpoint.glob("pytorch_model_fsdp*")]
+        archives = [checkpoint / "optimizer.pt", checkpoint / "optimizer.bin", checkpoint / "scheduler.pt"]
+        archives = [path for path in archives if path.exists()] + [*checkpoint.glob("rng_state*.pth")]
+        shards = [path for path in deepspeed if path.name.endswith("_optim_states.pt")]
+        optimizer = len(shards) >= (world or 1) if deepspeed else bool(list(checkpoint.glob("optimizer*")))
+        states = [checkpoint / "rng_state.pth"] if world == 1 else []
+        states += [checkpoint / f"rng_state_{rank}.pth" for rank in range(world or 0) if world != 1]
         return (
-            bool(weights)
-            and all(_is_safetensors(path) for path in weights if path.suffix == ".safetensors")
-            and len(archives) > 2
-            and all(zipfile.is_zipfile(path) for path in archives if path.name != "optimizer.pt" or not sharded)
+            bool(weights or deepspeed or fsdp)
+            and optimizer
+            and bool(list(checkpoint.glob("rng_state*.pth")))
+            and ((checkpoint / "scheduler.pt").is_file() or bool(deepspeed))
+            and all(path.is_file() for path in states)
+            and all(_is_safetensors(path) for path in weights)
+            and all(zipfile.is_zipfile(path) for path in archives)
         )
     except (OSError, ValueError):
         return False
@@ -93,6 +109,17 @@ def is_complete(folder: Path, max_steps: int) -> bool:
     """Whether the run in a folder took its last step and saved its model."""
     done = last_checkpoint(folder)
     return done is not None and (folder / MODEL).is_dir() and 0 < max_steps <= int(done.name.rpartition("-")[2])
+
+
+def say_baseline(folder: Path) -> None:
+    """The first process knows the baseline: the others may begin."""
+    (folder / BASELINE).touch()
+
+
+def wait_for_baseline(folder: Path) -> None:
+    """In another process than the first: it may take hours, and a process group that is being made waits minutes."""
+    while not (folder / BASELINE).exists():
+        time.sleep(LOOK_SECONDS)
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -9,6 +9,7 @@ Private names of TRL that are touched stand in `tests/test_trl_contract.py`, eac
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import gather_object
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
@@ -27,11 +29,14 @@ from ideator_rl.training.closing import Layout
 from ideator_rl.training.imitation import Draw, Examples, imitation_loss
 from ideator_rl.training.pipeline import Pipeline
 from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.prompts import DatasetPrompts, Prompts
+from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.rewarding import Rewarding
-from ideator_rl.training.rollouts import Batch, random_state
+from ideator_rl.training.rollouts import Batch, RolloutJournal, random_state
+from ideator_rl.training.run_folder import checkpoints
 
+KEPT_CHECKPOINTS = 2
+"""Batches since the second newest are kept: the newest may be lost with a machine that loses its power."""
 SCALES = {"group": "grpo", "none": "dr_grpo"}
 _MOST = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
 """Figures of which the largest since the last log counts, not the mean."""
@@ -57,6 +62,10 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         pipeline: staleness, quorum, deadline; the default waits for every reward, as TRL does.
         learning: advantage, cluster weights, elite imitation.
         prompts: where a batch's prompts come from; the training dataset if not given.
+        resume: go on with what an earlier life journaled even before its first checkpoint.
+
+    Raises:
+        IdeatorError: something is asked for that this trainer does not do: evaluation, reward models, a stream.
 
     Reward functions are called in the first process, on whole batches.  Checkpoints, journal and closings lie under
     `args.output_dir`, which all processes must share (each reads back only its own part).
@@ -74,6 +83,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         pipeline: PipelineConfig | None = None,
         learning: Learning | None = None,
         prompts: Prompts | None = None,
+        resume: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -87,8 +97,14 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         self._caught: tuple[Any, ...] | None = None
         self._gauges: defaultdict[str, list[float]] = defaultdict(list)
         self._examples: Examples = []
+        self._statuses: set[str] = set()
         self._old_logps: torch.Tensor | None = None
+        self._resumed = resume
         _refuse_models(self.reward_funcs)
+        _refuse_evaluation(self.args)
+        if prompts is None:
+            refuse_stream(self.train_dataset)
+        self.add_callback(_Forget(self))
 
     # What the pipeline asks of its host.
 
@@ -100,7 +116,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         """A new batch: TRL samples and computes log-probs, with rewards left open."""
         assert self.pipeline is not None
         layout, ranks = self.pipeline.layout, self.pipeline.ranks
-        groups = ranks.share(f"rows/{index}", lambda: self._prompts().rows(index, layout.groups))
+        uid, groups = ranks.share(
+            f"rows/{index}", lambda: [uuid.uuid4().hex, self._prompts().rows(index, layout.groups)]
+        )
         start = ranks.rank * layout.rows_per_rank
         rows = [dict(groups[row // layout.group_size]) for row in range(start, start + layout.rows_per_rank)]
         with self._rewards_left_open():
@@ -111,7 +129,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         if strange := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
             raise IdeatorError(f"Batches with {', '.join(strange)} cannot be journaled: only text is trained on here.")
         everyone, all_ids = gather_object(completions), gather_object([list(map(int, each)) for each in ids])
-        return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state())
+        return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state(), uid)
 
     def give_up(self) -> bool:
         """Whether an empty batch may be closed; a subclass that knows budgets says so."""
@@ -119,14 +137,25 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
     # TRL's hooks.
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """
+        Raises:
+            IdeatorError: it has trained already, or its folder holds another run.
+        """
+        if self.pipeline is not None:
+            raise IdeatorError("This trainer has trained already. Make a new one.")
+        self._resumed = self._resumed or bool(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def evaluate(self, *_: Any, **__: Any) -> Any:
+        raise IdeatorError(NO_EVALUATION)
+
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         if self._step == 0 and self.state.global_step > 0:  # TRL counts from zero again after a resume
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
         return super().training_step(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
         if self.pipeline is None:
             self.pipeline = self._open_pipeline()
         per_batch = self.args.steps_per_generation * self.num_iterations
@@ -154,8 +183,6 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        if not self.model.training:
-            return super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         self._caught = completions, completion_ids_list
         rows = len(prompts) * self.accelerator.num_processes
         return torch.full((rows, len(self.reward_funcs)), torch.nan, device=self.device)
@@ -163,10 +190,14 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         self._old_logps = inputs.get("old_per_token_logps") if self.model.training else None
         self._loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
-        self._old_logps = None
-        if (scale := inputs.get("row_scale")) is not None:
-            loss = loss * scale
+        beta, scale = self.beta, inputs.get("row_scale")
+        if scale is not None:  # of the policy's and the KL term: entropy bonus and router loss do not divide by rows
+            inputs = {**inputs, "advantages": inputs["advantages"] * scale}
+            self.beta = beta * float(scale)
+        try:
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        finally:
+            self.beta, self._old_logps = beta, None
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
             near = imitation_loss(model, self._tokenizer, self._examples, self.device, self.max_completion_length)
             near = near * self.learning.imitation_weight
@@ -205,9 +236,20 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         if ranks.first:
             self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names)
         draw, run = self.learning.imitate, Path(args.output_dir)
+        if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).any():
+            raise IdeatorError(
+                f"The folder {run} holds batches of an earlier run. Give another output_dir, go on with that run "
+                "(resume_from_checkpoint, or resume=True before its first checkpoint), or remove its rollouts folder."
+            )
         pipeline = Pipeline(self.pipeline_config, layout, run, self, ranks, self.rewarding, draw)
         pipeline.reattach = self.reattach
         return pipeline
+
+    def forget_batches(self) -> None:
+        """Remove journaled batches that no checkpoint in the folder goes back to."""
+        if self.pipeline is not None and (kept := checkpoints(Path(self.args.output_dir))[-KEPT_CHECKPOINTS:]):
+            per_batch = self.args.steps_per_generation * self.num_iterations
+            self.pipeline.forget(kept[0] * self.args.gradient_accumulation_steps // per_batch)
 
     def reattach(self, submitted: set[int]) -> None:
         """Called in the first process of a resumed run; `submitted` batches are submitted again anyway."""
@@ -246,7 +288,10 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         assert self.pipeline is not None
         for name, value in assembling.trl_rewards(told, self.reward_func_names).items():
             self._metrics["train"][name].append(value)
-        for name, value in assembling.figures(closing, batches, self.pipeline.layout, told).items():
+        figures = assembling.figures(closing, batches, self.pipeline.layout, told)
+        self._statuses |= {each.status for seat in closing.seats for each in seat.outcomes if each and each.status}
+        figures = {f"execution/{status}": 0.0 for status in self._statuses} | figures  # none is a share too
+        for name, value in figures.items():
             self._gauges[name].append(value)
         if told.kept_PG.any():
             best = told.rewards_PG[told.kept_PG].max().item()
@@ -255,10 +300,12 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             self._gauges["reward_best"].append(best)
             self._gauges["reward_best_so_far"].append(self.best_reward)
         for name, values in closing.metrics.items():
-            self._gauges[name].append(sum(values) / len(values))
-        batch, logs = batches[closing.index], cast(Any, self._logs)
-        logs["prompt"].extend(batch.prompts())
-        logs["completion"].extend(batch.completions)
+            if name not in figures:  # of the whole batch as far as it was known; ours are of what was trained
+                self._gauges[name].append(sum(values) / len(values))
+        logs = cast(Any, self._logs)
+        prompts, completions = assembling.texts(closing, batches, self.pipeline.layout)
+        logs["prompt"].extend(prompts)
+        logs["completion"].extend(completions)
         for index, name in enumerate(self.reward_func_names):
             logs["rewards"][name].extend(told.rewards_PGF[..., index].reshape(-1).tolist())
         logs["advantages"].extend(advantages.tolist())
@@ -279,6 +326,27 @@ def _advantage_of(args: Any) -> Advantage:
     if scale not in SCALES:
         raise IdeatorError(f"scale_rewards is {scale!r}; expected group or none, or an `advantage` in its place.")
     return make_advantage(SCALES[scale])
+
+
+NO_EVALUATION = (
+    "Evaluation during training is not done here: its experiments would stand among those of training. Leave "
+    "eval_strategy out, and measure checkpoints apart."
+)
+
+
+def _refuse_evaluation(args: Any) -> None:
+    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no":
+        raise IdeatorError(NO_EVALUATION)
+
+
+class _Forget(TrainerCallback):
+    """After a checkpoint, journaled batches that are older than any are removed."""
+
+    def __init__(self, trainer: IdeatorGRPOTrainer):
+        self._trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.forget_batches()
 
 
 def _refuse_models(functions: list[Any]) -> None:
