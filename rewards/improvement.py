@@ -93,7 +93,7 @@ async def improvement_reward(
     """
     del prompts, completion_ids
     batch = _Batch(completions, columns, trainer_state)
-    said = {each.row: each async for each in batch.rewards()}
+    said = {each.row: each async for each in batch.rewards(log_metric)}
     refuse_if_all_lost(in_order(batch.records))
     batch.log(log_metric, log_extra)
     return [said[row].reward for row in range(len(completions))]
@@ -109,10 +109,14 @@ async def improvement_reward_as_completed(
     log_extra: Any = None,
     **columns: list[Any],
 ) -> AsyncIterator[RowReward]:
-    """The same, one `RowReward` a completion as soon as its outcome is known; metrics are logged after the last."""
+    """The same, one `RowReward` a completion as soon as its outcome is known.
+
+    `improvement/…` is logged as it becomes known: who closes a batch at a quorum sees it for the rows that have come.
+    The outcomes are logged after the last.
+    """
     del prompts, completion_ids
     batch = _Batch(completions, columns, trainer_state)
-    async for each in batch.rewards():
+    async for each in batch.rewards(log_metric):
         yield each
     batch.log(log_metric, log_extra)
 
@@ -157,8 +161,6 @@ class _Batch:
         self._bars: dict[RewardBuffer, Bar] = {}
         self._archives: dict[RewardBuffer, Archive] = {}
         self._parents: dict[int, float] = {}
-        self._earned: list[float] = []
-        self._repeats = 0
         for config, rows in by_config(columns, len(completions)).items():
             buffer = open_buffer(config)
             archive = self._proposed(buffer)
@@ -176,30 +178,30 @@ class _Batch:
         step = step_of(self._state)
         return archive if step is None else archive_of(buffer, buffer.mark(step, len(archive)))
 
-    async def rewards(self) -> AsyncIterator[RowReward]:
+    async def rewards(self, log_metric: Any) -> AsyncIterator[RowReward]:
+        """Logs the bars first, and of every row whether its codebase was known and whether it earned something."""
+        tell = log_metric or (lambda name, value: None)
+        for name in ("level", "margin", "scale"):
+            tell(f"improvement/{name}", statistics.fmean(getattr(bar, name) for bar in self._bars.values()))
         async for row, record, buffer in outcomes(self._completions, self._columns, self._state):
             self.records[row] = record
-            yield row_reward(row, record, self._reward(row, record, buffer), buffer)
+            reward, repeated = self._reward(row, record, buffer)
+            tell("improvement/known", float(repeated))
+            tell("improvement/improved", float((reward or 0.0) > 0))
+            yield row_reward(row, record, reward, buffer)
 
-    def _reward(self, row: int, record: Experiment, buffer: RewardBuffer) -> float | None:
+    def _reward(self, row: int, record: Experiment, buffer: RewardBuffer) -> tuple[float | None, bool]:
+        """What a row earns, and whether its codebase was known."""
         if record.status == LOST:
-            return None
+            return None, False
         bar = self._bars[buffer]
         repeated = bool(record.tree) and self._archives[buffer].knows(record, before=bar.known)
-        self._repeats += repeated
         new = record.status == SUCCEEDED and record.reward is not None and not repeated
-        self._earned.append(bar.earned(record.reward or 0.0, self._parents.get(row)) if new else 0.0)
-        return self._earned[-1]
+        return bar.earned(record.reward or 0.0, self._parents.get(row)) if new else 0.0, repeated
 
     def log(self, log_metric: Any, log_extra: Any) -> None:
-        """The real outcomes as `execution_reward` logs them, and what came of them here."""
+        """The real outcomes as `execution_reward` logs them."""
         records = in_order(self.records)
         log_records(records, log_metric, log_extra)
         if log_extra is not None:
             log_extra("execution_reward", [record.reward for record in records])
-        if log_metric is None:
-            return
-        log_metric("improvement/known", self._repeats / len(records))
-        log_metric("improvement/improved", sum(value > 0 for value in self._earned) / len(records))
-        for name in ("level", "margin", "scale"):
-            log_metric(f"improvement/{name}", statistics.fmean(getattr(bar, name) for bar in self._bars.values()))

@@ -1,7 +1,9 @@
 import asyncio
 import pickle
 import random
+from collections import defaultdict
 from dataclasses import asdict, replace
+from statistics import fmean
 from types import SimpleNamespace
 
 import pytest
@@ -219,15 +221,21 @@ def test_an_error_in_a_stream_reaches_its_reader(buffer):
 
 
 def test_the_real_outcomes_are_logged_beside_the_improvement(buffer):
-    metrics, extra = {}, {}
+    told, extra = defaultdict(list), {}
     run(buffer.score([idea("x = 1.0")], step=0))
     ideas = [idea("x = 1.0"), idea("y = -2.0"), "nothing", idea("x = 2.0")]
     given = columns(buffer, 4)
     run(
         improvement_reward(
-            ["p"] * 4, ideas, trainer_state=at(1), log_metric=metrics.__setitem__, log_extra=extra.__setitem__, **given
+            ["p"] * 4,
+            ideas,
+            trainer_state=at(1),
+            log_metric=lambda name, value: told[name].append(value),
+            log_extra=extra.__setitem__,
+            **given,
         )
     )
+    metrics = {name: fmean(values) for name, values in told.items()}  # as TRL takes them
     assert metrics["execution/success"] == 0.75 and metrics["execution/success_reward_best"] == pytest.approx(1 / 9.6)
     assert metrics["improvement/known"] == 0.25 and metrics["improvement/improved"] == 0.5
     assert extra["execution_reward"] == pytest.approx([1 / 36.6, 1 / 9.6, 0.0, 1 / 37.6])
@@ -238,3 +246,27 @@ def test_the_functions_and_their_streams_can_be_pickled():
     for function in (execution_reward, improvement_reward):
         assert pickle.loads(pickle.dumps(function)) is function
         assert pickle.loads(pickle.dumps(function.as_completed)) is function.as_completed
+
+
+def test_who_does_not_wait_for_the_last_row_is_told_of_those_that_came(buffer):
+    told = defaultdict(list)
+
+    async def first_two():
+        rows = []
+        stream = improvement_reward.as_completed(
+            ["p"] * 3,
+            ["nothing", "nothing either", idea("x = 2.0")],
+            trainer_state=at(0),
+            log_metric=lambda name, value: told[name].append(value),
+            **columns(buffer, 3),
+        )
+        async for each in stream:
+            rows.append(each.row)
+            if len(rows) == 2:
+                break
+        await stream.aclose()
+        return rows
+
+    assert sorted(run(first_two())) == [0, 1]
+    assert told["improvement/known"] == [0.0, 0.0] == told["improvement/improved"]
+    assert len(told["improvement/level"]) == 1 and not told["execution/success"]
