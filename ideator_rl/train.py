@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path | None = None
     try:
         given = arguments(sys.argv[1:] if argv is None else argv)
-        from ideator_rl.training.named import check_names
+        from ideator_rl.training.named import check_installed, check_names
         from ideator_rl.training.progress import Progress
         from ideator_rl.training.recipe import load_recipe
 
@@ -39,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         recipe = load_recipe(given.config, given.overrides)
         check_names(recipe)
+        check_installed(recipe)
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir

@@ -79,6 +79,7 @@ async def execution_reward_as_completed(
 
 
 execution_reward.as_completed = execution_reward_as_completed  # type: ignore[attr-defined]
+execution_reward.runs_experiments = True  # type: ignore[attr-defined]
 
 
 async def outcomes(completions: list[Any], columns: Columns, trainer_state: Any = None) -> AsyncIterator[Outcome]:

@@ -122,6 +122,7 @@ async def improvement_reward_as_completed(
 
 
 improvement_reward.as_completed = improvement_reward_as_completed  # type: ignore[attr-defined]
+improvement_reward.runs_experiments = True  # type: ignore[attr-defined]
 
 
 def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = None) -> Bar:

@@ -4,7 +4,7 @@ import sys
 import pytest
 import yaml
 
-from ideator_rl.training.recipe import RecipeError, load_recipe
+from ideator_rl.training.recipe import RecipeError, load_recipe, refuse_other
 
 GOOD = {
     "env": "nanogpt",
@@ -70,6 +70,31 @@ def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, 
     assert f"{key}: {value!r}" in message and f"Expected {expected}." in message
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"per_device_train_batch_size": 0}, "at least 1"),
+        ({"gradient_accumulation_steps": 0}, "at least 1"),
+        ({"num_iterations": 0}, "at least 1"),
+        ({"max_steps": 0}, "at least 1"),
+        ({"learning_rate": -1.0}, "at least 0"),
+        ({"temperature": 0.0}, "above 0"),
+        ({"deadline": float("nan")}, "a finite number"),
+        ({"imitation_weight": float("inf")}, "a finite number"),
+        ({"max_usd": -1.0}, "at least 0"),
+        ({"loss_type": "nope"}, "dr_grpo"),
+        ({"reward_funcs": [3]}, "Expected names"),
+        ({"advantage": "max_at_k", "advantage_options": {"k:2": None}}, "{k: 4}"),
+        ({"advantage": ""}, "empty advantage"),
+        ({"save_only_model": True}, "nothing to resume from"),
+        ({"push_to_hub": True}, "ideator-rl export"),
+        ({"eval_strategy": "steps"}, "eval_strategy"),
+    ],
+)
+def test_numbers_and_names_that_cannot_be_are_told_at_once(written, keys, told):
+    assert told in refusal(written(**keys))
+
+
 def test_one_name_may_stand_where_several_may(written):
     recipe = load_recipe(written(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
     assert recipe.ours.reward_funcs == ["improvement"] and recipe.model["lora_target_modules"] == ["all-linear"]
@@ -85,6 +110,8 @@ def test_one_name_may_stand_where_several_may(written):
         ({"advantage_options": {"k": 4}}, "no advantage"),
         ({"cluster_weight": "isp"}, "ips"),
         ({"report_to": "tensorbord"}, "tensorboard"),
+        ({"reward_funcs": ["execution", "rewards.improvement.improvement_reward"]}, "more than one runs every idea"),
+        ({"use_vllm": True}, "vllm is not installed"),
     ],
 )
 def test_what_a_recipe_names_is_looked_up_before_anything_is_started(written, capsys, tmp_path, keys, told):
@@ -165,6 +192,17 @@ def test_a_missing_file_is_told_with_the_shipped_names():
 def test_a_shipped_recipe_loads_by_name_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_recipe("quickstart.yaml").ours.env == "nanogpt"
+
+
+@pytest.mark.parametrize("word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true"])
+def test_a_run_keeps_what_its_records_and_checkpoints_hang_on(written, tmp_path, word):
+    recipe = load_recipe(written(output_dir=str(tmp_path), per_device_train_batch_size=8))
+    refuse_other(recipe)
+    recipe.save(tmp_path / "recipe.yaml")
+    refuse_other(load_recipe(str(tmp_path / "recipe.yaml"), ["--max_steps", "9", "--learning_rate", "1e-3"]))
+    key, _, value = word.removeprefix("--").partition("=")
+    with pytest.raises(RecipeError, match=f"was started with {key}: "):
+        refuse_other(load_recipe(str(tmp_path / "recipe.yaml"), [f"--{key}", value]))
 
 
 def test_the_saved_recipe_can_be_run_as_it_is(written, tmp_path):

@@ -104,3 +104,18 @@ def test_only_batches_below_an_index_are_forgotten(tmp_path):
         journal.write(batch(index))
     journal.forget(3)
     assert [journal.holds(index) for index in (1, 2, 3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("name", ["000003/batch.json", "000003/rank0.safetensors", "closings.jsonl"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    journal = RolloutJournal(tmp_path, 0, 1)
+    journal.write(batch())
+    for index in (2, 3):
+        journal.close({"index": index, "examples": []})
+    path = tmp_path / "rollouts" / name
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + (b"\n{}\n" if name.endswith("jsonl") else b""))
+    with pytest.raises(IdeatorError, match=f"{path.name} is damaged"):
+        journal.holds(3)
+        journal.read(3, CPU)
+        journal.closings()

@@ -126,7 +126,9 @@ LOSSES = ["grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo"]
 
 @pytest.mark.parametrize("loss_type", LOSSES)
 def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(policy, tmp_path, loss_type):
-    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, loss_type=loss_type, max_steps=1))
+    """With a KL term and an entropy bonus, which no row's absence may make larger either."""
+    more = {"beta": 0.1, "entropy_coef": 0.05}
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, loss_type=loss_type, max_steps=1, **more))
     trainer.train()
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
@@ -138,6 +140,7 @@ def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(
         "completion_mask": (torch.arange(9) < lengths[:, None]).long(),
         "advantages": torch.randn(8, generator=generator), "num_items_in_batch": lengths.sum(),
         "old_per_token_logps": torch.randn(8, 9, generator=generator) * 0.1 - 5,
+        "ref_per_token_logps": torch.randn(8, 9, generator=generator) * 0.1 - 5,
     }  # fmt: skip
     kept = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1]).bool()
     reduced = {name: value if value.ndim == 0 else value[kept] for name, value in full.items()}

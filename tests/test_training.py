@@ -125,6 +125,16 @@ def test_a_complete_run_that_was_killed_while_it_waited_for_the_last_experiments
     assert rollouts(copy) == rollouts(run)
 
 
+def test_a_run_that_was_moved_goes_on_where_it_is_now(run, copy):
+    (copy / "buffer.sqlite").unlink()
+    for step in (1, 2, 3):
+        shutil.rmtree(copy / f"checkpoint-{step}", ignore_errors=True)
+    shutil.rmtree(copy / "model")
+    before = rollouts(run)
+    assert train(copy, "--resume", "--bucket", f"file://{run}/bucket") == 0
+    assert rollouts(copy) == before == rollouts(run), "its journal is its own"
+
+
 def test_a_run_resumed_from_a_broken_last_checkpoint_replays_and_ends_the_same(run, copy, capsys):
     shutil.rmtree(copy / "model")
     weights = copy / "checkpoint-3" / "model.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_se
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from ideator_rl.registry import resolve_reward
-from ideator_rl.reward_buffer import live_buffers
+from ideator_rl.reward_buffer import BufferConfig, live_buffers
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.card import model_card
 from ideator_rl.training.fleet_figures import FleetFigures
@@ -28,10 +29,14 @@ from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 
 class IdeatorTrainer(IdeatorGRPOTrainer):
-    """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from."""
+    """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from.
 
-    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
-        self.recipe, self.progress = recipe, progress
+    Args:
+        where: the columns that tell reward functions where and how to run, as the recipe has them now.
+    """
+
+    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, where: dict[str, Any], **kwargs: Any):
+        self.recipe, self.progress, self.where = recipe, progress, where
         super().__init__(*args, **kwargs)
         self._fleet = FleetFigures()
 
@@ -51,6 +56,13 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
         if self.model.training and self.rewarding is not None:
             logs.update(self._fleet.read())
         super().log(logs, *args, **kwargs)
+
+    def refresh(self, batch: Batch) -> None:
+        """A run may have been moved, or have another bucket or cap, since a batch was journaled."""
+        for row in batch.groups:
+            for column in fields(BufferConfig):
+                row.pop(column.name, None)
+            row.update(self.where)
 
     def give_up(self) -> bool:
         return bool(_refusals())
@@ -122,6 +134,7 @@ def build_trainer(
         trainer = IdeatorTrainer(
             recipe=recipe,
             progress=progress,
+            where={name: value for name, value in rows[0].items() if name not in ("prompt", "parents")},
             model=source,
             reward_funcs=rewards,
             args=grpo_config(recipe, model, resume),
@@ -214,7 +227,7 @@ def _anywhere(here: bool) -> bool:
 
 
 def _said(logs: dict[str, Any]) -> str:
-    words = [f"mean reward {logs['reward']:.4f}"]
+    words = [f"mean reward {logs['reward']:.4f}" if logs["reward"] is not None else "no reward"]
     if (success := logs.get("execution/success")) is not None:
         words.append(f"success {success:.0%}")
     if (best := logs.get("execution/success_reward_best")) is not None:

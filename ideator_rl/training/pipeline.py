@@ -22,7 +22,7 @@ from ideator_rl.training.imitation import Draw
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.rewarding import Pending, Rewarding
-from ideator_rl.training.rollouts import FOLDER, Batch, RolloutJournal, restore_random_state
+from ideator_rl.training.rollouts import Batch, RolloutJournal, restore_random_state
 
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5
@@ -40,6 +40,10 @@ class Host(Protocol):
 
     def sample(self, index: int) -> Batch:
         """A new batch, this rank's tensors included."""
+        ...
+
+    def refresh(self, batch: Batch) -> None:
+        """Bring what an earlier life journaled of a batch up to date."""
         ...
 
     def give_up(self) -> bool:
@@ -99,7 +103,7 @@ class Pipeline:
             self._closings = _usable(self._journal, index)
             for batch in {batch for batch, _ in self._parked(index)}:
                 self._submit(self._batch(batch))
-        if self.reattach is not None and self.ranks.first and (self._run / FOLDER).is_dir():
+        if self.reattach is not None and self.ranks.first:
             ahead = range(index, index + self.config.max_staleness + 1)
             self.reattach({*ahead, *(batch for batch, _ in self._parked(index)), *self._journaled_from(index)})
 
@@ -141,6 +145,12 @@ class Pipeline:
             IdeatorError: it was sampled under settings that this run cannot go on with.
         """
         batch = self._journal.read(index, self._host.device)
+        self._host.refresh(batch)
+        if batch.group_size != self.layout.group_size:
+            raise IdeatorError(
+                f"Batch {index} of this run was sampled in groups of {batch.group_size}, and num_generations is "
+                f"{self.layout.group_size} now. Resume with the group size that it was started with."
+            )
         ids, wanted = batch.tensors.get("completion_ids"), self.layout.rows_per_rank
         if ids is not None and len(ids) != wanted:
             raise IdeatorError(

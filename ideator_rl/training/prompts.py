@@ -51,7 +51,7 @@ class DatasetPrompts:
 
 def refuse_stream(dataset: Any) -> None:
     """Raises: IdeatorError for a dataset whose rows cannot be looked up again after a crash."""
-    if not hasattr(dataset, "__getitem__"):
+    if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise IdeatorError(
             "The training dataset is a stream, whose rows cannot be looked up again after a crash. Give one with a "
             "length, for example `Dataset.from_list(list(stream))`."

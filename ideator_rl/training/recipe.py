@@ -21,6 +21,7 @@ import yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.recipe_keys import IdeatorConfig, fits, our_keys, spelled, trl_keys
+from ideator_rl.training.recipe_ranges import out_of_range
 
 
 class RecipeError(IdeatorError):
@@ -113,6 +114,8 @@ def load_recipe(
             raise RecipeError(f"The recipe {path} has {key}: {value!r}. Expected {spelled(known[key])}.")
         if "float" in known[key] and type(value) is int:
             raw[key] = float(value)
+    for problem in out_of_range(raw):
+        raise RecipeError(f"The recipe {path} {problem}")
     recipe = Recipe(
         IdeatorConfig(**{key: value for key, value in raw.items() if key in ours}),
         {key: value for key, value in raw.items() if key in grpo and key not in ours and key not in model},
@@ -123,6 +126,31 @@ def load_recipe(
     for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
         raise RecipeError(f"The recipe {path} {problem}")
     return recipe
+
+
+FIXED = (
+    "preset", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
+    "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
+    "num_iterations",
+)  # fmt: skip
+"""What a run keeps for all its life: its records, batches and checkpoints would not fit together otherwise."""
+
+
+def refuse_other(recipe: Recipe) -> None:
+    """
+    Raises:
+        RecipeError: the run in the recipe's folder was started with another value of a key that is fixed.
+    """
+    saved = recipe.output_dir / "recipe.yaml"
+    if not saved.is_file():
+        return
+    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")) or {}, yaml.safe_load(recipe.text())
+    for key in FIXED:
+        if before.get(key) != now.get(key):
+            raise RecipeError(
+                f"The run in {recipe.output_dir} was started with {key}: {before.get(key)!r}, and --resume asks for "
+                f"{now.get(key)!r}. Leave it as it was, or start a new run."
+            )
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
@@ -141,17 +169,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has sft_steps and a model_revision. Download that revision and name its folder as model_name_or_path."
     if not ours.reward_funcs:
         yield "has no reward_funcs. Expected a list such as [execution]."
-    for key in ("slots", "cpu_threads", "replicates", "baseline_replicates", "sft_batch_size", "sft_examples"):
-        value = getattr(ours, key)
-        if value is not None and value < 1:
-            yield f"has {key}: {value}. Expected at least 1."
     try:
         PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
     except IdeatorError as error:
         yield f"is not usable: {error}"
-    if not 0.0 <= ours.free_prompts <= 1.0:
-        yield f"has free_prompts: {ours.free_prompts}. Expected a fraction from 0 to 1."
-    if not 1 <= ours.prompt_parents <= ours.prompt_elites:
+    if ours.prompt_parents > ours.prompt_elites:
         yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
     if grpo.get("save_only_model"):
         yield "has save_only_model: true, which leaves nothing to resume from. Leave it out."
@@ -161,8 +183,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has an eval_strategy. Evaluation during training is not done; measure checkpoints apart."
     if ours.advantage_options and ours.advantage is None:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
-    if ours.imitation_weight < 0 or ours.imitation_cells < 1:
-        yield "has an imitation_weight below 0, or imitation_cells below 1. Leave both out for no imitation."
+    if ours.advantage == "":
+        yield "has an empty advantage. Name one, or leave it out for what TRL's scale_rewards says."
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:

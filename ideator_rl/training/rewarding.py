@@ -70,13 +70,17 @@ class Pending:
         with self._changed:
             self.error = self.error or error
             self._changed.notify_all()
-            if not self._watched:
-                log.error("A reward function failed after its batch was closed: %s", error, exc_info=error)
+            self._log_unseen()
 
     def unwatch(self) -> None:
-        """Nobody asks any more: what fails from now on is logged."""
+        """Nobody asks any more: what failed unseen, or fails from now on, is logged."""
         with self._changed:
             self._watched = False
+            self._log_unseen()
+
+    def _log_unseen(self) -> None:
+        if self.error is not None and not self._watched:
+            log.error("A reward function failed after its batch was closed: %s", self.error, exc_info=self.error)
 
     def known(self) -> list[Outcome | None]:
         """Of every row: its outcome once all functions have spoken, else None.

@@ -17,12 +17,15 @@ import os
 import random
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ideator_rl.errors import IdeatorError
@@ -53,10 +56,10 @@ class Batch:
     """Of this rank, right after sampling."""
     uid: str = ""
     """Of this sampling: the parts of two of one index are never taken for one batch."""
+    group_size: int = 0
 
-    @property
-    def group_size(self) -> int:
-        return len(self.completions) // len(self.groups)
+    def __post_init__(self) -> None:
+        self.group_size = self.group_size or len(self.completions) // len(self.groups)
 
     def columns(self) -> dict[str, list[Any]]:
         """The dataset's columns but the prompt, one value a completion."""
@@ -86,6 +89,7 @@ class RolloutJournal:
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
         state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
         facts = {"types": types, "born": batch.born, "world": self._world, "uid": batch.uid}
+        facts["group_size"] = batch.group_size
         write_whole(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
 
     def holds(self, index: int) -> bool:
@@ -98,7 +102,7 @@ class RolloutJournal:
         words = self._folder(index) / "batch.json"
         if not words.is_file():
             return False
-        with open(words, encoding="utf-8") as file:
+        with _readable(words), open(words, encoding="utf-8") as file:
             told = _UID.match(file.read(100))
         if (found := self._world_of(index)) not in (None, self._world):
             raise IdeatorError(
@@ -117,17 +121,23 @@ class RolloutJournal:
         return int(_facts(first)["world"]) if first.is_file() else None
 
     def read(self, index: int, device: torch.device) -> Batch:
-        """A journaled batch; its words are the first rank's only."""
-        data = self._part(index).read_bytes()
-        facts = _facts(self._part(index))
-        raw = load(data)
-        state = _unpacked(raw.pop("random_state").numpy().tobytes())
+        """A journaled batch; its words are the first rank's only.
+
+        Raises:
+            IdeatorError: a file is not as it was written.
+        """
+        with _readable(self._part(index)):
+            data, facts = self._part(index).read_bytes(), _facts(self._part(index))
+            raw = load(data)
+            state = _unpacked(raw.pop("random_state").numpy().tobytes())
         # In the order they had, which the file does not keep: TRL takes the first for one with rows.
         tensors = {name: raw[name].to(getattr(torch, kind)).to(device) for name, kind in facts["types"].items()}
-        batch = Batch(index, facts["born"], [], [], [], tensors, state, facts["uid"])
+        batch = Batch(index, facts["born"], [], [], [], tensors, state, facts["uid"], facts["group_size"])
         if self._rank == 0:
-            body = json.loads((self._folder(index) / "batch.json").read_text(encoding="utf-8"))
-            batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
+            words = self._folder(index) / "batch.json"
+            with _readable(words):
+                body = json.loads(words.read_text(encoding="utf-8"))
+                batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
         return batch
 
     def forget(self, before: int) -> None:
@@ -144,7 +154,8 @@ class RolloutJournal:
             lines = (self._root / CLOSINGS).read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines]
+        with _readable(self._root / CLOSINGS):
+            return [json.loads(line) for line in lines]
 
     def close(self, closing: dict[str, Any]) -> None:
         """Append a closing; on disk when this returns.  Its examples go with the batch, and are removed with it."""
@@ -228,10 +239,25 @@ def _unpacked(data: bytes) -> dict[str, Any] | None:
 
 def _facts(part: Path) -> dict[str, Any]:
     """The metadata of a part, without its tensors."""
-    with open(part, "rb") as file:
+    with _readable(part), open(part, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
+        facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
     return facts
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        IdeatorError: the file is not as it was written.
+    """
+    try:
+        yield
+    except (ValueError, KeyError, SafetensorError, EOFError, OverflowError) as error:
+        raise IdeatorError(
+            f"The journal's {path} is damaged ({type(error).__name__}: {str(error)[:100]}). Move it away and resume: "
+            "what it held is sampled or decided again, and no experiment is paid for twice."
+        ) from error
 
 
 def _drop_half_a_line(file: Any) -> None:

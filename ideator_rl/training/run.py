@@ -23,7 +23,7 @@ from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe import Recipe, refuse_other
 
 if TYPE_CHECKING:
     from ideator_rl.training.build import IdeatorTrainer
@@ -39,6 +39,8 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
         _help(recipe, resume, progress)
         return
     with run_folder.take(recipe.output_dir, resume):
+        if resume:
+            refuse_other(recipe)
         buffer = _opened(buffer_config(recipe), resume)
         try:
             if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):

@@ -131,6 +131,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         everyone, all_ids = gather_object(completions), gather_object([list(map(int, each)) for each in ids])
         return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state(), uid)
 
+    def refresh(self, batch: Batch) -> None:
+        """Nothing to do; a subclass that knows where the run lies now says so in the batch's columns."""
+
     def give_up(self) -> bool:
         """Whether an empty batch may be closed; a subclass that knows budgets says so."""
         return False

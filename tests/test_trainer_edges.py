@@ -1,0 +1,182 @@
+"""The trainer where things are odd: folders of other runs, strange rewards, texts that are sampled anew, what is kept."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from datasets import IterableDataset
+from tiny_policy import arguments, build, draw, rows, save_policy
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.reward import RowReward
+from ideator_rl.training.pipeline_config import PipelineConfig
+from ideator_rl.training.trainer import IdeatorGRPOTrainer
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    return save_policy(tmp_path_factory.mktemp("policy"))
+
+
+def always(value):
+    async def given(completions, **_):
+        return [value] * len(completions)
+
+    return given
+
+
+def closings(folder):
+    return [json.loads(line) for line in (folder / "rollouts/closings.jsonl").read_text().splitlines()]
+
+
+def test_a_folder_with_the_batches_of_another_run_is_refused_and_a_trainer_trains_once(policy, tmp_path):
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2))
+    trainer.train()
+    with pytest.raises(IdeatorError, match="has trained already"):
+        trainer.train()
+    with pytest.raises(IdeatorError, match="holds batches of an earlier run"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0)).train()
+    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0), resume=True)
+    again.train()
+    assert again.state.log_history[0]["reward"] == trainer.state.log_history[0]["reward"], "closed as it was"
+
+
+def test_a_batch_that_is_sampled_anew_is_not_trained_on_the_rewards_of_the_old_one(policy, tmp_path):
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3)).train()
+    shutil.rmtree(tmp_path / "rollouts/000001")
+    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), always(-5.0), resume=True)
+    again.train()
+    rewards = [logs["reward"] for logs in again.state.log_history if "reward" in logs]
+    assert rewards[0] > 0 and rewards[1] == -5.0 and rewards[2] == -5.0, "what came after it is decided again"
+    assert [closing["index"] for closing in closings(tmp_path)] == [0, 1, 2]
+
+
+def test_another_batch_size_or_another_lag_than_the_journal_has_is_told(policy, tmp_path):
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2)).train()
+    with pytest.raises(IdeatorError, match="sampled with 8 completions a process, and 4 are asked for"):
+        small = arguments(tmp_path, max_steps=2, per_device_train_batch_size=4)
+        build(IdeatorGRPOTrainer, policy, small, resume=True).train()
+    with pytest.raises(IdeatorError, match="max_staleness 0, quorum 1 and no deadline"):
+        ahead = PipelineConfig(max_staleness=1)
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), pipeline=ahead, resume=True).train()
+
+
+@pytest.mark.parametrize("kind", [np.float32, torch.tensor, float])
+def test_numbers_of_any_library_are_rewards(policy, tmp_path, kind):
+    async def given(completions, log_metric, **_):
+        log_metric("mine", kind(0.5))
+        return [kind(draw(text)) for text in completions]
+
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=1), given)
+    trainer.train()
+    assert 0 < trainer.state.log_history[0]["reward"] < 1 and trainer.state.log_history[0]["mine"] == 0.5
+
+
+def test_a_reward_that_is_no_number_says_nothing_and_an_infinite_one_is_refused_before_it_is_journaled(
+    policy, tmp_path
+):
+    with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a", max_steps=1), always(float("nan"))).train()
+    for value, told in ((float("inf"), "gave inf"), ("good", "gave 'good'")):
+        folder = tmp_path / told.replace("'", "")
+        with pytest.raises(IdeatorError, match=told):
+            build(IdeatorGRPOTrainer, policy, arguments(folder, max_steps=1), always(value)).train()
+        assert not (folder / "rollouts/closings.jsonl").exists()
+
+
+def streaming(*places):
+    async def given(**_):
+        raise AssertionError("it is streamed")
+
+    async def as_completed(completions, **_):
+        for row in places:
+            yield RowReward(row, draw(completions[row]))
+
+    given.as_completed = as_completed
+    return given
+
+
+def test_a_stream_that_says_a_row_twice_is_told(policy, tmp_path):
+    with pytest.raises(IdeatorError, match="row 1 twice"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path), streaming(0, 1, 1, 3, 4, 5, 6, 7)).train()
+
+
+def test_what_fails_after_the_quorum_is_logged(policy, tmp_path, caplog):
+    async def given(**_):
+        raise AssertionError("it is streamed")
+
+    async def as_completed(completions, trainer_state, **_):
+        for row, text in enumerate(completions[:-1]):
+            yield RowReward(row, draw(text))
+        while not (tmp_path / "rollouts/closings.jsonl").exists():
+            await __import__("asyncio").sleep(0.01)
+        if trainer_state.global_step == 0:
+            raise ZeroDivisionError("late")
+        yield RowReward(7, 0.0)
+
+    given.as_completed = as_completed
+    config = PipelineConfig(quorum=0.75)
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), given, pipeline=config).train()
+    assert any("failed after its batch was closed: late" in each.getMessage() for each in caplog.records)
+
+
+def test_evaluation_and_streams_of_rows_are_refused_at_once(policy, tmp_path):
+    with pytest.raises(IdeatorError, match="Evaluation during training"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path, eval_strategy="steps", eval_steps=1), eval_dataset=rows())
+    with pytest.raises(IdeatorError, match="is a stream"):
+        stream = IterableDataset.from_generator(lambda: iter([{"prompt": "p"}] * 9))
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path), dataset=stream)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_batches_that_no_checkpoint_goes_back_to_are_removed(policy, tmp_path, limit):
+    saved = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": limit}
+    config = PipelineConfig(max_age=1)
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=8, **saved), pipeline=config).train()
+    left = sorted(int(path.name) for path in (tmp_path / "rollouts").glob("[0-9]*"))
+    assert left == list(range(8 - limit, 8)), "a group may have waited since one batch before the checkpoint"
+
+
+def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(policy, tmp_path):
+    gate = []
+
+    async def given(**_):
+        raise AssertionError("it is streamed")
+
+    async def as_completed(completions, trainer_state, **_):
+        late = [1, 2] if trainer_state.global_step == 0 else [5, 6] if trainer_state.global_step == 2 else []
+        for row in [row for row in range(8) if row not in late]:
+            yield RowReward(row, draw(completions[row]))
+        while late and not gate:
+            await __import__("asyncio").sleep(0.01)
+        for row in late:
+            yield RowReward(row, draw(completions[row]))
+
+    class Opens(IdeatorGRPOTrainer):
+        shown = []
+
+        def sample(self, index):
+            if index == 2:
+                gate.append(True)
+                self.pipeline.pending[0].wait(1)
+                gate.clear()
+            return super().sample(index)
+
+        def _tell(self, closing, *more):
+            super()._tell(closing, *more)
+            moved = any(seat.batch != closing.index for seat in closing.seats)
+            said = [list(each)[-8:] for each in (self._logs["completion"], self._logs["rewards"]["given"])]
+            self.shown.append((moved, *said))
+
+    given.as_completed = as_completed
+    trainer = build(
+        Opens, policy, arguments(tmp_path, max_steps=3), given, pipeline=PipelineConfig(quorum=0.75, max_age=3)
+    )
+    trainer.train()
+    gate.append(True)
+    assert any(moved for moved, *_ in trainer.shown)
+    for _, texts, rewards in trainer.shown:
+        pairs = [(draw(text), reward) for text, reward in zip(texts, rewards, strict=True) if not np.isnan(reward)]
+        assert pairs and all(worth == pytest.approx(reward) for worth, reward in pairs)
