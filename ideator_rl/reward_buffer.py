@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,10 @@ class RewardBuffer:
         self._owners: dict[tuple[int, int], Proposal] = {}
         """Who will settle a row of the journal: the last one that was begun for it."""
         self._outstanding: set[asyncio.Task[tuple[int, Experiment]]] = set()
-        known = self._journal.experiments()
+        known = [replace(record, log="") for record in self._journal.experiments()]
         self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
-        """Every record of this run but baselines, in the order it became known; only ever appended to."""
+        """Every record of this run but baselines, in the order it became known; only ever appended to.  Without logs,
+        which would fill the memory of a run of weeks."""
         self.baselines: list[Experiment] = [record for record in known if record.implementer == BASELINE]
         """Records of the unchanged baseline; one may be there twice.  Only ever appended to."""
         self.lineage: list[Descent] = self._journal.lineage()
@@ -222,7 +223,7 @@ class RewardBuffer:
     def _note(self, record: Experiment) -> None:
         metric = self.executor.environment.metric
         with self._lock:
-            self.history.append(record)
+            self.history.append(replace(record, log=""))
             self._counts["done"] += 1
             self._counts["failed"] += record.status in OWN_FAILURES
             self._counts["lost"] += record.status not in (*OWN_FAILURES, SUCCEEDED)
