@@ -144,7 +144,7 @@ def test_weights_in_pieces_are_told(copy):
     shutil.rmtree(copy / "checkpoint-3")
     (copy / "checkpoint-2" / "adapter_model.safetensors").unlink()
     (copy / "checkpoint-2" / "global_step2").mkdir()
-    (copy / "checkpoint-2" / "global_step2" / "zero_states.pt").write_bytes(b"")
+    (copy / "checkpoint-2" / "global_step2" / "rank_0_optim_states.pt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"in pieces of several processes.*zero_to_fp32"):
         newest(copy, 3)
 

@@ -185,6 +185,24 @@ def test_adapters_are_trained_resumed_and_merged_into_a_plain_model(run, tmp_pat
     assert [step.proposed for step in read_run(folder).by_step()] == [4, 4, 4]
 
 
+def test_checkpoints_that_other_ways_of_sharding_leave_are_whole_and_one_with_a_rank_missing_is_not(copy):
+    last = copy / "checkpoint-3"
+    assert run_folder.is_whole(last, 1) and not run_folder.is_whole(last, 2), "of two processes one is missing"
+    shutil.copy(last / "rng_state.pth", last / "rng_state_0.pth")
+    (last / "rng_state.pth").rename(last / "rng_state_1.pth")
+    assert run_folder.is_whole(last, 2) and not run_folder.is_whole(last, 3)
+    (last / "optimizer.pt").rename(last / "optimizer.bin")  # FSDP, gathered
+    assert run_folder.is_whole(last, 2)
+    (last / "optimizer.bin").unlink()
+    (last / "optimizer_0").mkdir()  # FSDP, in pieces
+    (last / "model.safetensors").unlink()
+    (last / "pytorch_model_fsdp_0").mkdir()
+    assert run_folder.is_whole(last, 2)
+    (last / "optimizer_0").rmdir()
+    assert run_folder.last_checkpoint(copy, 1).name == "checkpoint-2"
+    assert (copy / "broken-checkpoint-3" / "pytorch_model_fsdp_0").is_dir(), "set aside, not removed"
+
+
 def test_no_whole_checkpoint_means_starting_from_the_warm_up(copy):
     for state in copy.glob("checkpoint-*/trainer_state.json"):
         state.unlink()
