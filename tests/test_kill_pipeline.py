@@ -137,6 +137,7 @@ def test_a_run_that_samples_ahead_survives_kills_without_a_duplicate_or_an_orpha
     go(zygote, warm, tmp_path, name, kills=2)
 
 
+@pytest.mark.slow
 def test_ranks_wait_for_rewards_longer_than_their_group_would(zygote, warm, tmp_path):
     folder = prepared(warm, tmp_path / "run")
     words = ["--max_steps", "3", "--ddp_timeout", "4", "--reward_funcs", "late_rewards.late"]

@@ -119,7 +119,8 @@ class Run:
         return sorted(firsts.values(), key=lambda e: sign * mean(self.values(e)))
 
     def values(self, record: Experiment) -> list[float]:
-        """The metrics of all successful runs of a record's codebase, the record's own first."""
+        """The metrics of all successful runs of a record's codebase, the record's own first, then by replicate: which was
+        known first is chance."""
         others = self._values.get(record.tree, [])
         own = [record.metric["value"]] if record.metric else []
         return own + [value for id, value in others if id != record.id]
@@ -127,7 +128,7 @@ class Run:
     @cached_property
     def _values(self) -> dict[str, list[tuple[str, float]]]:
         found: dict[str, list[tuple[str, float]]] = {}
-        for e in self.experiments.values():
+        for e in sorted(self.experiments.values(), key=lambda each: each.replicate):
             if e.tree and e.status == SUCCEEDED and e.metric:
                 found.setdefault(e.tree, []).append((e.id, e.metric["value"]))
         return found
