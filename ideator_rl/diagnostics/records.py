@@ -119,8 +119,8 @@ class Run:
         return sorted(firsts.values(), key=lambda e: sign * mean(self.values(e)))
 
     def values(self, record: Experiment) -> list[float]:
-        """The metrics of all successful runs of a record's codebase, the record's own first, then by replicate: which was
-        known first is chance."""
+        """The metrics of all successful runs of a record's codebase: the record's own first, then by replicate, since
+        which was known first is chance."""
         others = self._values.get(record.tree, [])
         own = [record.metric["value"]] if record.metric else []
         return own + [value for id, value in others if id != record.id]
