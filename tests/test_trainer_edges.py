@@ -1,5 +1,6 @@
 """The trainer where things are odd: folders of other runs, strange rewards, texts that are sampled anew, what is kept."""
 
+import asyncio
 import json
 import shutil
 
@@ -111,7 +112,7 @@ def test_what_fails_after_the_quorum_is_logged(policy, tmp_path, caplog):
         for row, text in enumerate(completions[:-1]):
             yield RowReward(row, draw(text))
         while not (tmp_path / "rollouts/closings.jsonl").exists():
-            await __import__("asyncio").sleep(0.01)
+            await asyncio.sleep(0.01)
         if trainer_state.global_step == 0:
             raise ZeroDivisionError("late")
         yield RowReward(7, 0.0)
@@ -150,7 +151,7 @@ def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(polic
         for row in [row for row in range(8) if row not in late]:
             yield RowReward(row, draw(completions[row]))
         while late and not gate:
-            await __import__("asyncio").sleep(0.01)
+            await asyncio.sleep(0.01)
         for row in late:
             yield RowReward(row, draw(completions[row]))
 

@@ -114,11 +114,13 @@ def _padded(tensor: torch.Tensor, length: int, value: int, left: bool) -> torch.
 
 
 def texts(closing: Closing, batches: dict[int, Batch], layout: Layout) -> tuple[list[Any], list[Any]]:
-    """Prompts and completions of what was trained, each in its place."""
+    """Prompts and completions of what was trained, each in its place; of a batch from the journal in the first process
+    only, and nowhere else are they shown."""
     own = batches[closing.index]
     prompts, completions = own.prompts(), list(own.completions)
     for seat in closing.seats:
-        if seat.batch != closing.index and (other := batches[seat.batch]).completions:
+        other = batches[seat.batch]
+        if seat.batch != closing.index and own.completions and other.completions:
             for to, row in zip(layout.rows(seat.slot), layout.rows(seat.group), strict=True):
                 prompts[to], completions[to] = other.prompts()[row], other.completions[row]
     return prompts, completions

@@ -22,16 +22,8 @@ LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "luspo", "cispo", "sapo", "vespo")
 def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong, as the end of a sentence that begins with the recipe's name."""
     for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        if not math.isfinite(value):
-            yield f"has {key}: {value}. Expected a finite number."
-        elif value < AT_LEAST.get(key, -math.inf):
-            yield f"has {key}: {value}. Expected at least {AT_LEAST[key]:g}."
-        elif value <= ABOVE.get(key, -math.inf):
-            yield f"has {key}: {value}. Expected a number above {ABOVE[key]:g}."
-        elif value > AT_MOST.get(key, math.inf):
-            yield f"has {key}: {value}. Expected at most {AT_MOST[key]:g}."
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and (wanted := _missed(key, value)):
+            yield f"has {key}: {value}. Expected {wanted}."
     if values.get("max_steps") == 0:
         yield "has max_steps: 0. Expected at least 1."
     if (loss := values.get("loss_type", LOSSES[0])) not in LOSSES:
@@ -40,6 +32,17 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"has reward_funcs: {values['reward_funcs']!r}. Expected names, such as [execution]."
     if not all(isinstance(name, str) and value is not None for name, value in _options(values)):
         yield f"has advantage_options: {values['advantage_options']!r}. Expected names with values, such as {{k: 4}}."
+
+
+def _missed(key: str, value: float) -> str | None:
+    """What was expected of a number that is out of its range."""
+    if not math.isfinite(value):
+        return "a finite number"
+    if value < AT_LEAST.get(key, -math.inf):
+        return f"at least {AT_LEAST[key]:g}"
+    if value <= ABOVE.get(key, -math.inf):
+        return f"a number above {ABOVE[key]:g}"
+    return f"at most {AT_MOST[key]:g}" if value > AT_MOST.get(key, math.inf) else None
 
 
 def _options(values: Mapping[str, Any]) -> Any:

@@ -116,7 +116,7 @@ def _trainer(
         with progress.phase("baseline"):
             progress.say(baseline.words())
             run_folder.say_baseline(recipe.output_dir)
-    elif buffer is None:
+    else:
         run_folder.wait_for_baseline(recipe.output_dir)
     environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env)
     with progress.phase("warmup"):
