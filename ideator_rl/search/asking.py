@@ -1,0 +1,46 @@
+"""What a search asks for, and who answers: the one interface between strategies and ideators.
+
+A strategy looks at what is known and says what to ask for (`Ask`); an ideator turns that into ideas.  Neither runs
+anything: the reward buffer does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from ideator_rl.experiment import Experiment
+from ideator_rl.search.archive import Archive
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question to an ideator."""
+
+    kind: str
+    """What the strategy wants with it, such as `free`, `exploit` or `explore`; it stands in the records."""
+    count: int
+    """Ideas that are wanted."""
+    shown: tuple[Experiment, ...] = ()
+    """Past ideas that the question shows, in this order; their results are in the archive."""
+    avoid: tuple[str, ...] = ()
+    """Texts of ideas that the answers should not resemble."""
+    salt: str = ""
+    """Names this question: who samples from it seeds himself with it, so that a repeated question has one answer."""
+
+
+class Ideator(Protocol):
+    """Writes ideas: a chat endpoint, a local model, or the environment's catalogue."""
+
+    name: str
+
+    async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
+        """Completions in answer to a question, thought and all; fewer or more than were asked for are possible, and
+        what holds no idea is a malformed one.
+
+        Raises:
+            IdeatorError: nothing can be had from it, now or ever; it says what to do.
+        """
+        ...
+
+    def close(self) -> None: ...
