@@ -6,9 +6,12 @@ anything: the reward buffer does.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ideator_rl.environment import Environment
 from ideator_rl.experiment import Experiment
 from ideator_rl.search.archive import Archive
 
@@ -29,6 +32,16 @@ class Ask:
     """Names this question: who samples from it seeds himself with it, so that a repeated question has one answer."""
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What an ideator is to have ideas about."""
+
+    environment: Environment
+    preset: str
+    kind: str = "short"
+    """Which of the environment's prompts asks for an idea."""
+
+
 class Ideator(Protocol):
     """Writes ideas: a chat endpoint, a local model, or the environment's catalogue."""
 
@@ -44,3 +57,14 @@ class Ideator(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+async def answers(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:
+    """What `ideas` gives for each of several questions at once.
+
+    An ideator that answers many for the price of one has `async def ideas_many(asks, archive)`, and is asked by it.
+    """
+    if hasattr(ideator, "ideas_many"):
+        many: list[list[str]] = await ideator.ideas_many(asks, archive)
+        return many
+    return list(await asyncio.gather(*(ideator.ideas(ask, archive) for ask in asks)))

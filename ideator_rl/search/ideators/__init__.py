@@ -1,0 +1,32 @@
+"""Ideators for search, by name: `catalogue`, `chat`, `local`, or a class of anybody's.
+
+A class is made by `from_settings(settings, subject, ledger)`: the recipe's mapping, what the ideas are to be about, and
+the run's ledger, on which whatever costs something is reserved and booked.  Nothing heavy is imported by naming one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ideator_rl.ledger import Ledger
+from ideator_rl.registry import resolve
+from ideator_rl.search.asking import Ideator, Subject
+
+BUILT_IN = {
+    "catalogue": "ideator_rl.search.ideators.catalogue.CatalogueIdeator",
+    "chat": "ideator_rl.search.ideators.chat.ChatIdeator",
+    "local": "ideator_rl.search.ideators.local.LocalIdeator",
+}
+
+
+def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, ledger: Ledger | None = None) -> Ideator:
+    """An ideator by name, entry point of the group `ideator_rl.ideators`, or dotted path of a class.
+
+    Raises:
+        UnknownName: nothing is known by that name.
+        IdeatorError: settings that it does not take, or that cannot be.
+    """
+    made: Ideator = resolve("ideators", BUILT_IN.get(name, name)).from_settings(
+        settings or {}, subject, ledger or Ledger()
+    )
+    return made
