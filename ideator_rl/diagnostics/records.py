@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.journal import Descent
 
 JOURNAL = "buffer.sqlite"
 
@@ -36,6 +38,10 @@ class Rollout:
     status: str
     reward: float | None
     metric: float | None
+    created: float | None = None
+    """Unix seconds, when it was proposed, and"""
+    finished: float | None = None
+    """when its outcome was known; None while it is not."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class Run:
     rollouts: list[Rollout]
     experiments: dict[str, Experiment]
     timings: dict[str, float] = field(default_factory=dict)
+    lineage: list[Descent] = field(default_factory=list)
+    """Who was proposed in answer to whom, in the order it was written."""
 
     @property
     def direction(self) -> str:
@@ -157,7 +165,7 @@ def read_run(folder: Path | str) -> Run:
     if not (folder / JOURNAL).is_file():
         raise NoRun(f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.")
     try:
-        rows, records = _read(folder / JOURNAL)
+        rows, records, lineage = _read(folder / JOURNAL)
     except (sqlite3.Error, ValueError, TypeError) as error:
         raise NoRun(
             f"The journal {folder / JOURNAL} cannot be read: {error}. Expected one that a run wrote; the records are "
@@ -169,17 +177,22 @@ def read_run(folder: Path | str) -> Run:
         rows,
         {record.id: record for record in sorted(records, key=lambda record: record.finished)},
         _mapping(folder / "timings.json"),
+        lineage,
     )
 
 
-def _read(journal: Path) -> tuple[list[Rollout], list[Experiment]]:
+def _read(journal: Path) -> tuple[list[Rollout], list[Experiment], list[Descent]]:
     with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
         rows = db.execute(
-            "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric "
-            "from rollouts order by step, rank, position"
+            "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric, "
+            "created, finished from rollouts order by step, rank, position"
         ).fetchall()
         records = [Experiment.from_json(text) for (text,) in db.execute("select record_json from experiments")]
-    return [Rollout(*row) for row in rows], records
+        lineage: list[Descent] = []
+        with suppress(sqlite3.OperationalError):  # a journal from before prompts showed past ideas has no such table
+            found = db.execute("select child, parents_json, step from lineage order by rowid")
+            lineage = [(child, tuple(json.loads(parents)), step) for child, parents, step in found]
+    return [Rollout(*row) for row in rows], records, lineage
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def write_report(run_dirs: list[Path], out: Path) -> None:
 
 def _render(sections: list[Section], overlays: list[Figure]) -> str:
     jinja = Environment(
-        loader=PackageLoader("ideator_rl.diagnostics", ""),
+        loader=PackageLoader("ideator_rl.diagnostics.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=safe_text.finalize,
@@ -147,7 +147,7 @@ def _render(sections: list[Section], overlays: list[Figure]) -> str:
         "FACTS": FACTS,
     }
     jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error}
-    return jinja.get_template("report.html.j2").render(sections=sections, overlays=overlays)
+    return jinja.get_template("page.html.j2").render(sections=sections, overlays=overlays)
 
 
 def _allowance(rows: list[Row]) -> int:
