@@ -59,11 +59,11 @@ def test_a_line_while_waiting_says_what_runs_and_the_time_left(monkeypatch):
     buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
     monkeypatch.setattr(module, "live_buffers", lambda: [buffer])
     assert progress.line() == "step 1/4 · experiments: 2 running, 1 waiting, 1 done (1 failed, 0 reused)"
-    assert progress._left() == " · about 7:30 left"
+    assert progress.left() == " · about 7:30 left"
 
 
 def test_a_log_gets_plain_lines_when_something_changed(monkeypatch, capsys):
-    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.01)
+    monkeypatch.setattr("ideator_rl.progress.INTERVAL_SECONDS", 0.01)
     buffer = Buffer(running=1, proposed=4)
     monkeypatch.setattr(module, "live_buffers", lambda: [buffer])
     progress = Progress()

@@ -10,7 +10,8 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
 from ideator_rl.training.build import IdeatorTrainer
-from ideator_rl.training.recipe_keys import fits, trl_keys
+from ideator_rl.recipe_file import fits
+from ideator_rl.training.recipe_keys import trl_keys
 
 
 def parameters(function):

@@ -18,6 +18,7 @@ from typing import Any
 
 from ideator_rl.diagnostics.records import Run, read_run
 from ideator_rl.errors import IdeatorError
+from ideator_rl.run_folder import MARK
 from ideator_rl.training import card_story, hub
 from ideator_rl.training.card import Story, model_card
 from ideator_rl.training.card_drawings import drawings
@@ -28,7 +29,6 @@ from ideator_rl.training.models import made_whole
 from ideator_rl.training.published import of_recipe
 from ideator_rl.training.recipe import Recipe
 from ideator_rl.training.recipe_keys import IdeatorConfig, our_keys, trl_keys
-from ideator_rl.training.run_folder import MARK
 from ideator_rl.training.trajectories import write_trajectories
 
 DTYPES = ("float32", "bfloat16")

@@ -6,8 +6,6 @@ imported or a model is loaded.  The command line may override every key; the res
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
 import math
 import os
 from collections.abc import Iterator
@@ -19,13 +17,10 @@ from typing import Any
 import yaml
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.recipe_file import RecipeError, check_keys, read_recipe
 from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.recipe_keys import IdeatorConfig, fits, our_keys, spelled, trl_keys
+from ideator_rl.training.recipe_keys import IdeatorConfig, our_keys, trl_keys
 from ideator_rl.training.recipe_ranges import out_of_range
-
-
-class RecipeError(IdeatorError):
-    """The recipe is not usable as it stands."""
 
 
 @dataclass
@@ -99,21 +94,10 @@ def load_recipe(
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, or numbers that do not fit together.
     """
-    raw = _read(_find(path), path)
-    raw.update(_overrides(overrides or []))
+    raw = read_recipe(path, overrides)
     ours, model, grpo = our_keys(), trl_keys("model"), trl_keys("grpo")
-    known = {**grpo, **model, **ours}
-    for key, value in raw.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else "A recipe takes TRL's GRPOConfig keys and this library's."
-            raise RecipeError(f"The recipe {path} has the unknown key {key!r}. {hint}")
-        if isinstance(value, str) and "list" in known[key] and "str" not in known[key]:
-            raw[key] = value = [value]  # one name where several may stand
-        if not fits(value, known[key]):
-            raise RecipeError(f"The recipe {path} has {key}: {value!r}. Expected {spelled(known[key])}.")
-        if "float" in known[key] and type(value) is int:
-            raw[key] = float(value)
+    whose = "A recipe for training takes TRL's GRPOConfig keys and this library's."
+    check_keys(raw, {**grpo, **model, **ours}, path, whose)
     for problem in out_of_range(raw):
         raise RecipeError(f"The recipe {path} {problem}")
     recipe = Recipe(
@@ -204,68 +188,3 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
             f"saves every {grpo.get('save_steps', 500):g} steps and generates every {every}: a run resumed between two "
             f"generations would not find its ideas again. Make save_steps a multiple of {every}."
         )
-
-
-def _find(path: str) -> Path:
-    """The file itself, or one of the shipped recipes by its file name."""
-    if Path(path).is_file():
-        return Path(path)
-    spec = importlib.util.find_spec("recipes")
-    shipped = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    for folder in shipped:
-        if (folder / Path(path).name).is_file():
-            return folder / Path(path).name
-    names = sorted(file.name for folder in shipped for file in folder.glob("*.yaml"))
-    raise RecipeError(f"There is no recipe {path!r}. Give the path of a YAML file, or one of: {', '.join(names)}.")
-
-
-class _OnceLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently take the last."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise RecipeError(f"The key {key!r} stands twice in the recipe. Keep one.")
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
-
-
-_OnceLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _read(file: Path, path: str) -> dict[str, Any]:
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _OnceLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The recipe {path} is not readable YAML: {' '.join(str(error).split())}") from error
-    except OSError as error:
-        raise RecipeError(f"The recipe {path} cannot be read: {error.strerror}.") from error
-    if not isinstance(raw, dict):
-        raise RecipeError(f"The recipe {path} must be a mapping of keys to values, got {type(raw).__name__}.")
-    return {key: _number(value) for key, value in raw.items()}
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text; everybody means the number."""
-    try:
-        return float(value) if isinstance(value, str) and "e" in value.lower() else value
-    except ValueError:
-        return value
-
-
-def _overrides(words: list[str]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise RecipeError(f"Did not expect {word!r}. Overrides are --key value or --key=value.")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            value = rest.pop(0) if rest and not rest[0].startswith("--") else "true"
-        try:
-            out[key.replace("-", "_")] = _number(yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise RecipeError(f"The value of --{key} is not readable YAML: {value!r}.") from None
-    return out

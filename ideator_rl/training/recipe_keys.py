@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import types
-import typing
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ideator_rl.recipe_file import Types, keys_of
 
 
 @dataclass
@@ -87,9 +87,6 @@ class IdeatorConfig:
     """Runs of the unchanged baseline, with seeds of their own, to compare with."""
 
 
-Types = tuple[str, ...]
-"""Names of plain types that a key takes, such as ("int", "NoneType"); empty for a key that takes anything."""
-
 _SOURCES = {
     "grpo": (
         ("trl", "trainer/grpo_config.py", "GRPOConfig"),
@@ -105,7 +102,7 @@ _TEXT_LIKE = {"SchedulerType", "OptimizerNames", "IntervalStrategy", "SaveStrate
 
 def our_keys() -> dict[str, Types]:
     """Keys of IdeatorConfig."""
-    return {key: _names_of(hint) for key, hint in typing.get_type_hints(IdeatorConfig).items()}
+    return keys_of(IdeatorConfig)
 
 
 @cache
@@ -121,23 +118,6 @@ def trl_keys(group: str) -> dict[str, Types]:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and _is_argument(node.value):
                 keys.setdefault(node.target.id, _annotated(node.annotation))
     return keys
-
-
-def fits(value: Any, wanted: Types) -> bool:
-    """Whether a value from YAML is of one of these types; a whole number serves as a float."""
-    given = type(value).__name__
-    return not wanted or given in wanted or (given == "int" and "float" in wanted)
-
-
-def spelled(wanted: Types) -> str:
-    """Types as a reader of YAML calls them."""
-    words = {"str": "text", "int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null"}
-    return " or ".join(words.get(name, {"dict": "a mapping", "list": "a list"}.get(name, name)) for name in wanted)
-
-
-def _names_of(hint: Any) -> Types:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple((typing.get_origin(option) or option).__name__ for option in options)
 
 
 def _is_argument(value: ast.expr | None) -> bool:

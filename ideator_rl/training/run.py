@@ -20,6 +20,7 @@ from ideator_rl.environment import Environment, load_environment
 from ideator_rl.executor.patience import Patience
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
+from ideator_rl.run_folder import MARK, take
 from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
@@ -38,7 +39,7 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
     if int(os.environ.get("RANK", "0")) > 0:
         _help(recipe, resume, progress)
         return
-    with run_folder.take(recipe.output_dir, resume):
+    with take(recipe.output_dir, resume):
         if resume:
             refuse_other(recipe)
         buffer = _opened(buffer_config(recipe), resume)
@@ -63,7 +64,7 @@ def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
 
 def _lead(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer) -> None:
     """The first process: it alone runs experiments."""
-    recipe.save(recipe.output_dir / run_folder.MARK)
+    recipe.save(recipe.output_dir / MARK)
     _introduce(recipe, buffer, progress)
     baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
     trainer = _trainer(recipe, resume, progress, buffer, baseline)
