@@ -152,7 +152,7 @@ def _statuses(outcomes: list[Outcome]) -> dict[str, float]:
     known = [each for each in outcomes if each.scored]
     if known:
         told["execution/success"] = sum(each.status == SUCCEEDED for each in known) / len(known)
-    gained = [each.rewards[0] for each in known if each.status == SUCCEEDED and each.rewards[0] is not None]
+    gained = [each.measured for each in known if each.status == SUCCEEDED and each.measured is not None]
     if gained:
         told["execution/success_reward_mean"] = sum(gained) / len(gained)
         told["execution/success_reward_best"] = max(gained)

@@ -23,6 +23,8 @@ class Outcome:
     """One a reward function; all None when nothing is to be learned from it."""
     status: str = ""
     cell: str = ""
+    measured: float | None = None
+    """The reward of its experiment alone, without what other functions added."""
 
     @property
     def scored(self) -> bool:

@@ -4,7 +4,11 @@ Runs in the first process only, so that every function sees whole groups.  A fun
 `GRPOTrainer._calculate_rewards`): prompts, completions, completion_ids, the dataset's columns, trainer_state,
 log_metric, log_extra (taken and not shown).  One that has an attribute `as_completed` (an async generator with the same
 arguments that yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on
-one event loop of their own that outlives the step; what a batch no longer waits for goes on there.
+one event loop of their own that outlives the step, and those of a batch start together, in their order; what a batch no
+longer waits for goes on there.
+
+A row whose experiment was lost is masked, whatever other functions gave it: TRL sums what is there, and would train it
+on its bonus for form or length alone.
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import LOST
 from ideator_rl.reward import RowReward
 from ideator_rl.training.closing import Outcome
 from ideator_rl.training.rollouts import Batch
@@ -37,14 +42,19 @@ class RewardError(IdeatorError):
 
 
 class Pending:
-    """The rewards of one batch, as far as they are known.  Written by the loop's thread, read by the trainer's."""
+    """The rewards of one batch, as far as they are known.  Written by the loop's thread, read by the trainer's.
 
-    def __init__(self, rows: int, functions: int):
+    Args:
+        measuring: the functions that run experiments: where one of them gives None, a row is masked.
+    """
+
+    def __init__(self, rows: int, functions: int, measuring: Collection[int] = ()):
         self.submitted = time.monotonic()
         self.metrics: defaultdict[str, list[float]] = defaultdict(list)
         self.error: BaseException | None = None
         self._rows = [Outcome([None] * functions) for _ in range(rows)]
         self._awaited = [set(range(functions)) for _ in range(rows)]
+        self._measuring, self._masked = measuring, set[int]()
         self._changed = threading.Condition()
         self._watched = True
 
@@ -63,7 +73,13 @@ class Pending:
             row = self._rows[said.row]
             row.rewards[function] = reward
             row.status, row.cell = said.status or row.status, said.cell or row.cell
+            if said.status or function in self._measuring:
+                row.measured = reward
+            if said.status == LOST or (function in self._measuring and reward is None):
+                self._masked.add(said.row)
             self._awaited[said.row].discard(function)
+            if said.row in self._masked and not self._awaited[said.row]:
+                row.rewards = [None] * len(row.rewards)
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
@@ -104,6 +120,8 @@ class Rewarding:
 
     def __init__(self, functions: list[Callable[..., Any]], names: list[str]):
         self.functions, self.names = functions, names
+        self._measuring = {at for at, each in enumerate(functions) if getattr(each, "runs_experiments", False)}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
         self._thread.start()
@@ -115,7 +133,7 @@ class Rewarding:
             state: the Trainer's; functions get it with the batch's index as `global_step`, which names the batch in
                 records, also when it is submitted again by a resumed run.
         """
-        pending = Pending(len(batch.completions), len(self.functions))
+        pending = Pending(len(batch.completions), len(self.functions), self._measuring)
         given: dict[str, Any] = {
             "prompts": batch.prompts(),
             "completions": batch.completions,
@@ -125,8 +143,7 @@ class Rewarding:
             "log_metric": lambda name, value: pending.metrics[name].append(float(value)),
             "log_extra": _log_extra,
         }
-        for index in range(len(self.functions)):
-            asyncio.run_coroutine_threadsafe(self._guarded(index, given, pending), self._loop)
+        self.soon(self._start, given, pending)
         return pending
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
@@ -140,6 +157,13 @@ class Rewarding:
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+
+    def _start(self, given: dict[str, Any], pending: Pending) -> None:
+        """All in one turn of the loop: a function finds the experiments that another of the batch has begun."""
+        for index in range(len(self.functions)):
+            task = self._loop.create_task(self._guarded(index, given, pending))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, index: int, given: dict[str, Any], pending: Pending) -> None:
         try:

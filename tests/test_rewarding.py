@@ -1,0 +1,99 @@
+"""Several reward functions on one batch: what was lost stays masked, and all of them start together."""
+
+import asyncio
+from dataclasses import dataclass
+
+import pytest
+from tiny_policy import arguments, build, save_policy
+
+from ideator_rl.reward import RowReward
+from ideator_rl.training.rewarding import Rewarding
+from ideator_rl.training.rollouts import Batch
+from ideator_rl.training.trainer import IdeatorGRPOTrainer
+
+
+def measuring(rewards, streamed=True):
+    """A function that stands for one which runs experiments; None is an experiment that was lost."""
+
+    async def plain(completions, **_):
+        return [rewards[row % len(rewards)] for row in range(len(completions))]
+
+    async def as_completed(completions, **_):
+        for row in range(len(completions)):
+            reward = rewards[row % len(rewards)]
+            yield RowReward(row, reward, "lost" if reward is None else "succeeded")
+
+    plain.runs_experiments = True
+    if streamed:
+        plain.as_completed = as_completed
+    return plain
+
+
+async def bonus(completions, **_):
+    return [0.3] * len(completions)
+
+
+async def silent_of_the_first(completions, **_):
+    return [None] + [0.5] * (len(completions) - 1)
+
+
+@dataclass
+class State:
+    global_step: int = 0
+
+
+def outcomes(*functions):
+    rewarding = Rewarding(list(functions), [str(at) for at in range(len(functions))])
+    batch = Batch(0, 0, [{"prompt": "p"}], ["a", "b", "c"], [[1], [2], [3]])
+    pending = rewarding.submit(batch, State())
+    for _ in range(200):
+        if all(found := pending.known()):
+            break
+        pending.wait(0.1)
+    rewarding.close()
+    return found
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_lost_row_is_masked_whatever_another_function_gave_it(streamed, first):
+    measured = measuring([0.4, None, 0.0], streamed)
+    found = outcomes(measured, bonus) if first else outcomes(bonus, measured)
+    rewards = [each.rewards if first else each.rewards[::-1] for each in found]
+    assert rewards == [[0.4, 0.3], [None, None], [0.0, 0.3]]
+    assert [each.scored for each in found] == [True, False, True]
+    assert [each.measured for each in found] == [0.4, None, 0.0]
+
+
+def test_a_row_of_which_only_a_bonus_says_nothing_keeps_its_measured_reward():
+    found = outcomes(measuring([0.4]), silent_of_the_first)
+    assert [each.rewards for each in found] == [[0.4, None], [0.4, 0.5], [0.4, 0.5]]
+
+
+def test_the_functions_of_a_batch_start_in_one_turn_of_the_loop():
+    begun, seen = [], []
+
+    async def first(completions, **_):
+        await asyncio.sleep(0)
+        seen.extend(begun)
+        return [0.0] * len(completions)
+
+    async def second(completions, **_):
+        begun.append("second")
+        return [0.0] * len(completions)
+
+    for _ in range(20):
+        begun.clear(), seen.clear()
+        outcomes(first, second)
+        assert seen == ["second"]
+
+
+def test_the_trainer_leaves_out_lost_rows_and_tells_the_measured_reward_apart(tmp_path):
+    functions = [bonus, measuring([0.4, None, 0.0, 0.2])]
+    args = arguments(tmp_path / "run", max_steps=1)
+    trainer = build(IdeatorGRPOTrainer, save_policy(tmp_path / "policy"), args, functions)
+    trainer.train()
+    logs = trainer.state.log_history[0]
+    assert logs["pipeline/trained_share"] == 0.75 and logs["execution/lost"] == 0.25
+    assert logs["reward"] == pytest.approx(0.3 + 0.2), "the mean of 0.7, 0.3 and 0.5"
+    assert logs["execution/success_reward_best"] == pytest.approx(0.4), "not the bonus that stands first"
