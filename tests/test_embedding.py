@@ -1,0 +1,92 @@
+"""Embedders: rows of unit length that depend on their text only, and a fallback that says so."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ideator_rl.diagnostics.embedding import (
+    HASHED,
+    OTHERS,
+    THRESHOLDS,
+    EmbedderError,
+    HashedNGrams,
+    Thresholds,
+    description,
+    get_embedder,
+    thresholds,
+)
+
+IDEA = "think first [Experiment] Use a wider MLP. [Code Changes] In train.py set mlp = 8. [End]"
+
+
+class OneDirection:
+    """A scripted embedder: every text is the same."""
+
+    name = "one direction"
+    thresholds = Thresholds(0.9, 0.1)
+
+    def embed(self, texts):
+        return np.ones((len(texts), 1), np.float32)
+
+
+def test_only_the_description_is_embedded():
+    assert description(IDEA) == "Use a wider MLP."
+    assert description("a plain sentence") == "a plain sentence"
+    assert description("[Experiment] cut short") == "cut short"
+    assert description("") == ""
+
+
+def test_rows_have_unit_length_and_empty_texts_none():
+    rows = HashedNGrams().embed(["raise the learning rate", "", "the of and", "ein größerer Schritt ☃"])
+    assert rows.dtype == np.float32
+    assert np.linalg.norm(rows, axis=1) == pytest.approx([1, 0, 0, 1], abs=1e-6)
+    assert HashedNGrams().embed([]).shape == (0, rows.shape[1])
+
+
+def test_a_row_depends_on_its_text_only():
+    texts = [f"use {n} layers and a learning rate of {n}e-3" for n in range(9)]
+    together = HashedNGrams().embed(texts)
+    alone = np.concatenate([HashedNGrams().embed([text]) for text in texts])
+    assert np.array_equal(together, alone)
+
+
+def test_hashes_are_the_same_in_another_process():
+    code = "from ideator_rl.diagnostics.embedding import get_embedder as g; print(g('hashed').embed(['deeper model']).tobytes().hex())"
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert there == get_embedder("hashed").embed(["deeper model"]).tobytes().hex()
+
+
+def test_shared_words_are_near_and_strangers_are_far():
+    near, other, far = HashedNGrams().embed(
+        ["Train with a learning rate of 0.003.", "Set the learning rate to 0.01.", "Replace LayerNorm by RMSNorm."]
+    )
+    assert near @ other > 0.3 > 0.15 > near @ far
+
+
+def test_auto_without_minilm_is_hashed_and_says_so():
+    # sentence_transformers is hidden, as on a machine without it
+    code = (
+        "import sys; sys.modules['sentence_transformers'] = None\n"
+        "from importlib import util; real = util.find_spec\n"
+        "util.find_spec = lambda name, *a: None if name == 'sentence_transformers' else real(name, *a)\n"
+        "from ideator_rl.diagnostics.embedding import get_embedder; print(get_embedder().name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == HASHED
+
+
+def test_one_s_own_embedder_is_named_by_a_dotted_path_and_brings_its_thresholds():
+    own = get_embedder(f"{__name__}.OneDirection")
+    assert own.name == "one direction" and thresholds(own) == Thresholds(0.9, 0.1)
+    assert thresholds(HashedNGrams()) == THRESHOLDS[HASHED]
+    own.thresholds = None
+    assert thresholds(own) == OTHERS
+
+
+def test_an_unknown_embedder_is_told_what_there_is():
+    with pytest.raises(EmbedderError, match="Expected auto, hashed, minilm"):
+        get_embedder("minilmm")
+    with pytest.raises(EmbedderError, match="expected one with `name` and `embed`"):
+        get_embedder("os.path.join")
