@@ -56,8 +56,10 @@ class Archive:
         self._read = self._read_lineage = 0
         self._trees: dict[str, str] = {}
         """Experiment id to tree, in the order of knowing; the tree is empty where none came of an idea."""
+        self._records: list[Experiment] = []
         self._codebases: dict[str, _Codebase] = {}
         self._elites: list[Experiment] | None = None
+        self._successes: list[Experiment] | None = None
         self._children: dict[str, dict[str, None]] = {}
         self._parents: dict[str, dict[str, None]] = {}
         self._expansions: dict[str, set[Expansion]] = {}
@@ -121,6 +123,19 @@ class Archive:
                 self._elites = _distinct(each for each in self._codebases.values() if each.rewards and each.record.idea)
             return self._elites[:k]
 
+    def successes(self) -> list[Experiment]:
+        """Every idea that succeeded, best first, however alike; of each codebase the first successful run."""
+        with self._lock:
+            if self._successes is None:
+                good = [each for each in self._codebases.values() if each.rewards and each.record.idea]
+                good.sort(key=lambda each: (-each.quality, each.since))
+                self._successes = [each.record for each in good]
+            return self._successes
+
+    def records(self) -> list[Experiment]:
+        """Every record that is known, failures too, each once, in the order of knowing.  Not to be changed."""
+        return self._records
+
     def kth_best(self, k: int) -> float | None:
         """Quality of the k-th best elite, counted from 1; None while there are fewer."""
         elites = self.elites(k)
@@ -169,7 +184,9 @@ class Archive:
         if record.status == LOST or record.implementer == BASELINE:
             return
         known = len(self)
-        self._trees.setdefault(record.id, record.tree)
+        if record.id not in self._trees:
+            self._trees[record.id] = record.tree
+            self._records.append(record)
         if not record.tree:
             return
         found = self._codebases.setdefault(record.tree, _Codebase(record, known))
@@ -180,7 +197,7 @@ class Archive:
         found.rewards[record.id] = record.reward
         if record.metric:
             found.metrics[record.id] = float(record.metric["value"])
-        self._elites = None
+        self._elites = self._successes = None
 
     def _descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
         self._prompts.add((step, parents))

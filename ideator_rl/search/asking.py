@@ -15,13 +15,16 @@ from ideator_rl.environment import Environment
 from ideator_rl.experiment import Experiment
 from ideator_rl.search.archive import Archive
 
+FREE, EXPLOIT, EXPLORE = "free", "exploit", "explore"
+
 
 @dataclass(frozen=True)
 class Ask:
     """One question to an ideator."""
 
     kind: str
-    """What the strategy wants with it, such as `free`, `exploit` or `explore`; it stands in the records."""
+    """What the strategy wants with it: `free`, `exploit` (better than what is shown), `explore` (unlike what is shown),
+    or a word of its own; it stands in the records."""
     count: int
     """Ideas that are wanted."""
     shown: tuple[Experiment, ...] = ()
@@ -30,6 +33,19 @@ class Ask:
     """Texts of ideas that the answers should not resemble."""
     salt: str = ""
     """Names this question: who samples from it seeds himself with it, so that a repeated question has one answer."""
+    descends: bool = True
+    """The answers improve on what is shown, so that it stands as their parents in the records."""
+
+
+class Answer(str):
+    """A completion that says which of the shown ideas it was made from; a plain text is taken to be made from all."""
+
+    parents: tuple[Experiment, ...]
+
+    def __new__(cls, text: str, parents: Sequence[Experiment]) -> Answer:
+        made = super().__new__(cls, text)
+        made.parents = tuple(parents)
+        return made
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,14 @@
+"""Strategies: which past ideas a prompt shows (`parents`), and what a search asks for (`asks`), one small file each.
+
+Two interfaces, one choice of parents.  Training asks a `Strategy` for the parents of its prompts; a search asks a
+`SearchStrategy` for its next questions, and takes any `Strategy` for one that asks for ideas which improve on its
+parents.
+"""
+
+from ideator_rl.search.strategies.history import History, SearchStrategy
+from ideator_rl.search.strategies.made import get_search_strategy
+from ideator_rl.search.strategies.parents import Parents, Puct, Strategy, TopK, get_strategy, puct
+
+__all__ = [
+    "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "get_search_strategy", "get_strategy", "puct",
+]  # fmt: skip

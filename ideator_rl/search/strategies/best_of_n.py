@@ -1,0 +1,16 @@
+"""Best of N: independent ideas, of which the best is taken.  The floor that every other strategy has to beat."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ideator_rl.search.asking import FREE, Ask
+from ideator_rl.search.strategies.history import History
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
+        del rng
+        return [Ask(FREE, size) for size in history.batches(count)]

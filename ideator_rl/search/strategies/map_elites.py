@@ -1,0 +1,57 @@
+"""MAP-Elites (Mouret & Clune, arXiv 1504.04909): keep the best idea of every kind, and vary one of them at random.
+
+The first `start` ideas are free; after that a filled cell is drawn uniformly, and its elite is to be varied; at times
+two elites are to be combined.  A cell is what the descriptors say of a patch; see `descriptors.py`.  A library of
+quality diversity was looked at (`ribs`): its archives hold vectors of numbers in a space that is known beforehand, and
+it brings numba and scikit-learn along, where a dictionary of open-ended labels is what is needed.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import Experiment
+from ideator_rl.search.asking import EXPLOIT, FREE, Ask
+from ideator_rl.search.descriptors import DESCRIPTORS, descriptor
+from ideator_rl.search.strategies.history import History
+
+
+@dataclass(frozen=True)
+class MapElites:
+    start: int = 20
+    """Records that are known before the first variation."""
+    two: float = 0.5
+    """Share of the questions that show two elites."""
+    free: float = 0.0
+    """Share of the questions that show none even then."""
+    descriptors: tuple[str, ...] | list[str] = tuple(DESCRIPTORS)
+    """What makes a cell: kind, size, component."""
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.descriptors if name not in DESCRIPTORS]:
+            raise IdeatorError(f"There is no descriptor {unknown[0]!r}. Expected some of {', '.join(DESCRIPTORS)}.")
+        for name in ("two", "free"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise IdeatorError(f"MAP-Elites has {name}: {getattr(self, name)}. Expected a number from 0 to 1.")
+
+    def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
+        cells = self.cells(history)
+        filled = [cells[key] for key in sorted(cells)]
+        asks = []
+        for size in history.batches(count):
+            if not filled or len(history.archive) < self.start or rng.random() < self.free:
+                asks.append(Ask(FREE, size))
+                continue
+            shown = rng.sample(filled, min(len(filled), 2 if rng.random() < self.two else 1))
+            asks.append(Ask(EXPLOIT, size, tuple(shown)))
+        return asks
+
+    def cells(self, history: History) -> dict[tuple[str, ...], Experiment]:
+        """The best idea of every cell."""
+        found: dict[tuple[str, ...], Experiment] = {}
+        names = tuple(self.descriptors)
+        for record in history.archive.successes():  # best first
+            found.setdefault(descriptor(record, history.archive, history.subject, names), record)
+        return found

@@ -1,0 +1,33 @@
+"""Reuse: questions that show the parents a parent strategy picked (`top_k`, `puct`), and a share of free ones.
+
+What training's prompts do, for a search: the same choice of parents with an ideator that does not learn.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.search.asking import EXPLOIT, FREE, Ask
+from ideator_rl.search.strategies.history import History
+from ideator_rl.search.strategies.parents import Strategy
+
+
+@dataclass(frozen=True)
+class Reuse:
+    picker: Strategy
+    free: float = 0.25
+    """Share of an epoch's ideas that answer questions without parents."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.free <= 1:
+            raise IdeatorError(f"The share of free questions is {self.free}; expected a number from 0 to 1.")
+
+    def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
+        until = len(history.ideas) + count
+        free = min(count, max(0, round(self.free * until) - history.asked.get(FREE, 0)))
+        asks = [Ask(FREE, size) for size in history.batches(free)]
+        sizes = history.batches(count - free)
+        chosen = self.picker.parents(history.archive, len(sizes), rng)
+        return asks + [Ask(EXPLOIT if shown else FREE, size, shown) for size, shown in zip(sizes, chosen, strict=True)]
