@@ -107,6 +107,8 @@ class Environment:
     settings_file: str | None
     hidden: tuple[str, ...] = ()
     """Globs of files of the baseline that are protected and shown to nobody."""
+    in_process: bool = False
+    """Its codebases are data: the evaluator's `measured(tree, settings, replicate)` answers for a run."""
     known_good: str | None = None
     """A patch that is known to better the metric: `env check` sees by it whether the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
@@ -154,6 +156,8 @@ class Environment:
             "vocab": chosen.vocab,
             "suspicious": asdict(chosen.suspicious) if chosen.suspicious else None,
         }
+        if self.in_process:  # the settings stand in no file, and what the evaluator calls decides as much as it does
+            parts["in_process"] = [chosen.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _data_version(self) -> str:
@@ -234,6 +238,7 @@ def _build(root: Path, raw: dict[str, Any]) -> Environment:
         prepare=raw["prepare"],
         catalogue_path=root / raw["catalogue"] if raw["catalogue"] else None,
         settings_file=raw["settings_file"],
+        in_process=raw["in_process"],
         known_good=raw["known_good"],
         prompt_files=dict(raw["prompts"]),
     )

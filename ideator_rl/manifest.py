@@ -22,6 +22,7 @@ OPTIONAL: dict[str, tuple[type, Any]] = {
     "catalogue": (str, None),
     "known_good": (str, None),
     "settings_file": (str, None),
+    "in_process": (bool, False),
 }
 PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int, "suspicious": dict}
 SUSPICIOUS = {"beyond": (int, float), "agree": (int, float)}

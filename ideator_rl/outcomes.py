@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.journal import Journal, JournalError
@@ -22,8 +22,15 @@ class Entry:
     step: int
     position: int
     record: Experiment
-    written: bool = False
     error: BaseException | None = None
+
+
+@dataclass(eq=False)
+class _Flush:
+    """A write that an event loop has asked for; whoever enters before it has begun waits for it too."""
+
+    begun: bool = False
+    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Outcomes:
@@ -33,12 +40,20 @@ class Outcomes:
         self._journal = journal
         self._gathered: deque[Entry] = deque()
         self._writing, self._closed = threading.Lock(), False
+        self._flushes: dict[asyncio.AbstractEventLoop, _Flush] = {}
 
     async def enter(self, step: int, position: int, record: Experiment) -> None:
         """Raises: JournalError when the journal cannot be written, or is closed."""
         entry = Entry(step, position, record)
-        self._gathered.append(entry)
-        await asyncio.to_thread(self._write, entry)
+        self._gathered.append(entry)  # before it is seen whether the write has begun: what has not, takes it
+        loop = asyncio.get_running_loop()
+        flush = self._flushes.get(loop)
+        if flush is None or flush.begun:
+            flush = self._flushes[loop] = _Flush()
+            asyncio.ensure_future(self._flushed(loop, flush))
+        await asyncio.shield(flush.done)
+        if entry.error is not None:
+            raise entry.error
 
     def close(self) -> None:
         """Write what has gathered, if that can be done; what comes later is refused."""
@@ -46,12 +61,19 @@ class Outcomes:
             self._take()
             self._closed = True
 
-    def _write(self, entry: Entry) -> None:
+    async def _flushed(self, loop: asyncio.AbstractEventLoop, flush: _Flush) -> None:
+        try:
+            await asyncio.to_thread(self._write, flush)
+        finally:
+            if self._flushes.get(loop) is flush:
+                del self._flushes[loop]
+            if not flush.done.done():
+                flush.done.set_result(None)
+
+    def _write(self, flush: _Flush) -> None:
         with self._writing:
-            if not entry.written and entry.error is None:
-                self._take()
-        if entry.error is not None:
-            raise entry.error
+            flush.begun = True
+            self._take()
 
     def _take(self) -> None:
         """Write all that has gathered."""
@@ -67,6 +89,3 @@ class Outcomes:
         except BaseException as error:
             for entry in batch:
                 entry.error = error
-        else:
-            for entry in batch:
-                entry.written = True

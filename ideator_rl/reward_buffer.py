@@ -169,6 +169,10 @@ class RewardBuffer:
         """
         return self._journal.mark(step, known)
 
+    def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
+        """Step and text of every idea of this run, whatever came of it, in order; of the steps before one."""
+        return self._journal.ideas(before)
+
     def completion_of(self, experiment_id: str) -> str | None:
         """The completion, with its own thought, that first led to an experiment of this run."""
         return self._journal.completion_of(experiment_id)
@@ -266,6 +270,8 @@ def _journal_path(config: BufferConfig) -> Path:
 
 def _replicates(completions: list[str], replicates: int) -> list[int]:
     """Which replicate each completion asks for: equal ideas of one call take turns."""
+    if replicates == 1:
+        return [0] * len(completions)
     seen: Counter[str] = Counter()
     out = []
     for text in completions:

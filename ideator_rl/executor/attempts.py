@@ -17,7 +17,7 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.bucket import Bucket
@@ -51,7 +51,7 @@ class Spec:
     created: float
 
     def store(self, bucket: Bucket) -> bool:
-        return bucket.create(f"experiments/{self.id}/spec.json", json.dumps(asdict(self)).encode())
+        return bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
 
     @classmethod
     def load(cls, bucket: Bucket, id: str) -> Spec | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environment import Environment, Metric, load_environment
 from ideator_rl.environment_data import load_trusted, trusted_line
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import Sandbox
@@ -59,7 +59,9 @@ def _measured(run: ScoringRun, environment: Environment) -> dict[str, Any]:
     except Exception as error:  # the artifact is hostile: what the evaluator stumbles over is the experiment's
         where = trusted_line(error, environment.root / environment.evaluator)
         return {"failed": f"what it left could not be scored: {type(error).__name__}{where}"}
-    return _believable(value, environment)
+    if why := believable(value, environment.metric):
+        return {"invalid": why, "metric": value if math.isfinite(value) else None}
+    return {"metric": value}
 
 
 def _trusted(path: Path) -> ModuleType:
@@ -77,14 +79,12 @@ def _trusted(path: Path) -> ModuleType:
     return module
 
 
-def _believable(value: float, environment: Environment) -> dict[str, Any]:
-    low, high = environment.metric.plausible
-    if not math.isfinite(value) or not low <= value <= high:
-        return {
-            "invalid": f"{environment.metric.name} is {value:g}, outside the plausible range {low:g} to {high:g}",
-            "metric": value if math.isfinite(value) else None,
-        }
-    return {"metric": value}
+def believable(value: float, metric: Metric) -> str:
+    """Why a value is not believed; empty for one that is."""
+    low, high = metric.plausible
+    if math.isfinite(value) and low <= value <= high:
+        return ""
+    return f"{metric.name} is {value:g}, outside the plausible range {low:g} to {high:g}"
 
 
 if __name__ == "__main__":

@@ -23,9 +23,10 @@ from ideator_rl.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends import Backend, get_backend
+from ideator_rl.executor.backends.in_process import LEVEL, REASON, Runner
 from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
 from ideator_rl.executor.patience import Patience
-from ideator_rl.executor.sandbox import BWRAP, choose
+from ideator_rl.executor.sandbox import BWRAP, Sandbox, choose
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
     BUDGET,
@@ -42,6 +43,9 @@ from ideator_rl.patch import PatchError, Tree, diff, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 
 log = logging.getLogger(__name__)
+
+MOST_JUDGEMENTS = 128
+"""Patches whose judgement is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class ExecutorConfig:
     run_dir: str | None = None
     """Where the run's journal and ledger lie; None for the user's cache and for nowhere."""
     backend: str = "local"
-    """Who starts the experiments: `local`, `bucket` (whoever watches it), an entry point, or a class by dotted path."""
+    """Who starts the experiments: `local`, `bucket` (whoever watches it), `in_process` (nobody: codebases are data), an
+    entry point, or a class by dotted path."""
     outage_patience: float = 3600.0
     """Seconds that an outage of the bucket may last before what waits for it is lost."""
 
@@ -84,6 +89,8 @@ class Codebase:
     idea: str
     implementer: str
     trusted: bool
+    name: str = ""
+    """Hash of the tree; empty where nobody has computed it."""
     seconds: float = 0.0
     """Wall seconds that the implementer took."""
     cost: dict[str, float] = field(default_factory=dict)
@@ -107,9 +114,16 @@ class Executor:
         self._rule: RewardRule = reward_rule(self.environment, config.preset, config.reward_transform)
         self._version = self.implementer.version(self.environment)
         self._hardware = hardware_class(self.preset.resources.gpus)
+        self._judgements: dict[str, tuple[Tree, str, str]] = {}
+        """Tree, patch in one spelling and hash of the tree, by the patch that was judged: an answer is judged when it
+        is given, and again whenever it is replayed."""
         self._asking: dict[str, asyncio.Future[dict[str, Any]]] = {}
         backend = get_backend(config.backend)(self.bucket.url, config.slots, config.isolation)
         backend.refuse_if_too_large(self.preset.resources)
+        self._at_once: Runner | None = None
+        if hasattr(backend, "runner"):
+            self._at_once = backend.runner(self.environment, self.preset)
+            self.sandbox = Sandbox(LEVEL, REASON)
         self._patience = Patience(self.bucket.url, config.outage_patience)
         self.backend: Backend = backend
         self.scheduler = Scheduler(self.bucket, backend, patience=self._patience)
@@ -213,11 +227,17 @@ class Executor:
 
     def _judged(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
-        tree = patched_tree(self.base, patch, self.environment.rules)
-        return Codebase(tree, diff(self.base, tree), idea, implementer, trusted)
+        found = self._judgements.get(patch)
+        if found is None:
+            tree = patched_tree(self.base, patch, self.environment.rules)
+            if len(self._judgements) >= MOST_JUDGEMENTS:
+                self._judgements.clear()
+            found = self._judgements[patch] = tree, diff(self.base, tree), tree_hash(tree)
+        tree, clean, name = found
+        return Codebase(tree, clean, idea, implementer, trusted, name=name)
 
     async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
-        name = tree_hash(codebase.tree)
+        name = codebase.name or tree_hash(codebase.tree)
         # What ran unmasked must never be replayed as if it had been sealed.
         hardware = self._hardware + ("" if self.sandbox.level == BWRAP else self.sandbox.level)
         id = experiment_id(name, self._digest, self.preset.name, hardware, self.config.seed, replicate)
@@ -227,13 +247,20 @@ class Executor:
                 spec = self._spec(id, name, codebase, created, replicate)
                 await self._patience.through(lambda: attempts.store_tree(self.bucket, name, codebase.tree))
                 await self._patience.through(lambda: spec.store(self.bucket))
-                record = await self._paid(id)
+                record = await self._paid(id) if self._at_once is None else await self._now(spec, codebase.tree)
             else:
                 record.replayed = True
         except (Lost, BucketError, BudgetSpent) as error:
             return replace(self._lost(codebase.idea, created, error), id=id, tree=name, patch=codebase.patch)
         # A copy: those who wait for one experiment share its record, and each has paid for an idea of its own.
         return replace(record, reward=self._rule.reward(record), cost=codebase.cost)
+
+    async def _now(self, spec: attempts.Spec, tree: Tree) -> Experiment:
+        """The record of an experiment that is run here and at once."""
+        assert self._at_once is not None
+        record = self._at_once(spec, tree)
+        await self._patience.through(lambda: attempts.store_result(self.bucket, record))
+        return record
 
     async def _paid(self, id: str) -> Experiment:
         """The record of an experiment, its GPU-hours booked; one that is asked for twice is paid for once.

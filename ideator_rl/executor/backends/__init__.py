@@ -10,11 +10,15 @@ from ideator_rl.registry import resolve
 BUILT_IN = {
     "local": "ideator_rl.executor.backends.local.LocalBackend",
     "bucket": "ideator_rl.executor.backends.watched.WatchedBucket",
+    "in_process": "ideator_rl.executor.backends.in_process.InProcessBackend",
 }
 
 
 class Backend(Protocol):
-    """Made as `Class(bucket_url, slots, isolation)`.  Called by one thread; `active` by others too."""
+    """Made as `Class(bucket_url, slots, isolation)`.  Called by one thread; `active` by others too.
+
+    A backend that answers at once has `runner(environment, preset)` besides, and is never asked to submit anything.
+    """
 
     starts: bool
     """It starts experiments itself.  Of one that does not, attempts are counted in the bucket.  A class that says
@@ -31,7 +35,7 @@ class Backend(Protocol):
 
 
 def get_backend(name: str) -> Any:
-    """The class of a backend by name (`local`, `bucket`), entry point of `ideator_rl.backends`, or dotted path.
+    """The class of a backend: a name (`local`, `bucket`, `in_process`), entry point of `ideator_rl.backends`, or path.
 
     Raises:
         UnknownName: nothing is known by that name.

@@ -1,0 +1,80 @@
+"""The backend in_process: outcomes at once, records as any other's, and refusals."""
+
+import asyncio
+import uuid
+
+import pytest
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.executor import Executor
+from ideator_rl.experiment import FAILED, SUCCEEDED, UNPATCHABLE
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from tests.conftest import run
+
+IMPLEMENTER = "envs.landscape.implementer.TokenEdits"
+
+
+def config(tmp_path, **other):
+    given = {
+        "environment": "landscape",
+        "preset": "s0",
+        "bucket": f"memory://{uuid.uuid4()}",
+        "implementer": IMPLEMENTER,
+        "backend": "in_process",
+        "run_dir": str(tmp_path),
+    }
+    return BufferConfig(**{**given, **other})
+
+
+def idea(edits):
+    return f"hm hm </think> [Experiment] {edits} [Code Changes] apply [End]"
+
+
+def test_ideas_are_scored_at_once_and_repeated_ones_replayed(tmp_path):
+    buffer = RewardBuffer(config(tmp_path))
+    texts = [idea("k00v1 k01v2"), idea("k01v2 k00v1"), "no idea", idea("k00v1 k01v2")]
+    good, unsorted, _, again = run(buffer.score(texts))
+    assert good.status == SUCCEEDED and good.isolation == "in_process" and good.reward == good.metric["value"]
+    assert again.id == good.id and again.reward == good.reward
+    assert unsorted.status == UNPATCHABLE and unsorted.reward == 0.0 and "ascending" in unsorted.error["message"]
+    assert buffer.executor.scheduler.waiting == []
+    (later,) = run(buffer.score([texts[0]]))
+    assert later.replayed and later.metric == good.metric
+    buffer.close()
+
+
+def test_a_run_that_breaks_is_a_failure_of_the_idea(tmp_path):
+    buffer = RewardBuffer(config(tmp_path, bucket=f"file://{tmp_path}/bucket"))
+    texts = [idea(" ".join(f"k{knob:02d}v{value}" for knob in range(4, 14))) for value in range(4)]
+    broken = [record for record in run(buffer.score(texts)) if record.status == FAILED]
+    assert broken and all(record.reward == 0.0 and record.tree and record.metric is None for record in broken)
+    buffer.close()
+    other = RewardBuffer(config(tmp_path, bucket=f"file://{tmp_path}/bucket"))
+    assert all(record.replayed for record in run(other.score(texts)))
+    other.close()
+
+
+def test_every_backend_gives_an_idea_the_same_outcome(tmp_path):
+    here = Executor(config(tmp_path))
+    there = Executor(config(tmp_path, bucket=f"file://{tmp_path}/bucket", backend="local", slots=2))
+
+    async def both(executor):
+        return [await executor.execute(idea(edits), replicate=1) for edits in ("k00v1 k01v2", "k04v0 k09v3")]
+
+    for one, other in zip(run(both(here)), run(both(there)), strict=True):
+        assert (one.status, one.metric, one.reward) == (other.status, other.metric, other.reward)
+        assert one.id != other.id and one.tree == other.tree
+
+
+def test_codebases_that_are_code_are_refused(tmp_path, toy):
+    with pytest.raises(IdeatorError, match="its codebases are code"):
+        Executor(config(tmp_path, environment=str(toy), preset="cpu", implementer="rules"))
+
+
+def test_what_no_trusted_implementer_wrote_is_refused(tmp_path):
+    patch = "--- a/edits.yaml\n+++ b/edits.yaml\n@@ -1 +1,2 @@\n # Settings that differ from the default, one a line, such as k07: 0\n+k00: 1\n"
+    with pytest.raises(IdeatorError, match="a trusted implementer"):
+        asyncio.run(Executor(config(tmp_path)).execute_patch(patch))
+    direct = Executor(config(tmp_path, implementer="direct"))
+    with pytest.raises(IdeatorError, match="a trusted implementer"):
+        asyncio.run(direct.execute(f"[Experiment] by hand [Code Changes]\n{patch}\n[End]"))
