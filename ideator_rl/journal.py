@@ -143,6 +143,15 @@ class Journal:
             ).fetchone()
         return row[0] if row else None
 
+    def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
+        """Step and text of every idea that was proposed, whatever came of it, in order; of the steps before one."""
+        with self._lock:
+            rows: list[tuple[int, str]] = self._db.execute(
+                "select step, idea from rollouts where idea != '' and step < ? order by step, rank, position",
+                (1 << 62 if before is None else before,),
+            ).fetchall()
+        return rows
+
     def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
         """Write that an experiment was proposed, in a step, in answer to these."""
         with self._transaction():

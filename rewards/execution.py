@@ -22,11 +22,10 @@ from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.cells import cell_of
+from rewards.under_way import NEEDED, Columns, announced
 
-NEEDED = ("environment", "preset", "bucket")
 OPTIONAL = tuple(field.name for field in fields(BufferConfig) if field.name not in NEEDED)
 
-Columns = dict[str, list[Any]]
 Outcome = tuple[int, Experiment, RewardBuffer]
 """Row, its record, and the buffer that ran it."""
 
@@ -80,10 +79,12 @@ async def execution_reward_as_completed(
 
 execution_reward.as_completed = execution_reward_as_completed  # type: ignore[attr-defined]
 execution_reward.runs_experiments = True  # type: ignore[attr-defined]
+execution_reward.options = {}  # type: ignore[attr-defined]
 
 
 async def outcomes(completions: list[Any], columns: Columns, trainer_state: Any = None) -> AsyncIterator[Outcome]:
-    """Run the ideas in these completions; each outcome as soon as it is known.
+    """Run the ideas in these completions; each outcome as soon as it is known, here and to the reward functions that
+    stand beside this one (`rewards.under_way`).
 
     Args:
         trainer_state: TRL's; its `global_step` names the batch in the journal.
@@ -93,7 +94,14 @@ async def outcomes(completions: list[Any], columns: Columns, trainer_state: Any 
     """
     texts = [text_of(completion) for completion in completions]
     step = step_of(trainer_state)
-    streams = [_one(config, rows, texts, columns, step) for config, rows in by_config(columns, len(texts)).items()]
+    groups = by_config(columns, len(texts))
+    with announced(texts, columns, step) as batch:
+        async for outcome in _merged([_one(config, rows, texts, columns, step) for config, rows in groups.items()]):
+            batch.enter(outcome[0], outcome[1])
+            yield outcome
+
+
+async def _merged(streams: list[AsyncIterator[Outcome]]) -> AsyncIterator[Outcome]:
     waiting = {asyncio.ensure_future(anext(stream)): stream for stream in streams}
     try:
         while waiting:

@@ -27,7 +27,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
@@ -42,6 +41,7 @@ from rewards.execution import (
     row_reward,
     step_of,
 )
+from rewards.options import Option
 
 K = 20
 """Elites that the bar looks at."""
@@ -52,6 +52,12 @@ CAP = 10.0
 NOISE: float | None = None
 """Standard deviation of a run, where it was not measured by `env check` or the baseline's replicates; None for 0."""
 SHARE = 0.02
+OPTIONS = {
+    "improvement_k": Option(K, least=1),
+    "improvement_scale": Option(SCALE, least=1e-12),
+    "improvement_cap": Option(CAP, least=1e-12),
+    "improvement_noise": Option(NOISE, least=0),
+}
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,7 @@ async def improvement_reward_as_completed(
 
 improvement_reward.as_completed = improvement_reward_as_completed  # type: ignore[attr-defined]
 improvement_reward.runs_experiments = True  # type: ignore[attr-defined]
+improvement_reward.options = OPTIONS  # type: ignore[attr-defined]
 
 
 def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = None) -> Bar:
@@ -137,9 +144,8 @@ def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = No
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
     for key, value in given.items():
-        least = {"improvement_k": 1, "improvement_noise": 0}.get(key, 1e-12)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-            raise IdeatorError(f"The column {key} holds {value!r}; expected a number of at least {least:g}.")
+        if key in OPTIONS:
+            OPTIONS[key].check(key, value)
     baseline, span = archive.baseline, archive.span()
     best = archive.kth_best(int(given.get("improvement_k", K)))
     measured = baseline.spread if baseline else None

@@ -92,7 +92,7 @@ def test_where_nothing_is_known_the_failure_reward_is_the_bar():
     [("improvement_k", 0), ("improvement_scale", 0), ("improvement_cap", -1), ("improvement_noise", float("nan")), ("improvement_k", "many")],
 )  # fmt: skip
 def test_an_option_that_cannot_be_is_told(name, value):
-    with pytest.raises(IdeatorError, match=f"column {name} holds .*; expected a number of at least"):
+    with pytest.raises(IdeatorError, match=f"column {name} holds .*; expected a (whole )?number of at least"):
         bar_of(archive(), 0.0, {name: value})
 
 

@@ -32,7 +32,7 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
     """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from.
 
     Args:
-        where: the columns that tell reward functions where and how to run, as the recipe has them now.
+        where: the columns that tell reward functions where and how to run, and their options, as the recipe has them.
     """
 
     def __init__(self, *args: Any, recipe: Recipe, progress: Progress, where: dict[str, Any], **kwargs: Any):
@@ -46,7 +46,9 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
 
     def sample(self, index: int) -> Batch:
         with self.progress.phase("generation"):
-            return super().sample(index)
+            batch = super().sample(index)
+        self.refresh(batch)
+        return batch
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("experiments"):
@@ -58,10 +60,12 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def refresh(self, batch: Batch) -> None:
-        """A run may have been moved, or have another bucket or cap, since a batch was journaled."""
+        """Says where it runs now, and its options: a run may have been moved, or have another bucket, cap or reward,
+        since a batch was journaled."""
+        options = [name for each in self.reward_funcs for name in getattr(each, "options", ())]
         for row in batch.groups:
-            for column in fields(BufferConfig):
-                row.pop(column.name, None)
+            for column in (*(column.name for column in fields(BufferConfig)), *options):
+                row.pop(column, None)
             row.update(self.where)
 
     def give_up(self) -> bool:
@@ -134,7 +138,8 @@ def build_trainer(
         trainer = IdeatorTrainer(
             recipe=recipe,
             progress=progress,
-            where={name: value for name, value in rows[0].items() if name not in ("prompt", "parents")},
+            where={name: value for name, value in rows[0].items() if name not in ("prompt", "parents")}
+            | (recipe.ours.reward_options or {}),
             model=source,
             reward_funcs=rewards,
             args=grpo_config(recipe, model, resume),

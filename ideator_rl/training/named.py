@@ -1,18 +1,28 @@
 """What a recipe names by name or dotted path, looked up before anything is started or written.
 
-Reward functions, trackers, prompt strategy, advantage, cluster weight.  Only the last two cost an import of torch, and
-only where a recipe names them.
+Reward functions and their options, trackers, prompt strategy, advantage, cluster weight.  Only the last two cost an
+import of torch, and only where a recipe names them.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+from dataclasses import fields
+from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
+from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.search.strategies import get_strategy
 from ideator_rl.training.recipe import Recipe
 from ideator_rl.training.tracking import trackers
+
+GIVEN = (
+    "prompts", "completions", "completion_ids", "prompt", "completion", "parents", "trainer_state", "log_metric",
+    "log_extra",
+)  # fmt: skip
+"""What reward functions are given besides."""
 
 
 def check_names(recipe: Recipe) -> None:
@@ -27,6 +37,7 @@ def check_names(recipe: Recipe) -> None:
             f"reward_funcs has {', '.join(ours.reward_funcs)}, of which more than one runs every idea. Name one of "
             "them; functions of your own that run none may stand beside it."
         )
+    _check_options(ours.reward_options or {}, ours.reward_funcs, found)
     trackers(recipe)
     if ours.prompt_strategy is not None:
         get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
@@ -37,6 +48,27 @@ def check_names(recipe: Recipe) -> None:
             make_advantage(ours.advantage, ours.advantage_options, recipe.num_generations)
         if ours.cluster_weight is not None:
             check_cluster_weight(ours.cluster_weight)
+
+
+def _check_options(given: dict[str, Any], names: list[str], functions: list[Any]) -> None:
+    """What functions say they take (`function.options`: names with a `check`); one that says nothing takes anything.
+
+    Raises:
+        IdeatorError: none of them takes an option, one refuses a value, or a name is taken.
+    """
+    taken = {*(column.name for column in fields(BufferConfig)), *GIVEN}
+    if clash := sorted(taken & set(given)):
+        raise IdeatorError(f"reward_options has {clash[0]!r}, which says something else to every reward function.")
+    known: dict[str, Any] = {}
+    for function in functions:
+        known.update(getattr(function, "options", {}))
+    for name, value in given.items():
+        if name in known:
+            known[name].check(name, value)
+        elif all(hasattr(function, "options") for function in functions):
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known)) or 'none'}."
+            raise IdeatorError(f"reward_options has {name!r}, which none of {', '.join(names)} takes. {hint}")
 
 
 def check_installed(recipe: Recipe) -> None:

@@ -71,6 +71,8 @@ class IdeatorConfig:
     """Which of the environment's prompts asks for an idea."""
     reward_funcs: list[str] = field(default_factory=lambda: ["execution"])
     """Reward functions by name or dotted path; `reward_weights` is TRL's."""
+    reward_options: dict[str, Any] | None = None
+    """Options of reward functions by name, such as {length_most: 0.2}: columns that they are given."""
     model_name_or_path: str | None = None
     """Hub name, folder, or `package:NAME/FILE.gguf` inside an installed package; null with `scratch_model`."""
     scratch_model: dict[str, int] | None = None

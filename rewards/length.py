@@ -1,0 +1,78 @@
+"""The length reward: a bonus for a long thought, the second of three remedies that Si et al. (arXiv 2601.14525) tried.
+
+    length_most · min(1, length / length_cap)
+
+Length is that of the thought, the text before the idea; no idea, no bonus, whatever was written.  It is counted in
+tokens where `completion_ids` are given, else in words:
+
+- tokens: the completion's ids times the share of its visible characters (all but white space) that stand in the
+  thought.  A reward function is given no tokenizer, so this is an estimate; tokens that leave no text behind, or only
+  white space, count for no more than one a visible character of the thought.
+- words: runs of visible characters; one longer than `WORD` characters is cut into pieces of that length.
+
+What is said twice counts once: the length is multiplied by the share of the thought's trigrams of words that are
+distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; the paper says nothing of it.
+Nothing here can tell thinking from chatter, and policies find that out: with such a bonus the thoughts of a simulated
+policy grew by padding while 97 % of its ideas stayed simple, and in the paper it did not help.
+
+Options (columns, or `reward_options`): `length_most`, 0.3, the paper's; `length_cap`, 1000, the length that earns it
+all, our choice; `length_unit`, `tokens` or `words`.
+"""
+
+from __future__ import annotations
+
+from ideator_rl.ideas import MalformedIdea, parse_idea
+from rewards.options import Option
+from rewards.shaping import Call, Worth, shaping
+
+OPTIONS = {
+    "length_most": Option(0.3, least=0),
+    "length_cap": Option(1000.0, least=1),
+    "length_unit": Option("tokens", among=("tokens", "words")),
+}
+WORD = 20
+"""Characters; hardly a word of any language is longer, and scripts without spaces are not one word."""
+
+
+@shaping(OPTIONS)
+def length_reward(call: Call) -> Worth:
+    """The bonus for the length of every completion's thought, from 0 to `length_most`; None where its experiment is
+    lost.
+
+    Raises:
+        IdeatorError: an option cannot be what it is.
+    """
+    most, cap = call.options["length_most"], call.options["length_cap"]
+    tokens = call.options["length_unit"] == "tokens" and call.ids is not None
+    lengths = [
+        thought_length(text, len(call.ids[row]) if tokens and call.ids else None) for row, text in enumerate(call.texts)
+    ]
+    if lengths:
+        call.tell("length/thought", sum(lengths) / len(lengths))
+    return Worth([most * min(1.0, length / cap) for length in lengths])
+
+
+def thought_length(text: str, tokens: int | None = None) -> float:
+    """The length of a completion's thought; 0 without an idea.
+
+    Args:
+        tokens: of the whole completion; None to count words.
+    """
+    try:
+        thought = parse_idea(text).thought
+    except MalformedIdea:
+        return 0.0
+    pieces = [word[at : at + WORD] for word in thought.split() for at in range(0, len(word), WORD)]
+    visible = sum(map(len, pieces))
+    if not visible:
+        return 0.0
+    length = len(pieces) if tokens is None else min(tokens * visible / sum(map(len, text.split())), visible)
+    return length * _distinct(pieces)
+
+
+def _distinct(pieces: list[str]) -> float:
+    """The share of trigrams that are distinct, by letters and digits; of pieces themselves where there are fewer."""
+    plain = ["".join(filter(str.isalnum, piece.casefold())) for piece in pieces]
+    grams: list[tuple[str, ...]] = list(zip(plain, plain[1:], plain[2:], strict=False))
+    grams = grams or [(piece,) for piece in plain]
+    return len(set(grams)) / len(grams)
