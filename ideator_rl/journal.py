@@ -13,10 +13,11 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, RUNNING, Experiment
@@ -37,6 +38,9 @@ create table if not exists marks (step integer primary key, known integer);
 
 Descent = tuple[str, tuple[str, ...], int]
 """Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
+
+Note = Callable[[sqlite3.Connection, int], object]
+"""Writes something beside the proposals of a step, of which the first has this position."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,21 @@ class Journal:
         with self._lock:
             return int(self._db.execute("select coalesce(max(step), -1) + 1 from rollouts").fetchone()[0])
 
-    def propose(self, step: int, completions: list[str], replicates: list[int] | None = None) -> int:
+    def propose(
+        self,
+        step: int,
+        completions: list[str],
+        replicates: list[int] | None = None,
+        refused: Mapping[int, Experiment] | None = None,
+        note: Note | None = None,
+    ) -> int:
         """Write the proposals of a step, each with its replicate; returns the position of the first.
 
         A second call for a step goes on after the first: several generation batches may feed one optimizer step.
+
+        Args:
+            refused: outcomes of those that are not to be run, by index.
+            note: what else is to be written with them, all or nothing.
         """
         with self._transaction():
             first = self._proposed[step]
@@ -96,7 +111,28 @@ class Journal:
                 f"replicate) values (?,?,?,?,?,?,'{RUNNING}',?,?)",
                 rows,
             )
+            for index, record in (refused or {}).items():
+                self._settle(step, first + index, record)
+            if note is not None:
+                note(self._db, first)
         return first
+
+    def go_on(self, step: int) -> int:
+        """The next proposals of a step come after those that an earlier process made; returns how many these were."""
+        with self._lock:
+            query = "select coalesce(max(position), -1) + 1 from rollouts where step=? and rank=?"
+            self._proposed[step] = int(self._db.execute(query, (step, self._rank)).fetchone()[0])
+        return self._proposed[step]
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Rows of the journal."""
+        with self._lock:
+            return self._db.execute(query, values).fetchall()
+
+    def write(self, note: Callable[[sqlite3.Connection], object]) -> None:
+        """Tables beside the journal's own, for who keeps books of what it proposed: all of `note`, or nothing."""
+        with self._transaction():
+            note(self._db)
 
     def unsettled(self, exclude_steps: Collection[int]) -> list[Proposal]:
         """This rank's proposals without an outcome, but those of the steps to be left out."""
@@ -113,16 +149,9 @@ class Journal:
 
     def settle_all(self, outcomes: list[tuple[int, int, Experiment]]) -> None:
         """Write outcomes, each with its step and position, in one transaction."""
-        now = time.time()
         with self._transaction():
             for step, position, record in outcomes:
-                value = record.metric["value"] if record.metric else None
-                self._db.execute(
-                    "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
-                    "where step=? and rank=? and position=?",
-                    (record.id, record.status, record.reward, value, now, step, self._rank, position),
-                )
-                self._enter(record)
+                self._settle(step, position, record)
 
     def record(self, record: Experiment) -> None:
         with self._transaction():
@@ -173,6 +202,15 @@ class Journal:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _settle(self, step: int, position: int, record: Experiment) -> None:
+        value = record.metric["value"] if record.metric else None
+        self._db.execute(
+            "update rollouts set experiment_id=?, status=?, reward=?, metric=?, finished=? "
+            "where step=? and rank=? and position=?",
+            (record.id, record.status, record.reward, value, time.time(), step, self._rank, position),
+        )
+        self._enter(record)
 
     def _enter(self, record: Experiment) -> None:
         """Write a record over the one of its id, in its place; one that was lost before is known only now, and what is

@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,13 +27,16 @@ from typing import Any
 from ideator_rl.environment_data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
-from ideator_rl.journal import Descent, Journal, Proposal, sections
+from ideator_rl.journal import Descent, Journal, Note, Proposal, sections
 from ideator_rl.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
 
 BASELINE = "baseline"
 """Implementer of the baseline's records: no idea led to them."""
+
+Running = asyncio.Task[tuple[int, Experiment]]
+"""Gives a proposal's position and its record."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class RewardBuffer:
         self._outcomes = Outcomes(self._journal)
         self._owners: dict[tuple[int, int], Proposal] = {}
         """Who will settle a row of the journal: the last one that was begun for it."""
-        self._outstanding: set[asyncio.Task[tuple[int, Experiment]]] = set()
+        self._outstanding: set[Running] = set()
         known = [replace(record, log="") for record in self._journal.experiments()]
         self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
         """Every record of this run but baselines, in the order it became known; only ever appended to.  Without logs,
@@ -65,6 +68,8 @@ class RewardBuffer:
         """Records of the unchanged baseline; one may be there twice.  Only ever appended to."""
         self.lineage: list[Descent] = self._journal.lineage()
         """Which experiments were proposed in answer to which; only ever appended to."""
+        self.elsewhere: list[Experiment] = []
+        """Records of other runs that this one knows from the start; to be set before its archive is asked for."""
 
     async def score(self, completions: list[str], *, step: int | None = None) -> list[Experiment]:
         """Run the ideas in these completions; one record each, in order."""
@@ -77,14 +82,9 @@ class RewardBuffer:
         self, completions: list[str], *, step: int | None = None
     ) -> AsyncIterator[tuple[int, Experiment]]:
         """The same, each record with its index as soon as it is known."""
-        completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
         step = self._journal.next_step() if step is None else step
-        replicates = _replicates(completions, self.config.replicates)
-        first = self._journal.propose(step, completions, replicates)
-        tasks = [
-            self._begin(Proposal(step, first + index, text, replicate))
-            for index, (text, replicate) in enumerate(zip(completions, replicates, strict=True))
-        ]
+        first, begun = self.propose(completions, step)
+        tasks = list(begun.values())
         unsaid = set(range(len(tasks)))
         try:
             for finished in asyncio.as_completed(tasks):
@@ -94,6 +94,34 @@ class RewardBuffer:
         finally:
             for index in unsaid:
                 tasks[index].add_done_callback(_say_failure)
+
+    def propose(
+        self,
+        completions: list[str],
+        step: int,
+        refused: Mapping[int, Experiment] | None = None,
+        note: Note | None = None,
+    ) -> tuple[int, dict[int, Running]]:
+        """Write proposals into the journal, and begin to run them in the background.
+
+        Args:
+            refused: records of completions that are not to be run, by index.
+            note: see `Journal.propose`.
+
+        Returns:
+            the position of the first, and by index who will give position and record.
+        """
+        completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
+        replicates, refused = _replicates(completions, self.config.replicates), refused or {}
+        first = self._journal.propose(step, completions, replicates, refused, note)
+        for record in refused.values():
+            self._note(record)
+        proposals = enumerate(zip(completions, replicates, strict=True))
+        return first, {
+            index: self._begin(Proposal(step, first + index, text, replicate))
+            for index, (text, replicate) in proposals
+            if index not in refused
+        }
 
     def reattach(self, exclude_steps: Collection[int] = frozenset()) -> int:
         """Score again, in the background, what an earlier process proposed and left without an outcome.
@@ -107,14 +135,24 @@ class RewardBuffer:
         Returns:
             how many were taken up.
         """
-        found = [
-            proposal
-            for proposal in self._journal.unsettled(exclude_steps)
-            if (proposal.step, proposal.position) not in self._owners
-        ]
-        for proposal in found:
-            self._begin(proposal).add_done_callback(_say_failure)
+        found = self.take_up(exclude_steps)
+        for task in found.values():
+            task.add_done_callback(_say_failure)
         return len(found)
+
+    def take_up(self, exclude_steps: Collection[int] = frozenset()) -> dict[tuple[int, int], Running]:
+        """The same for who wants the outcomes: by step and position, who will give them."""
+        places = ((each.step, each.position, each) for each in self._journal.unsettled(exclude_steps))
+        return {
+            (step, position): self._begin(proposal)
+            for step, position, proposal in places
+            if (step, position) not in self._owners
+        }
+
+    @property
+    def journal(self) -> Journal:
+        """For who keeps books of its own beside it."""
+        return self._journal
 
     async def drain(self, timeout: float | None = None) -> int:
         """Wait until everything that was proposed has its outcome, or `timeout` seconds.
@@ -200,7 +238,7 @@ class RewardBuffer:
         self._journal.close()
         _open.pop(self.config, None)
 
-    def _begin(self, proposal: Proposal) -> asyncio.Task[tuple[int, Experiment]]:
+    def _begin(self, proposal: Proposal) -> Running:
         with self._lock:
             self._counts["proposed"] += 1
             self._owners[proposal.step, proposal.position] = proposal
@@ -209,7 +247,7 @@ class RewardBuffer:
         task.add_done_callback(partial(self._ended, proposal))
         return task
 
-    def _ended(self, proposal: Proposal, task: asyncio.Task[tuple[int, Experiment]]) -> None:
+    def _ended(self, proposal: Proposal, task: Running) -> None:
         self._outstanding.discard(task)
         if self._owners.get((proposal.step, proposal.position)) is proposal:
             del self._owners[proposal.step, proposal.position]
@@ -240,7 +278,7 @@ class RewardBuffer:
                     self._best = record
 
 
-def _say_failure(task: asyncio.Task[tuple[int, Experiment]]) -> None:
+def _say_failure(task: Running) -> None:
     """Of a proposal that nobody waits for any more."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.warning("An outcome that nobody waits for was not entered: %s", error)
