@@ -38,7 +38,7 @@ def holds_idea(text: str, strict: bool = False) -> bool:
     if idea is None or not strict:
         return idea is not None
     text = text.rstrip()
-    closes = text.endswith(END) and _idea(text.removesuffix(END)) is None  # no [End] before the last one ended an idea
+    closes = text.endswith(END) and _idea(text.removesuffix(END)) != idea  # no [End] before the last one ended it
     return closes and EXPERIMENT not in idea.thought
 
 

@@ -58,9 +58,9 @@ def read(options: Options, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     values = {}
     for name, option in options.items():
         given = [value for value in columns.get(name, ()) if value is not None]
+        for value in given:
+            option.check(name, value)
         if any(value != given[0] for value in given):
             raise IdeatorError(f"The column {name} differs between rows of a batch; expected one value for all.")
-        if given:
-            option.check(name, given[0])
         values[name] = given[0] if given else option.default
     return values
