@@ -74,6 +74,17 @@ def parse_idea(completion: str) -> Idea:
     return Idea(experiment, changes, completion[: match.start()].strip())
 
 
+def spans_of_ideas(text: str) -> list[tuple[int, int]]:
+    """Where complete sets of sections begin and end in a text that holds several ideas, in order."""
+    found = list(_SECTIONS.finditer(_marks_in_edits_hidden(text))) or list(_SECTIONS.finditer(text))
+    return [match.span() for match in found]
+
+
+def unmarked(text: str) -> str:
+    """The text without section marks: what is quoted in a thought is no idea."""
+    return _MARK.sub("(", text)
+
+
 def _marks_in_edits_hidden(completion: str) -> str:
     """The text, every place as before, where marks inside SEARCH/REPLACE blocks and hunks of a diff are code."""
     lines, inside = completion.split("\n"), ""

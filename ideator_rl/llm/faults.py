@@ -53,13 +53,13 @@ class Fault(Exception):
     def final(self, url: str, tries: int) -> IdeatorError:
         """The error for the caller, when no try is left."""
         if self.too_long:
-            return ContextTooLong(f"The prompt is too long for the code LLM at {url}: {self.words}. {self.then}")
+            return ContextTooLong(f"The prompt is too long for the LLM at {url}: {self.words}. {self.then}")
         if not self.passing:
-            return LLMUnavailable(f"The code LLM at {url} refuses to answer: {self.words}. {self.then}")
+            return LLMUnavailable(f"The LLM at {url} refuses to answer: {self.words}. {self.then}")
         times = "once" if tries == 1 else f"{tries} times"
         then = "See that it is up and ask again (a run: --resume); `retries` and `timeout` say how long to wait."
         return LLMUnavailable(
-            f"The code LLM at {url} was asked {times} and gave no answer. The last try: {self.words}. {then}"
+            f"The LLM at {url} was asked {times} and gave no answer. The last try: {self.words}. {then}"
         )
 
 

@@ -156,4 +156,4 @@ def _price(name: str, raw: Any) -> Price:
 
 
 def _fail(what: str, then: str) -> NoReturn:
-    raise SettingsError(f"The settings of the code LLM {what}. {then}")
+    raise SettingsError(f"The settings of the LLM {what}. {then}")

@@ -5,9 +5,9 @@ before anything succeeded; the rest show the ideas that a strategy chose, each w
 a function of (seed, batch, what the archive knows).  Past ideas are untrusted text: each is cut to a length and nothing
 in it is filled in or interpreted.
 
-The words are in `parents.md` beside this module; an environment has its own by naming a prompt `parents` in its
-`env.yaml`.  Filled in: `{prompt}` (the environment's own), `{task}`, `{ideas}`, `{metric}`, `{direction}` (lower or
-higher), `{baseline}`.
+The words are in `parents.md` and `explore.md` beside this module; an environment has its own by naming a prompt
+`parents` or `explore` in its `env.yaml`.  Filled in: `{prompt}` (the environment's own), `{task}`, `{ideas}`,
+`{metric}`, `{direction}` (lower or higher), `{baseline}`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.search.archive import Archive, archive_of
 from ideator_rl.search.strategies import Strategy
 
-KIND = "parents"
-"""The prompt of an environment that takes the place of ours."""
+PARENTS, EXPLORE = "parents", "explore"
+"""Our words, of which an environment's prompts of these names take the place: do better than what is shown, or
+something else."""
 _PLACE = re.compile(r"\{(prompt|task|ideas|metric|direction|baseline)\}")
 
 
@@ -88,26 +89,29 @@ class ArchivePrompts:
 def parent_prompt(
     environment: Environment,
     own: str,
-    shown: Sequence[tuple[str, float | None]],
+    shown: Sequence[tuple[str, float | str | None]],
     baseline: float | None = None,
     most: int = 2000,
+    words: str = PARENTS,
 ) -> str:
     """The text of a prompt that shows ideas.
 
     Args:
         own: the environment's prompt for an idea.
-        shown: ideas, each with its metric; None if that is unknown.
+        shown: ideas, each with its metric; None if that is unknown, and a text for one that has none, such as
+            `failed: …`.
         baseline: its metric; None if that is unknown.
         most: characters of one idea.
+        words: `parents` or `explore`.
     """
-    template = Path(__file__).with_name("parents.md")
-    if KIND in environment.prompt_files:
-        template = environment.root / environment.prompt_files[KIND]
+    template = Path(__file__).with_name(f"{words}.md")
+    if words in environment.prompt_files:
+        template = environment.root / environment.prompt_files[words]
     ideas = [
         f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, most)}"
         for number, (idea, value) in enumerate(shown, 1)
     ]
-    words = {
+    places = {
         "prompt": own,
         "task": environment.task,
         "ideas": "\n\n".join(ideas),
@@ -116,10 +120,12 @@ def parent_prompt(
         "baseline": "" if baseline is None else f", and the baseline has {baseline:.5g}",
     }
     # In one pass: what an idea or a codebase holds in braces is not filled in.
-    return _PLACE.sub(lambda place: words[place[1]], template.read_text(encoding="utf-8")).strip()
+    return _PLACE.sub(lambda place: places[place[1]], template.read_text(encoding="utf-8")).strip()
 
 
-def _result(environment: Environment, value: float | None, baseline: float | None) -> str:
+def _result(environment: Environment, value: float | str | None, baseline: float | None) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return f"{environment.metric.name} unknown"
     said = f"{environment.metric.name} {value:.5g}"
