@@ -1,9 +1,10 @@
-"""The execution reward in stock TRL: its own command line, and its RLOOTrainer.  No trainer of ours is imported."""
+"""Our rewards in stock TRL: its own command line, RLOOTrainer and GRPOTrainer.  No trainer of ours is imported."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED
-from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
 
 HERE = Path(__file__).parent
@@ -36,10 +37,14 @@ def speaker(tmp_path_factory):
 
 
 @pytest.fixture
-def rows(tmp_path):
-    config = BufferConfig(
+def config(tmp_path):
+    return BufferConfig(
         str(HERE / "toy_env"), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path / "run"), slots=2
     )
+
+
+@pytest.fixture
+def rows(config):
     return prompt_rows(load_environment(HERE / "toy_env"), config, 4)
 
 
@@ -75,6 +80,63 @@ def test_rloo_trainer_takes_the_reward_as_it_is(speaker, rows, tmp_path):
     check(tmp_path / "run")
 
 
+def test_five_rewards_beside_the_experiments_of_a_stock_trainer_leave_out_a_lost_row(
+    speaker, config, rows, tmp_path, monkeypatch
+):
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    from rewards.execution import execution_reward
+    from rewards.format import format_reward
+    from rewards.length import length_reward
+    from rewards.novelty import novelty_reward
+    from rewards.similarity import similarity_penalty
+    from rewards.simplicity import simplicity_reward
+
+    buffer = open_buffer(config)
+    execute, asked = buffer.executor.execute, []
+
+    async def loses_the_fifth(completion, replicate=0):
+        asked.append(completion)
+        mine = len(asked) % 8 == 5
+        made = await execute(completion, replicate)
+        error = {"kind": "lost", "message": "Node died."}
+        return replace(made, id=f"lost{len(asked)}", status="lost", reward=None, error=error) if mine else made
+
+    monkeypatch.setattr(buffer.executor, "execute", loses_the_fifth)
+    seen = []
+
+    class Seen(GRPOTrainer):
+        def _calculate_rewards(self, *args):
+            seen.append(super()._calculate_rewards(*args))
+            return seen[-1]
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            assert output["advantages"][4] == 0 and torch.isfinite(output["advantages"]).all()
+            return output
+
+    args = GRPOConfig(
+        str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=8, num_generations=8, max_completion_length=48,
+        use_cpu=True, bf16=False, report_to="none", save_strategy="no", seed=1,
+        reward_weights=[0.1, 1.0, 1.0, 0.1, 0.3, 0.1],
+    )  # fmt: skip
+    functions = [format_reward, length_reward, execution_reward, novelty_reward, similarity_penalty, simplicity_reward]
+    options = {"length_cap": 20.0, "novelty_embedder": "hashed", "length_unit": "words"}
+    data = Dataset.from_list([row | options for row in rows])
+    Seen(model=speaker, reward_funcs=functions, args=args, train_dataset=data).train()
+    buffer.close()
+    assert len(asked) == 16, "nothing ran twice"
+    for rewards in seen:
+        kept = torch.arange(8) != 4
+        assert torch.isnan(rewards[4]).all() and not torch.isnan(rewards[kept]).any()
+        ran = rewards[:, 2] > 0
+        assert ran.any() and torch.all(rewards[ran, 5] > 0) and torch.all(rewards[ran, 0] == 1)
+    formed = [rewards[:, 0] == 1 for rewards in seen]
+    assert torch.all(seen[0][formed[0], 4] == 0) and torch.all(seen[1][formed[1], 4] < 0), "like those of step 0"
+
+
 def test_the_stock_grpo_command_trains_on_a_dataset_file(speaker, rows, tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -82,7 +144,9 @@ def test_the_stock_grpo_command_trains_on_a_dataset_file(speaker, rows, tmp_path
     command = [
         *(str(Path(sys.executable).parent / "trl"), "grpo"),
         *("--model_name_or_path", speaker, "--dataset_name", str(data)),
-        *("--reward_funcs", "rewards.execution.execution_reward", "--output_dir", str(tmp_path / "out")),
+        *("--reward_funcs", "rewards.execution.execution_reward", "rewards.format.format_reward"),
+        *("rewards.length.length_reward", "rewards.novelty.novelty_reward", "rewards.similarity.similarity_penalty"),
+        *("rewards.simplicity.simplicity_reward", "--output_dir", str(tmp_path / "out")),
         *("--max_steps", "2", "--per_device_train_batch_size", "4", "--num_generations", "4"),
         *("--max_completion_length", "48", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"),
         *("--save_strategy", "no", "--seed", "1"),
