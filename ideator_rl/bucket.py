@@ -192,6 +192,12 @@ class MemoryBucket:
         with cls._guard:
             return cls._open.setdefault(url, cls(url))
 
+    @classmethod
+    def forget(cls, url: str) -> None:
+        """Give back the memory of a bucket that nobody needs any more."""
+        with cls._guard:
+            cls._open.pop(url, None)
+
     def create(self, key: str, data: bytes) -> bool:
         with self._lock:
             if key in self._objects:

@@ -1,0 +1,120 @@
+"""Does RL on executed ideas collapse, and what helps?  Trainer and search on landscapes where the answer takes minutes.
+
+    python benchmarks/collapse.py run [--methods grpo default …] [--landscapes s0 s1 …] [--hours 1.0]
+    python benchmarks/collapse.py tune METHOD KEY=VALUE … [--landscapes t0 t1]      one trial, on landscapes of its own
+    python benchmarks/collapse.py table                                             from the results, with tests
+    python benchmarks/collapse.py figure                                            docs/collapse.svg
+
+A cell is a method on a landscape.  Each that ends appends one line to collapse_results.jsonl, a trial to
+collapse_tuning.jsonl; what stands there is not run again, so that `run` may be killed and goes on where it was.  One
+thread; the cells of the main table come first, landscape by landscape.  docs/collapse.md says what came out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from collapse_methods import BUDGET, MAIN, METHODS, MOST_PROPOSED, SCREENED, SCREENING, TUNED, TUNING, UNSEEN
+
+HERE = Path(__file__).parent
+RESULTS, TRIALS = HERE / "collapse_results.jsonl", HERE / "collapse_tuning.jsonl"
+FIGURE = HERE.parent / "docs" / "collapse.svg"
+
+
+def main() -> None:
+    options = _options()
+    if options.command == "run":
+        run(options.methods, options.landscapes, options.hours)
+    elif options.command == "tune":
+        tune(options.method, options.keys, options.landscapes, options.budget)
+    elif options.command == "table":
+        from collapse_table import table
+
+        print(table(read(RESULTS), read(TRIALS)))
+    else:
+        from collapse_figure import draw
+
+        draw(read(RESULTS), FIGURE)
+
+
+def run(methods: list[str] | None, landscapes: list[str] | None, hours: float) -> None:
+    """Run the cells that are not in the results yet, the main table's first."""
+    from collapse_cells import run_cell
+
+    began = time.monotonic()
+    done = {(cell["method"], cell["landscape"]) for cell in read(RESULTS)}
+    for name, preset in wanted(methods, landscapes):
+        if (name, preset) in done:
+            continue
+        if time.monotonic() - began > 3600 * hours:
+            print("the hours are spent; the same line goes on")
+            return
+        cell = run_cell(name, preset, BUDGET, MOST_PROPOSED, TUNED.get(name, {}))
+        append(RESULTS, cell)
+        _say(cell)
+
+
+def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tuple[str, str]]:
+    """Cells in the order of importance."""
+    cells = [(name, preset) for preset in UNSEEN for name in MAIN]
+    cells += [(name, preset) for preset in SCREENING for name in SCREENED]
+    chosen = [cell for cell in cells if not methods or cell[0] in methods]
+    return [cell for cell in chosen if not landscapes or cell[1] in landscapes]
+
+
+def tune(name: str, keys: list[str], landscapes: list[str] | None, budget: int) -> None:
+    """Try a method with other keys on the tuning landscapes."""
+    from collapse_cells import run_cell
+
+    given = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in keys)}
+    done = [(cell["method"], cell["landscape"], cell["keys"], cell["budget"]) for cell in read(TRIALS)]
+    for preset in landscapes or TUNING:
+        if (name, preset, given, budget) not in done:
+            cell = run_cell(name, preset, budget, budget * MOST_PROPOSED // BUDGET, given)
+            append(TRIALS, cell)
+            _say(cell)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def append(path: Path, cell: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(cell) + "\n")
+
+
+def _say(cell: dict[str, Any]) -> None:
+    last = cell["steps"][-2 if len(cell["steps"]) > 1 else -1]
+    print(
+        f"{cell['method']:<22} {cell['landscape']:<4} score {cell['score']:.3f}  area {cell['auc']:.3f}  "
+        f"{cell['executed']} experiments of {cell['proposed']} ideas  success {last['success']:.2f}  "
+        f"distinct {last['distinct']}  thought {last['thought']:.1f}  {cell['seconds']:.0f} s  {cell['keys'] or ''}",
+        flush=True,
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command", required=True)
+    run_ = commands.add_parser("run")
+    run_.add_argument("--methods", nargs="*", choices=METHODS)
+    run_.add_argument("--landscapes", nargs="*")
+    run_.add_argument("--hours", type=float, default=24.0)
+    tune_ = commands.add_parser("tune")
+    tune_.add_argument("method", choices=METHODS)
+    tune_.add_argument("keys", nargs="*", metavar="KEY=VALUE")
+    tune_.add_argument("--landscapes", nargs="*")
+    tune_.add_argument("--budget", type=int, default=BUDGET)
+    commands.add_parser("table")
+    commands.add_parser("figure")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

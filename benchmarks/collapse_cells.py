@@ -1,0 +1,140 @@
+"""One cell of the collapse benchmark: a method on a landscape, run by the library's own trainer or search, and read back.
+
+Nothing is simulated but the landscape: RL is `ideator_rl.training.run.train` on a recipe, search is
+`ideator_rl.search.engine.run_search` on one, and both score ideas through `RewardBuffer` with the backend `in_process`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from collapse_methods import BATCH, METHODS
+from collapse_records import read_cell
+
+from envs.landscape.prior import prior
+from ideator_rl.bucket import MemoryBucket
+from ideator_rl.environment import load_environment
+from ideator_rl.reward_buffer import RewardBuffer, live_buffers
+from ideator_rl.run_folder import MARK
+from ideator_rl.search.asking import Subject
+from ideator_rl.search.config import load_search
+from ideator_rl.search.engine import run_search
+from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.strategies import get_search_strategy
+from ideator_rl.training.progress import Progress
+
+HERE = Path(__file__).parent
+
+
+class Enough(Exception):
+    """The budget of unique experiments is spent."""
+
+
+class Stopping(Progress):
+    """Says nothing, and ends a run after the step in which its budget was spent."""
+
+    def __init__(self, budget: int):
+        super().__init__()
+        self._budget = budget
+
+    def say(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def watch(self) -> None:
+        pass
+
+    def stepped(self, step: int) -> None:
+        super().stepped(step)
+        if sum(buffer.counts()["distinct"] for buffer in live_buffers()) >= self._budget:
+            raise Enough
+
+
+def run_cell(
+    name: str, preset: str, budget: int, most: int, keys: dict[str, Any] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Run a method on a landscape; the result, with what it took.
+
+    Args:
+        budget: unique experiments.
+        most: ideas after which it ends although it has not run so many.
+        keys: of the recipe, in the place of the method's own.
+    """
+    method = METHODS[name]
+    began, spent = time.monotonic(), time.process_time()
+    with tempfile.TemporaryDirectory(prefix="collapse-") as folder:
+        run, bucket = Path(folder) / "run", f"memory://{folder}"
+        given = {**method.keys, **(keys or {}), "preset": preset, "seed": seed, "bucket": bucket}
+        try:
+            with quiet():
+                if method.search:
+                    _search(run, {**given, "max_experiments": budget, "max_ideas": most})
+                else:
+                    _train(run, {**given, "max_steps": most // BATCH}, budget)
+        finally:
+            MemoryBucket.forget(bucket)
+        landscape_seed = load_environment("landscape").preset(preset).settings["seed"]
+        told = read_cell(run, landscape_seed, budget)
+    return {
+        "method": name,
+        "landscape": preset,
+        "budget": budget,
+        "most_proposed": most,
+        "seed": seed,
+        "keys": keys or {},
+        "seconds": round(time.monotonic() - began, 1),
+        "cpu_seconds": round(time.process_time() - spent, 1),
+        **told,
+    }
+
+
+def _train(run: Path, keys: dict[str, Any], budget: int) -> None:
+    from ideator_rl.training.recipe import load_recipe
+    from ideator_rl.training.run import train
+
+    keys = {"model_name_or_path": str(prior()), "output_dir": str(run), **keys}
+    recipe = load_recipe(str(HERE / "collapse.yaml"), words(keys))
+    with contextlib.suppress(Enough):
+        train(recipe, False, Stopping(budget))
+
+
+def _search(run: Path, keys: dict[str, Any]) -> None:
+    config = load_search(str(HERE / "collapse_search.yaml"), words({"output_dir": str(run), **keys}))
+    options = {"model": str(prior()), "max_tokens": 40, "batch": BATCH, "cpu_threads": 1}
+    run.mkdir(parents=True)
+    (run / MARK).write_text(config.text(), encoding="utf-8")
+    buffer = RewardBuffer(config.buffer())
+    subject = Subject(buffer.executor.environment, config.preset)
+    ideator = get_ideator(config.ideator, options, subject)
+    strategy = get_search_strategy(config.strategy, config.strategy_options)
+
+    async def work() -> None:
+        for replicate in range(config.baseline_replicates):
+            await buffer.baseline(replicate)
+        await run_search(config, buffer, ideator, strategy)
+
+    try:
+        asyncio.run(work())
+    finally:
+        ideator.close()
+        buffer.close()
+
+
+def words(keys: dict[str, Any]) -> list[str]:
+    """Overrides for a recipe's command line."""
+    return [word for key, value in keys.items() for word in (f"--{key}", json.dumps(value))]
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    """Libraries and summaries write to stdout; the benchmark's lines should be found again."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -1,0 +1,99 @@
+"""What the collapse benchmark compares: each method is what it changes in `collapse.yaml` or `collapse_search.yaml`.
+
+Learning rates and evolution's numbers were tuned on the landscapes t0 and t1 only: `TRIALS`, with what it cost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAIN = ("grpo", "default", "evolution", "best_of_n", "max_at_k")
+"""On eight landscapes."""
+SCREENED = (
+    "dr_grpo", "loo", "entropic", "anneal", "ips", "share", "puct", "default_max_at_k",
+    "remedy_length", "remedy_diversity", "remedy_dynamic_prompts",
+)  # fmt: skip
+"""On three: screening, no claim."""
+UNSEEN, TUNING = tuple(f"s{number}" for number in range(8)), ("t0", "t1")
+SCREENING = UNSEEN[:3]
+
+BUDGET, MOST_PROPOSED = 4096, 6144
+"""Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
+BATCH = 64
+"""Ideas of a step of RL and of an epoch of a search."""
+
+REUSE: dict[str, Any] = {
+    "prompt_strategy": "top_k",
+    "free_prompts": 0.25,
+    "prompt_parents": 2,
+    "prompt_elites": 20,
+    "num_generations": 16,
+}
+"""Prompts that carry parents, as in recipes/default.yaml: one free group in four, advantages within groups of 16."""
+DEFAULT: dict[str, Any] = {
+    **REUSE,
+    "reward_funcs": ["rewards.improvement.improvement_reward"],
+    "imitation_weight": 0.5,
+    "imitation_cells": 48,
+}
+"""The learning rules of recipes/default.yaml."""
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str
+    words: str
+    """As the table and the figure call it."""
+    search: bool = False
+    """By the search engine with the frozen ideator; else by the trainer."""
+    keys: dict[str, Any] = field(default_factory=dict)
+
+
+def _rl(name: str, words: str, keys: dict[str, Any] | None = None) -> Method:
+    return Method(name, words, keys=keys or {})
+
+
+METHODS = {
+    each.name: each
+    for each in (
+        _rl("grpo", "GRPO, one prompt"),
+        _rl("default", "default mix: reuse + improvement + imitation", DEFAULT),
+        Method("evolution", "evolution, frozen ideator", True, {"strategy": "evolution"}),
+        Method("best_of_n", "best of n, frozen ideator", True, {"strategy": "best_of_n"}),
+        _rl("max_at_k", "max@8, one prompt", {"advantage": "max_at_k", "advantage_options": {"k": 8}}),
+        _rl("dr_grpo", "Dr. GRPO", {"advantage": "dr_grpo"}),
+        _rl("loo", "leave one out", {"advantage": "loo"}),
+        _rl("entropic", "entropic", {"advantage": "entropic"}),
+        _rl("anneal", "GRPO to max@8, annealed", {"advantage": "anneal", "advantage_options": {"k": 8}}),
+        _rl("ips", "GRPO, rewards by inverse cluster share", {"cluster_weight": "ips"}),
+        _rl("share", "GRPO, rewards by share of other clusters", {"cluster_weight": "share"}),
+        _rl("puct", "default mix, parents by PUCT", {**DEFAULT, "prompt_strategy": "puct"}),
+        _rl(
+            "default_max_at_k",
+            "default mix, max@4",
+            {**DEFAULT, "advantage": "max_at_k", "advantage_options": {"k": 4}},
+        ),
+        _rl(
+            "remedy_length",
+            "GRPO + length bonus",
+            {
+                "reward_funcs": ["execution", "rewards.length.length_reward"],
+                "reward_options": {"length_most": 0.3, "length_cap": 24},
+            },
+        ),
+        _rl(
+            "remedy_diversity",
+            "GRPO − similarity to the last step",
+            {"reward_funcs": ["execution", "rewards.similarity.similarity_reward"]},
+        ),
+        _rl(
+            "remedy_dynamic_prompts",
+            "GRPO, random past ideas in the prompt",
+            {**REUSE, "prompt_strategy": "random", "free_prompts": 0.0, "num_generations": 64},
+        ),
+    )
+}
+
+TUNED: dict[str, dict[str, Any]] = {}
+"""Keys of a method as tuning left them; what is not named here is as in the recipe."""

@@ -1,0 +1,155 @@
+"""The table of the collapse benchmark: scores with intervals, paired tests, and what became of the populations."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+from collapse_methods import BATCH, BUDGET, MAIN, METHODS, MOST_PROPOSED, SCREENED, SCREENING, UNSEEN
+from scipy.stats import wilcoxon
+
+RESAMPLES, LEVEL = 10_000, 0.95
+PAIRS = (("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"))
+"""Of the main table; their p-values are corrected together (Holm 1979)."""
+END = 0.25
+"""Share of a run's steps, its last, that stands for its end."""
+
+Cells = dict[str, dict[str, Any]]
+"""A method's cells by landscape."""
+
+
+def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
+    """Everything, as Markdown."""
+    by_method: dict[str, Cells] = {}
+    for cell in results:
+        if cell["budget"] == BUDGET:
+            by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
+    lines = [
+        f"{BUDGET} unique experiments a cell, at most {MOST_PROPOSED} ideas; {BATCH} ideas a step. "
+        "0 is the baseline, 1 the best idea there is.",
+        "",
+        *_scores(by_method, MAIN, UNSEEN),
+        "",
+        *_populations(by_method, MAIN, UNSEEN),
+        "",
+        *_tests(by_method),
+        "",
+        f"Screening on {', '.join(SCREENING)}; no claim:",
+        "",
+        *_scores(by_method, (*MAIN, *SCREENED), SCREENING),
+        "",
+        *_populations(by_method, (*MAIN, *SCREENED), SCREENING),
+        "",
+        _hours("cells", results),
+        _hours("trials of tuning", trials),
+    ]
+    return "\n".join(lines)
+
+
+def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean, over landscapes."""
+    rng, rows = np.random.default_rng(seed), np.asarray(values)
+    means = rng.choice(rows, (RESAMPLES, len(rows))).mean(1)
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979)."""
+    order, out, largest = sorted(range(len(p_values)), key=p_values.__getitem__), [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[at]))
+        out[at] = largest
+    return out
+
+
+def at_end(cell: dict[str, Any], name: str) -> float | None:
+    """A figure's mean over the last steps of a run."""
+    steps = cell["steps"]
+    values = [step[name] for step in steps[int((1 - END) * len(steps)) :] if step[name] is not None]
+    return statistics.fmean(values) if values else None
+
+
+def slope(cell: dict[str, Any], name: str = "best") -> float | None:
+    """Of a figure over a run: its change from first to last step by least squares."""
+    points = [(step["step"], step[name]) for step in cell["steps"] if step[name] is not None]
+    if len(points) < 3:
+        return None
+    x, y = (np.asarray(side, float) for side in zip(*points, strict=True))
+    return float(np.polyfit((x - x[0]) / (x[-1] - x[0]), y, 1)[0])
+
+
+def _scores(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tuple[str, ...]) -> list[str]:
+    lines = [
+        "| method | landscapes | score | area under the curve | experiments | ideas |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        cells = [by_method[name][each] for each in landscapes if each in by_method.get(name, {})]
+        if cells:
+            told = [_mean_interval([cell[what] for cell in cells]) for what in ("score", "auc")]
+            spent = [f"{statistics.fmean(cell[what] for cell in cells):.0f}" for what in ("executed", "proposed")]
+            lines.append(f"| {METHODS[name].words} | {len(cells)} | {' | '.join(told)} | {' | '.join(spent)} |")
+    return lines
+
+
+def _mean_interval(values: list[float]) -> str:
+    low, high = interval(values)
+    return f"{statistics.fmean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _populations(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tuple[str, ...]) -> list[str]:
+    shown = ("mean", "success", "simple", "thought", "distinct", "largest")
+    lines = [
+        "| first step → end | mean reward | success | simple ideas | thought | distinct | largest cluster | Vendi, "
+        "share of its start | change of the best of a step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in names:
+        cells = [by_method[name][each] for each in landscapes if each in by_method.get(name, {})]
+        if not cells:
+            continue
+        parts = []
+        for what in shown:
+            start = _mean([cell["steps"][0][what] for cell in cells])
+            parts.append(f"{_said(start)} → {_said(_mean([at_end(cell, what) for cell in cells]))}")
+        first, last = (_mean([cell["steps"][0]["vendi"] for cell in cells]), _mean([at_end(c, "vendi") for c in cells]))
+        parts.append(_said(last / first if first and last else None))
+        parts.append(_said(_mean([slope(cell) for cell in cells]), sign=True))
+        lines.append(f"| {METHODS[name].words} | {' | '.join(parts)} |")
+    return lines
+
+
+def _tests(by_method: dict[str, Cells]) -> list[str]:
+    found = []
+    for one, other in PAIRS:
+        both = [each for each in UNSEEN if each in by_method.get(one, {}) and each in by_method.get(other, {})]
+        for what in ("score", "auc"):
+            gaps = [by_method[one][each][what] - by_method[other][each][what] for each in both]
+            if len(gaps) >= 5 and any(gaps):
+                found.append((one, other, what, gaps, float(wilcoxon(gaps).pvalue)))
+    corrected = holm([each[4] for each in found])
+    lines = [
+        "| paired, over landscapes | figure | difference | better on | Wilcoxon p | Holm |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (one, other, what, gaps, p), p_holm in zip(found, corrected, strict=True):
+        wins = f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"
+        figure = "score" if what == "score" else "area"
+        lines.append(f"| {one} − {other} | {figure} | {_mean_interval(gaps)} | {wins} | {p:.3f} | {p_holm:.3f} |")
+    return lines
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _said(value: float | None, sign: bool = False) -> str:
+    return "–" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
+
+
+def _hours(what: str, cells: list[dict[str, Any]]) -> str:
+    wall, cpu = (sum(cell[name] for cell in cells) / 3600 for name in ("seconds", "cpu_seconds"))
+    return f"{len(cells)} {what}: {wall:.2f} hours by the clock, {cpu:.2f} CPU hours on one thread."
