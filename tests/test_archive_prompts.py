@@ -15,6 +15,7 @@ from ideator_rl.search.archive import archive_of
 from ideator_rl.search.baseline import Baseline
 from ideator_rl.search.prompts import ArchivePrompts, cut
 from ideator_rl.search.strategies import Puct, TopK
+from ideator_rl.search.strategies.past import RandomPast
 
 
 @pytest.fixture
@@ -76,6 +77,13 @@ def test_a_prompt_shows_the_task_the_ideas_their_results_and_the_baseline(known)
     assert "Idea 5, height 10, not better than the baseline:\n[Experiment] Try t0." in text
     assert text.endswith("Answer in the same form.")
     assert not any(place in text for place in ("{prompt}", "{ideas}", "{metric}"))
+
+
+def test_a_failure_that_is_shown_says_how_it_failed(known):
+    rows = prompts(known, free=0.0, strategy=RandomPast(shown=6)).rows(0, 1)
+    text = rows[0]["prompt"]
+    assert ", failed:\n[Experiment] Try t5." in text and "height 2:\n[Experiment] Try t4." in text
+    assert sorted(rows[0]["parents"]) == [f"id-t{i}" for i in range(6)]
 
 
 def test_messages_are_given_to_a_model_with_a_chat_template(known):

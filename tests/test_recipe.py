@@ -111,6 +111,12 @@ def test_one_name_may_stand_where_several_may(written):
         ({"cluster_weight": "isp"}, "ips"),
         ({"report_to": "tensorbord"}, "tensorboard"),
         ({"reward_funcs": ["execution", "rewards.improvement.improvement_reward"]}, "more than one runs every idea"),
+        ({"reward_funcs": ["execution", "lenght"]}, "Did you mean 'length'"),
+        ({"reward_funcs": ["execution", "length"], "reward_options": {"lenght_cap": 9}}, "Did you mean 'length_cap'"),
+        ({"reward_funcs": ["execution", "length"], "reward_options": {"length_cap": "9"}}, "a number of at least 1"),
+        ({"reward_options": {"length_cap": 9}}, "which none of execution takes. Known: none"),
+        ({"reward_funcs": ["test_rewarding.bonus"], "reward_options": {"preset": "paper"}}, "says something else"),
+        ({"reward_funcs": ["improvement"], "reward_options": {"improvement_k": 0}}, "at least 1"),
         ({"use_vllm": True}, "vllm is not installed"),
     ],
 )
@@ -120,6 +126,12 @@ def test_what_a_recipe_names_is_looked_up_before_anything_is_started(written, ca
     assert main(["--config", written(output_dir=str(tmp_path / "run"), **keys)]) == 2
     err = capsys.readouterr().err
     assert told in err and "Traceback" not in err and not (tmp_path / "run").exists()
+
+
+def test_an_option_of_somebody_elses_reward_function_is_taken_as_it_is(written):
+    from ideator_rl.training.named import check_names
+
+    check_names(load_recipe(written(reward_funcs=["length", "test_rewarding.bonus"], reward_options={"own": [1, 2]})))
 
 
 def test_yaml_spellings_of_numbers_are_numbers(tmp_path):

@@ -9,6 +9,7 @@ from archives import archive, record
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.strategies import Puct, TopK, get_strategy, puct
+from ideator_rl.search.strategies.past import RandomPast
 
 
 def trees(prompts):
@@ -88,6 +89,20 @@ def test_siblings_are_not_kin():
         record("a", 0.1), record("b", 0.8), record("c", 0.7), lineage=[("id-b", ("id-a",), 0), ("id-c", ("id-a",), 0)]
     )
     assert trees(Puct(shown=2, c=0).parents(known, 1, random.Random(0))) == [("b", "c")]
+
+
+def test_the_random_past_shows_failures_too_each_codebase_alike_and_no_text_without_an_idea():
+    known = archive(
+        record("a", 0.9), record("a", 0.9, id="a2"), record("a", 0.9, id="a3"), record("b", 0.1), record("c"),
+        record("", status="unpatchable", id="d"), record("", status="malformed", id="e"),
+        record("f", status="lost"), record("", status="malformed", id="g", idea=""),
+    )  # fmt: skip
+    drawn = RandomPast(shown=2).parents(known, 400, random.Random(0))
+    counts = Counter(parent.tree or parent.id for prompt in drawn for parent in prompt)
+    assert set(counts) == {"a", "b", "c", "d"} and all(160 < count < 240 for count in counts.values())
+    assert all(one.id != other.id for one, other in drawn)
+    assert drawn == get_strategy("random", shown=2, elites=3).parents(known, 400, random.Random(0))
+    assert RandomPast(9).parents(archive(), 2, random.Random(0)) == [(), ()]
 
 
 class Worst:

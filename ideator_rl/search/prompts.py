@@ -22,7 +22,7 @@ from typing import Any
 
 from ideator_rl.environment import Environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import Experiment
+from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.rollout_prompts import prompt_rows
@@ -75,7 +75,7 @@ class ArchivePrompts:
         text = environment.prompt(preset, self.kind)
         if shown:
             known = archive or archive_of(self.buffer)
-            results = [(record.idea, known.metric(record)) for record in shown]
+            results = [(record.idea, _outcome(record, known)) for record in shown]
             baseline = known.baseline.metric if known.baseline else None
             text = parent_prompt(environment, text, results, baseline, self.idea_chars)
         return [{"role": "user", "content": text}] if self.chat else text
@@ -121,6 +121,14 @@ def parent_prompt(
     }
     # In one pass: what an idea or a codebase holds in braces is not filled in.
     return _PLACE.sub(lambda place: places[place[1]], template.read_text(encoding="utf-8")).strip()
+
+
+def _outcome(record: Experiment, archive: Archive) -> float | str | None:
+    """What came of an idea: its mean metric, or how it failed; None where it succeeded and its metric is unknown."""
+    value = archive.metric(record)
+    if value is not None or record.status == SUCCEEDED:
+        return value
+    return "failed" if record.status == FAILED else f"failed: {record.status.replace('_', ' ')}"
 
 
 def _result(environment: Environment, value: float | str | None, baseline: float | None) -> str:

@@ -49,7 +49,7 @@ class IdeatorConfig:
     cluster_weight: str | None = None
     """ips or share: rewards are weighted by cluster before advantages are computed."""
     prompt_strategy: str | None = None
-    """Which past ideas prompts carry: top_k, puct, or a dotted path; null for prompts without any."""
+    """Which past ideas prompts carry: top_k, puct, random, or a dotted path; null for prompts without any."""
     free_prompts: float = 0.25
     """Fraction of the groups whose prompt carries none all the same."""
     prompt_parents: int = 2

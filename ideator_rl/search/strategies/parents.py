@@ -113,7 +113,7 @@ class _Picker:
 
 
 def get_strategy(name: str, **settings: Any) -> Strategy:
-    """A strategy by name (`top_k`, `puct`), entry point, or dotted path of a class, made with the settings given.
+    """A strategy by name (`BUILT_IN`), entry point, or dotted path of a class, made with the settings given.
 
     Raises:
         UnknownName: nothing is known by that name.
@@ -133,4 +133,5 @@ def get_strategy(name: str, **settings: Any) -> Strategy:
 BUILT_IN = {
     "top_k": "ideator_rl.search.strategies.TopK",
     "puct": "ideator_rl.search.strategies.Puct",
+    "random": "ideator_rl.search.strategies.past.RandomPast",
 }
