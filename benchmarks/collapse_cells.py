@@ -1,4 +1,4 @@
-"""One cell of the collapse benchmark: a method on a landscape, run by the library's own trainer or search, and read back.
+"""One cell of the collapse benchmark: a method on a landscape, run by the library's trainer or search, and read back.
 
 Nothing is simulated but the landscape: RL is `ideator_rl.training.run.train` on a recipe, search is
 `ideator_rl.search.engine.run_search` on one, and both score ideas through `RewardBuffer` with the backend `in_process`.
