@@ -3,14 +3,14 @@
     python -m envs.landscape.prior [--out FOLDER] [--steps N]        makes it once (minutes) and prints its folder
 
 Its corpus is landscape-blind.  Of the answers to the bare prompt 38 % are the popular ideas, the others draw 1 to 10
-edits at random; the thought has about two tokens for every complex edit.  Half of the prompts show one or two ideas, and
-their answers are noisy recombinations: most edits kept, now and then one changed, dropped or added.
+edits at random; the thought has about two tokens for every complex edit.  Half of the prompts show one or two ideas,
+and their answers are noisy recombinations: most edits kept, now and then one changed, dropped or added.
 
-Tokens are words: 80 edits, the section marks, two words that a prompt ends with, four that a thought is made of.  Every
+Tokens are words: 80 edits, the section marks, two words that a prompt ends with, four that a thought is made of.  All
 other text is skipped by the tokenizer, so that this ideator reads whatever prompts the library writes.
 
-Guarantees: the same arguments give the same corpus, and on one machine the same weights; frozen search and RL begin with
-the one folder.
+Guarantees: the same arguments give the same corpus, and on one machine the same weights; frozen search and RL begin
+with the one folder.
 """
 
 from __future__ import annotations
