@@ -1,0 +1,69 @@
+"""How the collapse benchmark counts and tests: scores, areas and intervals by hand."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
+from collapse_table import holm, interval, slope  # noqa: E402
+
+from envs.landscape.certificate import certificate  # noqa: E402
+from envs.landscape.landscape import landscape, spelled  # noqa: E402
+from ideator_rl.diagnostics.records import Rollout  # noqa: E402
+
+HERE = landscape(0)
+
+
+def row(edits, metric, step=0, position=0, thought="hm hm "):
+    text = f"{thought}</think> [Experiment] {spelled(edits)} [Code Changes] apply [End]"
+    status = "failed" if metric is None else "succeeded"
+    return Rollout(step, position, text, "", "", spelled(edits), status, metric or 0.0, metric)
+
+
+def test_the_score_is_that_of_the_best_observed_and_only_new_codebases_count():
+    curve, simple, other = Curve(HERE), [(0, 1)], [(5, 1)]
+    worth = {
+        name: (HERE.quality(edits) - BASE) / (certificate(HERE).optimum - BASE)
+        for name, edits in (("simple", simple), ("other", other))
+    }
+    assert curve.add(row(simple, None)) and not curve.add(row(simple, 0.9))
+    assert curve.score == 0.0
+    malformed = Rollout(0, 2, "nothing", "", "", "x", "malformed", 0.0, None)
+    assert not curve.add(malformed)
+    assert curve.add(row(other, 0.6)) and curve.score == pytest.approx(worth["other"])
+    assert curve.add(row([(0, 1), (5, 1)], 0.5)) and curve.score == pytest.approx(worth["other"])
+    assert curve.scores == [0.0, worth["other"], worth["other"]] and curve.proposed == [1, 4, 5]
+
+
+def test_a_step_is_described_at_a_fixed_number_of_ideas():
+    same = [row([(0, 1)], 0.52, position=at) for at in range(60)]
+    assert figures(same) | {"mean_of_successes": None} == {
+        "step": 0, "mean": 0.52, "success": 1.0, "mean_of_successes": None, "best": 0.52, "thought": 2.0, "edits": 1.0,
+        "simple": 1.0, "distinct": round(1 / 48, 4), "vendi": 1.0, "largest": 1.0,
+    }  # fmt: skip
+    spread = [row([(at % 20, at // 20)], None, position=at) for at in range(60)]
+    told = figures(spread)
+    assert told["distinct"] == 1.0 and told["vendi"] == pytest.approx(48, abs=0.1) and told["best"] is None
+    assert told["largest"] == pytest.approx(1 / 60, abs=1e-4) and told["mean"] == 0.0
+    assert figures(spread[:20])["vendi"] is None
+    assert vectors_of([[(0, 1), (2, 3)]])[0].tolist().count(pytest.approx(0.5**0.5)) == 2
+
+
+def test_p_values_are_corrected_as_holm_does():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+
+
+def test_an_interval_holds_the_mean_and_shrinks_to_a_constant():
+    low, high = interval([0.1, 0.2, 0.3, 0.4])
+    assert 0.1 <= low < 0.25 < high <= 0.4
+    assert interval([0.3] * 8) == pytest.approx((0.3, 0.3))
+
+
+def test_a_slope_is_the_change_over_the_run():
+    cell = {"steps": [{"step": step, "best": 0.5 + 0.01 * step} for step in range(0, 11, 2)]}
+    assert slope(cell) == pytest.approx(0.1)
+    assert slope({"steps": cell["steps"][:2]}) is None
