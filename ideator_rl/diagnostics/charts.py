@@ -23,6 +23,8 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ideator_rl.diagnostics.safe_text import visible
@@ -69,7 +71,7 @@ def series(place: int) -> str:
 class Line:
     """One run's best so far: `y[i]` after experiment `x[i]`."""
 
-    x: list[int]
+    x: list[float]
     y: list[float]
 
 
@@ -96,25 +98,29 @@ def best_so_far(
     title: str,
     words: str,
     again: Sequence[Repeated] = (),
+    mean: Line | None = None,
 ) -> Markup | None:
-    """Steps down (or up) to the best so far of each run; dots are single successes.  None when there is nothing."""
+    """Steps down (or up) to the best so far of each run; dots are single successes, and `mean` runs through them.  None
+    when there is nothing."""
     if not any(line.x for line in lines):
         return None
 
     def draw(axes: Axes) -> None:
-        axes.scatter(dots.x, dots.y, s=14, color=DOT, linewidths=0, zorder=1)
+        scatter(axes, dots, DOT)
+        if mean is not None:
+            axes.plot(mean.x, mean.y, color=SERIES[2], linewidth=1.3, zorder=1.8)
         for i, line in enumerate(lines):
             axes.step(line.x, line.y, where="post", color=SERIES[i % len(SERIES)], linewidth=2)
         if again:
             x, y, bars = zip(*((one.x, one.mean, one.deviation) for one in again), strict=True)
             axes.errorbar(x, y, yerr=bars, fmt="o", color=SERIES[1], markersize=4, elinewidth=1.2, markeredgewidth=0)
-        _baselines(axes, baselines)
+        draw_baselines(axes, baselines)
         reached = [y for line in lines for y in line.y[-1:]]
         cloud = dots.y or [y for line in lines for y in line.y]
-        _frame(axes, cloud, reached + [one.mean for one in baselines] + [one.mean for one in again])
+        frame(axes, cloud, reached + [one.mean for one in baselines] + [one.mean for one in again])
         axes.set_xlabel("experiments run")
 
-    return _svg(draw, title, words)
+    return svg(draw, title, words)
 
 
 def by_step(
@@ -147,16 +153,16 @@ def by_step(
             width, mark = (2.0, 4.0) if len(steps) <= FEW else (1.3, 1.5)
             axes.plot(steps, curve, color=colour, linewidth=width, marker="o", markersize=mark, markeredgewidth=0)
         if baseline:
-            _baselines(axes, [baseline])
+            draw_baselines(axes, [baseline])
         if framed:
             known = [[value for value in curve if not math.isnan(value)] for curve in values]
-            _frame(axes, known[0], [*known[-1], *([baseline.mean] if baseline else [])])
+            frame(axes, known[0], [*known[-1], *([baseline.mean] if baseline else [])])
         if percent:
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("step")
 
-    return _svg(draw, title, words)
+    return svg(draw, title, words)
 
 
 def stacked(steps: Sequence[int], counts: Sequence[Sequence[int]], title: str, words: str) -> Markup | None:
@@ -173,17 +179,17 @@ def stacked(steps: Sequence[int], counts: Sequence[Sequence[int]], title: str, w
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_xlabel("step")
 
-    return _svg(draw, title, words)
+    return svg(draw, title, words)
 
 
-def _baselines(axes: Axes, baselines: Sequence[Baseline]) -> None:
+def draw_baselines(axes: Axes, baselines: Sequence[Baseline]) -> None:
     for one in baselines:
         axes.axhline(one.mean, color=BASELINE, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1.5)
         if one.high > one.low:
             axes.axhspan(one.low, one.high, color=BASELINE, alpha=0.15, linewidth=0, zorder=0.5)
 
 
-def _frame(axes: Axes, cloud: Sequence[float], must: Sequence[float]) -> None:
+def frame(axes: Axes, cloud: Sequence[float], must: Sequence[float]) -> None:
     """Show all of `must` and the middle eight tenths of the cloud: one diverged run must not flatten the rest."""
     ordered = sorted(cloud)
     edge = len(ordered) // 10
@@ -193,14 +199,38 @@ def _frame(axes: Axes, cloud: Sequence[float], must: Sequence[float]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def _svg(draw: Callable[[Axes], None], title: str, words: str) -> Markup:
+def scatter(axes: Axes, dots: Line, colour: str, size: float = 3.7) -> None:
+    """Dots as one path of points, since thousands of elements would make a page slow."""
+    if not dots.x:
+        return
+    corners = [corner for x, y in zip(dots.x, dots.y, strict=True) for corner in ((x, y), (x, y))]
+    path = Path(corners, [Path.MOVETO, Path.LINETO] * len(dots.x))
+    path.should_simplify = False  # a line of no length is a dot with round ends, and would be simplified away
+    axes.add_patch(PathPatch(path, edgecolor=colour, fill=False, linewidth=size, capstyle="round", zorder=1))
+    axes.update_datalim(list(zip(dots.x, dots.y, strict=True)))
+    axes.autoscale_view()
+
+
+def svg(
+    draw: Callable[[Axes], None], title: str, words: str, *, whole: bool = True, ticks: Sequence[str] = ()
+) -> Markup:
+    """What `draw` puts on the axes, for the page.
+
+    Args:
+        title, words: what it is called, and what one who does not see it should know.
+        whole: the horizontal axis counts.
+        ticks: names on it at 0, 1, 2 …, in the place of numbers.
+    """
     name = "c" + hashlib.sha256((title + words).encode("utf-8", "replace")).hexdigest()[:10]
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(5.6, 3.0), dpi=72, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        if ticks:
+            axes.set_xticks(range(len(ticks)), [visible(tick) for tick in ticks])
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_for_page(out.getvalue(), title, words, name))

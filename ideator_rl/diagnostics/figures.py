@@ -38,27 +38,6 @@ def run_figures(name: str, run: Run, steps: list[Step], baseline: charts.Baselin
     return [figure for figure in made if figure.drawing is not None]
 
 
-def overlay(names: list[str], runs: list[Run], baselines: Sequence[charts.Baseline | None]) -> list[Figure]:
-    """Best so far of several runs in one chart, for each metric that more than one of them measured."""
-    groups: dict[tuple[str, ...], list[int]] = {}
-    for i, run in enumerate(runs):
-        setting = sorted({f"{e.environment} {e.preset} {e.hardware}" for e in run.experiments.values()})
-        groups.setdefault((run.metric, run.direction, *setting), []).append(i)
-    made = []
-    for group in groups.values():
-        if len(group) < 2:
-            continue
-        run, lines = runs[group[0]], [progress(runs[i])[0] for i in group]
-        words = " ".join(f"{names[i]}: {_said(line)}" for i, line in zip(group, lines, strict=True))
-        heading = f"Best {run.metric} so far, run against run"
-        shown = [one for i in group if (one := baselines[i])]
-        drawing = charts.best_so_far(lines, charts.Line([], []), shown, heading, words)
-        legend = [(charts.series(place), names[i]) for place, i in enumerate(group)]
-        remark = f"{_better(run)}. At equal numbers of experiments; one line is one run, so a gap may be chance."
-        made.append(Figure(heading, remark, legend + ([("baseline", "baseline")] if shown else []), drawing))
-    return [figure for figure in made if figure.drawing is not None]
-
-
 def progress(run: Run) -> tuple[charts.Line, charts.Line]:
     """The best so far, and the single successes, over the experiments that were run."""
     better = min if run.direction == "min" else max

@@ -1,51 +1,48 @@
 """The report of one run or several: one HTML file that holds everything and asks nobody for anything.
 
 Guarantees: the file is whole or absent (written beside its place, then moved there); its numbers are those of the
-records; every experiment is in it.  Ideas, patches and logs are untrusted: they are escaped, characters that act are
-shown as code points, and the page forbids all scripts.  A long text is clipped, the page says by how much, and the
-whole stands in the records.  Works on a run that is still under way, empty, or without a success.
-Charts: see `charts`.  Does not judge whether a difference is more than chance; it shows spread, and says what was run
-once.
+records; every experiment is in it.  Ideas, patches and logs are untrusted: they are escaped or stand as inert data that
+our script shows as text, characters that act are shown as code points, and the page's policy lets no script run but
+that one, by its hash, and lets it make no markup from text (trusted types).  A long text is clipped, the page says by
+how much, and the whole stands in the records.  Works on a run that is still under way, empty, or without a success.
+Without scripts, all but the table of experiments and their pages can be read.
+
+Charts: see `charts`.  Does not judge by the best of many tries: it says what was run once.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-import re
 import tempfile
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from statistics import mean, stdev
 
-import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from ideator_rl.diagnostics import charts, safe_text
-from ideator_rl.diagnostics.figures import (
-    STATUSES,
-    Figure,
-    number,
-    overlay,
-    run_figures,
-    share,
-    spread,
-    with_error,
-)
-from ideator_rl.diagnostics.records import Rollout, Run, Step, read_run
+from ideator_rl.diagnostics import safe_text
+from ideator_rl.diagnostics.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
+from ideator_rl.diagnostics.records import read_run
+from ideator_rl.diagnostics.report import panels, sections
+from ideator_rl.diagnostics.report.answers import Answer, answers
+from ideator_rl.diagnostics.report.compare import Comparison, compare, comparison_figures
+from ideator_rl.diagnostics.report.overview import overview
+from ideator_rl.diagnostics.report.payload import payload
+from ideator_rl.diagnostics.report.sections import Row, Section
+from ideator_rl.diagnostics.report.watch import watch
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import RUNNING, Experiment
 
-SIZE = 10_000_000
-"""Bytes that the texts of all experiments may take together."""
-LARGEST = 40_000
-"""Bytes that one text may take at most, and"""
-SMALLEST = 300
-"""what each may take however many there are."""
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
-"""Keys of a recipe that the head of the report shows; the whole recipe is below it."""
-_SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
+"""Keys of a recipe that are shown first; the whole recipe is below."""
+SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js")
+"""Joined in this order into the page's one script."""
+BEST, BEST_OF_MANY, BEST_IDEA, BEST_PATCH = 10, 3, 2_000, 4_000
+"""Ideas that are shown without a click, of one run and of each of several; bytes of the words and the patch of each."""
 
 
 class ReportError(IdeatorError):
@@ -53,68 +50,29 @@ class ReportError(IdeatorError):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One experiment, or one proposal that has no outcome yet."""
+class Part:
+    """What the template shows of one run."""
 
-    number: int
-    status: str
-    idea: str
-    thought: str
-    steps: list[int]
-    """Where it was proposed, counted from 1; empty for a baseline or a patch by hand."""
-    record: Experiment | None
+    section: Section
+    answers: list[tuple[Section, Answer]]
+    collapse: Answer
+    figures: list[tuple[str, list[Figure]]]
+    """Charts under headings; the first are always open."""
+    alarms: list[str]
+    failures: list[panels.Failure]
+    lineage: Figure | None
 
 
 @dataclass(frozen=True)
-class Section:
-    """What the template shows of one run."""
+class SideBySide:
+    """What the template shows of runs that measured the same thing."""
 
-    name: str
-    run: Run
-    steps: list[Step]
-    counts: Counter[str]
-    """Proposals by status."""
-    baseline: charts.Baseline | None
-    deviation: float | None
-    """Standard deviation of the baseline's runs."""
-    best: Experiment | None
-    gain: float | None
-    """How much better than the baseline's mean, in the metric's unit; positive is better."""
-    rows: list[Row]
+    found: Comparison
+    answers: list[tuple[Section | None, Answer]]
     figures: list[Figure]
 
-    @property
-    def unfinished(self) -> bool:
-        """A run of a recipe writes its timings last."""
-        return self.counts[RUNNING] > 0 or bool(self.run.recipe and not self.run.timings)
 
-    @property
-    def isolation(self) -> list[str]:
-        return sorted({e.isolation for e in self.run.experiments.values() if e.isolation})
-
-    @property
-    def implementers(self) -> list[str]:
-        return sorted({e.implementer for e in self.run.experiments.values()} - {"baseline", ""})
-
-    @property
-    def hardware(self) -> list[str]:
-        return sorted({e.hardware for e in self.run.experiments.values()} - {""})
-
-    @property
-    def environments(self) -> list[str]:
-        found = {f"{e.environment}, preset {e.preset}" for e in self.run.experiments.values()}
-        named = self.run.recipe.get("env")
-        return sorted(found) or ([f"{named}, preset {self.run.recipe.get('preset', '-')}"] if named else [])
-
-    @property
-    def recipe(self) -> str:
-        """The whole of it as YAML, without what looks like a secret."""
-        given = self.run.recipe.items()
-        shown = {key: "(hidden)" if value and _SECRET.search(str(key)) else value for key, value in given}
-        return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) if shown else ""
-
-
-def write_report(run_dirs: list[Path], out: Path) -> None:
+def write_report(run_dirs: Sequence[Path], out: Path) -> None:
     """Write the report of these runs, one after another, to `out`.
 
     Raises:
@@ -124,13 +82,37 @@ def write_report(run_dirs: list[Path], out: Path) -> None:
     if not run_dirs:
         raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
     runs = [read_run(folder) for folder in run_dirs]
-    names = _names(runs)
-    sections = [_section(name, run) for name, run in zip(names, runs, strict=True)]
-    baselines = [section.baseline for section in sections]
-    _store(out, _render(sections, overlay(names, runs, baselines)))
+    found = [sections.section(name, run) for name, run in zip(sections.names(runs), runs, strict=True)]
+    _store(out, _render(found))
 
 
-def _render(sections: list[Section], overlays: list[Figure]) -> str:
+def _part(section: Section) -> Part:
+    """The parts of one run's story; a chart that would be empty is left out."""
+    course = run_figures(section.name, section.run, section.steps, section.baseline)
+    found = watch(section)
+    shown = [
+        ("Course", course + panels.per_cost(section)),
+        ("Diversity and collapse", found.figures),
+        ("Thought and success", panels.thought(section)),
+        ("Waiting", panels.waiting(section)),
+    ]
+    return Part(
+        section,
+        [(section, answer) for answer in answers(section, found.answer)],
+        found.answer,
+        shown,
+        found.alarms,
+        panels.failures(section),
+        panels.lineage(section),
+    )
+
+
+def _side_by_side(found: Comparison, parts: list[Part]) -> SideBySide:
+    collapsed = [(part.section, part.collapse) for part in parts]
+    return SideBySide(found, overview(found, collapsed), comparison_figures(found))
+
+
+def _render(found: list[Section]) -> str:
     jinja = Environment(
         loader=PackageLoader("ideator_rl.diagnostics.report", ""),
         autoescape=True,
@@ -139,75 +121,52 @@ def _render(sections: list[Section], overlays: list[Figure]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    numbers = {id(section): place for place, section in enumerate(found)}
+
+    def address(section: Section, row: Row) -> str:
+        return f"#idea={numbers[id(section)]}:{safe_text.visible(row.key)}"
+
     jinja.globals |= {
-        "allowance": _allowance([row for section in sections for row in section.rows]),
         "clip": safe_text.clip,
         "coloured": safe_text.coloured,
         "STATUSES": STATUSES,
         "FACTS": FACTS,
+        "BEST": BEST,
+        "BEST_OF_MANY": BEST_OF_MANY,
+        "BEST_IDEA": BEST_IDEA,
+        "BEST_PATCH": BEST_PATCH,
     }
-    jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error}
-    return jinja.get_template("page.html.j2").render(sections=sections, overlays=overlays)
-
-
-def _allowance(rows: list[Row]) -> int:
-    """Bytes that one text may take so that all of them stay within SIZE: only the long ones are clipped."""
-    sizes = []
-    for row in rows:
-        texts = [row.idea, row.thought]
-        if row.record:
-            texts += [row.record.log, (row.record.error or {}).get("message", "")]
-            sizes.append(safe_text.patch_size(row.record.patch[:LARGEST]))
-        sizes += [safe_text.size(text[:LARGEST]) for text in texts]
-    allowance = LARGEST
-    while allowance > SMALLEST and sum(min(size, allowance) for size in sizes) > SIZE:
-        allowance //= 2
-    return allowance
-
-
-def _section(name: str, run: Run) -> Section:
-    values = [e.metric["value"] for e in run.baselines if e.metric]
-    baseline = charts.Baseline(min(values), run.baseline or 0.0, max(values)) if values else None
-    best = run.ranked[0] if run.ranked else None
-    gain = None
-    if best and best.metric and baseline:
-        gain = (baseline.mean - mean(run.values(best))) * (1 if run.direction == "min" else -1)
-    steps = run.by_step()
-    return Section(
-        name=name,
-        run=run,
-        steps=steps,
-        counts=Counter(row.status for row in run.rollouts),
-        baseline=baseline,
-        deviation=stdev(values) if len(values) > 1 else None,
-        best=best,
-        gain=gain,
-        rows=_rows(run),
-        figures=run_figures(name, run, steps, baseline),
+    jinja.filters |= {
+        "number": number,
+        "share": share,
+        "spread": spread,
+        "with_error": with_error,
+        "address": address,
+        "position": lambda section: numbers[id(section)] + 1,
+    }
+    parts = [_part(section) for section in found]
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    return jinja.get_template("page.html.j2").render(
+        parts=parts,
+        comparisons=[_side_by_side(one, parts) for one in compare(found)],
+        data=payload(found),
+        style=Markup(_asset("style.css")),
+        script=Markup(script),
+        policy=Markup(_policy(script)),
     )
 
 
-def _rows(run: Run) -> list[Row]:
-    """Baselines first, then experiments in the order they were proposed."""
-    proposals: dict[str, list[Rollout]] = {}
-    for rollout in run.rollouts:
-        key = rollout.experiment_id or f"{rollout.step} {rollout.position}"
-        proposals.setdefault(key, []).append(rollout)
-    rows: list[Row] = []
-    for id in [*(id for id in run.experiments if id not in proposals), *proposals]:
-        asked, record = proposals.get(id, []), run.experiments.get(id)
-        first = asked[0] if asked else None
-        status = record.status if record else first.status if first else RUNNING
-        idea = (record.idea if record else "") or (first.idea or first.completion if first else "")
-        steps = list(dict.fromkeys(rollout.step + 1 for rollout in asked))
-        rows.append(Row(len(rows) + 1, status, idea, first.thought if first else "", steps, record))
-    return rows
+def _asset(name: str) -> str:
+    return (files("ideator_rl.diagnostics.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _names(runs: list[Run]) -> list[str]:
-    """The folders' own names; the paths where two are the same."""
-    short = [run.folder.absolute().name for run in runs]
-    return [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
+def _policy(script: str) -> str:
+    """What the page may do: show itself, and run this one script."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    )
 
 
 def _store(out: Path, page: str) -> None:

@@ -1,0 +1,201 @@
+"""The six things one wants to know of a run, answered from its records in plain sentences.
+
+What was the best idea, what did it change, how sure are we, what did it cost, did the population collapse, which
+failures dominate.  Each answer has a short one, which can be read alone, and the caveats that go with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, stdev
+
+from scipy.stats import norm
+
+from ideator_rl.diagnostics.figures import number, share, spread
+from ideator_rl.diagnostics.report.changes import in_words
+from ideator_rl.diagnostics.report.payload import title
+from ideator_rl.diagnostics.report.sections import Row, Section
+from ideator_rl.experiment import LOST, OWN_FAILURES, SUCCEEDED, Experiment
+
+
+@dataclass(frozen=True)
+class Answer:
+    question: str
+    short: str
+    more: str = ""
+    row: Row | None = None
+    """The experiment that it speaks of."""
+    tone: str = ""
+    """"good", "warn" or "bad"; the words say it too."""
+
+
+def answers(section: Section, collapse: Answer) -> list[Answer]:
+    """The six, in the order in which they are asked."""
+    return [_best(section), _change(section), _sure(section), _cost(section), collapse, _failures(section)]
+
+
+def _best(section: Section) -> Answer:
+    question, best = "What was the best idea?", section.best
+    if best is None:
+        yet = " yet" if section.unfinished else ""
+        return Answer(question, f"None: no idea succeeded{yet}.", tone="" if section.unfinished else "bad")
+    row, values = section.row_of(best), section.run.values(best)
+    where = f", proposed in step {row.steps[0]}" if row and row.steps else ""
+    value = f"{section.run.metric} {number(mean(values))}"
+    if len(values) > 1:
+        value += f" ± {spread(stdev(values))} over {len(values)} runs"
+    against = "; no baseline was run"
+    if section.baseline and section.gain is not None:
+        side = "better" if section.gain > 0 else "worse" if section.gain < 0 else "the same"
+        against = f", {number(abs(section.gain))} {side} than the baseline’s {number(section.baseline.mean)}"
+        if section.gain == 0:
+            against = f", the same as the baseline’s {number(section.baseline.mean)}"
+    tone = "good" if (section.gain or 0) > 0 else ""
+    said = title(row) if row else ""
+    return Answer(question, f"{value}{against}.", f"“{said}”{where}." if said else "", row, tone)
+
+
+def _change(section: Section) -> Answer:
+    question, best = "What did it change?", section.best
+    if best is None:
+        return Answer(question, "Nothing to show.")
+    words = in_words(best.patch)
+    if not words:
+        return Answer(question, "Its record holds no lines of a patch.", row=section.row_of(best))
+    return Answer(question, f"{words}.", row=section.row_of(best))
+
+
+def _sure(section: Section) -> Answer:
+    """With runs of its own the best is judged by those that it was not chosen for."""
+    question, best = "How sure are we?", section.best
+    if best is None:
+        return Answer(question, "There is nothing to be sure of.")
+    values = section.run.values(best)
+    if len(values) < 2:
+        return Answer(question, "Not sure: it ran once.", _luck(section), tone="warn")
+    fresh = values[1:]
+    return _fresh(section, question, values[0], fresh)
+
+
+def _fresh(section: Section, question: str, first: float, fresh: list[float]) -> Answer:
+    times = "once" if len(fresh) == 1 else f"{len(fresh)} times"
+    shown = number(mean(fresh)) + (f" ± {spread(stdev(fresh))}" if len(fresh) > 1 else "")
+    said = f"It was run again {times}: {shown}, after {number(first)} in the run it was chosen for."
+    base = section.baseline_values
+    if not base:
+        return Answer(question, "Its value is repeated, its gain is not known.", f"{said} No baseline was run.")
+    gain = section.better(mean(fresh), mean(base))
+    if len(fresh) < 2 or len(base) < 2:
+        more = f"{said} The gain that is left is {number(gain)}; with so few runs it has no error bar."
+        return Answer(question, "A little: it was run again.", more, tone="warn")
+    error = sqrt(stdev(fresh) ** 2 / len(fresh) + stdev(base) ** 2 / len(base))
+    held = gain > 2 * error
+    more = (
+        f"{said} That is a gain of {number(gain)} ± {spread(error)} (standard error) on {len(base)} runs of the "
+        "baseline. The run that it was chosen for is left out, since the best of many is flattered by luck."
+    )
+    if held:
+        return Answer(question, "Fairly: the gain held when it was run again.", more, tone="good")
+    return Answer(question, "Not sure: when run again, the gain is within two standard errors.", more, tone="warn")
+
+
+def _luck(section: Section) -> str:
+    """How large a gain luck alone would show: the expected largest of n normal draws, by Blom's formula (1958)."""
+    count = section.successes
+    chosen = f"It is the best of {count} successes, so luck flatters it. " if count > 1 else ""
+    again = "`ideator-rl rerun` runs the best again with other seeds."
+    if section.deviation is None or section.gain is None:
+        known = "the noise of one run is not known" if section.baseline else "without a baseline no gain is known"
+        return f"{chosen}{known[0].upper()}{known[1:]}. {again}"
+    lucky = section.deviation * luckiest(count)
+    held = "more than" if section.gain > lucky else "no more than"
+    return (
+        f"{chosen}Were all of them no better than the baseline, the luckiest would be expected to look "
+        f"{number(lucky)} better, from the noise of {len(section.baseline_values)} baseline runs; this one looks "
+        f"{number(section.gain)} better, {held} that. {again}"
+    )
+
+
+def luckiest(count: int) -> float:
+    """Expected largest of `count` standard normal draws (Blom 1958: Φ⁻¹((n − 3/8) / (n + 1/4)))."""
+    return float(norm.ppf((count - 0.375) / (count + 0.25))) if count > 1 else 0.0
+
+
+def _cost(section: Section) -> Answer:
+    run, parts = section.run, []
+    spent = run.spent
+    if spent.get("usd"):
+        parts.append(f"{spent['usd']:.2f} USD" if spent["usd"] >= 0.1 else f"{spent['usd']:.4f} USD")
+    if spent.get("gpu_hours"):
+        parts.append(f"{spent['gpu_hours']:.3g} GPU-hours")
+    parts.append(f"{duration(busy(run.experiments.values()))} of experiments")
+    tokens = f" {spent['tokens']:,.0f} tokens of the coder." if spent.get("tokens") else ""
+    wall = run.timings.get("total") or _span(section)
+    ran = len(run.ran)
+    each = f" {duration(busy(run.ran) / ran)} an experiment." if ran else ""
+    clock = f" {duration(wall)} on the clock." if wall else ""
+    more = f"{len(run.rollouts)} ideas proposed, {ran} distinct experiments run.{each}{clock}{tokens}"
+    return Answer("What did it cost?", " and ".join(parts) + ".", more)
+
+
+def busy(records: Iterable[Experiment]) -> float:
+    """Seconds that experiments ran and were scored, one after another."""
+    return sum(e.seconds.get("run", 0.0) + e.seconds.get("score", 0.0) for e in records)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
+
+
+def _span(section: Section) -> float:
+    times = [time for row in section.run.rollouts for time in (row.created, row.finished) if time]
+    return max(times) - min(times) if times else 0.0
+
+
+def _failures(section: Section) -> Answer:
+    """Among proposals, as they were trained on; a failure that was proposed twice counts twice."""
+    question, counts = "Which failures dominate?", section.counts
+    known = counts[SUCCEEDED] + sum(counts[status] for status in OWN_FAILURES)
+    failed = known - counts[SUCCEEDED]
+    lost = f" {counts[LOST]} more were lost by our own fault, and count as nothing." if counts[LOST] else ""
+    if not known:
+        return Answer(question, "No outcome is known yet." if section.unfinished else "No idea was run.", lost.strip())
+    if not failed:
+        return Answer(question, f"None: all {known} ideas with an outcome succeeded.", lost.strip(), tone="good")
+    (status, most), *rest = Counter({one: counts[one] for one in OWN_FAILURES if counts[one]}).most_common()
+    others = ", ".join(f"{count} {name}" for name, count in rest)
+    short = f"{STATUS_WORDS[status]}: {most} of {failed} failures; {share(failed / known)} of {known} ideas failed."
+    common = _common_error(section, status)
+    more = f"{common[0]} {f'Then: {others}.' if others else ''}{lost}".strip()
+    return Answer(question, short, more, common[1], "warn" if failed > known / 2 else "")
+
+
+STATUS_WORDS = {
+    "malformed": "Malformed: no idea in the text",
+    "unpatchable": "Unpatchable: no patch could be made or applied",
+    "rejected": "Rejected: the patch broke a rule of the environment",
+    "failed": "Failed: the experiment crashed or left no result",
+    "timed_out": "Timed out: over the budget",
+    "invalid": "Invalid: scored, but implausible or caught cheating",
+}
+
+
+def _common_error(section: Section, status: str) -> tuple[str, Row | None]:
+    """The message that most failures of a kind share, by its last line, and an experiment that has it."""
+    seen: dict[str, list[Row]] = {}
+    for row in section.rows:
+        if row.status == status and row.record and row.record.error:
+            lines = [line for line in row.record.error.get("message", "").splitlines() if line.strip()]
+            said = " ".join(lines[-1].split())[:120] if lines else ""
+            seen.setdefault(said, []).extend([row] * max(1, len(row.proposals)))
+    if not seen:
+        return "", None
+    said, rows = max(seen.items(), key=lambda item: len(item[1]))
+    if len(rows) < 2 or not said:
+        return (f"For example: “{said}”." if said else ""), rows[0]
+    return f"{len(rows)} times: “{said}”.", rows[0]

@@ -1,0 +1,208 @@
+"""Groups of runs side by side at equal budget, and a paired test over their seeds.
+
+Equal budget: as many distinct experiments as the run with the fewest has, and as much cost as the cheapest run came to.
+Of a pair of groups, runs of the same seed are a pair.  From `PAIRS` pairs on, Wilcoxon's signed-rank test and the sign
+test (both exact where there are no ties; scipy) say how likely such a difference is by chance, and a bootstrap over
+pairs gives the interval of its mean.  With fewer, no test can reach p < 0.05, and none is made up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from statistics import mean, stdev
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap, wilcoxon
+
+from ideator_rl.diagnostics import charts
+from ideator_rl.diagnostics.figures import Figure, number, spread
+from ideator_rl.diagnostics.records import Run
+from ideator_rl.diagnostics.report import drawings
+from ideator_rl.diagnostics.report.groups import Group, band, comparable, differing, groups
+from ideator_rl.diagnostics.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.diagnostics.report.sections import Section
+from ideator_rl.experiment import SUCCEEDED
+
+PAIRS = 5
+"""Fewer pairs are not tested: with four that all agree, the two-sided sign test gives p = 0.125."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run at the budget that all of them had."""
+
+    section: Section
+    group: Group
+    best: float | None
+    """After equally many experiments."""
+    mean: float | None
+    """Of the successes among them."""
+    success: float | None
+    at_cost: float | None
+    """The best at equal cost."""
+
+
+@dataclass(frozen=True)
+class Test:
+    """Two groups over their pairs of seeds."""
+
+    first: str
+    second: str
+    pairs: int
+    p: float | None
+    """Of Wilcoxon's signed-rank test; None where there are too few pairs."""
+    words: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs that measured the same thing."""
+
+    groups: list[Group]
+    standings: list[Standing]
+    experiments: int
+    """The equal budget."""
+    unit: str | None
+    cost: float | None
+    """The equal cost, in its unit."""
+    tests: list[Test]
+    keys: dict[str, list[str]]
+    """What the recipes differ in, by group."""
+
+    @property
+    def metric(self) -> str:
+        return self.standings[0].section.run.metric
+
+    @property
+    def better(self) -> str:
+        return "lower" if self.standings[0].section.run.direction == "min" else "higher"
+
+    @property
+    def alone(self) -> bool:
+        """No group has several seeds."""
+        return all(len(group.members) < 2 for group in self.groups)
+
+
+def compare(sections: Sequence[Section]) -> list[Comparison]:
+    """One comparison for each setting that several of the runs share."""
+    return [_comparison(some) for some in comparable(sections) if len(some) > 1]
+
+
+def _comparison(sections: list[Section]) -> Comparison:
+    found = groups(sections)
+    budget = min(len(section.run.ran) for section in sections)
+    runs = [section.run for section in sections]
+    unit = next(iter(units(runs)), None)
+    costs = [by_cost(run, unit) if unit else [] for run in runs]
+    cost = min((paid[-1] for paid in costs if paid), default=None) if all(costs) else None
+    of = {id(section): group for group in found for section in group.members}
+    standings = [
+        _standing(section, of[id(section)], budget, paid, cost) for section, paid in zip(sections, costs, strict=True)
+    ]
+    tests = [_test(first, second, standings) for first, second in combinations(found, 2)]
+    return Comparison(found, standings, budget, unit, cost, tests, differing(found))
+
+
+def _standing(section: Section, group: Group, budget: int, paid: list[float], cost: float | None) -> Standing:
+    run, among = section.run, section.run.ran[:budget]
+    values = [e.metric["value"] for e in among if e.status == SUCCEEDED and e.metric]
+    return Standing(
+        section,
+        group,
+        best=best_so_far(run, by_count(run)).at(budget),
+        mean=mean(values) if values else None,
+        success=len(values) / len(among) if among else None,
+        at_cost=best_so_far(run, paid).at(cost) if cost is not None else None,
+    )
+
+
+def _test(first: Group, second: Group, standings: list[Standing]) -> Test:
+    """Positive differences: the first is better."""
+    best = {id(one.section): one.best for one in standings}
+    by_seed = [
+        {section.run.recipe.get("seed"): section for section in group.members if best[id(section)] is not None}
+        for group in (first, second)
+    ]
+    seeds = [seed for seed in by_seed[0] if seed is not None and seed in by_seed[1]]
+    gaps = []
+    for seed in seeds:
+        one, other = by_seed[0][seed], by_seed[1][seed]
+        gaps.append(one.better(best[id(one)] or 0.0, best[id(other)] or 0.0))
+    p = _wilcoxon(gaps) if len(gaps) >= PAIRS and any(gaps) else None
+    return Test(first.name, second.name, len(gaps), p, _verdict(first.name, second.name, gaps))
+
+
+def _verdict(first: str, second: str, gaps: list[float]) -> str:
+    count = len(gaps)
+    if count == 0:
+        return f"{first} and {second} have no seed in common, so they cannot be paired: the gap may be chance."
+    wins = sum(gap > 0 for gap in gaps)
+    losses = sum(gap < 0 for gap in gaps)
+    leader, behind, won = (first, second, wins) if mean(gaps) >= 0 else (second, first, losses)
+    said = f"{leader} is {number(abs(mean(gaps)))} better than {behind} on average, and better in {won} of {count} "
+    said += "pairs of seeds" if count > 1 else "pair of seeds"
+    if mean(gaps) == 0 and not wins and not losses:
+        said = f"{first} and {second} are equal in all {count} pairs of seeds"
+    if count < PAIRS:
+        least = 2 * 0.5**count
+        return (
+            f"{said}. {count} {'pairs are' if count > 1 else 'pair is'} too few to test: even if all agreed, the sign "
+            f"test could not go below p = {min(1.0, least):.3g}. It takes {PAIRS + 1} to come below 0.05."
+        )
+    if not wins and not losses:
+        return f"{said}."
+    return f"{said}. {tested(gaps)}"
+
+
+def tested(gaps: Sequence[float]) -> str:
+    """The two tests and the interval, in words, for at least `PAIRS` differences of which some are not 0."""
+    wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    ranks = _wilcoxon(gaps)
+    signs = float(binomtest(max(wins, losses), wins + losses).pvalue)
+    sign = 1 if mean(gaps) >= 0 else -1
+    said = f"Wilcoxon’s signed-rank test p = {ranks:.2g}, sign test p = {signs:.2g}"
+    if stdev(gaps) > 0:
+        values = (np.asarray(gaps) * sign,)
+        found = bootstrap(values, np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+        said += f"; 95 % interval of the mean gap {number(float(found.low))} to {number(float(found.high))} (bootstrap "
+        said += f"over pairs, deviation {spread(stdev(gaps))})"
+    return said + "."
+
+
+def _wilcoxon(gaps: Sequence[float]) -> float:
+    return float(wilcoxon(gaps).pvalue)
+
+
+def comparison_figures(found: Comparison) -> list[Figure]:
+    """Best so far and moving mean of each group, by experiments and by each cost that was paid."""
+    runs = [one.section.run for one in found.standings]
+    name = " and ".join(group.name for group in found.groups)
+    baselines = [one for group in found.groups if (one := group.members[0].baseline)]
+    legend = [(charts.series(place), group.name) for place, group in enumerate(found.groups)]
+    legend += [("baseline", "baseline")] if baselines else []
+    seeds = (
+        "Line: mean over seeds; band: their range. "
+        if not found.alone
+        else "One line is one run, so a gap may be chance. "
+    )
+    axes: list[tuple[str, Callable[[Run], list[float]]]] = [("experiments run", by_count)]
+    axes += [(unit, partial(by_cost, unit=unit)) for unit in units(runs)]
+    made = []
+    for axis, places in axes:
+        for what, curve, stairs in (("Best", best_so_far, True), ("Mean", moving_mean, False)):
+            heading = (
+                f"{what} {found.metric} {'so far' if stairs else 'of the last successes'}, by {axis}, run against run"
+            )
+            bands = [band(group.members, lambda run, c=curve, p=places: c(run, p(run))) for group in found.groups]  # type: ignore[misc]
+            words = " ".join(
+                f"{group.name}: {number(one.mean[-1])} after {one.x[-1]:.3g}."
+                for group, one in zip(found.groups, bands, strict=True)
+                if one.x
+            )
+            drawing = drawings.bands(bands, baselines, axis, f"{heading}: {name}", words, stairs=stairs)
+            more = "" if stairs else f"Over the last {LAST} successes. "
+            made.append(Figure(heading, f"{found.better.capitalize()} is better. {seeds}{more}", legend, drawing))
+    return [figure for figure in made if figure.drawing is not None]

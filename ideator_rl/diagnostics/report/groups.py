@@ -1,0 +1,97 @@
+"""Runs that differ in their seed only are one group: a mean with the range of its seeds, not several curves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+from ideator_rl.diagnostics.records import Run
+from ideator_rl.diagnostics.report.progress import Curve
+from ideator_rl.diagnostics.report.sections import Section
+
+PLACES = frozenset(("seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to"))
+"""Keys of a recipe that say where and under which name, not how."""
+POINTS = 400
+"""Places on an axis where a band is drawn."""
+
+
+@dataclass(frozen=True)
+class Group:
+    name: str
+    members: list[Section]
+
+    @property
+    def seeds(self) -> list[Any]:
+        """Of each member; None where its recipe names none."""
+        return [section.run.recipe.get("seed") for section in self.members]
+
+
+@dataclass(frozen=True)
+class Band:
+    """Mean of a group and its lowest and highest member, as far as all its members go."""
+
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def comparable(sections: Sequence[Section]) -> list[list[Section]]:
+    """Runs that measured the same thing, together: metric, environment, preset and hardware."""
+    found: dict[tuple[str, ...], list[Section]] = {}
+    for section in sections:
+        run = section.run
+        setting = sorted({f"{e.environment} {e.preset} {e.hardware}" for e in run.experiments.values()})
+        found.setdefault((run.metric, run.direction, *setting), []).append(section)
+    return list(found.values())
+
+
+def groups(sections: Sequence[Section]) -> list[Group]:
+    """In the order of their first runs; a run without a recipe is a group of its own."""
+    found: dict[str, list[Section]] = {}
+    for place, section in enumerate(sections):
+        found.setdefault(_how(section.run) or f"run {place}", []).append(section)
+    return [Group(_name(members), members) for members in found.values()]
+
+
+def differing(found: Sequence[Group]) -> dict[str, list[str]]:
+    """Keys of the recipes that are not the same in all groups, each with its value by group."""
+    recipes = [group.members[0].run.recipe for group in found]
+    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in PLACES))
+    shown = {key: [str(recipe.get(key, "–")) for recipe in recipes] for key in keys}
+    return {key: values for key, values in shown.items() if len(set(values)) > 1}
+
+
+def band(members: Sequence[Section], curve: Callable[[Run], Curve]) -> Band:
+    """The curves of a group's members, put together; empty where not all of them have a value."""
+    curves = [curve(section.run) for section in members]
+    if not all(one.x for one in curves):
+        return Band([], [], [], [])
+    first, end = max(one.x[0] for one in curves), min(one.end for one in curves)
+    places = sorted({x for one in curves for x in one.x if first <= x <= end} | {first, end}) if first <= end else []
+    if len(places) > POINTS:
+        keep = {round(i * (len(places) - 1) / (POINTS - 1)) for i in range(POINTS)}
+        places = [x for i, x in enumerate(places) if i in keep]
+    columns = [[value for one in curves if (value := one.at(x)) is not None] for x in places]
+    return Band(
+        places, [mean(some) for some in columns], [min(some) for some in columns], [max(some) for some in columns]
+    )
+
+
+def _how(run: Run) -> str:
+    kept = {key: value for key, value in run.recipe.items() if key not in PLACES}
+    return json.dumps(kept, sort_keys=True, default=str) if run.recipe else ""
+
+
+def _name(members: list[Section]) -> str:
+    """What the members' names share, without a seed's number."""
+    if len(members) == 1:
+        return members[0].name
+    shared = re.sub(r"[\W_]*(seed|s)?[\W_]*\d*[\W_]*$", "", os.path.commonprefix([one.name for one in members]))
+    shared = shared or members[0].run.folder.absolute().parent.name
+    return f"{shared} ({len(members)} seeds)"

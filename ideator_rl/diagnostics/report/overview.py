@@ -1,0 +1,129 @@
+"""Several runs in short: the same questions, asked of all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import mean
+
+from ideator_rl.diagnostics.figures import number, share
+from ideator_rl.diagnostics.report.answers import Answer, busy, duration
+from ideator_rl.diagnostics.report.changes import in_words
+from ideator_rl.diagnostics.report.compare import Comparison, Standing
+from ideator_rl.diagnostics.report.groups import Group
+from ideator_rl.diagnostics.report.sections import Section
+from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
+
+
+def overview(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) -> list[tuple[Section | None, Answer]]:
+    """The answers, each with the run whose experiment it speaks of."""
+    sections = [one.section for one in found.standings]
+    return [
+        (None, _leader(found)),
+        (None, _sure(found)),
+        *_best(sections),
+        (None, _cost(sections)),
+        (None, _collapse(found, collapsed)),
+        (None, _failures(found)),
+    ]
+
+
+def _leader(found: Comparison) -> Answer:
+    question = f"Which was best at equal budget, {found.experiments} experiments each?"
+    known = [(group, values) for group in found.groups if (values := _bests(found, group))]
+    if not known:
+        return Answer(question, "None: no idea succeeded within it.")
+    sign = 1 if found.better == "lower" else -1
+    ranked = sorted(known, key=lambda item: sign * mean(item[1]))
+    if len(ranked) == 1:
+        return Answer(question, f"Only {ranked[0][0].name} had a success.")
+    said = [f"{group.name} {_value(values)}" for group, values in ranked]
+    return Answer(question, f"{ranked[0][0].name}, with a best {found.metric} of {_value(ranked[0][1])}.",
+                  f"Then {'; '.join(said[1:])}.")  # fmt: skip
+
+
+def _value(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return number(values[0])
+    return f"{number(mean(values))} (mean; {number(min(values))} to {number(max(values))} over {len(values)} seeds)"
+
+
+def _bests(found: Comparison, group: Group) -> list[float]:
+    return [one.best for one in standings(found, group) if one.best is not None]
+
+
+def standings(found: Comparison, group: Group) -> list[Standing]:
+    return [one for one in found.standings if one.group is group]
+
+
+def _sure(found: Comparison) -> Answer:
+    question = "How sure is the order?"
+    if found.alone:
+        return Answer(question, "Not sure: one run each, so a gap may be chance.",
+                      "Runs of one recipe that differ in their seed only are put together and tested in pairs.",
+                      tone="warn")  # fmt: skip
+    words = [one.words for one in found.tests]
+    if not words:
+        return Answer(question, "There is one way of searching here, under several seeds: nothing to compare.")
+    significant = any(one.p is not None and one.p < 0.05 for one in found.tests)
+    tested = any(one.p is not None for one in found.tests)
+    short = "A paired test finds a difference." if significant else "A paired test finds no difference."
+    if not tested:
+        short = "Not sure: too few pairs of seeds for a test."
+    return Answer(question, short, " ".join(words), tone="good" if significant else "warn")
+
+
+def _best(sections: Sequence[Section]) -> list[tuple[Section | None, Answer]]:
+    with_best = [section for section in sections if section.best]
+    if not with_best:
+        return []
+    sign = 1 if with_best[0].run.direction == "min" else -1
+    section = min(with_best, key=lambda one: sign * mean(one.run.values(one.ranked[0])))
+    best, row = section.ranked[0], section.row_of(section.ranked[0])
+    value = f"{section.run.metric} {number(mean(section.run.values(best)))} in {section.name}"
+    gain = (
+        ""
+        if section.gain is None
+        else f", {number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than its baseline"
+    )
+    change = in_words(best.patch)
+    return [(section, Answer("What was the best idea of all?", f"{value}{gain}.", f"{change}." if change else "", row))]
+
+
+def _cost(sections: Sequence[Section]) -> Answer:
+    seconds = sum(busy(section.run.experiments.values()) for section in sections)
+    usd = sum(section.run.spent.get("usd", 0.0) for section in sections)
+    hours = sum(section.run.spent.get("gpu_hours", 0.0) for section in sections)
+    parts = ([f"{usd:.2f} USD"] if usd else []) + ([f"{hours:.3g} GPU-hours"] if hours else [])
+    proposed, ran = (
+        sum(len(rows) for rows in found)
+        for found in ([s.run.rollouts for s in sections], [s.run.ran for s in sections])
+    )
+    return Answer("What did they cost together?", " and ".join([*parts, f"{duration(seconds)} of experiments"]) + ".",
+                  f"{proposed} ideas proposed, {ran} distinct experiments run.")  # fmt: skip
+
+
+def _collapse(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) -> Answer:
+    question = "Did a population collapse?"
+    mine = {id(one.section) for one in found.standings}
+    alarmed = [
+        (section, answer) for section, answer in collapsed if id(section) in mine and answer.tone in ("warn", "bad")
+    ]
+    if not alarmed:
+        return Answer(question, "No alarm in any of them.", tone="good")
+    said = " ".join(f"{section.name}: {answer.short}" for section, answer in alarmed[:4])
+    short = f"There are alarms in {len(alarmed)} of {len(found.standings)} runs."
+    return Answer(question, short, said, tone="warn")
+
+
+def _failures(found: Comparison) -> Answer:
+    said = []
+    for group in found.groups:
+        counts = [section.counts for section in group.members]
+        failed = {status: sum(one[status] for one in counts) for status in OWN_FAILURES}
+        known = sum(failed.values()) + sum(one[SUCCEEDED] for one in counts)
+        if not known:
+            continue
+        top = max(failed, key=lambda status: failed[status])
+        most = f", most of them {top} ({failed[top]})" if failed[top] else ""
+        said.append(f"{group.name}: {share(sum(failed.values()) / known)} of {known} ideas failed{most}.")
+    return Answer("Which failures dominate?", said[0] if said else "No outcome is known yet.", " ".join(said[1:]))
