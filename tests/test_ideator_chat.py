@@ -15,7 +15,7 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.ledger import BudgetSpent, Caps, Ledger
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.registry import UnknownName
-from ideator_rl.search.asking import Ask, Subject
+from ideator_rl.search.asking import Ask, Subject, answers
 from ideator_rl.search.baseline import Baseline
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.prompts import parent_prompt
@@ -39,9 +39,13 @@ def said(*changes, between="\n\n"):
     return {"body": answer(between.join(idea(change, thought=f"Because of {change}.") for change in changes))}
 
 
-def prompt_of(server, number=0):
-    (message,) = server.requests[number]["messages"]
+def prompt_of_request(request):
+    (message,) = request["messages"]
     return message["content"]
+
+
+def prompt_of(server, number=0):
+    return prompt_of_request(server.requests[number])
 
 
 def changes(completions):
@@ -243,7 +247,23 @@ def test_a_fault_that_lasts_is_one_clear_sentence():
 def test_calls_that_fail_do_not_take_the_others_with_them(caplog):
     with Scripted({"status": 500}, said("a"), {"status": 500}, said("b")) as server:
         came = asked(server, Ask("free", 4), ideas_per_call=1)
-    assert sorted(changes(came)) == ["a", "b"] and "2 of 4 calls gave nothing" in caplog.text
+    assert sorted(changes(came)) == ["a", "b"] and "2 of 4 calls of a question got no answer" in caplog.text
+
+
+def test_questions_that_fail_do_not_take_the_others_with_them(caplog):
+    with Scripted(lambda request: said("a") if prompt_of_request(request) == OWN else {"status": 500}) as server:
+        asks = [Ask("free", 1, salt="s"), Ask("exploit", 1, (GOOD,), salt="t")]
+        came = run(answers(made(server), asks, known()))
+        assert changes(came[0]) == ["a"] and came[1] == [] and "1 of 2 questions got no answer" in caplog.text
+        with pytest.raises(LLMUnavailable):
+            run(answers(made(server), asks[1:], known()))
+
+
+def test_answers_name_their_parents_unless_they_were_to_be_unlike_them():
+    with Scripted(said("a")) as server:
+        exploit = asked(server, Ask("exploit", 1, (GOOD, BEST)), known())
+        explore = asked(server, Ask("explore", 1, (GOOD, BAD), descends=False), known(), max_shown=1)
+    assert exploit[0].parents == (GOOD, BEST) and explore[0].parents == ()
 
 
 def test_cost_is_booked_on_the_runs_ledger_and_a_cap_ends_the_asking():

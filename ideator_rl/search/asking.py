@@ -7,12 +7,15 @@ anything: the reward buffer does.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ideator_rl.environment import Environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
+from ideator_rl.ledger import BudgetSpent
 from ideator_rl.search.archive import Archive
 
 FREE, EXPLOIT, EXPLORE = "free", "exploit", "explore"
@@ -79,8 +82,35 @@ async def answers(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -> li
     """What `ideas` gives for each of several questions at once.
 
     An ideator that answers many for the price of one has `async def ideas_many(asks, archive)`, and is asked by it.
+
+    Raises:
+        IdeatorError: as `answered`.
     """
     if hasattr(ideator, "ideas_many"):
         many: list[list[str]] = await ideator.ideas_many(asks, archive)
         return many
-    return list(await asyncio.gather(*(ideator.ideas(ask, archive) for ask in asks)))
+    return answered(
+        await asyncio.gather(*(ideator.ideas(ask, archive) for ask in asks), return_exceptions=True), "questions"
+    )
+
+
+def answered(came: Sequence[list[str] | BaseException], what: str) -> list[list[str]]:
+    """What came of calls side by side; nothing in the place of one that failed, for the others are paid for.
+
+    Args:
+        came: by `asyncio.gather`.
+        what: the calls are, for the log.
+
+    Raises:
+        BudgetSpent: all failed, and one for this reason.
+        IdeatorError: all failed.
+    """
+    failed = [each for each in came if isinstance(each, BaseException)]
+    for error in failed:
+        if not isinstance(error, IdeatorError):
+            raise error
+    if failed and len(failed) == len(came):
+        raise next((error for error in failed if isinstance(error, BudgetSpent)), failed[0])
+    if failed:
+        logging.getLogger(__name__).warning("%d of %d %s got no answer: %s", len(failed), len(came), what, failed[0])
+    return [[] if isinstance(each, BaseException) else each for each in came]

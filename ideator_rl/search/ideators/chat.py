@@ -12,16 +12,15 @@ given, and the next question tells whether the fault lasts.  Not guaranteed: the
 from __future__ import annotations
 
 import asyncio
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.shown_files import tokens
-from ideator_rl.ledger import BudgetSpent, Ledger
+from ideator_rl.ledger import Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
 from ideator_rl.search.archive import Archive
-from ideator_rl.search.asking import Answer, Ask, Subject
+from ideator_rl.search.asking import Ask, Subject, answered
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.replies import ideas_of_reply
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, checked, names, number
@@ -86,16 +85,7 @@ class ChatIdeator:
         came = await asyncio.gather(
             *(self._call(ask, archive, size, part) for part, size in enumerate(sizes)), return_exceptions=True
         )
-        given = [each for each in came if isinstance(each, list)]
-        failed = [each for each in came if isinstance(each, BaseException)]
-        for error in failed:
-            if not isinstance(error, IdeatorError):
-                raise error
-        if failed and not given:
-            raise next((error for error in failed if isinstance(error, BudgetSpent)), failed[0])
-        if failed:
-            logging.getLogger(__name__).warning("%d of %d calls gave nothing: %s", len(failed), len(came), failed[0])
-        return [idea for ideas in given for idea in ideas]
+        return [idea for ideas in answered(came, "calls of a question") for idea in ideas]
 
     def close(self) -> None:
         """Connections end with the loop that they belong to."""
@@ -115,8 +105,5 @@ class ChatIdeator:
                 if halvings == HALVINGS or not (question.shown or ask.avoid):
                     raise
                 continue
-            ideas = ideas_of_reply(reply.text, count)
-            if question.shown == ask.shown:
-                return ideas
-            return [Answer(idea, question.shown) for idea in ideas]
+            return [question.answer(idea) for idea in ideas_of_reply(reply.text, count)]
         raise AssertionError("the last try returns or raises")

@@ -23,7 +23,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.ledger import Ledger
 from ideator_rl.model_files import PACKAGE, ModelError, from_package
 from ideator_rl.search.archive import Archive
-from ideator_rl.search.asking import Answer, Ask, Subject
+from ideator_rl.search.asking import Ask, Subject
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, Check, checked, number
@@ -113,7 +113,7 @@ class LocalIdeator:
         if self._loaded is None:
             self._loaded = _Loaded(self._source, self.settings, self._subject)
         asked = [
-            (ask, self._loaded.questions.put(ask, archive, 1, part), f"{ask.salt}:{part}")
+            (self._loaded.questions.put(ask, archive, 1, part), f"{ask.salt}:{part}")
             for ask in asks
             for part in range(ask.count)
         ]
@@ -121,13 +121,10 @@ class LocalIdeator:
         for start in range(0, len(asked), self.settings.batch):
             chunk = asked[start : start + self.settings.batch]
             try:
-                texts += self._loaded.completions([(question.text, seed) for _, question, seed in chunk], self._stop)
+                texts += self._loaded.completions([(question.text, seed) for question, seed in chunk], self._stop)
             except Stopped:
                 raise ModelError("The local ideator was closed while it was asked.") from None
-        answers = iter(
-            text if question.shown == ask.shown else Answer(text, question.shown)
-            for text, (ask, question, _) in zip(texts, asked, strict=True)
-        )
+        answers = iter(question.answer(text) for text, (question, _) in zip(texts, asked, strict=True))
         return [[next(answers) for _ in range(ask.count)] for ask in asks]
 
 

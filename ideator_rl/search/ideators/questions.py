@@ -24,7 +24,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.search.archive import Archive
-from ideator_rl.search.asking import EXPLORE, Ask, Subject
+from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
 from ideator_rl.search.prompts import EXPLORE as DIFFERENT
 from ideator_rl.search.prompts import PARENTS, parent_prompt
 
@@ -66,6 +66,12 @@ class Question:
 
     text: str
     shown: tuple[Experiment, ...]
+    parents: tuple[Experiment, ...]
+    """Those of them that its answers improve on."""
+
+    def answer(self, text: str) -> Answer:
+        """A completion with its parents."""
+        return Answer(text, self.parents)
 
 
 @dataclass
@@ -95,7 +101,7 @@ class Questions:
         size = self.size(whole)
         room = self.room if share == 1.0 else int(share * min(size, self.room or size))
         if room is None or size <= room or not (shown or ask.avoid):
-            return Question(whole, shown)
+            return _question(whole, shown, ask)
         for chars, left in self._smaller():
             less = replace(ask, avoid=_last(ask.avoid, left))
             some = shown[: round(left * len(shown))]
@@ -103,7 +109,7 @@ class Questions:
             if self.size(text) <= room:
                 break
         self._tell(len(shown), chars, len(some))
-        return Question(text, some)
+        return _question(text, some, ask)
 
     def _shown(self, ask: Ask, part: int) -> tuple[Experiment, ...]:
         """As trained, nothing is shown that is not to be improved on."""
@@ -143,6 +149,10 @@ class Questions:
                 "%d characters each. Give a larger context_tokens, or a smaller max_shown. This is said once.",
                 shown, left, chars,
             )  # fmt: skip
+
+
+def _question(text: str, shown: tuple[Experiment, ...], ask: Ask) -> Question:
+    return Question(text, shown, shown if ask.descends else ())
 
 
 def _last(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:
