@@ -229,6 +229,11 @@ class RewardBuffer:
         return figures
 
     @property
+    def journal_path(self) -> Path:
+        """The file of the journal: others may read it while it is written."""
+        return self._journal.path
+
+    @property
     def best(self) -> Experiment | None:
         """The best record that this process has seen."""
         return self._best
