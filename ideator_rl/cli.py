@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     known = parser()
     args, rest = known.parse_known_args(argv)
-    if args.command in ("train", "sft"):
+    if args.command in ("train", "sft", "search"):
         args.overrides = rest
     elif rest:
         known.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` shows what is known")
@@ -54,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _scheduler, _status, _cancel, _report, _export):
+    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _search,
+                _scheduler, _status, _cancel, _report, _export):  # fmt: skip
         add(commands)
     return top
 
@@ -183,6 +184,13 @@ def _sft(commands: Any) -> None:
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     add_options(command)
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
+
+
+def _search(commands: Any) -> None:
+    command = _add(commands, "search", "cli_search:main", "search for the best idea: evolution, best of n, and others")
+    command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
+    command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
+    _json(command)
 
 
 def _scheduler(commands: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.environment_noise import load_noise
+from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import RewardBuffer
@@ -41,3 +43,22 @@ def baseline_of(buffer: RewardBuffer) -> Baseline | None:
     spread = statistics.stdev(map(quality, many)) if len(many) > 1 else None
     level = values or measured
     return Baseline(statistics.mean(map(quality, level)), statistics.mean(level), spread)
+
+
+def baseline_words(records: Sequence[Experiment], metric: str) -> str:
+    """One line about the runs of the unchanged baseline.
+
+    Raises:
+        IdeatorError: none of them succeeded.
+    """
+    values = [record.metric["value"] for record in records if record.status == SUCCEEDED and record.metric]
+    if not values:
+        first = records[0]
+        why = first.error["message"] if first.error else "no reason is known"
+        raise IdeatorError(
+            f"The baseline itself did not succeed ({first.status}): {why} No idea can be judged against it. "
+            "Mend it (`ideator-rl execute ENV --baseline` runs it alone), then go on with --resume."
+        )
+    rest = [record.status for record in records if record.status != SUCCEEDED]
+    missing = f"; of {len(records)} runs {len(rest)} did not succeed: {', '.join(rest)}" if rest else ""
+    return f"baseline {metric} {', '.join(f'{value:.4f}' for value in values)}{missing}"

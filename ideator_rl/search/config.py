@@ -68,7 +68,7 @@ class SearchConfig:
     archive_from: list[str] = field(default_factory=list)
     """Runs' folders or buckets whose records are known from the start."""
     near_duplicates: str | None = COUNT
-    """Ideas that say what another said: count, reject (not run), penalise (parents less often); null: not looked for."""
+    """Ideas that say what another said: count, reject (not run), penalise (parents less often); null: nobody looks."""
     near_duplicate_similarity: float = 0.97
     """Cosine of two descriptions from which on they say the same."""
     near_duplicate_penalty: float = 0.5

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import dataclass
 
 from ideator_rl.catalogue import THOUGHTS, Catalogue, environment_catalogue
 from ideator_rl.catalogue_edits import Choice
@@ -51,7 +52,7 @@ def recombined_ideas(
         told = [
             (catalogue.describe(parent, rng).text, baseline * (1 + rng.uniform(-SPREAD, SPREAD))) for parent in parents
         ]
-        child = _child(catalogue, parents, rng)
+        child = _child(Recombination(catalogue), parents, rng)
         idea = catalogue.describe(child, rng).text
         thought = rng.choice(THOUGHTS).format(family=catalogue.edits[child[0].key].family)
         answer = f"{thought} {idea}" if rng.random() < THOUGHT else idea
@@ -65,28 +66,40 @@ def _value(environment: Environment, rng: random.Random) -> float:
     return rng.uniform(low, high) if math.isfinite(high - low) else rng.uniform(0, 1)
 
 
-def _child(catalogue: Catalogue, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
+def _child(recombination: Recombination, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
     known = [set(parent) for parent in parents]
     for _ in range(TRIES):
-        child = _recombined(catalogue, parents, rng)
+        child = recombination.child(parents, rng)
         if set(child) not in known:
             break
     return child
 
 
-def _recombined(catalogue: Catalogue, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
-    pool = [choice for parent in parents for choice in parent]
-    rng.shuffle(pool)
-    kept = [_jittered(catalogue, choice, rng) for choice in pool if rng.random() < KEEP]
-    if rng.random() < NEW or not kept:
-        kept.insert(rng.randint(0, len(kept)), catalogue.sample(rng, 1)[0])
-    families: dict[str, Choice] = {}
-    for choice in kept:
-        families.setdefault(catalogue.edits[choice.key].family, choice)
-    return list(families.values())[:MOST_EDITS]
+@dataclass(frozen=True)
+class Recombination:
+    """Makes edits of the edits of others."""
 
+    catalogue: Catalogue
+    keep: float = KEEP
+    jitter: float = JITTER
+    new: float = NEW
+    most_edits: int = MOST_EDITS
+    one_a_family: bool = True
+    """No two edits of one family, as in a free idea; else no edit twice, and some may not stand together."""
 
-def _jittered(catalogue: Catalogue, choice: Choice, rng: random.Random) -> Choice:
-    parameter = catalogue.edits[choice.key].parameter
-    others = [value for value in parameter.sample if value != choice.value] if parameter else []
-    return Choice(choice.key, rng.choice(others)) if others and rng.random() < JITTER else choice
+    def child(self, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
+        """At least one edit."""
+        pool = [choice for parent in parents for choice in parent]
+        rng.shuffle(pool)
+        kept = [self._jittered(choice, rng) for choice in pool if rng.random() < self.keep]
+        if rng.random() < self.new or not kept:
+            kept.insert(rng.randint(0, len(kept)), self.catalogue.sample(rng, 1)[0])
+        chosen: dict[str, Choice] = {}
+        for choice in kept:
+            chosen.setdefault(self.catalogue.edits[choice.key].family if self.one_a_family else choice.key, choice)
+        return list(chosen.values())[: self.most_edits]
+
+    def _jittered(self, choice: Choice, rng: random.Random) -> Choice:
+        parameter = self.catalogue.edits[choice.key].parameter
+        others = [value for value in parameter.sample if value != choice.value] if parameter else []
+        return Choice(choice.key, rng.choice(others)) if others and rng.random() < self.jitter else choice

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
-from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.search.baseline import baseline_words
 
 
 class BaselineRuns:
@@ -35,18 +35,7 @@ class BaselineRuns:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        values = [r.metric["value"] for r in self._records if r.status == SUCCEEDED and r.metric]
-        if not values:
-            first = self._records[0]
-            why = first.error["message"] if first.error else "no reason is known"
-            raise IdeatorError(
-                f"The baseline itself did not succeed ({first.status}): {why} No idea can be judged against it. "
-                "Mend it (`ideator-rl execute ENV --baseline` runs it alone), then go on with --resume."
-            )
-        rest = [r.status for r in self._records if r.status != SUCCEEDED]
-        missing = f"; of {len(self._records)} runs {len(rest)} did not succeed: {', '.join(rest)}" if rest else ""
-        name = self._executor.environment.metric.name
-        return f"baseline {name} {', '.join(f'{value:.4f}' for value in values)}{missing}"
+        return baseline_words(self._records, self._executor.environment.metric.name)
 
     def _run(self) -> None:
         try:

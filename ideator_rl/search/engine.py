@@ -1,0 +1,279 @@
+"""The search itself: ask, propose, wait, and again, until a budget ends it.  The whole loop on one page.
+
+    history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
+
+By epochs, all of an epoch's questions are asked on what was known when it began, and the next begins once a quorum of
+its results is in.  Steady, so many ideas are kept under way, and every question is asked on all that is known.
+
+Guarantees: an idea stands in the journal, with the question it answers, before it is run; a killed search goes on from
+the journal alone, runs nothing twice and counts its budgets over all sittings.  Distinct codebases never exceed
+`max_experiments`: what is under way counts as if it were one, so the last ideas are asked for as room comes.  An
+ideator that is killed while it answers is asked again (its ledger counts what was in flight as spent).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.ledger import KEYS, BudgetSpent
+from ideator_rl.reward_buffer import RewardBuffer, Running
+from ideator_rl.search.archive import Archive, archive_of
+from ideator_rl.search.asked import Asked, Origin, Place
+from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
+from ideator_rl.search.config import EPOCHS, SearchConfig
+from ideator_rl.search.strategies import History, SearchStrategy
+
+LOOK_SECONDS = 1.0
+"""The longest wait between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why a search ended."""
+
+    budget: str
+    """The recipe's key that ended it."""
+    words: str
+
+
+async def run_search(
+    config: SearchConfig,
+    buffer: RewardBuffer,
+    ideator: Ideator,
+    strategy: SearchStrategy,
+    say: Callable[[str], None] = lambda text: None,
+) -> Ending:
+    """Search until a budget ends it, and wait for what is under way.
+
+    Args:
+        buffer: of this search alone; what its journal holds of an earlier sitting is gone on with.
+        say: told of every epoch.
+
+    Raises:
+        IdeatorError: the ideator cannot be had, the journal cannot be written, or a sandbox does not work.  What was
+            under way is waited for first.
+    """
+    search = Search(config, buffer, ideator, strategy, say)
+    try:
+        ending = await search.go()
+    except IdeatorError:
+        await search.drain()
+        raise
+    await search.drain()
+    search.asked.seen(ending.budget)
+    return ending
+
+
+class Search:
+    def __init__(
+        self,
+        config: SearchConfig,
+        buffer: RewardBuffer,
+        ideator: Ideator,
+        strategy: SearchStrategy,
+        say: Callable[[str], None],
+    ):
+        self._config, self._buffer, self._ideator, self._strategy, self._say = config, buffer, ideator, strategy, say
+        self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
+        self.asked = Asked(buffer.journal)
+        self._before, self._since, self._seen = self.asked.seconds(), time.monotonic(), 0.0
+        self.codebases = {record.id for record in buffer.history if record.tree and record.status != LOST}
+        """Distinct codebases that this search asked for."""
+        self.ideas = int(buffer.journal.read("select count(*) from rollouts")[0][0])
+        self._number = self.asked.next_number
+        self._in_flight = config.in_flight or 2 * (config.slots or os.cpu_count() or 1)
+        self._tasks: dict[Running, Place] = {}
+        self._pending: Counter[int] = Counter()
+        """Ideas under way, by question."""
+        self._fruitful: set[int] = set()
+        self._barren = 0
+        """Questions in a row that led to no new codebase."""
+        self._spent = ""
+        self._archive: Archive | None = None
+        self._begin(max(0, buffer.journal.next_step() - 1))
+
+    async def go(self) -> Ending:
+        """The loop; what is under way at its end is left to `drain`."""
+        self._take_up()
+        while True:
+            self._gather()
+            if (ending := self._over()) is not None:
+                return ending
+            if self._epoch_ended():
+                self._tell()
+                self._begin(self.epoch + 1)
+            elif (room := self._room()) > 0:
+                await self._ask(room)
+            else:
+                await self._wait()
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        while self._tasks:
+            await self._wait()
+            self._gather()
+        self._tell()
+
+    def _begin(self, epoch: int) -> None:
+        """Begin an epoch, or go on with one that an earlier sitting began."""
+        self.epoch, self._archive = epoch, None
+        self._buffer.journal.go_on(epoch)
+        self._texts, self._kinds = self.asked.of_step(epoch)
+        self._settled = len(self._texts)
+        """Ideas of this epoch that have an outcome; what is taken up has none yet."""
+
+    def _take_up(self) -> None:
+        """Go on with what an earlier sitting left."""
+        self.asked.retry_lost()
+        known = set(self._buffer.lineage)
+        for descent in self.asked.descents():
+            if descent not in known:
+                self._buffer.descend(*descent)
+        for (step, position), task in self._buffer.take_up().items():
+            self._enter(task, self.asked.place(step, position))
+
+    def _enter(self, task: Running, place: Place) -> None:
+        self._tasks[task] = place
+        self._pending[place.ask] += 1
+        self._settled -= place.step == self.epoch
+
+    def _over(self) -> Ending | None:
+        """Why nothing more is asked for."""
+        config = self._config
+        if spent := self._spent or self._buffer.executor.ledger.exhausted:
+            return Ending(next((key for key in KEYS.values() if key in spent), "max_usd"), spent)
+        if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
+            return Ending("max_experiments", f"{len(self.codebases)} experiments were run, as many as there may be")
+        if config.max_ideas is not None and self.ideas >= config.max_ideas:
+            return Ending("max_ideas", f"{self.ideas} ideas were proposed, as many as there may be")
+        if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._full:
+            return Ending("max_epochs", f"{self.epoch + 1} epochs are done")
+        if config.max_seconds is not None and self.seconds >= config.max_seconds:
+            return Ending("max_seconds", f"{self.seconds:.0f} seconds are over")
+        if self._barren >= config.patience:
+            words = (
+                f"the last {self._barren} questions to the ideator led to no codebase that was not known; it repeats"
+            )
+            return Ending("patience", words + " itself, or nothing it says can be run. Look at the outcomes above")
+        return None
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of this search, over all sittings."""
+        return self._before + time.monotonic() - self._since
+
+    @property
+    def _full(self) -> bool:
+        return len(self._texts) >= self._config.epoch_size
+
+    def _epoch_ended(self) -> bool:
+        """Full, and by epochs enough of its results are in."""
+        quorum = math.ceil(self._config.quorum * self._config.epoch_size) if self._config.flow == EPOCHS else 0
+        return self._full and self._settled >= quorum
+
+    def _room(self) -> int:
+        """How many ideas are to be asked for now."""
+        config, under_way = self._config, len(self._tasks)
+        limits = [config.batch * config.asks_at_once, config.epoch_size - len(self._texts)]
+        if config.max_ideas is not None:
+            limits.append(config.max_ideas - self.ideas)
+        if config.max_experiments is not None:
+            limits.append(config.max_experiments - len(self.codebases) - under_way)
+        if config.flow != EPOCHS:
+            free = self._in_flight - under_way
+            limits.append(free if free >= min(config.batch, max(1, self._in_flight // 2)) else 0)
+        return min(limits)
+
+    async def _ask(self, room: int) -> None:
+        archive, config = self._known(), self._config
+        history = History(archive, self.epoch, config.epoch_size, config.batch, self._texts, self._kinds, self._subject)
+        asks = self._strategy.asks(history, room, random.Random(f"{config.seed}:{self._number}"))
+        if sum(ask.count for ask in asks) < 1:
+            raise IdeatorError(f"The strategy {config.strategy} asked for nothing where {room} ideas were wanted.")
+        asks = [replace(ask, salt=f"{config.seed}:{self._number + at}") for at, ask in enumerate(asks)]
+        try:
+            replies = await answers(self._ideator, asks, archive)
+        except BudgetSpent as error:
+            self._spent = str(error)
+            return
+        for ask, texts in zip(asks, replies, strict=True):
+            self._propose(ask, texts[:room])
+            room -= len(texts[:room])
+
+    def _known(self) -> Archive:
+        """What questions are asked on."""
+        if self._config.flow != EPOCHS:
+            return archive_of(self._buffer)
+        if self._archive is None:
+            known = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
+            self._archive = archive_of(self._buffer, known)
+        return self._archive
+
+    def _propose(self, ask: Ask, texts: Sequence[str]) -> None:
+        number, self._number = self._number, self._number + 1
+        origins = [Origin(tuple(parent.id for parent in _parents(ask, text))) for text in texts]
+        first, begun = self._buffer.propose(
+            [str(text) for text in texts],
+            self.epoch,
+            note=lambda db, first: self.asked.note(db, number, self.epoch, ask, first, origins),
+        )
+        self.ideas += len(texts)
+        self._texts += texts
+        self._kinds[ask.kind] += len(texts)
+        self._settled += len(texts)
+        for index, task in begun.items():
+            self._enter(task, Place(self.epoch, first + index, number, origins[index].parents))
+        if not begun:
+            self._ended(number)
+
+    async def _wait(self) -> None:
+        """Until something has an outcome, or a moment."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if time.monotonic() - self._seen >= LOOK_SECONDS:
+            self._seen = time.monotonic()
+            self.asked.seen()
+
+    def _gather(self) -> None:
+        """Take in the outcomes that are there."""
+        for task in [task for task in self._tasks if task.done()]:
+            place = self._tasks.pop(task)
+            _, record = task.result()
+            self._settled += place.step == self.epoch
+            if record.status != LOST:
+                if record.tree and record.id not in self.codebases:
+                    self.codebases.add(record.id)
+                    self._fruitful.add(place.ask)
+                if place.parents:
+                    self._buffer.descend(record.id, place.parents, place.step)
+            self._pending[place.ask] -= 1
+            if not self._pending[place.ask]:
+                self._ended(place.ask)
+
+    def _ended(self, ask: int) -> None:
+        """All of a question's answers have an outcome."""
+        self._barren = 0 if ask in self._fruitful else self._barren + 1
+        self._fruitful.discard(ask)
+
+    def _tell(self) -> None:
+        archive, metric = archive_of(self._buffer), self._buffer.executor.environment.metric
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
+        best = archive.metric(archive.successes()[0]) if archive.successes() else None
+        words = f"best {metric.name} {best:.4f}" if best is not None else "none succeeded yet"
+        epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
+        self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {words}")
+
+
+def _parents(ask: Ask, text: str) -> Sequence[Experiment]:
+    if isinstance(text, Answer):
+        return text.parents
+    return ask.shown if ask.descends else ()

@@ -1,0 +1,119 @@
+"""A search from its folder to its closing words: baseline, search, summary, report.
+
+Its folder looks like a training run's, so that whatever reads the one reads the other.  Killed at any moment, the same
+run resumed goes on; one that has ended is extended by resuming it with larger budgets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from ideator_rl.diagnostics.report import write_report
+from ideator_rl.executor.patience import Patience
+from ideator_rl.progress import Voice
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.run_folder import MARK, take
+from ideator_rl.search.asking import Ideator, Subject
+from ideator_rl.search.baseline import baseline_words
+from ideator_rl.search.config import SearchConfig, refuse_other
+from ideator_rl.search.engine import Ending, run_search
+from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
+
+
+class SearchVoice(Voice):
+    """Says how far a search is."""
+
+    def __init__(self, config: SearchConfig):
+        super().__init__()
+        self._config = config
+        self.buffer: RewardBuffer | None = None
+
+    def line(self) -> str:
+        if self.buffer is None:
+            return ""
+        counts = self.buffer.counts()
+        of = f"/{self._config.max_experiments}" if self._config.max_experiments else ""
+        words = (
+            f"{counts['distinct']}{of} experiments: {counts['running']} running, {counts['waiting']} waiting · "
+            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
+        )
+        best = counts["best"]
+        return words if best is None else f"{words} · best {self.buffer.executor.environment.metric.name} {best:.4f}"
+
+
+def search(config: SearchConfig, resume: bool) -> Ending:
+    """Run a recipe to its end.
+
+    Raises:
+        IdeatorError: the folder is taken; environment, bucket, sandbox, strategy or ideator are not usable; the
+            baseline fails.
+    """
+    strategy = get_search_strategy(config.strategy, config.strategy_options)
+    voice = SearchVoice(config)
+    with take(config.folder, resume):
+        if resume:
+            refuse_other(config)
+        buffer = _opened(config.buffer(), resume)
+        try:
+            ideator = _ideator(config, buffer)
+            (config.folder / MARK).write_text(config.text(), encoding="utf-8")
+            try:
+                return _search(config, buffer, ideator, strategy, voice)
+            finally:
+                ideator.close()
+        finally:
+            voice.end()
+            buffer.close()
+
+
+def _search(
+    config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, strategy: SearchStrategy, voice: SearchVoice
+) -> Ending:
+    _introduce(config, buffer, ideator, voice)
+    voice.buffer = buffer
+    voice.watch()
+
+    async def work() -> Ending:
+        with voice.phase("baseline"):
+            voice.say(await _baseline(buffer, config.baseline_replicates))
+        with voice.phase("search"):
+            return await run_search(config, buffer, ideator, strategy, voice.say)
+
+    ending = asyncio.run(work())
+    voice.end()
+    voice.say(f"ended by {ending.budget}: {ending.words}")
+    (config.folder / "timings.json").write_text(json.dumps(voice.timings(), indent=1))
+    with voice.phase("report"):
+        write_report([config.folder], config.folder / "report.html")
+    return ending
+
+
+def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
+    """A run that had found its bucket waits for it to come back; a new one may have misspelled it."""
+    patience = Patience(config.bucket, config.outage_patience if resume else 0)
+    return asyncio.run(patience.through(lambda: open_buffer(config)))
+
+
+def _ideator(config: SearchConfig, buffer: RewardBuffer) -> Ideator:
+    subject = Subject(buffer.executor.environment, config.preset, config.prompts)
+    return get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger)
+
+
+async def _baseline(buffer: RewardBuffer, replicates: int) -> str:
+    """Run the unchanged baseline, as often as is asked for; one line about it.
+
+    Raises:
+        IdeatorError: no run of it succeeded.
+    """
+    records = await asyncio.gather(*(buffer.baseline(replicate) for replicate in range(replicates)))
+    return baseline_words(records, buffer.executor.environment.metric.name)
+
+
+def _introduce(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, voice: Voice) -> None:
+    executor = buffer.executor
+    sandbox = executor.sandbox.level + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
+    voice.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
+    voice.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
+    voice.say(f"run folder {config.folder}")
