@@ -131,7 +131,7 @@ def test_several_runs_share_one_chart_and_keep_their_own_sections(tmp_path):
         journal(folder, [ones], [baseline(0, 3.0)] if i < 2 else ())
     html = page_of(*folders, out=tmp_path / "all" / "report.html")
     words = words_of(html)
-    assert words.count("run against run") == 2 and html.count("<section") == 5
+    assert words.count("Run against run") == 2 and html.count("<section") == 5
     assert f"{folders[0]}" in words and f"{folders[1]}" in words
     assert html.count("Best so far, ") == 3
     assert {row["run"] for row in Page(html).experiments()} == {0, 1, 2}

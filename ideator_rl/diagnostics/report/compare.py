@@ -193,9 +193,7 @@ def comparison_figures(found: Comparison) -> list[Figure]:
     made = []
     for axis, places in axes:
         for what, curve, stairs in (("Best", best_so_far, True), ("Mean", moving_mean, False)):
-            heading = (
-                f"{what} {found.metric} {'so far' if stairs else 'of the last successes'}, by {axis}, run against run"
-            )
+            heading = f"{what} {found.metric} {'so far' if stairs else 'of the last successes'}, by {axis}"
             bands = [band(group.members, lambda run, c=curve, p=places: c(run, p(run))) for group in found.groups]  # type: ignore[misc]
             words = " ".join(
                 f"{group.name}: {number(one.mean[-1])} after {one.x[-1]:.3g}."

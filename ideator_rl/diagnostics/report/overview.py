@@ -34,8 +34,11 @@ def _leader(found: Comparison) -> Answer:
         return Answer(question, "None: no idea succeeded within it.")
     sign = 1 if found.better == "lower" else -1
     ranked = sorted(known, key=lambda item: sign * mean(item[1]))
+    if len(found.groups) == 1:
+        alone = f"All runs are of one recipe. Their best {found.metric}: {_value(ranked[0][1])}."
+        return Answer(f"How good was it over its seeds, at {found.experiments} experiments each?", alone)
     if len(ranked) == 1:
-        return Answer(question, f"Only {ranked[0][0].name} had a success.")
+        return Answer(question, f"{ranked[0][0].name}: no other had a success.")
     said = [f"{group.name} {_value(values)}" for group, values in ranked]
     return Answer(question, f"{ranked[0][0].name}, with a best {found.metric} of {_value(ranked[0][1])}.",
                   f"Then {'; '.join(said[1:])}.")  # fmt: skip
@@ -63,7 +66,7 @@ def _sure(found: Comparison) -> Answer:
                       tone="warn")  # fmt: skip
     words = [one.words for one in found.tests]
     if not words:
-        return Answer(question, "There is one way of searching here, under several seeds: nothing to compare.")
+        return Answer(question, "There is one recipe here, under several seeds: nothing to compare.")
     significant = any(one.p is not None and one.p < 0.05 for one in found.tests)
     tested = any(one.p is not None for one in found.tests)
     short = "A paired test finds a difference." if significant else "A paired test finds no difference."
@@ -105,10 +108,12 @@ def _cost(sections: Sequence[Section]) -> Answer:
 def _collapse(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) -> Answer:
     question = "Did a population collapse?"
     mine = {id(one.section) for one in found.standings}
-    alarmed = [
-        (section, answer) for section, answer in collapsed if id(section) in mine and answer.tone in ("warn", "bad")
-    ]
+    mine_all = [(section, answer) for section, answer in collapsed if id(section) in mine]
+    alarmed = [(section, answer) for section, answer in mine_all if answer.tone in ("warn", "bad")]
+    early = sum(not answer.tone for _, answer in mine_all)
     if not alarmed:
+        if early:
+            return Answer(question, f"No alarm so far; too early to say for {early} of {len(mine_all)} runs.")
         return Answer(question, "No alarm in any of them.", tone="good")
     said = " ".join(f"{section.name}: {answer.short}" for section, answer in alarmed[:4])
     short = f"There are alarms in {len(alarmed)} of {len(found.standings)} runs."

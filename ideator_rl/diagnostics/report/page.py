@@ -26,6 +26,7 @@ from markupsafe import Markup
 
 from ideator_rl.diagnostics import safe_text
 from ideator_rl.diagnostics.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
+from ideator_rl.diagnostics.population import FIGURES
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels, sections
 from ideator_rl.diagnostics.report.answers import Answer, answers
@@ -33,7 +34,7 @@ from ideator_rl.diagnostics.report.compare import Comparison, compare, compariso
 from ideator_rl.diagnostics.report.overview import overview
 from ideator_rl.diagnostics.report.payload import payload
 from ideator_rl.diagnostics.report.sections import Row, Section
-from ideator_rl.diagnostics.report.watch import watch
+from ideator_rl.diagnostics.report.watch import Watched, watch
 from ideator_rl.errors import IdeatorError
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
@@ -55,10 +56,9 @@ class Part:
 
     section: Section
     answers: list[tuple[Section, Answer]]
-    collapse: Answer
     figures: list[tuple[str, list[Figure]]]
     """Charts under headings; the first are always open."""
-    alarms: list[str]
+    watched: Watched
     failures: list[panels.Failure]
     lineage: Figure | None
 
@@ -72,47 +72,51 @@ class SideBySide:
     figures: list[Figure]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path) -> None:
+def write_report(run_dirs: Sequence[Path], out: Path, embedder: str | None = None) -> None:
     """Write the report of these runs, one after another, to `out`.
+
+    Args:
+        embedder: what makes vectors of descriptions (`get_embedder`), so that runs can be compared; each run's own, or
+            `auto`, if not given.
 
     Raises:
         NoRun: a folder holds no run.
+        EmbedderError: the embedder that was given cannot be had.
         ReportError: nothing was given, or `out` cannot be written.
     """
     if not run_dirs:
         raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
     runs = [read_run(folder) for folder in run_dirs]
     found = [sections.section(name, run) for name, run in zip(sections.names(runs), runs, strict=True)]
-    _store(out, _render(found))
+    _store(out, _render(found, embedder))
 
 
-def _part(section: Section) -> Part:
+def _part(section: Section, embedder: str | None) -> Part:
     """The parts of one run's story; a chart that would be empty is left out."""
     course = run_figures(section.name, section.run, section.steps, section.baseline)
-    found = watch(section)
+    found = watch(section, embedder)
     shown = [
         ("Course", course + panels.per_cost(section)),
         ("Diversity and collapse", found.figures),
         ("Thought and success", panels.thought(section)),
-        ("Waiting", panels.waiting(section)),
+        ("Cost and waiting", panels.spending(section) + panels.waiting(section)),
     ]
     return Part(
         section,
         [(section, answer) for answer in answers(section, found.answer)],
-        found.answer,
         shown,
-        found.alarms,
+        found,
         panels.failures(section),
         panels.lineage(section),
     )
 
 
 def _side_by_side(found: Comparison, parts: list[Part]) -> SideBySide:
-    collapsed = [(part.section, part.collapse) for part in parts]
+    collapsed = [(part.section, part.watched.answer) for part in parts]
     return SideBySide(found, overview(found, collapsed), comparison_figures(found))
 
 
-def _render(found: list[Section]) -> str:
+def _render(found: list[Section], embedder: str | None) -> str:
     jinja = Environment(
         loader=PackageLoader("ideator_rl.diagnostics.report", ""),
         autoescape=True,
@@ -131,6 +135,7 @@ def _render(found: list[Section]) -> str:
         "coloured": safe_text.coloured,
         "STATUSES": STATUSES,
         "FACTS": FACTS,
+        "FIGURES": FIGURES,
         "BEST": BEST,
         "BEST_OF_MANY": BEST_OF_MANY,
         "BEST_IDEA": BEST_IDEA,
@@ -144,7 +149,7 @@ def _render(found: list[Section]) -> str:
         "address": address,
         "position": lambda section: numbers[id(section)] + 1,
     }
-    parts = [_part(section) for section in found]
+    parts = [_part(section, embedder) for section in found]
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
         parts=parts,

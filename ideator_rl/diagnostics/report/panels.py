@@ -61,7 +61,7 @@ def thought(section: Section) -> list[Figure]:
     heading = "Success by length of the thought"
     words = "; ".join(f"{bar.words} words: {bar.share:.0%}" for bar in bars) + "."
     drawing = drawings.shares(bars, "words before the idea", f"{heading}, {section.name}", words)
-    remark = f"Equally many ideas a bar, with the 95 % interval (Wilson) of its share. {said}"
+    remark = f"About equally many ideas a bar, with the 95 % interval (Wilson) of its share. {said}"
     return [Figure(heading, remark, [], drawing), _thought_by_step(section)]
 
 
@@ -125,6 +125,20 @@ def waiting(section: Section) -> list[Figure]:
     legend = [(charts.series(place), phase) for place, phase in enumerate(phases)]
     remark = f"Means by the step it was proposed in; queue is waiting for a free slot. Over the run: {words}."
     return [Figure(heading, remark, legend, drawing)] if drawing is not None else []
+
+
+def spending(section: Section) -> list[Figure]:
+    """What the coder was paid, by step; none where nothing was paid."""
+    by_step = dict.fromkeys((step.step for step in section.steps), 0.0)
+    for row in section.rows:
+        if row.record and row.proposals and not row.record.replayed:
+            by_step[row.proposals[0].step] += row.record.cost.get("usd", 0.0)
+    heading, total = "USD paid for code, by step", sum(by_step.values())
+    words = f"{total:.4g} USD in all; the ledger, which counts calls without a record too, has the last word."
+    drawing = drawings.layers(
+        [step + 1 for step in by_step], [list(by_step.values())], "USD", f"{heading}, {section.name}", words
+    )
+    return [Figure(heading, words, [], drawing)] if drawing is not None else []
 
 
 def lineage(section: Section) -> Figure | None:

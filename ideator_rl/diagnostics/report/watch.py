@@ -1,32 +1,113 @@
-"""Whether the population of ideas collapsed: figures by window, the alarms, and the answer in a sentence."""
+"""Whether the population of ideas collapsed: figures by window, the alarms, and the answer in a sentence.
+
+Figures and alarms are those of `population` and `collapse`; nothing is judged here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ideator_rl.diagnostics.figures import Figure, share
+from ideator_rl.diagnostics import charts
+from ideator_rl.diagnostics.collapse import COLLAPSE, PATIENCE, START, STOP, Alarm, active, alarms
+from ideator_rl.diagnostics.embedding import Embedder, EmbedderError, get_embedder
+from ideator_rl.diagnostics.figures import Figure, number, share
+from ideator_rl.diagnostics.population import FIGURES, Window, population
 from ideator_rl.diagnostics.report.answers import Answer
 from ideator_rl.diagnostics.report.sections import Section
 
 QUESTION = "Did the population collapse?"
+CHARTS = (
+    ("Effective number of ideas", ("vendi", "vendi_succeeded"), False,
+     "Vendi score of equally many descriptions a window: 1 where all say the same. A fall is the collapse itself."),
+    ("Crowding", ("largest_cluster", "past_duplicates"), True,
+     "Warned of above 65 % in one cluster for three windows."),
+    ("Distinct codebases", ("distinct_trees", "distinct_trees_succeeded"), True,
+     "Among equally many ideas a window, so that windows compare."),
+    ("New kinds of change", ("new_cells",), False,
+     "Places in the code that no earlier window touched; it falls in any search, to nothing in one that is stuck."),
+    ("Size of a change", ("patch_lines", "patch_files"), False,
+     "A collapse goes towards small, simple changes."),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Watched:
     figures: list[Figure]
-    alarms: list[str]
+    alarms: list[Alarm]
     answer: Answer
+    windows: list[Window]
+    embedder: str
 
 
-def watch(section: Section) -> Watched:
-    return Watched([], [], _by_trees(section))
+def watch(section: Section, embedder: str | None = None) -> Watched:
+    """The population of one run.
+
+    Args:
+        embedder: a name for `get_embedder`; that of the recipe, else `auto`, if not given.
+
+    Raises:
+        EmbedderError: the one that was given cannot be had; for a recipe's, hashed n-grams stand in.
+    """
+    made = _embedder(section, embedder)
+    windows = population(section.run, made)
+    told = alarms(windows)
+    figures = [_chart(section, windows, *one) for one in CHARTS] if windows else []
+    shown = [figure for figure in figures if figure.drawing is not None]
+    return Watched(shown, told, _answer(windows, told, made.name), windows, made.name)
 
 
-def _by_trees(section: Section) -> Answer:
-    """From distinct records alone."""
-    steps = [(step.distinct, step.succeeded + step.failed) for step in section.steps if step.succeeded + step.failed]
-    if len(steps) < 2:
-        return Answer(QUESTION, "Too early to say.")
-    first, last = steps[0], steps[-1]
-    begun, ended = share(first[0] / first[1]), share(last[0] / last[1])
-    return Answer(QUESTION, f"{begun} of the first step’s ideas were distinct, {ended} of the last’s.")
+def _embedder(section: Section, given: str | None) -> Embedder:
+    if given:
+        return get_embedder(given)
+    try:
+        return get_embedder(str(section.run.recipe.get("embedder") or "auto"))
+    except EmbedderError:
+        return get_embedder("hashed")
+
+
+def _chart(
+    section: Section, windows: Sequence[Window], heading: str, names: Sequence[str], percent: bool, remark: str
+) -> Figure:
+    curves = [[window.figures.get(name) for window in windows] for name in names]
+    ends = [(FIGURES[name].words, [value for value in curve if value is not None])
+            for name, curve in zip(names, curves, strict=True)]  # fmt: skip
+    words = " ".join(f"{what}: {number(known[0])} to {number(known[-1])}." for what, known in ends if known)
+    steps = [window.last_step + 1 for window in windows]
+    drawing = charts.by_step(steps, curves, f"{heading}, {section.name}", words, percent=percent)
+    legend = [(charts.series(place), what) for place, (what, known) in enumerate(ends) if known]
+    return Figure(heading, remark, legend, drawing)
+
+
+def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str) -> Answer:
+    facts = _facts(windows, embedder)
+    mine = [alarm for alarm in told if alarm.kind in COLLAPSE]
+    holding = [alarm for alarm in active(windows) if alarm.kind in COLLAPSE]
+    if holding:
+        worst = next((alarm for alarm in holding if alarm.level == STOP), holding[0])
+        short = "Yes." if worst.level == STOP else "It is on its way: there is an alarm."
+        return Answer(QUESTION, short, f"{worst.words} {facts}", tone="bad" if worst.level == STOP else "warn")
+    if mine:
+        short = f"It was near: an alarm began in step {mine[-1].step + 1}, and holds no longer."
+        return Answer(QUESTION, short, f"{mine[-1].words} {facts}", tone="warn")
+    if len(windows) < START + PATIENCE:
+        short = f"Too early to say: the alarms need {START + PATIENCE} windows of ideas, and there are {len(windows)}."
+        return Answer(QUESTION, short, facts)
+    return Answer(QUESTION, "No alarm of a collapse.", facts, tone="good")
+
+
+def _facts(windows: Sequence[Window], embedder: str) -> str:
+    """First window against last."""
+    said = []
+    for name, words, shown in (
+        ("vendi", "effective number of ideas (Vendi)", lambda value: f"{value:.1f}"),
+        ("largest_cluster", "largest cluster", share),
+        ("thought_words", "thought", lambda value: f"{value:.0f} words"),
+    ):
+        known = [value for window in windows if (value := window.figures.get(name)) is not None]
+        if len(known) > 1:
+            said.append(f"{words} {shown(known[0])} → {shown(known[-1])}")
+    if not said:
+        return ""
+    line = ", ".join(said)
+    return f"{line[0].upper()}{line[1:]}, first window to last; by {embedder}."
