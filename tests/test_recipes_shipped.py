@@ -15,7 +15,7 @@ from ideator_rl.training.memory import estimate
 from ideator_rl.training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
-RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("search_"))
 ACCELERATE = ROOT / "recipes" / "accelerate"
 PAPER = {"qwen3_30b_grpo_math": (256, 40, 10_240), "qwen3_30b_nanogpt": (128, 68, 8_704)}
 TABLE = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)`)? ?\| ([\d.]+) \| (.*)\|$", re.M)

@@ -1,0 +1,143 @@
+"""Does evolution find more than best of N, at equal experiments?  Both really run, with the same ideator and seeds.
+
+usage: python benchmarks/search.py FOLDER [--recipe recipes/search_nanogpt_cpu.yaml] [--strategies evolution best_of_n]
+           [--seeds 0 1 2] [--again 3] [--replicates 2] [--figure OUT.svg] [--key value …]
+
+One run after the other, in FOLDER/<strategy>-<seed>, on one bucket: what two runs of a seed have in common is executed
+once and charged to both.  The best of many tries is flattered by luck, so that the best `--again` of every run are run
+again under `--replicates` further seeds.  Resumable: what is there is not run again.  Every other key is the recipe's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from ideator_rl.diagnostics.records import Run, read_run
+from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.rerun import Again, place_of_run, rerun
+from ideator_rl.search.config import SearchConfig, load_search
+from ideator_rl.search.run import search
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--recipe", default="recipes/search_nanogpt_cpu.yaml")
+    parser.add_argument("--strategies", nargs="+", default=["evolution", "best_of_n"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--again", type=int, default=3)
+    parser.add_argument("--replicates", type=int, default=2)
+    parser.add_argument("--figure", type=Path)
+    options, overrides = parser.parse_known_args()
+    found: dict[tuple[str, int], tuple[Run, list[Again]]] = {}
+    for seed in options.seeds:
+        for strategy in options.strategies:
+            config = configured(options, overrides, strategy, seed)
+            if not (config.folder / "report.html").is_file():
+                search(config, resume=(config.folder / "recipe.yaml").is_file())
+            found[strategy, seed] = (read_run(config.folder), again(config, options))
+    print(table(found, options))
+    (options.folder / "search.json").write_text(json.dumps(facts(found), indent=1))
+    if options.figure:
+        draw(found, options.figure)
+
+
+def configured(options: Any, overrides: list[str], strategy: str, seed: int) -> SearchConfig:
+    """The recipe under another strategy, whose options are not the recipe's, and seed."""
+    config = load_search(options.recipe, overrides)
+    folder = options.folder / f"{strategy}-{seed}"
+    own = config.strategy_options if strategy == config.strategy else None
+    bucket = (options.folder.absolute() / "bucket").as_uri()
+    return replace(config, strategy=strategy, strategy_options=own, seed=seed, output_dir=str(folder), bucket=bucket)
+
+
+def again(config: SearchConfig, options: Any) -> list[Again]:
+    """The best ideas of a run under further seeds."""
+    place = place_of_run(config.folder)
+    records = place.best(options.again)
+    buffer = place.buffer(records[0], config.slots, config.isolation)
+    try:
+        return asyncio.run(rerun(buffer, records, options.replicates))
+    finally:
+        buffer.close()
+
+
+def curve(run: Run) -> list[float]:
+    """Best so far after every distinct experiment, in the order in which the ideas were proposed."""
+    better, best, out = min if run.direction == "min" else max, None, []
+    for record in run.ran:
+        if record.status == SUCCEEDED and record.metric:
+            value = float(record.metric["value"])
+            best = value if best is None else better(best, value)
+        out.append(float("nan") if best is None else best)
+    return out
+
+
+def table(found: dict[tuple[str, int], tuple[Run, list[Again]]], options: Any) -> str:
+    lines = ["strategy     seed  experiments  ideas  success    best   its re-runs   top re-run mean"]
+    for (strategy, seed), (run, rows) in sorted(found.items()):
+        ran = run.ran
+        good = sum(record.status == SUCCEEDED for record in ran)
+        lines.append(
+            f"{strategy:<12} {seed:>4}  {len(ran):>11}  {len(run.rollouts):>5}  {good / len(ran):>7.0%}  "
+            f"{rows[0].first:.4f}  {spread(rows[0].known):>12}  {statistics.mean(means(rows)):>15.4f}"
+        )
+    one, other = options.strategies[0], options.strategies[-1]
+    for words, number in (("best as found", 0), ("best, re-run", 1), ("mean of the top, re-run", 2)):
+        gaps = [score(found[one, seed])[number] - score(found[other, seed])[number] for seed in options.seeds]
+        each = ", ".join(f"{gap:+.4f}" for gap in gaps)
+        lines.append(f"{one} − {other}, {words}: {statistics.mean(gaps):+.4f} ({each})")
+    return "\n".join(lines)
+
+
+def score(one: tuple[Run, list[Again]]) -> tuple[float, float, float]:
+    """Best as found, its mean when run again, and the mean of the best when run again."""
+    rows = one[1]
+    return rows[0].first, means(rows)[0], statistics.mean(means(rows))
+
+
+def means(rows: list[Again]) -> list[float]:
+    return [statistics.mean(row.known) for row in rows if row.known]
+
+
+def spread(values: list[float]) -> str:
+    return "–".join(f"{value:.3f}" for value in (min(values), max(values))) if values else "none"
+
+
+def facts(found: dict[tuple[str, int], tuple[Run, list[Again]]]) -> dict[str, Any]:
+    return {
+        f"{strategy}-{seed}": {"curve": curve(run), "again": [row.facts() for row in rows]}
+        for (strategy, seed), (run, rows) in found.items()
+    }
+
+
+def draw(found: dict[tuple[str, int], tuple[Run, list[Again]]], out: Path) -> None:
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "ideator_rl"})
+    figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
+    strategies = list(dict.fromkeys(strategy for strategy, _ in found))
+    for strategy, colour in zip(strategies, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
+        curves = [curve(run) for (name, _), (run, _) in found.items() if name == strategy]
+        for each in curves:
+            axis.step(range(1, len(each) + 1), each, where="post", color=colour, alpha=0.35, linewidth=1)
+        length = min(map(len, curves))
+        middle = [statistics.mean(each[at] for each in curves) for at in range(length)]
+        axis.step(range(1, length + 1), middle, where="post", color=colour, linewidth=2, label=strategy)
+    run = next(iter(found.values()))[0]
+    axis.set(xlabel="experiments (distinct codebases)", ylabel=f"best {run.metric} so far")
+    axis.legend(frameon=False)
+    figure.savefig(out, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
