@@ -68,6 +68,22 @@ def open_bucket(url: str) -> Bucket:
     )
 
 
+def bucket_at(target: str) -> Bucket:
+    """The bucket that the target names, which holds experiments already.  None is made.
+
+    Raises:
+        BucketError: there is none.
+    """
+    parts = urlsplit(target)
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(target) if not parts.scheme else None
+    if path is not None and not any((path / name).is_dir() for name in ("experiments", ".scratch")):
+        raise BucketError(
+            f"{target} is neither a run nor a bucket with experiments. Give the folder that a recipe names as "
+            "output_dir, or the URL of a bucket."
+        )
+    return open_bucket(target)
+
+
 class FileBucket:
     """A folder.  Works on any POSIX file system with hard links; several processes may use it at once."""
 

@@ -6,14 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from ideator_rl.bucket import Bucket, open_bucket
+from ideator_rl.bucket import Bucket, bucket_at
 from ideator_rl.diagnostics.records import JOURNAL
-from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts, process_tree
 from ideator_rl.experiment import RUNNING
 
+__all__ = ["Entry", "Process", "bucket_at", "entries", "run_folder", "trainer"]
 WAITING = "waiting"
 
 
@@ -45,22 +44,6 @@ class Entry:
 def run_folder(target: str) -> Path | None:
     """The folder, if the target is that of a run."""
     return Path(target) if (Path(target) / JOURNAL).is_file() else None
-
-
-def bucket_at(target: str) -> Bucket:
-    """The bucket that the target names.  None is made.
-
-    Raises:
-        IdeatorError: neither a run nor a bucket is there.
-    """
-    parts = urlsplit(target)
-    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(target) if not parts.scheme else None
-    if path is not None and not any((path / name).is_dir() for name in ("experiments", ".scratch")):
-        raise IdeatorError(
-            f"{target} is neither a run nor a bucket with experiments. Give the folder that a recipe names as "
-            "output_dir, or the URL of a bucket."
-        )
-    return open_bucket(target)
 
 
 def entries(bucket: Bucket) -> list[Entry]:

@@ -31,6 +31,8 @@ LOST = "lost"
 """Ours, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
 BUDGET = "budget"
 """The kind of error of what is lost because the run's budget is spent."""
+NEAR_DUPLICATE = "near_duplicate"
+"""The kind of error of an idea that a search rejected, since another said the same: it was not run."""
 RUNNING = "running"
 
 OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import statistics
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
@@ -64,6 +64,8 @@ class Archive:
         self._parents: dict[str, dict[str, None]] = {}
         self._expansions: dict[str, set[Expansion]] = {}
         self._prompts: set[Expansion] = set()
+        self._penalised: Set[str] = frozenset()
+        self._penalty = 0.0
 
     def __len__(self) -> int:
         """Records known: of different ids, and not lost."""
@@ -85,6 +87,12 @@ class Archive:
             for child, parents, step in lineage[self._read_lineage : descents]:
                 self._descend(child, parents, step)
             self._read_lineage = descents
+
+    def begin_with(self, records: Iterable[Experiment]) -> None:
+        """Enter records of other runs, before any of this one."""
+        with self._lock:
+            for record in records:
+                self._enter(record)
 
     def knows(self, record_or_tree: Experiment | str, before: int | None = None) -> bool:
         """Whether a codebase was tried; of a record without one, whether it is known itself.
@@ -120,21 +128,37 @@ class Archive:
         """
         with self._lock:
             if self._elites is None:
-                self._elites = _distinct(each for each in self._codebases.values() if each.rewards and each.record.idea)
+                self._elites = _distinct(self._ranked())
             return self._elites[:k]
 
     def successes(self) -> list[Experiment]:
         """Every idea that succeeded, best first, however alike; of each codebase the first successful run."""
         with self._lock:
             if self._successes is None:
-                good = [each for each in self._codebases.values() if each.rewards and each.record.idea]
-                good.sort(key=lambda each: (-each.quality, each.since))
-                self._successes = [each.record for each in good]
+                self._successes = [each.record for each in self._ranked()]
             return self._successes
 
     def records(self) -> list[Experiment]:
         """Every record that is known, failures too, each once, in the order of knowing.  Not to be changed."""
         return self._records
+
+    def penalise(self, trees: Set[str], spans: float) -> None:
+        """Rank these codebases as if their quality were lower by so many spans from worst to best; it stays what it
+        is."""
+        with self._lock:
+            self._penalised, self._penalty = trees, spans
+            self._elites = self._successes = None
+
+    def _ranked(self) -> list[_Codebase]:
+        """Ideas that succeeded, best first."""
+        span = self.span() or (0.0, 0.0)
+        less = self._penalty * (span[1] - span[0])
+
+        def rank(each: _Codebase) -> tuple[float, int]:
+            return each.quality - (less if each.record.tree in self._penalised else 0.0), -each.since
+
+        good = (each for each in self._codebases.values() if each.rewards and each.record.idea)
+        return sorted(good, key=rank, reverse=True)
 
     def kth_best(self, k: int) -> float | None:
         """Quality of the k-th best elite, counted from 1; None while there are fewer."""
@@ -231,14 +255,12 @@ class Archive:
             return seen - {start}
 
 
-def _distinct(codebases: Iterable[_Codebase]) -> list[Experiment]:
-    best: dict[str, _Codebase] = {}
-    for each in codebases:
-        key = each.cell or each.record.tree
-        if key not in best or each.quality > best[key].quality:
-            best[key] = each
-    ranked = sorted(best.values(), key=lambda each: (-each.quality, each.since))
-    return [each.record for each in ranked]
+def _distinct(ranked: Iterable[_Codebase]) -> list[Experiment]:
+    """Of each cell the first."""
+    first: dict[str, Experiment] = {}
+    for each in ranked:
+        first.setdefault(each.cell or each.record.tree, each.record)
+    return list(first.values())
 
 
 def elites_for_imitation(archive: Archive, limit: int = 48) -> list[Experiment]:
@@ -279,4 +301,7 @@ def archive_of(buffer: RewardBuffer, known: int | None = None) -> Archive:
 
 
 def _empty(buffer: RewardBuffer) -> Archive:
-    return Archive(buffer.executor.environment.metric.direction, buffer.executor.base)
+    """What is known before the first record of a run."""
+    archive = Archive(buffer.executor.environment.metric.direction, buffer.executor.base)
+    archive.begin_with(buffer.elsewhere)
+    return archive

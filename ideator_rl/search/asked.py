@@ -10,10 +10,10 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ideator_rl.experiment import LOST, RUNNING
+from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.journal import Descent, Journal
 from ideator_rl.search.asking import Ask
 
@@ -45,6 +45,8 @@ class Place:
     position: int
     ask: int
     parents: tuple[str, ...]
+    near: bool = False
+    """It says what another said."""
 
 
 class Asked:
@@ -60,19 +62,27 @@ class Asked:
         return int(self._journal.read("select coalesce(max(number), -1) + 1 from asks")[0][0])
 
     def note(
-        self, db: sqlite3.Connection, number: int, step: int, ask: Ask, first: int, origins: Sequence[Origin]
+        self,
+        db: sqlite3.Connection,
+        step: int,
+        asked: Mapping[int, Ask],
+        first: int,
+        origins: Sequence[tuple[int, Origin]],
     ) -> None:
-        """Write a question, and of its answers, from position `first` on, where they came from."""
-        shown = json.dumps([record.id for record in ask.shown])
-        db.execute("insert into asks values (?,?,?,?,?,?)", (number, step, ask.kind, ask.count, shown, time.time()))
-        for index, origin in enumerate(origins):
+        """Write questions by their number and, for the ideas of a step from position `first` on, the number of the
+        question that each answers, and its origin."""
+        now = time.time()
+        for number, ask in asked.items():
+            shown = json.dumps([record.id for record in ask.shown])
+            db.execute("insert into asks values (?,?,?,?,?,?)", (number, step, ask.kind, ask.count, shown, now))
+        for index, (number, origin) in enumerate(origins):
             like = origin.like or (None, None)
             row = (step, first + index, number, json.dumps(origin.parents), *like, origin.similarity)
             db.execute("insert or replace into origins values (?,?,?,?,?,?,?)", row)
 
-    def empty(self, number: int, step: int, ask: Ask) -> None:
-        """Write a question that nothing came of."""
-        self._journal.write(lambda db: self.note(db, number, step, ask, 0, ()))
+    def texts(self) -> list[tuple[int, str]]:
+        """Step and completion of every idea, in order."""
+        return self._journal.read("select step, completion from rollouts order by step, position")
 
     def of_step(self, step: int) -> tuple[list[str], Counter[str]]:
         """The texts of a step's ideas in their order, and how many answer questions of each kind."""
@@ -84,15 +94,23 @@ class Asked:
         return [text for text, _ in rows], Counter(kind for _, kind in rows)
 
     def place(self, step: int, position: int) -> Place:
-        query = "select ask, parents_json from origins where step=? and position=?"
-        for ask, parents in self._journal.read(query, (step, position)):
-            return Place(step, position, ask, tuple(json.loads(parents)))
+        query = "select ask, parents_json, similarity from origins where step=? and position=?"
+        for ask, parents, similarity in self._journal.read(query, (step, position)):
+            return Place(step, position, ask, tuple(json.loads(parents)), similarity is not None)
         return Place(step, position, -1, ())
 
     def retry_lost(self) -> None:
         """What was lost for reasons of ours, such as a cap that has been raised since, is to be run after all."""
         query = f"update rollouts set status='{RUNNING}' where status='{LOST}'"
         self._journal.write(lambda db: db.execute(query))
+
+    def penalised(self, history: Iterable[Experiment]) -> set[str]:
+        """Trees that were first reached by an idea which said what another said."""
+        query = "select experiment_id, similarity from rollouts left join origins using (step, position) "
+        first: dict[str, float | None] = {}
+        for id, similarity in self._journal.read(query + "order by step, position"):
+            first.setdefault(id, similarity)
+        return {record.tree for record in history if record.tree and first.get(record.id) is not None}
 
     def descents(self) -> list[Descent]:
         """Who descends from whom, by origin and outcome."""

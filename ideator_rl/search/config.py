@@ -69,8 +69,8 @@ class SearchConfig:
     """Runs' folders or buckets whose records are known from the start."""
     near_duplicates: str | None = COUNT
     """Ideas that say what another said: count, reject (not run), penalise (parents less often); null: nobody looks."""
-    near_duplicate_similarity: float = 0.97
-    """Cosine of two descriptions from which on they say the same."""
+    near_duplicate_similarity: float | None = None
+    """Cosine of two descriptions from which on they say the same; null for what the embedder was calibrated at."""
     near_duplicate_penalty: float = 0.5
     """What a penalised idea's quality is lowered by for selection, in spans from worst to best."""
     embedder: str = "auto"
@@ -153,7 +153,7 @@ def problems(config: SearchConfig) -> Iterator[str]:
             yield f"has {key}: {value}. Expected a finite number."
         if key in AT_LEAST and value is not None and value < AT_LEAST[key]:
             yield f"has {key}: {value}. Expected at least {AT_LEAST[key]:g}."
-        if key in AT_MOST and value > AT_MOST[key]:
+        if key in AT_MOST and value is not None and value > AT_MOST[key]:
             yield f"has {key}: {value}. Expected at most {AT_MOST[key]:g}."
         if key in ONE_OF and value not in ONE_OF[key]:
             yield f"has {key}: {value!r}. Expected {' or '.join(str(one or 'null') for one in ONE_OF[key])}."
@@ -163,7 +163,7 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield f"has archive_from: {config.archive_from!r}. Expected folders of runs or URLs of buckets."
 
 
-FIXED = ("env", "preset", "seed", "reward_transform", "epoch_size")
+FIXED = ("env", "preset", "seed", "reward_transform", "epoch_size", "archive_from")
 """What a search keeps for all its life: its records and epochs would not fit together otherwise."""
 
 

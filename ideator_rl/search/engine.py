@@ -21,15 +21,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
+from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
+from ideator_rl.journal import sections
 from ideator_rl.ledger import KEYS, BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.archive import Archive, archive_of
 from ideator_rl.search.asked import Asked, Origin, Place
 from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
-from ideator_rl.search.config import EPOCHS, SearchConfig
+from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
+from ideator_rl.search.near import NearDuplicates
 from ideator_rl.search.strategies import History, SearchStrategy
 
 LOOK_SECONDS = 1.0
@@ -99,6 +103,10 @@ class Search:
         """Questions in a row that led to no new codebase."""
         self._spent = ""
         self._archive: Archive | None = None
+        self._rejects = config.near_duplicates == REJECT
+        self._near = self._near_duplicates()
+        self._penalised = self.asked.penalised(buffer.history) if config.near_duplicates == PENALISE else set()
+        """Trees that ideas led to which said what another said."""
         self._begin(max(0, buffer.journal.next_step() - 1))
 
     async def go(self) -> Ending:
@@ -122,6 +130,15 @@ class Search:
             await self._wait()
             self._gather()
         self._tell()
+
+    def _near_duplicates(self) -> NearDuplicates | None:
+        """What looks for them, with the ideas of earlier sittings known to it."""
+        if self._config.near_duplicates is None:
+            return None
+        found = NearDuplicates(get_embedder(self._config.embedder), self._config.near_duplicate_similarity)
+        for step, group in groupby(self.asked.texts(), key=lambda row: row[0]):
+            found.look([text for _, text in group], step, 0)
+        return found
 
     def _begin(self, epoch: int) -> None:
         """Begin an epoch, or go on with one that an earlier sitting began."""
@@ -205,35 +222,69 @@ class Search:
         except BudgetSpent as error:
             self._spent = str(error)
             return
-        for ask, texts in zip(asks, replies, strict=True):
-            self._propose(ask, texts[:room])
-            room -= len(texts[:room])
+        self._propose([(ask, texts) for ask, texts in zip(asks, replies, strict=True)], room)
 
     def _known(self) -> Archive:
         """What questions are asked on."""
+        archive = self._archive
         if self._config.flow != EPOCHS:
-            return archive_of(self._buffer)
-        if self._archive is None:
+            archive = archive_of(self._buffer)
+        elif archive is None:
             known = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
-            self._archive = archive_of(self._buffer, known)
-        return self._archive
+            archive = self._archive = archive_of(self._buffer, known)
+        if self._penalised:
+            archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)
+        return archive
 
-    def _propose(self, ask: Ask, texts: Sequence[str]) -> None:
-        number, self._number = self._number, self._number + 1
-        origins = [Origin(tuple(parent.id for parent in _parents(ask, text))) for text in texts]
-        first, begun = self._buffer.propose(
-            [str(text) for text in texts],
-            self.epoch,
-            note=lambda db, first: self.asked.note(db, number, self.epoch, ask, first, origins),
+    def _propose(self, replies: Sequence[tuple[Ask, Sequence[str]]], room: int) -> None:
+        """Write questions and answers, and have these run, at most as many as there is room for."""
+        step, first = self.epoch, len(self._texts)
+        rows: list[tuple[int, Ask, str]] = []
+        asked: dict[int, Ask] = {}
+        for ask, texts in replies:
+            asked[self._number] = ask
+            rows += [(self._number, ask, text) for text in texts[: room - len(rows)]]
+            self._number += 1
+        texts = [str(text) for _, _, text in rows]
+        near = self._near.look(texts, step, first) if self._near and texts else {}
+        origins = [
+            (number, Origin(tuple(parent.id for parent in _parents(ask, text)), *near.get(index, ())))
+            for index, (number, ask, text) in enumerate(rows)
+        ]
+        refused = {index: self._refusal(texts[index], *near[index]) for index in near} if self._rejects else {}
+        _, begun = self._buffer.propose(
+            texts, step, refused, note=lambda db, first: self.asked.note(db, step, asked, first, origins)
         )
-        self.ideas += len(texts)
+        self.ideas += len(rows)
         self._texts += texts
-        self._kinds[ask.kind] += len(texts)
-        self._settled += len(texts)
+        self._kinds.update(ask.kind for _, ask, _ in rows)
+        self._settled += len(rows)
         for index, task in begun.items():
-            self._enter(task, Place(self.epoch, first + index, number, origins[index].parents))
-        if not begun:
-            self._ended(number)
+            number, origin = origins[index]
+            self._enter(task, Place(step, first + index, number, origin.parents, origin.like is not None))
+        for number in asked:
+            if not self._pending[number]:
+                self._ended(number)
+
+    def _refusal(self, text: str, like: tuple[int, int], similarity: float) -> Experiment:
+        """The record of an idea that is not run because another said the same."""
+        executor, idea = self._buffer.executor, sections(text)[1] or text
+        message = (
+            f"It says what idea {like[1] + 1} of epoch {like[0] + 1} said (similarity {similarity:.2f}), and "
+            "near_duplicates is reject: it was not run."
+        )
+        return Experiment(
+            id=proposal_id(idea, "near_duplicate", self._buffer.config.run_dir or "", self._config.preset),
+            status=REJECTED,
+            idea=idea,
+            environment=executor.environment.name,
+            preset=self._config.preset,
+            seed=self._config.seed,
+            reward=executor.environment.failure_reward,
+            error={"kind": NEAR_DUPLICATE, "message": message},
+            created=time.time(),
+            finished=time.time(),
+        )
 
     async def _wait(self) -> None:
         """Until something has an outcome, or a moment."""
@@ -253,6 +304,8 @@ class Search:
                 if record.tree and record.id not in self.codebases:
                     self.codebases.add(record.id)
                     self._fruitful.add(place.ask)
+                    if place.near and self._config.near_duplicates == PENALISE:
+                        self._penalised.add(record.tree)
                 if place.parents:
                     self._buffer.descend(record.id, place.parents, place.step)
             self._pending[place.ask] -= 1

@@ -19,6 +19,7 @@ from ideator_rl.search.baseline import baseline_words
 from ideator_rl.search.config import SearchConfig, refuse_other
 from ideator_rl.search.engine import Ending, run_search
 from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.seeds import known_elsewhere
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 
 
@@ -58,6 +59,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
         buffer = _opened(config.buffer(), resume)
         try:
             ideator = _ideator(config, buffer)
+            buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
             (config.folder / MARK).write_text(config.text(), encoding="utf-8")
             try:
                 return _search(config, buffer, ideator, strategy, voice)
@@ -117,3 +119,5 @@ def _introduce(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, voi
     voice.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     voice.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     voice.say(f"run folder {config.folder}")
+    if buffer.elsewhere:
+        voice.say(f"{len(buffer.elsewhere)} records of other runs are known from the start")

@@ -1,0 +1,61 @@
+"""Near-duplicates: ideas that say, in other words, what an idea of this search said before.
+
+By the cosine of their descriptions' embeddings (`diagnostics.embedding`), from the similarity on at which the embedder
+was calibrated.  Numbers hardly move an embedding, so that another learning rate is a near-duplicate too.  The same text
+once more is none: it leads to the same codebase, and costs nothing as it is.
+
+Guarantees: a function of the texts in their order; a text without words is like no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ideator_rl.diagnostics.embedding import Embedder, description, thresholds
+from ideator_rl.journal import sections
+
+Where = tuple[int, int]
+"""Step and position of an idea."""
+
+
+class NearDuplicates:
+    def __init__(self, embedder: Embedder, similarity: float | None = None):
+        """Args:
+        similarity: cosine from which on two ideas say the same; None for what the embedder was calibrated at.
+        """
+        self.embedder = embedder
+        self.similarity = thresholds(embedder).duplicate if similarity is None else similarity
+        self._known_ND: np.ndarray | None = None
+        self._count = 0
+        self._places: list[Where] = []
+        self._texts: set[str] = set()
+
+    def look(self, texts: Sequence[str], step: int, first: int) -> dict[int, tuple[Where, float]]:
+        """Which of these ideas say what one before them said: by index, the nearest one's place and the similarity.
+
+        They are remembered, at positions from `first` on.
+        """
+        found: dict[int, tuple[Where, float]] = {}
+        vectors_ND = self.embedder.embed([description(text) for text in texts])
+        self._make_room(len(texts), vectors_ND.shape[1])
+        assert self._known_ND is not None
+        for index, (text, vector_D) in enumerate(zip(texts, vectors_ND, strict=True)):
+            idea = sections(text)[1] or text
+            if self._count and idea not in self._texts:
+                similarity_N = self._known_ND[: self._count] @ vector_D
+                nearest = int(similarity_N.argmax())
+                if similarity_N[nearest] >= self.similarity:
+                    found[index] = self._places[nearest], float(similarity_N[nearest])
+            self._texts.add(idea)
+            self._known_ND[self._count] = vector_D
+            self._places.append((step, first + index))
+            self._count += 1
+        return found
+
+    def _make_room(self, more: int, dimensions: int) -> None:
+        if self._known_ND is None:
+            self._known_ND = np.zeros((max(256, more), dimensions), np.float32)
+        while self._count + more > len(self._known_ND):
+            self._known_ND = np.concatenate([self._known_ND, np.zeros_like(self._known_ND)])
