@@ -14,12 +14,13 @@ Options (columns, or `reward_options`): `similarity_steps`, 1, steps that are lo
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from functools import lru_cache
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from rewards.earlier import parts
+from rewards.earlier import Part, parts
 from rewards.options import Option
 from rewards.shaping import Call, Worth, shaping
 
@@ -33,15 +34,20 @@ Words = Collection[str]
 
 
 @shaping(OPTIONS)
-def similarity_penalty(call: Call) -> Worth:
+def similarity_penalty(call: Call) -> Awaitable[Worth]:
     """Minus the token Jaccard of every idea to those of the step before, from −1 to 0; None where its experiment is
     lost.
 
     Raises:
         IdeatorError: an option cannot be what it is.
     """
+    found = parts(call)
+    return asyncio.to_thread(lambda: Worth(_penalties(call, found)))
+
+
+def _penalties(call: Call, found: list[Part]) -> list[float]:
     penalties = [-1.0] * len(call.texts)
-    for part in parts(call):
+    for part in found:
         last = sorted({step for step, _ in part.proposed})[-call.options["similarity_steps"] :]
         past = [_words(text) for step, text in part.proposed if step in last]
         own = {row: words for row in part.rows if (words := _words(call.texts[row]))}
@@ -50,7 +56,7 @@ def similarity_penalty(call: Call) -> Worth:
             penalties[row] = -(max(values, default=0.0) if nearest else sum(values) / max(1, len(values)))
     if penalties:
         call.tell("similarity/mean", -sum(penalties) / len(penalties))
-    return Worth(penalties)
+    return penalties
 
 
 def jaccard(sets: Sequence[Words], others: Sequence[Words]) -> list[list[float]]:

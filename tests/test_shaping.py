@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 from collections import defaultdict
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -385,6 +386,16 @@ def test_the_functions_and_their_streams_can_be_pickled_and_found_by_name():
         assert pickle.loads(pickle.dumps(function)) is function
         assert pickle.loads(pickle.dumps(function.as_completed)) is function.as_completed
         assert function.__doc__ and function.options is not None
+
+
+def test_the_reward_of_the_docs_works_as_it_stands(tmp_path, monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "rewards.md").read_text()
+    (tmp_path / "my_rewards.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    brief = resolve_reward("my_rewards.brief_reward")
+    assert alone(brief, ["one two", "one two three"], brief_words=2) == [1.0, 0.0]
+    with pytest.raises(IdeatorError, match="brief_words holds 0; expected a whole number of at least 1"):
+        alone(brief, ["one"], brief_words=0)
 
 
 @pytest.mark.parametrize(

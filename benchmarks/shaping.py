@@ -1,0 +1,69 @@
+"""What the rewards that compare cost a step: a batch against all ideas of earlier steps, in a run's own journal.
+
+    python benchmarks/shaping.py [--batch 256] [--earlier 10000] [--embedder hashed]
+
+The first call embeds all earlier ideas, as a resumed run does; the second is what a step costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ideator_rl.catalogue import idea_corpus  # noqa: E402
+from ideator_rl.environment import load_environment  # noqa: E402
+from ideator_rl.journal import Journal  # noqa: E402
+from ideator_rl.reward_buffer import BufferConfig, open_buffer  # noqa: E402
+from rewards.novelty import novelty_reward  # noqa: E402
+from rewards.similarity import similarity_penalty  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--earlier", type=int, default=10_000)
+    parser.add_argument("--embedder", default="hashed")
+    given = parser.parse_args()
+    ideas = idea_corpus(load_environment("nanogpt"), given.earlier + 2 * given.batch, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        config = BufferConfig(str(ROOT / "tests/toy_env"), "cpu", f"file://{folder}/bucket", run_dir=folder)
+        steps = -(-given.earlier // given.batch)
+        _propose(Path(folder) / "buffer.sqlite", ideas[: given.earlier], given.batch)
+        buffer = open_buffer(config)
+        columns = {key: value for key, value in asdict(config).items() if value not in (None, "")}
+        columns |= {"novelty_embedder": given.embedder, "similarity_steps": steps}
+        print(f"{given.batch} ideas against {given.earlier} of {steps} earlier steps, embedder {given.embedder}")
+        for name, function in (("novelty", novelty_reward), ("similarity", similarity_penalty)):
+            for call in range(2):
+                batch = ideas[given.earlier + call * given.batch :][: given.batch]
+                wall, cpu = _seconds(function, batch, columns, steps + call)
+                print(f"{name:<11}call {call + 1}  {wall:.2f} s, {cpu:.2f} s of CPU time")
+        buffer.close()
+
+
+def _propose(journal: Path, ideas: list[str], batch: int) -> None:
+    opened = Journal(journal)
+    for step, start in enumerate(range(0, len(ideas), batch)):
+        opened.propose(step, ideas[start : start + batch])
+    opened.close()
+
+
+def _seconds(function: Any, completions: list[str], columns: dict[str, Any], step: int) -> tuple[float, float]:
+    rows = {key: [value] * len(completions) for key, value in columns.items()}
+    since, before = time.perf_counter(), time.process_time()
+    asyncio.run(function([""] * len(completions), completions, trainer_state=SimpleNamespace(global_step=step), **rows))
+    return time.perf_counter() - since, time.process_time() - before
+
+
+if __name__ == "__main__":
+    main()
