@@ -16,7 +16,7 @@ COLOURS = dict(zip(MAIN, ("#d1495b", "#2e5eaa", "#3c896d", "#8d99ae", "#e08e45")
 PANELS = (
     ("mean", "mean reward of a step"),
     ("best", "best metric of a step"),
-    ("vendi", "Vendi score of 48 ideas"),
+    ("vendi", "Vendi score of 32 ideas"),
     ("thought", "tokens of thought"),
 )
 GRID = np.linspace(0, 1, 24)

@@ -25,7 +25,7 @@ from ideator_rl.diagnostics.records import Rollout, read_run
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
 
-FIXED = 48
+FIXED = 32
 """Ideas at which the populations of steps are compared: distinct counts and Vendi scores grow with their number."""
 CLUSTER_DISTANCE = 0.5
 """Cosine distance at which ideas, as sets of edits, are no longer one cluster."""

@@ -42,11 +42,11 @@ def test_a_step_is_described_at_a_fixed_number_of_ideas():
     same = [row([(0, 1)], 0.52, position=at) for at in range(60)]
     assert figures(same) | {"mean_of_successes": None} == {
         "step": 0, "mean": 0.52, "success": 1.0, "mean_of_successes": None, "best": 0.52, "thought": 2.0, "edits": 1.0,
-        "simple": 1.0, "distinct": round(1 / 48, 4), "vendi": 1.0, "largest": 1.0,
+        "simple": 1.0, "distinct": round(1 / 32, 4), "vendi": 1.0, "largest": 1.0,
     }  # fmt: skip
     spread = [row([(at % 20, at // 20)], None, position=at) for at in range(60)]
     told = figures(spread)
-    assert told["distinct"] == 1.0 and told["vendi"] == pytest.approx(48, abs=0.1) and told["best"] is None
+    assert told["distinct"] == 1.0 and told["vendi"] == pytest.approx(32, abs=0.1) and told["best"] is None
     assert told["largest"] == pytest.approx(1 / 60, abs=1e-4) and told["mean"] == 0.0
     assert figures(spread[:20])["vendi"] is None
     assert vectors_of([[(0, 1), (2, 3)]])[0].tolist().count(pytest.approx(0.5**0.5)) == 2
