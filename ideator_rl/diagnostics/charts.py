@@ -223,7 +223,7 @@ def svg(
     """
     name = "c" + hashlib.sha256((title + words).encode("utf-8", "replace")).hexdigest()[:10]
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
-        figure = Figure(figsize=(5.6, 3.0), dpi=72, layout="constrained")
+        figure = Figure(figsize=(5.6, 3.0), dpi=72)
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         draw(axes)
@@ -231,9 +231,16 @@ def svg(
             axes.set_xticks(range(len(ticks)), [visible(tick) for tick in ticks])
         else:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=whole, min_n_ticks=1))
+        figure.subplots_adjust(left=_left(axes), right=0.975, top=0.96, bottom=0.17)
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_for_page(out.getvalue(), title, words, name))
+
+
+def _left(axes: Axes) -> float:
+    """Room for the numbers at the left, as a share of the width: a layout engine would draw everything twice."""
+    longest = max(map(len, axes.yaxis.get_major_formatter().format_ticks(list(axes.get_yticks()))), default=0)
+    return (longest * 6.6 + 10 + (18 if axes.get_ylabel() else 0)) / (5.6 * 72)
 
 
 def _for_page(svg: str, title: str, words: str, name: str) -> str:

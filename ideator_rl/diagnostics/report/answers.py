@@ -76,30 +76,44 @@ def _sure(section: Section) -> Answer:
     values = section.run.values(best)
     if len(values) < 2:
         return Answer(question, "Not sure: it ran once.", _luck(section), tone="warn")
-    fresh = values[1:]
-    return _fresh(section, question, values[0], fresh)
+    return _fresh(section, question, best, values[1:])
 
 
-def _fresh(section: Section, question: str, first: float, fresh: list[float]) -> Answer:
+def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]) -> Answer:
+    """Judged by the runs it was not chosen for, the baseline's under the same seeds beside them where there are some."""
     times = "once" if len(fresh) == 1 else f"{len(fresh)} times"
     shown = number(mean(fresh)) + (f" ± {spread(stdev(fresh))}" if len(fresh) > 1 else "")
-    said = f"It was run again {times}: {shown}, after {number(first)} in the run it was chosen for."
-    base = section.baseline_values
+    first = number(best.metric["value"] if best.metric else None)
+    said = f"It was run again {times}: {shown}, after {first} in the run it was chosen for."
+    base, pairs = section.baseline_values, _pairs(section, best)
     if not base:
         return Answer(question, "Its value is repeated, its gain is not known.", f"{said} No baseline was run.")
-    gain = section.better(mean(fresh), mean(base))
-    if len(fresh) < 2 or len(base) < 2:
-        more = f"{said} The gain that is left is {number(gain)}; with so few runs it has no error bar."
+    if len(pairs) > 1:
+        gain, error = mean(pairs), stdev(pairs) / sqrt(len(pairs))
+        beside = f"{len(pairs)} runs of the baseline under the same seeds"
+    elif len(fresh) > 1 and len(base) > 1:
+        gain = section.better(mean(fresh), mean(base))
+        error = sqrt(stdev(fresh) ** 2 / len(fresh) + stdev(base) ** 2 / len(base))
+        beside = f"{len(base)} runs of the baseline"
+    else:
+        left = number(section.better(mean(fresh), mean(base)))
+        more = f"{said} The gain that is left is {left}; with so few runs it has no error bar."
         return Answer(question, "A little: it was run again.", more, tone="warn")
-    error = sqrt(stdev(fresh) ** 2 / len(fresh) + stdev(base) ** 2 / len(base))
-    held = gain > 2 * error
     more = (
-        f"{said} That is a gain of {number(gain)} ± {spread(error)} (standard error) on {len(base)} runs of the "
-        "baseline. The run that it was chosen for is left out, since the best of many is flattered by luck."
+        f"{said} That is a gain of {number(gain)} ± {spread(error)} (standard error) on {beside}. The run that it was "
+        "chosen for is left out, since the best of many is flattered by luck."
     )
-    if held:
+    if gain > 2 * error:
         return Answer(question, "Fairly: the gain held when it was run again.", more, tone="good")
     return Answer(question, "Not sure: when run again, the gain is within two standard errors.", more, tone="warn")
+
+
+def _pairs(section: Section, best: Experiment) -> list[float]:
+    """Gains of its re-runs on the baseline's of the same seed and replicate."""
+    known = {(e.seed, e.replicate): e.metric["value"] for e in section.run.baselines if e.metric}
+    again = [e for e in section.run.experiments.values() if e.tree == best.tree and e.status == SUCCEEDED and e.tree]
+    places = [(e, (e.seed, e.replicate)) for e in again if e.id != best.id]
+    return [section.better(e.metric["value"], known[place]) for e, place in places if e.metric and place in known]
 
 
 def _luck(section: Section) -> str:

@@ -51,11 +51,7 @@ class Payload:
 def payload(sections: Sequence[Section]) -> Payload:
     """The data of a page about these runs; experiments are numbered through, run after run."""
     rows = [(number, row) for number, section in enumerate(sections) for row in section.rows]
-    allowance = LARGEST
-    chunks, starts = _packed([row for _, row in rows], allowance)
-    while sum(map(len, chunks)) > SIZE and allowance > SMALLEST:
-        allowance = max(SMALLEST, allowance // 2)
-        chunks, starts = _packed([row for _, row in rows], allowance)
+    chunks, starts, allowance = _fitting([row for _, row in rows])
     table = {
         "statuses": STATUSES,
         "runs": [_run(section) for section in sections],
@@ -63,6 +59,27 @@ def payload(sections: Sequence[Section]) -> Payload:
         "starts": starts,
     }
     return Payload(inert(table), chunks, allowance)
+
+
+def _fitting(rows: list[Row]) -> tuple[list[str], list[int], int]:
+    """Packed texts that take no more than SIZE, where they start, and the characters that each text may have."""
+    allowance = LARGEST
+    chunks, starts = _packed(rows, allowance)
+    lengths = [min(len(text), LARGEST) for row in rows for text in _whole(row)]
+    while (taken := sum(map(len, chunks))) > SIZE and allowance > SMALLEST:
+        room = 0.97 * SIZE / taken * sum(min(length, allowance) for length in lengths)
+        allowance = max(SMALLEST, min(int(0.95 * allowance), _allowance(lengths, room)))
+        chunks, starts = _packed(rows, allowance)
+    return chunks, starts, allowance
+
+
+def _allowance(lengths: list[int], room: float) -> int:
+    """The most characters that each text may have so that all have `room` together."""
+    low, high = SMALLEST, LARGEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sum(min(length, middle) for length in lengths) <= room else (low, middle)
+    return low
 
 
 def inert(value: Any) -> Markup:
@@ -183,13 +200,17 @@ def _packed(rows: list[Row], allowance: int) -> tuple[list[str], list[int]]:
 
 def _texts(row: Row, allowance: int) -> tuple[list[str], list[int]]:
     """Idea, thought, patch, log (its end), kind and message of the error; and how many characters of each were cut."""
-    record = row.record
-    error = (record.error or {}) if record else {}
-    whole = [row.idea, row.thought, record.patch if record else "", record.log if record else ""]
-    whole += [str(error.get("kind", "")), str(error.get("message", ""))]
+    whole = _whole(row)
     kept = [text[-allowance:] if place == 3 else text[:allowance] for place, text in enumerate(whole)]
     cut = [len(text) - len(part) for text, part in zip(whole, kept, strict=True)]
     return [visible(text) for text in kept], cut
+
+
+def _whole(row: Row) -> list[str]:
+    record = row.record
+    error = (record.error or {}) if record else {}
+    texts = [row.idea, row.thought, record.patch if record else "", record.log if record else ""]
+    return [*texts, str(error.get("kind", "")), str(error.get("message", ""))]
 
 
 def _finite(value: Any) -> Any:

@@ -53,9 +53,10 @@ function family(i, width) {
 }
 
 function node(i, x, y, own) {
-  const words = "Experiment " + R.n[i] + ", " + DATA.statuses[R.status[i]] + (R.metric[i] === null ? "" : ", " + number(R.metric[i]));
+  const shown = "#" + R.n[i] + (R.metric[i] === null ? "" : " · " + number(R.metric[i]));
+  const words = shown + ", " + DATA.statuses[R.status[i]];
   const dot = draw("circle", {cx: x, cy: y, r: own ? 9 : 6.5, fill: "var(--status-" + R.status[i] + ")", stroke: own ? "var(--ink)" : "none", "stroke-width": 2});
-  const name = draw("text", {x, y: y + 20, "text-anchor": "middle", "font-size": 12, "font-weight": own ? 700 : 400, text: "#" + R.n[i] + (R.metric[i] === null ? "" : " · " + number(R.metric[i]))});
+  const name = draw("text", {x, y: y + 20, "text-anchor": "middle", "font-size": 12, "font-weight": own ? 700 : 400, text: shown});
   if (own) { name.setAttribute("fill", "var(--ink)"); return draw("g", {}, dot, name); }
   return draw("a", {href: address(i), "aria-label": words}, draw("title", {text: words + ": " + R.title[i]}), dot, name);
 }

@@ -2,7 +2,7 @@
 function paragraph(name, text) { return make("p", {class: name, text}); }
 
 function codeBlock(name, label, text) {
-  return make("pre", {class: name, tabindex: "0", role: "region", "aria-label": label, text});
+  return make("pre", {class: name, tabindex: "0", role: "group", "aria-label": label, text});
 }
 
 function cutNote(cut, where) {

@@ -43,4 +43,5 @@ startTable();
 history.scrollRestoration = "manual";
 addEventListener("hashchange", route);
 route();
+performance.mark("ready");
 document.documentElement.dataset.ready = "yes";
