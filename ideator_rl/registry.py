@@ -1,7 +1,8 @@
 """Names become things: a built-in name, a dotted path `package.module.attribute`, or an entry point of any package.
 
-Groups: `ideator_rl.rewards`, `ideator_rl.environments`, `ideator_rl.backends`, `ideator_rl.implementers`.  This is the
-only module of the core that reaches into `rewards/` and `envs/`.
+Groups: `ideator_rl.` and `rewards`, `environments`, `backends`, `implementers`, `ideators`, `strategies`,
+`search_strategies`, `advantages` or `embedders`.  This is the only module of the core that reaches into `rewards/` and
+`envs/`.
 """
 
 from __future__ import annotations

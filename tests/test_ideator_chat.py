@@ -1,6 +1,7 @@
 """The ideator `chat`, against a scripted server: batches, models, odd answers, faults, caps."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import TOY, run
 from llm_server import Scripted, answer
 from scripted import idea
 
+from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import MalformedIdea, parse_idea
@@ -17,8 +19,10 @@ from ideator_rl.llm import LLMUnavailable
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.asking import Ask, Subject, answers
 from ideator_rl.search.baseline import Baseline
+from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.prompts import parent_prompt
+from ideator_rl.search.run import search
 
 ENVIRONMENT = load_environment(TOY)
 SUBJECT = Subject(ENVIRONMENT, "cpu")
@@ -168,7 +172,7 @@ def test_a_hundred_ideas_fit_the_context_and_it_is_said_once(caplog):
         run(thrice())
     left = prompt_of(server, -1).count("\nIdea ")
     assert 10 < left < 100 and "Idea 1," in prompt_of(server, -1)
-    (line,) = [each.message for each in caplog.records if "context" in each.message]
+    (line,) = [each.message for each in caplog.records if "do not fit" in each.message]
     assert f"{left} of them were shown, cut to 250" in line
 
 
@@ -349,3 +353,33 @@ def test_an_ideator_is_made_by_name_or_dotted_path():
     assert get_ideator(f"{__name__}.Mine", {"x": 1}, SUBJECT, ledger).given == ({"x": 1}, SUBJECT, ledger)
     with pytest.raises(UnknownName, match="no ideators named 'caht'"):
         get_ideator("caht", {}, SUBJECT)
+
+
+def test_a_search_is_asked_and_paid_for_until_its_cap_and_goes_on_with_a_higher_one(tmp_path):
+    """Each answer holds two new ideas and junk, and costs 5 USD of the 100 that it could."""
+    asked = []
+
+    def step(request):
+        asked.append(prompt_of_request(request))
+        at = 2 * len(asked)
+        whole = [f"[Experiment] Move x. [Code Changes] Set x to {number / 8}. [End]" for number in (at, at + 1)]
+        return {"body": answer("\n".join([*whole, "[Experiment] and"]))}
+
+    with Scripted(step) as server:
+        options = {
+            "base_url": server.url, "models": "m", "max_tokens": 100, "retries": 0, "ideas_per_call": 3,
+            "prices": {"m": {"prompt": 0, "completion": 1_000_000}},
+        }  # fmt: skip
+        recipe = {
+            "output_dir": str(tmp_path / "run"), "env": str(TOY), "strategy": "evolution", "epoch_size": 6, "batch": 3,
+            "quorum": 1.0, "slots": 2, "embedder": "hashed", "ideator": "chat", "ideator_options": options,
+        }  # fmt: skip
+        ending = search(SearchConfig(**recipe, max_usd=108), resume=False)
+        assert ending.budget == "max_usd" and "max_usd" in ending.words and len(asked) == 2
+        ending = search(SearchConfig(**recipe, max_usd=123), resume=True)
+        assert ending.budget == "max_usd" and len(asked) == 5
+    found = read_run(tmp_path / "run")
+    assert [rollout.status for rollout in found.rollouts] == ["succeeded", "succeeded", "malformed"] * 5
+    assert json.loads((tmp_path / "run" / "ledger.json").read_text())["usd"] == 25
+    assert asked[0].startswith(OWN) and "and" in asked[0] and asked[1].count("\n- ") == 3
+    assert any("does better than these" in prompt or "different from all of these" in prompt for prompt in asked[2:])

