@@ -197,4 +197,6 @@ def step_of(trainer_state: Any) -> int | None:
 
 def text_of(completion: Any) -> str:
     """A completion is text, or the messages of a conversational dataset."""
-    return completion if isinstance(completion, str) else "".join(message["content"] or "" for message in completion)
+    if isinstance(completion, str):
+        return completion
+    return "".join(message.get("content") or "" for message in completion)

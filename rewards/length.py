@@ -2,8 +2,9 @@
 
     length_most · min(1, length / length_cap)
 
-Length is that of the thought, the text before the idea; no idea, no bonus, whatever was written.  It is counted in
-tokens where `completion_ids` are given, else in words:
+Length is that of the thought: the text before the idea, and what TRL parsed into `reasoning_content` or `thinking` of a
+message.  No idea in the text, no bonus, whatever was written.  It is counted in tokens where `completion_ids` are given,
+else in words:
 
 - tokens: the completion's ids times the share of its visible characters (all but white space) that stand in the
   thought.  A reward function is given no tokenizer, so this is an estimate; tokens that leave no text behind, or only
@@ -45,28 +46,32 @@ def length_reward(call: Call) -> Worth:
     most, cap = call.options["length_most"], call.options["length_cap"]
     tokens = call.options["length_unit"] == "tokens" and call.ids is not None
     lengths = [
-        thought_length(text, len(call.ids[row]) if tokens and call.ids else None) for row, text in enumerate(call.texts)
+        thought_length(text, len(call.ids[row]) if tokens and call.ids else None, call.apart[row])
+        for row, text in enumerate(call.texts)
     ]
     if lengths:
         call.tell("length/thought", sum(lengths) / len(lengths))
     return Worth([most * min(1.0, length / cap) for length in lengths])
 
 
-def thought_length(text: str, tokens: int | None = None) -> float:
+def thought_length(text: str, tokens: int | None = None, apart: str = "") -> float:
     """The length of a completion's thought; 0 without an idea.
 
     Args:
         tokens: of the whole completion; None to count words.
+        apart: what was thought apart from the text.
     """
     try:
-        thought = parse_idea(text).thought
+        thought = f"{apart} {parse_idea(text).thought}"
     except MalformedIdea:
         return 0.0
     pieces = [word[at : at + WORD] for word in thought.split() for at in range(0, len(word), WORD)]
     visible = sum(map(len, pieces))
     if not visible:
         return 0.0
-    length = len(pieces) if tokens is None else min(tokens * visible / sum(map(len, text.split())), visible)
+    length = (
+        len(pieces) if tokens is None else min(tokens * visible / sum(map(len, f"{apart} {text}".split())), visible)
+    )
     return length * _distinct(pieces)
 
 

@@ -31,6 +31,9 @@ class Call:
     """One call of a reward function: N completions of one batch."""
 
     texts: list[str]
+    apart: list[str]
+    """What was thought apart from the text: `reasoning_content` or `thinking` of messages, which TRL parses where the
+    tokenizer has a response template; else empty."""
     ids: list[list[int]] | None
     """Token ids of the completions, where they are given."""
     columns: Columns
@@ -66,7 +69,8 @@ def shaping(options: Options, needs_experiments: bool = False) -> Callable[[Valu
         def call(completions: list[Any], ids: Any, state: Any, tell: Any, columns: Columns) -> Call:
             texts = [text_of(completion) for completion in completions]
             tell = tell or (lambda name, value: None)
-            return Call(texts, ids, columns, read(options, columns), step_of(state), tell)
+            apart = [_thought_apart(completion) for completion in completions]
+            return Call(texts, apart, ids, columns, read(options, columns), step_of(state), tell)
 
         async def reward(
             prompts: list[Any],
@@ -132,6 +136,12 @@ async def _begun(valuing: Valuing, asked: Call, needs_experiments: bool) -> tupl
             "them. Name one beside it, for example reward_funcs: [execution, simplicity]."
         )
     return (await made if inspect.isawaitable(made) else made), batch
+
+
+def _thought_apart(completion: Any) -> str:
+    if isinstance(completion, str):
+        return ""
+    return " ".join(message.get("reasoning_content") or message.get("thinking") or "" for message in completion)
 
 
 def _earned(worth: Worth, row: int, record: Experiment | None) -> float | None:

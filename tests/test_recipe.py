@@ -114,6 +114,7 @@ def test_one_name_may_stand_where_several_may(written):
         ({"reward_funcs": ["execution", "lenght"]}, "Did you mean 'length'"),
         ({"reward_funcs": ["execution", "length"], "reward_options": {"lenght_cap": 9}}, "Did you mean 'length_cap'"),
         ({"reward_funcs": ["execution", "length"], "reward_options": {"length_cap": "9"}}, "a number of at least 1"),
+        ({"reward_funcs": ["execution", "length"], "reward_weights": [1.0]}, "1 numbers for 2 reward_funcs"),
         ({"reward_options": {"length_cap": 9}}, "which none of execution takes. Known: none"),
         ({"reward_funcs": ["test_rewarding.bonus"], "reward_options": {"preset": "paper"}}, "says something else"),
         ({"reward_funcs": ["improvement"], "reward_options": {"improvement_k": 0}}, "at least 1"),

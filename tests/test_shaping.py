@@ -177,6 +177,15 @@ def test_what_stands_behind_the_idea_or_inside_it_is_no_thought():
     assert thought_length(f"few words {idea('x = 1')} {long} {idea('x = 2')}") == 2.0
 
 
+def test_what_trl_parsed_into_a_field_of_its_own_is_thought():
+    said = [{"role": "assistant", "content": idea("x = 1", "so"), "reasoning_content": "one two three"}]
+    mute = [{"role": "assistant", "reasoning_content": "[Experiment] a [Code Changes] b [End]"}]
+    other = [{"role": "assistant", "content": idea("x = 1"), "thinking": "one two"}, {"role": "tool", "content": None}]
+    given = {"length_cap": 8, "length_unit": "words"}
+    assert alone(length_reward, [said, mute, other], **given) == pytest.approx([0.15, 0.0, 0.075])
+    assert alone(format_reward, [said, mute]) == [1.0, 0.0]
+
+
 def test_tokens_that_leave_no_text_count_no_more_than_letters():
     assert thought_length(idea("x = 1", "So be it."), tokens=100_000) <= len("Sobeit.")
 

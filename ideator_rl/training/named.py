@@ -37,6 +37,11 @@ def check_names(recipe: Recipe) -> None:
             f"reward_funcs has {', '.join(ours.reward_funcs)}, of which more than one runs every idea. Name one of "
             "them; functions of your own that run none may stand beside it."
         )
+    weights = recipe.grpo.get("reward_weights")
+    if weights is not None and len(weights) != len(found):
+        raise IdeatorError(
+            f"reward_weights has {len(weights)} numbers for {len(found)} reward_funcs. Give one for each."
+        )
     _check_options(ours.reward_options or {}, ours.reward_funcs, found)
     trackers(recipe)
     if ours.prompt_strategy is not None:
