@@ -207,7 +207,8 @@ class Search:
             limits.append(config.max_experiments - len(self.codebases) - under_way)
         if config.flow != EPOCHS:
             free = self._in_flight - under_way
-            limits.append(free if free >= min(config.batch, max(1, self._in_flight // 2)) else 0)
+            few = min(config.batch, self._in_flight) // 2  # not a question for every single result
+            limits.append(free if free >= max(1, few) else 0)
         return min(limits)
 
     async def _ask(self, room: int) -> None:

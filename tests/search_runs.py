@@ -1,0 +1,89 @@
+"""Searches on the landscape testbed, in this process: an experiment takes a millisecond.  Ideators here are scripted."""
+
+import asyncio
+import random
+
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.search.asking import Answer
+from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.engine import run_search
+from ideator_rl.search.strategies import get_search_strategy
+
+
+def text(edits):
+    """An idea of the landscape: `{knob: value}`."""
+    spelled = " ".join(f"k{knob:02d}v{value}" for knob, value in sorted(edits.items()))
+    return f"hm </think> [Experiment] {spelled} [Code Changes] apply [End]"
+
+
+class RandomEdits:
+    """Writes random edits, or those of the first shown idea with one more; seeded by the question."""
+
+    name = "random edits"
+
+    def __init__(self):
+        self.asked = []
+
+    async def ideas(self, ask, archive):
+        self.asked.append(ask)
+        rng = random.Random(ask.salt)
+        return [self.one(rng, ask.shown[:1] if ask.descends else ()) for _ in range(ask.count)]
+
+    def one(self, rng, shown):
+        edits = {knob: rng.randrange(4) for knob in rng.sample(range(20), 2)}
+        for parent in shown:
+            words = parent.idea.split("[Code Changes]")[0].split()[1:]
+            edits |= {int(word[1:3]): int(word[4]) for word in words}
+        return Answer(text(edits), shown)
+
+    def close(self):
+        pass
+
+
+class Lines:
+    """Gives texts from a list, however many are asked for; then nothing more."""
+
+    name = "lines"
+
+    def __init__(self, texts):
+        self.texts, self.asked = list(texts), []
+
+    async def ideas(self, ask, archive):
+        self.asked.append(ask)
+        given, self.texts = self.texts[: ask.count], self.texts[ask.count :]
+        return given
+
+    def close(self):
+        pass
+
+
+def configured(folder, **keys):
+    given = {
+        "output_dir": str(folder),
+        "env": "landscape",
+        "preset": "t0",
+        "bucket": f"file://{folder}/bucket",
+        "implementer": "envs.landscape.implementer.TokenEdits",
+        "backend": "in_process",
+        "epoch_size": 8,
+        "batch": 4,
+        "quorum": 1.0,
+        "near_duplicates": None,
+        "strategy": "best_of_n",
+    }
+    return SearchConfig(**{**given, **keys})
+
+
+def go(config, ideator, say=lambda text: None, strategy=None):
+    """One sitting; returns its ending."""
+    buffer = RewardBuffer(config.buffer())
+    strategy = strategy or get_search_strategy(config.strategy, config.strategy_options)
+
+    async def work():
+        await buffer.baseline()
+        return await run_search(config, buffer, ideator, strategy, say)
+
+    try:
+        return asyncio.run(work())
+    finally:
+        buffer.close()

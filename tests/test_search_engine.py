@@ -1,0 +1,208 @@
+"""The loop of a search: flows, budgets, sittings, and what stands in its books."""
+
+import asyncio
+import json
+import sqlite3
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from search_runs import Lines, RandomEdits, configured, go, text
+
+from ideator_rl.bucket import open_bucket
+from ideator_rl.errors import IdeatorError
+from ideator_rl.ledger import BudgetSpent
+from ideator_rl.search.figures import figures
+
+
+def rows(folder, what="step, position, status, experiment_id", where="1"):
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        return db.execute(f"select {what} from rollouts where {where} order by step, position").fetchall()
+
+
+def specs(folder):
+    """Experiments of codebases in the bucket."""
+    bucket = open_bucket(f"file://{folder}/bucket")
+    ids = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
+    baseline = [id for id in ids if json.loads(bucket.get(f"experiments/{id}/spec.json"))["implementer"] == "baseline"]
+    return set(ids) - set(baseline)
+
+
+def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplicates_are_free(tmp_path):
+    twins = [text({at // 2: 1, 10: 2}) for at in range(60)]  # every codebase is proposed twice
+    ending = go(configured(tmp_path, max_experiments=7), Lines(twins))
+    assert ending.budget == "max_experiments" and len(specs(tmp_path)) == 7
+    told = figures(tmp_path)
+    assert told.charged == 7 and told.ideas == len(rows(tmp_path)) >= 13 and told.repeated == told.ideas - 7
+    assert told.ended_by == "max_experiments" and told.elsewhere == 0
+
+
+def test_ideas_epochs_and_time_end_a_search_too(tmp_path):
+    assert go(configured(tmp_path / "a", max_ideas=10), RandomEdits()).budget == "max_ideas"
+    assert len(rows(tmp_path / "a")) == 10
+    assert go(configured(tmp_path / "b", max_epochs=2), RandomEdits()).budget == "max_epochs"
+    assert Counter(step for step, *_ in rows(tmp_path / "b")) == {0: 8, 1: 8}
+    ending = go(configured(tmp_path / "c", max_seconds=0.3, max_ideas=10**6), RandomEdits())
+    assert ending.budget == "max_seconds" and {row[2] for row in rows(tmp_path / "c")} <= {"succeeded", "failed"}
+
+
+def test_time_counts_over_all_sittings(tmp_path):
+    config = configured(tmp_path, max_ideas=8)
+    go(config, RandomEdits())
+    with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
+        db.execute("update sittings set started = started - 100")
+    assert go(replace(config, max_ideas=100, max_seconds=60.0), RandomEdits()).budget == "max_seconds"
+    assert len(rows(tmp_path)) == 8 and figures(tmp_path).seconds > 100
+
+
+class Paid(RandomEdits):
+    """Costs one USD a question, and refuses as a ledger does."""
+
+    async def ideas(self, ask, archive):
+        if len(self.asked) == 3:
+            raise BudgetSpent("The run's cap of 3 USD leaves no room. Raise max_usd and go on with --resume.")
+        return await super().ideas(ask, archive)
+
+
+def test_an_ideator_whose_cap_is_reached_winds_the_search_down(tmp_path):
+    ending = go(configured(tmp_path, max_experiments=100), Paid())
+    assert ending.budget == "max_usd" and "Raise max_usd" in ending.words and len(rows(tmp_path)) == 12
+
+
+class Broken(RandomEdits):
+    async def ideas(self, ask, archive):
+        if self.asked:
+            raise IdeatorError("The endpoint is gone. Start it, and resume.")
+        return await super().ideas(ask, archive)
+
+
+def test_an_ideator_that_is_gone_ends_the_search_with_its_sentence_after_what_runs_is_entered(tmp_path):
+    with pytest.raises(IdeatorError, match="endpoint is gone"):
+        go(configured(tmp_path, max_experiments=100), Broken())
+    assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}
+
+
+@pytest.mark.parametrize("texts", [[], [text({1: 1})] * 400, ["no idea at all"] * 400])
+def test_an_ideator_that_brings_nothing_new_is_told_apart_from_one_that_does(tmp_path, texts):
+    ending = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
+    assert ending.budget == "patience" and "repeats itself" in ending.words
+    assert len(figures(tmp_path).kinds or {}) <= 1 and figures(tmp_path).asks <= 7
+
+
+def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began(tmp_path):
+    seen = []
+
+    class Looking:
+        def asks(self, history, count, rng):
+            from ideator_rl.search.asking import FREE, Ask
+
+            seen.append((history.epoch, len(history.archive), len(history.ideas), dict(history.asked)))
+            return [Ask(FREE, count)]
+
+    go(configured(tmp_path, max_epochs=3), RandomEdits(), strategy=Looking())
+    assert [(epoch, ideas) for epoch, _, ideas, _ in seen] == [(e, n) for e in range(3) for n in (0, 4)]
+    assert [asked for *_, asked in seen] == [{}, {"free": 4}] * 3
+    known = {epoch: {many for at, many, *_ in seen if at == epoch} for epoch in range(3)}
+    assert known[0] == {0} and len(known[1]) == len(known[2]) == 1 and 0 < max(known[1]) < max(known[2])
+
+
+def test_a_quorum_starts_the_next_epoch_and_the_late_ones_are_entered_all_the_same(tmp_path, monkeypatch):
+    from envs.landscape.implementer import TokenEdits
+
+    honest, started = TokenEdits.implement, []
+
+    async def implement(self, idea, base, environment, preset):
+        started.append(idea)
+        if len(started) == 1:  # the first idea has an outcome only once the second epoch is under way
+            async with asyncio.timeout(20):
+                while len(started) <= 8:
+                    await asyncio.sleep(0.01)
+        return await honest(self, idea, base, environment, preset)
+
+    monkeypatch.setattr(TokenEdits, "implement", implement)
+    said = []
+    go(configured(tmp_path, max_epochs=3, quorum=0.8), RandomEdits(), said.append)
+    assert "epoch 1: 8 ideas" in said[0] and len(rows(tmp_path)) == 24
+    assert {row[2] for row in rows(tmp_path)} <= {"succeeded", "failed"}
+
+
+def test_a_steady_search_keeps_so_many_under_way_and_knows_more_with_every_question(tmp_path, monkeypatch):
+    from envs.landscape.implementer import TokenEdits
+
+    honest, now, most = TokenEdits.implement, [0], [0]
+
+    async def implement(self, idea, base, environment, preset):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        await asyncio.sleep(0.02)
+        now[0] -= 1
+        return await honest(self, idea, base, environment, preset)
+
+    monkeypatch.setattr(TokenEdits, "implement", implement)
+    ideator = RandomEdits()
+    go(configured(tmp_path, flow="steady", in_flight=6, max_experiments=30), ideator)
+    assert most[0] == 6 and len(specs(tmp_path)) == 30
+    assert Counter(step for step, *_ in rows(tmp_path)).most_common(1)[0][1] == 8
+    assert max(ask.count for ask in ideator.asked) <= 4
+
+
+def test_descent_stands_in_the_records_for_what_improves_and_not_for_what_explores(tmp_path):
+    options = {"past": 3, "exploit_start": 0.5, "exploit_most": 0.5}
+    go(configured(tmp_path, strategy="evolution", strategy_options=options, max_epochs=3), RandomEdits())
+    with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
+        children = {child for (child,) in db.execute("select child from lineage")}
+        kinds = db.execute(
+            "select kind, experiment_id, parents_json from rollouts join origins using (step, position) "
+            "join asks on number = ask"
+        ).fetchall()
+    assert children == {id for kind, id, parents in kinds if parents != "[]"}
+    assert all(parents == "[]" for kind, _, parents in kinds if kind != "exploit")
+    assert figures(tmp_path).kinds["exploit"] == len(children) == 8
+
+
+def test_a_search_that_ended_is_extended_by_larger_budgets_and_ends_as_one_that_had_them_from_the_start(tmp_path):
+    keys = {"strategy": "evolution", "strategy_options": {"parents": 2}}
+    go(configured(tmp_path / "a", max_epochs=1, **keys), RandomEdits())
+    assert go(configured(tmp_path / "a", max_epochs=2, **keys), RandomEdits()).budget == "max_epochs"
+    go(configured(tmp_path / "a", max_epochs=4, **keys), RandomEdits())
+    go(configured(tmp_path / "b", max_epochs=4, **keys), RandomEdits())
+    assert rows(tmp_path / "a") == rows(tmp_path / "b") and specs(tmp_path / "a") == specs(tmp_path / "b")
+    assert figures(tmp_path / "a").asks == figures(tmp_path / "b").asks
+
+
+def test_a_search_that_has_spent_its_budget_ends_at_once_when_it_is_resumed(tmp_path):
+    config = configured(tmp_path, max_experiments=8)
+    go(config, RandomEdits())
+    before, ideator = rows(tmp_path), RandomEdits()
+    assert go(config, ideator).budget == "max_experiments"
+    assert rows(tmp_path) == before and ideator.asked == []
+
+
+def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
+    config = configured(tmp_path, max_experiments=8)
+    go(config, RandomEdits())
+    with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
+        db.execute("update rollouts set status='lost' where position < 3")
+        db.execute(
+            'update experiments set record_json = replace(record_json, \'"status": "succeeded"\', \'"status": "lost"\')'
+        )
+    go(replace(config, max_experiments=9), RandomEdits())
+    assert "lost" not in {row[2] for row in rows(tmp_path)}
+
+
+def test_a_question_that_brings_more_ideas_than_there_is_room_for_keeps_the_budget(tmp_path):
+    class Eager(RandomEdits):
+        async def ideas(self, ask, archive):
+            return await super().ideas(replace(ask, count=ask.count + 5), archive)
+
+    go(configured(tmp_path, max_ideas=6), Eager())
+    assert len(rows(tmp_path)) == 6
+
+
+def test_a_strategy_that_asks_for_nothing_is_an_error(tmp_path):
+    class Silent:
+        def asks(self, history, count, rng):
+            return []
+
+    with pytest.raises(IdeatorError, match="asked for nothing"):
+        go(configured(tmp_path, max_ideas=6), RandomEdits(), strategy=Silent())
