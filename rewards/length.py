@@ -3,8 +3,8 @@
     length_most · min(1, length / length_cap)
 
 Length is that of the thought: the text before the idea, and what TRL parsed into `reasoning_content` or `thinking` of a
-message.  No idea in the text, no bonus, whatever was written.  It is counted in tokens where `completion_ids` are given,
-else in words:
+message.  No idea in the text, no bonus, whatever was written.  It is counted in tokens where `completion_ids` are
+given, else in words:
 
 - tokens: the completion's ids times the share of its visible characters (all but white space) that stand in the
   thought.  A reward function is given no tokenizer, so this is an estimate; tokens that leave no text behind, or only

@@ -5,12 +5,13 @@
 the measure of novelty search (Lehman & Stanley, Evolutionary Computation 19(2), 2011), on embeddings.  μ_1 … μ_k are
 the nearest among the other ideas of the batch and the proposals of earlier steps, each as often as it was proposed: a
 crowded place is one that was often proposed.  Of fewer than k the mean is over those there are; with nothing to
-compare, an idea is worth 1.  Only the `[Experiment]` section is embedded (`diagnostics.embedding` says why).  No idea,
-or no words: 0.
+compare, an idea is worth 1.  Only the `[Experiment]` section is embedded (`diagnostics.embedding` says why); but two
+ideas with one `[Code Changes]` section are in one place, whatever else they say.  No idea, or no words: 0.
 
 Words are easily new.  So where experiments run beside it, an idea must meet a *minimal criterion* (Lehman & Stanley,
 GECCO 2010): its experiment succeeded, and its codebase was not known when the batch was first proposed.  Otherwise
-nonsense, or old changes under new words, would be the most novel of all.  `novelty_of: proposed` pays every idea.
+nonsense, or old changes under new words, would be the most novel of all.  `novelty_of: proposed` pays every idea.  What
+is left to fool it: new words for a codebase that is new by a digit.
 
 The distance is a function of texts; what earlier steps proposed and what was known are the same after a kill and a
 resume (`rewards.earlier`).
@@ -24,7 +25,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,10 +40,20 @@ from rewards.earlier import Part, parts
 from rewards.options import Option
 from rewards.shaping import Call, Worth, shaping
 
+
+@dataclass(frozen=True)
+class EmbedderOption(Option):
+    """The name of an embedder that can be had here."""
+
+    def check(self, name: str, value: Any) -> None:
+        super().check(name, value)
+        get_embedder(value)
+
+
 OPTIONS = {
     "novelty_k": Option(5, least=1),
     "novelty_of": Option("succeeded", among=("succeeded", "proposed")),
-    "novelty_embedder": Option("auto"),
+    "novelty_embedder": EmbedderOption("auto"),
 }
 DIGITS = 6
 """Of what a row is worth: an embedder's last bits may differ with what else it embeds at once."""
@@ -71,12 +84,13 @@ def novelty_reward(call: Call) -> Awaitable[Worth]:
     return worth()
 
 
-def novelty(own: np.ndarray, past: np.ndarray, k: int) -> np.ndarray:
+def novelty(own: np.ndarray, past: np.ndarray, k: int, changes: np.ndarray | None = None) -> np.ndarray:
     """ρ of every row of `own` among its other rows and `past`.
 
     Args:
         own: [N, D], rows of length 1.
         past: [M, D], the same.
+        changes: [N + M] numbers, of which equal ones mean equal changes; None for changes that all differ.
 
     Returns:
         [N], from 0 to 1; 1 where there is nothing to compare with.
@@ -85,6 +99,8 @@ def novelty(own: np.ndarray, past: np.ndarray, k: int) -> np.ndarray:
     if count < 1:
         return np.ones(len(own))
     similar = own @ np.concatenate([own, past]).T
+    if changes is not None:
+        similar[changes[: len(own), None] == changes] = 1
     np.fill_diagonal(similar, -np.inf)  # not to itself
     k = min(k, count)
     nearest = np.partition(similar, -k, axis=1)[:, -k:]
@@ -97,23 +113,28 @@ def _words(call: Call, found: list[Part]) -> list[float]:
     embedder = get_embedder(call.options["novelty_embedder"])
     for part in found:
         vectors = _vectors(embedder, part.run)
-        own = vectors.of([_said(call.texts[row]) for row in part.rows])
-        past = vectors.of([_said(text) for _, text in part.proposed])
-        rows = [row for row, vector in zip(part.rows, own, strict=True) if vector.any()]
-        worth = novelty(own[own.any(axis=1)], past[past.any(axis=1)], call.options["novelty_k"])
-        for row, value in zip(rows, worth, strict=True):
-            values[row] = round(float(value), DIGITS)
+        ideas = [
+            _idea(text) for text in (*(call.texts[row] for row in part.rows), *(text for _, text in part.proposed))
+        ]
+        rows = vectors.of([said for said, _ in ideas])
+        worded: np.ndarray = np.asarray(rows.any(axis=1))
+        own = len(part.rows)
+        numbers: dict[str, int] = {}
+        changes = np.array([numbers.setdefault(done, len(numbers)) for _, done in ideas])
+        worth = novelty(rows[:own][worded[:own]], rows[own:][worded[own:]], call.options["novelty_k"], changes[worded])
+        for at, value in zip(np.flatnonzero(worded[:own]), worth, strict=True):
+            values[part.rows[at]] = round(float(value), DIGITS)
     return values
 
 
 @lru_cache(maxsize=65536)
-def _said(text: str) -> str:
-    """What is embedded of a completion or an idea; nothing of a text without an idea."""
+def _idea(text: str) -> tuple[str, str]:
+    """What is embedded of a completion or an idea, and its changes; nothing of a text without an idea."""
     try:
-        parse_idea(text)
+        idea = parse_idea(text)
     except MalformedIdea:
-        return ""
-    return description(text)
+        return "", ""
+    return description(text), " ".join(idea.changes.casefold().split())
 
 
 class Vectors:

@@ -13,7 +13,7 @@ run for it: it waits for the records of the function beside it that runs them (`
 a few simple ideas because they ran more often; a bonus for simplicity pays for that once more.  It is meant for the end
 of a search, to strip what a good idea does not need, or for coders that write too much.  A negative entry in
 `reward_weights` rewards complexity instead; then keep it far below the reward of a success, which it makes smaller, and
-look at the patches: lines that do nothing are complex too.
+look at the patches: lines that do nothing are complex too, as a comment is the simplest change that runs.
 
 Options (columns, or `reward_options`): `simplicity_lines`, 20, and `simplicity_files`, 2: what halves the reward of the
 smallest patch.  Our choice.

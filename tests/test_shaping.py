@@ -210,6 +210,22 @@ def test_novelty_is_the_mean_distance_to_the_nearest_by_hand():
     )
 
 
+def test_equal_changes_are_one_place_whatever_is_said_of_them():
+    own, past = unit([1, 0, 0], [0, 1, 0]), unit([0, 0, 1], [0, 0, 1])
+    assert novelty(own, past, 1, np.array([1, 2, 3, 4])) == pytest.approx([1.0, 1.0])
+    assert novelty(own, past, 1, np.array([1, 2, 1, 4])) == pytest.approx([0.0, 1.0])
+    assert novelty(own, past, 3, np.array([1, 1, 1, 4])) == pytest.approx([1 / 3, 1 / 3])
+    texts = [about("a", "Set x = 1"), about("b", "set  x = 1"), about("c", "Set x = 2")]
+    assert alone(novelty_reward, texts, novelty_embedder="test_shaping.Letters", novelty_k=1) == [0.0, 0.0, 1.0]
+
+
+def test_words_that_an_embedder_cannot_read_are_not_new():
+    assert (
+        alone(novelty_reward, [about("увеличить"), about("增加学习率"), about("?!")], novelty_embedder="hashed")
+        == [0.0] * 3
+    )
+
+
 class Letters:
     """Stands for an embedder: how often a text has an a, a b, or a c."""
 
@@ -226,7 +242,7 @@ def about(words, changes="x = 1.0"):
 
 
 def test_without_experiments_the_batch_is_all_there_is_to_compare_with():
-    texts = [about("aa"), about("bb"), about("b"), "a text without an idea", about("zzz")]
+    texts = [about("aa", "1"), about("bb", "2"), about("b", "3"), "a text without an idea", about("zzz", "4")]
     given = {"novelty_embedder": "test_shaping.Letters", "novelty_k": 1}
     assert alone(novelty_reward, texts, **given) == [1.0, 0.0, 0.0, 0.0, 0.0]
 
@@ -259,8 +275,8 @@ def test_only_what_ran_and_was_not_known_earns_novelty(buffer, flaky):
 
 def test_what_was_proposed_often_is_a_crowded_place(buffer):
     given = columns(buffer, 4, novelty_embedder="test_shaping.Letters", novelty_k=3, novelty_of="proposed")
-    together([execution_reward], [about("a")] * 3 + [about("b")], 0, **given)
-    rewards = together([novelty_reward], [about("a"), about("b"), "no", "no"], 1, **given)[0]
+    together([execution_reward], [about("a")] * 3 + [about("b", "x = 2.0")], 0, **given)
+    rewards = together([novelty_reward], [about("a", "y = 1.0"), about("b", "y = 2.0"), "no", "no"], 1, **given)[0]
     assert rewards == pytest.approx([0.0, 2 / 3, 0, 0]), "b has one b and three a's before it, and an a beside it"
 
 
