@@ -67,7 +67,7 @@ def _add(commands: Any, name: str, target: str, words: str) -> argparse.Argument
     return added
 
 
-def _json(command: argparse.ArgumentParser) -> None:
+def _json(command: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, for a program to read")
 
 
@@ -190,6 +190,7 @@ def _search(commands: Any) -> None:
     command = _add(commands, "search", "cli_search:main", "search for the best idea: evolution, best of n, and others")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
+    command.add_argument("--dry-run", action="store_true", help="say what it may cost, and start nothing")
     _json(command)
 
 
@@ -203,7 +204,9 @@ def _scheduler(commands: Any) -> None:
 def _status(commands: Any) -> None:
     command = _add(commands, "status", "cli_runs:status", "how far a run is, or what a bucket holds")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
-    _json(command)
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--watch", action="store_true", help="keep looking until the run has ended")
+    _json(how)
 
 
 def _cancel(commands: Any) -> None:
@@ -216,6 +219,9 @@ def _report(commands: Any) -> None:
     command = _add(commands, "report", "cli_runs:report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.add_argument("--out", default="report.html", metavar="FILE.html")
+    command.add_argument(
+        "--embedder", metavar="NAME", help="what tells ideas apart (docs/diversity.md); each run's own if not given"
+    )
 
 
 def _export(commands: Any) -> None:

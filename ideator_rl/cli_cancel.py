@@ -37,10 +37,10 @@ def main(args: argparse.Namespace) -> int:
         emit({"trainer": stopped.pid if stopped else None, "experiments": ended})
         return 0
     if stopped is not None:
-        show(f"ended the trainer, process {stopped.pid}")
+        show(f"ended the run, process {stopped.pid}")
     show(f"ended {len(ended)} running experiments" + (": " + ", ".join(ended) if ended else ""))
     if folder is not None:
-        show("Nothing that was finished is lost; the same train line with --resume goes on.")
+        show("Nothing that was finished is lost; the same line with --resume goes on.")
     return 0
 
 

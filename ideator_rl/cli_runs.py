@@ -17,6 +17,7 @@ from ideator_rl.cli_target import bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import attempts
+from ideator_rl.search.figures import figures
 
 
 def train(args: argparse.Namespace) -> int:
@@ -57,19 +58,25 @@ def _one_process() -> bool:
 def report(args: argparse.Namespace) -> int:
     from ideator_rl.diagnostics.report import write_report  # matplotlib takes a second, which the others need not wait
 
-    write_report([Path(folder) for folder in args.runs], Path(args.out))
+    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder)
     show(args.out)
     return 0
 
 
 def status(args: argparse.Namespace) -> int:
     folder = run_folder(args.target)
+    if args.watch:
+        from ideator_rl import cli_watch  # rich takes a moment, which a program that asks for JSON need not wait
+
+        return cli_watch.watch_run(folder) if folder else cli_watch.watch_bucket(bucket_at(args.target))
     facts = _run(folder) if folder else _bucket(bucket_at(args.target))
     if args.json:
         emit(facts)
     elif folder:
         show("under way" if facts["process"] else "not under way")
         show(summary(folder))
+        for line in facts["search"]["words"] if facts["search"] else ():
+            show(line)
     else:
         show(", ".join(f"{count} {name}" for name, count in facts["statuses"].items()) or "no experiments yet")
         for row in facts["running"]:
@@ -79,7 +86,7 @@ def status(args: argparse.Namespace) -> int:
 
 def _run(folder: Path) -> dict[str, Any]:
     run, at_work = read_run(folder), trainer(folder)
-    best = run.ranked[0] if run.ranked else None
+    best, found = run.ranked[0] if run.ranked else None, figures(folder)
     return {
         "run": str(folder),
         "process": at_work.pid if at_work else None,
@@ -90,6 +97,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "experiments": len(run.ran),
         "steps": [{**asdict(step), "success": step.success} for step in run.by_step()],
         "places": dict(run.places),
+        "search": {**found.facts(), "words": found.words()} if found else None,
     }
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from ideator_rl.cli_output import emit, show
+from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
+from ideator_rl.search.figures import figures
 
 
 def main(args: argparse.Namespace) -> int:
@@ -15,13 +17,25 @@ def main(args: argparse.Namespace) -> int:
         IdeatorError: the recipe, or something that it names, is not usable.
     """
     from ideator_rl.search.config import load_search
-    from ideator_rl.search.run import search
 
     config = load_search(args.recipe, args.overrides)
-    ending = search(config, args.resume)
-    if args.json:
-        emit({"run": config.output_dir, "ended_by": ending.budget, "why": ending.words})
+    if args.dry_run:
+        from ideator_rl.search.dry_run import dry_run
+
+        show(dry_run(config))
         return 0
-    show(summary(config.folder))
-    show(f"Ended by {ending.budget}: {ending.words}.")
+    from ideator_rl.search.run import search  # matplotlib takes a second, which a wrong recipe need not wait
+
+    ending = search(config, args.resume)
+    found = figures(config.folder)
+    assert found is not None, "a search has just ended there"
+    if args.json:
+        run = read_run(config.folder)
+        best = run.ranked[0] if run.ranked else None
+        told = {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None
+        facts = {"run": config.output_dir, "why": ending.words, "baseline": run.baseline, "best": told}
+        emit(facts | found.facts())
+        return 0
+    for line in (summary(config.folder), "", *found.words(), f"Ended by {ending.budget}: {ending.words}."):
+        show(line)
     return 0

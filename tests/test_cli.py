@@ -197,7 +197,7 @@ def test_cancel_ends_the_trainer_that_holds_the_run_and_no_other_process(toy_buf
     threading.Thread(target=child.wait, daemon=True).start()
     assert json.loads(call("status", tmp_path, "--json")[1])["process"] == child.pid
     code, out, _ = call("cancel", tmp_path)
-    assert code == 0 and f"ended the trainer, process {child.pid}" in out and "--resume goes on" in out
+    assert code == 0 and f"ended the run, process {child.pid}" in out and "--resume goes on" in out
     assert json.loads(call("status", tmp_path, "--json")[1])["process"] is None
 
 

@@ -11,6 +11,7 @@ import json
 
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor.patience import Patience
+from ideator_rl.experiment import LOST
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.run_folder import MARK, take
@@ -28,17 +29,23 @@ class SearchVoice(Voice):
 
     def __init__(self, config: SearchConfig):
         super().__init__()
-        self._config = config
+        self._of = f"/{config.max_experiments}" if config.max_experiments else ""
+        self._before = 0
         self.buffer: RewardBuffer | None = None
+
+    def follow(self, buffer: RewardBuffer) -> None:
+        """Begin to say how far the search on this buffer is; what earlier sittings ran is counted."""
+        self._before = len({record.id for record in buffer.history if record.tree and record.status != LOST})
+        self.buffer = buffer
+        self.watch()
 
     def line(self) -> str:
         if self.buffer is None:
             return ""
         counts = self.buffer.counts()
-        of = f"/{self._config.max_experiments}" if self._config.max_experiments else ""
         words = (
-            f"{counts['distinct']}{of} experiments: {counts['running']} running, {counts['waiting']} waiting · "
-            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
+            f"{counts['running']} running, {counts['waiting']} waiting · {self._before + counts['distinct']}{self._of} "
+            f"experiments · {counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
         )
         best = counts["best"]
         return words if best is None else f"{words} · best {self.buffer.executor.environment.metric.name} {best:.4f}"
@@ -74,8 +81,7 @@ def _search(
     config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, strategy: SearchStrategy, voice: SearchVoice
 ) -> Ending:
     _introduce(config, buffer, ideator, voice)
-    voice.buffer = buffer
-    voice.watch()
+    voice.follow(buffer)
 
     async def work() -> Ending:
         with voice.phase("baseline"):

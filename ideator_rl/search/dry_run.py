@@ -1,0 +1,54 @@
+"""What a search may cost, before anything is started; an upper bound, as far as its budgets say one."""
+
+from __future__ import annotations
+
+from ideator_rl.environment import load_environment
+from ideator_rl.executor.implementer import estimate_cost
+from ideator_rl.executor.sandbox import choose
+from ideator_rl.search.asking import Subject
+from ideator_rl.search.config import BUDGETS, SearchConfig
+from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.strategies import get_search_strategy
+
+
+def dry_run(config: SearchConfig) -> str:
+    """The estimate as text.
+
+    Raises:
+        IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options.
+    """
+    environment = load_environment(config.env)
+    preset = environment.preset(config.preset)
+    sandbox = choose(config.isolation, trusted=config.implementer == "rules")
+    get_search_strategy(config.strategy, config.strategy_options)
+    subject = Subject(environment, config.preset, config.prompts)
+    ideator = get_ideator(config.ideator, config.ideator_options, subject)
+    ideator.close()
+    ends = ", ".join(f"{name} {getattr(config, name):g}" for name in BUDGETS if getattr(config, name) is not None)
+    ideas = min((count for count in (config.max_ideas, _of_epochs(config)) if count is not None), default=None)
+    lines = [
+        "Nothing was started. This search would be:",
+        f"strategy     {config.strategy}, ideas from {ideator.name}, {config.flow} of {config.epoch_size} ideas",
+        f"ends by      {ends}, whichever is first",
+    ]
+    most = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
+    if most is not None:
+        runs = most + config.baseline_replicates
+        hours = runs * (preset.budget.seconds + preset.budget.startup_allowance) / 3600
+        cpus = 1 if preset.budget.clock == "cpu" else preset.resources.cpus
+        lines += [
+            f"experiments  at most {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
+            f"hardware     at most {hours * preset.resources.gpus:.1f} GPU-hours and {hours * cpus:.1f} CPU-hours",
+        ]
+        asked = estimate_cost(config.implementer, config.coder, most, environment, config.preset)
+        if asked is not None:
+            low, high = asked.low, asked.high
+            lines.append(
+                f"coder LLM    {low.usd:,.2f} USD if every first draft is right, at most {high.usd:,.2f}, for as many "
+                "ideas as experiments"
+            )
+    return "\n".join(lines)
+
+
+def _of_epochs(config: SearchConfig) -> int | None:
+    return None if config.max_epochs is None else config.max_epochs * config.epoch_size
