@@ -93,6 +93,20 @@ def test_the_model_card_is_written_by_one_public_method():
     assert IdeatorTrainer.create_model_card is not GRPOTrainer.create_model_card
 
 
+def test_the_temperature_is_kept_where_it_is_changed():
+    from trl.trainer import utils
+
+    init = inspect.getsource(GRPOTrainer.__init__)
+    for name in ("temperature", "generation_config", "generation_kwargs", "vllm_generation"):
+        assert f"self.{name} =" in init, f"raise_temperature would leave {name} as it was"
+    if hasattr(utils, "add_fused_lm_head"):
+        assert "temperature" in inspect.signature(utils.add_fused_lm_head).parameters
+        code = next(
+            c for c in utils.add_fused_lm_head.__code__.co_consts if getattr(c, "co_name", "") == "_fused_forward"
+        )
+        assert "temperature" in code.co_freevars, "log-probs would stay those of the old temperature"
+
+
 def test_a_reward_function_is_given_the_step_and_the_loggers():
     source = inspect.getsource(GRPOTrainer._calculate_rewards)
     for name in ("trainer_state", "log_metric", "log_extra"):

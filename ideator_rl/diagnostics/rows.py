@@ -8,16 +8,18 @@ what was `lost` have no row: they say nothing of the ideator.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from ideator_rl.diagnostics.records import Run
 from ideator_rl.experiment import LOST, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.journal import Descent
 from ideator_rl.reward_buffer import RewardBuffer
+
+Place = tuple[int, int, int]
+"""Step, rank and position of a proposal."""
 
 
 class Said(NamedTuple):
@@ -88,14 +90,22 @@ def rows_of(run: Run) -> list[Row]:
 
 
 class LiveRows:
-    """Rows of an open buffer, read from its journal by step."""
+    """Rows of an open buffer, each given once.
 
-    def __init__(self, buffer: RewardBuffer):
-        self._buffer, self._library = buffer, Library()
+    Args:
+        since: Unix seconds; what was proposed before is another run's, whose journal this one goes on with.
+    """
+
+    def __init__(self, buffer: RewardBuffer, since: float = 0.0):
+        self._buffer, self._library, self._since = buffer, Library(), since
         self._experiments = self._descents = 0
+        self._open, self._given = 0, set[Place]()
+        """Steps before the first are closed; of the others, which rows were given."""
 
-    def rows(self, first: int, last: int) -> list[Row]:
-        """Rows of the steps `first` to `last`, both included, whose outcome is known by now.
+    def upto(self, step: int) -> list[Row]:
+        """Rows of the steps up to this one whose outcome is known by now, and which were not given before.
+
+        Late ones come with the rows of the step that is asked for when they are known, under their own step.
 
         Raises:
             sqlite3.Error: the journal cannot be read.
@@ -104,14 +114,30 @@ class LiveRows:
         descents, experiments = len(lineage), len(history)  # in this order: a descent is noted after its child
         self._library.enter(history[self._experiments : experiments], lineage[self._descents : descents])
         self._experiments, self._descents = experiments, descents
-        return [self._library.row(said) for said in _said(self._buffer.journal_path, first, last)]
+        found = self._said(step)
+        running = {said.step for place, said in found.items() if said.status == RUNNING}
+        new = {place: said for place, said in found.items() if said.status != RUNNING and place not in self._given}
+        self._open = min(running, default=step + 1)
+        self._given = {place for place in self._given | set(new) if place[0] >= self._open}
+        return [self._library.row(said) for said in new.values() if said.status != LOST]
 
+    def running(self, step: int) -> int:
+        """How many proposals up to a step have no outcome yet."""
+        return sum(said.status == RUNNING for said in self._said(step).values())
 
-def _said(journal: Path, first: int, last: int) -> Sequence[Said]:
-    with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-        found = db.execute(
-            "select step, thought, idea, coalesce(experiment_id, ''), status, reward, metric from rollouts "
-            "where step between ? and ? and status not in (?, ?) order by step, rank, position",
-            (first, last, RUNNING, LOST),
-        ).fetchall()
-    return [Said(*row) for row in found]
+    def last_step(self) -> int:
+        """The last step that was proposed; −1 for none."""
+        with self._journal() as db:
+            return int(db.execute("select coalesce(max(step), -1) from rollouts").fetchone()[0])
+
+    def _journal(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(f"{self._buffer.journal_path.absolute().as_uri()}?mode=ro", uri=True))
+
+    def _said(self, step: int) -> dict[Place, Said]:
+        with self._journal() as db:
+            found = db.execute(
+                "select step, rank, position, thought, idea, coalesce(experiment_id, ''), status, reward, metric "
+                "from rollouts where step between ? and ? and created >= ? order by step, rank, position",
+                (self._open, step, self._since),
+            ).fetchall()
+        return {(row[0], row[1], row[2]): Said(row[0], *row[3:]) for row in found}

@@ -3,7 +3,7 @@
     watch = Watch(get_embedder(), surroundings(environment, preset))
     live = LiveRows(buffer)
     …                                       # after every step, or every round of asking
-    watch.note(live.rows(step, step))
+    watch.note(live.upto(step))
     if (window := watch.window()) is not None:
         log(watch.told(window))             # {"diversity/vendi": 12.3, "collapse/alarm": 0.0, …}
         for alarm in watch.alarms():        # what begins, or rises, with this window

@@ -15,6 +15,8 @@ from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig, live_buffers
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.card import model_card
+from ideator_rl.training.collapse_action import Action
+from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.fleet_figures import FleetFigures
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.models import made_whole, save_whole
@@ -156,7 +158,22 @@ def build_trainer(
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
     trainer.remove_callback(PrinterCallback)
+    if recipe.ours.diversity:
+        embedder, action = recipe.ours.diversity_embedder, collapse_action(recipe)
+        trainer.add_callback(CollapseWatch(trainer, action, embedder=embedder, say=progress.say))
     return trainer
+
+
+def collapse_action(recipe: Recipe) -> Action:
+    """Raises: IdeatorError for an unknown one, or numbers that lead nowhere."""
+    ours = recipe.ours
+    return Action(
+        ours.collapse_action,
+        ours.collapse_factor,
+        ours.collapse_ceiling,
+        ours.collapse_advantage,
+        ours.collapse_advantage_options,
+    )
 
 
 def pipeline_config(recipe: Recipe) -> PipelineConfig:

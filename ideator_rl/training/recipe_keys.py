@@ -87,6 +87,18 @@ class IdeatorConfig:
     """Threads of the ideator's own computations; null for torch's choice.  Experiments have one each."""
     baseline_replicates: int = 1
     """Runs of the unchanged baseline, with seeds of their own, to compare with."""
+    diversity: bool = True
+    """Log figures of the population at every batch, and sound an alarm when it collapses; see docs/diversity.md."""
+    diversity_embedder: str = "auto"
+    """What makes vectors of ideas: auto, hashed, minilm, a hub name or folder, or a dotted path."""
+    collapse_action: str = "warn"
+    """What to do at a collapse alarm: warn, raise_temperature, switch_advantage, or stop."""
+    collapse_factor: float = 1.2
+    """What raise_temperature multiplies the temperature by, each time, up to `collapse_ceiling`."""
+    collapse_ceiling: float = 1.5
+    collapse_advantage: str = "max_at_k"
+    """What switch_advantage switches to, with `collapse_advantage_options`."""
+    collapse_advantage_options: dict[str, Any] | None = None
 
 
 _SOURCES = {

@@ -13,10 +13,12 @@ AT_LEAST: dict[str, float] = {
     "sft_examples": 1, "sft_learning_rate": 0, "prompt_parents": 1, "prompt_elites": 1, "imitation_weight": 0,
     "imitation_cells": 1, "max_usd": 0, "max_coder_tokens": 0, "max_gpu_hours": 0, "free_prompts": 0,
 }  # fmt: skip
-ABOVE: dict[str, float] = {"temperature": 0}
+ABOVE: dict[str, float] = {"temperature": 0, "collapse_factor": 1, "collapse_ceiling": 0}
 AT_MOST: dict[str, float] = {"free_prompts": 1}
 LOSSES = ("grpo", "dr_grpo", "dapo", "bnpo", "luspo", "cispo", "sapo", "vespo")
 """TRL's 1.16."""
+COLLAPSE_ACTIONS = ("warn", "raise_temperature", "switch_advantage", "stop")
+"""Those of `collapse_action`, which is not imported here: it loads torch."""
 
 
 def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
@@ -28,6 +30,12 @@ def out_of_range(values: Mapping[str, Any]) -> Iterator[str]:
         yield "has max_steps: 0. Expected at least 1."
     if (loss := values.get("loss_type", LOSSES[0])) not in LOSSES:
         yield f"has loss_type: {loss!r}. Expected one of {', '.join(LOSSES)}."
+    if (action := values.get("collapse_action", "warn")) not in COLLAPSE_ACTIONS:
+        yield f"has collapse_action: {action!r}. Expected one of {', '.join(COLLAPSE_ACTIONS)}."
+    if action == "raise_temperature" and values.get("temperature", 1.0) >= values.get("collapse_ceiling", 1.5):
+        yield f"has a temperature of {values.get('temperature', 1.0):g}, which is no lower than its collapse_ceiling."
+    if action != "warn" and not values.get("diversity", True):
+        yield f"has collapse_action: {action} and diversity: false, without which nothing is seen. Leave one out."
     if not all(isinstance(name, str) for name in values.get("reward_funcs", [])):
         yield f"has reward_funcs: {values['reward_funcs']!r}. Expected names, such as [execution]."
     if not all(isinstance(name, str) and value is not None for name, value in _options(values)):
