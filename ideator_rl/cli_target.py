@@ -48,7 +48,7 @@ def run_folder(target: str) -> Path | None:
 
 def entries(bucket: Bucket) -> list[Entry]:
     """Every experiment of a bucket, those that no codebase came of included."""
-    return [_entry(bucket, id) for id in bucket.names("experiments")]
+    return [entry_of(bucket, id) for id in bucket.names("experiments")]
 
 
 def trainer(folder: Path) -> Process | None:
@@ -63,7 +63,8 @@ def trainer(folder: Path) -> Process | None:
     return Process(pid, start) if start is not None and os.path.realpath(lock) in held else None
 
 
-def _entry(bucket: Bucket, id: str) -> Entry:
+def entry_of(bucket: Bucket, id: str) -> Entry:
+    """One experiment of a bucket, by its id."""
     record, spec = attempts.load_result(bucket, id), attempts.Spec.load(bucket, id)
     if record is not None:
         return Entry(id, record.status, None, spec)

@@ -145,7 +145,7 @@ class Run:
     def spent(self) -> dict[str, float]:
         """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
         return {
-            name: value for name, value in _mapping(self.folder / "ledger.json").items() if isinstance(value, float)
+            name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)
         }
 
     def by_step(self) -> list[Step]:
@@ -173,10 +173,10 @@ def read_run(folder: Path | str) -> Run:
         ) from error
     return Run(
         folder,
-        _mapping(folder / "recipe.yaml"),
+        mapping(folder / "recipe.yaml"),
         rows,
         {record.id: record for record in sorted(records, key=lambda record: record.finished)},
-        _mapping(folder / "timings.json"),
+        mapping(folder / "timings.json"),
         lineage,
     )
 
@@ -195,7 +195,7 @@ def _read(journal: Path) -> tuple[list[Rollout], list[Experiment], list[Descent]
     return [Rollout(*row) for row in rows], records, lineage
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path) -> dict[str, Any]:
     """A small file beside the journal; empty where there is none, or one that a kill cut short."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))

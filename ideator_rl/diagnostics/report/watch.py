@@ -61,7 +61,9 @@ def _embedder(section: Section, given: str | None) -> Embedder:
     if given:
         return get_embedder(given)
     try:
-        return get_embedder(str(section.run.recipe.get("embedder") or "auto"))
+        return get_embedder(
+            str(section.run.recipe.get("diversity_embedder") or section.run.recipe.get("embedder") or "auto")
+        )
     except EmbedderError:
         return get_embedder("hashed")
 
