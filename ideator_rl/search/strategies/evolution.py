@@ -11,6 +11,7 @@ explores only.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
@@ -65,12 +66,17 @@ class Evolution:
             for size in history.batches(exploit)
         ]
         for size in history.batches(count - exploit):
-            known = history.archive.records()
+            known = _ordered(history.archive.records()) if self.past else []
             shown = tuple(rng.sample(known, min(self.past, len(known))))
             asks.append(Ask(EXPLORE, size, shown, avoid, descends=False))
         return asks
 
     def _better(self, archive: Archive) -> list[Experiment]:
-        """What is better than the baseline, best first; while that is unknown, whatever succeeded."""
+        """What is better than the baseline; while that is unknown, whatever succeeded."""
         floor = archive.baseline.quality if archive.baseline else float("-inf")
-        return [good for good in archive.successes() if (archive.quality(good) or 0.0) > floor][: self.elites]
+        return _ordered([good for good in archive.successes() if (archive.quality(good) or 0.0) > floor][: self.elites])
+
+
+def _ordered(records: Sequence[Experiment]) -> list[Experiment]:
+    """By name: which of two experiments ended first is chance, and must not change what is drawn."""
+    return sorted(records, key=lambda record: record.id)

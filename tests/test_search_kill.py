@@ -1,0 +1,105 @@
+"""Searches that are killed at random moments, resumed, and compared with one that nobody touched."""
+
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ideator_rl.bucket import open_bucket
+from ideator_rl.executor import attempts
+from ideator_rl.search.figures import figures
+
+HERE = Path(__file__).parent
+RECIPE = """
+env: {env}
+preset: slow
+slots: 2
+strategy: evolution
+strategy_options: {{elites: 4, parents: 4, past: 5}}
+epoch_size: 5
+quorum: 1.0
+batch: 3
+max_experiments: 14
+embedder: hashed
+"""
+
+
+def start(folder, *words):
+    recipe = folder.parent / "search.yaml"
+    recipe.write_text(RECIPE.format(env=HERE / "toy_env"))
+    line = [sys.executable, "-m", "ideator_rl.cli", "search", str(recipe), "--output_dir", str(folder), *words]
+    with open(f"{folder}.log", "ab") as log:
+        return subprocess.Popen(line, stdout=log, stderr=log, cwd=HERE.parent)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("untouched") / "run"
+    began = time.monotonic()
+    assert start(folder).wait() == 0, Path(f"{folder}.log").read_text()
+    return folder, time.monotonic() - began
+
+
+def claims(folder):
+    """Experiment id → how many attempts were claimed, for every codebase in the run's bucket."""
+    bucket = open_bucket(f"file://{folder}/bucket")
+    specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
+    return {id: attempts.attempts(bucket, id) for id in specs}
+
+
+def read(folder, query):
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        return db.execute(query).fetchall()
+
+
+def kill_and_resume(folder, length, kills, rng):
+    words = []
+    for _ in range(kills):
+        process = start(folder, *words)
+        time.sleep(rng.uniform(0.2, 0.9) * length)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        words = ["--resume"] if (folder / "recipe.yaml").is_file() else []
+    assert start(folder, *words).wait() == 0, Path(f"{folder}.log").read_text()[-3000:]
+
+
+def agree(folder, reference):
+    """Journal, bucket and budgets are those of a search that nobody touched."""
+    rows = "select step, position, completion, experiment_id, status, reward from rollouts order by step, position"
+    assert read(folder, rows) == read(reference, rows)
+    assert claims(folder) == claims(reference) and set(claims(folder).values()) == {1}, "something was run twice"
+    bucket = open_bucket(f"file://{folder}/bucket")
+    assert all(bucket.get(f"experiments/{id}/result.json") for id in claims(folder))
+    known = {id for (id,) in read(folder, "select id from experiments")}
+    assert set(claims(folder)) <= known, "the bucket ran what the journal does not know"
+    books = "select ask, step, position, parents_json from origins order by step, position"
+    assert read(folder, books) == read(reference, books)
+    assert set(read(folder, "select child, parents_json from lineage")) == set(
+        read(reference, "select child, parents_json from lineage")
+    )
+    told, other = figures(folder), figures(reference)
+    assert told.charged == other.charged == 14 and told.ended_by == "max_experiments"
+    assert (told.asks, told.kinds, told.repeated) == (other.asks, other.kinds, other.repeated)
+
+
+def test_a_search_killed_at_random_moments_ends_as_one_that_nobody_touched(untouched, tmp_path):
+    reference, length = untouched
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    kill_and_resume(tmp_path / "run", length, 3, random.Random(seed))
+    agree(tmp_path / "run", reference)
+
+
+@pytest.mark.slow
+def test_ten_kills_change_nothing(untouched, tmp_path):
+    reference, length = untouched
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    kill_and_resume(tmp_path / "run", length, 10, random.Random(seed))
+    agree(tmp_path / "run", reference)
