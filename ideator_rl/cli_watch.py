@@ -30,6 +30,8 @@ from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
 
 EVERY, PLAIN_EVERY = 1.0, 5.0
 """Seconds between two looks, and between two lines where nobody looks at a terminal."""
+SLICE = 4
+"""Steps whose population is judged between two pictures."""
 LATEST = 6
 """Ideas whose outcome was known last."""
 LIMITS = (("max_steps", "steps"), ("max_epochs", "epochs"), ("max_experiments", "experiments"), ("max_ideas", "ideas"))
@@ -57,8 +59,8 @@ def _follow(picture: RunPicture | BucketPicture) -> int:
     try:
         if console.is_terminal:
             with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-                for under_way in picture.looks():
-                    live.update(picture.drawn(under_way), refresh=True)
+                for _ in picture.looks():
+                    live.update(picture.drawn(), refresh=True)
         else:
             _lines(picture)
     except KeyboardInterrupt:
@@ -68,9 +70,9 @@ def _follow(picture: RunPicture | BucketPicture) -> int:
 
 def _lines(picture: RunPicture | BucketPicture) -> None:
     said, when = "", 0.0
-    for under_way in picture.looks():
-        line = picture.line(under_way)
-        if line != said and (not under_way or time.monotonic() - when >= PLAIN_EVERY):
+    for more in picture.looks():
+        line = picture.line()
+        if line != said and (not more or time.monotonic() - when >= PLAIN_EVERY):
             show(line)
             said, when = line, time.monotonic()
     sys.stdout.flush()
@@ -82,32 +84,37 @@ class RunPicture:
 
     living: Living
     process: int | None = None
+    """At work on it; None where nothing on this machine is."""
+    left: int = 0
+    """Closed steps whose population is not judged yet."""
 
     def looks(self) -> Iterator[bool]:
-        """Once a second, whether the run is under way; the last look comes after its end.  What a look found is shown
-        before the population is judged, which takes longer."""
-        under_way = True
-        while under_way:
-            at_work = trainer(self.living.folder)
-            under_way, self.process = at_work is not None, at_work.pid if at_work else None
-            changed = self.living.look()
-            if under_way:
-                yield True
-            if changed:
-                self.living.judge()
-            yield under_way
-            if under_way:
-                time.sleep(EVERY)
+        """Once a second, whether more looks come; the last one comes after the run's end.
 
-    def line(self, under_way: bool) -> str:
+        What a look found is shown before the population is judged, and that goes by a few steps a time.
+        """
+        while True:
+            at_work = trainer(self.living.folder)
+            self.process = at_work.pid if at_work else None
+            self.living.look()
+            if at_work or self.left:
+                yield True
+            self.left = self.living.judge(SLICE)
+            if not self.left and at_work is None:
+                break
+            if not self.left:
+                time.sleep(EVERY)
+        yield False
+
+    def line(self) -> str:
         """All of it in one."""
         parts = [self._how_far(), _outcomes(self.living.counts), self._best_words()]
         parts += [f"{alarm.level}: {alarm.words}" for alarm in self.living.alarms]
-        return " · ".join(part for part in parts if part) + ("" if under_way else " · not under way")
+        return " · ".join(part for part in parts if part) + ("" if self.process else " · not under way")
 
-    def drawn(self, under_way: bool) -> RenderableType:
+    def drawn(self) -> RenderableType:
         living = self.living
-        state = f"process {self.process}" if under_way else "not under way"
+        state = f"process {self.process}" if self.process else "not under way"
         recipe = living.recipe
         how = " · ".join(str(recipe[key]) for key in ("env", "preset", "strategy", "advantage") if recipe.get(key))
         head = Text.assemble((visible(living.folder.absolute().name), "bold"), f"  {visible(how)}  ", (state, "cyan"))
@@ -124,6 +131,8 @@ class RunPicture:
             )
         for alarm in living.alarms:
             rows.append(Text(f"{alarm.level}: {alarm.words}", style="bold red" if alarm.level == "stop" else "yellow"))
+        if self.left:
+            rows.append(Text(f"judging the population: {self.left} steps to go", style="dim"))
         return Group(*rows, self._latest())
 
     def _how_far(self) -> str:
@@ -174,6 +183,7 @@ class BucketPicture:
     others: list[Entry] = field(default_factory=list)
 
     def looks(self) -> Iterator[bool]:
+        """Once a second, whether more looks come."""
         under_way = True
         while under_way:
             self.others = []
@@ -194,11 +204,11 @@ class BucketPicture:
     def counts(self) -> Counter[str]:
         return Counter([*self.final.values(), *(entry.status for entry in self.others)])
 
-    def line(self, under_way: bool) -> str:
-        return (_outcomes(self.counts) or "no experiments yet") + ("" if under_way else " · nothing runs or waits")
+    def line(self) -> str:
+        return (_outcomes(self.counts) or "no experiments yet") + ("" if self.others else " · nothing runs or waits")
 
-    def drawn(self, under_way: bool) -> RenderableType:
-        head = Text.assemble((visible(self.bucket.url), "bold"), "" if under_way else "  nothing runs or waits")
+    def drawn(self) -> RenderableType:
+        head = Text.assemble((visible(self.bucket.url), "bold"), "" if self.others else "  nothing runs or waits")
         rows: list[RenderableType] = [head, _coloured(self.counts)]
         for entry in self.others:
             if entry.claim:

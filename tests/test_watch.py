@@ -104,7 +104,7 @@ def test_a_collapse_is_seen_while_it_happens(tmp_path):
     living.judge()
     assert CLUSTER in {alarm.kind for alarm in living.alarms}
     picture = cli_watch.RunPicture(living)
-    assert "stop: For 3 windows one cluster" in picture.line(False)
+    assert "stop: For 3 windows one cluster" in picture.line()
 
 
 def test_a_broken_journal_is_one_clear_sentence(tmp_path):

@@ -165,16 +165,25 @@ class Living:
             if facts[0] == RUNNING:
                 self._open[row] = place
 
-    def judge(self) -> None:
+    def judge(self, most: int | None = None) -> int:
         """Judge the population by the steps that closed since; sets `alarms`.
+
+        Args:
+            most: steps to judge in this call, where there are many: one takes a tenth of a second or so.
+
+        Returns:
+            How many closed steps are left.
 
         Raises:
             NoRun: the journal cannot be read.
         """
         running = {place[0] for place in self._open.values() if self._proposals[place].status == RUNNING}
         closed = min(running, default=max((place[0] for place in self._proposals), default=-1) + 1)
+        left = 0
+        if most is not None and closed - self._judged - 1 > most:
+            closed, left = self._judged + 1 + most, closed - self._judged - 1 - most
         if closed <= self._judged + 1:
-            return
+            return 0
         from ideator_rl.diagnostics.embedding import get_embedder
         from ideator_rl.diagnostics.rows import Row
         from ideator_rl.diagnostics.surroundings import Surroundings
@@ -201,6 +210,7 @@ class Living:
             self._watch.window()
         self._judged = closed - 1
         self.alarms = self._watch.active()
+        return left
 
     def _unreadable(self, error: Exception) -> NoRun:
         return NoRun(f"The journal {self.folder / JOURNAL} cannot be read: {error}. Expected one that a run writes.")

@@ -19,6 +19,7 @@ from ideator_rl.diagnostics.report.changes import in_words
 from ideator_rl.diagnostics.report.payload import title
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, SUCCEEDED, Experiment
+from ideator_rl.patch.cells import cell_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def _change(section: Section) -> Answer:
     words = in_words(best.patch)
     if not words:
         return Answer(question, "Its record holds no lines of a patch.", row=section.row_of(best))
-    return Answer(question, f"{words}.", row=section.row_of(best))
+    places = "" if "“" in words else f"Places it touches: {cell_of(best.patch)}."
+    return Answer(question, f"{words}.", places, section.row_of(best))
 
 
 def _sure(section: Section) -> Answer:
@@ -80,7 +82,7 @@ def _sure(section: Section) -> Answer:
 
 
 def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]) -> Answer:
-    """Judged by the runs it was not chosen for, the baseline's under the same seeds beside them where there are some."""
+    """Judged by the runs it was not chosen for, beside the baseline's under the same seeds where there are some."""
     times = "once" if len(fresh) == 1 else f"{len(fresh)} times"
     shown = number(mean(fresh)) + (f" ± {spread(stdev(fresh))}" if len(fresh) > 1 else "")
     first = number(best.metric["value"] if best.metric else None)
