@@ -18,7 +18,7 @@ SCREENED = (
 UNSEEN, TUNING = tuple(f"s{number}" for number in range(8)), ("t0", "t1")
 SCREENING = UNSEEN[:3]
 
-BUDGET, MOST_PROPOSED = 4096, 6144
+BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
 BATCH = 64
 """Ideas of a step of RL and of an epoch of a search."""
@@ -95,5 +95,12 @@ METHODS = {
     )
 }
 
-TUNED: dict[str, dict[str, Any]] = {}
+TUNED: dict[str, dict[str, Any]] = {
+    "default": {"learning_rate": 3e-4},
+    "evolution": {
+        "strategy_options": {
+            "parents": 2, "elites": 8, "exploit_start": 1.0, "exploit_step": 0.0, "exploit_most": 1.0,
+        }
+    },
+}  # fmt: skip
 """Keys of a method as tuning left them; what is not named here is as in the recipe."""
