@@ -54,7 +54,9 @@ class Thresholds:
 
 
 THRESHOLDS = {HASHED: Thresholds(0.45, 0.65), MINILM: Thresholds(0.65, 0.4)}
-"""Calibrated on labelled pairs (`python benchmarks/diversity.py calibrate`, docs/diversity.md)."""
+"""Calibrated on pairs of catalogue ideas (`python benchmarks/diversity.py calibrate`).  Taken for near-duplicates, of
+hashed n-grams and MiniLM: 60 % and 69 % of the same edits in other words, 22 % and 16 % of ideas with some edits in
+common, 0.1 % and 0.6 % of those with none.  Clusters match the edits with an adjusted Rand index of 0.76 and 0.75."""
 OTHERS = Thresholds(0.8, 0.5)
 """For an embedder that was not calibrated; SCIENCE §6 has the distance."""
 
