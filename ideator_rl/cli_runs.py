@@ -58,9 +58,15 @@ def _one_process() -> bool:
 def report(args: argparse.Namespace) -> int:
     from ideator_rl.diagnostics.report import write_report  # matplotlib takes a second, which the others need not wait
 
-    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder)
+    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, _notes)
     show(args.out)
     return 0
+
+
+def _notes(folder: Path) -> list[str]:
+    """What a search knows of itself besides."""
+    found = figures(folder)
+    return found.words() if found else []
 
 
 def status(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -61,6 +61,7 @@ class Part:
     watched: Watched
     failures: list[panels.Failure]
     lineage: Figure | None
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,18 @@ class SideBySide:
     figures: list[Figure]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path, embedder: str | None = None) -> None:
+def write_report(
+    run_dirs: Sequence[Path],
+    out: Path,
+    embedder: str | None = None,
+    notes: Callable[[Path], Sequence[str]] | None = None,
+) -> None:
     """Write the report of these runs, one after another, to `out`.
 
     Args:
         embedder: what makes vectors of descriptions (`get_embedder`), so that runs can be compared; each run's own, or
             `auto`, if not given.
+        notes: what else is known of a run's folder, as lines for a person.
 
     Raises:
         NoRun: a folder holds no run.
@@ -88,10 +95,11 @@ def write_report(run_dirs: Sequence[Path], out: Path, embedder: str | None = Non
         raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
     runs = [read_run(folder) for folder in run_dirs]
     found = [sections.section(name, run) for name, run in zip(sections.names(runs), runs, strict=True)]
-    _store(out, _render(found, embedder))
+    parts = [_part(section, embedder, notes(section.run.folder) if notes else ()) for section in found]
+    _store(out, _render(parts))
 
 
-def _part(section: Section, embedder: str | None) -> Part:
+def _part(section: Section, embedder: str | None, notes: Sequence[str]) -> Part:
     """The parts of one run's story; a chart that would be empty is left out."""
     course = run_figures(section.name, section.run, section.steps, section.baseline)
     found = watch(section, embedder)
@@ -108,6 +116,7 @@ def _part(section: Section, embedder: str | None) -> Part:
         found,
         panels.failures(section),
         panels.lineage(section),
+        notes,
     )
 
 
@@ -116,7 +125,8 @@ def _side_by_side(found: Comparison, parts: list[Part]) -> SideBySide:
     return SideBySide(found, overview(found, collapsed), comparison_figures(found))
 
 
-def _render(found: list[Section], embedder: str | None) -> str:
+def _render(parts: list[Part]) -> str:
+    found = [part.section for part in parts]
     jinja = Environment(
         loader=PackageLoader("ideator_rl.diagnostics.report", ""),
         autoescape=True,
@@ -149,7 +159,6 @@ def _render(found: list[Section], embedder: str | None) -> str:
         "address": address,
         "position": lambda section: numbers[id(section)] + 1,
     }
-    parts = [_part(section, embedder) for section in found]
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
         parts=parts,

@@ -94,18 +94,14 @@ def _by_length(lengths: Sequence[int], wins: Sequence[bool]) -> list[drawings.Ba
     edges = sorted({int(edge) for edge in np.quantile(lengths, np.linspace(0, 1, count + 1))})
     bars = []
     for low, high in pairwise(edges):
-        first = low == edges[0]
-        inside = [
-            win
-            for length, win in zip(lengths, wins, strict=True)
-            if (low <= length if first else low < length) and length <= high
-        ]
+        least = low if low == edges[0] else low + 1
+        inside = [(length, win) for length, win in zip(lengths, wins, strict=True) if least <= length <= high]
         if not inside:
             continue
-        found = binomtest(sum(inside), len(inside)).proportion_ci(method="wilson")
-        start = low if first else low + 1
-        words = f"{start}–{high}" if start < high else f"{high}"
-        bars.append(drawings.Bar(words, sum(inside) / len(inside), float(found.low), float(found.high)))
+        ends, won = [min(inside)[0], max(inside)[0]], sum(win for _, win in inside)
+        found = binomtest(won, len(inside)).proportion_ci(method="wilson")
+        words = "–".join(map(str, dict.fromkeys(ends)))
+        bars.append(drawings.Bar(words, won / len(inside), float(found.low), float(found.high)))
     return bars
 
 

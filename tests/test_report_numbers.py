@@ -1,0 +1,204 @@
+"""What the report works out: answers, curves, groups of seeds, equal budgets, paired tests; by hand-worked cases."""
+
+import pytest
+from recorded import baseline, journal, record
+from report_page import Page, page_of, words_of
+from scipy.stats import norm, wilcoxon
+
+from ideator_rl.diagnostics.records import read_run
+from ideator_rl.diagnostics.report import panels
+from ideator_rl.diagnostics.report.answers import Answer, answers, luckiest
+from ideator_rl.diagnostics.report.changes import changes, in_words
+from ideator_rl.diagnostics.report.compare import compare
+from ideator_rl.diagnostics.report.groups import band, differing, groups
+from ideator_rl.diagnostics.report.progress import MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.diagnostics.report.sections import section
+from ideator_rl.journal import Journal
+
+ONE = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x\n-lr = 1\n+lr = 3\n"
+
+
+def answered(folder):
+    """The answers about a run by question."""
+    found = section("run", read_run(folder))
+    return {one.question: one for one in answers(found, Answer("Did the population collapse?", ""))}
+
+
+def lab(folder, values, recipe="", **more):
+    """A run of one step whose ideas have these values; None is a failure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ones = [record(f"{folder.name}-{i}", "failed" if value is None else "succeeded", value=value, **more)
+            for i, value in enumerate(values)]  # fmt: skip
+    journal(folder, [ones], [baseline(0, 4.0)])
+    if recipe:
+        (folder / "recipe.yaml").write_text(recipe)
+        (folder / "timings.json").write_text("{total: 60.0}")
+    return section(folder.name, read_run(folder))
+
+
+def test_the_best_what_it_changed_and_how_lucky_it_may_be_are_said(tmp_path):
+    ones = [
+        record("a", value=3.5),
+        record("b", value=3.0, patch=ONE, idea="[Experiment] More. [Code Changes] lr [End]"),
+    ]
+    found = answered(journal(tmp_path, [[], ones], [baseline(0, 3.9), baseline(1, 4.1)]))
+    best = found["What was the best idea?"]
+    assert best.short == "height 3.0000, 1.0000 better than the baseline’s 4.0000." and best.tone == "good"
+    assert best.more == "“More.”, proposed in step 2." and best.row.key == "b"
+    assert found["What did it change?"].short == "a.py: “lr = 1” became “lr = 3”."
+    sure = found["How sure are we?"]
+    lucky = 0.2 / 2**0.5 * norm.ppf((2 - 0.375) / 2.25)
+    assert sure.short == "Not sure: it ran once." and "best of 2 successes" in sure.more
+    assert f"expected to look {lucky:.4f} better, from the noise of 2 baseline runs" in sure.more
+    assert "looks 1.0000 better, more than that" in sure.more
+
+
+def test_the_luckiest_of_many_draws_is_close_to_the_truth():
+    assert luckiest(1) == 0 and luckiest(2) == pytest.approx(0.5642, abs=0.03)
+    assert luckiest(10) == pytest.approx(1.5388, abs=0.01) and luckiest(100) == pytest.approx(2.5076, abs=0.01)
+
+
+def test_an_idea_that_was_run_again_is_judged_by_the_runs_it_was_not_chosen_for(tmp_path):
+    again = [record(f"b{i}", value=value, tree="tree-b", replicate=100 + i) for i, value in enumerate((3.4, 3.2))]
+    base = [record(f"base{i}", value=value, implementer="baseline", idea="", replicate=100 + i)
+            for i, value in enumerate((4.2, 4.1))]  # fmt: skip
+    found = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 4.0), *again, *base]))
+    sure = found["How sure are we?"]
+    assert "run again 2 times: 3.3000 ± 0.14, after 3.0000" in sure.more
+    assert "a gain of 0.8500 ± 0.05 (standard error) on 2 runs of the baseline under the same seeds" in sure.more
+    assert sure.short == "Fairly: the gain held when it was run again." and sure.tone == "good"
+
+
+def test_a_gain_that_did_not_hold_is_said_not_to(tmp_path):
+    again = [record(f"b{i}", value=value, tree="tree-b", replicate=100 + i) for i, value in enumerate((4.4, 3.4))]
+    found = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 3.9), baseline(1, 4.1), *again]))
+    sure = found["How sure are we?"]
+    assert "a gain of 0.1000 ± 0.51 (standard error) on 2 runs of the baseline." in sure.more
+    assert sure.short == "Not sure: when run again, the gain is within two standard errors."
+
+
+def test_cost_and_failures_are_those_of_the_records(tmp_path):
+    boom = {"kind": "crash", "message": "Traceback\nout of memory"}
+    ones = [record("a", value=3.0, seconds={"run": 50.0, "score": 10.0}), record("b", "failed", error=boom),
+            record("c", "failed", error=boom), record("d", "timed_out"), record("e", "lost")]  # fmt: skip
+    (tmp_path / "ledger.json").write_text('{"usd": 1.5, "tokens": 20000.0, "gpu_hours": 0.25}')
+    found = answered(journal(tmp_path, [ones]))
+    assert found["What did it cost?"].short == "1.50 USD and 0.25 GPU-hours and 60 s of experiments."
+    assert "5 ideas proposed, 4 distinct experiments run. 15 s an experiment." in found["What did it cost?"].more
+    failures = found["Which failures dominate?"]
+    assert failures.short.startswith(
+        "Failed: the experiment crashed or left no result: 2 of 3 failures; 75% of 4 ideas"
+    )
+    assert failures.more.startswith("2 times: “out of memory”. Then: 1 timed_out. 1 more were lost by our own fault")
+    [crash, late, lost] = panels.failures(section("run", read_run(tmp_path)))
+    assert (crash.status, crash.kind, crash.count, crash.share) == ("failed", "crash", 2, 0.4)
+    assert crash.message == "out of memory" and late.count == lost.count == 1
+
+
+def test_curves_step_at_each_better_idea_and_the_mean_moves(tmp_path):
+    run = lab(tmp_path / "run", [4.0, None, 3.0, 3.5, 2.0]).run
+    best = best_so_far(run, by_count(run))
+    assert (best.x, best.y, best.end) == ([1, 3, 5], [4.0, 3.0, 2.0], 5)
+    assert [best.at(x) for x in (0.5, 1, 2.9, 4, 5, 6)] == [None, 4.0, 4.0, 3.0, 2.0, None]
+    assert moving_mean(run, by_count(run)).y == [4.0, 3.5, 3.5, 3.125]
+
+
+def test_what_was_paid_for_an_idea_that_never_ran_is_paid_before_the_next(tmp_path):
+    ones = [record("a", value=3.0, cost={"usd": 1.0}), record("x", "unpatchable", tree="", cost={"usd": 2.0}),
+            record("b", value=2.0, cost={"usd": 4.0}, seconds={"run": 90.0})]  # fmt: skip
+    run = read_run(journal(tmp_path, [ones]))
+    assert units([run]) == [USD] and by_cost(run, USD) == [1.0, 7.0] and by_cost(run, MINUTES) == [0.0, 1.5]
+
+
+def test_runs_that_differ_in_their_seed_only_are_one_group_with_a_band(tmp_path):
+    made = [lab(tmp_path / f"evo-seed{seed}", values, f"strategy: evolution\nseed: {seed}\n")
+            for seed, values in enumerate([[3.0, 2.0, 1.0], [4.0, 4.0]])]  # fmt: skip
+    other = lab(tmp_path / "bon", [3.5], "strategy: best_of_n\nseed: 0\n")
+    one, two = groups([*made, other])
+    assert one.name == "evo (2 seeds)" and one.members == made and two.name == "bon" and one.seeds == [0, 1]
+    assert differing([one, two]) == {"strategy": ["evolution", "best_of_n"]}
+    found = band(one.members, lambda run: best_so_far(run, by_count(run)))
+    assert (found.x, found.mean, found.low, found.high) == ([1, 2], [3.5, 3.0], [3.0, 2.0], [4.0, 4.0])
+
+
+def side_by_side(tmp_path, seeds, gap=0.5):
+    """Two ways of searching under equal seeds: the first is better by `gap` plus a little more with each seed."""
+    made = []
+    for seed in range(seeds):
+        for way, shift in (("first", 0.0), ("second", gap + seed / 10)):
+            values = [3.5 + shift, 3.0 + shift, 1.0][: 3 if way == "second" else 2]
+            made.append(lab(tmp_path / f"{way}-{seed}", values, f"strategy: {way}\nseed: {seed}\n"))
+    return compare(made)
+
+
+def test_runs_are_compared_at_the_number_of_experiments_of_the_smallest(tmp_path):
+    [found] = side_by_side(tmp_path, 3)
+    assert found.experiments == 2, "the 1.0 that only the second reached, with a third experiment, does not count"
+    best = {one.section.name: one.best for one in found.standings}
+    assert best == {"first-0": 3.0, "second-0": 3.5, "first-1": 3.0, "second-1": 3.6, "first-2": 3.0, "second-2": 3.7}
+    [test] = found.tests
+    assert test.pairs == 3 and test.p is None
+    assert "first (3 seeds) is 0.6000 better than second (3 seeds) on average, and better in 3 of 3 pairs" in test.words
+    assert "3 pairs are too few to test" in test.words and "p = 0.25" in test.words
+
+
+def test_enough_pairs_of_seeds_are_tested(tmp_path):
+    [found] = side_by_side(tmp_path, 6)
+    [test] = found.tests
+    gaps = [0.5 + seed / 10 for seed in range(6)]
+    assert test.pairs == 6 and test.p == pytest.approx(wilcoxon(gaps).pvalue) == pytest.approx(2 * 0.5**6)
+    assert "Wilcoxon’s signed-rank test p = 0.031, sign test p = 0.031" in test.words
+    assert "95 % interval of the mean gap 0." in test.words
+
+
+def test_the_page_says_which_was_best_and_how_sure_the_order_is(tmp_path):
+    side_by_side(tmp_path, 2)
+    words = words_of(page_of(*sorted(tmp_path.glob("*-?")), out=tmp_path / "page.html"))
+    assert "first (2 seeds), with a best height of 3.0000 (mean; 3.0000 to 3.0000 over 2 seeds)." in words
+    assert "How sure is the order?Not sure: too few pairs of seeds for a test." in words
+    assert "strategyfirstsecond" in words.replace(" ", "")
+
+
+def test_runs_without_a_common_seed_are_not_paired(tmp_path):
+    made = [lab(tmp_path / name, [3.0], f"strategy: {name}\nseed: {seed}\n") for seed, name in enumerate(("a", "b"))]
+    [found] = compare(made)
+    assert found.tests[0].pairs == 0 and "no seed in common" in found.tests[0].words
+
+
+def test_lineage_on_the_page_is_that_of_the_journal_and_a_copy_is_no_child(tmp_path):
+    ones = [
+        [record("a", value=3.0), record("b", value=2.9)],
+        [record("c", value=2.0), record("twin", value=3.0, tree="tree-a")],
+    ]
+    journal(tmp_path, ones)
+    book = Journal(tmp_path / "buffer.sqlite")
+    book.descend("c", ("a", "b"), 1)
+    book.descend("c", ("a",), 1)
+    book.descend("twin", ("a",), 1)
+    book.descend("c", ("elsewhere",), 1)
+    book.close()
+    html = page_of(tmp_path)
+    rows = Page(html).experiments()
+    parents = {row["key"]: [rows[parent]["key"] for parent in row["parents"]] for row in rows}
+    assert parents == {"a": [], "b": [], "c": ["a", "b"], "twin": []}
+    assert "The best has 2 ancestors" in words_of(html)
+
+
+def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
+    ones = [record(f"{i}", "succeeded" if i % 2 else "failed", value=1.0 if i % 2 else None) for i in range(24)]
+    book = Journal(tmp_path / "buffer.sqlite")
+    book.propose(0, ["why " * (9 if i % 2 else 2) + "[Experiment] x [Code Changes] y [End]" for i in range(24)])
+    for i, one in enumerate(ones):
+        book.settle(0, i, one)
+    book.close()
+    success, length = panels.thought(section("run", read_run(tmp_path)))
+    assert "Rank correlation +1.00 (Spearman" in success.remark and "24 ideas" in success.remark
+    assert "9 words: 100%" in success.drawing and "From 5.5 words" in length.drawing
+
+
+def test_a_patch_is_told_in_few_words():
+    two = ONE + "diff --git a/b.py b/b.py\n--- /dev/null\n+++ b/b.py\n@@ -0,0 +1,3 @@\n+one\n+--- two\n++++ three\n"
+    assert [(one.path, len(one.added), len(one.removed)) for one in changes(two)] == [("a.py", 1, 1), ("b.py", 3, 0)]
+    assert in_words(two) == "4 lines added and 1 line taken away in a.py, b.py"
+    added = "--- a/a.py\n+++ b/a.py\n@@ -1,1 +1,2 @@\n x\n+decay = 0.1\n"
+    assert in_words(added) == "a.py: added “decay = 0.1”" and in_words("") == "" and in_words("no patch") == ""
