@@ -55,18 +55,21 @@ async def run_search(
     ideator: Ideator,
     strategy: SearchStrategy,
     say: Callable[[str], None] = lambda text: None,
+    look: Callable[[int], None] = lambda epoch: None,
 ) -> Ending:
     """Search until a budget ends it, and wait for what is under way.
 
     Args:
         buffer: of this search alone; what its journal holds of an earlier sitting is gone on with.
         say: told of every epoch.
+        look: called with every epoch that is over, as far as its outcomes are in.
 
     Raises:
         IdeatorError: the ideator cannot be had, the journal cannot be written, or a sandbox does not work.  What was
             under way is waited for first.
     """
     search = Search(config, buffer, ideator, strategy, say)
+    search.look = look
     try:
         ending = await search.go()
     except IdeatorError:
@@ -102,6 +105,7 @@ class Search:
         self._barren = 0
         """Questions in a row that led to no new codebase."""
         self._spent = ""
+        self.look: Callable[[int], None] = lambda epoch: None
         self._archive: Archive | None = None
         self._rejects = config.near_duplicates == REJECT
         self._near = self._near_duplicates()
@@ -325,6 +329,7 @@ class Search:
         words = f"best {metric.name} {best:.4f}" if best is not None else "none succeeded yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
         self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {words}")
+        self.look(self.epoch)
 
 
 def _parents(ask: Ask, text: str) -> Sequence[Experiment]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor.patience import Patience
 from ideator_rl.experiment import LOST
@@ -22,6 +23,7 @@ from ideator_rl.search.engine import Ending, run_search
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.seeds import known_elsewhere
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
+from ideator_rl.search.watching import Population
 
 
 class SearchVoice(Voice):
@@ -65,6 +67,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
             refuse_other(config)
         buffer = _opened(config.buffer(), resume)
         try:
+            get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
             ideator = _ideator(config, buffer)
             buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
             (config.folder / MARK).write_text(config.text(), encoding="utf-8")
@@ -87,7 +90,8 @@ def _search(
         with voice.phase("baseline"):
             voice.say(await _baseline(buffer, config.baseline_replicates))
         with voice.phase("search"):
-            return await run_search(config, buffer, ideator, strategy, voice.say)
+            look = Population(buffer, get_embedder(config.embedder), config.folder, voice.say)
+            return await run_search(config, buffer, ideator, strategy, voice.say, look)
 
     ending = asyncio.run(work())
     voice.end()

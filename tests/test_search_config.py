@@ -1,0 +1,79 @@
+"""The recipe of a search: what it takes, and what it says of what it does not take."""
+
+from pathlib import Path
+
+import pytest
+
+from ideator_rl.recipe_file import RecipeError
+from ideator_rl.search.config import load_search, refuse_other
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
+
+
+def written(tmp_path, **keys):
+    keys = {"output_dir": str(tmp_path / "run"), "env": "toy", "max_experiments": 4, **keys}
+    file = tmp_path / "search.yaml"
+    file.write_text("".join(f"{key}: {value}\n" for key, value in keys.items() if value is not None))
+    return str(file)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_is_read_and_dry_run(recipe, call):
+    assert load_search(str(recipe)).strategy == "evolution"
+    code, out, err = call("search", recipe.name, "--dry-run")
+    assert code == 0 and "experiments  at most 50" in out, err
+
+
+def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):
+    config = load_search(written(tmp_path), ["--max-experiments", "9", "--strategy=puct", "--max_usd", "2"])
+    assert (config.max_experiments, config.strategy, config.max_usd) == (9, "puct", 2.0)
+    again = tmp_path / "again.yaml"
+    again.write_text(config.text())
+    assert load_search(str(again)) == config
+
+
+def test_the_papers_numbers_are_the_defaults(tmp_path):
+    config = load_search(written(tmp_path))
+    assert (config.epoch_size, config.batch, config.quorum, config.flow) == (80, 10, 0.3, "epochs")
+
+
+def test_one_source_may_stand_without_a_list(tmp_path):
+    assert load_search(written(tmp_path, archive_from="runs/first")).archive_from == ["runs/first"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"stratgy": "evolution"}, "unknown key 'stratgy'. Did you mean 'strategy'"),
+        ({"learning_rate": 0.1}, "docs/search.md lists the keys"),
+        ({"max_experiments": "many"}, "Expected a whole number or null"),
+        ({"max_experiments": 0}, "Expected at least 1"),
+        ({"quorum": 1.5}, "Expected at most 1"),
+        ({"max_seconds": -1}, "Expected at least 0"),
+        ({"max_seconds": ".nan"}, "finite"),
+        ({"flow": "steddy"}, "Expected epochs or steady"),
+        ({"near_duplicates": "drop"}, "Expected count or reject or penalise or null"),
+        ({"max_experiments": None}, "has no end"),
+        ({"env": None}, "has no 'env'"),
+        ({"output_dir": None}, "has no 'output_dir'"),
+        ({"strategy_options": "elites"}, "Expected a mapping or null"),
+        ({"archive_from": "[1]"}, "Expected folders of runs"),
+    ],
+)
+def test_an_unusable_recipe_is_told_in_one_sentence(tmp_path, keys, words):
+    with pytest.raises(RecipeError) as told:
+        load_search(written(tmp_path, **keys))
+    assert words in str(told.value)
+
+
+def test_a_search_is_not_gone_on_with_under_another_seed_or_as_another_kind_of_run(tmp_path):
+    config = load_search(written(tmp_path))
+    refuse_other(config)
+    config.folder.mkdir()
+    (config.folder / "recipe.yaml").write_text(config.text())
+    refuse_other(load_search(written(tmp_path), ["--max_experiments", "40", "--strategy", "puct"]))
+    with pytest.raises(RecipeError, match="begun with seed: 0, and --resume asks for 3"):
+        refuse_other(load_search(written(tmp_path), ["--seed", "3"]))
+    (config.folder / "recipe.yaml").write_text("env: toy\nmax_steps: 3\n")
+    with pytest.raises(RecipeError, match="is no search"):
+        refuse_other(config)
