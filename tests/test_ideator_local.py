@@ -236,6 +236,22 @@ def test_a_folder_that_transformers_cannot_read_is_one_sentence(tmp_path):
     made.close()
 
 
+def test_a_device_that_is_not_there_is_one_sentence(folder):
+    made = local(folder, device="cuda:7")
+    with pytest.raises(ModelError, match="cannot be loaded from"):
+        asked(made, Ask("free", 1))
+    made.close()
+
+
+def test_a_model_without_a_cache_to_pick_from_is_told():
+    def model(input_ids, **_):
+        return SimpleNamespace(logits=torch.zeros(1, 1, 5))
+
+    model.device = torch.device("cpu")
+    with pytest.raises(ModelError, match="use the ideator chat"):
+        Sampler(model, frozenset(), 5).answers([[1]], [0], ["s"], threading.Event())
+
+
 def test_a_sampler_stops_when_it_is_told_to():
     stop = threading.Event()
     stop.set()

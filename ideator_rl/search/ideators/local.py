@@ -144,16 +144,14 @@ class _Loaded:
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(source)
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+            model.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
                 f"The local ideator cannot be loaded from {settings.model}: {first} Expected {CHECKS['model'][1]}."
             ) from error
-        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer, self._chat = tokenizer, bool(tokenizer.chat_template)
-        self._sampler = Sampler(
-            model.to(device).eval(), _ends(model, tokenizer), settings.max_tokens, settings.temperature
-        )
+        self._sampler = Sampler(model.eval(), _ends(model, tokenizer), settings.max_tokens, settings.temperature)
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._name, self._room = settings.model, window and window - settings.max_tokens
         manner = Manner(settings.as_trained, settings.max_shown, settings.idea_chars)

@@ -62,7 +62,7 @@ class Sampler:
         picked = torch.tensor(list(rows), device=device)
         ids, mask = _padded(prompts, device)
         out = self._forward(ids, mask, mask.cumsum(-1).sub(1).clamp(min=0), None, stop)
-        cache = out.past_key_values
+        cache: Any = getattr(out, "past_key_values", None)
         if not hasattr(cache, "batch_select_indices"):
             raise ModelError(
                 f"{type(self.model).__name__} cannot be sampled here: it keeps no key-value cache of the usual kind. "
