@@ -1,6 +1,6 @@
 """Does RL on executed ideas collapse, and what helps?  Trainer and search on landscapes where the answer takes minutes.
 
-    python benchmarks/collapse.py run [--methods grpo default …] [--landscapes s0 s1 …] [--hours 1.0]
+    python benchmarks/collapse.py run [--methods grpo default …] [--landscapes s0 s1 …] [--budget N] [--hours 1.0]
     python benchmarks/collapse.py tune METHOD KEY=VALUE … [--landscapes t0 t1]      one trial, on landscapes of its own
     python benchmarks/collapse.py table                                             from the results, with tests
     python benchmarks/collapse.py figure                                            docs/collapse.svg
@@ -29,7 +29,7 @@ FIGURE = HERE.parent / "docs" / "collapse.svg"
 def main() -> None:
     options = _options()
     if options.command == "run":
-        run(options.methods, options.landscapes, options.hours)
+        run(options.methods, options.landscapes, options.budget, options.hours)
     elif options.command == "tune":
         tune(options.method, options.keys, options.landscapes, options.budget)
     elif options.command == "table":
@@ -42,21 +42,26 @@ def main() -> None:
         draw(read(RESULTS), FIGURE)
 
 
-def run(methods: list[str] | None, landscapes: list[str] | None, hours: float) -> None:
+def run(methods: list[str] | None, landscapes: list[str] | None, budget: int, hours: float) -> None:
     """Run the cells that are not in the results yet, the main table's first."""
     from collapse_cells import run_cell
 
     began = time.monotonic()
-    done = {(cell["method"], cell["landscape"]) for cell in read(RESULTS)}
+    done = {(cell["method"], cell["landscape"]) for cell in read(RESULTS) if cell["budget"] == budget}
     for name, preset in wanted(methods, landscapes):
         if (name, preset) in done:
             continue
         if time.monotonic() - began > 3600 * hours:
             print("the hours are spent; the same line goes on")
             return
-        cell = run_cell(name, preset, BUDGET, MOST_PROPOSED, TUNED.get(name, {}))
+        cell = run_cell(name, preset, budget, most(budget), TUNED.get(name, {}))
         append(RESULTS, cell)
         _say(cell)
+
+
+def most(budget: int) -> int:
+    """Ideas after which a cell ends although it has not spent its budget."""
+    return budget * MOST_PROPOSED // BUDGET
 
 
 def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tuple[str, str]]:
@@ -75,7 +80,7 @@ def tune(name: str, keys: list[str], landscapes: list[str] | None, budget: int) 
     done = [(cell["method"], cell["landscape"], cell["keys"], cell["budget"]) for cell in read(TRIALS)]
     for preset in landscapes or TUNING:
         if (name, preset, given, budget) not in done:
-            cell = run_cell(name, preset, budget, budget * MOST_PROPOSED // BUDGET, given)
+            cell = run_cell(name, preset, budget, most(budget), given)
             append(TRIALS, cell)
             _say(cell)
 
@@ -105,6 +110,7 @@ def _options() -> argparse.Namespace:
     run_ = commands.add_parser("run")
     run_.add_argument("--methods", nargs="*", choices=METHODS)
     run_.add_argument("--landscapes", nargs="*")
+    run_.add_argument("--budget", type=int, default=BUDGET)
     run_.add_argument("--hours", type=float, default=24.0)
     tune_ = commands.add_parser("tune")
     tune_.add_argument("method", choices=METHODS)

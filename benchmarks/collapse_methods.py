@@ -85,12 +85,15 @@ METHODS = {
         _rl(
             "remedy_diversity",
             "GRPO − similarity to the last step",
-            {"reward_funcs": ["execution", "rewards.similarity.similarity_reward"]},
+            {
+                "reward_funcs": ["execution", "rewards.similarity.similarity_penalty"],
+                "reward_weights": [1.0, 0.3],
+            },
         ),
         _rl(
             "remedy_dynamic_prompts",
             "GRPO, random past ideas in the prompt",
-            {**REUSE, "prompt_strategy": "random", "free_prompts": 0.0, "num_generations": 64},
+            {**REUSE, "prompt_strategy": "random"},
         ),
     )
 }
