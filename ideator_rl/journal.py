@@ -183,8 +183,13 @@ class Journal:
 
     def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
         """Write that an experiment was proposed, in a step, in answer to these."""
+        self.descend_all([(child, parents, step)])
+
+    def descend_all(self, descents: Sequence[Descent]) -> None:
+        """Write several of these in one transaction."""
+        rows = [(child, json.dumps(parents), step) for child, parents, step in descents]
         with self._transaction():
-            self._db.execute("insert or ignore into lineage values (?,?,?)", (child, json.dumps(parents), step))
+            self._db.executemany("insert or ignore into lineage values (?,?,?)", rows)
 
     def lineage(self) -> list[Descent]:
         """Every descent, in the order it was written."""

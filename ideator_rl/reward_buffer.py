@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -196,8 +196,12 @@ class RewardBuffer:
 
     def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
         """Note that an experiment was proposed, in a step, in answer to the ideas of other experiments."""
-        self._journal.descend(child, parents, step)
-        self.lineage.append((child, parents, step))
+        self.descend_all([(child, parents, step)])
+
+    def descend_all(self, descents: Sequence[Descent]) -> None:
+        """The same for several, in one write."""
+        self._journal.descend_all(descents)
+        self.lineage += descents
 
     def mark(self, step: int, known: int) -> int:
         """How many records were known when a step was first proposed, by this process or one before a crash.

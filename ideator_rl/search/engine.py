@@ -26,7 +26,7 @@ from itertools import groupby
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
-from ideator_rl.journal import sections
+from ideator_rl.journal import Descent, sections
 from ideator_rl.ledger import KEYS, BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.archive import Archive, archive_of
@@ -156,9 +156,7 @@ class Search:
         """Go on with what an earlier sitting left."""
         self.asked.retry_lost()
         known = set(self._buffer.lineage)
-        for descent in self.asked.descents():
-            if descent not in known:
-                self._buffer.descend(*descent)
+        self._descend([descent for descent in self.asked.descents() if descent not in known])
         for (step, position), task in self._buffer.take_up().items():
             self._enter(task, self.asked.place(step, position))
 
@@ -301,6 +299,7 @@ class Search:
 
     def _gather(self) -> None:
         """Take in the outcomes that are there."""
+        descents: list[Descent] = []
         for task in [task for task in self._tasks if task.done()]:
             place = self._tasks.pop(task)
             _, record = task.result()
@@ -312,10 +311,15 @@ class Search:
                     if place.near and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
                 if place.parents:
-                    self._buffer.descend(record.id, place.parents, place.step)
+                    descents.append((record.id, place.parents, place.step))
             self._pending[place.ask] -= 1
             if not self._pending[place.ask]:
                 self._ended(place.ask)
+        self._descend(descents)
+
+    def _descend(self, descents: list[Descent]) -> None:
+        if descents:
+            self._buffer.descend_all(descents)
 
     def _ended(self, ask: int) -> None:
         """All of a question's answers have an outcome."""
