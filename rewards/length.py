@@ -12,12 +12,14 @@ given, else in words:
 - words: runs of visible characters; one longer than `WORD` characters is cut into pieces of that length.
 
 What is said twice counts once: the length is multiplied by the share of the thought's trigrams of words that are
-distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; the paper says nothing of it.
+distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; `length_repeats: true` leaves it
+out, for the plain bonus.
+
 Nothing here can tell thinking from chatter, and policies find that out: with such a bonus the thoughts of a simulated
 policy grew by padding while 97 % of its ideas stayed simple, and in the paper it did not help.
 
 Options (columns, or `reward_options`): `length_most`, 0.3, the paper's; `length_cap`, 1000, the length that earns it
-all, our choice; `length_unit`, `tokens` or `words`.
+all, our choice; `length_unit`, `tokens` or `words`; `length_repeats`, false.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ OPTIONS = {
     "length_most": Option(0.3, least=0),
     "length_cap": Option(1000.0, least=1),
     "length_unit": Option("tokens", among=("tokens", "words")),
+    "length_repeats": Option(False),
 }
 WORD = 20
 """Characters; hardly a word of any language is longer, and scripts without spaces are not one word."""
@@ -45,21 +48,23 @@ def length_reward(call: Call) -> Worth:
     """
     most, cap = call.options["length_most"], call.options["length_cap"]
     tokens = call.options["length_unit"] == "tokens" and call.ids is not None
+    counts = [len(ids) for ids in call.ids] if tokens and call.ids else [None] * len(call.texts)
     lengths = [
-        thought_length(text, len(call.ids[row]) if tokens and call.ids else None, call.apart[row])
-        for row, text in enumerate(call.texts)
+        thought_length(text, count, apart, call.options["length_repeats"])
+        for text, count, apart in zip(call.texts, counts, call.apart, strict=True)
     ]
     if lengths:
         call.tell("length/thought", sum(lengths) / len(lengths))
     return Worth([most * min(1.0, length / cap) for length in lengths])
 
 
-def thought_length(text: str, tokens: int | None = None, apart: str = "") -> float:
+def thought_length(text: str, tokens: int | None = None, apart: str = "", repeats: bool = False) -> float:
     """The length of a completion's thought; 0 without an idea.
 
     Args:
         tokens: of the whole completion; None to count words.
         apart: what was thought apart from the text.
+        repeats: count what is said twice as often as it is said.
     """
     try:
         thought = f"{apart} {parse_idea(text).thought}"
@@ -72,7 +77,7 @@ def thought_length(text: str, tokens: int | None = None, apart: str = "") -> flo
     length = (
         len(pieces) if tokens is None else min(tokens * visible / sum(map(len, f"{apart} {text}".split())), visible)
     )
-    return length * _distinct(pieces)
+    return length if repeats else length * _distinct(pieces)
 
 
 def _distinct(pieces: list[str]) -> float:

@@ -165,6 +165,12 @@ def test_padding_earns_next_to_nothing(padding, tokens):
     assert thought_length(idea("x = 1", f"{plain} {padding}"), tokens) < 100
 
 
+def test_the_plain_bonus_pays_for_repeats():
+    text = idea("x = 1", "hm um " * 10)
+    assert thought_length(text) == pytest.approx(20 * 2 / 18) and thought_length(text, repeats=True) == 20.0
+    assert alone(length_reward, [text], length_cap=40, length_unit="words", length_repeats=True) == [0.15]
+
+
 def test_prose_earns_nearly_all_of_its_length():
     prose = " ".join((Path(__file__).parent.parent / "CONTRIBUTING.md").read_text().split()[:300])
     assert thought_length(idea("x = 1", prose)) > 0.9 * 300
