@@ -32,6 +32,15 @@ def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):
     assert load_search(str(again)) == config
 
 
+def test_options_go_with_the_strategy_that_they_stand_beside(tmp_path):
+    file = written(tmp_path, strategy="evolution", strategy_options="{elites: 6}")
+    assert load_search(file, ["--seed", "2"]).strategy_options == {"elites": 6}
+    assert load_search(file, ["--strategy", "best_of_n"]).strategy_options is None
+    assert load_search(file, ["--strategy", "top_k", "--strategy_options", "{shown: 1}"]).strategy_options == {
+        "shown": 1
+    }
+
+
 def test_the_papers_numbers_are_the_defaults(tmp_path):
     config = load_search(written(tmp_path))
     assert (config.epoch_size, config.batch, config.quorum, config.flow) == (80, 10, 0.3, "epochs")

@@ -12,6 +12,7 @@ from search_runs import Lines, RandomEdits, configured, go, text
 from ideator_rl.bucket import open_bucket
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ledger import BudgetSpent
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.figures import figures
 
 
@@ -176,6 +177,22 @@ def test_a_search_that_has_spent_its_budget_ends_at_once_when_it_is_resumed(tmp_
     before, ideator = rows(tmp_path), RandomEdits()
     assert go(config, ideator).budget == "max_experiments"
     assert rows(tmp_path) == before and ideator.asked == []
+
+
+def test_what_was_run_again_is_not_charged_when_the_search_is_extended(tmp_path):
+    config = configured(tmp_path, max_experiments=6)
+    go(config, RandomEdits())
+    buffer = RewardBuffer(config.buffer())
+    ids = [record.id for record in buffer.history if record.tree][:3]
+    asyncio.run(asyncio.wait_for(_again(buffer, ids), 20))
+    buffer.close()
+    go(replace(config, max_experiments=8), RandomEdits())
+    assert figures(tmp_path).charged == 8
+
+
+async def _again(buffer, ids):
+    for id in ids:
+        await buffer.again(id, 100)
 
 
 def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):

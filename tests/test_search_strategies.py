@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from archives import archive, record
@@ -211,3 +212,12 @@ def test_unusable_options_are_told_in_one_sentence(name, options, words):
 def test_an_unknown_strategy_is_named_with_the_way_out():
     with pytest.raises(UnknownName, match="dotted path"):
         get_search_strategy("evolutoin")
+
+
+def test_the_strategy_in_the_docs_works():
+    page = (Path(__file__).parent.parent / "docs" / "search.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    found = {"dataclass": dataclass, "Ask": Ask, "EXPLOIT": EXPLOIT, "FREE": FREE, "History": History, "random": random}
+    exec(compile(code, "docs/search.md", "exec"), found)
+    asks = found["Greedy"]().asks(History(known(record("a", 0.5), record("b", 0.6)), batch=4), 6, random.Random(0))
+    assert kinds(asks) == [(EXPLOIT, 4), (EXPLOIT, 2)] and shown(asks[0]) == {"b"}

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.journal import Descent, Journal
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import Ask
 
 SCHEMA = (
@@ -47,6 +48,13 @@ class Place:
     parents: tuple[str, ...]
     near: bool = False
     """It says what another said."""
+
+
+def charged(buffer: RewardBuffer) -> set[str]:
+    """Distinct codebases that a search asked for, whoever ran them; not those that were only run again."""
+    query = f"select distinct experiment_id from rollouts where experiment_id is not null and status != '{LOST}'"
+    proposed = {id for (id,) in buffer.journal.read(query)}
+    return {record.id for record in buffer.history if record.tree and record.id in proposed}
 
 
 class Asked:

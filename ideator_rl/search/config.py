@@ -122,10 +122,17 @@ class SearchConfig:
 def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     """Read a search's recipe and apply `--key value` overrides.
 
+    Options belong to the strategy or ideator that they stand beside: who names another on the command line, and no
+    options, gets none.
+
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, a number out of its range, or no end to the search.
     """
-    raw = read_recipe(path, overrides)
+    raw, file = read_recipe(path, overrides), read_recipe(path)
+    for name in ("strategy", "ideator"):
+        options = f"{name}_options"
+        if raw.get(name) != file.get(name) and raw.get(options) == file.get(options):
+            raw.pop(options, None)
     check_keys(raw, keys_of(SearchConfig), path, "docs/search.md lists the keys of a search.")
     config = SearchConfig(**raw)
     for problem in problems(config):

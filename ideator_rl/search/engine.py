@@ -30,7 +30,7 @@ from ideator_rl.journal import Descent, sections
 from ideator_rl.ledger import KEYS, BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.archive import Archive, archive_of
-from ideator_rl.search.asked import Asked, Origin, Place
+from ideator_rl.search.asked import Asked, Origin, Place, charged
 from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.near import NearDuplicates
@@ -93,7 +93,7 @@ class Search:
         self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
         self.asked = Asked(buffer.journal)
         self._before, self._since, self._seen = self.asked.seconds(), time.monotonic(), 0.0
-        self.codebases = {record.id for record in buffer.history if record.tree and record.status != LOST}
+        self.codebases = charged(buffer)
         """Distinct codebases that this search asked for."""
         self.ideas = int(buffer.journal.read("select count(*) from rollouts")[0][0])
         self._number = self.asked.next_number

@@ -12,10 +12,10 @@ import json
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor.patience import Patience
-from ideator_rl.experiment import LOST
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.run_folder import MARK, take
+from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
 from ideator_rl.search.config import SearchConfig, refuse_other
@@ -37,7 +37,7 @@ class SearchVoice(Voice):
 
     def follow(self, buffer: RewardBuffer) -> None:
         """Begin to say how far the search on this buffer is; what earlier sittings ran is counted."""
-        self._before = len({record.id for record in buffer.history if record.tree and record.status != LOST})
+        self._before = len(charged(buffer))
         self.buffer = buffer
         self.watch()
 
