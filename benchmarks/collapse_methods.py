@@ -20,6 +20,9 @@ SCREENING = UNSEEN[:3]
 
 BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
+LONG = 8192
+"""Unique experiments of the long cells, of `LONG_METHODS`: four times as many, with the numbers tuned for the short."""
+LONG_METHODS = ("default", "evolution", "grpo")
 BATCH = 64
 """Ideas of a step of RL and of an epoch of a search."""
 

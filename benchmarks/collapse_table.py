@@ -6,7 +6,18 @@ import statistics
 from typing import Any
 
 import numpy as np
-from collapse_methods import BATCH, BUDGET, MAIN, METHODS, MOST_PROPOSED, SCREENED, SCREENING, UNSEEN
+from collapse_methods import (
+    BATCH,
+    BUDGET,
+    LONG,
+    LONG_METHODS,
+    MAIN,
+    METHODS,
+    MOST_PROPOSED,
+    SCREENED,
+    SCREENING,
+    UNSEEN,
+)
 from scipy.stats import wilcoxon
 
 RESAMPLES, LEVEL = 10_000, 0.95
@@ -21,30 +32,31 @@ Cells = dict[str, dict[str, Any]]
 
 def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
     """Everything, as Markdown."""
-    by_method: dict[str, Cells] = {}
-    for cell in results:
-        if cell["budget"] == BUDGET:
-            by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
     lines = [
-        f"{BUDGET} unique experiments a cell, at most {MOST_PROPOSED} ideas; {BATCH} ideas a step. "
+        f"{BATCH} ideas a step; at most {MOST_PROPOSED / BUDGET:g} ideas for each experiment of the budget. "
         "0 is the baseline, 1 the best idea there is.",
         "",
-        *_scores(by_method, MAIN, UNSEEN),
+        *_section(results, BUDGET, MAIN, UNSEEN, tests=True),
+        *_section(results, LONG, LONG_METHODS, UNSEEN, tests=True),
+        "Screening, no claim.",
         "",
-        *_populations(by_method, MAIN, UNSEEN),
-        "",
-        *_tests(by_method),
-        "",
-        f"Screening on {', '.join(SCREENING)}; no claim:",
-        "",
-        *_scores(by_method, (*MAIN, *SCREENED), SCREENING),
-        "",
-        *_populations(by_method, (*MAIN, *SCREENED), SCREENING),
-        "",
+        *_section(results, BUDGET, (*MAIN, *SCREENED), SCREENING, tests=False),
         _hours("cells", results),
         _hours("trials of tuning", trials),
     ]
     return "\n".join(lines)
+
+
+def _section(
+    results: list[dict[str, Any]], budget: int, names: tuple[str, ...], landscapes: tuple[str, ...], tests: bool
+) -> list[str]:
+    by_method: dict[str, Cells] = {}
+    for cell in results:
+        if cell["budget"] == budget and cell["landscape"] in landscapes:
+            by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
+    lines = [f"**{budget} unique experiments**, on {landscapes[0]} to {landscapes[-1]}:", ""]
+    lines += [*_scores(by_method, names, landscapes), "", *_populations(by_method, names, landscapes), ""]
+    return [*lines, *_tests(by_method), ""] if tests else lines
 
 
 def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
