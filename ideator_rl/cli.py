@@ -40,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{where}{error.strerror or error}. What was stored before is kept; mend this and repeat.")
     except KeyboardInterrupt:
+        again = " with --resume" if args.command == "search" else ""
         return _refuse(
-            "interrupted. Experiments under way run on, and the same line finds their results; "
+            f"interrupted. Experiments under way run on, and the same line{again} finds their results; "
             "`ideator-rl cancel RUN_OR_BUCKET` ends them.",
             INTERRUPTED,
         )

@@ -327,6 +327,8 @@ class Search:
         self._fruitful.discard(ask)
 
     def _tell(self) -> None:
+        if not self._texts:  # begun when the budget ended
+            return
         archive, metric = archive_of(self._buffer), self._buffer.executor.environment.metric
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
         best = archive.metric(archive.successes()[0]) if archive.successes() else None
