@@ -223,3 +223,41 @@ def test_a_strategy_that_asks_for_nothing_is_an_error(tmp_path):
 
     with pytest.raises(IdeatorError, match="asked for nothing"):
         go(configured(tmp_path, max_ideas=6), RandomEdits(), strategy=Silent())
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the process goes on."""
+
+
+class Mortal(RandomEdits):
+    def __init__(self, answers):
+        super().__init__()
+        self.left = answers
+
+    async def ideas(self, ask, archive):
+        self.left -= 1
+        if self.left < 0:
+            raise Killed
+        return await super().ideas(ask, archive)
+
+
+@pytest.mark.parametrize("strategy", ["best_of_n", "evolution", "map_elites", "puct", "top_k"])
+def test_a_search_that_died_at_any_question_ends_as_an_untouched_one(tmp_path, strategy):
+    options = {"start": 4} if strategy == "map_elites" else None
+    keys = {"strategy": strategy, "strategy_options": options, "max_epochs": 4, "batch": 2, "patience": 1000}
+    go(configured(tmp_path / "untouched", **keys), RandomEdits())
+    for answers in (3, 1, 2, 5):
+        with pytest.raises(Killed):
+            go(configured(tmp_path / "run", **keys), Mortal(answers))
+    go(configured(tmp_path / "run", **keys), RandomEdits())
+    what = "step, position, idea, experiment_id, status"
+    assert rows(tmp_path / "run", what) == rows(tmp_path / "untouched", what)
+    assert len(rows(tmp_path / "run")) == 32 and specs(tmp_path / "run") == specs(tmp_path / "untouched")
+
+
+def test_text_that_has_no_bytes_costs_only_itself(tmp_path):
+    go(
+        configured(tmp_path, max_ideas=3, near_duplicates="count", embedder="hashed"),
+        Lines(["\ud800", text({1: 1}), ""]),
+    )
+    assert Counter(row[2] for row in rows(tmp_path))["malformed"] == 2

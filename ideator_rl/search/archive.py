@@ -280,11 +280,12 @@ _archives: WeakKeyDictionary[RewardBuffer, Archive] = WeakKeyDictionary()
 _archives_lock = threading.Lock()
 
 
-def archive_of(buffer: RewardBuffer, known: int | None = None) -> Archive:
+def archive_of(buffer: RewardBuffer, known: int | None = None, step: int = 0) -> Archive:
     """The archive of a run: one an open buffer, brought up to what the buffer knows.
 
     Args:
         known: an archive as it was when so many records were known, in a resumed run; one apart if that is not now.
+        step: of that one, descents of the steps before this one are in it.
     """
     with _archives_lock:
         archive = _archives.get(buffer)
@@ -295,7 +296,7 @@ def archive_of(buffer: RewardBuffer, known: int | None = None) -> Archive:
     if known is None or known >= len(archive):
         return archive
     past = _empty(buffer)
-    past.update(buffer.history, (), known)
+    past.update(buffer.history, [descent for descent in buffer.lineage if descent[2] < step], known)
     past.baseline = archive.baseline
     return past
 

@@ -234,7 +234,7 @@ class Search:
             archive = archive_of(self._buffer)
         elif archive is None:
             known = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
-            archive = self._archive = archive_of(self._buffer, known)
+            archive = self._archive = archive_of(self._buffer, known, self.epoch)
         if self._penalised:
             archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)
         return archive
@@ -248,7 +248,7 @@ class Search:
             asked[self._number] = ask
             rows += [(self._number, ask, text) for text in texts[: room - len(rows)]]
             self._number += 1
-        texts = [str(text) for _, _, text in rows]
+        texts = [text.encode("utf-8", "replace").decode() for _, _, text in rows]  # half surrogate pairs have no bytes
         near = self._near.look(texts, step, first) if self._near and texts else {}
         origins = [
             (number, Origin(tuple(parent.id for parent in _parents(ask, text)), *near.get(index, ())))

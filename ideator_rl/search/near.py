@@ -4,7 +4,7 @@ By the cosine of their descriptions' embeddings (`diagnostics.embedding`), from 
 was calibrated.  Numbers hardly move an embedding, so that another learning rate is a near-duplicate too.  The same text
 once more is none: it leads to the same codebase, and costs nothing as it is.
 
-Guarantees: a function of the texts in their order; a text without words is like no other.
+Guarantees: a function of the texts in their order; a text that holds no idea is like no other.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class NearDuplicates:
         self._make_room(len(texts), vectors_ND.shape[1])
         assert self._known_ND is not None
         for index, (text, vector_D) in enumerate(zip(texts, vectors_ND, strict=True)):
-            idea = sections(text)[1] or text
+            idea = sections(text)[1]
+            if not idea:
+                continue
             if self._count and idea not in self._texts:
                 similarity_N = self._known_ND[: self._count] @ vector_D
                 nearest = int(similarity_N.argmax())
