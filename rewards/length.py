@@ -12,8 +12,8 @@ given, else in words:
 - words: runs of visible characters; one longer than `WORD` characters is cut into pieces of that length.
 
 What is said twice counts once: the length is multiplied by the share of the thought's trigrams of words that are
-distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; `length_repeats: true` leaves it
-out, for the plain bonus.
+distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; `length_repeats: true` leaves
+it out, for the plain bonus.
 
 Nothing here can tell thinking from chatter, and policies find that out: with such a bonus the thoughts of a simulated
 policy grew by padding while 97 % of its ideas stayed simple, and in the paper it did not help.
