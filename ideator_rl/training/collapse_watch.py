@@ -18,12 +18,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from ideator_rl.diagnostics.embedding import get_embedder
@@ -34,6 +33,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import live_buffers
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.collapse_action import HALT, RAISE, SWITCH, Action, Deeds, Done
+from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.temperature import fused_heads, set_temperature
 
 log = logging.getLogger(__name__)
@@ -72,20 +72,23 @@ class CollapseWatch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         fresh = state.global_step == 0 and not getattr(self._trainer, "_resumed", False)
         self._since, self._replayed = (time.time(), -1) if fresh else (0.0, _last_step())
-        before: list[Done] = []
-        if state.is_world_process_zero:
+        self._ranks = Ranks()
+
+        def before() -> list[dict[str, Any]]:
             get_embedder(self._embedder)  # one that cannot be had is told now
             self._deeds = Deeds(Path(args.output_dir), fresh)
-            before = [done for done in self._deeds.done if done.step <= state.global_step]
-        for done in _shared(before):
-            self._do(done)
+            return [asdict(done) for done in self._deeds.done if done.step <= state.global_step]
+
+        for done in self._ranks.share("begin", before):
+            self._do(Done(**done))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step * args.gradient_accumulation_steps % self._micro_steps:
             return  # within a batch: what samples and what is trained must stay one
-        done: Done | None = _shared(self._look(state) if state.is_world_process_zero else None)
-        if done is None:
+        told = self._ranks.share(f"step/{state.global_step}", lambda: self._look(state))
+        if told is None:
             return
+        done = Done(**told)
         self._do(done)
         if done.action == HALT:
             control.should_save = control.should_training_stop = True
@@ -94,8 +97,8 @@ class CollapseWatch(TrainerCallback):
 
     # In the first process.
 
-    def _look(self, state: Any) -> Done | None:
-        """Figures of what was trained since the last look, and what is to be done about them."""
+    def _look(self, state: Any) -> dict[str, Any] | None:
+        """Figures of what was trained since the last look, and what is to be done about them, as a `Done` of JSON."""
         assert self._deeds is not None
         step, seen = state.global_step, len(self.watch.windows) if self.watch else 0
         try:
@@ -103,14 +106,15 @@ class CollapseWatch(TrainerCallback):
         except Exception as error:  # a long run is worth more than its figures
             log.warning("The figures of step %d are missing: %s", step, error, exc_info=error)
         if self._deeds.done and step <= self._deeds.done[-1].step:
-            return next((done for done in self._deeds.done if done.step == step), None)
+            return next((asdict(done) for done in self._deeds.done if done.step == step), None)
         if self.watch is None or len(self.watch.windows) == seen:
             return None
         now = Done(step, len(self.watch.windows))
         done = self.action.decide(self.watch.active(), self._trainer.temperature, self._deeds.done, now)
-        if done is not None:
-            self._deeds.enter(done)
-        return done
+        if done is None:
+            return None
+        self._deeds.enter(done)
+        return asdict(done)
 
     def _figure(self, step: int) -> None:
         rows = self._rows(step)
@@ -186,12 +190,3 @@ class CollapseWatch(TrainerCallback):
 def _last_step() -> int:
     """The last step in the journals that are open."""
     return max((LiveRows(buffer).last_step() for buffer in live_buffers()), default=-1)
-
-
-def _shared(value: Any) -> Any:
-    """The first process's value, in every process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    held = [value]
-    torch.distributed.broadcast_object_list(held, src=0)
-    return held[0]
