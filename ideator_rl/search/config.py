@@ -133,7 +133,8 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
         options = f"{name}_options"
         if raw.get(name) != file.get(name) and raw.get(options) == file.get(options):
             raw.pop(options, None)
-    check_keys(raw, keys_of(SearchConfig), path, "docs/search.md lists the keys of a search.")
+    whose = "docs/search.md lists the keys of a search; a recipe for training is for `ideator-rl train`."
+    check_keys(raw, keys_of(SearchConfig), path, whose)
     config = SearchConfig(**raw)
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} {problem}")

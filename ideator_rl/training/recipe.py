@@ -96,7 +96,7 @@ def load_recipe(
     """
     raw = read_recipe(path, overrides)
     ours, model, grpo = our_keys(), trl_keys("model"), trl_keys("grpo")
-    whose = "A recipe for training takes TRL's GRPOConfig keys and this library's."
+    whose = "Training takes TRL's GRPOConfig keys and this library's; a search's recipe is for `ideator-rl search`."
     check_keys(raw, {**grpo, **model, **ours}, path, whose)
     for problem in out_of_range(raw):
         raise RecipeError(f"The recipe {path} {problem}")
