@@ -63,9 +63,11 @@ def configured(options: Any, overrides: list[str], strategy: str, seed: int) -> 
 
 
 def again(config: SearchConfig, options: Any) -> list[Again]:
-    """The best ideas of a run under further seeds."""
-    place = place_of_run(config.folder)
-    records = place.best(options.again)
+    """The best ideas of a run, by their first runs alone, under further seeds."""
+    place, run = place_of_run(config.folder), read_run(config.folder)
+    good = [record for record in run.ran if record.status == SUCCEEDED and record.metric]
+    sign = 1 if run.direction == "min" else -1
+    records = sorted(good, key=lambda record: sign * record.metric["value"] if record.metric else 0)[: options.again]
     buffer = place.buffer(records[0], config.slots, config.isolation)
     try:
         return asyncio.run(rerun(buffer, records, options.replicates))
