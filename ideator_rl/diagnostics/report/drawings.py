@@ -52,7 +52,8 @@ def bands(
             axes.plot(one.x, one.mean, color=colour, linewidth=2, drawstyle="steps-post" if stairs else "default")
         draw_baselines(axes, baselines)
         cloud = [y for _, one in shown for y in (*one.low, *one.high)]
-        frame(axes, cloud, [one.mean[-1] for _, one in shown] + [one.mean for one in baselines])
+        settled = [y for _, one in shown for y in one.mean[len(one.mean) // 4 :]]  # what comes first may be far off
+        frame(axes, cloud, settled + [one.mean for one in baselines])
         axes.set_xlabel(axis)
 
     return svg(draw, title, words, whole=axis.startswith("experiments"))

@@ -129,6 +129,9 @@ def _failures(found: Comparison) -> Answer:
         if not known:
             continue
         top = max(failed, key=lambda status: failed[status])
-        most = f", most of them {top} ({failed[top]})" if failed[top] else ""
+        most = f", most of them {top} ({failed[top]})"
+        if not failed[top]:
+            said.append(f"{group.name}: none of {known} ideas failed.")
+            continue
         said.append(f"{group.name}: {share(sum(failed.values()) / known)} of {known} ideas failed{most}.")
     return Answer("Which failures dominate?", said[0] if said else "No outcome is known yet.", " ".join(said[1:]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 from statistics import mean
 
 import numpy as np
@@ -90,18 +90,19 @@ def thought_words(row: Rollout) -> int:
 
 
 def _by_length(lengths: Sequence[int], wins: Sequence[bool]) -> list[drawings.Bar]:
-    count = max(2, min(BINS, len(lengths) // 8))
-    edges = sorted({int(edge) for edge in np.quantile(lengths, np.linspace(0, 1, count + 1))})
-    bars = []
-    for low, high in pairwise(edges):
-        least = low if low == edges[0] else low + 1
-        inside = [(length, win) for length, win in zip(lengths, wins, strict=True) if least <= length <= high]
-        if not inside:
+    """Ideas in order of length, cut where enough are together; equal lengths stay together."""
+    least = len(lengths) / max(2, min(BINS, len(lengths) // 8))
+    bars: list[drawings.Bar] = []
+    inside: list[tuple[int, bool]] = []
+    for length, group in groupby(sorted(zip(lengths, wins, strict=True)), key=lambda pair: pair[0]):
+        inside += group
+        if len(inside) < least and length != max(lengths):
             continue
-        ends, won = [min(inside)[0], max(inside)[0]], sum(win for _, win in inside)
+        won = sum(win for _, win in inside)
         found = binomtest(won, len(inside)).proportion_ci(method="wilson")
-        words = "–".join(map(str, dict.fromkeys(ends)))
+        words = "–".join(dict.fromkeys((str(inside[0][0]), str(length))))
         bars.append(drawings.Bar(words, won / len(inside), float(found.low), float(found.high)))
+        inside = []
     return bars
 
 

@@ -42,7 +42,7 @@ TITLE = 160
 class Payload:
     table: Markup
     """JSON."""
-    chunks: list[str]
+    chunks: list[Markup]
     """Base64."""
     clipped: int
     """Characters that one text may have; LARGEST where none had to give way."""
@@ -58,7 +58,7 @@ def payload(sections: Sequence[Section]) -> Payload:
         "rows": _columns(sections, rows),
         "starts": starts,
     }
-    return Payload(inert(table), chunks, allowance)
+    return Payload(inert(table), [Markup(chunk) for chunk in chunks], allowance)
 
 
 def _fitting(rows: list[Row]) -> tuple[list[str], list[int], int]:

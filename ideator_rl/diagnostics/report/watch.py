@@ -107,7 +107,7 @@ def _facts(windows: Sequence[Window], embedder: str) -> str:
         ("thought_words", "thought", lambda value: f"{value:.0f} words"),
     ):
         known = [value for window in windows if (value := window.figures.get(name)) is not None]
-        if len(known) > 1:
+        if len(known) > 1 and (known[0] or known[-1]):
             said.append(f"{words} {shown(known[0])} → {shown(known[-1])}")
     if not said:
         return ""

@@ -60,7 +60,12 @@ function badge(status) {
   return made;
 }
 
+// The texts stand below this script, so that the table can be used while they still come in.
+const arrived = document.readyState !== "loading" ? Promise.resolve()
+  : new Promise((resolve) => addEventListener("DOMContentLoaded", resolve, {once: true}));
+
 async function unpack(chunk) {
+  await arrived;
   const letters = atob(document.getElementById("texts-" + chunk).textContent);
   const bytes = new Uint8Array(letters.length);
   for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
