@@ -180,9 +180,9 @@ class Search:
             return Ending("max_seconds", f"{self.seconds:.0f} seconds are over")
         if self._barren >= config.patience:
             words = (
-                f"the last {self._barren} questions to the ideator led to no codebase that was not known; it repeats"
+                f"the last {self._barren} questions led to no new codebase: the ideator repeats itself, or what it says"
             )
-            return Ending("patience", words + " itself, or nothing it says can be run. Look at the outcomes above")
+            return Ending("patience", words + " cannot be run. Look at the outcomes; patience is how many may do so")
         return None
 
     @property

@@ -28,7 +28,7 @@ from ideator_rl.search.known_edits import KnownEdits
 from ideator_rl.search.recombination import Recombination
 
 TRIES = 30
-"""Draws of one idea before one that is known already is said after all."""
+"""Draws of one idea: of a recombination before a free idea takes its place, of a free one before it may be known."""
 DRAWS = 4
 """Of so many the one whose edits were used least is said, where a question explores."""
 SIZES = (1, 1, 1, 2, 2, 3)
@@ -112,8 +112,8 @@ class CatalogueIdeator:
             parents = rng.sample(shown, many)
             child = self._recombination.child([list(self._known.of(parent.idea)) for parent in parents], rng)
             if self._fresh(child, archive):
-                break
-        return Answer(self._say(child, rng), parents)
+                return Answer(self._say(child, rng), parents)
+        return Answer(self._say(self._new(rng, archive), rng), ())  # all that they lead to is known
 
     def _new(self, rng: random.Random, archive: Archive, used: Counter[str] | None = None) -> list[Choice]:
         """Edits at random; of several draws that of which the fewest were used, where that is asked for."""
