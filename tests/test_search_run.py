@@ -51,6 +51,20 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     assert len(read_run(folder).ran) == 11
 
 
+def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_once_the_cap_is_raised(
+    call, recipe, tmp_path
+):
+    words = (*KEYS, "--implementer", "scripted.PaidImplementer", "--strategy", "best_of_n", "--max_ideas", "6")
+    code, out, err = call("search", recipe, *words, "--max_usd", "3")
+    assert code == 0 and "Ended by max_usd" in out and "Raise max_usd" in out, err
+    run = read_run(tmp_path / "run")
+    assert len(run.ran) == 3 == run.spent["usd"] and {row.status for row in run.rollouts} == {"succeeded", "lost"}
+    code, out, err = call("search", recipe, *words, "--max_usd", "20", "--resume")
+    run = read_run(tmp_path / "run")
+    assert code == 0 and "Ended by max_ideas" in out, err
+    assert len(run.rollouts) == 6 == run.spent["usd"] and {row.status for row in run.rollouts} == {"succeeded"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
