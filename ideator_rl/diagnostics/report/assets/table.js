@@ -114,7 +114,7 @@ function tableRow(i) {
     make("td", {text: number(COLUMNS.find((column) => column.metric).of(i))}),
     make("td", {class: "far", text: R.steps[i].length ? R.steps[i].join(", ") : "–"}),
     make("td", {class: "w"}, make("a", {href: address(i), text: R.title[i]})),
-    make("td", {class: "c far", text: R.cell[i] || "–"}),
+    make("td", {class: "c far", text: R.cell[i].replaceAll(",", ", ") || "–"}),
     make("td", {class: "far", text: busy(i) === null ? "–" : busy(i).toFixed(1)}),
   );
   return row;
