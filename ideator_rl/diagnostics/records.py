@@ -144,9 +144,7 @@ class Run:
     @cached_property
     def spent(self) -> dict[str, float]:
         """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
-        return {
-            name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)
-        }
+        return {name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)}
 
     def by_step(self) -> list[Step]:
         steps: dict[int, list[Rollout]] = {}
