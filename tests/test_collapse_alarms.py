@@ -1,0 +1,104 @@
+"""The alarms on scripted trajectories of a run's figures."""
+
+import pytest
+
+from ideator_rl.diagnostics.collapse import (
+    BOUND,
+    CLUSTER,
+    LENGTH,
+    OVERREACH,
+    SIGNATURE,
+    STANDSTILL,
+    VENDI,
+    active,
+    alarms,
+)
+from ideator_rl.diagnostics.window import Window
+
+
+def windows(count=None, **series):
+    """Windows with these figures; a number stands for every window, a list for one after the other."""
+    count = count or max(len(each) for each in series.values() if isinstance(each, list))
+    return [
+        Window(at, at, 64, {name: each[at] if isinstance(each, list) else each for name, each in series.items()})
+        for at in range(count)
+    ]
+
+
+def told(found):
+    return [(alarm.step, alarm.kind, alarm.level) for alarm in found]
+
+
+RISING = [0.2 + 0.02 * at for at in range(12)]
+SHORTER = [30.0 - 2 * at for at in range(12)]
+
+
+def test_the_paper_s_picture_is_told_once_ten_windows_show_it():
+    run = windows(reward_mean=RISING, reward_best=0.5, thought_words=SHORTER)
+    assert told(alarms(run)) == [(9, SIGNATURE, "warn")]
+    assert "thoughts went from 30.0 to 12.0 words" in alarms(run)[0].words
+
+
+@pytest.mark.parametrize(
+    "healthy",
+    [
+        {"reward_best": [0.5 + 0.01 * at for at in range(12)]},
+        {"thought_words": [30.0] * 12},
+        {"reward_mean": [0.3, 0.1, 0.2] * 4},
+        {"thought_words": [None] * 12},
+    ],
+    ids=["the best rises too", "thoughts stay long", "the mean is noise", "no thoughts are known"],
+)
+def test_one_sign_missing_is_no_collapse(healthy):
+    figures = {"reward_mean": RISING, "reward_best": [0.5] * 12, "thought_words": SHORTER} | healthy
+    assert alarms(windows(**figures)) == []
+
+
+def test_noise_rarely_looks_like_a_collapse():
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    rung = 0
+    for _ in range(300):
+        run = windows(
+            **{name: rng.normal(size=10).tolist() for name in ("reward_mean", "reward_best", "thought_words")}
+        )
+        rung += bool(active(run))
+    assert rung <= 3  # at 2 standard errors each, and half of the bests falling: 0.2 %
+
+
+def test_one_large_cluster_warns_after_three_windows_and_then_stops():
+    run = windows(largest_cluster=[0.3, 0.7, 0.9, 0.7, 0.9, 0.9, 0.9, 0.2, 0.7, 0.7, 0.7])
+    assert told(alarms(run)) == [(3, CLUSTER, "warn"), (6, CLUSTER, "stop"), (10, CLUSTER, "warn")]
+    assert active(run[:8]) == []
+
+
+def test_a_vendi_score_is_judged_against_the_run_s_own_start():
+    run = windows(vendi=[22.0, 18.0, 10.0, 6.9, 6.9, 6.9, 2.9, 2.9, 2.9])  # the start is 20: 35 % is 7, 15 % is 3
+    assert told(alarms(run)) == [(5, VENDI, "warn"), (8, VENDI, "stop")]
+    assert alarms(windows(vendi=[2.2, 1.8, 1.2, 1.2, 1.2])) == []  # narrow from the start, and no narrower
+
+
+def test_few_successes_mean_reaching_too_far():
+    run = windows(success=[0.5, 0.1, 0.14, 0.15, 0.1, 0.1, 0.14])
+    assert told(alarms(run)) == [(6, OVERREACH, "warn")]
+
+
+def test_a_length_that_tells_success_is_pooled_over_windows():
+    assert told(alarms(windows(6, thought_success=-0.35))) == [(2, LENGTH, "warn")]
+    assert "Shorter thoughts succeed more often" in alarms(windows(6, thought_success=-0.35))[0].words
+    assert alarms(windows(thought_success=[0.9, -0.9] * 5)) == []
+
+
+def test_ten_windows_without_a_better_idea_are_a_standstill():
+    run = windows(best_so_far=[None, 3.0, 2.5] + [2.4] * 12)
+    assert told(alarms(run)) == [(13, STANDSTILL, "warn")]
+
+
+def test_a_result_beyond_the_known_bound_is_told_at_once():
+    run = windows(beyond_bound=[0.0, 2.0, 1.0, 0.0])
+    assert told(alarms(run)) == [(1, BOUND, "warn")]
+
+
+def test_a_run_without_figures_has_no_alarms():
+    assert alarms([]) == [] and alarms(windows(12, vendi=None, success=None)) == []
