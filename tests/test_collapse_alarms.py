@@ -79,6 +79,19 @@ def test_a_vendi_score_is_judged_against_the_run_s_own_start():
     assert alarms(windows(vendi=[2.2, 1.8, 1.2, 1.2, 1.2])) == []  # narrow from the start, and no narrower
 
 
+def test_a_start_is_the_first_that_can_be_measured_however_late():
+    late = [None] * 6 + [22.0, 18.0, 6.0, 6.0]  # of malformed texts there are too few descriptions
+    assert alarms(windows(vendi=late)) == []
+    assert told(alarms(windows(vendi=[*late, 6.0]))) == [(10, VENDI, "warn")]
+
+
+def test_no_alarm_says_more_than_all():
+    [alarm] = alarms(windows(3, largest_cluster=1.0))
+    assert "held 100% of the ideas or more" in alarm.words
+    [alarm] = alarms(windows(vendi=[20.0, 20.0, 4.0, 4.0, 4.0]))
+    assert "has been 20% of its start, 20.0, or less" in alarm.words
+
+
 def test_few_successes_mean_reaching_too_far():
     run = windows(success=[0.5, 0.1, 0.14, 0.15, 0.1, 0.1, 0.14])
     assert told(alarms(run)) == [(6, OVERREACH, "warn")]

@@ -72,9 +72,10 @@ def active(windows: Sequence[Window]) -> list[Alarm]:
 
 
 def start_of(windows: Sequence[Window]) -> float | None:
-    """The Vendi score of a run's start: the mean of its first `START` windows that have one."""
-    found = [value for window in windows[: 2 * START] if (value := window.figures.get("vendi")) is not None]
-    return fmean(found[:START]) if found else None
+    """The Vendi score of a run's start: the mean of its first `START` windows that have one, however late these are:
+    of an ideator that has yet to learn the form, the first windows have too few descriptions."""
+    found = _series(windows, "vendi")[:START]
+    return fmean(found) if found else None
 
 
 def _signature(windows: Sequence[Window]) -> Found:
@@ -98,7 +99,7 @@ def _largest(windows: Sequence[Window]) -> Found:
         return None
     level = STOP if min(last) > LARGEST_STOP else WARN
     return level, (
-        f"For {PATIENCE} windows one cluster has held more than {min(last):.0%} of the ideas (warn above "
+        f"For {PATIENCE} windows one cluster has held {min(last):.0%} of the ideas or more (warn above "
         f"{LARGEST_WARN:.0%}, stop above {LARGEST_STOP:.0%}): the ideator writes one idea. Raise the temperature, or "
         "go back to an earlier checkpoint with another objective."
     )
@@ -106,11 +107,12 @@ def _largest(windows: Sequence[Window]) -> Found:
 
 def _vendi(windows: Sequence[Window]) -> Found:
     start, last = start_of(windows), _series(windows[-PATIENCE:], "vendi")
-    if start is None or len(windows) < START + PATIENCE or len(last) < PATIENCE or max(last) >= VENDI_WARN * start:
+    early = len(_series(windows, "vendi")) < START + PATIENCE
+    if start is None or early or len(last) < PATIENCE or max(last) >= VENDI_WARN * start:
         return None
     level = STOP if max(last) < VENDI_STOP * start else WARN
     return level, (
-        f"For {PATIENCE} windows the Vendi score has been below {max(last) / start:.0%} of its start, {start:.1f} "
+        f"For {PATIENCE} windows the Vendi score has been {max(last) / start:.0%} of its start, {start:.1f}, or less "
         f"(warn below {VENDI_WARN:.0%}, stop below {VENDI_STOP:.0%}): few different ideas are left. Raise the "
         "temperature, or switch to an objective that rewards what is new."
     )
