@@ -42,6 +42,13 @@ def test_what_says_the_same_in_other_words_is_found_and_what_is_the_same_text_is
     assert near.look([text({2: 1}), text({5: 1}), "no idea"], 1, 4) == {0: ((0, 1), 1.0)}
 
 
+def test_a_text_once_more_is_what_it_was_the_first_time():
+    near = NearDuplicates(by_first, 0.9)
+    assert near.look([text({1: 0}), text({1: 3}), text({1: 3}), text({1: 0})], 0, 0) == dict.fromkeys(
+        (1, 2), ((0, 0), 1.0)
+    )
+
+
 def test_memory_of_many_ideas_is_kept_in_order():
     near = NearDuplicates(by_first, 0.9)
     assert near.look([text({at % 10: at // 10 % 4, 15: at // 40 % 4, 16: at // 160}) for at in range(600)], 0, 0)
@@ -71,6 +78,12 @@ def test_rejected_near_duplicates_are_recorded_and_not_run(tmp_path):
     assert {error["kind"] for error in errors} == {"near_duplicate"}
     assert "says what idea 1 of epoch 1 said (similarity 1.00)" in errors[0]["message"]
     assert all(each["reward"] == 0.0 for each in found if each["status"] == "rejected")
+
+
+def test_what_was_rejected_is_not_run_when_it_is_repeated(tmp_path):
+    texts = [text({1: 0}), text({1: 1}), text({1: 1}), text({2: 0})]
+    go(configured(tmp_path, max_ideas=4, near_duplicates="reject", embedder=BY_FIRST), Lines(texts))
+    assert figures(tmp_path).rejected == 2 and len(specs(tmp_path)) == 2
 
 
 def test_a_resumed_search_still_knows_what_was_said(tmp_path):

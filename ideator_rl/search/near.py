@@ -2,7 +2,8 @@
 
 By the cosine of their descriptions' embeddings (`diagnostics.embedding`), from the similarity on at which the embedder
 was calibrated.  Numbers hardly move an embedding, so that another learning rate is a near-duplicate too.  The same text
-once more is none: it leads to the same codebase, and costs nothing as it is.
+once more is what it was the first time: none, since it leads to the same codebase and costs nothing as it is, or again
+one of the same idea, so that what was rejected is not run when it is repeated.
 
 Guarantees: a function of the texts in their order; a text that holds no idea is like no other.
 """
@@ -30,7 +31,8 @@ class NearDuplicates:
         self._known_ND: np.ndarray | None = None
         self._count = 0
         self._places: list[Where] = []
-        self._texts: set[str] = set()
+        self._texts: dict[str, tuple[Where, float] | None] = {}
+        """Ideas that were looked at, each with what it said again."""
 
     def look(self, texts: Sequence[str], step: int, first: int) -> dict[int, tuple[Where, float]]:
         """Which of these ideas say what one before them said: by index, the nearest one's place and the similarity.
@@ -45,16 +47,23 @@ class NearDuplicates:
             idea = sections(text)[1]
             if not idea:
                 continue
-            if self._count and idea not in self._texts:
-                similarity_N = self._known_ND[: self._count] @ vector_D
-                nearest = int(similarity_N.argmax())
-                if similarity_N[nearest] >= self.similarity:
-                    found[index] = self._places[nearest], float(similarity_N[nearest])
-            self._texts.add(idea)
+            if idea not in self._texts:
+                self._texts[idea] = self._nearest(vector_D)
+            if (like := self._texts[idea]) is not None:
+                found[index] = like
             self._known_ND[self._count] = vector_D
             self._places.append((step, first + index))
             self._count += 1
         return found
+
+    def _nearest(self, vector_D: np.ndarray) -> tuple[Where, float] | None:
+        """The idea before this one that is most like it, if it says the same."""
+        if self._known_ND is None or not self._count:
+            return None
+        similarity_N = self._known_ND[: self._count] @ vector_D
+        nearest = int(similarity_N.argmax())
+        similarity = float(similarity_N[nearest])
+        return (self._places[nearest], similarity) if similarity >= self.similarity else None
 
     def _make_room(self, more: int, dimensions: int) -> None:
         if self._known_ND is None:
