@@ -11,8 +11,13 @@ from search_runs import Lines, RandomEdits, configured, go, text
 
 from ideator_rl.bucket import open_bucket
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.executor import Executor
+from ideator_rl.experiment import Experiment
+from ideator_rl.journal import Journal
 from ideator_rl.ledger import BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.search.asked import Asked, Origin
+from ideator_rl.search.asking import Ask
 from ideator_rl.search.figures import figures
 
 
@@ -81,6 +86,22 @@ def test_an_ideator_that_is_gone_ends_the_search_with_its_sentence_after_what_ru
     with pytest.raises(IdeatorError, match="endpoint is gone"):
         go(configured(tmp_path, max_experiments=100), Broken())
     assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}
+
+
+def test_where_several_ideas_meet_an_error_the_others_are_waited_for_all_the_same(tmp_path, monkeypatch):
+    execute, turn = Executor.execute, iter(range(100))
+
+    async def failing(self, completion, replicate=0):
+        turn_of_mine = next(turn)
+        if turn_of_mine < 3:
+            raise IdeatorError(f"The sandbox is gone, said idea {turn_of_mine}.")
+        await asyncio.sleep(0.2)
+        return await execute(self, completion, replicate)
+
+    monkeypatch.setattr(Executor, "execute", failing)
+    with pytest.raises(IdeatorError, match="said idea 0"):
+        go(configured(tmp_path, max_experiments=100), RandomEdits())
+    assert [row[2] for row in rows(tmp_path)].count("running") == 3
 
 
 @pytest.mark.parametrize("texts", [[], [text({1: 1})] * 400, ["no idea at all"] * 400])
@@ -205,6 +226,19 @@ def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
         )
     go(replace(config, max_experiments=9), RandomEdits())
     assert "lost" not in {row[2] for row in rows(tmp_path)}
+
+
+def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_meanwhile(tmp_path):
+    journal = Journal(tmp_path / "buffer.sqlite")
+    asked = Asked(journal)
+    lost = Experiment("an id", "lost", "idea", "landscape", "t0", tree="a tree")
+    origin = (0, Origin(("a parent",)))
+    journal.propose(0, ["x"], note=lambda db, first: asked.note(db, 0, {0: Ask("free", 1)}, first, [origin]))
+    journal.settle(0, 0, lost)
+    asked.retry_lost()
+    assert asked.descents() == [] and [each.position for each in journal.unsettled(())] == [0]
+    assert journal.read("select experiment_id from rollouts") == [(None,)]
+    journal.close()
 
 
 def test_a_question_that_brings_more_ideas_than_there_is_room_for_keeps_the_budget(tmp_path):

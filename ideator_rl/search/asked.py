@@ -109,7 +109,7 @@ class Asked:
 
     def retry_lost(self) -> None:
         """What was lost for reasons of ours, such as a cap that has been raised since, is to be run after all."""
-        query = f"update rollouts set status='{RUNNING}' where status='{LOST}'"
+        query = f"update rollouts set status='{RUNNING}', experiment_id=null where status='{LOST}'"
         self._journal.write(lambda db: db.execute(query))
 
     def penalised(self, history: Iterable[Experiment]) -> set[str]:

@@ -20,6 +20,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -73,7 +74,7 @@ async def run_search(
     try:
         ending = await search.go()
     except IdeatorError:
-        await search.drain()
+        await search.abandon()
         raise
     await search.drain()
     search.asked.seen(ending.budget)
@@ -133,6 +134,14 @@ class Search:
         while self._tasks:
             await self._wait()
             self._gather()
+        self._tell()
+
+    async def abandon(self) -> None:
+        """The same after an error: of others that follow from it, none ends the wait for the rest."""
+        while self._tasks:
+            with suppress(IdeatorError):
+                await self._wait()
+                self._gather()
         self._tell()
 
     def _near_duplicates(self) -> NearDuplicates | None:
