@@ -19,6 +19,7 @@ from ideator_rl.environment import load_environment
 from ideator_rl.journal import Journal
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
+from ideator_rl.search.watching import Population
 
 PATCH = "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-rate = 1\n+rate = {}\n other\n"
 
@@ -171,6 +172,23 @@ def test_a_watch_that_saw_the_run_grow_has_the_figures_of_its_records(tmp_path):
     told = watch.told(watch.windows[-1])
     assert told["diversity/vendi"] == watch.windows[-1].figures["vendi"] and told["collapse/alarm"] == 0
     assert "diversity/token_entropy" not in told
+
+
+def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path, toy):
+    steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
+    written(tmp_path, steps).close()
+    buffer = SimpleNamespace(
+        journal_path=tmp_path / "buffer.sqlite",
+        history=[outcome for ideas in steps for _, _, outcome in ideas],
+        lineage=[],
+        executor=SimpleNamespace(environment=load_environment(str(toy))),
+        config=SimpleNamespace(preset="cpu"),
+    )
+    Population(buffer, ByLetter(), tmp_path, print)(2)
+    told = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    watched = population(read_run(tmp_path), ByLetter())
+    assert [each["step"] for each in told] == [0, 1, 2]
+    assert [each["figures"]["vendi"] for each in told] == [window.figures["vendi"] for window in watched]
 
 
 def test_late_rows_are_given_once_when_they_are_known(tmp_path):

@@ -195,7 +195,7 @@ class Living:
             "select step, thought, idea, status, reward, metric, coalesce(experiment_id, '') from rollouts "
             "where step > ? and step < ? order by step, rank, position"
         )
-        by_step: dict[int, list[Row]] = {}
+        rows = []
         try:
             found = self._db.execute(query, (self._judged, closed)).fetchall()
         except sqlite3.Error as error:
@@ -203,11 +203,8 @@ class Living:
         for step, thought, idea, status, reward, metric, id in found:
             if status not in (RUNNING, LOST):
                 tree, patch = self._trees.get(id, ("", ""))
-                row = Row(step, thought, idea, status, reward, metric, tree, patch)
-                by_step.setdefault(step, []).append(row)
-        for _, rows in sorted(by_step.items()):
-            self._watch.note(rows)
-            self._watch.window()
+                rows.append(Row(step, thought, idea, status, reward, metric, tree, patch))
+        self._watch.take(rows)
         self._judged = closed - 1
         self.alarms = self._watch.active()
         return left

@@ -3,10 +3,9 @@
     watch = Watch(get_embedder(), surroundings(environment, preset))
     live = LiveRows(buffer)
     …                                       # after every step, or every round of asking
-    watch.note(live.upto(step))
-    if (window := watch.window()) is not None:
-        log(watch.told(window))             # {"diversity/vendi": 12.3, "collapse/alarm": 0.0, …}
-        for alarm in watch.alarms():        # what begins, or rises, with this window
+    if windows := watch.take(live.upto(step)):
+        log(watch.told(windows[-1]))        # {"diversity/vendi": 12.3, "collapse/alarm": 0.0, …}
+        for alarm in watch.alarms():        # what begins, or rises, with the last window
             say(f"{alarm.level}: {alarm.words}")
 
 A step costs the embedding of its new descriptions and one product with those of the past; nothing is read again.
@@ -16,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from ideator_rl.diagnostics import collapse
 from ideator_rl.diagnostics.collapse import Alarm
@@ -43,6 +43,15 @@ class Watch:
     def note(self, rows: Sequence[Row]) -> None:
         """Rows of one more step, or of several; every row once, steps ascending."""
         self._noted += rows
+
+    def take(self, rows: Sequence[Row]) -> list[Window]:
+        """Note rows step by step; the windows that close: many at the first look at a run that goes on again."""
+        closed = []
+        for _, of_one_step in groupby(rows, key=lambda row: row.step):
+            self.note(list(of_one_step))
+            if (window := self.window()) is not None:
+                closed.append(window)
+        return closed
 
     def window(self, least: int | None = None) -> Window | None:
         """Close a window over what was noted since the last one; None while that is too little, and then it is kept.

@@ -33,11 +33,10 @@ class Population:
     def __call__(self, epoch: int) -> None:
         """Look at an epoch that is over."""
         try:
-            self._watch.note(self._rows.upto(epoch))
-            if (window := self._watch.window()) is None:
+            if not (windows := self._watch.take(self._rows.upto(epoch))):
                 return
             with open(self._path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(window)) + "\n")
+                file.writelines(json.dumps(asdict(window)) + "\n" for window in windows)
             for alarm in self._watch.alarms():
                 self._say(f"epoch {epoch + 1}, {alarm.level}: {alarm.words}")
         except Exception as error:

@@ -19,7 +19,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -125,11 +124,8 @@ class CollapseWatch(TrainerCallback):
             around = surroundings(buffer.executor.environment, buffer.config.preset)
             self.watch = Watch(get_embedder(self._embedder), around)
         told: dict[str, float] = {}
-        for _, of_one_step in groupby(rows, key=lambda row: row.step):
-            self.watch.note(list(of_one_step))
-            if (window := self.watch.window()) is not None:
-                told = self.watch.told(window)
-        if told:
+        if windows := self.watch.take(rows):
+            told = self.watch.told(windows[-1])
             for alarm in self.watch.alarms():
                 self._say(f"{alarm.level}: {alarm.words}")
         if self.action.kind == RAISE:
