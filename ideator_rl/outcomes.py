@@ -22,6 +22,7 @@ class Entry:
     step: int
     position: int
     record: Experiment
+    written: bool = False
     error: BaseException | None = None
 
 
@@ -54,6 +55,8 @@ class Outcomes:
         await asyncio.shield(flush.done)
         if entry.error is not None:
             raise entry.error
+        if not entry.written:
+            raise JournalError("The process is ending: this outcome was not entered; a resumed run takes it up.")
 
     def close(self) -> None:
         """Write what has gathered, if that can be done; what comes later is refused."""
@@ -89,3 +92,6 @@ class Outcomes:
         except BaseException as error:
             for entry in batch:
                 entry.error = error
+        else:
+            for entry in batch:
+                entry.written = True

@@ -229,6 +229,22 @@ def test_outcomes_known_together_are_written_in_a_few_transactions_and_are_on_di
     journal.close()
 
 
+def test_an_outcome_that_no_thread_could_write_is_not_said_to_be_written(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "buffer.sqlite")
+    outcomes = Outcomes(journal)
+    journal.propose(0, ["x"])
+
+    async def ending(*args):
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    monkeypatch.setattr(asyncio, "to_thread", ending)
+    with pytest.raises(JournalError, match="not entered"):
+        run(outcomes.enter(0, 0, Experiment("an id", "failed", "", "toy", "cpu")))
+    outcomes.close()
+    assert journal.unsettled(()) == [], "what gathered is written when the buffer is closed, if that can be done"
+    journal.close()
+
+
 def test_a_journal_of_an_earlier_version_is_opened_and_goes_on(tmp_path):
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         db.execute(
