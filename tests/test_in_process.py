@@ -78,3 +78,4 @@ def test_what_no_trusted_implementer_wrote_is_refused(tmp_path):
     direct = Executor(config(tmp_path, implementer="direct"))
     with pytest.raises(IdeatorError, match="a trusted implementer"):
         asyncio.run(direct.execute(f"[Experiment] by hand [Code Changes]\n{patch}\n[End]"))
+    assert direct.bucket.names("experiments") == [], "what was refused would wait in the bucket for ever"

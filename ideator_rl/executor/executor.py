@@ -245,9 +245,11 @@ class Executor:
             record = await self._patience.through(lambda: attempts.load_result(self.bucket, id))
             if record is None:
                 spec = self._spec(id, name, codebase, created, replicate)
+                # At once and first, so that what is refused leaves nothing behind that waits to be run.
+                ran = self._at_once(spec, codebase.tree) if self._at_once is not None else None
                 await self._patience.through(lambda: attempts.store_tree(self.bucket, name, codebase.tree))
                 await self._patience.through(lambda: spec.store(self.bucket))
-                record = await self._paid(id) if self._at_once is None else await self._now(spec, codebase.tree)
+                record = await self._paid(id) if ran is None else await self._kept(ran)
             else:
                 record.replayed = True
         except (Lost, BucketError, BudgetSpent) as error:
@@ -255,10 +257,8 @@ class Executor:
         # A copy: those who wait for one experiment share its record, and each has paid for an idea of its own.
         return replace(record, reward=self._rule.reward(record), cost=codebase.cost)
 
-    async def _now(self, spec: attempts.Spec, tree: Tree) -> Experiment:
-        """The record of an experiment that is run here and at once."""
-        assert self._at_once is not None
-        record = self._at_once(spec, tree)
+    async def _kept(self, record: Experiment) -> Experiment:
+        """The record of an experiment that was run here and at once, in the bucket."""
         await self._patience.through(lambda: attempts.store_result(self.bucket, record))
         return record
 
