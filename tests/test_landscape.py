@@ -6,6 +6,7 @@ import pytest
 
 from envs.landscape.certificate import certificate
 from envs.landscape.edits import NotAnIdea, listed, listing, read
+from envs.landscape.evaluator import measured
 from envs.landscape.landscape import (
     BASE,
     BONUS,
@@ -22,6 +23,7 @@ from envs.landscape.landscape import (
     spelled,
 )
 from ideator_rl.environment import load_environment
+from ideator_rl.evaluation import ScorerFailed
 
 PRESETS = load_environment("landscape").presets
 SEEDS = [preset.settings["seed"] for preset in PRESETS.values()]
@@ -118,3 +120,9 @@ def test_edits_are_read_as_they_are_written():
     for text in ("", "k20v0", "k00v4", "k01v0 k00v0", "k00v0 k00v1", "think k00v0", spelled((k, 0) for k in range(11))):
         with pytest.raises(NotAnIdea):
             read(text)
+
+
+@pytest.mark.parametrize("edits", [[(4, 0), (4, 1)], [(knob, 0) for knob in range(11)]])
+def test_a_codebase_that_no_idea_leads_to_fails_whoever_wrote_it(edits):
+    with pytest.raises(ScorerFailed, match="at most 10, each knob once"):
+        measured({"edits.yaml": listing("", edits)}, {"seed": 0}, 0)

@@ -34,10 +34,13 @@ def listed(text: str) -> list[Edit]:
     """The edits that a listing file holds.
 
     Raises:
-        NotAnIdea: a line is no setting.
+        NotAnIdea: a line is no setting, a knob is set twice, or too many are set.
     """
     lines = (line.strip() for line in text.split("\n"))
-    return [_edit(line, _LINE) for line in lines if line and not line.startswith("#")]
+    found = [_edit(line, _LINE) for line in lines if line and not line.startswith("#")]
+    if len({knob for knob, _ in found}) != len(found) or len(found) > MOST_EDITS:
+        raise NotAnIdea(f"The listing has {len(found)} settings; expected at most {MOST_EDITS}, each knob once.")
+    return found
 
 
 def listing(base: str, edits: list[Edit]) -> str:

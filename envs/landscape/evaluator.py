@@ -1,6 +1,6 @@
 """Trusted: what an idea is worth on the preset's landscape.  A codebase is a list of edits; nothing of it is run."""
 
-from envs.landscape.edits import listed
+from envs.landscape.edits import NotAnIdea, listed
 from envs.landscape.landscape import landscape
 from ideator_rl.evaluation import ScorerFailed
 
@@ -12,9 +12,13 @@ def measured(tree, settings, replicate) -> float:
     """The metric of a codebase, in the caller's process: `backend: in_process`.
 
     Raises:
-        ScorerFailed: the run failed, as ideas do with a probability of their own.
+        ScorerFailed: the run failed, as ideas do with a probability of their own; or the listing is no idea.
     """
-    outcome = landscape(settings["seed"]).outcome(listed(tree["edits.yaml"]), replicate)
+    try:
+        edits = listed(tree["edits.yaml"])
+    except NotAnIdea as error:
+        raise ScorerFailed(str(error)) from error
+    outcome = landscape(settings["seed"]).outcome(edits, replicate)
     if not outcome.succeeded:
         raise ScorerFailed("the run broke: a setting did not hold")
     return outcome.metric
