@@ -17,7 +17,7 @@ from ideator_rl.cli_target import bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import attempts
-from ideator_rl.search.figures import figures
+from ideator_rl.search.figures import figures, notes
 
 
 def train(args: argparse.Namespace) -> int:
@@ -58,15 +58,9 @@ def _one_process() -> bool:
 def report(args: argparse.Namespace) -> int:
     from ideator_rl.diagnostics.report import write_report  # matplotlib takes a second, which the others need not wait
 
-    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, _notes)
+    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, notes)
     show(args.out)
     return 0
-
-
-def _notes(folder: Path) -> list[str]:
-    """What a search knows of itself besides."""
-    found = figures(folder)
-    return found.words() if found else []
 
 
 def status(args: argparse.Namespace) -> int:

@@ -34,6 +34,7 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     code, out, err = call("search", recipe, *KEYS)
     assert code == 0, err
     assert "Experiments: 9 charged" in out and "Ended by max_experiments" in out and "epoch 2: " in err
+    assert "9 charged" in (folder / "report.html").read_text(), "the report has no figures of the search"
     assert (folder / "report.html").stat().st_size > 10_000 and (folder / "timings.json").is_file()
     windows = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
     assert windows and all(set(each) >= {"step", "ideas", "figures"} for each in windows)

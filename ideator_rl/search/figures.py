@@ -82,6 +82,12 @@ def figures(folder: Path) -> Figures | None:
         )
 
 
+def notes(folder: Path) -> list[str]:
+    """What a report says of a search besides; nothing for a run that is none."""
+    found = figures(folder)
+    return found.words() if found else []
+
+
 def _codebases(db: sqlite3.Connection) -> tuple[int, int, int, int]:
     """Distinct codebases, those of others, successes among these, and ideas that led to one that was known."""
     rows = db.execute(

@@ -20,6 +20,7 @@ from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
 from ideator_rl.search.config import SearchConfig, refuse_other
 from ideator_rl.search.engine import Ending, run_search
+from ideator_rl.search.figures import notes
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.seeds import known_elsewhere
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
@@ -98,7 +99,7 @@ def _search(
     voice.say(f"ended by {ending.budget}: {ending.words}")
     (config.folder / "timings.json").write_text(json.dumps(voice.timings(), indent=1))
     with voice.phase("report"):
-        write_report([config.folder], config.folder / "report.html")
+        write_report([config.folder], config.folder / "report.html", notes=notes)
     return ending
 
 
