@@ -9,11 +9,12 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.reward_buffer import open_buffer
 from ideator_rl.search.archive import archive_of
 from ideator_rl.search.baseline import Baseline
-from ideator_rl.search.prompts import ArchivePrompts, cut
+from ideator_rl.search.prompts import ArchivePrompts, cut, outcome
 from ideator_rl.search.strategies import Puct, TopK
 from ideator_rl.search.strategies.past import RandomPast
 
@@ -77,6 +78,14 @@ def test_a_prompt_shows_the_task_the_ideas_their_results_and_the_baseline(known)
     assert "Idea 5, height 10, not better than the baseline:\n[Experiment] Try t0." in text
     assert text.endswith("Answer in the same form.")
     assert not any(place in text for place in ("{prompt}", "{ideas}", "{metric}"))
+
+
+def test_a_failure_is_called_by_its_status_and_kind_each_once(known):
+    said = {
+        outcome(Experiment("x", status, "", "toy", "cpu", error={"kind": kind, "message": ""}), archive_of(known))
+        for status, kind in (("failed", "failed"), ("timed_out", "timed_out"), ("rejected", "near_duplicate"))
+    }
+    assert said == {"failed", "failed: timed out", "failed: rejected: near duplicate"}
 
 
 def test_a_failure_that_is_shown_says_how_it_failed(known):

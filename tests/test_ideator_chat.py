@@ -127,7 +127,7 @@ def test_exploring_names_failures_and_asks_for_something_else():
     with Scripted(said("a")) as server:
         asked(server, Ask("explore", 4, (GOOD, BAD), descends=False), known())
     text = prompt_of(server)
-    assert "Idea 1, height 2, not better than the baseline:" in text and "Idea 2, failed: failed: crash:" in text
+    assert "Idea 1, height 2, not better than the baseline:" in text and "Idea 2, failed: crash:" in text
     assert "different from all of these" in text and "does better than these" not in text
     assert "Write 4 different ideas" in text
 

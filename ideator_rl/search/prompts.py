@@ -32,6 +32,8 @@ from ideator_rl.search.strategies import Strategy
 PARENTS, EXPLORE = "parents", "explore"
 """Our words, of which an environment's prompts of these names take the place: do better than what is shown, or
 something else."""
+REASON_CHARS = 80
+"""The most characters of what a failure is called."""
 _PLACE = re.compile(r"\{(prompt|task|ideas|metric|direction|baseline)\}")
 
 
@@ -75,7 +77,7 @@ class ArchivePrompts:
         text = environment.prompt(preset, self.kind)
         if shown:
             known = archive or archive_of(self.buffer)
-            results = [(record.idea, _outcome(record, known)) for record in shown]
+            results = [(record.idea, outcome(record, known)) for record in shown]
             baseline = known.baseline.metric if known.baseline else None
             text = parent_prompt(environment, text, results, baseline, self.idea_chars)
         return [{"role": "user", "content": text}] if self.chat else text
@@ -123,12 +125,14 @@ def parent_prompt(
     return _PLACE.sub(lambda place: places[place[1]], template.read_text(encoding="utf-8")).strip()
 
 
-def _outcome(record: Experiment, archive: Archive) -> float | str | None:
+def outcome(record: Experiment, archive: Archive) -> float | str | None:
     """What came of an idea: its mean metric, or how it failed; None where it succeeded and its metric is unknown."""
     value = archive.metric(record)
     if value is not None or record.status == SUCCEEDED:
         return value
-    return "failed" if record.status == FAILED else f"failed: {record.status.replace('_', ' ')}"
+    kind = " ".join(str((record.error or {}).get("kind", "")).split())[:REASON_CHARS]
+    named = [word.replace("_", " ") for word in dict.fromkeys((record.status, kind)) if word not in ("", FAILED)]
+    return ": ".join(["failed", *named])
 
 
 def _result(environment: Environment, value: float | str | None, baseline: float | None) -> str:

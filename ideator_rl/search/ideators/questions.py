@@ -21,18 +21,18 @@ from pathlib import Path
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
 from ideator_rl.search.prompts import EXPLORE as DIFFERENT
-from ideator_rl.search.prompts import PARENTS, parent_prompt
+from ideator_rl.search.prompts import PARENTS, outcome, parent_prompt
 
 AS_TRAINED_SHOWN, IN_FULL_SHOWN = 2, 100
 """Past ideas in a prompt where `max_shown` is null: `prompt_parents` of training's recipes, and the paper's number."""
 SHARES = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)
 """How much is left of what is shown, once cutting was not enough."""
-LEAST_CHARS, AVOID_CHARS, REASON_CHARS = 250, 200, 80
+LEAST_CHARS, AVOID_CHARS = 250, 200
 
 _templates = Templates(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -128,7 +128,7 @@ class Questions:
     def _words(self, ask: Ask, archive: Archive, shown: Sequence[Experiment], count: int, chars: int) -> str:
         text = self._own
         if shown:
-            results = [(record.idea, result(record, archive)) for record in shown]
+            results = [(record.idea, outcome(record, archive)) for record in shown]
             baseline = archive.baseline.metric if archive.baseline else None
             words = DIFFERENT if ask.kind == EXPLORE and not self.manner.as_trained else PARENTS
             text = parent_prompt(self.subject.environment, text, results, baseline, chars, words)
@@ -158,15 +158,6 @@ def _question(text: str, shown: tuple[Experiment, ...], ask: Ask) -> Question:
 
 def _last(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:
     return avoid[len(avoid) - round(share * len(avoid)) :]
-
-
-def result(record: Experiment, archive: Archive) -> float | str | None:
-    """What came of an idea: its mean metric, why there is none, or None where nobody knows."""
-    value = archive.metric(record)
-    if value is not None or record.status == SUCCEEDED:
-        return value
-    kind = " ".join(str((record.error or {}).get("kind", "")).split())[:REASON_CHARS]
-    return f"failed: {record.status}: {kind}" if kind and kind != record.status else f"failed: {record.status}"
 
 
 def one_line(idea: str) -> str:
