@@ -158,10 +158,15 @@ def row_reward(row: int, record: Experiment, reward: float | None, buffer: Rewar
 
 
 def refuse_if_all_lost(records: list[Experiment]) -> None:
-    """Raises: IdeatorError when something ran and all of it was lost, but not because the run's budget is spent."""
+    """Raises: IdeatorError when something ran and all of it was lost, but not because the run's budget is spent.
+
+    A single one that was lost beside ideas that never ran is no proof that something is broken: it may be the idea.
+    """
     ran = [record for record in records if record.tree or record.status == LOST]
     if any(record.error and record.error["kind"] == BUDGET for record in records):
         return  # nothing is broken: the run has spent its budget and winds down
+    if len(ran) == 1 < len(records):
+        return
     if ran and all(record.status == LOST for record in ran):
         why = ran[0].error["message"] if ran[0].error else "no reason is known"
         raise IdeatorError(

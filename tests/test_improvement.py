@@ -2,6 +2,7 @@ import asyncio
 import pickle
 import random
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from statistics import fmean
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import open_buffer
 from ideator_rl.search.baseline import Baseline
-from rewards.execution import execution_reward
+from rewards.execution import execution_reward, refuse_if_all_lost
 from rewards.improvement import Bar, bar_of, improvement_reward
 
 
@@ -270,3 +272,22 @@ def test_who_does_not_wait_for_the_last_row_is_told_of_those_that_came(buffer):
     assert sorted(run(first_two())) == [0, 1]
     assert told["improvement/known"] == [0.0, 0.0] == told["improvement/improved"]
     assert len(told["improvement/level"]) == 1 and not told["execution/success"]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "refused"),
+    [
+        (["lost", "malformed", "malformed"], False),
+        (["lost", "lost", "malformed"], True),
+        (["lost", "succeeded"], False),
+        (["lost"], True),
+        (["malformed", "malformed"], False),
+    ],
+)
+def test_a_batch_is_refused_if_all_that_ran_was_lost_but_not_for_a_single_one_beside_others(statuses, refused):
+    records = [
+        Experiment(f"{at}", status, "", "toy", "cpu", tree="" if status == "malformed" else f"{at}")
+        for at, status in enumerate(statuses)
+    ]
+    with pytest.raises(IdeatorError, match="were lost") if refused else nullcontext():
+        refuse_if_all_lost(records)
