@@ -7,10 +7,11 @@ from scipy.stats import norm, wilcoxon
 
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels
-from ideator_rl.diagnostics.report.answers import Answer, answers, luckiest
+from ideator_rl.diagnostics.report.answers import Answer, _welch, answers, luckiest
 from ideator_rl.diagnostics.report.changes import changes, in_words
 from ideator_rl.diagnostics.report.compare import compare
 from ideator_rl.diagnostics.report.groups import band, differing, groups
+from ideator_rl.diagnostics.report.overview import overview
 from ideator_rl.diagnostics.report.progress import MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.diagnostics.report.sections import section
 from ideator_rl.journal import Journal
@@ -69,12 +70,35 @@ def test_an_idea_that_was_run_again_is_judged_by_the_runs_it_was_not_chosen_for(
     assert sure.short == "Fairly: the gain held when it was run again." and sure.tone == "good"
 
 
+@pytest.mark.parametrize(("value", "short"), [(3.9, "A little: it was run again."), (4.2, "Not sure: when it was")])
+def test_one_re_run_says_a_little_or_that_nothing_is_left(tmp_path, value, short):
+    again = record("b1", value=value, tree="tree-b", replicate=100)
+    found = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 4.0), again]))
+    assert found["How sure are we?"].short.startswith(short) and found["How sure are we?"].tone == "warn"
+
+
 def test_a_gain_that_did_not_hold_is_said_not_to(tmp_path):
     again = [record(f"b{i}", value=value, tree="tree-b", replicate=100 + i) for i, value in enumerate((4.4, 3.4))]
     found = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 3.9), baseline(1, 4.1), *again]))
     sure = found["How sure are we?"]
-    assert "a gain of 0.1000 ± 0.51 (standard error) on 2 runs of the baseline." in sure.more
-    assert sure.short == "Not sure: when run again, the gain is within two standard errors."
+    assert "a gain of 0.1000 ± 0.51 (standard error) on 2 runs of the baseline; its 95 %" in sure.more
+    assert sure.short == "Not sure: when run again, the 95 % interval of the gain includes none."
+
+
+def test_two_re_runs_that_differ_are_not_enough_however_few_standard_errors(tmp_path):
+    again = [record(f"b{i}", value=value, tree="tree-b", replicate=100 + i) for i, value in enumerate((3.4, 3.7))]
+    base = [record(f"base{i}", value=value, implementer="baseline", idea="", replicate=100 + i)
+            for i, value in enumerate((4.2, 4.1))]  # fmt: skip
+    found = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 4.0), *again, *base]))
+    sure = found["How sure are we?"]
+    assert "a gain of 0.6000 ± 0.2 (standard error)" in sure.more
+    assert f"(Student’s t) is ± {12.7062 * 0.2:.2g}." in sure.more, "of two values, with one degree of freedom"
+    assert sure.short.startswith("Not sure") and sure.tone == "warn"
+
+
+def test_runs_of_unequal_number_and_spread_have_welch_s_degrees_of_freedom():
+    error, free = _welch([1.0, 3.0], [2.0, 2.0, 5.0])
+    assert error == pytest.approx(2**0.5) and free == pytest.approx(4 / (1 / 1 + 1 / 2))
 
 
 def test_cost_and_failures_are_those_of_the_records(tmp_path):
@@ -149,6 +173,21 @@ def test_enough_pairs_of_seeds_are_tested(tmp_path):
     assert test.pairs == 6 and test.p == pytest.approx(wilcoxon(gaps).pvalue) == pytest.approx(2 * 0.5**6)
     assert "Wilcoxon’s signed-rank test p = 0.031, sign test p = 0.031" in test.words
     assert "95 % interval of the mean gap 0." in test.words
+
+
+def test_of_many_pairs_of_groups_one_small_p_is_no_difference(tmp_path):
+    made = []
+    for seed in range(6):
+        for way, value in (("a", 3.0), ("b", 3.5 + seed / 10), ("c", 3.0 + (-1) ** seed * seed / 7)):
+            made.append(lab(tmp_path / f"{way}-{seed}", [value], f"strategy: {way}\nseed: {seed}\n"))
+    [found], [pair] = compare(made), compare([one for one in made if not one.name.startswith("c")])
+    [alone] = pair.tests
+    assert min(one.p for one in found.tests) == alone.p < 0.05
+    [many] = [one for _, one in overview(found, []) if one.question == "How sure is the order?"]
+    [two] = [one for _, one in overview(pair, []) if one.question == "How sure is the order?"]
+    assert two.short == "A paired test finds a difference." and two.tone == "good"
+    assert many.short == "A paired test finds no difference." and many.tone == "warn"
+    assert many.more.endswith("With 3 tests the smallest p counts 3 times (Bonferroni).")
 
 
 def test_the_page_says_which_was_best_and_how_sure_the_order_is(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, stdev
 
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from ideator_rl.diagnostics.figures import number, share, spread
 from ideator_rl.diagnostics.report.changes import in_words
@@ -91,23 +91,33 @@ def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]
     if not base:
         return Answer(question, "Its value is repeated, its gain is not known.", f"{said} No baseline was run.")
     if len(pairs) > 1:
-        gain, error = mean(pairs), stdev(pairs) / sqrt(len(pairs))
+        gain, error, free = mean(pairs), stdev(pairs) / sqrt(len(pairs)), len(pairs) - 1.0
         beside = f"{len(pairs)} runs of the baseline under the same seeds"
     elif len(fresh) > 1 and len(base) > 1:
         gain = section.better(mean(fresh), mean(base))
-        error = sqrt(stdev(fresh) ** 2 / len(fresh) + stdev(base) ** 2 / len(base))
+        error, free = _welch(fresh, base)
         beside = f"{len(base)} runs of the baseline"
     else:
-        left = number(section.better(mean(fresh), mean(base)))
-        more = f"{said} The gain that is left is {left}; with so few runs it has no error bar."
-        return Answer(question, "A little: it was run again.", more, tone="warn")
+        left = section.better(mean(fresh), mean(base))
+        more = f"{said} The gain that is left is {number(left)}; with so few runs it has no error bar."
+        short = "A little: it was run again." if left > 0 else "Not sure: when it was run again, no gain was left."
+        return Answer(question, short, more, tone="warn")
+    within = float(t.ppf(0.975, free)) * error
     more = (
-        f"{said} That is a gain of {number(gain)} ± {spread(error)} (standard error) on {beside}. The run that it was "
-        "chosen for is left out, since the best of many is flattered by luck."
+        f"{said} That is a gain of {number(gain)} ± {spread(error)} (standard error) on {beside}; its 95 % interval "
+        f"(Student’s t) is ± {spread(within)}. The run that it was chosen for is left out, since the best of many is "
+        "flattered by luck."
     )
-    if gain > 2 * error:
+    if gain > within:
         return Answer(question, "Fairly: the gain held when it was run again.", more, tone="good")
-    return Answer(question, "Not sure: when run again, the gain is within two standard errors.", more, tone="warn")
+    return Answer(question, "Not sure: when run again, the 95 % interval of the gain includes none.", more, tone="warn")
+
+
+def _welch(one: list[float], other: list[float]) -> tuple[float, float]:
+    """Standard error of the difference of two means, and its degrees of freedom (Welch 1947)."""
+    parts = [(stdev(some) ** 2 / len(some), len(some) - 1) for some in (one, other)]
+    total = sum(part for part, _ in parts)
+    return sqrt(total), total**2 / sum(part**2 / free for part, free in parts) if total else 1.0
 
 
 def _pairs(section: Section, best: Experiment) -> list[float]:

@@ -67,10 +67,12 @@ def _sure(found: Comparison) -> Answer:
     words = [one.words for one in found.tests]
     if not words:
         return Answer(question, "There is one recipe here, under several seeds: nothing to compare.")
-    significant = any(one.p is not None and one.p < 0.05 for one in found.tests)
-    tested = any(one.p is not None for one in found.tests)
+    known = [one.p for one in found.tests if one.p is not None]
+    significant = bool(known) and min(known) * len(known) < 0.05
     short = "A paired test finds a difference." if significant else "A paired test finds no difference."
-    if not tested:
+    if len(known) > 1:
+        words.append(f"With {len(known)} tests the smallest p counts {len(known)} times (Bonferroni).")
+    if not known:
         short = "Not sure: too few pairs of seeds for a test."
     return Answer(question, short, " ".join(words), tone="good" if significant else "warn")
 
