@@ -1,6 +1,7 @@
 """What the collapse benchmark compares: each method is what it changes in `collapse.yaml` or `collapse_search.yaml`.
 
-Learning rates and evolution's numbers were tuned on the landscapes t0 and t1 only: `TRIALS`, with what it cost.
+Learning rates and evolution's numbers were tuned on the landscapes t0 and t1 only: every trial
+is in collapse_tuning.jsonl, with what it cost.
 """
 
 from __future__ import annotations

@@ -20,7 +20,9 @@ from collapse_methods import (
 )
 from scipy.stats import wilcoxon
 
-RESAMPLES, LEVEL = 10_000, 0.95
+RESAMPLES, LEVEL, FEWEST = 10_000, 0.95, 5
+"""Of the bootstrap.  Of fewer landscapes there is no interval and no test: a bootstrap of two says nothing but where
+these two lie, and of one that it is certain."""
 PAIRS = (("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"))
 """Of the main table; the p-values of scores are corrected together, and so are those of areas (Holm
 1979)."""
@@ -57,7 +59,8 @@ def _section(
             by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
     lines = [f"**{budget} unique experiments**, on {landscapes[0]} to {landscapes[-1]}:", ""]
     lines += [*_scores(by_method, names, landscapes), "", *_populations(by_method, names, landscapes), ""]
-    return [*lines, *_tests(by_method), ""] if tests else lines
+    found = _tests(by_method) if tests else []
+    return [*lines, *found, ""] if found else lines
 
 
 def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
@@ -108,8 +111,8 @@ def _scores(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tup
 
 
 def _mean_interval(values: list[float]) -> str:
-    low, high = interval(values)
-    return f"{statistics.fmean(values):.3f} ({low:.3f} to {high:.3f})"
+    mean = f"{statistics.fmean(values):.3f}"
+    return "{} ({:.3f} to {:.3f})".format(mean, *interval(values)) if len(values) >= FEWEST else mean
 
 
 def _populations(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tuple[str, ...]) -> list[str]:
@@ -140,8 +143,10 @@ def _tests(by_method: dict[str, Cells]) -> list[str]:
         both = [each for each in UNSEEN if each in by_method.get(one, {}) and each in by_method.get(other, {})]
         for what in ("score", "auc"):
             gaps = [by_method[one][each][what] - by_method[other][each][what] for each in both]
-            if len(gaps) >= 5 and any(gaps):
+            if len(gaps) >= FEWEST and any(gaps):
                 found.append((one, other, what, gaps, float(wilcoxon(gaps).pvalue)))
+    if not found:
+        return []
     corrected = {what: iter(holm([each[4] for each in found if each[2] == what])) for what in ("score", "auc")}
     lines = [
         "| paired, over landscapes | figure | difference | better on | Wilcoxon p | Holm |",

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
-from collapse_table import holm, interval, slope  # noqa: E402
+from collapse_table import holm, interval, slope, table  # noqa: E402
 
 from envs.landscape.certificate import certificate  # noqa: E402
 from envs.landscape.landscape import landscape, spelled  # noqa: E402
@@ -61,6 +61,20 @@ def test_an_interval_holds_the_mean_and_shrinks_to_a_constant():
     low, high = interval([0.1, 0.2, 0.3, 0.4])
     assert 0.1 <= low < 0.25 < high <= 0.4
     assert interval([0.3] * 8) == pytest.approx((0.3, 0.3))
+
+
+def test_few_landscapes_have_a_mean_and_neither_interval_nor_test():
+    step = dict.fromkeys(("mean", "success", "simple", "thought", "distinct", "largest", "vendi", "best"), 0.5)
+    common = {"executed": 9, "proposed": 9, "seconds": 1, "cpu_seconds": 1, "steps": [{"step": 0, **step}]}
+    cells = [
+        {"method": name, "landscape": f"s{at}", "budget": 2048, "score": score + 0.01 * at, "auc": score, **common}
+        for at in range(8)
+        for name, score in (("default", 0.5), ("grpo", 0.1))
+    ]
+    told = table(cells, [])
+    assert "| GRPO, one prompt | 8 | 0.135 (0.1" in told and "| default − grpo | score | 0.400 (0.400 to 0.400)" in told
+    told = table([cell for cell in cells if cell["landscape"] in ("s0", "s1")], [])
+    assert "| GRPO, one prompt | 2 | 0.105 | 0.100 |" in told and " to 0." not in told and "Wilcoxon" not in told
 
 
 def test_a_slope_is_the_change_over_the_run():
