@@ -244,6 +244,9 @@ def test_only_signs_of_a_collapse_are_acted_on_and_then_there_is_rest():
     assert raises.decide([warned], 1.2, [Done(3, 3)], now) is None
     assert raises.decide([warned], 1.2, [Done(2, 2)], now) is not None
     assert stops.decide([warned], 1.0, [], now) is None and stops.decide([warned, sure], 1.0, [], now).cause == CLUSTER
+    stopped = [Done(3, 3, "stop", CLUSTER)]
+    assert stops.decide([sure], 1.0, stopped, now) is None, "a stopped run that is resumed goes on for a while"
+    assert stops.decide([sure], 1.0, stopped, Done(13, 13)) == Done(13, 13, "stop", CLUSTER)
     assert Action().decide([sure], 1.0, [], now) is None
 
 

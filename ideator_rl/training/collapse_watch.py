@@ -9,8 +9,9 @@ the reading of its rows and the embedding of its new descriptions; what arrives 
 the batch of its arrival.  What goes wrong while figures are computed is logged and does not end a run.
 
 What was done stands in `<output_dir>/collapse.json`, on disk before it takes effect.  A resumed run does again what was
-done up to its checkpoint, and at later steps what was done then; it decides only beyond these.  A run that was stopped
-and is resumed unchanged stops again: give `collapse_action: warn` to go on.
+done up to its checkpoint, and at later steps what was done then; it decides only beyond these.  So a run that was
+stopped and is resumed unchanged goes on for `REST` windows, and stops again if the alarm still holds; with
+`collapse_action: warn` it does not.
 """
 
 from __future__ import annotations
