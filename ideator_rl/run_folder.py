@@ -17,6 +17,13 @@ class RunFolderError(IdeatorError):
     """The output folder is taken."""
 
 
+def keep_recipe(folder: Path, text: str) -> None:
+    """Save the resolved recipe, whole or not at all: a resumed run is held against it."""
+    scratch = folder / f"{MARK}.part"
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, folder / MARK)
+
+
 def take(folder: Path, resume: bool) -> IO[str]:
     """Lock a run's folder for this process; keep the handle for as long as the run lasts.
 

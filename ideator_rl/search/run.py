@@ -14,7 +14,7 @@ from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor.patience import Patience
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.run_folder import MARK, take
+from ideator_rl.run_folder import keep_recipe, take
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
@@ -71,7 +71,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
             get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
             ideator = _ideator(config, buffer)
             buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
-            (config.folder / MARK).write_text(config.text(), encoding="utf-8")
+            keep_recipe(config.folder, config.text())
             try:
                 return _search(config, buffer, ideator, strategy, voice)
             finally:
