@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.executor import sandbox
 from ideator_rl.recipe_file import RecipeError
+from ideator_rl.run_folder import keep_recipe
+from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_other
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
@@ -86,3 +89,45 @@ def test_a_search_is_not_gone_on_with_under_another_seed_or_as_another_kind_of_r
     (config.folder / "recipe.yaml").write_text("env: toy\nmax_steps: 3\n")
     with pytest.raises(RecipeError, match="is no search"):
         refuse_other(config)
+
+
+def test_a_kill_while_the_recipe_is_saved_leaves_the_one_before(tmp_path, monkeypatch):
+    config = load_search(written(tmp_path))
+    config.folder.mkdir()
+    keep_recipe(config.folder, config.text())
+    write = Path.write_text
+    monkeypatch.setattr(Path, "write_text", lambda path, text, **how: write(path, text[:3], **how) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keep_recipe(config.folder, config.text())
+    monkeypatch.undo()
+    refuse_other(config)
+    assert (config.folder / "recipe.yaml").read_text() == config.text()
+
+
+@pytest.mark.parametrize(
+    ("implementer", "refused"),
+    [
+        ("rules", False),
+        ("envs.landscape.implementer.TokenEdits", False),
+        ("direct", True),
+    ],
+)
+def test_a_dry_run_refuses_without_a_sandbox_just_what_the_search_would(tmp_path, monkeypatch, implementer, refused):
+    monkeypatch.setattr(sandbox, "probe", lambda: sandbox.Sandbox(sandbox.NONE, "there is none"))
+    words = ["--env", "landscape", "--implementer", implementer]
+    config = load_search(written(tmp_path), words)
+    monkeypatch.setattr(dry_run, "get_ideator", lambda *args: Silent())
+    if refused:
+        with pytest.raises(sandbox.SandboxError):
+            dry_run.dry_run(config)
+    else:
+        assert "isolation none" in dry_run.dry_run(config)
+
+
+class Silent:
+    """Scripted: an ideator that is asked nothing."""
+
+    name = "silent"
+
+    def close(self):
+        pass

@@ -96,6 +96,15 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
     return made()
 
 
+def writes_trusted_code(name: str) -> bool:
+    """Whether an implementer says that its code is no model's.  Nothing is made, so that no key is needed.
+
+    Raises:
+        UnknownName: nothing is known by that name.
+    """
+    return getattr(resolve("implementers", BUILT_IN.get(name, name)), "trusted", False) is True
+
+
 def estimate_cost(
     name: str, settings: dict[str, Any] | None, ideas: int, environment: Environment, preset: str
 ) -> Estimate | None:

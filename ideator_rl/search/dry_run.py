@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ideator_rl.environment import load_environment
-from ideator_rl.executor.implementer import estimate_cost
+from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import BUDGETS, SearchConfig
@@ -19,7 +19,7 @@ def dry_run(config: SearchConfig) -> str:
     """
     environment = load_environment(config.env)
     preset = environment.preset(config.preset)
-    sandbox = choose(config.isolation, trusted=config.implementer == "rules")
+    sandbox = choose(config.isolation, trusted=writes_trusted_code(config.implementer))
     get_search_strategy(config.strategy, config.strategy_options)
     subject = Subject(environment, config.preset, config.prompts)
     ideator = get_ideator(config.ideator, config.ideator_options, subject)

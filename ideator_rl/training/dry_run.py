@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from ideator_rl.environment import Preset, load_environment
-from ideator_rl.executor.implementer import estimate_cost
+from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.training.launch import Launch
@@ -59,7 +59,7 @@ def dry_run(recipe: Recipe, launch: Launch | None = None) -> str:
     ours = recipe.ours
     environment = load_environment(ours.env)
     preset = environment.preset(ours.preset)
-    sandbox = choose(ours.isolation, trusted=ours.implementer == "rules")
+    sandbox = choose(ours.isolation, trusted=writes_trusted_code(ours.implementer))
     most = cost(recipe, preset)
     lines = [
         "Nothing was started. This run would take:",
