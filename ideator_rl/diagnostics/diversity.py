@@ -9,7 +9,6 @@ Letters in names: N ideas, D dimensions of their vectors, n ideas of a subsample
 
 from __future__ import annotations
 
-import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -78,7 +77,6 @@ def distinct_ngrams(texts: Sequence[str], length: int, n: int | None = None) -> 
     return float(_seen(texts_of_kind, len(texts), n).sum()) / (len(kind) * n / len(texts))
 
 
-@functools.lru_cache(maxsize=16384)
 def ngrams(text: str, length: int) -> tuple[tuple[str, ...], ...]:
     """Runs of `length` words, in lower case and without punctuation but that inside words and numbers."""
     words = re.findall(r"\w+(?:[.'-]\w+)*", text.lower())
