@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -165,6 +165,11 @@ def test_descriptors_say_kind_size_and_component():
         kind(idea, past, None) == "train.py:lr" == component(idea, past, None) and size(idea, past, None) == "up to 2"
     )
     assert descriptor(idea, past, None, ("size", "kind")) == ("up to 2", "train.py:lr")
+
+
+def test_a_changed_line_that_looks_like_a_files_header_counts_in_the_size():
+    patch = "--- a/x.sql\n+++ b/x.sql\n@@ -1,3 +0,0 @@\n" + "--- a comment\n" * 3
+    assert size(replace(record("a"), patch=patch), known(), None) == "up to 8"
 
 
 def test_the_kind_of_a_change_is_its_families_where_there_is_a_catalogue(toy):

@@ -12,9 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from ideator_rl.experiment import Experiment
+from ideator_rl.patch.size import patch_size
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Subject
-from ideator_rl.search.known_edits import changed_lines, known_edits
+from ideator_rl.search.known_edits import known_edits
 
 SIZES = (2, 8, 32, 128)
 
@@ -26,7 +27,7 @@ def kind(record: Experiment, archive: Archive, subject: Subject | None) -> str:
 
 
 def size(record: Experiment, archive: Archive, subject: Subject | None) -> str:
-    at = bisect_left(SIZES, changed_lines(record.patch))
+    at = bisect_left(SIZES, patch_size(record.patch)[0])
     return f"up to {SIZES[at]}" if at < len(SIZES) else "more"
 
 

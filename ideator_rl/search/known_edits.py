@@ -6,8 +6,6 @@ An idea that names none, or that cannot be applied, has none; so has every idea 
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from ideator_rl.catalogue import Catalogue, environment_catalogue
 from ideator_rl.catalogue_edits import Choice
 from ideator_rl.environment import Environment
@@ -54,10 +52,3 @@ def known_edits(environment: Environment, preset: str) -> KnownEdits | None:
     if key not in _open:
         _open[key] = KnownEdits(environment, preset)
     return _open[key]
-
-
-@lru_cache(maxsize=65_536)
-def changed_lines(patch: str) -> int:
-    """Lines that a unified diff adds and takes away."""
-    marks = (line[:3] for line in patch.split("\n"))
-    return sum(mark[:1] in ("+", "-") and mark not in ("+++", "---") for mark in marks)
