@@ -14,7 +14,6 @@ from typing import Any
 from markupsafe import Markup, escape
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_RUNS = re.compile(r"(?:^\+.*\n?)+|(?:^-.*\n?)+|(?:^[^-+@].*\n?)+|^@.*\n?", re.MULTILINE)
 _ACTING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
@@ -65,11 +64,6 @@ def coloured(patch: str, allowance: int) -> tuple[list[tuple[str, str]], int]:
         if cut:
             break
     return shown, len(patch) - len("\n".join(lines for _, lines in shown))
-
-
-def patch_size(patch: str) -> int:
-    """Bytes on the page, tags of the colours included: an estimate, for patches of any length."""
-    return size(patch) + TAGS * len(_RUNS.findall(patch))
 
 
 def size(text: str) -> int:
