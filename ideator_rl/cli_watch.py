@@ -99,7 +99,7 @@ class RunPicture:
             self.living.look()
             if at_work or self.left:
                 yield True
-            self.left = self.living.judge(SLICE)
+            self.left = self.living.judge(SLICE, ended=at_work is None)
             if not self.left and at_work is None:
                 break
             if not self.left:

@@ -107,6 +107,20 @@ def test_a_collapse_is_seen_while_it_happens(tmp_path):
     assert "stop: For 3 windows one cluster" in picture.line()
 
 
+def test_an_idea_without_an_outcome_hides_no_collapse_of_a_run_that_ended(tmp_path):
+    steps = [[record(f"{step}-{i}", value=2.0, tree="one") for i in range(8)] for step in range(6)]
+    book = Journal(journal(tmp_path, steps) / "buffer.sqlite")
+    book.go_on(0)
+    book.propose(0, [text("left by a process that died")])
+    book.close()
+    living = Living(tmp_path)
+    living.look()
+    assert living.judge() == 0 and living.alarms == [], "its step may still change"
+    assert living.judge(ended=True) == 0
+    assert CLUSTER in {alarm.kind for alarm in living.alarms}
+    living.close()
+
+
 def test_a_broken_journal_is_one_clear_sentence(tmp_path):
     (tmp_path / "buffer.sqlite").write_text("no database" * 100)
     with pytest.raises(NoRun, match="cannot be read"):

@@ -165,11 +165,12 @@ class Living:
             if facts[0] == RUNNING:
                 self._open[row] = place
 
-    def judge(self, most: int | None = None) -> int:
+    def judge(self, most: int | None = None, ended: bool = False) -> int:
         """Judge the population by the steps that closed since; sets `alarms`.
 
         Args:
             most: steps to judge in this call, where there are many: one takes a tenth of a second or so.
+            ended: nobody is at work on the run, so that what has no outcome holds up no step.
 
         Returns:
             How many closed steps are left.
@@ -178,7 +179,7 @@ class Living:
             NoRun: the journal cannot be read.
         """
         running = {place[0] for place in self._open.values() if self._proposals[place].status == RUNNING}
-        closed = min(running, default=max((place[0] for place in self._proposals), default=-1) + 1)
+        closed = min(set() if ended else running, default=max((place[0] for place in self._proposals), default=-1) + 1)
         left = 0
         if most is not None and closed - self._judged - 1 > most:
             closed, left = self._judged + 1 + most, closed - self._judged - 1 - most
