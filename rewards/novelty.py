@@ -11,7 +11,8 @@ ideas with one `[Code Changes]` section are in one place, whatever else they say
 Words are easily new.  So where experiments run beside it, an idea must meet a *minimal criterion* (Lehman & Stanley,
 GECCO 2010): its experiment succeeded, and its codebase was not known when the batch was first proposed.  Otherwise
 nonsense, or old changes under new words, would be the most novel of all.  `novelty_of: proposed` pays every idea.  What
-is left to fool it: new words for a codebase that is new by a digit.
+is left to fool it: new words for a codebase that is new by a digit, and several ways within a batch to write one that
+is new.
 
 The distance is a function of texts; what earlier steps proposed and what was known are the same after a kill and a
 resume (`rewards.earlier`).
