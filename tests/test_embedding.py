@@ -65,6 +65,14 @@ def test_shared_words_are_near_and_strangers_are_far():
     assert near @ other > 0.3 > 0.15 > near @ far
 
 
+def test_words_of_any_script_are_read():
+    same, other, one, more = HashedNGrams().embed(
+        ["увеличить скорость обучения", "убрать слой нормализации", "提高学习率", "提高学习率，然后衰减"]
+    )
+    assert np.linalg.norm([same, other, one, more], axis=1) == pytest.approx([1.0] * 4)
+    assert same @ other < 0.3 < one @ more
+
+
 def test_auto_without_minilm_is_hashed_and_says_so():
     # sentence_transformers is hidden, as on a machine without it
     code = (

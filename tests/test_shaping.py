@@ -226,10 +226,7 @@ def test_equal_changes_are_one_place_whatever_is_said_of_them():
 
 
 def test_words_that_an_embedder_cannot_read_are_not_new():
-    assert (
-        alone(novelty_reward, [about("увеличить"), about("增加学习率"), about("?!")], novelty_embedder="hashed")
-        == [0.0] * 3
-    )
+    assert alone(novelty_reward, [about("?!"), about("🙂 …"), about("___")], novelty_embedder="hashed") == [0.0] * 3
 
 
 class Letters:

@@ -155,7 +155,8 @@ def _minilm() -> SentenceEmbedder | None:
         return None
 
 
-_WORD = re.compile(r"[a-z0-9]+(?:[.'][a-z0-9]+)*")
+_WORD = re.compile(r"[^\W_]+(?:[.'][^\W_]+)*")
+"""Of any script: a run whose ideas could not be read would have no figures, and so no alarm."""
 _STOP = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "for", "from", "has", "have", "in", "into", "is"}
     | {"it", "its", "of", "on", "or", "so", "some", "than", "that", "the", "their", "then", "there", "these", "this"}
