@@ -198,6 +198,17 @@ def test_the_page_says_which_was_best_and_how_sure_the_order_is(tmp_path):
     assert "strategyfirstsecond" in words.replace(" ", "")
 
 
+def test_seeds_without_a_success_are_said_beside_the_mean_of_the_others(tmp_path):
+    made = [
+        lab(tmp_path / f"{way}-{seed}", [value], f"strategy: {way}\nseed: {seed}\n")
+        for way, values in (("a", (2.0, 2.5, None)), ("b", (3.0, None, None)))
+        for seed, value in enumerate(values)
+    ]
+    leader = overview(compare(made)[0], [])[0][1]
+    assert "2.2500 (mean; 2.0000 to 2.5000 over 2 seeds, 1 of 3 seeds without a success)" in leader.short
+    assert "b (3 seeds) 3.0000 (2 of 3 seeds without a success)" in leader.more
+
+
 def test_runs_without_a_common_seed_are_not_paired(tmp_path):
     made = [lab(tmp_path / name, [3.0], f"strategy: {name}\nseed: {seed}\n") for seed, name in enumerate(("a", "b"))]
     [found] = compare(made)

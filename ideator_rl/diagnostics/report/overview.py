@@ -35,19 +35,23 @@ def _leader(found: Comparison) -> Answer:
     sign = 1 if found.better == "lower" else -1
     ranked = sorted(known, key=lambda item: sign * mean(item[1]))
     if len(found.groups) == 1:
-        alone = f"All runs are of one recipe. Their best {found.metric}: {_value(ranked[0][1])}."
+        alone = f"All runs are of one recipe. Their best {found.metric}: {_value(*ranked[0])}."
         return Answer(f"How good was it over its seeds, at {found.experiments} experiments each?", alone)
     if len(ranked) == 1:
         return Answer(question, f"{ranked[0][0].name}: no other had a success.")
-    said = [f"{group.name} {_value(values)}" for group, values in ranked]
-    return Answer(question, f"{ranked[0][0].name}, with a best {found.metric} of {_value(ranked[0][1])}.",
+    said = [f"{group.name} {_value(group, values)}" for group, values in ranked]
+    return Answer(question, f"{ranked[0][0].name}, with a best {found.metric} of {_value(*ranked[0])}.",
                   f"Then {'; '.join(said[1:])}.")  # fmt: skip
 
 
-def _value(values: Sequence[float]) -> str:
+def _value(group: Group, values: Sequence[float]) -> str:
+    """Of the members that had a success, and how many had none: a mean without them flatters."""
+    without = len(group.members) - len(values)
+    missing = f"{without} of {len(group.members)} seeds without a success" if without else ""
     if len(values) == 1:
-        return number(values[0])
-    return f"{number(mean(values))} (mean; {number(min(values))} to {number(max(values))} over {len(values)} seeds)"
+        return number(values[0]) + (f" ({missing})" if missing else "")
+    said = f"mean; {number(min(values))} to {number(max(values))} over {len(values)} seeds"
+    return f"{number(mean(values))} ({said}{f', {missing}' if missing else ''})"
 
 
 def _bests(found: Comparison, group: Group) -> list[float]:
