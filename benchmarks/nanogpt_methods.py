@@ -122,6 +122,8 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
         "epoch_size": 16,
         "batch": 1,
         "asks_at_once": 16,
+        "quorum": 1.0,  # as RL, which waits for all its rewards
+        "patience": 16 * MOST_STEPS,  # RL is not ended for repeating itself either
         "max_experiments": BUDGET,
         "max_ideas": 16 * MOST_STEPS,
     }
@@ -193,7 +195,7 @@ def table(cells: list[dict[str, Any]]) -> str:
         again = f"{statistics.fmean(cell['again']):.3f}" if cell["again"] else "–"
         lines.append(
             f"| {cell['method']} | {cell['seed']} | {cell['proposed']} | {cell['executed']} | {rate:.0%} | "
-            f"{cell['mean']:.3f} | {cell['best']:.3f} | {again} |"
+            f"{_figure(cell['mean'])} | {_figure(cell['best'])} | {again} |"
         )
     for name in METHODS:
         own = [statistics.fmean(cell["again"]) for cell in cells if cell["method"] == name and cell["again"]]
@@ -201,6 +203,10 @@ def table(cells: list[dict[str, Any]]) -> str:
             lines.append(f"\n{name}: best, run again, mean of {len(own)} seeds {statistics.fmean(own):.4f}, ")
             lines[-1] += f"standard deviation {statistics.stdev(own):.4f}"
     return "\n".join(lines)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def draw(cells: list[dict[str, Any]]) -> None:
