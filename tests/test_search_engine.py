@@ -216,6 +216,14 @@ async def _again(buffer, ids):
         await buffer.again(id, 100)
 
 
+def test_a_resumed_epoch_knows_what_it_proposed_as_it_was_said(tmp_path):
+    texts = [text({1: 1}), "no idea at all", text({2: 2})]
+    go(configured(tmp_path, max_ideas=3), Lines(texts))
+    buffer = RewardBuffer(configured(tmp_path).buffer())
+    assert Asked(buffer.journal).of_step(0)[0] == texts
+    buffer.close()
+
+
 def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
     config = configured(tmp_path, max_experiments=8)
     go(config, RandomEdits())

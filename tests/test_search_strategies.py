@@ -158,6 +158,12 @@ def test_map_elites_samples_first_and_then_shows_two_elites_at_times():
     assert 70 < pairs < 130 and all(ask.kind == EXPLOIT for ask in asks)
 
 
+def test_a_text_without_an_idea_is_nothing_to_be_unlike_of():
+    past = known(record("good", 0.5), record("", status="malformed", id="m", idea="no idea at all"), baseline=0.9)
+    [ask] = Evolution().asks(History(past, 1, 10, 10), 10, random.Random(0))
+    assert ask.kind == EXPLORE and [each.id for each in ask.shown] == ["id-good"]
+
+
 def test_descriptors_say_kind_size_and_component():
     past = known(record("a", 0.5, place="lr"))
     idea = past.records()[0]

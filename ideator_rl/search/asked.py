@@ -93,9 +93,9 @@ class Asked:
         return self._journal.read("select step, completion from rollouts order by step, position")
 
     def of_step(self, step: int) -> tuple[list[str], Counter[str]]:
-        """The texts of a step's ideas in their order, and how many answer questions of each kind."""
+        """The completions of a step in their order, and how many answer questions of each kind."""
         rows = self._journal.read(
-            "select coalesce(nullif(idea, ''), completion), coalesce(kind, '') from rollouts r left join origins o "
+            "select completion, coalesce(kind, '') from rollouts r left join origins o "
             "using (step, position) left join asks a on a.number = o.ask where r.step=? order by position",
             (step,),
         )

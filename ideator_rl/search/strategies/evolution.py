@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import Experiment
+from ideator_rl.experiment import MALFORMED, Experiment
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask
 from ideator_rl.search.strategies.history import History
@@ -66,7 +66,7 @@ class Evolution:
             for size in history.batches(exploit)
         ]
         for size in history.batches(count - exploit):
-            known = _ordered(history.archive.records()) if self.past else []
+            known = _ordered(_ideas(history.archive)) if self.past else []
             shown = tuple(rng.sample(known, min(self.past, len(known))))
             asks.append(Ask(EXPLORE, size, shown, avoid, descends=False))
         return asks
@@ -75,6 +75,11 @@ class Evolution:
         """What is better than the baseline; while that is unknown, whatever succeeded."""
         floor = archive.baseline.quality if archive.baseline else float("-inf")
         return _ordered([good for good in archive.successes() if (archive.quality(good) or 0.0) > floor][: self.elites])
+
+
+def _ideas(archive: Archive) -> list[Experiment]:
+    """What was tried or refused; a text without an idea is none."""
+    return [record for record in archive.records() if record.idea and record.status != MALFORMED]
 
 
 def _ordered(records: Sequence[Experiment]) -> list[Experiment]:
