@@ -216,6 +216,18 @@ async def _again(buffer, ids):
         await buffer.again(id, 100)
 
 
+def test_an_ideator_that_avoids_what_it_said_is_told_of_earlier_sittings(tmp_path):
+    class Remembers(Lines):
+        def remember(self, texts):
+            self.told = texts
+
+    texts = [text({1: 1}), "no idea at all", text({2: 2}), text({3: 3})]
+    first, second = Remembers(texts[:3]), Remembers(texts[3:])
+    go(configured(tmp_path, max_ideas=3), first)
+    go(configured(tmp_path, max_ideas=4), second)
+    assert first.told == [] and second.told == texts[:3]
+
+
 def test_a_resumed_epoch_knows_what_it_proposed_as_it_was_said(tmp_path):
     texts = [text({1: 1}), "no idea at all", text({2: 2})]
     go(configured(tmp_path, max_ideas=3), Lines(texts))

@@ -147,6 +147,16 @@ def test_the_catalogue_does_not_say_what_is_known_or_to_be_avoided(catalogue, ed
     assert not trees(again) & trees(first[:6]) and not trees(again) & {record.tree for record in records}
 
 
+def test_the_catalogue_that_is_told_what_it_said_before_a_kill_goes_on_as_if_it_had_lived(catalogue, subject):
+    said = answered(catalogue, Ask(FREE, 60, salt="1:0"))
+    resumed = get_ideator("catalogue", None, subject)
+    resumed.remember(said)
+    ask = Ask(FREE, 60, salt="1:1")
+    going_on = answered(catalogue, ask)
+    assert answered(resumed, ask) == going_on
+    assert answered(get_ideator("catalogue", None, subject), ask) != going_on, "nothing was said twice: ask for more"
+
+
 def test_what_improves_is_made_of_one_or_two_of_the_shown_and_says_of_which(catalogue, edits):
     shown = tuple(past(edits, 5))
     sizes, kept = [], 0

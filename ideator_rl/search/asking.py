@@ -62,7 +62,11 @@ class Subject:
 
 
 class Ideator(Protocol):
-    """Writes ideas: a chat endpoint, a local model, or the environment's catalogue."""
+    """Writes ideas: a chat endpoint, a local model, or the environment's catalogue.
+
+    One that avoids what it answered before has `remember(texts)` besides, which is told, once, what it answered in
+    earlier sittings of a search: so a killed search goes on with the ideas that an untouched one has.
+    """
 
     name: str
 

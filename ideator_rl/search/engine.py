@@ -110,6 +110,8 @@ class Search:
         self._archive: Archive | None = None
         self._rejects = config.near_duplicates == REJECT
         self._near = self._near_duplicates()
+        if hasattr(ideator, "remember"):
+            ideator.remember([text for _, text in self.asked.texts()])
         self._penalised = self.asked.penalised(buffer.history) if config.near_duplicates == PENALISE else set()
         """Trees that ideas led to which said what another said."""
         self._begin(max(0, buffer.journal.next_step() - 1))

@@ -88,7 +88,7 @@ class CatalogueIdeator:
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         rng = random.Random(ask.salt)
-        self._avoid(ask.avoid)
+        self.remember(ask.avoid)
         if ask.kind == EXPLORE:
             used = Counter(choice.key for shown in ask.shown for choice in self._known.of(shown.idea))
             return [Answer(self._say(self._new(rng, archive, used), rng), ()) for _ in range(ask.count)]
@@ -98,7 +98,8 @@ class CatalogueIdeator:
     def close(self) -> None:
         pass
 
-    def _avoid(self, texts: Sequence[str]) -> None:
+    def remember(self, texts: Sequence[str]) -> None:
+        """Say none of these again; what a search answered in earlier sittings is told by it."""
         for text in texts:
             if text not in self._avoided and (choices := self._known.of(text)):
                 self._avoided.add(text)
