@@ -2,12 +2,14 @@
 
 import asyncio
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.backends import in_process
 from ideator_rl.executor.executor import Executor
-from ideator_rl.experiment import FAILED, SUCCEEDED, UNPATCHABLE
+from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, UNPATCHABLE
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 from tests.conftest import run
 
@@ -79,3 +81,12 @@ def test_what_no_trusted_implementer_wrote_is_refused(tmp_path):
     with pytest.raises(IdeatorError, match="a trusted implementer"):
         asyncio.run(direct.execute(f"[Experiment] by hand [Code Changes]\n{patch}\n[End]"))
     assert direct.bucket.names("experiments") == [], "what was refused would wait in the bucket for ever"
+
+
+@pytest.mark.parametrize(("value", "kept"), [(float("nan"), None), (float("inf"), None), (7.0, 7.0)])
+def test_a_value_that_is_not_believed_is_invalid_and_kept_only_if_it_is_a_number(tmp_path, monkeypatch, value, kept):
+    evaluator = SimpleNamespace(measured=lambda tree, settings, replicate: value)
+    monkeypatch.setattr(in_process, "load_trusted", lambda path: evaluator)
+    record = asyncio.run(Executor(config(tmp_path)).execute(idea("k00v1")))
+    assert record.status == INVALID and "outside the plausible range" in record.error["message"]
+    assert (record.metric and record.metric["value"]) == kept

@@ -11,6 +11,7 @@ claimed, and two processes that share a bucket may both compute an outcome, of w
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -71,11 +72,13 @@ class InProcessBackend:
                     f"{spec.implementer}. Use another implementer, or `backend: local`."
                 )
             started = time.monotonic()
-            status, value, message = SUCCEEDED, None, ""
+            status, message = SUCCEEDED, ""
+            value: float | None = None
             try:
                 value = float(measured(tree, preset.settings, spec.replicate))
                 if why := believable(value, environment.metric):
                     status, message = INVALID, why
+                    value = value if math.isfinite(value) else None
             except ScorerFailed as error:
                 status, message = FAILED, str(error)
             except Implausible as error:
