@@ -70,6 +70,14 @@ def test_an_idea_that_was_run_again_is_judged_by_the_runs_it_was_not_chosen_for(
     assert sure.short == "Fairly: the gain held when it was run again." and sure.tone == "good"
 
 
+def test_replicates_that_chose_the_best_do_not_vouch_for_it(tmp_path):
+    ones = [record(f"b{i}", value=value, tree="tree-b", replicate=i) for i, value in enumerate((3.0, 3.02, 3.01))]
+    sure = answered(journal(tmp_path, [ones], [baseline(i, 4.0 + i / 100) for i in range(3)]))["How sure are we?"]
+    assert (
+        sure.short == "Not sure: it was chosen by the mean of its 3 runs, and none came after." and sure.tone == "warn"
+    )
+
+
 @pytest.mark.parametrize(("value", "short"), [(3.9, "A little: it was run again."), (4.2, "Not sure: when it was")])
 def test_one_re_run_says_a_little_or_that_nothing_is_left(tmp_path, value, short):
     again = record("b1", value=value, tree="tree-b", replicate=100)

@@ -18,7 +18,7 @@ from ideator_rl.diagnostics.figures import number, share, spread
 from ideator_rl.diagnostics.report.changes import in_words
 from ideator_rl.diagnostics.report.payload import title
 from ideator_rl.diagnostics.report.sections import Row, Section
-from ideator_rl.experiment import LOST, OWN_FAILURES, SUCCEEDED, Experiment
+from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
 
 
@@ -71,14 +71,21 @@ def _change(section: Section) -> Answer:
 
 
 def _sure(section: Section) -> Answer:
-    """With runs of its own the best is judged by those that it was not chosen for."""
+    """One that was run again after the search is judged by the runs that it was not chosen for."""
     question, best = "How sure are we?", section.best
     if best is None:
         return Answer(question, "There is nothing to be sure of.")
-    values = section.run.values(best)
-    if len(values) < 2:
-        return Answer(question, "Not sure: it ran once.", _luck(section), tone="warn")
-    return _fresh(section, question, best, values[1:])
+    if fresh := [e.metric["value"] for e in _reruns(section, best) if e.metric]:
+        return _fresh(section, question, best, fresh)
+    ran = len(section.run.values(best))
+    short = "it ran once" if ran < 2 else f"it was chosen by the mean of its {ran} runs, and none came after"
+    return Answer(question, f"Not sure: {short}.", _luck(section), tone="warn")
+
+
+def _reruns(section: Section, best: Experiment) -> list[Experiment]:
+    """Its successful runs after the search: those of the search chose it."""
+    same = [e for e in section.run.experiments.values() if e.tree == best.tree and e.status == SUCCEEDED and e.tree]
+    return [e for e in same if e.replicate >= RERUN_REPLICATE and e.id != best.id]
 
 
 def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]) -> Answer:
@@ -123,8 +130,7 @@ def _welch(one: list[float], other: list[float]) -> tuple[float, float]:
 def _pairs(section: Section, best: Experiment) -> list[float]:
     """Gains of its re-runs on the baseline's of the same seed and replicate."""
     known = {(e.seed, e.replicate): e.metric["value"] for e in section.run.baselines if e.metric}
-    again = [e for e in section.run.experiments.values() if e.tree == best.tree and e.status == SUCCEEDED and e.tree]
-    places = [(e, (e.seed, e.replicate)) for e in again if e.id != best.id]
+    places = [(e, (e.seed, e.replicate)) for e in _reruns(section, best)]
     return [section.better(e.metric["value"], known[place]) for e, place in places if e.metric and place in known]
 
 
