@@ -98,8 +98,12 @@ class _OnceLoader(yaml.SafeLoader):
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
     for key in keys:
+        if isinstance(key, list | dict | set):
+            raise RecipeError(
+                f"The recipe has the key {str(key)[:80]}. Expected a word; what stands for a value goes after it."
+            )
         if keys.count(key) > 1:
             raise RecipeError(f"The key {key!r} stands twice in the recipe. Keep one.")
     return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}

@@ -131,3 +131,11 @@ class Silent:
 
     def close(self):
         pass
+
+
+@pytest.mark.parametrize("line", ["[a, b]: 1", "strategy_options: {[a]: 1}", "? {a: 1}\n: 2"])
+def test_a_key_that_is_no_word_is_told(tmp_path, line):
+    file = tmp_path / "search.yaml"
+    file.write_text(f"env: toy\n{line}\n")
+    with pytest.raises(RecipeError, match="Expected a word"):
+        load_search(str(file))
