@@ -1,9 +1,12 @@
 """What the report works out: answers, curves, groups of seeds, equal budgets, paired tests; by hand-worked cases."""
 
+from statistics import stdev
+
 import pytest
 from recorded import baseline, journal, record
 from report_page import Page, page_of, words_of
 from scipy.stats import norm, wilcoxon
+from scipy.stats import t as student
 
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels
@@ -180,7 +183,8 @@ def test_enough_pairs_of_seeds_are_tested(tmp_path):
     gaps = [0.5 + seed / 10 for seed in range(6)]
     assert test.pairs == 6 and test.p == pytest.approx(wilcoxon(gaps).pvalue) == pytest.approx(2 * 0.5**6)
     assert "Wilcoxon’s signed-rank test p = 0.031, sign test p = 0.031" in test.words
-    assert "95 % interval of the mean gap 0." in test.words
+    within = student.ppf(0.975, 5) * stdev(gaps) / 6**0.5
+    assert f"95 % interval of the mean gap {0.75 - within:.4f} to {0.75 + within:.4f} (Student’s t" in test.words
 
 
 def test_of_many_pairs_of_groups_one_small_p_is_no_difference(tmp_path):

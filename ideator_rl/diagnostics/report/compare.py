@@ -2,8 +2,9 @@
 
 Equal budget: as many distinct experiments as the run with the fewest has, and as much cost as the cheapest run came to.
 Of a pair of groups, runs of the same seed are a pair.  From `PAIRS` pairs on, Wilcoxon's signed-rank test and the sign
-test (both exact where there are no ties; scipy) say how likely such a difference is by chance, and a bootstrap over
-pairs gives the interval of its mean.  With fewer, no test can reach p < 0.05, and none is made up.
+test (exact where there are no ties; scipy) say how likely such a difference is by chance, and Student's t gives the
+interval of its mean: a percentile bootstrap of five pairs holds the true mean in some 83 % of cases, not in 95 %.  With
+fewer pairs nothing is tested; p < 0.05 takes six at least.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from math import sqrt
 from statistics import mean, stdev
 
-import numpy as np
-from scipy.stats import binomtest, bootstrap, wilcoxon
+from scipy.stats import binomtest, t, wilcoxon
 
 from ideator_rl.diagnostics import charts
 from ideator_rl.diagnostics.figures import Figure, number, spread
@@ -162,12 +163,10 @@ def tested(gaps: Sequence[float]) -> str:
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
     ranks = _wilcoxon(gaps)
     signs = float(binomtest(max(wins, losses), wins + losses).pvalue)
-    sign = 1 if mean(gaps) >= 0 else -1
     said = f"Wilcoxon’s signed-rank test p = {ranks:.2g}, sign test p = {signs:.2g}"
     if stdev(gaps) > 0:
-        values = (np.asarray(gaps) * sign,)
-        found = bootstrap(values, np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-        said += f"; 95 % interval of the mean gap {number(float(found.low))} to {number(float(found.high))} (bootstrap "
+        middle, within = abs(mean(gaps)), float(t.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / sqrt(len(gaps))
+        said += f"; 95 % interval of the mean gap {number(middle - within)} to {number(middle + within)} (Student’s t "
         said += f"over pairs, deviation {spread(stdev(gaps))})"
     return said + "."
 
