@@ -269,6 +269,20 @@ def test_the_size_of_a_patch_is_counted_by_its_hunks():
     assert patch_size(patch) == (4, 2) and patch_size("") == (0, 0)
 
 
+def test_a_codebase_is_read_once_a_run(tmp_path):
+    read = []
+
+    class Counting(Surroundings):
+        def cell(self, patch):
+            read.append(patch)
+            return super().cell(patch)
+
+    written(tmp_path, [step_of("aaaabbcd", "abcdeefG"), step_of("aaaabbcd", "abcdeefh")]).close()
+    watch = Watch(ByLetter(), Counting())
+    assert len(watch.take(rows_of(read_run(tmp_path)))) == 2
+    assert len(read) == len(set(read)) == len(set("abcdefGh"))
+
+
 def test_ten_thousand_ideas_take_seconds_once_they_are_embedded(tmp_path):
     steps, size, rng = 80, 125, np.random.default_rng(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
