@@ -1,5 +1,6 @@
 """What the report works out: answers, curves, groups of seeds, equal budgets, paired tests; by hand-worked cases."""
 
+import re
 from statistics import stdev
 
 import pytest
@@ -154,6 +155,18 @@ def test_runs_that_differ_in_their_seed_only_are_one_group_with_a_band(tmp_path)
     assert differing([one, two]) == {"strategy": ["evolution", "best_of_n"]}
     found = band(one.members, lambda run: best_so_far(run, by_count(run)))
     assert (found.x, found.mean, found.low, found.high) == ([1, 2], [3.5, 3.0], [3.0, 2.0], [4.0, 4.0])
+
+
+def test_no_secret_of_a_recipe_is_on_a_page_wherever_it_stands(tmp_path):
+    for way in ("one", "two"):
+        lab(
+            tmp_path / way,
+            [3.0],
+            f"strategy: {way}\nseed: 0\nhub_token: hidden-{way}-a\nmine: {{deep: [{{api_key: hidden-{way}-b}}]}}\n"
+            f"endpoint: https://me:hidden-{way}-c@host/v1\n",
+        )
+    html = page_of(tmp_path / "one", tmp_path / "two", out=tmp_path / "page.html")
+    assert not re.findall("hidden-[a-z-]*", html) and "host/v1" in html
 
 
 def side_by_side(tmp_path, seeds, gap=0.5):

@@ -12,7 +12,7 @@ from typing import Any
 
 from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report.progress import Curve
-from ideator_rl.diagnostics.report.sections import Section
+from ideator_rl.diagnostics.report.sections import Section, without_secrets
 
 PLACES = frozenset(("seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to"))
 """Keys of a recipe that say where and under which name, not how."""
@@ -61,7 +61,7 @@ def groups(sections: Sequence[Section]) -> list[Group]:
 
 def differing(found: Sequence[Group]) -> dict[str, list[str]]:
     """Keys of the recipes that are not the same in all groups, each with its value by group."""
-    recipes = [group.members[0].run.recipe for group in found]
+    recipes = [without_secrets(group.members[0].run.recipe) for group in found]
     keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in PLACES))
     shown = {key: [str(recipe.get(key, "–")) for recipe in recipes] for key in keys}
     return {key: values for key, values in shown.items() if len(set(values)) > 1}
