@@ -122,8 +122,10 @@ class LiveRows:
         return [self._library.row(said) for said in new.values() if said.status != LOST]
 
     def running(self, step: int) -> int:
-        """How many proposals up to a step have no outcome yet."""
-        return sum(said.status == RUNNING for said in self._said(step).values())
+        """How many proposals up to a step have no outcome yet; reads none of them."""
+        query = "select count(*) from rollouts where step between ? and ? and created >= ? and status = ?"
+        with self._journal() as db:
+            return int(db.execute(query, (self._open, step, self._since, RUNNING)).fetchone()[0])
 
     def last_step(self) -> int:
         """The last step that was proposed; −1 for none."""
