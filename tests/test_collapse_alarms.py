@@ -101,6 +101,7 @@ def test_a_length_that_tells_success_is_pooled_over_windows():
     assert told(alarms(windows(6, thought_success=-0.35))) == [(2, LENGTH, "warn")]
     assert "Shorter thoughts succeed more often" in alarms(windows(6, thought_success=-0.35))[0].words
     assert alarms(windows(thought_success=[0.9, -0.9] * 5)) == []
+    assert alarms(windows(3, thought_success=-0.35, malformed=0.9)) == [], "of 19 ideas the standard error is 0.24"
 
 
 def test_ten_windows_without_a_better_idea_are_a_standstill():

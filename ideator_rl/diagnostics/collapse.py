@@ -130,10 +130,11 @@ def _success(windows: Sequence[Window]) -> Found:
 
 def _length(windows: Sequence[Window]) -> Found:
     known = [w for w in windows[-SPAN:] if w.figures.get("thought_success") is not None]
-    ideas = sum(w.ideas for w in known)
+    counts = [w.ideas * (1 - (w.figures.get("malformed") or 0.0)) for w in known]  # the others have no known thought
+    ideas = sum(counts)
     if len(known) < PATIENCE or ideas < 2:
         return None
-    mean = sum((w.figures["thought_success"] or 0.0) * w.ideas for w in known) / ideas
+    mean = sum((w.figures["thought_success"] or 0.0) * count for w, count in zip(known, counts, strict=True)) / ideas
     if abs(mean) <= CORRELATION or abs(mean) <= SURE / (ideas - 1) ** 0.5:
         return None
     way = "Longer" if mean > 0 else "Shorter"
