@@ -11,6 +11,7 @@ from search_runs import Lines, configured, go, text
 from test_search_engine import rows, specs
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.attempts import Spec
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.figures import figures
 from ideator_rl.search.near import NearDuplicates
@@ -148,6 +149,7 @@ def test_a_bucket_seeds_too_and_a_resumed_search_knows_what_it_began_with(tmp_pa
     seeded = configured(other, max_ideas=3, archive_from=[f"file://{one}/bucket"])
     buffer = RewardBuffer(seeded.buffer())
     first = known_elsewhere(buffer, seeded.archive_from, other)
+    assert [Spec.load(buffer.executor.bucket, record.id).trusted for record in first] == [False] * 3
     go(replace(config, max_ideas=6), Lines(TEXTS[3:]))
     assert known_elsewhere(buffer, seeded.archive_from, other) == first and len(first) == 3
     buffer.close()
