@@ -18,11 +18,11 @@ from collapse_methods import (
     SCREENING,
     UNSEEN,
 )
+from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-RESAMPLES, LEVEL, FEWEST = 10_000, 0.95, 5
-"""Of the bootstrap.  Of fewer landscapes there is no interval and no test: a bootstrap of two says nothing but where
-these two lie, and of one that it is certain."""
+LEVEL, FEWEST = 0.95, 5
+"""Of fewer landscapes there is no interval and no test."""
 PAIRS = (("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"))
 """Of the main table; the p-values of scores are corrected together, and so are those of areas (Holm
 1979)."""
@@ -63,11 +63,11 @@ def _section(
     return [*lines, *found, ""] if found else lines
 
 
-def interval(values: list[float], seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of a mean, over landscapes."""
-    rng, rows = np.random.default_rng(seed), np.asarray(values)
-    means = rng.choice(rows, (RESAMPLES, len(rows))).mean(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def interval(values: list[float]) -> tuple[float, float]:
+    """Student's interval of a mean, over landscapes.  A percentile bootstrap of eight values holds the mean in some 87
+    of 100 cases where it says 95."""
+    error = statistics.stdev(values) / len(values) ** 0.5
+    low, high = student.interval(LEVEL, len(values) - 1, statistics.fmean(values), error)
     return float(low), float(high)
 
 
