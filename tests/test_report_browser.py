@@ -263,6 +263,7 @@ def test_a_browser_runs_nothing_of_what_ideas_say_on_any_page(browser, hostile):
         assert made.tab.locator("#idea-view :is(img, script, iframe, meta, a[href^=javascript])").count() == 0
         assert made.tab.title() == f"Experiment {place + 1} · <b>run"
         made.tab.go_back()
+        made.tab.locator("#idea-view").wait_for(state="hidden")
     assert made.said == []
     made.context.close()
 
