@@ -146,8 +146,8 @@ def test_what_was_paid_for_an_idea_that_never_ran_is_paid_before_the_next(tmp_pa
     assert units([run]) == [USD] and by_cost(run, USD) == [1.0, 7.0] and by_cost(run, MINUTES) == [0.0, 1.5]
 
 
-def test_runs_that_differ_in_their_seed_only_are_one_group_with_a_band(tmp_path):
-    made = [lab(tmp_path / f"evo-seed{seed}", values, f"strategy: evolution\nseed: {seed}\n")
+def test_runs_that_differ_in_seed_and_slots_only_are_one_group_with_a_band(tmp_path):
+    made = [lab(tmp_path / f"evo-seed{seed}", values, f"strategy: evolution\nseed: {seed}\nslots: {seed + 1}\n")
             for seed, values in enumerate([[3.0, 2.0, 1.0], [4.0, 4.0]])]  # fmt: skip
     other = lab(tmp_path / "bon", [3.5], "strategy: best_of_n\nseed: 0\n")
     one, two = groups([*made, other])

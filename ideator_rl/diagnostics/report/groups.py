@@ -14,8 +14,10 @@ from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report.progress import Curve
 from ideator_rl.diagnostics.report.sections import Section, without_secrets
 
-PLACES = frozenset(("seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to"))
-"""Keys of a recipe that say where and under which name, not how."""
+PLACES = frozenset((
+    "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",
+))  # fmt: skip
+"""Keys of a recipe that say where, how many at once, and under which name, not how."""
 POINTS = 400
 """Places on an axis where a band is drawn."""
 
