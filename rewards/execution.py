@@ -19,9 +19,9 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
+from ideator_rl.patch.cells import cell_of
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.search.cells import cell_of
 from rewards.under_way import NEEDED, Columns, announced
 
 OPTIONAL = tuple(field.name for field in fields(BufferConfig) if field.name not in NEEDED)
