@@ -74,6 +74,15 @@ def test_an_idea_that_was_run_again_is_judged_by_the_runs_it_was_not_chosen_for(
     assert sure.short == "Fairly: the gain held when it was run again." and sure.tone == "good"
 
 
+def test_re_runs_that_failed_and_the_number_of_ideas_that_were_run_again_are_said(tmp_path):
+    ones = [record("b", value=3.0), record("c", value=3.1)]
+    again = [record("b0", value=3.2, tree="tree-b", replicate=100), record("c0", value=3.9, tree="tree-c", replicate=100),
+             record("b1", "failed", tree="tree-b", replicate=101)]  # fmt: skip
+    sure = answered(journal(tmp_path, [ones], [baseline(0, 4.0), *again]))["How sure are we?"]
+    assert "1 more of its re-runs failed, and are not in the mean." in sure.more
+    assert "It leads 2 ideas that were run again: some luck is left in that." in sure.more
+
+
 def test_replicates_that_chose_the_best_do_not_vouch_for_it(tmp_path):
     ones = [record(f"b{i}", value=value, tree="tree-b", replicate=i) for i, value in enumerate((3.0, 3.02, 3.01))]
     sure = answered(journal(tmp_path, [ones], [baseline(i, 4.0 + i / 100) for i in range(3)]))["How sure are we?"]

@@ -20,6 +20,7 @@ from ideator_rl.diagnostics.report.payload import title
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
+from ideator_rl.reward_buffer import BASELINE
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]
     times = "once" if len(fresh) == 1 else f"{len(fresh)} times"
     shown = number(mean(fresh)) + (f" ± {spread(stdev(fresh))}" if len(fresh) > 1 else "")
     first = number(best.metric["value"] if best.metric else None)
-    said = f"It was run again {times}: {shown}, after {first} in the run it was chosen for."
+    said = f"It was run again {times}: {shown}, after {first} in the run it was chosen for.{_beside(section, best)}"
     base, pairs = section.baseline_values, _pairs(section, best)
     if not base:
         return Answer(question, "Its value is repeated, its gain is not known.", f"{said} No baseline was run.")
@@ -118,6 +119,16 @@ def _fresh(section: Section, question: str, best: Experiment, fresh: list[float]
     if gain > within:
         return Answer(question, "Fairly: the gain held when it was run again.", more, tone="good")
     return Answer(question, "Not sure: when run again, the 95 % interval of the gain includes none.", more, tone="warn")
+
+
+def _beside(section: Section, best: Experiment) -> str:
+    """What the mean of its re-runs does not say: how many failed, and that it was picked among several."""
+    later = [e for e in section.run.experiments.values() if e.replicate >= RERUN_REPLICATE]
+    again = [e for e in later if e.implementer != BASELINE]
+    failed = sum(e.tree == best.tree and e.status in OWN_FAILURES for e in again)
+    others = len({e.tree for e in again if e.status == SUCCEEDED})
+    words = f" {failed} more of its re-runs failed, and are not in the mean." if failed else ""
+    return words + (f" It leads {others} ideas that were run again: some luck is left in that." if others > 1 else "")
 
 
 def _welch(one: list[float], other: list[float]) -> tuple[float, float]:
