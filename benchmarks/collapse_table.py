@@ -66,9 +66,9 @@ def _section(
 def interval(values: list[float]) -> tuple[float, float]:
     """Student's interval of a mean, over landscapes.  A percentile bootstrap of eight values holds the mean in some 87
     of 100 cases where it says 95."""
-    error = statistics.stdev(values) / len(values) ** 0.5
-    low, high = student.interval(LEVEL, len(values) - 1, statistics.fmean(values), error)
-    return float(low), float(high)
+    middle, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
+    half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
+    return middle - half, middle + half
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -58,8 +58,8 @@ def test_p_values_are_corrected_as_holm_does():
 
 
 def test_an_interval_holds_the_mean_and_shrinks_to_a_constant():
-    low, high = interval([0.1, 0.2, 0.3, 0.4])
-    assert 0.1 <= low < 0.25 < high <= 0.4
+    half = 3.182 * (0.05 / 3) ** 0.5 / 2  # Student's t of three degrees of freedom, from a table
+    assert interval([0.1, 0.2, 0.3, 0.4]) == pytest.approx((0.25 - half, 0.25 + half), abs=1e-4)
     assert interval([0.3] * 8) == pytest.approx((0.3, 0.3))
 
 
