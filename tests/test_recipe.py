@@ -4,6 +4,7 @@ import sys
 import pytest
 import yaml
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.training.recipe import RecipeError, load_recipe, refuse_other
 
 GOOD = {
@@ -133,6 +134,8 @@ def test_an_option_of_somebody_elses_reward_function_is_taken_as_it_is(written):
     from ideator_rl.training.named import check_names
 
     check_names(load_recipe(written(reward_funcs=["length", "test_rewarding.bonus"], reward_options={"own": [1, 2]})))
+    with pytest.raises(IdeatorError, match="own"):  # it would be nobody's
+        check_names(load_recipe(written(reward_funcs=["length"], reward_options={"own": [1, 2]})))
 
 
 def test_yaml_spellings_of_numbers_are_numbers(tmp_path):
