@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from collapse_methods import BUDGET, MAIN, METHODS, MOST_PROPOSED, SCREENED, SCREENING, TUNED, TUNING, UNSEEN
+from collapse_methods import (
+    BUDGET,
+    MAIN,
+    METHODS,
+    MOST_PROPOSED,
+    REFERENCE,
+    SCREENED,
+    SCREENING,
+    TUNED,
+    TUNING,
+    UNSEEN,
+)
 
 HERE = Path(__file__).parent
 RESULTS, TRIALS = HERE / "collapse_results.jsonl", HERE / "collapse_tuning.jsonl"
@@ -66,7 +77,7 @@ def most(budget: int) -> int:
 
 def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tuple[str, str]]:
     """Cells in the order of importance."""
-    cells = [(name, preset) for preset in UNSEEN for name in MAIN]
+    cells = [(name, preset) for preset in UNSEEN for name in (*MAIN, *REFERENCE)]
     cells += [(name, preset) for preset in SCREENING for name in SCREENED]
     chosen = [cell for cell in cells if not methods or cell[0] in methods]
     return [cell for cell in chosen if not landscapes or cell[1] in landscapes]
@@ -95,13 +106,13 @@ def append(path: Path, cell: dict[str, Any]) -> None:
 
 
 def _say(cell: dict[str, Any]) -> None:
-    last = cell["steps"][-2 if len(cell["steps"]) > 1 else -1]
-    print(
-        f"{cell['method']:<22} {cell['landscape']:<4} score {cell['score']:.3f}  area {cell['auc']:.3f}  "
-        f"{cell['executed']} experiments of {cell['proposed']} ideas  success {last['success']:.2f}  "
-        f"distinct {last['distinct']}  thought {last['thought']:.1f}  {cell['seconds']:.0f} s  {cell['keys'] or ''}",
-        flush=True,
-    )
+    words = [
+        f"{cell['method']:<22} {cell['landscape']:<4} score {cell['score']:.3f}  area {cell['auc']:.3f}",
+        f"{cell['executed']} experiments of {cell['proposed']} ideas",
+    ]
+    for last in cell["steps"][-2:][:1]:
+        words.append(f"success {last['success']:.2f}  distinct {last['distinct']}  thought {last['thought']:.1f}")
+    print(*words, f"{cell['seconds']:.0f} s", cell["keys"] or "", sep="  ", flush=True)
 
 
 def _options() -> argparse.Namespace:

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from collapse_methods import BATCH, METHODS
+from collapse_methods import BATCH, METHODS, ORACLE, SEARCH, Method
+from collapse_oracle import run_oracle
 from collapse_records import read_cell
 
 from envs.landscape.prior import prior
@@ -69,19 +70,12 @@ def run_cell(
     """
     method = METHODS[name]
     began, spent = time.monotonic(), time.process_time()
-    with tempfile.TemporaryDirectory(prefix="collapse-") as folder:
-        run, bucket = Path(folder) / "run", f"memory://{folder}"
-        given = {**method.keys, **(keys or {}), "preset": preset, "seed": seed, "bucket": bucket}
-        try:
-            with quiet():
-                if method.search:
-                    _search(run, {**given, "max_experiments": budget, "max_ideas": most})
-                else:
-                    _train(run, {**given, "max_steps": most // BATCH}, budget)
-        finally:
-            MemoryBucket.forget(bucket)
-        landscape_seed = load_environment("landscape").preset(preset).settings["seed"]
-        told = read_cell(run, landscape_seed, budget)
+    landscape_seed = load_environment("landscape").preset(preset).settings["seed"]
+    given = {**method.keys, **(keys or {})}
+    if method.kind == ORACLE:
+        told = run_oracle(landscape_seed, budget, most, **given, chance=seed)
+    else:
+        told = _run(method, {**given, "preset": preset, "seed": seed}, landscape_seed, budget, most)
     return {
         "method": name,
         "landscape": preset,
@@ -93,6 +87,21 @@ def run_cell(
         "cpu_seconds": round(time.process_time() - spent, 1),
         **told,
     }
+
+
+def _run(method: Method, given: dict[str, Any], landscape_seed: int, budget: int, most: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="collapse-") as folder:
+        run, bucket = Path(folder) / "run", f"memory://{folder}"
+        given["bucket"] = bucket
+        try:
+            with quiet():
+                if method.kind == SEARCH:
+                    _search(run, {**given, "max_experiments": budget, "max_ideas": most})
+                else:
+                    _train(run, {**given, "max_steps": most // BATCH}, budget)
+        finally:
+            MemoryBucket.forget(bucket)
+        return read_cell(run, landscape_seed, budget)
 
 
 def _train(run: Path, keys: dict[str, Any], budget: int) -> None:

@@ -52,12 +52,16 @@ class Curve:
         if not edits or row.experiment_id in self._known:
             return False
         self._known.add(row.experiment_id)
-        if row.status == SUCCEEDED and row.metric is not None and row.metric > self._best:
-            self._best = row.metric
+        self.ran(edits, row.metric if row.status == SUCCEEDED else None)
+        return True
+
+    def ran(self, edits: list[Edit], metric: float | None) -> None:
+        """Take an experiment that is new; `metric` is None where it failed."""
+        if metric is not None and metric > self._best:
+            self._best = metric
             self.score = (self._landscape.quality(edits) - BASE) / (self._optimum - BASE)
         self.scores.append(self.score)
-        self.proposed.append(self.asked)
-        return True
+        self.proposed.append(max(self.asked, len(self.scores)))
 
 
 def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
@@ -74,15 +78,23 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
             break
         curve.add(row)
         kept.append(row)
+    return told(curve, budget) | {
+        "proposed": len(kept),
+        "steps": [figures(rows) for rows in _thinned(_by_step(kept))],
+    }
+
+
+def told(curve: Curve, budget: int) -> dict[str, Any]:
+    """A cell's results but for what became of its population."""
     padded = curve.scores + [curve.score] * (budget - len(curve.scores))
     return {
         "score": round(curve.score, 4),
         "auc": round(statistics.fmean(padded), 4),
         "executed": len(curve.scores),
-        "proposed": len(kept),
+        "proposed": curve.proposed[-1] if curve.proposed else 0,
         "curve": [round(padded[at], 3) for at in _spread(budget)],
         "proposed_by": [curve.proposed[at] for at in _spread(len(curve.proposed))],
-        "steps": [figures(rows) for rows in _thinned(_by_step(kept))],
+        "steps": [],
     }
 
 

@@ -14,6 +14,7 @@ from collapse_methods import (
     MAIN,
     METHODS,
     MOST_PROPOSED,
+    REFERENCE,
     SCREENED,
     SCREENING,
     UNSEEN,
@@ -39,8 +40,8 @@ def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
         f"{BATCH} ideas a step; at most {MOST_PROPOSED / BUDGET:g} ideas for each experiment of the budget. "
         "0 is the baseline, 1 the best idea there is.",
         "",
-        *_section(results, BUDGET, MAIN, UNSEEN, tests=True),
-        *_section(results, LONG, LONG_METHODS, UNSEEN, tests=True),
+        *_section(results, BUDGET, (*MAIN, *REFERENCE), UNSEEN, tests=True),
+        *_section(results, LONG, (*LONG_METHODS, *REFERENCE), UNSEEN, tests=True),
         "Screening, no claim.",
         "",
         *_section(results, BUDGET, (*MAIN, *SCREENED), SCREENING, tests=False),
@@ -124,7 +125,7 @@ def _populations(by_method: dict[str, Cells], names: tuple[str, ...], landscapes
     ]
     for name in names:
         cells = [by_method[name][each] for each in landscapes if each in by_method.get(name, {})]
-        if not cells:
+        if not any(cell["steps"] for cell in cells):
             continue
         parts = []
         for what in shown:

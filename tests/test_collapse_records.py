@@ -7,6 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import collapse_oracle  # noqa: E402
 from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
 from collapse_table import holm, interval, slope, table  # noqa: E402
 
@@ -81,3 +82,22 @@ def test_a_slope_is_the_change_over_the_run():
     cell = {"steps": [{"step": step, "best": 0.5 + 0.01 * step} for step in range(0, 11, 2)]}
     assert slope(cell) == pytest.approx(0.1)
     assert slope({"steps": cell["steps"][:2]}) is None
+
+
+def test_the_oracle_runs_every_idea_once_and_is_told_no_more_than_what_ran(monkeypatch):
+    asked = []
+
+    class Watched:
+        def outcome(self, edits):
+            asked.append(tuple(edits))
+            return HERE.outcome(edits)
+
+    monkeypatch.setattr(collapse_oracle, "landscape", lambda seed: Watched())
+    monkeypatch.setattr(collapse_oracle, "Curve", lambda _: Curve(HERE))
+    told = collapse_oracle.run_oracle(0, 300, 450, elites=4)
+    assert len(asked) == len(set(asked)) == told["executed"] == told["proposed"] == 300
+    assert all(edits == tuple(sorted(dict(edits).items())) and 1 <= len(edits) <= 10 for edits in asked)
+    seen = [(HERE.outcome(edits).metric, edits) for edits in asked if HERE.outcome(edits).succeeded]
+    best = max(seen)[1]
+    assert told["score"] == round((HERE.quality(best) - BASE) / (certificate(HERE).optimum - BASE), 4)
+    assert collapse_oracle.run_oracle(0, 300, 450, elites=4) == told
