@@ -20,7 +20,10 @@ import numpy as np
 from envs.landscape.certificate import certificate
 from envs.landscape.edits import NotAnIdea, read
 from envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple, landscape
+from ideator_rl.diagnostics.collapse import alarms
 from ideator_rl.diagnostics.diversity import clusters, largest_share, vendi_score
+from ideator_rl.diagnostics.embedding import get_embedder
+from ideator_rl.diagnostics.population import population
 from ideator_rl.diagnostics.records import Rollout, read_run
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
@@ -71,7 +74,8 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
         seed: of the landscape.
         budget: unique experiments; what was run beyond it is left out.
     """
-    rollouts = sorted(read_run(folder).rollouts, key=lambda row: (row.step, row.position))
+    run = read_run(folder)
+    rollouts = sorted(run.rollouts, key=lambda row: (row.step, row.position))
     curve, kept = Curve(landscape(seed)), list[Rollout]()
     for row in rollouts:
         if len(curve.scores) == budget:
@@ -81,6 +85,7 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
     return told(curve, budget) | {
         "proposed": len(kept),
         "steps": [figures(rows) for rows in _thinned(_by_step(kept))],
+        "alarms": [[each.step, each.kind, each.level] for each in alarms(population(run, get_embedder("hashed")))],
     }
 
 

@@ -121,19 +121,30 @@ def _standing(section: Section, group: Group, budget: int, paid: list[float], co
 
 
 def _test(first: Group, second: Group, standings: list[Standing]) -> Test:
-    """Positive differences: the first is better."""
-    best = {id(one.section): one.best for one in standings}
-    by_seed = [
-        {section.run.recipe.get("seed"): section for section in group.members if best[id(section)] is not None}
-        for group in (first, second)
-    ]
+    """Positive differences: the first is better.  A run without a success has its baseline and no more: left out, a
+    group would be the better for its failures."""
+    best = {id(one.section): one.best if one.best is not None else one.section.run.baseline for one in standings}
+    empty = {id(one.section) for one in standings if one.best is None}
+    by_seed = [{section.run.recipe.get("seed"): section for section in group.members} for group in (first, second)]
     seeds = [seed for seed in by_seed[0] if seed is not None and seed in by_seed[1]]
-    gaps = []
+    gaps, at_baseline, unknown = [], 0, 0
     for seed in seeds:
         one, other = by_seed[0][seed], by_seed[1][seed]
-        gaps.append(one.better(best[id(one)] or 0.0, best[id(other)] or 0.0))
+        values = best[id(one)], best[id(other)]
+        if None in values:
+            unknown += 1
+            continue
+        at_baseline += bool({id(one), id(other)} & empty)
+        gaps.append(one.better(values[0] or 0.0, values[1] or 0.0))
     p = _wilcoxon(gaps) if len(gaps) >= PAIRS and any(gaps) else None
-    return Test(first.name, second.name, len(gaps), p, _verdict(first.name, second.name, gaps))
+    words = (
+        _verdict(first.name, second.name, gaps) if gaps or not seeds else f"{first.name} and {second.name}: no pair."
+    )
+    if at_baseline:
+        words += f" In {at_baseline} of {len(gaps)} a run without a success stands at its baseline."
+    if unknown:
+        words += f" {unknown} of {len(seeds)} pairs of seeds are left out: a run has neither a success nor a baseline."
+    return Test(first.name, second.name, len(gaps), p, words)
 
 
 def _verdict(first: str, second: str, gaps: list[float]) -> str:
