@@ -127,23 +127,17 @@ def _test(first: Group, second: Group, standings: list[Standing]) -> Test:
     empty = {id(one.section) for one in standings if one.best is None}
     by_seed = [{section.run.recipe.get("seed"): section for section in group.members} for group in (first, second)]
     seeds = [seed for seed in by_seed[0] if seed is not None and seed in by_seed[1]]
-    gaps, at_baseline, unknown = [], 0, 0
+    gaps, at_baseline = [], 0
     for seed in seeds:
         one, other = by_seed[0][seed], by_seed[1][seed]
-        values = best[id(one)], best[id(other)]
-        if None in values:
-            unknown += 1
-            continue
-        at_baseline += bool({id(one), id(other)} & empty)
-        gaps.append(one.better(values[0] or 0.0, values[1] or 0.0))
+        mine, others = best[id(one)], best[id(other)]
+        if mine is not None and others is not None:  # a run with neither success nor baseline measured nothing
+            gaps.append(one.better(mine, others))
+            at_baseline += bool({id(one), id(other)} & empty)
     p = _wilcoxon(gaps) if len(gaps) >= PAIRS and any(gaps) else None
-    words = (
-        _verdict(first.name, second.name, gaps) if gaps or not seeds else f"{first.name} and {second.name}: no pair."
-    )
+    words = _verdict(first.name, second.name, gaps)
     if at_baseline:
         words += f" In {at_baseline} of {len(gaps)} a run without a success stands at its baseline."
-    if unknown:
-        words += f" {unknown} of {len(seeds)} pairs of seeds are left out: a run has neither a success nor a baseline."
     return Test(first.name, second.name, len(gaps), p, words)
 
 
