@@ -1,7 +1,7 @@
 """`ideator-rl status RUN_OR_BUCKET --watch`: the living run in the terminal, until it ends or Ctrl-C leaves.
 
-On a terminal one picture is kept up to date; where the output goes elsewhere, a plain line is written whenever
-something changed, at most one every few seconds.  Watching changes nothing, and leaving ends nothing.
+On a terminal one picture is kept up to date; where the output goes elsewhere, or to a terminal that cannot draw over
+what it shows (`TERM=dumb`), a plain line is written whenever something changed, at most one every few seconds.  Watching changes nothing, and leaving ends nothing.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def watch_bucket(bucket: Bucket) -> int:
 def _follow(picture: RunPicture | BucketPicture) -> int:
     console = Console()
     try:
-        if console.is_terminal:
+        if console.is_terminal and not console.is_dumb_terminal:
             with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
                 for _ in picture.looks():
                     live.update(picture.drawn(), refresh=True)
@@ -132,7 +132,7 @@ class RunPicture:
         for alarm in living.alarms:
             rows.append(Text(f"{alarm.level}: {alarm.words}", style="bold red" if alarm.level == "stop" else "yellow"))
         if self.left:
-            rows.append(Text(f"judging the population: {self.left} steps to go", style="dim"))
+            rows.append(Text(f"judging the population: steps to go: {self.left}", style="dim"))
         return Group(*rows, self._latest())
 
     def _how_far(self) -> str:

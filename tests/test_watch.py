@@ -142,10 +142,10 @@ def test_a_run_that_is_over_is_told_in_one_plain_line_where_nobody_looks(tmp_pat
     )
 
 
-def screen(command, seen, act):
+def screen(command, seen, act, term="xterm-256color"):
     """What a command writes on a terminal until it ends, and its exit status; `act` is called once it wrote `seen`."""
     own, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "110", "LINES": "40"}
+    environment = {**os.environ, "TERM": term, "COLUMNS": "110", "LINES": "40"}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, close_fds=True)
     os.close(theirs)
     told, deadline = b"", time.monotonic() + 60
@@ -185,6 +185,24 @@ def test_a_living_run_is_drawn_until_it_ends(tmp_path):
     end = told[told.rindex("steps ") :]
     assert end.startswith("steps 3 of 3") and "9 succeeded" in end and "3 failed" in end
     assert "best height 0.8000 in step 3" in end and "success by step  ▆▆▆" in end and "Try it." in end
+
+
+def test_a_terminal_that_cannot_draw_over_what_it_shows_has_lines_while_the_run_goes(tmp_path):
+    trainer = scripted(tmp_path)
+    told, code = screen(command(tmp_path), "3 succeeded", lambda _: (tmp_path / "seen").touch(), term="dumb")
+    assert trainer.wait() == 0 and code == 0
+    lines = told.split()
+    assert "\x1b" not in told and lines.count("steps") >= 2, "the first is written before the run ends"
+    assert "9 succeeded, 3 failed" in told and told.endswith("not under way\r\n")
+
+
+def test_a_re_run_is_no_experiment_of_the_search(tmp_path):
+    again = record("a2", value=3.1, tree="tree-a", replicate=100)
+    journal(tmp_path, [[record("a", value=3.0), record("b", value=3.5)]], [baseline(0, 4.0), again])
+    living = Living(tmp_path)
+    living.look()
+    assert living.experiments == len(read_run(tmp_path).ran) == 2
+    living.close()
 
 
 def test_ctrl_c_leaves_quietly_and_ends_nothing(tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ideator_rl.diagnostics.records import JOURNAL, NoRun, mapping
-from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
+from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED
 
 if TYPE_CHECKING:  # scipy takes seconds on a busy machine, and the first picture need not wait for it
     from ideator_rl.diagnostics.collapse import Alarm
@@ -97,7 +97,7 @@ class Living:
 
     @property
     def experiments(self) -> int:
-        """Distinct ones that ran."""
+        """Distinct ones that ran; a re-run proves, it does not search."""
         return sum(1 for tree, _ in self._trees.values() if tree)
 
     @property
@@ -141,7 +141,7 @@ class Living:
                 self.metric, self.direction = metric["name"], metric["direction"]
             if record.get("implementer") == "baseline":
                 self.baseline += [metric["value"]] if record["status"] == SUCCEEDED and metric else []
-            else:
+            elif record.get("replicate", 0) < RERUN_REPLICATE:
                 self._trees[record["id"]] = record.get("tree", ""), record.get("patch", "")
 
     def _read_proposals(self) -> None:
