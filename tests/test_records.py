@@ -95,6 +95,12 @@ def test_the_closing_words_name_baseline_best_idea_steps_outcomes_and_places(tmp
     assert f"records: {tmp_path}/buffer.sqlite" in words
 
 
+def test_the_closing_words_let_nothing_of_an_idea_act_on_the_terminal(tmp_path):
+    one = record("a", value=4.0, idea="red \x1b[31m\x1b]0;title\x07 \u202eback \ud800", patch="+\x1b[2Jx\r+y")
+    words = summary(journal(tmp_path, [[one]]))
+    assert not set(words) & set("\x1b\x07\r\u202e\ud800") and "⟨U+202E⟩back" in words
+
+
 def test_the_closing_words_of_an_empty_run_say_so(tmp_path):
     words = summary(journal(tmp_path, []))
     assert "Baseline: none was run" in words and "Best idea: none succeeded" in words

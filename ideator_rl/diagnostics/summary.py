@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ideator_rl.diagnostics.records import Run, Step, read_run
+from ideator_rl.diagnostics.safe_text import visible
 
 
 def summary(folder: Path) -> str:
-    """Plain text for a terminal."""
+    """Plain text for a terminal; nothing that a model wrote acts on it."""
     run = read_run(folder)
     lines = ["", f"Run {folder}", "", *_baseline(run), *_best(run), "", _HEAD]
     lines += [_row(step) for step in run.by_step()]
@@ -23,7 +24,7 @@ def summary(folder: Path) -> str:
             "",
         ]
     lines += [f"{what + ':':<9}{place}" for what, place in run.places]
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 _HEAD = "step  ideas  distinct  success  mean metric  best metric  mean reward"
