@@ -1,7 +1,8 @@
 """`ideator-rl status RUN_OR_BUCKET --watch`: the living run in the terminal, until it ends or Ctrl-C leaves.
 
 On a terminal one picture is kept up to date; where the output goes elsewhere, or to a terminal that cannot draw over
-what it shows (`TERM=dumb`), a plain line is written whenever something changed, at most one every few seconds.  Watching changes nothing, and leaving ends nothing.
+what it shows (`TERM=dumb`), a plain line is written whenever something changed, at most one every few seconds.
+Watching changes nothing, and leaving ends nothing.
 """
 
 from __future__ import annotations

@@ -122,6 +122,12 @@ def test_runs_without_isolation_are_marked(tmp_path):
     assert "ran without a sandbox" in html and "not isolated" in html
 
 
+def test_a_folder_that_is_named_twice_is_one_run(two_steps, tmp_path):
+    page_of(two_steps, out=tmp_path / "once.html")
+    page_of(two_steps, two_steps / ".." / two_steps.name, out=tmp_path / "twice.html")
+    assert (tmp_path / "twice.html").read_text() == (tmp_path / "once.html").read_text()
+
+
 def test_several_runs_share_one_chart_and_keep_their_own_sections(tmp_path):
     folders = [tmp_path / "one" / "run", tmp_path / "two" / "run", tmp_path / "other"]
     for i, folder in enumerate(folders):

@@ -196,7 +196,32 @@ def test_runs_are_compared_at_the_number_of_experiments_of_the_smallest(tmp_path
     [test] = found.tests
     assert test.pairs == 3 and test.p is None
     assert "first (3 seeds) is 0.6000 better than second (3 seeds) on average, and better in 3 of 3 pairs" in test.words
-    assert "3 pairs are too few to test" in test.words and "p = 0.25" in test.words
+    sure = {one.question: one for _, one in overview(found, [])}["How sure is the order?"]
+    assert sure.more.endswith(
+        "3 pairs are too few to test: even if all agreed, the sign test could not go below p = 0.25. It takes 6 to come below 0.05."
+    )
+
+
+def test_that_pairs_are_too_few_is_said_once_however_many_groups_there_are(tmp_path):
+    made = [lab(tmp_path / f"{way}-{seed}", [3.0 + place], f"strategy: {way}\nseed: {seed}\n")
+            for place, way in enumerate("abcd") for seed in range(2)]  # fmt: skip
+    [found] = compare(made)
+    sure = {one.question: one for _, one in overview(found, [])}["How sure is the order?"]
+    assert len(found.tests) == 6 and sure.more.count("too few to test") == 1
+
+
+def test_runs_that_are_level_and_a_best_that_is_no_better_are_called_so(tmp_path):
+    made = [
+        lab(tmp_path / name, [value, None, None], f"strategy: {name}\n")
+        for name, value in zip("abc", (4.0, 4.0, 5.0), strict=True)
+    ]
+    found = {one.question: one for _, one in overview(compare(made)[0], [])}
+    leader = found["Which was best at equal budget, 3 experiments each?"]
+    assert (
+        leader.short == "None alone: a and b are level at a best height of 4.0000." and leader.more == "Then c 5.0000."
+    )
+    assert found["What was the best idea of all?"].short == "height 4.0000 in a, the same as its baseline."
+    assert found["Which failures dominate?"].short == "a: 67% of 3 ideas failed; most common: failed (2)."
 
 
 def test_enough_pairs_of_seeds_are_tested(tmp_path):

@@ -152,15 +152,17 @@ def _verdict(first: str, second: str, gaps: list[float]) -> str:
     said += "pairs of seeds" if count > 1 else "pair of seeds"
     if mean(gaps) == 0 and not wins and not losses:
         said = f"{first} and {second} are equal in all {count} pairs of seeds"
-    if count < PAIRS:
-        least = 2 * 0.5**count
-        return (
-            f"{said}. {count} {'pairs are' if count > 1 else 'pair is'} too few to test: even if all agreed, the sign "
-            f"test could not go below p = {min(1.0, least):.3g}. It takes {PAIRS + 1} to come below 0.05."
-        )
-    if not wins and not losses:
+    if count < PAIRS or (not wins and not losses):
         return f"{said}."
     return f"{said}. {tested(gaps)}"
+
+
+def too_few(count: int) -> str:
+    """Why so many pairs, fewer than `PAIRS`, are not tested."""
+    return (
+        f"{count} {'pairs are' if count > 1 else 'pair is'} too few to test: even if all agreed, the sign test could "
+        f"not go below p = {min(1.0, 2 * 0.5**count):.3g}. It takes {PAIRS + 1} to come below 0.05."
+    )
 
 
 def tested(gaps: Sequence[float]) -> str:

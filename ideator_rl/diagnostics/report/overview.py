@@ -8,7 +8,7 @@ from statistics import mean
 from ideator_rl.diagnostics.figures import number, share
 from ideator_rl.diagnostics.report.answers import Answer, busy, duration
 from ideator_rl.diagnostics.report.changes import in_words
-from ideator_rl.diagnostics.report.compare import Comparison, Standing
+from ideator_rl.diagnostics.report.compare import PAIRS, Comparison, Standing, too_few
 from ideator_rl.diagnostics.report.groups import Group
 from ideator_rl.diagnostics.report.sections import Section
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
@@ -40,8 +40,11 @@ def _leader(found: Comparison) -> Answer:
     if len(ranked) == 1:
         return Answer(question, f"{ranked[0][0].name}: no other had a success.")
     said = [f"{group.name} {_value(group, values)}" for group, values in ranked]
-    return Answer(question, f"{ranked[0][0].name}, with a best {found.metric} of {_value(*ranked[0])}.",
-                  f"Then {'; '.join(said[1:])}.")  # fmt: skip
+    level = [group.name for group, values in ranked if mean(values) == mean(ranked[0][1])]
+    short = f"{ranked[0][0].name}, with a best {found.metric} of {_value(*ranked[0])}."
+    if len(level) > 1:
+        short = f"None alone: {' and '.join(level)} are level at a best {found.metric} of {number(mean(ranked[0][1]))}."
+    return Answer(question, short, f"Then {'; '.join(said[len(level) :])}." if len(level) < len(said) else "")
 
 
 def _value(group: Group, values: Sequence[float]) -> str:
@@ -76,6 +79,8 @@ def _sure(found: Comparison) -> Answer:
     short = "A paired test finds a difference." if significant else "A paired test finds no difference."
     if len(known) > 1:
         words.append(f"With {len(known)} tests the smallest p counts {len(known)} times (Bonferroni).")
+    if few := [one.pairs for one in found.tests if 0 < one.pairs < PAIRS]:
+        words.append(too_few(max(few)))  # once, however many groups there are
     if not known:
         short = "Not sure: too few pairs of seeds for a test."
     return Answer(question, short, " ".join(words), tone="good" if significant else "warn")
@@ -89,11 +94,10 @@ def _best(sections: Sequence[Section]) -> list[tuple[Section | None, Answer]]:
     section = min(with_best, key=lambda one: sign * mean(one.run.values(one.ranked[0])))
     best, row = section.ranked[0], section.row_of(section.ranked[0])
     value = f"{section.run.metric} {number(mean(section.run.values(best)))} in {section.name}"
-    gain = (
-        ""
-        if section.gain is None
-        else f", {number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than its baseline"
-    )
+    gain = ""
+    if section.gain is not None:
+        side = f"{number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than"
+        gain = f", {side if section.gain else 'the same as'} its baseline"
     change = in_words(best.patch)
     return [(section, Answer("What was the best idea of all?", f"{value}{gain}.", f"{change}." if change else "", row))]
 
@@ -135,9 +139,9 @@ def _failures(found: Comparison) -> Answer:
         if not known:
             continue
         top = max(failed, key=lambda status: failed[status])
-        most = f", most of them {top} ({failed[top]})"
+        most = f"; most common: {top} ({failed[top]})"
         if not failed[top]:
-            said.append(f"{group.name}: none of {known} ideas failed.")
+            said.append(f"{group.name}: none of {known} failed.")
             continue
         said.append(f"{group.name}: {share(sum(failed.values()) / known)} of {known} ideas failed{most}.")
     return Answer("Which failures dominate?", said[0] if said else "No outcome is known yet.", " ".join(said[1:]))

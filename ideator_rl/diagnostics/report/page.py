@@ -93,7 +93,10 @@ def write_report(
     """
     if not run_dirs:
         raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
-    runs = [read_run(folder) for folder in run_dirs]
+    named: dict[Path, Path] = {}
+    for folder in run_dirs:  # one that is named twice is one run, and no two seeds that agree
+        named.setdefault(folder.resolve(), folder)
+    runs = [read_run(folder) for folder in named.values()]
     found = [sections.section(name, run) for name, run in zip(sections.names(runs), runs, strict=True)]
     parts = [_part(section, embedder, notes(section.run.folder) if notes else ()) for section in found]
     _store(out, _render(parts))
