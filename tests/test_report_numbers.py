@@ -1,6 +1,7 @@
 """What the report works out: answers, curves, groups of seeds, equal budgets, paired tests; by hand-worked cases."""
 
 import re
+from dataclasses import replace
 from statistics import stdev
 
 import pytest
@@ -124,7 +125,7 @@ def test_runs_of_unequal_number_and_spread_have_welch_s_degrees_of_freedom():
 
 def test_cost_and_failures_are_those_of_the_records(tmp_path):
     boom = {"kind": "crash", "message": "Traceback\nout of memory"}
-    ones = [record("a", value=3.0, seconds={"run": 50.0, "score": 10.0}), record("b", "failed", error=boom),
+    ones = [record("a", value=3.0, seconds={"run": 30.0, "score": 10.0, "confirm": 20.0}), record("b", "failed", error=boom),
             record("c", "failed", error=boom), record("d", "timed_out"), record("e", "lost")]  # fmt: skip
     (tmp_path / "ledger.json").write_text('{"usd": 1.5, "tokens": 20000.0, "gpu_hours": 0.25}')
     found = answered(journal(tmp_path, [ones]))
@@ -138,6 +139,23 @@ def test_cost_and_failures_are_those_of_the_records(tmp_path):
     [crash, late, lost] = panels.failures(section("run", read_run(tmp_path)))
     assert (crash.status, crash.kind, crash.count, crash.share) == ("failed", "crash", 2, 0.4)
     assert crash.message == "out of memory" and late.count == lost.count == 1
+
+
+def test_what_a_bucket_had_already_is_said_and_counts_once_for_runs_that_share_it(tmp_path):
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(f"bucket: file:///shared\nstrategy: {name}\n")
+        own = record(name, value=3.0, seconds={"run": 20.0})
+        base = replace(baseline(0, 4.0), seconds={"run": 9.0, "score": 1.0}, replayed=name == "two")
+        made.append(section(name, read_run(journal(tmp_path / name, [[own]], [base]))))
+    alone = [next(one for one in answers(each, Answer("", "")) if "cost" in one.question) for each in made]
+    assert [one.short for one in alone] == ["30 s of experiments."] * 2
+    assert (
+        "already" not in alone[0].more and "1 results were in the bucket already, 10 s of that time." in alone[1].more
+    )
+    together = {one.question: one for _, one in overview(compare(made)[0], [])}["What did they cost together?"]
+    assert together.short == "50 s of experiments." and "1 results come from a bucket" in together.more
 
 
 def test_curves_step_at_each_better_idea_and_the_mean_moves(tmp_path):

@@ -15,8 +15,10 @@ from statistics import mean, stdev
 from scipy.stats import norm, t
 
 from ideator_rl.diagnostics.figures import number, share, spread
+from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report.changes import in_words
 from ideator_rl.diagnostics.report.payload import title
+from ideator_rl.diagnostics.report.progress import experiment_seconds
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
@@ -179,14 +181,24 @@ def _cost(section: Section) -> Answer:
     wall = run.timings.get("total") or _span(section)
     ran = len(run.ran)
     each = f" {duration(busy(run.ran) / ran)} an experiment." if ran else ""
-    clock = f" {duration(wall)} on the clock." if wall else ""
-    more = f"{len(run.rollouts)} ideas proposed, {ran} distinct experiments run.{each}{clock}{tokens}"
+    apart = ", re-runs apart" if any(e.replicate >= RERUN_REPLICATE for e in run.experiments.values()) else ""
+    clock = f" {duration(wall)} on the clock{apart}." if wall else ""
+    more = f"{len(run.rollouts)} ideas proposed, {ran} distinct experiments run.{each}{clock}"
+    more += _known_before(run) + tokens
     return Answer("What did it cost?", " and ".join(parts) + ".", more)
+
+
+def _known_before(run: Run) -> str:
+    """What of it another run paid for, or this one before it was resumed."""
+    known = [e for e in run.experiments.values() if e.replayed and busy([e])]
+    if not known:
+        return ""
+    return f" {len(known)} results were in the bucket already, {duration(busy(known))} of that time."
 
 
 def busy(records: Iterable[Experiment]) -> float:
     """Seconds that experiments ran and were scored, one after another."""
-    return sum(e.seconds.get("run", 0.0) + e.seconds.get("score", 0.0) for e in records)
+    return sum(map(experiment_seconds, records))
 
 
 def duration(seconds: float) -> str:

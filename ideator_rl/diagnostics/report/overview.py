@@ -103,7 +103,13 @@ def _best(sections: Sequence[Section]) -> list[tuple[Section | None, Answer]]:
 
 
 def _cost(sections: Sequence[Section]) -> Answer:
-    seconds = sum(busy(section.run.experiments.values()) for section in sections)
+    """An experiment that several runs have from one bucket ran once."""
+    ran_once = {
+        (str(section.run.recipe.get("bucket") or section.run.folder), id): record
+        for section in sections
+        for id, record in section.run.experiments.items()
+    }
+    seconds = busy(ran_once.values())
     usd = sum(section.run.spent.get("usd", 0.0) for section in sections)
     hours = sum(section.run.spent.get("gpu_hours", 0.0) for section in sections)
     parts = ([f"{usd:.2f} USD"] if usd else []) + ([f"{hours:.3g} GPU-hours"] if hours else [])
@@ -111,8 +117,10 @@ def _cost(sections: Sequence[Section]) -> Answer:
         sum(len(rows) for rows in found)
         for found in ([s.run.rollouts for s in sections], [s.run.ran for s in sections])
     )
+    several = sum(len(section.run.experiments) for section in sections) - len(ran_once)
+    shared = f" {several} results come from a bucket that runs share, and count once in the time." if several else ""
     return Answer("What did they cost together?", " and ".join([*parts, f"{duration(seconds)} of experiments"]) + ".",
-                  f"{proposed} ideas proposed, {ran} distinct experiments run.")  # fmt: skip
+                  f"{proposed} ideas proposed, {ran} distinct experiments run.{shared}")  # fmt: skip
 
 
 def _collapse(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) -> Answer:

@@ -19,7 +19,7 @@ from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
 from ideator_rl.ideas import EXPERIMENT
 
-PHASES = ("implement", "queue", "run", "score")
+PHASES = ("implement", "queue", "run", "score", "confirm")
 BINS, FEWEST = 6, 12
 """Ranges of thought length, and the fewest ideas that are told apart by it."""
 SHOWN = 10

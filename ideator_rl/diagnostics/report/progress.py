@@ -106,5 +106,9 @@ def units(runs: Sequence[Run]) -> list[str]:
 def _price(record: Experiment, unit: str) -> float:
     if unit == USD:
         return record.cost.get("usd", 0.0)
-    seconds = record.seconds.get("run", 0.0) + record.seconds.get("score", 0.0)
-    return seconds / (60 if unit == MINUTES else 3600)
+    return experiment_seconds(record) / (60 if unit == MINUTES else 3600)
+
+
+def experiment_seconds(record: Experiment) -> float:
+    """That an experiment ran and was scored, a second time too where its result had to be confirmed."""
+    return sum(record.seconds.get(phase, 0.0) for phase in ("run", "score", "confirm"))

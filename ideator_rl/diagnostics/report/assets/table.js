@@ -20,7 +20,7 @@ function metricName() {
 
 function busy(i) {
   const seconds = R.seconds[i];
-  return "run" in seconds || "score" in seconds ? (seconds.run || 0) + (seconds.score || 0) : null;
+  return "run" in seconds || "score" in seconds ? (seconds.run || 0) + (seconds.score || 0) + (seconds.confirm || 0) : null;
 }
 
 function heads() {
