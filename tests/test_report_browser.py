@@ -108,9 +108,14 @@ def test_the_form_filters_by_words_status_step_metric_and_kind_of_change(tab, la
     tab.tab.fill("#f-step0", "2")
     tab.tab.fill("#f-step1", "3")
     tab.asked("40 of ")
-    tab.tab.fill("#f-metric1", "3.8")
+    tab.tab.fill("#f-metric1", "3,8")
     low = sum(row.metric is not None and row.metric <= 3.8 for row in run.rollouts if row.step in (1, 2))
     tab.asked(f"{low} of ")
+    tab.tab.click("text=Show all")
+    tab.tab.fill("#f-metric0", "2.338")
+    tab.tab.fill("#f-metric1", "2.3385")
+    tab.asked("1 of ")
+    assert tab.column(3) == ["2.3383"], "what is filtered by is the mean that is shown"
     tab.tab.click("text=Show all")
     tab.tab.fill("#f-cell", "train.py:x")
     tab.asked("121 of ")
@@ -183,9 +188,16 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_words_stand_out(browser
     for name in ("ink", "ink-soft", "accent", "good", "bad", "warn", "baseline"):
         for ground in ("paper", "card"):
             assert contrast(made.tab, name, ground) >= 4.5, (name, ground)
+    drawn = [*(f"series-{i}" for i in range(8)), *(f"status-{i}" for i in range(9)), "dot", "baseline"]
+    assert {name: ratio for name in drawn if (ratio := contrast(made.tab, name, "card")) < 3} == {}
     assert contrast(made.tab, "good", "add") >= 4.5 and contrast(made.tab, "bad", "del") >= 4.5
-    made.open(lab / "report.html", "#idea=0:0403")
+    size = "Math.min(...[...document.querySelectorAll('SVG text')].map((one) => one.getBoundingClientRect().height))"
+    assert made.tab.evaluate(size.replace("SVG", "figure svg")) >= 11, "charts shrink with the screen, their words less"
+    rows = made.tab.locator("details:has(> summary:text-is('Failures by kind')) tbody tr").all()
+    assert rows and all(row.bounding_box()["height"] < 130 for row in rows), "words have a column they can be read in"
+    made.open(lab / "report.html", "#idea=0:0500")
     made.tab.locator("#idea-view h1").wait_for()
+    assert made.tab.evaluate(size.replace("SVG", ".strip svg")) >= 13
     assert made.fits() and made.said == []
     made.context.close()
 

@@ -228,6 +228,19 @@ def test_that_pairs_are_too_few_is_said_once_however_many_groups_there_are(tmp_p
     assert len(found.tests) == 6 and sure.more.count("too few to test") == 1
 
 
+def test_the_best_in_all_of_a_run_is_the_best_mean_and_an_empty_text_is_no_patch_by_hand(tmp_path):
+    for name in ("one", "two"):
+        lab(tmp_path / name, [3.0, 3.5])
+        book = Journal(tmp_path / name / "buffer.sqlite")
+        book.record(record("again", value=3.2, tree=f"tree-{name}-0", replicate=100))
+        book.propose(1, [""])
+        book.settle(1, 0, record("empty", "malformed", idea="", tree=""))
+        book.close()
+    page = Page(page_of(tmp_path / "one", tmp_path / "two"))
+    assert page.text.count("3.1000 ± 0.14 (2 runs)") >= 2
+    assert [one["title"] for one in page.experiments() if one["status"] == "malformed"] == ["nothing was written"] * 2
+
+
 def test_runs_that_are_level_and_a_best_that_is_no_better_are_called_so(tmp_path):
     made = [
         lab(tmp_path / name, [value, None, None], f"strategy: {name}\n")

@@ -159,7 +159,7 @@ def title(row: Row) -> str:
     if row.baseline:
         return "the unchanged baseline"
     if not row.idea:
-        return "a patch written by hand"
+        return "nothing was written" if row.proposals else "a patch written by hand"
     flat = " ".join(row.idea.split()).removeprefix("[Experiment] ")
     flat = flat.partition(" [Code Changes]")[0]
     return flat if len(flat) <= TITLE else flat[: TITLE - 1] + "…"

@@ -62,17 +62,18 @@ function node(i, x, y, own) {
 }
 
 // The runs of an idea beside those of the baseline, on one scale.
-function strip(i) {
+function strip(i, room) {
+  const wide = Math.min(600, room);
   const run = DATA.runs[R.run[i]], values = R.values[i].length ? R.values[i] : [R.metric[i]];
   const all = [...values, ...run.baseline, ...run.best];
-  const low = Math.min(...all), high = Math.max(...all), room = (high - low) * 0.08 || Math.abs(high) * 0.05 || 1;
-  const at = (value) => 12 + 576 * (value - low + room) / (high - low + 2 * room);
-  const box = draw("svg", {viewBox: "0 0 600 64", width: 600, role: "img", "aria-label": stripWords(run, values)});
-  box.append(draw("line", {x1: 0, x2: 600, y1: 34, y2: 34, stroke: "var(--grid)", "stroke-width": 1}));
+  const low = Math.min(...all), high = Math.max(...all), rim = (high - low) * 0.08 || Math.abs(high) * 0.05 || 1;
+  const at = (value) => 12 + (wide - 24) * (value - low + rim) / (high - low + 2 * rim);
+  const box = draw("svg", {viewBox: "0 0 " + wide + " 64", width: wide, role: "img", "aria-label": stripWords(run, values)});
+  box.append(draw("line", {x1: 0, x2: wide, y1: 34, y2: 34, stroke: "var(--grid)", "stroke-width": 1}));
   if (run.baseline.length) {
     const [from, to] = [at(Math.min(...run.baseline)), at(Math.max(...run.baseline))];
     box.append(draw("rect", {x: from - 1, width: Math.max(2, to - from + 2), y: 20, height: 28, fill: "var(--baseline)", opacity: 0.3}));
-    box.append(label(at(mean(run.baseline)), 60, "baseline " + number(mean(run.baseline)), "var(--baseline)"));
+    box.append(label(at(mean(run.baseline)), 60, "baseline " + number(mean(run.baseline)), "var(--baseline)", wide));
   }
   if (values.length > 1) {
     const middle = mean(values), spread = deviation(values);
@@ -80,12 +81,12 @@ function strip(i) {
     box.append(draw("line", {x1: at(middle), x2: at(middle), y1: 25, y2: 43, stroke: "var(--series-1)", "stroke-width": 3}));
   }
   for (const value of values) box.append(draw("circle", {cx: at(value), cy: 34, r: 5, fill: "var(--series-0)"}));
-  box.append(label(at(mean(values)), 14, withError(values), "var(--ink)"));
+  box.append(label(at(mean(values)), 14, withError(values), "var(--ink)", wide));
   return box;
 }
 
-function label(x, y, text, fill) {
-  const anchor = x < 120 ? "start" : x > 480 ? "end" : "middle";
+function label(x, y, text, fill, wide) {
+  const anchor = x < 90 ? "start" : x > wide - 90 ? "end" : "middle";
   return draw("text", {x, y, "text-anchor": anchor, "font-size": 13, fill, text});
 }
 

@@ -87,7 +87,7 @@ async function ideaPage(i, width) {
   }
   const [idea, thought, patch, log, kind, message] = texts;
   const measured = R.metric[i] === null ? [] : [
-    paragraph("", DATA.runs[R.run[i]].metric + " " + withError(R.values[i].length ? R.values[i] : [R.metric[i]])), make("div", {class: "strip"}, strip(i))];
+    paragraph("", DATA.runs[R.run[i]].metric + " " + withError(R.values[i].length ? R.values[i] : [R.metric[i]])), make("div", {class: "strip"}, strip(i, width))];
   const drawn = family(i, width), relatives = drawn ? [make("h2", {text: "Lineage"}), make("div", {class: "family"}, drawn)] : [];
   return [
     ...head, ...measured,

@@ -5,7 +5,7 @@ const COLUMNS = [
   ...(MANY ? [{name: "run", of: (i) => DATA.runs[R.run[i]].name, left: true, far: true}] : []),
   {name: "#", of: (i) => R.n[i], far: true},
   {name: "status", of: (i) => R.status[i], left: true},
-  {name: metricName(), of: (i) => R.values[i].length ? mean(R.values[i]) : R.metric[i], metric: true},
+  {name: metricName(), of: shownMetric, metric: true},
   {name: "step", of: (i) => R.steps[i].length ? R.steps[i][0] : null, far: true},
   {name: "idea", of: (i) => R.title[i].toLowerCase(), left: true},
   {name: "kind of change", of: (i) => R.cell[i] || null, left: true, far: true},
@@ -17,6 +17,9 @@ function metricName() {
   const names = new Set(DATA.runs.map((run) => run.metric));
   return names.size === 1 ? [...names][0] : "metric";
 }
+
+// The mean over an idea's runs; what is shown is also what is sorted and filtered by.
+function shownMetric(i) { return R.values[i].length ? mean(R.values[i]) : R.metric[i]; }
 
 function busy(i) {
   const seconds = R.seconds[i];
@@ -57,7 +60,8 @@ function field(id) {
 
 function within(value, low, high) {
   if (low === "" && high === "") return true;
-  return value !== null && (low === "" || value >= Number(low)) && (high === "" || value <= Number(high));
+  const asked = (text) => Number(text.replace(",", "."));  // some keyboards have no other mark for decimals
+  return value !== null && (low === "" || value >= asked(low)) && (high === "" || value <= asked(high));
 }
 
 function passes(i, asked, words) {
@@ -65,7 +69,7 @@ function passes(i, asked, words) {
   return (asked.run === "" || R.run[i] === Number(asked.run))
     && (asked.status === "" || (asked.status === "failures" ? isFailure(R.status[i]) : R.status[i] === Number(asked.status)))
     && (asked.cell === "" || R.cell[i].toLowerCase().includes(asked.cell))
-    && within(R.metric[i], asked.metric[0], asked.metric[1])
+    && within(shownMetric(i), asked.metric[0], asked.metric[1])
     && steps.some((step) => within(step, asked.step[0], asked.step[1]))
     && (words === null || asked.words.every((word) => words[i].includes(word) || R.key[i].startsWith(word)));
 }
@@ -111,7 +115,7 @@ function tableRow(i) {
   row.append(
     make("td", {class: "far", text: R.n[i]}),
     make("td", {class: "l"}, badge(R.status[i])),
-    make("td", {text: number(COLUMNS.find((column) => column.metric).of(i))}),
+    make("td", {text: number(shownMetric(i))}),
     make("td", {class: "far", text: R.steps[i].length ? R.steps[i].join(", ") : "–"}),
     make("td", {class: "w"}, make("a", {href: address(i), text: R.title[i]})),
     make("td", {class: "c far", text: R.cell[i].replaceAll(",", ", ") || "–"}),
