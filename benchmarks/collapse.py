@@ -20,7 +20,9 @@ from typing import Any
 
 import yaml
 from collapse_methods import (
+    AGAIN,
     BUDGET,
+    FURTHER,
     MAIN,
     METHODS,
     MOST_PROPOSED,
@@ -79,6 +81,7 @@ def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tupl
     """Cells in the order of importance."""
     cells = [(name, preset) for preset in UNSEEN for name in (*MAIN, *REFERENCE)]
     cells += [(name, preset) for preset in SCREENING for name in SCREENED]
+    cells += [(name, preset) for preset in FURTHER for name in AGAIN]
     chosen = [cell for cell in cells if not methods or cell[0] in methods]
     return [cell for cell in chosen if not landscapes or cell[1] in landscapes]
 

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from collapse_methods import (
+    AGAIN,
     BATCH,
     BUDGET,
+    FURTHER,
     LONG,
     LONG_METHODS,
     MAIN,
@@ -42,6 +44,11 @@ def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
         "",
         *_section(results, BUDGET, (*MAIN, *REFERENCE), UNSEEN, tests=True),
         *_section(results, LONG, (*LONG_METHODS, *REFERENCE), UNSEEN, tests=True),
+        "The eight and eight more, added when the first were known:",
+        "",
+        *_section(results, BUDGET, AGAIN, (*UNSEEN, *FURTHER), tests=True),
+        *_section(results, LONG, LONG_METHODS[:2] + REFERENCE, (*UNSEEN, *FURTHER), tests=True),
+        *_alarms(results),
         "Screening, no claim.",
         "",
         *_section(results, BUDGET, (*MAIN, *SCREENED), SCREENING, tests=False),
@@ -60,7 +67,7 @@ def _section(
             by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
     lines = [f"**{budget} unique experiments**, on {landscapes[0]} to {landscapes[-1]}:", ""]
     lines += [*_scores(by_method, names, landscapes), "", *_populations(by_method, names, landscapes), ""]
-    found = _tests(by_method) if tests else []
+    found = _tests(by_method, landscapes) if tests else []
     return [*lines, *found, ""] if found else lines
 
 
@@ -138,10 +145,10 @@ def _populations(by_method: dict[str, Cells], names: tuple[str, ...], landscapes
     return lines
 
 
-def _tests(by_method: dict[str, Cells]) -> list[str]:
+def _tests(by_method: dict[str, Cells], landscapes: tuple[str, ...]) -> list[str]:
     found = []
     for one, other in PAIRS:
-        both = [each for each in UNSEEN if each in by_method.get(one, {}) and each in by_method.get(other, {})]
+        both = [each for each in landscapes if each in by_method.get(one, {}) and each in by_method.get(other, {})]
         for what in ("score", "auc"):
             gaps = [by_method[one][each][what] - by_method[other][each][what] for each in both]
             if len(gaps) >= FEWEST and any(gaps):
@@ -160,6 +167,26 @@ def _tests(by_method: dict[str, Cells]) -> list[str]:
             f"| {one} − {other} | {figure} | {_mean_interval(gaps)} | {wins} | {p:.3f} | {next(corrected[what]):.3f} |"
         )
     return lines
+
+
+def _alarms(results: list[dict[str, Any]]) -> list[str]:
+    """In how many runs each alarm of docs/diversity.md rang, and when first; of cells that have noted it."""
+    cells = [cell for cell in results if cell.get("alarms") is not None and cell["landscape"] in FURTHER]
+    kinds = sorted({f"{kind} {level}" for cell in cells for _, kind, level in cell["alarms"]})
+    lines = ["Alarms on s8 to s15: runs in which they rang, and the step of the first ring (median).", ""]
+    lines += [f"| method | experiments | runs | {' | '.join(kinds)} |", f"|---|---|---|{'---|' * len(kinds)}"]
+    for budget in (BUDGET, LONG):
+        for name in METHODS:
+            own = [cell["alarms"] for cell in cells if cell["method"] == name and cell["budget"] == budget]
+            if own:
+                told = " | ".join(_rang(own, kind) for kind in kinds)
+                lines.append(f"| {METHODS[name].words} | {budget} | {len(own)} | {told} |")
+    return [*lines, ""] if kinds else []
+
+
+def _rang(runs: list[list[list[Any]]], kind: str) -> str:
+    first = [min(steps) for run in runs if (steps := [at for at, name, level in run if f"{name} {level}" == kind])]
+    return f"{len(first)}, step {statistics.median(first):.0f}" if first else "–"
 
 
 def _mean(values: list[float | None]) -> float | None:
