@@ -66,6 +66,11 @@ def test_the_vendi_score_counts_equal_ideas_once_and_orthogonal_ones_each():
     assert diversity.vendi_score(np.zeros((0, 3))) is None
 
 
+def test_the_vendi_score_of_rows_that_are_rounded_is_no_less_than_one():
+    rows = np.full((8, 3), np.float32(3**-0.5) * np.float32(0.9999999), np.float32)
+    assert [diversity.vendi_score(rows, n) for n in (None, 4)] == pytest.approx([1.0, 1.0], abs=1e-12)
+
+
 def test_the_vendi_score_is_the_same_from_either_matrix():
     wide = np.pad(FIVE, ((0, 0), (0, 9)))  # five ideas in twelve dimensions: the 5 × 5 matrix; above: the 3 × 3 one
     assert diversity.vendi_score(wide) == pytest.approx(diversity.vendi_score(FIVE))

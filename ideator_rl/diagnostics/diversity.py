@@ -124,6 +124,7 @@ def vendi_score(vectors_ND: np.ndarray, n: int | None = None, seed: int = 0) -> 
         gram_NN = rows @ rows.T
         matrices = np.stack([gram_NN[np.ix_(each, each)] for each in picked])
     values = np.clip(np.linalg.eigvalsh(matrices / n), 0.0, None)
+    values /= values.sum(axis=1, keepdims=True)  # it is 1 but for rounding, and equal rows are one idea, not 0.9999999
     logs = np.log(values, out=np.zeros_like(values), where=values > 0)
     return float(np.exp(-(values * logs).sum(axis=1)).mean())
 
