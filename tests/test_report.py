@@ -102,7 +102,7 @@ def test_a_run_under_way_says_so_and_shows_what_is_known(tmp_path):
 
 
 def test_a_run_of_a_recipe_is_under_way_until_it_wrote_its_timings(two_steps):
-    assert "Ideas without an outcome yet: 0. The run is under way" in words_of(page_of(two_steps))
+    assert "The run is under way, or was stopped" in words_of(page_of(two_steps))
     (two_steps / "timings.json").write_text('{"total": 12.5}')
     words = words_of(page_of(two_steps))
     assert "under way" not in words and "wall secondstotal 12.5" in words
@@ -120,6 +120,13 @@ def test_every_status_has_a_colour_and_a_place_in_the_legend(tmp_path):
 def test_runs_without_isolation_are_marked(tmp_path):
     html = page_of(journal(tmp_path, [[record("a", value=1.0, isolation="none")]]))
     assert "ran without a sandbox" in html and "not isolated" in html
+
+
+def test_the_table_by_step_holds_every_number_of_the_chart_of_outcomes(tmp_path):
+    steps = [[record("a", "failed"), record("b", "malformed"), record("c", value=1.0)], [record("d", "failed"), None]]
+    words = words_of(page_of(journal(tmp_path, steps)))
+    assert "stepideasdistinctsucceededmalformedfailedrunningsuccess" in words
+    assert " 133111033%1.0000" in words and " 22100110%–" in words
 
 
 def test_a_folder_that_is_named_twice_is_one_run(two_steps, tmp_path):

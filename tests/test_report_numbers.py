@@ -14,7 +14,7 @@ from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels
 from ideator_rl.diagnostics.report.answers import Answer, _welch, answers, luckiest
 from ideator_rl.diagnostics.report.changes import changes, in_words
-from ideator_rl.diagnostics.report.compare import compare
+from ideator_rl.diagnostics.report.compare import compare, comparison_figures
 from ideator_rl.diagnostics.report.groups import band, differing, groups
 from ideator_rl.diagnostics.report.overview import overview
 from ideator_rl.diagnostics.report.progress import MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
@@ -184,6 +184,37 @@ def test_runs_that_differ_in_seed_and_slots_only_are_one_group_with_a_band(tmp_p
     assert (found.x, found.mean, found.low, found.high) == ([1, 2], [3.5, 3.0], [3.0, 2.0], [4.0, 4.0])
 
 
+def test_no_two_groups_have_one_name_whatever_the_folders_are_called(tmp_path):
+    def names(*runs):
+        made = [
+            lab(tmp_path / folder, [3.0], f"strategy: {strategy}\nseed: {seed}\n")
+            for seed, (folder, strategy) in enumerate(runs)
+        ]
+        return [group.name for group in groups(made)]
+
+    assert names(("run-0", "a"), ("run-1", "a"), ("b", "b")) == ["run (2 seeds)", "b"]
+    assert names(("s0-a", "a"), ("s0-b", "b"), ("s1-a", "a"), ("s1-b", "b")) == ["a (2 seeds)", "b (2 seeds)"]
+    assert names(("0", "a"), ("1", "a"), ("2", "b"), ("3", "b")) == ["0 and 1 more", "2 and 1 more"]
+
+
+def test_more_groups_than_colours_have_other_strokes(tmp_path):
+    made = [
+        lab(tmp_path / f"{chr(97 + place)}", [4.0, 3.0 + place / 10], f"strategy: {place}\n") for place in range(12)
+    ]
+    figure = comparison_figures(compare(made)[0])[0]
+    assert len({*figure.legend}) == 13 and [words for _, words in figure.legend[7:9]] == ["h", "i, dashed"]
+    assert "stroke-dasharray: 10" in figure.drawing
+
+
+def test_a_run_that_has_only_begun_leaves_the_others_their_budget(tmp_path):
+    made = [lab(tmp_path / name, [3.0, 2.0], f"strategy: {name}\n") for name in "ab"]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "recipe.yaml").write_text("strategy: c\n")
+    begun = section("c", read_run(journal(tmp_path / "c", [[None]], [baseline(0, 4.0)])))
+    [found] = compare([*made, begun])
+    assert found.experiments == 2 and [one.section.name for one in found.standings] == ["a", "b"]
+
+
 def test_no_secret_of_a_recipe_is_on_a_page_wherever_it_stands(tmp_path):
     for way in ("one", "two"):
         lab(
@@ -334,6 +365,19 @@ def test_lineage_on_the_page_is_that_of_the_journal_and_a_copy_is_no_child(tmp_p
     parents = {row["key"]: [rows[parent]["key"] for parent in row["parents"]] for row in rows}
     assert parents == {"a": [], "b": [], "c": ["a", "b"], "twin": []}
     assert "The best has 2 ancestors" in words_of(html)
+
+
+def test_the_words_of_a_text_without_an_idea_are_no_thought(tmp_path):
+    book = Journal(tmp_path / "buffer.sqlite")
+    book.propose(0, ["why " * (9 if i % 2 else 2) + "[Experiment] x [Code Changes] y [End]" for i in range(12)])
+    book.propose(1, ["words and no idea " * 99 for _ in range(12)])
+    for i in range(12):
+        book.settle(0, i, record(f"{i}", value=1.0) if i % 2 else record(f"{i}", "failed"))
+        book.settle(1, i, record(f"m{i}", "malformed", tree=""))
+    book.close()
+    success, length = panels.thought(section("run", read_run(tmp_path)))
+    assert "Rank correlation +1.00 (Spearman" in success.remark and "12 ideas" in success.remark
+    assert "From 5.5 words in the first step to 5.5 in the last." in length.drawing
 
 
 def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):

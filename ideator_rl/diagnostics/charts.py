@@ -62,6 +62,15 @@ _SETTINGS: Any = {
 }
 
 
+DASHES: tuple[tuple[str, Any], ...] = (("", "solid"), ("dashed", (0, (5, 2))), ("dotted", (0, (1, 2))))
+"""Curves beyond the colours there are have the colours again, in strokes with these names."""
+
+
+def stroke(place: int) -> tuple[str, Any]:
+    """Name and line style of a curve, so that no two of the first two dozen look alike."""
+    return DASHES[place // len(SERIES) % len(DASHES)]
+
+
 def series(place: int) -> str:
     """The CSS variable of a curve's colour."""
     return f"series-{place % len(SERIES)}"

@@ -88,8 +88,9 @@ class Comparison:
 
 
 def compare(sections: Sequence[Section]) -> list[Comparison]:
-    """One comparison for each setting that several of the runs share."""
-    return [_comparison(some) for some in comparable(sections) if len(some) > 1]
+    """One comparison for each setting that several runs share; one that has only begun is left out, as its budget is 0."""
+    begun = [section for section in sections if section.run.ran or not section.unfinished]
+    return [_comparison(some) for some in comparable(begun) if len(some) > 1]
 
 
 def _comparison(sections: list[Section]) -> Comparison:
@@ -187,7 +188,11 @@ def comparison_figures(found: Comparison) -> list[Figure]:
     runs = [one.section.run for one in found.standings]
     name = " and ".join(group.name for group in found.groups)
     baselines = [one for group in found.groups if (one := group.members[0].baseline)]
-    legend = [(charts.series(place), group.name) for place, group in enumerate(found.groups)]
+    strokes = [charts.stroke(place)[0] for place in range(len(found.groups))]
+    legend = [
+        (charts.series(place), f"{group.name}, {how}" if how else group.name)
+        for place, (group, how) in enumerate(zip(found.groups, strokes, strict=True))
+    ]
     legend += [("baseline", "baseline")] if baselines else []
     seeds = (
         "Line: mean over seeds; band: their range. "

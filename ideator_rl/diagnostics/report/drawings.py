@@ -9,7 +9,18 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from ideator_rl.diagnostics.charts import DOT, SERIES, STATUS, Baseline, Line, draw_baselines, frame, scatter, svg
+from ideator_rl.diagnostics.charts import (
+    DOT,
+    SERIES,
+    STATUS,
+    Baseline,
+    Line,
+    draw_baselines,
+    frame,
+    scatter,
+    stroke,
+    svg,
+)
 from ideator_rl.diagnostics.report.groups import Band
 
 
@@ -49,7 +60,8 @@ def bands(
             if one.low != one.high:
                 axes.fill_between(one.x, one.low, one.high, color=colour, alpha=0.18, linewidth=0,
                                   step="post" if stairs else None)  # fmt: skip
-            axes.plot(one.x, one.mean, color=colour, linewidth=2, drawstyle="steps-post" if stairs else "default")
+            axes.plot(one.x, one.mean, color=colour, linewidth=2, linestyle=stroke(place)[1],
+                      drawstyle="steps-post" if stairs else "default")  # fmt: skip
         draw_baselines(axes, baselines)
         cloud = [y for _, one in shown for y in (*one.low, *one.high)]
         settled = [y for _, one in shown for y in one.mean[len(one.mean) // 4 :]]  # what comes first may be far off

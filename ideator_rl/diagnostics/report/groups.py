@@ -58,7 +58,8 @@ def groups(sections: Sequence[Section]) -> list[Group]:
     found: dict[str, list[Section]] = {}
     for place, section in enumerate(sections):
         found.setdefault(_how(section.run) or f"run {place}", []).append(section)
-    return [Group(_name(members), members) for members in found.values()]
+    made = list(found.values())
+    return [Group(name, members) for name, members in zip(_names(made), made, strict=True)]
 
 
 def differing(found: Sequence[Group]) -> dict[str, list[str]]:
@@ -90,10 +91,26 @@ def _how(run: Run) -> str:
     return json.dumps(kept, sort_keys=True, default=str) if run.recipe else ""
 
 
-def _name(members: list[Section]) -> str:
-    """What the members' names share, without a seed's number."""
-    if len(members) == 1:
-        return members[0].name
+def _names(found: Sequence[list[Section]]) -> list[str]:
+    """By what the members' names share; no two groups have one name."""
+    names: list[str] = []
+    for way in (_shared_start, _shared_end, _first):
+        names = [members[0].name if len(members) == 1 else way(members) for members in found]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _shared_start(members: list[Section]) -> str:
+    """Without a seed's number."""
     shared = re.sub(r"[\W_]*(seed|s)?[\W_]*\d*[\W_]*$", "", os.path.commonprefix([one.name for one in members]))
-    shared = shared or members[0].run.folder.absolute().parent.name
-    return f"{shared} ({len(members)} seeds)"
+    return f"{shared or members[0].run.folder.absolute().parent.name} ({len(members)} seeds)"
+
+
+def _shared_end(members: list[Section]) -> str:
+    shared = re.sub(r"^[\W_\d]+", "", os.path.commonprefix([one.name[::-1] for one in members])[::-1])
+    return f"{shared} ({len(members)} seeds)" if shared else _first(members)
+
+
+def _first(members: list[Section]) -> str:
+    return f"{members[0].name} and {len(members) - 1} more"

@@ -17,7 +17,6 @@ from ideator_rl.diagnostics.report import drawings
 from ideator_rl.diagnostics.report.progress import best_so_far, by_cost, units
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
-from ideator_rl.ideas import EXPERIMENT
 
 PHASES = ("implement", "queue", "run", "score", "confirm")
 BINS, FEWEST = 6, 12
@@ -49,7 +48,8 @@ def per_cost(section: Section) -> list[Figure]:
 
 def thought(section: Section) -> list[Figure]:
     """Success by the length of the thought, and that length by step."""
-    known = [row for row in section.run.rollouts if row.status == SUCCEEDED or row.status in OWN_FAILURES]
+    with_idea = [row for row in section.run.rollouts if row.idea]  # of others nobody knows where the thought would end
+    known = [row for row in with_idea if row.status == SUCCEEDED or row.status in OWN_FAILURES]
     lengths = [thought_words(row) for row in known]
     if len(known) < FEWEST or len(set(lengths)) < 2:
         return []
@@ -62,12 +62,12 @@ def thought(section: Section) -> list[Figure]:
     words = "; ".join(f"{bar.words} words: {bar.share:.0%}" for bar in bars) + "."
     drawing = drawings.shares(bars, "words before the idea", f"{heading}, {section.name}", words)
     remark = f"About equally many ideas a bar, with the 95 % interval (Wilson) of its share. {said}"
-    return [Figure(heading, remark, [], drawing), _thought_by_step(section)]
+    return [Figure(heading, remark, [], drawing), _thought_by_step(section, with_idea)]
 
 
-def _thought_by_step(section: Section) -> Figure:
-    found: dict[int, list[int]] = {step.step: [] for step in section.steps}
-    for row in section.run.rollouts:
+def _thought_by_step(section: Section, rows: Sequence[Rollout]) -> Figure:
+    found: dict[int, list[int]] = {row.step: [] for row in rows}
+    for row in rows:
         found[row.step].append(thought_words(row))
     some = list(found.values())
     curve = charts.by_step(
@@ -85,8 +85,8 @@ def _thought_by_step(section: Section) -> Figure:
 
 
 def thought_words(row: Rollout) -> int:
-    """Words that a completion has before its idea; all of them where it has none."""
-    return len(row.completion.partition(EXPERIMENT)[0].split())
+    """Words that a completion has before its idea."""
+    return len(row.thought.split())
 
 
 def _by_length(lengths: Sequence[int], wins: Sequence[bool]) -> list[drawings.Bar]:

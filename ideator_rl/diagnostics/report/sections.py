@@ -63,6 +63,14 @@ class Section:
         return Counter(row.status for row in self.run.rollouts)
 
     @cached_property
+    def outcomes(self) -> dict[int, Counter[str]]:
+        """Proposals by status, of every step."""
+        found: dict[int, Counter[str]] = {step.step: Counter() for step in self.steps}
+        for row in self.run.rollouts:
+            found[row.step][row.status] += 1
+        return found
+
+    @cached_property
     def baseline_values(self) -> list[float]:
         return [e.metric["value"] for e in self.run.baselines if e.metric]
 

@@ -15,6 +15,7 @@ from ideator_rl.diagnostics.figures import Figure, number, share
 from ideator_rl.diagnostics.population import FIGURES, Window, population
 from ideator_rl.diagnostics.report.answers import Answer
 from ideator_rl.diagnostics.report.sections import Section
+from ideator_rl.diagnostics.window import sample_of
 
 QUESTION = "Did the population collapse?"
 CHARTS = (
@@ -38,6 +39,8 @@ class Watched:
     answer: Answer
     windows: list[Window]
     embedder: str
+    sample: int
+    """Ideas n at which all windows are compared."""
 
 
 def watch(section: Section, embedder: str | None = None) -> Watched:
@@ -54,7 +57,8 @@ def watch(section: Section, embedder: str | None = None) -> Watched:
     told = alarms(windows)
     figures = [_chart(section, windows, *one) for one in CHARTS] if windows else []
     shown = [figure for figure in figures if figure.drawing is not None]
-    return Watched(shown, told, _answer(windows, told, made.name), windows, made.name)
+    n = sample_of(windows[0].ideas) if windows else 0
+    return Watched(shown, told, _answer(windows, told, made.name, n), windows, made.name, n)
 
 
 def _embedder(section: Section, given: str | None) -> Embedder:
@@ -81,8 +85,8 @@ def _chart(
     return Figure(heading, remark, legend, drawing)
 
 
-def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str) -> Answer:
-    facts = _facts(windows, embedder)
+def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str, n: int) -> Answer:
+    facts = _facts(windows, embedder, n)
     mine = [alarm for alarm in told if alarm.kind in COLLAPSE]
     holding = [alarm for alarm in active(windows) if alarm.kind in COLLAPSE]
     if holding:
@@ -98,13 +102,13 @@ def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str) -> 
     return Answer(QUESTION, "No alarm of a collapse.", facts, tone="good")
 
 
-def _facts(windows: Sequence[Window], embedder: str) -> str:
+def _facts(windows: Sequence[Window], embedder: str, n: int) -> str:
     """First window against last."""
     said = []
     for name, words, shown in (
-        ("vendi", "effective number of ideas (Vendi)", lambda value: f"{value:.1f}"),
+        ("vendi", f"effective number of ideas (Vendi, of {n})", lambda value: f"{value:.1f}"),
         ("largest_cluster", "largest cluster", share),
-        ("thought_words", "thought", lambda value: f"{value:.0f} words"),
+        ("thought_words", "thought", lambda value: f"{value:.1f} words"),
     ):
         known = [value for window in windows if (value := window.figures.get(name)) is not None]
         if len(known) > 1 and (known[0] or known[-1]):
