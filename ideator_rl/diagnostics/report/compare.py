@@ -88,7 +88,7 @@ class Comparison:
 
 
 def compare(sections: Sequence[Section]) -> list[Comparison]:
-    """One comparison for each setting that several runs share; one that has only begun is left out, as its budget is 0."""
+    """One comparison for each setting that several runs share; one that has only begun has no budget yet, and waits."""
     begun = [section for section in sections if section.run.ran or not section.unfinished]
     return [_comparison(some) for some in comparable(begun) if len(some) > 1]
 
