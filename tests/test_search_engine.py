@@ -248,6 +248,19 @@ def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
     assert "lost" not in {row[2] for row in rows(tmp_path)}
 
 
+def test_what_was_lost_is_run_no_further_than_the_budget_of_experiments(tmp_path):
+    config = configured(tmp_path, max_ideas=8)
+    go(config, RandomEdits())
+    assert figures(tmp_path).charged == 8
+    with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
+        db.execute("update rollouts set status='lost' where position >= 2")
+    ending = go(replace(config, max_ideas=None, max_experiments=5), RandomEdits())
+    assert ending.budget == "max_experiments" and figures(tmp_path).charged == 5
+    assert [row[2] == "lost" for row in rows(tmp_path)] == [False] * 5 + [True] * 3
+    go(replace(config, max_experiments=50), RandomEdits())
+    assert figures(tmp_path).charged == 8
+
+
 def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_meanwhile(tmp_path):
     journal = Journal(tmp_path / "buffer.sqlite")
     asked = Asked(journal)

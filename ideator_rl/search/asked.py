@@ -107,10 +107,19 @@ class Asked:
             return Place(step, position, ask, tuple(json.loads(parents)), similarity is not None)
         return Place(step, position, -1, ())
 
-    def retry_lost(self) -> None:
-        """What was lost for reasons of ours, such as a cap that has been raised since, is to be run after all."""
-        query = f"update rollouts set status='{RUNNING}', experiment_id=null where status='{LOST}'"
-        self._journal.write(lambda db: db.execute(query))
+    def retry_lost(self, room: int | None = None) -> None:
+        """What was lost for reasons of ours, such as a cap that has been raised since, is to be run after all.
+
+        Args:
+            room: for so many ideas under way in all, the first ones; None for any number.
+        """
+        under_way = self._journal.read(f"select count(*) from rollouts where status='{RUNNING}'")[0][0]
+        most = -1 if room is None else max(0, room - under_way)
+        query = (
+            f"update rollouts set status='{RUNNING}', experiment_id=null where rowid in (select rowid from rollouts "
+            f"where status='{LOST}' order by step, position limit ?)"
+        )
+        self._journal.write(lambda db: db.execute(query, (most,)))
 
     def penalised(self, history: Iterable[Experiment]) -> set[str]:
         """Trees that were first reached by an idea which said what another said."""

@@ -164,8 +164,9 @@ class Search:
         """Ideas of this epoch that have an outcome; what is taken up has none yet."""
 
     def _take_up(self) -> None:
-        """Go on with what an earlier sitting left."""
-        self.asked.retry_lost()
+        """Go on with what an earlier sitting left; what was lost is run as far as there is room for codebases."""
+        most = self._config.max_experiments
+        self.asked.retry_lost(None if most is None else most - len(self.codebases))
         known = set(self._buffer.lineage)
         self._descend([descent for descent in self.asked.descents() if descent not in known])
         for (step, position), task in self._buffer.take_up().items():
