@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,6 +61,14 @@ class Subject:
     kind: str = "short"
     """Which of the environment's prompts asks for an idea."""
 
+    def prompt(self) -> str:
+        """That prompt.
+
+        Raises:
+            IdeatorError: the environment has none of that name.
+        """
+        return self.environment.prompt(self.preset, self.kind)
+
 
 class Ideator(Protocol):
     """Writes ideas: a chat endpoint, a local model, or the environment's catalogue.
@@ -88,14 +97,48 @@ async def answers(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -> li
     An ideator that answers many for the price of one has `async def ideas_many(asks, archive)`, and is asked by it.
 
     Raises:
-        IdeatorError: as `answered`.
+        IdeatorError: as `answered`; or the ideator failed, or gave something else than lists of texts.
     """
+    who = f"The ideator {ideator.name}"
     if hasattr(ideator, "ideas_many"):
-        many: list[list[str]] = await ideator.ideas_many(asks, archive)
-        return many
-    return answered(
-        await asyncio.gather(*(ideator.ideas(ask, archive) for ask in asks), return_exceptions=True), "questions"
-    )
+        with blamed(who):
+            many = await ideator.ideas_many(asks, archive)
+        if not isinstance(many, list | tuple) or len(many) != len(asks):
+            gave = f"{len(many)} answers" if isinstance(many, list | tuple) else type(many).__name__
+            raise IdeatorError(f"{who} gave {gave} to {len(asks)} questions. Expected a list of texts for each.")
+        return [_texts(who, each) for each in many]
+
+    async def one(ask: Ask) -> list[str]:
+        with blamed(who):
+            return _texts(who, await ideator.ideas(ask, archive))
+
+    return answered(await asyncio.gather(*map(one, asks), return_exceptions=True), "questions")
+
+
+@contextmanager
+def blamed(who: str) -> Iterator[None]:
+    """Code of anybody's: what it raises ends the search as an error that is known does, after what is under way.
+
+    Raises:
+        IdeatorError: it raised something; the traceback, which helps who wrote it, is logged.
+    """
+    try:
+        yield
+    except IdeatorError:
+        raise
+    except Exception as error:
+        logging.getLogger(__name__).error("%s failed.", who, exc_info=True)
+        raise IdeatorError(f"{who} failed: {error!r}. Mend it, and go on with --resume.") from error
+
+
+def _texts(who: str, came: object) -> list[str]:
+    """An answer, if it is one."""
+    if not isinstance(came, list | tuple):
+        raise IdeatorError(f"{who} answered with {type(came).__name__}. Expected a list of texts, one an idea.")
+    for text in came:
+        if not isinstance(text, str):
+            raise IdeatorError(f"{who} answered with a list that holds {type(text).__name__}. Expected texts.")
+    return list(came)
 
 
 def answered(came: Sequence[list[str] | BaseException], what: str) -> list[list[str]]:

@@ -35,7 +35,7 @@ from ideator_rl.search.asked import Asked, Origin, Place, charged
 from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.near import NearDuplicates
-from ideator_rl.search.strategies import History, SearchStrategy
+from ideator_rl.search.strategies import History, SearchStrategy, asks_of
 
 LOOK_SECONDS = 1.0
 """The longest wait between two looks at the clock."""
@@ -227,10 +227,10 @@ class Search:
 
     async def _ask(self, room: int) -> None:
         archive, config = self._known(), self._config
-        history = History(archive, self.epoch, config.epoch_size, config.batch, self._texts, self._kinds, self._subject)
-        asks = self._strategy.asks(history, room, random.Random(f"{config.seed}:{self._number}"))
-        if sum(ask.count for ask in asks) < 1:
-            raise IdeatorError(f"The strategy {config.strategy} asked for nothing where {room} ideas were wanted.")
+        ideas, kinds = tuple(self._texts), Counter(self._kinds)  # ours stay as they are, whatever a strategy does
+        history = History(archive, self.epoch, config.epoch_size, config.batch, ideas, kinds, self._subject)
+        rng = random.Random(f"{config.seed}:{self._number}")
+        asks = asks_of(self._strategy, config.strategy, history, room, rng)
         asks = [replace(ask, salt=f"{config.seed}:{self._number + at}") for at, ask in enumerate(asks)]
         try:
             replies = await answers(self._ideator, asks, archive)

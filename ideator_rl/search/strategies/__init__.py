@@ -5,10 +5,11 @@ Two interfaces, one choice of parents.  Training asks a `Strategy` for the paren
 parents.
 """
 
-from ideator_rl.search.strategies.history import History, SearchStrategy
+from ideator_rl.search.strategies.history import History, SearchStrategy, asks_of
 from ideator_rl.search.strategies.made import get_search_strategy
 from ideator_rl.search.strategies.parents import Parents, Puct, Strategy, TopK, get_strategy, puct
 
 __all__ = [
-    "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "get_search_strategy", "get_strategy", "puct",
+    "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "asks_of", "get_search_strategy",
+    "get_strategy", "puct",
 ]  # fmt: skip

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import Experiment
 from ideator_rl.search.archive import Archive
-from ideator_rl.search.asking import Ask, Subject
+from ideator_rl.search.asking import Ask, Subject, blamed
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,34 @@ class SearchStrategy(Protocol):
     def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
         """The next questions, for `count` ideas in all; fewer are possible, none is not."""
         ...
+
+
+def asks_of(strategy: SearchStrategy, name: str, history: History, room: int, rng: random.Random) -> list[Ask]:
+    """What a strategy asks for, as far as there is room: nothing is asked, and paid for, that would not be run.
+
+    Raises:
+        IdeatorError: it failed, or gave something else than questions, or none.
+    """
+    with blamed(f"The strategy {name}"):
+        asks = list(strategy.asks(history, room, rng))
+    fitting: list[Ask] = []
+    for ask in asks:
+        if not _is_question(ask):
+            raise IdeatorError(
+                f"The strategy {name} gave {str(ask)[:200]}. Expected an Ask: a kind, a whole number of ideas, a tuple "
+                "of experiments that are shown, and one of texts to avoid."
+            )
+        if (count := min(ask.count, room)) > 0:
+            fitting.append(replace(ask, count=count))
+            room -= count
+    if not fitting:
+        raise IdeatorError(f"The strategy {name} asked for nothing where {room} ideas were wanted.")
+    return fitting
+
+
+def _is_question(ask: object) -> bool:
+    if not isinstance(ask, Ask) or not isinstance(ask.kind, str) or type(ask.count) is not int:
+        return False
+    if not isinstance(ask.shown, list | tuple) or not isinstance(ask.avoid, list | tuple):
+        return False
+    return all(isinstance(each, Experiment) for each in ask.shown) and all(isinstance(each, str) for each in ask.avoid)
