@@ -36,6 +36,6 @@ def main(args: argparse.Namespace) -> int:
         facts = {"run": config.output_dir, "why": ending.words, "baseline": run.baseline, "best": told}
         emit(facts | found.facts())
         return 0
-    for line in (summary(config.folder), "", *found.words(), f"Ended by {ending.budget}: {ending.words}."):
+    for line in (summary(config.folder), "", *found.words(), f"Ended by {ending.budget}: {ending.words.rstrip('.')}."):
         show(line)
     return 0

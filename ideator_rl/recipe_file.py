@@ -55,7 +55,10 @@ def check_keys(raw: dict[str, Any], known: Mapping[str, Types], path: str, whose
         if not fits(value, known[key]):
             raise RecipeError(f"The recipe {path} has {key}: {value!r}. Expected {spelled(known[key])}.")
         if "float" in known[key] and type(value) is int:
-            raw[key] = float(value)
+            try:
+                raw[key] = float(value)
+            except OverflowError:
+                raise RecipeError(f"The recipe {path} has a {key} that is too large. Expected a number.") from None
 
 
 def keys_of(config: type) -> dict[str, Types]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -21,19 +22,24 @@ class UnknownName(IdeatorError):
     """Nothing is registered under this name."""
 
 
-def resolve(group: str, name: str) -> Any:
+def resolve(group: str, name: str, built_in: Mapping[str, str] | None = None) -> Any:
     """The object behind a name of a group (`rewards`, `backends`, …).
+
+    Args:
+        built_in: names of ours, with their dotted paths.
 
     Raises:
         UnknownName: no entry point and no importable dotted path; the nearest known name is given.
     """
+    built_in = built_in or {}
     points = {point.name: point for point in entry_points(group=f"ideator_rl.{group}")}
-    if name in points:
+    if name in points and name not in built_in:
         return points[name].load()
-    if "." in name:
-        return _dotted(group, name)
-    near = difflib.get_close_matches(name, points, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(points)) or 'none'}."
+    if "." in (path := built_in.get(name, name)):
+        return _dotted(group, path)
+    known = sorted({*points, *built_in})
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known) or 'none'}."
     raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
 
 

@@ -9,6 +9,7 @@ from archives import archive, record
 from conftest import TOY, run
 from llm_server import Scripted, answer
 from scripted import idea
+from search_runs import RandomEdits
 
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environment import load_environment
@@ -338,8 +339,8 @@ def test_an_environments_own_words_take_the_place_of_ours(tmp_path):
     assert prompt_of(server).startswith(f"{OWN} ELSE Idea 1, height 2")
 
 
-class Mine:
-    """An ideator of somebody's own."""
+class Half:
+    """No ideator yet."""
 
     @classmethod
     def from_settings(cls, settings, subject, ledger):
@@ -348,11 +349,17 @@ class Mine:
         return made
 
 
+class Mine(Half, RandomEdits):
+    """An ideator of somebody's own."""
+
+
 def test_an_ideator_is_made_by_name_or_dotted_path():
     ledger = Ledger()
     assert get_ideator(f"{__name__}.Mine", {"x": 1}, SUBJECT, ledger).given == ({"x": 1}, SUBJECT, ledger)
-    with pytest.raises(UnknownName, match="no ideators named 'caht'"):
+    with pytest.raises(UnknownName, match="no ideators named 'caht'. Did you mean 'chat'"):
         get_ideator("caht", {}, SUBJECT)
+    with pytest.raises(IdeatorError, match="Half has no name and no ideas and no close; docs/ideators.md"):
+        get_ideator(f"{__name__}.Half", {}, SUBJECT)
 
 
 def test_a_search_is_asked_and_paid_for_until_its_cap_and_goes_on_with_a_higher_one(tmp_path):

@@ -152,10 +152,10 @@ def test_what_a_bucket_had_already_is_said_and_counts_once_for_runs_that_share_i
     alone = [next(one for one in answers(each, Answer("", "")) if "cost" in one.question) for each in made]
     assert [one.short for one in alone] == ["30 s of experiments."] * 2
     assert (
-        "already" not in alone[0].more and "1 results were in the bucket already, 10 s of that time." in alone[1].more
+        "already" not in alone[0].more and "Results that were in the bucket already: 1, 10 s of that" in alone[1].more
     )
     together = {one.question: one for _, one in overview(compare(made)[0], [])}["What did they cost together?"]
-    assert together.short == "50 s of experiments." and "1 results come from a bucket" in together.more
+    assert together.short == "50 s of experiments." and "counted once: 1 results" in together.more
 
 
 def test_curves_step_at_each_better_idea_and_the_mean_moves(tmp_path):
@@ -364,7 +364,23 @@ def test_lineage_on_the_page_is_that_of_the_journal_and_a_copy_is_no_child(tmp_p
     rows = Page(html).experiments()
     parents = {row["key"]: [rows[parent]["key"] for parent in row["parents"]] for row in rows}
     assert parents == {"a": [], "b": [], "c": ["a", "b"], "twin": []}
-    assert "The best has 2 ancestors" in words_of(html)
+    assert "Ancestors of the best: 2," in words_of(html)
+
+
+def test_an_idea_that_is_proposed_again_does_not_come_from_its_children(tmp_path):
+    first, child = record("first", value=3.0), record("child", value=2.0)
+    journal(tmp_path, [[first], [child], [first]])
+    book = Journal(tmp_path / "buffer.sqlite")
+    book.descend("child", ("first",), 1)
+    book.descend("first", ("child",), 2)
+    book.close()
+    html = page_of(tmp_path)
+    rows = Page(html).experiments()
+    assert {row["key"]: [rows[parent]["key"] for parent in row["parents"]] for row in rows} == {
+        "first": [],
+        "child": ["first"],
+    }
+    assert "Ancestors of the best: 1," in words_of(html)
 
 
 def test_the_words_of_a_text_without_an_idea_are_no_thought(tmp_path):

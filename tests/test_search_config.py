@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.environment import load_environment
 from ideator_rl.executor import sandbox
 from ideator_rl.recipe_file import RecipeError
 from ideator_rl.run_folder import keep_recipe
 from ideator_rl.search import dry_run
-from ideator_rl.search.config import load_search, refuse_other
+from ideator_rl.search.config import load_search, refuse_endless, refuse_other
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
 
@@ -63,6 +64,7 @@ def test_one_source_may_stand_without_a_list(tmp_path):
         ({"quorum": 1.5}, "Expected at most 1"),
         ({"max_seconds": -1}, "Expected at least 0"),
         ({"max_seconds": ".nan"}, "finite"),
+        ({"max_seconds": 10**400}, "max_seconds that is too large"),
         ({"flow": "steddy"}, "Expected epochs or steady"),
         ({"near_duplicates": "drop"}, "Expected count or reject or penalise or null"),
         ({"max_experiments": None}, "has no end"),
@@ -76,6 +78,35 @@ def test_an_unusable_recipe_is_told_in_one_sentence(tmp_path, keys, words):
     with pytest.raises(RecipeError) as told:
         load_search(written(tmp_path, **keys))
     assert words in str(told.value)
+
+
+def test_a_whole_number_may_be_as_large_as_one_likes_and_is_told_with_all_its_digits(tmp_path):
+    assert load_search(written(tmp_path, max_experiments=10**400)).max_experiments == 10**400
+    config = load_search(written(tmp_path, max_experiments=1234567, env="nanogpt"))
+    assert "max_experiments 1234567," in dry_run.dry_run(config)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"max_gpu_hours": 1}, "preset cpu of nanogpt uses no GPU"),
+        ({"max_usd": 1, "max_coder_tokens": 9}, "nothing counts towards max_usd or max_coder_tokens"),
+        ({"max_usd": 1, "max_gpu_hours": 1}, "implementer rules ask nobody who is paid"),
+        ({"max_usd": 1, "max_seconds": 1}, None),
+        ({"max_usd": 1, "implementer": "scripted.PaidImplementer"}, None),
+        ({"max_gpu_hours": 1, "preset": "single_gpu"}, None),
+    ],
+)
+def test_a_search_that_nothing_would_end_is_refused_before_it_begins(tmp_path, call, keys, words):
+    file = written(tmp_path, **{"env": "nanogpt", "max_experiments": None, **keys})
+    config = load_search(file)
+    if words is None:
+        return refuse_endless(config, load_environment("nanogpt"))
+    with pytest.raises(RecipeError, match=words):
+        dry_run.dry_run(config)
+    code, _, err = call("search", file)
+    assert code == 2 and words in err and "Add one of max_experiments" in err
+    assert not (config.folder / "recipe.yaml").exists()
 
 
 def test_a_search_is_not_gone_on_with_under_another_seed_or_as_another_kind_of_run(tmp_path):

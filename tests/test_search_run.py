@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from archives import archive
 from conftest import TOY, sentence
+from search_runs import Lines, configured, go, text
 
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environment import load_environment
@@ -15,11 +16,15 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import tree_hash
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.known_edits import KnownEdits
+from ideator_rl.search.run import SearchVoice
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
+
+CHAT = "{models: m, base_url: 'http://127.0.0.1:9/v1'}"
 
 
 @pytest.fixture
@@ -52,12 +57,29 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     assert len(read_run(folder).ran) == 11
 
 
+def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_the_best_of_all_sittings(tmp_path):
+    config = configured(tmp_path, max_ideas=4)
+    texts = [text({knob: 1}) for knob in range(4)]
+    go(config, Lines(texts))
+    buffer = RewardBuffer(config.buffer())
+    values = [record.metric["value"] for record in buffer.history if record.metric]
+    voice = SearchVoice(config)
+    voice.buffer = buffer
+    asyncio.run(buffer.score([texts[0], texts[0], "no idea"], step=1))
+    line = voice.line()
+    assert " · 4 experiments · 3 ideas done (1 failed, 2 reused)" in line
+    best = max(values) if buffer.executor.environment.metric.direction == "max" else min(values)
+    assert len(values) > 1 and line.endswith(f"best quality {best:.4f}")
+    buffer.close()
+
+
 def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_once_the_cap_is_raised(
     call, recipe, tmp_path
 ):
     words = (*KEYS, "--implementer", "scripted.PaidImplementer", "--strategy", "best_of_n", "--max_ideas", "6")
     code, out, err = call("search", recipe, *words, "--max_usd", "3")
-    assert code == 0 and "Ended by max_usd" in out and "Raise max_usd" in out, err
+    assert code == 0 and "Ended by max_usd" in out and out.rstrip().endswith(" with --resume."), err
+    assert "Raise max_usd" in out and ".." not in out.splitlines()[-1]
     run = read_run(tmp_path / "run")
     assert len(run.ran) == 3 == run.spent["usd"] and {row.status for row in run.rollouts} == {"succeeded", "lost"}
     code, out, err = call("search", recipe, *words, "--max_usd", "20", "--resume")
@@ -69,7 +91,14 @@ def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_o
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--strategy", "evolutoin"), "no search_strategies named 'evolutoin'"),
+        (("--strategy", "evolutoin"), "no search_strategies named 'evolutoin'. Did you mean 'evolution'?"),
+        (("--strategy", "top_k", "--strategy_options", "{shown: -1}"), "has shown: -1. Expected at least 0"),
+        (("--strategy", "puct", "--strategy_options", "{elites: 0}"), "has elites: 0. Expected at least 1"),
+        (("--strategy", "random", "--strategy_options", "{shown: -1}"), "has shown: -1. Expected at least 0"),
+        (("--backend", "locl"), "Did you mean 'local'?"),
+        (("--ideator", "chatt"), "Did you mean 'chat'?"),
+        (("--ideator", "search_runs.text"), "Expected a class with `from_settings`"),
+        (("--ideator", "chat", "--ideator_options", CHAT, "--prompts", "shrt"), "has no prompt 'shrt'. It has: "),
         (("--strategy_options", "{parent: 2}"), "Did you mean 'parents'"),
         (("--ideator", "oracle"), "no ideators named 'oracle'"),
         (("--ideator_options", "{keeep: 1}"), "does not take these ideator_options"),

@@ -142,6 +142,15 @@ class Run:
         return found
 
     @cached_property
+    def origins(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Who came from whom, children and their parents: of an experiment that was proposed again, in answer to
+        others, only the ideas that its first prompts showed; else an idea could come from its own children."""
+        first: dict[str, int] = {}
+        for row in self.rollouts:
+            first.setdefault(row.experiment_id, row.step)
+        return [(child, parents) for child, parents, step in self.lineage if first.get(child, step) == step]
+
+    @cached_property
     def spent(self) -> dict[str, float]:
         """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
         return {name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)}

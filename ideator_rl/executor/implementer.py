@@ -86,7 +86,7 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
         UnknownName: nothing is known by that name.
         IdeatorError: settings for an implementer that takes none, or unusable ones.
     """
-    made = resolve("implementers", BUILT_IN.get(name, name))
+    made = resolve("implementers", name, BUILT_IN)
     if hasattr(made, "from_settings"):
         return made.from_settings(settings or {}, ledger or Ledger())
     if settings:
@@ -102,7 +102,7 @@ def writes_trusted_code(name: str) -> bool:
     Raises:
         UnknownName: nothing is known by that name.
     """
-    return getattr(resolve("implementers", BUILT_IN.get(name, name)), "trusted", False) is True
+    return getattr(resolve("implementers", name, BUILT_IN), "trusted", False) is True
 
 
 def estimate_cost(
@@ -114,7 +114,7 @@ def estimate_cost(
         UnknownName: nothing is known by that name.
         IdeatorError: unusable settings.
     """
-    made = resolve("implementers", BUILT_IN.get(name, name))
+    made = resolve("implementers", name, BUILT_IN)
     found: Estimate | None = (
         made.estimate(settings or {}, ideas, environment, preset) if hasattr(made, "estimate") else None
     )

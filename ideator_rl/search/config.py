@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.environment import Environment
 from ideator_rl.recipe_file import RecipeError, check_keys, keys_of, read_recipe
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.run_folder import MARK
@@ -157,7 +158,7 @@ def problems(config: SearchConfig) -> Iterator[str]:
     if not config.output_dir:
         yield "has no 'output_dir'. Add a folder for the run, for example `output_dir: runs/search`."
     for key, value in asdict(config).items():
-        if isinstance(value, int | float) and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             yield f"has {key}: {value}. Expected a finite number."
         if key in AT_LEAST and value is not None and value < AT_LEAST[key]:
             yield f"has {key}: {value}. Expected at least {AT_LEAST[key]:g}."
@@ -192,3 +193,28 @@ def refuse_other(config: SearchConfig) -> None:
                 f"The search in {config.output_dir} was begun with {key}: {before.get(key)!r}, and --resume asks for "
                 f"{now.get(key)!r}. Leave it as it was, or begin a new run."
             )
+
+
+COSTS_NOTHING = ({"catalogue", "local"}, {"rules", "direct"})
+"""Ideators and implementers that ask nobody who is paid."""
+
+
+def refuse_endless(config: SearchConfig, environment: Environment) -> None:
+    """
+    Raises:
+        RecipeError: nothing that this search does counts towards any of its budgets.
+    """
+    ideators, implementers = COSTS_NOTHING
+    never: dict[str, str] = {}
+    if not environment.preset(config.preset).resources.gpus:
+        never["max_gpu_hours"] = f"preset {config.preset} of {environment.name} uses no GPU"
+    if config.ideator in ideators and config.implementer in implementers:
+        why = f"ideator {config.ideator} and implementer {config.implementer} ask nobody who is paid"
+        never |= {"max_usd": why, "max_coder_tokens": why}
+    given = [name for name in BUDGETS if getattr(config, name) is not None]
+    if all(name in never for name in given):
+        why = "; ".join(dict.fromkeys(never[name] for name in given))
+        raise RecipeError(
+            f"The search would have no end: nothing counts towards {' or '.join(given)}, since {why}. Add one of "
+            f"{', '.join(name for name in BUDGETS if name not in never)}."
+        )

@@ -6,7 +6,7 @@ from ideator_rl.environment import load_environment
 from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.search.asking import Subject
-from ideator_rl.search.config import BUDGETS, SearchConfig
+from ideator_rl.search.config import BUDGETS, SearchConfig, refuse_endless
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
 
@@ -15,16 +15,18 @@ def dry_run(config: SearchConfig) -> str:
     """The estimate as text.
 
     Raises:
-        IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options.
+        IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options; nothing
+            that the search does counts towards its budgets.
     """
     environment = load_environment(config.env)
     preset = environment.preset(config.preset)
+    refuse_endless(config, environment)
     sandbox = choose(config.isolation, trusted=writes_trusted_code(config.implementer))
     get_search_strategy(config.strategy, config.strategy_options)
     subject = Subject(environment, config.preset, config.prompts)
     ideator = get_ideator(config.ideator, config.ideator_options, subject)
     ideator.close()
-    ends = ", ".join(f"{name} {getattr(config, name):g}" for name in BUDGETS if getattr(config, name) is not None)
+    ends = ", ".join(f"{name} {getattr(config, name):.15g}" for name in BUDGETS if getattr(config, name) is not None)
     ideas = min((count for count in (config.max_ideas, _of_epochs(config)) if count is not None), default=None)
     lines = [
         "Nothing was started. This search would be:",

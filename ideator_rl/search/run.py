@@ -12,13 +12,14 @@ import json
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor.patience import Patience
+from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.run_folder import keep_recipe, take
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
-from ideator_rl.search.config import SearchConfig, refuse_other
+from ideator_rl.search.config import SearchConfig, refuse_endless, refuse_other
 from ideator_rl.search.engine import Ending, run_search
 from ideator_rl.search.figures import notes
 from ideator_rl.search.ideators import get_ideator
@@ -33,12 +34,10 @@ class SearchVoice(Voice):
     def __init__(self, config: SearchConfig):
         super().__init__()
         self._of = f"/{config.max_experiments}" if config.max_experiments else ""
-        self._before = 0
         self.buffer: RewardBuffer | None = None
 
     def follow(self, buffer: RewardBuffer) -> None:
-        """Begin to say how far the search on this buffer is; what earlier sittings ran is counted."""
-        self._before = len(charged(buffer))
+        """Begin to say how far the search on this buffer is; what earlier sittings ran is counted, and their best."""
         self.buffer = buffer
         self.watch()
 
@@ -47,11 +46,16 @@ class SearchVoice(Voice):
             return ""
         counts = self.buffer.counts()
         words = (
-            f"{counts['running']} running, {counts['waiting']} waiting · {self._before + counts['distinct']}{self._of} "
+            f"{counts['running']} running, {counts['waiting']} waiting · {len(charged(self.buffer))}{self._of} "
             f"experiments · {counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
         )
-        best = counts["best"]
-        return words if best is None else f"{words} · best {self.buffer.executor.environment.metric.name} {best:.4f}"
+        metric = self.buffer.executor.environment.metric
+        found = [record.metric for record in tuple(self.buffer.history) if record.status == SUCCEEDED]
+        values = [float(each["value"]) for each in found if each]
+        if not values:
+            return words
+        best = min(values) if metric.direction == "min" else max(values)
+        return f"{words} · best {metric.name} {best:.4f}"
 
 
 def search(config: SearchConfig, resume: bool) -> Ending:
@@ -68,6 +72,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
             refuse_other(config)
         buffer = _opened(config.buffer(), resume)
         try:
+            refuse_endless(config, buffer.executor.environment)
             get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
             ideator = _ideator(config, buffer)
             buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)

@@ -193,7 +193,7 @@ def _known_before(run: Run) -> str:
     known = [e for e in run.experiments.values() if e.replayed and busy([e])]
     if not known:
         return ""
-    return f" {len(known)} results were in the bucket already, {duration(busy(known))} of that time."
+    return f" Results that were in the bucket already: {len(known)}, {duration(busy(known))} of that time."
 
 
 def busy(records: Iterable[Experiment]) -> float:

@@ -118,7 +118,7 @@ def _cost(sections: Sequence[Section]) -> Answer:
         for found in ([s.run.rollouts for s in sections], [s.run.ran for s in sections])
     )
     several = sum(len(section.run.experiments) for section in sections) - len(ran_once)
-    shared = f" {several} results come from a bucket that runs share, and count once in the time." if several else ""
+    shared = f" Had again from a bucket that runs share, and counted once: {several} results." if several else ""
     return Answer("What did they cost together?", " and ".join([*parts, f"{duration(seconds)} of experiments"]) + ".",
                   f"{proposed} ideas proposed, {ran} distinct experiments run.{shared}")  # fmt: skip
 

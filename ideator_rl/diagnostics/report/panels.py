@@ -144,7 +144,7 @@ def lineage(section: Section) -> Figure | None:
     place = {record.id: at for at, record in enumerate(run.ran, 1)}
     best = [record for record in section.ranked[:SHOWN] if record.id in place]
     parents: dict[str, list[str]] = {}
-    for child, shown, _ in run.lineage:
+    for child, shown in run.origins:
         kin = [
             id
             for id in shown
@@ -167,7 +167,8 @@ def lineage(section: Section) -> Figure | None:
         [float(place[id]) for id in points], [one["value"] for one in metrics], pairs[0], pairs[1], at[best[0].id]
     )
     heading = f"Where the {len(best)} best ideas came from"
-    words = f"The best has {len({a for a, _ in lines[0]})} ancestors, each shown in a prompt that led to the next."
+    count = len({a for a, _ in lines[0]})
+    words = f"Ancestors of the best: {count}, each shown in a prompt that led to the next."
     baselines = [section.baseline] if section.baseline else []
     drawing = drawings.lineage(found, baselines, f"{heading}, {section.name}", words)
     legend = [("series-1", "the best, and its line"), ("status-0", "an idea"), ("dot", "was shown to")]

@@ -166,11 +166,11 @@ def title(row: Row) -> str:
 
 
 def _parents(sections: Sequence[Section], place: dict[tuple[int, str], int]) -> dict[int, list[int]]:
-    """Rows whose ideas were shown when a row was proposed; a copy of its parent is no child."""
+    """Rows whose ideas were shown when a row was first proposed; a copy of its parent is no child."""
     found: dict[int, dict[int, None]] = {}
     for number, section in enumerate(sections):
         known = section.run.experiments
-        for child, parents, _ in section.run.lineage:
+        for child, parents in section.run.origins:
             for parent in parents:
                 ends = place.get((number, child)), place.get((number, parent))
                 trees = [known[id].tree for id in (child, parent) if id in known]

@@ -40,4 +40,4 @@ def get_backend(name: str) -> Any:
     Raises:
         UnknownName: nothing is known by that name.
     """
-    return resolve("backends", BUILT_IN.get(name, name))
+    return resolve("backends", name, BUILT_IN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.ledger import Ledger
 from ideator_rl.registry import resolve
 from ideator_rl.search.asking import Ideator, Subject
@@ -18,15 +19,20 @@ BUILT_IN = {
     "local": "ideator_rl.search.ideators.local.LocalIdeator",
 }
 
+PAGE = "docs/ideators.md says what one of your own has"
+
 
 def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, ledger: Ledger | None = None) -> Ideator:
     """An ideator by name, entry point of the group `ideator_rl.ideators`, or dotted path of a class.
 
     Raises:
         UnknownName: nothing is known by that name.
-        IdeatorError: settings that it does not take, or that cannot be.
+        IdeatorError: it is no ideator; settings that it does not take, or that cannot be.
     """
-    made: Ideator = resolve("ideators", BUILT_IN.get(name, name)).from_settings(
-        settings or {}, subject, ledger or Ledger()
-    )
+    kind = resolve("ideators", name, BUILT_IN)
+    if not callable(getattr(kind, "from_settings", None)):
+        raise IdeatorError(f"The ideator {name} is {kind!r}. Expected a class with `from_settings`; {PAGE}.")
+    made: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
+    if missing := [part for part in ("name", "ideas", "close") if not hasattr(made, part)]:
+        raise IdeatorError(f"The ideator {name} has no {' and no '.join(missing)}; {PAGE}.")
     return made

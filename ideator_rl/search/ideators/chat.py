@@ -57,8 +57,10 @@ class ChatIdeator:
         """Made from one flat mapping: these settings and the client's.
 
         Raises:
-            IdeatorError: an unknown key, a value that cannot be, or no key of the server in the environment.
+            IdeatorError: an unknown key, a value that cannot be, no key of the server in the environment, or no such
+                prompt.
         """
+        subject.prompt()  # one that is not there is told before the baseline is run
         mine = checked(cls.name, settings, CHECKS, names(LLMSettings))
         if mine.get("as_trained"):
             mine.setdefault("ideas_per_call", 1)

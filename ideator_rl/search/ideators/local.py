@@ -83,8 +83,9 @@ class LocalIdeator:
         """Nothing is booked: its cost is this machine's time.
 
         Raises:
-            IdeatorError: an unknown key, a value that cannot be, or no model there.
+            IdeatorError: an unknown key, a value that cannot be, no model there, or no such prompt.
         """
+        subject.prompt()  # one that is not there is told before the baseline is run
         checked(cls.name, settings, CHECKS)
         if "model" not in settings:
             raise IdeatorError(f"The settings of the ideator local have no 'model'. Expected {CHECKS['model'][1]}.")

@@ -139,7 +139,7 @@ class Questions:
 
     @cached_property
     def _own(self) -> str:
-        return self.subject.environment.prompt(self.subject.preset, self.subject.kind)
+        return self.subject.prompt()
 
     def _tell(self, shown: int, chars: int, left: int) -> None:
         if not self._told:

@@ -31,7 +31,7 @@ def get_search_strategy(name: str, options: dict[str, Any] | None = None) -> Sea
         UnknownName: nothing is known by that name.
         IdeatorError: it does not take these options.
     """
-    made, given = resolve("search_strategies", BUILT_IN.get(name, name)), dict(options or {})
+    made, given = resolve("search_strategies", name, BUILT_IN), dict(options or {})
     if hasattr(made, "asks"):
         return _made(name, made, given)  # type: ignore[no-any-return]
     if not hasattr(made, "parents"):

@@ -36,6 +36,9 @@ class TopK:
     elites: int = 20
     """How many of the best elites it chooses from."""
 
+    def __post_init__(self) -> None:
+        refuse_counts(self.shown, self.elites)
+
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
         best = archive.elites(self.elites)
         most = min(self.shown, len(best))
@@ -62,12 +65,25 @@ class Puct:
     """How many of the best elites it chooses from."""
     c: float = 1.0
 
+    def __post_init__(self) -> None:
+        refuse_counts(self.shown, self.elites)
+
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
         del rng
         best = archive.elites(self.elites)
         most = min(self.shown, len(best))
         picker = _Picker(archive, best, self.c)
         return [picker.prompt(most) for _ in range(count)]
+
+
+def refuse_counts(shown: int, elites: int) -> None:
+    """
+    Raises:
+        IdeatorError: fewer ideas are to be shown than none, or chosen from none.
+    """
+    for name, value, least in (("shown", shown, 0), ("elites", elites, 1)):
+        if value < least:
+            raise IdeatorError(f"The strategy has {name}: {value}. Expected at least {least}.")
 
 
 def puct(quality: float, weight: float, n: int, total: int) -> float:
@@ -119,7 +135,7 @@ def get_strategy(name: str, **settings: Any) -> Strategy:
         UnknownName: nothing is known by that name.
         IdeatorError: it does not take these settings.
     """
-    made = resolve("strategies", BUILT_IN.get(name, name))
+    made = resolve("strategies", name, BUILT_IN)
     try:
         strategy: Strategy = made(**settings)
     except TypeError as error:

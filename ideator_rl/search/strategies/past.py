@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ideator_rl.experiment import MALFORMED, Experiment
 from ideator_rl.search.archive import Archive
+from ideator_rl.search.strategies.parents import refuse_counts
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class RandomPast:
     """Ideas that a prompt shows."""
     elites: int = 20
     """Not used: the best are not looked for."""
+
+    def __post_init__(self) -> None:
+        refuse_counts(self.shown, 1)
 
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[tuple[Experiment, ...]]:
         distinct: dict[str, Experiment] = {}
