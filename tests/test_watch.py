@@ -10,13 +10,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from conftest import execute, replace_line
 from recorded import baseline, journal, record, text
 
 from ideator_rl import cli_watch
-from ideator_rl.diagnostics.collapse import CLUSTER
+from ideator_rl.diagnostics.collapse import CLUSTER, STANDSTILL
 from ideator_rl.diagnostics.living import Living
 from ideator_rl.diagnostics.records import NoRun, read_run
 from ideator_rl.journal import Journal
@@ -105,6 +106,26 @@ def test_a_collapse_is_seen_while_it_happens(tmp_path):
     assert CLUSTER in {alarm.kind for alarm in living.alarms}
     picture = cli_watch.RunPicture(living)
     assert "stop: For 3 windows one cluster" in picture.line()
+
+
+def test_the_direction_is_known_from_the_first_metric_however_late_it_comes(tmp_path):
+    steps = [[record(f"f{i}", "failed") for i in range(8)]]
+    for step in range(12):
+        rising = {"name": "score", "value": 1.0 + step, "direction": "max"}
+        steps.append([replace(record(f"{step}-{i}"), metric=rising) for i in range(8)])
+    living = Living(journal(tmp_path, steps[:1]))
+    living.look()
+    living.judge(ended=True)
+    book = Journal(tmp_path / "buffer.sqlite")
+    for step, ones in enumerate(steps[1:], 1):
+        book.propose(step, [text(f"change {i} of step {step}") for i in range(8)])
+        for i, one in enumerate(ones):
+            book.settle(step, i, one)
+    book.close()
+    living.look()
+    living.judge(ended=True)
+    assert STANDSTILL not in [alarm.kind for alarm in living.alarms], "the best of every step is better than the last"
+    living.close()
 
 
 def test_an_idea_without_an_outcome_hides_no_collapse_of_a_run_that_ended(tmp_path):

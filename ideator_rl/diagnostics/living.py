@@ -191,7 +191,8 @@ class Living:
         from ideator_rl.diagnostics.watch import Watch
 
         if self._watch is None:
-            self._watch = Watch(get_embedder("hashed"), Surroundings(direction=self.direction))
+            self._watch = Watch(get_embedder("hashed"))
+        self._watch.around = Surroundings(direction=self.direction)  # not known before the first metric
         query = (
             "select step, thought, idea, status, reward, metric, coalesce(experiment_id, '') from rollouts "
             "where step > ? and step < ? order by step, rank, position"
