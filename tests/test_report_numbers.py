@@ -17,7 +17,7 @@ from ideator_rl.diagnostics.report.changes import changes, in_words
 from ideator_rl.diagnostics.report.compare import compare, comparison_figures
 from ideator_rl.diagnostics.report.groups import band, differing, groups
 from ideator_rl.diagnostics.report.overview import overview
-from ideator_rl.diagnostics.report.progress import MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.diagnostics.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.diagnostics.report.sections import section
 from ideator_rl.journal import Journal
 
@@ -171,6 +171,17 @@ def test_what_was_paid_for_an_idea_that_never_ran_is_paid_before_the_next(tmp_pa
             record("b", value=2.0, cost={"usd": 4.0}, seconds={"run": 90.0})]  # fmt: skip
     run = read_run(journal(tmp_path, [ones]))
     assert units([run]) == [USD] and by_cost(run, USD) == [1.0, 7.0] and by_cost(run, MINUTES) == [0.0, 1.5]
+
+
+def test_hours_of_baselines_and_re_runs_are_not_paid_for_the_ideas_of_the_search(tmp_path):
+    extra = [
+        replace(baseline(0, 4.0), seconds={"run": 30.0}),
+        record("again", tree="tree-a", replicate=100, value=3.1, seconds={"run": 30.0}),
+    ]
+    ones = [record("a", value=3.0, seconds={"run": 30.0}), record("b", value=2.0, seconds={"run": 30.0})]
+    (tmp_path / "ledger.json").write_text('{"gpu_hours": 2.0}')
+    run = read_run(journal(tmp_path, [ones], extra))
+    assert units([run]) == [GPU] and by_cost(run, GPU) == pytest.approx([0.5, 1.0])
 
 
 def test_runs_that_differ_in_seed_and_slots_only_are_one_group_with_a_band(tmp_path):

@@ -82,7 +82,7 @@ def by_cost(run: Run, unit: str) -> list[float]:
         if id in ran:
             places.append(total)
     if unit == GPU and total:
-        scale = run.spent.get("gpu_hours", 0.0) / total
+        scale = run.spent.get("gpu_hours", 0.0) / sum(_price(record, unit) for record in run.experiments.values())
         return [place * scale for place in places]
     return places
 
@@ -90,7 +90,8 @@ def by_cost(run: Run, unit: str) -> list[float]:
 def units(runs: Sequence[Run]) -> list[str]:
     """What these runs can be compared by, dearest to the reader first; time of experiments where nothing was paid.
 
-    GPU-hours are the ledger's total, spread over experiments by their seconds: records do not hold them one by one.
+    GPU-hours are the ledger's total, spread over all experiments by their seconds: records do not hold them one by one.
+    The share of baselines and re-runs was not paid to find anything.
     """
     found = []
     if any(run.spent.get("gpu_hours") for run in runs):
