@@ -101,6 +101,11 @@ def test_the_closing_words_let_nothing_of_an_idea_act_on_the_terminal(tmp_path):
     assert not set(words) & set("\x1b\x07\r\u202e\ud800") and "⟨U+202E⟩back" in words
 
 
+def test_the_closing_words_are_no_page_of_one_line(tmp_path):
+    words = summary(journal(tmp_path, [[record("a", value=4.0, idea="x" * 1_000_000, patch="+" + "y" * 1_000_000)]]))
+    assert len(words) < 20_000 and words.count("more characters are in the records") == 2
+
+
 def test_the_closing_words_of_an_empty_run_say_so(tmp_path):
     words = summary(journal(tmp_path, []))
     assert "Baseline: none was run" in words and "Best idea: none succeeded" in words

@@ -155,6 +155,7 @@ def test_what_a_bucket_had_already_is_said_and_counts_once_for_runs_that_share_i
         "already" not in alone[0].more and "Results that were in the bucket already: 1, 10 s of that" in alone[1].more
     )
     together = {one.question: one for _, one in overview(compare(made)[0], [])}["What did they cost together?"]
+    assert "2 ideas proposed, 2 distinct experiments run." in together.more
     assert together.short == "50 s of experiments." and "counted once: 1 results" in together.more
 
 
@@ -294,6 +295,7 @@ def test_runs_that_are_level_and_a_best_that_is_no_better_are_called_so(tmp_path
         leader.short == "None alone: a and b are level at a best height of 4.0000." and leader.more == "Then c 5.0000."
     )
     assert found["What was the best idea of all?"].short == "height 4.0000 in a, the same as its baseline."
+    assert found["What was the best idea of all?"].more == "“idea a-0”."
     assert found["Which failures dominate?"].short == "a: 67% of 3 ideas failed; most common: failed (2)."
 
 

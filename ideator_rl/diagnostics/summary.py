@@ -7,7 +7,10 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ideator_rl.diagnostics.records import Run, Step, read_run
-from ideator_rl.diagnostics.safe_text import visible
+from ideator_rl.diagnostics.safe_text import clip, visible
+
+MOST = 8_000
+"""Bytes of the best idea's words, and of its patch."""
 
 
 def summary(folder: Path) -> str:
@@ -55,8 +58,13 @@ def _best(run: Run) -> list[str]:
     value = f"{best.metric['value']:.4f}{isolation}, one run, seed {best.seed}"
     if len(values) > 1:
         value = f"{mean(values):.4f} ± {stdev(values):.4f}{isolation}, {len(values)} runs; the first {values[0]:.4f}"
-    words = [f"Best idea {run.metric}: {value}", "  " + best.idea]
-    return words + ["", *("  " + line for line in best.patch.splitlines())]
+    words = [f"Best idea {run.metric}: {value}", "  " + _clipped(best.idea)]
+    return words + ["", *("  " + line for line in _clipped(best.patch).splitlines())]
+
+
+def _clipped(text: str) -> str:
+    kept, cut = clip(text, MOST)
+    return f"{kept}\n… {cut} more characters are in the records" if cut else kept
 
 
 def _share(value: float | None) -> str:

@@ -173,7 +173,7 @@ def _cost(section: Section) -> Answer:
     run, parts = section.run, []
     spent = run.spent
     if spent.get("usd"):
-        parts.append(f"{spent['usd']:.2f} USD" if spent["usd"] >= 0.1 else f"{spent['usd']:.4f} USD")
+        parts.append(dollars(spent["usd"]))
     if spent.get("gpu_hours"):
         parts.append(f"{spent['gpu_hours']:.3g} GPU-hours")
     parts.append(f"{duration(busy(run.experiments.values()))} of experiments")
@@ -199,6 +199,10 @@ def _known_before(run: Run) -> str:
 def busy(records: Iterable[Experiment]) -> float:
     """Seconds that experiments ran and were scored, one after another."""
     return sum(map(experiment_seconds, records))
+
+
+def dollars(usd: float) -> str:
+    return f"{usd:.2f} USD" if usd >= 0.1 else f"{usd:.4f} USD"
 
 
 def duration(seconds: float) -> str:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from statistics import mean
 
 from ideator_rl.diagnostics.figures import number, share
-from ideator_rl.diagnostics.report.answers import Answer, busy, duration
+from ideator_rl.diagnostics.report.answers import Answer, busy, dollars, duration
 from ideator_rl.diagnostics.report.changes import in_words
 from ideator_rl.diagnostics.report.compare import PAIRS, Comparison, Standing, too_few
 from ideator_rl.diagnostics.report.groups import Group
+from ideator_rl.diagnostics.report.payload import title
 from ideator_rl.diagnostics.report.sections import Section
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
 
@@ -99,27 +100,24 @@ def _best(sections: Sequence[Section]) -> list[tuple[Section | None, Answer]]:
         side = f"{number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than"
         gain = f", {side if section.gain else 'the same as'} its baseline"
     change = in_words(best.patch)
-    return [(section, Answer("What was the best idea of all?", f"{value}{gain}.", f"{change}." if change else "", row))]
+    said = [f"“{title(row)}”"] if row else []
+    more = " ".join(f"{words}." for words in [*said, change] if words)
+    return [(section, Answer("What was the best idea of all?", f"{value}{gain}.", more, row))]
 
 
 def _cost(sections: Sequence[Section]) -> Answer:
     """An experiment that several runs have from one bucket ran once."""
-    ran_once = {
-        (str(section.run.recipe.get("bucket") or section.run.folder), id): record
-        for section in sections
-        for id, record in section.run.experiments.items()
-    }
-    seconds = busy(ran_once.values())
+    places = [str(section.run.recipe.get("bucket") or section.run.folder) for section in sections]
+    held = [section.run.experiments for section in sections]
+    once = {(place, id): record for place, records in zip(places, held, strict=True) for id, record in records.items()}
+    ran = len({(place, e.id) for place, section in zip(places, sections, strict=True) for e in section.run.ran})
     usd = sum(section.run.spent.get("usd", 0.0) for section in sections)
     hours = sum(section.run.spent.get("gpu_hours", 0.0) for section in sections)
-    parts = ([f"{usd:.2f} USD"] if usd else []) + ([f"{hours:.3g} GPU-hours"] if hours else [])
-    proposed, ran = (
-        sum(len(rows) for rows in found)
-        for found in ([s.run.rollouts for s in sections], [s.run.ran for s in sections])
-    )
-    several = sum(len(section.run.experiments) for section in sections) - len(ran_once)
+    parts = ([dollars(usd)] if usd else []) + ([f"{hours:.3g} GPU-hours"] if hours else [])
+    proposed, several = sum(len(section.run.rollouts) for section in sections), sum(map(len, held)) - len(once)
     shared = f" Had again from a bucket that runs share, and counted once: {several} results." if several else ""
-    return Answer("What did they cost together?", " and ".join([*parts, f"{duration(seconds)} of experiments"]) + ".",
+    return Answer("What did they cost together?",
+                  " and ".join([*parts, f"{duration(busy(once.values()))} of experiments"]) + ".",
                   f"{proposed} ideas proposed, {ran} distinct experiments run.{shared}")  # fmt: skip
 
 
