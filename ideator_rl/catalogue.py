@@ -112,8 +112,8 @@ def environment_catalogue(environment: Environment) -> Catalogue:
     """Raises: CatalogueError when the environment has none."""
     if environment.catalogue_path is None:
         raise CatalogueError(
-            f"The environment {environment.name} has no catalogue of edits, which the implementer 'rules' "
-            "needs. Add edits.yaml and name it in env.yaml, or choose another implementer."
+            f"The environment {environment.name} has no catalogue of edits, which the implementer 'rules' and the "
+            "ideator 'catalogue' need. Add edits.yaml and name it in env.yaml, or choose another."
         )
     return load_catalogue(environment.catalogue_path)
 

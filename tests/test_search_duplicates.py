@@ -1,6 +1,7 @@
 """Ideas that say what another said, and what other runs found: counted, kept out, or known from the start."""
 
 import json
+import shutil
 import sqlite3
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from ideator_rl.executor.attempts import Spec
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.figures import figures
 from ideator_rl.search.near import NearDuplicates
-from ideator_rl.search.seeds import known_elsewhere
+from ideator_rl.search.seeds import known_elsewhere, words_of
 
 BY_FIRST = f"{__name__}.by_first"
 
@@ -183,6 +184,27 @@ def test_a_source_of_another_preset_or_environment_is_refused_with_what_it_holds
     with pytest.raises(IdeatorError, match=r"holds no ideas of landscape/t0 .*3 of landscape/t1"):
         known_elsewhere(buffer, [str(one)], tmp_path / "other")
     buffer.close()
+
+
+def test_a_source_whose_bucket_is_gone_is_refused_with_the_reason(tmp_path):
+    go(configured(tmp_path / "first", max_ideas=2), Lines(TEXTS))
+    shutil.rmtree(tmp_path / "first" / "bucket")
+    buffer = RewardBuffer(configured(tmp_path / "second").buffer())
+    with pytest.raises(IdeatorError, match="names 3 experiments, and its bucket .* holds the result of none"):
+        known_elsewhere(buffer, [str(tmp_path / "first")], tmp_path / "second")
+    buffer.close()
+
+
+def test_what_is_known_under_another_seed_is_told_and_is_another_experiment(tmp_path):
+    go(configured(tmp_path / "first", max_ideas=4), Lines(TEXTS))
+    config = configured(tmp_path / "second", max_ideas=4, seed=1)
+    buffer = RewardBuffer(config.buffer())
+    known = known_elsewhere(buffer, [str(tmp_path / "first")], tmp_path / "second")
+    buffer.close()
+    assert words_of(known, 0) == "4 records of other runs are known from the start"
+    assert "; 4 of them are of another seed" in words_of(known, 1)
+    go(config, Lines(TEXTS))
+    assert figures(tmp_path / "second").elsewhere == 0
 
 
 def test_figures_of_a_run_that_is_no_search_are_none(tmp_path):

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import pytest
 from archives import archive
 from conftest import TOY, sentence
-from search_runs import Lines, configured, go, text
+from search_runs import Lines, RandomEdits, configured, go, text
 
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environment import load_environment
@@ -55,6 +56,23 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     code, out, err = call("rerun", folder, "--best", "1", "--replicates", "2", "--slots", "2", "--json")
     assert code == 0 and len(json.loads(out)["values"]) == 2, err
     assert len(read_run(folder).ran) == 11
+
+
+def test_a_search_is_not_gone_on_with_in_a_bucket_that_lacks_its_results(call, recipe, tmp_path):
+    words = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
+    words = (*words, "--env", "landscape", "--ideator", f"{__name__}.Edits", "--resume")
+    assert call("search", recipe, *words, "--max_experiments", "2")[0] == 0
+    code, _, err = call("search", recipe, *words, "--bucket", f"file://{tmp_path}/other")
+    assert "lacks the results of 2 of its 2 experiments" in sentence(code, err)
+    shutil.copytree(tmp_path / "run" / "bucket", tmp_path / "moved")
+    code, _, err = call("search", recipe, *words, "--max_experiments", "3", "--bucket", f"file://{tmp_path}/moved")
+    assert code == 0, err
+
+
+class Edits(RandomEdits):
+    @classmethod
+    def from_settings(cls, settings, subject, ledger):
+        return cls()
 
 
 def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_the_best_of_all_sittings(tmp_path):

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import json
 
+import yaml
+
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
+from ideator_rl.executor import attempts
 from ideator_rl.executor.patience import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
+from ideator_rl.recipe_file import RecipeError
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.run_folder import keep_recipe, take
+from ideator_rl.run_folder import MARK, keep_recipe, take
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
@@ -23,7 +27,7 @@ from ideator_rl.search.config import SearchConfig, refuse_endless, refuse_other
 from ideator_rl.search.engine import Ending, run_search
 from ideator_rl.search.figures import notes
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.seeds import known_elsewhere
+from ideator_rl.search.seeds import known_elsewhere, words_of
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.search.watching import Population
 
@@ -73,6 +77,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
         buffer = _opened(config.buffer(), resume)
         try:
             refuse_endless(config, buffer.executor.environment)
+            _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
             ideator = _ideator(config, buffer)
             buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
@@ -114,6 +119,25 @@ def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
     return asyncio.run(patience.through(lambda: open_buffer(config)))
 
 
+def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
+    """
+    Raises:
+        RecipeError: the bucket is another than before, without the results of this search: it would run them again.
+    """
+    saved = config.folder / MARK
+    before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") if saved.is_file() else None
+    if not saved.is_file() or (before or "") == config.bucket:
+        return
+    ran = charged(buffer)
+    missing = [id for id in ran if attempts.load_result(buffer.executor.bucket, id) is None]
+    if missing:
+        raise RecipeError(
+            f"The search in {config.output_dir} was begun with the bucket {before or 'in its folder'}, and "
+            f"{buffer.executor.bucket.url} lacks the results of {len(missing)} of its {len(ran)} experiments. "
+            "Leave it as it was, or copy them there."
+        )
+
+
 def _ideator(config: SearchConfig, buffer: RewardBuffer) -> Ideator:
     subject = Subject(buffer.executor.environment, config.preset, config.prompts)
     return get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger)
@@ -136,4 +160,4 @@ def _introduce(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, voi
     voice.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     voice.say(f"run folder {config.folder}")
     if buffer.elsewhere:
-        voice.say(f"{len(buffer.elsewhere)} records of other runs are known from the start")
+        voice.say(words_of(buffer.elsewhere, config.seed))

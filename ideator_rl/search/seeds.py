@@ -2,7 +2,8 @@
 
 Their records are read once, when the search begins, and kept in its folder, so that a resumed search knows the same.
 Codebases that they ran are copied into this run's bucket with their results: an idea that leads to one of them is not
-run again.  It is charged all the same (`figures.py`): a search that was spared experiments has not become cheaper.
+run again under the seed it was run with; under another it is another experiment, and is run.  It is charged all the
+same (`figures.py`): a search that was spared experiments has not become cheaper.
 
 Refused is a source that holds nothing of this environment, as it stands, and preset: a metric measured with other code,
 data or budget is another metric.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -48,18 +50,32 @@ def known_elsewhere(buffer: RewardBuffer, sources: list[str], folder: Path) -> l
     return list(found.values())
 
 
+def words_of(records: Sequence[Experiment], seed: int) -> str:
+    """One line about what is known from elsewhere, to a search with this seed."""
+    others = sum(record.seed != seed and bool(record.tree) for record in records)
+    words = f"{len(records)} records of other runs are known from the start"
+    if others:
+        words += f"; {others} of them are of another seed: an idea that leads to the same codebase is run all the same"
+    return words
+
+
 def _of(source: str, buffer: RewardBuffer) -> list[Experiment]:
     bucket, ids = _opened(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     found, others = [], Counter[str]()
-    for id in ids:
-        record = attempts.load_result(bucket, id)
-        if record is None or record.status == LOST or record.implementer == BASELINE:
+    results = [record for id in ids if (record := attempts.load_result(bucket, id)) is not None]
+    for record in results:
+        if record.status == LOST or record.implementer == BASELINE:
             continue
         if record.hashes.get("environment") == digest and record.preset == preset:
             found.append(record)
         else:
             others[f"{record.environment}/{record.preset}"] += 1
+    if ids and not results:
+        raise IdeatorError(
+            f"archive_from: {source} names {len(ids)} experiments, and its bucket {bucket.url} holds the result of "
+            "none. A memory:// bucket ends with its process; of another, see that it is the one that was written to."
+        )
     if not found:
         held = ", ".join(f"{count} of {name}" for name, count in others.items()) or "none"
         raise IdeatorError(
