@@ -7,6 +7,7 @@ Watching changes nothing, and leaving ends nothing.
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -57,6 +58,7 @@ def watch_bucket(bucket: Bucket) -> int:
 
 def _follow(picture: RunPicture | BucketPicture) -> int:
     console = Console()
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a terminal stays without its cursor
     try:
         if console.is_terminal and not console.is_dumb_terminal:
             with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -66,6 +68,8 @@ def _follow(picture: RunPicture | BucketPicture) -> int:
             _lines(picture)
     except KeyboardInterrupt:
         return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -163,7 +163,7 @@ def test_a_run_that_is_over_is_told_in_one_plain_line_where_nobody_looks(tmp_pat
     )
 
 
-def screen(command, seen, act, term="xterm-256color"):
+def screen(command, seen, act, term="xterm-256color", plain=True):
     """What a command writes on a terminal until it ends, and its exit status; `act` is called once it wrote `seen`."""
     own, theirs = pty.openpty()
     environment = {**os.environ, "TERM": term, "COLUMNS": "110", "LINES": "40"}
@@ -182,8 +182,8 @@ def screen(command, seen, act, term="xterm-256color"):
             act(process)
             act = None
     os.close(own)
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", told.decode(errors="replace"))
-    return plain, process.wait(timeout=30)
+    words = told.decode(errors="replace")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", words) if plain else words, process.wait(timeout=30)
 
 
 def scripted(folder):
@@ -226,9 +226,11 @@ def test_a_re_run_is_no_experiment_of_the_search(tmp_path):
     living.close()
 
 
-def test_ctrl_c_leaves_quietly_and_ends_nothing(tmp_path):
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_or_a_kill_leaves_quietly_and_ends_nothing(tmp_path, asked):
     trainer = scripted(tmp_path)
-    told, code = screen(command(tmp_path), "3 succeeded", lambda process: process.send_signal(signal.SIGINT))
+    told, code = screen(command(tmp_path), "3 succeeded", lambda process: process.send_signal(asked), plain=False)
+    assert told.rindex("\x1b[?25h") > told.rindex("\x1b[?25l"), "the cursor is there again"
     assert code == 0 and "Traceback" not in told and "interrupted" not in told
     assert trainer.poll() is None, "the run goes on"
     trainer.kill()
