@@ -424,6 +424,14 @@ def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
 def test_a_patch_is_told_in_few_words():
     two = ONE + "diff --git a/b.py b/b.py\n--- /dev/null\n+++ b/b.py\n@@ -0,0 +1,3 @@\n+one\n+--- two\n++++ three\n"
     assert [(one.path, len(one.added), len(one.removed)) for one in changes(two)] == [("a.py", 1, 1), ("b.py", 3, 0)]
-    assert in_words(two) == "4 lines added and 1 line taken away in a.py, b.py"
+    assert in_words(two) == "4 lines added and 1 line taken away in a.py, b.py, among them “lr = 1” became “lr = 3”"
+    many = (
+        "--- a/a.py\n+++ b/a.py\n@@ -1,5 +1,7 @@\n-lr = 1  # step\n+lr = 3  # step\n-    x = f(a)\n-    x = g(x)\n"
+        "+    x = h(a)\n-wd = 0\n+wd = 1\n+wide = 2\n+def rotate(x):\n+    return x\n"
+    )
+    assert in_words(many) == (
+        "6 lines added and 4 lines taken away in a.py, among them “lr = 1 # step” became “lr = 3 # step”; "
+        "“wd = 0” became “wd = 1”"
+    )
     added = "--- a/a.py\n+++ b/a.py\n@@ -1,1 +1,2 @@\n x\n+decay = 0.1\n"
     assert in_words(added) == "a.py: added “decay = 0.1”" and in_words("") == "" and in_words("no patch") == ""

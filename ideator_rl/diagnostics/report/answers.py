@@ -69,7 +69,7 @@ def _change(section: Section) -> Answer:
     words = in_words(best.patch)
     if not words:
         return Answer(question, "Its record holds no lines of a patch.", row=section.row_of(best))
-    places = "" if "“" in words else f"Places it touches: {cell_of(best.patch)}."
+    places = f"Places it touches: {cell_of(best.patch)}." if " taken away in " in words else ""  # else all is quoted
     return Answer(question, f"{words}.", places, section.row_of(best))
 
 

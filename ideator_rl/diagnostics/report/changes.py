@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+_SETTING = re.compile(r"(\s*[A-Za-z_][\w.]*)\s*=(?!=)")
 LONGEST = 90
 """Characters of a line that is quoted."""
 
@@ -47,7 +48,8 @@ def changes(patch: str) -> list[FileChange]:
 
 
 def in_words(patch: str, most: int = 3) -> str:
-    """One sentence: the changed lines themselves if they are at most `most` pairs, else how many in which files."""
+    """One sentence: the changed lines themselves if they are at most `most` pairs, else how many in which files, and
+    the first `most` names among them that have another value."""
     files = changes(patch)
     added, removed = sum(len(one.added) for one in files), sum(len(one.removed) for one in files)
     if not added and not removed:
@@ -55,16 +57,32 @@ def in_words(patch: str, most: int = 3) -> str:
     where = ", ".join(one.path for one in files if one.path)
     if len(files) == 1 and max(added, removed) <= most:
         return f"{where}: {_quoted(files[0])}" if where else _quoted(files[0])
-    return f"{_lines(added, 'added')} and {_lines(removed, 'taken away')} in {where or 'the codebase'}"
+    values = [_became(*pair) for one in files for pair in _settings(one)][:most]
+    among = f", among them {'; '.join(values)}" if values else ""
+    return f"{_lines(added, 'added')} and {_lines(removed, 'taken away')} in {where or 'the codebase'}{among}"
+
+
+def _settings(one: FileChange) -> list[tuple[str, str]]:
+    """Lines before and after that give one name its value, of names that have one such line on either side."""
+    sides: list[dict[str, list[str]]] = [{}, {}]
+    for side, lines in zip(sides, (one.removed, one.added), strict=True):
+        for line in lines:
+            if name := _SETTING.match(line):
+                side.setdefault(name[1], []).append(line)
+    before, after = sides
+    both = [(before[name], after[name]) for name in before if name in after]
+    return [(old[0], new[0]) for old, new in both if len(old) == len(new) == 1 and old != new]
 
 
 def _quoted(one: FileChange) -> str:
     if len(one.added) == len(one.removed):
-        return "; ".join(
-            f"“{_short(before)}” became “{_short(after)}”" for before, after in zip(one.removed, one.added, strict=True)
-        )
+        return "; ".join(map(_became, one.removed, one.added))
     parts = [f"took away “{_short(line)}”" for line in one.removed] + [f"added “{_short(line)}”" for line in one.added]
     return "; ".join(parts)
+
+
+def _became(before: str, after: str) -> str:
+    return f"“{_short(before)}” became “{_short(after)}”"
 
 
 def _lines(count: int, what: str) -> str:
