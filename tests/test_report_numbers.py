@@ -92,6 +92,21 @@ def test_replicates_that_chose_the_best_do_not_vouch_for_it(tmp_path):
     )
 
 
+def test_luck_is_that_of_means_where_ideas_ran_several_times(tmp_path):
+    ones = [record(f"{name}{i}", value=value + i / 100, tree=f"tree-{name}", replicate=i)
+            for name, value in (("a", 3.0), ("b", 3.5)) for i in range(4)]  # fmt: skip
+    sure = answered(journal(tmp_path, [ones], [baseline(0, 3.9), baseline(1, 4.1)]))["How sure are we?"]
+    lucky = 0.2 / 2**0.5 / 4**0.5 * luckiest(2)
+    assert "best of 2 successes" in sure.more and f"expected to look {lucky:.4f} better" in sure.more
+
+
+def test_alarms_that_are_not_said_are_counted(tmp_path):
+    made = [lab(tmp_path / name, [3.0], f"strategy: {name}\n") for name in "abcdef"]
+    found = overview(compare(made)[0], [(one, Answer("", "Yes.", tone="bad")) for one in made])
+    [told] = [answer for _, answer in found if answer.question == "Did a population collapse?"]
+    assert told.short == "There are alarms in 6 of 6 runs." and "And 2 more; each run has its own below." in told.more
+
+
 @pytest.mark.parametrize(("value", "short"), [(3.9, "A little: it was run again."), (4.2, "Not sure: when it was")])
 def test_one_re_run_says_a_little_or_that_nothing_is_left(tmp_path, value, short):
     again = record("b1", value=value, tree="tree-b", replicate=100)

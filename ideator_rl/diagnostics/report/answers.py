@@ -148,14 +148,15 @@ def _pairs(section: Section, best: Experiment) -> list[float]:
 
 
 def _luck(section: Section) -> str:
-    """How large a gain luck alone would show: the expected largest of n normal draws, by Blom's formula (1958)."""
-    count = section.successes
+    """How large a gain luck alone would show: the expected largest of n normal draws, by Blom's formula (1958), each of
+    them a mean of as many runs as the best had."""
+    count, runs = len(section.ranked), len(section.run.values(section.ranked[0]))
     chosen = f"It is the best of {count} successes, so luck flatters it. " if count > 1 else ""
     again = "`ideator-rl rerun` runs the best again with other seeds."
     if section.deviation is None or section.gain is None:
         known = "the noise of one run is not known" if section.baseline else "without a baseline no gain is known"
         return f"{chosen}{known[0].upper()}{known[1:]}. {again}"
-    lucky = section.deviation * luckiest(count)
+    lucky = section.deviation / sqrt(runs) * luckiest(count)
     held = "more than" if section.gain > lucky else "no more than"
     return (
         f"{chosen}Were all of them no better than the baseline, the luckiest would be expected to look "

@@ -132,6 +132,7 @@ def _collapse(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) ->
             return Answer(question, f"No alarm so far; too early to say for {early} of {len(mine_all)} runs.")
         return Answer(question, "No alarm in any of them.", tone="good")
     said = " ".join(f"{section.name}: {answer.short}" for section, answer in alarmed[:4])
+    said += f" And {len(alarmed) - 4} more; each run has its own below." if len(alarmed) > 4 else ""
     short = f"There are alarms in {len(alarmed)} of {len(found.standings)} runs."
     return Answer(question, short, said, tone="warn")
 

@@ -13,7 +13,7 @@ import yaml
 
 from ideator_rl.diagnostics import charts
 from ideator_rl.diagnostics.records import Rollout, Run, Step
-from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
 
 _SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
 _LOGIN = re.compile(r"//[^/@\s]*@")
@@ -109,11 +109,6 @@ class Section:
     @cached_property
     def _by_id(self) -> dict[str, Row]:
         return {row.record.id: row for row in self.rows if row.record}
-
-    @cached_property
-    def successes(self) -> int:
-        """Distinct experiments that succeeded: among so many the best was chosen."""
-        return sum(record.status == SUCCEEDED for record in self.run.ran)
 
     @property
     def unfinished(self) -> bool:
