@@ -19,6 +19,7 @@ from ideator_rl.diagnostics.report.groups import band, differing, groups
 from ideator_rl.diagnostics.report.overview import overview
 from ideator_rl.diagnostics.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.diagnostics.report.sections import section
+from ideator_rl.diagnostics.report.watch import watch
 from ideator_rl.journal import Journal
 
 ONE = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x\n-lr = 1\n+lr = 3\n"
@@ -98,6 +99,33 @@ def test_luck_is_that_of_means_where_ideas_ran_several_times(tmp_path):
     sure = answered(journal(tmp_path, [ones], [baseline(0, 3.9), baseline(1, 4.1)]))["How sure are we?"]
     lucky = 0.2 / 2**0.5 / 4**0.5 * luckiest(2)
     assert "best of 2 successes" in sure.more and f"expected to look {lucky:.4f} better" in sure.more
+
+
+def test_texts_without_ideas_are_no_proof_that_nothing_collapsed(tmp_path):
+    bad = [[record(f"{step}-{i}", "malformed", tree="") for i in range(8)] for step in range(6)]
+    (tmp_path / "bad").mkdir()
+    book = Journal(tmp_path / "bad" / "buffer.sqlite")
+    for step, ones in enumerate(bad):
+        book.propose(step, ["no idea"] * 8)
+        for i, one in enumerate(ones):
+            book.settle(step, i, one)
+    book.close()
+    found = watch(section("bad", read_run(tmp_path / "bad")), "hashed").answer
+    assert found.short == "Too early to say: the alarms need 5 windows of 4 ideas, and there are 0." and not found.tone
+    assert "Alarms of other kinds, told below: 1." in found.more, "no idea succeeded"
+
+
+def test_a_trend_that_too_few_windows_can_show_is_not_called_absent(tmp_path):
+    words = ("warm the rate", "deeper network", "other tokens", "longer context", "clip the norm", "tie embeddings")
+    steps = [[record(f"{step}-{i}", value=3.0 + i) for i in range(6)] for step in range(6)]
+    book = Journal(tmp_path / "buffer.sqlite")
+    for step, ones in enumerate(steps):
+        book.propose(step, [f"[Experiment] {one} {i} [Code Changes] {i} [End]" for i, one in enumerate(words)] * 2)
+        for i, one in enumerate([*ones, *ones]):
+            book.settle(step, i, one)
+    book.close()
+    found = watch(section("run", read_run(tmp_path)), "hashed").answer
+    assert found.short == "No alarm of a collapse." and "judged from 10 windows on; here are 6." in found.more
 
 
 def test_alarms_that_are_not_said_are_counted(tmp_path):

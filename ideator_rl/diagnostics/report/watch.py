@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.diagnostics import charts
-from ideator_rl.diagnostics.collapse import COLLAPSE, PATIENCE, START, STOP, Alarm, active, alarms
+from ideator_rl.diagnostics.collapse import COLLAPSE, PATIENCE, SPAN, START, STOP, Alarm, active, alarms
 from ideator_rl.diagnostics.embedding import Embedder, EmbedderError, get_embedder
 from ideator_rl.diagnostics.figures import Figure, number, share
 from ideator_rl.diagnostics.population import FIGURES, Window, population
@@ -88,6 +88,8 @@ def _chart(
 def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str, n: int) -> Answer:
     facts = _facts(windows, embedder, n)
     mine = [alarm for alarm in told if alarm.kind in COLLAPSE]
+    if others := len(told) - len(mine):
+        facts += f" Alarms of other kinds, told below: {others}."
     holding = [alarm for alarm in active(windows) if alarm.kind in COLLAPSE]
     if holding:
         worst = next((alarm for alarm in holding if alarm.level == STOP), holding[0])
@@ -96,10 +98,15 @@ def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str, n: 
     if mine:
         short = f"It was near: an alarm began in step {mine[-1].step + 1}, and holds no longer."
         return Answer(QUESTION, short, f"{mine[-1].words} {facts}", tone="warn")
-    if len(windows) < START + PATIENCE:
-        short = f"Too early to say: the alarms need {START + PATIENCE} windows of ideas, and there are {len(windows)}."
+    judged = sum(window.figures.get("vendi") is not None for window in windows)
+    if judged < START + PATIENCE:
+        short = f"Too early to say: the alarms need {START + PATIENCE} windows of {n or 'some'} ideas, and there are {judged}."
         return Answer(QUESTION, short, facts)
-    return Answer(QUESTION, "No alarm of a collapse.", facts, tone="good")
+    if len(windows) < SPAN:
+        facts += (
+            f" The trend of mean, best and thoughts together is judged from {SPAN} windows on; here are {len(windows)}."
+        )
+    return Answer(QUESTION, "No alarm of a collapse.", facts.strip(), tone="good")
 
 
 def _facts(windows: Sequence[Window], embedder: str, n: int) -> str:
