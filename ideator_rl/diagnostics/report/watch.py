@@ -100,12 +100,11 @@ def _answer(windows: Sequence[Window], told: Sequence[Alarm], embedder: str, n: 
         return Answer(QUESTION, short, f"{mine[-1].words} {facts}", tone="warn")
     judged = sum(window.figures.get("vendi") is not None for window in windows)
     if judged < START + PATIENCE:
-        short = f"Too early to say: the alarms need {START + PATIENCE} windows of {n or 'some'} ideas, and there are {judged}."
+        least = f"{START + PATIENCE} windows of {n or 'some'} ideas"
+        short = f"Too early to say: the alarms need {least}, and there are {judged}."
         return Answer(QUESTION, short, facts)
     if len(windows) < SPAN:
-        facts += (
-            f" The trend of mean, best and thoughts together is judged from {SPAN} windows on; here are {len(windows)}."
-        )
+        facts += f" The trend of mean, best and thoughts is judged from {SPAN} windows on; here are {len(windows)}."
     return Answer(QUESTION, "No alarm of a collapse.", facts.strip(), tone="good")
 
 
