@@ -239,7 +239,10 @@ def _export(commands: Any) -> None:
 
 
 def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
-    print(f"ideator-rl: {sentence}", file=sys.stderr)
+    """Say why not.  What a server or a model wrote may be quoted in it: nothing of that may act on the terminal."""
+    from ideator_rl.diagnostics.safe_text import visible
+
+    print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
     return status
 
 

@@ -75,6 +75,19 @@ class Edits(RandomEdits):
         return cls()
 
 
+class Acts(Edits):
+    """Its endpoint answers with what would clear the screen."""
+
+    async def ideas(self, ask, archive):
+        raise IdeatorError("The endpoint says \x1b[2J\x1b]0;mine\x07 no.")
+
+
+def test_what_an_endpoint_says_does_not_act_on_the_terminal(call, recipe):
+    words = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
+    code, _, err = call("search", recipe, *words, "--env", "landscape", "--ideator", f"{__name__}.Acts")
+    assert code == 2 and "The endpoint says ⟨U+001B⟩]0;mine⟨U+0007⟩ no." in err and "\x1b" not in err
+
+
 def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_the_best_of_all_sittings(tmp_path):
     config = configured(tmp_path, max_ideas=4)
     texts = [text({knob: 1}) for knob in range(4)]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
@@ -159,5 +160,6 @@ def answered(came: Sequence[list[str] | BaseException], what: str) -> list[list[
     if failed and len(failed) == len(came):
         raise next((error for error in failed if isinstance(error, BudgetSpent)), failed[0])
     if failed:
-        logging.getLogger(__name__).warning("%d of %d %s got no answer: %s", len(failed), len(came), what, failed[0])
+        why = visible(str(failed[0]))  # it may quote a server
+        logging.getLogger(__name__).warning("%d of %d %s got no answer: %s", len(failed), len(came), what, why)
     return [[] if isinstance(each, BaseException) else each for each in came]
