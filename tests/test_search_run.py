@@ -69,6 +69,19 @@ def test_a_search_is_not_gone_on_with_in_a_bucket_that_lacks_its_results(call, r
     assert code == 0, err
 
 
+def test_a_search_is_not_gone_on_with_in_an_environment_that_has_changed(call, recipe, tmp_path):
+    shutil.copytree(TOY, tmp_path / "toy")
+    words = (*KEYS, "--env", tmp_path / "toy", "--resume")
+    assert call("search", recipe, *words, "--max_experiments", "1")[0] == 0
+    manifest = tmp_path / "toy" / "env.yaml"
+    asked, changed = manifest.read_text(), manifest.read_text().replace("x: 4.0", "x: 9.0")
+    manifest.write_text(changed)
+    code, _, err = call("search", recipe, *words, "--max_experiments", "2")
+    assert "The environment toy has changed" in sentence(code, err) and "2 of its 2 results" in err
+    manifest.write_text(f"{asked}\n# nothing that decides a metric\n")
+    assert call("search", recipe, *words, "--max_experiments", "2")[0] == 0
+
+
 class Edits(RandomEdits):
     @classmethod
     def from_settings(cls, settings, subject, ledger):

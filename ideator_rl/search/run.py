@@ -77,6 +77,7 @@ def search(config: SearchConfig, resume: bool) -> Ending:
         buffer = _opened(config.buffer(), resume)
         try:
             refuse_endless(config, buffer.executor.environment)
+            _refuse_other_environment(config, buffer)
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
             ideator = _ideator(config, buffer)
@@ -117,6 +118,22 @@ def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
     """A run that had found its bucket waits for it to come back; a new one may have misspelled it."""
     patience = Patience(config.bucket, config.outage_patience if resume else 0)
     return asyncio.run(patience.through(lambda: open_buffer(config)))
+
+
+def _refuse_other_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
+    """
+    Raises:
+        RecipeError: what this search has measured was measured with the environment as it no longer is.
+    """
+    environment = buffer.executor.environment
+    digest = environment.digest(config.preset)
+    known = [record.hashes.get("environment", digest) for record in (*buffer.history, *buffer.baselines)]
+    if others := sum(each != digest for each in known):
+        raise RecipeError(
+            f"The environment {environment.name} has changed since the search in {config.output_dir} began: {others} "
+            f"of its {len(known)} results are of another baseline, evaluator, data or budget, and cannot be compared "
+            "with what would be measured now. Put the environment back as it was, or begin a new run."
+        )
 
 
 def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
