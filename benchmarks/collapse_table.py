@@ -26,9 +26,13 @@ from scipy.stats import wilcoxon
 
 LEVEL, FEWEST = 0.95, 5
 """Of fewer landscapes there is no interval and no test."""
-PAIRS = (("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"))
-"""Of the main table; the p-values of scores are corrected together, and so are those of areas (Holm
+PAIRS = (
+    ("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"),
+    ("fours", "evolution"), ("fours", "default"),
+)  # fmt: skip
+"""Of a table, where it has them; its p-values of scores are corrected together, and so are those of areas (Holm
 1979)."""
+POOLED = ("grpo", "default", "evolution", "best_of_n", "oracle")
 END = 0.25
 """Share of a run's steps, its last, that stands for its end."""
 
@@ -44,10 +48,12 @@ def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
         "",
         *_section(results, BUDGET, (*MAIN, *REFERENCE), UNSEEN, tests=True),
         *_section(results, LONG, (*LONG_METHODS, *REFERENCE), UNSEEN, tests=True),
-        "The eight and eight more, added when the first were known:",
+        "Eight more landscapes, added when the first eight were known:",
         "",
-        *_section(results, BUDGET, AGAIN, (*UNSEEN, *FURTHER), tests=True),
-        *_section(results, LONG, LONG_METHODS[:2] + REFERENCE, (*UNSEEN, *FURTHER), tests=True),
+        *_section(results, BUDGET, AGAIN, FURTHER, tests=True),
+        "All sixteen:",
+        "",
+        *_section(results, BUDGET, POOLED, (*UNSEEN, *FURTHER), tests=True),
         *_alarms(results),
         "Screening, no claim.",
         "",
@@ -67,7 +73,7 @@ def _section(
             by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
     lines = [f"**{budget} unique experiments**, on {landscapes[0]} to {landscapes[-1]}:", ""]
     lines += [*_scores(by_method, names, landscapes), "", *_populations(by_method, names, landscapes), ""]
-    found = _tests(by_method, landscapes) if tests else []
+    found = _tests({name: by_method.get(name, {}) for name in names}, landscapes) if tests else []
     return [*lines, *found, ""] if found else lines
 
 
