@@ -103,6 +103,7 @@ def shaping(options: Options, needs_experiments: bool = False) -> Callable[[Valu
             each.__name__, each.__qualname__ = name.rpartition(".")[2], name  # by which it is pickled
             each.__module__, each.__doc__ = valuing.__module__, valuing.__doc__
         reward.as_completed, reward.options = as_completed, options  # type: ignore[attr-defined]
+        reward.needs_experiments = needs_experiments  # type: ignore[attr-defined]
         return reward
 
     return made

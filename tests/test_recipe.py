@@ -113,6 +113,7 @@ def test_one_name_may_stand_where_several_may(written):
         ({"report_to": "tensorbord"}, "tensorboard"),
         ({"reward_funcs": ["execution", "rewards.improvement.improvement_reward"]}, "more than one runs every idea"),
         ({"reward_funcs": ["execution", "lenght"]}, "Did you mean 'length'"),
+        ({"reward_funcs": ["length", "simplicity"]}, "simplicity, which reads what the experiments did"),
         ({"reward_funcs": ["execution", "length"], "reward_options": {"lenght_cap": 9}}, "Did you mean 'length_cap'"),
         ({"reward_funcs": ["execution", "length"], "reward_options": {"length_cap": "9"}}, "a number of at least 1"),
         ({"reward_funcs": ["execution", "length"], "reward_weights": [1.0]}, "1 numbers for 2 reward_funcs"),

@@ -37,6 +37,12 @@ def check_names(recipe: Recipe) -> None:
             f"reward_funcs has {', '.join(ours.reward_funcs)}, of which more than one runs every idea. Name one of "
             "them; functions of your own that run none may stand beside it."
         )
+    needs = [getattr(function, "needs_experiments", None) for function in found]
+    if any(needs) and None not in needs:  # what is not made by `rewards.shaping` may run them
+        raise IdeatorError(
+            f"reward_funcs has {ours.reward_funcs[needs.index(True)]}, which reads what the experiments did, and none "
+            "that runs them. Name one beside it, for example reward_funcs: [execution, simplicity]."
+        )
     weights = recipe.grpo.get("reward_weights")
     if weights is not None and len(weights) != len(found):
         raise IdeatorError(
