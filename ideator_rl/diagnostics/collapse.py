@@ -1,7 +1,7 @@
 """Alarms over the windows of a run: is the population collapsing, over-reaching, standing still, or cheating.
 
-Thresholds are those of SCIENCE §6, each a named constant.  An alarm is told where it begins or rises, not in every
-window that it lasts: `alarms` gives these, `active` what holds now.  What is relative is so to the run's own start.
+Thresholds are rules of thumb, each a named constant.  An alarm is told where it begins or rises, not in every window
+that it lasts: `alarms` gives these, `active` what holds now.  What is relative is so to the run's own start.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from scipy.special import gammaln
 from scipy.stats import rankdata
 
 DRAWS = 20
-"""Subsamples that an expectation is averaged over, where it has no closed form (SCIENCE §6)."""
+"""Subsamples that an expectation is averaged over, where it has no closed form."""
 MOST_CLUSTERED = 1024
 """Ideas that are clustered at once; of more, a seeded draw: linkage takes memory with the square."""
 

@@ -1,7 +1,7 @@
 """Ideas as vectors: MiniLM where it can be had without a network, else hashed n-grams, which say so by their name.
 
 Only the description of an idea is embedded, its `[Experiment]` section: code sections share so many words that
-paraphrases of one idea scored no higher than strangers (SCIENCE §6).
+paraphrases of one idea scored no higher than strangers.
 
 Guarantees: rows of unit length, or zero for a text without words; the same text gives the same row in any batch, and
 for hashed n-grams on every machine.  `auto`, `hashed` and `minilm` never open a connection; a hub name that somebody
@@ -58,7 +58,7 @@ THRESHOLDS = {HASHED: Thresholds(0.5, 0.6), MINILM: Thresholds(0.65, 0.4)}
 hashed n-grams and MiniLM: 63 % and 69 % of the same edits in other words, 18 % and 16 % of ideas with some edits in
 common, 0.0 % and 0.6 % of those with none.  Clusters match the edits with an adjusted Rand index of 0.77 and 0.75."""
 OTHERS = Thresholds(0.8, 0.5)
-"""For an embedder that was not calibrated; SCIENCE §6 has the distance."""
+"""For an embedder that was not calibrated: stricter on duplicates, and a distance between the two above."""
 
 
 def thresholds(embedder: Embedder) -> Thresholds:

@@ -47,7 +47,7 @@ FIGURES: dict[str, FigureInfo] = {
     "vendi_succeeded": FigureInfo(
         "Vendi score of n/2 descriptions of successes", "effective number of ideas, 1 to n/2", _VENDI, "up"
     ),
-    "collapse_index": FigureInfo("1 − Vendi score over that of the start", "share lost", "SCIENCE §6", "down"),
+    "collapse_index": FigureInfo("1 − Vendi score over that of the start", "share lost", _VENDI, "down"),
     "clusters": FigureInfo("Clusters among n descriptions", "clusters", f"{_LINKAGE}; {_HURLBERT}", "up"),
     "cluster_entropy": FigureInfo("Entropy of the clusters", "nats", f"{_LINKAGE}; Miller 1955", "up"),
     "largest_cluster": FigureInfo("Share of the ideas in the largest cluster", "share", _LINKAGE, "down"),
