@@ -145,7 +145,7 @@ def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_o
         (("--ideator", "chat", "--ideator_options", CHAT, "--prompts", "shrt"), "has no prompt 'shrt'. It has: "),
         (("--strategy_options", "{parent: 2}"), "Did you mean 'parents'"),
         (("--ideator", "oracle"), "no ideators named 'oracle'"),
-        (("--ideator_options", "{keeep: 1}"), "does not take these ideator_options"),
+        (("--ideator_options", "{keeep: 1}"), "unknown key 'keeep'. Did you mean 'keep'?"),
         (("--ideator_options", "{keep: 2}"), "Expected a number from 0 to 1"),
         (("--env", "nowhere"), "nowhere"),
         (("--embedder", "nonsense"), "no embedder 'nonsense'"),

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.catalogue_edits import Choice
-from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ledger import Ledger
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
+from ideator_rl.search.ideators.settings import Check, checked, number
 from ideator_rl.search.known_edits import KnownEdits
 from ideator_rl.search.recombination import Recombination
 
@@ -46,6 +46,14 @@ class Settings:
     two: float = 0.5
     """Chance that two of the shown ideas are crossed, where several are shown."""
     most_edits: int = 6
+    """Of an idea that recombines others."""
+
+
+_CHANCE: Check = (lambda value: number(0)(value) and value <= 1, "a number from 0 to 1")
+CHECKS: dict[str, Check] = {
+    **dict.fromkeys(("keep", "jitter", "new", "two"), _CHANCE),
+    "most_edits": (number(1, whole=True), "a whole number of at least 1"),
+}
 
 
 class CatalogueIdeator:
@@ -72,19 +80,7 @@ class CatalogueIdeator:
         Raises:
             IdeatorError: an unknown setting, or one that is no chance or count.
         """
-        try:
-            made = Settings(**settings)
-        except TypeError as error:
-            raise IdeatorError(
-                f"The ideator catalogue does not take these ideator_options: {error}. Expected some of "
-                f"{', '.join(Settings.__dataclass_fields__)}."
-            ) from error
-        for name, value in vars(made).items():
-            if not isinstance(value, int | float) or value < 0 or (name != "most_edits" and value > 1):
-                raise IdeatorError(f"The ideator catalogue has {name}: {value!r}. Expected a number from 0 to 1.")
-        if made.most_edits < 1 or int(made.most_edits) != made.most_edits:
-            raise IdeatorError(f"The ideator catalogue has most_edits: {made.most_edits}. Expected at least 1.")
-        return cls(made, subject)
+        return cls(Settings(**checked(cls.name, settings, CHECKS)), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         rng = random.Random(ask.salt)
