@@ -86,6 +86,11 @@ def test_a_whole_number_may_be_as_large_as_one_likes_and_is_told_with_all_its_di
     assert "max_experiments 1234567," in dry_run.dry_run(config)
 
 
+def test_a_dry_run_says_how_a_steady_search_flows(tmp_path):
+    config = load_search(written(tmp_path, env="nanogpt", flow="steady", epoch_size=8))
+    assert "a steady flow, counted in epochs of 8 ideas" in dry_run.dry_run(config)
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [

@@ -6,7 +6,7 @@ from ideator_rl.environment import load_environment
 from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.search.asking import Subject
-from ideator_rl.search.config import BUDGETS, SearchConfig, refuse_endless
+from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
 
@@ -30,7 +30,7 @@ def dry_run(config: SearchConfig) -> str:
     ideas = min((count for count in (config.max_ideas, _of_epochs(config)) if count is not None), default=None)
     lines = [
         "Nothing was started. This search would be:",
-        f"strategy     {config.strategy}, ideas from {ideator.name}, {config.flow} of {config.epoch_size} ideas",
+        f"strategy     {config.strategy}, ideas from {ideator.name}, {_flow(config)}",
         f"ends by      {ends}, whichever is first",
     ]
     most = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
@@ -50,6 +50,12 @@ def dry_run(config: SearchConfig) -> str:
                 "ideas as experiments"
             )
     return "\n".join(lines)
+
+
+def _flow(config: SearchConfig) -> str:
+    if config.flow == EPOCHS:
+        return f"epochs of {config.epoch_size} ideas"
+    return f"a steady flow, counted in epochs of {config.epoch_size} ideas"
 
 
 def _of_epochs(config: SearchConfig) -> int | None:

@@ -42,7 +42,7 @@ class Figures:
 
     def words(self) -> list[str]:
         """Lines for a person."""
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "none"
         near = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
         return [
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
