@@ -53,7 +53,9 @@ def _dotted(group: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        raise UnknownName(f"{name!r} ({group}) cannot be imported: {error}. Is its package installed?") from error
+        raise UnknownName(
+            f"{name!r} ({group}) cannot be imported: {error}. Install its package, or add its folder to PYTHONPATH."
+        ) from error
     except AttributeError as error:
         raise UnknownName(f"{name!r} ({group}): the module {module} has no {attribute!r}.") from error
 
