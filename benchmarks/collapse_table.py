@@ -60,6 +60,8 @@ def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
         *_section(results, BUDGET, (*MAIN, *SCREENED), SCREENING, tests=False),
         _hours("cells", results),
         _hours("trials of tuning", trials),
+        "",
+        *_trials(trials),
     ]
     return "\n".join(lines)
 
@@ -193,6 +195,21 @@ def _alarms(results: list[dict[str, Any]]) -> list[str]:
 def _rang(runs: list[list[list[Any]]], kind: str) -> str:
     first = [min(steps) for run in runs if (steps := [at for at, name, level in run if f"{name} {level}" == kind])]
     return f"{len(first)}, step {statistics.median(first):.0f}" if first else "–"
+
+
+def _trials(trials: list[dict[str, Any]]) -> list[str]:
+    """Every set of keys that was tried, and how it did on how many landscapes."""
+    tried: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for cell in trials:
+        given = {**cell["keys"], **cell["keys"].get("strategy_options", {})}
+        words = ", ".join(f"{key} {value}" for key, value in given.items() if key != "strategy_options")
+        tried.setdefault((cell["method"], words or "the recipe's", cell["budget"]), []).append(cell)
+    lines = ["| method | keys | experiments | landscapes | score | area |", "|---|---|---|---|---|---|"]
+    for (name, words, budget), cells in sorted(tried.items()):
+        score, area = (statistics.fmean(cell[what] for cell in cells) for what in ("score", "auc"))
+        where = f"t0 to t{len(cells) - 1}" if len(cells) > 1 else "t0"
+        lines.append(f"| {name} | {words} | {budget} | {where} | {score:.3f} | {area:.3f} |")
+    return lines
 
 
 def _mean(values: list[float | None]) -> float | None:

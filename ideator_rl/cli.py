@@ -219,7 +219,7 @@ def _cancel(commands: Any) -> None:
 def _report(commands: Any) -> None:
     command = _add(commands, "report", "cli_runs:report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
-    command.add_argument("--out", default="report.html", metavar="FILE.html")
+    command.add_argument("--out", default="report.html", metavar="FILE.html", help="report.html here, if not given")
     command.add_argument(
         "--embedder", metavar="NAME", help="what tells ideas apart (docs/diversity.md); each run's own if not given"
     )
