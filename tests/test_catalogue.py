@@ -209,7 +209,7 @@ def test_an_idea_that_asks_for_the_baseline_changes_nothing_and_says_so():
 
 
 def test_an_unknown_implementer_is_named():
-    with pytest.raises(IdeatorError, match="'no.such.Thing' .implementers. cannot be imported"):
+    with pytest.raises(IdeatorError, match="'no.such.Thing' .implementers. cannot be imported.*PYTHONPATH"):
         get_implementer("no.such.Thing")
 
 
