@@ -73,6 +73,23 @@ def test_one_large_cluster_warns_after_three_windows_and_then_stops():
     assert active(run[:8]) == []
 
 
+@pytest.mark.parametrize(
+    ("others", "level"),
+    [
+        ({}, "stop"),
+        ({"distinct_trees": 0.97, "vendi": [20.0] * 2 + [8.0] * 8}, "warn"),
+        ({"distinct_trees": 0.97}, "warn"),
+        ({"distinct_trees": 0.4}, "stop"),
+        ({"distinct_trees": 0.4, "vendi": 8.0}, "stop"),
+        ({"distinct_trees": 0.97, "vendi": 1.8}, "stop"),
+        ({"distinct_trees": 0.97, "vendi": [20.0] * 2 + [6.0] * 8}, "stop"),
+    ],
+)
+def test_a_cluster_of_different_experiments_is_no_reason_to_stop(others, level):
+    run = windows(10, largest_cluster=0.95, **others)
+    assert [alarm.level for alarm in active(run) if alarm.kind == CLUSTER] == [level]
+
+
 def test_a_vendi_score_is_judged_against_the_run_s_own_start():
     run = windows(vendi=[22.0, 18.0, 10.0, 6.9, 6.9, 6.9, 2.9, 2.9, 2.9])  # the start is 20: 35 % is 7, 15 % is 3
     assert told(alarms(run)) == [(5, VENDI, "warn"), (8, VENDI, "stop")]

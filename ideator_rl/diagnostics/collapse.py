@@ -23,6 +23,10 @@ START = 2
 """First windows whose mean is the start that Vendi scores are compared with."""
 LARGEST_WARN, LARGEST_STOP = 0.65, 0.85
 """Share of the ideas in one cluster."""
+FEW_TREES, FEW_IDEAS = 0.5, 2.0
+"""A cluster alone is no reason to stop: where one lineage leads, all ideas share words and are different experiments.
+Level stop takes besides a share of distinct codebases, or a Vendi score, below these, or what `vendi` warns of; ours,
+from benchmarks/collapse.py, where the largest cluster of every healthy search exceeded 0.85."""
 VENDI_WARN, VENDI_STOP = 0.35, 0.15
 """Vendi score over that of the start."""
 SUCCESS = 0.15
@@ -97,12 +101,27 @@ def _largest(windows: Sequence[Window]) -> Found:
     last = _series(windows[-PATIENCE:], "largest_cluster")
     if len(last) < PATIENCE or min(last) <= LARGEST_WARN:
         return None
-    level = STOP if min(last) > LARGEST_STOP else WARN
-    return level, (
-        f"For {PATIENCE} windows one cluster has held {min(last):.0%} of the ideas or more (warn above "
-        f"{LARGEST_WARN:.0%}, stop above {LARGEST_STOP:.0%}): the ideator writes one idea. Raise the temperature, or "
-        "go back to an earlier checkpoint with another objective."
+    said = f"For {PATIENCE} windows one cluster has held {min(last):.0%} of the ideas or more (warn above "
+    said += f"{LARGEST_WARN:.0%}, stop above {LARGEST_STOP:.0%} if few are different): "
+    if min(last) > LARGEST_STOP and _few(windows):
+        return STOP, said + (
+            "the ideator writes one idea. Raise the temperature, or go back to an earlier checkpoint with another "
+            "objective."
+        )
+    return WARN, said + (
+        "the ideator writes one idea, or one lineage leads. Look at distinct_trees and vendi: if they fall too, raise "
+        "the temperature, or go back to an earlier checkpoint with another objective."
     )
+
+
+def _few(windows: Sequence[Window]) -> bool:
+    """Whether the last windows hold few different ideas, by other signs than clusters; true where there are none."""
+    start = start_of(windows)
+    trees, vendi = (_series(windows[-PATIENCE:], name) for name in ("distinct_trees", "vendi"))
+    if not trees and not vendi:
+        return True
+    narrow = bool(vendi) and max(vendi) < max(FEW_IDEAS, VENDI_WARN * (start or 0.0))
+    return narrow or bool(trees) and max(trees) < FEW_TREES
 
 
 def _vendi(windows: Sequence[Window]) -> Found:
