@@ -172,9 +172,13 @@ def _tests(by_method: dict[str, Cells], landscapes: tuple[str, ...]) -> list[str
         wins = f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"
         figure = "score" if what == "score" else "area"
         lines.append(
-            f"| {one} − {other} | {figure} | {_mean_interval(gaps)} | {wins} | {p:.3f} | {next(corrected[what]):.3f} |"
+            f"| {one} − {other} | {figure} | {_mean_interval(gaps)} | {wins} | {_p(p)} | {_p(next(corrected[what]))} |"
         )
     return lines
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def _alarms(results: list[dict[str, Any]]) -> list[str]:
