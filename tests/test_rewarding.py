@@ -7,6 +7,7 @@ import pytest
 from tiny_policy import arguments, build, save_policy
 
 from ideator_rl.reward import RowReward
+from ideator_rl.training.build import _said
 from ideator_rl.training.rewarding import Rewarding
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
@@ -97,3 +98,16 @@ def test_the_trainer_leaves_out_lost_rows_and_tells_the_measured_reward_apart(tm
     assert logs["pipeline/trained_share"] == 0.75 and logs["execution/lost"] == 0.25
     assert logs["reward"] == pytest.approx(0.3 + 0.2), "the mean of 0.7, 0.3 and 0.5"
     assert logs["execution/success_reward_best"] == pytest.approx(0.4), "not the bonus that stands first"
+    assert f"mean reward {logs['reward']:.4f} · success 100% · best reward 0.7000" in _said(logs), "of the same rewards"
+
+
+def test_only_columns_that_the_records_lack_are_said_not_to_be_shown(tmp_path, caplog):
+    async def telling(completions, log_extra, **_):
+        for column in ("status", "a column of one's own"):
+            log_extra(column, ["x"] * len(completions))
+        return [1.0] * len(completions)
+
+    args = arguments(tmp_path / "run", max_steps=1)
+    build(IdeatorGRPOTrainer, save_policy(tmp_path / "policy"), args, [telling]).train()
+    said = [record.getMessage() for record in caplog.records if "log_extra" in record.getMessage()]
+    assert len(said) == 1 and "a column of one's own" in said[0]

@@ -252,7 +252,7 @@ def _said(logs: dict[str, Any]) -> str:
     words = [f"mean reward {logs['reward']:.4f}" if logs["reward"] is not None else "no reward"]
     if (success := logs.get("execution/success")) is not None:
         words.append(f"success {success:.0%}")
-    if (best := logs.get("execution/success_reward_best")) is not None:
+    if (best := logs.get("reward_best")) is not None:
         words.append(f"best reward {best:.4f}")
     if (length := logs.get("completions/mean_length")) is not None:
         words.append(f"{length:.0f} tokens")

@@ -244,10 +244,15 @@ def _number(reward: Any) -> float | None:
     return None if math.isnan(value) else value
 
 
+RECORDED = {"status", "experiment", "execution_reward"}
+"""Columns of our own functions: the records have them."""
+
+
 @cache
 def _say_extra(column: str) -> None:
     log.warning("log_extra(%r, …) is not shown: rows of several batches may stand in one table.", column)
 
 
 def _log_extra(column: str, values: Any) -> None:
-    _say_extra(column)
+    if column not in RECORDED:
+        _say_extra(column)
