@@ -61,6 +61,17 @@ def train(folder, names, max_steps, resume=False, **grpo):
     return given
 
 
+def test_the_real_trainer_is_told_the_names_that_the_docs_give(tmp_path):
+    from trl import ModelConfig
+
+    from ideator_rl.training.build import grpo_config
+
+    made = grpo_config(recipe(tmp_path / "mine", report_to="none"), ModelConfig())
+    assert (made.run_name, made.project) == ("mine", "ideator_rl")
+    made = grpo_config(recipe(tmp_path / "mine", report_to="none", run_name="x", project="y"), ModelConfig())
+    assert (made.run_name, made.project) == ("x", "y")
+
+
 def installed(monkeypatch, *names):
     monkeypatch.setattr(module, "_installed", lambda name: name in names)
 

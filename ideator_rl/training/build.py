@@ -26,7 +26,7 @@ from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.run_folder import MODEL
-from ideator_rl.training.tracking import tracking
+from ideator_rl.training.tracking import labels, tracking
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 
@@ -197,7 +197,7 @@ def grpo_config(recipe: Recipe, model: ModelConfig, resume: bool = False) -> GRP
     if not torch.cuda.is_available():
         values.setdefault("use_cpu", True)
         values.setdefault("bf16", False)
-    values["report_to"] = tracking(recipe, resume)
+    values |= {"report_to": tracking(recipe, resume), **labels(recipe)}
     values.setdefault("disable_tqdm", True)  # our own progress line tells more
     config = GRPOConfig(**values)
     given: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}

@@ -25,6 +25,7 @@ from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe import Recipe, refuse_other
+from ideator_rl.training.tracking import where_to_look
 
 if TYPE_CHECKING:
     from ideator_rl.training.build import IdeatorTrainer
@@ -126,7 +127,10 @@ def _trainer(
         rows = prompt_rows(environment, buffer_config(recipe), recipe.groups_per_epoch, recipe.ours.prompts, chat)
         prompts = archive_prompts(recipe, buffer, chat) if buffer else None
         imitate = elites(recipe, buffer, chat) if buffer else None
-        return build_trainer(recipe, source, rows, progress, prompts, imitate, resume)
+        trainer = build_trainer(recipe, source, rows, progress, prompts, imitate, resume)
+    if buffer is not None and (where := where_to_look(recipe, trainer.args.report_to)):
+        progress.say(where)
+    return trainer
 
 
 def _go(trainer: IdeatorTrainer, recipe: Recipe, resume: bool, progress: Progress) -> None:
