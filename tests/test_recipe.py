@@ -110,6 +110,7 @@ def test_one_name_may_stand_where_several_may(written):
         ({"advantage": "max_at_k", "advantage_options": {"k": 64}}, "64"),
         ({"advantage_options": {"k": 4}}, "no advantage"),
         ({"cluster_weight": "isp"}, "ips"),
+        ({"diversity_embedder": "nonsense"}, "no embedder 'nonsense'"),
         ({"report_to": "tensorbord"}, "tensorboard"),
         ({"reward_funcs": ["execution", "rewards.improvement.improvement_reward"]}, "more than one runs every idea"),
         ({"reward_funcs": ["execution", "lenght"]}, "Did you mean 'length'"),

@@ -1,7 +1,7 @@
 """What a recipe names by name or dotted path, looked up before anything is started or written.
 
-Reward functions and their options, trackers, prompt strategy, advantage, cluster weight.  Only the last two cost an
-import of torch, and only where a recipe names them.
+Reward functions and their options, trackers, embedder, prompt strategy, advantage, cluster weight.  Only the last two,
+and an embedder that is a model, cost an import of torch, and only where a recipe names them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import importlib.util
 from dataclasses import fields
 from typing import Any
 
+from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig
@@ -50,6 +51,8 @@ def check_names(recipe: Recipe) -> None:
         )
     _check_options(ours.reward_options or {}, ours.reward_funcs, found)
     trackers(recipe)
+    if ours.diversity and ours.diversity_embedder != "auto":  # what `auto` takes can be had
+        get_embedder(ours.diversity_embedder)
     if ours.prompt_strategy is not None:
         get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
     if ours.advantage is not None or ours.cluster_weight is not None:
