@@ -17,7 +17,8 @@ from ideator_rl.journal import Journal
 from ideator_rl.ledger import BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asked import Asked, Origin
-from ideator_rl.search.asking import Ask
+from ideator_rl.search.asking import Answer, Ask
+from ideator_rl.search.engine import Search
 from ideator_rl.search.figures import figures
 
 
@@ -41,6 +42,42 @@ def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplic
     told = figures(tmp_path)
     assert told.charged == 7 and told.ideas == len(rows(tmp_path)) >= 13 and told.repeated == told.ideas - 7
     assert told.ended_by == "max_experiments" and told.elsewhere == 0
+
+
+class FewEdits(RandomEdits):
+    """So few different ideas that many are known already."""
+
+    def one(self, rng, shown):
+        edits = {rng.randrange(2): rng.randrange(4)}
+        for parent in shown:
+            word = parent.idea.split("[Code Changes]")[0].split()[1]
+            edits |= {int(word[1:3]): int(word[4])}
+        return Answer(text(edits), shown)
+
+
+def test_with_a_whole_quorum_the_last_experiments_are_asked_for_alike_whoever_is_first(tmp_path, monkeypatch):
+    execute, turn = Executor.execute, iter(range(1000))
+
+    async def one_by_one(self, completion, replicate=0):
+        record = await execute(self, completion, replicate)
+        await asyncio.sleep(0.01 * (next(turn) % 5))
+        return record
+
+    async def all_at_once(self):
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    monkeypatch.setattr(Executor, "execute", one_by_one)
+    ideas = []
+    for way in ("one by one", "all at once"):
+        if way == "all at once":
+            monkeypatch.setattr(Search, "_wait", all_at_once)
+        config = configured(
+            tmp_path / way, max_experiments=18, batch=1, asks_at_once=16, strategy="evolution", epoch_size=16
+        )
+        assert go(config, FewEdits()).budget == "max_experiments" and len(specs(tmp_path / way)) == 18
+        ideas.append(rows(tmp_path / way, "step, position, idea"))
+    assert ideas[0] == ideas[1]
 
 
 def test_ideas_epochs_and_time_end_a_search_too(tmp_path):

@@ -206,6 +206,11 @@ class Search:
     def _full(self) -> bool:
         return len(self._texts) >= self._config.epoch_size
 
+    @property
+    def _in_order(self) -> bool:
+        """Every question is a function of the results of earlier epochs: the same seed asks the same."""
+        return self._config.flow == EPOCHS and self._config.quorum == 1
+
     def _epoch_ended(self) -> bool:
         """Full, and by epochs enough of its results are in."""
         quorum = math.ceil(self._config.quorum * self._config.epoch_size) if self._config.flow == EPOCHS else 0
@@ -218,7 +223,10 @@ class Search:
         if config.max_ideas is not None:
             limits.append(config.max_ideas - self.ideas)
         if config.max_experiments is not None:
-            limits.append(config.max_experiments - len(self.codebases) - under_way)
+            left = config.max_experiments - len(self.codebases)
+            if under_way and self._in_order and left < config.epoch_size - len(self._texts):
+                return 0  # how many are left must not depend on which known codebase was found to be one first
+            limits.append(left - under_way)
         if config.flow != EPOCHS:
             free = self._in_flight - under_way
             few = min(config.batch, self._in_flight) // 2  # not a question for every single result
