@@ -61,9 +61,11 @@ def start(zygote, folder, world, words, scramble=True):
 def live_through(zygote, folder, world, words, kills, rng):
     """Kill the run at random moments, then let it end; returns how often it was hit alive."""
     resume, hits = [], 0
-    for _ in range(kills):
+    for kill in range(1, kills + 1):
         pids = start(zygote, folder, world, [*words, *resume])
-        time.sleep(rng.uniform(0.3, 1.5 + world))
+        until = time.monotonic() + rng.uniform(0.3, 1.5 + world)
+        while time.monotonic() < until and saved(folder) < STEPS * kill // (kills + 1):
+            time.sleep(0.02)  # on a fast machine all lives together would be longer than the run
         for pid in rng.sample(pids, len(pids)):  # the launcher ends the others a little later
             os.kill(pid, signal.SIGKILL)
             time.sleep(rng.choice([0.0, 0.05, 0.5]))
@@ -74,6 +76,11 @@ def live_through(zygote, folder, world, words, kills, rng):
     pids = start(zygote, folder, world, [*words, *resume])
     assert [zygote.ask(wait=pid) for pid in pids] == [0] * world, Path(f"{folder}.log").read_text()[-4000:]
     return hits
+
+
+def saved(folder):
+    """The last step that a checkpoint holds."""
+    return max((int(path.name.partition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
 
 
 def balance(folder):
