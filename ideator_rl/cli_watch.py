@@ -57,25 +57,37 @@ def watch_bucket(bucket: Bucket) -> int:
 
 
 def _follow(picture: RunPicture | BucketPicture) -> int:
-    console = Console()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else a terminal stays without its cursor
+    console, asked = Console(), list[int]()
+
+    def leave(number: int, _: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    def looks() -> Iterator[bool]:
+        for more in picture.looks():
+            if asked:  # where it came in a callback of the interpreter's, it was dropped
+                return
+            yield more
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if console.is_terminal and not console.is_dumb_terminal:
             with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-                for _ in picture.looks():
+                for _ in looks():
                     live.update(picture.drawn(), refresh=True)
         else:
-            _lines(picture)
+            _lines(picture, looks())
     except KeyboardInterrupt:
         return 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
-def _lines(picture: RunPicture | BucketPicture) -> None:
+def _lines(picture: RunPicture | BucketPicture, looks: Iterator[bool]) -> None:
     said, when = "", 0.0
-    for more in picture.looks():
+    for more in looks:
         line = picture.line()
         if line != said and (not more or time.monotonic() - when >= PLAIN_EVERY):
             show(line)

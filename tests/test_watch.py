@@ -237,6 +237,31 @@ def test_ctrl_c_or_a_kill_leaves_quietly_and_ends_nothing(tmp_path, asked):
     trainer.wait()
 
 
+def test_an_interrupt_that_the_interpreter_drops_is_obeyed_at_the_next_look(monkeypatch):
+    class Dropping:
+        def __del__(self):  # what is raised here is told and goes no further
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+
+    class Picture:
+        looked = 0
+
+        def looks(self):
+            for _ in range(5):
+                self.looked += 1
+                yield True
+                Dropping()
+
+        def line(self):
+            return f"look {self.looked}"
+
+    picture, dropped = Picture(), []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    assert cli_watch._follow(picture) == 0
+    assert picture.looked == 2 and [each.exc_type for each in dropped] == [KeyboardInterrupt]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_bucket_is_watched_until_nothing_runs_or_waits(call, tmp_path):
     (tmp_path / "x.diff").write_text(replace_line("x = 4.0", "x = 1.0"))
     execute(call, tmp_path, "--diff", tmp_path / "x.diff")
