@@ -69,6 +69,7 @@ def _follow(picture: RunPicture | BucketPicture) -> int:
                 return
             yield more
 
+    # SIGTERM too, else a terminal stays without its cursor; SIGINT also where a shell's `&` had it ignored
     before = {number: signal.signal(number, leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         if console.is_terminal and not console.is_dumb_terminal:

@@ -255,11 +255,11 @@ def test_an_interrupt_that_the_interpreter_drops_is_obeyed_at_the_next_look(monk
         def line(self):
             return f"look {self.looked}"
 
-    picture, dropped = Picture(), []
+    picture, dropped, before = Picture(), [], signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "unraisablehook", dropped.append)
     assert cli_watch._follow(picture) == 0
     assert picture.looked == 2 and [each.exc_type for each in dropped] == [KeyboardInterrupt]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_bucket_is_watched_until_nothing_runs_or_waits(call, tmp_path):
