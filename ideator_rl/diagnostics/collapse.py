@@ -26,7 +26,7 @@ LARGEST_WARN, LARGEST_STOP = 0.65, 0.85
 FEW_TREES, FEW_IDEAS = 0.5, 2.0
 """A cluster alone is no reason to stop: where one lineage leads, all ideas share words and are different experiments.
 Level stop takes besides a share of distinct codebases, or a Vendi score, below these, or what `vendi` warns of; ours,
-from benchmarks/collapse.py, where the largest cluster of every healthy search exceeded 0.85."""
+from benchmarks/collapse.py, where the largest cluster of every evolution exceeded 0.85."""
 VENDI_WARN, VENDI_STOP = 0.35, 0.15
 """Vendi score over that of the start."""
 SUCCESS = 0.15
