@@ -1,7 +1,8 @@
 """What the collapse benchmark compares: each method is what it changes in `collapse.yaml` or `collapse_search.yaml`.
 
-Learning rates and evolution's numbers were tuned on the landscapes t0 and t1 only: every trial is in
-collapse_tuning.jsonl, with what it cost.  The oracle's are the best of a grid of 45 on t0 to t5, two runs each.
+Learning rates and evolution's numbers were tuned on the landscapes t0 and t1 before the first eight were measured;
+`fours` on t0 to t11 after that, and on the second eight it was measured.  Every trial is in collapse_tuning.jsonl, with
+what it cost.  The oracle's numbers are the best of a grid of 45 on t0 to t5, two runs each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A report as a program reads it: tags, words, the table of experiments, and their unpacked texts."""
+"""A report as a program reads it: tags, words, the table of experiments, and their unpacked texts; and small runs to
+report."""
 
 import base64
 import json
@@ -6,7 +7,11 @@ import re
 import zlib
 from html.parser import HTMLParser
 
+from recorded import baseline, journal, record
+
+from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import write_report
+from ideator_rl.diagnostics.report.sections import section
 
 HOSTILE = (
     "</details></pre></svg></title></script><script>document.title='pwned'</script>"
@@ -76,3 +81,15 @@ def page_of(*folders, out=None):
 
 def words_of(html):
     return re.sub(r"\s+", " ", Page(html).text)
+
+
+def lab(folder, values, recipe="", **more):
+    """A run of one step whose ideas have these values; None is a failure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ones = [record(f"{folder.name}-{i}", "failed" if value is None else "succeeded", value=value, **more)
+            for i, value in enumerate(values)]  # fmt: skip
+    journal(folder, [ones], [baseline(0, 4.0)])
+    if recipe:
+        (folder / "recipe.yaml").write_text(recipe)
+        (folder / "timings.json").write_text("{total: 60.0}")
+    return section(folder.name, read_run(folder))

@@ -1,8 +1,11 @@
 """Searches on the landscape testbed, in this process: an experiment takes a millisecond.  Ideators here are scripted."""
 
 import asyncio
+import json
 import random
+import sqlite3
 
+from ideator_rl.bucket import open_bucket
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import Answer
 from ideator_rl.search.config import SearchConfig
@@ -87,3 +90,16 @@ def go(config, ideator, say=lambda text: None, strategy=None):
         return asyncio.run(work())
     finally:
         buffer.close()
+
+
+def rows(folder, what="step, position, status, experiment_id", where="1"):
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        return db.execute(f"select {what} from rollouts where {where} order by step, position").fetchall()
+
+
+def specs(folder):
+    """Experiments of codebases in the bucket."""
+    bucket = open_bucket(f"file://{folder}/bucket")
+    ids = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
+    baseline = [id for id in ids if json.loads(bucket.get(f"experiments/{id}/spec.json"))["implementer"] == "baseline"]
+    return set(ids) - set(baseline)

@@ -1,15 +1,13 @@
 """The loop of a search: flows, budgets, sittings, and what stands in its books."""
 
 import asyncio
-import json
 import sqlite3
 from collections import Counter
 from dataclasses import replace
 
 import pytest
-from search_runs import Lines, RandomEdits, configured, go, text
+from search_runs import Lines, RandomEdits, configured, go, rows, specs, text
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
@@ -20,19 +18,6 @@ from ideator_rl.search.asked import Asked, Origin
 from ideator_rl.search.asking import Answer, Ask
 from ideator_rl.search.engine import Search
 from ideator_rl.search.figures import figures
-
-
-def rows(folder, what="step, position, status, experiment_id", where="1"):
-    with sqlite3.connect(folder / "buffer.sqlite") as db:
-        return db.execute(f"select {what} from rollouts where {where} order by step, position").fetchall()
-
-
-def specs(folder):
-    """Experiments of codebases in the bucket."""
-    bucket = open_bucket(f"file://{folder}/bucket")
-    ids = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    baseline = [id for id in ids if json.loads(bucket.get(f"experiments/{id}/spec.json"))["implementer"] == "baseline"]
-    return set(ids) - set(baseline)
 
 
 def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplicates_are_free(tmp_path):
@@ -318,93 +303,6 @@ def test_a_question_that_brings_more_ideas_than_there_is_room_for_keeps_the_budg
 
     go(configured(tmp_path, max_ideas=6), Eager())
     assert len(rows(tmp_path)) == 6
-
-
-class Says:
-    """A strategy that asks what it is told to, or fails."""
-
-    def __init__(self, asks):
-        self._asks = asks
-
-    def asks(self, history, count, rng):
-        return self._asks(history)
-
-
-@pytest.mark.parametrize(
-    ("asks", "words"),
-    [
-        (lambda history: [], "asked for nothing where 4 ideas were wanted"),
-        (lambda history: [Ask("free", 0), Ask("free", -3)], "asked for nothing where 4 ideas were wanted"),
-        (lambda history: None, "The strategy best_of_n failed: TypeError"),
-        (lambda history: 1 / 0, "The strategy best_of_n failed: ZeroDivisionError"),
-        (lambda history: ["free"], "gave free. Expected an Ask"),
-        (lambda history: [Ask("free", 2.5)], "Expected an Ask"),
-        (lambda history: [Ask(None, 2)], "Expected an Ask"),
-        (lambda history: [Ask("exploit", 2, ("an id",))], "Expected an Ask"),
-        (lambda history: [Ask("exploit", 2, None)], "Expected an Ask"),
-    ],
-)
-def test_a_strategy_that_fails_or_asks_for_nothing_is_an_error_that_names_it(tmp_path, asks, words):
-    with pytest.raises(IdeatorError, match=words):
-        go(configured(tmp_path, max_ideas=6), RandomEdits(), strategy=Says(asks))
-
-
-def test_a_strategy_may_give_its_questions_one_by_one_and_change_what_it_was_shown(tmp_path):
-    def asks(history):
-        assert isinstance(history.ideas, tuple)
-        history.asked.clear()
-        return (Ask("free", 2) for _ in range(2))
-
-    go(configured(tmp_path, max_ideas=12), RandomEdits(), strategy=Says(asks))
-    assert Counter(step for step, *_ in rows(tmp_path)) == {0: 8, 1: 4} and figures(tmp_path).kinds == {"free": 12}
-
-
-def test_what_a_strategy_asks_for_beyond_the_room_there_is_is_not_asked(tmp_path):
-    ideator = RandomEdits()
-    wanted = [Ask("free", 3)] * 100
-    ending = go(configured(tmp_path, max_ideas=10, patience=3), ideator, strategy=Says(lambda history: wanted))
-    assert ending.budget == "max_ideas" and [ask.count for ask in ideator.asked] == [3, 1, 3, 1, 2]
-
-
-class Odd(RandomEdits):
-    """Gives something else, or fails, from its second question on."""
-
-    name = "odd"
-
-    def __init__(self, answer):
-        super().__init__()
-        self._answer = answer
-
-    async def ideas(self, ask, archive):
-        return self._answer() if self.asked else await super().ideas(ask, archive)
-
-
-class OddMany(Odd):
-    async def ideas_many(self, asks, archive):
-        return self._answer() if self.asked else [await super(Odd, self).ideas(ask, archive) for ask in asks]
-
-
-def fails(error):
-    raise error
-
-
-@pytest.mark.parametrize(
-    ("ideator", "words"),
-    [
-        (Odd(lambda: None), "The ideator odd answered with NoneType. Expected a list of texts"),
-        (Odd(lambda: text({1: 1})), "answered with str"),
-        (Odd(lambda: [text({1: 1}), None]), "a list that holds NoneType. Expected texts"),
-        (Odd(lambda: fails(KeyError("x"))), r"The ideator odd failed: KeyError\('x'\). Mend it"),
-        (Odd(lambda: fails(TimeoutError())), r"The ideator odd failed: TimeoutError\(\)"),
-        (OddMany(lambda: [["x"], ["y"]]), "odd gave 2 answers to 1 questions"),
-        (OddMany(lambda: None), "odd gave NoneType to 1 questions"),
-        (OddMany(lambda: fails(KeyError("x"))), "The ideator odd failed"),
-    ],
-)
-def test_an_ideator_that_fails_or_gives_no_texts_ends_the_search_after_what_runs_is_entered(tmp_path, ideator, words):
-    with pytest.raises(IdeatorError, match=words):
-        go(configured(tmp_path, max_experiments=100), ideator)
-    assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}
 
 
 class Killed(BaseException):
