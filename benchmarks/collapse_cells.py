@@ -22,7 +22,7 @@ from collapse_records import read_cell
 
 from envs.landscape.prior import prior
 from ideator_rl.bucket import MemoryBucket
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers
 from ideator_rl.run_folder import MARK
 from ideator_rl.search.asking import Subject

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ideator_rl.catalogue import Catalogue, CatalogueError, environment_catalogue
-from ideator_rl.catalogue_edits import Choice
 from ideator_rl.diagnostics import diversity
 from ideator_rl.diagnostics.embedding import Embedder, description, get_embedder
 from ideator_rl.diagnostics.population import population
 from ideator_rl.diagnostics.records import Rollout, Run
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.catalogue.catalogue import Catalogue, CatalogueError, environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import EXPERIMENT
 from ideator_rl.patch import PatchError, diff, tree_hash

@@ -17,9 +17,9 @@ import tempfile
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from ideator_rl.catalogue import Catalogue, environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import Environment, Metric, load_environment
+from ideator_rl.environments.catalogue.catalogue import Catalogue, environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import Environment, Metric, load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.patch import diff
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer

@@ -33,7 +33,7 @@ from urllib.parse import unquote, urlsplit
 from benchmarks.fleet_floor import Attempt, Floor, Nature, books
 from benchmarks.fleet_outage import Outage
 from ideator_rl.bucket import Bucket, open_bucket
-from ideator_rl.environment import Environment, Resources
+from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.watched import wanted

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts, process_tree
 from ideator_rl.executor.patience import OUTAGE

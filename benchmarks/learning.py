@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.recipe import Recipe, load_recipe

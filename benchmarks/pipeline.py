@@ -41,7 +41,7 @@ from trl import GRPOTrainer  # noqa: E402
 from benchmarks.fleet import VARIABLE, books  # noqa: E402
 from benchmarks.fleet_floor import Nature  # noqa: E402
 from benchmarks.pipeline_ideal import Fleet, ideal_seconds, quorum_seconds  # noqa: E402
-from ideator_rl.environment import load_environment  # noqa: E402
+from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
 from ideator_rl.rollout_prompts import prompt_rows  # noqa: E402

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment_data import cache_root
+from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 
 PACKAGE = "package:"

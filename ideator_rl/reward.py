@@ -12,11 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ideator_rl.environment import Environment, Metric
-from ideator_rl.environment_noise import Noise, needed_noise
+from ideator_rl.environments.environment import Environment, Metric
+from ideator_rl.environments.manifest import TRANSFORMS
+from ideator_rl.environments.noise import Noise, needed_noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
-from ideator_rl.manifest import TRANSFORMS
 
 
 @dataclass(frozen=True)

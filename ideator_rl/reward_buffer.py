@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment_data import cache_root
+from ideator_rl.environments.data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.journal import Descent, Journal, Note, Proposal, sections

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
 
 

@@ -56,7 +56,7 @@ def toy_buffer(toy_config):
 @pytest.fixture
 def call(capsys):
     """Run a command line in this process: exit status, stdout, stderr."""
-    from ideator_rl.cli import main
+    from ideator_rl.cli.commands import main
 
     def go(*words):
         code = main([str(word) for word in words])

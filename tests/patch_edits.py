@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.patch import PatchError, Tree
 from ideator_rl.registry import environment_names
 

@@ -6,8 +6,8 @@ from archives import archive, patch, record
 from conftest import run
 from scripted import idea
 
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_noise import store_noise
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.noise import store_noise
 from ideator_rl.experiment import Experiment
 from ideator_rl.journal import Journal
 from ideator_rl.patch import diff

@@ -6,9 +6,14 @@ import time
 
 import pytest
 
-from ideator_rl.catalogue import CatalogueError, environment_catalogue, idea_corpus, load_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.catalogue.catalogue import (
+    CatalogueError,
+    environment_catalogue,
+    idea_corpus,
+    load_catalogue,
+)
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.implementer import get_implementer
 from ideator_rl.ideas import Idea, parse_idea

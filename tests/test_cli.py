@@ -13,7 +13,7 @@ import pytest
 from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.bucket import open_bucket
-from ideator_rl.cli import main
+from ideator_rl.cli.commands import main
 from ideator_rl.executor import attempts, process_tree
 from ideator_rl.executor.backends import local
 
@@ -212,7 +212,7 @@ def test_train_is_the_accelerate_line(monkeypatch, call):
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
-        "import sys; from ideator_rl import cli; cli.parser(); print({'yaml', 'numpy', 'torch'} & sys.modules.keys())"
+        "import sys; from ideator_rl.cli import commands; commands.parser(); print({'yaml', 'numpy', 'torch'} & sys.modules.keys())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 

@@ -76,7 +76,8 @@ def test_a_patch_on_a_protected_file_is_rejected_before_it_is_run_too(call, tmp_
 @pytest.fixture
 def full_disk(monkeypatch):
     """Files open, and what is written to them does not fit."""
-    from ideator_rl import cli_output, cli_patch
+    from ideator_rl.cli import output as cli_output
+    from ideator_rl.cli import patch as cli_patch
 
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -126,6 +127,8 @@ def test_a_wrong_recipe_is_told_before_accelerate_is_even_imported(monkeypatch, 
 
 def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--bogus"], capture_output=True, text=True
+        [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--bogus"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2 and "usage:" in done.stderr

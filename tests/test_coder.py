@@ -7,7 +7,7 @@ import pytest
 from conftest import TOY, replace_line, run
 from scripted import idea
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.coder import HALVINGS, CoderImplementer, CoderSettings
 from ideator_rl.executor.coder_answer import without_thoughts

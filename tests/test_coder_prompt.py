@@ -6,7 +6,7 @@ import pytest
 from conftest import TOY
 from scripted import idea
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.coder_prompt import Prompt
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import apply_patch

@@ -12,7 +12,7 @@ from tiny_policy import arguments, build, by_text, rows, save_policy, weights
 from trl import GRPOTrainer
 
 from ideator_rl.diagnostics.collapse import CLUSTER, OVERREACH, SIGNATURE, Alarm
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.journal import Journal
 from ideator_rl.training import collapse_watch

@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import TOY, execute, run
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.direct import DirectImplementer
 from ideator_rl.executor.implementer import NotImplementable, get_implementer, patched_tree
 from ideator_rl.ideas import parse_idea

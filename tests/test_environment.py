@@ -3,7 +3,7 @@ import shutil
 import pytest
 import yaml
 
-from ideator_rl.environment import EnvironmentError_, load_environment
+from ideator_rl.environments.environment import EnvironmentError_, load_environment
 
 
 @pytest.fixture

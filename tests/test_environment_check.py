@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from ideator_rl import environment_check, environment_proofs, environment_search
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_data import Data
+from ideator_rl.checks import check as environment_check
+from ideator_rl.checks import proofs as environment_proofs
+from ideator_rl.checks import text_search as environment_search
+from ideator_rl.environments.data import Data
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.sandbox import BWRAP, NONE, Sandbox
 from ideator_rl.experiment import SUCCEEDED, Experiment
 

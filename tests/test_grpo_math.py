@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_data import load_trusted
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.data import load_trusted
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, apply_patch, diff, judge
 

@@ -5,10 +5,10 @@ from asyncio import run
 
 import pytest
 
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import Metric, load_environment
-from ideator_rl.environment_data import load_trusted
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.data import load_trusted
+from ideator_rl.environments.environment import Metric, load_environment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
 ENVIRONMENT = load_environment("grpo_math")

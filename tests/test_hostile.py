@@ -12,7 +12,7 @@ import pytest
 import yaml
 from conftest import TOY, run
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import process_tree
 from ideator_rl.executor.sandbox import NONE, Sandbox, probe
 from ideator_rl.executor.sandbox_mounts import Mounts, python_folders

@@ -12,7 +12,7 @@ from scripted import idea
 from search_runs import RandomEdits
 
 from ideator_rl.diagnostics.records import read_run
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.ledger import BudgetSpent, Caps, Ledger

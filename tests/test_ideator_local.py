@@ -12,7 +12,7 @@ from conftest import TOY, run
 from tiny_policy import save_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ledger import Ledger
 from ideator_rl.model_files import ModelError

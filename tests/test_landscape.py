@@ -22,7 +22,7 @@ from envs.landscape.landscape import (
     landscape,
     spelled,
 )
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.evaluation import ScorerFailed
 
 PRESETS = load_environment("landscape").presets

@@ -10,8 +10,7 @@ CORE = ROOT / "ideator_rl"
 
 LAYERS = [
     {"errors", "ideas", "experiment", "patch"},
-    {"registry", "environment", "environment_data", "environment_noise", "manifest", "reward", "catalogue", "catalogue_edits", "catalogue_numbers",
-     "catalogue_text", "progress", "recipe_file", "run_folder"},
+    {"registry", "environments", "reward", "progress", "recipe_file", "run_folder"},
     {"bucket", "journal", "ledger", "llm", "model_files", "outcomes"},
     {"executor"},
     {"evaluation"},
@@ -19,7 +18,7 @@ LAYERS = [
     {"diagnostics"},
     {"search"},
     {"training"},
-    {"train", "sft", "cli", "doctor", "environment_check", "environment_proofs", "environment_search", "environment_new", "templates", "rerun"},
+    {"train", "sft", "cli", "checks", "rerun"},
 ]  # fmt: skip
 LAZY = {"model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
@@ -27,7 +26,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def modules():
-    return sorted(path for path in CORE.rglob("*.py"))
+    return sorted(path for path in CORE.rglob("*.py") if "templates" not in path.parts)
 
 
 def imports(path, top=False):
@@ -44,7 +43,7 @@ def imports(path, top=False):
 
 def room(path):
     name = path.relative_to(CORE).parts[0].removesuffix(".py")
-    return "cli" if name.startswith("cli_") else name
+    return name
 
 
 def test_every_module_has_a_layer():

@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import PatchError, apply_patch, diff, judge
 
 ENVIRONMENT = load_environment("nanogpt")

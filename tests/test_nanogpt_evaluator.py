@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_data import load_trusted
+from ideator_rl.environments.data import load_trusted
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, nats
 
 ENVIRONMENT = load_environment("nanogpt")

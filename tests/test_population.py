@@ -15,7 +15,7 @@ from ideator_rl.diagnostics.rows import LiveRows, rows_of
 from ideator_rl.diagnostics.surroundings import Surroundings, surroundings, surroundings_of
 from ideator_rl.diagnostics.watch import Watch
 from ideator_rl.diagnostics.window import sample_of
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.journal import Journal
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
@@ -232,8 +232,8 @@ def test_an_idea_without_words_has_no_direction_and_breaks_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["nanogpt", "grpo_math"])
 def test_a_patch_shows_exactly_the_edit_that_made_it(name):
-    from ideator_rl.catalogue import environment_catalogue
-    from ideator_rl.catalogue_edits import Choice
+    from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+    from ideator_rl.environments.catalogue.edits import Choice
 
     environment = load_environment(name)
     catalogue, base, around = (

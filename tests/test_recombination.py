@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from ideator_rl.catalogue import environment_catalogue, idea_corpus
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue, idea_corpus
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import PatchError
 from ideator_rl.search.recombination import MOST_EDITS, recombined_ideas

@@ -1,7 +1,7 @@
 import pytest
 
-from ideator_rl.environment import load_environment
-from ideator_rl.environment_noise import load_noise, store_noise
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.noise import load_noise, store_noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward import reward_rule

@@ -10,7 +10,7 @@ import pytest
 from conftest import replace_line, run
 from scripted import idea
 
-from ideator_rl.environment import EnvironmentError_
+from ideator_rl.environments.environment import EnvironmentError_
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.journal import JournalError

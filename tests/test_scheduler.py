@@ -8,7 +8,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.bucket import BucketError, open_bucket
-from ideator_rl.environment import Resources
+from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket, want

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from ideator_rl.environment import Budget, Resources
+from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.executor import process_tree
 from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, experiment_uid, probe
 from ideator_rl.executor.sandbox_mounts import Mounts

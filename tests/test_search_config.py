@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import sandbox
 from ideator_rl.recipe_file import RecipeError
 from ideator_rl.run_folder import keep_recipe

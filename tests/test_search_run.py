@@ -12,7 +12,7 @@ from conftest import TOY, sentence
 from search_runs import Lines, RandomEdits, configured, go, text
 
 from ideator_rl.diagnostics.records import read_run
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea

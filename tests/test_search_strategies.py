@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from archives import archive, record
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject

@@ -254,7 +254,7 @@ def test_what_cannot_end_well_is_refused_in_a_sentence(words, told, capsys):
 
 
 def test_the_command_becomes_the_accelerate_line(monkeypatch, call, tmp_path):
-    from ideator_rl import cli_sft
+    from ideator_rl.cli import sft as cli_sft
 
     became = []
     monkeypatch.setattr(cli_sft.os, "execv", lambda program, words: became.append(words) or 0)

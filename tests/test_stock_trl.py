@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.diagnostics.records import read_run
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows

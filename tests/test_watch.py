@@ -16,7 +16,7 @@ import pytest
 from conftest import execute, replace_line
 from recorded import baseline, journal, record, text
 
-from ideator_rl import cli_watch
+from ideator_rl.cli import watch as cli_watch
 from ideator_rl.diagnostics.collapse import CLUSTER, STANDSTILL
 from ideator_rl.diagnostics.living import Living
 from ideator_rl.diagnostics.records import NoRun, read_run

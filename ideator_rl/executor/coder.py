@@ -22,7 +22,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.coder_answer import REASONS, Fault, read_answer
 from ideator_rl.executor.coder_prompt import FORMATS, Message, Prompt, prompts_version

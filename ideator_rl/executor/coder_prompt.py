@@ -16,7 +16,7 @@ from pathlib import Path
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.executor.code_parts import packages
 from ideator_rl.executor.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
 from ideator_rl.ideas import Idea

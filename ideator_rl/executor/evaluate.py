@@ -14,8 +14,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ideator_rl.environment import Environment, Metric, load_environment
-from ideator_rl.environment_data import load_trusted, trusted_line
+from ideator_rl.environments.data import load_trusted, trusted_line
+from ideator_rl.environments.environment import Environment, Metric, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import Sandbox
 from ideator_rl.executor.scoring import Implausible, ScorerFailed, ScoringRun

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket, BucketError, open_bucket
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends import Backend, get_backend

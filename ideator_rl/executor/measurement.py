@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment import Environment, Preset
+from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import process_tree
 from ideator_rl.executor.sandbox import Sandbox

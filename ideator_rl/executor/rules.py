@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.environment import Environment
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.environment import Environment
 from ideator_rl.executor.implementer import Implementation
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, Tree, diff

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.environment import Resources, load_environment
+from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import attempts
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.watched import wanted

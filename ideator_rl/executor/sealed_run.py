@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ideator_rl.environment import Budget, Resources
+from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.executor import process_tree
 from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, Sandbox
 from ideator_rl.executor.sandbox_mounts import Mounts

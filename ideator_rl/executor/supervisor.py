@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.environment import Preset, load_environment
+from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts
 from ideator_rl.executor.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure

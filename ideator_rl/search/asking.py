@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ideator_rl.diagnostics.safe_text import visible
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ledger import BudgetSpent

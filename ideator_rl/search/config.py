@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.recipe_file import RecipeError, check_keys, keys_of, read_recipe
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.run_folder import MARK

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.search.asking import Subject

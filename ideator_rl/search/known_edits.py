@@ -6,9 +6,9 @@ An idea that names none, or that cannot be applied, has none; so has every idea 
 
 from __future__ import annotations
 
-from ideator_rl.catalogue import Catalogue, environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import Environment
+from ideator_rl.environments.catalogue.catalogue import Catalogue, environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.patch import PatchError
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment import Environment
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea

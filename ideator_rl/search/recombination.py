@@ -16,9 +16,9 @@ import math
 import random
 from dataclasses import dataclass
 
-from ideator_rl.catalogue import THOUGHTS, Catalogue, environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import Environment
+from ideator_rl.environments.catalogue.catalogue import THOUGHTS, Catalogue, environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import Environment
 from ideator_rl.search.prompts import parent_prompt
 
 KEEP, JITTER, NEW = 0.75, 0.2, 0.3

@@ -15,7 +15,7 @@ from typing import Any
 from ideator_rl.diagnostics.figures import number, share
 from ideator_rl.diagnostics.records import Run, Step
 from ideator_rl.diagnostics.safe_text import visible
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.ledger import WORDS

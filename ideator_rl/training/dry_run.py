@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ideator_rl.environment import Preset, load_environment
+from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.executor.sandbox import choose
 from ideator_rl.llm.estimate import Amount

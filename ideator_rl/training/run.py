@@ -13,10 +13,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.catalogue import idea_corpus
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environments.catalogue.catalogue import idea_corpus
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.patience import Patience
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows

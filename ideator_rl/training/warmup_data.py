@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.diagnostics.records import Rollout, Run, read_run
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import END, MalformedIdea, parse_idea

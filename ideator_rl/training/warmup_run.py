@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.catalogue import idea_corpus
-from ideator_rl.environment import Environment, load_environment
+from ideator_rl.environments.catalogue.catalogue import idea_corpus
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import PACKAGE
 from ideator_rl.training.progress import Progress

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.sandbox import NONE, probe
 
 HERE = Path(__file__).parent

@@ -17,7 +17,7 @@ from typing import Any
 from attack import HERE, Case, long_texts, patch_text
 from bystanders import Bystanders, end, survivors
 
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 
 SECONDS = 280
@@ -94,7 +94,16 @@ class Campaign:
     ) -> Execution:
         """Run a patch (None: the baseline) on the command line, with scratch space of its own."""
         scratch = scratch or self._folder("scratch")
-        argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(HERE / environment), "--json", "--slots", "1"]
+        argv = [
+            sys.executable,
+            "-m",
+            "ideator_rl.cli.commands",
+            "execute",
+            str(HERE / environment),
+            "--json",
+            "--slots",
+            "1",
+        ]
         argv += ["--bucket", f"file://{self.root / bucket}"]
         if patch is None:
             argv.append("--baseline")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ideator_rl.environment import Resources
+from ideator_rl.environments.environment import Resources
 from ideator_rl.registry import resolve
 
 BUILT_IN = {

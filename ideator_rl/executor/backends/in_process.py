@@ -15,8 +15,8 @@ import math
 import time
 from collections.abc import Callable
 
-from ideator_rl.environment import Environment, Preset, Resources
-from ideator_rl.environment_data import load_trusted
+from ideator_rl.environments.data import load_trusted
+from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.attempts import Spec
 from ideator_rl.executor.evaluate import believable

@@ -15,7 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from ideator_rl.environment import Resources
+from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 
 PASSED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")

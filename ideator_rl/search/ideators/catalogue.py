@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ideator_rl.catalogue_edits import Choice
+from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.experiment import Experiment
 from ideator_rl.ledger import Ledger
 from ideator_rl.patch import PatchError, tree_hash

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from ideator_rl.cli_output import say
+from ideator_rl.cli.output import say
 from ideator_rl.sft import asked
 
 

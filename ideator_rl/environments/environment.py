@@ -17,8 +17,8 @@ from typing import Any
 
 import yaml
 
-from ideator_rl import manifest
-from ideator_rl.environment_data import Data, data_version, prepared
+from ideator_rl.environments import manifest
+from ideator_rl.environments.data import Data, data_version, prepared
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected

@@ -12,8 +12,8 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from ideator_rl.environment import Environment
-from ideator_rl.environment_data import cache_root
+from ideator_rl.environments.data import cache_root
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environment import Environment
-from ideator_rl.environment_data import Data
-from ideator_rl.environment_noise import Noise
+from ideator_rl.environments.data import Data
+from ideator_rl.environments.environment import Environment
+from ideator_rl.environments.noise import Noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.sandbox import NONE, WORKSPACE, Sandbox, choose
 from ideator_rl.executor.sandbox_mounts import Mounts
@@ -39,7 +39,7 @@ HIDDEN_PIECES, PUBLIC_PIECES = 32, 4
 LEAST_BYTES, LEAST_DISTINCT = 24, 12
 """Smaller or plainer pieces, such as spaces, stand in any file."""
 SEARCH_SECONDS = 1800.0
-SEARCHER = Path(__file__).with_name("environment_search.py")
+SEARCHER = Path(__file__).with_name("text_search.py")
 WRECKED = "env check: files of the workspace rewritten: "
 WRECKER = f"""
 if __name__ == "__main__":

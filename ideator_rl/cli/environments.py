@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ideator_rl import cli_output
-from ideator_rl.cli_output import bucket_url, emit, write_new
-from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_check import check_environment
-from ideator_rl.environment_new import Written, new_environment
-from ideator_rl.environment_proofs import Check
+from ideator_rl.checks.check import check_environment
+from ideator_rl.checks.proofs import Check
+from ideator_rl.cli import output as cli_output
+from ideator_rl.cli.output import bucket_url, emit, write_new
+from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.environments.new import Written, new_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig

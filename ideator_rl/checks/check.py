@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
-from ideator_rl import environment_proofs as proofs
-from ideator_rl.catalogue import environment_catalogue
-from ideator_rl.catalogue_edits import Choice
-from ideator_rl.environment import Environment, load_environment
-from ideator_rl.environment_noise import Noise, store_noise
-from ideator_rl.environment_proofs import Check, may_become
+from ideator_rl.checks import proofs
+from ideator_rl.checks.proofs import Check, may_become
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
+from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.environments.noise import Noise, store_noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import PatchError, Tree, judge

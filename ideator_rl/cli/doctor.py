@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import FileBucket
-from ideator_rl.cli_output import bucket_path, emit, show
-from ideator_rl.environment_data import cache_root
+from ideator_rl.cli.output import bucket_path, emit, show
+from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.local import slots_folder
 from ideator_rl.executor.sandbox import NAMESPACES, NONE, probe

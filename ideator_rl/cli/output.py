@@ -9,7 +9,7 @@ from typing import Any
 
 from ideator_rl.bucket import BucketError, FileBucket, open_bucket
 from ideator_rl.diagnostics.safe_text import visible
-from ideator_rl.environment_data import cache_root
+from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 
 

@@ -7,7 +7,7 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from ideator_rl.cli_output import emit, say, show
+from ideator_rl.cli.output import emit, say, show
 from ideator_rl.errors import IdeatorError
 
 

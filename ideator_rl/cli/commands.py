@@ -97,7 +97,7 @@ def _slots(command: argparse.ArgumentParser) -> None:
 
 
 def _doctor(commands: Any) -> None:
-    command = _add(commands, "doctor", "doctor:main", "what works here: sandbox, bucket, GPUs, environments, keys")
+    command = _add(commands, "doctor", "cli.doctor:main", "what works here: sandbox, bucket, GPUs, environments, keys")
     command.add_argument("--bucket", metavar="URL", help="a bucket to be proved; the user's cache if not given")
     _json(command)
 
@@ -105,8 +105,8 @@ def _doctor(commands: Any) -> None:
 def _env(commands: Any) -> None:
     env = commands.add_parser("env", help="list, show, check and write environments")
     actions = env.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _json(_add(actions, "list", "cli_environments:list_", "every environment that can be named"))
-    show = _add(actions, "show", "cli_environments:show", "its presets and prompts; or a dataset for TRL")
+    _json(_add(actions, "list", "cli.environments:list_", "every environment that can be named"))
+    show = _add(actions, "show", "cli.environments:show", "its presets and prompts; or a dataset for TRL")
     show.add_argument("environment", metavar="NAME_OR_PATH")
     show.add_argument("--preset", default="cpu")
     show.add_argument("--prompts", default="short", metavar="KIND", help="which of its prompts asks for an idea")
@@ -115,13 +115,13 @@ def _env(commands: Any) -> None:
     show.add_argument("--rows", type=_whole(1), default=64, metavar="N", help="at least a batch's different prompts")
     show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
     _json(show)
-    check = _add(actions, "check", "cli_environments:check", "prove an environment: baseline, hidden data, edits")
+    check = _add(actions, "check", "cli.environments:check", "prove an environment: baseline, hidden data, edits")
     check.add_argument("environment", metavar="NAME_OR_PATH")
     check.add_argument("--preset", default="cpu")
     check.add_argument("--seeds", type=_whole(1), default=3, metavar="N", help="runs of the baseline")
     _slots(check)
     _json(check)
-    new = _add(actions, "new", "cli_environments:new", "write an environment: a small one, or around your codebase")
+    new = _add(actions, "new", "cli.environments:new", "write an environment: a small one, or around your codebase")
     new.add_argument("path", metavar="PATH", help="a new folder")
     new.add_argument("--name", help="the folder's name if not given")
     new.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
@@ -130,7 +130,7 @@ def _env(commands: Any) -> None:
 
 
 def _patch(commands: Any) -> None:
-    command = _add(commands, "patch", "cli_patch:main", "repair, judge and apply a patch; no LLM, nothing is run")
+    command = _add(commands, "patch", "cli.patch:main", "repair, judge and apply a patch; no LLM, nothing is run")
     command.add_argument("--base", required=True, metavar="DIR", help="the codebase")
     command.add_argument("--diff", required=True, metavar="FILE", help="unified diff or SEARCH/REPLACE; - for stdin")
     command.add_argument("--out", required=True, metavar="DIR", help="the patched codebase, in a new folder")
@@ -139,7 +139,7 @@ def _patch(commands: Any) -> None:
 
 
 def _execute(commands: Any) -> None:
-    command = _add(commands, "execute", "cli_execute:main", "run the baseline, ideas or a patch as experiments")
+    command = _add(commands, "execute", "cli.execute:main", "run the baseline, ideas or a patch as experiments")
     command.add_argument("environment", metavar="ENV")
     command.add_argument("--preset", default="cpu")
     what = command.add_mutually_exclusive_group(required=True)
@@ -161,7 +161,7 @@ def _execute(commands: Any) -> None:
 
 
 def _rerun(commands: Any) -> None:
-    command = _add(commands, "rerun", "cli_rerun:main", "run the best ideas again, with other seeds, and the baseline")
+    command = _add(commands, "rerun", "cli.rerun:main", "run the best ideas again, with other seeds, and the baseline")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
     command.add_argument("--best", type=_whole(1), default=5, metavar="K", help="how many ideas")
     command.add_argument("--replicates", type=_whole(1), default=3, metavar="N", help="runs of each, with other seeds")
@@ -170,7 +170,7 @@ def _rerun(commands: Any) -> None:
 
 
 def _train(commands: Any) -> None:
-    command = _add(commands, "train", "cli_runs:train", "train an ideator: accelerate launch -m ideator_rl.train")
+    command = _add(commands, "train", "cli.runs:train", "train an ideator: accelerate launch -m ideator_rl.train")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
     command.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
@@ -181,14 +181,14 @@ def _train(commands: Any) -> None:
 def _sft(commands: Any) -> None:
     from ideator_rl.sft import add_options
 
-    command = _add(commands, "sft", "cli_sft:main", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
+    command = _add(commands, "sft", "cli.sft:main", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     add_options(command)
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
 
 
 def _search(commands: Any) -> None:
-    command = _add(commands, "search", "cli_search:main", "search for the best idea: evolution, best of n, and others")
+    command = _add(commands, "search", "cli.search:main", "search for the best idea: evolution, best of n, and others")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
     command.add_argument("--dry-run", action="store_true", help="say what it may cost, and start nothing")
@@ -196,14 +196,14 @@ def _search(commands: Any) -> None:
 
 
 def _scheduler(commands: Any) -> None:
-    command = _add(commands, "scheduler", "cli_scheduler:main", "run on this machine what a bucket waits for")
+    command = _add(commands, "scheduler", "cli.scheduler:main", "run on this machine what a bucket waits for")
     command.add_argument("--bucket", required=True, metavar="URL")
     _slots(command)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
 
 
 def _status(commands: Any) -> None:
-    command = _add(commands, "status", "cli_runs:status", "how far a run is, or what a bucket holds")
+    command = _add(commands, "status", "cli.runs:status", "how far a run is, or what a bucket holds")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="keep looking until the run has ended")
@@ -211,13 +211,13 @@ def _status(commands: Any) -> None:
 
 
 def _cancel(commands: Any) -> None:
-    command = _add(commands, "cancel", "cli_cancel:main", "end a run's trainer and experiments on this machine")
+    command = _add(commands, "cancel", "cli.cancel:main", "end a run's trainer and experiments on this machine")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
     _json(command)
 
 
 def _report(commands: Any) -> None:
-    command = _add(commands, "report", "cli_runs:report", "one HTML file about one run or several")
+    command = _add(commands, "report", "cli.runs:report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.add_argument("--out", default="report.html", metavar="FILE.html", help="report.html here, if not given")
     command.add_argument(
@@ -226,7 +226,7 @@ def _report(commands: Any) -> None:
 
 
 def _export(commands: Any) -> None:
-    command = _add(commands, "export", "cli_export:main", "a run's model and trajectories, with their cards")
+    command = _add(commands, "export", "cli.export:main", "a run's model and trajectories, with their cards")
     command.add_argument("run", metavar="RUN", help="the folder that a recipe names as output_dir")
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("--out", metavar="DIR", help="a new folder")
@@ -244,7 +244,3 @@ def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
 
     print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

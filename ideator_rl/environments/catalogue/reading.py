@@ -13,8 +13,8 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ideator_rl.catalogue_edits import Choice, Edit
-from ideator_rl.catalogue_numbers import direction, factor, stated
+from ideator_rl.environments.catalogue.edits import Choice, Edit
+from ideator_rl.environments.catalogue.numbers import direction, factor, stated
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError
 

@@ -6,9 +6,9 @@ import argparse
 import asyncio
 from statistics import mean, stdev
 
-from ideator_rl.cli_execute import with_progress
-from ideator_rl.cli_output import emit, say, show
-from ideator_rl.cli_target import bucket_at, run_folder
+from ideator_rl.cli.execute import with_progress
+from ideator_rl.cli.output import emit, say, show
+from ideator_rl.cli.target import bucket_at, run_folder
 from ideator_rl.rerun import Again, Place, place_of_run, rerun
 
 

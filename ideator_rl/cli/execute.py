@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ideator_rl.cli_output import bucket_url, emit, read_patch, read_text, say, show
+from ideator_rl.cli.output import bucket_url, emit, read_patch, read_text, say, show
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.cli_output import emit, say, show
-from ideator_rl.cli_target import bucket_at, entries, run_folder, trainer
+from ideator_rl.cli.output import emit, say, show
+from ideator_rl.cli.target import bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import attempts
@@ -66,7 +66,9 @@ def report(args: argparse.Namespace) -> int:
 def status(args: argparse.Namespace) -> int:
     folder = run_folder(args.target)
     if args.watch:
-        from ideator_rl import cli_watch  # rich takes a moment, which a program that asks for JSON need not wait
+        from ideator_rl.cli import (
+            watch as cli_watch,  # rich takes a moment, which a program that asks for JSON need not wait
+        )
 
         return cli_watch.watch_run(folder) if folder else cli_watch.watch_bucket(bucket_at(args.target))
     facts = _run(folder) if folder else _bucket(bucket_at(args.target))

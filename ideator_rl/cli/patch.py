@@ -6,9 +6,9 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ideator_rl.cli_output import emit, read_patch, say, show
+from ideator_rl.cli.output import emit, read_patch, say, show
 from ideator_rl.diagnostics.safe_text import visible
-from ideator_rl.environment import load_environment
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import (
     PatchError,

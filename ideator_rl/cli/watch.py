@@ -23,8 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.cli_output import show
-from ideator_rl.cli_target import WAITING, Entry, entry_of, trainer
+from ideator_rl.cli.output import show
+from ideator_rl.cli.target import WAITING, Entry, entry_of, trainer
 from ideator_rl.diagnostics.figures import number
 from ideator_rl.diagnostics.living import Living
 from ideator_rl.diagnostics.safe_text import visible

@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.catalogue_edits import Block, Choice, Edit, Parameter, assignment, merge
-from ideator_rl.catalogue_text import Reading, read
-from ideator_rl.environment import Environment
+from ideator_rl.environments.catalogue.edits import Block, Choice, Edit, Parameter, assignment, merge
+from ideator_rl.environments.catalogue.reading import Reading, read
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import Tree

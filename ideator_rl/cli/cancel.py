@@ -15,8 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.cli_output import emit, show
-from ideator_rl.cli_target import Process, bucket_at, entries, run_folder, trainer
+from ideator_rl.cli.output import emit, show
+from ideator_rl.cli.target import Process, bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import attempts, worker

@@ -1,0 +1,1 @@
+"""`ideator-rl env check`: the steps and proofs that an environment has to pass."""

@@ -1,0 +1,10 @@
+"""The command line: `commands` reads the arguments, and one module a command does the work."""
+
+from __future__ import annotations
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status.  The entry point of `ideator-rl`."""
+    from ideator_rl.cli import commands
+
+    return commands.main(argv)
