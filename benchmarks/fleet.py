@@ -35,11 +35,11 @@ from benchmarks.fleet_outage import Outage
 from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends.watched import wanted
-from ideator_rl.executor.implementer import Implementation
-from ideator_rl.executor.patience import OUTAGE
+from ideator_rl.executor.retry import OUTAGE
 from ideator_rl.ideas import Idea
+from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree
 
 __all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "books", "main"]

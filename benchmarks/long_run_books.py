@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.fleet_floor import SIMULATED, Paid, books
 from ideator_rl.bucket import Bucket, open_bucket
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.training.closing import Closing
 

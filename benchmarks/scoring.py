@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from ideator_rl.evaluation import Audit, nats, token_loss
-from ideator_rl.executor.sandbox import probe
-from ideator_rl.executor.scoring import ScoringRun
+from ideator_rl.sandbox.sandbox import probe
+from ideator_rl.scoring.scoring import ScoringRun
 
 MODEL = """
 import os

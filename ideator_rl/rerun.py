@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 

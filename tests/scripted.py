@@ -1,7 +1,7 @@
 """Scripted implementers, which stand for a code LLM in tests.  The first: the code changes of the idea are the patch."""
 
-from ideator_rl.executor.implementer import Implementation
-from ideator_rl.executor.rules import RulesImplementer
+from ideator_rl.implementers.implementer import Implementation
+from ideator_rl.implementers.rules import RulesImplementer
 from ideator_rl.ledger import Spent
 from ideator_rl.patch import PatchError
 

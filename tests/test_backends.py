@@ -7,7 +7,7 @@ import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import get_backend
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket, want, wanted

@@ -15,8 +15,8 @@ from ideator_rl.environments.catalogue.catalogue import (
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.implementer import get_implementer
 from ideator_rl.ideas import Idea, parse_idea
+from ideator_rl.implementers.implementer import get_implementer
 from ideator_rl.patch import PatchError, apply_patch
 
 ENVIRONMENT = load_environment("nanogpt")

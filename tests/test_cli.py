@@ -14,8 +14,9 @@ from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.bucket import open_bucket
 from ideator_rl.cli.commands import main
-from ideator_rl.executor import attempts, process_tree
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import local
+from ideator_rl.sandbox import process_tree
 
 GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
 HEIGHT = 0.5 + 1 + 36 + 0.1
@@ -211,9 +212,7 @@ def test_train_is_the_accelerate_line(monkeypatch, call):
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
-    code = (
-        "import sys; from ideator_rl.cli import commands; commands.parser(); print({'yaml', 'numpy', 'torch'} & sys.modules.keys())"
-    )
+    code = "import sys; from ideator_rl.cli import commands; commands.parser(); print({'yaml', 'numpy', 'torch'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -9,11 +9,11 @@ from scripted import idea
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.coder import HALVINGS, CoderImplementer, CoderSettings
-from ideator_rl.executor.coder_answer import without_thoughts
-from ideator_rl.executor.coder_prompt import prompts_version
-from ideator_rl.executor.implementer import ImplementerUnavailable, NotImplementable
 from ideator_rl.ideas import parse_idea
+from ideator_rl.implementers.coder import HALVINGS, CoderImplementer, CoderSettings
+from ideator_rl.implementers.coder_answer import without_thoughts
+from ideator_rl.implementers.coder_prompt import prompts_version
+from ideator_rl.implementers.implementer import ImplementerUnavailable, NotImplementable
 from ideator_rl.ledger import BudgetSpent, Ledger
 from ideator_rl.llm import ContextTooLong, LLMUnavailable, Reply
 from ideator_rl.llm.recording import RecordingError
@@ -297,7 +297,7 @@ def test_the_version_names_all_that_an_answer_depends_on():
 
 
 def test_the_version_changes_with_the_prompts(tmp_path, monkeypatch):
-    from ideator_rl.executor import coder_prompt
+    from ideator_rl.implementers import coder_prompt
 
     before = prompts_version()
     (tmp_path / "system.md.j2").write_text("Other words.")

@@ -7,8 +7,8 @@ from conftest import TOY
 from scripted import idea
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.executor.coder_prompt import Prompt
 from ideator_rl.ideas import parse_idea
+from ideator_rl.implementers.coder_prompt import Prompt
 from ideator_rl.patch import apply_patch
 
 ENVIRONMENT = load_environment(TOY)

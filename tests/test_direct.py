@@ -6,9 +6,9 @@ import pytest
 from conftest import TOY, execute, run
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.executor.direct import DirectImplementer
-from ideator_rl.executor.implementer import NotImplementable, get_implementer, patched_tree
 from ideator_rl.ideas import parse_idea
+from ideator_rl.implementers.direct import DirectImplementer
+from ideator_rl.implementers.implementer import NotImplementable, get_implementer, patched_tree
 
 BLOCK = "train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nx = 1.0\n>>>>>>> REPLACE"
 DIFF = "--- a/train.py\n+++ b/train.py\n@@ -5,3 +5,3 @@\n-x = 4.0\n+x = 1.0\n y = 4.0\n z = 4.0"

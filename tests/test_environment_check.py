@@ -12,8 +12,8 @@ from ideator_rl.checks import proofs as environment_proofs
 from ideator_rl.checks import text_search as environment_search
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.executor.sandbox import BWRAP, NONE, Sandbox
 from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.sandbox.sandbox import BWRAP, NONE, Sandbox
 
 
 @pytest.fixture

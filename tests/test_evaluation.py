@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, nats, sample, token_loss
-from ideator_rl.executor.sandbox import probe
-from ideator_rl.executor.scoring import Request, ScoringRun
+from ideator_rl.sandbox.sandbox import probe
+from ideator_rl.scoring.scoring import Request, ScoringRun
 
 VOCAB, LENGTH = 12, 16
 ALWAYS = Audit(tolerance=0.01)
@@ -213,7 +213,7 @@ def test_the_memory_cannot_be_shrunk_under_the_evaluators_hands(run_of, text):
 
 
 def test_an_answer_that_does_not_fit_is_the_authors_mistake(run_of, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.scoring.SLOT_BYTES", 4096)
+    monkeypatch.setattr("ideator_rl.scoring.scoring.SLOT_BYTES", 4096)
     run = run_of("return honest")
     with run.open_scorer() as scorer, pytest.raises(ValueError, match="at most 4096 fit"):
         next(scorer.stream([Request(np.zeros((64, 16), np.int32))]))

@@ -21,7 +21,7 @@ from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
 from ideator_rl.bucket import BucketError, open_bucket
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
 
@@ -139,7 +139,7 @@ def start_fleet(bucket, *words):
 
 @pytest.mark.slow
 def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balances_its_books(tmp_path, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.1)
+    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.1)
     bucket = f"file://{tmp_path}/bucket"
     outages = ("--outage-every", "0.8", "--outage-seconds", "0.4")
     maker = executor(bucket, backend="bucket")

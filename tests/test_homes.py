@@ -6,9 +6,9 @@ import tempfile
 
 import pytest
 
-from ideator_rl.executor.homes import PREFIX, home, sweep
+from ideator_rl.executor.workdirs import PREFIX, home, sweep
 
-HOLDER = "import time\nfrom ideator_rl.executor.homes import home\nwith home() as place: print(place, flush=True); time.sleep(60)"
+HOLDER = "import time\nfrom ideator_rl.executor.workdirs import home\nwith home() as place: print(place, flush=True); time.sleep(60)"
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import yaml
 from conftest import TOY, run
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import NONE, Sandbox, probe
-from ideator_rl.executor.sandbox_mounts import Mounts, python_folders
 from ideator_rl.patch import diff
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.mounts import Mounts, python_folders
+from ideator_rl.sandbox.sandbox import NONE, Sandbox, probe
 
 pytestmark = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
 
@@ -42,7 +42,7 @@ presets:
 """
 SCORED_EVALUATOR = """
 import numpy as np
-from ideator_rl.executor.scoring import ScorerFailed
+from ideator_rl.scoring.scoring import ScorerFailed
 
 def evaluate(run):
     with run.open_scorer() as scorer:

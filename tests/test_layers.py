@@ -12,7 +12,7 @@ LAYERS = [
     {"errors", "ideas", "experiment", "patch"},
     {"registry", "environments", "reward", "progress", "recipe_file", "run_folder"},
     {"bucket", "journal", "ledger", "llm", "model_files", "outcomes"},
-    {"executor"},
+    {"executor", "implementers", "sandbox", "scoring"},
     {"evaluation"},
     {"reward_buffer", "rollout_prompts"},
     {"diagnostics"},

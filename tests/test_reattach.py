@@ -15,7 +15,7 @@ import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import Experiment
 from ideator_rl.journal import Journal, JournalError
 from ideator_rl.outcomes import Outcomes

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from ideator_rl.executor import sandbox, seccomp
-from ideator_rl.executor.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, SandboxError, choose, probe
-from ideator_rl.executor.sandbox_mounts import Mounts
+from ideator_rl.sandbox import sandbox, seccomp
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, SandboxError, choose, probe
 
 filtered = pytest.mark.skipif(probe().level != BWRAP, reason=f"no filter works here: {probe().reason}")
 sealed = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
@@ -93,7 +93,7 @@ def test_users_and_hosts_are_ours_and_not_the_machines():
 
 @pytest.mark.skipif(os.getuid() != 0 or not sandbox._has_own_uids(), reason="only root has users to give away")
 def test_every_supervisor_has_a_user_of_its_own_and_scorers_another_one():
-    code = "from ideator_rl.executor.sandbox import BWRAP, experiment_uid; print(experiment_uid(BWRAP))"
+    code = "from ideator_rl.sandbox.sandbox import BWRAP, experiment_uid; print(experiment_uid(BWRAP))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert inside("import os; print(os.getuid())").stdout.strip() == str(sandbox.experiment_uid(BWRAP)) != other.strip()
 

@@ -9,10 +9,10 @@ from scripted import idea
 
 from ideator_rl.bucket import BucketError, open_bucket
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket, want
-from ideator_rl.executor.patience import Patience
+from ideator_rl.executor.retry import Patience
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
 
@@ -147,7 +147,7 @@ def test_what_is_broken_about_one_experiment_does_not_fail_another(bucket):
 
 @pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
 def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
-    monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.05)
+    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.05)
     end = time.monotonic() + 0.5
     faulty = Faulty(bucket, lambda key: error if time.monotonic() < end else None)
     backend = ScriptedBackend(bucket, ["works"] * 2)
@@ -156,7 +156,7 @@ def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, err
 
 
 def test_an_outage_of_one_object_beyond_the_patience_loses_that_experiment_alone(bucket, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.patience.SHORTEST", 0.05)
+    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.05)
     faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
     scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), patience=Patience(bucket.url, 0.3))
     lost, good = run(outcomes(scheduler, "ab"))

@@ -4,11 +4,11 @@ import time
 import pytest
 
 from ideator_rl.environments.environment import Budget, Resources
-from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, experiment_uid, probe
-from ideator_rl.executor.sandbox_mounts import Mounts
-from ideator_rl.executor.sealed_run import LOG_HEAD, LOG_TAIL, Command
-from ideator_rl.executor.sealed_run import run as sealed_run
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid, probe
+from ideator_rl.sandbox.sealed_run import LOG_HEAD, LOG_TAIL, Command
+from ideator_rl.sandbox.sealed_run import run as sealed_run
 
 
 @pytest.fixture

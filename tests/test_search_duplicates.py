@@ -12,7 +12,7 @@ from search_runs import Lines, configured, go, text
 from test_search_engine import rows, specs
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.attempts import Spec
+from ideator_rl.executor.store import Spec
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.figures import figures
 from ideator_rl.search.near import NearDuplicates

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.bucket import open_bucket
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.search.figures import figures
 
 HERE = Path(__file__).parent

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ideator_rl.executor.code_parts import definitions, distances, packages, parts
-from ideator_rl.executor.shown_files import View, shown_files, tokens
+from ideator_rl.implementers.code_parts import definitions, distances, packages, parts
+from ideator_rl.implementers.shown_files import View, shown_files, tokens
 
 LONG = '"""A model."""\n\nimport torch\n\n' + "\n\n".join(
     f"def {name}(values):\n" + "".join(f"    {name}_{i} = values[{i}]\n" for i in range(30)) + f"    return {name}_0\n"

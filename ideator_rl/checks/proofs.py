@@ -23,10 +23,10 @@ from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Environment
 from ideator_rl.environments.noise import Noise
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Sandbox, choose
-from ideator_rl.executor.sandbox_mounts import Mounts
 from ideator_rl.experiment import REJECTED, SUCCEEDED, Experiment
 from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, choose
 
 MOVES = 2
 """Spreads by which a known-good edit must beat the baseline's mean."""

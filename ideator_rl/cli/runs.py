@@ -16,7 +16,7 @@ from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, entries, run_folder, trainer
 from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.search.figures import figures, notes
 
 

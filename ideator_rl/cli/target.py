@@ -9,8 +9,9 @@ from typing import Any
 
 from ideator_rl.bucket import Bucket, bucket_at
 from ideator_rl.diagnostics.records import JOURNAL
-from ideator_rl.executor import attempts, process_tree
+from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import RUNNING
+from ideator_rl.sandbox import process_tree
 
 __all__ = ["Entry", "Process", "bucket_at", "entries", "run_folder", "trainer"]
 WAITING = "waiting"

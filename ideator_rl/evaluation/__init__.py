@@ -9,6 +9,6 @@ Nothing of the experiment is imported, opened or unpickled in the evaluator's pr
 from ideator_rl.evaluation.generators import graded, sample
 from ideator_rl.evaluation.losses import nats
 from ideator_rl.evaluation.models import Audit, token_loss
-from ideator_rl.executor.scoring import Implausible, ScorerFailed
+from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
 __all__ = ["Audit", "Implausible", "ScorerFailed", "graded", "nats", "sample", "token_loss"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ideator_rl.executor.scoring import Scorer, ScorerFailed, ScoringRun
+from ideator_rl.scoring.scoring import Scorer, ScorerFailed, ScoringRun
 
 Tokens = list[int]
 

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from ideator_rl.executor.scoring import ScorerFailed
+from ideator_rl.scoring.scoring import ScorerFailed
 
 PIECE = 1 << 17
 """Logits of one piece: half a megabyte, which stays in a core's cache."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ideator_rl.evaluation.losses import nats
-from ideator_rl.executor.scoring import Implausible, Request, ScoringRun
+from ideator_rl.scoring.scoring import Implausible, Request, ScoringRun
 
 
 @dataclass(frozen=True)

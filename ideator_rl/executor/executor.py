@@ -21,12 +21,10 @@ from typing import Any
 from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import Backend, get_backend
 from ideator_rl.executor.backends.in_process import LEVEL, REASON, Runner
-from ideator_rl.executor.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
-from ideator_rl.executor.patience import Patience
-from ideator_rl.executor.sandbox import BWRAP, Sandbox, choose
+from ideator_rl.executor.retry import Patience
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import (
     BUDGET,
@@ -38,9 +36,11 @@ from ideator_rl.experiment import (
     proposal_id,
 )
 from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
 from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.patch import PatchError, Tree, diff, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
+from ideator_rl.sandbox.sandbox import BWRAP, Sandbox, choose
 
 log = logging.getLogger(__name__)
 

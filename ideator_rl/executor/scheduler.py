@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 
 from ideator_rl.bucket import Bucket
 from ideator_rl.environments.environment import Resources, load_environment
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.watched import wanted
-from ideator_rl.executor.patience import OUTAGE, OutOfPatience, Patience, Trouble
+from ideator_rl.executor.retry import OUTAGE, OutOfPatience, Patience, Trouble
 from ideator_rl.experiment import Experiment
 
 TICK_SECONDS = 0.1

@@ -15,13 +15,13 @@ from pathlib import Path
 from ideator_rl.bucket import Bucket
 from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import attempts
-from ideator_rl.executor.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure
-from ideator_rl.executor.sandbox import NONE, WORKSPACE, Sandbox, choose, experiment_uid
-from ideator_rl.executor.sandbox_mounts import Mounts, allotted_gpus
-from ideator_rl.executor.sealed_run import Command, Ended, run
+from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, choose, experiment_uid
+from ideator_rl.sandbox.sealed_run import Command, Ended, run
+from ideator_rl.scoring.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure
 
 SEEDS_A_REPLICATE = 1000
 SECOND_SEED = 500

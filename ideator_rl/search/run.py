@@ -13,8 +13,8 @@ import yaml
 
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
-from ideator_rl.executor import attempts
-from ideator_rl.executor.patience import Patience
+from ideator_rl.executor import store as attempts
+from ideator_rl.executor.retry import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
 from ideator_rl.recipe_file import RecipeError

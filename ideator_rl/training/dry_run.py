@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 
 from ideator_rl.environments.environment import Preset, load_environment
-from ideator_rl.executor.implementer import estimate_cost, writes_trusted_code
-from ideator_rl.executor.sandbox import choose
+from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
+from ideator_rl.sandbox.sandbox import choose
 from ideator_rl.training.launch import Launch
 from ideator_rl.training.memory import memory_text
 from ideator_rl.training.recipe import Recipe

@@ -17,7 +17,7 @@ from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
-from ideator_rl.executor.patience import Patience
+from ideator_rl.executor.retry import Patience
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.run_folder import MARK, take

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.executor.sandbox import NONE, probe
+from ideator_rl.sandbox.sandbox import NONE, probe
 
 HERE = Path(__file__).parent
 PATCHES = sorted(HERE.glob("*/*.patch"))

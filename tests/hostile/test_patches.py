@@ -9,7 +9,7 @@ import pytest
 from attack import cases
 from campaign import Campaign, Ending
 
-from ideator_rl.executor.sandbox import BWRAP, probe
+from ideator_rl.sandbox.sandbox import BWRAP, probe
 
 pytestmark = pytest.mark.skipif(probe().level != BWRAP, reason=f"attacks run in a full sandbox only: {probe().reason}")
 CASES = cases()

@@ -2,7 +2,7 @@
 
 import json
 
-from ideator_rl.executor.scoring import Implausible, ScorerFailed
+from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
 
 def evaluate(run):

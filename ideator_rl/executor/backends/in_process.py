@@ -18,11 +18,11 @@ from collections.abc import Callable
 from ideator_rl.environments.data import load_trusted
 from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.attempts import Spec
-from ideator_rl.executor.evaluate import believable
-from ideator_rl.executor.scoring import Implausible, ScorerFailed
+from ideator_rl.executor.store import Spec
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
+from ideator_rl.scoring.evaluate import believable
+from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
 LEVEL = "in_process"
 """Isolation of its records."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import attempts
+from ideator_rl.executor import store as attempts
 
 
 class WatchedBucket:

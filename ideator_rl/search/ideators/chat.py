@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.shown_files import tokens
+from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.ledger import Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
 from ideator_rl.search.archive import Archive

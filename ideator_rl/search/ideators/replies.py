@@ -7,8 +7,8 @@ reasoning model's thoughts is taken for an idea.
 
 from __future__ import annotations
 
-from ideator_rl.executor.coder_answer import without_thoughts
 from ideator_rl.ideas import EXPERIMENT, spans_of_ideas, unmarked
+from ideator_rl.implementers.coder_answer import without_thoughts
 
 
 def ideas_of_reply(text: str, count: int) -> list[str]:

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import seccomp
-from ideator_rl.executor.sandbox_mounts import Mounts, allotted_gpus, binds
+from ideator_rl.sandbox import seccomp
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus, binds
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
 NOBODY = 65534
@@ -44,7 +44,7 @@ MOST_OPEN_FILES = 4096
 WORKSPACE = "/workspace"
 BY_FILTER = ("system calls filtered", "CPU time of children counted")
 """The guarantees by which `bwrap` differs from `namespaces`."""
-_PROBE = Path(__file__).with_name("sandbox_probe.py")
+_PROBE = Path(__file__).with_name("probe.py")
 
 
 class SandboxError(IdeatorError):

@@ -24,11 +24,11 @@ from typing import Any, Protocol
 
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.coder_answer import REASONS, Fault, read_answer
-from ideator_rl.executor.coder_prompt import FORMATS, Message, Prompt, prompts_version
-from ideator_rl.executor.implementer import Implementation, ImplementerUnavailable, NotImplementable
-from ideator_rl.executor.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.ideas import Idea
+from ideator_rl.implementers.coder_answer import REASONS, Fault, read_answer
+from ideator_rl.implementers.coder_prompt import FORMATS, Message, Prompt, prompts_version
+from ideator_rl.implementers.implementer import Implementation, ImplementerUnavailable, NotImplementable
+from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.ledger import BudgetSpent, Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.estimate import Estimate, estimate

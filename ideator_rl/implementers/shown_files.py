@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ideator_rl.executor.code_parts import Part, definitions, distances, lines_of, parts
+from ideator_rl.implementers.code_parts import Part, definitions, distances, lines_of, parts
 from ideator_rl.patch import Tree
 
 BYTES_PER_TOKEN = 3

@@ -20,9 +20,9 @@ from typing import Any
 
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import Sandbox
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.sandbox import Sandbox
 
 MAX_ARTIFACT_BYTES = 256 << 20
 MAX_ARTIFACT_FILES = 64
@@ -76,7 +76,7 @@ def measure(subject: Subject, beat: Callable[[], None]) -> Outcome:
         )
     )
     readable(home / "score")
-    command = [sys.executable, "-P", "-m", "ideator_rl.executor.evaluate", str(config), str(out)]
+    command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(config), str(out)]
     with open(errors, "wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
     deadline = time.monotonic() + SCORE_SECONDS

@@ -122,7 +122,7 @@ def estimate_cost(
 
 
 BUILT_IN = {
-    "rules": "ideator_rl.executor.rules.RulesImplementer",
-    "direct": "ideator_rl.executor.direct.DirectImplementer",
-    "llm": "ideator_rl.executor.coder.CoderImplementer",
+    "rules": "ideator_rl.implementers.rules.RulesImplementer",
+    "direct": "ideator_rl.implementers.direct.DirectImplementer",
+    "llm": "ideator_rl.implementers.coder.CoderImplementer",
 }

@@ -17,9 +17,9 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.environments.environment import Environment
-from ideator_rl.executor.code_parts import packages
-from ideator_rl.executor.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
 from ideator_rl.ideas import Idea
+from ideator_rl.implementers.code_parts import packages
+from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 
 FOLDER = Path(__file__).with_name("prompts")

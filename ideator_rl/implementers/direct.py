@@ -7,8 +7,8 @@ Not guaranteed: sentences beside the edits are not read, so an idea may do less 
 from __future__ import annotations
 
 from ideator_rl.environments.environment import Environment
-from ideator_rl.executor.implementer import Implementation, NotImplementable
 from ideator_rl.ideas import CHANGES, Idea
+from ideator_rl.implementers.implementer import Implementation, NotImplementable
 from ideator_rl.patch import PatchError, Tree
 from ideator_rl.patch.text import parse
 

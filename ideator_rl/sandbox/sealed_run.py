@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ideator_rl.environments.environment import Budget, Resources
-from ideator_rl.executor import process_tree
-from ideator_rl.executor.sandbox import BWRAP, WORKSPACE, Sandbox
-from ideator_rl.executor.sandbox_mounts import Mounts
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, Sandbox
 
 POLL_SECONDS = 0.05
 LOG_HEAD, LOG_TAIL = 16_384, 49_152

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.bucket import Bucket
-from ideator_rl.executor import process_tree
 from ideator_rl.experiment import Experiment
+from ideator_rl.sandbox import process_tree
 
 LEASE_SECONDS = 60.0
 BEAT_SECONDS = 5.0

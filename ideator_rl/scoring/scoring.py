@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import WORKSPACE, Sandbox
-from ideator_rl.executor.sandbox_mounts import Mounts
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"

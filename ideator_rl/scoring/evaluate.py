@@ -2,7 +2,7 @@
 
 A process of its own, started by the worker, so that nothing of an experiment shares memory with what measures it.
 
-usage: python -m ideator_rl.executor.evaluate CONFIG.json ANSWER.json
+usage: python -m ideator_rl.scoring.evaluate CONFIG.json ANSWER.json
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 from ideator_rl.environments.data import load_trusted, trusted_line
 from ideator_rl.environments.environment import Environment, Metric, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.sandbox import Sandbox
-from ideator_rl.executor.scoring import Implausible, ScorerFailed, ScoringRun
+from ideator_rl.sandbox.sandbox import Sandbox
+from ideator_rl.scoring.scoring import Implausible, ScorerFailed, ScoringRun
 
 
 def evaluate(config: dict[str, Any]) -> dict[str, Any]:

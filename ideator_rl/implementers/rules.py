@@ -10,8 +10,8 @@ import hashlib
 
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.environment import Environment
-from ideator_rl.executor.implementer import Implementation
 from ideator_rl.ideas import Idea
+from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree, diff
 
 
