@@ -21,15 +21,15 @@ from collapse_oracle import run_oracle
 from collapse_records import read_cell
 
 from envs.landscape.prior import prior
-from ideator_rl.bucket import MemoryBucket
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers
-from ideator_rl.run_folder import MARK
 from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import load_search
 from ideator_rl.search.engine import run_search
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
+from ideator_rl.storage.bucket import MemoryBucket
+from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.progress import Progress
 
 HERE = Path(__file__).parent

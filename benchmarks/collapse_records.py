@@ -24,9 +24,9 @@ from ideator_rl.diagnostics.collapse import alarms
 from ideator_rl.diagnostics.diversity import clusters, largest_share, vendi_score
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.population import population
-from ideator_rl.diagnostics.records import Rollout, read_run
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.storage.records import Rollout, read_run
 
 FIXED = 32
 """Ideas at which the populations of steps are compared: distinct counts and Vendi scores grow with their number."""

@@ -22,7 +22,6 @@ import numpy as np
 from ideator_rl.diagnostics import diversity
 from ideator_rl.diagnostics.embedding import Embedder, description, get_embedder
 from ideator_rl.diagnostics.population import population
-from ideator_rl.diagnostics.records import Rollout, Run
 from ideator_rl.environments.catalogue.catalogue import Catalogue, CatalogueError, environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import load_environment
@@ -30,6 +29,7 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import EXPERIMENT
 from ideator_rl.patch import PatchError, diff, tree_hash
 from ideator_rl.registry import environment_names
+from ideator_rl.storage.records import Rollout, Run
 
 EDITS = (1, 1, 1, 2, 2, 3)
 """Edits of a made-up idea, drawn from."""

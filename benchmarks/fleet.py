@@ -32,7 +32,6 @@ from urllib.parse import unquote, urlsplit
 
 from benchmarks.fleet_floor import Attempt, Floor, Nature, books
 from benchmarks.fleet_outage import Outage
-from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
@@ -41,6 +40,7 @@ from ideator_rl.executor.retry import OUTAGE
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree
+from ideator_rl.storage.bucket import Bucket, open_bucket
 
 __all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "books", "main"]
 

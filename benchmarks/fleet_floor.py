@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.retry import OUTAGE
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import Bucket
 
 SIMULATED = "simulated"
 MARK = "simulated.json"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet_floor import SIMULATED, Paid, books
-from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
+from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.training.closing import Closing
 
 Counts = dict[str, Any]

@@ -30,9 +30,9 @@ from typing import Any
 from collapse_cells import Enough, Stopping, words
 from collapse_methods import TUNED
 
-from ideator_rl.diagnostics.records import Run, read_run
 from ideator_rl.experiment import LOST, SUCCEEDED
 from ideator_rl.rerun import place_of_run, rerun
+from ideator_rl.storage.records import Run, read_run
 
 HERE = Path(__file__).parent
 RESULTS, FIGURE = HERE / "nanogpt_results.jsonl", HERE.parent / "docs" / "nanogpt_methods.svg"

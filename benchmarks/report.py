@@ -22,7 +22,7 @@ from typing import Any
 
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
 
 WORDS = Path(argparse.__file__).read_text().split()
 """Some thousand words that somebody wrote, to make texts of."""

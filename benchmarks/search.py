@@ -20,11 +20,11 @@ from typing import Any
 
 import matplotlib
 
-from ideator_rl.diagnostics.records import Run, read_run
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.rerun import Again, place_of_run, rerun
 from ideator_rl.search.config import SearchConfig, load_search
 from ideator_rl.search.run import search
+from ideator_rl.storage.records import Run, read_run
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from ideator_rl.bucket import Bucket, open_bucket
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.storage.bucket import Bucket, open_bucket
+from ideator_rl.storage.records import read_run
 
 
 @dataclass(frozen=True)

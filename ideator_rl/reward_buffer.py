@@ -27,8 +27,8 @@ from typing import Any
 from ideator_rl.environments.data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
-from ideator_rl.journal import Descent, Journal, Note, Proposal, sections
-from ideator_rl.outcomes import Outcomes
+from ideator_rl.storage.journal import Descent, Journal, Note, Proposal, sections
+from ideator_rl.storage.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
 

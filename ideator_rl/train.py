@@ -99,7 +99,7 @@ def arguments(argv: list[str]) -> Arguments:
 
 def _fail(sentence: str) -> int:
     """Say why not.  What a server or a model wrote may be quoted in it: nothing of that may act on the terminal."""
-    from ideator_rl.diagnostics.safe_text import visible
+    from ideator_rl.text import visible
 
     print(f"ideator_rl.train: {visible(sentence)}", file=sys.stderr)
     return 2

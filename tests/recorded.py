@@ -1,7 +1,7 @@
 """Made-up records and journals of runs, for tests of what reads them."""
 
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
 
 
 def text(changes):

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 
 from recorded import baseline, journal, record
 
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.report.sections import section
+from ideator_rl.storage.records import read_run
 
 HOSTILE = (
     "</details></pre></svg></title></script><script>document.title='pwned'</script>"

@@ -2,8 +2,8 @@
 
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.implementers.rules import RulesImplementer
-from ideator_rl.ledger import Spent
 from ideator_rl.patch import PatchError
+from ideator_rl.storage.ledger import Spent
 
 
 class ScriptedImplementer:

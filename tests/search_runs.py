@@ -5,12 +5,12 @@ import json
 import random
 import sqlite3
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import Answer
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.engine import run_search
 from ideator_rl.search.strategies import get_search_strategy
+from ideator_rl.storage.bucket import open_bucket
 
 
 def text(edits):

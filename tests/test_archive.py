@@ -9,12 +9,12 @@ from scripted import idea
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.noise import store_noise
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal
 from ideator_rl.patch import diff
 from ideator_rl.patch.cells import LONGEST, cell_of
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.archive import Archive, archive_of, elites_for_imitation
 from ideator_rl.search.baseline import Baseline, baseline_of
+from ideator_rl.storage.journal import Journal
 
 BASE = {
     "train.py": "import os\n\nrate = 0.1\nwidth = 4\n\n\nclass Net:\n    def forward(self, x):\n        h = x * 2\n        return h\n\n\n"

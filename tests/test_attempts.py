@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor import worker
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.scoring import measurement
+from ideator_rl.storage.bucket import open_bucket
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_folder_that_appears_before_its_claim_opens_no_second_attempt(bucket, 
 
 def test_the_attempt_of_a_dead_process_can_be_taken_over(bucket, tmp_path):
     code = (
-        "import sys; from ideator_rl.bucket import open_bucket; from ideator_rl.executor import store as attempts;"
+        "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import store as attempts;"
         "print(attempts.claim(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE

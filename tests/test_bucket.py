@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ideator_rl.bucket import BucketError, FileBucket, open_bucket
+from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -40,7 +40,7 @@ def test_a_race_of_threads_has_one_winner(bucket):
 
 def test_a_race_of_processes_has_one_winner(tmp_path):
     code = (
-        "import sys; from ideator_rl.bucket import open_bucket; b = open_bucket(sys.argv[1]);"
+        "import sys; from ideator_rl.storage.bucket import open_bucket; b = open_bucket(sys.argv[1]);"
         "print(sum(b.create(f'r/{i}', sys.argv[2].encode()) for i in range(100)))"
     )
     processes = [

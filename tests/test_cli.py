@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from conftest import TOY, execute, replace_line, sentence
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.cli.commands import main
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import local
 from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import open_bucket
 
 GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
 HEIGHT = 0.5 + 1 + 36 + 0.1

@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_no_half_of_a_dataset_or_codebase(call, tmp_path, ful
 
 
 def test_a_bucket_without_room_makes_a_lost_experiment_that_says_so(call, tmp_path, monkeypatch):
-    from ideator_rl import bucket
+    from ideator_rl.storage import bucket
 
     def refuse(_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

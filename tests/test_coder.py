@@ -14,10 +14,10 @@ from ideator_rl.implementers.coder import HALVINGS, CoderImplementer, CoderSetti
 from ideator_rl.implementers.coder_answer import without_thoughts
 from ideator_rl.implementers.coder_prompt import prompts_version
 from ideator_rl.implementers.implementer import ImplementerUnavailable, NotImplementable
-from ideator_rl.ledger import BudgetSpent, Ledger
 from ideator_rl.llm import ContextTooLong, LLMUnavailable, Reply
 from ideator_rl.llm.recording import RecordingError
 from ideator_rl.patch import apply_patch
+from ideator_rl.storage.ledger import BudgetSpent, Ledger
 
 GOOD = replace_line("x = 4.0", "x = 1.0")
 UNFIT = replace_line("x = 99.0", "x = 1.0")

@@ -13,7 +13,7 @@ from collapse_table import holm, interval, slope, table  # noqa: E402
 
 from envs.landscape.certificate import certificate  # noqa: E402
 from envs.landscape.landscape import landscape, spelled  # noqa: E402
-from ideator_rl.diagnostics.records import Rollout  # noqa: E402
+from ideator_rl.storage.records import Rollout  # noqa: E402
 
 HERE = landscape(0)
 

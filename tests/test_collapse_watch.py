@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from ideator_rl.diagnostics.collapse import CLUSTER, OVERREACH, SIGNATURE, Alarm
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
 from ideator_rl.training import collapse_watch
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.advantages.facts import Facts

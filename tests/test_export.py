@@ -14,8 +14,8 @@ from exported_run import RECIPE, checkpoint, interrupted, policy
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import load_file
 
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
+from ideator_rl.storage.records import read_run
 from ideator_rl.training.export import Options, export_to_folder, recipe_of
 from ideator_rl.training.merged import newest
 from ideator_rl.training.models import ModelError, save_whole

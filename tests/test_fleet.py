@@ -19,11 +19,11 @@ from scripted import idea
 from benchmarks.fleet import SimulatedFleet, books
 from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
-from ideator_rl.bucket import BucketError, open_bucket
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
+from ideator_rl.storage.bucket import BucketError, open_bucket
 
 ROOT = Path(__file__).parent.parent
 

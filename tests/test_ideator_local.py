@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.ledger import Ledger
-from ideator_rl.model_files import ModelError
+from ideator_rl.llm.model_files import ModelError
 from ideator_rl.search.asking import Answer, Ask, Subject, answers
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.ideators.local import model_source
 from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform
 from ideator_rl.search.prompts import ArchivePrompts
 from ideator_rl.search.strategies import TopK
+from ideator_rl.storage.ledger import Ledger
 
 ENVIRONMENT = load_environment(TOY)
 SUBJECT = Subject(ENVIRONMENT, "cpu")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.executor import store as attempts
+from ideator_rl.storage.bucket import open_bucket
 
 HERE = Path(__file__).parent
 SETTINGS = ["--preset", "slow", "--max_steps", "4", "--per_device_train_batch_size", "6", "--num_generations", "6"]

@@ -14,8 +14,8 @@ import late_rewards
 import pytest
 from test_kill import Zygote
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.executor import store as attempts
+from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.training.closing import Closing
 
 STEPS, GROUPS, GROUP = 12, 2, 4

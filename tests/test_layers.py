@@ -9,18 +9,16 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ideator_rl"
 
 LAYERS = [
-    {"errors", "ideas", "experiment", "patch"},
-    {"registry", "environments", "reward", "progress", "recipe_file", "run_folder"},
-    {"bucket", "journal", "ledger", "llm", "model_files", "outcomes"},
+    {"errors", "ideas", "experiment", "registry", "config", "files", "text", "progress", "patch"},
+    {"environments", "storage", "llm", "reward"},
     {"executor", "implementers", "sandbox", "scoring"},
-    {"evaluation"},
-    {"reward_buffer", "rollout_prompts"},
-    {"diagnostics"},
+    {"reward_buffer", "rollout_prompts", "evaluation"},
+    {"checks", "diagnostics"},
     {"search"},
     {"training"},
-    {"train", "sft", "cli", "checks", "rerun"},
+    {"cli", "train", "sft", "rerun"},
 ]  # fmt: skip
-LAZY = {"model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
+LAZY = {"llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from ideator_rl.ledger import BudgetSpent, Caps, Ledger, LedgerError, Spent
+from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, LedgerError, Spent
 
 SPENDER = """
 import sys, time
 from pathlib import Path
-from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
+from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 ledger, done = Ledger(Caps(tokens=100), Path(sys.argv[1])), 0
 for _ in range(40):
     try:
@@ -27,7 +27,7 @@ print(done)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from ideator_rl.ledger import Caps, Ledger, Spent
+from ideator_rl.storage.ledger import Caps, Ledger, Spent
 with Ledger(Caps(usd=10, gpu_hours=10), Path(sys.argv[1])).reserve(Spent(usd=6, tokens=50, gpu_hours=6)):
     print("held", flush=True)
     time.sleep(60)

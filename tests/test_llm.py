@@ -8,9 +8,9 @@ import time
 import pytest
 from llm_server import Scripted, answer
 
-from ideator_rl.ledger import BudgetSpent, Caps, Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, client
 from ideator_rl.llm.settings import SettingsError
+from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
 
 ASK = [{"role": "user", "content": "Write a patch."}]
 PRICES = {"m": {"prompt": 1000, "completion": 10_000}}

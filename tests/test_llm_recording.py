@@ -8,9 +8,9 @@ import sys
 import pytest
 from llm_server import Scripted, answer
 
-from ideator_rl.ledger import Caps, Ledger
 from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.recording import Recording, RecordingError
+from ideator_rl.storage.ledger import Caps, Ledger
 
 PRICES = {"m": {"prompt": 1000, "completion": 10_000}}
 ODD = [

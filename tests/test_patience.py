@@ -12,11 +12,11 @@ from conftest import TOY, replace_line, run
 from llm_server import Scripted, answer
 from scripted import idea
 
-from ideator_rl.bucket import BucketError
 from ideator_rl.executor import retry as module
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.retry import OutOfPatience, Patience, Trouble
 from ideator_rl.llm import client
+from ideator_rl.storage.bucket import BucketError
 
 
 @pytest.fixture

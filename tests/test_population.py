@@ -10,16 +10,16 @@ from recorded import record
 
 from ideator_rl.diagnostics.embedding import Thresholds
 from ideator_rl.diagnostics.population import FIGURES, population
-from ideator_rl.diagnostics.records import Rollout, Run, read_run
 from ideator_rl.diagnostics.rows import LiveRows, rows_of
 from ideator_rl.diagnostics.surroundings import Surroundings, surroundings, surroundings_of
 from ideator_rl.diagnostics.watch import Watch
 from ideator_rl.diagnostics.window import sample_of
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.journal import Journal
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
 from ideator_rl.search.watching import Population
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.records import Rollout, Run, read_run
 
 PATCH = "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-rate = 1\n+rate = {}\n other\n"
 

@@ -17,9 +17,9 @@ from scripted import idea
 
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal, JournalError
-from ideator_rl.outcomes import Outcomes
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.storage.journal import Journal, JournalError
+from ideator_rl.storage.outcomes import Outcomes
 
 HERE = Path(__file__).parent
 

@@ -3,9 +3,9 @@ import sqlite3
 import pytest
 from recorded import baseline, journal, record, text
 
-from ideator_rl.diagnostics.records import NoRun, read_run
 from ideator_rl.diagnostics.summary import summary
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.records import NoRun, read_run
 
 
 def test_a_run_is_read_back_by_step_with_success_and_metric_apart(tmp_path):

@@ -8,7 +8,6 @@ from recorded import baseline, journal, record
 from report_page import Page, lab, page_of, words_of
 from scipy.stats import norm
 
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels
 from ideator_rl.diagnostics.report.answers import Answer, _welch, answers, luckiest
 from ideator_rl.diagnostics.report.changes import changes, in_words
@@ -17,7 +16,8 @@ from ideator_rl.diagnostics.report.overview import overview
 from ideator_rl.diagnostics.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.diagnostics.report.sections import section
 from ideator_rl.diagnostics.report.watch import watch
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.records import read_run
 
 ONE = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x\n-lr = 1\n+lr = 3\n"
 

@@ -3,9 +3,9 @@ import json
 import pytest
 from conftest import TOY, execute, replace_line, sentence
 
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.diagnostics.summary import summary
+from ideator_rl.storage.records import read_run
 
 NOISE = 'point = {"x": x + 0.01 * (int(os.environ["IDEATOR_SEED"]) // 1000 % 7), "y": y, "z": z}'
 

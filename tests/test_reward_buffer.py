@@ -13,8 +13,8 @@ from scripted import idea
 from ideator_rl.environments.environment import EnvironmentError_
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
-from ideator_rl.journal import JournalError
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers, open_buffer
+from ideator_rl.storage.journal import JournalError
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.bucket import BucketError, open_bucket
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends.local import LocalBackend
@@ -15,6 +14,7 @@ from ideator_rl.executor.backends.watched import WatchedBucket, want
 from ideator_rl.executor.retry import Patience
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
+from ideator_rl.storage.bucket import BucketError, open_bucket
 
 
 class ScriptedBackend:

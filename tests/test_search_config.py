@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.config import RecipeError
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.recipe_file import RecipeError
-from ideator_rl.run_folder import keep_recipe
 from ideator_rl.sandbox import sandbox
 from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_endless, refuse_other
+from ideator_rl.storage.run_folder import keep_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
 

@@ -11,13 +11,13 @@ from search_runs import Lines, RandomEdits, configured, go, rows, specs, text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal
-from ideator_rl.ledger import BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asked import Asked, Origin
 from ideator_rl.search.asking import Answer, Ask
 from ideator_rl.search.engine import Search
 from ideator_rl.search.figures import figures
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.ledger import BudgetSpent
 
 
 def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplicates_are_free(tmp_path):

@@ -11,7 +11,6 @@ from archives import archive
 from conftest import TOY, sentence
 from search_runs import Lines, RandomEdits, configured, go, text
 
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
@@ -22,6 +21,7 @@ from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.known_edits import KnownEdits
 from ideator_rl.search.run import SearchVoice
+from ideator_rl.storage.records import read_run
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal
 from ideator_rl.sft import main
+from ideator_rl.storage.journal import Journal
 from ideator_rl.training.warmup_data import Source, WarmupDataError, for_model, from_file, from_run, whole_idea
 
 HERE = Path(__file__).parent

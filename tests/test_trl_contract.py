@@ -9,7 +9,7 @@ import trl
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
-from ideator_rl.recipe_file import fits
+from ideator_rl.config import fits
 from ideator_rl.training.build import IdeatorTrainer
 from ideator_rl.training.recipe_keys import trl_keys
 

@@ -19,16 +19,16 @@ from recorded import baseline, journal, record, text
 from ideator_rl.cli import watch as cli_watch
 from ideator_rl.diagnostics.collapse import CLUSTER, STANDSTILL
 from ideator_rl.diagnostics.living import Living
-from ideator_rl.diagnostics.records import NoRun, read_run
-from ideator_rl.journal import Journal
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.records import NoRun, read_run
 
 SCRIPTED_TRAINER = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from recorded import record, text
-from ideator_rl.journal import Journal
-from ideator_rl.run_folder import take
+from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.run_folder import take
 folder = Path({folder!r})
 lock = take(folder, resume=True)
 book = Journal(folder / "buffer.sqlite")

@@ -14,14 +14,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.cli.output import emit, show
 from ideator_rl.cli.target import Process, bucket_at, entries, run_folder, trainer
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor import worker
 from ideator_rl.experiment import RUNNING
+from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.records import read_run
 
 PATIENCE_SECONDS = 10.0
 REASON = "cancelled by `ideator-rl cancel`"

@@ -240,7 +240,7 @@ def _export(commands: Any) -> None:
 
 def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
     """Say why not.  What a server or a model wrote may be quoted in it: nothing of that may act on the terminal."""
-    from ideator_rl.diagnostics.safe_text import visible
+    from ideator_rl.text import visible
 
     print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
     return status

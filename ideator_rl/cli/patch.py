@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 from ideator_rl.cli.output import emit, read_patch, say, show
-from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import (
@@ -22,6 +21,7 @@ from ideator_rl.patch import (
     tree_hash,
     write_tree,
 )
+from ideator_rl.text import visible
 
 
 def main(args: argparse.Namespace) -> int:

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, entries, run_folder, trainer
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import store as attempts
 from ideator_rl.search.figures import figures, notes
+from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.records import read_run
 
 
 def train(args: argparse.Namespace) -> int:

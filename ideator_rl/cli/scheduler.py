@@ -6,11 +6,11 @@ import argparse
 import asyncio
 from functools import partial
 
-from ideator_rl.bucket import open_bucket
 from ideator_rl.cli.output import bucket_url, say, show
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.experiment import Experiment
+from ideator_rl.storage.bucket import open_bucket
 
 LOOK_SECONDS = 1.0
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.bucket import Bucket, bucket_at
-from ideator_rl.diagnostics.records import JOURNAL
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import Bucket, bucket_at
+from ideator_rl.storage.records import JOURNAL
 
 __all__ = ["Entry", "Process", "bucket_at", "entries", "run_folder", "trainer"]
 WAITING = "waiting"

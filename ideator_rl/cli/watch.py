@@ -22,13 +22,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.cli.output import show
 from ideator_rl.cli.target import WAITING, Entry, entry_of, trainer
 from ideator_rl.diagnostics.figures import number
 from ideator_rl.diagnostics.living import Living
-from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
+from ideator_rl.storage.bucket import Bucket
+from ideator_rl.text import visible
 
 EVERY, PLAIN_EVERY = 1.0, 5.0
 """Seconds between two looks, and between two lines where nobody looks at a terminal."""

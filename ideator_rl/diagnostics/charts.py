@@ -27,7 +27,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ideator_rl.diagnostics.safe_text import visible
+from ideator_rl.text import visible
 
 INK, GRID, BASELINE, DOT = "#010101", "#010102", "#010103", "#010104"
 SERIES = tuple(f"#0102{i:02x}" for i in range(8))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.diagnostics.records import JOURNAL, NoRun, mapping
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED
+from ideator_rl.storage.records import JOURNAL, NoRun, mapping
 
 if TYPE_CHECKING:  # scipy takes seconds on a busy machine, and the first picture need not wait for it
     from ideator_rl.diagnostics.collapse import Alarm

@@ -13,10 +13,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.experiment import LOST, RUNNING, SUCCEEDED, Experiment
-from ideator_rl.journal import Descent
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.records import Run
 
 Place = tuple[int, int, int]
 """Step, rank and position of a proposal."""

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from statistics import mean, stdev
 
-from ideator_rl.diagnostics.records import Run, Step, read_run
-from ideator_rl.diagnostics.safe_text import clip, visible
+from ideator_rl.storage.records import Run, Step, read_run
+from ideator_rl.text import clip, visible
 
 MOST = 8_000
 """Bytes of the best idea's words, and of its patch."""

@@ -10,13 +10,13 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.environments.catalogue.catalogue import CatalogueError, environment_catalogue
 from ideator_rl.environments.catalogue.edits import Edit
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import Tree
 from ideator_rl.patch.cells import cell_of
+from ideator_rl.storage.records import Run
 
 _ASSIGNED = re.compile(r"([A-Za-z_][\w.]*)\s*(?::[^=]+)?=(?!=)")
 

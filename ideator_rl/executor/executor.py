@@ -18,7 +18,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
@@ -37,10 +36,11 @@ from ideator_rl.experiment import (
 )
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
-from ideator_rl.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.patch import PatchError, Tree, diff, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.sandbox import BWRAP, Sandbox, choose
+from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
+from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ideator_rl.bucket import BucketError
+from ideator_rl.storage.bucket import BucketError
 
 T = TypeVar("T")
 

@@ -20,13 +20,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.watched import wanted
 from ideator_rl.executor.retry import OUTAGE, OutOfPatience, Patience, Trouble
 from ideator_rl.experiment import Experiment
+from ideator_rl.storage.bucket import Bucket
 
 TICK_SECONDS = 0.1
 REST, LONGEST_REST = 4, 0.5

@@ -20,9 +20,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import Bucket
 
 LEASE_SECONDS = 60.0
 BEAT_SECONDS = 5.0

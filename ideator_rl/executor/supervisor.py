@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ideator_rl.bucket import Bucket
 from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
@@ -22,6 +21,7 @@ from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, choose, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, Ended, run
 from ideator_rl.scoring.measurement import CONFIRM, MAIN, Outcome, Subject, collect, measure
+from ideator_rl.storage.bucket import Bucket
 
 SEEDS_A_REPLICATE = 1000
 SECOND_SEED = 500

@@ -17,12 +17,12 @@ import time
 import traceback
 from typing import Any
 
-from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.supervisor import Supervisor
 from ideator_rl.executor.workdirs import home, sweep
 from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import Bucket, open_bucket
 
 
 def cancel(bucket: Bucket, ids: list[str]) -> list[str]:

@@ -1,1 +1,1 @@
-"""Implementers turn an idea into a patch: `llm` asks a code model, `direct` takes the idea's edits, `rules` a catalogue."""
+"""Implementers turn an idea into a patch: `llm` asks a code model, `direct` and `rules` ask none."""

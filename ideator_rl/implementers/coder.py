@@ -29,11 +29,11 @@ from ideator_rl.implementers.coder_answer import REASONS, Fault, read_answer
 from ideator_rl.implementers.coder_prompt import FORMATS, Message, Prompt, prompts_version
 from ideator_rl.implementers.implementer import Implementation, ImplementerUnavailable, NotImplementable
 from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, tokens
-from ideator_rl.ledger import BudgetSpent, Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.estimate import Estimate, estimate
 from ideator_rl.llm.prices import Price, mean
 from ideator_rl.patch import Tree, diff
+from ideator_rl.storage.ledger import BudgetSpent, Ledger
 
 HALVINGS = 4
 """How often less of the codebase is shown when a server says that the context is too long: down to a sixteenth."""

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
-from ideator_rl.ledger import Ledger
 from ideator_rl.llm.estimate import Estimate
 from ideator_rl.patch import PatchError, Rules, Tree, apply_patch, judge, names_protected
 from ideator_rl.patch.edit import Kind
 from ideator_rl.registry import resolve
+from ideator_rl.storage.ledger import Ledger
 
 
 @dataclass(frozen=True)

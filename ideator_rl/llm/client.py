@@ -16,7 +16,6 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.ledger import Ledger, Spent
 from ideator_rl.llm import faults
 from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable
 from ideator_rl.llm.gate import gate
@@ -25,6 +24,7 @@ from ideator_rl.llm.recording import Recording, Replay
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
 from ideator_rl.llm.settings import LLMSettings, SettingsError
+from ideator_rl.storage.ledger import Ledger, Spent
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

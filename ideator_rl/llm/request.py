@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from ideator_rl.ledger import Spent
 from ideator_rl.llm.prices import Price
 from ideator_rl.llm.reply import clean, most_prompt_tokens
 from ideator_rl.llm.settings import LLMSettings
+from ideator_rl.storage.ledger import Spent
 
 NEW_NAME = ("openai.com", "openai.azure.com")
 """Hosts where max_tokens is called max_completion_tokens, and the old name refused for reasoning models."""

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
-from ideator_rl.journal import Descent, Journal
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import Ask
+from ideator_rl.storage.journal import Descent, Journal
 
 SCHEMA = (
     "create table if not exists asks (number integer primary key, step integer, kind text, wanted integer, "

@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.config import RecipeError, check_keys, keys_of, read_recipe
 from ideator_rl.environments.environment import Environment
-from ideator_rl.recipe_file import RecipeError, check_keys, keys_of, read_recipe
 from ideator_rl.reward_buffer import BufferConfig
-from ideator_rl.run_folder import MARK
+from ideator_rl.storage.run_folder import MARK
 
 EPOCHS, STEADY = "epochs", "steady"
 COUNT, REJECT, PENALISE = "count", "reject", "penalise"

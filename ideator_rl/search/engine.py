@@ -27,8 +27,6 @@ from itertools import groupby
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
-from ideator_rl.journal import Descent, sections
-from ideator_rl.ledger import KEYS, BudgetSpent
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.archive import Archive, archive_of
 from ideator_rl.search.asked import Asked, Origin, Place, charged
@@ -36,6 +34,8 @@ from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.near import NearDuplicates
 from ideator_rl.search.strategies import History, SearchStrategy, asks_of
+from ideator_rl.storage.journal import Descent, sections
+from ideator_rl.storage.ledger import KEYS, BudgetSpent
 
 LOOK_SECONDS = 1.0
 """The longest wait between two looks at the clock."""

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.diagnostics.records import JOURNAL
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, SUCCEEDED, Experiment
+from ideator_rl.storage.records import JOURNAL
 
 
 @dataclass(frozen=True)

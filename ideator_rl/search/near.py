@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ideator_rl.diagnostics.embedding import Embedder, description, thresholds
-from ideator_rl.journal import sections
+from ideator_rl.storage.journal import sections
 
 Where = tuple[int, int]
 """Step and position of an idea."""

@@ -11,15 +11,14 @@ import json
 
 import yaml
 
+from ideator_rl.config import RecipeError
 from ideator_rl.diagnostics.embedding import get_embedder
 from ideator_rl.diagnostics.report import write_report
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.retry import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
-from ideator_rl.recipe_file import RecipeError
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.run_folder import MARK, keep_recipe, take
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.baseline import baseline_words
@@ -30,6 +29,7 @@ from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.seeds import known_elsewhere, words_of
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.search.watching import Population
+from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 
 
 class SearchVoice(Voice):

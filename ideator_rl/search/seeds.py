@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from ideator_rl.bucket import Bucket, bucket_at, open_bucket
-from ideator_rl.diagnostics.records import JOURNAL, read_run
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import BASELINE, RewardBuffer
+from ideator_rl.storage.bucket import Bucket, bucket_at, open_bucket
+from ideator_rl.storage.records import JOURNAL, read_run
 
 KEPT = "archive_from.jsonl"
 

@@ -10,7 +10,7 @@ import re
 from markupsafe import Markup
 
 from ideator_rl.diagnostics import charts, figures
-from ideator_rl.diagnostics.records import Run
+from ideator_rl.storage.records import Run
 
 COLOURS = {"ink-soft": "#5b636d", "grid": "#e3e5e8", "baseline": "#8a6d1f", "dot": "#8f9db0"}
 SERIES = ("#2b5fa6", "#d0722a", "#2f8f5b", "#8b5fb0", "#b8435a", "#3a8f9c", "#7d6b3d", "#6b7785")

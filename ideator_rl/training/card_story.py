@@ -13,12 +13,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from ideator_rl.diagnostics.figures import number, share
-from ideator_rl.diagnostics.records import Run, Step
-from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
-from ideator_rl.ledger import WORDS
+from ideator_rl.storage.ledger import WORDS
+from ideator_rl.storage.records import Run, Step
+from ideator_rl.text import visible
 from ideator_rl.training.card import environment_name, fenced, table
 from ideator_rl.training.published import Published
 from ideator_rl.training.recipe import Recipe

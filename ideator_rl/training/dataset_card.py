@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.experiment import RERUN_REPLICATE
+from ideator_rl.storage.records import Run
 from ideator_rl.training.card import environment_name, table
 from ideator_rl.training.published import Published
 from ideator_rl.training.recipe import Recipe

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.diagnostics.records import Run, read_run
 from ideator_rl.errors import IdeatorError
-from ideator_rl.run_folder import MARK
+from ideator_rl.storage.records import Run, read_run
+from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training import card_story, hub
 from ideator_rl.training.card import Story, model_card
 from ideator_rl.training.card_drawings import drawings

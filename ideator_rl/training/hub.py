@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ideator_rl.diagnostics.safe_text import visible
 from ideator_rl.errors import IdeatorError
+from ideator_rl.text import visible
 from ideator_rl.training.published import Published
 
 SUFFIX = "-trajectories"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.model_files import PACKAGE, ModelError, alone, from_package, made_whole, save_whole
+from ideator_rl.llm.model_files import PACKAGE, ModelError, alone, from_package, made_whole, save_whole
 
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."

@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.config import RecipeError, check_keys, read_recipe
 from ideator_rl.errors import IdeatorError
-from ideator_rl.recipe_file import RecipeError, check_keys, read_recipe
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.recipe_keys import IdeatorConfig, our_keys, trl_keys
 from ideator_rl.training.recipe_ranges import out_of_range

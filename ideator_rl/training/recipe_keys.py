@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.recipe_file import Types, keys_of
+from ideator_rl.config import Types, keys_of
 
 
 @dataclass

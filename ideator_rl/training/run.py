@@ -20,7 +20,7 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.retry import Patience
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.rollout_prompts import prompt_rows
-from ideator_rl.run_folder import MARK, take
+from ideator_rl.storage.run_folder import MARK, take
 from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.diagnostics.records import JOURNAL, Rollout, Run
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
+from ideator_rl.storage.records import JOURNAL, Rollout, Run
 from ideator_rl.training.published import Published
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"

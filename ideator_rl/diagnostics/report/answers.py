@@ -15,7 +15,6 @@ from statistics import mean, stdev
 from scipy.stats import norm, t
 
 from ideator_rl.diagnostics.figures import number, share, spread
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report.changes import in_words
 from ideator_rl.diagnostics.report.payload import title
 from ideator_rl.diagnostics.report.progress import experiment_seconds
@@ -23,6 +22,7 @@ from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.reward_buffer import BASELINE
+from ideator_rl.storage.records import Run
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from scipy.stats import binomtest, t, wilcoxon
 
 from ideator_rl.diagnostics import charts
 from ideator_rl.diagnostics.figures import Figure, number, spread
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report import drawings
 from ideator_rl.diagnostics.report.groups import Group, band, comparable, differing, groups
 from ideator_rl.diagnostics.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.diagnostics.report.sections import Section
 from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.storage.records import Run
 
 PAIRS = 5
 """Fewer pairs are not tested: with four that all agree, the two-sided sign test gives p = 0.125."""

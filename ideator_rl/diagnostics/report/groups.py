@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.diagnostics.report.progress import Curve
 from ideator_rl.diagnostics.report.sections import Section, without_secrets
+from ideator_rl.storage.records import Run
 
 PLACES = frozenset((
     "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",

@@ -24,10 +24,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ideator_rl.diagnostics import safe_text
+from ideator_rl import text as safe_text
 from ideator_rl.diagnostics.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
 from ideator_rl.diagnostics.population import FIGURES
-from ideator_rl.diagnostics.records import read_run
 from ideator_rl.diagnostics.report import panels, sections
 from ideator_rl.diagnostics.report.answers import Answer, answers
 from ideator_rl.diagnostics.report.compare import Comparison, compare, comparison_figures
@@ -36,6 +35,7 @@ from ideator_rl.diagnostics.report.payload import payload
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.diagnostics.report.watch import Watched, watch
 from ideator_rl.errors import IdeatorError
+from ideator_rl.storage.records import read_run
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip

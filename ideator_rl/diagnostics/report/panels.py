@@ -12,11 +12,11 @@ from scipy.stats import binomtest, spearmanr
 
 from ideator_rl.diagnostics import charts
 from ideator_rl.diagnostics.figures import Figure, number
-from ideator_rl.diagnostics.records import Rollout
 from ideator_rl.diagnostics.report import drawings
 from ideator_rl.diagnostics.report.progress import best_so_far, by_cost, units
 from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
+from ideator_rl.storage.records import Rollout
 
 PHASES = ("implement", "queue", "run", "score", "confirm")
 BINS, FEWEST = 6, 12

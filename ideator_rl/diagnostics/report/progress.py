@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ideator_rl.diagnostics.records import Run
 from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.storage.records import Run
 
 LAST = 16
 """Successes that a moving mean is taken over."""

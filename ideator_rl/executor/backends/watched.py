@@ -8,9 +8,9 @@ An experiment that is wanted all the same, such as one proposed again a week lat
 
 from __future__ import annotations
 
-from ideator_rl.bucket import Bucket, open_bucket
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store as attempts
+from ideator_rl.storage.bucket import Bucket, open_bucket
 
 
 class WatchedBucket:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.ledger import Ledger
 from ideator_rl.registry import resolve
 from ideator_rl.search.asking import Ideator, Subject
+from ideator_rl.storage.ledger import Ledger
 
 BUILT_IN = {
     "catalogue": "ideator_rl.search.ideators.catalogue.CatalogueIdeator",

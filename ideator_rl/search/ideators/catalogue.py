@@ -19,13 +19,13 @@ from typing import Any
 
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.experiment import Experiment
-from ideator_rl.ledger import Ledger
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
 from ideator_rl.search.ideators.settings import Check, checked, number
 from ideator_rl.search.known_edits import KnownEdits
 from ideator_rl.search.recombination import Recombination
+from ideator_rl.storage.ledger import Ledger
 
 TRIES = 30
 """Draws of one idea: of a recombination before a free idea takes its place, of a free one before it may be known."""

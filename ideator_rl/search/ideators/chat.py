@@ -17,13 +17,13 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.implementers.shown_files import tokens
-from ideator_rl.ledger import Ledger
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Ask, Subject, answered
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.replies import ideas_of_reply
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, checked, names, number
+from ideator_rl.storage.ledger import Ledger
 
 HALVINGS = 4
 """How often less is shown when a server says that the prompt is too long."""

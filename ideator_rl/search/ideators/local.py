@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.ledger import Ledger
-from ideator_rl.model_files import PACKAGE, ModelError, from_package
+from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
 from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Ask, Subject
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, Check, checked, number
+from ideator_rl.storage.ledger import Ledger
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 

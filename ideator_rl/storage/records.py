@@ -16,7 +16,7 @@ import yaml
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
-from ideator_rl.journal import Descent
+from ideator_rl.storage.journal import Descent
 
 JOURNAL = "buffer.sqlite"
 

@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from ideator_rl.experiment import Experiment
-from ideator_rl.journal import Journal, JournalError
+from ideator_rl.storage.journal import Journal, JournalError
 
 
 @dataclass(eq=False)
