@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ideator_rl.diagnostics import diversity
-from ideator_rl.diagnostics.embedding import Embedder, description, get_embedder
-from ideator_rl.diagnostics.population import population
+from ideator_rl.diversity import measures as diversity
+from ideator_rl.diversity.embedding import Embedder, description, get_embedder
+from ideator_rl.diversity.population import population
 from ideator_rl.environments.catalogue.catalogue import Catalogue, CatalogueError, environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import load_environment

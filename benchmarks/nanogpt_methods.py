@@ -31,7 +31,7 @@ from collapse_cells import Enough, Stopping, words
 from collapse_methods import TUNED
 
 from ideator_rl.experiment import LOST, SUCCEEDED
-from ideator_rl.rerun import place_of_run, rerun
+from ideator_rl.search.rerun import place_of_run, rerun
 from ideator_rl.storage.records import Run, read_run
 
 HERE = Path(__file__).parent

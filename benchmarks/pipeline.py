@@ -41,10 +41,10 @@ from trl import GRPOTrainer  # noqa: E402
 from benchmarks.fleet import VARIABLE, books  # noqa: E402
 from benchmarks.fleet_floor import Nature  # noqa: E402
 from benchmarks.pipeline_ideal import Fleet, ideal_seconds, quorum_seconds  # noqa: E402
+from ideator_rl.archive.prompt_rows import prompt_rows  # noqa: E402
 from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
-from ideator_rl.rollout_prompts import prompt_rows  # noqa: E402
 from ideator_rl.training.closing import Closing  # noqa: E402
 from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
 from ideator_rl.training.trainer import IdeatorGRPOTrainer  # noqa: E402

@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.diagnostics.report import write_report
 from ideator_rl.experiment import Experiment
+from ideator_rl.report import write_report
 from ideator_rl.storage.journal import Journal
 
 WORDS = Path(argparse.__file__).read_text().split()

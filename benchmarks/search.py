@@ -21,8 +21,8 @@ from typing import Any
 import matplotlib
 
 from ideator_rl.experiment import SUCCEEDED
-from ideator_rl.rerun import Again, place_of_run, rerun
 from ideator_rl.search.config import SearchConfig, load_search
+from ideator_rl.search.rerun import Again, place_of_run, rerun
 from ideator_rl.search.run import search
 from ideator_rl.storage.records import Run, read_run
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ideator_rl.archive.archive import archive_of
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
-from ideator_rl.search.archive import archive_of
 from rewards.execution import by_config
 from rewards.shaping import Call
 from rewards.under_way import NEEDED

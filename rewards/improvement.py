@@ -27,10 +27,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
-from ideator_rl.search.archive import Archive, archive_of
 from rewards.execution import (
     Columns,
     by_config,

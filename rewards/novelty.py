@@ -5,7 +5,7 @@
 the measure of novelty search (Lehman & Stanley, Evolutionary Computation 19(2), 2011), on embeddings.  μ_1 … μ_k are
 the nearest among the other ideas of the batch and the proposals of earlier steps, each as often as it was proposed: a
 crowded place is one that was often proposed.  Of fewer than k the mean is over those there are; with nothing to
-compare, an idea is worth 1.  Only the `[Experiment]` section is embedded (`diagnostics.embedding` says why); but two
+compare, an idea is worth 1.  Only the `[Experiment]` section is embedded (`diversity.embedding` says why); but two
 ideas with one `[Code Changes]` section are in one place, whatever else they say.  No idea, or no words: 0.
 
 Words are easily new.  So where experiments run beside it, an idea must meet a *minimal criterion* (Lehman & Stanley,
@@ -33,7 +33,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from ideator_rl.diagnostics.embedding import Embedder, description, get_embedder
+from ideator_rl.diversity.embedding import Embedder, description, get_embedder
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer

@@ -1,7 +1,7 @@
 """Archives written by hand, and the patches of their records.  Shared by the tests of what is known."""
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.archive import Archive
 
 
 def patch(name, value=1):

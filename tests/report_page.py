@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 
 from recorded import baseline, journal, record
 
-from ideator_rl.diagnostics.report import write_report
-from ideator_rl.diagnostics.report.sections import section
+from ideator_rl.report import write_report
+from ideator_rl.report.sections import section
 from ideator_rl.storage.records import read_run
 
 HOSTILE = (

@@ -6,14 +6,14 @@ from archives import archive, patch, record
 from conftest import run
 from scripted import idea
 
+from ideator_rl.archive.archive import Archive, archive_of, elites_for_imitation
+from ideator_rl.archive.baseline import Baseline, baseline_of
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.noise import store_noise
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import diff
 from ideator_rl.patch.cells import LONGEST, cell_of
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.archive import Archive, archive_of, elites_for_imitation
-from ideator_rl.search.baseline import Baseline, baseline_of
 from ideator_rl.storage.journal import Journal
 
 BASE = {

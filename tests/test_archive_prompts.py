@@ -8,15 +8,15 @@ from archives import record
 from conftest import run
 from scripted import idea
 
+from ideator_rl.archive.archive import archive_of
+from ideator_rl.archive.baseline import Baseline
+from ideator_rl.archive.prompts import ArchivePrompts, cut, outcome
+from ideator_rl.archive.random_past import RandomPast
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.reward_buffer import open_buffer
-from ideator_rl.search.archive import archive_of
-from ideator_rl.search.baseline import Baseline
-from ideator_rl.search.prompts import ArchivePrompts, cut, outcome
 from ideator_rl.search.strategies import Puct, TopK
-from ideator_rl.search.strategies.past import RandomPast
 
 
 @pytest.fixture

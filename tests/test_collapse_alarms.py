@@ -2,7 +2,7 @@
 
 import pytest
 
-from ideator_rl.diagnostics.collapse import (
+from ideator_rl.diversity.alarms import (
     BOUND,
     CLUSTER,
     LENGTH,
@@ -13,7 +13,7 @@ from ideator_rl.diagnostics.collapse import (
     active,
     alarms,
 )
-from ideator_rl.diagnostics.window import Window
+from ideator_rl.diversity.window import Window
 
 
 def windows(count=None, **series):

@@ -11,7 +11,7 @@ from recorded import record
 from tiny_policy import arguments, build, by_text, rows, save_policy, weights
 from trl import GRPOTrainer
 
-from ideator_rl.diagnostics.collapse import CLUSTER, OVERREACH, SIGNATURE, Alarm
+from ideator_rl.diversity.alarms import CLUSTER, OVERREACH, SIGNATURE, Alarm
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.storage.journal import Journal

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from ideator_rl.diagnostics import diversity
+from ideator_rl.diversity import measures as diversity
 
 
 def points(*angles):

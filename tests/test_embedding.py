@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ideator_rl.diagnostics.embedding import (
+from ideator_rl.diversity.embedding import (
     HASHED,
     OTHERS,
     THRESHOLDS,
@@ -53,7 +53,7 @@ def test_a_row_depends_on_its_text_only():
 
 
 def test_hashes_are_the_same_in_another_process():
-    code = "from ideator_rl.diagnostics.embedding import get_embedder as g; print(g('hashed').embed(['deeper model']).tobytes().hex())"
+    code = "from ideator_rl.diversity.embedding import get_embedder as g; print(g('hashed').embed(['deeper model']).tobytes().hex())"
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert there == get_embedder("hashed").embed(["deeper model"]).tobytes().hex()
 
@@ -79,7 +79,7 @@ def test_auto_without_minilm_is_hashed_and_says_so():
         "import sys; sys.modules['sentence_transformers'] = None\n"
         "from importlib import util; real = util.find_spec\n"
         "util.find_spec = lambda name, *a: None if name == 'sentence_transformers' else real(name, *a)\n"
-        "from ideator_rl.diagnostics.embedding import get_embedder; print(get_embedder().name)"
+        "from ideator_rl.diversity.embedding import get_embedder; print(get_embedder().name)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == HASHED

@@ -11,16 +11,16 @@ from llm_server import Scripted, answer
 from scripted import idea
 from search_runs import RandomEdits
 
+from ideator_rl.archive.baseline import Baseline
+from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.asking import Ask, Subject, answers
-from ideator_rl.search.baseline import Baseline
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.prompts import parent_prompt
 from ideator_rl.search.run import search
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
 from ideator_rl.storage.records import read_run

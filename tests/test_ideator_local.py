@@ -12,6 +12,7 @@ from conftest import TOY, run
 from tiny_policy import save_policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import ModelError
@@ -19,7 +20,6 @@ from ideator_rl.search.asking import Answer, Ask, Subject, answers
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.ideators.local import model_source
 from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform
-from ideator_rl.search.prompts import ArchivePrompts
 from ideator_rl.search.strategies import TopK
 from ideator_rl.storage.ledger import Ledger
 

@@ -12,10 +12,10 @@ from archives import archive, record
 from conftest import run
 from scripted import idea
 
+from ideator_rl.archive.baseline import Baseline
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import open_buffer
-from ideator_rl.search.baseline import Baseline
 from rewards.execution import execution_reward, refuse_if_all_lost
 from rewards.improvement import Bar, bar_of, improvement_reward
 

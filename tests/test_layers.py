@@ -12,11 +12,12 @@ LAYERS = [
     {"errors", "ideas", "experiment", "registry", "config", "files", "text", "progress", "patch"},
     {"environments", "storage", "llm", "reward"},
     {"executor", "implementers", "sandbox", "scoring"},
-    {"reward_buffer", "rollout_prompts", "evaluation"},
-    {"checks", "diagnostics"},
+    {"reward_buffer", "evaluation"},
+    {"archive", "diversity", "checks"},
+    {"report"},
     {"search"},
     {"training"},
-    {"cli", "train", "sft", "rerun"},
+    {"cli", "train", "sft"},
 ]  # fmt: skip
 LAZY = {"llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from recorded import record
 
-from ideator_rl.diagnostics.embedding import Thresholds
-from ideator_rl.diagnostics.population import FIGURES, population
-from ideator_rl.diagnostics.rows import LiveRows, rows_of
-from ideator_rl.diagnostics.surroundings import Surroundings, surroundings, surroundings_of
-from ideator_rl.diagnostics.watch import Watch
-from ideator_rl.diagnostics.window import sample_of
+from ideator_rl.diversity.embedding import Thresholds
+from ideator_rl.diversity.environment_context import Surroundings, surroundings, surroundings_of
+from ideator_rl.diversity.population import FIGURES, population
+from ideator_rl.diversity.rows import LiveRows, rows_of
+from ideator_rl.diversity.watch import Watch
+from ideator_rl.diversity.window import sample_of
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size

@@ -4,11 +4,11 @@ import re
 
 import pytest
 
+from ideator_rl.archive.recombination import MOST_EDITS, recombined_ideas
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue, idea_corpus
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import PatchError
-from ideator_rl.search.recombination import MOST_EDITS, recombined_ideas
 from ideator_rl.training.recipe_keys import IdeatorConfig
 from ideator_rl.training.warmup_data import corpus_of, with_parents
 

@@ -3,7 +3,7 @@ import sqlite3
 import pytest
 from recorded import baseline, journal, record, text
 
-from ideator_rl.diagnostics.summary import summary
+from ideator_rl.report.summary import summary
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
 

@@ -9,11 +9,11 @@ from conftest import replace_line, run
 from recorded import baseline, journal, record, text
 from report_page import HOSTILE, Page, page_of, words_of
 
+from ideator_rl import report
 from ideator_rl import text as safe_text
-from ideator_rl.diagnostics import report
-from ideator_rl.diagnostics.report import ReportError, write_report
-from ideator_rl.diagnostics.report import payload as payloads
 from ideator_rl.experiment import FINAL
+from ideator_rl.report import ReportError, write_report
+from ideator_rl.report import payload as payloads
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
 

@@ -8,7 +8,7 @@ from browser import Tab, chromium
 from recorded import baseline, journal, record, text
 from report_page import HOSTILE, page_of
 
-from ideator_rl.diagnostics.figures import number
+from ideator_rl.report.figures import number
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
 

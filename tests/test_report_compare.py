@@ -8,11 +8,11 @@ from report_page import Page, lab, page_of, words_of
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-from ideator_rl.diagnostics.report.compare import compare, comparison_figures
-from ideator_rl.diagnostics.report.groups import band, differing, groups
-from ideator_rl.diagnostics.report.overview import overview
-from ideator_rl.diagnostics.report.progress import best_so_far, by_count
-from ideator_rl.diagnostics.report.sections import section
+from ideator_rl.report.compare import compare, comparison_figures
+from ideator_rl.report.groups import band, differing, groups
+from ideator_rl.report.overview import overview
+from ideator_rl.report.progress import best_so_far, by_count
+from ideator_rl.report.sections import section
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
 

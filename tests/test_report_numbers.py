@@ -8,14 +8,14 @@ from recorded import baseline, journal, record
 from report_page import Page, lab, page_of, words_of
 from scipy.stats import norm
 
-from ideator_rl.diagnostics.report import panels
-from ideator_rl.diagnostics.report.answers import Answer, _welch, answers, luckiest
-from ideator_rl.diagnostics.report.changes import changes, in_words
-from ideator_rl.diagnostics.report.compare import compare
-from ideator_rl.diagnostics.report.overview import overview
-from ideator_rl.diagnostics.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
-from ideator_rl.diagnostics.report.sections import section
-from ideator_rl.diagnostics.report.watch import watch
+from ideator_rl.report import panels
+from ideator_rl.report.answers import Answer, _welch, answers, luckiest
+from ideator_rl.report.changes import changes, in_words
+from ideator_rl.report.compare import compare
+from ideator_rl.report.overview import overview
+from ideator_rl.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.report.sections import section
+from ideator_rl.report.watch import watch
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
 

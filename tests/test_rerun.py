@@ -3,8 +3,8 @@ import json
 import pytest
 from conftest import TOY, execute, replace_line, sentence
 
-from ideator_rl.diagnostics.report import write_report
-from ideator_rl.diagnostics.summary import summary
+from ideator_rl.report import write_report
+from ideator_rl.report.summary import summary
 from ideator_rl.storage.records import read_run
 
 NOISE = 'point = {"x": x + 0.01 * (int(os.environ["IDEATOR_SEED"]) // 1000 % 7), "y": y, "z": z}'
@@ -39,7 +39,7 @@ def test_a_run_shows_what_was_run_again_with_its_spread(call, tmp_path):
     buffer = open_buffer(BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2))
     import asyncio
 
-    from ideator_rl.rerun import place_of_run, rerun
+    from ideator_rl.search.rerun import place_of_run, rerun
 
     patch = replace_line('point = {"x": x, "y": y, "z": z}', NOISE.replace('"x": x', '"x": 2.0'))
     asyncio.run(buffer.score_patch(patch))

@@ -162,7 +162,7 @@ def test_what_is_known_from_the_start_is_in_the_archive_before_the_first_questio
     config = configured(tmp_path / "other", max_ideas=4)
     buffer = RewardBuffer(config.buffer())
     buffer.elsewhere = known_elsewhere(buffer, [str(one)], tmp_path / "other")
-    from ideator_rl.search.archive import archive_of
+    from ideator_rl.archive.archive import archive_of
 
     known = archive_of(buffer)
     buffer.close()

@@ -11,6 +11,7 @@ from archives import archive
 from conftest import TOY, sentence
 from search_runs import Lines, RandomEdits, configured, go, text
 
+from ideator_rl.archive.known_edits import KnownEdits
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
@@ -19,7 +20,6 @@ from ideator_rl.patch import tree_hash
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.known_edits import KnownEdits
 from ideator_rl.search.run import SearchVoice
 from ideator_rl.storage.records import read_run
 

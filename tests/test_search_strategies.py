@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from archives import archive, record
 
+from ideator_rl.archive.baseline import Baseline
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
-from ideator_rl.search.baseline import Baseline
 from ideator_rl.search.descriptors import component, descriptor, kind, size
 from ideator_rl.search.strategies import History, get_search_strategy
 from ideator_rl.search.strategies.best_of_n import BestOfN

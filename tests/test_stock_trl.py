@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
-from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.storage.records import read_run
 
 HERE = Path(__file__).parent

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from archives import archive, record
 
+from ideator_rl.archive.random_past import RandomPast
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.strategies import Puct, TopK, get_strategy, puct
-from ideator_rl.search.strategies.past import RandomPast
 
 
 def trees(prompts):

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ideator_rl.diagnostics.summary import summary
 from ideator_rl.errors import IdeatorError
+from ideator_rl.report.summary import summary
 from ideator_rl.storage.records import read_run
 from ideator_rl.train import main
 from ideator_rl.training import run_folder

@@ -17,8 +17,8 @@ from conftest import execute, replace_line
 from recorded import baseline, journal, record, text
 
 from ideator_rl.cli import watch as cli_watch
-from ideator_rl.diagnostics.collapse import CLUSTER, STANDSTILL
-from ideator_rl.diagnostics.living import Living
+from ideator_rl.diversity.alarms import CLUSTER, STANDSTILL
+from ideator_rl.report.follow import Living
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from envs.landscape.landscape import KNOBS, MOST_EDITS, POPULAR, SIMPLE_KNOBS, VALUES, Edit, spelled
+from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.data import cache_root
 from ideator_rl.environments.environment import Environment, load_environment
-from ideator_rl.search.prompts import parent_prompt
 
 END, PAD, THOUGHT_END, EXPERIMENT, CHANGES, IDEA_END = (
     "<|end|>", "<|pad|>", "</think>", "[Experiment]", "[Code Changes]", "[End]",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
 from ideator_rl.cli import output as cli_output
@@ -18,7 +19,6 @@ from ideator_rl.environments.new import Written, new_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
-from ideator_rl.rollout_prompts import prompt_rows
 
 HIDDEN_BUCKET = ".bucket"
 

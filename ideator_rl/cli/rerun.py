@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from ideator_rl.cli.execute import with_progress
 from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, run_folder
-from ideator_rl.rerun import Again, Place, place_of_run, rerun
+from ideator_rl.search.rerun import Again, Place, place_of_run, rerun
 
 
 def main(args: argparse.Namespace) -> int:

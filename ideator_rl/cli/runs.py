@@ -13,8 +13,8 @@ from typing import Any
 
 from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, entries, run_folder, trainer
-from ideator_rl.diagnostics.summary import summary
 from ideator_rl.executor import store as attempts
+from ideator_rl.report.summary import summary
 from ideator_rl.search.figures import figures, notes
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.records import read_run
@@ -56,7 +56,7 @@ def _one_process() -> bool:
 
 
 def report(args: argparse.Namespace) -> int:
-    from ideator_rl.diagnostics.report import write_report  # matplotlib takes a second, which the others need not wait
+    from ideator_rl.report import write_report  # matplotlib takes a second, which the others need not wait
 
     write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, notes)
     show(args.out)

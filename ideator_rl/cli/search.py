@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ideator_rl.cli.output import emit, show
-from ideator_rl.diagnostics.summary import summary
+from ideator_rl.report.summary import summary
 from ideator_rl.search.figures import figures
 from ideator_rl.storage.records import read_run
 

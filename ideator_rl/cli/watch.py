@@ -24,9 +24,9 @@ from rich.text import Text
 
 from ideator_rl.cli.output import show
 from ideator_rl.cli.target import WAITING, Entry, entry_of, trainer
-from ideator_rl.diagnostics.figures import number
-from ideator_rl.diagnostics.living import Living
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
+from ideator_rl.report.figures import number
+from ideator_rl.report.follow import Living
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.text import visible
 

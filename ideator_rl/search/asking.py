@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.archive import Archive
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.text import visible
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable
 
+from ideator_rl.archive.archive import Archive
+from ideator_rl.archive.known_edits import known_edits
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch.size import patch_size
-from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Subject
-from ideator_rl.search.known_edits import known_edits
 
 SIZES = (2, 8, 32, 128)
 

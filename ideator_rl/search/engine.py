@@ -24,11 +24,11 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from ideator_rl.diagnostics.embedding import get_embedder
+from ideator_rl.archive.archive import Archive, archive_of
+from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
 from ideator_rl.reward_buffer import RewardBuffer, Running
-from ideator_rl.search.archive import Archive, archive_of
 from ideator_rl.search.asked import Asked, Origin, Place, charged
 from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig

@@ -1,6 +1,6 @@
 """Near-duplicates: ideas that say, in other words, what an idea of this search said before.
 
-By the cosine of their descriptions' embeddings (`diagnostics.embedding`), from the similarity on at which the embedder
+By the cosine of their descriptions' embeddings (`diversity.embedding`), from the similarity on at which the embedder
 was calibrated.  Numbers hardly move an embedding, so that another learning rate is a near-duplicate too.  The same text
 once more is what it was the first time: none, since it leads to the same codebase and costs nothing as it is, or again
 one of the same idea, so that what was rejected is not run when it is repeated.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ideator_rl.diagnostics.embedding import Embedder, description, thresholds
+from ideator_rl.diversity.embedding import Embedder, description, thresholds
 from ideator_rl.storage.journal import sections
 
 Where = tuple[int, int]

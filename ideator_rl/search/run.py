@@ -11,17 +11,17 @@ import json
 
 import yaml
 
+from ideator_rl.archive.baseline import baseline_words
 from ideator_rl.config import RecipeError
-from ideator_rl.diagnostics.embedding import get_embedder
-from ideator_rl.diagnostics.report import write_report
+from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import store as attempts
 from ideator_rl.executor.retry import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
+from ideator_rl.report import write_report
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
-from ideator_rl.search.baseline import baseline_words
 from ideator_rl.search.config import SearchConfig, refuse_endless, refuse_other
 from ideator_rl.search.engine import Ending, run_search
 from ideator_rl.search.figures import notes

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from ideator_rl.diagnostics.embedding import Embedder
-from ideator_rl.diagnostics.rows import LiveRows
-from ideator_rl.diagnostics.surroundings import surroundings
-from ideator_rl.diagnostics.watch import Watch
+from ideator_rl.diversity.embedding import Embedder
+from ideator_rl.diversity.environment_context import surroundings
+from ideator_rl.diversity.rows import LiveRows
+from ideator_rl.diversity.watch import Watch
 from ideator_rl.reward_buffer import RewardBuffer
 
 FILE = "search.jsonl"

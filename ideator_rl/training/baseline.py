@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
+from ideator_rl.archive.baseline import baseline_words
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.baseline import baseline_words
 
 
 class BaselineRuns:

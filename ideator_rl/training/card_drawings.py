@@ -9,7 +9,7 @@ import re
 
 from markupsafe import Markup
 
-from ideator_rl.diagnostics import charts, figures
+from ideator_rl.report import charts, figures
 from ideator_rl.storage.records import Run
 
 COLOURS = {"ink-soft": "#5b636d", "grid": "#e3e5e8", "baseline": "#8a6d1f", "dot": "#8f9db0"}

@@ -12,10 +12,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ideator_rl.diagnostics.figures import number, share
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
+from ideator_rl.report.figures import number, share
 from ideator_rl.storage.ledger import WORDS
 from ideator_rl.storage.records import Run, Step
 from ideator_rl.text import visible

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.diagnostics.collapse import COLLAPSE, SPAN, STOP, Alarm
+from ideator_rl.diversity.alarms import COLLAPSE, SPAN, STOP, Alarm
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.rollouts import write_whole
 

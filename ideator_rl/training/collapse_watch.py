@@ -25,10 +25,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ideator_rl.diagnostics.embedding import get_embedder
-from ideator_rl.diagnostics.rows import LiveRows, Row
-from ideator_rl.diagnostics.surroundings import surroundings
-from ideator_rl.diagnostics.watch import Watch
+from ideator_rl.diversity.embedding import get_embedder
+from ideator_rl.diversity.environment_context import surroundings
+from ideator_rl.diversity.rows import LiveRows, Row
+from ideator_rl.diversity.watch import Watch
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import live_buffers
 from ideator_rl.training.advantages import make_advantage

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from ideator_rl.archive.archive import archive_of, elites_for_imitation
+from ideator_rl.archive.parents import get_strategy
+from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.archive import archive_of, elites_for_imitation
-from ideator_rl.search.prompts import ArchivePrompts
-from ideator_rl.search.strategies import get_strategy
 from ideator_rl.training.imitation import Examples
 from ideator_rl.training.recipe import Recipe
 

@@ -11,11 +11,11 @@ import importlib.util
 from dataclasses import fields
 from typing import Any
 
-from ideator_rl.diagnostics.embedding import get_embedder
+from ideator_rl.archive.parents import get_strategy
+from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig
-from ideator_rl.search.strategies import get_strategy
 from ideator_rl.training.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 

@@ -13,13 +13,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.diagnostics.report import write_report
-from ideator_rl.diagnostics.summary import summary
+from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.retry import Patience
+from ideator_rl.report import write_report
+from ideator_rl.report.summary import summary
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.rollout_prompts import prompt_rows
 from ideator_rl.storage.run_folder import MARK, take
 from ideator_rl.training import run_folder
 from ideator_rl.training.baseline import BaselineRuns

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.recombination import recombined_ideas
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import END, MalformedIdea, parse_idea
-from ideator_rl.search.recombination import recombined_ideas
 from ideator_rl.storage.records import Rollout, Run, read_run
 from ideator_rl.training.recipe_keys import IdeatorConfig
 

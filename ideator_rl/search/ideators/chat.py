@@ -15,10 +15,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
-from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Ask, Subject, answered
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.replies import ideas_of_reply

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
-from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Ask, Subject
 from ideator_rl.search.ideators.questions import Manner, Questions
 from ideator_rl.search.ideators.sampling import Sampler, Stopped

@@ -14,9 +14,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import MALFORMED, Experiment
-from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask
 from ideator_rl.search.strategies.history import History
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.archive import Archive
 from ideator_rl.search.asking import Ask, Subject, blamed
 
 

@@ -6,10 +6,10 @@ import difflib
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from ideator_rl.archive import parents
 from ideator_rl.config import fits, keys_of, spelled
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve
-from ideator_rl.search.strategies import parents
 from ideator_rl.search.strategies.history import SearchStrategy
 from ideator_rl.search.strategies.reuse import Reuse
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from ideator_rl.archive.parents import Strategy
 from ideator_rl.errors import IdeatorError
 from ideator_rl.search.asking import EXPLOIT, FREE, Ask
 from ideator_rl.search.strategies.history import History
-from ideator_rl.search.strategies.parents import Strategy
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, 
 from ideator_rl.storage.records import JOURNAL, NoRun, mapping
 
 if TYPE_CHECKING:  # scipy takes seconds on a busy machine, and the first picture need not wait for it
-    from ideator_rl.diagnostics.collapse import Alarm
-    from ideator_rl.diagnostics.watch import Watch
+    from ideator_rl.diversity.alarms import Alarm
+    from ideator_rl.diversity.watch import Watch
 
 MANY = 500
 """Places of the journal that one statement may name."""
@@ -185,10 +185,10 @@ class Living:
             closed, left = self._judged + 1 + most, closed - self._judged - 1 - most
         if closed <= self._judged + 1:
             return 0
-        from ideator_rl.diagnostics.embedding import get_embedder
-        from ideator_rl.diagnostics.rows import Row
-        from ideator_rl.diagnostics.surroundings import Surroundings
-        from ideator_rl.diagnostics.watch import Watch
+        from ideator_rl.diversity.embedding import get_embedder
+        from ideator_rl.diversity.environment_context import Surroundings
+        from ideator_rl.diversity.rows import Row
+        from ideator_rl.diversity.watch import Watch
 
         if self._watch is None:
             self._watch = Watch(get_embedder("hashed"))

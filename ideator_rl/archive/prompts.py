@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.archive import Archive, archive_of
+from ideator_rl.archive.parents import Strategy
+from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.rollout_prompts import prompt_rows
-from ideator_rl.search.archive import Archive, archive_of
-from ideator_rl.search.strategies import Strategy
 
 PARENTS, EXPLORE = "parents", "explore"
 """Our words, of which an environment's prompts of these names take the place: do better than what is shown, or

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from ideator_rl.archive.archive import Archive
+from ideator_rl.archive.parents import refuse_counts
 from ideator_rl.experiment import MALFORMED, Experiment
-from ideator_rl.search.archive import Archive
-from ideator_rl.search.strategies.parents import refuse_counts
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,11 @@ from statistics import mean
 import numpy as np
 from scipy.stats import binomtest, spearmanr
 
-from ideator_rl.diagnostics import charts
-from ideator_rl.diagnostics.figures import Figure, number
-from ideator_rl.diagnostics.report import drawings
-from ideator_rl.diagnostics.report.progress import best_so_far, by_cost, units
-from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
+from ideator_rl.report import charts, drawings
+from ideator_rl.report.figures import Figure, number
+from ideator_rl.report.progress import best_so_far, by_cost, units
+from ideator_rl.report.sections import Row, Section
 from ideator_rl.storage.records import Rollout
 
 PHASES = ("implement", "queue", "run", "score", "confirm")

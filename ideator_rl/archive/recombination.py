@@ -16,10 +16,10 @@ import math
 import random
 from dataclasses import dataclass
 
+from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.catalogue.catalogue import THOUGHTS, Catalogue, environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import Environment
-from ideator_rl.search.prompts import parent_prompt
 
 KEEP, JITTER, NEW = 0.75, 0.2, 0.3
 """Chances that an edit is kept, that a kept number gets another value, and that an edit is added.  Our choice."""

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ideator_rl.diagnostics.window import Window
+from ideator_rl.diversity.window import Window
 
 WARN, STOP = "warn", "stop"
 SPAN = 10

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ideator_rl.diagnostics import charts
-from ideator_rl.diagnostics.collapse import COLLAPSE, PATIENCE, SPAN, START, STOP, Alarm, active, alarms
-from ideator_rl.diagnostics.embedding import Embedder, EmbedderError, get_embedder
-from ideator_rl.diagnostics.figures import Figure, number, share
-from ideator_rl.diagnostics.population import FIGURES, Window, population
-from ideator_rl.diagnostics.report.answers import Answer
-from ideator_rl.diagnostics.report.sections import Section
-from ideator_rl.diagnostics.window import sample_of
+from ideator_rl.diversity.alarms import COLLAPSE, PATIENCE, SPAN, START, STOP, Alarm, active, alarms
+from ideator_rl.diversity.embedding import Embedder, EmbedderError, get_embedder
+from ideator_rl.diversity.population import FIGURES, Window, population
+from ideator_rl.diversity.window import sample_of
+from ideator_rl.report import charts
+from ideator_rl.report.answers import Answer
+from ideator_rl.report.figures import Figure, number, share
+from ideator_rl.report.sections import Section
 
 QUESTION = "Did the population collapse?"
 CHARTS = (

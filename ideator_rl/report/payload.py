@@ -21,11 +21,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from ideator_rl.diagnostics.figures import STATUSES
-from ideator_rl.diagnostics.report.changes import changes
-from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.patch.cells import cell_of
+from ideator_rl.report.changes import changes
+from ideator_rl.report.figures import STATUSES
+from ideator_rl.report.sections import Row, Section
 from ideator_rl.text import visible
 
 SIZE = 10_000_000

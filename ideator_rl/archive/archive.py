@@ -16,11 +16,11 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
+from ideator_rl.archive.baseline import Baseline, baseline_of
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.reward_buffer import BASELINE, RewardBuffer
-from ideator_rl.search.baseline import Baseline, baseline_of
 from ideator_rl.storage.journal import Descent
 
 Expansion = tuple[int, tuple[str, ...]]

@@ -15,11 +15,11 @@ from statistics import fmean
 
 import numpy as np
 
-from ideator_rl.diagnostics import diversity
-from ideator_rl.diagnostics.embedding import Embedder, Thresholds, description, thresholds
-from ideator_rl.diagnostics.figure_table import FIGURES
-from ideator_rl.diagnostics.rows import Row
-from ideator_rl.diagnostics.surroundings import Surroundings
+from ideator_rl.diversity import measures as diversity
+from ideator_rl.diversity.embedding import Embedder, Thresholds, description, thresholds
+from ideator_rl.diversity.environment_context import Surroundings
+from ideator_rl.diversity.figure_table import FIGURES
+from ideator_rl.diversity.rows import Row
 from ideator_rl.experiment import MALFORMED
 from ideator_rl.patch.size import patch_size
 

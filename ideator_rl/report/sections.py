@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.diagnostics import charts
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
+from ideator_rl.report import charts
 from ideator_rl.storage.records import Rollout, Run, Step
 
 _SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from ideator_rl.diagnostics.charts import (
+from ideator_rl.report.charts import (
     DOT,
     SERIES,
     STATUS,
@@ -21,7 +21,7 @@ from ideator_rl.diagnostics.charts import (
     stroke,
     svg,
 )
-from ideator_rl.diagnostics.report.groups import Band
+from ideator_rl.report.groups import Band
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from ideator_rl.diagnostics.report.progress import Curve
-from ideator_rl.diagnostics.report.sections import Section, without_secrets
+from ideator_rl.report.progress import Curve
+from ideator_rl.report.sections import Section, without_secrets
 from ideator_rl.storage.records import Run
 
 PLACES = frozenset((

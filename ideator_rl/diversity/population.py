@@ -14,12 +14,12 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from ideator_rl.diagnostics.embedding import Embedder, get_embedder
-from ideator_rl.diagnostics.figure_table import FIGURES, FigureInfo
-from ideator_rl.diagnostics.rows import Row, rows_of
-from ideator_rl.diagnostics.surroundings import surroundings_of
-from ideator_rl.diagnostics.watch import Watch
-from ideator_rl.diagnostics.window import Window
+from ideator_rl.diversity.embedding import Embedder, get_embedder
+from ideator_rl.diversity.environment_context import surroundings_of
+from ideator_rl.diversity.figure_table import FIGURES, FigureInfo
+from ideator_rl.diversity.rows import Row, rows_of
+from ideator_rl.diversity.watch import Watch
+from ideator_rl.diversity.window import Window
 from ideator_rl.storage.records import Run
 
 __all__ = ["FIGURES", "FigureInfo", "Window", "population"]

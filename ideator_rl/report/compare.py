@@ -18,13 +18,12 @@ from statistics import mean, stdev
 
 from scipy.stats import binomtest, t, wilcoxon
 
-from ideator_rl.diagnostics import charts
-from ideator_rl.diagnostics.figures import Figure, number, spread
-from ideator_rl.diagnostics.report import drawings
-from ideator_rl.diagnostics.report.groups import Group, band, comparable, differing, groups
-from ideator_rl.diagnostics.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
-from ideator_rl.diagnostics.report.sections import Section
 from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.report import charts, drawings
+from ideator_rl.report.figures import Figure, number, spread
+from ideator_rl.report.groups import Group, band, comparable, differing, groups
+from ideator_rl.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
 
 PAIRS = 5

@@ -14,13 +14,13 @@ from statistics import mean, stdev
 
 from scipy.stats import norm, t
 
-from ideator_rl.diagnostics.figures import number, share, spread
-from ideator_rl.diagnostics.report.changes import in_words
-from ideator_rl.diagnostics.report.payload import title
-from ideator_rl.diagnostics.report.progress import experiment_seconds
-from ideator_rl.diagnostics.report.sections import Row, Section
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
+from ideator_rl.report.changes import in_words
+from ideator_rl.report.figures import number, share, spread
+from ideator_rl.report.payload import title
+from ideator_rl.report.progress import experiment_seconds
+from ideator_rl.report.sections import Row, Section
 from ideator_rl.reward_buffer import BASELINE
 from ideator_rl.storage.records import Run
 

@@ -25,16 +25,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ideator_rl import text as safe_text
-from ideator_rl.diagnostics.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
-from ideator_rl.diagnostics.population import FIGURES
-from ideator_rl.diagnostics.report import panels, sections
-from ideator_rl.diagnostics.report.answers import Answer, answers
-from ideator_rl.diagnostics.report.compare import Comparison, compare, comparison_figures
-from ideator_rl.diagnostics.report.overview import overview
-from ideator_rl.diagnostics.report.payload import payload
-from ideator_rl.diagnostics.report.sections import Row, Section
-from ideator_rl.diagnostics.report.watch import Watched, watch
+from ideator_rl.diversity.population import FIGURES
 from ideator_rl.errors import IdeatorError
+from ideator_rl.report import panels, sections
+from ideator_rl.report.answers import Answer, answers
+from ideator_rl.report.compare import Comparison, compare, comparison_figures
+from ideator_rl.report.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
+from ideator_rl.report.overview import overview
+from ideator_rl.report.payload import payload
+from ideator_rl.report.sections import Row, Section
+from ideator_rl.report.watch import Watched, watch
 from ideator_rl.storage.records import read_run
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
@@ -131,7 +131,7 @@ def _side_by_side(found: Comparison, parts: list[Part]) -> SideBySide:
 def _render(parts: list[Part]) -> str:
     found = [part.section for part in parts]
     jinja = Environment(
-        loader=PackageLoader("ideator_rl.diagnostics.report", ""),
+        loader=PackageLoader("ideator_rl.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=safe_text.finalize,
@@ -174,7 +174,7 @@ def _render(parts: list[Part]) -> str:
 
 
 def _asset(name: str) -> str:
-    return (files("ideator_rl.diagnostics.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("ideator_rl.report") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _policy(script: str) -> str:

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from ideator_rl.diagnostics import collapse
-from ideator_rl.diagnostics.collapse import Alarm
-from ideator_rl.diagnostics.embedding import Embedder
-from ideator_rl.diagnostics.rows import Row
-from ideator_rl.diagnostics.surroundings import Surroundings
-from ideator_rl.diagnostics.window import FEW, JOINED, Past, Window, figures_of, sample_of
+from ideator_rl.diversity import alarms as collapse
+from ideator_rl.diversity.alarms import Alarm
+from ideator_rl.diversity.embedding import Embedder
+from ideator_rl.diversity.environment_context import Surroundings
+from ideator_rl.diversity.rows import Row
+from ideator_rl.diversity.window import FEW, JOINED, Past, Window, figures_of, sample_of
 
 
 class Watch:

@@ -1,5 +1,5 @@
 """The report of runs: one HTML file that a person reads, and that asks nobody for anything.  See `page`."""
 
-from ideator_rl.diagnostics.report.page import ReportError, write_report
+from ideator_rl.report.page import ReportError, write_report
 
 __all__ = ["ReportError", "write_report"]

@@ -13,10 +13,10 @@ import random
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.registry import resolve
-from ideator_rl.search.archive import Archive
 
 Parents = tuple[Experiment, ...]
 
@@ -147,7 +147,7 @@ def get_strategy(name: str, **settings: Any) -> Strategy:
 
 
 BUILT_IN = {
-    "top_k": "ideator_rl.search.strategies.TopK",
-    "puct": "ideator_rl.search.strategies.Puct",
-    "random": "ideator_rl.search.strategies.past.RandomPast",
+    "top_k": "ideator_rl.archive.parents.TopK",
+    "puct": "ideator_rl.archive.parents.Puct",
+    "random": "ideator_rl.archive.random_past.RandomPast",
 }

@@ -8,8 +8,8 @@ from statistics import mean, stdev
 
 from markupsafe import Markup
 
-from ideator_rl.diagnostics import charts
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
+from ideator_rl.report import charts
 from ideator_rl.storage.records import Run, Step
 
 STATUSES = (*FINAL, LOST, RUNNING)

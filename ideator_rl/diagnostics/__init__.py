@@ -1,1 +1,0 @@
-"""What the records say.  Reads records only; runs nothing."""
