@@ -105,7 +105,7 @@ def _run(method: Method, given: dict[str, Any], landscape_seed: int, budget: int
 
 
 def _train(run: Path, keys: dict[str, Any], budget: int) -> None:
-    from ideator_rl.training.recipe import load_recipe
+    from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 
     keys = {"model_name_or_path": str(prior()), "output_dir": str(run), **keys}

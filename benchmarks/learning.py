@@ -20,7 +20,7 @@ from typing import Any
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.training.recipe import Recipe, load_recipe
+from ideator_rl.training.recipe.recipe import Recipe, load_recipe
 from ideator_rl.training.run import buffer_config
 
 

@@ -14,7 +14,7 @@ from benchmarks.fleet_floor import SIMULATED, Paid, books
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
-from ideator_rl.training.closing import Closing
+from ideator_rl.training.batch_assembly import Closing
 
 Counts = dict[str, Any]
 

@@ -131,7 +131,7 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
 
 
 def trained(keys: dict[str, Any], model: str, resume: bool) -> None:
-    from ideator_rl.training.recipe import load_recipe
+    from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 
     recipe = load_recipe("default.yaml", words({"model_name_or_path": model, **keys}))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 from ideator_rl.errors import IdeatorError
 
 if TYPE_CHECKING:
-    from ideator_rl.training.recipe import Recipe
-    from ideator_rl.training.warmup_run import Wanted
+    from ideator_rl.training.recipe.recipe import Recipe
+    from ideator_rl.training.sft.run import Wanted
 
 BEST = 64
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         given, overrides = parser().parse_known_args(sys.argv[1:] if argv is None else argv)
         recipe, wanted = asked(given, overrides)
         from ideator_rl.training.progress import Progress
-        from ideator_rl.training.warmup_run import sft
+        from ideator_rl.training.sft.run import sft
 
         sft(recipe, wanted, Progress())
     except IdeatorError as error:
@@ -71,8 +71,8 @@ def asked(given: argparse.Namespace, overrides: list[str]) -> tuple[Recipe, Want
     Raises:
         IdeatorError: the recipe is not usable, or what is asked for cannot be done.
     """
-    from ideator_rl.training.recipe import load_recipe
-    from ideator_rl.training.warmup_run import Wanted, check
+    from ideator_rl.training.recipe.recipe import load_recipe
+    from ideator_rl.training.sft.run import Wanted, check
 
     if given.best < 1:
         raise IdeatorError(f"--best is {given.best}. Expected at least 1.")

@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path | None = None
     try:
         given = arguments(sys.argv[1:] if argv is None else argv)
-        from ideator_rl.training.named import check_installed, check_names
         from ideator_rl.training.progress import Progress
-        from ideator_rl.training.recipe import load_recipe
+        from ideator_rl.training.recipe.check_names import check_installed, check_names
+        from ideator_rl.training.recipe.recipe import load_recipe
 
         if given.dry_run:
             from ideator_rl.training.dry_run import dry_run

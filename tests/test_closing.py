@@ -1,6 +1,6 @@
 """What is trained when a batch closes: hand-worked cases of quorum, parking, last chances and masks."""
 
-from ideator_rl.training.closing import Closing, Layout, Outcome, Rule
+from ideator_rl.training.batch_assembly import Closing, Layout, Outcome, Rule
 
 TWO = Layout(groups=2, group_size=4, rows_per_rank=8)
 

@@ -21,7 +21,7 @@ from ideator_rl.training.advantages.facts import Facts
 from ideator_rl.training.collapse_action import ACTIONS, Action, Deeds, Done
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.recipe_ranges import COLLAPSE_ACTIONS
+from ideator_rl.training.recipe.ranges import COLLAPSE_ACTIONS
 from ideator_rl.training.temperature import set_temperature
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 

@@ -15,11 +15,11 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import load_file
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
+from ideator_rl.publishing.merged import newest
+from ideator_rl.publishing.servable import make_servable
 from ideator_rl.storage.records import read_run
-from ideator_rl.training.export import Options, export_to_folder, recipe_of
-from ideator_rl.training.merged import newest
 from ideator_rl.training.models import ModelError, save_whole
-from ideator_rl.training.servable import make_servable
 
 LINEAGE = "create table if not exists lineage (child text, parents_json text, step integer)"
 
@@ -356,7 +356,7 @@ def test_a_run_before_its_first_checkpoint_is_told(copy):
     ("package:some/x.gguf", None), ("tests", None), ("runs/first/model", None),
 ])  # fmt: skip
 def test_a_base_model_is_named_in_the_metadata_only_if_it_is_on_the_hub(copy, name, base):
-    from ideator_rl.training.card import model_card
+    from ideator_rl.publishing.card import model_card
 
     rewrite(copy, scratch_model=None, model_name_or_path=name)
     text = model_card(recipe_of(read_run(copy)))

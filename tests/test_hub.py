@@ -10,7 +10,7 @@ from exported_run import interrupted
 from hub_server import Hub
 from huggingface_hub import constants
 
-from ideator_rl.training.hub import HubError, Names, full_names, push
+from ideator_rl.publishing.hub import HubError, Names, full_names, push
 
 TOKEN = "hf_" + "SecretOfTheTest0123456789"
 NAMES = Names("somebody/ideator", "somebody/ideator-trajectories")

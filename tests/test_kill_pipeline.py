@@ -16,7 +16,7 @@ from test_kill import Zygote
 
 from ideator_rl.executor import store as attempts
 from ideator_rl.storage.bucket import open_bucket
-from ideator_rl.training.closing import Closing
+from ideator_rl.training.batch_assembly import Closing
 
 STEPS, GROUPS, GROUP = 12, 2, 4
 SETTINGS = [

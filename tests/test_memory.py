@@ -9,8 +9,8 @@ import yaml
 from ideator_rl.training.launch import DDP, FSDP, ZERO2, ZERO3, Launch, LaunchError, read_launch
 from ideator_rl.training.memory import estimate, memory_text
 from ideator_rl.training.model_size import FAMILIES, UnknownSize, count, shipped, size_of
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.recipe_keys import IdeatorConfig
+from ideator_rl.training.recipe.keys import IdeatorConfig
+from ideator_rl.training.recipe.recipe import Recipe
 
 SMALL = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4}
 SMALL |= {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -90,7 +90,7 @@ def test_shipped_configs_have_the_sizes_that_their_makers_publish():
 
 
 def test_a_scratch_model_is_counted_as_it_is_made():
-    from ideator_rl.training.recipe import load_recipe
+    from ideator_rl.training.recipe.recipe import load_recipe
 
     scratch = load_recipe("quickstart.yaml").ours.scratch_model
     assert size_of(None, scratch).parameters == parameters(

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.recipe import RecipeError, load_recipe, refuse_other
+from ideator_rl.training.recipe.recipe import RecipeError, load_recipe, refuse_other
 
 GOOD = {
     "env": "nanogpt",
@@ -133,7 +133,7 @@ def test_what_a_recipe_names_is_looked_up_before_anything_is_started(written, ca
 
 
 def test_an_option_of_somebody_elses_reward_function_is_taken_as_it_is(written):
-    from ideator_rl.training.named import check_names
+    from ideator_rl.training.recipe.check_names import check_names
 
     check_names(load_recipe(written(reward_funcs=["length", "test_rewarding.bonus"], reward_options={"own": [1, 2]})))
     with pytest.raises(IdeatorError, match="own"):  # it would be nobody's

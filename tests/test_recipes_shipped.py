@@ -12,7 +12,7 @@ import yaml
 from ideator_rl.train import main
 from ideator_rl.training.launch import read_launch
 from ideator_rl.training.memory import estimate
-from ideator_rl.training.recipe import load_recipe
+from ideator_rl.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("search_"))

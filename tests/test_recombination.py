@@ -9,8 +9,8 @@ from ideator_rl.environments.catalogue.catalogue import environment_catalogue, i
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import PatchError
-from ideator_rl.training.recipe_keys import IdeatorConfig
-from ideator_rl.training.warmup_data import corpus_of, with_parents
+from ideator_rl.training.recipe.keys import IdeatorConfig
+from ideator_rl.training.sft.data import corpus_of, with_parents
 
 COUNT = 200
 SHOWN = re.compile(r"^Idea \d+, (\w+) ([\d.]+), ((?:not )?better) than the baseline:\n(.*)$", re.M)

@@ -8,7 +8,7 @@ from tiny_policy import arguments, build, save_policy
 
 from ideator_rl.reward import RowReward
 from ideator_rl.training.build import _said
-from ideator_rl.training.rewarding import Rewarding
+from ideator_rl.training.reward_runner import Rewarding
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 

@@ -11,7 +11,7 @@ import pytest
 from ideator_rl.experiment import Experiment
 from ideator_rl.sft import main
 from ideator_rl.storage.journal import Journal
-from ideator_rl.training.warmup_data import Source, WarmupDataError, for_model, from_file, from_run, whole_idea
+from ideator_rl.training.sft.data import Source, WarmupDataError, for_model, from_file, from_run, whole_idea
 
 HERE = Path(__file__).parent
 TOY = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env"), "--sft_examples", "40"]
@@ -214,7 +214,7 @@ def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_f
 
 
 def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
-    from ideator_rl.training.warmup import Fit, fine_tune
+    from ideator_rl.training.sft.warmup import Fit, fine_tune
 
     def cut(*_):
         raise KeyboardInterrupt
@@ -228,7 +228,7 @@ def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch
     from trl import SFTTrainer
 
     from ideator_rl.errors import IdeatorError
-    from ideator_rl.training.warmup import Fit, fine_tune
+    from ideator_rl.training.sft.warmup import Fit, fine_tune
 
     monkeypatch.setattr(SFTTrainer, "save_model", lambda *_: None)  # what ZeRO-3 does where it may not gather
     with pytest.raises(IdeatorError, match="zero3_save_16bit_model: true"):

@@ -24,8 +24,8 @@ HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
 def speaker(tmp_path_factory):
     """A model that says hardly anything but "[Experiment] … [End]": warmed up on one idea."""
     from ideator_rl.training.models import build_ideator
-    from ideator_rl.training.recipe_keys import IdeatorConfig
-    from ideator_rl.training.warmup import warm_up
+    from ideator_rl.training.recipe.keys import IdeatorConfig
+    from ideator_rl.training.sft.warmup import warm_up
 
     home = tmp_path_factory.mktemp("speaker")
     prompt = load_environment(HERE / "toy_env").prompt("cpu")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.training import tracking as module
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.recipe_keys import IdeatorConfig
+from ideator_rl.training.recipe.keys import IdeatorConfig
+from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import OTHERS, TRACKERS, TrackingError, labels, trackers, tracking, where_to_look
 
 

@@ -15,7 +15,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.report.summary import summary
 from ideator_rl.storage.records import read_run
 from ideator_rl.train import main
-from ideator_rl.training import run_folder
+from ideator_rl.training import checkpoints as run_folder
 from ideator_rl.training.baseline import BaselineRuns
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
 from ideator_rl.config import fits
 from ideator_rl.training.build import IdeatorTrainer
-from ideator_rl.training.recipe_keys import trl_keys
+from ideator_rl.training.recipe.keys import trl_keys
 
 
 def parameters(function):

@@ -20,7 +20,7 @@ def main(args: argparse.Namespace) -> int:
     if args.private and not args.push_to_hub:
         raise IdeatorError("--private is about repos on the hub. Give --push-to-hub REPO, or leave it out.")
     with redirect_stdout(sys.stderr):  # some libraries log there when imported, and a program reads ours
-        from ideator_rl.training.export import Options, export_to_folder, export_to_hub
+        from ideator_rl.publishing.export import Options, export_to_folder, export_to_hub
 
     run = Path(args.run)
     options = Options(args.dtype, args.license, dataset=args.dataset_repo, tell=say)

@@ -36,7 +36,7 @@ def train(args: argparse.Namespace) -> int:
         return module.main(["--config", args.recipe, *args.overrides, "--dry-run", *given])
     if any(how.values()) or _one_process():
         from ideator_rl.training.launch import read_launch
-        from ideator_rl.training.recipe import load_recipe
+        from ideator_rl.training.recipe.recipe import load_recipe
 
         load_recipe(args.recipe, args.overrides, read_launch(args.accelerate_config, args.num_processes).processes)
     config = ["--config_file", args.accelerate_config] if args.accelerate_config else []

@@ -16,7 +16,7 @@ import torch
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.training.advantages import Facts
-from ideator_rl.training.closing import Closing, Layout, Outcome
+from ideator_rl.training.batch_assembly import Closing, Layout, Outcome
 from ideator_rl.training.rollouts import Batch
 
 PADDING = {"importance_sampling_ratio": 1, "ref_per_token_logps": -100}

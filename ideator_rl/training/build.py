@@ -11,10 +11,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
+from ideator_rl.publishing.card import model_card
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig, live_buffers
 from ideator_rl.training.advantages import make_advantage
-from ideator_rl.training.card import model_card
+from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_action import Action
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.fleet_figures import FleetFigures
@@ -23,9 +24,8 @@ from ideator_rl.training.models import made_whole, save_whole
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.prompts import Prompts
-from ideator_rl.training.recipe import Recipe, RecipeError
+from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
-from ideator_rl.training.run_folder import MODEL
 from ideator_rl.training.tracking import labels, tracking
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 

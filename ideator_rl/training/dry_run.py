@@ -15,7 +15,7 @@ from ideator_rl.llm.estimate import Amount
 from ideator_rl.sandbox.sandbox import choose
 from ideator_rl.training.launch import Launch
 from ideator_rl.training.memory import memory_text
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
 CHARACTERS_PER_TOKEN = 3

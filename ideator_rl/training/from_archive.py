@@ -10,7 +10,7 @@ from ideator_rl.archive.parents import get_strategy
 from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.imitation import Examples
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 
 EXAMPLES = 8
 """Ideas imitated beside a batch."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from ideator_rl.training.launch import DDP, FSDP, FSDP_GRADS, WHOLE, ZERO1, ZERO2, ZERO3, Launch
 from ideator_rl.training.model_size import ModelSize, UnknownSize, size_of
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 
 GPU_GB = 80.0
 """Of the GPU that is assumed."""

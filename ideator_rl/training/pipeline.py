@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import torch
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.closing import Closing, Known, Layout, Rule
+from ideator_rl.training.batch_assembly import Closing, Known, Layout, Rule
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.ranks import Ranks
-from ideator_rl.training.rewarding import Pending, Rewarding
+from ideator_rl.training.reward_runner import Pending, Rewarding
 from ideator_rl.training.rollouts import Batch, RolloutJournal, restore_random_state
 
 log = logging.getLogger(__name__)

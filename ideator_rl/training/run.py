@@ -21,10 +21,10 @@ from ideator_rl.report import write_report
 from ideator_rl.report.summary import summary
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.run_folder import MARK, take
-from ideator_rl.training import run_folder
+from ideator_rl.training import checkpoints as run_folder
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
-from ideator_rl.training.recipe import Recipe, refuse_other
+from ideator_rl.training.recipe.recipe import Recipe, refuse_other
 from ideator_rl.training.tracking import where_to_look
 
 if TYPE_CHECKING:
@@ -173,8 +173,8 @@ def ideator(recipe: Recipe, environment: Environment, progress: Progress) -> tup
     from transformers import AutoTokenizer
 
     from ideator_rl.training.models import build_ideator
-    from ideator_rl.training.warmup import warm_up
-    from ideator_rl.training.warmup_data import corpus_of, with_parents
+    from ideator_rl.training.sft.data import corpus_of, with_parents
+    from ideator_rl.training.sft.warmup import warm_up
 
     ours, folder, seed = recipe.ours, recipe.output_dir, recipe.seed
     ideas = idea_corpus(environment, ours.sft_examples, seed) if ours.sft_steps or ours.scratch_model else []

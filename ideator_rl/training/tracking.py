@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 
 PROJECT = "ideator_rl"
 TRACKERS = {"trackio": ("trackio",), "wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}

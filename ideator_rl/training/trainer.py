@@ -25,15 +25,15 @@ from trl import GRPOTrainer
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training import assembling
 from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
-from ideator_rl.training.closing import Layout
+from ideator_rl.training.batch_assembly import Layout
+from ideator_rl.training.checkpoints import checkpoints
 from ideator_rl.training.imitation import Draw, Examples, imitation_loss
 from ideator_rl.training.pipeline import Pipeline
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
-from ideator_rl.training.rewarding import Rewarding
+from ideator_rl.training.reward_runner import Rewarding
 from ideator_rl.training.rollouts import Batch, RolloutJournal, random_state
-from ideator_rl.training.run_folder import checkpoints
 
 KEPT_CHECKPOINTS = 2
 """Batches since the second newest are kept: the newest may be lost with a machine that loses its power."""

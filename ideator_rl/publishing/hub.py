@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.publishing.published import Published
 from ideator_rl.text import visible
-from ideator_rl.training.published import Published
 
 SUFFIX = "-trajectories"
 STALE = {

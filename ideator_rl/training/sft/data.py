@@ -18,7 +18,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import END, MalformedIdea, parse_idea
 from ideator_rl.storage.records import Rollout, Run, read_run
-from ideator_rl.training.recipe_keys import IdeatorConfig
+from ideator_rl.training.recipe.keys import IdeatorConfig
 
 Row = tuple[Any, str]
 """Prompt (text, or messages for a model with a chat template) and completion."""

@@ -19,8 +19,8 @@ import yaml
 from ideator_rl.config import RecipeError, check_keys, read_recipe
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.recipe_keys import IdeatorConfig, our_keys, trl_keys
-from ideator_rl.training.recipe_ranges import out_of_range
+from ideator_rl.training.recipe.keys import IdeatorConfig, our_keys, trl_keys
+from ideator_rl.training.recipe.ranges import out_of_range
 
 
 @dataclass

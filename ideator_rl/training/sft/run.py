@@ -21,8 +21,8 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import PACKAGE
 from ideator_rl.training.progress import Progress
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.warmup_data import Row, Source, corpus_of, for_model, from_file, from_run, with_parents
+from ideator_rl.training.recipe.recipe import Recipe
+from ideator_rl.training.sft.data import Row, Source, corpus_of, for_model, from_file, from_run, with_parents
 
 CARD = """---
 {head}---
@@ -76,7 +76,7 @@ def sft(recipe: Recipe, wanted: Wanted, progress: Progress) -> None:
 
     from ideator_rl.training.libraries import prepare_libraries
     from ideator_rl.training.models import build_ideator
-    from ideator_rl.training.warmup import Fit, fine_tune
+    from ideator_rl.training.sft.warmup import Fit, fine_tune
 
     prepare_libraries(recipe.ours.cpu_threads)
     ours, scratch = recipe.ours, wanted.out.with_name(f".{wanted.out.name}.scratch")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.publishing.servable import CONFIG, make_servable, weight_files
+from ideator_rl.training.checkpoints import CHECKPOINT, MODEL, STATE, is_whole
 from ideator_rl.training.models import ModelError, build_ideator, save_whole
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.run_folder import CHECKPOINT, MODEL, STATE, is_whole
-from ideator_rl.training.servable import CONFIG, make_servable, weight_files
+from ideator_rl.training.recipe.recipe import Recipe
 
 ADAPTER = "adapter_config.json"
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.models import made_whole, save_whole
-from ideator_rl.training.recipe_keys import IdeatorConfig
-from ideator_rl.training.warmup_data import Row, with_parents
+from ideator_rl.training.recipe.keys import IdeatorConfig
+from ideator_rl.training.sft.data import Row, with_parents
 
 Tick = Callable[[int, int, float, float], None]
 """Called with step, steps, loss, and seconds since the first step began; in the first process only."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 
 HIDDEN = "(hidden)"
 SHORTEST = 8

@@ -17,19 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.publishing import card_story, hub
+from ideator_rl.publishing.card import Story, model_card
+from ideator_rl.publishing.card_drawings import drawings
+from ideator_rl.publishing.dataset_card import dataset_card
+from ideator_rl.publishing.merged import Source, hashes, newest, write_model
+from ideator_rl.publishing.published import of_recipe
+from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.storage.records import Run, read_run
 from ideator_rl.storage.run_folder import MARK
-from ideator_rl.training import card_story, hub
-from ideator_rl.training.card import Story, model_card
-from ideator_rl.training.card_drawings import drawings
-from ideator_rl.training.dataset_card import dataset_card
 from ideator_rl.training.libraries import prepare_libraries
-from ideator_rl.training.merged import Source, hashes, newest, write_model
 from ideator_rl.training.models import made_whole
-from ideator_rl.training.published import of_recipe
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.recipe_keys import IdeatorConfig, our_keys, trl_keys
-from ideator_rl.training.trajectories import write_trajectories
+from ideator_rl.training.recipe.keys import IdeatorConfig, our_keys, trl_keys
+from ideator_rl.training.recipe.recipe import Recipe
 
 DTYPES = ("float32", "bfloat16")
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
+from ideator_rl.publishing.published import Published
 from ideator_rl.storage.records import JOURNAL, Rollout, Run
-from ideator_rl.training.published import Published
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"
 """The tables, and the configurations of the dataset."""

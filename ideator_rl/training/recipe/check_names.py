@@ -16,7 +16,7 @@ from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
 GIVEN = (

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST
 from ideator_rl.reward import RowReward
-from ideator_rl.training.closing import Outcome
+from ideator_rl.training.batch_assembly import Outcome
 from ideator_rl.training.rollouts import Batch
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.publishing.published import Published, of_recipe
 from ideator_rl.training.models import PACKAGE
-from ideator_rl.training.published import Published, of_recipe
-from ideator_rl.training.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe
 
 _ON_HUB = re.compile(r"[\w.-]+(/[\w.-]+)?")
 TEXT = """---

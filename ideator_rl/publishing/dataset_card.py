@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE
+from ideator_rl.publishing.card import environment_name, table
+from ideator_rl.publishing.published import Published
+from ideator_rl.publishing.trajectories import COLUMNS, EXPERIMENTS, PROPOSALS
 from ideator_rl.storage.records import Run
-from ideator_rl.training.card import environment_name, table
-from ideator_rl.training.published import Published
-from ideator_rl.training.recipe import Recipe
-from ideator_rl.training.trajectories import COLUMNS, EXPERIMENTS, PROPOSALS
+from ideator_rl.training.recipe.recipe import Recipe
 
 TEXT = """---
 {head}---
