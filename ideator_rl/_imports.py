@@ -1,0 +1,249 @@
+"""Import hooks: the folders shipped beside this package, and the module paths of 0.1.0.
+
+`ideator_rl.rewards`, `ideator_rl.envs` and `ideator_rl.recipes` are the folders `rewards/`, `envs/` and `recipes/` of
+this distribution, found beside this package and never through `sys.path`: a `rewards.py` in the working directory
+cannot hide them.  A file is one module object: `rewards.execution` is an alias of `ideator_rl.rewards.execution`.
+
+`OLD_MODULES` maps module paths of 0.1.0 to those of today.  An import through an old path works and warns.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+PACKAGE = "ideator_rl"
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds `ideator_rl/` and the shipped folders: a checkout, or `site-packages`."""
+SHIPPED = ("rewards", "envs", "recipes")
+
+OLD_MODULES = {
+    "bucket": "storage.bucket",
+    "catalogue": "environments.catalogue.catalogue",
+    "catalogue_edits": "environments.catalogue.edits",
+    "catalogue_numbers": "environments.catalogue.numbers",
+    "catalogue_text": "environments.catalogue.reading",
+    "cli_cancel": "cli.cancel",
+    "cli_environments": "cli.environments",
+    "cli_execute": "cli.execute",
+    "cli_export": "cli.export",
+    "cli_output": "cli.output",
+    "cli_patch": "cli.patch",
+    "cli_rerun": "cli.rerun",
+    "cli_runs": "cli.runs",
+    "cli_scheduler": "cli.scheduler",
+    "cli_search": "cli.search",
+    "cli_sft": "cli.sft",
+    "cli_target": "cli.target",
+    "cli_watch": "cli.watch",
+    "diagnostics.charts": "report.charts",
+    "diagnostics.collapse": "diversity.alarms",
+    "diagnostics.diversity": "diversity.measures",
+    "diagnostics.embedding": "diversity.embedding",
+    "diagnostics.figure_table": "diversity.figure_table",
+    "diagnostics.figures": "report.figures",
+    "diagnostics.living": "report.follow",
+    "diagnostics.population": "diversity.population",
+    "diagnostics.records": "storage.records",
+    "diagnostics.report": "report",
+    "diagnostics.report.answers": "report.answers",
+    "diagnostics.report.changes": "report.changes",
+    "diagnostics.report.compare": "report.compare",
+    "diagnostics.report.drawings": "report.drawings",
+    "diagnostics.report.groups": "report.groups",
+    "diagnostics.report.overview": "report.overview",
+    "diagnostics.report.page": "report.page",
+    "diagnostics.report.panels": "report.panels",
+    "diagnostics.report.payload": "report.payload",
+    "diagnostics.report.progress": "report.progress",
+    "diagnostics.report.sections": "report.sections",
+    "diagnostics.report.watch": "report.watch",
+    "diagnostics.rows": "diversity.rows",
+    "diagnostics.safe_text": "text",
+    "diagnostics.summary": "report.summary",
+    "diagnostics.surroundings": "diversity.environment_context",
+    "diagnostics.watch": "diversity.watch",
+    "diagnostics.window": "diversity.window",
+    "doctor": "cli.doctor",
+    "environment": "environments.environment",
+    "environment_check": "checks.check",
+    "environment_data": "environments.data",
+    "environment_new": "environments.new",
+    "environment_noise": "environments.noise",
+    "environment_proofs": "checks.proofs",
+    "environment_search": "checks.text_search",
+    "executor.attempts": "executor.store",
+    "executor.code_parts": "implementers.code_parts",
+    "executor.coder": "implementers.coder",
+    "executor.coder_answer": "implementers.coder_answer",
+    "executor.coder_prompt": "implementers.coder_prompt",
+    "executor.direct": "implementers.direct",
+    "executor.evaluate": "scoring.evaluate",
+    "executor.homes": "executor.workdirs",
+    "executor.implementer": "implementers.implementer",
+    "executor.measurement": "scoring.measurement",
+    "executor.patience": "executor.retry",
+    "executor.process_tree": "sandbox.process_tree",
+    "executor.rules": "implementers.rules",
+    "executor.sandbox": "sandbox.sandbox",
+    "executor.sandbox_mounts": "sandbox.mounts",
+    "executor.sandbox_probe": "sandbox.probe",
+    "executor.scoring": "scoring.scoring",
+    "executor.sealed_run": "sandbox.sealed_run",
+    "executor.seccomp": "sandbox.seccomp",
+    "executor.shown_files": "implementers.shown_files",
+    "journal": "storage.journal",
+    "ledger": "storage.ledger",
+    "manifest": "environments.manifest",
+    "model_files": "llm.model_files",
+    "outcomes": "storage.outcomes",
+    "recipe_file": "config",
+    "rerun": "search.rerun",
+    "rollout_prompts": "archive.prompt_rows",
+    "run_folder": "storage.run_folder",
+    "search.archive": "archive.archive",
+    "search.baseline": "archive.baseline",
+    "search.known_edits": "archive.known_edits",
+    "search.prompts": "archive.prompts",
+    "search.recombination": "archive.recombination",
+    "search.strategies.parents": "archive.parents",
+    "search.strategies.past": "archive.random_past",
+    "training.card": "publishing.card",
+    "training.card_drawings": "publishing.card_drawings",
+    "training.card_story": "publishing.card_story",
+    "training.closing": "training.batch_assembly",
+    "training.dataset_card": "publishing.dataset_card",
+    "training.export": "publishing.export",
+    "training.hub": "publishing.hub",
+    "training.merged": "publishing.merged",
+    "training.named": "training.recipe.check_names",
+    "training.published": "publishing.published",
+    "training.recipe_keys": "training.recipe.keys",
+    "training.recipe_ranges": "training.recipe.ranges",
+    "training.rewarding": "training.reward_runner",
+    "training.run_folder": "training.checkpoints",
+    "training.servable": "publishing.servable",
+    "training.trajectories": "publishing.trajectories",
+    "training.warmup": "training.sft.warmup",
+    "training.warmup_data": "training.sft.data",
+    "training.warmup_run": "training.sft.run",
+}  # fmt: skip
+"""Old path → new path, both without `ideator_rl.`.  To be removed in the release after 0.2."""
+OLD_PACKAGES = ("diagnostics",)
+"""Packages of 0.1.0 that are gone, and only hold old modules now."""
+
+OLD_NAMES: dict[str, str] = {}
+"""Names of 0.1.0 that are called differently today: `module.name` of 0.1.0 → `module.name`, without `ideator_rl.`.
+A module that still exists needs `__getattr__ = renamed(__name__)` for its own entries."""
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder `rewards`, `envs` or `recipes` of this distribution, whatever `sys.path` holds."""
+    return ROOT / name
+
+
+def is_shadowed(name: str) -> bool:
+    """Whether `import rewards` (or envs, recipes) finds something else than the shipped folder."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return True
+    # A loaded alias has the spec of its canonical module, whose origin is the shipped file as well.
+    return spec is None or Path(spec.origin or "").resolve() != shipped_folder(name) / "__init__.py"
+
+
+def renamed(module: str) -> Callable[[str], Any]:
+    """The `__getattr__` of a module, old or present, that resolves its entries of OLD_NAMES with a warning."""
+    old = module.removeprefix(f"{PACKAGE}.")
+
+    def resolve(name: str) -> Any:
+        target = OLD_NAMES.get(f"{old}.{name}")
+        if target is not None:
+            new_module, _, new_name = target.rpartition(".")
+            _warn(f"{module}.{name}", f"{PACKAGE}.{target}")
+            return getattr(importlib.import_module(f"{PACKAGE}.{new_module}"), new_name)
+        if old in OLD_MODULES and not name.startswith("__"):
+            return getattr(importlib.import_module(f"{PACKAGE}.{OLD_MODULES[old]}"), name)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    return resolve
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} is now {new}; the old name goes in the next release.", DeprecationWarning, stacklevel=4)
+
+
+class _OldModule(Loader):
+    """Makes an empty module that takes its names from the new one when they are asked for."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        old = module.__name__.removeprefix(f"{PACKAGE}.")
+        if old in OLD_MODULES:
+            _warn(module.__name__, f"{PACKAGE}.{OLD_MODULES[old]}")
+            importlib.import_module(f"{PACKAGE}.{OLD_MODULES[old]}")
+        module.__getattr__ = renamed(module.__name__)  # type: ignore[method-assign]
+
+
+class _Alias(Loader):
+    """Puts a module that is loaded under its canonical name under a second name as well."""
+
+    def __init__(self, canonical: str):
+        self._canonical = canonical
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system returns what `sys.modules` holds after this call.
+        sys.modules[module.__name__] = importlib.import_module(self._canonical)
+
+
+class Finder(MetaPathFinder):
+    """Finds shipped folders first, so that nothing on `sys.path` hides them; all other names cost a set look-up."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        top, _, rest = fullname.partition(".")
+        if top == PACKAGE:
+            if rest.partition(".")[0] in SHIPPED:
+                return _shipped_spec(fullname, ROOT.joinpath(*rest.split(".")))
+            if rest in OLD_MODULES or rest in OLD_PACKAGES:
+                # A package, since old modules below it are imported through it.
+                return ModuleSpec(fullname, _OldModule(), is_package=True)
+        elif top in SHIPPED and rest and sys.modules.get(top) is sys.modules.get(f"{PACKAGE}.{top}"):
+            # `rewards.x`, where `rewards` is ours: `rewards/__init__.py` has made it an alias.
+            return ModuleSpec(fullname, _Alias(f"{PACKAGE}.{fullname}"))
+        return None
+
+
+def _shipped_spec(fullname: str, path: Path) -> ModuleSpec | None:
+    """The spec of a shipped module, package, or folder without `__init__.py`."""
+    if (init := path / "__init__.py").is_file():
+        return importlib.util.spec_from_file_location(fullname, init, submodule_search_locations=[str(path)])
+    if (file := path.with_suffix(".py")).is_file():
+        return importlib.util.spec_from_file_location(fullname, file)
+    return None
+
+
+def alias_shipped(name: str) -> None:
+    """Called by the `__init__.py` of a shipped folder: make `rewards` the module `ideator_rl.rewards`."""
+    if not name.startswith(PACKAGE):
+        sys.modules[name] = importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def install() -> None:
+    """Add the finder, once a process."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
