@@ -1,7 +1,7 @@
 """What accelerate launches: `accelerate launch -m ideator_rl.train --config RECIPE.yaml [--key value …] [--resume]`.
 
-With `--dry-run` nothing is started: the cost of the run and its memory are estimated, for the launch that
-`--accelerate-config FILE` and `--num-processes N` name.
+With `--dry-run` nothing is started: the cost of the run is estimated, for the number of processes that
+`--accelerate-config FILE` or `--num-processes N` gives.
 
 Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr, 130 when it was
 interrupted.
@@ -30,12 +30,12 @@ def main(argv: list[str] | None = None) -> int:
 
         if given.dry_run:
             from ideator_rl.training.dry_run import dry_run
-            from ideator_rl.training.launch import read_launch
+            from ideator_rl.training.recipe.processes import read_num_processes
 
-            launch = read_launch(given.accelerate_config, given.num_processes)
-            recipe = load_recipe(given.config, given.overrides, launch.processes)
+            count = read_num_processes(given.accelerate_config, given.num_processes) or 1
+            recipe = load_recipe(given.config, given.overrides, count)
             check_names(recipe)
-            print(dry_run(recipe, launch))
+            print(dry_run(recipe))
             return 0
         recipe = load_recipe(given.config, given.overrides)
         check_names(recipe)

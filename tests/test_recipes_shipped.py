@@ -10,15 +10,14 @@ import pytest
 import yaml
 
 from ideator_rl.train import main
-from ideator_rl.training.launch import read_launch
-from ideator_rl.training.memory import estimate
+from ideator_rl.training.recipe.processes import read_num_processes
 from ideator_rl.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path for path in (ROOT / "recipes").glob("*.yaml") if not path.name.startswith("search_"))
 ACCELERATE = ROOT / "recipes" / "accelerate"
 PAPER = {"qwen3_30b_grpo_math": (256, 40, 10_240), "qwen3_30b_nanogpt": (128, 68, 8_704)}
-TABLE = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)`)? ?\| ([\d.]+) \| (.*)\|$", re.M)
+TABLE = re.compile(r"^\| `(\w+)` \| (?:`([^`]+)`)? ?\| (.*)\|$", re.M)
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +41,7 @@ def test_a_shipped_recipe_dry_runs_at_the_processes_of_its_launch(recipe, capsys
     status = main(["--config", str(recipe), "--dry-run", "--output_dir", str(tmp_path / "run"), *words])
     out, err = capsys.readouterr()
     assert status == 0, err
-    assert "experiments  at most" in out and "\nmemory       " in out and not (tmp_path / "run").exists()
+    assert "experiments  at most" in out and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -52,10 +51,11 @@ def test_the_papers_runs_are_as_large_as_the_paper_says(name, capsys):
     assert recipe.num_generations == recipe.generation_batch == ideas and recipe.steps_per_rollout == 1
     assert recipe.grpo["max_steps"] == epochs and recipe.grpo["max_completion_length"] == 8192
     assert recipe.ours.coder["samples"] == 10 and recipe.ours.coder["revisions"] == 2
-    assert not estimate(recipe, read_launch(launch_of(ROOT / "recipes" / f"{name}.yaml")), 4000).crowded
     zero3 = str(ACCELERATE / "zero3.yaml")
     assert main(["--config", f"{name}.yaml", "--dry-run", "--accelerate-config", zero3]) == 0
-    assert f"ideas        {total} in {epochs} batches of {ideas}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"ideas        {total} in {epochs} batches of {ideas}" in out
+    assert "accelerate estimate-memory Qwen/Qwen3-30B-A3B" in out
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -83,16 +83,14 @@ def test_trl_takes_the_papers_runs(name):
     assert get_peft_config(ModelConfig(**recipe.model)).r == recipe.model["lora_r"]
 
 
-def test_the_table_of_variants_says_what_the_dry_run_says(capsys):
+def test_every_variant_in_the_docs_is_a_usable_recipe(capsys):
     rows = TABLE.findall((ROOT / "docs" / "scaling.md").read_text())
-    assert len(rows) > 8
-    for config, overrides, gigabytes, note in rows:
+    assert len(rows) > 5
+    for config, overrides, _ in rows:
         file = str(ACCELERATE / f"{config}.yaml")
-        words = ["--dry-run", "--accelerate-config", file, *overrides.split()]
-        assert main(["--config", "qwen3_30b_grpo_math.yaml", *words]) == 0
-        out = capsys.readouterr().out
-        assert re.search(rf"together +{re.escape(gigabytes)} ", out), (config, overrides, out)
-        assert ("too much for 80 GB" in out) == ("does not fit" in note), (config, overrides)
+        argv = ["--dry-run", "--accelerate-config", file, *overrides.split()]
+        assert main(["--config", "qwen3_30b_grpo_math.yaml", *argv]) == 0, (config, overrides)
+    assert "estimate-memory Qwen/Qwen3-4B" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -117,7 +115,5 @@ def test_accelerate_reads_the_shipped_launch_configs():
     for file in sorted(ACCELERATE.glob("*.yaml")):
         config = load_config_from_file(str(file))
         assert (
-            config.num_processes
-            == yaml.safe_load(file.read_text())["num_processes"]
-            == read_launch(str(file)).processes
+            config.num_processes == yaml.safe_load(file.read_text())["num_processes"] == read_num_processes(str(file))
         )

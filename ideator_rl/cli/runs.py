@@ -35,10 +35,10 @@ def train(args: argparse.Namespace) -> int:
         given = [word for name, value in how.items() if value is not None for word in (name, str(value))]
         return module.main(["--config", args.recipe, *args.overrides, "--dry-run", *given])
     if any(how.values()) or _one_process():
-        from ideator_rl.training.launch import read_launch
+        from ideator_rl.training.recipe.processes import read_num_processes
         from ideator_rl.training.recipe.recipe import load_recipe
 
-        load_recipe(args.recipe, args.overrides, read_launch(args.accelerate_config, args.num_processes).processes)
+        load_recipe(args.recipe, args.overrides, read_num_processes(args.accelerate_config, args.num_processes) or 1)
     config = ["--config_file", args.accelerate_config] if args.accelerate_config else []
     config += ["--num_processes", str(args.num_processes)] if args.num_processes else []
     resume = ["--resume"] if args.resume else []

@@ -1,27 +1,25 @@
-"""What a recipe would cost, before anything is started: ideas, experiments, GPU-hours, tokens and USD of the coder LLM,
-and the memory of the processes that train.
+"""What a training run would cost: ideas, experiments, GPU-hours, and tokens and USD of the coder LLM.
 
-An upper bound where it says "at most": ideas that repeat, fail early or cannot be implemented cost less.
+Nothing is started, and no network is used.  "At most" marks an upper bound: ideas that repeat, fail early or cannot be
+implemented cost less.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
+from ideator_rl.llm.model_files import PACKAGE
 from ideator_rl.sandbox.sandbox import choose
-from ideator_rl.training.launch import Launch
-from ideator_rl.training.memory import memory_text
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
-CHARACTERS_PER_TOKEN = 3
-"""Of a prompt: code has fewer than prose."""
 EPOCHS = 3
-"""Of TRL, where a recipe gives no max_steps."""
+"""TRL's default, where a recipe gives no max_steps."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,8 @@ def cost(recipe: Recipe, preset: Preset) -> Cost:
     return Cost(rollouts, ideas, experiments, hours * preset.resources.gpus, hours * cpus)
 
 
-def dry_run(recipe: Recipe, launch: Launch | None = None) -> str:
-    """The estimate as text, for a launch; None for as many plain processes as the recipe was read for.
+def dry_run(recipe: Recipe) -> str:
+    """The estimate as text, for `recipe.world` processes.
 
     Raises:
         IdeatorError: the environment is not usable, or its sandbox does not hold here.
@@ -75,8 +73,9 @@ def dry_run(recipe: Recipe, launch: Launch | None = None) -> str:
             + _cap(ours.max_usd, "USD")
             + _cap(ours.max_coder_tokens, "tokens")
         )
-    prompt = len(environment.prompt(ours.preset, ours.prompts)) // CHARACTERS_PER_TOKEN
-    lines.append(memory_text(recipe, launch or Launch(recipe.world, cpu=recipe.grpo.get("use_cpu", False)), prompt))
+    model = ours.model_name_or_path or ""
+    if model and not model.startswith(PACKAGE) and not Path(model).exists():
+        lines.append(f"memory       not estimated here; for a model on the hub: accelerate estimate-memory {model}")
     return "\n".join(lines)
 
 
