@@ -140,7 +140,10 @@ OLD_MODULES = {
 OLD_PACKAGES = ("diagnostics",)
 """Packages of 0.1.0 that are gone, and only hold old modules now."""
 
-OLD_NAMES: dict[str, str] = {}
+OLD_NAMES: dict[str, str] = {
+    "model_files.alone": "files.exclusive",
+    "model_files.made_whole": "files.atomic_folder",
+}
 """Names of 0.1.0 that are called differently today: `module.name` of 0.1.0 → `module.name`, without `ideator_rl.`.
 A module that still exists needs `__getattr__ = renamed(__name__)` for its own entries."""
 

@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environments.data import cache_root
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
+from ideator_rl.files import cache_root
 from ideator_rl.storage.journal import Descent, Journal, Note, Proposal, sections
 from ideator_rl.storage.outcomes import Outcomes
 

@@ -23,8 +23,8 @@ from typing import Any
 
 from envs.landscape.landscape import KNOBS, MOST_EDITS, POPULAR, SIMPLE_KNOBS, VALUES, Edit, spelled
 from ideator_rl.archive.prompts import parent_prompt
-from ideator_rl.environments.data import cache_root
 from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 END, PAD, THOUGHT_END, EXPERIMENT, CHANGES, IDEA_END = (
     "<|end|>", "<|pad|>", "</think>", "[Experiment]", "[Code Changes]", "[End]",
@@ -63,12 +63,11 @@ STEPS, BATCH, LEARNING_RATE = 1500, 64, 3e-3
 
 def prior(out: Path | None = None, steps: int = STEPS, seed: int = 0) -> Path:
     """The folder of the prior; made if it is not there."""
-    from ideator_rl.training.models import alone, made_whole
 
     target = out or cache_root() / "models" / f"landscape-prior-{VERSION}-{steps}-{seed}"
-    with alone(target):
+    with exclusive(target):
         if not target.is_dir():
-            with made_whole(target) as folder:
+            with atomic_folder(target) as folder:
                 _make(folder, steps, seed)
     return target
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.cli.output import bucket_path, emit, show
-from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.local import slots_folder
+from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, probe
 from ideator_rl.storage.bucket import FileBucket

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import cache_root
 from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
 from ideator_rl.text import visible
 

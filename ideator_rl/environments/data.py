@@ -7,12 +7,8 @@ prepared anew.  Preparing is atomic: a killed preparation leaves nothing that lo
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
 import traceback
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,6 @@ class Data:
     private: Path
     masked: tuple[Path, ...]
     """Host folders that hold the originals: hidden from experiments."""
-
-
-def cache_root() -> Path:
-    """Where the library keeps what it can make again: `$XDG_CACHE_HOME/ideator_rl`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ideator_rl"
 
 
 @cache
@@ -86,13 +78,10 @@ def prepared(name: str, prepare: Path | None, preset: str) -> Data:
 
 def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with open(home.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with exclusive(home):
             if home.is_dir():
                 return
-            scratch = Path(tempfile.mkdtemp(prefix=f".{home.name}-", dir=home.parent))
-            try:
+            with atomic_folder(home) as scratch:
                 (scratch / "public").mkdir()
                 (scratch / "private").mkdir(mode=0o700)
                 if prepare is not None:
@@ -100,10 +89,6 @@ def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
                     if make is None:
                         raise IdeatorError("it has no function prepare(public, private, preset)")
                     make(scratch / "public", scratch / "private", preset)
-                scratch.chmod(0o755)
-                os.replace(scratch, home)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise IdeatorError(
             f"Could not prepare data in {home}: {error.strerror or error}. "

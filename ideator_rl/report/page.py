@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -27,6 +25,7 @@ from markupsafe import Markup
 from ideator_rl import text as safe_text
 from ideator_rl.diversity.population import FIGURES
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import write_atomic
 from ideator_rl.report import panels, sections
 from ideator_rl.report.answers import Answer, answers
 from ideator_rl.report.compare import Comparison, compare, comparison_figures
@@ -188,16 +187,7 @@ def _policy(script: str) -> str:
 
 def _store(out: Path, page: str) -> None:
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, out)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomic(out, page)
     except OSError as error:
         raise ReportError(
             f"The report cannot be written to {out}: {error.strerror or error}. Give a file in a folder that this user "

@@ -12,7 +12,6 @@ data or budget is another metric.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
 from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import BASELINE, RewardBuffer
 from ideator_rl.storage.bucket import Bucket, bucket_at, open_bucket
@@ -46,7 +46,7 @@ def known_elsewhere(buffer: RewardBuffer, sources: list[str], folder: Path) -> l
     for source in sources:
         for record in _of(source, buffer):
             found.setdefault(record.id, replace(record, log="", reward=rule.reward(record)))
-    _write(kept, found)
+    write_atomic(kept, "".join(json.dumps(asdict(record)) + "\n" for record in found.values()))
     return list(found.values())
 
 
@@ -112,10 +112,3 @@ def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:
     attempts.store_tree(target, spec.tree, tree)
     replace(spec, trusted=False).store(target)
     attempts.store_result(target, record)
-
-
-def _write(path: Path, records: dict[str, Experiment]) -> None:
-    """All or nothing."""
-    scratch = path.with_suffix(".part")
-    scratch.write_text("".join(json.dumps(asdict(record)) + "\n" for record in records.values()), encoding="utf-8")
-    os.replace(scratch, path)

@@ -22,6 +22,7 @@ from typing import Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import sync_folder
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ class FileBucket:
         try:
             self._make_folder(os.path.dirname(path))
             os.link(scratch, path)
-            _sync_folder(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
             return True
         except FileExistsError:
             return False
@@ -243,11 +244,3 @@ def _read(path: str) -> bytes:
 def _remove(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

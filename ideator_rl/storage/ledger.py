@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import write_atomic
 
 POLL = 0.05
 """Seconds between two looks of one who waits for room."""
@@ -272,13 +273,8 @@ def _write(path: Path, books: Books) -> None:
     raw: dict[str, object] = dict(vars(books.spent))
     if books.flight:
         raw["flight"] = {id: vars(part) for id, part in books.flight.items()}
-    scratch = path.with_name(path.name + ".new")
     try:
-        with open(scratch, "w") as file:
-            file.write(json.dumps(raw))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
+        write_atomic(path, json.dumps(raw))
     except OSError as error:
         raise _unusable(path, error) from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import write_atomic
 
 MARK = "recipe.yaml"
 """The resolved recipe: where it stands, a run was begun."""
@@ -19,9 +20,7 @@ class RunFolderError(IdeatorError):
 
 def keep_recipe(folder: Path, text: str) -> None:
     """Save the resolved recipe, whole or not at all: a resumed run is held against it."""
-    scratch = folder / f"{MARK}.part"
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, folder / MARK)
+    write_atomic(folder / MARK, text)
 
 
 def take(folder: Path, resume: bool) -> IO[str]:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
+from ideator_rl.files import atomic_folder
 from ideator_rl.publishing.card import model_card
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward_buffer import BufferConfig, live_buffers
@@ -20,7 +21,7 @@ from ideator_rl.training.collapse_action import Action
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.fleet_figures import FleetFigures
 from ideator_rl.training.imitation import Draw
-from ideator_rl.training.models import made_whole, save_whole
+from ideator_rl.training.models import save_whole
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.prompts import Prompts
@@ -224,7 +225,7 @@ def save_model(trainer: IdeatorTrainer) -> None:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    with made_whole(folder) as scratch:
+    with atomic_folder(folder) as scratch:
         save_whole(model, trainer.processing_class, scratch)
         (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
 

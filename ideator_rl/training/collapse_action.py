@@ -11,7 +11,7 @@ from typing import Any
 
 from ideator_rl.diversity.alarms import COLLAPSE, SPAN, STOP, Alarm
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.rollouts import write_whole
+from ideator_rl.files import write_atomic
 
 FILE = "collapse.json"
 REST = SPAN
@@ -118,4 +118,4 @@ class Deeds:
         """On disk when this returns."""
         self.done.append(done)
         os.makedirs(self._path.parent, exist_ok=True)
-        write_whole(self._path, json.dumps([asdict(each) for each in self.done], indent=1).encode())
+        write_atomic(self._path, json.dumps([asdict(each) for each in self.done], indent=1).encode())

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.llm.model_files import PACKAGE, ModelError, alone, from_package, made_whole, save_whole
+from ideator_rl.files import atomic_folder, exclusive
+from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_whole
 
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
@@ -23,9 +24,9 @@ def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list
         corpus: texts that a tokenizer made from scratch is trained on.
     """
     if scratch is not None:
-        with alone(home):
+        with exclusive(home):
             if not home.is_dir():
-                with made_whole(home) as folder:
+                with atomic_folder(home) as folder:
                     _from_scratch(dict(scratch), corpus, folder, seed)
         return str(home)
     assert name is not None

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import write_atomic
 
 FOLDER, CLOSINGS = "rollouts", "closings.jsonl"
 NARROW = {torch.int64: torch.int32}
@@ -80,17 +81,16 @@ class RolloutJournal:
     def write(self, batch: Batch) -> None:
         """Put this rank's part of a batch on disk."""
         folder = self._folder(batch.index)
-        folder.mkdir(parents=True, exist_ok=True)
         if self._rank == 0:
             body = {"uid": batch.uid, "groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
-            write_whole(folder / "batch.json", json.dumps(body).encode())
+            write_atomic(folder / "batch.json", json.dumps(body).encode())
         tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
         narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
         state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
         facts = {"types": types, "born": batch.born, "world": self._world, "uid": batch.uid}
         facts["group_size"] = batch.group_size
-        write_whole(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
+        write_atomic(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
 
     def holds(self, index: int) -> bool:
         """Whether this rank's part of a batch is there, of the sampling that the words are of; the ranks have to agree
@@ -162,7 +162,7 @@ class RolloutJournal:
         folder = self._folder(closing["index"])
         folder.mkdir(parents=True, exist_ok=True)
         if closing["examples"]:
-            write_whole(folder / "examples.json", json.dumps(closing["examples"]).encode())
+            write_atomic(folder / "examples.json", json.dumps(closing["examples"]).encode())
         closing = {**closing, "examples": []}
         with open(self._root / CLOSINGS, "a+b") as file:
             _drop_half_a_line(file)
@@ -178,29 +178,13 @@ class RolloutJournal:
 
     def keep_closings(self, closings: list[dict[str, Any]]) -> None:
         """Replace the closings on disk by these: for a batch that is gone, what came of it cannot be trained again."""
-        self._root.mkdir(parents=True, exist_ok=True)
-        write_whole(self._root / CLOSINGS, b"".join(json.dumps(each).encode() + b"\n" for each in closings))
+        write_atomic(self._root / CLOSINGS, b"".join(json.dumps(each).encode() + b"\n" for each in closings))
 
     def _folder(self, index: int) -> Path:
         return self._root / f"{index:06d}"
 
     def _part(self, index: int) -> Path:
         return self._folder(index) / f"rank{self._rank}.safetensors"
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, fsynced."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def random_state() -> dict[str, Any]:

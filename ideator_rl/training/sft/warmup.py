@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.models import made_whole, save_whole
+from ideator_rl.files import atomic_folder
+from ideator_rl.training.models import save_whole
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.sft.data import Row, with_parents
 
@@ -86,7 +87,7 @@ def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, 
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         first = trainer.is_world_process_zero()
-        with made_whole(target) if first else _nowhere(unused) as folder:
+        with atomic_folder(target) if first else _nowhere(unused) as folder:
             _save(trainer, source, folder, fit)
             if card is not None and first:
                 (folder / "README.md").write_text(card, encoding="utf-8")

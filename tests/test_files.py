@@ -1,0 +1,48 @@
+"""Files and folders appear whole or not at all."""
+
+import os
+
+import pytest
+
+from ideator_rl.files import atomic_folder, write_atomic
+
+
+def test_a_write_makes_the_folder_and_replaces_an_older_file(tmp_path):
+    path = tmp_path / "new" / "file"
+    write_atomic(path, b"first")
+    write_atomic(path, "zweitens ü")
+    assert path.read_bytes() == "zweitens ü".encode() and os.listdir(path.parent) == ["file"]
+
+
+def test_a_write_that_fails_leaves_the_older_file_and_no_scratch_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomic(path, b"first")
+
+    def full_disk(handle):
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_atomic(path, b"second")
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_appears_only_when_its_block_ends_well(tmp_path):
+    target = tmp_path / "target"
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as scratch:
+        (scratch / "file").write_text("half")
+        raise ZeroDivisionError
+    assert not os.listdir(tmp_path)
+    for text in ("first", "second"):
+        with atomic_folder(target) as scratch:
+            (scratch / "file").write_text(text)
+            assert not target.exists() or (target / "file").read_text() != text
+    assert (target / "file").read_text() == "second" and os.listdir(tmp_path) == ["target"]
+
+
+def test_a_folder_that_must_not_be_overwritten_is_kept(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "mine").write_text("kept")
+    with pytest.raises(OSError), atomic_folder(tmp_path / "target", overwrite=False):
+        pass
+    assert (tmp_path / "target" / "mine").read_text() == "kept"
