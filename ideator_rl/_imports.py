@@ -81,7 +81,7 @@ OLD_MODULES = {
     "environment_proofs": "checks.proofs",
     "environment_search": "checks.text_search",
     "executor.attempts": "executor.store",
-    "executor.code_parts": "implementers.code_parts",
+    "executor.code_parts": "implementers.import_graph",
     "executor.coder": "implementers.coder",
     "executor.coder_answer": "implementers.coder_answer",
     "executor.coder_prompt": "implementers.coder_prompt",

@@ -250,7 +250,10 @@ def test_one_draft_answered_to_its_end_counts_against_the_idea_and_one_cut_short
 # --- the context
 
 
-LONG = BASE | {"other.py": "".join(f"def part_{i}():\n    return {i}\n\n\n" for i in range(400))}
+LONG = BASE | {
+    f"other_{file}.py": "".join(f"def part_{i}():\n    return {i}\n\n\n" for i in range(10 * file, 10 * file + 10))
+    for file in range(40)
+}
 
 
 def test_a_context_too_long_for_the_server_is_halved_until_it_fits():

@@ -18,7 +18,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import Idea
-from ideator_rl.implementers.code_parts import packages
+from ideator_rl.implementers.import_graph import third_party_packages
 from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 
@@ -104,7 +104,7 @@ class Prompt:
             command=self.environment.command,
             budget=preset.budget,
             resources=preset.resources,
-            packages=packages(self.base),
+            packages=third_party_packages(self.base),
             metric=self.environment.metric,
             scorer=self.environment.scorer if self.environment.scorer_code == "patched" else "",
             edit_format=self.edit_format,

@@ -1,215 +1,148 @@
-"""What of a codebase is shown to a coder, within a budget of tokens.
+"""Selects the files of a codebase that a coder reads, within a budget of tokens.
 
-Where everything fits, everything is shown.  Else, in this order, each file whole as long as it fits:
+If all files fit, all are shown.  Otherwise, in this order:
 
-1. files that the command runs and files that the idea names; one too long for its share is shown in part;
-2. files by how many imports away from the command's script they are, the shorter first;
-3. files that no import leads to, the shorter first;
-4. parts of the files that did not fit, in the same order.
+1. the essential files: those that the idea names and those that the command runs;
+2. the others, each whole or not at all, by import distance from the command's files, the shorter first;
+3. the names of the rest, then a count of those whose name does not fit (`NAMES_SHARE` of the budget is reserved).
 
-An eighth of the budget is kept for the files of which nothing fits: they are listed with the lines of their classes
-and functions, or by name, or counted.  Parts of a file are its head, then what shares the rarest words with the idea; a
-mark stands where lines are left out and says which.
+An essential file is always shown, because a coder cannot edit a file that it never sees.  If it is too long for its
+share, it is cut after a whole line, and a mark tells which lines are missing.
 
-Guaranteed: the same text for the same arguments; at most `budget` tokens, as far as the estimate holds (three bytes
-of UTF-8 a token: code has more), but for one line that counts the files left out.
-Not guaranteed: that the idea's words lead to the right parts.
+Guaranteed: the same text for the same arguments; at most `budget` tokens by the estimate of `tokens` (three bytes of
+UTF-8 a token: code has more), plus one line that counts the files left out.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
-from ideator_rl.implementers.code_parts import Part, definitions, distances, lines_of, parts
+from ideator_rl.implementers.import_graph import import_distances
 from ideator_rl.patch import Tree
 
 BYTES_PER_TOKEN = 3
 """Code has three to four bytes a token in common vocabularies; three errs on the safe side."""
-LISTING_SHARE = 8
-"""One part in so many of the budget is kept for the list of what is not shown."""
-MAX_NAMES = 12
-"""Classes and functions named in one mark, or for one file in the list."""
-
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+NAMES_SHARE = 8
+"""One part in so many of the budget is reserved for the names of files that are not shown."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The text for the prompt, and which file went where."""
+    """The text for the prompt, and the paths by how much of the file it holds."""
 
     text: str
-    whole: tuple[str, ...]
-    partly: tuple[str, ...]
+    complete: tuple[str, ...]
+    cut: tuple[str, ...]
     left_out: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class View:
-    """How a codebase is looked at."""
+    """What decides about the order of the files, and how a file is printed."""
 
     command: tuple[str, ...]
-    """What runs the experiment: arguments that are files of the codebase are always shown."""
+    """What runs the experiment; an argument that is a file or a module of the codebase makes it essential."""
     idea: str
     numbered: bool = False
     """Whether each line carries its number, as `12 | text`."""
 
 
 def tokens(text: str) -> int:
-    """How many tokens a text has at most, by estimate."""
+    """An upper estimate of a text's tokens."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 def shown_files(base: Tree, view: View, budget: int) -> Shown:
-    """Choose what of a codebase is shown in `budget` tokens."""
-    blocks = {path: _whole(path, text, view) for path, text in base.items()}
-    if sum(map(tokens, blocks.values())) <= budget:
+    """Choose the files of a codebase that are shown in `budget` tokens."""
+    blocks = {path: _block(path, text, view) for path, text in base.items()}
+    sizes = {path: tokens(block) for path, block in blocks.items()}
+    if sum(sizes.values()) <= budget:
         return Shown("".join(blocks[path] for path in sorted(base)), tuple(sorted(base)), (), ())
-    certain, others = _ordered(base, view)
-    listing = max(budget // LISTING_SHARE, tokens(_counted(len(base), 0)))
-    left = max(0, budget - listing)
+    names_budget = max(budget // NAMES_SHARE, tokens(_count_line(len(base), 0)))
+    left = max(0, budget - names_budget)
+    essential, others = _order(base, view)
     chosen: dict[str, str] = {}
-    for done, path in enumerate(sorted(certain, key=lambda path: (tokens(blocks[path]), path))):
-        share = left // (len(certain) - done)
-        block = blocks[path] if tokens(blocks[path]) <= share else _excerpt(path, base[path], view, share)
+    # The shortest first, each with an equal share of what is left: a long file gets what the short ones do not need.
+    for index, path in enumerate(sorted(essential, key=lambda path: (sizes[path], path))):
+        share = left // (len(essential) - index)
+        block = blocks[path] if sizes[path] <= share else _cut_block(path, base[path], view, share)
         if block:
             chosen[path] = block
             left -= tokens(block)
     for path in others:
-        if tokens(blocks[path]) <= left:
+        if sizes[path] <= left:
             chosen[path] = blocks[path]
-            left -= tokens(blocks[path])
-    for path in others:
-        if path not in chosen and (block := _excerpt(path, base[path], view, left)):
-            chosen[path] = block
-            left -= tokens(block)
-    rest = [path for path in (*certain, *others) if path not in chosen]
-    text = "".join(chosen[path] for path in sorted(chosen)) + _listing(base, rest, left + listing)
-    partly = tuple(sorted(path for path in chosen if chosen[path] != blocks[path]))
-    return Shown(text, tuple(sorted(chosen.keys() - set(partly))), partly, tuple(rest))
+            left -= sizes[path]
+    rest = [path for path in (*essential, *others) if path not in chosen]
+    text = "".join(chosen[path] for path in sorted(chosen)) + _names(base, rest, left + names_budget)
+    cut = tuple(sorted(path for path in chosen if chosen[path] != blocks[path]))
+    return Shown(text, tuple(sorted(chosen.keys() - set(cut))), cut, tuple(rest))
 
 
-def _ordered(base: Tree, view: View) -> tuple[list[str], list[str]]:
-    """The files that are shown in any case, and the others, the nearest first."""
-    run = [path for path in base if path in view.command or _module(path) in view.command]
-    named = [path for path in base if _names(view.idea, path, base)]
-    certain = list(dict.fromkeys((*run, *named)))
-    away = distances(base, run)
-    others = [path for path in base if path not in certain]
-    return certain, sorted(others, key=lambda path: (away.get(path, len(base)), len(base[path]), path))
+def _order(base: Tree, view: View) -> tuple[list[str], list[str]]:
+    """The essential files, and the others in the order in which they are tried."""
+    modules = {path: path.removesuffix(".py").removesuffix("/__main__").replace("/", ".") for path in base}
+    roots = [path for path in base if path in view.command or modules[path] in view.command]
+    file_names = Counter(path.rpartition("/")[2] for path in base)
+    named = [path for path in base if _is_named(path, view.idea, file_names)]
+    essential = list(dict.fromkeys((*named, *roots)))
+    distances = import_distances(base, roots)
+    others = [path for path in base if path not in essential]
+    return essential, sorted(others, key=lambda path: (distances.get(path, len(base)), len(base[path]), path))
 
 
-def _module(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
+def _is_named(path: str, idea: str, file_names: Counter[str]) -> bool:
+    """Whether an idea names a file: by its path, or by its file name where only one file has that name."""
+    file_name = path.rpartition("/")[2]
+    spellings = {path, file_name} if file_names[file_name] == 1 else {path}
+    return any(re.search(rf"(?<![\w./-]){re.escape(spelling)}(?![\w-])", idea) for spelling in spellings)
 
 
-def _names(idea: str, path: str, base: Tree) -> bool:
-    """Whether an idea names a file: by its path, or by its name where no other file has it."""
-    name = path.rpartition("/")[2]
-    unique = sum(other.rpartition("/")[2] == name for other in base) == 1
-    return any(
-        re.search(rf"(?<![\w./-]){re.escape(word)}(?![\w-])", idea) for word in {path, *([name] if unique else [])}
-    )
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
-def _whole(path: str, text: str, view: View) -> str:
-    lines = lines_of(text)
-    return _block(path, _body(lines, Part(1, len(lines)), view), f' lines="{len(lines)}"')
-
-
-def _block(path: str, body: str, about: str) -> str:
-    return f'<file path="{path}"{about}>\n{body}</file>\n'
-
-
-def _body(lines: list[str], part: Part, view: View) -> str:
-    chosen = lines[part.first - 1 : part.last]
-    if not view.numbered:
-        return "".join(f"{line}\n" for line in chosen)
+def _block(path: str, text: str, view: View, shown: int | None = None) -> str:
+    """A file as the prompt holds it: all its lines, or the first `shown` ones and a mark for the rest."""
+    lines = _lines(text)
     width = len(str(len(lines)))
-    return "".join(f"{number:>{width}} | {line}\n" for number, line in enumerate(chosen, part.first))
+    printed = [f"{number:>{width}} | {line}" for number, line in enumerate(lines, 1)] if view.numbered else lines
+    about = f'lines="{len(lines)}"'
+    if shown is not None:
+        about += ' shown="in part"'
+        printed = [*printed[:shown], f"[lines {shown + 1} to {len(lines)} are not shown here]"]
+    return f'<file path="{path}" {about}>\n' + "".join(f"{line}\n" for line in printed) + "</file>\n"
 
 
-def _excerpt(path: str, text: str, view: View, budget: int) -> str:
-    """The file's head and the parts that are most related to the idea; empty if not even one part fits."""
-    lines, all_parts = lines_of(text), parts(path, text)
-    chosen: set[Part] = set()
-    found, left = "", budget
-    for part in _related(lines, all_parts, view.idea):
-        size = tokens(_body(lines, part, view))
-        if size > left:
-            continue
-        body = "".join(_with_marks(lines, all_parts, chosen | {part}, view))
-        block = _block(path, body, f' lines="{len(lines)}" shown="in part"')
-        if tokens(block) <= budget:
-            chosen.add(part)
-            found, left = block, left - size
-    return found
-
-
-def _related(lines: list[str], all_parts: tuple[Part, ...], idea: str) -> list[Part]:
-    """The first part, then the others by the words that they share with the idea, a rare word counting for more."""
-    wanted = _words(idea)
-    shared = {part: wanted & _words("\n".join(lines[part.first - 1 : part.last])) for part in all_parts}
-    spread = Counter(word for words in shared.values() for word in words)
-    score = {part: sum(1 / spread[word] for word in words) for part, words in shared.items()}
-    return [*all_parts[:1], *sorted(all_parts[1:], key=lambda part: (-score[part], part.first))]
-
-
-@lru_cache(maxsize=4096)
-def _words(text: str) -> frozenset[str]:
-    """The words in a text, those inside of names too, of three letters or more."""
-    return frozenset(word.lower() for word in _WORD.findall(text) if len(word) >= 3)
-
-
-def _with_marks(lines: list[str], all_parts: tuple[Part, ...], chosen: set[Part], view: View) -> Iterator[str]:
-    gap: list[Part] = []
-    for part in all_parts:
-        if part in chosen:
-            yield _mark(gap)
-            yield _body(lines, part, view)
-            gap = []
+def _cut_block(path: str, text: str, view: View, budget: int) -> str:
+    """The beginning of a file, as many lines as fit; empty if not even one fits."""
+    fitting, too_many = 0, len(_lines(text))
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        if tokens(_block(path, text, view, middle)) <= budget:
+            fitting = middle
         else:
-            gap.append(part)
-    yield _mark(gap)
+            too_many = middle
+    return _block(path, text, view, fitting) if fitting else ""
 
 
-def _mark(gap: list[Part]) -> str:
-    if not gap:
-        return ""
-    names = list(dict.fromkeys(part.name for part in gap if part.name))
-    holds = f", with {', '.join(_few(names))}," if names else ""
-    return f"[lines {gap[0].first} to {gap[-1].last}{holds} are not shown here]\n"
-
-
-def _few(names: list[str]) -> list[str]:
-    return names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], f"{len(names) - MAX_NAMES} more"]
-
-
-def _listing(base: Tree, rest: list[str], budget: int) -> str:
-    """The files that are not shown: first all names, then for the nearest ones what stands in them."""
+def _names(base: Tree, rest: list[str], budget: int) -> str:
+    """The names of the files that are not shown, as many as fit, below a line that counts those without a name."""
     if not rest:
         return ""
-    lines: list[str] = []
-    left = budget - tokens(_counted(len(rest), 0))
+    left = budget - tokens(_count_line(len(rest), 0))
+    listing: list[str] = []
     for path in rest:
-        line = f"{path} ({len(lines_of(base[path]))} lines)\n"
+        line = f"{path} ({len(_lines(base[path]))} lines)\n"
         if tokens(line) > left:
             break
-        lines.append(line)
+        listing.append(line)
         left -= tokens(line)
-    for index, path in enumerate(rest[: len(lines)]):
-        inside = [f"{part.name} {part.first}-{part.last}" for part in definitions(path, base[path])]
-        held = "; ".join(_few(inside))
-        longer = f"{lines[index][:-1]}: {held}\n"
-        if held and tokens(longer) - tokens(lines[index]) <= left:
-            left -= tokens(longer) - tokens(lines[index])
-            lines[index] = longer
-    return _counted(len(rest), len(lines)) + "".join(lines)
+    return _count_line(len(rest), len(listing)) + "".join(listing)
 
 
-def _counted(count: int, named: int) -> str:
-    more = f"; {count - named} of them are not named" if named < count else ""
-    return f"Files that are there too, but do not fit in here{more}:\n"
+def _count_line(count: int, listed: int) -> str:
+    unlisted = f"; {count - listed} of them are not named" if listed < count else ""
+    return f"Files that are there too, but do not fit in here{unlisted}:\n"
