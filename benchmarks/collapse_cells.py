@@ -20,8 +20,8 @@ from collapse_methods import BATCH, METHODS, ORACLE, SEARCH, Method
 from collapse_oracle import run_oracle
 from collapse_records import read_cell
 
-from envs.landscape.prior import prior
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.envs.landscape.prior import prior
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers
 from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import load_search

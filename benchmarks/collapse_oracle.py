@@ -16,7 +16,7 @@ from typing import Any
 from collapse_methods import BATCH
 from collapse_records import Curve, told
 
-from envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit, landscape
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit, landscape
 
 Idea = dict[int, int]
 """Value by knob."""

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from envs.landscape.certificate import certificate
-from envs.landscape.edits import NotAnIdea, read
-from envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple, landscape
 from ideator_rl.diversity.alarms import alarms
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.diversity.measures import clusters, largest_share, vendi_score
 from ideator_rl.diversity.population import population
+from ideator_rl.envs.landscape.certificate import certificate
+from ideator_rl.envs.landscape.edits import NotAnIdea, read
+from ideator_rl.envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple, landscape
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.storage.records import Rollout, read_run

@@ -16,7 +16,7 @@ import random
 import tempfile
 import time
 
-from envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, spelled
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, spelled
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
 

@@ -45,10 +45,10 @@ from ideator_rl.archive.prompt_rows import prompt_rows  # noqa: E402
 from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
+from ideator_rl.rewards.execution import execution_reward  # noqa: E402
 from ideator_rl.training.batch_assembly import Closing  # noqa: E402
 from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
 from ideator_rl.training.trainer import IdeatorGRPOTrainer  # noqa: E402
-from rewards.execution import execution_reward  # noqa: E402
 
 TOY = str(ROOT / "tests" / "toy_env")
 FILL = 4

@@ -23,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 from ideator_rl.environments.catalogue.catalogue import idea_corpus  # noqa: E402
 from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, open_buffer  # noqa: E402
+from ideator_rl.rewards.novelty import novelty_reward  # noqa: E402
+from ideator_rl.rewards.similarity import similarity_penalty  # noqa: E402
 from ideator_rl.storage.journal import Journal  # noqa: E402
-from rewards.novelty import novelty_reward  # noqa: E402
-from rewards.similarity import similarity_penalty  # noqa: E402
 
 
 def main() -> None:

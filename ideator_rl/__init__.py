@@ -1,3 +1,56 @@
-"""Train an ideator on research ideas that were really run.  Importing this package does nothing."""
+"""Train an ideator on research ideas that were really run.
+
+The names below are the public face.  Each is imported when it is first used, so that `import ideator_rl` loads no
+torch: `ideator_rl.run_search`, `from ideator_rl import load_environment`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ideator_rl import _imports
+
+if TYPE_CHECKING:
+    from ideator_rl.environments.environment import Environment, load_environment
+    from ideator_rl.errors import IdeatorError
+    from ideator_rl.executor.executor import Executor, ExecutorConfig
+    from ideator_rl.experiment import Experiment
+    from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+    from ideator_rl.storage.records import read_run
+    from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 __version__ = "0.1.0"
+
+_imports.install()
+
+_HOMES = {
+    "BufferConfig": "reward_buffer",
+    "Environment": "environments.environment",
+    "Executor": "executor.executor",
+    "ExecutorConfig": "executor.executor",
+    "Experiment": "experiment",
+    "IdeatorError": "errors",
+    "IdeatorGRPOTrainer": "training.trainer",
+    "RewardBuffer": "reward_buffer",
+    "execution_reward": "rewards.execution",
+    "load_environment": "environments.environment",
+    "open_buffer": "reward_buffer",
+    "read_run": "storage.records",
+    "write_report": "report.page",
+}
+"""Public name → the module that defines it.  No name equals that of a sub-package."""
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ideator_rl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"ideator_rl.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

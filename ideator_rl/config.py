@@ -7,7 +7,6 @@ a key that stands twice is refused.  What the keys mean is known to who reads th
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ideator_rl._imports import shipped_folder
 from ideator_rl.errors import IdeatorError
 
 Types = tuple[str, ...]
@@ -87,12 +87,10 @@ def _find(path: str) -> Path:
     """The file itself, or one of the shipped recipes by its file name."""
     if Path(path).is_file():
         return Path(path)
-    spec = importlib.util.find_spec("recipes")
-    shipped = [Path(folder) for folder in (spec.submodule_search_locations or [])] if spec else []
-    for folder in shipped:
-        if (folder / Path(path).name).is_file():
-            return folder / Path(path).name
-    names = sorted(file.name for folder in shipped for file in folder.glob("*.yaml"))
+    folder = shipped_folder("recipes")
+    if (folder / Path(path).name).is_file():
+        return folder / Path(path).name
+    names = sorted(file.name for file in folder.glob("*.yaml"))
     raise RecipeError(f"There is no recipe {path!r}. Give the path of a YAML file, or one of: {', '.join(names)}.")
 
 

@@ -1,88 +1,101 @@
-"""Names become things: a built-in name, a dotted path `package.module.attribute`, or an entry point of any package.
+"""Names of plugins and what they refer to: a built-in name, a dotted path, or an entry point of an installed package.
 
 Groups: `ideator_rl.` and `rewards`, `environments`, `backends`, `implementers`, `ideators`, `strategies`,
-`search_strategies`, `advantages` or `embedders`.  This is the only module of the core that reaches into `rewards/` and
-`envs/`.
+`search_strategies`, `advantages` or `embedders`.  Built-ins need no installed entry point, and no `sys.path`: the
+folders `rewards/` and `envs/` of this distribution are reached through `_imports` only.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from ideator_rl._imports import PACKAGE, SHIPPED, is_shadowed, shipped_folder
 from ideator_rl.errors import IdeatorError
 
 
 class UnknownName(IdeatorError):
-    """Nothing is registered under this name."""
+    """No plugin is registered under this name."""
 
 
 def resolve(group: str, name: str, built_in: Mapping[str, str] | None = None) -> Any:
-    """The object behind a name of a group (`rewards`, `backends`, …).
+    """Return the object that a name of a group refers to.
 
     Args:
-        built_in: names of ours, with their dotted paths.
+        group: `rewards`, `backends`, … without the prefix `ideator_rl.`.
+        built_in: names of this library, with their dotted paths.  They come before entry points.
 
     Raises:
-        UnknownName: no entry point and no importable dotted path; the nearest known name is given.
+        UnknownName: no entry point has this name, and it is no importable dotted path.  The message gives the
+            nearest registered name.
     """
     built_in = built_in or {}
-    points = {point.name: point for point in entry_points(group=f"ideator_rl.{group}")}
+    points = _entry_points(group)
     if name in points and name not in built_in:
         return points[name].load()
     if "." in (path := built_in.get(name, name)):
-        return _dotted(group, path)
-    known = sorted({*points, *built_in})
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known) or 'none'}."
+        return _import_attribute(group, path)
+    registered = sorted({*points, *built_in})
+    near = difflib.get_close_matches(name, registered, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(registered) or 'none'}."
     raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
 
 
 def resolve_reward(name: str) -> Any:
-    """A reward function by name or dotted path."""
-    return resolve("rewards", name)
+    """Return a reward function by name or dotted path.
+
+    Raises:
+        UnknownName: as `resolve`.
+    """
+    return resolve("rewards", name, built_in_rewards())
 
 
-def _dotted(group: str, name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise UnknownName(
-            f"{name!r} ({group}) cannot be imported: {error}. Install its package, or add its folder to PYTHONPATH."
-        ) from error
-    except AttributeError as error:
-        raise UnknownName(f"{name!r} ({group}): the module {module} has no {attribute!r}.") from error
+def built_in_rewards() -> dict[str, str]:
+    """Names of the shipped reward functions, with their dotted paths."""
+    table: dict[str, str] = importlib.import_module(f"{PACKAGE}.rewards").BUILT_IN
+    return {name: f"{PACKAGE}.rewards.{path}" for name, path in table.items()}
 
 
 def environment_folder(name_or_path: str) -> Path | None:
-    """The folder of an environment: a path that holds an env.yaml, a built-in name, or an entry point."""
+    """Return the folder of an environment: a path that holds an env.yaml, a built-in name, or an entry point."""
     path = Path(name_or_path).expanduser()
     if ("/" in name_or_path or name_or_path.startswith(".")) and path.is_dir():
         return path.resolve()
-    built_in = _built_in_folder()
-    if built_in is not None and (built_in / name_or_path / "env.yaml").is_file():
-        return built_in / name_or_path
-    for point in entry_points(group="ideator_rl.environments"):
-        if point.name == name_or_path:
-            return Path(str(point.load())).resolve()
-    return None
+    built_in = shipped_folder("envs") / name_or_path
+    if (built_in / "env.yaml").is_file():
+        return built_in
+    point = _entry_points("environments").get(name_or_path)
+    return Path(str(point.load())).resolve() if point else None
 
 
 def environment_names() -> list[str]:
     """Every environment that can be loaded by name."""
-    built_in = _built_in_folder()
-    folders = [p.parent.name for p in built_in.glob("*/env.yaml")] if built_in else []
-    return sorted({*folders, *(point.name for point in entry_points(group="ideator_rl.environments"))})
+    built_in = (path.parent.name for path in shipped_folder("envs").glob("*/env.yaml"))
+    return sorted({*built_in, *_entry_points("environments")})
 
 
-def _built_in_folder() -> Path | None:
-    spec = importlib.util.find_spec("envs")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(next(iter(spec.submodule_search_locations)))
+def _entry_points(group: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=f"{PACKAGE}.{group}")}
+
+
+def _import_attribute(group: str, path: str) -> Any:
+    module, _, attribute = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        top = module.partition(".")[0]
+        if top in SHIPPED and is_shadowed(top):
+            # The user's own `rewards.py` or `envs/` comes first on sys.path, and does not hold this module.
+            raise UnknownName(
+                f"{path!r} ({group}) cannot be imported: a module {top!r} of your own hides the one of ideator_rl. "
+                f"Write {PACKAGE}.{path} for ours; for yours, check its path."
+            ) from error
+        if isinstance(error, AttributeError):
+            raise UnknownName(f"{path!r} ({group}): the module {module} has no {attribute!r}.") from error
+        raise UnknownName(
+            f"{path!r} ({group}) cannot be imported: {error}. Install its package, or add its folder to PYTHONPATH."
+        ) from error

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from ideator_rl.archive.archive import archive_of
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
-from rewards.execution import by_config
-from rewards.shaping import Call
-from rewards.under_way import NEEDED
+
+from .execution import by_config
+from .shaping import Call
+from .under_way import NEEDED
 
 
 @dataclass(frozen=True)

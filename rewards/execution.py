@@ -22,7 +22,8 @@ from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from rewards.under_way import NEEDED, Columns, announced
+
+from .under_way import NEEDED, Columns, announced
 
 OPTIONAL = tuple(field.name for field in fields(BufferConfig) if field.name not in NEEDED)
 

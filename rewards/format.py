@@ -12,8 +12,9 @@ nothing but white space after its `[End]`: what stands there is never read, and 
 from __future__ import annotations
 
 from ideator_rl.ideas import END, EXPERIMENT, Idea, MalformedIdea, parse_idea
-from rewards.options import Option
-from rewards.shaping import Call, Worth, shaping
+
+from .options import Option
+from .shaping import Call, Worth, shaping
 
 OPTIONS = {"format_strict": Option(False)}
 

@@ -31,7 +31,8 @@ from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
-from rewards.execution import (
+
+from .execution import (
     Columns,
     by_config,
     in_order,
@@ -41,7 +42,7 @@ from rewards.execution import (
     row_reward,
     step_of,
 )
-from rewards.options import Option
+from .options import Option
 
 K = 20
 """Elites that the bar looks at."""

@@ -25,8 +25,9 @@ all, our choice; `length_unit`, `tokens` or `words`; `length_repeats`, false.
 from __future__ import annotations
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from rewards.options import Option
-from rewards.shaping import Call, Worth, shaping
+
+from .options import Option
+from .shaping import Call, Worth, shaping
 
 OPTIONS = {
     "length_most": Option(0.3, least=0),

@@ -37,9 +37,10 @@ from ideator_rl.diversity.embedding import Embedder, description, get_embedder
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
-from rewards.earlier import Part, parts
-from rewards.options import Option
-from rewards.shaping import Call, Worth, shaping
+
+from .earlier import Part, parts
+from .options import Option
+from .shaping import Call, Worth, shaping
 
 
 @dataclass(frozen=True)

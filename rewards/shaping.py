@@ -21,9 +21,10 @@ from typing import Any
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.reward import RowReward
-from rewards.execution import step_of, text_of
-from rewards.options import Options, read
-from rewards.under_way import Columns, UnderWay, under_way
+
+from .execution import step_of, text_of
+from .options import Options, read
+from .under_way import Columns, UnderWay, under_way
 
 
 @dataclass(frozen=True)

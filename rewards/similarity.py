@@ -20,9 +20,10 @@ from collections.abc import Awaitable, Collection, Sequence
 from functools import lru_cache
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from rewards.earlier import Part, parts
-from rewards.options import Option
-from rewards.shaping import Call, Worth, shaping
+
+from .earlier import Part, parts
+from .options import Option
+from .shaping import Call, Worth, shaping
 
 OPTIONS = {
     "similarity_steps": Option(1, least=1),

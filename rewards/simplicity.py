@@ -24,8 +24,9 @@ from __future__ import annotations
 import math
 
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from rewards.options import Option
-from rewards.shaping import Call, Worth, shaping
+
+from .options import Option
+from .shaping import Call, Worth, shaping
 
 OPTIONS = {"simplicity_lines": Option(20.0, least=1e-9), "simplicity_files": Option(2.0, least=1e-9)}
 LINE = 120

@@ -11,8 +11,8 @@ import collapse_oracle  # noqa: E402
 from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
 from collapse_table import holm, interval, slope, table  # noqa: E402
 
-from envs.landscape.certificate import certificate  # noqa: E402
-from envs.landscape.landscape import landscape, spelled  # noqa: E402
+from ideator_rl.envs.landscape.certificate import certificate  # noqa: E402
+from ideator_rl.envs.landscape.landscape import landscape, spelled  # noqa: E402
 from ideator_rl.storage.records import Rollout  # noqa: E402
 
 HERE = landscape(0)

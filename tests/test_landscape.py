@@ -4,10 +4,11 @@ import random
 
 import pytest
 
-from envs.landscape.certificate import certificate
-from envs.landscape.edits import NotAnIdea, listed, listing, read
-from envs.landscape.evaluator import measured
-from envs.landscape.landscape import (
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.envs.landscape.certificate import certificate
+from ideator_rl.envs.landscape.edits import NotAnIdea, listed, listing, read
+from ideator_rl.envs.landscape.evaluator import measured
+from ideator_rl.envs.landscape.landscape import (
     BASE,
     BONUS,
     KNOBS,
@@ -22,7 +23,6 @@ from envs.landscape.landscape import (
     landscape,
     spelled,
 )
-from ideator_rl.environments.environment import load_environment
 from ideator_rl.evaluation import ScorerFailed
 
 PRESETS = load_environment("landscape").presets

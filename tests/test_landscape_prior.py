@@ -5,11 +5,11 @@ import statistics
 
 import pytest
 
-from envs.landscape.edits import read
-from envs.landscape.landscape import MOST_EDITS, POPULAR, SIMPLE_KNOBS
-from envs.landscape.prior import MOST_THOUGHT, completion, corpus, recombined, text_of, tokenizer
 from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.envs.landscape.edits import read
+from ideator_rl.envs.landscape.landscape import MOST_EDITS, POPULAR, SIMPLE_KNOBS
+from ideator_rl.envs.landscape.prior import MOST_THOUGHT, completion, corpus, recombined, text_of, tokenizer
 from ideator_rl.ideas import parse_idea
 
 

@@ -151,7 +151,7 @@ def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began
 
 
 def test_a_quorum_starts_the_next_epoch_and_the_late_ones_are_entered_all_the_same(tmp_path, monkeypatch):
-    from envs.landscape.implementer import TokenEdits
+    from ideator_rl.envs.landscape.implementer import TokenEdits
 
     honest, started = TokenEdits.implement, []
 
@@ -171,7 +171,7 @@ def test_a_quorum_starts_the_next_epoch_and_the_late_ones_are_entered_all_the_sa
 
 
 def test_a_steady_search_keeps_so_many_under_way_and_knows_more_with_every_question(tmp_path, monkeypatch):
-    from envs.landscape.implementer import TokenEdits
+    from ideator_rl.envs.landscape.implementer import TokenEdits
 
     honest, now, most = TokenEdits.implement, [0], [0]
 

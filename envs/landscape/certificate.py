@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 
-from envs.landscape.landscape import (
+from ideator_rl.envs.landscape.landscape import (
     BONUS,
     DECEPTION,
     KNOBS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit
 
 FILE = "edits.yaml"
 _TOKEN = re.compile(r"k(\d\d)v(\d)")

@@ -1,7 +1,7 @@
 """Trusted: what an idea is worth on the preset's landscape.  A codebase is a list of edits; nothing of it is run."""
 
-from envs.landscape.edits import NotAnIdea, listed
-from envs.landscape.landscape import landscape
+from ideator_rl.envs.landscape.edits import NotAnIdea, listed
+from ideator_rl.envs.landscape.landscape import landscape
 from ideator_rl.evaluation import ScorerFailed
 
 SEEDS_A_REPLICATE = 1000

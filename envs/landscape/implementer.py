@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from envs.landscape.edits import FILE, NotAnIdea, listing, read
 from ideator_rl.environments.environment import Environment
+from ideator_rl.envs.landscape.edits import FILE, NotAnIdea, listing, read
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree, diff

@@ -118,7 +118,7 @@ def drawn(seed: int, attempt: int = 0) -> Landscape:
 @lru_cache(maxsize=64)
 def landscape(seed: int) -> Landscape:
     """The landscape of a seed: its first draw that has the certificate."""
-    from envs.landscape.certificate import certificate
+    from ideator_rl.envs.landscape.certificate import certificate
 
     attempt = 0
     while not certificate(found := drawn(seed, attempt)).holds:

@@ -1,6 +1,6 @@
 """The testbed's ideator before any search or RL: a small Llama that knows how ideas look and nothing of any landscape.
 
-    python -m envs.landscape.prior [--out FOLDER] [--steps N]        makes it once (minutes) and prints its folder
+    python -m ideator_rl.envs.landscape.prior [--out FOLDER] [--steps N]   makes it once (minutes) and prints its folder
 
 Its corpus is landscape-blind.  Of the answers to the bare prompt 38 % are the popular ideas, the others draw 1 to 10
 edits at random; the thought has about two tokens for every complex edit.  Half of the prompts show one or two ideas,
@@ -21,7 +21,6 @@ import random
 from pathlib import Path
 from typing import Any
 
-from envs.landscape.landscape import KNOBS, MOST_EDITS, POPULAR, SIMPLE_KNOBS, VALUES, Edit, spelled
 from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.files import atomic_folder, cache_root, exclusive
