@@ -23,6 +23,7 @@ from typing import Any
 
 from ideator_rl.archive.prompts import parent_prompt
 from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, POPULAR, SIMPLE_KNOBS, VALUES, Edit, spelled
 from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 END, PAD, THOUGHT_END, EXPERIMENT, CHANGES, IDEA_END = (
