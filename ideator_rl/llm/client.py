@@ -123,8 +123,8 @@ class ChatClient:
     async def _try(self, request: Request) -> Reply:
         s, price = self.settings, self._prices[request.model]
         connections = self._client()  # made before the turn comes: it takes longer than a start may be late
-        turn = self._gate.turn(s.concurrency, s.requests_per_minute)
-        async with turn, self.ledger.reserve_when_free(request.most(price)) as held:
+        slot = self._gate.slot(s.concurrency, s.requests_per_minute)
+        async with slot, self.ledger.reserve_when_free(request.most(price)) as held:
             started = time.monotonic()
             try:
                 answer = read_answer(await self._send(connections, request))
