@@ -1,7 +1,7 @@
 """One cell of the collapse benchmark: a method on a landscape, run by the library's trainer or search, and read back.
 
 Nothing is simulated but the landscape: RL is `ideator_rl.training.run.train` on a recipe, search is
-`ideator_rl.search.engine.run_search` on one, and both score ideas through `RewardBuffer` with the backend `in_process`.
+`ideator_rl.search.engine.search_loop` on one; both score ideas through `RewardBuffer` with the backend `in_process`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ideator_rl.envs.landscape.prior import prior
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers
 from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import load_search
-from ideator_rl.search.engine import run_search
+from ideator_rl.search.engine import search_loop
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
 from ideator_rl.storage.bucket import MemoryBucket
@@ -127,7 +127,7 @@ def _search(run: Path, keys: dict[str, Any]) -> None:
     async def work() -> None:
         for replicate in range(config.baseline_replicates):
             await buffer.baseline(replicate)
-        await run_search(config, buffer, ideator, strategy)
+        await search_loop(config, buffer, ideator, strategy)
 
     try:
         asyncio.run(work())

@@ -114,7 +114,7 @@ def run_cell(folder: Path, method: str, seed: int) -> dict[str, Any]:
 
 def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
     from ideator_rl.search.config import load_search
-    from ideator_rl.search.run import search
+    from ideator_rl.search.run import run_search
 
     given = {
         "ideator": "local",
@@ -127,7 +127,7 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
         "max_experiments": BUDGET,
         "max_ideas": 16 * MOST_STEPS,
     }
-    search(load_search("search_nanogpt_cpu.yaml", words({**given, **keys})), resume)
+    run_search(load_search("search_nanogpt_cpu.yaml", words({**given, **keys})), resume)
 
 
 def trained(keys: dict[str, Any], model: str, resume: bool) -> None:

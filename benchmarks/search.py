@@ -23,7 +23,7 @@ import matplotlib
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.search.config import SearchConfig, load_search
 from ideator_rl.search.rerun import Again, place_of_run, rerun
-from ideator_rl.search.run import search
+from ideator_rl.search.run import run_search
 from ideator_rl.storage.records import Run, read_run
 
 matplotlib.use("svg")
@@ -44,8 +44,8 @@ def main() -> None:
     for seed in options.seeds:
         for strategy in options.strategies:
             config = configured(options, overrides, strategy, seed)
-            if not (config.folder / "report.html").is_file():
-                search(config, resume=(config.folder / "recipe.yaml").is_file())
+            if not (config.folder / "timings.json").is_file():
+                run_search(config, resume=(config.folder / "recipe.yaml").is_file())
             found[strategy, seed] = (read_run(config.folder), again(config, options))
     print(table(found, options))
     (options.folder / "search.json").write_text(json.dumps(facts(found), indent=1))

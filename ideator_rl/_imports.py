@@ -143,6 +143,7 @@ OLD_PACKAGES = ("diagnostics",)
 OLD_NAMES: dict[str, str] = {
     "model_files.alone": "files.exclusive",
     "model_files.made_whole": "files.atomic_folder",
+    "search.engine.run_search": "search.engine.search_loop",
 }
 """Names of 0.1.0 that are called differently today: `module.name` of 0.1.0 → `module.name`, without `ideator_rl.`.
 A module that still exists needs `__getattr__ = renamed(__name__)` for its own entries."""

@@ -8,7 +8,7 @@ import sqlite3
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import Answer
 from ideator_rl.search.config import SearchConfig
-from ideator_rl.search.engine import run_search
+from ideator_rl.search.engine import search_loop
 from ideator_rl.search.strategies import get_search_strategy
 from ideator_rl.storage.bucket import open_bucket
 
@@ -84,7 +84,7 @@ def go(config, ideator, say=lambda text: None, strategy=None):
 
     async def work():
         await buffer.baseline()
-        return await run_search(config, buffer, ideator, strategy, say)
+        return await search_loop(config, buffer, ideator, strategy, say)
 
     try:
         return asyncio.run(work())

@@ -21,7 +21,7 @@ from ideator_rl.registry import UnknownName
 from ideator_rl.search.asking import Ask, Subject, answers
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.run import search
+from ideator_rl.search.run import run_search
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
 from ideator_rl.storage.records import read_run
 
@@ -381,10 +381,10 @@ def test_a_search_is_asked_and_paid_for_until_its_cap_and_goes_on_with_a_higher_
             "output_dir": str(tmp_path / "run"), "env": str(TOY), "strategy": "evolution", "epoch_size": 6, "batch": 3,
             "quorum": 1.0, "slots": 2, "embedder": "hashed", "ideator": "chat", "ideator_options": options,
         }  # fmt: skip
-        ending = search(SearchConfig(**recipe, max_usd=108), resume=False)
-        assert ending.budget == "max_usd" and "max_usd" in ending.words and len(asked) == 2
-        ending = search(SearchConfig(**recipe, max_usd=123), resume=True)
-        assert ending.budget == "max_usd" and len(asked) == 5
+        reason = run_search(SearchConfig(**recipe, max_usd=108), resume=False)
+        assert reason.budget == "max_usd" and "max_usd" in reason.text and len(asked) == 2
+        reason = run_search(SearchConfig(**recipe, max_usd=123), resume=True)
+        assert reason.budget == "max_usd" and len(asked) == 5
     found = read_run(tmp_path / "run")
     assert [rollout.status for rollout in found.rollouts] == ["succeeded", "succeeded", "malformed"] * 5
     assert json.loads((tmp_path / "run" / "ledger.json").read_text())["usd"] == 25

@@ -20,7 +20,7 @@ LAYERS = [
 """A package imports from its own line and from those above it."""
 NO_SIBLINGS = LAYERS[5]
 """These three do not import one another."""
-TO_MEND = {("training/run.py", "report"), ("training/build.py", "publishing"), ("search/run.py", "report")}
+TO_MEND = {("training/run.py", "report"), ("training/build.py", "publishing")}
 LAZY = {"llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

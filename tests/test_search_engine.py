@@ -94,7 +94,7 @@ class Paid(RandomEdits):
 
 def test_an_ideator_whose_cap_is_reached_winds_the_search_down(tmp_path):
     ending = go(configured(tmp_path, max_experiments=100), Paid())
-    assert ending.budget == "max_usd" and "Raise max_usd" in ending.words and len(rows(tmp_path)) == 12
+    assert ending.budget == "max_usd" and "Raise max_usd" in ending.text and len(rows(tmp_path)) == 12
 
 
 class Broken(RandomEdits):
@@ -129,7 +129,7 @@ def test_where_several_ideas_meet_an_error_the_others_are_waited_for_all_the_sam
 @pytest.mark.parametrize("texts", [[], [text({1: 1})] * 400, ["no idea at all"] * 400])
 def test_an_ideator_that_brings_nothing_new_is_told_apart_from_one_that_does(tmp_path, texts):
     ending = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
-    assert ending.budget == "patience" and "repeats itself" in ending.words
+    assert ending.budget == "patience" and "repeats itself" in ending.text
     assert len(figures(tmp_path).kinds or {}) <= 1 and figures(tmp_path).asks <= 7
 
 

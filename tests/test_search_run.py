@@ -20,7 +20,7 @@ from ideator_rl.patch import tree_hash
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.run import SearchVoice
+from ideator_rl.search.run import SearchProgress
 from ideator_rl.storage.records import read_run
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
@@ -107,7 +107,7 @@ def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_th
     go(config, Lines(texts))
     buffer = RewardBuffer(config.buffer())
     values = [record.metric["value"] for record in buffer.history if record.metric]
-    voice = SearchVoice(config)
+    voice = SearchProgress(config)
     voice.buffer = buffer
     asyncio.run(buffer.score([texts[0], texts[0], "no idea"], step=1))
     line = voice.line()

@@ -6,7 +6,7 @@ import argparse
 
 from ideator_rl.cli.output import emit, show
 from ideator_rl.report.summary import summary
-from ideator_rl.search.figures import figures
+from ideator_rl.search.figures import figures, notes
 from ideator_rl.storage.records import read_run
 
 
@@ -24,18 +24,21 @@ def main(args: argparse.Namespace) -> int:
 
         show(dry_run(config))
         return 0
-    from ideator_rl.search.run import search  # matplotlib takes a second, which a wrong recipe need not wait
+    # Imported here: a wrong recipe is refused without the second that matplotlib takes.
+    from ideator_rl.report import write_report
+    from ideator_rl.search.run import run_search
 
-    ending = search(config, args.resume)
+    reason = run_search(config, args.resume)
+    write_report([config.folder], config.folder / "report.html", notes=notes)
     found = figures(config.folder)
     assert found is not None, "a search has just ended there"
     if args.json:
         run = read_run(config.folder)
         best = run.ranked[0] if run.ranked else None
         told = {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None
-        facts = {"run": config.output_dir, "why": ending.words, "baseline": run.baseline, "best": told}
+        facts = {"run": config.output_dir, "why": reason.text, "baseline": run.baseline, "best": told}
         emit(facts | found.facts())
         return 0
-    for line in (summary(config.folder), "", *found.words(), f"Ended by {ending.budget}: {ending.words.rstrip('.')}."):
+    for line in (summary(config.folder), "", *found.words(), f"Ended by {reason.budget}: {reason.text.rstrip('.')}."):
         show(line)
     return 0

@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
@@ -37,27 +38,29 @@ from ideator_rl.search.strategies import History, SearchStrategy, asks_of
 from ideator_rl.storage.journal import Descent, sections
 from ideator_rl.storage.ledger import KEYS, BudgetSpent
 
+__getattr__ = renamed(__name__)
 LOOK_SECONDS = 1.0
 """The longest wait between two looks at the clock."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopReason:
     """Why a search ended."""
 
     budget: str
     """The recipe's key that ended it."""
-    words: str
+    text: str
+    """For a person."""
 
 
-async def run_search(
+async def search_loop(
     config: SearchConfig,
     buffer: RewardBuffer,
     ideator: Ideator,
     strategy: SearchStrategy,
     say: Callable[[str], None] = lambda text: None,
     look: Callable[[int], None] = lambda epoch: None,
-) -> Ending:
+) -> StopReason:
     """Search until a budget ends it, and wait for what is under way.
 
     Args:
@@ -116,7 +119,7 @@ class Search:
         """Trees that ideas led to which said what another said."""
         self._begin(max(0, buffer.journal.next_step() - 1))
 
-    async def go(self) -> Ending:
+    async def go(self) -> StopReason:
         """The loop; what is under way at its end is left to `drain`."""
         self._take_up()
         while True:
@@ -177,24 +180,26 @@ class Search:
         self._pending[place.ask] += 1
         self._settled -= place.step == self.epoch
 
-    def _over(self) -> Ending | None:
+    def _over(self) -> StopReason | None:
         """Why nothing more is asked for."""
         config = self._config
         if spent := self._spent or self._buffer.executor.ledger.exhausted:
-            return Ending(next((key for key in KEYS.values() if key in spent), "max_usd"), spent)
+            return StopReason(next((key for key in KEYS.values() if key in spent), "max_usd"), spent)
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
-            return Ending("max_experiments", f"{len(self.codebases)} experiments were run, as many as there may be")
+            return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, as many as there may be")
         if config.max_ideas is not None and self.ideas >= config.max_ideas:
-            return Ending("max_ideas", f"{self.ideas} ideas were proposed, as many as there may be")
+            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, as many as there may be")
         if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._full:
-            return Ending("max_epochs", f"{self.epoch + 1} epochs are done")
+            return StopReason("max_epochs", f"{self.epoch + 1} epochs are done")
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
-            return Ending("max_seconds", f"{self.seconds:.0f} seconds are over")
+            return StopReason("max_seconds", f"{self.seconds:.0f} seconds are over")
         if self._barren >= config.patience:
             words = (
                 f"the last {self._barren} questions led to no new codebase: the ideator repeats itself, or what it says"
             )
-            return Ending("patience", words + " cannot be run. Look at the outcomes; patience is how many may do so")
+            return StopReason(
+                "patience", words + " cannot be run. Look at the outcomes; patience is how many may do so"
+            )
         return None
 
     @property

@@ -1,13 +1,24 @@
-"""A search from its folder to its closing words: baseline, search, summary, report.
+"""Runs a search from its recipe to its end: baseline, search, timings.
 
-Its folder looks like a training run's, so that whatever reads the one reads the other.  Killed at any moment, the same
-run resumed goes on; one that has ended is extended by resuming it with larger budgets.
+The run folder has the layout of a training run's, so that the same commands read both.  A search that was killed goes
+on with `resume`; one that has ended goes on when it is resumed with larger budgets.  The report is written by the
+command, or with `ideator_rl.report.write_report`.
+
+    from ideator_rl.search.run import run_search
+    from ideator_rl.storage.records import read_run
+
+    reason = run_search("search.yaml", overrides=["--max_experiments", "12", "--output_dir", "runs/first"])
+    print(f"ended by {reason.budget}: {reason.text}")
+    for record in read_run("runs/first").ranked[:3]:
+        print(record.metric["value"], record.idea)
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -18,13 +29,11 @@ from ideator_rl.executor import store as attempts
 from ideator_rl.executor.retry import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
-from ideator_rl.report import write_report
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.asked import charged
 from ideator_rl.search.asking import Ideator, Subject
-from ideator_rl.search.config import SearchConfig, refuse_endless, refuse_other
-from ideator_rl.search.engine import Ending, run_search
-from ideator_rl.search.figures import notes
+from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other
+from ideator_rl.search.engine import StopReason, search_loop
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.seeds import known_elsewhere, words_of
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
@@ -32,16 +41,17 @@ from ideator_rl.search.watching import Population
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 
 
-class SearchVoice(Voice):
-    """Says how far a search is."""
+class SearchProgress(Voice):
+    """Reports how far a search is."""
 
     def __init__(self, config: SearchConfig):
         super().__init__()
-        self._of = f"/{config.max_experiments}" if config.max_experiments else ""
+        self._limit = f"/{config.max_experiments}" if config.max_experiments else ""
         self.buffer: RewardBuffer | None = None
+        """Set by the main thread before the reporting thread starts; read by both, never reset."""
 
     def follow(self, buffer: RewardBuffer) -> None:
-        """Begin to say how far the search on this buffer is; what earlier sittings ran is counted, and their best."""
+        """Start to report on the search of this buffer; experiments of earlier sessions are counted."""
         self.buffer = buffer
         self.watch()
 
@@ -49,119 +59,133 @@ class SearchVoice(Voice):
         if self.buffer is None:
             return ""
         counts = self.buffer.counts()
-        words = (
-            f"{counts['running']} running, {counts['waiting']} waiting · {len(charged(self.buffer))}{self._of} "
+        text = (
+            f"{counts['running']} running, {counts['waiting']} waiting · {len(charged(self.buffer))}{self._limit} "
             f"experiments · {counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
         )
         metric = self.buffer.executor.environment.metric
-        found = [record.metric for record in tuple(self.buffer.history) if record.status == SUCCEEDED]
-        values = [float(each["value"]) for each in found if each]
+        # A copy: the buffer's loop appends to the history while this thread reads it.
+        history = tuple(self.buffer.history)
+        values = [float(record.metric["value"]) for record in history if record.status == SUCCEEDED and record.metric]
         if not values:
-            return words
+            return text
         best = min(values) if metric.direction == "min" else max(values)
-        return f"{words} · best {metric.name} {best:.4f}"
+        return f"{text} · best {metric.name} {best:.4f}"
 
 
-def search(config: SearchConfig, resume: bool) -> Ending:
-    """Run a recipe to its end.
+def run_search(recipe: str | Path | SearchConfig, resume: bool = False, overrides: Sequence[str] = ()) -> StopReason:
+    """Run a search until a budget ends it; its records are in `output_dir` (`read_run`).
+
+    Blocks, and runs an event loop of its own: call it in a thread where a loop is already running.
+
+    Args:
+        recipe: path of a YAML file, or the configuration itself.
+        resume: go on with the search in `output_dir`, which may have been killed or have ended.
+        overrides: of a recipe file, as on the command line: `["--max_experiments", "12"]`.
+
+    Returns:
+        The budget that ended the search, and a sentence for a person.
 
     Raises:
-        IdeatorError: the folder is taken; environment, bucket, sandbox, strategy or ideator are not usable; the
+        RecipeError: the recipe has an unknown key, a wrong value or no budget, or does not fit the resumed search.
+        IdeatorError: the folder is in use; the environment, bucket, sandbox, strategy or ideator cannot be used; the
             baseline fails.
     """
+    config = recipe if isinstance(recipe, SearchConfig) else load_search(str(recipe), list(overrides))
     strategy = get_search_strategy(config.strategy, config.strategy_options)
-    voice = SearchVoice(config)
+    progress = SearchProgress(config)
     with take(config.folder, resume):
         if resume:
             refuse_other(config)
-        buffer = _opened(config.buffer(), resume)
+        buffer = _open_buffer(config.buffer(), resume)
         try:
+            # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
             refuse_endless(config, buffer.executor.environment)
-            _refuse_other_environment(config, buffer)
+            _refuse_changed_environment(config, buffer)
             _refuse_other_bucket(config, buffer)
-            get_embedder(config.embedder)  # one that cannot be had is told before anything is begun
-            ideator = _ideator(config, buffer)
+            get_embedder(config.embedder)
+            ideator = _get_ideator(config, buffer)
             buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
             keep_recipe(config.folder, config.text())
             try:
-                return _search(config, buffer, ideator, strategy, voice)
+                return _run(config, buffer, ideator, strategy, progress)
             finally:
                 ideator.close()
         finally:
-            voice.end()
+            progress.end()
             buffer.close()
 
 
-def _search(
-    config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, strategy: SearchStrategy, voice: SearchVoice
-) -> Ending:
-    _introduce(config, buffer, ideator, voice)
-    voice.follow(buffer)
+def _run(
+    config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, strategy: SearchStrategy, progress: SearchProgress
+) -> StopReason:
+    _describe(config, buffer, ideator, progress)
+    progress.follow(buffer)
 
-    async def work() -> Ending:
-        with voice.phase("baseline"):
-            voice.say(await _baseline(buffer, config.baseline_replicates))
-        with voice.phase("search"):
-            look = Population(buffer, get_embedder(config.embedder), config.folder, voice.say)
-            return await run_search(config, buffer, ideator, strategy, voice.say, look)
+    async def work() -> StopReason:
+        with progress.phase("baseline"):
+            progress.say(await _run_baseline(buffer, config.baseline_replicates))
+        with progress.phase("search"):
+            watch = Population(buffer, get_embedder(config.embedder), config.folder, progress.say)
+            return await search_loop(config, buffer, ideator, strategy, progress.say, watch)
 
-    ending = asyncio.run(work())
-    voice.end()
-    voice.say(f"ended by {ending.budget}: {ending.words}")
-    (config.folder / "timings.json").write_text(json.dumps(voice.timings(), indent=1))
-    with voice.phase("report"):
-        write_report([config.folder], config.folder / "report.html", notes=notes)
-    return ending
+    reason = asyncio.run(work())
+    progress.end()
+    progress.say(f"ended by {reason.budget}: {reason.text}")
+    (config.folder / "timings.json").write_text(json.dumps(progress.timings(), indent=1))
+    return reason
 
 
-def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
-    """A run that had found its bucket waits for it to come back; a new one may have misspelled it."""
+def _open_buffer(config: BufferConfig, resume: bool) -> RewardBuffer:
+    """The buffer; a resumed run waits for a bucket that is down, which a new run may have misspelled."""
     patience = Patience(config.bucket, config.outage_patience if resume else 0)
     return asyncio.run(patience.through(lambda: open_buffer(config)))
 
 
-def _refuse_other_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
+def _refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
     """
     Raises:
-        RecipeError: what this search has measured was measured with the environment as it no longer is.
+        RecipeError: this search has results of the environment as it was before a change.
     """
     environment = buffer.executor.environment
     digest = environment.digest(config.preset)
-    known = [record.hashes.get("environment", digest) for record in (*buffer.history, *buffer.baselines)]
-    if others := sum(each != digest for each in known):
+    digests = [record.hashes.get("environment", digest) for record in (*buffer.history, *buffer.baselines)]
+    if outdated := sum(old != digest for old in digests):
         raise RecipeError(
-            f"The environment {environment.name} has changed since the search in {config.output_dir} began: {others} "
-            f"of its {len(known)} results are of another baseline, evaluator, data or budget, and cannot be compared "
-            "with what would be measured now. Put the environment back as it was, or begin a new run."
+            f"The environment {environment.name} has changed since the search in {config.output_dir} began: {outdated} "
+            f"of its {len(digests)} results are of another baseline, evaluator, data or budget, and cannot be compared "
+            "with new ones. Undo the change of the environment, or start a new run."
         )
 
 
 def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
     """
     Raises:
-        RecipeError: the bucket is another than before, without the results of this search: it would run them again.
+        RecipeError: the bucket is not the one of before and lacks results of this search, which it would run again.
     """
     saved = config.folder / MARK
-    before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") if saved.is_file() else None
-    if not saved.is_file() or (before or "") == config.bucket:
+    if not saved.is_file():
         return
-    ran = charged(buffer)
-    missing = [id for id in ran if attempts.load_result(buffer.executor.bucket, id) is None]
+    bucket_before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") or ""
+    if bucket_before == config.bucket:
+        return
+    experiment_ids = charged(buffer)
+    missing = [id for id in experiment_ids if attempts.load_result(buffer.executor.bucket, id) is None]
     if missing:
         raise RecipeError(
-            f"The search in {config.output_dir} was begun with the bucket {before or 'in its folder'}, and "
-            f"{buffer.executor.bucket.url} lacks the results of {len(missing)} of its {len(ran)} experiments. "
-            "Leave it as it was, or copy them there."
+            f"The search in {config.output_dir} was started with the bucket {bucket_before or 'in its folder'}, and "
+            f"{buffer.executor.bucket.url} lacks the results of {len(missing)} of its {len(experiment_ids)} "
+            "experiments. Name the old bucket, or copy its results to the new one."
         )
 
 
-def _ideator(config: SearchConfig, buffer: RewardBuffer) -> Ideator:
+def _get_ideator(config: SearchConfig, buffer: RewardBuffer) -> Ideator:
     subject = Subject(buffer.executor.environment, config.preset, config.prompts)
     return get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger)
 
 
-async def _baseline(buffer: RewardBuffer, replicates: int) -> str:
-    """Run the unchanged baseline, as often as is asked for; one line about it.
+async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
+    """Run the unchanged baseline `replicates` times; returns one line about it.
 
     Raises:
         IdeatorError: no run of it succeeded.
@@ -170,11 +194,11 @@ async def _baseline(buffer: RewardBuffer, replicates: int) -> str:
     return baseline_words(records, buffer.executor.environment.metric.name)
 
 
-def _introduce(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, voice: Voice) -> None:
+def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: Voice) -> None:
     executor = buffer.executor
     sandbox = executor.sandbox.level + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
-    voice.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
-    voice.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
-    voice.say(f"run folder {config.folder}")
+    progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
+    progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
+    progress.say(f"run folder {config.folder}")
     if buffer.elsewhere:
-        voice.say(words_of(buffer.elsewhere, config.seed))
+        progress.say(words_of(buffer.elsewhere, config.seed))
