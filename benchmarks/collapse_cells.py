@@ -23,9 +23,9 @@ from collapse_records import read_cell
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.envs.landscape.prior import prior
 from ideator_rl.reward_buffer import RewardBuffer, live_buffers
-from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import load_search
 from ideator_rl.search.engine import search_loop
+from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
 from ideator_rl.storage.bucket import MemoryBucket

@@ -6,9 +6,9 @@ import random
 import sqlite3
 
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.asking import Answer
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.engine import search_loop
+from ideator_rl.search.ideator import Answer
 from ideator_rl.search.strategies import get_search_strategy
 from ideator_rl.storage.bucket import open_bucket
 

@@ -18,8 +18,8 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.registry import UnknownName
-from ideator_rl.search.asking import Ask, Subject, answers
 from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.ideator import Ask, Subject, answers
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import run_search
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger

@@ -16,7 +16,7 @@ from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import ModelError
-from ideator_rl.search.asking import Answer, Ask, Subject, answers
+from ideator_rl.search.ideator import Answer, Ask, Subject, answers
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.ideators.local import model_source
 from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform

@@ -17,7 +17,7 @@ from ideator_rl.diversity.window import sample_of
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
-from ideator_rl.search.watching import Population
+from ideator_rl.search.population_watch import Population
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import Rollout, Run, read_run
 

@@ -14,9 +14,9 @@ from test_search_engine import rows, specs
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.store import Spec
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.figures import figures
-from ideator_rl.search.near import NearDuplicates
-from ideator_rl.search.seeds import known_elsewhere, words_of
+from ideator_rl.search.imported_ideas import known_elsewhere, words_of
+from ideator_rl.search.near_duplicates import NearDuplicates
+from ideator_rl.search.search_summary import figures
 
 BY_FIRST = f"{__name__}.by_first"
 
@@ -109,7 +109,7 @@ def test_penalised_trees_are_those_that_a_near_duplicate_reached_first_in_every_
 
     class Looking:
         def asks(self, history, count, rng):
-            from ideator_rl.search.asking import FREE, Ask
+            from ideator_rl.search.ideator import FREE, Ask
 
             seen.append(set(history.archive._penalised))
             return [Ask(FREE, count)]

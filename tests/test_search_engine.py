@@ -12,10 +12,10 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.asked import Asked, Origin
-from ideator_rl.search.asking import Answer, Ask
 from ideator_rl.search.engine import Search
-from ideator_rl.search.figures import figures
+from ideator_rl.search.ideator import Answer, Ask
+from ideator_rl.search.search_journal import Asked, Origin
+from ideator_rl.search.search_summary import figures
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.ledger import BudgetSpent
 
@@ -138,7 +138,7 @@ def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began
 
     class Looking:
         def asks(self, history, count, rng):
-            from ideator_rl.search.asking import FREE, Ask
+            from ideator_rl.search.ideator import FREE, Ask
 
             seen.append((history.epoch, len(history.archive), len(history.ideas), dict(history.asked)))
             return [Ask(FREE, count)]

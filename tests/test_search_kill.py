@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.executor import store as attempts
-from ideator_rl.search.figures import figures
+from ideator_rl.search.search_summary import figures
 from ideator_rl.storage.bucket import open_bucket
 
 HERE = Path(__file__).parent

@@ -6,8 +6,8 @@ import pytest
 from search_runs import RandomEdits, configured, go, rows, text
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.search.asking import Ask
-from ideator_rl.search.figures import figures
+from ideator_rl.search.ideator import Ask
+from ideator_rl.search.search_summary import figures
 
 
 class Says:

@@ -11,14 +11,14 @@ from archives import archive
 from conftest import TOY, sentence
 from search_runs import Lines, RandomEdits, configured, go, text
 
-from ideator_rl.archive.known_edits import KnownEdits
+from ideator_rl.archive.idea_edits import KnownEdits
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import tree_hash
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
+from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import SearchProgress
 from ideator_rl.storage.records import read_run

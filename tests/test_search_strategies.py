@@ -12,8 +12,8 @@ from ideator_rl.archive.baseline import Baseline
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import UnknownName
-from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.descriptors import component, descriptor, kind, size
+from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.strategies import History, get_search_strategy
 from ideator_rl.search.strategies.best_of_n import BestOfN
 from ideator_rl.search.strategies.evolution import Evolution

@@ -15,7 +15,7 @@ from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, entries, run_folder, trainer
 from ideator_rl.executor import store as attempts
 from ideator_rl.report.summary import summary
-from ideator_rl.search.figures import figures, notes
+from ideator_rl.search.search_summary import figures, notes
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.records import read_run
 

@@ -6,7 +6,7 @@ import argparse
 
 from ideator_rl.cli.output import emit, show
 from ideator_rl.report.summary import summary
-from ideator_rl.search.figures import figures, notes
+from ideator_rl.search.search_summary import figures, notes
 from ideator_rl.storage.records import read_run
 
 

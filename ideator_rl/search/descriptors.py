@@ -12,10 +12,10 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.known_edits import known_edits
+from ideator_rl.archive.idea_edits import known_edits
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch.size import patch_size
-from ideator_rl.search.asking import Subject
+from ideator_rl.search.ideator import Subject
 
 SIZES = (2, 8, 32, 128)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.sandbox.sandbox import choose
-from ideator_rl.search.asking import Subject
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
+from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.strategies import get_search_strategy
 

@@ -30,10 +30,10 @@ from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
 from ideator_rl.reward_buffer import RewardBuffer, Running
-from ideator_rl.search.asked import Asked, Origin, Place, charged
-from ideator_rl.search.asking import Answer, Ask, Ideator, Subject, answers
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
-from ideator_rl.search.near import NearDuplicates
+from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, answers
+from ideator_rl.search.near_duplicates import NearDuplicates
+from ideator_rl.search.search_journal import Asked, Origin, Place, charged
 from ideator_rl.search.strategies import History, SearchStrategy, asks_of
 from ideator_rl.storage.journal import Descent, sections
 from ideator_rl.storage.ledger import KEYS, BudgetSpent

@@ -30,14 +30,14 @@ from ideator_rl.executor.retry import Patience
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.search.asked import charged
-from ideator_rl.search.asking import Ideator, Subject
 from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other
 from ideator_rl.search.engine import StopReason, search_loop
+from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.seeds import known_elsewhere, words_of
+from ideator_rl.search.imported_ideas import known_elsewhere, words_of
+from ideator_rl.search.population_watch import Population
+from ideator_rl.search.search_journal import charged
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
-from ideator_rl.search.watching import Population
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve
-from ideator_rl.search.asking import Ideator, Subject
+from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.storage.ledger import Ledger
 
 BUILT_IN = {

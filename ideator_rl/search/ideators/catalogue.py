@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.known_edits import KnownEdits
+from ideator_rl.archive.idea_edits import KnownEdits
 from ideator_rl.archive.recombination import Recombination
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import PatchError, tree_hash
-from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
+from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
 from ideator_rl.search.ideators.settings import Check, checked, number
 from ideator_rl.storage.ledger import Ledger
 

@@ -19,8 +19,8 @@ from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
-from ideator_rl.search.asking import Ask, Subject, answered
-from ideator_rl.search.ideators.questions import Manner, Questions
+from ideator_rl.search.ideator import Ask, Subject, answered
+from ideator_rl.search.ideators.prompt_writer import Manner, Questions
 from ideator_rl.search.ideators.replies import ideas_of_reply
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, checked, names, number
 from ideator_rl.storage.ledger import Ledger
@@ -76,7 +76,7 @@ class ChatIdeator:
         return cls(ChatClient(client, ledger), own, Questions(subject, manner, tokens, room))
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
-        """See `asking.Ideator`.
+        """See `ideator.Ideator`.
 
         Raises:
             BudgetSpent: a cap leaves no room for any call of the question.

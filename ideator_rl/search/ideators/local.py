@@ -22,8 +22,8 @@ from typing import Any
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
-from ideator_rl.search.asking import Ask, Subject
-from ideator_rl.search.ideators.questions import Manner, Questions
+from ideator_rl.search.ideator import Ask, Subject
+from ideator_rl.search.ideators.prompt_writer import Manner, Questions
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, Check, checked, number
 from ideator_rl.storage.ledger import Ledger
@@ -92,7 +92,7 @@ class LocalIdeator:
         return cls(LocalSettings(**settings), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
-        """See `asking.Ideator`."""
+        """See `ideator.Ideator`."""
         return (await self.ideas_many([ask], archive))[0]
 
     async def ideas_many(self, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:

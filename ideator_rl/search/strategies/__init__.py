@@ -6,8 +6,8 @@ parents.
 """
 
 from ideator_rl.archive.parents import Parents, Puct, Strategy, TopK, get_strategy, puct
-from ideator_rl.search.strategies.history import History, SearchStrategy, asks_of
-from ideator_rl.search.strategies.made import get_search_strategy
+from ideator_rl.search.strategies.lookup import get_search_strategy
+from ideator_rl.search.strategies.strategy import History, SearchStrategy, asks_of
 
 __all__ = [
     "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "asks_of", "get_search_strategy",

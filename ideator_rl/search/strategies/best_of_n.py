@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from ideator_rl.search.asking import FREE, Ask
-from ideator_rl.search.strategies.history import History
+from ideator_rl.search.ideator import FREE, Ask
+from ideator_rl.search.strategies.strategy import History
 
 
 @dataclass(frozen=True)

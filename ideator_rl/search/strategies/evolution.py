@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import MALFORMED, Experiment
-from ideator_rl.search.asking import EXPLOIT, EXPLORE, FREE, Ask
-from ideator_rl.search.strategies.history import History
+from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask
+from ideator_rl.search.strategies.strategy import History
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.asking import EXPLOIT, FREE, Ask
 from ideator_rl.search.descriptors import DESCRIPTORS, descriptor
-from ideator_rl.search.strategies.history import History
+from ideator_rl.search.ideator import EXPLOIT, FREE, Ask
+from ideator_rl.search.strategies.strategy import History
 
 
 @dataclass(frozen=True)

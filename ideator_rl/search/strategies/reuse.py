@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from ideator_rl.archive.parents import Strategy
 from ideator_rl.errors import IdeatorError
-from ideator_rl.search.asking import EXPLOIT, FREE, Ask
-from ideator_rl.search.strategies.history import History
+from ideator_rl.search.ideator import EXPLOIT, FREE, Ask
+from ideator_rl.search.strategies.strategy import History
 
 
 @dataclass(frozen=True)

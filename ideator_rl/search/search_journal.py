@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.asking import Ask
+from ideator_rl.search.ideator import Ask
 from ideator_rl.storage.journal import Descent, Journal
 
 SCHEMA = (

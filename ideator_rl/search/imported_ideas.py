@@ -3,7 +3,7 @@
 Their records are read once, when the search begins, and kept in its folder, so that a resumed search knows the same.
 Codebases that they ran are copied into this run's bucket with their results: an idea that leads to one of them is not
 run again under the seed it was run with; under another it is another experiment, and is run.  It is charged all the
-same (`figures.py`): a search that was spared experiments has not become cheaper.
+same (`search_summary`): a search that was spared experiments has not become cheaper.
 
 Refused is a source that holds nothing of this environment, as it stands, and preset: a metric measured with other code,
 data or budget is another metric.

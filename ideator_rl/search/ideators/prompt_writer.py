@@ -26,7 +26,7 @@ from ideator_rl.archive.prompts import EXPLORE as DIFFERENT
 from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.search.asking import EXPLORE, Answer, Ask, Subject
+from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
 
 AS_TRAINED_SHOWN, IN_FULL_SHOWN = 2, 100
 """Past ideas in a prompt where `max_shown` is null: `prompt_parents` of training's recipes, and the paper's number."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.asking import Ask, Subject, blamed
+from ideator_rl.search.ideator import Ask, Subject, blamed
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from ideator_rl.archive import parents
 from ideator_rl.config import fits, keys_of, spelled
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve
-from ideator_rl.search.strategies.history import SearchStrategy
 from ideator_rl.search.strategies.reuse import Reuse
+from ideator_rl.search.strategies.strategy import SearchStrategy
 
 BUILT_IN = {
     "best_of_n": "ideator_rl.search.strategies.best_of_n.BestOfN",
