@@ -6,9 +6,11 @@ import pytest
 from conftest import TOY, execute, run
 
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import parse_idea
 from ideator_rl.implementers.direct import DirectImplementer
-from ideator_rl.implementers.implementer import NotImplementable, get_implementer, patched_tree
+from ideator_rl.implementers.implementer import NotImplementable, estimate_cost, get_implementer, writes_trusted_code
+from ideator_rl.patch import patched_tree
 
 BLOCK = "train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nx = 1.0\n>>>>>>> REPLACE"
 DIFF = "--- a/train.py\n+++ b/train.py\n@@ -5,3 +5,3 @@\n-x = 4.0\n+x = 1.0\n y = 4.0\n z = 4.0"
@@ -83,6 +85,21 @@ def test_a_symbolic_link_in_an_idea_is_rejected():
 def test_direct_is_no_trusted_implementer_and_is_found_by_name():
     made = get_implementer("direct")
     assert isinstance(made, DirectImplementer) and not made.trusted
+
+
+class MinimalImplementer:
+    """A plugin that declares only what it must."""
+
+    name = "minimal"
+
+
+def test_a_class_with_no_optional_member_gets_the_defaults_of_the_interface(monkeypatch):
+    monkeypatch.setattr("ideator_rl.implementers.implementer.BUILT_IN", {"minimal": f"{__name__}.MinimalImplementer"})
+    assert isinstance(get_implementer("minimal"), MinimalImplementer)
+    assert not writes_trusted_code("minimal")
+    assert estimate_cost("minimal", None, 10, load_environment(TOY), "cpu") is None
+    with pytest.raises(IdeatorError, match="MinimalImplementer takes no `coder` settings; got samples"):
+        get_implementer("minimal", {"samples": 3})
 
 
 def test_execute_runs_an_idea_that_holds_its_own_edits(call, tmp_path):

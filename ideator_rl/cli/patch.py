@@ -9,18 +9,7 @@ from pathlib import Path
 from ideator_rl.cli.output import emit, read_patch, say, show
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.patch import (
-    PatchError,
-    Rules,
-    Tree,
-    apply_patch,
-    diff,
-    judge,
-    names_protected,
-    read_tree,
-    tree_hash,
-    write_tree,
-)
+from ideator_rl.patch import PatchError, Tree, apply_patch, diff, patched_tree, read_tree, tree_hash, write_tree
 from ideator_rl.text import visible
 
 
@@ -34,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     base, text = read_tree(base_folder), read_patch(args.diff)
     rules = load_environment(args.env).rules if args.env else None
     try:
-        tree = _patched(base, text, rules)
+        tree = patched_tree(base, text, rules) if rules else apply_patch(base, text)
     except PatchError as error:
         return _refused(error, args.json)
     _write(tree, out)
@@ -44,23 +33,6 @@ def main(args: argparse.Namespace) -> int:
     else:
         show(patch.rstrip("\n"))
     return 0
-
-
-def _patched(base: Tree, text: str, rules: Rules | None) -> Tree:
-    """What `execute --diff` would run.
-
-    Raises:
-        PatchError: the patch does not apply, or breaks a rule; naming a protected file breaks one.
-    """
-    try:
-        tree = apply_patch(base, text)
-    except PatchError as error:
-        if rules is not None and (name := names_protected(text, rules)):
-            raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
-        raise
-    if rules is not None:
-        judge(base, tree, rules)
-    return tree
 
 
 def _write(tree: Tree, out: Path) -> None:

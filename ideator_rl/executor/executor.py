@@ -35,8 +35,8 @@ from ideator_rl.experiment import (
     proposal_id,
 )
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer, patched_tree
-from ideator_rl.patch import PatchError, Tree, diff, tree_hash
+from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer
+from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.sandbox import BWRAP, Sandbox, choose
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket

@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ideator_rl.implementers.implementer import patched_tree
 from ideator_rl.llm import Reply
-from ideator_rl.patch import PatchError, Rules, Tree
+from ideator_rl.patch import PatchError, Rules, Tree, patched_tree
 from ideator_rl.patch.edit import Kind
 
 DECLINED = re.compile(r"^[ \t*_>`]*CANNOT:[ \t*_]*(\S.*)", re.M)

@@ -1,34 +1,42 @@
-"""The seam between an idea and its code: an implementer writes a patch for the baseline.
+"""An implementer turns an idea into a patch for the baseline; this is the interface that every one of them has.
 
-Whatever it returns goes the same way: parsed, applied in memory, judged by the environment's rules (`patched_tree`).
+All patches go the same way, whichever implementer wrote them: parsed, applied in memory, and judged by the
+environment's rules (`ideator_rl.patch.patched_tree`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from inspect import getattr_static
+from typing import Any, Protocol, Self
 
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.llm.estimate import Estimate
-from ideator_rl.patch import PatchError, Rules, Tree, apply_patch, judge, names_protected
+from ideator_rl.patch import PatchError, Tree
 from ideator_rl.patch.edit import Kind
 from ideator_rl.registry import resolve
 from ideator_rl.storage.ledger import Ledger
 
+BUILT_IN = {
+    "rules": "ideator_rl.implementers.rules.RulesImplementer",
+    "direct": "ideator_rl.implementers.direct.DirectImplementer",
+    "llm": "ideator_rl.implementers.coder.CoderImplementer",
+}
+
 
 @dataclass(frozen=True)
 class Implementation:
-    """A patch, and what it cost to have it written."""
+    """A patch, and what it cost."""
 
     patch: str
     usage: dict[str, float] = field(default_factory=dict)
-    """`usd`, `prompt_tokens`, `completion_tokens`, `calls`; empty when nothing was asked."""
+    """`usd`, `prompt_tokens`, `completion_tokens`, `calls`; empty when no model was called."""
 
 
 class NotImplementable(PatchError):
-    """No usable patch came out (unpatchable or rejected), and what it cost to learn that."""
+    """There is no usable patch for the idea (unpatchable or rejected); `usage` is what the attempts cost."""
 
     def __init__(
         self, message: str, kind: Kind = "unpatchable", usage: dict[str, float] | None = None, patch: str = ""
@@ -38,91 +46,90 @@ class NotImplementable(PatchError):
 
 
 class ImplementerUnavailable(IdeatorError):
-    """Nothing was learned about the idea: the implementer cannot be reached, or its budget is spent.  Ours: `lost`."""
+    """The implementer cannot be reached, or its budget is spent: the fault is ours, and the experiment is `lost`."""
 
 
 class Implementer(Protocol):
+    """What an implementer has.  A class need not derive from this one; the defaults below hold for it all the same."""
+
     name: str
-    """Stands in every record that its patches led to."""
-    trusted: bool
-    """Its code comes from us, not from a model: patches may run where no sandbox works."""
+    """Stored in every record that its patches lead to."""
+    trusted: bool = False
+    """Whether its code comes from us and not from a model: only then may it run where no sandbox works."""
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], ledger: Ledger) -> Self:
+        """An instance for a run, from the recipe's `coder` mapping; by default it takes no settings.
+
+        Raises:
+            IdeatorError: unusable settings.
+        """
+        if settings:
+            raise IdeatorError(
+                f"The implementer {cls.__name__} takes no `coder` settings; got {', '.join(settings)}. Leave them out."
+            )
+        return cls()
+
+    @staticmethod
+    def estimate(settings: dict[str, Any], ideas: int, environment: Environment, preset: str) -> Estimate | None:
+        """The cost of so many ideas; None, the default, if no model is called.
+
+        Raises:
+            IdeatorError: unusable settings.
+        """
+        return None
 
     def version(self, environment: Environment) -> str:
-        """What its answer to an idea depends on besides idea and baseline; an idea is asked once for each version."""
+        """What an answer depends on, except idea and baseline.  An idea is implemented once for each version."""
         ...
 
     async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
         """A patch for the idea against `base`.
 
         Raises:
-            PatchError: (unpatchable, rejected) no patch can be written for this idea; says why.
-            ImplementerUnavailable: it could not be asked.
+            PatchError: (unpatchable, rejected) no patch can be written for this idea; the message gives the reason.
+            ImplementerUnavailable: no answer could be had.
         """
         ...
-
-
-def patched_tree(base: Tree, patch: str, rules: Rules) -> Tree:
-    """The tree that a patch leads to, judged by the rules.
-
-    Raises:
-        PatchError: it does not apply (unpatchable), or what it leads to breaks a rule (rejected).
-    """
-    try:
-        tree = apply_patch(base, patch)
-    except PatchError as error:
-        if name := names_protected(patch, rules):
-            raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
-        raise
-    judge(base, tree, rules)
-    return tree
 
 
 def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: Ledger | None = None) -> Implementer:
     """An implementer by name (`rules`, `llm`, `direct`), entry point, or dotted path of a class.
 
-    A class that has `from_settings(settings, ledger)` is made by it; any other without arguments.
-
     Raises:
-        UnknownName: nothing is known by that name.
+        UnknownName: there is no implementer of that name.
         IdeatorError: settings for an implementer that takes none, or unusable ones.
     """
-    made = resolve("implementers", name, BUILT_IN)
-    if hasattr(made, "from_settings"):
-        return made.from_settings(settings or {}, ledger or Ledger())
-    if settings:
-        raise IdeatorError(
-            f"The implementer {name} takes no `coder` settings; got {', '.join(settings)}. Leave them out."
-        )
-    return made()
+    from_settings = _member(resolve("implementers", name, BUILT_IN), "from_settings")
+    implementer: Implementer = from_settings(settings or {}, ledger or Ledger())
+    return implementer
 
 
 def writes_trusted_code(name: str) -> bool:
-    """Whether an implementer says that its code is no model's.  Nothing is made, so that no key is needed.
+    """Whether an implementer declares that no model writes its code.  No instance is created, so no key is needed.
 
     Raises:
-        UnknownName: nothing is known by that name.
+        UnknownName: there is no implementer of that name.
     """
-    return getattr(resolve("implementers", name, BUILT_IN), "trusted", False) is True
+    return _member(resolve("implementers", name, BUILT_IN), "trusted") is True
 
 
 def estimate_cost(
     name: str, settings: dict[str, Any] | None, ideas: int, environment: Environment, preset: str
 ) -> Estimate | None:
-    """What it may cost to have so many ideas implemented; None for an implementer that asks nobody.
+    """What it may cost to have so many ideas implemented; None for an implementer that calls no model.
 
     Raises:
-        UnknownName: nothing is known by that name.
+        UnknownName: there is no implementer of that name.
         IdeatorError: unusable settings.
     """
-    made = resolve("implementers", name, BUILT_IN)
-    found: Estimate | None = (
-        made.estimate(settings or {}, ideas, environment, preset) if hasattr(made, "estimate") else None
-    )
-    return found
+    estimate = _member(resolve("implementers", name, BUILT_IN), "estimate")
+    cost: Estimate | None = estimate(settings or {}, ideas, environment, preset)
+    return cost
 
 
-BUILT_IN = {
-    "rules": "ideator_rl.implementers.rules.RulesImplementer",
-    "direct": "ideator_rl.implementers.direct.DirectImplementer",
-    "llm": "ideator_rl.implementers.coder.CoderImplementer",
-}
+def _member(plugin: Any, member: str) -> Any:
+    """A plugin's own member, or the default of `Implementer`, bound to the plugin as if it were inherited."""
+    default = getattr_static(Implementer, member)
+    bound_default = default.__get__(None, plugin) if isinstance(default, classmethod | staticmethod) else default
+    return getattr(plugin, member, bound_default)

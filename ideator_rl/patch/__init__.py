@@ -23,7 +23,8 @@ from ideator_rl.patch.paths import Tree, quote
 from ideator_rl.patch.text import parse
 
 __all__ = [
-    "PatchError", "Rules", "Tree", "apply_patch", "diff", "judge", "read_tree", "tree_hash", "write_tree",
+    "PatchError", "Rules", "Tree", "apply_patch", "diff", "judge", "patched_tree", "read_tree", "tree_hash",
+    "write_tree",
 ]  # fmt: skip
 
 CONTEXT = 3
@@ -44,8 +45,25 @@ def apply_patch(tree: Tree, patch_text: str) -> Tree:
     return result
 
 
-def names_protected(patch_text: str, rules: Rules) -> str | None:
-    """A protected file that a patch names, whether or not it exists in the tree or the patch applies."""
+def patched_tree(base: Tree, patch_text: str, rules: Rules) -> Tree:
+    """The tree that a patch leads to, judged by the rules.
+
+    Raises:
+        PatchError: "unpatchable", it does not apply; or "rejected", it leads to a tree that breaks a rule, or it does
+            not apply and names a protected file.
+    """
+    try:
+        tree = apply_patch(base, patch_text)
+    except PatchError as error:
+        if name := _protected_name(patch_text, rules):
+            raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
+        raise
+    judge(base, tree, rules)
+    return tree
+
+
+def _protected_name(patch_text: str, rules: Rules) -> str | None:
+    """A protected file that a patch names, whether or not it exists in the tree."""
     try:
         edits = parse(patch_text)
     except PatchError:
