@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: install smollm2 quickstart test test-all check format bench clean
+.PHONY: install wheel smollm2 quickstart test test-all check format bench clean
 
 install: $(VENV)/.installed
 
@@ -35,6 +35,10 @@ check: install
 format: install
 	ruff check --fix .
 	ruff format .
+
+wheel: install
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
 
 bench: install
 	python benchmarks/overhead.py
