@@ -184,7 +184,7 @@ def test_cancel_ends_what_claimed_marks_it_and_leaves_a_process_that_got_the_sam
 
 
 TRAINER = (
-    "import sys, time; from pathlib import Path; from ideator_rl import run_folder\n"
+    "import sys, time; from pathlib import Path; from ideator_rl.storage import run_folder\n"
     "lock = run_folder.take(Path(sys.argv[1]), True); print('taken', flush=True); time.sleep(60)"
 )
 

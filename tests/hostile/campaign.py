@@ -97,7 +97,7 @@ class Campaign:
         argv = [
             sys.executable,
             "-m",
-            "ideator_rl.cli.commands",
+            "ideator_rl.cli",
             "execute",
             str(HERE / environment),
             "--json",
