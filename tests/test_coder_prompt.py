@@ -16,7 +16,7 @@ BASE = ENVIRONMENT.baseline("cpu")
 
 
 def prompt(text="Try it.", **more):
-    settings = {"edit_format": "blocks", "room": 20_000} | more
+    settings = {"edit_format": "blocks", "budget": 20_000} | more
     base = settings.pop("base", BASE)
     environment = settings.pop("environment", ENVIRONMENT)
     return Prompt(parse_idea(idea(text)), base, environment, "cpu", **settings)
@@ -92,6 +92,6 @@ def test_hidden_files_are_named_and_not_shown():
 
 
 def test_long_answers_and_errors_are_shortened_in_a_revision():
-    messages = prompt(room=4_000).revision("a" * 50_000, "unfit", "b" * 50_000)
+    messages = prompt(budget=4_000).revision("a" * 50_000, "unfit", "b" * 50_000)
     assert sum(len(message["content"]) for message in messages) < 4_000
     assert "bytes are left out here" in messages[0]["content"] and "bytes are left out here" in messages[1]["content"]

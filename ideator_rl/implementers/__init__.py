@@ -1,1 +1,1 @@
-"""Implementers turn an idea into a patch: `llm` asks a code model, `direct` and `rules` ask none."""
+"""Implementers turn an idea into a patch: `llm` calls a code model, `direct` and `rules` call none."""

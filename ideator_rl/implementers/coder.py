@@ -1,15 +1,15 @@
 """The implementer `llm`: a code LLM turns an idea into a patch.
 
-For each idea `samples` drafts are written at once.  A draft that gives no valid codebase is told why and revised, up to
-`revisions` times.  The first valid one wins: the others are cancelled and waited for, so that nothing goes on after
-`implement`.  Of drafts that are valid by then, the one with the lowest number wins.
+For each idea `samples` drafts are written at once.  A draft whose answer gives no valid codebase is revised up to
+`revisions` times, with the error in the prompt.  The first valid draft wins; if several are valid at that moment, the
+one with the lowest number.  The others are cancelled, and `implement` returns after all of them have ended.
 
-Guaranteed: with `replay`, the winner is that of the recorded run, byte for byte: all drafts are waited for, and only
-those have all their answers in the record that were valid before the others were cancelled.
-Not guaranteed: the same winner twice from a live endpoint, whose answers come in another order each time.
+Guaranteed: with `replay`, the winner is that of the recorded run, byte for byte.  All drafts are awaited; the only
+drafts with all their answers in the recording are those that were valid before the others were cancelled.
+Not guaranteed: the same winner twice from a live endpoint, whose answers arrive in another order each time.
 
-Outcomes: a draft whose last answer is unusable counts against the idea (unpatchable, or rejected if it broke a rule).
-Only if no draft came so far, because the endpoint failed or a cap was reached, nothing was learned: `lost`.
+Outcomes: if at least one draft was answered to its end and none is valid, the idea is at fault (unpatchable, or
+rejected if it broke a rule).  If no draft was, because the endpoint failed or a cap was reached, the idea is `lost`.
 """
 
 from __future__ import annotations
@@ -36,31 +36,27 @@ from ideator_rl.patch import Tree, diff
 from ideator_rl.storage.ledger import BudgetSpent, Ledger
 
 HALVINGS = 4
-"""How often less of the codebase is shown when a server says that the context is too long: down to a sixteenth."""
-
-
-NO_LIMIT = 1 << 40
-"""Tokens, where nobody said how long the context is: all is shown, until the server says that it is too long."""
-
-
+"""How often less of the codebase is shown when a server answers that the prompt is too long: down to a sixteenth."""
+UNLIMITED = 1 << 40
+"""Tokens of a prompt where the settings give no context length: all is shown until the server refuses it."""
 TYPICAL_IDEA = 300
-"""Tokens, where a cost is estimated."""
+"""Tokens of an idea in a cost estimate."""
 
 
 @dataclass(frozen=True)
 class CoderSettings:
-    """How drafts are asked for; all other settings are the client's."""
+    """How drafts are requested; all other settings are those of the client."""
 
     samples: int = 10
     """Drafts an idea, at once; Si et al. (arXiv 2601.14525) take ten."""
     revisions: int = 2
-    """Times that a draft is asked again, with what was wrong."""
+    """Times that a draft is requested again, with the error."""
     edit_format: str = "blocks"
-    """`blocks` (SEARCH/REPLACE), `diff` (unified), or `auto`, which leaves it to the model."""
+    """`blocks` (SEARCH/REPLACE), `diff` (unified), or `auto`: the model chooses."""
 
 
 class Client(Protocol):
-    """What is needed of `llm.ChatClient`."""
+    """The part of `llm.ChatClient` that a coder needs."""
 
     @property
     def version(self) -> str: ...
@@ -70,12 +66,16 @@ class Client(Protocol):
 
 @dataclass
 class Draft:
+    """The state of one draft; its own task writes it, `implement` reads it after that task has ended."""
+
     number: int
     replies: list[Reply] = field(default_factory=list)
     tree: Tree | None = None
+    """The patched codebase, once an answer is valid."""
     fault: Fault | None = None
-    """What was wrong with the last answer, once there is none to come."""
+    """The fault of the last answer, once no other will follow."""
     unavailable: IdeatorError | None = None
+    """The error that ended the draft before its last answer."""
     halvings: int = 0
 
 
@@ -83,41 +83,42 @@ class CoderImplementer:
     name = "llm"
     trusted = False
 
-    def __init__(self, client: Client, settings: CoderSettings, room: int, replay: bool = False):
+    def __init__(self, client: Client, settings: CoderSettings, prompt_budget: int, replay: bool = False):
         self._client, self.settings = client, settings
-        self._room = room
-        """Tokens of the model's context beside the longest answer."""
+        self._prompt_budget = prompt_budget
+        """Tokens of the model's context without the longest answer."""
         self._replay = replay
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], ledger: Ledger) -> CoderImplementer:
-        """Made from one flat mapping: these settings and the client's.
+        """An instance from one flat mapping: these settings and those of the client.
 
         Raises:
-            IdeatorError: an unknown key, or a value that cannot be.
+            IdeatorError: an unknown key, or a value out of range.
         """
-        own, rest = _split(settings)
-        client = LLMSettings.from_mapping(rest)
-        return cls(ChatClient(client, ledger), own, _room(client), replay=bool(client.replay))
+        own_settings, client_mapping = _split(settings)
+        client = LLMSettings.from_mapping(client_mapping)
+        return cls(ChatClient(client, ledger), own_settings, _prompt_budget(client), replay=bool(client.replay))
 
     @staticmethod
     def estimate(settings: dict[str, Any], ideas: int, environment: Environment, preset: str) -> Estimate:
-        """What ideas may cost; see `llm.estimate`.  An idea counts as `TYPICAL_IDEA`, a model without a price as free.
+        """The cost of ideas; see `llm.estimate`.  Assumes `TYPICAL_IDEA` tokens an idea; no known price counts as free.
 
         Raises:
             IdeatorError: unusable settings.
         """
-        own, rest = _split(settings)
-        client = LLMSettings.from_mapping(rest)
+        own_settings, client_mapping = _split(settings)
+        client = LLMSettings.from_mapping(client_mapping)
         idea = Idea("x" * (BYTES_PER_TOKEN * TYPICAL_IDEA), "x")
-        prompt = Prompt(idea, environment.baseline(preset), environment, preset, own.edit_format, _room(client))
-        asked = sum(tokens(message["content"]) for message in prompt.messages())
+        base, budget = environment.baseline(preset), _prompt_budget(client)
+        prompt = Prompt(idea, base, environment, preset, own_settings.edit_format, budget)
+        prompt_tokens = sum(tokens(message["content"]) for message in prompt.messages())
         price = mean(client.models, {name: client.price(name) or Price() for name in client.models})
-        return estimate(ideas, own.samples, own.revisions, asked, client.max_tokens, price)
+        return estimate(ideas, own_settings.samples, own_settings.revisions, prompt_tokens, client.max_tokens, price)
 
     def version(self, environment: Environment) -> str:
-        """The models and how they are sampled, the drafts, and the prompts."""
-        parts = [self._client.version, asdict(self.settings), self._room, prompts_version()]
+        """A hash of the models and their sampling, the drafts, and the prompts."""
+        parts = [self._client.version, asdict(self.settings), self._prompt_budget, prompts_version()]
         return f"{self.name} {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
 
     async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
@@ -127,19 +128,26 @@ class CoderImplementer:
             NotImplementable: at least one draft was answered to its end, and none gave a valid codebase.
             ImplementerUnavailable: no draft was answered to its end.
         """
-        prompt = Prompt(idea, base, environment, preset, self.settings.edit_format, self._room)
+        prompt = Prompt(idea, base, environment, preset, self.settings.edit_format, self._prompt_budget)
         race = _Race(self._client, prompt, self.settings.revisions, self._replay)
         drafts = [Draft(number) for number in range(self.settings.samples)]
         await race.run(drafts)
-        usage = _usage([reply for draft in drafts for reply in draft.replies])
+        replies = [reply for draft in drafts for reply in draft.replies]
+        # Calls that were cancelled on the wire report no cost: they are in the run's ledger only.
+        usage = {
+            "usd": sum(reply.usd for reply in replies),
+            "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+            "completion_tokens": sum(reply.completion_tokens for reply in replies),
+            "calls": len(replies),
+        }
         for draft in drafts:
             if draft.tree is not None:
                 return Implementation(diff(base, draft.tree), usage)
         raise _failure(drafts, self.settings, usage)
 
 
-def _room(client: LLMSettings) -> int:
-    return client.context_tokens - client.max_tokens if client.context_tokens else NO_LIMIT
+def _prompt_budget(client: LLMSettings) -> int:
+    return client.context_tokens - client.max_tokens if client.context_tokens else UNLIMITED
 
 
 class _Race:
@@ -147,10 +155,11 @@ class _Race:
 
     def __init__(self, client: Client, prompt: Prompt, revisions: int, replay: bool):
         self._client, self._prompt, self._revisions, self._replay = client, prompt, revisions, replay
-        self._first: dict[int, list[Message]] = {}
+        self._first_messages: dict[int, list[Message]] = {}
+        """By number of halvings; all drafts share them."""
 
     async def run(self, drafts: list[Draft]) -> None:
-        """Write drafts until one is valid, or, from a record, all to their end; none goes on afterwards."""
+        """Write drafts until one is valid or, with a recording, all to their end.  None is still running afterwards."""
         tasks = [asyncio.create_task(self._write(draft)) for draft in drafts]
         try:
             pending = set(tasks)
@@ -162,66 +171,57 @@ class _Race:
             await asyncio.gather(*tasks, return_exceptions=True)
         for task in tasks:
             if not task.cancelled():
-                task.result()
+                task.result()  # raises an error of our own code
 
     async def _write(self, draft: Draft) -> None:
-        more: list[Message] = []
+        follow_up: list[Message] = []
         try:
             for revision in range(self._revisions + 1):
-                reply = await self._ask(
-                    draft, more, f"{self._prompt.idea.key} draft {draft.number}, revision {revision}"
-                )
-                # No `await` from here to the next question: an answer that is in the record has been read too.
+                salt = f"{self._prompt.idea.key} draft {draft.number}, revision {revision}"
+                reply = await self._ask(draft, follow_up, salt)
+                # No `await` from here to the next call: a replay then sees every answer of the recording judged.
                 draft.replies.append(reply)
-                read = read_answer(reply, self._prompt.base, self._prompt.environment.rules)
-                if not isinstance(read, Fault):
-                    draft.tree = read
+                answer = read_answer(reply, self._prompt.base, self._prompt.environment.rules)
+                if not isinstance(answer, Fault):
+                    draft.tree = answer
                     return
-                if read.final or revision == self._revisions:
-                    draft.fault = read
+                if answer.final or revision == self._revisions:
+                    draft.fault = answer
                     return
-                more = self._prompt.revision(reply.text, read.reason, read.message)
+                follow_up = self._prompt.revision(reply.text, answer.reason, answer.message)
         except IdeatorError as error:
             draft.unavailable = error
 
-    async def _ask(self, draft: Draft, more: list[Message], salt: str) -> Reply:
-        """An answer; of a codebase too long for the server, the draft sees half as much from then on.
+    async def _ask(self, draft: Draft, follow_up: list[Message], salt: str) -> Reply:
+        """An answer.  If the prompt is too long for the server, the draft sees half of the codebase from then on.
 
         Raises:
-            IdeatorError: the client gives none, or even little of the codebase is too long.
+            IdeatorError: the client gives no answer, or the smallest prompt is still too long.
         """
-        # A record holds answers only: a question that is not in it may have been too long.
-        smaller = (ContextTooLong, LLMUnavailable) if self._replay else ContextTooLong
+        # A recording holds answers only: a prompt without an answer may have been too long.
+        retry_shorter = (ContextTooLong, LLMUnavailable) if self._replay else ContextTooLong
         while True:
-            if draft.halvings not in self._first:
-                self._first[draft.halvings] = self._prompt.messages(draft.halvings)
+            if draft.halvings not in self._first_messages:
+                self._first_messages[draft.halvings] = self._prompt.messages(draft.halvings)
             try:
-                return await self._client.complete(self._first[draft.halvings] + more, salt=salt)
-            except smaller:
+                return await self._client.complete(self._first_messages[draft.halvings] + follow_up, salt=salt)
+            except retry_shorter:
                 if draft.halvings == HALVINGS:
                     raise
                 draft.halvings += 1
 
 
-def _usage(replies: list[Reply]) -> dict[str, float]:
-    """What all answers did cost.  Calls that were cancelled told nothing: these stand in the run's ledger only."""
-    return {
-        "usd": sum(reply.usd for reply in replies),
-        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-        "completion_tokens": sum(reply.completion_tokens for reply in replies),
-        "calls": len(replies),
-    }
-
-
 def _failure(drafts: list[Draft], settings: CoderSettings, usage: dict[str, float]) -> IdeatorError:
-    """Why there is no codebase: the idea's fault if a draft was answered to its end, else ours."""
+    """The error when no draft is valid: the idea's fault if a draft was answered to its end, else ours."""
     faults = [(draft.fault, draft.replies[-1].text) for draft in drafts if draft.fault is not None]
     if not faults:
         errors = [draft.unavailable for draft in drafts if draft.unavailable is not None]
+        # The budget comes first: the executor records it under another error kind than an outage.
         cause = next((error for error in errors if isinstance(error, BudgetSpent)), errors[0])
         unavailable = ImplementerUnavailable(f"The coder gave no answer to judge the idea by: {cause}")
         unavailable.__cause__ = cause
         return unavailable
+    # Of several faults, the most common reason is reported, with its last message and answer.
     common, count = Counter(fault.reason for fault, _ in faults).most_common(1)[0]
     last, answer = [pair for pair in faults if pair[0].reason == common][-1]
     return NotImplementable(
@@ -234,21 +234,24 @@ def _failure(drafts: list[Draft], settings: CoderSettings, usage: dict[str, floa
 
 
 def _split(settings: dict[str, Any]) -> tuple[CoderSettings, dict[str, Any]]:
-    """Our own settings, checked, and the client's, of which only the names are checked."""
-    mine = {item.name: item.default for item in fields(CoderSettings)}
-    known = [*mine, *(item.name for item in fields(LLMSettings))]
+    """The coder's own settings, checked, and those of the client, of which only the names are checked."""
+    defaults = {item.name: item.default for item in fields(CoderSettings)}
+    valid_keys = [*defaults, *(item.name for item in fields(LLMSettings))]
     for key, value in settings.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
+        if key not in valid_keys:
+            nearest = difflib.get_close_matches(str(key), valid_keys, n=1)
+            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(valid_keys)}."
             raise IdeatorError(f"The coder's settings have the unknown key {key!r}. {hint}")
-        if key in mine and type(value) is not type(mine[key]):
-            raise IdeatorError(f"The coder's setting {key} is {value!r}; expected something like {mine[key]!r}.")
-    own = CoderSettings(**{key: value for key, value in settings.items() if key in mine})
-    if own.samples < 1 or own.revisions < 0:
+        if key in defaults and type(value) is not type(defaults[key]):
+            raise IdeatorError(f"The coder's setting {key} is {value!r}; expected something like {defaults[key]!r}.")
+    own_settings = CoderSettings(**{key: value for key, value in settings.items() if key in defaults})
+    if own_settings.samples < 1 or own_settings.revisions < 0:
         raise IdeatorError(
-            f"The coder has samples: {own.samples}, revisions: {own.revisions}. Expected 1 and 0 or more."
+            f"The coder has samples: {own_settings.samples}, revisions: {own_settings.revisions}. "
+            "Expected 1 and 0 or more."
         )
-    if own.edit_format not in FORMATS:
-        raise IdeatorError(f"The coder's edit_format is {own.edit_format!r}. Expected one of {', '.join(FORMATS)}.")
-    return own, {key: value for key, value in settings.items() if key not in mine}
+    if own_settings.edit_format not in FORMATS:
+        raise IdeatorError(
+            f"The coder's edit_format is {own_settings.edit_format!r}. Expected one of {', '.join(FORMATS)}."
+        )
+    return own_settings, {key: value for key, value in settings.items() if key not in defaults}

@@ -1,6 +1,6 @@
-"""One answer of a coder, read as what it is: a codebase, or the reason why it is none.
+"""Reads one answer of a coder: a patched codebase, or the fault that prevents it.
 
-Guaranteed: nothing of an answer that was cut off is ever applied, nor anything that stands in a model's thoughts.
+Guaranteed: nothing is applied from an answer that was cut off, nor from a model's thoughts.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from ideator_rl.patch import PatchError, Rules, Tree, patched_tree
 from ideator_rl.patch.edit import Kind
 
 DECLINED = re.compile(r"^[ \t*_>`]*CANNOT:[ \t*_]*(\S.*)", re.M)
-"""How the prompt asks a coder to say that an idea cannot be done."""
-_OPENED = re.compile(r"\s*<think(?:ing)?>")
-_CLOSED = re.compile(r"</think(?:ing)?>")
-_LONE = re.compile(r"^</think(?:ing)?>[ \t]*$", re.M)
+"""How the prompt asks a coder to state that an idea cannot be done."""
+_OPENING_TAG = re.compile(r"\s*<think(?:ing)?>")
+_CLOSING_TAG = re.compile(r"</think(?:ing)?>")
+_CLOSING_LINE = re.compile(r"^</think(?:ing)?>[ \t]*$", re.M)
 _EDIT = re.compile(r"^(?:<{5,9} ?SEARCH|@@|diff --git )", re.M)
 _BLOCK_EDGE = re.compile(r"^(?:<{5,9} ?SEARCH|>{5,9} ?REPLACE|`{3,}|~{3,})", re.M)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why no codebase came out of an answer."""
+    """Why an answer gives no codebase."""
 
     reason: str
-    """One of the values of REASONS."""
+    """One of the keys of REASONS."""
     message: str
     kind: Kind = "unpatchable"
 
     @property
     def final(self) -> bool:
-        """Asking the same conversation again would only get the same again."""
+        """Whether a revision is useless: the same conversation would get the same answer."""
         return self.reason in (REFUSED, GAVE_UP)
 
 
@@ -42,19 +42,19 @@ REASONS = {
     EMPTY: "the answer held no text",
     CUT_OFF: "the answer was cut off at its greatest length",
     REFUSED: "the model refused to answer",
-    GAVE_UP: "the coder said that the idea cannot be done",
+    GAVE_UP: "the coder answered that the idea cannot be done",
     UNFIT: "the patch did not apply",
     BROKE_RULE: "the patched codebase broke a rule",
 }
-"""In words for a person."""
+"""Each reason as a clause of an error message."""
 
 
 def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
-    """The codebase that an answer leads to, or what is wrong with it."""
+    """The codebase that an answer leads to, or its fault."""
     if reply.finish == "length":
         return Fault(CUT_OFF, f"the answer was cut off after {reply.completion_tokens} tokens, and nothing was applied")
     if reply.finish == "refused":
-        return Fault(REFUSED, f"the model refused: {_start(reply.text)}")
+        return Fault(REFUSED, f"the model refused: {_beginning(reply.text)}")
     text = without_thoughts(reply.text)
     if reply.finish == "empty" or not text.strip():
         return Fault(EMPTY, "the answer held no text" + (" after the model's thoughts" if reply.text.strip() else ""))
@@ -63,26 +63,28 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
     except PatchError as error:
         if error.kind == "rejected":
             return Fault(BROKE_RULE, str(error), "rejected")
-        if (said := DECLINED.search(text)) and not _EDIT.search(text):
-            return Fault(GAVE_UP, f"the coder said: {_start(said[1])}")
+        # A patch may quote the word in a comment: only an answer without any edit declines.
+        if (declined := DECLINED.search(text)) and not _EDIT.search(text):
+            return Fault(GAVE_UP, f"the coder answered: {_beginning(declined[1])}")
         return Fault(UNFIT, str(error))
 
 
 def without_thoughts(text: str) -> str:
-    """An answer without what a reasoning model wrote before it; nothing if the thoughts never end.
+    """An answer without a reasoning model's thoughts before it; empty if the thoughts never end.
 
-    Some servers cut off the mark that opens the thoughts: a closing mark on a line of its own, outside of blocks and
-    fences, then ends them.
+    Some servers drop the opening tag: then a closing tag on a line of its own, outside of blocks and fences, ends the
+    thoughts.
     """
-    if opened := _OPENED.match(text):
-        closed = _CLOSED.search(text, opened.end())
-        return text[closed.end() :] if closed else ""
-    for lone in _LONE.finditer(text):
-        if len(_BLOCK_EDGE.findall(text, 0, lone.start())) % 2 == 0:
-            return text[lone.end() :]
+    if opening := _OPENING_TAG.match(text):
+        closing = _CLOSING_TAG.search(text, opening.end())
+        return text[closing.end() :] if closing else ""
+    for closing in _CLOSING_LINE.finditer(text):
+        # An even number of edges before the tag: it is not inside a block or fence.
+        if len(_BLOCK_EDGE.findall(text, 0, closing.start())) % 2 == 0:
+            return text[closing.end() :]
     return text
 
 
-def _start(text: str, length: int = 300) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= length else flat[:length] + "…"
+def _beginning(text: str, length: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[:length] + "…"

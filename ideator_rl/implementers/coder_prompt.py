@@ -1,9 +1,9 @@
-"""What a coder is asked: the files of `prompts/`, filled in with the environment's facts, the codebase and the idea.
+"""The prompt of a coder: the templates in `prompts/`, filled in with the environment, the codebase and the idea.
 
 The system message is the same for every idea of an environment and preset, and the idea comes last in the user
-message, so that a server's prefix cache serves all drafts, all revisions and, where the codebase fits, all ideas.
-Guaranteed: an idea ends where it ends: its section is closed by a mark made from a hash of its text, which
-nobody can write into that text.
+message.  So a server's prefix cache serves all drafts, all revisions and, where the codebase fits, all ideas.
+Guaranteed: an idea cannot leave its section.  The mark that closes it is a hash of the idea's text, which that text
+cannot contain.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ideator_rl.patch import PatchError, Rules, Tree, judge
 
 FOLDER = Path(__file__).with_name("prompts")
 FORMATS = ("blocks", "diff", "auto")
-QUOTED_SHARE = 4
-"""One part in so many of the context that an answer leaves is kept for a revision: the answer before, and its error."""
+REVISION_SHARE = 4
+"""One part in so many of the prompt's tokens is reserved for a revision: the last answer and its error."""
 
 _templates = Templates(
     loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
@@ -44,46 +44,47 @@ def prompts_version() -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """All that is asked about one idea."""
+    """All messages about one idea."""
 
     idea: Idea
     base: Tree
     environment: Environment
     preset: str
     edit_format: str
-    room: int
-    """Tokens that the model's context has beside the longest answer."""
+    budget: int
+    """Tokens of the model's context without the longest answer."""
 
     def messages(self, halvings: int = 0) -> list[Message]:
         """The first messages; each halving shows half as much of the codebase."""
-        shown = self.shown(halvings)
-        return [{"role": "system", "content": self._system}, {"role": "user", "content": self._user(shown.text)}]
+        files = self.shown(halvings).text
+        return [{"role": "system", "content": self._system}, {"role": "user", "content": self._user(files)}]
 
     def shown(self, halvings: int = 0) -> Shown:
-        """What of the codebase is shown."""
+        """The files that the prompt shows."""
         view = View(self.environment.command, self.idea.text, self._numbered)
-        return shown_files(self._visible, view, self._budget >> halvings)
+        return shown_files(self._visible, view, self._codebase_budget >> halvings)
 
     def revision(self, answer: str, reason: str, error: str) -> list[Message]:
-        """The messages that follow the first ones when an answer is to be revised: the answer, and what was wrong."""
-        asked = _templates.get_template("revise.md.j2").render(reason=reason, error=_clipped(error, self._quoted // 4))
-        said = _clipped(answer.strip() or "(no text)", self._quoted * 3 // 4)
-        return [{"role": "assistant", "content": said}, {"role": "user", "content": asked}]
+        """The messages that follow the first ones in a revision: the last answer and its error, each clipped."""
+        template = _templates.get_template("revise.md.j2")
+        request = template.render(reason=reason, error=_clipped(error, self._revision_budget // 4))
+        last_answer = _clipped(answer.strip() or "(no text)", self._revision_budget * 3 // 4)
+        return [{"role": "assistant", "content": last_answer}, {"role": "user", "content": request}]
 
     @property
-    def _quoted(self) -> int:
-        return self.room // QUOTED_SHARE
+    def _revision_budget(self) -> int:
+        return self.budget // REVISION_SHARE
 
     @property
     def _numbered(self) -> bool:
         return self.edit_format == "diff"
 
     @cached_property
-    def _budget(self) -> int:
-        """Tokens for the codebase: what fits into the context, and no more than there is."""
-        fixed = tokens(self._system) + tokens(self._user(""))
-        most = tokens(shown_files(self._visible, View((), "", self._numbered), 1 << 62).text)
-        return min(most, max(0, self.room - self._quoted - fixed))
+    def _codebase_budget(self) -> int:
+        """Tokens for the codebase: what fits into the context, at most its own size, so that a halving has effect."""
+        fixed_size = tokens(self._system) + tokens(self._user(""))
+        full_size = tokens(shown_files(self._visible, View((), "", self._numbered), 1 << 62).text)
+        return min(full_size, max(0, self.budget - self._revision_budget - fixed_size))
 
     @cached_property
     def _visible(self) -> Tree:
@@ -91,7 +92,7 @@ class Prompt:
 
     @cached_property
     def _hidden(self) -> list[str]:
-        """Files of the codebase that the environment hides."""
+        """Paths of the codebase that the environment hides: the prompt names them and does not show them."""
         return sorted(path for path in self.base if self.environment.is_hidden(path))
 
     @cached_property
@@ -125,7 +126,7 @@ class Prompt:
 
 
 def _is_fixed(path: str, rules: Rules) -> bool:
-    """Whether the rules forbid to change a file."""
+    """Whether the rules forbid every change of a file."""
     try:
         judge({path: ""}, {}, rules)
     except PatchError:
@@ -133,10 +134,10 @@ def _is_fixed(path: str, rules: Rules) -> bool:
     return False
 
 
-def _clipped(text: str, most: int) -> str:
-    """A text of at most so many tokens: its beginning and its end."""
-    half = most * BYTES_PER_TOKEN // 2
-    if tokens(text) <= most:
+def _clipped(text: str, max_tokens: int) -> str:
+    """The beginning and the end of a text, with at most so many tokens."""
+    half = max_tokens * BYTES_PER_TOKEN // 2
+    if tokens(text) <= max_tokens:
         return text
     data = text.encode("utf-8", "replace")
     head, tail = data[:half].decode("utf-8", "ignore"), data[len(data) - half :].decode("utf-8", "ignore")

@@ -1,7 +1,7 @@
-"""The implementer `direct`: the ideator's own edits, in the section [Code Changes] of its idea; no model is asked.
+"""The implementer `direct`: the section [Code Changes] of an idea holds the edits; no model is called.
 
-SEARCH/REPLACE blocks, unified diffs or whole files below their path, in fences or not, with prose around them.
-Not guaranteed: sentences beside the edits are not read, so an idea may do less than it says.
+Accepted: SEARCH/REPLACE blocks, unified diffs or whole files below their path, in fences or not, with prose around.
+Not covered: the prose is ignored, so the edits may do less than the idea describes.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class DirectImplementer:
     trusted = False
 
     def version(self, environment: Environment) -> str:
-        """The idea is all that its answer depends on."""
+        """The patch depends on the idea only."""
         return self.name
 
     async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
-        """The section as it stands, once it is known to hold an edit; whether that applies is judged as for any patch.
+        """The section unchanged, if it can be parsed; whether its edits apply is checked later, as for any patch.
 
         Raises:
-            NotImplementable: (unpatchable, rejected) it holds no edit, or one that cannot be read.
+            NotImplementable: (unpatchable, rejected) the section holds no edit, or one that cannot be parsed.
         """
         try:
             parse(idea.changes)

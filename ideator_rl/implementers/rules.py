@@ -1,7 +1,6 @@
-"""The implementer `rules`: reads an idea against the environment's catalogue of edits; no model is asked.
+"""The implementer `rules`: looks an idea up in the environment's catalogue of edits; no model is called.
 
-It knows what the catalogue knows and nothing else: an idea outside it is unpatchable, and what a patched
-idea said besides is named in the text before the diff.
+An idea outside the catalogue is unpatchable.  Sentences of an idea that match no edit are listed before the diff.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ class RulesImplementer:
     trusted = True
 
     def version(self, environment: Environment) -> str:
-        """The catalogue: another one reads an idea in another way."""
+        """A hash of the catalogue: with another one the same idea gives another patch."""
         catalogue = environment.catalogue_path
         return self.name + (hashlib.sha256(catalogue.read_bytes()).hexdigest() if catalogue else "")
 
     async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
-        """A unified diff, after a line for each sentence of the code changes that was not understood.
+        """A unified diff, below one line for each sentence of the code changes that matches no edit.
 
         Raises:
-            PatchError: (unpatchable) no known edit, a bad value, edits that contradict, or no change.
+            PatchError: (unpatchable) no edit of the catalogue, a bad value, edits that contradict, or no change.
         """
         catalogue = environment_catalogue(environment)
         reading = catalogue.read(idea, base)
         tree = catalogue.apply(base, list(reading.choices))
         if tree == base:
-            names = ", ".join(f"{c.key} = {c.value}" for c in reading.choices)
-            raise PatchError(f"The idea changes nothing: the baseline already has {names}.")
+            values = ", ".join(f"{choice.key} = {choice.value}" for choice in reading.choices)
+            raise PatchError(f"The idea changes nothing: the baseline already has {values}.")
         ignored = "".join(f"Not understood, and left out: {sentence}\n" for sentence in reading.missed)
         return Implementation(ignored + diff(base, tree))

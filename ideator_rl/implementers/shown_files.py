@@ -3,11 +3,11 @@
 If all files fit, all are shown.  Otherwise, in this order:
 
 1. the essential files: those that the idea names and those that the command runs;
-2. the others, each whole or not at all, by import distance from the command's files, the shorter first;
+2. the optional ones, each whole or not at all, by import distance from the command's files, the shorter first;
 3. the names of the rest, then a count of those whose name does not fit (`NAMES_SHARE` of the budget is reserved).
 
 An essential file is always shown, because a coder cannot edit a file that it never sees.  If it is too long for its
-share, it is cut after a whole line, and a mark tells which lines are missing.
+share, it is cut after a whole line, and a mark names the missing lines.
 
 Guaranteed: the same text for the same arguments; at most `budget` tokens by the estimate of `tokens` (three bytes of
 UTF-8 a token: code has more), plus one line that counts the files left out.
@@ -62,7 +62,7 @@ def shown_files(base: Tree, view: View, budget: int) -> Shown:
         return Shown("".join(blocks[path] for path in sorted(base)), tuple(sorted(base)), (), ())
     names_budget = max(budget // NAMES_SHARE, tokens(_count_line(len(base), 0)))
     left = max(0, budget - names_budget)
-    essential, others = _order(base, view)
+    essential, optional = _order(base, view)
     chosen: dict[str, str] = {}
     # The shortest first, each with an equal share of what is left: a long file gets what the short ones do not need.
     for index, path in enumerate(sorted(essential, key=lambda path: (sizes[path], path))):
@@ -71,26 +71,26 @@ def shown_files(base: Tree, view: View, budget: int) -> Shown:
         if block:
             chosen[path] = block
             left -= tokens(block)
-    for path in others:
+    for path in optional:
         if sizes[path] <= left:
             chosen[path] = blocks[path]
             left -= sizes[path]
-    rest = [path for path in (*essential, *others) if path not in chosen]
+    rest = [path for path in (*essential, *optional) if path not in chosen]
     text = "".join(chosen[path] for path in sorted(chosen)) + _names(base, rest, left + names_budget)
     cut = tuple(sorted(path for path in chosen if chosen[path] != blocks[path]))
     return Shown(text, tuple(sorted(chosen.keys() - set(cut))), cut, tuple(rest))
 
 
 def _order(base: Tree, view: View) -> tuple[list[str], list[str]]:
-    """The essential files, and the others in the order in which they are tried."""
+    """The essential files, and the optional ones in the order in which they are tried."""
     modules = {path: path.removesuffix(".py").removesuffix("/__main__").replace("/", ".") for path in base}
     roots = [path for path in base if path in view.command or modules[path] in view.command]
     file_names = Counter(path.rpartition("/")[2] for path in base)
-    named = [path for path in base if _is_named(path, view.idea, file_names)]
-    essential = list(dict.fromkeys((*named, *roots)))
+    mentioned = [path for path in base if _is_named(path, view.idea, file_names)]
+    essential = list(dict.fromkeys((*mentioned, *roots)))
     distances = import_distances(base, roots)
-    others = [path for path in base if path not in essential]
-    return essential, sorted(others, key=lambda path: (distances.get(path, len(base)), len(base[path]), path))
+    optional = [path for path in base if path not in essential]
+    return essential, sorted(optional, key=lambda path: (distances.get(path, len(base)), len(base[path]), path))
 
 
 def _is_named(path: str, idea: str, file_names: Counter[str]) -> bool:
@@ -104,15 +104,15 @@ def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _block(path: str, text: str, view: View, shown: int | None = None) -> str:
-    """A file as the prompt holds it: all its lines, or the first `shown` ones and a mark for the rest."""
+def _block(path: str, text: str, view: View, line_count: int | None = None) -> str:
+    """A file as the prompt holds it: all its lines, or the first `line_count` ones and a mark for the rest."""
     lines = _lines(text)
     width = len(str(len(lines)))
     printed = [f"{number:>{width}} | {line}" for number, line in enumerate(lines, 1)] if view.numbered else lines
     about = f'lines="{len(lines)}"'
-    if shown is not None:
+    if line_count is not None:
         about += ' shown="in part"'
-        printed = [*printed[:shown], f"[lines {shown + 1} to {len(lines)} are not shown here]"]
+        printed = [*printed[:line_count], f"[lines {line_count + 1} to {len(lines)} are not shown here]"]
     return f'<file path="{path}" {about}>\n' + "".join(f"{line}\n" for line in printed) + "</file>\n"
 
 
