@@ -50,7 +50,6 @@ OLD_MODULES = {
     "diagnostics.embedding": "diversity.embedding",
     "diagnostics.figure_table": "diversity.figure_table",
     "diagnostics.figures": "report.figures",
-    "diagnostics.living": "report.follow",
     "diagnostics.population": "diversity.population",
     "diagnostics.records": "storage.records",
     "diagnostics.report": "report",

@@ -1,93 +1,117 @@
-"""Untrusted text for a page that a person reads: ideas, patches and logs are written by models and their programs.
+"""Texts and numbers for people: untrusted text made harmless, secrets hidden, numbers written in one way.
 
-Guarantees: control and bidirectional characters show as their code point instead of acting, colour codes of terminals
-are gone, and a clipped text takes at most its allowance of bytes after HTML escaping.  Escaping itself is the
-template's (jinja2 with autoescape).
+Ideas, patches and logs are written by models and their programs.  `visible` guarantees that nothing in such a text
+acts on a terminal or on a page: control and bidirectional characters show as their code point, colour codes are
+removed.  It does not escape HTML: a page's templates do (jinja2 with autoescape).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from statistics import mean, stdev
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import escape
 
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-_ACTING = re.compile(
+HIDDEN = "(hidden)"
+"""Stands in the place of a secret."""
+SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
+"""Names of settings and environment variables that hold a secret."""
+_LOGIN = re.compile(r"//[^/@\s]*@")
+_COLOUR_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_ACTING_CHARACTER = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
 
-TAGS = 32
-"""Bytes of the tags around a piece of a patch."""
-
-
 def visible(text: str) -> str:
-    """The text with nothing in it that acts on how its surroundings are shown."""
-    text = _ANSI.sub("", text).replace("\r\n", "\n")
-    return _ACTING.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
+    """The text with every character that could act on its surroundings replaced by its code point."""
+    text = _COLOUR_CODE.sub("", text).replace("\r\n", "\n")
+    return _ACTING_CHARACTER.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
-def finalize(value: Any) -> Any:
-    """For jinja2's `finalize`: every text that reaches the page goes through `visible`; markup of our own does not."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+def encodable(text: str) -> str:
+    """The text with `?` for halves of surrogate pairs: JSON can hold them, but they have no bytes in UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
-def clip(text: str, allowance: int, keep: str = "head") -> tuple[str, int]:
-    """The beginning or the end (`keep` "head" or "tail") that takes at most `allowance` bytes once escaped.
+def html_size(text: str) -> int:
+    """Bytes of a text on a page: made visible and escaped."""
+    return len(str(escape(visible(text))).encode())
+
+
+def clip(text: str, max_bytes: int, keep: str = "head") -> tuple[str, int]:
+    """The beginning or the end of a text that takes at most `max_bytes` on a page (`html_size`).
+
+    Args:
+        keep: "head" or "tail".
 
     Returns:
-        The text kept, and how many characters were cut.
+        The clipped text, and how many characters were cut.
     """
-    kept = text[:allowance] if keep == "head" else text[-allowance:]
-    while kept and (taken := size(kept)) > allowance:
-        length = min(len(kept) - 1, int(len(kept) * allowance / taken))
+    kept = text[:max_bytes] if keep == "head" else text[-max_bytes:]
+    while kept and (size := html_size(kept)) > max_bytes:
+        length = min(len(kept) - 1, int(len(kept) * max_bytes / size))
         kept = kept[:length] if keep == "head" else kept[len(kept) - length :]
     return kept, len(text) - len(kept)
 
 
-def coloured(patch: str, allowance: int) -> tuple[list[tuple[str, str]], int]:
-    """The beginning of a patch, neighbouring lines of one kind together, within an allowance that counts their tags.
-
-    Returns:
-        (kind, lines) with the kinds "file", "hunk", "add", "del" and "", and how many characters were cut.
-    """
-    shown: list[tuple[str, str]] = []
-    left = allowance
-    for kind, lines in _pieces(patch[:allowance]):
-        kept, cut = clip(lines, max(0, left - TAGS))
-        if kept or not cut:
-            shown.append((kind, kept))
-        left -= size(kept) + TAGS
-        if cut:
-            break
-    return shown, len(patch) - len("\n".join(lines for _, lines in shown))
+def shorten(text: str, length: int) -> str:
+    """The text on one line, cut to `length` characters with an ellipsis."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def size(text: str) -> int:
-    """Bytes on the page."""
-    return len(str(escape(visible(text))).encode())
+def without_login(text: str) -> str:
+    """The text without users and passwords in URLs."""
+    return _LOGIN.sub("//", text)
 
 
-def _pieces(patch: str) -> Iterator[tuple[str, str]]:
-    kind, in_hunk = "", False
-    lines: list[str] = []
-    for line in patch.split("\n"):
-        in_hunk = line.startswith("@@") or (in_hunk and not line.startswith("diff --git "))
-        now = _kind(line, in_hunk)
-        if now != kind and lines:
-            yield kind, "\n".join(lines)
-            lines = []
-        kind = now
-        lines.append(line)
-    yield kind, "\n".join(lines)
+def without_secrets(value: Any) -> Any:
+    """Settings of any depth, without the values of secret keys (`SECRET_KEY`) and without logins in URLs."""
+    if isinstance(value, dict):
+        return {
+            key: HIDDEN if inner and SECRET_KEY.search(str(key)) else without_secrets(inner)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [without_secrets(inner) for inner in value]
+    return without_login(value) if isinstance(value, str) else value
 
 
-def _kind(line: str, in_hunk: bool) -> str:
-    if line.startswith("@@"):
-        return "hunk"
-    if not in_hunk:
-        return "file"
-    return {"+": "add", "-": "del"}.get(line[:1], "")
+def number(value: float | None) -> str:
+    """Four significant decimals, as in "3.1416", "0.001235", "4.56e+04"; an en dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
+
+
+def spread(value: float) -> str:
+    """A standard deviation or error: two significant digits."""
+    return f"{value:.2g}"
+
+
+def with_error(values: Sequence[float]) -> str:
+    """A value, or the mean of several values with their standard deviation."""
+    if len(values) < 2:
+        return number(values[0] if values else None)
+    return f"{number(mean(values))} ± {spread(stdev(values))} ({len(values)} runs)"
+
+
+def share(value: float | None) -> str:
+    """A share of one in percent; an en dash for None."""
+    return "–" if value is None else f"{value:.0%}"
+
+
+def dollars(usd: float) -> str:
+    """As in "1.50 USD"; four decimals below ten cents."""
+    return f"{usd:.2f} USD" if usd >= 0.1 else f"{usd:.4f} USD"
+
+
+def duration(seconds: float) -> str:
+    """In seconds, minutes or hours, three significant digits."""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"

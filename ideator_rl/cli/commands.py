@@ -203,7 +203,7 @@ def _scheduler(commands: Any) -> None:
 
 
 def _status(commands: Any) -> None:
-    command = _add(commands, "status", "cli.runs:status", "how far a run is, or what a bucket holds")
+    command = _add(commands, "status", "cli.status:main", "how far a run is, or what a bucket holds")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
     how = command.add_mutually_exclusive_group()
     how.add_argument("--watch", action="store_true", help="keep looking until the run has ended")
@@ -217,7 +217,7 @@ def _cancel(commands: Any) -> None:
 
 
 def _report(commands: Any) -> None:
-    command = _add(commands, "report", "cli.runs:report", "one HTML file about one run or several")
+    command = _add(commands, "report", "cli.report:main", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.add_argument("--out", default="report.html", metavar="FILE.html", help="report.html here, if not given")
     command.add_argument(

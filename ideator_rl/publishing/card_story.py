@@ -17,10 +17,9 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.publishing.card import environment_name, fenced, table
 from ideator_rl.publishing.published import Published
-from ideator_rl.report.figures import number, share
 from ideator_rl.storage.ledger import WORDS
 from ideator_rl.storage.records import Run, Step
-from ideator_rl.text import visible
+from ideator_rl.text import number, share, visible
 from ideator_rl.training.recipe.recipe import Recipe
 
 MOST_STEPS = 40

@@ -17,12 +17,12 @@ from scipy.stats import norm, t
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import in_words
-from ideator_rl.report.figures import number, share, spread
 from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
 from ideator_rl.report.sections import Row, Section
 from ideator_rl.reward_buffer import BASELINE
 from ideator_rl.storage.records import Run
+from ideator_rl.text import dollars, duration, number, share, spread
 
 
 @dataclass(frozen=True)
@@ -200,16 +200,6 @@ def _known_before(run: Run) -> str:
 def busy(records: Iterable[Experiment]) -> float:
     """Seconds that experiments ran and were scored, one after another."""
     return sum(map(experiment_seconds, records))
-
-
-def dollars(usd: float) -> str:
-    return f"{usd:.2f} USD" if usd >= 0.1 else f"{usd:.4f} USD"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 6000 else f"{seconds / 3600:.3g} h"
 
 
 def _span(section: Section) -> float:

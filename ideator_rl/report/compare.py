@@ -20,11 +20,12 @@ from scipy.stats import binomtest, t, wilcoxon
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.report import charts, drawings
-from ideator_rl.report.figures import Figure, number, spread
+from ideator_rl.report.figures import Figure
 from ideator_rl.report.groups import Group, band, comparable, differing, groups
 from ideator_rl.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
+from ideator_rl.text import number, spread
 
 PAIRS = 5
 """Fewer pairs are not tested: with four that all agree, the two-sided sign test gives p = 0.125."""

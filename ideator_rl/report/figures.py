@@ -11,6 +11,7 @@ from markupsafe import Markup
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
 from ideator_rl.report import charts
 from ideator_rl.storage.records import Run, Step
+from ideator_rl.text import number
 
 STATUSES = (*FINAL, LOST, RUNNING)
 """Their place here is their colour's number."""
@@ -146,25 +147,3 @@ def _said(line: charts.Line) -> str:
     if not line.x:
         return "No experiment succeeded."
     return f"From {number(line.y[0])} after experiment {line.x[0]} to {number(line.y[-1])} after {line.x[-1]}."
-
-
-def number(value: float | None) -> str:
-    """Four digits that matter."""
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
-
-
-def with_error(values: Sequence[float]) -> str:
-    """A value, or the mean of several with their standard deviation."""
-    if len(values) < 2:
-        return number(values[0] if values else None)
-    return f"{number(mean(values))} ± {spread(stdev(values))} ({len(values)} runs)"
-
-
-def spread(value: float) -> str:
-    return f"{value:.2g}"
-
-
-def share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0%}"

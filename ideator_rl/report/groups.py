@@ -11,8 +11,9 @@ from statistics import mean
 from typing import Any
 
 from ideator_rl.report.progress import Curve
-from ideator_rl.report.sections import Section, without_secrets
+from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
+from ideator_rl.text import without_secrets
 
 PLACES = frozenset((
     "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",

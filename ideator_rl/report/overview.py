@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from statistics import mean
 
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
-from ideator_rl.report.answers import Answer, busy, dollars, duration
+from ideator_rl.report.answers import Answer, busy
 from ideator_rl.report.changes import in_words
 from ideator_rl.report.compare import PAIRS, Comparison, Standing, too_few
-from ideator_rl.report.figures import number, share
 from ideator_rl.report.groups import Group
 from ideator_rl.report.payload import title
 from ideator_rl.report.sections import Section
+from ideator_rl.text import dollars, duration, number, share
 
 
 def overview(found: Comparison, collapsed: Sequence[tuple[Section, Answer]]) -> list[tuple[Section | None, Answer]]:

@@ -18,23 +18,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from ideator_rl import text as safe_text
 from ideator_rl.diversity.population import FIGURES
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
 from ideator_rl.report import panels, sections
 from ideator_rl.report.answers import Answer, answers
 from ideator_rl.report.compare import Comparison, compare, comparison_figures
-from ideator_rl.report.figures import STATUSES, Figure, number, run_figures, share, spread, with_error
+from ideator_rl.report.figures import STATUSES, Figure, run_figures
 from ideator_rl.report.overview import overview
+from ideator_rl.report.patch_lines import coloured
 from ideator_rl.report.payload import payload
 from ideator_rl.report.sections import Row, Section
 from ideator_rl.report.watch import Watched, watch
 from ideator_rl.storage.records import read_run
+from ideator_rl.text import clip, number, share, spread, visible, with_error
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
@@ -133,18 +135,18 @@ def _render(parts: list[Part]) -> str:
         loader=PackageLoader("ideator_rl.report", ""),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=safe_text.finalize,
+        finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     numbers = {id(section): place for place, section in enumerate(found)}
 
     def address(section: Section, row: Row) -> str:
-        return f"#idea={numbers[id(section)]}:{safe_text.visible(row.key)}"
+        return f"#idea={numbers[id(section)]}:{visible(row.key)}"
 
     jinja.globals |= {
-        "clip": safe_text.clip,
-        "coloured": safe_text.coloured,
+        "clip": clip,
+        "coloured": coloured,
         "STATUSES": STATUSES,
         "FACTS": FACTS,
         "FIGURES": FIGURES,
@@ -170,6 +172,11 @@ def _render(parts: list[Part]) -> str:
         script=Markup(script),
         policy=Markup(_policy(script)),
     )
+
+
+def _finalize(value: Any) -> Any:
+    """Every text that reaches the page goes through `visible`; markup of our own does not."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _asset(name: str) -> str:

@@ -12,10 +12,11 @@ from scipy.stats import binomtest, spearmanr
 
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING, SUCCEEDED
 from ideator_rl.report import charts, drawings
-from ideator_rl.report.figures import Figure, number
+from ideator_rl.report.figures import Figure
 from ideator_rl.report.progress import best_so_far, by_cost, units
 from ideator_rl.report.sections import Row, Section
 from ideator_rl.storage.records import Rollout
+from ideator_rl.text import number
 
 PHASES = ("implement", "queue", "run", "score", "confirm")
 BINS, FEWEST = 6, 12

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, stdev
-from typing import Any
 
 import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
 from ideator_rl.report import charts
 from ideator_rl.storage.records import Rollout, Run, Step
-
-_SECRET = re.compile(r"token$|secret|password|api_?key|credential", re.IGNORECASE)
-_LOGIN = re.compile(r"//[^/@\s]*@")
+from ideator_rl.text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -138,17 +134,6 @@ class Section:
         """The whole of it as YAML, without what looks like a secret."""
         shown = without_secrets(self.run.recipe)
         return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) if shown else ""
-
-
-def without_secrets(value: Any) -> Any:
-    """What a recipe holds, at any depth, without values of keys that sound secret and without who logs in to a URL."""
-    if isinstance(value, dict):
-        return {
-            key: "(hidden)" if one and _SECRET.search(str(key)) else without_secrets(one) for key, one in value.items()
-        }
-    if isinstance(value, list):
-        return [without_secrets(one) for one in value]
-    return _LOGIN.sub("//", value) if isinstance(value, str) else value
 
 
 def section(name: str, run: Run) -> Section:

@@ -1,75 +1,104 @@
-"""The closing words of a run: baseline, best idea with its patch, the table by step, and where things lie."""
+"""The summary of a run: baseline, best idea with its patch, the table by step, outcomes, and where the files are.
+
+Plain text for a terminal.  No character of a text that a model wrote acts on it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
+from ideator_rl.experiment import FINAL, LOST, RUNNING
 from ideator_rl.storage.records import Run, Step, read_run
-from ideator_rl.text import clip, visible
+from ideator_rl.text import clip, number, share, visible
 
-MOST = 8_000
-"""Bytes of the best idea's words, and of its patch."""
+TEXT_BYTES = 8_000
+"""Of the best idea, and of its patch, at most."""
+FIXED_LINES = 16
+"""Lines of a shortened summary that are not the table by step."""
+SHORT_TEXT = 200
+"""Characters of the best idea in a shortened summary."""
+HEADER = "step  ideas  distinct  success  mean metric  best metric  mean reward"
 
 
 def summary(folder: Path) -> str:
-    """Plain text for a terminal; nothing that a model wrote acts on it."""
-    run = read_run(folder)
-    lines = ["", f"Run {folder}", "", *_baseline(run), *_best(run), "", _HEAD]
-    lines += [_row(step) for step in run.by_step()]
-    counts = Counter(row.status for row in run.rollouts)
-    lines += ["", f"Ideas: {len(run.rollouts)} proposed, {len(run.ran)} distinct experiments"]
-    lines += ["Outcomes: " + ", ".join(f"{count} {status}" for status, count in counts.most_common()), ""]
+    """The summary of the run in this folder.
+
+    Raises:
+        NoRun: the folder holds no run, or its journal cannot be read.
+    """
+    return run_summary(read_run(folder))
+
+
+def run_summary(run: Run, rows: int | None = None) -> str:
+    """The summary of a run that was read.
+
+    Args:
+        rows: about as many lines, without the patch and with the last steps only; all of it if None.
+    """
+    steps = [_step_line(step) for step in run.by_step()]
+    if rows is not None:
+        steps = steps[-max(3, rows - FIXED_LINES) :]
+    lines = [
+        "",
+        f"Run {run.folder}",
+        "",
+        _baseline(run),
+        *_best(run, shortened=rows is not None),
+        "",
+        HEADER,
+        *steps,
+        "",
+    ]
+    lines.append(f"Ideas: {len(run.rollouts)} proposed, {len(run.ran)} distinct experiments")
+    lines += ["Outcomes: " + outcomes(row.status for row in run.rollouts), ""]
     if any(run.spent.values()):
-        lines += [
-            "Spent: " + ", ".join(f"{value:.4g} {name.replace('_', '-')}" for name, value in run.spent.items()),
-            "",
-        ]
-    lines += [f"{what + ':':<9}{place}" for what, place in run.places]
+        spent = ", ".join(f"{value:.4g} {name.replace('_', '-')}" for name, value in run.spent.items())
+        lines += [f"Spent: {spent}", ""]
+    lines += [f"{name + ':':<9}{path}" for name, path in run.places]
     return visible("\n".join(lines))
 
 
-_HEAD = "step  ideas  distinct  success  mean metric  best metric  mean reward"
+def outcomes(statuses: Iterable[str]) -> str:
+    """How often each status occurs, as in "3 succeeded, 1 failed"; an unknown status comes last."""
+    counts = Counter(statuses)
+    order = dict.fromkeys((*FINAL, LOST, RUNNING, *counts))
+    return ", ".join(f"{counts[status]} {status}" for status in order if counts[status])
 
 
-def _row(step: Step) -> str:
+def _step_line(step: Step) -> str:
     return (
-        f"{step.step + 1:>4}  {step.proposed:>5}  {step.distinct:>8}  {_share(step.success):>7}  "
-        f"{_number(step.mean):>11}  {_number(step.best):>11}  {_number(step.reward):>11}"
+        f"{step.step + 1:>4}  {step.proposed:>5}  {step.distinct:>8}  {share(step.success):>7}  "
+        f"{number(step.mean):>11}  {number(step.best):>11}  {number(step.reward):>11}"
     )
 
 
-def _baseline(run: Run) -> list[str]:
+def _baseline(run: Run) -> str:
     values = [e.metric["value"] for e in run.baselines if e.metric]
     if not values:
-        return ["Baseline: none was run"]
-    spread = f" ({min(values):.4f} to {max(values):.4f} over {len(values)} seeds)" if len(values) > 1 else ""
-    return [f"Baseline {run.metric}: {run.baseline:.4f}{spread}"]
+        return "Baseline: none was run"
+    spread = f" ({number(min(values))} to {number(max(values))} over {len(values)} seeds)" if len(values) > 1 else ""
+    return f"Baseline {run.metric}: {number(run.baseline)}{spread}"
 
 
-def _best(run: Run) -> list[str]:
+def _best(run: Run, shortened: bool) -> list[str]:
     if not run.ranked:
         return ["Best idea: none succeeded"]
     best = run.ranked[0]
-    assert best.metric is not None
     isolation = "" if best.isolation == "bwrap" else f" (isolation: {best.isolation})"
     values = run.values(best)
-    value = f"{best.metric['value']:.4f}{isolation}, one run, seed {best.seed}"
+    value = f"{number(values[0])}{isolation}, one run, seed {best.seed}"
     if len(values) > 1:
-        value = f"{mean(values):.4f} ± {stdev(values):.4f}{isolation}, {len(values)} runs; the first {values[0]:.4f}"
-    words = [f"Best idea {run.metric}: {value}", "  " + _clipped(best.idea)]
-    return words + ["", *("  " + line for line in _clipped(best.patch).splitlines())]
+        value = f"{number(mean(values))} ± {number(stdev(values))}{isolation}, {len(values)} runs"
+        value += f"; the first {number(values[0])}"
+    lines = [f"Best idea {run.metric}: {value}"]
+    if shortened:
+        return [*lines, "  " + " ".join(best.idea.split())[:SHORT_TEXT]]
+    return [*lines, "  " + _clipped(best.idea), "", *("  " + line for line in _clipped(best.patch).splitlines())]
 
 
 def _clipped(text: str) -> str:
-    kept, cut = clip(text, MOST)
+    kept, cut = clip(text, TEXT_BYTES)
     return f"{kept}\n… {cut} more characters are in the records" if cut else kept
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

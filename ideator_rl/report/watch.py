@@ -14,8 +14,9 @@ from ideator_rl.diversity.population import FIGURES, Window, population
 from ideator_rl.diversity.window import sample_of
 from ideator_rl.report import charts
 from ideator_rl.report.answers import Answer
-from ideator_rl.report.figures import Figure, number, share
+from ideator_rl.report.figures import Figure
 from ideator_rl.report.sections import Section
+from ideator_rl.text import number, share
 
 QUESTION = "Did the population collapse?"
 CHARTS = (

@@ -1,0 +1,22 @@
+"""`ideator-rl report`: one HTML file about one run or several."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ideator_rl.cli.output import show
+from ideator_rl.search.search_summary import notes
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 when the file is written.
+
+    Raises:
+        IdeatorError: a folder holds no run, or the file cannot be written.
+    """
+    from ideator_rl.report import write_report  # matplotlib takes a second, which a wrong folder need not wait for
+
+    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, notes)
+    show(args.out)
+    return 0

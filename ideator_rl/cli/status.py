@@ -1,0 +1,166 @@
+"""`ideator-rl status RUN_OR_BUCKET`: how far a run is, or what a bucket holds.
+
+`--json` prints the facts as one object; `--watch` repeats the summary until nothing is under way (`cli.watch`).
+A trainer can be seen only on the machine that it runs on: elsewhere the summary shows that this is not known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ideator_rl.cli.output import emit, show
+from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, entry_of, run_folder, trainer
+from ideator_rl.executor import store
+from ideator_rl.experiment import RUNNING
+from ideator_rl.report.summary import outcomes, run_summary
+from ideator_rl.search.search_summary import Figures, figures
+from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.records import JOURNAL, Run, read_run
+
+RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.json", "report.html")
+"""Files of a run's folder that its summary depends on; a write to the journal shows as a new time of its WAL file."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0."""
+    folder = run_folder(args.target)
+    status: RunStatus | BucketStatus = RunStatus(folder) if folder else BucketStatus(bucket_at(args.target))
+    if args.watch:
+        from ideator_rl.cli.watch import watch  # rich takes a moment, which `--json` need not wait for
+
+        return watch(status)
+    status.refresh()
+    if args.json:
+        emit(status.facts())
+    else:
+        show(status.text())
+    return 0
+
+
+class RunStatus:
+    """A run's folder."""
+
+    run: Run
+    search: Figures | None
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.process: Process | None = None
+        self._change_times: tuple[int, ...] = ()
+
+    def refresh(self) -> bool:
+        """Look at the folder; reads its records only when a file changed since the last look.
+
+        Returns:
+            Whether a trainer of this machine is at work.
+        """
+        # The process comes first: a run that has ended by now has written all that the files are about to show.
+        self.process = trainer(self.folder)
+        change_times = tuple(_change_time(self.folder / name) for name in RUN_FILES)
+        if change_times != self._change_times:
+            self.run, self.search = read_run(self.folder), figures(self.folder)
+            self._change_times = change_times
+        return self.process is not None
+
+    def headline(self) -> str:
+        """One line."""
+        counts = outcomes(row.status for row in self.run.rollouts) or "no ideas yet"
+        steps = len({row.step for row in self.run.rollouts})
+        limit = self.run.recipe.get("max_steps")
+        return f"{self._state()} · step {steps}{f' of {limit}' if limit else ''} · {counts}"
+
+    def text(self, rows: int | None = None) -> str:
+        """The summary; shortened to about `rows` lines if given."""
+        lines = [self._state(), run_summary(self.run, rows - 2 if rows else None)]
+        return "\n".join([*lines, *(self.search.words() if self.search else ())])
+
+    def facts(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        run, search = self.run, self.search
+        best = run.ranked[0] if run.ranked else None
+        return {
+            "run": str(self.folder),
+            "process": self.process.pid if self.process else None,
+            "max_steps": run.recipe.get("max_steps"),
+            "baseline": run.baseline,
+            "best": {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None,
+            "statuses": dict(Counter(row.status for row in run.rollouts)),
+            "experiments": len(run.ran),
+            "steps": [{**asdict(step), "success": step.success} for step in run.by_step()],
+            "places": dict(run.places),
+            "search": {**search.facts(), "words": search.words()} if search else None,
+        }
+
+    def _state(self) -> str:
+        if self.process is not None:
+            return f"under way, process {self.process.pid}"
+        if self.run.recipe and not self.run.timings:  # a run of a recipe writes its timings last
+            return "not under way on this machine; a trainer on another machine cannot be seen from here"
+        return "not under way"
+
+
+class BucketStatus:
+    """A bucket; a record that is final is not read again."""
+
+    def __init__(self, bucket: Bucket):
+        self.bucket = bucket
+        self._final_statuses: dict[str, str] = {}
+        self._open_entries: list[Entry] = []
+
+    def refresh(self) -> bool:
+        """Look at the bucket; returns whether an experiment runs or waits."""
+        self._open_entries = []
+        for id in self.bucket.names("experiments"):
+            if id in self._final_statuses:
+                continue
+            entry = entry_of(self.bucket, id)
+            if entry.status in (WAITING, RUNNING):
+                self._open_entries.append(entry)
+            else:
+                self._final_statuses[id] = entry.status
+        return bool(self._open_entries)
+
+    def headline(self) -> str:
+        """One line."""
+        counts = outcomes(self._statuses()) or "no experiments yet"
+        return counts if self._open_entries else f"{counts} · nothing runs or waits"
+
+    def text(self, rows: int | None = None) -> str:
+        """The headline, and what runs now."""
+        running = [
+            f"running  {row['id']}  on {row['host']} for {row['seconds']:.0f} s, attempt {row['attempt']}"
+            for row in self._running()
+        ]
+        return "\n".join([self.headline(), *(running[: rows - 2] if rows else running)])
+
+    def facts(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {"bucket": self.bucket.url, "statuses": dict(Counter(self._statuses())), "running": self._running()}
+
+    def _statuses(self) -> list[str]:
+        return [*self._final_statuses.values(), *(entry.status for entry in self._open_entries)]
+
+    def _running(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": entry.id,
+                "host": entry.claim["host"],
+                "seconds": time.time() - entry.claim["time"],
+                "attempt": store.attempts(self.bucket, entry.id) - 1,
+            }
+            for entry in self._open_entries
+            if entry.claim
+        ]
+
+
+def _change_time(path: Path) -> int:
+    """In nanoseconds; 0 where there is no such file."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
