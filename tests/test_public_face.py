@@ -1,6 +1,7 @@
 """The names that `import ideator_rl` offers, and the import hooks behind the shipped folders and the old module paths."""
 
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
@@ -87,6 +88,32 @@ def test_a_hidden_reward_is_refused_with_what_to_write_instead(own_modules):
         "except UnknownName as error:\n    print(error)"
     )
     assert "Write ideator_rl.rewards.execution.execution_reward for ours" in run_python(code, own_modules)
+
+
+def command(folder, *words):
+    words = [sys.executable, "-m", "ideator_rl.cli", *map(str, words)]
+    # The current folder comes first on sys.path, as under `accelerate launch -m`.
+    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def test_a_dry_run_works_where_own_modules_hide_the_shipped_folders(own_modules):
+    rewards = "--reward_funcs", "[execution, rewards.mine, ideator_rl.rewards.length.length_reward]"
+    ended = command(own_modules, "train", "quickstart.yaml", "--dry-run", *rewards)
+    assert ended.returncode == 0, ended.stderr
+    refused = command(
+        own_modules, "train", "quickstart.yaml", "--dry-run", "--reward_funcs", "rewards.format.format_reward"
+    )
+    assert refused.returncode == 2 and "Write ideator_rl.rewards.format.format_reward for ours" in refused.stderr
+
+
+@pytest.mark.slow
+def test_training_works_where_own_modules_hide_the_shipped_folders(own_modules):
+    recipe = ROOT / "tests" / "toy_recipe.yaml"
+    words = "--env", TOY, "--output_dir", "run", "--max_steps", "1", "--reward_funcs", "[execution, rewards.mine]"
+    ended = command(own_modules, "train", recipe, *words)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert (own_modules / "run" / "report.html").is_file()
 
 
 def test_built_in_rewards_need_no_entry_points(monkeypatch):

@@ -137,16 +137,23 @@ def test_five_rewards_beside_the_experiments_of_a_stock_trainer_leave_out_a_lost
     assert torch.all(seen[0][formed[0], 4] == 0) and torch.all(seen[1][formed[1], 4] < 0), "like those of step 0"
 
 
-def test_the_stock_grpo_command_trains_on_a_dataset_file(speaker, rows, tmp_path):
+@pytest.mark.parametrize("package", ["rewards", "ideator_rl.rewards"])
+def test_the_stock_grpo_command_trains_on_a_dataset_file(package, speaker, rows, tmp_path):
+    """Under the long names also in a folder whose own `rewards.py` and `envs/` hide the shipped ones."""
+    if package != "rewards":
+        (tmp_path / "rewards.py").write_text("raise RuntimeError('not the shipped folder')\n")
+        (tmp_path / "envs").mkdir()
+        (tmp_path / "envs" / "__init__.py").touch()
+    names = ("execution.execution_reward", "format.format_reward", "length.length_reward", "novelty.novelty_reward")
+    names += ("similarity.similarity_penalty", "simplicity.simplicity_reward")
     data = tmp_path / "data"
     data.mkdir()
     (data / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [
         *(str(Path(sys.executable).parent / "trl"), "grpo"),
         *("--model_name_or_path", speaker, "--dataset_name", str(data)),
-        *("--reward_funcs", "rewards.execution.execution_reward", "rewards.format.format_reward"),
-        *("rewards.length.length_reward", "rewards.novelty.novelty_reward", "rewards.similarity.similarity_penalty"),
-        *("rewards.simplicity.simplicity_reward", "--output_dir", str(tmp_path / "out")),
+        *("--reward_funcs", *(f"{package}.{name}" for name in names)),
+        *("--output_dir", str(tmp_path / "out")),
         *("--max_steps", "2", "--per_device_train_batch_size", "4", "--num_generations", "4"),
         *("--max_completion_length", "48", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"),
         *("--save_strategy", "no", "--seed", "1"),
