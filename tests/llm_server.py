@@ -1,4 +1,4 @@
-"""A scripted server of chat completions on loopback, which stands for the faults that a real one cannot be asked for."""
+"""A scripted server of chat completions on loopback, for faults that a real server does not produce on demand."""
 
 import json
 import sys
@@ -18,13 +18,13 @@ def answer(text="Hello.", finish="stop", usage=USAGE, **message):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        """A client that went away is no news."""
+        """Ignore clients that closed their connection."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
 
 class Scripted:
-    """Answers with the steps of the script in order, the last one again and again; a step may be a function of the request.
+    """Answers with the steps of the script in order, and repeats the last one; a step may be a function of the request.
 
     A step is a dict: `status`, `headers`, `body` (an object, or bytes sent as they are), `delay` (seconds), `drop`.
     """

@@ -13,15 +13,15 @@ from pathlib import Path
 
 @contextmanager
 def served(model, log):
-    """The base_url of a server of one model; what it says goes to `log`."""
+    """The base_url of a server of one model; its output goes to the file `log`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    argv = ["serve", str(model), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with open(log, "wb") as out:
         server = subprocess.Popen(
-            [str(Path(sys.executable).with_name("transformers")), *words],
+            [str(Path(sys.executable).with_name("transformers")), *argv],
             stdout=out,
             stderr=out,
             env=os.environ | quiet,

@@ -1,4 +1,4 @@
-"""The client of a code LLM, against a scripted server: every fault ends as what it is."""
+"""The client of a code LLM, against a scripted server: each fault has its own outcome."""
 
 import asyncio
 import email.utils
@@ -22,28 +22,28 @@ def short_waits(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def made(url, ledger=None, **settings):
+def new_client(url, ledger=None, **settings):
     raw = {"base_url": url, "models": "m", "max_tokens": 100, **settings}
     return ChatClient(LLMSettings.from_mapping(raw), ledger or Ledger())
 
 
 def ask(server, ledger=None, salt="a", **settings):
     async def once():
-        made_client = made(server.url, ledger, **settings)
+        chat_client = new_client(server.url, ledger, **settings)
         try:
-            return await made_client.complete(ASK, salt=salt)
+            return await chat_client.complete(ASK, salt=salt)
         finally:
-            await made_client.close()
+            await chat_client.close()
 
     return asyncio.run(once())
 
 
-def gives_up(server, words):
-    with pytest.raises(LLMUnavailable, match=words):
+def assert_unavailable(server, message):
+    with pytest.raises(LLMUnavailable, match=message):
         ask(server)
 
 
-def test_an_answer_comes_with_its_tokens_its_price_and_its_time():
+def test_a_reply_holds_the_tokens_the_cost_and_the_time_of_the_answer():
     ledger = Ledger()
     with Scripted({"body": answer("Done.")}) as server:
         reply = ask(server, ledger, prices=PRICES, temperature=0.5, extra_body={"top_k": 5})
@@ -55,7 +55,7 @@ def test_an_answer_comes_with_its_tokens_its_price_and_its_time():
     assert reply.seconds > 0
 
 
-def test_what_may_pass_is_tried_again_and_what_was_not_billed_is_not_booked():
+def test_temporary_faults_are_retried_and_unbilled_attempts_are_not_booked():
     ledger = Ledger()
     script = [{"status": 500, "body": b"<html>oops"}, {"status": 503}, {"status": 429, "body": {"error": {"message": "slow"}}}, {}]  # fmt: skip
     with Scripted(*script) as server:
@@ -64,47 +64,47 @@ def test_what_may_pass_is_tried_again_and_what_was_not_billed_is_not_booked():
 
 
 @pytest.mark.parametrize("form", [str, lambda s: email.utils.formatdate(time.time() + s + 1, usegmt=True)])
-def test_a_server_that_asks_to_wait_is_waited_for_by_everyone(form):
+def test_a_retry_after_header_delays_all_clients_of_the_server(form):
     with Scripted({"status": 429, "headers": {"Retry-After": form(1)}}, {}) as server:
 
-        async def two():
-            first = asyncio.create_task(made(server.url).complete(ASK, salt="a"))
+        async def call_twice():
+            first = asyncio.create_task(new_client(server.url).complete(ASK, salt="a"))
             while not server.requests:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.1)
-            return await asyncio.gather(first, made(server.url).complete(ASK, salt="b"))
+            return await asyncio.gather(first, new_client(server.url).complete(ASK, salt="b"))
 
-        asyncio.run(two())
+        asyncio.run(call_twice())
     assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= 0.95
 
 
-def test_a_server_that_asks_to_wait_for_an_hour_is_given_up():
+def test_a_retry_after_of_an_hour_makes_the_server_unavailable():
     with Scripted({"status": 429, "headers": {"Retry-After": "3600"}}) as server:
-        gives_up(server, "3600 s")
+        assert_unavailable(server, "3600 s")
     assert len(server.requests) == 1
 
 
-def test_an_account_without_quota_is_not_asked_again():
+def test_a_call_to_an_account_without_quota_is_not_retried():
     with Scripted({"status": 429, "body": {"error": {"code": "insufficient_quota", "message": "pay"}}}) as server:
-        gives_up(server, "no quota left")
+        assert_unavailable(server, "no quota left")
     assert len(server.requests) == 1
 
 
-def test_an_answer_that_takes_too_long_is_tried_again_and_booked_as_what_it_could_cost():
+def test_an_attempt_that_times_out_is_retried_and_its_reservation_is_booked():
     ledger = Ledger()
     with Scripted({"delay": 4}, {}) as server:
         assert ask(server, ledger, timeout=1).text == "Hello."
     assert len(server.requests) == 2 and ledger.spent.tokens > 100 + 15
 
 
-def test_a_connection_that_breaks_is_tried_again_and_booked_as_what_it_could_cost():
+def test_an_attempt_whose_connection_breaks_is_retried_and_its_reservation_is_booked():
     ledger = Ledger()
     with Scripted({"drop": True}, {}) as server:
         assert ask(server, ledger).text == "Hello."
     assert ledger.spent.tokens > 100 + 15
 
 
-def test_a_server_that_is_down_costs_nothing_and_is_an_outage():
+def test_a_server_that_is_down_costs_nothing_and_is_unavailable():
     server, ledger = Scripted(), Ledger()
     server.stop()
     with pytest.raises(LLMUnavailable, match=r"asked 3 times and gave no answer.*no connection.*--resume"):
@@ -113,7 +113,7 @@ def test_a_server_that_is_down_costs_nothing_and_is_an_outage():
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"[]", b'{"choices": []}', b'{"error": {"message": "overloaded"}}', b'{"choices": [null]}'])  # fmt: skip
-def test_a_body_that_is_no_chat_completion_is_tried_again(body):
+def test_a_body_that_is_no_chat_completion_is_retried(body):
     with Scripted({"body": body}, {}) as server:
         assert ask(server).text == "Hello."
     with Scripted({"body": body}) as server, pytest.raises(LLMUnavailable, match="no chat completion"):
@@ -137,27 +137,27 @@ def test_a_body_that_is_no_chat_completion_is_tried_again(body):
         (answer("half \ud83d pair"), "stop", "half ? pair"),
     ],
 )
-def test_odd_answers_are_told_and_not_raised(body, finish, text):
+def test_odd_answers_are_replies_with_a_finish_and_not_errors(body, finish, text):
     with Scripted({"body": body}) as server:
         reply = ask(server)
     assert (reply.finish, reply.text, len(server.requests)) == (finish, text, 1)
 
 
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": None, "completion_tokens": 3}, {"prompt_tokens": -1, "completion_tokens": 3}])  # fmt: skip
-def test_tokens_that_the_server_does_not_count_are_estimated_and_said_to_be(usage):
+def test_tokens_that_the_server_does_not_count_are_estimated_and_marked_so(usage):
     with Scripted({"body": answer("x" * 9, usage=usage, reasoning_content="y" * 8)}) as server:
         reply = ask(server)
     assert reply.estimated and (reply.prompt_tokens, reply.completion_tokens) == (4, 3 + 2)
 
 
 @pytest.mark.parametrize(
-    ("status", "words"),
+    ("status", "message"),
     [(401, "Check the key in MY_KEY"), (403, "Check the key"), (404, "base_url.*models"), (400, "seed: null"), (422, "status 422")],
 )  # fmt: skip
-def test_what_no_other_try_will_change_is_told_at_once_and_never_shows_the_key(status, words, monkeypatch):
+def test_a_permanent_fault_is_raised_at_once_and_never_shows_the_key(status, message, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-secret-123")
     step = {"status": status, "body": {"error": {"message": "bad sk-secret-123 there"}}}
-    with Scripted(step) as server, pytest.raises(LLMUnavailable, match=words) as caught:
+    with Scripted(step) as server, pytest.raises(LLMUnavailable, match=message) as caught:
         ask(server, api_key_env="MY_KEY")
     assert len(server.requests) == 1 and "sk-secret" not in str(caught.value) and "***" in str(caught.value)
     assert server.headers[0]["authorization"] == "Bearer sk-secret-123"
@@ -172,7 +172,7 @@ def test_what_no_other_try_will_change_is_told_at_once_and_never_shows_the_key(s
         {"message": "the request exceeds the available context size, try increasing it"},
     ],
 )
-def test_a_prompt_that_the_server_finds_too_long_is_told_apart(error):
+def test_a_prompt_that_the_server_finds_too_long_has_an_error_of_its_own(error):
     with (
         Scripted({"status": 400, "body": {"error": error}}) as server,
         pytest.raises(ContextTooLong, match="Show less"),
@@ -189,13 +189,13 @@ def test_a_prompt_beyond_the_window_is_not_sent():
     assert len(server.requests) == 1
 
 
-def test_no_more_than_the_allowed_calls_are_on_the_wire_over_clients_threads_and_loops():
+def test_the_concurrency_limit_holds_across_clients_threads_and_loops():
     with Scripted({"delay": 0.03}) as server:
 
         async def many():
-            one = made(server.url, concurrency=3)
-            await asyncio.gather(*(one.complete(ASK, salt=str(i)) for i in range(8)))
-            await one.close()
+            chat_client = new_client(server.url, concurrency=3)
+            await asyncio.gather(*(chat_client.complete(ASK, salt=str(i)) for i in range(8)))
+            await chat_client.close()
 
         threads = [threading.Thread(target=asyncio.run, args=(many(),)) for _ in range(3)]
         for thread in threads:
@@ -205,9 +205,9 @@ def test_no_more_than_the_allowed_calls_are_on_the_wire_over_clients_threads_and
     assert len(server.requests) == 24 and server.most_inside == 3
 
 
-def test_one_client_serves_several_loops_one_after_another_and_at_once():
+def test_one_client_serves_several_loops_in_turn_and_at_once():
     with Scripted({"delay": 0.05}) as server:
-        shared = made(server.url, concurrency=1)
+        shared = new_client(server.url, concurrency=1)
         replies = []
 
         def work():
@@ -222,38 +222,38 @@ def test_one_client_serves_several_loops_one_after_another_and_at_once():
     assert len(replies) == 5 and server.most_inside == 1
 
 
-def test_the_rate_holds_for_all_clients_of_a_server_together():
+def test_the_rate_limit_holds_for_all_clients_of_a_server_together():
     with Scripted() as server:
 
         async def many():
-            one, other = (made(server.url, requests_per_minute=1200) for _ in range(2))
-            await asyncio.gather(*((one, other)[i % 2].complete(ASK, salt=str(i)) for i in range(21)))
+            clients = [new_client(server.url, requests_per_minute=1200) for _ in range(2)]
+            await asyncio.gather(*(clients[i % 2].complete(ASK, salt=str(i)) for i in range(21)))
 
         asyncio.run(many())
     assert server.times[-1] - server.times[0] >= 0.7, "21 starts 0.05 s apart; two gates would need half of that"
 
 
-def test_a_cancelled_call_frees_its_turn_at_once_and_is_booked_as_what_it_could_cost():
+def test_a_cancelled_call_frees_its_slot_at_once_and_its_reservation_is_booked():
     with Scripted({"delay": 6}, {}) as server:
         ledger = Ledger()
 
-        async def lose():
-            one = made(server.url, ledger, concurrency=1)
-            loser = asyncio.create_task(one.complete(ASK, salt="a"))
-            waiting = asyncio.create_task(one.complete(ASK, salt="b"))
+        async def cancel_two_calls():
+            chat_client = new_client(server.url, ledger, concurrency=1)
+            sent = asyncio.create_task(chat_client.complete(ASK, salt="a"))
+            waiting = asyncio.create_task(chat_client.complete(ASK, salt="b"))
             while not server.requests:
                 await asyncio.sleep(0.01)
             waiting.cancel()
-            loser.cancel()
+            sent.cancel()
             started = time.monotonic()
-            await asyncio.gather(loser, waiting, return_exceptions=True)
+            await asyncio.gather(sent, waiting, return_exceptions=True)
             reserved = ledger.spent.tokens
-            await one.complete(ASK, salt="c")
+            await chat_client.complete(ASK, salt="c")
             return reserved, time.monotonic() - started
 
-        reserved, seconds = asyncio.run(lose())
+        reserved, seconds = asyncio.run(cancel_two_calls())
     assert seconds < 4 and len(server.requests) == 2
-    assert 100 < reserved < 300 and ledger.spent.tokens == reserved + 15, "the waiting one costs nothing"
+    assert 100 < reserved < 300 and ledger.spent.tokens == reserved + 15, "the waiting call costs nothing"
 
 
 def test_fifty_calls_at_once_never_break_a_cap():
@@ -262,23 +262,24 @@ def test_fifty_calls_at_once_never_break_a_cap():
     with Scripted({"delay": 0.01, "body": answer(usage=full)}) as server:
 
         async def many():
-            one = made(server.url, ledger, concurrency=50, prices=PRICES)
-            return await asyncio.gather(*(one.complete(ASK, salt=str(i)) for i in range(50)), return_exceptions=True)
+            chat_client = new_client(server.url, ledger, concurrency=50, prices=PRICES)
+            calls = (chat_client.complete(ASK, salt=str(i)) for i in range(50))
+            return await asyncio.gather(*calls, return_exceptions=True)
 
         results = asyncio.run(many())
-    answered = [one for one in results if not isinstance(one, BaseException)]
-    assert all(isinstance(one, BudgetSpent) for one in results if one not in answered)
+    answered = [result for result in results if not isinstance(result, BaseException)]
+    assert all(isinstance(result, BudgetSpent) for result in results if result not in answered)
     assert ledger.spent.usd <= 20 and ledger.spent.tokens == len(answered) * 107 <= 2000
     assert len(answered) == len(server.requests) >= 15, "the cap is used up as far as a call surely fits"
     assert ledger.exhausted
 
 
-def test_the_salt_picks_model_and_seed_for_good_and_models_by_weight():
+def test_the_salt_alone_selects_the_seed_and_the_model_by_weight():
     with Scripted() as server:
 
         async def many():
-            one = made(server.url, models={"big": 3, "small": 1, "none": 0}, concurrency=50)
-            return [(await one.complete(ASK, salt=str(i % 100))).model for i in range(200)]
+            chat_client = new_client(server.url, models={"big": 3, "small": 1, "none": 0}, concurrency=50)
+            return [(await chat_client.complete(ASK, salt=str(i % 100))).model for i in range(200)]
 
         models = asyncio.run(many())
     assert models[:100] == models[100:] and "none" not in models and 60 <= models[:100].count("big") <= 90
@@ -292,14 +293,14 @@ def test_a_null_in_extra_body_leaves_a_parameter_out():
     assert sorted(server.requests[0]) == ["max_tokens", "messages", "model"]
 
 
-def test_a_proxy_of_the_environment_is_not_for_this_machine(monkeypatch):
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with Scripted() as server:
         assert ask(server, retries=0).text == "Hello."
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"modles": "m"}, "unknown key 'modles'. Did you mean 'models'"),
         ({"models": {}}, "models: {}"),
@@ -315,34 +316,34 @@ def test_a_proxy_of_the_environment_is_not_for_this_machine(monkeypatch):
         ({"context_tokens": 100}, "the prompt needs room too"),
     ],
 )
-def test_settings_that_cannot_be_used_are_refused_in_words(settings, words):
-    with pytest.raises(SettingsError, match=words):
+def test_unusable_settings_are_refused_with_the_reason(settings, message):
+    with pytest.raises(SettingsError, match=message):
         LLMSettings.from_mapping({"models": "m", "max_tokens": 100, **settings})
 
 
-def test_a_key_that_is_not_set_is_asked_for_by_name_before_any_call():
+def test_a_missing_key_is_reported_by_name_before_any_call():
     with pytest.raises(SettingsError, match="OPENAI_API_KEY.*api_key_env: null"):
-        made("https://llm.example/v1")
-    made("https://llm.example/v1", api_key_env=None)
-    made("http://127.0.0.1:1/v1")
+        new_client("https://llm.example/v1")
+    new_client("https://llm.example/v1", api_key_env=None)
+    new_client("http://127.0.0.1:1/v1")
 
 
-def test_a_cap_in_usd_wants_a_price_and_without_one_a_line_says_what_is_not_counted(caplog):
+def test_a_cap_in_usd_needs_a_price_and_without_a_cap_a_missing_price_is_logged(caplog):
     capped = Ledger(Caps(usd=1.0))
     with pytest.raises(SettingsError, match="No price is known for m.*cap in USD"):
-        made("https://llm.example/v1", capped, api_key_env=None)
-    made("https://llm.example/v1", capped, api_key_env=None, models="gpt-5-mini")
-    made("https://llm.example/v1", capped, api_key_env=None, prices=PRICES)
-    made("http://localhost:1/v1", capped)
+        new_client("https://llm.example/v1", capped, api_key_env=None)
+    new_client("https://llm.example/v1", capped, api_key_env=None, models="gpt-5-mini")
+    new_client("https://llm.example/v1", capped, api_key_env=None, prices=PRICES)
+    new_client("http://localhost:1/v1", capped)
     assert not caplog.records
-    made("https://llm.example/v1", api_key_env=None)
+    new_client("https://llm.example/v1", api_key_env=None)
     assert [record.message.count("\n") for record in caplog.records] == [0] and "count as 0 USD" in caplog.text
 
 
-def test_the_version_is_that_of_the_answers():
+def test_the_version_depends_on_the_settings_that_change_an_answer():
     def version(**settings):
-        return made("http://127.0.0.1:1/v1", **settings).version
+        return new_client("http://127.0.0.1:1/v1", **settings).version
 
     same = [version(), version(concurrency=3), version(retries=1, timeout=5), version(api_key_env=None)]
-    others = [version(models="n"), version(temperature=0), version(max_tokens=5), version(extra_body={"top_p": 0.9})]
-    assert len(set(same)) == 1 and len({*same, *others}) == 5
+    changed = [version(models="n"), version(temperature=0), version(max_tokens=5), version(extra_body={"top_p": 0.9})]
+    assert len(set(same)) == 1 and len({*same, *changed}) == 5

@@ -1,22 +1,22 @@
-"""What the code LLM of a run may cost: the documented formula, by hand."""
+"""The estimated cost of a run's code LLM: the documented formula, computed by hand."""
 
 from ideator_rl.llm.estimate import Amount, estimate
 from ideator_rl.llm.prices import Price, mean, shipped
 
 
 def test_low_is_one_draft_an_idea_and_high_all_drafts_with_all_revisions():
-    found = estimate(10, samples=3, revisions=2, prompt_tokens=1000, completion_tokens=100, price=Price(1.0, 10.0))
-    assert found.low == Amount(calls=10, prompt_tokens=10_000, completion_tokens=1000, usd=0.02)
-    # a draft asks with 1000, 1100 and 1200 tokens: what was answered stands in the next prompt
-    assert found.high == Amount(
+    cost = estimate(10, samples=3, revisions=2, prompt_tokens=1000, completion_tokens=100, price=Price(1.0, 10.0))
+    assert cost.low == Amount(calls=10, prompt_tokens=10_000, completion_tokens=1000, usd=0.02)
+    # The prompts of a draft have 1000, 1100 and 1200 tokens: each repeats the earlier answers.
+    assert cost.high == Amount(
         calls=90, prompt_tokens=30 * 3300, completion_tokens=30 * 300, usd=(99_000 + 90_000) / 1e6
     )
-    assert found.high.tokens == 108_000
+    assert cost.high.tokens == 108_000
 
 
 def test_one_draft_without_revisions_has_one_cost():
-    found = estimate(7, samples=1, revisions=0, prompt_tokens=10, completion_tokens=5, price=Price())
-    assert found.low == found.high and found.low.usd == 0
+    cost = estimate(7, samples=1, revisions=0, prompt_tokens=10, completion_tokens=5, price=Price())
+    assert cost.low == cost.high and cost.low.usd == 0
 
 
 def test_several_models_cost_their_mean_by_weight():

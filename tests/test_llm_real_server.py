@@ -47,24 +47,24 @@ def test_a_completion_comes_back_counted_by_the_server_and_is_recorded(served, t
 
     ledger, file = Ledger(Caps(usd=1.0, tokens=10_000)), str(tmp_path / "journal.jsonl")
     (reply,) = ask(served, ["a"], ledger, record=file)
-    shown = AutoTokenizer.from_pretrained(served[1]).apply_chat_template(
+    prompt = AutoTokenizer.from_pretrained(served[1]).apply_chat_template(
         ASK, add_generation_prompt=True, tokenize=False
     )
-    counted = len(AutoTokenizer.from_pretrained(served[1])(shown, add_special_tokens=False)["input_ids"])
+    counted = len(AutoTokenizer.from_pretrained(served[1])(prompt, add_special_tokens=False)["input_ids"])
     assert reply.finish == "length" and reply.text.strip() and not reply.estimated
     assert (reply.prompt_tokens, reply.completion_tokens) == (counted, 12)
     assert ledger.spent.tokens == counted + 12 and ledger.spent.usd == 0
     assert ask(served, ["a"], replay=file) == [reply]
 
 
-def test_drafts_differ_by_their_salt_where_the_server_is_told_to_sample(served):
+def test_drafts_differ_by_their_salt_if_the_server_samples(served):
     """This server ignores a temperature unless sampling is switched on."""
     sampling = {"generation_config": json.dumps({"do_sample": True})}
-    again, same, other = ask(served, ["a", "a", "b"], extra_body=sampling)
-    assert again.text == same.text != other.text
+    first, repeated, different = ask(served, ["a", "a", "b"], extra_body=sampling)
+    assert first.text == repeated.text != different.text
 
 
-def test_its_refusals_are_told(served):
+def test_refusals_of_the_server_are_reported(served):
     with pytest.raises(LLMUnavailable, match="status 400: Server is pinned to.*`models`"):
         ask(served, ["a"], models="another")
     with pytest.raises(LLMUnavailable, match="404.*usually ends with /v1"):

@@ -1,4 +1,4 @@
-"""Recordings of a code LLM's calls: repeated without a server, byte for byte; resumed without paying twice."""
+"""Recordings of a code LLM's calls: replayed without a server, byte for byte; resumed without paying twice."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ ODD = [
 
 
 def ask(url, ledger, salts="abcd", **settings):
-    """Each salt once, one after another."""
+    """Call once for each salt, one after another."""
     raw = {"base_url": url, "models": "m", "max_tokens": 100, "prices": PRICES, **settings}
 
     async def all_of_them():
@@ -55,12 +55,12 @@ def test_a_replay_needs_no_server_no_key_and_no_price_and_gives_the_same_replies
 @pytest.mark.parametrize(
     "change", [{"salts": "e"}, {"temperature": 0}, {"max_tokens": 5}, {"extra_body": {"top_p": 1}}]
 )
-def test_a_call_that_was_not_recorded_like_this_is_an_error_and_not_another_answer(recorded, change):
+def test_a_call_that_differs_from_the_recorded_one_is_an_error(recorded, change):
     with pytest.raises(LLMUnavailable, match="has no answer for the call"):
         ask("http://127.0.0.1:1/v1", Ledger(), replay=str(recorded[0]), **change)
 
 
-def test_a_resumed_run_pays_for_what_is_missing_only(recorded):
+def test_a_resumed_run_pays_for_missing_calls_only(recorded):
     file, replies = recorded
     ledger = Ledger()
     with Scripted({"body": answer("New.")}) as server:
@@ -69,7 +69,7 @@ def test_a_resumed_run_pays_for_what_is_missing_only(recorded):
     assert ledger.spent.tokens == 15 and len(file.read_bytes().splitlines()) == 5
 
 
-def test_a_line_that_a_kill_cut_off_is_skipped_and_the_next_stands_alone(recorded, caplog):
+def test_a_line_that_a_kill_cut_off_is_skipped_and_does_not_damage_the_next(recorded, caplog):
     file, replies = recorded
     file.write_bytes(file.read_bytes()[:-40])
     with Scripted({"body": answer("Again.")}) as server:
@@ -94,24 +94,24 @@ def test_several_processes_append_whole_lines_to_one_file(tmp_path):
     code = (
         "import sys; from pathlib import Path; from ideator_rl.llm.recording import Recording\n"
         "from ideator_rl.llm import Reply\n"
-        "one = Recording(Path(sys.argv[1]))\n"
-        "for i in range(50): one.add(sys.argv[2] + str(i), {'text': 'x' * 20_000}, Reply('y' * 5000, 'stop', 'm', 1, 1, 0.0, 0.0))"
+        "recording = Recording(Path(sys.argv[1]))\n"
+        "for i in range(50): recording.add(sys.argv[2] + str(i), {'text': 'x' * 20_000}, Reply('y' * 5000, 'stop', 'm', 1, 1, 0.0, 0.0))"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code, str(file), name]) for name in "ab"]
-    assert [process.wait(60) for process in both] == [0, 0]
-    held = Recording(file)
-    assert all(held.get(f"{name}{i}") for name in "ab" for i in range(50))
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(file), name]) for name in "ab"]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    recording = Recording(file)
+    assert all(recording.get(f"{name}{i}") for name in "ab" for i in range(50))
     assert len(file.read_bytes().splitlines()) == 100
 
 
-def test_of_two_answers_to_one_call_the_first_holds(tmp_path):
-    one, other = Recording(tmp_path / "j"), Recording(tmp_path / "j")
-    for recording, text in ((one, "first"), (other, "second")):
+def test_of_two_answers_to_one_call_the_first_counts(tmp_path):
+    recordings = [Recording(tmp_path / "j"), Recording(tmp_path / "j")]
+    for recording, text in zip(recordings, ("first", "second"), strict=True):
         recording.add("k", {}, Reply(text, "stop", "m", 1, 1, 0.0, 0.0))
     assert Recording(tmp_path / "j").get("k").text == "first"
 
 
-def test_a_recording_that_is_not_there_is_an_error_and_is_not_made(tmp_path):
-    with pytest.raises(RecordingError, match="is not there"):
+def test_a_missing_recording_is_an_error_and_no_file_is_created(tmp_path):
+    with pytest.raises(RecordingError, match="does not exist"):
         ask("http://127.0.0.1:1/v1", Ledger(), replay=str(tmp_path / "no" / "j"))
     assert not (tmp_path / "no").exists()

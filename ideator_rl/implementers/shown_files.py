@@ -6,8 +6,8 @@ If all files fit, all are shown.  Otherwise, in this order:
 2. the optional ones, each whole or not at all, by import distance from the command's files, the shorter first;
 3. the names of the rest, then a count of those whose name does not fit (`NAMES_SHARE` of the budget is reserved).
 
-An essential file is always shown, because a coder cannot edit a file that it never sees.  If it is too long for its
-share, it is cut after a whole line, and a mark names the missing lines.
+An essential file is shown at least in part, because a coder cannot edit a file that it never sees.  If it is too long
+for its share, it is cut after a whole line, and a mark names the missing lines.
 
 Guaranteed: the same text for the same arguments; at most `budget` tokens by the estimate of `tokens` (three bytes of
 UTF-8 a token: code has more), plus one line that counts the files left out.

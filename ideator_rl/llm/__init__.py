@@ -1,9 +1,13 @@
-"""The edge to code LLMs: any server that speaks OpenAI's chat completions.
+"""Calls to code LLMs: any server with OpenAI's chat completions API.
 
-Guarantees: a call waits its turn (concurrency and rate, shared by all clients of one server in this process); what may
-pass is tried again; no call starts that could break the run's caps, and what it cost is booked; with a recording, a
-call that was answered before is neither sent nor paid again.  An odd answer (empty, refused, cut off) is a `Reply` that
-says so; only an answer that cannot be had is an error.  Not streaming; text only.
+Guaranteed:
+- All clients of one server in this process share one limit on concurrency and one on the rate of starts.
+- A temporary fault is retried; a permanent one is raised at once.
+- No call starts that could break the run's caps, and its cost is booked in the ledger.
+- With a recording, a call that has an answer there is neither sent nor paid again.
+- An odd answer (empty, refused, cut off) is a `Reply` with that `finish`.  Only a missing answer is an error.
+
+Not covered: streaming, and anything but text.
 """
 
 from ideator_rl.llm.client import ChatClient

@@ -1,6 +1,6 @@
 """The client of a code LLM.
 
-One object may be used from several event loops and threads: each loop has connections of its own, the gate is shared.
+One client may be used from several event loops and threads: each loop has its own connections, all share the gate.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ BACKOFF, LONGEST = 1.0, 60.0
 
 
 class ChatClient:
-    """Asks a code LLM; the run's ledger is reserved before and booked after every try.
+    """Calls a code LLM; each attempt is reserved in the run's ledger before, and booked after.
 
     Raises:
-        SettingsError: no key in the environment, or a cap in USD and a model without a price.
+        SettingsError: no key in the environment, or a cap in USD and a model without a known price.
         RecordingError: the recording cannot be read.
     """
 
@@ -48,13 +48,14 @@ class ChatClient:
         self._key = "" if settings.replay else self._api_key()
         self._gate = gate(settings.url)
         self._clients: weakref.WeakKeyDictionary[Any, AsyncOpenAI] = weakref.WeakKeyDictionary()
-        self._lock, self._random = threading.Lock(), random.Random()
+        self._lock = threading.Lock()  # guards `_clients`, which every loop's thread reads and writes
+        self._random = random.Random()
 
     @property
     def version(self) -> str:
-        """A hash of what an answer depends on, beside the prompt."""
-        s = self.settings
-        return digest_of([s.models, s.temperature, s.max_tokens, s.extra_body])[:16]
+        """A hash of the settings that an answer depends on."""
+        settings = self.settings
+        return digest_of([settings.models, settings.temperature, settings.max_tokens, settings.extra_body])[:16]
 
     async def complete(
         self,
@@ -66,31 +67,31 @@ class ChatClient:
     ) -> Reply:
         """The model's answer.
 
-        A call that is cancelled gives back its turn at once.  Its cost is booked as nothing when it was still waiting,
-        and as what was reserved when it was on the wire: the server may go on and bill it, and does not tell.  The same
-        holds for a try that timed out or broke off.  A replayed answer costs nothing; `usd` is what it did cost.
+        A call that is cancelled frees its slot at once.  While it waits, it costs nothing.  Once it is sent, its whole
+        reservation is booked: the server may finish and bill it without a report.  The same holds for an attempt that
+        timed out or whose connection broke.  A replayed answer costs nothing; its `usd` is the original cost.
 
         Args:
             messages: `role` and `content` each.
-            salt: names the call; it picks the model, by weight, and the seed.
+            salt: names the call; it selects the model, by weight, and the seed.
 
         Raises:
-            LLMUnavailable: all tries failed, or the server refuses for a reason that no other try will change.
+            LLMUnavailable: all attempts failed, or the server refuses for a permanent reason.
             ContextTooLong: prompt and completion do not fit the model's window.
-            BudgetSpent: it could break a cap.
+            BudgetSpent: the call could break a cap.
         """
         request = make_request(self.settings, messages, salt, temperature, max_tokens)
         key = request.key(self.settings.extra_body)
-        if self._recording is not None and (held := self._recording.get(key)) is not None:
-            return held
+        if self._recording is not None and (recorded := self._recording.get(key)) is not None:
+            return recorded
         if self.settings.replay:
             raise LLMUnavailable(
-                f"The recording {self.settings.replay} has no answer for the call {salt!r} as it is asked now: the "
+                f"The recording {self.settings.replay} has no answer for the call {salt!r} as it is made now: the "
                 "prompt, the models or their settings differ from those of the recorded run, or that call was "
-                "cancelled. Give the same ones, or put `record` in the place of `replay`: it asks for what is missing."
+                "cancelled. Give the same ones, or write `record` instead of `replay`, which makes the missing calls."
             )
         self._refuse_if_too_long(request)
-        reply = await self._asked(request)
+        reply = await self._call_with_retries(request)
         if self._recording is not None:
             self._recording.add(key, vars(request), reply)
         return reply
@@ -106,37 +107,45 @@ class ChatClient:
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(client.close(), loop)
 
-    async def _asked(self, request: Request) -> Reply:
-        for tried in range(self.settings.retries + 1):
+    async def _call_with_retries(self, request: Request) -> Reply:
+        for attempt in range(self.settings.retries + 1):
             try:
-                return await self._try(request)
+                return await self._call_once(request)
             except Fault as fault:
-                if not fault.passing or tried == self.settings.retries:
-                    raise fault.final(self.settings.shown_url, tried + 1) from fault
-                wait = self._random.uniform(0, min(LONGEST, BACKOFF * 2**tried))
-                if fault.after is not None:
-                    self._gate.pause(fault.after)
-                    wait = fault.after + min(wait, BACKOFF)
+                if not fault.temporary or attempt == self.settings.retries:
+                    raise fault.final_error(self.settings.shown_url, attempt + 1) from fault
+                wait = self._random.uniform(0, min(LONGEST, BACKOFF * 2**attempt))
+                if fault.retry_after is not None:
+                    # The hint is for the server as a whole, so it stops the other calls of this process too.
+                    self._gate.pause(fault.retry_after)
+                    wait = fault.retry_after + min(wait, BACKOFF)
+            # The slot is free during the wait: other calls may need it.
             await asyncio.sleep(wait)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _try(self, request: Request) -> Reply:
-        s, price = self.settings, self._prices[request.model]
-        connections = self._client()  # made before the turn comes: it takes longer than a start may be late
-        slot = self._gate.slot(s.concurrency, s.requests_per_minute)
-        async with slot, self.ledger.reserve_when_free(request.most(price)) as held:
+    async def _call_once(self, request: Request) -> Reply:
+        settings, price = self.settings, self._prices[request.model]
+        # Created before the slot is taken: creation takes longer than the spacing of starts allows.
+        connections = self._client()
+        slot = self._gate.slot(settings.concurrency, settings.requests_per_minute)
+        async with slot, self.ledger.reserve_when_free(request.max_cost(price)) as reservation:
             started = time.monotonic()
             try:
                 answer = read_answer(await self._send(connections, request))
             except Fault as fault:
-                held.actual = None if fault.billed else Spent()
+                # Without an actual cost, the whole reservation is booked.
+                reservation.actual = None if fault.maybe_billed else Spent()
                 raise
             reply = self._reply(request, answer, price, time.monotonic() - started)
-            held.actual = Spent(usd=reply.usd, tokens=reply.prompt_tokens + reply.completion_tokens)
+            reservation.actual = Spent(usd=reply.usd, tokens=reply.prompt_tokens + reply.completion_tokens)
         return reply
 
     async def _send(self, connections: AsyncOpenAI, request: Request) -> bytes:
-        """The body of the answer.  Raises: Fault."""
+        """The body of the answer.
+
+        Raises:
+            Fault: any status but 2xx, no answer in time, or no connection.
+        """
         import openai
 
         create: Any = connections.chat.completions.with_raw_response.create
@@ -147,8 +156,9 @@ class ChatClient:
         except openai.APIStatusError as error:
             text = self._without_key(error.response.text)
             body = json.loads(self._without_key(json.dumps(error.body)))
-            fault = faults.of_status(error.status_code, body, text, error.response.headers, self.settings.api_key_env)
-            raise fault from None  # the client's error holds the request, and with it the key
+            headers, key_env = error.response.headers, self.settings.api_key_env
+            # `from None`: the openai client's error holds the request, and with it the key.
+            raise faults.of_status(error.status_code, body, text, headers, key_env) from None
         except (openai.APIConnectionError, TimeoutError) as error:
             raise faults.of_connection(error, self.settings.timeout) from None
 
@@ -161,11 +171,11 @@ class ChatClient:
         return Reply(answer.text, answer.finish, request.model, *tokens, usd, seconds, answer.tokens is None)
 
     def _refuse_if_too_long(self, request: Request) -> None:
-        window, prompt = self.settings.context_tokens, prompt_tokens(request.messages)
-        if window is not None and prompt + request.max_tokens > window:
+        window, prompt_size = self.settings.context_tokens, prompt_tokens(request.messages)
+        if window is not None and prompt_size + request.max_tokens > window:
             raise ContextTooLong(
-                f"The prompt has about {prompt} tokens and the completion may have {request.max_tokens}; the window "
-                f"(context_tokens) has {window}. Show less of the codebase, or lower max_tokens."
+                f"The prompt has about {prompt_size} tokens and the completion may have {request.max_tokens}; the "
+                f"window (context_tokens) has {window}. Show less of the codebase, or lower max_tokens."
             )
 
     def _client(self) -> AsyncOpenAI:
@@ -178,7 +188,7 @@ class ChatClient:
                     api_key=self._key,
                     base_url=self.settings.url,
                     max_retries=0,
-                    # A proxy that the environment names is not for servers on this machine.
+                    # A proxy of the environment does not serve addresses of this machine.
                     http_client=openai.DefaultAsyncHttpxClient(trust_env=not self.settings.loopback),
                 )
             return self._clients[loop]
@@ -192,11 +202,11 @@ class ChatClient:
         price = self.settings.price(model)
         if price is not None:
             return price
-        how = f"`prices: {{{model}: {{prompt: 1.25, completion: 10.0}}}}` (USD per 1 million tokens)"
+        example = f"`prices: {{{model}: {{prompt: 1.25, completion: 10.0}}}}` (USD per 1 million tokens)"
         if self.ledger.caps.usd is not None:
-            raise SettingsError(f"No price is known for {model}, and the run has a cap in USD. Give it: {how}.")
+            raise SettingsError(f"No price is known for {model}, and the run has a cap in USD. Give it: {example}.")
         logging.getLogger(__name__).warning(
-            "No price is known for %s: its calls count as 0 USD. Give it: %s.", model, how
+            "No price is known for %s: its calls count as 0 USD. Give it: %s.", model, example
         )
         return Price()
 
@@ -206,7 +216,7 @@ class ChatClient:
         if not key and name and not self.settings.loopback:
             raise SettingsError(
                 f"The environment variable {name} with the key of {self.settings.shown_url} is not set. Set it, name "
-                "another with `api_key_env`, or give `api_key_env: null` where the server wants none."
+                "another with `api_key_env`, or write `api_key_env: null` if the server needs no key."
             )
         return key or "none"
 

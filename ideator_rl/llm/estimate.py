@@ -1,10 +1,10 @@
-"""What the code LLM of a run may cost, before anything is asked.
+"""The cost of a run's code LLM, estimated before the first call.
 
-low = one draft an idea, right at once:        ideas × (prompt + completion)
+low = one draft an idea, valid at once:         ideas × (prompt + completion)
 high = all drafts, each with all its revisions: ideas × samples × Σ over r = 0..revisions of (prompt + r·completion)
-       for the prompts, for a revision's prompt repeats what was answered before; and
+       for the prompts, because a revision's prompt repeats the earlier answers; and
        ideas × samples × (revisions + 1) × completion for the completions.
-Retries after faults that a server bills all the same are not in it.
+Not included: retries after faults that a server bills all the same.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Estimate:
 def estimate(
     ideas: int, samples: int, revisions: int, prompt_tokens: int, completion_tokens: int, price: Price
 ) -> Estimate:
-    """The two ends.
+    """The low and the high end.
 
     Args:
         samples: drafts an idea.
-        revisions: of a draft, at most.
-        prompt_tokens: of a draft's prompt.
-        completion_tokens: of one answer; the settings' `max_tokens` makes `high` the most it can be.
+        revisions: revisions of a draft, at most.
+        prompt_tokens: tokens of a draft's prompt.
+        completion_tokens: tokens of one answer; with the settings' `max_tokens`, `high` is an upper bound.
         price: of the model, or `prices.mean` of several.
     """
     drafts = ideas * samples

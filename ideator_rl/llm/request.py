@@ -1,4 +1,4 @@
-"""One call: what is sent, and the name under which it is recorded."""
+"""One call: the parameters that are sent, and the key under which its answer is recorded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.llm.prices import Price
-from ideator_rl.llm.reply import clean, most_prompt_tokens
+from ideator_rl.llm.reply import clean, max_prompt_tokens
 from ideator_rl.llm.settings import LLMSettings
 from ideator_rl.storage.ledger import Spent
 
-NEW_NAME = ("openai.com", "openai.azure.com")
-"""Hosts where max_tokens is called max_completion_tokens, and the old name refused for reasoning models."""
+COMPLETION_TOKENS_HOSTS = ("openai.com", "openai.azure.com")
+"""Hosts where max_tokens is called max_completion_tokens; they refuse the old name for reasoning models."""
 
 
 @dataclass(frozen=True)
@@ -26,27 +26,27 @@ class Request:
     salt: str
 
     def key(self, extra_body: dict[str, Any]) -> str:
-        """The same for calls that may share an answer."""
+        """The key of a recorded answer: equal for calls that may share one."""
         return digest_of({**vars(self), "extra_body": extra_body})
 
-    def most(self, price: Price) -> Spent:
-        """The most that one try may cost."""
-        prompt = most_prompt_tokens(self.messages)
+    def max_cost(self, price: Price) -> Spent:
+        """An upper bound for one attempt."""
+        prompt = max_prompt_tokens(self.messages)
         return Spent(usd=price.usd(prompt, self.max_tokens), tokens=prompt + self.max_tokens)
 
     def parameters(self, settings: LLMSettings) -> dict[str, Any]:
-        """What the openai client is called with."""
-        new = any(f".{settings.host}".endswith(f".{host}") for host in NEW_NAME)
-        ours = {
+        """The arguments of the openai client; the settings' `extra_body` replaces ours, and null leaves one out."""
+        new_name = any(f".{settings.host}".endswith(f".{host}") for host in COMPLETION_TOKENS_HOSTS)
+        parameters = {
             "model": self.model,
             "messages": self.messages,
             "temperature": self.temperature,
-            "max_completion_tokens" if new else "max_tokens": self.max_tokens,
+            "max_completion_tokens" if new_name else "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
         extra = settings.extra_body
-        left = {name: value for name, value in extra.items() if value is not None}
-        return {name: value for name, value in ours.items() if name not in extra} | {"extra_body": left}
+        extra_body = {name: value for name, value in extra.items() if value is not None}
+        return {name: value for name, value in parameters.items() if name not in extra} | {"extra_body": extra_body}
 
 
 def make_request(
@@ -56,11 +56,11 @@ def make_request(
     temperature: float | None = None,
     max_tokens: int | None = None,
 ) -> Request:
-    """The salt picks the model, by weight, and the seed: the same ones whenever it is asked."""
+    """The request of a call; its salt alone selects the model, by weight, and the seed."""
     digest = hashlib.sha256(salt.encode()).digest()
     return Request(
-        model=_picked(settings.models, int.from_bytes(digest[:8], "big") / 2**64),
-        messages=[{"role": one["role"], "content": clean(one["content"])} for one in messages],
+        model=_model_at(settings.models, int.from_bytes(digest[:8], "big") / 2**64),
+        messages=[{"role": message["role"], "content": clean(message["content"])} for message in messages],
         temperature=settings.temperature if temperature is None else temperature,
         max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
         seed=int.from_bytes(digest[8:12], "big") >> 1,
@@ -72,10 +72,10 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _picked(models: dict[str, float], share: float) -> str:
-    """The model at `share` in [0, 1) of the weights laid end to end."""
+def _model_at(models: dict[str, float], share: float) -> str:
+    """The model at `share`, in [0, 1), of the sorted models' cumulative weight."""
     left = share * sum(models.values())
     for name in sorted(models):
         if (left := left - models[name]) < 0:
             return name
-    return max(models, key=lambda name: models[name])  # rounding left a crumb
+    return max(models, key=lambda name: models[name])  # rounding left a rest above the last weight
