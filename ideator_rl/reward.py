@@ -10,7 +10,9 @@ over_baseline   improvement over the baseline's mean in standard deviations of a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from ideator_rl.environments.environment import Environment, Metric
 from ideator_rl.environments.manifest import TRANSFORMS
@@ -32,6 +34,27 @@ class RowReward:
     experiment: str = ""
     cell: str = ""
     """What kind of change it was: equal cells are one cluster.  Empty when unknown."""
+
+
+@dataclass(frozen=True)
+class RewardTraits:
+    """What a reward function declares by attributes of these names.  All are optional: any callable with TRL's
+    arguments is a reward function."""
+
+    as_completed: Callable[..., AsyncIterator[RowReward]] | None = None
+    """The stream: an async generator with the same arguments."""
+    options: Mapping[str, Any] | None = None
+    """The columns that it reads, each with a `check(name, value)`; None for a function that takes any."""
+    runs_experiments: bool = False
+    needs_experiments: bool | None = None
+    """It reads the records of another function of its batch; None where that is not known."""
+    takes_context: bool = False
+    """It takes a `reward_context` (`reward_buffer.RewardContext`)."""
+
+
+def traits_of(function: Callable[..., Any]) -> RewardTraits:
+    names = [trait.name for trait in fields(RewardTraits)]
+    return RewardTraits(**{name: getattr(function, name) for name in names if hasattr(function, name)})
 
 
 @dataclass(frozen=True)

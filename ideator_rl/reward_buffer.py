@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,8 @@ from ideator_rl.storage.outcomes import Outcomes
 
 log = logging.getLogger(__name__)
 
+REQUIRED_COLUMNS = ("environment", "preset", "bucket")
+"""Columns that a dataset must have, so that stock TRL can run experiments on its rows."""
 BASELINE = "baseline"
 """Implementer of the baseline's records: no idea led to them."""
 
@@ -45,6 +47,61 @@ class BufferConfig(ExecutorConfig):
 
     replicates: int = 1
     """Runs, with seeds of their own, that equal ideas of one call are spread over."""
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> BufferConfig:
+        """The configuration in the columns of a dataset's row; other columns and None are left out."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: row[name] for name in names if row.get(name) is not None})
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that `of_row` reads; what is empty is left out."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, "")}
+
+
+class BatchOutcomes:
+    """The records of one batch, by row: entered by the reward function that runs the experiments, read by the others.
+
+    Belongs to one event loop; only coroutines on that loop may use it.
+    """
+
+    def __init__(self, rows: int):
+        loop = asyncio.get_running_loop()
+        self._records: list[asyncio.Future[Experiment | None]] = [loop.create_future() for _ in range(rows)]
+
+    def enter(self, row: int, record: Experiment) -> None:
+        if not self._records[row].done():
+            self._records[row].set_result(record)
+
+    def end(self) -> None:
+        """No further record will come: rows without one get None."""
+        for future in self._records:
+            if not future.done():
+                future.set_result(None)
+
+    async def as_completed(self) -> AsyncIterator[tuple[int, Experiment | None]]:
+        """Every row with its record, as soon as it is known; None where the function that runs it has failed."""
+        waiting = {asyncio.ensure_future(self._wait(row)) for row in range(len(self._records))}
+        try:
+            while waiting:
+                ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    yield task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _wait(self, row: int) -> tuple[int, Experiment | None]:
+        return row, await asyncio.shield(self._records[row])
+
+
+@dataclass(frozen=True)
+class RewardContext:
+    """What this library's trainer hands to reward functions with a batch, beyond TRL's arguments."""
+
+    buffer: RewardBuffer
+    outcomes: BatchOutcomes | None
+    """Of the batch; None where no reward function of the run enters them."""
 
 
 class RewardBuffer:
@@ -301,11 +358,6 @@ def open_buffer(config: BufferConfig) -> RewardBuffer:
     if config not in _open:
         _open[config] = RewardBuffer(config)
     return _open[config]
-
-
-def live_buffers() -> list[RewardBuffer]:
-    """Every open buffer of this process."""
-    return list(_open.values())
 
 
 def _journal_path(config: BufferConfig) -> Path:

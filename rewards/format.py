@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from ideator_rl.ideas import END, EXPERIMENT, Idea, MalformedIdea, parse_idea
 
-from .options import Option
-from .shaping import Call, Worth, shaping
+from .support.decorator import Call
+from .support.options import Option
+from .support.shaping import Worth, shaping
 
 OPTIONS = {"format_strict": Option(False)}
 

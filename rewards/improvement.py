@@ -24,25 +24,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.reward import RowReward
-from ideator_rl.reward_buffer import RewardBuffer, open_buffer
+from ideator_rl.reward_buffer import RewardBuffer
 
-from .execution import (
-    Columns,
-    by_config,
-    in_order,
-    log_records,
-    outcomes,
-    refuse_if_all_lost,
-    row_reward,
-    step_of,
-)
-from .options import Option
+from .support.decorator import Call, reward_function
+from .support.experiments import ExecutedRow, buffers_of, experiments, finish_batch, row_reward
+from .support.options import Option
 
 K = 20
 """Elites that the bar looks at."""
@@ -83,54 +75,29 @@ class Bar:
         return min(max((quality - tau) / self.scale, 0.0), self.cap)
 
 
-async def improvement_reward(
-    prompts: list[Any],
-    completions: list[Any],
-    completion_ids: list[list[int]] | None = None,
-    *,
-    trainer_state: Any = None,
-    log_metric: Any = None,
-    log_extra: Any = None,
-    **columns: list[Any],
-) -> list[float | None]:
+@reward_function(OPTIONS, runs_experiments=True)
+async def improvement_reward(call: Call) -> AsyncIterator[RowReward]:
     """Run the idea in every completion and return its improvement over what was known; None for `lost`.
+
+    The stream logs `improvement/…` row by row: a trainer that closes a batch at a quorum sees it for the rows that have
+    come.  The outcomes are logged after the last.
 
     Raises:
         IdeatorError: as `execution_reward`; or an option is no usable number.
     """
-    del prompts, completion_ids
-    batch = _Batch(completions, columns, trainer_state)
-    said = {each.row: each async for each in batch.rewards(log_metric)}
-    refuse_if_all_lost(in_order(batch.records))
-    batch.log(log_metric, log_extra)
-    return [said[row].reward for row in range(len(completions))]
-
-
-async def improvement_reward_as_completed(
-    prompts: list[Any],
-    completions: list[Any],
-    completion_ids: list[list[int]] | None = None,
-    *,
-    trainer_state: Any = None,
-    log_metric: Any = None,
-    log_extra: Any = None,
-    **columns: list[Any],
-) -> AsyncIterator[RowReward]:
-    """The same, one `RowReward` a completion as soon as its outcome is known.
-
-    `improvement/…` is logged as it becomes known: who closes a batch at a quorum sees it for the rows that have come.
-    The outcomes are logged after the last.
-    """
-    del prompts, completion_ids
-    batch = _Batch(completions, columns, trainer_state)
-    async for each in batch.rewards(log_metric):
-        yield each
-    batch.log(log_metric, log_extra)
-
-
-improvement_reward.as_completed = improvement_reward_as_completed  # type: ignore[attr-defined]
-improvement_reward.runs_experiments = True  # type: ignore[attr-defined]
-improvement_reward.options = OPTIONS  # type: ignore[attr-defined]
+    contests = {buffer: _contest(call, buffer, rows) for buffer, rows in buffers_of(call).items()}
+    for name in ("level", "margin", "scale"):
+        call.log(f"improvement/{name}", statistics.fmean(getattr(each.bar, name) for each in contests.values()))
+    record_by_row: dict[int, Experiment] = {}
+    async for executed in experiments(call):
+        record_by_row[executed.row] = executed.record
+        contest = contests[executed.buffer]
+        reward, repeated = contest.reward(executed)
+        call.log("improvement/known", float(repeated))
+        call.log("improvement/improved", float((reward or 0.0) > 0))
+        yield row_reward(executed, reward)
+    records = finish_batch(call, record_by_row)
+    call.log_extra("execution_reward", [record.reward for record in records])
 
 
 def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = None) -> Bar:
@@ -160,56 +127,36 @@ def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = No
     return Bar(level, margin, scale, given.get("improvement_cap", CAP), len(archive))
 
 
-class _Batch:
-    """One batch on its way: bars taken when it is made, records as they come."""
+@dataclass(frozen=True)
+class _Contest:
+    """What the rows of one buffer have to be better than."""
 
-    def __init__(self, completions: list[Any], columns: Columns, trainer_state: Any):
-        self.records: dict[int, Experiment] = {}
-        self._completions, self._columns, self._state = completions, columns, trainer_state
-        self._bars: dict[RewardBuffer, Bar] = {}
-        self._archives: dict[RewardBuffer, Archive] = {}
-        self._parents: dict[int, float] = {}
-        for config, rows in by_config(columns, len(completions)).items():
-            buffer = open_buffer(config)
-            archive = self._proposed(buffer)
-            options = {name: columns[name][rows[0]] for name in columns if name.startswith("improvement_")}
-            self._bars[buffer] = bar_of(archive, buffer.executor.environment.failure_reward, options)
-            for row in rows:
-                shown = columns["parents"][row] if "parents" in columns else None
-                values = [value for id in shown or () if (value := archive.quality(id)) is not None]
-                if values:
-                    self._parents[row] = statistics.fmean(values)
+    bar: Bar
+    archive: Archive
+    parent_quality: dict[int, float] = field(default_factory=dict)
+    """By row: mean quality of the ideas that its prompt showed, where it showed any."""
 
-    def _proposed(self, buffer: RewardBuffer) -> Archive:
-        """What was known when this batch was first proposed: most often what is known now."""
-        archive = self._archives[buffer] = archive_of(buffer)
-        step = step_of(self._state)
-        return archive if step is None else archive_of(buffer, buffer.mark(step, len(archive)))
-
-    async def rewards(self, log_metric: Any) -> AsyncIterator[RowReward]:
-        """Logs the bars first, and of every row whether its codebase was known and whether it earned something."""
-        tell = log_metric or (lambda name, value: None)
-        for name in ("level", "margin", "scale"):
-            tell(f"improvement/{name}", statistics.fmean(getattr(bar, name) for bar in self._bars.values()))
-        async for row, record, buffer in outcomes(self._completions, self._columns, self._state):
-            self.records[row] = record
-            reward, repeated = self._reward(row, record, buffer)
-            tell("improvement/known", float(repeated))
-            tell("improvement/improved", float((reward or 0.0) > 0))
-            yield row_reward(row, record, reward, buffer)
-
-    def _reward(self, row: int, record: Experiment, buffer: RewardBuffer) -> tuple[float | None, bool]:
-        """What a row earns, and whether its codebase was known."""
+    def reward(self, executed: ExecutedRow) -> tuple[float | None, bool]:
+        """The reward of a row, and whether its codebase was known."""
+        record = executed.record
         if record.status == LOST:
             return None, False
-        bar = self._bars[buffer]
-        repeated = bool(record.tree) and self._archives[buffer].knows(record, before=bar.known)
-        new = record.status == SUCCEEDED and record.reward is not None and not repeated
-        return bar.earned(record.reward or 0.0, self._parents.get(row)) if new else 0.0, repeated
+        repeated = bool(record.tree) and self.archive.knows(record, before=self.bar.known)
+        if record.status != SUCCEEDED or record.reward is None or repeated:
+            return 0.0, repeated
+        return self.bar.earned(record.reward, self.parent_quality.get(executed.row)), repeated
 
-    def log(self, log_metric: Any, log_extra: Any) -> None:
-        """The real outcomes as `execution_reward` logs them."""
-        records = in_order(self.records)
-        log_records(records, log_metric, log_extra)
-        if log_extra is not None:
-            log_extra("execution_reward", [record.reward for record in records])
+
+def _contest(call: Call, buffer: RewardBuffer, rows: list[int]) -> _Contest:
+    archive = archive_of(buffer)
+    at_proposal = archive
+    if call.step is not None:
+        # A resumed run compares with what was known when the batch was first proposed: most often what is known now.
+        at_proposal = archive_of(buffer, buffer.mark(call.step, len(archive)))
+    contest = _Contest(bar_of(at_proposal, buffer.executor.environment.failure_reward, call.options), archive)
+    parents_by_row = call.columns.get("parents")
+    for row in rows:
+        parents = parents_by_row[row] if parents_by_row else None
+        if qualities := [value for id in parents or () if (value := at_proposal.quality(id)) is not None]:
+            contest.parent_quality[row] = statistics.fmean(qualities)
+    return contest

@@ -26,8 +26,9 @@ from __future__ import annotations
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
 
-from .options import Option
-from .shaping import Call, Worth, shaping
+from .support.decorator import Call
+from .support.options import Option
+from .support.shaping import Worth, shaping
 
 OPTIONS = {
     "length_most": Option(0.3, least=0),
@@ -48,14 +49,14 @@ def length_reward(call: Call) -> Worth:
         IdeatorError: an option cannot be what it is.
     """
     most, cap = call.options["length_most"], call.options["length_cap"]
-    tokens = call.options["length_unit"] == "tokens" and call.ids is not None
-    counts = [len(ids) for ids in call.ids] if tokens and call.ids else [None] * len(call.texts)
+    tokens = call.options["length_unit"] == "tokens" and call.completion_ids is not None
+    counts = [len(ids) for ids in call.completion_ids] if tokens and call.completion_ids else [None] * len(call.texts)
     lengths = [
         thought_length(text, count, apart, call.options["length_repeats"])
-        for text, count, apart in zip(call.texts, counts, call.apart, strict=True)
+        for text, count, apart in zip(call.texts, counts, call.reasoning, strict=True)
     ]
     if lengths:
-        call.tell("length/thought", sum(lengths) / len(lengths))
+        call.log("length/thought", sum(lengths) / len(lengths))
     return Worth([most * min(1.0, length / cap) for length in lengths])
 
 

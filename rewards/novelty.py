@@ -15,7 +15,7 @@ is left to fool it: new words for a codebase that is new by a digit, and several
 is new.
 
 The distance is a function of texts; what earlier steps proposed and what was known are the same after a kill and a
-resume (`rewards.earlier`).
+resume (`support.past`).
 
 Options (columns, or `reward_options`): `novelty_k`, 5; `novelty_of`, `succeeded` or `proposed`; `novelty_embedder`,
 `auto`: which one that is differs between machines, so name one in a run that moves.
@@ -38,9 +38,10 @@ from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
 
-from .earlier import Part, parts
-from .options import Option
-from .shaping import Call, Worth, shaping
+from .support.decorator import Call
+from .support.options import Option
+from .support.past import Past, pasts_of
+from .support.shaping import Worth, shaping
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,12 @@ def novelty_reward(call: Call) -> Awaitable[Worth]:
     Raises:
         IdeatorError: an option cannot be what it is, or its embedder cannot be had.
     """
-    found = parts(call)
+    found = pasts_of(call)
 
     async def worth() -> Worth:
         words = await asyncio.to_thread(_words, call, found)
         if words:
-            call.tell("novelty/mean", sum(words) / len(words))
+            call.log("novelty/mean", sum(words) / len(words))
         if call.options["novelty_of"] == "proposed":
             return Worth(words)
         part_of = {row: part for part in found for row in part.rows}
@@ -109,12 +110,12 @@ def novelty(own: np.ndarray, past: np.ndarray, k: int, changes: np.ndarray | Non
     return 1 - np.clip(nearest, 0, 1).mean(axis=1)
 
 
-def _words(call: Call, found: list[Part]) -> list[float]:
+def _words(call: Call, found: list[Past]) -> list[float]:
     """What the words of every row are worth."""
     values = [0.0] * len(call.texts)
     embedder = get_embedder(call.options["novelty_embedder"])
     for part in found:
-        vectors = _vectors(embedder, part.run)
+        vectors = _vectors(embedder, part.buffer)
         ideas = [
             _idea(text) for text in (*(call.texts[row] for row in part.rows), *(text for _, text in part.proposed))
         ]

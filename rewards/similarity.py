@@ -21,9 +21,10 @@ from functools import lru_cache
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
 
-from .earlier import Part, parts
-from .options import Option
-from .shaping import Call, Worth, shaping
+from .support.decorator import Call
+from .support.options import Option
+from .support.past import Past, pasts_of
+from .support.shaping import Worth, shaping
 
 OPTIONS = {
     "similarity_steps": Option(1, least=1),
@@ -42,11 +43,11 @@ def similarity_penalty(call: Call) -> Awaitable[Worth]:
     Raises:
         IdeatorError: an option cannot be what it is.
     """
-    found = parts(call)
+    found = pasts_of(call)
     return asyncio.to_thread(lambda: Worth(_penalties(call, found)))
 
 
-def _penalties(call: Call, found: list[Part]) -> list[float]:
+def _penalties(call: Call, found: list[Past]) -> list[float]:
     penalties = [-1.0] * len(call.texts)
     for part in found:
         last = sorted({step for step, _ in part.proposed})[-call.options["similarity_steps"] :]
@@ -56,7 +57,7 @@ def _penalties(call: Call, found: list[Part]) -> list[float]:
             nearest = call.options["similarity_to"] == "nearest"
             penalties[row] = -(max(values, default=0.0) if nearest else sum(values) / max(1, len(values)))
     if penalties:
-        call.tell("similarity/mean", -sum(penalties) / len(penalties))
+        call.log("similarity/mean", -sum(penalties) / len(penalties))
     return penalties
 
 

@@ -7,7 +7,7 @@ lines   taken away and added, in the patch as it was applied; one of more than `
 files   touched
 
 Only a `succeeded` experiment earns; every failure of the idea's own has 0, and what was lost None.  No experiment is
-run for it: it waits for the records of the function beside it that runs them (`rewards.under_way`), so it needs one.
+run for it: it waits for the records of the function beside it that runs them (`support.batches`), so it needs one.
 
 **It can feed the very collapse this library is about.**  In Si et al. (arXiv 2601.14525) a policy under RL converged on
 a few simple ideas because they ran more often; a bonus for simplicity pays for that once more.  It is meant for the end
@@ -25,8 +25,9 @@ import math
 
 from ideator_rl.experiment import SUCCEEDED, Experiment
 
-from .options import Option
-from .shaping import Call, Worth, shaping
+from .support.decorator import Call
+from .support.options import Option
+from .support.shaping import Worth, shaping
 
 OPTIONS = {"simplicity_lines": Option(20.0, least=1e-9), "simplicity_files": Option(2.0, least=1e-9)}
 LINE = 120
@@ -47,7 +48,7 @@ def simplicity_reward(call: Call) -> Worth:
         if record.status != SUCCEEDED:
             return 0.0
         lines, files = size(record.patch)
-        call.tell("simplicity/lines", lines)
+        call.log("simplicity/lines", lines)
         return 1 / (1 + lines / lines_unit + max(0, files - 1) / files_unit)
 
     return Worth([0.0] * len(call.texts), judged)

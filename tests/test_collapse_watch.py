@@ -61,11 +61,10 @@ class ScriptedBuffer:
 def watched(policy, folder, toy, monkeypatch, kind=IdeatorGRPOTrainer, dies_at=None, action=None, more=None, **given):
     folder.mkdir(exist_ok=True)
     buffer = ScriptedBuffer(folder, load_environment(str(toy)), dies_at)
-    monkeypatch.setattr(collapse_watch, "live_buffers", lambda: [buffer])
     args = arguments(folder, **{"max_steps": 6, "save_strategy": "steps", "save_steps": 1, **(more or {})})
     trainer = build(kind, policy, args, buffer.reward, **given)
     said = []
-    trainer.add_callback(CollapseWatch(trainer, action, embedder="hashed", say=said.append))
+    trainer.add_callback(CollapseWatch(trainer, action, buffer=buffer, embedder="hashed", say=said.append))
     trainer.said = said
     yield trainer
     buffer.journal.close()
@@ -105,7 +104,7 @@ def test_a_stock_trainer_with_the_execution_reward_is_watched_too(policy, tmp_pa
 
     from datasets import Dataset
 
-    from ideator_rl.reward_buffer import live_buffers
+    from ideator_rl.reward_buffer import open_buffer
     from rewards.execution import execution_reward
 
     config = {name: value for name, value in asdict(toy_config).items() if value is not None}
@@ -113,8 +112,7 @@ def test_a_stock_trainer_with_the_execution_reward_is_watched_too(policy, tmp_pa
     trainer = build(GRPOTrainer, policy, arguments(tmp_path / "out", max_steps=2), execution_reward, data)
     trainer.add_callback(CollapseWatch(trainer, embedder="hashed"))
     trainer.train()
-    for buffer in live_buffers():
-        buffer.close()
+    open_buffer(toy_config).close()
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         shares = [
             db.execute("select avg(status = 'malformed') from rollouts where step = ?", (step,)).fetchone()[0]

@@ -16,8 +16,9 @@ from ideator_rl.archive.baseline import Baseline
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import open_buffer
-from rewards.execution import execution_reward, refuse_if_all_lost
+from rewards.execution import execution_reward
 from rewards.improvement import Bar, bar_of, improvement_reward
+from rewards.support.experiments import refuse_if_all_lost
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from scripted import idea
 from ideator_rl.environments.environment import EnvironmentError_
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store as attempts
-from ideator_rl.reward_buffer import RewardBuffer, live_buffers, open_buffer
+from ideator_rl.reward_buffer import RewardBuffer, open_buffer
 from ideator_rl.storage.journal import JournalError
 
 
@@ -182,7 +182,7 @@ def test_the_slots_bound_how_many_run_at_once(toy_config):
 
 
 def test_the_counts_tell_progress_and_the_best(buffer):
-    assert buffer.counts()["best"] is None and buffer in live_buffers()
+    assert buffer.counts()["best"] is None and open_buffer(buffer.config) is buffer
     run(buffer.score([idea("x = 1.0"), idea("x = 2.0"), idea("x = 2.0"), "nothing"]))
     counts = buffer.counts()
     assert counts["proposed"] == counts["done"] == 4 and counts["failed"] == 1 and counts["reused"] == 1

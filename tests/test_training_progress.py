@@ -1,7 +1,6 @@
 import io
 import time
 
-from ideator_rl.training import progress as module
 from ideator_rl.training.progress import Progress
 
 
@@ -37,10 +36,10 @@ def test_nested_phases_count_each_second_once(monkeypatch):
     assert progress.timings() == {"experiments": 1.0, "generation": 5.0, "update": 4.0, "other": 0.0, "total": 10.0}
 
 
-def test_the_share_done_counts_the_experiments_of_the_step_under_way(monkeypatch):
+def test_the_share_done_counts_the_experiments_of_the_step_under_way():
     buffer = Buffer()
-    monkeypatch.setattr(module, "live_buffers", lambda: [buffer])
     progress = Progress()
+    progress.buffer = buffer
     progress.step, progress.steps, progress._first_step = 2, 6, 2
     shares = []
     for proposed, done in ((0, 0), (8, 0), (8, 4), (8, 8)):
@@ -53,11 +52,10 @@ def test_the_share_done_counts_the_experiments_of_the_step_under_way(monkeypatch
     assert shares == [0.0, 0.0, 0.125, 0.25, 0.25, 0.25, 0.375]
 
 
-def test_a_line_while_waiting_says_what_runs_and_the_time_left(monkeypatch):
+def test_a_line_while_waiting_says_what_runs_and_the_time_left():
     progress = Progress()
     progress.steps, progress._training_since = 4, time.monotonic() - 30
-    buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
-    monkeypatch.setattr(module, "live_buffers", lambda: [buffer])
+    progress.buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
     assert progress.line() == "step 1/4 · experiments: 2 running, 1 waiting, 1 done (1 failed, 0 reused)"
     assert progress.left() == " · about 7:30 left"
 
@@ -65,8 +63,8 @@ def test_a_line_while_waiting_says_what_runs_and_the_time_left(monkeypatch):
 def test_a_log_gets_plain_lines_when_something_changed(monkeypatch, capsys):
     monkeypatch.setattr("ideator_rl.progress.INTERVAL_SECONDS", 0.01)
     buffer = Buffer(running=1, proposed=4)
-    monkeypatch.setattr(module, "live_buffers", lambda: [buffer])
     progress = Progress()
+    progress.buffer = buffer
     progress.begin(0, 2)
     time.sleep(0.2)
     buffer._counts["done"] = 1

@@ -5,7 +5,6 @@ Written to a file, they let the stock `trl grpo` command train on execution rewa
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from ideator_rl.environments.environment import Environment
@@ -21,7 +20,11 @@ def prompt_rows(
         kind: which of the environment's prompts.
         chat: messages, for a model with a chat template, instead of text.
     """
-    text = environment.prompt(config.preset, kind)
-    prompt = [{"role": "user", "content": text}] if chat else text
-    given = {key: value for key, value in asdict(config).items() if value not in (None, "")}
-    return [{"prompt": prompt, **given} for _ in range(count)]
+    prompt = prompt_of(environment, config.preset, kind, chat)
+    return [{"prompt": prompt, **config.columns()} for _ in range(count)]
+
+
+def prompt_of(environment: Environment, preset: str, kind: str = "short", chat: bool = False) -> Any:
+    """One of the environment's prompts, as text or as messages."""
+    text = environment.prompt(preset, kind)
+    return [{"role": "user", "content": text}] if chat else text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_confi
 from ideator_rl.files import atomic_folder
 from ideator_rl.publishing.card import model_card
 from ideator_rl.registry import resolve_reward
-from ideator_rl.reward_buffer import BufferConfig, live_buffers
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_action import Action
@@ -32,16 +31,12 @@ from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 
 class IdeatorTrainer(IdeatorGRPOTrainer):
-    """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from.
+    """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from."""
 
-    Args:
-        where: the columns that tell reward functions where and how to run, and their options, as the recipe has them.
-    """
-
-    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, where: dict[str, Any], **kwargs: Any):
-        self.recipe, self.progress, self.where = recipe, progress, where
+    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
+        self.recipe, self.progress = recipe, progress
         super().__init__(*args, **kwargs)
-        self._fleet = FleetFigures()
+        self._fleet = FleetFigures(self.buffer) if self.buffer is not None else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("update"):
@@ -49,41 +44,33 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
 
     def sample(self, index: int) -> Batch:
         with self.progress.phase("generation"):
-            batch = super().sample(index)
-        self.refresh(batch)
-        return batch
+            return super().sample(index)
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
         with self.progress.phase("experiments"):
             return super()._generate_and_score_completions(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        if self.model.training and self.rewarding is not None:
+        if self.model.training and self._fleet is not None:
             logs.update(self._fleet.read())
         super().log(logs, *args, **kwargs)
 
-    def refresh(self, batch: Batch) -> None:
-        """Says where it runs now, and its options: a run may have been moved, or have another bucket, cap or reward,
-        since a batch was journaled."""
-        options = [name for each in self.reward_funcs for name in getattr(each, "options", ())]
-        for row in batch.groups:
-            for column in (*(column.name for column in fields(BufferConfig)), *options):
-                row.pop(column, None)
-            row.update(self.where)
-
     def give_up(self) -> bool:
-        return bool(_refusals())
+        return self.refusal is not None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing more may be started, from the ledger; None in processes that run no experiments."""
+        return self.buffer.executor.ledger.exhausted if self.buffer is not None else None
 
     def reattach(self, submitted: set[int]) -> None:
-        assert self.rewarding is not None
-        for buffer in live_buffers():
-            self.rewarding.soon(buffer.reattach, submitted)
+        assert self.rewarding is not None and self.buffer is not None
+        self.rewarding.soon(self.buffer.reattach, submitted)
 
     def drain(self) -> None:
         """Wait for rewards that no batch waits for any more: they belong to buffer, archive and report."""
-        if self.rewarding is not None:
-            for buffer in live_buffers():
-                self.rewarding.call(buffer.drain())
+        if self.rewarding is not None and self.buffer is not None:
+            self.rewarding.call(self.buffer.drain())
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """The stock card calls a local base model "None"."""
@@ -94,8 +81,8 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
 class _Steps(TrainerCallback):
     """Keeps the progress line's step, and says what came of each one."""
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
+    def __init__(self, trainer: IdeatorTrainer, progress: Progress):
+        self._trainer, self._progress = trainer, progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -103,11 +90,11 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.stepped(state.global_step)
-        refusals = _refusals()
-        if _anywhere(bool(refusals)):
+        refusal = self._trainer.refusal
+        if _anywhere(refusal is not None):
             control.should_save = control.should_training_stop = True
             if state.is_world_process_zero:
-                self._progress.say(f"winding down after step {state.global_step}: {refusals[0]}")
+                self._progress.say(f"winding down after step {state.global_step}: {refusal}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
@@ -119,13 +106,15 @@ def build_trainer(
     source: str,
     rows: list[dict[str, Any]],
     progress: Progress,
+    buffer: RewardBuffer | None = None,
     prompts: Prompts | None = None,
     imitate: Draw | None = None,
     resume: bool = False,
 ) -> IdeatorTrainer:
-    """A trainer for the model at `source` on `rows` (prompt and the reward functions' columns).
+    """A trainer for the model at `source` on `rows` of prompts.
 
     Args:
+        buffer: runs the experiments; in the first process only.
         prompts: where each batch's prompts come from, in the place of the rows; asked in the first process only.
         imitate: the best ideas found, to imitate; asked in the first process only.
 
@@ -135,14 +124,13 @@ def build_trainer(
     """
     rewards = [resolve_reward(name) for name in recipe.ours.reward_funcs]
     model = ModelConfig(**recipe.model)
-    steps = _Steps(progress)
     set_seed(recipe.seed)  # new adapters are drawn before the Trainer sets its own
     try:
         trainer = IdeatorTrainer(
             recipe=recipe,
             progress=progress,
-            where={name: value for name, value in rows[0].items() if name not in ("prompt", "parents")}
-            | (recipe.ours.reward_options or {}),
+            buffer=buffer,
+            reward_columns=None if buffer is None else buffer.config.columns() | (recipe.ours.reward_options or {}),
             model=source,
             reward_funcs=rewards,
             args=grpo_config(recipe, model, resume),
@@ -150,7 +138,6 @@ def build_trainer(
             processing_class=AutoTokenizer.from_pretrained(source),
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
-            callbacks=[steps],
             pipeline=pipeline_config(recipe),
             learning=learning(recipe, imitate),
             prompts=prompts,
@@ -159,9 +146,10 @@ def build_trainer(
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Steps(trainer, progress))
     if recipe.ours.diversity:
         embedder, action = recipe.ours.diversity_embedder, collapse_action(recipe)
-        trainer.add_callback(CollapseWatch(trainer, action, embedder=embedder, say=progress.say))
+        trainer.add_callback(CollapseWatch(trainer, action, buffer=buffer, embedder=embedder, say=progress.say))
     return trainer
 
 
@@ -233,11 +221,6 @@ def save_model(trainer: IdeatorTrainer) -> None:
 def _zero3(trainer: IdeatorTrainer) -> bool:
     plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
     return plugin is not None and plugin.zero_stage == 3
-
-
-def _refusals() -> list[str]:
-    """Why nothing more may be started, from the ledgers of this process."""
-    return [words for buffer in live_buffers() if (words := buffer.executor.ledger.exhausted)]
 
 
 def _anywhere(here: bool) -> bool:

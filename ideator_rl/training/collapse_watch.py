@@ -3,10 +3,11 @@
     trainer = IdeatorGRPOTrainer(…)                     # or a stock GRPOTrainer with rewards.execution
     trainer.add_callback(CollapseWatch(trainer))
 
-It finds the open reward buffers by itself.  Figures (`diversity/…`, `collapse/…`) go with the trainer's own logs, so
-that trackers and trainer_state.json have them.  The first process computes; every process acts alike.  A batch costs
-the reading of its rows and the embedding of its new descriptions; what arrives after its batch was trained counts with
-the batch of its arrival.  What goes wrong while figures are computed is logged and does not end a run.
+It reads the trainer's buffer, or else the buffers that the columns of its dataset name.  Figures (`diversity/…`,
+`collapse/…`) go with the trainer's own logs, so that trackers and trainer_state.json have them.  The first process
+computes; every process acts alike.  A batch costs the reading of its rows and the embedding of its new descriptions;
+what arrives after its batch was trained counts with the batch of its arrival.  What goes wrong while figures are
+computed is logged and does not end a run.
 
 What was done stands in `<output_dir>/collapse.json`, on disk before it takes effect.  A resumed run does again what was
 done up to its checkpoint, and at later steps what was done then; it decides only beyond these.  So a run that was
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ideator_rl.diversity.environment_context import surroundings
 from ideator_rl.diversity.rows import LiveRows, Row
 from ideator_rl.diversity.watch import Watch
 from ideator_rl.errors import IdeatorError
-from ideator_rl.reward_buffer import live_buffers
+from ideator_rl.reward_buffer import REQUIRED_COLUMNS, BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.collapse_action import HALT, RAISE, SWITCH, Action, Deeds, Done
 from ideator_rl.training.ranks import Ranks
@@ -45,6 +46,7 @@ class CollapseWatch(TrainerCallback):
     """Args:
     trainer: a GRPOTrainer, ours or the stock one.
     action: what to do at an alarm; the default only says it.
+    buffer: of the run; asked in the first process only.
     embedder: as `get_embedder` takes it; loaded when training begins.
     say: takes a line for a person to read.
 
@@ -57,12 +59,15 @@ class CollapseWatch(TrainerCallback):
         trainer: Any,
         action: Action | None = None,
         *,
+        buffer: RewardBuffer | None = None,
         embedder: str = "auto",
         say: Callable[[str], None] = log.warning,
     ):
         self._trainer, self.action, self._embedder, self._say = trainer, action or Action(), embedder, say
         self.watch: Watch | None = None
-        self._live: dict[int, LiveRows] = {}
+        self._buffer = buffer if buffer is not None else getattr(trainer, "buffer", None)
+        self._live: list[LiveRows] = []
+        """Of each buffer that the run writes; filled in the first process when training begins."""
         self._looked = -1
         self._since, self._replayed = 0.0, -1
         """When the run began, if it is new; and the last step of an earlier life, whose rows are proposed again."""
@@ -71,11 +76,13 @@ class CollapseWatch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         fresh = state.global_step == 0 and not getattr(self._trainer, "_resumed", False)
-        self._since, self._replayed = (time.time(), -1) if fresh else (0.0, _last_step())
+        self._since = time.time() if fresh else 0.0
         self._ranks = Ranks()
 
         def before() -> list[dict[str, Any]]:
             get_embedder(self._embedder)  # one that cannot be had is told now
+            self._live = [LiveRows(buffer, self._since) for buffer in self._buffers()]
+            self._replayed = -1 if fresh else max((live.last_step() for live in self._live), default=-1)
             self._deeds = Deeds(Path(args.output_dir), fresh)
             return [asdict(done) for done in self._deeds.done if done.step <= state.global_step]
 
@@ -121,7 +128,7 @@ class CollapseWatch(TrainerCallback):
         if self.watch is None:
             if not rows:
                 return
-            buffer = live_buffers()[0]
+            buffer = self._buffers()[0]
             around = surroundings(buffer.executor.environment, buffer.config.preset)
             self.watch = Watch(get_embedder(self._embedder), around)
         told: dict[str, float] = {}
@@ -141,10 +148,8 @@ class CollapseWatch(TrainerCallback):
         # Our trainer names a batch by its index, the stock one by the step it was sampled at.
         last = micro // self._micro_steps - 1 if pipelined else step - 1
         rows: list[Row] = []
-        for buffer in live_buffers():
-            if id(buffer) not in self._live:
-                self._live[id(buffer)] = LiveRows(buffer, self._since)
-            live, until = self._live[id(buffer)], time.monotonic() + REPLAYED_SECONDS
+        for live in self._live:
+            until = time.monotonic() + REPLAYED_SECONDS
             while last <= self._replayed and live.running(last) and time.monotonic() < until:
                 time.sleep(0.02)
             rows += live.upto(last)
@@ -152,6 +157,18 @@ class CollapseWatch(TrainerCallback):
         rows = [row for row in rows if row.step > self._looked] + late
         self._looked = last
         return sorted(rows, key=lambda row: row.step)
+
+    def _buffers(self) -> list[RewardBuffer]:
+        if self._buffer is not None:
+            return [self._buffer]
+        dataset = self._trainer.train_dataset
+        names = [field.name for field in fields(BufferConfig) if field.name in (dataset.column_names or ())]
+        if any(name not in names for name in REQUIRED_COLUMNS):
+            return []
+        # `open_buffer` returns the one that the reward functions use, or will use.
+        return [
+            open_buffer(config) for config in dict.fromkeys(map(BufferConfig.of_row, dataset.select_columns(names)))
+        ]
 
     # At every rank.
 
@@ -182,8 +199,3 @@ class CollapseWatch(TrainerCallback):
                     "collapse_action than switch_advantage."
                 )
             make_advantage(action.advantage, action.options, trainer.num_generations)
-
-
-def _last_step() -> int:
-    """The last step in the journals that are open."""
-    return max((LiveRows(buffer).last_step() for buffer in live_buffers()), default=-1)

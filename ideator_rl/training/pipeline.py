@@ -42,10 +42,6 @@ class Host(Protocol):
         """A new batch, this rank's tensors included."""
         ...
 
-    def refresh(self, batch: Batch) -> None:
-        """Bring what an earlier life journaled of a batch up to date."""
-        ...
-
     def give_up(self) -> bool:
         """Whether a batch of which nothing can be trained may be closed empty (the budget is spent)."""
         ...
@@ -145,7 +141,6 @@ class Pipeline:
             IdeatorError: it was sampled under settings that this run cannot go on with.
         """
         batch = self._journal.read(index, self._host.device)
-        self._host.refresh(batch)
         if batch.group_size != self.layout.group_size:
             raise IdeatorError(
                 f"Batch {index} of this run was sampled in groups of {batch.group_size}, and num_generations is "

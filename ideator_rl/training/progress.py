@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 
 from ideator_rl.progress import Voice, clock
-from ideator_rl.reward_buffer import live_buffers
+from ideator_rl.reward_buffer import RewardBuffer
 
 
 class Progress(Voice):
@@ -16,6 +16,8 @@ class Progress(Voice):
         self._training_since = 0.0
         self._first_step = 0
         self._settled = (0, 0)
+        self.buffer: RewardBuffer | None = None
+        """The run's, in the process that runs experiments; set once it is open."""
 
     def warmup(self, step: int, steps: int, loss: float, seconds: float) -> None:
         """`seconds` since the first warm-up step began."""
@@ -30,18 +32,18 @@ class Progress(Voice):
 
     def stepped(self, step: int) -> None:
         """`step` steps are done."""
-        self.step, self._settled = step, _ideas()
+        self.step, self._settled = step, self._ideas()
 
     def line(self) -> str:
         parts = [f"step {min(self.step + 1, self.steps)}/{self.steps}"]
-        for buffer in live_buffers():
-            counts = buffer.counts()
+        if self.buffer is not None:
+            counts = self.buffer.counts()
             parts.append(
                 f"experiments: {counts['running']} running, {counts['waiting']} waiting, {counts['done']} done "
                 f"({counts['failed']} failed, {counts['reused']} reused)"
             )
             if counts["best"] is not None:
-                parts.append(f"best {buffer.executor.environment.metric.name} {counts['best']:.4f}")
+                parts.append(f"best {self.buffer.executor.environment.metric.name} {counts['best']:.4f}")
         return " · ".join(parts)
 
     def left(self) -> str:
@@ -52,12 +54,13 @@ class Progress(Voice):
 
     def _share(self) -> float:
         """How much of this process's training is done, counting the experiments of the step under way."""
-        (proposed, done), (proposed_before, done_before) = _ideas(), self._settled
+        (proposed, done), (proposed_before, done_before) = self._ideas(), self._settled
         under_way = (done - done_before) / (proposed - proposed_before) if proposed > proposed_before else 0.0
         return (self.step - self._first_step + under_way) / max(1, self.steps - self._first_step)
 
-
-def _ideas() -> tuple[int, int]:
-    """Ideas proposed and done in this process."""
-    counts = [buffer.counts() for buffer in live_buffers()]
-    return sum(each["proposed"] for each in counts), sum(each["done"] for each in counts)
+    def _ideas(self) -> tuple[int, int]:
+        """Ideas proposed and done in this process."""
+        if self.buffer is None:
+            return 0, 0
+        counts = self.buffer.counts()
+        return counts["proposed"], counts["done"]

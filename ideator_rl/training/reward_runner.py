@@ -20,15 +20,16 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any, TypeVar
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST
-from ideator_rl.reward import RowReward
+from ideator_rl.reward import RowReward, traits_of
+from ideator_rl.reward_buffer import BatchOutcomes, BufferConfig, RewardBuffer, RewardContext
 from ideator_rl.training.batch_assembly import Outcome
 from ideator_rl.training.rollouts import Batch
 
@@ -116,11 +117,25 @@ class Pending:
 
 
 class Rewarding:
-    """The reward functions of a run and the loop they live on."""
+    """The reward functions of a run and the loop they live on.
 
-    def __init__(self, functions: list[Callable[..., Any]], names: list[str]):
+    Args:
+        buffer: runs the experiments; None where the columns of each batch say where to run.
+        columns: the run's values for every completion.  They replace the configuration and options in a journaled
+            batch: the run may have been moved, or have another bucket, cap or option since.
+    """
+
+    def __init__(
+        self,
+        functions: list[Callable[..., Any]],
+        names: list[str],
+        buffer: RewardBuffer | None = None,
+        columns: Mapping[str, Any] | None = None,
+    ):
         self.functions, self.names = functions, names
-        self._measuring = {at for at, each in enumerate(functions) if getattr(each, "runs_experiments", False)}
+        self._buffer, self._columns = buffer, columns
+        self._traits = [traits_of(function) for function in functions]
+        self._measuring = {index for index, traits in enumerate(self._traits) if traits.runs_experiments}
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
@@ -138,13 +153,22 @@ class Rewarding:
             "prompts": batch.prompts(),
             "completions": batch.completions,
             "completion_ids": batch.ids,
-            **batch.columns(),
+            **self._columns_of(batch),
             "trainer_state": replace(state, global_step=batch.index),
             "log_metric": lambda name, value: pending.metrics[name].append(float(value)),
             "log_extra": _log_extra,
         }
         self.soon(self._start, given, pending)
         return pending
+
+    def _columns_of(self, batch: Batch) -> dict[str, list[Any]]:
+        columns = batch.columns()
+        if self._columns is None:
+            return columns
+        replaced = {field.name for field in fields(BufferConfig)}
+        replaced.update(name for traits in self._traits for name in traits.options or ())
+        kept = {name: values for name, values in columns.items() if name not in replaced}
+        return kept | {name: [value] * len(batch.completions) for name, value in self._columns.items()}
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it."""
@@ -159,23 +183,39 @@ class Rewarding:
         self._thread.join(5)
 
     def _start(self, given: dict[str, Any], pending: Pending) -> None:
-        """All in one turn of the loop: a function finds the experiments that another of the batch has begun."""
+        """Start all functions in one turn of the loop, before any of them has an outcome."""
+        context = self._context(len(given["completions"]))
         for index in range(len(self.functions)):
-            task = self._loop.create_task(self._guarded(index, given, pending))
+            task = self._loop.create_task(self._guarded(index, given, pending, context))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, index: int, given: dict[str, Any], pending: Pending) -> None:
+    def _context(self, rows: int) -> RewardContext | None:
+        if self._buffer is None:
+            return None
+        enters = any(traits.runs_experiments and traits.takes_context for traits in self._traits)
+        return RewardContext(self._buffer, BatchOutcomes(rows) if enters else None)
+
+    async def _guarded(
+        self, index: int, given: dict[str, Any], pending: Pending, context: RewardContext | None
+    ) -> None:
+        traits = self._traits[index]
         try:
+            if traits.takes_context:
+                given = given | {"reward_context": context}
             await self._read(index, given, pending)
         except BaseException as error:
             pending.fail(error)
+        finally:
+            # If the function that runs experiments has failed, the others must not wait for its records.
+            if context is not None and context.outcomes is not None and traits.runs_experiments:
+                context.outcomes.end()
 
     async def _read(self, index: int, given: dict[str, Any], pending: Pending) -> None:
         function, rows = self.functions[index], len(given["completions"])
-        if hasattr(function, "as_completed"):
+        if (stream := self._traits[index].as_completed) is not None:
             said = 0
-            async for each in function.as_completed(**given):
+            async for each in stream(**given):
                 pending.set(index, each)
                 said += 1
         else:

@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.archive.prompt_rows import prompt_rows
+from ideator_rl.archive.prompt_rows import prompt_of
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.retry import Patience
@@ -43,7 +43,7 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
     with take(recipe.output_dir, resume):
         if resume:
             refuse_other(recipe)
-        buffer = _opened(buffer_config(recipe), resume)
+        buffer = progress.buffer = _opened(buffer_config(recipe), resume)
         try:
             if resume and run_folder.is_complete(recipe.output_dir, recipe.grpo.get("max_steps", -1)):
                 progress.say(f"the run in {recipe.output_dir} is complete; nothing is left to do")
@@ -124,10 +124,11 @@ def _trainer(
     with progress.phase("warmup"):
         source, chat = ideator(recipe, environment, progress)
     with progress.phase("loading"):
-        rows = prompt_rows(environment, buffer_config(recipe), recipe.groups_per_epoch, recipe.ours.prompts, chat)
+        prompt = prompt_of(environment, recipe.ours.preset, recipe.ours.prompts, chat)
+        rows = [{"prompt": prompt}] * recipe.groups_per_epoch
         prompts = archive_prompts(recipe, buffer, chat) if buffer else None
         imitate = elites(recipe, buffer, chat) if buffer else None
-        trainer = build_trainer(recipe, source, rows, progress, prompts, imitate, resume)
+        trainer = build_trainer(recipe, source, rows, progress, buffer, prompts, imitate, resume)
     if buffer is not None and (where := where_to_look(recipe, trainer.args.report_to)):
         progress.say(where)
     return trainer

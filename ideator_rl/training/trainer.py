@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training import assembling
 from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
 from ideator_rl.training.batch_assembly import Layout
@@ -63,6 +64,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         learning: advantage, cluster weights, elite imitation.
         prompts: where a batch's prompts come from; the training dataset if not given.
         resume: go on with what an earlier life journaled even before its first checkpoint.
+        buffer: runs the experiments of the reward functions; None where the dataset's columns say where to run.
+        reward_columns: values that reward functions get for every completion, as if the dataset had these columns.
 
     Raises:
         IdeatorError: something is asked for that this trainer does not do: evaluation, reward models, a stream.
@@ -84,9 +87,12 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         learning: Learning | None = None,
         prompts: Prompts | None = None,
         resume: bool = False,
+        buffer: RewardBuffer | None = None,
+        reward_columns: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        self.buffer, self.reward_columns = buffer, reward_columns
         self.pipeline_config = pipeline or PipelineConfig()
         self.learning = learning or Learning()
         self.prompts = prompts
@@ -130,9 +136,6 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             raise IdeatorError(f"Batches with {', '.join(strange)} cannot be journaled: only text is trained on here.")
         everyone, all_ids = gather_object(completions), gather_object([list(map(int, each)) for each in ids])
         return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state(), uid)
-
-    def refresh(self, batch: Batch) -> None:
-        """Nothing to do; a subclass that knows where the run lies now says so in the batch's columns."""
 
     def give_up(self) -> bool:
         """Whether an empty batch may be closed; a subclass that knows budgets says so."""
@@ -237,7 +240,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         rows = args.per_device_train_batch_size * args.steps_per_generation
         layout = Layout(rows * ranks.world // self.num_generations, self.num_generations, rows)
         if ranks.first:
-            self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names)
+            self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns)
         draw, run = self.learning.imitate, Path(args.output_dir)
         if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).any():
             raise IdeatorError(

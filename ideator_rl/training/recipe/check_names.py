@@ -15,6 +15,7 @@ from ideator_rl.archive.parents import get_strategy
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
+from ideator_rl.reward import RewardTraits, traits_of
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
@@ -33,15 +34,17 @@ def check_names(recipe: Recipe) -> None:
     """
     ours = recipe.ours
     found = [resolve_reward(name) for name in ours.reward_funcs]
-    if sum(getattr(function, "runs_experiments", False) for function in found) > 1:
+    traits = [traits_of(function) for function in found]
+    if sum(each.runs_experiments for each in traits) > 1:
         raise IdeatorError(
             f"reward_funcs has {', '.join(ours.reward_funcs)}, of which more than one runs every idea. Name one of "
             "them; functions of your own that run none may stand beside it."
         )
-    needs = [getattr(function, "needs_experiments", None) for function in found]
-    if any(needs) and None not in needs:  # what is not made by `rewards.shaping` may run them
+    needy = [name for name, each in zip(ours.reward_funcs, traits, strict=True) if each.needs_experiments]
+    # A function that declares nothing may run them.
+    if needy and not any(each.runs_experiments or each.needs_experiments is None for each in traits):
         raise IdeatorError(
-            f"reward_funcs has {ours.reward_funcs[needs.index(True)]}, which reads what the experiments did, and none "
+            f"reward_funcs has {needy[0]}, which reads what the experiments did, and none "
             "that runs them. Name one beside it, for example reward_funcs: [execution, simplicity]."
         )
     weights = recipe.grpo.get("reward_weights")
@@ -49,7 +52,7 @@ def check_names(recipe: Recipe) -> None:
         raise IdeatorError(
             f"reward_weights has {len(weights)} numbers for {len(found)} reward_funcs. Give one for each."
         )
-    _check_options(ours.reward_options or {}, ours.reward_funcs, found)
+    _check_options(ours.reward_options or {}, ours.reward_funcs, traits)
     trackers(recipe)
     if ours.diversity and ours.diversity_embedder != "auto":  # what `auto` takes can be had
         get_embedder(ours.diversity_embedder)
@@ -64,8 +67,8 @@ def check_names(recipe: Recipe) -> None:
             check_cluster_weight(ours.cluster_weight)
 
 
-def _check_options(given: dict[str, Any], names: list[str], functions: list[Any]) -> None:
-    """What functions say they take (`function.options`: names with a `check`); one that says nothing takes anything.
+def _check_options(given: dict[str, Any], names: list[str], traits: list[RewardTraits]) -> None:
+    """Check options against those that the functions declare; a function that declares none takes any.
 
     Raises:
         IdeatorError: none of them takes an option, one refuses a value, or a name is taken.
@@ -74,12 +77,12 @@ def _check_options(given: dict[str, Any], names: list[str], functions: list[Any]
     if clash := sorted(taken & set(given)):
         raise IdeatorError(f"reward_options has {clash[0]!r}, which says something else to every reward function.")
     known: dict[str, Any] = {}
-    for function in functions:
-        known.update(getattr(function, "options", {}))
+    for each in traits:
+        known.update(each.options or {})
     for name, value in given.items():
         if name in known:
             known[name].check(name, value)
-        elif all(hasattr(function, "options") for function in functions):
+        elif all(each.options is not None for each in traits):
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known)) or 'none'}."
             raise IdeatorError(f"reward_options has {name!r}, which none of {', '.join(names)} takes. {hint}")

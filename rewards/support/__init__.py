@@ -1,0 +1,1 @@
+"""What reward functions are built from: the decorator, options, running a batch, and shaping rewards."""
