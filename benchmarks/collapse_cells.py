@@ -22,7 +22,7 @@ from collapse_records import read_cell
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.envs.landscape.prior import prior
-from ideator_rl.reward_buffer import RewardBuffer, live_buffers
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.config import load_search
 from ideator_rl.search.engine import search_loop
 from ideator_rl.search.ideator import Subject
@@ -54,7 +54,7 @@ class Stopping(Progress):
 
     def stepped(self, step: int) -> None:
         super().stepped(step)
-        if sum(buffer.counts()["distinct"] for buffer in live_buffers()) >= self._budget:
+        if self.buffer is not None and self.buffer.counts()["distinct"] >= self._budget:
             raise Enough
 
 

@@ -44,7 +44,7 @@ from benchmarks.pipeline_ideal import Fleet, ideal_seconds, quorum_seconds  # no
 from ideator_rl.archive.prompt_rows import prompt_rows  # noqa: E402
 from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
-from ideator_rl.reward_buffer import BufferConfig, live_buffers, open_buffer  # noqa: E402
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer  # noqa: E402
 from ideator_rl.rewards.execution import execution_reward  # noqa: E402
 from ideator_rl.training.batch_assembly import Closing  # noqa: E402
 from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
@@ -99,21 +99,19 @@ class Result:
 class _Clock(TrainerCallback):
     """The time of every step's end, and the fleet's slot-seconds by then."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: RewardBuffer | None = None) -> None:
+        self._buffer = buffer
         self.ticks: list[tuple[float, float]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.ticks.append((time.time(), _spent()))
+        self.ticks.append((time.time(), _spent(self._buffer) if self._buffer is not None else 0.0))
 
 
-def _spent() -> float:
+def _spent(buffer: RewardBuffer) -> float:
     """Slot-seconds so far, of attempts under way too."""
-    total = 0.0
-    for buffer in live_buffers():
-        floor = buffer.executor.scheduler._backend.floor  # type: ignore[attr-defined]
-        now = time.time()
-        total += floor.slot_seconds + sum(now - attempt.started for attempt in list(floor.running.values()))
-    return total
+    floor = buffer.executor.scheduler._backend.floor  # type: ignore[attr-defined]
+    now = time.time()
+    return float(floor.slot_seconds + sum(now - attempt.started for attempt in list(floor.running.values())))
 
 
 async def noise_as_ideas(completions: list[str], **given: Any) -> list[float | None]:
@@ -165,21 +163,19 @@ def measure(name: str, variant: str, policy: str, steps: int, g: float) -> Resul
         backend="benchmarks.fleet.SimulatedFleet", run_dir=str(folder),
     )  # fmt: skip
     rows = Dataset.from_list(prompt_rows(load_environment(TOY), config, fleet.batch // 16))
-    clock = _Clock()
+    buffer = open_buffer(config)
+    clock = _Clock(buffer)
     try:
         more = {} if pipeline is None else {"pipeline": pipeline}
         kind = GRPOTrainer if pipeline is None else IdeatorGRPOTrainer
         trainer = build(kind, policy, _arguments(str(folder), fleet, steps), noise_as_ideas, rows, **more)
         trainer.add_callback(clock)
         trainer.train()
-        buffer = open_buffer(config)
         if pipeline is not None:
             trainer.rewarding.call(buffer.drain(120))
         fates = _fates(folder, buffer, pipeline is None)
-        buffer.close()
     finally:
-        for buffer in live_buffers():
-            buffer.close()
+        buffer.close()
         shutil.rmtree(folder, ignore_errors=True)
     lag, quorum = (0, 1.0) if pipeline is None else (pipeline.max_staleness, pipeline.quorum)
     (since, spent), (until, by_then) = clock.ticks[FILL - 1], clock.ticks[-1 - lag]

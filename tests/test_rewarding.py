@@ -43,9 +43,9 @@ class State:
     global_step: int = 0
 
 
-def outcomes(*functions):
-    rewarding = Rewarding(list(functions), [str(at) for at in range(len(functions))])
-    batch = Batch(0, 0, [{"prompt": "p"}], ["a", "b", "c"], [[1], [2], [3]])
+def outcomes(*functions, row=None, **bound):
+    rewarding = Rewarding(list(functions), [str(at) for at in range(len(functions))], **bound)
+    batch = Batch(0, 0, [{"prompt": "p", **(row or {})}], ["a", "b", "c"], [[1], [2], [3]])
     pending = rewarding.submit(batch, State())
     for _ in range(200):
         if all(found := pending.known()):
@@ -111,3 +111,52 @@ def test_only_columns_that_the_records_lack_are_said_not_to_be_shown(tmp_path, c
     build(IdeatorGRPOTrainer, save_policy(tmp_path / "policy"), args, [telling]).train()
     said = [record.getMessage() for record in caplog.records if "log_extra" in record.getMessage()]
     assert len(said) == 1 and "a column of one's own" in said[0]
+
+
+def test_functions_that_take_a_context_share_the_buffer_and_the_outcomes_of_their_batch():
+    buffer, contexts = object(), []
+
+    async def running(completions, reward_context, **_):
+        contexts.append(reward_context)
+        for row in range(len(completions)):
+            reward_context.outcomes.enter(row, f"record {row}")
+        return [0.0] * len(completions)
+
+    async def reading(completions, reward_context, **_):
+        contexts.append(reward_context)
+        records = {row: record async for row, record in reward_context.outcomes.as_completed()}
+        return [float(records[row] == f"record {row}") for row in range(len(completions))]
+
+    running.takes_context = reading.takes_context = running.runs_experiments = True
+    rows = outcomes(reading, bonus, running, buffer=buffer)
+    assert [each.rewards for each in rows] == [[1.0, 0.3, 0.0]] * 3
+    assert contexts[0] is contexts[1] and contexts[0].buffer is buffer
+
+
+def test_when_the_function_that_runs_experiments_fails_the_others_do_not_wait():
+    ended = []
+
+    async def running(**_):
+        raise ZeroDivisionError
+
+    async def reading(completions, reward_context, **_):
+        ended.extend([record async for _, record in reward_context.outcomes.as_completed()])
+        return [0.0] * len(completions)
+
+    running.takes_context = reading.takes_context = running.runs_experiments = True
+    with pytest.raises(ZeroDivisionError):
+        outcomes(running, reading, buffer=object())
+    assert ended == [None] * 3
+
+
+def test_the_columns_of_the_run_replace_those_of_a_batch_that_0_1_0_journaled():
+    columns_seen = {}
+
+    async def reading(completions, trainer_state, log_metric, log_extra, prompts, completion_ids, **columns):
+        columns_seen.update(columns)
+        return [0.0] * len(completions)
+
+    reading.options = {"least": None, "most": None}
+    row = {"bucket": "old", "max_usd": 1.0, "least": 1, "parents": ["id"]}
+    outcomes(reading, row=row, buffer=object(), columns={"bucket": "new", "most": 2})
+    assert columns_seen == {"bucket": ["new"] * 3, "most": [2] * 3, "parents": [["id"]] * 3}

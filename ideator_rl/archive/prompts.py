@@ -22,7 +22,6 @@ from typing import Any
 
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.archive.parents import Strategy
-from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
@@ -58,18 +57,15 @@ class ArchivePrompts:
             raise IdeatorError(f"The share of free prompts is {self.free}; expected a number from 0 to 1.")
 
     def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
-        """One row a group: `prompt`, the columns that tell `execution_reward` where to run, and `parents`, the
-        experiment ids of the ideas that the prompt shows.  Everything is JSON."""
+        """One row a group: `prompt`, and `parents`, the experiment ids of the ideas that the prompt shows, as JSON."""
         archive, rng = archive_of(self.buffer), random.Random(f"{self.seed}:{batch}")
         free = set(rng.sample(range(groups), self._free(batch, groups)))
         chosen = iter(self.strategy.parents(archive, groups - len(free), rng))
-        config, environment = self.buffer.config, self.buffer.executor.environment
-        rows = prompt_rows(environment, config, groups, self.kind, self.chat)
-        for group, row in enumerate(rows):
-            shown = () if group in free else next(chosen)
-            row["parents"] = [parent.id for parent in shown]
-            row["prompt"] = self.prompt(shown, archive) if shown else row["prompt"]
-        return rows
+        parents_by_group = [() if group in free else next(chosen) for group in range(groups)]
+        return [
+            {"prompt": self.prompt(parents, archive), "parents": [parent.id for parent in parents]}
+            for parents in parents_by_group
+        ]
 
     def prompt(self, shown: Sequence[Experiment], archive: Archive | None = None) -> Any:
         """The prompt, text or messages, that shows these experiments; the environment's own for none."""
