@@ -94,7 +94,6 @@ OLD_MODULES = {
     "executor.rules": "implementers.rules",
     "executor.sandbox": "sandbox.sandbox",
     "executor.sandbox_mounts": "sandbox.mounts",
-    "executor.sandbox_probe": "sandbox.probe",
     "executor.scoring": "scoring.scoring",
     "executor.sealed_run": "sandbox.sealed_run",
     "executor.seccomp": "sandbox.seccomp",
@@ -152,6 +151,7 @@ OLD_NAMES: dict[str, str] = {
     "model_files.alone": "files.exclusive",
     "model_files.made_whole": "files.atomic_folder",
     "search.engine.run_search": "search.engine.search_loop",
+    "search.run.search": "search.run.run_search",
 }
 """Names of 0.1.0 that are called differently today: `module.name` of 0.1.0 → `module.name`, without `ideator_rl.`.
 A module that still exists needs `__getattr__ = renamed(__name__)` for its own entries."""

@@ -33,15 +33,23 @@ def children_counted() -> bool:
 LIBC = ctypes.CDLL(None)
 NEW_USER_NAMESPACE = 0x1000_0000
 FIXED_ADDRESSES = 0x004_0000
-held = {
-    "an unprivileged user": os.getuid() != 0,
-    "processes of its own": os.getpid() < 100,
-    "no network": [name for _, name in socket.if_nameindex()] in ([], ["lo"]),
-    "a read-only system": all(
-        refused(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
-        for path in ("/proc/sys/kernel/core_pattern", "/usr/x", "/x", "/dev/x")
-    ),
-    "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,
-    "CPU time of children counted": children_counted(),
-}
-print(json.dumps(held))
+
+
+def guarantees() -> dict[str, bool]:
+    """Guarantee → whether it holds in this process.  Changes the process: run it in one of its own, in the sandbox."""
+    return {
+        "an unprivileged user": os.getuid() != 0,
+        "processes of its own": os.getpid() < 100,
+        "no network": [name for _, name in socket.if_nameindex()] in ([], ["lo"]),
+        "a read-only system": all(
+            refused(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
+            for path in ("/proc/sys/kernel/core_pattern", "/usr/x", "/x", "/dev/x")
+        ),
+        "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,
+        "CPU time of children counted": children_counted(),
+    }
+
+
+# The guard matters: an import outside the sandbox must not try to break out of it.
+if __name__ == "__main__":
+    print(json.dumps(guarantees()))

@@ -202,3 +202,6 @@ def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, prog
     progress.say(f"run folder {config.folder}")
     if buffer.elsewhere:
         progress.say(words_of(buffer.elsewhere, config.seed))
+
+
+__getattr__ = renamed(__name__)
