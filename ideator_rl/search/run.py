@@ -22,6 +22,7 @@ from pathlib import Path
 
 import yaml
 
+from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_words
 from ideator_rl.config import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
