@@ -34,9 +34,9 @@ from benchmarks.fleet_floor import Attempt, Floor, Nature, books
 from benchmarks.fleet_outage import Outage
 from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor.backends.watched import wanted
-from ideator_rl.executor.retry import OUTAGE
+from ideator_rl.executor import store
+from ideator_rl.executor.backends.watched import retry_requested
+from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree
@@ -133,12 +133,12 @@ class Watcher:
             self._ended(attempt)
         if self.floor.books:
             self.floor.books.alive()
-        with suppress(*OUTAGE):
+        with suppress(*OUTAGE_ERRORS):
             self._look_for_news()
             self._start()
             if time.monotonic() >= self._next_beat:
                 self.floor.beat()
-                self._next_beat = time.monotonic() + attempts.BEAT_SECONDS
+                self._next_beat = time.monotonic() + store.HEARTBEAT_SECONDS
 
     def _ended(self, attempt: Attempt) -> None:
         if attempt.succeeds:
@@ -158,18 +158,18 @@ class Watcher:
                     self._known.add(id)
         if now >= self._next_wanted:
             self._next_wanted = now + WANTED_SECONDS
-            for id in [id for id in self._given_up if wanted(self.bucket, id)]:
+            for id in [id for id in self._given_up if retry_requested(self.bucket, id)]:
                 self._given_up.discard(id)
                 self._tries[id] = 0
                 self._queue.append(id)
 
     def _take_on(self, id: str) -> bool:
         """Whether it is known now what is to become of an experiment."""
-        if attempts.load_result(self.bucket, id) is not None:
+        if store.load_record(self.bucket, id) is not None:
             return True
-        if attempts.Spec.load(self.bucket, id) is None:
+        if store.Spec.load(self.bucket, id) is None:
             return False
-        claimed = attempts.attempts(self.bucket, id)
+        claimed = store.count_attempts(self.bucket, id)
         ends = (self.bucket.get(f"experiments/{id}/attempts/{number}/end.json") for number in range(claimed))
         self._tries[id] = sum(end is not None for end in ends)  # an earlier life's
         if self._tries[id] < self.max_attempts:
@@ -183,7 +183,7 @@ class Watcher:
             if len(self.floor.running) >= self.floor.slots:
                 return
             id = self._queue[0]
-            started = self.floor.start(id) or attempts.load_result(self.bucket, id) is not None
+            started = self.floor.start(id) or store.load_record(self.bucket, id) is not None
             self._queue.popleft()
             if not started:
                 self._queue.append(id)  # somebody else is at it

@@ -23,8 +23,8 @@ from typing import Any
 
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor.retry import OUTAGE
+from ideator_rl.executor import store
+from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket
@@ -69,7 +69,7 @@ class Nature:
 class Attempt:
     id: str
     number: int
-    spec: attempts.Spec
+    spec: store.Spec
     started: float
     """Unix seconds."""
     seconds: float
@@ -165,7 +165,7 @@ class Floor:
         """Claim an experiment and take a slot; False when none is free (see `sweep`), or there is nothing to claim."""
         if id in self.running or len(self.running) >= self.slots:
             return False
-        spec = attempts.Spec.load(self.bucket, id)
+        spec = store.Spec.load(self.bucket, id)
         number = self._claim(id) if spec is not None else None
         if spec is None or number is None:
             return False
@@ -179,14 +179,14 @@ class Floor:
     def _claim(self, id: str) -> int | None:
         """As a worker does; but this process lives on after an outage that hid from it whether it has claimed."""
         try:
-            number = attempts.claim(self.bucket, id)
-        except OUTAGE:
+            number = store.claim_attempt(self.bucket, id)
+        except OUTAGE_ERRORS:
             self._unsure.add(id)
             raise
-        if number is None and id in self._unsure and attempts.load_result(self.bucket, id) is None:
-            held = attempts.running(self.bucket, id)
-            if held is not None and held["place"] == process_tree.place() and held["pid"] == os.getpid():
-                number = attempts.attempts(self.bucket, id) - 1
+        if number is None and id in self._unsure and store.load_record(self.bucket, id) is None:
+            held = store.running_claim(self.bucket, id)
+            if held is not None and held["place"] == process_tree.host_identity() and held["pid"] == os.getpid():
+                number = store.count_attempts(self.bucket, id) - 1
         self._unsure.discard(id)
         return number
 
@@ -197,7 +197,7 @@ class Floor:
             _, id = heapq.heappop(self._ends)
             try:
                 self._publish(self.running[id])
-            except OUTAGE:
+            except OUTAGE_ERRORS:
                 heapq.heappush(self._ends, (time.time() + RETRY_SECONDS, id))
                 continue
             ended.append(self.running.pop(id))
@@ -206,13 +206,15 @@ class Floor:
     def beat(self) -> None:
         """Heartbeats of all attempts."""
         for attempt in self.running.values():
-            attempts.beat(self.bucket, attempt.id, attempt.number)
+            store.write_heartbeat(self.bucket, attempt.id, attempt.number)
 
     def _publish(self, attempt: Attempt) -> None:
         if attempt.succeeds:
-            attempts.store_result(self.bucket, self._record(attempt))
+            store.save_record(self.bucket, self._record(attempt))
         else:
-            attempts.give_up(self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost")
+            store.abandon_attempt(
+                self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost"
+            )
         self.slot_seconds += attempt.seconds
         if self.books:
             outcome = SUCCEEDED if attempt.succeeds else "gave up"
@@ -257,7 +259,7 @@ def refuse_if_real(bucket: Bucket) -> None:
     if bucket.get(MARK) is not None:
         return
     for id in bucket.names("experiments"):
-        record = attempts.load_result(bucket, id)
+        record = store.load_record(bucket, id)
         if record is not None and record.tree and record.isolation != SIMULATED:
             raise IdeatorError(
                 f"The bucket {bucket.url} holds results that were measured, such as {id}; a simulated fleet invents "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet_floor import SIMULATED, Paid, books
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.training.batch_assembly import Closing
@@ -49,8 +49,8 @@ def audit(run: Path, url: str, ledger: Path, steps: int, groups: int, group_size
     found = Books(
         rows,
         [Closing.of(json.loads(line)) for line in lines],
-        {id: attempts.load_result(bucket, id) for id in made},
-        {id: attempts.attempts(bucket, id) for id in made},
+        {id: store.load_record(bucket, id) for id in made},
+        {id: store.count_attempts(bucket, id) for id in made},
         books(ledger),
         known,
         steps,

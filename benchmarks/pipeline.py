@@ -109,7 +109,7 @@ class _Clock(TrainerCallback):
 
 def _spent(buffer: RewardBuffer) -> float:
     """Slot-seconds so far, of attempts under way too."""
-    floor = buffer.executor.scheduler._backend.floor  # type: ignore[attr-defined]
+    floor = buffer.executor.backend.floor  # type: ignore[attr-defined]
     now = time.time()
     return float(floor.slot_seconds + sum(now - attempt.started for attempt in list(floor.running.values())))
 

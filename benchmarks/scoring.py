@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from ideator_rl.evaluation import Audit, nats, token_loss
-from ideator_rl.sandbox.sandbox import probe
+from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.scoring.scoring import ScoringRun
 
 MODEL = """
@@ -176,7 +176,7 @@ def _run(case: Case, folder: Path) -> ScoringRun:
     (tree / "model.py").write_text(head + MODEL)
     for path in (folder, tree, artifact):
         path.chmod(0o755)
-    return ScoringRun(artifact, folder, folder, "cpu", 0, {}, case.vocab, probe(), tree, "model:load")
+    return ScoringRun(artifact, folder, folder, "cpu", 0, {}, case.vocab, best_sandbox(), tree, "model:load")
 
 
 def _plain(process: subprocess.Popen[str]) -> tuple[float, float]:

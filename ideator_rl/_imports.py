@@ -97,6 +97,7 @@ OLD_MODULES = {
     "executor.scoring": "scoring.scoring",
     "executor.sealed_run": "sandbox.sealed_run",
     "executor.seccomp": "sandbox.seccomp",
+    "executor.supervisor": "executor.worker",
     "executor.shown_files": "implementers.shown_files",
     "journal": "storage.journal",
     "ledger": "storage.ledger",
@@ -148,6 +149,19 @@ OLD_PACKAGES = ("diagnostics",)
 """Packages of 0.1.0 that are gone, and only hold old modules now."""
 
 OLD_NAMES: dict[str, str] = {
+    "executor.attempts.attempts": "executor.store.count_attempts",
+    "executor.attempts.beat": "executor.store.write_heartbeat",
+    "executor.attempts.claim": "executor.store.claim_attempt",
+    "executor.attempts.give_up": "executor.store.abandon_attempt",
+    "executor.attempts.load_result": "executor.store.load_record",
+    "executor.attempts.running": "executor.store.running_claim",
+    "executor.attempts.store_result": "executor.store.save_record",
+    "executor.attempts.store_tree": "executor.store.save_tree",
+    "executor.patience.OUTAGE": "executor.retry.OUTAGE_ERRORS",
+    "executor.patience.Patience": "executor.retry.Retry",
+    "executor.sandbox.SandboxError": "sandbox.choose.SandboxError",
+    "executor.sandbox.choose": "sandbox.choose.choose_sandbox",
+    "executor.sandbox.probe": "sandbox.choose.best_sandbox",
     "model_files.alone": "files.exclusive",
     "model_files.made_whole": "files.atomic_folder",
     "search.engine.run_search": "search.engine.search_loop",

@@ -39,10 +39,15 @@ def resolve(group: str, name: str, built_in: Mapping[str, str] | None = None) ->
         return points[name].load()
     if "." in (path := built_in.get(name, name)):
         return _import_attribute(group, path)
-    registered = sorted({*points, *built_in})
+    registered = registered_names(group, built_in)
     near = difflib.get_close_matches(name, registered, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(registered) or 'none'}."
     raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
+
+
+def registered_names(group: str, built_in: Mapping[str, str]) -> list[str]:
+    """The names of a group, those of entry points included, sorted."""
+    return sorted({*_entry_points(group), *built_in})
 
 
 def resolve_reward(name: str) -> Any:

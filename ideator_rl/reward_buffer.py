@@ -241,7 +241,7 @@ class RewardBuffer:
 
     async def again(self, id: str, replicate: int) -> Experiment:
         """The record of an experiment's codebase under another replicate's seed."""
-        record = await self.executor.again(id, replicate)
+        record = await self.executor.rerun(id, replicate)
         self._journal.record(record)
         return record
 

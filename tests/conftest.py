@@ -25,11 +25,11 @@ def own_scratch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def measured_supervisors() -> None:
-    """Supervisors inherit an allow-list; under coverage they are measured too."""
+def workers_are_measured() -> None:
+    """Workers inherit an allow-list; under coverage they are measured too."""
     from ideator_rl.executor.backends import local
 
-    local.PASSED = (*local.PASSED, *(name for name in os.environ if name.startswith("COVERAGE_")))
+    local.INHERITED = (*local.INHERITED, *(name for name in os.environ if name.startswith("COVERAGE_")))
 
 
 @pytest.fixture

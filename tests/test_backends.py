@@ -7,20 +7,20 @@ import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor.backends import get_backend
+from ideator_rl.executor import store
+from ideator_rl.executor.backends import backend_class
 from ideator_rl.executor.backends.local import LocalBackend
-from ideator_rl.executor.backends.watched import WatchedBucket, want, wanted
+from ideator_rl.executor.backends.watched import WatchedBucket, request_retry, retry_requested
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.registry import UnknownName
 
 
 def test_a_backend_is_known_by_name_or_by_the_path_of_its_class():
-    assert get_backend("local") is LocalBackend and get_backend("bucket") is WatchedBucket
-    assert get_backend("test_backends.Recorded") is Recorded
+    assert backend_class("local") is LocalBackend and backend_class("bucket") is WatchedBucket
+    assert backend_class("test_backends.Recorded") is Recorded
     with pytest.raises(UnknownName, match="no backends named 'slurmm'"):
-        get_backend("slurmm")
+        backend_class("slurmm")
 
 
 class Recorded(LocalBackend):
@@ -53,17 +53,17 @@ def test_what_one_puts_in_the_bucket_another_runs(toy_config):
         return await asyncio.wait_for(task, 20)
 
     record = run(scenario())
-    assert record.status == "succeeded" and attempts.attempts(executor.bucket, record.id) == 1
+    assert record.status == "succeeded" and store.count_attempts(executor.bucket, record.id) == 1
 
 
 def test_only_what_was_given_up_is_asked_for_again_and_each_time_anew(toy_config):
     bucket = Executor(toy_config).bucket
-    want(bucket, "a")
-    assert not wanted(bucket, "a") and bucket.names("experiments/a") == []
-    number = attempts.claim(bucket, "a")
-    attempts.give_up(bucket, "a", number, "no luck")
-    assert not wanted(bucket, "a")
-    want(bucket, "a")
-    assert wanted(bucket, "a")
-    attempts.give_up(bucket, "a", attempts.claim(bucket, "a"), "no luck")
-    assert not wanted(bucket, "a")
+    request_retry(bucket, "a")
+    assert not retry_requested(bucket, "a") and bucket.names("experiments/a") == []
+    number = store.claim_attempt(bucket, "a")
+    store.abandon_attempt(bucket, "a", number, "no luck")
+    assert not retry_requested(bucket, "a")
+    request_retry(bucket, "a")
+    assert retry_requested(bucket, "a")
+    store.abandon_attempt(bucket, "a", store.claim_attempt(bucket, "a"), "no luck")
+    assert not retry_requested(bucket, "a")

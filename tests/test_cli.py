@@ -13,7 +13,7 @@ import pytest
 from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.cli.commands import main
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.executor.backends import local
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import open_bucket
@@ -142,7 +142,7 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     child = subprocess.Popen([*words, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
-    while not (held := [claim for id in bucket.names("experiments") if (claim := attempts.running(bucket, id))]):
+    while not (held := [claim for id in bucket.names("experiments") if (claim := store.running_claim(bucket, id))]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(held[0]["pid"], signal.SIGSTOP)  # else it may be done before it is cancelled
@@ -160,8 +160,8 @@ def claimed(bucket, id, pid, start):
     """An experiment that a process claimed."""
     spec = {"environment": "toy", "digest": "d", "preset": "cpu", "seed": 0, "replicate": 0, "tree": "t", "idea": "i"}
     spec |= {"patch": "", "implementer": "rules", "trusted": True, "hardware": "h", "implement_seconds": 0.0}
-    attempts.Spec(id=id, created=0.0, **spec).store(bucket)
-    claim = {"host": "here", "place": process_tree.place(), "pid": pid, "start": start, "time": time.time()}
+    store.Spec(id=id, created=0.0, **spec).save(bucket)
+    claim = {"host": "here", "place": process_tree.host_identity(), "pid": pid, "start": start, "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/0/claim.json", json.dumps(claim).encode())
 
 
@@ -176,7 +176,7 @@ def test_cancel_ends_what_claimed_marks_it_and_leaves_a_process_that_got_the_sam
         code, out, _ = call("cancel", tmp_path / "bucket", "--json")
         assert code == 0 and json.loads(out) == {"trainer": None, "experiments": ["own"]}
         assert sleepers[1].poll() is None
-        assert "cancel" in attempts.last_reason(bucket, "own") and attempts.running(bucket, "own") is None
+        assert "cancel" in store.last_failure_reason(bucket, "own") and store.running_claim(bucket, "own") is None
         assert json.loads(call("status", tmp_path / "bucket", "--json")[1])["statuses"] == {"waiting": 2}
     finally:
         for sleeper in sleepers:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, nats, sample, token_loss
-from ideator_rl.sandbox.sandbox import probe
+from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.scoring.scoring import Request, ScoringRun
 
 VOCAB, LENGTH = 12, 16
@@ -108,7 +108,7 @@ def run_of(text, tmp_path):
         (tree / "model.py").write_text(code)
         for path in (tmp_path, tree, artifact, *tree.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        return ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, VOCAB, probe(), tree, "model:load")
+        return ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, VOCAB, best_sandbox(), tree, "model:load")
 
     return make
 

@@ -20,7 +20,7 @@ from benchmarks.fleet import SimulatedFleet, books
 from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import BucketError, open_bucket
@@ -67,7 +67,7 @@ def test_slots_are_kept_what_is_lost_is_lost_after_its_tries_and_the_books_balan
     for record in records:
         expected = {"gave up": 3} if record.status == "lost" else {"succeeded": 1}
         assert paid[record.id].outcomes == expected and paid[record.id].starts == sum(expected.values())
-        assert attempts.attempts(maker.bucket, record.id) == paid[record.id].starts
+        assert store.count_attempts(maker.bucket, record.id) == paid[record.id].starts
     total = sum(one.seconds for one in paid.values())
     assert total == pytest.approx(maker.backend.floor.slot_seconds) and wall >= total / 8
     assert 0.2 < maker.backend.utilisation() <= 1.0
@@ -82,14 +82,14 @@ def test_settings_that_are_not_known_are_told(monkeypatch):
 
 def test_a_bucket_with_measured_results_is_refused():
     bucket = open_bucket("memory://measured")
-    attempts.store_result(bucket, Experiment("a", "succeeded", "", "toy", "cpu", tree="t", isolation="bwrap"))
+    store.save_record(bucket, Experiment("a", "succeeded", "", "toy", "cpu", tree="t", isolation="bwrap"))
     with pytest.raises(IdeatorError, match="were measured, such as a"):
         Floor(bucket, 1, Nature())
 
 
 def test_an_attempt_that_an_outage_hid_from_its_own_claimer_is_found_again(tmp_path, monkeypatch):
     bucket = open_bucket(f"file://{tmp_path}/b")
-    spec = {name: "" for name in attempts.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
+    spec = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
     bucket.create("experiments/a/spec.json", json.dumps(spec | {"created": 0.0, "implement_seconds": 0.0}).encode())
     floor = Floor(bucket, 2, Nature(median=0.01))
 
@@ -97,12 +97,12 @@ def test_an_attempt_that_an_outage_hid_from_its_own_claimer_is_found_again(tmp_p
         assert claim(*words) == 0
         raise BucketError("the answer was lost")
 
-    claim = attempts.claim
-    monkeypatch.setattr(attempts, "claim", half_done)
+    claim = store.claim_attempt
+    monkeypatch.setattr(store, "claim_attempt", half_done)
     with pytest.raises(BucketError):
         floor.start("a")
     monkeypatch.undo()
-    assert floor.start("a") and not floor.start("a") and attempts.attempts(bucket, "a") == 1
+    assert floor.start("a") and not floor.start("a") and store.count_attempts(bucket, "a") == 1
     assert not Floor(bucket, 2, Nature()).start("a")
 
 
@@ -139,7 +139,7 @@ def start_fleet(bucket, *words):
 
 @pytest.mark.slow
 def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balances_its_books(tmp_path, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.1)
+    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.1)
     bucket = f"file://{tmp_path}/bucket"
     outages = ("--outage-every", "0.8", "--outage-seconds", "0.4")
     maker = executor(bucket, backend="bucket")
@@ -166,7 +166,7 @@ def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balanc
     assert {record.id for record in records} >= set(paid) and len(paid) == 40
     for record in records:
         one = paid[record.id]
-        claimed = attempts.attempts(maker.bucket, record.id)
+        claimed = store.count_attempts(maker.bucket, record.id)
         ends = sum(one.outcomes.values())
         # A kill between the claim and the line of the ledger leaves a claim that nothing was paid for.
         assert one.starts == ends and one.starts <= claimed <= one.starts + kills
@@ -186,7 +186,7 @@ def test_what_the_fleet_gave_up_is_tried_again_when_it_is_proposed_again(tmp_pat
         for rounds in (1, 2):
             [record] = run(execute(executor(bucket, backend="bucket"), 1))
             assert record.status == "lost" and "simulated" in record.error["message"]
-            assert attempts.attempts(open_bucket(bucket), record.id) == 3 * rounds
+            assert store.count_attempts(open_bucket(bucket), record.id) == 3 * rounds
     finally:
         fleet.terminate()
         fleet.wait()

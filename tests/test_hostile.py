@@ -16,10 +16,11 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import diff
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts, python_folders
-from ideator_rl.sandbox.sandbox import NONE, Sandbox, probe
+from ideator_rl.sandbox.sandbox import NONE, Sandbox
 
-pytestmark = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
+pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
 HEAD = """
 import json, os, sys, time
@@ -202,7 +203,7 @@ print(len(os.listdir({str(folder)!r})), os.listdir("/tmp/x"))
 """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     argv = [sys.executable, "-I", "-c", code]
-    with Sandbox(probe().level).start(argv, Mounts(masked=(folder,)), "/tmp", **pipes) as process:
+    with Sandbox(best_sandbox().level).start(argv, Mounts(masked=(folder,)), "/tmp", **pipes) as process:
         out, errors = process.communicate(timeout=20)
     assert out.split("\n")[:2] == ["-1 -1", "0 []"], errors
 
@@ -229,15 +230,15 @@ def test_a_killed_supervisor_takes_its_experiment_along(tmp_path):
     async def killed():
         config = BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
         buffer = open_buffer(config)
-        buffer.executor.scheduler._max_attempts = 1
+        buffer.executor.scheduler.max_attempts = 1
         base = load_environment(TOY).baseline("cpu")
         sleeper = diff(base, base | toy("print('up', flush=True); time.sleep(15); leave()"))
         asking = asyncio.create_task(buffer.score_patch(sleeper))
         children = []
         while not any(b"train.py" in _words(pid) for pid in children) and not asking.done():
             await asyncio.sleep(0.05)
-            for process in buffer.executor.scheduler._backend._processes.values():
-                children = process_tree.below(process.pid)
+            for process in buffer.executor.backend._processes.values():
+                children = process_tree.descendants(process.pid)
         os.kill(children[0], signal.SIGKILL)
         record = await asking
         for _ in range(60):

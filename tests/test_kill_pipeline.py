@@ -14,7 +14,7 @@ import late_rewards
 import pytest
 from test_kill import Zygote
 
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.training.batch_assembly import Closing
 
@@ -91,8 +91,8 @@ def balance(folder):
     assert all(status not in ("running", "lost") for _, _, status, _ in rows)
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    claims = {id: attempts.attempts(bucket, id) for id in specs}
-    records = {id: attempts.load_result(bucket, id) for id in specs}
+    claims = {id: store.count_attempts(bucket, id) for id in specs}
+    records = {id: store.load_record(bucket, id) for id in specs}
     assert set(claims.values()) == {1}, "an experiment was run twice"
     assert all(records.values()), "an experiment was orphaned"
     asked = {id for _, _, _, id in rows}

@@ -8,12 +8,13 @@ import sys
 
 import pytest
 
-from ideator_rl.sandbox import sandbox, seccomp
+from ideator_rl.sandbox import choose, sandbox, seccomp
+from ideator_rl.sandbox.choose import SandboxError, best_sandbox, choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, SandboxError, choose, probe
+from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox
 
-filtered = pytest.mark.skipif(probe().level != BWRAP, reason=f"no filter works here: {probe().reason}")
-sealed = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
+filtered = pytest.mark.skipif(best_sandbox().level != BWRAP, reason=f"no filter works here: {best_sandbox().reason}")
+sealed = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
 
 def inside(code, mounts=None, level=BWRAP, cwd="/tmp", **options):
@@ -214,19 +215,19 @@ def test_the_filter_has_the_form_that_the_kernel_takes(machine, silent):
 @sealed
 def test_without_a_filter_the_level_says_so(monkeypatch):
     monkeypatch.setattr(seccomp, "supported", lambda: False)
-    found = probe.__wrapped__()
+    found = best_sandbox.__wrapped__()
     assert found.level == NAMESPACES and "no table" in found.reason
     assert found.proved["no network"] and not found.proved["CPU time of children counted"]
 
 
 def test_foreign_code_is_refused_where_no_sandbox_works(monkeypatch):
-    monkeypatch.setattr(sandbox, "probe", lambda: Sandbox(NONE, "broken here"))
+    monkeypatch.setattr(choose, "best_sandbox", lambda: Sandbox(NONE, "broken here"))
     with pytest.raises(SandboxError, match="broken here.*isolation: none"):
-        choose("auto", trusted=False)
-    assert choose("auto", trusted=True).level == NONE
-    assert choose("none", trusted=False).level == NONE
+        choose_sandbox("auto", trusted=False)
+    assert choose_sandbox("auto", trusted=True).level == NONE
+    assert choose_sandbox("none", trusted=False).level == NONE
 
 
 def test_an_unknown_isolation_is_one_clear_sentence():
     with pytest.raises(SandboxError, match="expected 'auto' or 'none'"):
-        choose("docker", trusted=True)
+        choose_sandbox("docker", trusted=True)

@@ -8,16 +8,17 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
+from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.local import LocalBackend
-from ideator_rl.executor.backends.watched import WatchedBucket, want
-from ideator_rl.executor.retry import Patience
+from ideator_rl.executor.backends.watched import WatchedBucket, request_retry
+from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import BucketError, open_bucket
 
 
-class ScriptedBackend:
+class ScriptedBackend(Backend):
     """Plays a fleet: each submission does what the script says next."""
 
     def __init__(self, bucket, script, room=10):
@@ -28,12 +29,12 @@ class ScriptedBackend:
             return False
         self.submitted.append(id)
         if next(self.script) == "works":
-            attempts.store_result(self.bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            store.save_record(self.bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
         else:
-            number = attempts.attempts(self.bucket, id)
+            number = store.count_attempts(self.bucket, id)
             path = f"experiments/{id}/attempts/{number}"
             self.bucket.create(f"{path}/claim.json", json.dumps({"place": "x", "time": 0}).encode())
-            attempts.give_up(self.bucket, id, number, "node on fire")
+            store.abandon_attempt(self.bucket, id, number, "node on fire")
         return True
 
     def active(self, id):
@@ -61,7 +62,7 @@ def test_after_its_tries_an_experiment_is_lost_with_the_last_reason(bucket):
 
     with pytest.raises(Lost, match="node on fire"):
         run(scenario())
-    assert attempts.attempts(bucket, "a") == 2
+    assert store.count_attempts(bucket, "a") == 2
 
 
 def test_equal_ids_share_one_future_and_a_full_backend_is_asked_later(bucket):
@@ -81,12 +82,12 @@ def test_equal_ids_share_one_future_and_a_full_backend_is_asked_later(bucket):
 
 def test_what_somebody_else_is_running_is_waited_for_and_not_started(bucket):
     backend = ScriptedBackend(bucket, [])
-    attempts.claim(bucket, "a")
+    store.claim_attempt(bucket, "a")
 
     async def scenario():
         future = Scheduler(bucket, backend).result("a", Resources())
         await asyncio.sleep(0.3)
-        attempts.store_result(bucket, Experiment("a", "failed", "", "toy", "cpu"))
+        store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
         return await future
 
     assert run(scenario()).status == "failed" and backend.submitted == []
@@ -107,8 +108,8 @@ def test_a_scheduler_of_its_own_finds_the_codebases_in_the_bucket(toy_config):
 
     async def serve():
         scheduler = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
-        records = await asyncio.gather(*scheduler.discover())
-        assert scheduler.discover() == []
+        records = await asyncio.gather(*scheduler.discover().values())
+        assert scheduler.discover() == {}
         return records
 
     run(propose())
@@ -147,7 +148,7 @@ def test_what_is_broken_about_one_experiment_does_not_fail_another(bucket):
 
 @pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
 def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
-    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.05)
+    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
     end = time.monotonic() + 0.5
     faulty = Faulty(bucket, lambda key: error if time.monotonic() < end else None)
     backend = ScriptedBackend(bucket, ["works"] * 2)
@@ -156,20 +157,20 @@ def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, err
 
 
 def test_an_outage_of_one_object_beyond_the_patience_loses_that_experiment_alone(bucket, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.retry.SHORTEST", 0.05)
+    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
     faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
-    scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), patience=Patience(bucket.url, 0.3))
+    scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), retry=Retry(bucket.url, 0.3))
     lost, good = run(outcomes(scheduler, "ab"))
     assert isinstance(lost, Lost) and "not yours" in str(lost) and good.status == "succeeded"
 
 
 def attempt(bucket, id, ended=True):
     """Somebody elsewhere claims an attempt; and gives it up."""
-    number = attempts.attempts(bucket, id)
+    number = store.count_attempts(bucket, id)
     body = {"place": "x", "pid": 1, "start": "1", "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
     if ended:
-        attempts.give_up(bucket, id, number, f"reason {number}")
+        store.abandon_attempt(bucket, id, number, f"reason {number}")
 
 
 def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_seen_decide(bucket):
@@ -177,7 +178,7 @@ def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_see
         attempt(bucket, "a")
 
     async def scenario():
-        future = Scheduler(bucket, WatchedBucket(bucket.url), max_attempts=2).result("a", Resources())
+        future = Scheduler(bucket, WatchedBucket(bucket), max_attempts=2).result("a", Resources())
         await asyncio.sleep(0.3)
         assert not future.done() and bucket.get("experiments/a/wanted/3.json") is not None
         attempt(bucket, "a")
@@ -186,7 +187,7 @@ def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_see
         attempt(bucket, "a", ended=False)
         await asyncio.sleep(1.3)
         assert not future.done()
-        attempts.give_up(bucket, "a", 4, "reason 4")
+        store.abandon_attempt(bucket, "a", 4, "reason 4")
         with pytest.raises(Lost, match="reason 4"):
             await asyncio.wait_for(future, 3)
 
@@ -194,16 +195,16 @@ def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_see
 
 
 def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue_all_the_time(bucket):
-    class Full:
+    class Full(Backend):
         room = False
 
         def active(self, id):
             return False
 
         def submit(self, id, resources):
-            return self.room and not attempts.store_result(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            return self.room and not store.save_record(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
 
-    faulty, backend = Faulty(bucket), Full()
+    faulty, backend = Faulty(bucket), Full(bucket.url, None, "auto")
 
     async def scenario():
         scheduler = Scheduler(faulty, backend)
@@ -218,7 +219,7 @@ def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue
         for _ in range(20):
             scheduler.tick()
         assert 20 <= faulty.reads <= 20 * 10
-        attempts.store_result(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
+        store.save_record(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
         scheduler.tick()
         assert future.done() and not any(other.done() for other in others)
 
@@ -252,7 +253,7 @@ def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucke
 
 def test_a_scheduler_of_its_own_passes_over_what_it_cannot_run_and_tries_again_what_is_wanted(bucket, toy, caplog):
     def spec(id, **more):
-        body = {name: "" for name in attempts.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
+        body = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
         bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
 
     spec("a", environment="nowhere")
@@ -262,16 +263,16 @@ def test_a_scheduler_of_its_own_passes_over_what_it_cannot_run_and_tries_again_w
     scheduler = Scheduler(bucket, backend, max_attempts=2)
 
     async def serve():
-        [future] = scheduler.discover()
+        [future] = scheduler.discover().values()
         with pytest.raises(Lost):
             await future
-        assert scheduler.discover() == []
-        want(bucket, "c")
-        [future] = scheduler.discover()
+        assert scheduler.discover() == {}
+        request_retry(bucket, "c")
+        [future] = scheduler.discover().values()
         return await future
 
     assert run(serve()).status == "succeeded" and backend.submitted == ["c"] * 3
-    assert sum("passed over" in record.message for record in caplog.records) == 2
+    assert sum("is skipped" in record.message for record in caplog.records) == 2
 
 
 def test_a_scheduler_of_its_own_survives_an_outage(bucket, toy):
@@ -285,8 +286,8 @@ def test_a_scheduler_of_its_own_survives_an_outage(bucket, toy):
     scheduler = Scheduler(away, ScriptedBackend(bucket, []))
 
     async def serve():
-        assert scheduler.discover() == scheduler.discover() == []
+        assert scheduler.discover() == scheduler.discover() == {}
         away.fault = None
-        assert scheduler.discover() == []
+        assert scheduler.discover() == {}
 
     run(serve())

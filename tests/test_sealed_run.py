@@ -5,8 +5,9 @@ import pytest
 
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid, probe
+from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid
 from ideator_rl.sandbox.sealed_run import LOG_HEAD, LOG_TAIL, Command
 from ideator_rl.sandbox.sealed_run import run as sealed_run
 
@@ -20,7 +21,7 @@ def go(tmp_path):
             folder.chmod(0o755)
     (workspace / "artifact").mkdir()
     for folder in (workspace, workspace / "artifact"):
-        os.chown(folder, experiment_uid(probe().level), -1)
+        os.chown(folder, experiment_uid(best_sandbox().level), -1)
 
     def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, **limits):
         (workspace / "main.py").write_text(code)
@@ -29,7 +30,7 @@ def go(tmp_path):
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
         resources = Resources(1, 0, memory_gb, **limits)
         return sealed_run(
-            probe(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources
+            best_sandbox(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources
         )
 
     return start
@@ -72,7 +73,7 @@ def test_a_daemon_that_leaves_its_parent_is_counted_and_killed(go, tmp_path):
     ended = go(code, seconds=5)
     assert ended.status == "ok" and ended.cpu > 0.2
     time.sleep(0.1)
-    assert [pid for pid in process_tree.below(os.getpid()) if _burning(pid)] == []
+    assert [pid for pid in process_tree.descendants(os.getpid()) if _burning(pid)] == []
 
 
 def _burning(pid):
@@ -166,7 +167,7 @@ def test_sockets_count_as_the_memory_that_the_kernel_may_hold_for_them(go):
     assert "memory limit" in go(code.format(400), seconds=5, memory_gb=0.2).message
 
 
-@pytest.mark.skipif(probe().level != BWRAP, reason="needs the filter of system calls")
+@pytest.mark.skipif(best_sandbox().level != BWRAP, reason="needs the filter of system calls")
 def test_children_too_short_to_be_seen_are_counted_though_their_end_is_ignored(go):
     code = (
         "import os, signal, time\n"
@@ -208,15 +209,15 @@ BURN = "import time\nwhile True: time.process_time()\n"
 
 def test_what_was_complete_within_the_budget_counts_though_the_end_of_the_process_did_not_fit(go):
     ended = go(SAVE + BURN, seconds=0.5)
-    assert ended.status == "timed_out" and ended.kept and ended.cpu < 0.8
+    assert ended.status == "timed_out" and ended.artifact_complete and ended.cpu < 0.8
 
 
 def test_what_is_completed_or_touched_after_the_budget_does_not_exist(go):
     late = "import time\nwhile time.process_time() < 0.9: pass\n"
-    assert not go(late + SAVE + BURN, seconds=0.5).kept
+    assert not go(late + SAVE + BURN, seconds=0.5).artifact_complete
     assert not go(
         SAVE + BURN.replace("time.process_time()", "open('artifact/model', 'a').write('x')"), seconds=0.5
-    ).kept
+    ).artifact_complete
     swapped = (
         "import os, time\n"
         + SAVE
@@ -224,5 +225,5 @@ def test_what_is_completed_or_touched_after_the_budget_does_not_exist(go):
             "while True:\n    open('artifact/.new', 'w').write('weights')\n    os.replace('artifact/.new', 'artifact/model')\n"
         )
     )
-    assert not go(swapped, seconds=0.5).kept
-    assert not go(BURN, seconds=0.3).kept
+    assert not go(swapped, seconds=0.5).artifact_complete
+    assert not go(BURN, seconds=0.3).artifact_complete

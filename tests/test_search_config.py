@@ -6,7 +6,7 @@ import pytest
 
 from ideator_rl.config import RecipeError
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.sandbox import sandbox
+from ideator_rl.sandbox import choose, sandbox
 from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_endless, refuse_other
 from ideator_rl.storage.run_folder import keep_recipe
@@ -149,12 +149,12 @@ def test_a_kill_while_the_recipe_is_saved_leaves_the_one_before(tmp_path, monkey
     ],
 )
 def test_a_dry_run_refuses_without_a_sandbox_just_what_the_search_would(tmp_path, monkeypatch, implementer, refused):
-    monkeypatch.setattr(sandbox, "probe", lambda: sandbox.Sandbox(sandbox.NONE, "there is none"))
+    monkeypatch.setattr(choose, "best_sandbox", lambda: sandbox.Sandbox(sandbox.NONE, "there is none"))
     words = ["--env", "landscape", "--implementer", implementer]
     config = load_search(written(tmp_path), words)
     monkeypatch.setattr(dry_run, "get_ideator", lambda *args: Silent())
     if refused:
-        with pytest.raises(sandbox.SandboxError):
+        with pytest.raises(choose.SandboxError):
             dry_run.dry_run(config)
     else:
         assert "isolation none" in dry_run.dry_run(config)

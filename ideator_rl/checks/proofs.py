@@ -25,8 +25,9 @@ from ideator_rl.environments.noise import Noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import REJECTED, SUCCEEDED, Experiment
 from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
+from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, choose
+from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
 
 MOVES = 2
 """Spreads by which a known-good edit must beat the baseline's mean."""
@@ -151,7 +152,7 @@ def _why(record: Experiment) -> str:
 def hidden(environment: Environment, preset: str, isolation: str) -> Iterator[Check]:
     """Search everything an experiment can read for pieces of the hidden data; and, to be sure the search sees, of the
     public data."""
-    data, sandbox = environment.data(preset), choose(isolation, trusted=True)
+    data, sandbox = environment.data(preset), choose_sandbox(isolation, trusted=True)
     secret, public = pieces(data.private, HIDDEN_PIECES), pieces(data.public, PUBLIC_PIECES)
     if not secret:
         files = [path for path in data.private.rglob("*") if path.is_file()]

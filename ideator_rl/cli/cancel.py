@@ -17,8 +17,7 @@ from pathlib import Path
 from ideator_rl.cli.output import emit, show
 from ideator_rl.cli.target import Process, bucket_at, entries, run_folder, trainer
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor import worker
+from ideator_rl.executor import store, worker
 from ideator_rl.experiment import RUNNING
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.records import read_run
@@ -65,13 +64,13 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
     Raises:
         IdeatorError: a supervisor does not end.
     """
-    claimed = {id: (attempts.attempts(bucket, id) - 1, attempts.running(bucket, id)) for id in ids}
+    claimed = {id: (store.count_attempts(bucket, id) - 1, store.running_claim(bucket, id)) for id in ids}
     ended = worker.cancel(bucket, ids)
     for id in ended:
         number, claim = claimed[id]
         if claim is not None:
             _wait(Process(claim["pid"], claim["start"]), PATIENCE_SECONDS)
-            attempts.give_up(bucket, id, number, REASON)
+            store.abandon_attempt(bucket, id, number, REASON)
     return ended
 
 

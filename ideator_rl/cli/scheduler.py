@@ -33,9 +33,7 @@ async def _serve(scheduler: Scheduler, once: bool) -> int:
         show(f"{id}  " + (f"lost: {error}" if error is not None else future.result().status))
 
     while True:
-        known = set(scheduler.waiting)
-        found = scheduler.discover()
-        for id, future in zip([id for id in scheduler.waiting if id not in known], found, strict=True):
+        for id, future in scheduler.discover().items():
             future.add_done_callback(partial(ended, id))
         if once and not scheduler.waiting:
             await asyncio.sleep(0)  # the last callbacks

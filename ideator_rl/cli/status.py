@@ -151,7 +151,7 @@ class BucketStatus:
                 "id": entry.id,
                 "host": entry.claim["host"],
                 "seconds": time.time() - entry.claim["time"],
-                "attempt": store.attempts(self.bucket, entry.id) - 1,
+                "attempt": store.count_attempts(self.bucket, entry.id) - 1,
             }
             for entry in self._open_entries
             if entry.claim

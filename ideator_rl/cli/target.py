@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, bucket_at
@@ -38,7 +38,7 @@ class Entry:
     """That of its record; `running` or `waiting` where there is none."""
     claim: dict[str, Any] | None
     """Who runs it now; see `attempts`."""
-    spec: attempts.Spec | None
+    spec: store.Spec | None
     """None for an idea that never became a codebase."""
 
 
@@ -66,8 +66,8 @@ def trainer(folder: Path) -> Process | None:
 
 def entry_of(bucket: Bucket, id: str) -> Entry:
     """One experiment of a bucket, by its id."""
-    record, spec = attempts.load_result(bucket, id), attempts.Spec.load(bucket, id)
+    record, spec = store.load_record(bucket, id), store.Spec.load(bucket, id)
     if record is not None:
         return Entry(id, record.status, None, spec)
-    claim = attempts.running(bucket, id)
+    claim = store.running_claim(bucket, id)
     return Entry(id, WAITING if claim is None else RUNNING, claim, spec)

@@ -1,9 +1,11 @@
-"""Patience: an outage of the bucket is waited out, and only one that lasts longer loses anything.
+"""Waiting out an outage of the bucket.
 
-What counts as an outage is a `BucketError` or an `OSError`: a server that is away, a full disk, a missing right.  It is
-tried again after 1 s, then 2, 4, … at most 60 s, each between half and all of that at random, so that hundreds that
-wait do not come back together.  One line is logged when the first begins to wait, one when nobody waits any more.
-Waiting never blocks the event loop; the call itself may, for as long as the bucket takes to answer.
+- An outage is a `BucketError` or an `OSError`: a server that is away, a full disk, a missing right.
+- The call is tried again after 1 s, 2 s, 4 s, … at most 60 s.  Each wait is drawn from the upper half of that, so that
+  hundreds of callers do not come back together.
+- Nothing is lost until an outage has lasted for `Retry.max_seconds`.
+- One line is logged when the first caller begins to wait, one when the last stops waiting.
+- Waiting never blocks the event loop.  The call itself may, for as long as the bucket takes to answer.
 """
 
 from __future__ import annotations
@@ -20,88 +22,92 @@ from ideator_rl.storage.bucket import BucketError
 
 T = TypeVar("T")
 
-OUTAGE = (BucketError, OSError)
-SHORTEST, LONGEST = 1.0, 60.0
-"""Seconds between two tries, at first and at most."""
+OUTAGE_ERRORS = (BucketError, OSError)
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
+"""Seconds between two tries."""
 
 log = logging.getLogger(__name__)
 
 
-class OutOfPatience(BucketError):
-    """The bucket was out of reach for longer than the patience."""
+class RetriesExhausted(BucketError):
+    """The bucket was out of reach for longer than `Retry.max_seconds`."""
 
 
-class Patience:
-    """What all who wait for one bucket share.  Thread-safe."""
+class Retry:
+    """How long callers of one bucket wait out an outage, and how many are waiting.  Thread-safe."""
 
-    def __init__(self, url: str, seconds: float):
+    def __init__(self, url: str, max_seconds: float):
         """
         Args:
-            seconds: the longest outage that loses nothing; 0 to give up at the first failure.
+            max_seconds: the longest outage that loses nothing; 0 to give up at the first failure.
         """
-        self.url, self.seconds = url, seconds
+        self.url, self.max_seconds = url, max_seconds
+        # Callers waiting now, and when the first began.  Every `Backoff` of this bucket writes both, from any thread.
         self._lock, self._waiting, self._began = threading.Lock(), 0, 0.0
 
-    async def through(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which is called again while the bucket is out of reach.
+    async def call(self, function: Callable[[], T]) -> T:
+        """The result of `function`, which is called again while the bucket is out of reach.
 
         Raises:
-            OutOfPatience: it was out of reach for all of the patience.
+            RetriesExhausted: it was out of reach for `max_seconds`.
         """
-        trouble: Trouble | None = None
+        backoff: Backoff | None = None
         try:
             while True:
                 try:
-                    return work()
-                except OUTAGE as error:
-                    trouble = trouble or Trouble(self)
-                    wait = trouble.failed(error)
+                    return function()
+                except OUTAGE_ERRORS as error:
+                    backoff = backoff or Backoff(self)
+                    wait = backoff.next_wait(error)
                 await asyncio.sleep(wait)
         finally:
-            if trouble is not None:
-                trouble.over()
+            if backoff is not None:
+                backoff.finish()
 
-    def _joined(self, error: Exception) -> None:
+    def _caller_begins(self, error: Exception) -> None:
         with self._lock:
             self._waiting += 1
-            if self._waiting > 1 or self.seconds <= 0:
+            if self._waiting > 1 or self.max_seconds <= 0:
                 return
             self._began = time.monotonic()
-        log.warning("The bucket %s is out of reach: %s Trying again for up to %.0f s.", self.url, error, self.seconds)
+        log.warning(
+            "The bucket %s is out of reach: %s Trying again for up to %.0f s.", self.url, error, self.max_seconds
+        )
 
-    def _left(self) -> None:
+    def _caller_ends(self) -> None:
         with self._lock:
             self._waiting -= 1
-            if self._waiting or self.seconds <= 0:
+            if self._waiting or self.max_seconds <= 0:
                 return
             lasted = time.monotonic() - self._began
-        log.warning("The bucket %s: nobody waits for it any more, after %.1f s.", self.url, lasted)
+        log.warning("The bucket %s: no call is waiting any more, after %.1f s.", self.url, lasted)
 
 
-class Trouble:
-    """One caller's row of failures, from its first to the next success."""
+class Backoff:
+    """The failures of one caller, from the first to the next success.  Used by one thread."""
 
-    def __init__(self, patience: Patience):
-        self._patience, self._since, self._wait, self._waits = patience, time.monotonic(), SHORTEST, False
+    def __init__(self, retry: Retry):
+        self._retry, self._since, self._wait, self._counted = retry, time.monotonic(), FIRST_WAIT, False
 
-    def failed(self, error: Exception) -> float:
+    def next_wait(self, error: Exception) -> float:
         """Seconds until the next try.
 
         Raises:
-            OutOfPatience: it has failed for too long.
+            RetriesExhausted: it has failed for too long.
         """
         lasted = time.monotonic() - self._since
-        if lasted >= self._patience.seconds:
-            after = f" It was out of reach for {lasted:.0f} s." if lasted >= 1 else ""
-            raise OutOfPatience(f"{error}{after}") from error
-        if not self._waits:
-            self._waits = True
-            self._patience._joined(error)
-        wait, self._wait = self._wait * random.uniform(0.5, 1.0), min(LONGEST, 2 * self._wait)
-        return min(wait, max(0.0, self._patience.seconds - lasted))
+        if lasted >= self._retry.max_seconds:
+            duration = f" It was out of reach for {lasted:.0f} s." if lasted >= 1 else ""
+            raise RetriesExhausted(f"{error}{duration}") from error
+        if not self._counted:
+            self._counted = True
+            self._retry._caller_begins(error)
+        wait, self._wait = self._wait * random.uniform(0.5, 1.0), min(LONGEST_WAIT, 2 * self._wait)
+        # The last try falls on the end of the allowed time, not after it.
+        return min(wait, max(0.0, self._retry.max_seconds - lasted))
 
-    def over(self) -> None:
-        """It succeeded, or is not tried any more."""
-        if self._waits:
-            self._waits = False
-            self._patience._left()
+    def finish(self) -> None:
+        """The call succeeded, or is not tried any more."""
+        if self._counted:
+            self._counted = False
+            self._retry._caller_ends()

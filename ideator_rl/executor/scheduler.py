@@ -1,14 +1,13 @@
-"""The scheduler: on a fixed clock, finds codebases without a result, and has attempts at them started.
+"""The scheduler: on a fixed clock, finds experiments without a record and has the backend start attempts at them.
 
-State is the bucket; the scheduler keeps none that matters, so it may be killed at any moment and several may run at
-once: an attempt is claimed by its supervisor, and only one claim wins.  An experiment is `lost` after `max_attempts`
-attempts that this scheduler started, or, where the backend starts none itself, that ended since it first looked.
-
-What goes wrong with one experiment touches no other.  An outage of the bucket is waited out (`patience.py`).  A look at
-what somebody else is running costs one read of an absent result: at first ten times a second, later every fiftieth of
-the time it has waited, at most 5 s apart; who runs it is looked up less often.
-
-Futures belong to the event loop that asked; several loops may ask, and one of them keeps the clock.
+- Its state is the bucket.  It may be killed at any moment, and several may run at once: an attempt is claimed by its
+  worker, and only one claim wins.
+- An experiment is `lost` after `max_attempts` attempts that this scheduler started; or, where the backend starts none
+  itself, that ended since this scheduler first looked.
+- A fault of one experiment does not touch another.  An outage of the bucket is waited out (`retry`).
+- Waiting is cheap.  Looking for a record costs one read: ten times a second at first, later every fiftieth of the time
+  waited so far, at most 5 s apart.  Claims are looked up less often.
+- Futures belong to the event loop that asked.  Several loops may ask; one of them runs the clock.
 """
 
 from __future__ import annotations
@@ -21,22 +20,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ideator_rl.environments.environment import Resources, load_environment
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend
-from ideator_rl.executor.backends.watched import wanted
-from ideator_rl.executor.retry import OUTAGE, OutOfPatience, Patience, Trouble
+from ideator_rl.executor.backends.watched import retry_requested
+from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import Bucket
 
 TICK_SECONDS = 0.1
-REST, LONGEST_REST = 4, 0.5
-"""After a tick, rest at least so many times as long as it took, but not for more seconds than that."""
-PACE, SLOWEST = 1 / 50, 5.0
-"""Looks for a result are this share of the time waited apart, and at most so many seconds."""
-HOLDER_PACE, HOLDER_SOONEST, HOLDER_SLOWEST = 1 / 5, 1.0, 10.0
-"""The same of looks at who is running it."""
-GRACE = 2 * attempts.BEAT_SECONDS
-"""Seconds after an outage in which heartbeats may be older than their lease: nobody could write them."""
+REST_FACTOR, LONGEST_REST = 4, 0.5
+"""After a tick, rest this many times as long as it took, but at most so many seconds."""
+RECORD_PACE, SLOWEST_RECORD_CHECK = 1 / 50, 5.0
+"""Interval between looks for a record: this share of the time waited so far, at most so many seconds."""
+CLAIM_PACE, SOONEST_CLAIM_CHECK, SLOWEST_CLAIM_CHECK = 1 / 5, 1.0, 10.0
+"""The same for looks at the claim of an attempt."""
+GRACE_SECONDS = 2 * store.HEARTBEAT_SECONDS
+"""After an outage heartbeats may be older than their lease, since no worker could write them."""
 
 log = logging.getLogger(__name__)
 
@@ -47,220 +46,228 @@ class Lost(Exception):
 
 @dataclass
 class Waiting:
-    """An experiment without a result yet."""
+    """An experiment without a record yet.  Read and written by the loop that runs the clock, `futures` under the lock
+    of the scheduler by every loop that asks."""
 
     resources: Resources
     futures: list[asyncio.Future[Experiment]] = field(default_factory=list)
     """One for each event loop that asked."""
     since: float = field(default_factory=time.monotonic)
-    tries: int = 0
-    """Attempts that this scheduler started."""
-    over_before: int | None = None
+    started_attempts: int = 0
+    """By this scheduler."""
+    ended_before: int | None = None
     """Attempts that had ended when it was first looked at."""
     active: bool = False
-    """At the last look the backend was at it."""
-    held: bool = False
-    """At the last look somebody else was."""
+    """At the last look, an attempt of our backend was running."""
+    running_elsewhere: bool = False
+    """At the last look, an attempt of another scheduler or an earlier process was running."""
     idle: bool = True
-    """At the last look nobody was: it is to be started as soon as there is room."""
-    next_look: float = 0.0
-    next_holder: float = 0.0
-    trouble: Trouble | None = None
-    retry: float = 0.0
-    """During an outage: not to be touched before."""
+    """At the last look, no attempt was running: one is to be started as soon as there is room."""
+    next_record_check: float = 0.0
+    next_claim_check: float = 0.0
+    backoff: Backoff | None = None
+    retry_at: float = 0.0
+    """During an outage: not to be looked at before."""
 
 
 class Scheduler:
-    def __init__(self, bucket: Bucket, backend: Backend, max_attempts: int = 3, patience: Patience | None = None):
-        self._bucket, self._backend, self._max_attempts = bucket, backend, max_attempts
-        self._patience = patience or Patience(bucket.url, 3600.0)
-        self._starts: bool = getattr(backend, "starts", True)
+    def __init__(self, bucket: Bucket, backend: Backend, max_attempts: int = 3, retry: Retry | None = None):
+        self.bucket, self.backend, self.max_attempts = bucket, backend, max_attempts
+        self._retry = retry or Retry(bucket.url, 3600.0)
+        # The lock guards `_waiting` (every loop adds, the clock's loop removes) and `_clock`.
+        self._lock = threading.Lock()
         self._waiting: dict[str, Waiting] = {}
+        self._clock: asyncio.Task[None] | None = None
+        # What `discover` need not read again.  `tick` adds to both; an experiment leaves neither, but one that was lost
+        # is taken on again when a retry is requested.
         self._finished: set[str] = set()
         self._lost: set[str] = set()
         self._resources: dict[tuple[str, str], Resources] = {}
-        self._blind: Trouble | None = None
-        self._lock = threading.Lock()
-        self._clock: asyncio.Task[None] | None = None
+        self._discover_backoff: Backoff | None = None
 
     def result(self, id: str, resources: Resources) -> asyncio.Future[Experiment]:
-        """The future record of an experiment whose spec is in the bucket; equal ids of one event loop share one.
+        """The future record of an experiment whose specification is in the bucket; one future for each loop and id.
 
         It fails with `Lost` when the attempts are used up, or the bucket was out of reach for too long.
         """
         loop = asyncio.get_running_loop()
         with self._lock:
             futures = self._waiting.setdefault(id, Waiting(resources)).futures
-            futures[:] = [one for one in futures if not one.cancelled() and not one.get_loop().is_closed()]
-            future = next((one for one in futures if one.get_loop() is loop), None)
+            futures[:] = [future for future in futures if not future.cancelled() and not future.get_loop().is_closed()]
+            future = next((future for future in futures if future.get_loop() is loop), None)
             if future is None:
                 future = loop.create_future()
                 futures.append(future)
-        self._wind()
+        self._ensure_clock()
         return future
 
     @property
     def waiting(self) -> list[str]:
-        """Experiments without a result yet."""
+        """Ids of the experiments without a record yet."""
         return list(self._waiting)
 
     @property
     def started(self) -> int:
-        """Experiments that somebody is running now, as far as is known."""
-        return sum(entry.held or self._backend.active(id) for id, entry in list(self._waiting.items()))
+        """How many experiments are running now, as far as the last looks showed."""
+        return sum(entry.running_elsewhere or self.backend.active(id) for id, entry in list(self._waiting.items()))
 
-    def discover(self) -> list[asyncio.Future[Experiment]]:
-        """Take on every codebase in the bucket that has no result: for a scheduler on a machine of its own.
+    def discover(self) -> dict[str, asyncio.Future[Experiment]]:
+        """Take on every experiment in the bucket that has no record: for a scheduler on a machine of its own.
 
-        One that was lost here is taken on again once somebody wants it.  During an outage nothing is found; a spec
-        that cannot be used on this machine is passed over, with a line in the log.
+        One that was lost here is taken on again when a retry is requested.  During an outage none is found.  One that
+        cannot be run on this machine is skipped, with a line in the log.
         """
-        found = []
+        futures = {}
         try:
-            for id in self._bucket.names("experiments"):
-                if (resources := self._work_in(id)) is not None:
-                    found.append(self.result(id, resources))
-        except OUTAGE as error:
-            self._blind = self._blind or Trouble(self._patience)
-            with suppress(OutOfPatience):  # whoever serves a bucket waits for it as long as it takes
-                self._blind.failed(error)
+            for id in self.bucket.names("experiments"):
+                if (resources := self._resources_to_run(id)) is not None:
+                    futures[id] = self.result(id, resources)
+        except OUTAGE_ERRORS as error:
+            self._discover_backoff = self._discover_backoff or Backoff(self._retry)
+            with suppress(RetriesExhausted):  # a scheduler of its own waits for its bucket as long as it takes
+                self._discover_backoff.next_wait(error)
         else:
-            if self._blind is not None:
-                self._blind.over()
-            self._blind = None
-        return found
+            if self._discover_backoff is not None:
+                self._discover_backoff.finish()
+            self._discover_backoff = None
+        return futures
 
-    def _work_in(self, id: str) -> Resources | None:
+    def _resources_to_run(self, id: str) -> Resources | None:
         """What an experiment needs that is to be taken on; None for any other."""
         if id in self._waiting or id in self._finished:
             return None
-        if id in self._lost and not wanted(self._bucket, id):
+        if id in self._lost and not retry_requested(self.bucket, id):
             return None
         try:
-            spec = attempts.Spec.load(self._bucket, id)
-            if spec is None or attempts.load_result(self._bucket, id) is not None:
+            spec = store.Spec.load(self.bucket, id)
+            if spec is None or store.load_record(self.bucket, id) is not None:
                 self._finished.add(id)
                 return None
             key = (spec.environment, spec.preset)
             if key not in self._resources:
                 self._resources[key] = load_environment(spec.environment).preset(spec.preset).resources
             return self._resources[key]
-        except OUTAGE:
+        except OUTAGE_ERRORS:
             raise
         except Exception as error:
-            log.warning("The experiment %s cannot be run here, and is passed over: %s", id, error)
+            log.warning("The experiment %s cannot be run here, and is skipped: %s", id, error)
             self._finished.add(id)
             return None
 
-    def _wind(self) -> None:
-        """See that some living event loop keeps the clock."""
+    def _ensure_clock(self) -> None:
+        """Start the clock in this event loop unless a live loop runs it."""
         with self._lock:
             if self._clock is None or self._clock.done() or self._clock.get_loop().is_closed():
-                self._clock = asyncio.get_running_loop().create_task(self._run())
+                self._clock = asyncio.get_running_loop().create_task(self._run_clock())
 
-    async def _run(self) -> None:
-        mine = asyncio.get_running_loop()
+    async def _run_clock(self) -> None:
+        own_loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 began = time.monotonic()
                 self.tick()
                 took = time.monotonic() - began
-                await asyncio.sleep(max(TICK_SECONDS, min(REST * took, LONGEST_REST)))
+                # A slow bucket must not take the event loop for itself.
+                await asyncio.sleep(max(TICK_SECONDS, min(REST_FACTOR * took, LONGEST_REST)))
         finally:
-            self._hand_over(mine)
+            self._hand_over_clock(own_loop)
 
-    def _hand_over(self, mine: asyncio.AbstractEventLoop) -> None:
-        """This loop keeps the clock no more: let another one that waits do it."""
+    def _hand_over_clock(self, own_loop: asyncio.AbstractEventLoop) -> None:
+        """This loop stops running the clock: let another loop that waits run it."""
         with self._lock:
             self._clock = None
             loops = {future.get_loop() for entry in self._waiting.values() for future in entry.futures}
-        for loop in loops - {mine}:
+        for loop in loops - {own_loop}:
             if loop.is_running():
-                loop.call_soon_threadsafe(self._wind)
+                loop.call_soon_threadsafe(self._ensure_clock)
                 return
 
     def tick(self) -> None:
-        """Look once at everything that is due: settle what has a result, start what has nobody at work."""
-        room, now = True, time.monotonic()
+        """Look once at everything that is due: settle what has a record, start what no process is running."""
+        has_room, now = True, time.monotonic()
         for id, entry in list(self._waiting.items()):
-            if now < entry.retry:
+            if now < entry.retry_at:
                 continue
             try:
-                room = self._look(id, entry, now, room)
-            except OUTAGE as error:
-                self._wait_out(id, entry, now, error)
+                has_room = self._look(id, entry, now, has_room)
+            except OUTAGE_ERRORS as error:
+                self._back_off(id, entry, now, error)
             except Exception as error:
-                log.exception("The experiment %s cannot be looked after.", id)
+                # A fault of this experiment alone, such as a record that cannot be read: the others go on.
+                log.exception("The experiment %s cannot be scheduled.", id)
                 self._settle(id, Lost(f"The scheduler failed at it: {error!r}"))
             else:
-                if entry.trouble is not None:
-                    entry.trouble.over()
-                    entry.trouble, entry.retry = None, 0.0
+                if entry.backoff is not None:
+                    entry.backoff.finish()
+                    entry.backoff, entry.retry_at = None, 0.0
 
-    def _look(self, id: str, entry: Waiting, now: float, room: bool) -> bool:
+    def _look(self, id: str, entry: Waiting, now: float, has_room: bool) -> bool:
         """Returns whether there is still room for more."""
-        if self._backend.active(id):
+        if self.backend.active(id):
             entry.active = True
-            return room
+            return has_room
+        # An attempt that was active has ended: its record, or the next attempt, is due at once.
         entry.idle, entry.active = entry.idle or entry.active, False
-        urgent, waited = room and entry.idle, now - entry.since
-        if not urgent and entry.trouble is None and now < entry.next_look:
-            return room
-        entry.next_look = now + min(max(TICK_SECONDS, PACE * waited), SLOWEST)
-        if (record := attempts.load_result(self._bucket, id)) is not None:
+        urgent, waited = has_room and entry.idle, now - entry.since
+        if not urgent and entry.backoff is None and now < entry.next_record_check:
+            return has_room
+        entry.next_record_check = now + min(max(TICK_SECONDS, RECORD_PACE * waited), SLOWEST_RECORD_CHECK)
+        if (record := store.load_record(self.bucket, id)) is not None:
             self._settle(id, record)
-        elif urgent or now >= entry.next_holder:
-            entry.next_holder = now + min(max(HOLDER_SOONEST, HOLDER_PACE * waited), HOLDER_SLOWEST)
-            return self._start(id, entry, room)
-        return room
+        elif urgent or now >= entry.next_claim_check:
+            interval = min(max(SOONEST_CLAIM_CHECK, CLAIM_PACE * waited), SLOWEST_CLAIM_CHECK)
+            entry.next_claim_check = now + interval
+            return self._start(id, entry, has_room)
+        return has_room
 
-    def _start(self, id: str, entry: Waiting, room: bool) -> bool:
-        """Have an attempt started where nobody is at work.  Returns whether there is still room for more."""
-        claimed = attempts.attempts(self._bucket, id)
-        entry.held = claimed > 0 and attempts.holder(self._bucket, id, claimed - 1) is not None
-        entry.idle = not entry.held
-        if entry.over_before is None:
-            entry.over_before = claimed - entry.held
-        if entry.held:
-            return room  # a supervisor of an earlier life of this run, or of another scheduler
-        used = entry.tries if self._starts else claimed - entry.over_before
-        if used >= self._max_attempts:
-            self._settle(id, Lost(attempts.last_reason(self._bucket, id)))
-        elif room and (room := self._backend.submit(id, entry.resources)):
-            entry.tries += 1
-            entry.idle = self._starts  # one that was only asked for is for others to start
-        return room
+    def _start(self, id: str, entry: Waiting, has_room: bool) -> bool:
+        """Have an attempt started where none is running.  Returns whether there is still room for more."""
+        claimed = store.count_attempts(self.bucket, id)
+        entry.running_elsewhere = claimed > 0 and store.live_claim(self.bucket, id, claimed - 1) is not None
+        entry.idle = not entry.running_elsewhere
+        if entry.ended_before is None:
+            entry.ended_before = claimed - entry.running_elsewhere
+        if entry.running_elsewhere:
+            return has_room  # a worker of an earlier process of this run, or of another scheduler
+        used = entry.started_attempts if self.backend.starts else claimed - entry.ended_before
+        if used >= self.max_attempts:
+            self._settle(id, Lost(store.last_failure_reason(self.bucket, id)))
+        elif has_room and (has_room := self.backend.submit(id, entry.resources)):
+            entry.started_attempts += 1
+            # A backend that starts nothing was only asked: asking again at the next tick would not help.
+            entry.idle = self.backend.starts
+        return has_room
 
-    def _wait_out(self, id: str, entry: Waiting, now: float, error: Exception) -> None:
-        entry.trouble = entry.trouble or Trouble(self._patience)
+    def _back_off(self, id: str, entry: Waiting, now: float, error: Exception) -> None:
+        entry.backoff = entry.backoff or Backoff(self._retry)
         try:
-            entry.retry = now + entry.trouble.failed(error)
-        except OutOfPatience as spent:
-            self._settle(id, Lost(str(spent)))
-        if entry.held:
-            entry.next_holder = entry.retry + GRACE
+            entry.retry_at = now + entry.backoff.next_wait(error)
+        except RetriesExhausted as exhausted:
+            self._settle(id, Lost(str(exhausted)))
+        if entry.running_elsewhere:
+            entry.next_claim_check = entry.retry_at + GRACE_SECONDS
 
     def _settle(self, id: str, outcome: Experiment | Lost) -> None:
         with self._lock:
             entry = self._waiting.pop(id)
-        if entry.trouble is not None:
-            entry.trouble.over()
+        if entry.backoff is not None:
+            entry.backoff.finish()
         (self._lost if isinstance(outcome, Lost) else self._finished).add(id)
         for future in entry.futures:
-            if future.get_loop() is _loop():
-                _tell(future, outcome)
-            else:
-                with suppress(RuntimeError):  # a loop that was closed has nobody who waits
-                    future.get_loop().call_soon_threadsafe(_tell, future, outcome)
+            if future.get_loop() is _current_loop():
+                _set(future, outcome)
+            else:  # a future may be set in its own loop only
+                with suppress(RuntimeError):  # the loop was closed, and with it the task that waited
+                    future.get_loop().call_soon_threadsafe(_set, future, outcome)
 
 
-def _loop() -> asyncio.AbstractEventLoop | None:
+def _current_loop() -> asyncio.AbstractEventLoop | None:
     with suppress(RuntimeError):
         return asyncio.get_running_loop()
     return None
 
 
-def _tell(future: asyncio.Future[Experiment], outcome: Experiment | Lost) -> None:
+def _set(future: asyncio.Future[Experiment], outcome: Experiment | Lost) -> None:
     if future.done():
         return
     if isinstance(outcome, Lost):

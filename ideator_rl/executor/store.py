@@ -1,14 +1,15 @@
-"""The books of an experiment in the bucket: who is running it, who was, and what came out.
+"""What the bucket holds of one experiment: specification, attempts, record.  All of it is written here.
 
+    trees/<sha256>.json                       a codebase; created once
     experiments/<id>/spec.json                what to run; created once
-    experiments/<id>/attempts/<n>/claim.json  who runs attempt n; created once, before anything is spent
-    experiments/<id>/attempts/<n>/beat.json   the claimer's heartbeat; the only object that changes
+    experiments/<id>/attempts/<n>/claim.json  which process runs attempt n; created once, before anything is spent
+    experiments/<id>/attempts/<n>/beat.json   heartbeat of that process; the only object that changes
     experiments/<id>/attempts/<n>/end.json    why attempt n gave no result (ours, not the idea's)
     experiments/<id>/result.json              the record; created once, last
 
-Attempt n + 1 may be claimed only when attempt n has ended or its claimer is dead, so that no experiment runs twice at
-once: in the same boot and PID namespace by the process itself, elsewhere by a heartbeat older than the
-lease.
+Guaranteed: an experiment never runs twice at once.  Attempt n + 1 can be claimed only after attempt n has ended or its
+process is dead.  In the same boot and PID namespace the process itself is looked up; elsewhere a heartbeat older than
+the lease means dead.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket
 
 LEASE_SECONDS = 60.0
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What the worker needs to run an experiment; content-addressed, so the first to write it wins."""
+    """What a worker needs to run an experiment.  Content-addressed: the first one written is kept."""
 
     id: str
     environment: str
@@ -40,7 +41,7 @@ class Spec:
     seed: int
     replicate: int
     tree: str
-    """SHA-256 of the codebase; its files stand at `trees/<tree>.json`."""
+    """SHA-256 of the codebase, which is at `trees/<tree>.json`."""
     idea: str
     patch: str
     implementer: str
@@ -49,8 +50,9 @@ class Spec:
     hardware: str
     implement_seconds: float
     created: float
+    """Unix seconds."""
 
-    def store(self, bucket: Bucket) -> bool:
+    def save(self, bucket: Bucket) -> bool:
         return bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
 
     @classmethod
@@ -58,8 +60,27 @@ class Spec:
         raw = bucket.get(f"experiments/{id}/spec.json")
         return cls(**json.loads(raw)) if raw is not None else None
 
+    def new_record(self, status: str, environment_name: str, **results: Any) -> Experiment:
+        """A record of this experiment.  `results` are the fields of `Experiment` that only a run can fill."""
+        return Experiment(
+            id=self.id,
+            status=status,
+            idea=self.idea,
+            environment=environment_name,
+            preset=self.preset,
+            seed=self.seed,
+            replicate=self.replicate,
+            patch=self.patch,
+            implementer=self.implementer,
+            tree=self.tree,
+            created=self.created,
+            hashes={"environment": self.digest, "tree": self.tree},
+            hardware=self.hardware,
+            **results,
+        )
 
-def store_tree(bucket: Bucket, name: str, tree: dict[str, str]) -> None:
+
+def save_tree(bucket: Bucket, name: str, tree: dict[str, str]) -> None:
     bucket.create(f"trees/{name}.json", json.dumps(tree, sort_keys=True).encode())
 
 
@@ -68,76 +89,80 @@ def load_tree(bucket: Bucket, name: str) -> dict[str, str] | None:
     return json.loads(raw) if raw is not None else None
 
 
-def load_result(bucket: Bucket, id: str) -> Experiment | None:
+def load_record(bucket: Bucket, id: str) -> Experiment | None:
     raw = bucket.get(f"experiments/{id}/result.json")
     return Experiment.from_json(raw) if raw is not None else None
 
 
-def store_result(bucket: Bucket, record: Experiment) -> bool:
+def save_record(bucket: Bucket, record: Experiment) -> bool:
+    """Write the record, unless the experiment has one already; returns whether it was written."""
     return bucket.create(f"experiments/{record.id}/result.json", record.to_json().encode())
 
 
-def attempts(bucket: Bucket, id: str) -> int:
-    """How many attempts were claimed.  Asked of the claims themselves: a folder may appear before its claim does."""
+def count_attempts(bucket: Bucket, id: str) -> int:
+    """How many attempts were claimed."""
+    # Claims are counted, not folders: a folder may appear before its claim does.
     number = 0
     while bucket.get(f"{_attempt(id, number)}/claim.json") is not None:
         number += 1
     return number
 
 
-def claim(bucket: Bucket, id: str) -> int | None:
-    """Claim the next attempt for this process; None when somebody alive holds it or it has a result."""
-    number = attempts(bucket, id)
-    if load_result(bucket, id) is not None or (number and holder(bucket, id, number - 1) is not None):
+def claim_attempt(bucket: Bucket, id: str) -> int | None:
+    """Claim the next attempt for this process; None when a live process holds it or there is a result."""
+    number = count_attempts(bucket, id)
+    if load_record(bucket, id) is not None or (number and live_claim(bucket, id, number - 1) is not None):
         return None
-    body = {
+    claim = {
         "host": socket.gethostname(),
-        "place": process_tree.place(),
+        "place": process_tree.host_identity(),
         "pid": os.getpid(),
         "start": process_tree.start_time(os.getpid()),
         "time": time.time(),
     }
-    if not bucket.create(f"{_attempt(id, number)}/claim.json", json.dumps(body).encode()):
+    if not bucket.create(f"{_attempt(id, number)}/claim.json", json.dumps(claim).encode()):
         return None
-    if load_result(bucket, id) is not None:  # the last holder published and ended between the two looks above
-        give_up(bucket, id, number, "it already had a result")
+    # The last process may have published and ended between the two looks above.
+    if load_record(bucket, id) is not None:
+        abandon_attempt(bucket, id, number, "it already had a result")
         return None
     return number
 
 
-def beat(bucket: Bucket, id: str, number: int) -> None:
+def write_heartbeat(bucket: Bucket, id: str, number: int) -> None:
     bucket.put(f"{_attempt(id, number)}/beat.json", json.dumps({"time": time.time()}).encode())
 
 
-def give_up(bucket: Bucket, id: str, number: int, reason: str) -> None:
+def abandon_attempt(bucket: Bucket, id: str, number: int, reason: str) -> None:
     """Record that an attempt ended for a reason that is not the idea's."""
     bucket.create(f"{_attempt(id, number)}/end.json", json.dumps({"reason": reason, "time": time.time()}).encode())
 
 
-def last_reason(bucket: Bucket, id: str) -> str:
+def last_failure_reason(bucket: Bucket, id: str) -> str:
     """Why the last attempt gave no result."""
-    number = attempts(bucket, id)
+    number = count_attempts(bucket, id)
     raw = bucket.get(f"{_attempt(id, number - 1)}/end.json") if number else None
     return json.loads(raw)["reason"] if raw is not None else "its worker died"
 
 
-def holder(bucket: Bucket, id: str, number: int) -> dict[str, Any] | None:
-    """The claim of an attempt that is still being worked on, or None."""
+def live_claim(bucket: Bucket, id: str, number: int) -> dict[str, Any] | None:
+    """The claim of an attempt whose process is alive, or None."""
     raw = bucket.get(f"{_attempt(id, number)}/claim.json")
     if raw is None or bucket.get(f"{_attempt(id, number)}/end.json") is not None:
         return None
-    claimed = json.loads(raw)
-    if claimed["place"] == process_tree.place():
-        return claimed if process_tree.start_time(claimed["pid"]) == claimed["start"] else None
-    beaten = bucket.get(f"{_attempt(id, number)}/beat.json")
-    last = max(claimed["time"], json.loads(beaten)["time"] if beaten else 0.0)
-    return claimed if time.time() - last < LEASE_SECONDS else None
+    claim = json.loads(raw)
+    # On the same machine the process answers for itself: a pid with another start time is another process.
+    if claim["place"] == process_tree.host_identity():
+        return claim if process_tree.start_time(claim["pid"]) == claim["start"] else None
+    heartbeat = bucket.get(f"{_attempt(id, number)}/beat.json")
+    last_sign = max(claim["time"], json.loads(heartbeat)["time"] if heartbeat else 0.0)
+    return claim if time.time() - last_sign < LEASE_SECONDS else None
 
 
-def running(bucket: Bucket, id: str) -> dict[str, Any] | None:
+def running_claim(bucket: Bucket, id: str) -> dict[str, Any] | None:
     """The claim under which an experiment is being run now, or None."""
-    number = attempts(bucket, id)
-    return holder(bucket, id, number - 1) if number else None
+    number = count_attempts(bucket, id)
+    return live_claim(bucket, id, number - 1) if number else None
 
 
 def _attempt(id: str, number: int) -> str:

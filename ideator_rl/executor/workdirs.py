@@ -1,7 +1,7 @@
-"""The folders in the temporary directory in which supervisors run experiments.
+"""Working directories: the temporary folders in which workers run experiments.
 
-A supervisor holds a lock on its folder's lock file for as long as it lives.  What a killed one left behind is removed
-by the next supervisor of the same user: a folder whose lock nobody holds has no owner.
+A worker locks the lock file of its folder for as long as it lives.  A folder whose lock is free was left by a killed
+worker; the next worker of the same user removes it.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ from pathlib import Path
 
 PREFIX = "ideator-run-"
 LOCK = "lock"
+OPEN_MODE = 0o711
+"""Other users may enter but not list."""
 
 
 @contextmanager
-def home() -> Iterator[Path]:
-    """A fresh folder that others may enter but not list; removed at the end, whatever was written there."""
-    place = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with os.fdopen(os.open(place / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)) as lock:
+def new_workdir() -> Iterator[Path]:
+    """A fresh folder that other users may enter but not list; removed at the end, whatever was written there."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    with os.fdopen(os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        place.chmod(0o711)  # from here on it may be swept: until now only its owner could enter
+        # Only now that the lock is taken: a folder with this mode and a free lock counts as stale.
+        folder.chmod(OPEN_MODE)
         try:
-            yield place
+            yield folder
         finally:
-            _remove(place)
+            _remove(folder)
 
 
-def sweep() -> None:
-    """Remove the folders of supervisors that are gone."""
-    for place in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
-        with suppress(FileNotFoundError):  # another one sweeps too
-            if not place.is_symlink() and place.stat().st_uid == os.getuid() and _is_left(place):
-                _remove(place)
+def remove_stale_workdirs() -> None:
+    """Remove the folders of workers that are gone."""
+    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+        with suppress(FileNotFoundError):  # another worker removes it too
+            if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _is_stale(folder):
+                _remove(folder)
 
 
-def _is_left(place: Path) -> bool:
-    if place.stat().st_mode & 0o777 != 0o711:
+def _is_stale(folder: Path) -> bool:
+    if folder.stat().st_mode & 0o777 != OPEN_MODE:
         return False
     try:
-        with open(place / LOCK) as lock:
+        with open(folder / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
         return True
@@ -52,8 +55,8 @@ def _is_left(place: Path) -> bool:
     return True
 
 
-def _remove(place: Path) -> None:
+def _remove(folder: Path) -> None:
     """Remove a folder that hostile code wrote into: deeper than Python recurses, or closed to its owner."""
     for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
-        if place.exists():
-            subprocess.run([*command, str(place)], stderr=subprocess.DEVNULL, check=False)
+        if folder.exists():
+            subprocess.run([*command, str(folder)], stderr=subprocess.DEVNULL, check=False)

@@ -1,8 +1,10 @@
-"""The worker: one detached supervisor process that claims one attempt at one experiment and publishes its record.
+"""The worker: one detached process that runs one attempt at one experiment and publishes its record.
 
-Claim before spending; heartbeat while running; result created once.  The supervisor outlives whoever started it.  If
-it is killed, its sandbox dies with it and the attempt counts as lost.  Whatever goes wrong that is not the idea's
-fault ends the attempt with a reason and no result, so that it can be tried again.
+- Claims the attempt before it spends anything, writes a heartbeat while it runs, creates the record once.
+- Outlives the process that started it.  If it is killed, its sandbox dies with it and the attempt counts as lost.
+- A fault that is not the idea's ends the attempt with a reason and no record, so that it can be tried again.
+- A result beyond the preset's `suspicious.beyond` counts only after a second run, under another seed and measured on
+  the second hidden split, agrees with it; the worse of the two is then the metric.  Otherwise it is `invalid`.
 
 usage: python -m ideator_rl.executor.worker '{"bucket": URL, "id": ID, "isolation": "auto"}'
 """
@@ -15,52 +17,216 @@ import signal
 import sys
 import time
 import traceback
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor.supervisor import Supervisor
-from ideator_rl.executor.workdirs import home, sweep
+from ideator_rl.executor import store
+from ideator_rl.executor.workdirs import new_workdir, remove_stale_workdirs
+from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
+from ideator_rl.patch import Tree, write_tree
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import choose_sandbox
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
+from ideator_rl.sandbox.sealed_run import Command, RunResult, run
+from ideator_rl.scoring.measurement import CONFIRM, MAIN, Measurement, Subject, collect, measure
 from ideator_rl.storage.bucket import Bucket, open_bucket
+
+SEEDS_PER_REPLICATE = 1000
+SECOND_SEED = 500
+"""Added for the second run: no replicate has that seed."""
 
 
 def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
-    """End the supervisors of these experiments that run in this boot of this machine; returns the ids ended.
+    """Kill the workers of these experiments on this machine; returns the ids whose worker was killed.
 
-    A pid is signalled only while its start time is the claimed one.  The experiments can be run again later.
+    The experiments can be run again later.
     """
-    ended = []
+    cancelled = []
     for id in ids:
-        held = attempts.running(bucket, id)
-        if held is None or held["place"] != process_tree.place():
+        claim = store.running_claim(bucket, id)
+        if claim is None or claim["place"] != process_tree.host_identity():
             continue
-        if process_tree.start_time(held["pid"]) == held["start"]:
-            os.kill(held["pid"], signal.SIGKILL)
-            ended.append(id)
-    return ended
+        # Only while the start time is the claimed one: the pid may belong to another process by now.
+        if process_tree.start_time(claim["pid"]) == claim["start"]:
+            os.kill(claim["pid"], signal.SIGKILL)
+            cancelled.append(id)
+    return cancelled
 
 
 def main(config: dict[str, Any]) -> int:
-    """Returns 0 when a result stands in the bucket or somebody else is at it, 1 when the attempt was lost."""
+    """Returns 0 when the bucket has a record or another process runs the experiment, 1 when the attempt was lost."""
     process_tree.become_subreaper()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some callers leave it, it hides the time of children
-    sweep()
+    # Some callers leave this signal ignored, and the kernel then forgets the CPU time of children.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    remove_stale_workdirs()
     bucket = open_bucket(config["bucket"])
-    spec = attempts.Spec.load(bucket, config["id"])
-    number = attempts.claim(bucket, config["id"]) if spec is not None else None
+    spec = store.Spec.load(bucket, config["id"])
+    number = store.claim_attempt(bucket, config["id"]) if spec is not None else None
     if spec is None or number is None:
         return 0
     try:
-        with home() as folder:
-            record = Supervisor(bucket, spec, number, config.get("isolation", "auto"), folder).work()
+        with new_workdir() as workdir:
+            record = Worker(bucket, spec, number, config.get("isolation", "auto"), workdir).run()
             record.finished = time.time()
-            attempts.store_result(bucket, record)
+            store.save_record(bucket, record)
         return 0
     except Exception as error:
         expected = isinstance(error, IdeatorError)
-        attempts.give_up(bucket, spec.id, number, str(error) if expected else traceback.format_exc(limit=-3))
+        store.abandon_attempt(bucket, spec.id, number, str(error) if expected else traceback.format_exc(limit=-3))
         return 1
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run and its measurement."""
+
+    result: RunResult
+    measurement: Measurement
+    score_seconds: float
+
+
+class Worker:
+    """Runs one claimed attempt inside `workdir`."""
+
+    def __init__(self, bucket: Bucket, spec: store.Spec, number: int, isolation: str, workdir: Path):
+        self.bucket, self.spec, self.number, self.workdir = bucket, spec, number, workdir
+        self.environment = load_environment(spec.environment)
+        self.preset: Preset = self.environment.preset(spec.preset)
+        self.sandbox: Sandbox = choose_sandbox(isolation, spec.trusted)
+        self.claimed = time.time()
+        self._next_heartbeat = 0.0
+
+    def run(self) -> Experiment:
+        """Run the experiment and have it measured; returns the record.
+
+        Raises:
+            IdeatorError: the environment here is not the one the experiment was made for, its codebase is gone, or
+                the evaluator itself broke.
+        """
+        digest = self.environment.digest(self.preset.name)
+        if digest != self.spec.digest:
+            raise IdeatorError(
+                f"The environment {self.spec.environment} on this worker differs from the proposer's "
+                f"({digest[:12]} here, {self.spec.digest[:12]} there). Install the same version on both."
+            )
+        tree = store.load_tree(self.bucket, self.spec.tree)
+        if tree is None:
+            raise IdeatorError(f"The codebase {self.spec.tree[:12]} is not in the bucket {self.bucket.url}.")
+        seed = self.spec.seed + SEEDS_PER_REPLICATE * self.spec.replicate
+        first = self._run_trial(tree, self.workdir / "first", seed, MAIN)
+        record = self._record(first)
+        # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.
+        if record.status == SUCCEEDED and record.metric is not None and self._is_suspicious(record.metric["value"]):
+            self._confirm(record, self._run_trial(tree, self.workdir / "second", seed + SECOND_SEED, CONFIRM))
+        return record
+
+    def _is_suspicious(self, value: float) -> bool:
+        bounds = self.preset.suspicious
+        return bounds is not None and self.environment.metric.better(value, bounds.beyond)
+
+    def _run_trial(self, tree: Tree, folder: Path, seed: int, split: str) -> Trial:
+        # Two copies: the run may change its own; the scorer's is unpatched where ideas may change the weights alone.
+        patched = self.environment.scorer_code == "patched"
+        write_tree(tree, folder / "run")
+        write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
+        folder.chmod(0o711)
+        result = self._run_sealed(folder / "run", seed)
+        if not result.artifact_complete:
+            status = TIMED_OUT if result.status == "timed_out" else FAILED
+            return Trial(result, Measurement(status, result.message), 0.0)
+        started = time.monotonic()
+        fault = collect(folder / "run" / "artifact", folder / "artifact")
+        if fault:
+            return Trial(result, Measurement(FAILED, fault), time.monotonic() - started)
+        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, result.startup)
+        measurement = measure(subject, self._heartbeat)
+        return Trial(result, measurement, time.monotonic() - started)
+
+    def _run_sealed(self, workspace: Path, seed: int) -> RunResult:
+        data = self.environment.data(self.preset.name)
+        (workspace / "artifact").mkdir()
+        _give_to(experiment_uid(self.sandbox.level), workspace)
+        inside = self.sandbox.visible_path(workspace, WORKSPACE)
+        # An allow-list: nothing of this process's own environment reaches the experiment.
+        variables = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": inside,
+            "USER": "experiment",
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": str(self.preset.resources.cpus),
+            "IDEATOR_DATA": self.sandbox.visible_path(data.public, "/data"),
+            "IDEATOR_ARTIFACT": inside + "/artifact",
+            "IDEATOR_BUDGET_SECONDS": str(self.preset.budget.seconds),
+            "IDEATOR_SEED": str(seed),
+        }
+        if gpus := allotted_gpus():
+            # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
+            visible = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+        command = Command(self.environment.command, self.environment.preload, variables)
+        network = self.preset.resources.network
+        mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
+        return run(self.sandbox, command, mounts, self.preset.budget, self.preset.resources, self._heartbeat)
+
+    def _heartbeat(self) -> None:
+        """Called at every poll of a run and of a measurement; writes at most once in HEARTBEAT_SECONDS."""
+        if time.monotonic() >= self._next_heartbeat:
+            self._next_heartbeat = time.monotonic() + store.HEARTBEAT_SECONDS
+            store.write_heartbeat(self.bucket, self.spec.id, self.number)
+
+    def _confirm(self, record: Experiment, second: Trial) -> None:
+        """Let the second trial decide whether the first counts."""
+        metric, suspicious = self.environment.metric, self.preset.suspicious
+        assert record.metric is not None and suspicious is not None
+        first_value = record.metric["value"]
+        record.seconds["confirm"] = second.result.wall + second.score_seconds
+        second_value = second.measurement.value if second.measurement.status == SUCCEEDED else None
+        record.metric |= {"first": first_value, "second": second_value}
+        if second_value is not None:
+            record.metric["value"] = second_value if metric.better(first_value, second_value) else first_value
+            if abs(first_value - second_value) <= suspicious.agree:
+                return
+        record.status = INVALID
+        outcome = f"{second_value:.4g}" if second_value is not None else second.measurement.status
+        record.error = {
+            "kind": INVALID,
+            "message": f"{metric.name} {first_value:.4g} did not repeat under another seed on other hidden data: "
+            f"{outcome}",
+        }
+
+    def _record(self, trial: Trial) -> Experiment:
+        metric, result, measurement = self.environment.metric, trial.result, trial.measurement
+        error = {"kind": measurement.status, "message": measurement.message}
+        measured = {"name": metric.name, "value": measurement.value, "direction": metric.direction}
+        return self.spec.new_record(
+            measurement.status,
+            self.environment.name,
+            metric=measured if measurement.value is not None else None,
+            error=None if measurement.status == SUCCEEDED else error,
+            seconds={
+                "implement": self.spec.implement_seconds,
+                "queue": max(0.0, self.claimed - self.spec.created - self.spec.implement_seconds),
+                "run": result.wall,
+                "score": trial.score_seconds,
+                "cpu": result.cpu,
+                "startup": result.startup,
+            },
+            log=result.log,
+            isolation=self.sandbox.level,
+            attempt=self.number,
+            scoring=measurement.notes,
+        )
+
+
+def _give_to(uid: int, folder: Path) -> None:
+    """Make a user the owner of a folder and of all it holds."""
+    if uid != os.getuid():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, uid)
 
 
 if __name__ == "__main__":

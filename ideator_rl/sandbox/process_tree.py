@@ -1,7 +1,7 @@
-"""What a process and everything below it use, read from /proc; and the end of all of it.
+"""A process and its descendants: what they use, read from /proc, and how they are killed.
 
-A process that leaves its parent stays below the nearest subreaper (bubblewrap's init, or the supervisor itself), and
-the CPU time of the dead is in the children's time of whoever reaped them: nothing below the root escapes the sum.
+No descendant escapes the sums: a process that leaves its parent becomes a child of the nearest subreaper (bubblewrap's
+init, or the worker itself), and the CPU time of a dead process is in the children's time of the one that reaped it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_CHILD_SUBREAPER = 36
-MOST_HANDLES = 20_000
-"""Descriptors of all processes together that are looked at: some 0.1 s."""
+MAX_DESCRIPTORS = 20_000
+"""Descriptors of all processes together that are looked at: takes about 0.1 s."""
 
 
 def become_subreaper() -> None:
@@ -37,21 +37,21 @@ def start_time(pid: int) -> str | None:
     return None if fields is None or fields[0] in ("Z", "X") else fields[19]
 
 
-def place() -> str:
-    """A name for this boot and PID namespace: where equal, a pid means the same process."""
+def host_identity() -> str:
+    """This boot and PID namespace, as text: where it is equal, a pid means the same process."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
     return f"unknown {os.getpid()}"
 
 
-def below(root: int) -> list[int]:
+def descendants(root: int) -> list[int]:
     """The pids of `root` and of all its descendants."""
-    found, queue = [], [root]
+    pids, queue = [], [root]
     while queue:
         pid = queue.pop()
-        found.append(pid)
+        pids.append(pid)
         queue.extend(_children(pid))
-    return found
+    return pids
 
 
 @dataclass(frozen=True)
@@ -78,70 +78,73 @@ def usage(pids: list[int]) -> Usage:
     return Usage(seconds, resident, tasks)
 
 
-def proportional(pids: list[int]) -> int:
-    """Resident bytes of these processes, what they share counted once.  Takes the kernel milliseconds."""
-    return sum(_proportional(pid) for pid in pids)
+def proportional_memory(pids: list[int]) -> int:
+    """Resident bytes of these processes, shared pages counted once.  Slow: the kernel needs milliseconds."""
+    return sum(_proportional_memory(pid) for pid in pids)
 
 
 @dataclass(frozen=True)
-class Held:
-    """What processes hold that neither their memory nor a folder shows."""
+class OpenResources:
+    """What open descriptors and mappings occupy, seen neither in the memory of processes nor in a folder."""
 
     unlinked: int = 0
     """Bytes on the device in files that have no name any more, but are open or mapped."""
     sockets: int = 0
-    """Open ones, each of which may have full buffers in the kernel."""
+    """Number of open sockets, each of which may have full buffers in the kernel."""
     too_many: bool = False
-    """More than `MOST_HANDLES` descriptors, so that no more were looked at."""
+    """More than `MAX_DESCRIPTORS` descriptors: the figures above are not complete."""
 
 
-def held(pids: list[int], device: int) -> Held:
-    """What these processes hold.  Takes milliseconds: every descriptor is looked at, but not without end."""
+def open_resources(pids: list[int], device: int) -> OpenResources:
+    """What these processes keep open.  Takes milliseconds; stops at `MAX_DESCRIPTORS`."""
+    # By inode: a file or socket that several processes share counts once.
     files: dict[int, int] = {}
     sockets: set[int] = set()
-    handles = 0
+    descriptors = 0
     for pid in pids:
         files |= _mapped_unlinked(pid, device)
         for info in _open_files(pid):
-            handles += 1
-            if handles > MOST_HANDLES:
-                return Held(too_many=True)
+            descriptors += 1
+            if descriptors > MAX_DESCRIPTORS:
+                return OpenResources(too_many=True)
             if stat.S_ISSOCK(info.st_mode):
                 sockets.add(info.st_ino)
             elif info.st_nlink == 0 and info.st_dev == device:
                 files[info.st_ino] = info.st_blocks * 512
-    return Held(sum(files.values()), len(sockets))
+    return OpenResources(sum(files.values()), len(sockets))
 
 
-def end(root: int, patience: float = 5.0) -> None:
-    """Kill everything below `root`, and `root` unless it is this process, until nothing is left.
+def kill_tree(root: int, timeout: float = 5.0) -> None:
+    """Kill the descendants of `root`, and `root` unless it is this process, until none is left.
 
     Raises:
-        RuntimeError: something survives SIGKILL for `patience` seconds (it hangs in the kernel).
+        RuntimeError: a process survives SIGKILL for `timeout` seconds (it hangs in the kernel).
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
+    # In rounds: a process may fork between the look at the tree and the signal.
     while time.monotonic() < deadline:
-        alive = [pid for pid in below(root) if pid != os.getpid() and start_time(pid) is not None]
+        alive = [pid for pid in descendants(root) if pid != os.getpid() and start_time(pid) is not None]
         if not alive:
             return
         for pid in alive:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
-    raise RuntimeError(f"processes below {root} outlived SIGKILL for {patience} s")
+    raise RuntimeError(f"processes below {root} outlived SIGKILL for {timeout} s")
 
 
 def _children(pid: int) -> list[int]:
-    out: list[int] = []
+    # Each thread has children of its own.
+    children: list[int] = []
     with contextlib.suppress(OSError, ValueError):
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children") as file:
-                out.extend(int(word) for word in file.read().split())
-    return out
+                children.extend(int(child) for child in file.read().split())
+    return children
 
 
-def _proportional(pid: int) -> int:
-    """Resident bytes, of shared pages a fair part; all of them where the kernel does not tell."""
+def _proportional_memory(pid: int) -> int:
+    """Resident bytes, of shared pages a fair part; all of them where the kernel does not report that."""
     with contextlib.suppress(OSError, ValueError):
         with open(f"/proc/{pid}/smaps_rollup") as file:
             for line in file:
@@ -152,23 +155,24 @@ def _proportional(pid: int) -> int:
 
 
 def _open_files(pid: int) -> Iterator[os.stat_result]:
-    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as handles:
-        for handle in handles:
+    with contextlib.suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in entries:
             with contextlib.suppress(OSError):
-                yield os.stat(handle.path)
+                yield os.stat(entry.path)
 
 
 def _mapped_unlinked(pid: int, device: int) -> dict[int, int]:
-    out: dict[int, int] = {}
-    place = f"{os.major(device):02x}:{os.minor(device):02x}"
+    """Inode → bytes of the files on the device that are mapped and have no name any more."""
+    sizes: dict[int, int] = {}
+    device_name = f"{os.major(device):02x}:{os.minor(device):02x}"
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", errors="replace") as file:
         for line in file:
             if line.endswith(" (deleted)\n"):
-                span, _, offset, where, inode = line.split(None, 5)[:5]
-                start, stop = (int(bound, 16) for bound in span.split("-"))
-                if where == place:
-                    out[int(inode)] = max(out.get(int(inode), 0), int(offset, 16) + stop - start)
-    return out
+                addresses, _, offset, line_device, inode = line.split(None, 5)[:5]
+                start, stop = (int(address, 16) for address in addresses.split("-"))
+                if line_device == device_name:
+                    sizes[int(inode)] = max(sizes.get(int(inode), 0), int(offset, 16) + stop - start)
+    return sizes
 
 
 def _stat(pid: int) -> list[str] | None:

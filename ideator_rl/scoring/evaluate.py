@@ -1,6 +1,6 @@
-"""The evaluator's process: runs an environment's trusted evaluator on one artifact and writes the metric down.
+"""The evaluator's process: runs an environment's trusted evaluator on one artifact and writes its answer to a file.
 
-A process of its own, started by the worker, so that nothing of an experiment shares memory with what measures it.
+The worker starts it as a process of its own, so that no code of an experiment shares memory with what measures it.
 
 usage: python -m ideator_rl.scoring.evaluate CONFIG.json ANSWER.json
 """
@@ -40,31 +40,32 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         masked=data.masked,
         split=config.get("split", "main"),
     )
-    return _measured(run, environment) | {"scoring": run.notes}
+    return _call_evaluator(run, environment) | {"scoring": run.notes}
 
 
-def _measured(run: ScoringRun, environment: Environment) -> dict[str, Any]:
-    evaluator = _trusted(environment.root / environment.evaluator)
+def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]:
+    evaluator = _load_evaluator(environment.root / environment.evaluator)
     try:
         value = evaluator.evaluate(run)
         if value is None:
-            return {"failed": f"evaluate(run) in {environment.evaluator} gave None; expected a number"}
+            return {"failed": f"evaluate(run) in {environment.evaluator} returned None; expected a number"}
         value = float(value)
     except Implausible as error:
         return {"invalid": str(error)}
     except ScorerFailed as error:
         return {"failed": str(error)}
     except (MemoryError, ImportError):
-        raise
+        raise  # of this machine: ours
     except Exception as error:  # the artifact is hostile: what the evaluator stumbles over is the experiment's
-        where = trusted_line(error, environment.root / environment.evaluator)
-        return {"failed": f"what it left could not be scored: {type(error).__name__}{where}"}
-    if why := believable(value, environment.metric):
-        return {"invalid": why, "metric": value if math.isfinite(value) else None}
+        # Only the kind of the error and a line of trusted code: its message could carry hidden data into the record.
+        line = trusted_line(error, environment.root / environment.evaluator)
+        return {"failed": f"what it left could not be scored: {type(error).__name__}{line}"}
+    if reason := why_implausible(value, environment.metric):
+        return {"invalid": reason, "metric": value if math.isfinite(value) else None}
     return {"metric": value}
 
 
-def _trusted(path: Path) -> ModuleType:
+def _load_evaluator(path: Path) -> ModuleType:
     """The evaluator's module.
 
     Raises:
@@ -74,13 +75,13 @@ def _trusted(path: Path) -> ModuleType:
         module = load_trusted(path)
     except Exception as error:
         raise IdeatorError(f"{type(error).__name__}: {error}{trusted_line(error, path)}") from error
-    if not hasattr(module, "evaluate"):
+    if "evaluate" not in vars(module):
         raise IdeatorError(f"{path.name} has no function evaluate(run)")
     return module
 
 
-def believable(value: float, metric: Metric) -> str:
-    """Why a value is not believed; empty for one that is."""
+def why_implausible(value: float, metric: Metric) -> str:
+    """Why a value cannot be right; empty for one that is in the metric's plausible range."""
     low, high = metric.plausible
     if math.isfinite(value) and low <= value <= high:
         return ""

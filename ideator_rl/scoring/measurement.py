@@ -1,7 +1,11 @@
-"""What an experiment left, measured by the environment's trusted evaluator in a process of its own.
+"""Has the environment's trusted evaluator measure what an experiment left, in a process of its own.
 
-The artifact is copied out of the experiment's reach first: small regular files only.  Time and memory of evaluator and
-scorers together are limited from here.
+Covered:
+- the artifact is first copied out of the experiment's reach: small regular files only
+- wall time, CPU time, memory and processes of evaluator and scorers together are limited from here
+- a fault of the evaluator raises; a fault of the artifact is a failure of the experiment
+
+Not covered: whether the evaluator itself measures honestly (`ideator_rl.evaluation` helps with that).
 """
 
 from __future__ import annotations
@@ -34,12 +38,12 @@ MAIN, CONFIRM = "main", "confirm"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be measured: `home` holds the folders `artifact` and `score`, the codebase that answers."""
+    """What is to be measured: `workdir` holds the folders `artifact` and `score`, the codebase that answers."""
 
     environment: Environment
     preset: Preset
     sandbox: Sandbox
-    home: Path
+    workdir: Path
     seed: int
     split: str
     startup: float
@@ -47,21 +51,23 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Measurement:
+    """The evaluator's answer: a status, a value where there is one, and facts for the record."""
+
     status: str
     message: str = ""
     value: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(subject: Subject, beat: Callable[[], None]) -> Outcome:
-    """Have the evaluator measure an artifact.  `beat` is called while waiting.
+def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
+    """Have the evaluator measure an artifact.  `heartbeat` is called while waiting.
 
     Raises:
         IdeatorError: the evaluator itself broke: ours, not the idea's.
     """
-    home, environment, preset = subject.home, subject.environment, subject.preset
-    config, out, errors = home / "score.json", home / "answer.json", home / "evaluator.log"
+    workdir, environment, preset = subject.workdir, subject.environment, subject.preset
+    config, answer, errors = workdir / "score.json", workdir / "answer.json", workdir / "evaluator.log"
     config.write_text(
         json.dumps(
             {
@@ -69,52 +75,54 @@ def measure(subject: Subject, beat: Callable[[], None]) -> Outcome:
                 "preset": preset.name,
                 "seed": subject.seed,
                 "split": subject.split,
-                "artifact": str(home / "artifact"),
-                "tree": str(home / "score"),
+                "artifact": str(workdir / "artifact"),
+                "tree": str(workdir / "score"),
                 "isolation": subject.sandbox.level,
             }
         )
     )
-    readable(home / "score")
-    command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(config), str(out)]
+    _make_readable(workdir / "score")
+    command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(config), str(answer)]
     with open(errors, "wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
     deadline = time.monotonic() + SCORE_SECONDS
     try:
         while process.poll() is None:
-            beat()
-            if fault := _fault(process.pid, subject, deadline):
-                return Outcome(FAILED, fault)
+            heartbeat()
+            if fault := _broken_limit(process.pid, subject, deadline):
+                return Measurement(FAILED, fault)
             time.sleep(0.02)
     finally:
-        process_tree.end(os.getpid())
+        # Scorers too, and what a scorer has left behind: this process has adopted it.
+        process_tree.kill_tree(os.getpid())
         process.wait()
-    if process.returncode != 0 or not out.is_file():
-        words = errors.read_text(errors="replace").strip().splitlines()
-        raise IdeatorError(f"The evaluator of {environment.name} broke: {(words or ['no output'])[-1]}")
-    return _outcome(json.loads(out.read_text()))
+    if process.returncode != 0 or not answer.is_file():
+        lines = errors.read_text(errors="replace").strip().splitlines()
+        raise IdeatorError(f"The evaluator of {environment.name} broke: {(lines or ['no output'])[-1]}")
+    return _measurement(json.loads(answer.read_text()))
 
 
-def _outcome(answer: dict[str, Any]) -> Outcome:
+def _measurement(answer: dict[str, Any]) -> Measurement:
     value, notes = answer.get("metric"), answer.get("scoring", {})
     for status in (FAILED, INVALID):
         if status in answer:
-            return Outcome(status, answer[status], value, notes)
-    return Outcome(SUCCEEDED, "", float(answer["metric"]), notes)
+            return Measurement(status, answer[status], value, notes)
+    return Measurement(SUCCEEDED, "", float(answer["metric"]), notes)
 
 
-def _fault(pid: int, subject: Subject, deadline: float) -> str | None:
+def _broken_limit(pid: int, subject: Subject, deadline: float) -> str | None:
     """What limit the scoring breaks now: wall time, CPU seconds, or memory, over all its processes."""
     budget, memory = subject.preset.budget, subject.preset.resources.memory_gb
     # Two scorers import what the run did; training in them would be a budget of its own.
     allowed = 5.0 + 3 * subject.startup + budget.seconds if budget.clock == "cpu" else None
-    pids = process_tree.below(pid)
+    pids = process_tree.descendants(pid)
     used = process_tree.usage(pids)
     if time.monotonic() > deadline:
         return f"scoring took over {SCORE_SECONDS:g} s"
     if allowed is not None and used.seconds > allowed:
         return f"scoring took over {allowed:.0f} CPU seconds"
-    if used.resident > memory * 1e9 and process_tree.proportional(pids) > memory * 1e9:
+    # The plain sum counts shared pages for each process: the exact figure is slow, and needed only above the limit.
+    if used.resident > memory * 1e9 and process_tree.proportional_memory(pids) > memory * 1e9:
         return f"scoring took over {memory:g} GB of memory"
     if used.tasks > subject.preset.resources.processes:
         return f"scoring took over {subject.preset.resources.processes} processes and threads"
@@ -122,9 +130,11 @@ def _fault(pid: int, subject: Subject, deadline: float) -> str | None:
 
 
 def collect(source: Path, target: Path) -> str | None:
-    """Copy an artifact out of the experiment's reach: small regular files only.  Returns what is wrong, if anything.
+    """Copy an artifact out of the experiment's reach: small regular files only.
 
-    Nothing of the experiment is alive any more; links and special files may still be there and are refused.
+    No process of the experiment is alive any more; links and special files may still be there and are refused.
+
+    Returns: what is wrong with the artifact; None when it was copied.
     """
     target.mkdir()
     try:
@@ -147,14 +157,15 @@ def _collect(source: Path, target: Path) -> str | None:
             return f"its artifact holds {name!r}, which is not a regular file"
         if total > MAX_ARTIFACT_BYTES:
             return f"its artifact is over {MAX_ARTIFACT_BYTES >> 20} MiB"
+        # Again without following links, though no process is left that could have put one in the place of the file.
         handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(handle, "rb") as reader, open(target / name, "xb") as writer:
             shutil.copyfileobj(reader, writer)
-    readable(target)
+    _make_readable(target)
     return None
 
 
-def readable(folder: Path) -> None:
+def _make_readable(folder: Path) -> None:
     """Open a folder to the user that scorers run as."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -199,14 +199,21 @@ class ScoringRun:
 
     def _start(self, handles: list[int], vocab: int) -> subprocess.Popen[bytes]:
         readonly = {self.tree: WORKSPACE, self.artifact: ARTIFACT, SCORER: "/ideator/scorer.py"}
-        place = self.sandbox.place
-        argv = [sys.executable, "-I", "-B", place(SCORER, "/ideator/scorer.py"), *map(str, handles), str(SLOT_BYTES)]
-        argv += [self.scorer, place(self.artifact, ARTIFACT), str(vocab)]
+        visible_path = self.sandbox.visible_path
+        argv = [
+            sys.executable,
+            "-I",
+            "-B",
+            visible_path(SCORER, "/ideator/scorer.py"),
+            *map(str, handles),
+            str(SLOT_BYTES),
+        ]
+        argv += [self.scorer, visible_path(self.artifact, ARTIFACT), str(vocab)]
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "USER=experiment", "PATH=/usr/bin:/bin"]
         return self.sandbox.start(
             environment + argv,
             Mounts({}, readonly, self.masked),
-            place(self.tree, WORKSPACE),
+            visible_path(self.tree, WORKSPACE),
             counted=True,
             silent=True,
             pass_fds=handles,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
-from ideator_rl.sandbox.sandbox import choose
+from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
@@ -21,7 +21,7 @@ def dry_run(config: SearchConfig) -> str:
     environment = load_environment(config.env)
     preset = environment.preset(config.preset)
     refuse_endless(config, environment)
-    sandbox = choose(config.isolation, trusted=writes_trusted_code(config.implementer))
+    sandbox = choose_sandbox(config.isolation, trusted=writes_trusted_code(config.implementer))
     get_search_strategy(config.strategy, config.strategy_options)
     subject = Subject(environment, config.preset, config.prompts)
     ideator = get_ideator(config.ideator, config.ideator_options, subject)

@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
@@ -63,7 +63,7 @@ def _of(source: str, buffer: RewardBuffer) -> list[Experiment]:
     bucket, ids = _opened(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     found, others = [], Counter[str]()
-    results = [record for id in ids if (record := attempts.load_result(bucket, id)) is not None]
+    results = [record for id in ids if (record := store.load_record(bucket, id)) is not None]
     for record in results:
         if record.status == LOST or record.implementer == BASELINE:
             continue
@@ -105,10 +105,10 @@ def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:
 
     Whatever the source says, its code is a stranger's here: it is never run again without a sandbox.
     """
-    spec = attempts.Spec.load(source, record.id)
-    tree = attempts.load_tree(source, spec.tree) if spec is not None else None
+    spec = store.Spec.load(source, record.id)
+    tree = store.load_tree(source, spec.tree) if spec is not None else None
     if spec is None or tree is None:
         return
-    attempts.store_tree(target, spec.tree, tree)
-    replace(spec, trusted=False).store(target)
-    attempts.store_result(target, record)
+    store.save_tree(target, spec.tree, tree)
+    replace(spec, trusted=False).save(target)
+    store.save_record(target, record)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store as attempts
+from ideator_rl.executor import store
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
@@ -87,7 +87,7 @@ class Place:
         Raises:
             IdeatorError: the record's codebase is not in the bucket.
         """
-        spec = attempts.Spec.load(self.bucket, record.id)
+        spec = store.Spec.load(self.bucket, record.id)
         if spec is None:
             raise IdeatorError(f"The bucket {self.bucket.url} does not hold the experiment {record.id}.")
         folder = str(self.folder) if self.folder else None
@@ -121,7 +121,7 @@ def _value(record: Experiment) -> float | None:
 
 
 def _ranked(bucket: Bucket) -> list[Experiment]:
-    loaded = (attempts.load_result(bucket, id) for id in bucket.names("experiments"))
+    loaded = (store.load_record(bucket, id) for id in bucket.names("experiments"))
     good = [one for one in loaded if one and one.status == SUCCEEDED and one.metric and one.implementer != "baseline"]
     firsts: dict[str, Experiment] = {}
     for record in sorted(good, key=lambda record: (record.replicate, record.seed)):

@@ -26,8 +26,8 @@ from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_words
 from ideator_rl.config import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor.retry import Patience
+from ideator_rl.executor import store
+from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import Voice
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
@@ -139,8 +139,8 @@ def _run(
 
 def _open_buffer(config: BufferConfig, resume: bool) -> RewardBuffer:
     """The buffer; a resumed run waits for a bucket that is down, which a new run may have misspelled."""
-    patience = Patience(config.bucket, config.outage_patience if resume else 0)
-    return asyncio.run(patience.through(lambda: open_buffer(config)))
+    retry = Retry(config.bucket, config.outage_patience if resume else 0)
+    return asyncio.run(retry.call(lambda: open_buffer(config)))
 
 
 def _refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
@@ -171,7 +171,7 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
     if bucket_before == config.bucket:
         return
     experiment_ids = charged(buffer)
-    missing = [id for id in experiment_ids if attempts.load_result(buffer.executor.bucket, id) is None]
+    missing = [id for id in experiment_ids if store.load_record(buffer.executor.bucket, id) is None]
     if missing:
         raise RecipeError(
             f"The search in {config.output_dir} was started with the bucket {bucket_before or 'in its folder'}, and "

@@ -14,7 +14,7 @@ from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.llm.model_files import PACKAGE
-from ideator_rl.sandbox.sandbox import choose
+from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
@@ -57,7 +57,7 @@ def dry_run(recipe: Recipe) -> str:
     ours = recipe.ours
     environment = load_environment(ours.env)
     preset = environment.preset(ours.preset)
-    sandbox = choose(ours.isolation, trusted=writes_trusted_code(ours.implementer))
+    sandbox = choose_sandbox(ours.isolation, trusted=writes_trusted_code(ours.implementer))
     most = cost(recipe, preset)
     lines = [
         "Nothing was started. This run would take:",

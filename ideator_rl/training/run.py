@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ideator_rl.archive.prompt_rows import prompt_of
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
-from ideator_rl.executor.retry import Patience
+from ideator_rl.executor.retry import Retry
 from ideator_rl.report import write_report
 from ideator_rl.report.summary import summary
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
@@ -59,8 +59,8 @@ def train(recipe: Recipe, resume: bool, progress: Progress) -> None:
 
 def _opened(config: BufferConfig, resume: bool) -> RewardBuffer:
     """A run that had found its bucket waits for it to come back; a new one may have misspelled it."""
-    patience = Patience(config.bucket, config.outage_patience if resume else 0)
-    return asyncio.run(patience.through(lambda: open_buffer(config)))
+    retry = Retry(config.bucket, config.outage_patience if resume else 0)
+    return asyncio.run(retry.call(lambda: open_buffer(config)))
 
 
 def _lead(recipe: Recipe, resume: bool, progress: Progress, buffer: RewardBuffer) -> None:

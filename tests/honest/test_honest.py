@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.sandbox.sandbox import NONE, probe
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.sandbox import NONE
 
 HERE = Path(__file__).parent
 PATCHES = sorted(HERE.glob("*/*.patch"))
@@ -18,7 +19,7 @@ CONFIRMED = ("counting_model",)
 """So good that they must be run again, and then believed."""
 WORST = {"nanogpt": 4.0, "grpo_math": 0.2}
 """What an edit that works at all reaches: guessing bytes is 5.5 nats, the untrained policy's accuracy 0.24."""
-pytestmark = pytest.mark.skipif(probe().level == NONE, reason=f"no sandbox works here: {probe().reason}")
+pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,12 @@ import pytest
 from attack import cases
 from campaign import Campaign, Ending
 
-from ideator_rl.sandbox.sandbox import BWRAP, probe
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.sandbox import BWRAP
 
-pytestmark = pytest.mark.skipif(probe().level != BWRAP, reason=f"attacks run in a full sandbox only: {probe().reason}")
+pytestmark = pytest.mark.skipif(
+    best_sandbox().level != BWRAP, reason=f"attacks run in a full sandbox only: {best_sandbox().reason}"
+)
 CASES = cases()
 AT_ONCE = 3
 

@@ -1,11 +1,20 @@
-"""Backends by name: who starts the experiments."""
+"""Backends: what starts the attempts at experiments.  One file and one class for each.
+
+To add one, write a class that inherits from `Backend`.  A recipe names it by its dotted path; a package registers it as
+an entry point of `ideator_rl.backends`; one of ours gets a line in `BUILT_IN` and a file in this folder.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from ideator_rl.environments.environment import Resources
+from ideator_rl.environments.environment import Environment, Preset, Resources
+from ideator_rl.executor.store import Spec
+from ideator_rl.experiment import Experiment
+from ideator_rl.patch import Tree
 from ideator_rl.registry import resolve
+from ideator_rl.storage.bucket import Bucket
 
 BUILT_IN = {
     "local": "ideator_rl.executor.backends.local.LocalBackend",
@@ -13,31 +22,49 @@ BUILT_IN = {
     "in_process": "ideator_rl.executor.backends.in_process.InProcessBackend",
 }
 
+Runner = Callable[[Spec, Tree], Experiment]
+"""Runs an experiment at once: the record of a specification and its codebase."""
+
 
 class Backend(Protocol):
-    """Made as `Class(bucket_url, slots, isolation)`.  Called by one thread; `active` by others too.
+    """One thread calls all methods; other threads call `active` as well."""
 
-    A backend that answers at once has `runner(environment, preset)` besides, and is never asked to submit anything.
-    """
+    starts: bool = True
+    """It starts attempts itself, and the scheduler counts those.  Else attempts are counted in the bucket."""
 
-    starts: bool
-    """It starts experiments itself.  Of one that does not, attempts are counted in the bucket.  A class that says
-    nothing starts them."""
+    def __init__(self, bucket_url: str, slots: int | None, isolation: str) -> None: ...
+
+    @classmethod
+    def create(cls, bucket: Bucket, slots: int | None, isolation: str) -> Backend:
+        """The backend for a bucket.  Override it to use the bucket object that the executor has open."""
+        return cls(bucket.url, slots, isolation)
 
     def submit(self, id: str, resources: Resources) -> bool:
         """Start an attempt at an experiment; False when there is no room now."""
+        ...
 
     def active(self, id: str) -> bool:
-        """Whether an attempt that was started here still goes on."""
+        """Whether an attempt that was started here still runs."""
+        ...
 
     def refuse_if_too_large(self, resources: Resources) -> None:
-        """Raises: IdeatorError when an experiment could never start here, however long it waited."""
+        """Raises: IdeatorError when an experiment could never start here.  By default nothing is too large."""
+        del resources
+
+    def runner(self, environment: Environment, preset: Preset) -> Runner | None:
+        """For a backend that runs an experiment at once: what runs it.  `submit` is then never called."""
+        del environment, preset
+        return None
 
 
-def get_backend(name: str) -> Any:
-    """The class of a backend: a name (`local`, `bucket`, `in_process`), entry point of `ideator_rl.backends`, or path.
+def backend_class(name: str) -> type[Backend]:
+    """The class behind a name (`local`, `bucket`, `in_process`), entry point of `ideator_rl.backends`, or dotted path.
 
     Raises:
-        UnknownName: nothing is known by that name.
+        UnknownName: no backend has that name.
     """
-    return resolve("backends", name, BUILT_IN)
+    backend: type[Backend] = resolve("backends", name, BUILT_IN)
+    if Backend not in backend.__mro__:
+        # Written without the base class: it gets the defaults of the methods that it leaves out.
+        return type(backend.__name__, (backend, Backend), {})
+    return backend

@@ -1,44 +1,45 @@
-"""The backend `bucket`: starts nothing; whoever watches the bucket runs what is put there.
+"""The backend `bucket`: starts nothing; another process watches the bucket and runs what is put there.
 
-`ideator-rl scheduler` on another machine is one who watches.  Each watcher has tries of its own and stops after them.
-An experiment that is wanted all the same, such as one proposed again a week later, is asked for once more:
+`ideator-rl scheduler` on another machine is such a process.  Each watcher stops after some attempts of its own.  When
+an experiment that was given up is proposed again, such as a week later, a new round of attempts is requested:
 
-    experiments/<id>/wanted/<n>.json   created after n attempts that gave no result: somebody waits, try again
+    experiments/<id>/wanted/<n>.json   created after n attempts that gave no result: run it again
 """
 
 from __future__ import annotations
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import store as attempts
-from ideator_rl.storage.bucket import Bucket, open_bucket
+from ideator_rl.executor import store
+from ideator_rl.executor.backends import Backend
+from ideator_rl.storage.bucket import Bucket
 
 
-class WatchedBucket:
+class WatchedBucket(Backend):
     starts = False
 
-    def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
-        del slots, isolation  # the watcher's own
-        self._bucket = open_bucket(bucket_url)
+    def __init__(self, bucket: Bucket):
+        self._bucket = bucket
 
-    def refuse_if_too_large(self, resources: Resources) -> None:
-        """Nothing is known here of the machines."""
+    @classmethod
+    def create(cls, bucket: Bucket, slots: int | None, isolation: str) -> WatchedBucket:
+        return cls(bucket)  # slots and isolation are the watcher's own
 
     def submit(self, id: str, resources: Resources) -> bool:
-        """Say that somebody waits; always room."""
-        want(self._bucket, id)
+        """Request an attempt; there is always room."""
+        request_retry(self._bucket, id)
         return True
 
     def active(self, id: str) -> bool:
         return False
 
 
-def want(bucket: Bucket, id: str) -> None:
-    """Ask for one more round of tries at an experiment that was given up."""
-    if number := attempts.attempts(bucket, id):
+def request_retry(bucket: Bucket, id: str) -> None:
+    """Ask for one more round of attempts at an experiment that was given up."""
+    if number := store.count_attempts(bucket, id):
         bucket.create(f"experiments/{id}/wanted/{number}.json", b"{}")
 
 
-def wanted(bucket: Bucket, id: str) -> bool:
-    """Somebody waits for the experiment although all attempts so far gave no result."""
-    number = attempts.attempts(bucket, id)
+def retry_requested(bucket: Bucket, id: str) -> bool:
+    """Whether an experiment is to be run again although all attempts so far gave no result."""
+    number = store.count_attempts(bucket, id)
     return bucket.get(f"experiments/{id}/wanted/{number}.json") is not None

@@ -6,9 +6,9 @@ import tempfile
 
 import pytest
 
-from ideator_rl.executor.workdirs import PREFIX, home, sweep
+from ideator_rl.executor.workdirs import PREFIX, new_workdir, remove_stale_workdirs
 
-HOLDER = "import time\nfrom ideator_rl.executor.workdirs import home\nwith home() as place: print(place, flush=True); time.sleep(60)"
+HOLDER = "import time\nfrom ideator_rl.executor.workdirs import new_workdir\nwith new_workdir() as place: print(place, flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def test_a_home_is_removed_at_the_end_whatever_was_written_there(temporary):
-    with home() as place:
+    with new_workdir() as place:
         (place / "run" / "closed").mkdir(parents=True)
         (place / "run" / "closed").chmod(0)
     assert list(temporary.iterdir()) == []
@@ -28,16 +28,16 @@ def test_a_home_is_removed_at_the_end_whatever_was_written_there(temporary):
 def test_what_a_killed_owner_left_is_removed_and_what_a_living_one_holds_is_not(temporary):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
     place = holder.stdout.readline().strip()
-    sweep()
+    remove_stale_workdirs()
     assert os.path.isdir(place)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    sweep()
+    remove_stale_workdirs()
     assert list(temporary.iterdir()) == []
 
 
 def test_a_link_in_the_temporary_folder_is_left_alone(temporary):
     (temporary / "precious").mkdir(mode=0o711)
     (temporary / f"{PREFIX}link").symlink_to(temporary / "precious")
-    sweep()
+    remove_stale_workdirs()
     assert (temporary / "precious").is_dir()

@@ -14,15 +14,15 @@ from scripted import idea
 
 from ideator_rl.executor import retry as module
 from ideator_rl.executor.executor import Executor, ExecutorConfig
-from ideator_rl.executor.retry import OutOfPatience, Patience, Trouble
+from ideator_rl.executor.retry import Backoff, RetriesExhausted, Retry
 from ideator_rl.llm import client
 from ideator_rl.storage.bucket import BucketError
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(module, "SHORTEST", 0.02)
-    monkeypatch.setattr(module, "LONGEST", 0.1)
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.02)
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
 
 
 AWAY = BucketError("away.")
@@ -44,8 +44,8 @@ def test_many_wait_out_one_outage_with_one_line_at_each_end_and_the_loop_goes_on
     steps = []
 
     async def scenario():
-        patience, end = Patience("file:///b", 5.0), time.monotonic() + 0.4
-        waiting = [asyncio.create_task(patience.through(until(end, OSError(28, "full")))) for _ in range(50)]
+        retry, end = Retry("file:///b", 5.0), time.monotonic() + 0.4
+        waiting = [asyncio.create_task(retry.call(until(end, OSError(28, "full")))) for _ in range(50)]
         while not all(task.done() for task in waiting):
             await asyncio.sleep(0.01)
             steps.append(time.monotonic())
@@ -54,13 +54,13 @@ def test_many_wait_out_one_outage_with_one_line_at_each_end_and_the_loop_goes_on
     assert run(scenario()) == ["done"] * 50
     assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) < 0.2
     assert [record.message.split(":")[0] for record in caplog.records] == ["The bucket file"] * 2
-    assert "full" in caplog.records[0].message and "nobody waits" in caplog.records[1].message
+    assert "full" in caplog.records[0].message and "no call is waiting" in caplog.records[1].message
 
 
 def test_an_outage_beyond_the_patience_is_told_with_its_cause(quick):
     began = time.monotonic()
-    with pytest.raises(OutOfPatience, match="away"):
-        run(Patience("file:///b", 0.3).through(until(began + 60)))
+    with pytest.raises(RetriesExhausted, match="away"):
+        run(Retry("file:///b", 0.3).call(until(began + 60)))
     assert 0.3 <= time.monotonic() - began < 2
 
 
@@ -71,24 +71,24 @@ def test_without_patience_the_first_failure_counts_and_nothing_is_said(caplog):
         calls.append(1)
         raise PermissionError(13, "not yours")
 
-    with pytest.raises(OutOfPatience, match="not yours"):
-        run(Patience("file:///b", 0.0).through(work))
+    with pytest.raises(RetriesExhausted, match="not yours"):
+        run(Retry("file:///b", 0.0).call(work))
     assert calls == [1] and not caplog.records
 
 
 def test_a_bug_is_no_outage():
     with pytest.raises(KeyError):
-        run(Patience("file:///b", 60).through(until(float("inf"), KeyError("bug"))))
+        run(Retry("file:///b", 60).call(until(float("inf"), KeyError("bug"))))
 
 
 def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half():
     random.seed(0)
-    trouble = Trouble(Patience("x", 1e9))
-    waits = [trouble.failed(BucketError("away")) for _ in range(12)]
+    backoff = Backoff(Retry("x", 1e9))
+    waits = [backoff.next_wait(BucketError("away")) for _ in range(12)]
     for wait, most in zip(waits, [1, 2, 4, 8, 16, 32, *[60] * 6], strict=True):
         assert most / 2 <= wait <= most
     assert len(set(waits[6:])) == 6
-    trouble.over()
+    backoff.finish()
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ class Broken:
 
 
 def test_a_bug_met_by_one_idea_loses_that_idea_alone(fleet):
-    executor = Executor(replace(fleet, implementer="test_patience.Broken"))
+    executor = Executor(replace(fleet, implementer="test_retry.Broken"))
 
     async def both():
         return await asyncio.gather(*(executor.execute(idea(text)) for text in ("x = 13.0", "x = 1.5")))

@@ -8,8 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ideator_rl.executor import store as attempts
-from ideator_rl.executor import worker
+from ideator_rl.executor import store, worker
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.scoring import measurement
@@ -27,79 +26,81 @@ def claim_elsewhere(bucket, number=0, place="another machine", age=0.0):
 
 
 def test_an_attempt_is_claimed_once_while_its_claimer_lives(bucket):
-    assert attempts.claim(bucket, "e") == 0
-    assert attempts.claim(bucket, "e") is None
-    assert attempts.running(bucket, "e")["pid"] == os.getpid()
+    assert store.claim_attempt(bucket, "e") == 0
+    assert store.claim_attempt(bucket, "e") is None
+    assert store.running_claim(bucket, "e")["pid"] == os.getpid()
 
 
 def test_a_race_for_a_claim_has_one_winner(bucket):
     with ThreadPoolExecutor(8) as pool:
-        won = [number for number in pool.map(lambda _: attempts.claim(bucket, "e"), range(8)) if number is not None]
+        won = [
+            number for number in pool.map(lambda _: store.claim_attempt(bucket, "e"), range(8)) if number is not None
+        ]
     assert won == [0]
 
 
 def test_a_folder_that_appears_before_its_claim_opens_no_second_attempt(bucket, tmp_path):
     (tmp_path / "b/experiments/e/attempts/0").mkdir(parents=True)
-    assert attempts.claim(bucket, "e") == 0
-    assert attempts.attempts(bucket, "e") == 1
+    assert store.claim_attempt(bucket, "e") == 0
+    assert store.count_attempts(bucket, "e") == 1
 
 
 def test_the_attempt_of_a_dead_process_can_be_taken_over(bucket, tmp_path):
     code = (
-        "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import store as attempts;"
-        "print(attempts.claim(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
+        "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import store;"
+        "print(store.claim_attempt(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
     child = subprocess.Popen([sys.executable, "-c", code, bucket.url], stdin=pipe, stdout=pipe)
     assert child.stdout.readline() == b"0\n"
-    assert attempts.claim(bucket, "e") is None
+    assert store.claim_attempt(bucket, "e") is None
     child.kill()
     child.wait()
-    assert attempts.running(bucket, "e") is None
-    assert attempts.claim(bucket, "e") == 1
+    assert store.running_claim(bucket, "e") is None
+    assert store.claim_attempt(bucket, "e") == 1
 
 
 def test_a_pid_that_now_belongs_to_another_process_is_not_alive(bucket):
-    claim_elsewhere(bucket, place=process_tree.place())
-    assert attempts.running(bucket, "e") is None
+    claim_elsewhere(bucket, place=process_tree.host_identity())
+    assert store.running_claim(bucket, "e") is None
 
 
 def test_on_another_machine_the_heartbeat_decides(bucket):
-    claim_elsewhere(bucket, age=attempts.LEASE_SECONDS + 1)
-    assert attempts.running(bucket, "e") is None
-    attempts.beat(bucket, "e", 0)
-    assert attempts.running(bucket, "e")["host"] == "far"
-    attempts.give_up(bucket, "e", 0, "node drained")
-    assert attempts.running(bucket, "e") is None
-    assert attempts.last_reason(bucket, "e") == "node drained"
+    claim_elsewhere(bucket, age=store.LEASE_SECONDS + 1)
+    assert store.running_claim(bucket, "e") is None
+    store.write_heartbeat(bucket, "e", 0)
+    assert store.running_claim(bucket, "e")["host"] == "far"
+    store.abandon_attempt(bucket, "e", 0, "node drained")
+    assert store.running_claim(bucket, "e") is None
+    assert store.last_failure_reason(bucket, "e") == "node drained"
 
 
 def test_what_has_a_result_is_not_claimed_again_and_the_first_result_stays(bucket):
     record = Experiment("e", "succeeded", "idea", "toy", "cpu", metric={"name": "m", "value": 1.0, "direction": "min"})
-    assert attempts.store_result(bucket, record)
-    assert not attempts.store_result(bucket, Experiment("e", "failed", "idea", "toy", "cpu"))
-    assert attempts.claim(bucket, "e") is None
-    assert attempts.load_result(bucket, "e") == record
+    assert store.save_record(bucket, record)
+    assert not store.save_record(bucket, Experiment("e", "failed", "idea", "toy", "cpu"))
+    assert store.claim_attempt(bucket, "e") is None
+    assert store.load_record(bucket, "e") == record
 
 
 def test_a_result_that_arrives_during_the_claim_is_not_paid_for_again(bucket, monkeypatch):
     answers = iter([None, Experiment("e", "failed", "", "toy", "cpu")])
-    monkeypatch.setattr(attempts, "load_result", lambda *_: next(answers))
-    assert attempts.claim(bucket, "e") is None
-    assert attempts.last_reason(bucket, "e") == "it already had a result"
+    monkeypatch.setattr(store, "load_record", lambda *_: next(answers))
+    assert store.claim_attempt(bucket, "e") is None
+    assert store.last_failure_reason(bucket, "e") == "it already had a result"
 
 
 def test_cancel_ends_only_the_process_that_claimed(bucket):
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     body = {
         "host": "here",
-        "place": process_tree.place(),
+        "place": process_tree.host_identity(),
         "pid": sleeper.pid,
         "start": process_tree.start_time(sleeper.pid),
         "time": time.time(),
     }
     bucket.create("experiments/e/attempts/0/claim.json", json.dumps(body).encode())
-    claim_elsewhere(bucket, place=process_tree.place())
+    claim_elsewhere(bucket, place=process_tree.host_identity())
     assert worker.cancel(bucket, ["e", "unknown"]) == ["e"]
     assert sleeper.wait(5) == -signal.SIGKILL
     assert worker.cancel(bucket, ["e"]) == []

@@ -1,0 +1,151 @@
+"""From an idea to a judged codebase: the implementer's patch, applied in memory and judged by the environment's rules.
+
+- An idea is implemented once, for all callers, all processes and all runs on one bucket: the answer is kept there.
+- The judgement is made again whenever a kept answer is used, so that rules of today hold for answers of yesterday.
+
+    implementations/<key>.json    the answer for an idea: status, message, patch, seconds, usage; created once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ideator_rl.environments.environment import Environment, Preset
+from ideator_rl.executor.retry import Retry
+from ideator_rl.experiment import proposal_id
+from ideator_rl.ideas import Idea
+from ideator_rl.implementers.implementer import Implementer, NotImplementable
+from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
+from ideator_rl.storage.bucket import Bucket
+
+MAX_JUDGEMENTS = 128
+"""Patches whose judgement is kept in memory."""
+
+
+@dataclass(frozen=True)
+class Codebase:
+    """A patched codebase that was judged and may be run."""
+
+    tree: Tree
+    tree_hash: str
+    patch: str
+    idea: str
+    implementer: str
+    trusted: bool
+    seconds: float = 0.0
+    """Wall seconds that the implementer took."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """What the implementer was paid for this caller."""
+
+
+@dataclass(frozen=True)
+class NoCodebase:
+    """Why an idea has no codebase."""
+
+    status: str
+    message: str
+    patch: str
+    cost: dict[str, float]
+
+
+class Codebases:
+    """The codebases of one environment, preset and implementer."""
+
+    def __init__(
+        self, environment: Environment, preset: Preset, implementer: Implementer, bucket: Bucket, retry: Retry
+    ):
+        self.environment, self.preset, self.implementer = environment, preset, implementer
+        self.base = environment.baseline(preset.name)
+        self._bucket, self._retry = bucket, retry
+        self._digest = environment.digest(preset.name)
+        self._version = implementer.version(environment)
+        # Judged tree, patch in one spelling and hash of the tree, by the patch as it was written.
+        self._judgements: dict[str, tuple[Tree, str, str]] = {}
+        # Ideas that are being implemented, by key.  `of_idea` adds, the end of the task removes.
+        self._pending: dict[str, asyncio.Future[dict[str, Any]]] = {}
+
+    def key(self, idea: str) -> str:
+        """Equal for ideas that share an answer."""
+        return proposal_id(idea, self._version, self._digest, self.preset.name)
+
+    def baseline(self) -> Codebase:
+        return Codebase(self.base, tree_hash(self.base), "", "", "baseline", trusted=True)
+
+    async def of_idea(self, idea: Idea) -> Codebase | NoCodebase:
+        """The codebase for an idea, or why there is none.
+
+        Raises:
+            ImplementerUnavailable, BudgetSpent, BucketError: nothing was learned about the idea.
+        """
+        key = self.key(idea.text)
+        # Callers of one event loop share the task; a task of another loop cannot be awaited here.
+        task = self._pending.get(key)
+        if task is None or task.get_loop() is not asyncio.get_running_loop():
+            task = self._pending[key] = asyncio.ensure_future(self._answer(key, idea))
+            task.add_done_callback(lambda _: self._pending.pop(key, None))
+        # Shielded: a caller that is cancelled must not cancel what others wait for.
+        answer = await asyncio.shield(task)
+        # The first caller that gets here takes the cost out of the shared answer, so that it is counted once.
+        cost = answer.pop("usage", {})
+        if answer["status"] != "ok":
+            return NoCodebase(answer["status"], answer["message"], answer["patch"], cost)
+        implementer = self.implementer
+        return self.of_patch(answer["patch"], idea.text, implementer.name, implementer.trusted, answer["seconds"], cost)
+
+    def of_patch(
+        self,
+        patch: str,
+        idea: str,
+        implementer: str,
+        trusted: bool,
+        seconds: float = 0.0,
+        cost: dict[str, float] | None = None,
+    ) -> Codebase:
+        """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
+        judgement = self._judgements.get(patch)
+        if judgement is None:
+            tree = patched_tree(self.base, patch, self.environment.rules)
+            if len(self._judgements) >= MAX_JUDGEMENTS:
+                self._judgements.clear()
+            judgement = self._judgements[patch] = tree, diff(self.base, tree), tree_hash(tree)
+        tree, clean_patch, name = judgement
+        return Codebase(tree, name, clean_patch, idea, implementer, trusted, seconds, cost or {})
+
+    async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
+        """The kept answer for an idea, else a new one."""
+        path = f"implementations/{key}.json"
+        raw = await self._retry.call(lambda: self._bucket.get(path))
+        if raw is not None:
+            return _without_cost(raw)
+        answer = await self._implement(idea)
+        created = await self._retry.call(lambda: self._bucket.create(path, json.dumps(answer).encode()))
+        if not created:
+            # Another process was quicker: its answer counts, so that one idea has one codebase.  We paid all the same.
+            raw = await self._retry.call(lambda: self._bucket.get(path))
+            return answer if raw is None else _without_cost(raw) | {"usage": answer["usage"]}
+        return answer
+
+    async def _implement(self, idea: Idea) -> dict[str, Any]:
+        started, patch, usage = time.monotonic(), "", dict[str, float]()
+        try:
+            implementer = self.implementer
+            implementation = await implementer.implement(idea, self.base, self.environment, self.preset.name)
+            patch, usage = implementation.patch, implementation.usage
+            patch = self.of_patch(patch, idea.text, implementer.name, implementer.trusted).patch
+            status, message = "ok", ""
+        except PatchError as error:
+            status, message = error.kind, str(error)
+            if isinstance(error, NotImplementable):
+                patch, usage = error.patch, error.usage
+        seconds = time.monotonic() - started
+        return {"status": status, "message": message, "patch": patch, "seconds": seconds, "usage": usage}
+
+
+def _without_cost(raw: bytes) -> dict[str, Any]:
+    """An answer from the bucket: it was paid for by another caller."""
+    answer: dict[str, Any] = json.loads(raw)
+    return answer | {"usage": {}}

@@ -1,0 +1,102 @@
+"""Where the sandbox of an experiment is chosen: the best level that works on this machine.
+
+- A level works when a probe that runs inside it finds every guarantee of that level.  The presence of a binary proves
+  nothing: containers and kernels break a sandbox in many ways.
+- Code that the library did not write is refused where no level works, unless `isolation: none` asks for that.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.sandbox import seccomp
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, bwrap_path
+
+ONLY_BY_FILTER = ("system calls filtered", "CPU time of children counted")
+"""The guarantees by which `bwrap` differs from `namespaces`."""
+PROBE_SECONDS = 20
+_PROBE = Path(__file__).with_name("probe.py")
+
+
+class SandboxError(IdeatorError):
+    """No sandbox works here and the code may not run without one."""
+
+
+def choose_sandbox(isolation: str, trusted: bool) -> Sandbox:
+    """The sandbox for code of a given origin.
+
+    Args:
+        isolation: `auto` for the best level that works here, or `none`.
+        trusted: the text of the patch is the library's own (implementer `rules`).
+
+    Raises:
+        SandboxError: unknown isolation; or no sandbox works and the library did not write the code.
+    """
+    if isolation not in ("auto", NONE):
+        raise SandboxError(f"isolation is {isolation!r}; expected 'auto' or 'none'.")
+    if isolation == NONE:
+        return Sandbox(NONE, "asked for by isolation: none")
+    best = best_sandbox()
+    if best.level == NONE and not trusted:
+        raise SandboxError(
+            f"No sandbox works here ({best.reason}), and this code was not written by the library. "
+            "Install bubblewrap (or run where user namespaces are allowed), or set `isolation: none` if the machine "
+            "may be risked. `ideator-rl doctor` shows more."
+        )
+    return best
+
+
+@cache
+def best_sandbox() -> Sandbox:
+    """The best level that works on this machine; probed once a process."""
+    if bwrap_path() is None:
+        return Sandbox(NONE, "bubblewrap is not installed")
+    reasons = []
+    for level in (BWRAP, NAMESPACES):
+        if level == BWRAP and not seccomp.supported():
+            reasons.append("no table of system calls for this architecture")
+            continue
+        guarantees = _probe(level)
+        if isinstance(guarantees, str):
+            reasons.append(guarantees)
+            continue
+        # Without the filter, what only the filter can give is not asked of the level.
+        required = [name for name in guarantees if level == BWRAP or name not in ONLY_BY_FILTER]
+        missing = [name for name in required if not guarantees[name]]
+        if not missing:
+            return Sandbox(level, "; ".join(reasons), guarantees)
+        reasons.append("not given: " + ", ".join(missing))
+    return Sandbox(NONE, reasons[-1])
+
+
+def _probe(level: str) -> dict[str, bool] | str:
+    """The guarantees of a level, each with whether it holds; or, if nothing runs there, what went wrong."""
+    try:
+        process = Sandbox(level).start(
+            [sys.executable, "-I", "-c", _PROBE.read_text()],
+            Mounts(),
+            "/tmp",
+            counted=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    except OSError as error:
+        return f"bubblewrap did not run: {error}"
+    try:
+        output, errors = process.communicate(timeout=PROBE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"bubblewrap did not end in {PROBE_SECONDS} s"
+    if process.returncode != 0:
+        return str((errors.strip().splitlines() or ["bubblewrap gave no answer"])[-1])
+    guarantees: dict[str, bool] = json.loads(output)
+    return guarantees
