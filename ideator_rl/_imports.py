@@ -166,6 +166,9 @@ OLD_NAMES: dict[str, str] = {
     "model_files.made_whole": "files.atomic_folder",
     "search.engine.run_search": "search.engine.search_loop",
     "search.run.search": "search.run.run_search",
+    "training.recipe.Recipe": "training.recipe.recipe.Recipe",
+    "training.recipe.RecipeError": "training.recipe.recipe.RecipeError",
+    "training.recipe.load_recipe": "training.recipe.recipe.load_recipe",
 }
 """Names of 0.1.0 that are called differently today: `module.name` of 0.1.0 → `module.name`, without `ideator_rl.`.
 A module that still exists needs `__getattr__ = renamed(__name__)` for its own entries."""
