@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.executor.store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.registry import resolve
 from ideator_rl.storage.bucket import Bucket
+
+__getattr__ = renamed(__name__)
 
 BUILT_IN = {
     "local": "ideator_rl.executor.backends.local.LocalBackend",

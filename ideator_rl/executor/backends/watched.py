@@ -8,10 +8,13 @@ an experiment that was given up is proposed again, such as a week later, a new r
 
 from __future__ import annotations
 
+from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.storage.bucket import Bucket
+
+__getattr__ = renamed(__name__)
 
 
 class WatchedBucket(Backend):
