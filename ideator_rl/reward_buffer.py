@@ -24,6 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from ideator_rl.config.base import Count, read_config
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
@@ -41,18 +44,23 @@ Running = asyncio.Task[tuple[int, Experiment]]
 """Gives a proposal's position and its record."""
 
 
-@dataclass(frozen=True)
+@config_dataclass(frozen=True)
 class BufferConfig(ExecutorConfig):
     """An executor's configuration, and the run it works for."""
 
-    replicates: int = 1
-    """Runs, with seeds of their own, that equal ideas of one call are spread over."""
+    replicates: Count = 1
+    """Runs, with different seeds, that equal ideas of one call are spread over."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> BufferConfig:
-        """The configuration in the columns of a dataset's row; other columns and None are left out."""
+        """The configuration in the columns of a dataset's row; other columns and None are left out.
+
+        Raises:
+            ConfigError: a value of a wrong type or out of its range.
+        """
         names = [field.name for field in fields(cls)]
-        return cls(**{name: row[name] for name in names if row.get(name) is not None})
+        values = {name: row[name] for name in names if row.get(name) is not None}
+        return read_config(cls, values, "A row of the dataset has")
 
     def columns(self) -> dict[str, Any]:
         """The columns that `of_row` reads; what is empty is left out."""
@@ -360,10 +368,18 @@ def open_buffer(config: BufferConfig) -> RewardBuffer:
     return _open[config]
 
 
+JOURNAL_KEYS = (
+    "environment", "preset", "bucket", "implementer", "slots", "isolation", "seed", "coder", "reward_transform",
+    "max_usd", "max_coder_tokens", "max_gpu_hours", "run_dir", "backend", "outage_patience", "replicates",
+)  # fmt: skip
+"""In the order of 0.1.0: their values name the journal of a buffer without a run folder."""
+
+
 def _journal_path(config: BufferConfig) -> Path:
     if config.run_dir is not None:
         return Path(config.run_dir) / "buffer.sqlite"
-    name = hashlib.sha256(repr(config).encode()).hexdigest()[:16]
+    values = ", ".join(f"{name}={getattr(config, name)!r}" for name in JOURNAL_KEYS)
+    name = hashlib.sha256(f"BufferConfig({values})".encode()).hexdigest()[:16]
     return cache_root() / "buffers" / f"{name}.sqlite"
 
 

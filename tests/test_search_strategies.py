@@ -211,7 +211,7 @@ def test_a_strategy_of_ones_own_is_named_by_its_dotted_path():
         ("map_elites", {"descriptors": ["colour"]}, "no descriptor 'colour'"),
         ("puct", {"free": 2.0}, "from 0 to 1"),
         ("puct", {"shwn": 2}, "Did you mean 'shown'?"),
-        ("best_of_n", {"n": 5}, "It takes none"),
+        ("best_of_n", {"n": 5}, "Known: none"),
         (f"{__name__}.known", {}, "Expected a class with the method"),
     ],
 )

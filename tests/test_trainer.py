@@ -272,7 +272,7 @@ def test_what_a_function_is_given_is_what_trl_gives_it(policy, tmp_path):
     "wrong", [{"max_staleness": -1}, {"quorum": 0.0}, {"quorum": 1.1}, {"deadline": 0.0}, {"max_age": 0}]
 )
 def test_numbers_out_of_range_are_refused(wrong):
-    with pytest.raises(IdeatorError, match=next(iter(wrong))):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         PipelineConfig(**wrong)
 
 

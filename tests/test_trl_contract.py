@@ -6,10 +6,10 @@ import inspect
 import pytest
 import transformers
 import trl
+from pydantic import TypeAdapter
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTTrainer
 
-from ideator_rl.config import fits
 from ideator_rl.training.build import IdeatorTrainer
 from ideator_rl.training.recipe.keys import trl_keys
 
@@ -29,9 +29,7 @@ def test_every_default_of_trl_has_the_type_that_a_recipe_may_give(group, config)
     for field in dataclasses.fields(config):
         if field.init and isinstance(field.default, str | int | float | bool | None):
             plain = field.default.value if hasattr(field.default, "value") else field.default
-            assert fits(plain, trl_keys(group)[field.name]), (
-                f"a recipe could not write TRL's own default of {field.name}"
-            )
+            TypeAdapter(trl_keys(group)[field.name]).validate_python(plain)  # a recipe may write TRL's own default
 
 
 def test_the_hooks_that_are_wrapped_are_where_they_were():

@@ -15,9 +15,13 @@ import asyncio
 import json
 import logging
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from ideator_rl.config.base import Amount, Integer
+from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
@@ -39,31 +43,23 @@ from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ExecutorConfig:
+@config_dataclass(frozen=True)
+class ExecutorConfig(ExperimentSettings):
     """Where and how experiments are run."""
 
     environment: str
+    """A name, or the path of its folder."""
     preset: str
+    """One of the environment's."""
     bucket: str
-    implementer: str = "rules"
-    slots: int | None = None
-    """Experiments at once on this machine, in CPU slots; None for the number of cores."""
-    isolation: str = "auto"
-    seed: int = 0
+    """URL of the bucket."""
+    seed: Integer = 0
+    """Seed of the experiments."""
     coder: str = ""
     """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
-    reward_transform: str | None = None
-    """A transform in the place of the environment's own, such as `over_baseline`."""
-    max_usd: float | None = None
-    max_coder_tokens: int | None = None
-    max_gpu_hours: float | None = None
     run_dir: str | None = None
     """Folder of the run's journal and ledger; None for the user's cache and no ledger file."""
-    backend: str = "local"
-    """What starts the experiments: `local`, `bucket` (a process that watches it), `in_process` (codebases are data, and
-    nothing is started), an entry point, or a class by dotted path."""
-    outage_patience: float = 3600.0
+    outage_patience: Amount = 3600.0
     """Seconds.  Experiments that wait for a bucket through a longer outage are lost."""
 
     @property

@@ -28,8 +28,7 @@ from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.storage.records import Run, read_run
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.libraries import prepare_libraries
-from ideator_rl.training.recipe.keys import IdeatorConfig, our_keys, trl_keys
-from ideator_rl.training.recipe.recipe import Recipe
+from ideator_rl.training.recipe.recipe import Recipe, parse_stored_recipe
 
 DTYPES = ("float32", "bfloat16")
 
@@ -112,12 +111,7 @@ def recipe_of(run: Run) -> Recipe:
             f"{run.folder} holds no {MARK} of a training run, so there is no model to export. Expected the folder that "
             "a training recipe names as output_dir."
         )
-    ours, model, grpo = our_keys(), trl_keys("model"), trl_keys("grpo")
-    return Recipe(
-        IdeatorConfig(**{key: value for key, value in raw.items() if key in ours}),
-        {key: value for key, value in raw.items() if key in grpo and key not in ours and key not in model},
-        {key: value for key, value in raw.items() if key in model and key not in ours},
-    )
+    return parse_stored_recipe(raw, f"The recipe of {run.folder} has")
 
 
 def _write(folder: Path, out: Path, options: Options) -> Exported:

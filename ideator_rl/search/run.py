@@ -24,7 +24,7 @@ import yaml
 
 from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_words
-from ideator_rl.config import RecipeError
+from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import store
 from ideator_rl.executor.retry import Retry

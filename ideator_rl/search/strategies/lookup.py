@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 from ideator_rl.archive import parents
-from ideator_rl.config import fits, keys_of, spelled
+from ideator_rl.config import base
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve
 from ideator_rl.search.strategies.reuse import Reuse
@@ -47,16 +46,8 @@ def check_options(name: str, made: Any, options: dict[str, Any]) -> None:
     Raises:
         IdeatorError: the class is a dataclass and has no such field, or takes another type there.
     """
-    if not is_dataclass(made):
-        return
-    known = keys_of(made)  # type: ignore[arg-type]
-    for key, value in options.items():
-        if key not in {field.name for field in fields(made)}:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It takes {', '.join(known) or 'none'}."
-            raise IdeatorError(f"The strategy {name} has no option {key!r}. {hint}")
-        if not fits(value, known[key]):
-            raise IdeatorError(f"The strategy {name} has {key}: {value!r}. Expected {spelled(known[key])}.")
+    if is_dataclass(made):
+        base.check_options(made, options, f"The strategy {name} has")  # type: ignore[arg-type]
 
 
 def _made(name: str, made: Any, options: dict[str, Any]) -> Any:

@@ -6,12 +6,12 @@ and an embedder that is a model, cost an import of torch, and only where a recip
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from dataclasses import fields
 from typing import Any
 
 from ideator_rl.archive.parents import get_strategy
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
@@ -83,8 +83,7 @@ def _check_options(given: dict[str, Any], names: list[str], traits: list[RewardT
         if name in known:
             known[name].check(name, value)
         elif all(each.options is not None for each in traits):
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known)) or 'none'}."
+            hint = did_you_mean(name, sorted(known))
             raise IdeatorError(f"reward_options has {name!r}, which none of {', '.join(names)} takes. {hint}")
 
 

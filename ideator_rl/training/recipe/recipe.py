@@ -1,35 +1,40 @@
 """A recipe: one flat YAML in TRL's own keys (GRPOConfig, ModelConfig), plus ours.
 
 An unknown key, a wrong type or numbers that do not divide fail within a second, with one sentence, before trl is
-imported or a model is loaded.  The command line may override every key; the resolved recipe is saved beside the run.
+imported or a model is loaded.  The command line may override every key; the run folder stores the resolved recipe.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ideator_rl.config import RecipeError, check_keys, read_recipe
-from ideator_rl.errors import IdeatorError
-from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.recipe.keys import IdeatorConfig, our_keys, trl_keys
-from ideator_rl.training.recipe.ranges import out_of_range
+from ideator_rl.config.base import read_config
+from ideator_rl.config.recipe_file import RecipeError, read_recipe
+from ideator_rl.training.recipe.keys import (
+    REMOVED_KEYS,
+    REMOVED_VALUES,
+    IdeatorConfig,
+    our_keys,
+    recipe_model,
+    trl_keys,
+)
 
 
 @dataclass
 class Recipe:
     ours: IdeatorConfig
     grpo: dict[str, Any]
-    """Keys of TRL's GRPOConfig, as given."""
+    """Keys of TRL's GRPOConfig that the recipe sets."""
     model: dict[str, Any]
-    """Keys of TRL's ModelConfig, as given."""
+    """Keys of TRL's ModelConfig that the recipe sets."""
     world: int = field(default_factory=lambda: int(os.environ.get("WORLD_SIZE", "1")))
     """Processes that train."""
 
@@ -75,8 +80,8 @@ class Recipe:
 
     def text(self) -> str:
         """The resolved recipe as YAML: it can be run as it is."""
-        given = {key: value for key, value in asdict(self.ours).items() if value not in (None, "")}
-        return yaml.safe_dump({**given, **self.model, **self.grpo}, sort_keys=False, allow_unicode=True)
+        ours = {key: value for key, value in self.ours.as_mapping().items() if value not in (None, "")}
+        return yaml.safe_dump({**ours, **self.model, **self.grpo}, sort_keys=False, allow_unicode=True)
 
     def save(self, path: Path) -> None:
         path.write_text(self.text(), encoding="utf-8")
@@ -89,22 +94,12 @@ def load_recipe(
 
     Args:
         world: processes that will train; None for as many as this one was launched with.
-        batches: check that batches divide; not to be asked of a recipe that will not be trained.
+        batches: check that batches divide; False for a recipe that will not be trained.
 
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, or numbers that do not fit together.
     """
-    raw = read_recipe(path, overrides)
-    ours, model, grpo = our_keys(), trl_keys("model"), trl_keys("grpo")
-    whose = "Training takes TRL's GRPOConfig keys and this library's; a search's recipe is for `ideator-rl search`."
-    check_keys(raw, {**grpo, **model, **ours}, path, whose)
-    for problem in out_of_range(raw):
-        raise RecipeError(f"The recipe {path} {problem}")
-    recipe = Recipe(
-        IdeatorConfig(**{key: value for key, value in raw.items() if key in ours}),
-        {key: value for key, value in raw.items() if key in grpo and key not in ours and key not in model},
-        {key: value for key, value in raw.items() if key in model and key not in ours},
-    )
+    recipe = parse_recipe(read_recipe(path, overrides), f"The recipe {path} has")
     if world is not None:
         recipe.world = world
     for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
@@ -112,12 +107,58 @@ def load_recipe(
     return recipe
 
 
+def parse_recipe(raw: Mapping[str, Any], lead: str) -> Recipe:
+    """The keys and values of a recipe, each checked by itself.
+
+    Args:
+        lead: how a message begins, such as `The recipe r.yaml has`.
+
+    Raises:
+        RecipeError: an unknown or removed key, or a wrong type or range.
+    """
+    values = _without_removed(raw, lead)
+    hint = "Training takes TRL's GRPOConfig keys and this library's; a search's recipe is for `ideator-rl search`."
+    checked = read_config(recipe_model(), values, lead, RecipeError, hint)
+    ours, model = our_keys(), trl_keys("model")
+    values = {key: getattr(checked, key) for key in values}
+    return Recipe(
+        IdeatorConfig(**{key: value for key, value in values.items() if key in ours}),
+        {key: value for key, value in values.items() if key not in ours and key not in model},
+        {key: value for key, value in values.items() if key not in ours and key in model},
+    )
+
+
+def parse_stored_recipe(raw: Mapping[str, Any], lead: str) -> Recipe:
+    """The recipe that a run saved, perhaps with other releases of this library and of TRL: keys that are gone since are
+    left out.
+
+    Raises:
+        RecipeError: a wrong type or range.
+    """
+    removed = {key for key, value in raw.items() if isinstance(value, str) and (key, value) in REMOVED_VALUES}
+    names = recipe_model().model_fields.keys() - removed
+    return parse_recipe({key: value for key, value in raw.items() if key in names}, lead)
+
+
+def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
+    """A recipe without keys of 0.1.0 that are gone; a recipe saved by 0.1.0 holds their defaults."""
+    for key, value in raw.items():
+        advice = None
+        if key in REMOVED_KEYS and value != REMOVED_KEYS[key][0]:
+            advice = REMOVED_KEYS[key][1]
+        elif isinstance(value, str):
+            advice = REMOVED_VALUES.get((key, value))
+        if advice is not None:
+            raise RecipeError(f"{lead} {key}: {value!r}. {advice}")
+    return {key: value for key, value in raw.items() if key not in REMOVED_KEYS}
+
+
 FIXED = (
     "preset", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "num_iterations",
 )  # fmt: skip
-"""What a run keeps for all its life: its records, batches and checkpoints would not fit together otherwise."""
+"""Keys that a resumed run cannot change: its records, batches and checkpoints would not fit together."""
 
 
 def refuse_other(recipe: Recipe) -> None:
@@ -145,18 +186,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has no 'output_dir'. Add a folder for the run, for example `output_dir: runs/first`."
     if bool(ours.scratch_model) == bool(ours.model_name_or_path):
         yield "must name one ideator: either model_name_or_path or scratch_model."
-    if ours.scratch_model and not all(type(value) is int for value in ours.scratch_model.values()):
-        yield f"has scratch_model: {ours.scratch_model!r}. Expected whole numbers of LlamaConfig, and vocab_size."
     if ours.scratch_model and not ours.sft_steps:
         yield "makes its ideator from scratch, which writes no ideas before it has seen some. Add sft_steps, e.g. 200."
     if ours.sft_steps and recipe.model.get("model_revision", "main") != "main":
         yield "has sft_steps and a model_revision. Download that revision and name its folder as model_name_or_path."
     if not ours.reward_funcs:
         yield "has no reward_funcs. Expected a list such as [execution]."
-    try:
-        PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
-    except IdeatorError as error:
-        yield f"is not usable: {error}"
     if ours.prompt_parents > ours.prompt_elites:
         yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
     if grpo.get("save_only_model"):
@@ -167,8 +202,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has an eval_strategy. Evaluation during training is not done; measure checkpoints apart."
     if ours.advantage_options and ours.advantage is None:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
-    if ours.advantage == "":
-        yield "has an empty advantage. Name one, or leave it out for what TRL's scale_rewards says."
+    if ours.collapse_action != "warn" and not ours.diversity:
+        yield f"has collapse_action: {ours.collapse_action} and diversity: false: no alarm would sound. Leave one out."
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:
@@ -177,14 +212,14 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
     if generations < 2:
         yield f"has num_generations: {generations}. A group needs at least 2 completions to compare."
     if batch % generations:
-        each = grpo.get("per_device_train_batch_size", 8)
+        per_device = grpo.get("per_device_train_batch_size", 8)
         yield (
-            f"generates {batch} completions a batch ({each} a device), which num_generations {generations} does not "
-            f"divide. Use a multiple of {generations}, for example per_device_train_batch_size: {generations}."
+            f"generates {batch} completions a batch ({per_device} a device), which num_generations {generations} does "
+            f"not divide. Use a multiple of {generations}, for example per_device_train_batch_size: {generations}."
         )
-    every = recipe.steps_per_rollout
-    if int(grpo.get("save_steps", 500)) % every:
+    interval = recipe.steps_per_rollout
+    if int(grpo.get("save_steps", 500)) % interval:
         yield (
-            f"saves every {grpo.get('save_steps', 500):g} steps and generates every {every}: a run resumed between two "
-            f"generations would not find its ideas again. Make save_steps a multiple of {every}."
+            f"saves every {grpo.get('save_steps', 500):g} steps and generates every {interval}: a run resumed between "
+            f"two generations would not find its ideas again. Make save_steps a multiple of {interval}."
         )

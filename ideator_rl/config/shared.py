@@ -1,0 +1,43 @@
+"""Settings that recipes of training and of search, and the reward buffer, have in common."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any
+
+from pydantic.dataclasses import dataclass
+
+from ideator_rl.config.base import Amount, Config, Count, CountOrZero, Expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLimits(Config):
+    """Caps on what a run may spend, resumed or not."""
+
+    max_usd: Amount | None = None
+    """USD for LLM calls: the coder's, and in a search the ideator's too. The run winds down there."""
+    max_coder_tokens: CountOrZero | None = None
+    """Tokens of LLM calls, prompts included."""
+    max_gpu_hours: Amount | None = None
+    """GPU-hours for experiments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentSettings(RunLimits):
+    """How ideas are implemented and experiments run."""
+
+    implementer: str = "rules"
+    """What turns an idea into a patch: rules, direct, llm, an entry point, or a dotted path."""
+    reward_transform: str | None = None
+    """Replaces the environment's transform: inverse, identity, negative, or over_baseline (relative to its noise)."""
+    backend: str = "local"
+    """What starts experiments: local, bucket (any scheduler that watches the bucket), in_process (codebases that are
+    data), an entry point, or a dotted path of a class."""
+    slots: Count | None = None
+    """CPU slots for experiments on this machine; null for the number of cores."""
+    isolation: Annotated[str, Expected("auto or none", ("auto", "none").__contains__)] = "auto"
+    """auto for the strongest sandbox that works here; none risks the machine."""
+
+    def experiment_settings(self) -> dict[str, Any]:
+        """The fields of this class by name, for another configuration that inherits them."""
+        return {field.name: getattr(self, field.name) for field in fields(ExperimentSettings)}
