@@ -3,11 +3,11 @@
     python benchmarks/collapse.py run [--methods grpo default …] [--landscapes s0 s1 …] [--budget N] [--hours 1.0]
     python benchmarks/collapse.py tune METHOD KEY=VALUE … [--landscapes t0 t1]      one trial, on landscapes of its own
     python benchmarks/collapse.py table                                             from the results, with tests
-    python benchmarks/collapse.py figure                                            docs/collapse.svg
+    python benchmarks/collapse.py figure                                            docs/assets/collapse.svg
 
 A cell is a method on a landscape.  Each that ends appends one line to collapse_results.jsonl, a trial to
 collapse_tuning.jsonl; what stands there is not run again, so that `run` may be killed and goes on where it was.  One
-thread; the cells of the main table come first, landscape by landscape.  docs/collapse.md says what came out.
+thread; the cells of the main table come first, landscape by landscape.  docs/results/collapse.md says what came out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from collapse_methods import (
 
 HERE = Path(__file__).parent
 RESULTS, TRIALS = HERE / "collapse_results.jsonl", HERE / "collapse_tuning.jsonl"
-FIGURE = HERE.parent / "docs" / "collapse.svg"
+FIGURE = HERE.parent / "docs" / "assets" / "collapse.svg"
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def _p(value: float) -> str:
 
 
 def _alarms(results: list[dict[str, Any]]) -> list[str]:
-    """In how many runs each alarm of docs/diversity.md rang, and when first; of cells that have noted it."""
+    """In how many runs each alarm of docs/reference/diversity.md rang, and when first; of cells that have noted it."""
     cells = [cell for cell in results if cell.get("alarms") is not None and cell["landscape"] in FURTHER]
     kinds = sorted({f"{kind} {level}" for cell in cells for _, kind, level in cell["alarms"]})
     lines = ["Alarms on s8 to s15: runs in which they rang, and the step of the first ring (median).", ""]

@@ -2,7 +2,7 @@
 
     python benchmarks/nanogpt_methods.py run FOLDER [--methods grpo …] [--seeds 0 1 2] [--hours 1.0]
     python benchmarks/nanogpt_methods.py table
-    python benchmarks/nanogpt_methods.py figure                               docs/nanogpt_methods.svg
+    python benchmarks/nanogpt_methods.py figure                               docs/assets/nanogpt_methods.svg
 
 One ideator for all: the warm-up of recipes/default.yaml, trained further by the first two and asked as it is by the
 others.  One bucket: what two runs of a seed have in common is executed once, and charged to both.  A run ends with the
@@ -35,7 +35,7 @@ from ideator_rl.search.rerun import place_of_run, rerun
 from ideator_rl.storage.records import Run, read_run
 
 HERE = Path(__file__).parent
-RESULTS, FIGURE = HERE / "nanogpt_results.jsonl", HERE.parent / "docs" / "nanogpt_methods.svg"
+RESULTS, FIGURE = HERE / "nanogpt_results.jsonl", HERE.parent / "docs" / "assets" / "nanogpt_methods.svg"
 BUDGET, MOST_STEPS, AGAIN = 48, 8, 3
 """Distinct experiments; steps of 16 ideas after which a run ends all the same; further runs of a run's best."""
 SHARED: dict[str, Any] = {

@@ -104,7 +104,7 @@ def test_an_option_of_null_is_its_default():
 
 
 def test_the_example_of_the_docs_works_as_an_advantage_of_ones_own(tmp_path, monkeypatch):
-    page = (Path(__file__).parent.parent / "docs" / "advantages.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "advantages.md").read_text()
     (tmp_path / "my_advantages.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1))
     monkeypatch.syspath_prepend(tmp_path)
     rewards = torch.tensor([[0.1, 0.4, NAN, 0.3, 0.2], [0.5, NAN, NAN, NAN, NAN]])

@@ -57,7 +57,7 @@ def test_status_in_words_names_the_best_metric(runs, run):
 
 @pytest.mark.parametrize("run", RUNS)
 def test_the_reading_function_gives_the_rows_records_and_ranks_of_0_1_0(runs, run):
-    from ideator_rl.diagnostics.records import read_run  # the import that docs/diversity.md shows
+    from ideator_rl.diagnostics.records import read_run  # the import that docs/reference/diversity.md shows
 
     before, now = EXPECTED["read"][run], read_run(runs / run)
     rows = [[r.step, r.position, r.completion, r.status, r.reward, r.metric, r.experiment_id] for r in now.rollouts]

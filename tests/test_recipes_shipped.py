@@ -84,7 +84,7 @@ def test_trl_takes_the_papers_runs(name):
 
 
 def test_every_variant_in_the_docs_is_a_usable_recipe(capsys):
-    rows = TABLE.findall((ROOT / "docs" / "scaling.md").read_text())
+    rows = TABLE.findall((ROOT / "docs" / "how-to" / "scaling.md").read_text())
     assert len(rows) > 5
     for config, overrides, _ in rows:
         file = str(ACCELERATE / f"{config}.yaml")

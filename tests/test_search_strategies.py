@@ -226,9 +226,9 @@ def test_an_unknown_strategy_is_named_with_the_way_out():
 
 
 def test_the_strategy_in_the_docs_works():
-    page = (Path(__file__).parent.parent / "docs" / "search.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "reference" / "search.md").read_text()
     code = page.split("```python\n")[1].split("```")[0]
     found = {"dataclass": dataclass, "Ask": Ask, "EXPLOIT": EXPLOIT, "FREE": FREE, "History": History, "random": random}
-    exec(compile(code, "docs/search.md", "exec"), found)
+    exec(compile(code, "docs/reference/search.md", "exec"), found)
     asks = found["Greedy"]().asks(History(known(record("a", 0.5), record("b", 0.6)), batch=4), 6, random.Random(0))
     assert kinds(asks) == [(EXPLOIT, 4), (EXPLOIT, 2)] and shown(asks[0]) == {"b"}

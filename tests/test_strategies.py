@@ -126,7 +126,7 @@ def test_a_strategy_is_found_by_name_or_dotted_path_and_a_wrong_one_is_told():
 
 
 def test_the_strategy_of_the_docs_shows_what_was_found_last(tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "docs" / "archive.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "reference" / "archive.md").read_text()
     (tmp_path / "my_strategies.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
     monkeypatch.syspath_prepend(tmp_path)
     known = archive(*(record(f"t{i}", 0.1 * (i + 1), finished=float(9 - i)) for i in range(4)))

@@ -2,7 +2,8 @@
 
 A model that only ever saw the bare prompt does not answer one that carries ideas.  Each example shows one or more ideas
 and recombines them: some of their edits, at times with another value, and at times a new one.  What is kept is said
-anew: in a trial of answers in the prompt's own words, fewer ideas of a small model held together (docs/archive.md).
+anew: in a trial of answers in the prompt's own words, fewer ideas of a small model held together
+(docs/results/reuse.md).
 
 Guarantees: a function of its arguments; no two edits of a target come from one family; at most one edit is of no shown
 idea; a target is none of the shown ideas, if the catalogue allows another.  Not guaranteed: that a target is any good,

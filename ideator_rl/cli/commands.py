@@ -221,7 +221,7 @@ def _report(commands: Any) -> None:
     command.add_argument("runs", nargs="+", metavar="RUN")
     command.add_argument("--out", default="report.html", metavar="FILE.html", help="report.html here, if not given")
     command.add_argument(
-        "--embedder", metavar="NAME", help="what tells ideas apart (docs/diversity.md); each run's own if not given"
+        "--embedder", metavar="NAME", help="embedding of ideas (docs/reference/diversity.md); default: each run's own"
     )
 
 

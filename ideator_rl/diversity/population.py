@@ -1,6 +1,6 @@
 """The population of a finished or living run, window by window, from its records alone.
 
-Windows and figures are those of `window` and `figure_table`; docs/diversity.md says how to read them.  10,000 ideas
+Windows and figures are those of `window` and `figure_table`; docs/reference/diversity.md explains them.  10,000 ideas
 take under 10 s on one core once they are embedded (`python benchmarks/diversity.py`).
 """
 

@@ -2,7 +2,7 @@
 
 Covered: the whole process tree is measured from outside, about twenty times a second; disk and descriptors once a
 second.
-Not covered: a limit can be exceeded for as long as one interval; the gaps listed in docs/safety.md.
+Not covered: a limit can be exceeded for as long as one interval; the gaps listed in docs/reference/safety.md.
 
 All of it is read and written by the one thread that follows the run.
 """

@@ -42,7 +42,7 @@ class SearchConfig(ExperimentSettings):
     bucket: str = ""
     """URL of the bucket; empty for `<output_dir>/bucket`."""
     coder: dict[str, Any] | None = None
-    """Settings of an implementer that asks an LLM; see docs/implementers.md."""
+    """Settings of an implementer that asks an LLM; see docs/how-to/implementers.md."""
     baseline_replicates: Count = 1
     """Runs of the unchanged baseline, with different seeds."""
     seed: CountOrZero = 0
@@ -50,11 +50,11 @@ class SearchConfig(ExperimentSettings):
     strategy: str = "evolution"
     """best_of_n, evolution, map_elites, puct, top_k, or a dotted path."""
     strategy_options: dict[str, Any] | None = None
-    """Options of the strategy by name; see docs/search.md."""
+    """Options of the strategy by name; see docs/reference/search.md."""
     ideator: str = "catalogue"
     """catalogue, chat, local, or a dotted path."""
     ideator_options: dict[str, Any] | None = None
-    """Settings of the ideator; see docs/ideators.md."""
+    """Settings of the ideator; see docs/how-to/ideators.md."""
     flow: Literal["epochs", "steady"] = "epochs"
     """epochs: the next epoch begins when a quorum of results is in; steady: each result leads to new ideas."""
     epoch_size: Count = 80
@@ -124,7 +124,7 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
         options = f"{name}_options"
         if raw.get(name) != file.get(name) and raw.get(options) == file.get(options):
             raw.pop(options, None)
-    hint = "docs/search.md lists the keys of a search; a recipe for training is for `ideator-rl train`."
+    hint = "docs/reference/search.md lists the keys of a search; a recipe for training is for `ideator-rl train`."
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} has {problem}")

@@ -19,7 +19,7 @@ BUILT_IN = {
     "local": "ideator_rl.search.ideators.local.LocalIdeator",
 }
 
-PAGE = "docs/ideators.md says what one of your own has"
+PAGE = "docs/how-to/ideators.md says what one of your own has"
 
 
 def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, ledger: Ledger | None = None) -> Ideator:

@@ -94,6 +94,6 @@ def check_installed(recipe: Recipe) -> None:
     """
     if recipe.grpo.get("use_vllm") and importlib.util.find_spec("vllm") is None:
         raise IdeatorError(
-            "The recipe has use_vllm: true, and vllm is not installed here. Install it (docs/training.md), or give "
-            "--use_vllm false."
+            "The recipe has use_vllm: true, and vllm is not installed here. Install it (docs/how-to/scaling.md), "
+            "or give --use_vllm false."
         )

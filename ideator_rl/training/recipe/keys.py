@@ -45,7 +45,7 @@ class IdeatorConfig(PipelineConfig, ExperimentSettings):
     bucket: str = ""
     """URL of the bucket; empty for `<output_dir>/bucket`."""
     coder: dict[str, Any] | None = None
-    """Settings of an implementer that asks an LLM: endpoint, models, samples, revisions; see docs/implementers.md."""
+    """Settings of an implementer that asks an LLM, such as its endpoint and models: docs/how-to/implementers.md."""
     replicates: Count = 1
     """Runs, with different seeds, that equal ideas of one group are spread over."""
     baseline_replicates: Count = 1
@@ -87,7 +87,7 @@ class IdeatorConfig(PipelineConfig, ExperimentSettings):
     sft_examples: Count = 2000
     """Ideas drawn from the catalogue for the SFT."""
     diversity: Flag = True
-    """Log measures of diversity at every batch, and raise an alarm when the policy collapses; see docs/diversity.md."""
+    """Log measures of diversity at every batch, and warn of a collapse: docs/reference/diversity.md."""
     diversity_embedder: str = "auto"
     """Embeds ideas: auto, hashed, minilm, a hub name or folder, or a dotted path."""
     collapse_action: Literal["warn", "raise_temperature", "switch_advantage", "stop"] = "warn"

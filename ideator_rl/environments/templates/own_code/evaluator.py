@@ -2,7 +2,7 @@
 
 The model's own code answers from a sandbox: tokens go out, logits come back, and the targets and the softmax stay on
 this side.  Written for a language model over bytes: change `windows` for another vocabulary, and all of it for another
-metric; docs/environments.md shows other kinds.
+metric; docs/how-to/environments.md shows other kinds.
 """
 
 import numpy as np
