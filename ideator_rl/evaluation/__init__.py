@@ -1,9 +1,9 @@
-"""What an environment's evaluator is written with: honest losses of models, honest grades of generators.
+"""For authors of an environment's evaluator: measurements that the measured model cannot influence.
 
     from ideator_rl.evaluation import Audit, token_loss      a model: the loss of tokens that it never sees ahead
     from ideator_rl.evaluation import graded                 a generator: answers drawn and graded on this side
 
-Nothing of the experiment is imported, opened or unpickled in the evaluator's process: all of it happens in a scorer.
+The evaluator's process never imports, opens or unpickles a file of the experiment: a scorer process does.
 """
 
 from ideator_rl.evaluation.generators import graded, sample

@@ -1,9 +1,11 @@
-"""Answers of a generator that was trained by somebody who wants good grades.
+"""Grades of a generator's answers, where the experiment gains from good grades.
 
-The evaluator draws every token itself from the logits of a scorer, and grades what it drew: the model's side never
-sees a grade, and cannot draw many answers and keep the best.  Its code could still compute instead of predict (a
-calculator gives logits too): where ideas may change the weights alone, say `scorer_code: baseline` in env.yaml, and the
-unpatched baseline's code answers with the experiment's weights.
+Covered: the evaluator draws every token itself from the logits of a scorer, and grades what it drew.  The model's side
+never sees a grade, and cannot draw many answers and keep the best.
+
+Not covered: code that computes instead of predicting (a calculator gives logits too).  Where ideas may change the
+weights alone, set `scorer_code: baseline` in env.yaml: the unpatched baseline's code then answers with the experiment's
+weights.
 """
 
 from __future__ import annotations
@@ -43,18 +45,19 @@ def graded(
         ScorerFailed: the model cannot be loaded or run, or gave logits that are not finite or of another shape.
     """
     started = time.monotonic()
+    # The same draws for every experiment: differences between grades are then the models'.
     rng = np.random.default_rng(seed)
     grades: list[float] = []
-    drawn = 0
+    tokens = 0
     with run.open_scorer() as scorer:
         for i in range(0, len(prompts), batch):
             answers = sample(scorer, prompts[i : i + batch], max_tokens, stop, temperature, rng)
-            drawn += sum(map(len, answers))
-            grades += [float(grade(i + place, answer)) for place, answer in enumerate(answers)]
+            tokens += sum(map(len, answers))
+            grades += [float(grade(i + row, answer)) for row, answer in enumerate(answers)]
         run.notes.update(
             {
                 "answers": len(grades),
-                "tokens": drawn,
+                "tokens": tokens,
                 "bytes": scorer.received,
                 "seconds_loading": scorer.seconds_loading,
                 "seconds_scoring": time.monotonic() - started - scorer.seconds_loading,
@@ -78,25 +81,25 @@ def sample(
     """
     rng = rng or np.random.default_rng(0)
     texts, answers = [list(prompt) for prompt in prompts], [Tokens() for _ in prompts]
-    going = set(range(len(texts)))
+    unfinished = set(range(len(texts)))
     for _ in range(max_tokens):
-        for length, rows in _by_length(texts, going).items():
+        for length, rows in _by_length(texts, unfinished).items():
             logits = scorer.logits(np.array([texts[row] for row in rows], np.int32), [length - 1])[:, 0]
             for row, token in zip(rows, _draw(logits, temperature, rng), strict=True):
                 if token == stop:
-                    going.discard(row)
+                    unfinished.discard(row)
                 else:
                     texts[row].append(token)
                     answers[row].append(token)
-        if not going:
+        if not unfinished:
             break
     return answers
 
 
-def _by_length(texts: list[Tokens], going: set[int]) -> dict[int, list[int]]:
-    """Rows of equal length share a request: nothing is padded, so that nobody attends to padding."""
+def _by_length(texts: list[Tokens], unfinished: set[int]) -> dict[int, list[int]]:
+    """Rows of equal length, which share a request: no text is padded, so that no model attends to padding."""
     groups: dict[int, list[int]] = {}
-    for row in sorted(going):
+    for row in sorted(unfinished):
         groups.setdefault(len(texts[row]), []).append(row)
     return groups
 
@@ -106,6 +109,7 @@ def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> l
     if not np.isfinite(logits).all():
         raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
     if temperature > 0:
+        # The Gumbel-max trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
         noise = rng.gumbel(size=logits.shape)
         logits = logits / temperature + noise
     return [int(token) for token in logits.argmax(-1)]

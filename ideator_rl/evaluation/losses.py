@@ -1,8 +1,7 @@
-"""Losses of targets under raw logits that somebody else may still be writing to.
+"""Losses of targets under raw logits that another process may still be writing to.
 
-Logits are copied out a piece at a time, each small enough for a core's cache, checked, and turned into a loss: what is
-computed always belongs to one softmax, whatever changes meanwhile.  In float32, as the logits are; with allotted GPUs
-in torch.
+Logits are copied a block at a time, each small enough for a core's cache, then checked and turned into a loss: each
+loss belongs to one softmax, whatever changes meanwhile.  In float32, as the logits are; with allotted GPUs in torch.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ import numpy as np
 
 from ideator_rl.scoring.scoring import ScorerFailed
 
-PIECE = 1 << 17
-"""Logits of one piece: half a megabyte, which stays in a core's cache."""
-GPU_PIECE = 1 << 26
+CPU_BLOCK, GPU_BLOCK = 1 << 17, 1 << 26
+"""Logits of one block: on a CPU half a megabyte, which stays in a core's cache."""
 
 
 def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -31,14 +29,14 @@ def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         )
     rows, flat = logits.reshape(-1, logits.shape[2]), targets.reshape(-1).astype(np.int64)
     on_gpu = bool(os.environ.get("IDEATOR_GPUS"))  # only GPUs that were allotted to this experiment are touched
-    piece, losses = (GPU_PIECE, _on_gpu) if on_gpu else (PIECE, _on_cpu)
-    step = max(1, piece // logits.shape[2])
-    parts = [losses(rows[i : i + step], flat[i : i + step]) for i in range(0, len(rows), step)]
-    return np.concatenate(parts).reshape(targets.shape) if parts else np.zeros(targets.shape)
+    block, losses_of = (GPU_BLOCK, _on_gpu) if on_gpu else (CPU_BLOCK, _on_cpu)
+    step = max(1, block // logits.shape[2])
+    losses = [losses_of(rows[i : i + step], flat[i : i + step]) for i in range(0, len(rows), step)]
+    return np.concatenate(losses).reshape(targets.shape) if losses else np.zeros(targets.shape)
 
 
 def _on_cpu(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    own = np.array(rows, np.float32)
+    own = np.array(rows, np.float32)  # a copy: the check and the loss must see the same numbers
     highest = own.max(-1, keepdims=True)
     if not (np.isfinite(highest).all() and np.isfinite(own.min())):
         raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")

@@ -1,11 +1,13 @@
-"""The loss of a language model that was trained by somebody who wants it low.
+"""The loss of a language model, where the experiment gains from a low loss.
 
-The model's code gets token ids and gives logits; targets and softmax are the evaluator's.  A model may still look ahead
-within what it is sent, or remember what it was sent before.  So a fresh process, which never saw a whole window, gets
-beginnings of windows, each window once, and must predict the next token as well as the full pass did at that place.
-Which windows and lengths is drawn from the operating system's entropy, not from a seed.
+Covered:
+- the model's code gets token ids and returns logits; targets and softmax are the evaluator's
+- a model that looks ahead within what it is sent, or remembers what it was sent before, is caught by an audit: a fresh
+  process, which never saw a whole window, gets beginnings of windows, each window once, and must predict the next token
+  as well as the full pass did at that position
+- the windows and lengths of the audit come from the operating system's entropy, not from a seed
 
-Not caught: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry.
+Not covered: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry.
 """
 
 from __future__ import annotations
@@ -72,12 +74,12 @@ def token_loss(
 
 def _full_pass(run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.ndarray) -> np.ndarray:
     inputs, targets = tokens[:, :-1], tokens[:, 1:][:, scored_K]
-    chosen = None if len(scored_K) == inputs.shape[1] else scored_K
+    positions = None if len(scored_K) == inputs.shape[1] else scored_K
     starts = range(0, len(inputs), batch)
     with run.open_scorer() as scorer:
         scorer.load()
         started = time.monotonic()
-        answers = scorer.stream([Request(inputs[i : i + batch], chosen) for i in starts])
+        answers = scorer.stream([Request(inputs[i : i + batch], positions) for i in starts])
         losses = [nats(answer, targets[i : i + batch]) for i, answer in zip(starts, answers, strict=True)]
         run.notes.update(
             {
@@ -90,22 +92,21 @@ def _full_pass(run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.nda
 
 
 def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K: np.ndarray, audit: Audit) -> float:
-    """The most, in nats, by which one length's next token is predicted worse from the beginning alone.
-
-    No window is sent twice, so that a scorer that remembers has nothing to look up.
-    """
+    """The most, in nats, by which one length's next token is predicted worse from the beginning alone."""
+    # No seed: an experiment could compute what a seeded draw will be.
     started, rng = time.monotonic(), np.random.default_rng()
-    places = rng.permutation(len(scored_K))[: min(audit.lengths, len(tokens) // audit.rows)]
-    rows_LR = rng.permutation(len(tokens))[: len(places) * audit.rows].reshape(len(places), audit.rows)
+    indices_L = rng.permutation(len(scored_K))[: min(audit.lengths, len(tokens) // audit.rows)]
+    # No window is sent twice, so that a scorer that remembers has nothing to look up.
+    rows_LR = rng.permutation(len(tokens))[: len(indices_L) * audit.rows].reshape(len(indices_L), audit.rows)
     requests = [
-        Request(tokens[rows, : scored_K[place] + 1], [int(scored_K[place])])
-        for place, rows in zip(places, rows_LR, strict=True)
+        Request(tokens[rows, : scored_K[index] + 1], [int(scored_K[index])])
+        for index, rows in zip(indices_L, rows_LR, strict=True)
     ]
     gaps = []
     with run.open_scorer() as scorer:
-        for place, rows, answer in zip(places, rows_LR, scorer.stream(requests), strict=True):
-            alone = nats(answer, tokens[rows, scored_K[place] + 1][:, None])[:, 0]
-            gaps.append(float(np.mean(alone - losses_WK[rows, place])))
+        for index, rows, answer in zip(indices_L, rows_LR, scorer.stream(requests), strict=True):
+            audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
+            gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))
     gap = max(gaps, default=0.0)
     run.notes.update({"audit_gap": gap, "seconds_audit": time.monotonic() - started})
     return gap

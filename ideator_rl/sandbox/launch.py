@@ -1,8 +1,8 @@
-"""Runs inside the sandbox: import what the environment preloads, say so, then become the experiment's script.
+"""Runs inside the sandbox: imports what the environment preloads, sends a mark, then runs the experiment's script.
 
-The parent starts the budget's clock at the mark, which is sent before any code of the experiment is loaded, so that a
-slow import costs nobody their budget and nobody can hide training in it.  Standard library only: this file is mounted
-alone.
+The parent starts the budget's clock at the mark.  It is sent before any code of the experiment is loaded, so that a
+slow import takes nothing of the budget, and training cannot be hidden in it.  Standard library only: this file is
+mounted alone.
 
 usage: launch.py READY_FD MODULE,MODULE SCRIPT [ARG …]
 """

@@ -1,5 +1,7 @@
-"""What a sandboxed process sees of the machine: the system and Python read-only, the folders it is given, the GPUs that
-were allotted, a few small files of /etc that are ours, and nothing else.  As arguments of bubblewrap.
+"""What a sandboxed process sees of the machine, as arguments of bubblewrap.
+
+Visible: the system and Python, read-only; the folders that the caller names; the allotted GPUs; a few small files of
+/etc that are ours.  Not visible: any other file of the machine, its users, and its hosts unless it has the network.
 """
 
 from __future__ import annotations
@@ -38,19 +40,19 @@ def allotted_gpus() -> list[str]:
 
 def binds(mounts: Mounts, users: int) -> list[str]:
     """The file system, as arguments of bubblewrap.  `users`: a descriptor to read /etc/passwd from."""
-    made: set[str] = {"/"}
+    created: set[str] = {"/"}
     out: list[str] = []
 
-    def parents(path: str) -> None:
-        # bwrap makes missing parents with mode 0700, which an unprivileged user could not pass.
+    def create_parents(path: str) -> None:
+        # bwrap creates missing parents with mode 0700, which an unprivileged user could not pass.
         for parent in reversed(Path(path).parents):
-            if str(parent) not in made and not any(str(parent).startswith(top + "/") for top in ("/usr", "/proc")):
-                made.add(str(parent))
+            if str(parent) not in created and not any(str(parent).startswith(top + "/") for top in ("/usr", "/proc")):
+                created.add(str(parent))
                 out.extend(["--perms", "0755", "--dir", str(parent)])
 
     def bind(kind: str, host: str, inside: str) -> None:
-        parents(inside)
-        made.add(inside)
+        create_parents(inside)
+        created.add(inside)
         out.extend([kind, host, inside])
 
     bind("--ro-bind", "/usr", "/usr")
@@ -65,32 +67,33 @@ def binds(mounts: Mounts, users: int) -> list[str]:
     out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])
-    made.update({"/proc", "/dev", "/tmp"})
+    created.update({"/proc", "/dev", "/tmp"})
     out.extend(_devices())
-    for needed in python_folders():
-        if not needed.startswith("/usr/"):
-            bind("--ro-bind", needed, needed)
+    for python_folder in python_folders():
+        if not python_folder.startswith("/usr/"):
+            bind("--ro-bind", python_folder, python_folder)
     for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
-        parents(alias)
+        create_parents(alias)
         out.extend(["--symlink", real, alias])
-    for folder, place in mounts.readonly.items():
-        bind("--ro-bind", str(folder), place)
-    for folder, place in mounts.writable.items():
-        bind("--bind", str(folder), place)
+    for folder, inside in mounts.readonly.items():
+        bind("--ro-bind", str(folder), inside)
+    for folder, inside in mounts.writable.items():
+        bind("--bind", str(folder), inside)
+    # Last, over what was mounted above: the originals of hidden data may lie inside a mounted folder.
     for masked in mounts.masked:
         if masked.is_dir():
             out.extend(["--perms", "0755", "--size", "4096", "--tmpfs", str(masked)])
-    # These two lie in memory and, where no root started it, belong to the experiment: files there would count nowhere.
+    # These two lie in memory and, where no root started it, belong to the experiment: no limit would count files there.
     return [*out, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
 def _etc(network: bool) -> dict[str, str]:
-    """Path inside → file of the host.  Users and hosts are ours: those of the machine are nobody's business."""
-    wanted = {f"/etc/{path.name}": str(path) for path in ETC.iterdir()}
+    """Path inside → file of the host.  Users and hosts are ours: an experiment does not see those of the machine."""
+    ours = {f"/etc/{path.name}": str(path) for path in ETC.iterdir()}
     of_host = ["/etc/ld.so.cache", "/etc/localtime"]
     if network:
         of_host += ["/etc/hosts", "/etc/resolv.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"]
-    return wanted | {path: os.path.realpath(path) for path in of_host if os.path.exists(path)}
+    return ours | {path: os.path.realpath(path) for path in of_host if os.path.exists(path)}
 
 
 def _devices() -> list[str]:
@@ -99,14 +102,14 @@ def _devices() -> list[str]:
     if not gpus:
         return []
     paths = [path for path in (*gpus, *(f"/dev/{name}" for name in _DRIVER)) if os.path.exists(path)]
-    return ["--ro-bind", "/sys", "/sys", *(word for path in paths for word in ("--dev-bind", path, path))]
+    return ["--ro-bind", "/sys", "/sys", *(argument for path in paths for argument in ("--dev-bind", path, path))]
 
 
 @cache
 def python_folders() -> tuple[str, ...]:
     """The folders Python needs: its prefixes and installed packages, and nothing of the project's checkout."""
-    wanted = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    real = {os.path.realpath(p) for p in wanted}
+    folders = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    real = {os.path.realpath(p) for p in folders}
     return tuple(sorted(p for p in real if not any(p != q and p.startswith(q + "/") for q in real)))
 
 

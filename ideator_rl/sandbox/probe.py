@@ -1,4 +1,4 @@
-"""Runs inside the sandbox: what holds there, found by trying; one JSON object, guarantee → whether it holds."""
+"""Runs inside the sandbox: tries what it must guarantee; prints one JSON object, guarantee → whether it holds."""
 
 import ctypes
 import json
@@ -7,15 +7,16 @@ import signal
 import socket
 
 
-def refused(act) -> bool:
+def fails(action) -> bool:
     try:
-        act()
+        action()
     except OSError:
         return True
     return False
 
 
 def children_counted() -> bool:
+    # The kernel forgets the CPU time of a child whose parent ignores its end: the filter must prevent that.
     before = os.times().children_user
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     child = os.fork()
@@ -42,7 +43,7 @@ def guarantees() -> dict[str, bool]:
         "processes of its own": os.getpid() < 100,
         "no network": [name for _, name in socket.if_nameindex()] in ([], ["lo"]),
         "a read-only system": all(
-            refused(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
+            fails(lambda path=path: os.open(path, os.O_WRONLY | os.O_CREAT))
             for path in ("/proc/sys/kernel/core_pattern", "/usr/x", "/x", "/dev/x")
         ),
         "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,

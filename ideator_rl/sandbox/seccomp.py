@@ -1,12 +1,13 @@
 """The system calls that sandboxed code may not make, as a filter for the kernel (classic BPF).
 
-Guarantees, on x86-64 and 64-bit ARM: no namespaces of one's own, no mounts, no keyring, no tracing or reading of other
-processes, no io_uring, no kernel interfaces that only administrators need, no sockets but Unix, IP and routing ones, no
-characters pushed into a terminal, no calls of another architecture; and what would hide resources from who counts them:
-memory without a file (`memfd`, System V), and a process that ignores the end of its children, whose CPU time the kernel
-then forgets; and what would carry word from one sandbox to another through the files that all of them see: watching
-files, and, of those who know secrets, locking them.  Not guaranteed: that the remaining calls have no bug of the
-kernel's, and that nobody hears another's load on the machine.
+Covered, on x86-64 and 64-bit ARM:
+- namespaces, mounts, the keyring, tracing and reading other processes, io_uring, interfaces for administrators
+- sockets other than Unix, IP and routing ones; characters pushed into a terminal; calls of another architecture
+- what would hide resources from the watch: memory without a file (`memfd`, System V); a process that ignores the end
+  of its children, whose CPU time the kernel then forgets
+- what would carry a message from one sandbox to another through files that both see: watching files; and, for a process
+  that has read secrets, locking them
+Not covered: bugs of the kernel in the remaining calls; signals through the load on the machine.
 
 Calls that libraries try and can do without fail with ENOSYS, so that they fall back; the others with EPERM.  A
 forbidden call does not kill: an experiment sees an error where it would see one without privileges.
@@ -98,7 +99,7 @@ _WATCHING = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 
 _NAMESPACES = 0x0002_0000 | 0x7E00_0000  # CLONE_NEWNS, and NEWCGROUP … NEWNET
 _NEWTIME = 0x80  # in unshare; in clone these bits are the signal
-_OWN_FILES = 0x400  # in unshare: a thread's own table of descriptors, which nobody would look at
+_OWN_FILES = 0x400  # in unshare: a thread's own table of descriptors, which the watch does not look at
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _NETLINK = 16
@@ -126,16 +127,18 @@ def open_filter(*, memfd: bool = False, counted: bool = False, silent: bool = Fa
         memfd: allow memory without a file (GPU libraries share memory by it).
         counted: keep the signal for the end of a child as it is, so that no CPU time is hidden.  A program that waits
             for that signal instead of for the child waits in vain.
-        silent: file locks say that they are taken, and are not: others could see them.
+        silent: calls that lock a file return success and lock nothing: other sandboxes could see a lock.
     """
-    return os.open(f"/proc/self/fd/{_kept(memfd, counted, silent)}", os.O_RDONLY | os.O_CLOEXEC)
+    # Opened anew by its path, so that each reader has an offset of its own.
+    return os.open(f"/proc/self/fd/{_filter_file(memfd, counted, silent)}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @cache
-def _kept(memfd: bool, counted: bool, silent: bool) -> int:
-    kept = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-    os.write(kept, program(platform.machine(), memfd=memfd, counted=counted, silent=silent))
-    return kept
+def _filter_file(memfd: bool, counted: bool, silent: bool) -> int:
+    """The descriptor of a filter in memory; open for as long as this process lives."""
+    handle = os.memfd_create("seccomp", os.MFD_CLOEXEC)
+    os.write(handle, program(platform.machine(), memfd=memfd, counted=counted, silent=silent))
+    return handle
 
 
 def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
@@ -145,10 +148,12 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
         KeyError: no table for this architecture; see `supported`.
     """
     column, architecture = _MACHINES[machine]
+    # A call of another architecture has other numbers: no table below would fit it.
     out: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
     out.append((_LOAD, 0, 0, _NUMBER))
     if machine == "x86_64":  # the x32 interface has numbers of its own from here on
         out += [(_AT_LEAST, 0, 1, 0x4000_0000), _error(errno.ENOSYS)]
+    # Each rule jumps over its verdict when the number is another one; what no rule names is allowed.
     absent = _ABSENT if memfd else _ABSENT | _MEMFD
     for table, code in ((_FORBIDDEN, errno.EPERM), (absent, errno.ENOSYS)):
         for numbers in table.values():
@@ -163,7 +168,7 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
 def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
     """Calls that depend on their arguments, each with a body that ends in a verdict."""
     allow, deny = (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)
-    family = [(_EQUAL, 5 - place, 0, value) for place, value in enumerate(_FAMILIES)]
+    family = [(_EQUAL, 5 - index, 0, value) for index, value in enumerate(_FAMILIES)]
     calls: list[tuple[tuple[int, int], list[Instruction]]] = [
         (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
         (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME | _OWN_FILES), allow, deny]),
@@ -173,9 +178,10 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
                    _error(errno.EAFNOSUPPORT)]),
         (_PERSONALITY, [_argument(0), (_EQUAL, 0, 1, _QUERY), allow, deny]),
     ]  # fmt: skip
-    if counted:  # setting an action says that it worked and does nothing; asking for it still works
-        asks = [(_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), _error(0), allow]
-        calls.append((_SIGACTION, [_argument(0), (_EQUAL, 0, 5, SIGCHLD), _argument(1), *asks]))
+    if counted:
+        # Setting an action for SIGCHLD returns success and does nothing; reading it (no new action given) still works.
+        read_only = [(_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), _error(0), allow]
+        calls.append((_SIGACTION, [_argument(0), (_EQUAL, 0, 5, SIGCHLD), _argument(1), *read_only]))
     if silent:
         calls.append((_FLOCK, [_error(0)]))
         calls.append((_FCNTL, [_argument(1), *_any_of(_LOCKING + _WATCHING), allow, _error(0)]))
@@ -185,13 +191,13 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
 
 
 def _any_of(values: tuple[int, ...]) -> list[Instruction]:
-    """To the second instruction after these if one value is it, else to the first."""
-    return [(_EQUAL, len(values) - place, 0, value) for place, value in enumerate(values)]
+    """Jumps to the second instruction after these if the loaded argument is one of the values, else to the first."""
+    return [(_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
 
 
-def _argument(place: int, high: bool = False) -> Instruction:
+def _argument(index: int, high: bool = False) -> Instruction:
     """Load one half of an argument; both machines are little-endian."""
-    return (_LOAD, 0, 0, 16 + 8 * place + 4 * high)
+    return (_LOAD, 0, 0, 16 + 8 * index + 4 * high)
 
 
 def _error(code: int) -> Instruction:

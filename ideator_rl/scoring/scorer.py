@@ -1,10 +1,13 @@
 """Runs inside the sandbox: loads the experiment's model and answers token ids with raw logits, nothing else.
 
-Little-endian.  First answer: byte 0 when the model is loaded.  Request: uint32 batch B, length T, number of positions
-K and slot, then B·T int32 token ids and K int32 positions.  Answer: B·K·V float32 logits of these positions in the slot
-of the shared memory, then byte 0; or byte 1, uint32 length and a message.  V and the size of a slot are fixed by the
-evaluator.  Everything here is untrusted as soon as the experiment's code is imported; the other side takes only sizes
-that it computed itself.
+Protocol, little-endian; V and the size of a slot are fixed by the evaluator:
+- first answer: byte 0 when the model is loaded
+- request: uint32 batch B, length T, number of positions K and slot; then B·T int32 token ids and K int32 positions
+- answer: B·K·V float32 logits of these positions in the slot of the shared memory, then byte 0; or byte 1, uint32
+  length and a message
+
+Everything here is untrusted as soon as the experiment's code is imported.  The other side takes only sizes that it
+computed itself.
 
 usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD SLOT_BYTES MODULE:FUNCTION ARTIFACT_FOLDER VOCAB
 """

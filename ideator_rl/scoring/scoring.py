@@ -1,9 +1,12 @@
-"""The trusted side of scoring: an environment's evaluator, in a process of its own that runs no experiment code.
+"""The trusted side of scoring: what an environment's evaluator uses, in a process that runs no experiment code.
 
-The evaluator never imports, opens or unpickles anything of the experiment.  It sends token ids to a scorer in a fresh
-sandbox and takes raw logits back; targets and softmax are its own.  Logits come through shared memory that this side
-made and sealed, in sizes computed here; the other side may write into it at any moment, so that what is computed from
-it is computed from a private copy.
+Covered:
+- the evaluator never imports, opens or unpickles a file of the experiment: a scorer in a fresh sandbox does
+- it sends token ids and gets raw logits; targets and softmax are its own
+- logits come through shared memory that this side created and sealed, in sizes computed here
+- of an error in the scorer only the kind is passed on, since its text could carry hidden tokens into the record
+
+Not covered: the scorer may write into the shared memory at any moment.  Compute from a private copy.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ class Request:
 
 
 class Scorer:
-    """A running scorer.  `received` counts the bytes of logits that it sent."""
+    """A running scorer.  `received` counts the bytes of logits that it sent.  Protocol: see `scorer.py`."""
 
     def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int):
         self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
@@ -86,12 +89,13 @@ class Scorer:
             ScorerFailed, ValueError: as `logits`.
         """
         self.load()
+        # Two slots in turn: the scorer fills one while the caller reads the other.
         for number, request in enumerate(requests[:1]):
             self._ask(request, number % 2)
         for number, request in enumerate(requests):
             if number + 1 < len(requests):
                 self._ask(requests[number + 1], (number + 1) % 2)
-            self._verdict(f"gave no answer within {ANSWER_SECONDS:g} s")
+            self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
             shape = (len(request.tokens), request.wanted, self._vocab)
             count = shape[0] * shape[1] * shape[2]
             self.received += 4 * count
@@ -105,7 +109,7 @@ class Scorer:
         """
         if not self._loaded:
             started = time.monotonic()
-            self._verdict(f"was not loaded within {ANSWER_SECONDS:g} s")
+            self._receive_status(f"was not loaded within {ANSWER_SECONDS:g} s")
             self._loaded, self.seconds_loading = True, time.monotonic() - started
 
     def _ask(self, request: Request, slot: int) -> None:
@@ -118,18 +122,24 @@ class Scorer:
         body += np.ascontiguousarray(request.tokens, "<i4").tobytes() + np.asarray(positions, "<i4").tobytes()
         self._send(body, time.monotonic() + ANSWER_SECONDS)
 
-    def _verdict(self, late: str) -> None:
+    def _receive_status(self, late: str) -> None:
+        """Wait for the byte that ends an answer.  `late` completes the sentence "the model …" of a time-out.
+
+        Raises:
+            ScorerFailed: it was too slow, died, or reported an error.
+        """
         deadline = time.monotonic() + ANSWER_SECONDS
         if self._receive(1, deadline, late) != b"\0":
             size = min(struct.unpack("<I", self._receive(4, deadline, late))[0], 4096)
-            words = self._receive(size, deadline, late).decode("utf-8", "replace")
-            # Only the kind of the error, and only Python's own: the model has seen hidden tokens and must not write to
-            # the record, nor by the names of errors that it makes itself.
-            kind = words.partition(":")[0]
-            own = isinstance(getattr(builtins, kind, None), type)
-            raise ScorerFailed(f"the model could not be loaded or run: {kind if own else 'an error'}")
+            message = self._receive(size, deadline, late).decode("utf-8", "replace")
+            # Only the kind of the error, and only Python's own kinds: the model has seen hidden tokens and must not
+            # write to the record, not even by the names of errors that it defines itself.
+            kind = message.partition(":")[0]
+            is_builtin = isinstance(getattr(builtins, kind, None), type)
+            raise ScorerFailed(f"the model could not be loaded or run: {kind if is_builtin else 'an error'}")
 
     def _send(self, body: bytes, deadline: float) -> None:
+        # A scorer that does not read would block a plain write for ever.
         view = memoryview(body)
         while view:
             if not select.select([], [self._request], [], max(0.0, deadline - time.monotonic()))[1]:
@@ -139,24 +149,24 @@ class Scorer:
             except BlockingIOError:
                 continue
             except BrokenPipeError:
-                return
+                return  # it died: the next answer fails, with a better message
 
     def _receive(self, size: int, deadline: float, late: str) -> bytes:
-        parts, missing = [], size
+        chunks, missing = [], size
         while missing:
             if not select.select([self._answer], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 raise ScorerFailed(f"the model {late}")
-            part = os.read(self._answer, min(missing, 1 << 20))
-            if not part:
+            chunk = os.read(self._answer, min(missing, 1 << 20))
+            if not chunk:
                 raise ScorerFailed("the model's process ended without an answer")
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+            chunks.append(chunk)
+            missing -= len(chunk)
+        return b"".join(chunks)
 
 
 @dataclass(frozen=True)
 class ScoringRun:
-    """What an evaluator is given.  `artifact` is untrusted: pass its files to a scorer, never load them here."""
+    """What an evaluator gets.  `artifact` is untrusted: pass its files to a scorer, never load them here."""
 
     artifact: Path
     private: Path
@@ -182,8 +192,10 @@ class ScoringRun:
         answer_read, answer_write = os.pipe()
         memory = os.memfd_create("logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(memory, 2 * SLOT_BYTES)
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)  # a memory that shrinks would kill who reads it
+        # Sealed before the scorer gets it: reading from a memory that was shrunk would kill this process.
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)
         process = self._start([request_read, answer_write, memory], vocab)
+        # The scorer's ends are closed here, so that its death shows as the end of the answer pipe.
         os.close(request_read)
         os.close(answer_write)
         os.set_blocking(request_write, False)
