@@ -31,7 +31,7 @@ from collapse_cells import Enough, Stopping, words
 from collapse_methods import TUNED
 
 from ideator_rl.experiment import LOST, SUCCEEDED
-from ideator_rl.search.rerun import place_of_run, rerun
+from ideator_rl.search.rerun import rerun, source_of_run
 from ideator_rl.storage.records import Run, read_run
 
 HERE = Path(__file__).parent
@@ -173,14 +173,14 @@ def told(found: Run) -> dict[str, Any]:
 
 def repeated(target: Path, id: str) -> list[float]:
     """The best of a run, run again under further seeds."""
-    place = place_of_run(target)
+    place = source_of_run(target)
     records = [record for record in place.best(1000) if record.id == id]
     buffer = place.buffer(records[0], None, "auto")
     try:
         rows = asyncio.run(rerun(buffer, records, AGAIN))
     finally:
         buffer.close()
-    return list(rows[0].known)
+    return list(rows[0].measured)
 
 
 def results() -> list[dict[str, Any]]:

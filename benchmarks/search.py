@@ -22,7 +22,7 @@ import matplotlib
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.search.config import SearchConfig, load_search
-from ideator_rl.search.rerun import Again, place_of_run, rerun
+from ideator_rl.search.rerun import Rerun, rerun, source_of_run
 from ideator_rl.search.run import run_search
 from ideator_rl.storage.records import Run, read_run
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=2)
     parser.add_argument("--figure", type=Path)
     options, overrides = parser.parse_known_args()
-    found: dict[tuple[str, int], tuple[Run, list[Again]]] = {}
+    found: dict[tuple[str, int], tuple[Run, list[Rerun]]] = {}
     for seed in options.seeds:
         for strategy in options.strategies:
             config = configured(options, overrides, strategy, seed)
@@ -62,9 +62,9 @@ def configured(options: Any, overrides: list[str], strategy: str, seed: int) -> 
     return replace(config, strategy=strategy, strategy_options=own, seed=seed, output_dir=str(folder), bucket=bucket)
 
 
-def again(config: SearchConfig, options: Any) -> list[Again]:
+def again(config: SearchConfig, options: Any) -> list[Rerun]:
     """The best ideas of a run, by their first runs alone, under further seeds."""
-    place, run = place_of_run(config.folder), read_run(config.folder)
+    place, run = source_of_run(config.folder), read_run(config.folder)
     good = [record for record in run.ran if record.status == SUCCEEDED and record.metric]
     sign = 1 if run.direction == "min" else -1
     records = sorted(good, key=lambda record: sign * record.metric["value"] if record.metric else 0)[: options.again]
@@ -86,14 +86,14 @@ def curve(run: Run) -> list[float]:
     return out
 
 
-def table(found: dict[tuple[str, int], tuple[Run, list[Again]]], options: Any) -> str:
+def table(found: dict[tuple[str, int], tuple[Run, list[Rerun]]], options: Any) -> str:
     lines = ["strategy     seed  experiments  ideas  success    best   its re-runs   top re-run mean"]
     for (strategy, seed), (run, rows) in sorted(found.items()):
         ran = run.ran
         good = sum(record.status == SUCCEEDED for record in ran)
         lines.append(
             f"{strategy:<12} {seed:>4}  {len(ran):>11}  {len(run.rollouts):>5}  {good / len(ran):>7.0%}  "
-            f"{rows[0].first:.4f}  {spread(rows[0].known):>12}  {statistics.mean(means(rows)):>15.4f}"
+            f"{rows[0].first:.4f}  {spread(rows[0].measured):>12}  {statistics.mean(means(rows)):>15.4f}"
         )
     one, other = options.strategies[0], options.strategies[-1]
     for words, number in (("best as found", 0), ("best, re-run", 1), ("mean of the top, re-run", 2)):
@@ -103,28 +103,28 @@ def table(found: dict[tuple[str, int], tuple[Run, list[Again]]], options: Any) -
     return "\n".join(lines)
 
 
-def score(one: tuple[Run, list[Again]]) -> tuple[float, float, float]:
+def score(one: tuple[Run, list[Rerun]]) -> tuple[float, float, float]:
     """Best as found, its mean when run again, and the mean of the best when run again."""
     rows = one[1]
     return rows[0].first, means(rows)[0], statistics.mean(means(rows))
 
 
-def means(rows: list[Again]) -> list[float]:
-    return [statistics.mean(row.known) for row in rows if row.known]
+def means(rows: list[Rerun]) -> list[float]:
+    return [statistics.mean(row.measured) for row in rows if row.measured]
 
 
 def spread(values: list[float]) -> str:
     return "–".join(f"{value:.3f}" for value in (min(values), max(values))) if values else "none"
 
 
-def facts(found: dict[tuple[str, int], tuple[Run, list[Again]]]) -> dict[str, Any]:
+def facts(found: dict[tuple[str, int], tuple[Run, list[Rerun]]]) -> dict[str, Any]:
     return {
         f"{strategy}-{seed}": {"curve": curve(run), "again": [row.facts() for row in rows]}
         for (strategy, seed), (run, rows) in found.items()
     }
 
 
-def draw(found: dict[tuple[str, int], tuple[Run, list[Again]]], out: Path) -> None:
+def draw(found: dict[tuple[str, int], tuple[Run, list[Rerun]]], out: Path) -> None:
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "ideator_rl"})
     figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
     strategies = list(dict.fromkeys(strategy for strategy, _ in found))

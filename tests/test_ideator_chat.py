@@ -19,7 +19,7 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.registry import UnknownName
 from ideator_rl.search.config import SearchConfig
-from ideator_rl.search.ideator import Ask, Subject, answers
+from ideator_rl.search.ideator import Ask, Subject, ask_ideator
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import run_search
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
@@ -252,16 +252,16 @@ def test_a_fault_that_lasts_is_one_clear_sentence():
 def test_calls_that_fail_do_not_take_the_others_with_them(caplog):
     with Scripted({"status": 500}, said("a"), {"status": 500}, said("b")) as server:
         came = asked(server, Ask("free", 4), ideas_per_call=1)
-    assert sorted(changes(came)) == ["a", "b"] and "2 of 4 calls of a question got no answer" in caplog.text
+    assert sorted(changes(came)) == ["a", "b"] and "2 of 4 calls of a question failed" in caplog.text
 
 
 def test_questions_that_fail_do_not_take_the_others_with_them(caplog):
     with Scripted(lambda request: said("a") if prompt_of_request(request) == OWN else {"status": 500}) as server:
         asks = [Ask("free", 1, salt="s"), Ask("exploit", 1, (GOOD,), salt="t")]
-        came = run(answers(made(server), asks, known()))
-        assert changes(came[0]) == ["a"] and came[1] == [] and "1 of 2 questions got no answer" in caplog.text
+        came = run(ask_ideator(made(server), asks, known()))
+        assert changes(came[0]) == ["a"] and came[1] == [] and "1 of 2 questions failed" in caplog.text
         with pytest.raises(LLMUnavailable):
-            run(answers(made(server), asks[1:], known()))
+            run(ask_ideator(made(server), asks[1:], known()))
 
 
 def test_answers_name_their_parents_unless_they_were_to_be_unlike_them():

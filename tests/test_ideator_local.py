@@ -16,7 +16,7 @@ from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import ModelError
-from ideator_rl.search.ideator import Answer, Ask, Subject, answers
+from ideator_rl.search.ideator import Answer, Ask, Subject, ask_ideator
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.ideators.local import model_source
 from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform
@@ -59,7 +59,7 @@ def local(folder, **settings):
 
 
 def asked(ideator, *asks, known=None):
-    return run(answers(ideator, asks, known or archive()))
+    return run(ask_ideator(ideator, asks, known or archive()))
 
 
 def test_a_question_names_its_answers_whatever_is_asked_beside_it(ideator, wide):
@@ -148,7 +148,7 @@ def test_prompts_are_those_of_training(ideator, toy_buffer, monkeypatch, tmp_pat
     trained = ArchivePrompts(toy_buffer, TopK())
     known = archive(*records)
     asked(ideator, Ask("free", 1))
-    put = ideator._loaded.questions.put
+    put = ideator._model.prompts.write
     assert put(Ask("free", 1), known).text == trained.prompt(())
     assert put(Ask("exploit", 1, tuple(records)), known).text == trained.prompt(records)
     assert put(Ask("explore", 1, tuple(records), descends=False), known).text == trained.prompt(())
@@ -168,7 +168,7 @@ def test_a_chat_template_is_used_where_there_is_one(wide, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     made = local(str(tmp_path))
     asked(made, Ask("free", 1))
-    assert tokenizer.decode(made._loaded._ids("Propose.")) == "<user>Propose.<assistant>"
+    assert tokenizer.decode(made._model._ids("Propose.")) == "<user>Propose.<assistant>"
     made.close()
 
 
@@ -177,7 +177,7 @@ def test_the_loop_goes_on_while_a_model_writes_and_closing_ends_it(wide):
 
     async def both():
         task = asyncio.create_task(made.ideas(Ask("free", 16), archive()))
-        while made._loaded is None:
+        while made._model is None:
             await asyncio.sleep(0.01)
         started = time.monotonic()
         for _ in range(20):
@@ -194,7 +194,7 @@ def test_the_loop_goes_on_while_a_model_writes_and_closing_ends_it(wide):
 
 def test_a_prompt_without_room_is_told(folder):
     made = local(folder, max_tokens=120)
-    with pytest.raises(ModelError, match=r"has room for 8 beside max_tokens: 120"):
+    with pytest.raises(ModelError, match=r"has room for 8 with max_tokens: 120"):
         asked(made, Ask("free", 1))
     made.close()
 

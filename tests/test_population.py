@@ -17,7 +17,7 @@ from ideator_rl.diversity.window import sample_of
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
-from ideator_rl.search.population_watch import Population
+from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import Rollout, Run, read_run
 
@@ -184,7 +184,7 @@ def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path
         executor=SimpleNamespace(environment=load_environment(str(toy))),
         config=SimpleNamespace(preset="cpu"),
     )
-    Population(buffer, ByLetter(), tmp_path, print)(2)
+    PopulationWatch(buffer, ByLetter(), tmp_path, print)(2)
     told = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
     watched = population(read_run(tmp_path), ByLetter())
     assert [each["step"] for each in told] == [0, 1, 2]

@@ -39,11 +39,11 @@ def test_a_run_shows_what_was_run_again_with_its_spread(call, tmp_path):
     buffer = open_buffer(BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2))
     import asyncio
 
-    from ideator_rl.search.rerun import place_of_run, rerun
+    from ideator_rl.search.rerun import rerun, source_of_run
 
     patch = replace_line('point = {"x": x, "y": y, "z": z}', NOISE.replace('"x": x', '"x": 2.0'))
     asyncio.run(buffer.score_patch(patch))
-    place = place_of_run(tmp_path)
+    place = source_of_run(tmp_path)
     [again] = asyncio.run(rerun(buffer, place.best(1), 2))
     buffer.close()
     run = read_run(tmp_path)

@@ -12,10 +12,10 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.engine import Search
+from ideator_rl.search.engine import SearchEngine
 from ideator_rl.search.ideator import Answer, Ask
-from ideator_rl.search.search_journal import Asked, Origin
-from ideator_rl.search.search_summary import figures
+from ideator_rl.search.search_journal import Origin, SearchJournal
+from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.ledger import BudgetSpent
 
@@ -24,7 +24,7 @@ def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplic
     twins = [text({at // 2: 1, 10: 2}) for at in range(60)]  # every codebase is proposed twice
     ending = go(configured(tmp_path, max_experiments=7), Lines(twins))
     assert ending.budget == "max_experiments" and len(specs(tmp_path)) == 7
-    told = figures(tmp_path)
+    told = read_search_summary(tmp_path)
     assert told.charged == 7 and told.ideas == len(rows(tmp_path)) >= 13 and told.repeated == told.ideas - 7
     assert told.ended_by == "max_experiments" and told.elsewhere == 0
 
@@ -49,16 +49,22 @@ def test_with_a_whole_quorum_the_last_experiments_are_asked_for_alike_whoever_is
         return record
 
     async def all_at_once(self):
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._running:
+            await asyncio.wait(self._running)
 
     monkeypatch.setattr(Executor, "execute", one_by_one)
     ideas = []
     for way in ("one by one", "all at once"):
         if way == "all at once":
-            monkeypatch.setattr(Search, "_wait", all_at_once)
+            monkeypatch.setattr(SearchEngine, "_wait", all_at_once)
         config = configured(
-            tmp_path / way, max_experiments=18, batch=1, asks_at_once=16, strategy="evolution", epoch_size=16
+            tmp_path / way,
+            max_experiments=18,
+            batch=1,
+            asks_at_once=16,
+            strategy="evolution",
+            epoch_size=16,
+            patience=1000,
         )
         assert go(config, FewEdits()).budget == "max_experiments" and len(specs(tmp_path / way)) == 18
         ideas.append(rows(tmp_path / way, "step, position, idea"))
@@ -80,7 +86,7 @@ def test_time_counts_over_all_sittings(tmp_path):
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         db.execute("update sittings set started = started - 100")
     assert go(replace(config, max_ideas=100, max_seconds=60.0), RandomEdits()).budget == "max_seconds"
-    assert len(rows(tmp_path)) == 8 and figures(tmp_path).seconds > 100
+    assert len(rows(tmp_path)) == 8 and read_search_summary(tmp_path).seconds > 100
 
 
 class Paid(RandomEdits):
@@ -130,7 +136,7 @@ def test_where_several_ideas_meet_an_error_the_others_are_waited_for_all_the_sam
 def test_an_ideator_that_brings_nothing_new_is_told_apart_from_one_that_does(tmp_path, texts):
     ending = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
     assert ending.budget == "patience" and "repeats itself" in ending.text
-    assert len(figures(tmp_path).kinds or {}) <= 1 and figures(tmp_path).asks <= 7
+    assert len(read_search_summary(tmp_path).kinds or {}) <= 1 and read_search_summary(tmp_path).asks <= 7
 
 
 def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began(tmp_path):
@@ -140,7 +146,7 @@ def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began
         def asks(self, history, count, rng):
             from ideator_rl.search.ideator import FREE, Ask
 
-            seen.append((history.epoch, len(history.archive), len(history.ideas), dict(history.asked)))
+            seen.append((history.epoch, len(history.archive), len(history.ideas), dict(history.ideas_by_kind)))
             return [Ask(FREE, count)]
 
     go(configured(tmp_path, max_epochs=3), RandomEdits(), strategy=Looking())
@@ -201,7 +207,7 @@ def test_descent_stands_in_the_records_for_what_improves_and_not_for_what_explor
         ).fetchall()
     assert children == {id for kind, id, parents in kinds if parents != "[]"}
     assert all(parents == "[]" for kind, _, parents in kinds if kind != "exploit")
-    assert figures(tmp_path).kinds["exploit"] == len(children) == 8
+    assert read_search_summary(tmp_path).kinds["exploit"] == len(children) == 8
 
 
 def test_a_search_that_ended_is_extended_by_larger_budgets_and_ends_as_one_that_had_them_from_the_start(tmp_path):
@@ -211,7 +217,7 @@ def test_a_search_that_ended_is_extended_by_larger_budgets_and_ends_as_one_that_
     go(configured(tmp_path / "a", max_epochs=4, **keys), RandomEdits())
     go(configured(tmp_path / "b", max_epochs=4, **keys), RandomEdits())
     assert rows(tmp_path / "a") == rows(tmp_path / "b") and specs(tmp_path / "a") == specs(tmp_path / "b")
-    assert figures(tmp_path / "a").asks == figures(tmp_path / "b").asks
+    assert read_search_summary(tmp_path / "a").asks == read_search_summary(tmp_path / "b").asks
 
 
 def test_a_search_that_has_spent_its_budget_ends_at_once_when_it_is_resumed(tmp_path):
@@ -230,7 +236,7 @@ def test_what_was_run_again_is_not_charged_when_the_search_is_extended(tmp_path)
     asyncio.run(asyncio.wait_for(_again(buffer, ids), 20))
     buffer.close()
     go(replace(config, max_experiments=8), RandomEdits())
-    assert figures(tmp_path).charged == 8
+    assert read_search_summary(tmp_path).charged == 8
 
 
 async def _again(buffer, ids):
@@ -254,7 +260,7 @@ def test_a_resumed_epoch_knows_what_it_proposed_as_it_was_said(tmp_path):
     texts = [text({1: 1}), "no idea at all", text({2: 2})]
     go(configured(tmp_path, max_ideas=3), Lines(texts))
     buffer = RewardBuffer(configured(tmp_path).buffer())
-    assert Asked(buffer.journal).of_step(0)[0] == texts
+    assert SearchJournal(buffer.journal).answers_of_step(0)[0] == texts
     buffer.close()
 
 
@@ -273,25 +279,27 @@ def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
 def test_what_was_lost_is_run_no_further_than_the_budget_of_experiments(tmp_path):
     config = configured(tmp_path, max_ideas=8)
     go(config, RandomEdits())
-    assert figures(tmp_path).charged == 8
+    assert read_search_summary(tmp_path).charged == 8
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         db.execute("update rollouts set status='lost' where position >= 2")
     ending = go(replace(config, max_ideas=None, max_experiments=5), RandomEdits())
-    assert ending.budget == "max_experiments" and figures(tmp_path).charged == 5
+    assert ending.budget == "max_experiments" and read_search_summary(tmp_path).charged == 5
     assert [row[2] == "lost" for row in rows(tmp_path)] == [False] * 5 + [True] * 3
     go(replace(config, max_experiments=50), RandomEdits())
-    assert figures(tmp_path).charged == 8
+    assert read_search_summary(tmp_path).charged == 8
 
 
 def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_meanwhile(tmp_path):
     journal = Journal(tmp_path / "buffer.sqlite")
-    asked = Asked(journal)
+    search_journal = SearchJournal(journal)
     lost = Experiment("an id", "lost", "idea", "landscape", "t0", tree="a tree")
     origin = (0, Origin(("a parent",)))
-    journal.propose(0, ["x"], note=lambda db, first: asked.note(db, 0, {0: Ask("free", 1)}, first, [origin]))
+    journal.propose(
+        0, ["x"], note=lambda db, first: search_journal.write_answers(db, 0, {0: Ask("free", 1)}, first, [origin])
+    )
     journal.settle(0, 0, lost)
-    asked.retry_lost()
-    assert asked.descents() == [] and [each.position for each in journal.unsettled(())] == [0]
+    search_journal.retry_lost()
+    assert search_journal.descents() == [] and [each.position for each in journal.unsettled(())] == [0]
     assert journal.read("select experiment_id from rollouts") == [(None,)]
     journal.close()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.executor import store
-from ideator_rl.search.search_summary import figures
+from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.bucket import open_bucket
 
 HERE = Path(__file__).parent
@@ -83,7 +83,7 @@ def agree(folder, reference):
     assert set(read(folder, "select child, parents_json from lineage")) == set(
         read(reference, "select child, parents_json from lineage")
     )
-    told, other = figures(folder), figures(reference)
+    told, other = read_search_summary(folder), read_search_summary(reference)
     assert told.charged == other.charged == 14 and told.ended_by == "max_experiments"
     assert (told.asks, told.kinds, told.repeated) == (other.asks, other.kinds, other.repeated)
 

@@ -7,7 +7,7 @@ from search_runs import RandomEdits, configured, go, rows, text
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.search.ideator import Ask
-from ideator_rl.search.search_summary import figures
+from ideator_rl.search.search_summary import read_search_summary
 
 
 class Says:
@@ -23,11 +23,11 @@ class Says:
 @pytest.mark.parametrize(
     ("asks", "words"),
     [
-        (lambda history: [], "asked for nothing where 4 ideas were wanted"),
-        (lambda history: [Ask("free", 0), Ask("free", -3)], "asked for nothing where 4 ideas were wanted"),
+        (lambda history: [], "returned no question where 4 ideas were wanted"),
+        (lambda history: [Ask("free", 0), Ask("free", -3)], "returned no question where 4 ideas were wanted"),
         (lambda history: None, "The strategy best_of_n failed: TypeError"),
         (lambda history: 1 / 0, "The strategy best_of_n failed: ZeroDivisionError"),
-        (lambda history: ["free"], "gave free. Expected an Ask"),
+        (lambda history: ["free"], "returned free. Expected an Ask"),
         (lambda history: [Ask("free", 2.5)], "Expected an Ask"),
         (lambda history: [Ask(None, 2)], "Expected an Ask"),
         (lambda history: [Ask("exploit", 2, ("an id",))], "Expected an Ask"),
@@ -42,11 +42,13 @@ def test_a_strategy_that_fails_or_asks_for_nothing_is_an_error_that_names_it(tmp
 def test_a_strategy_may_give_its_questions_one_by_one_and_change_what_it_was_shown(tmp_path):
     def asks(history):
         assert isinstance(history.ideas, tuple)
-        history.asked.clear()
+        history.ideas_by_kind.clear()
         return (Ask("free", 2) for _ in range(2))
 
     go(configured(tmp_path, max_ideas=12), RandomEdits(), strategy=Says(asks))
-    assert Counter(step for step, *_ in rows(tmp_path)) == {0: 8, 1: 4} and figures(tmp_path).kinds == {"free": 12}
+    assert Counter(step for step, *_ in rows(tmp_path)) == {0: 8, 1: 4} and read_search_summary(tmp_path).kinds == {
+        "free": 12
+    }
 
 
 def test_what_a_strategy_asks_for_beyond_the_room_there_is_is_not_asked(tmp_path):
@@ -81,13 +83,13 @@ def fails(error):
 @pytest.mark.parametrize(
     ("ideator", "words"),
     [
-        (Odd(lambda: None), "The ideator odd answered with NoneType. Expected a list of texts"),
-        (Odd(lambda: text({1: 1})), "answered with str"),
-        (Odd(lambda: [text({1: 1}), None]), "a list that holds NoneType. Expected texts"),
-        (Odd(lambda: fails(KeyError("x"))), r"The ideator odd failed: KeyError\('x'\). Mend it"),
+        (Odd(lambda: None), "The ideator odd returned NoneType. Expected a list of texts"),
+        (Odd(lambda: text({1: 1})), "returned str. Expected"),
+        (Odd(lambda: [text({1: 1}), None]), "a list with NoneType in it. Expected texts"),
+        (Odd(lambda: fails(KeyError("x"))), r"The ideator odd failed: KeyError\('x'\). Correct it"),
         (Odd(lambda: fails(TimeoutError())), r"The ideator odd failed: TimeoutError\(\)"),
-        (OddMany(lambda: [["x"], ["y"]]), "odd gave 2 answers to 1 questions"),
-        (OddMany(lambda: None), "odd gave NoneType to 1 questions"),
+        (OddMany(lambda: [["x"], ["y"]]), "odd returned 2 answers to 1 questions"),
+        (OddMany(lambda: None), "odd returned NoneType to 1 questions"),
         (OddMany(lambda: fails(KeyError("x"))), "The ideator odd failed"),
     ],
 )

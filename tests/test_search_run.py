@@ -11,7 +11,7 @@ from archives import archive
 from conftest import TOY, sentence
 from search_runs import Lines, RandomEdits, configured, go, text
 
-from ideator_rl.archive.idea_edits import KnownEdits
+from ideator_rl.archive.idea_edits import IdeaEdits
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
@@ -173,7 +173,7 @@ def catalogue(subject):
 
 @pytest.fixture(scope="module")
 def edits(subject):
-    return KnownEdits(subject.environment, subject.preset)
+    return IdeaEdits(subject.environment, subject.preset)
 
 
 def answered(ideator, ask, known=None):

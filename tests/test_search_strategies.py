@@ -38,7 +38,7 @@ def a_whole_epoch(strategy, history_of, size, batch):
     """Asks of an epoch that is asked for batch by batch, as the engine does."""
     asks, ideas, asked = [], [], Counter()
     while len(ideas) < size:
-        history = history_of(ideas=list(ideas), asked=dict(asked))
+        history = history_of(ideas=list(ideas), ideas_by_kind=dict(asked))
         for ask in strategy.asks(history, min(batch, size - len(ideas)), random.Random(len(ideas))):
             asks.append(ask)
             asked[ask.kind] += ask.count
@@ -133,7 +133,7 @@ def test_puct_asks_for_children_of_the_parents_that_its_formula_picks_and_for_a_
     strategy = get_search_strategy("puct", {"shown": 1, "free": 0.25})
     asks = strategy.asks(History(past, 0, 8, 1), 4, random.Random(0))
     assert kinds(asks) == [(FREE, 1), (EXPLOIT, 1), (EXPLOIT, 1), (EXPLOIT, 1)] and shown(asks[1]) == {"b"}
-    later = strategy.asks(History(past, 0, 8, 1, ideas=["one"], asked={FREE: 1}), 3, random.Random(0))
+    later = strategy.asks(History(past, 0, 8, 1, ideas=["one"], ideas_by_kind={FREE: 1}), 3, random.Random(0))
     assert kinds(later) == [(EXPLOIT, 1)] * 3
 
 

@@ -1,7 +1,7 @@
-"""Reads past ideas as edits of the environment's catalogue, each text once.
+"""Reads ideas as edits of the environment's catalogue, each text once.
 
-Guarantees: the reading of the implementer `rules`, so that two ideas with the same edits are the same experiment there.
-An idea that names none, or that cannot be applied, has none; so has every idea where there is no catalogue.
+Guarantees: reads as the implementer `rules` does, so that two ideas with the same edits are one experiment there.  An
+idea that names no edit, or edits that cannot be applied, has none.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ideator_rl.patch import PatchError
 Edits = tuple[Choice, ...]
 
 
-class KnownEdits:
+class IdeaEdits:
     def __init__(self, environment: Environment, preset: str):
         """
         Raises:
@@ -23,32 +23,32 @@ class KnownEdits:
         """
         self.catalogue: Catalogue = environment_catalogue(environment)
         self.base = environment.baseline(preset)
-        self._read: dict[str, Edits] = {}
+        self._edits_of: dict[str, Edits] = {}
 
     def of(self, idea: str) -> Edits:
-        """The edits that an idea's words name; none where they name none."""
-        found = self._read.get(idea)
-        if found is None:
+        """The edits that an idea's text names."""
+        edits = self._edits_of.get(idea)
+        if edits is None:
             try:
-                found = self.catalogue.read(parse_idea(idea), self.base).choices
+                edits = self.catalogue.read(parse_idea(idea), self.base).choices
             except (MalformedIdea, PatchError):
-                found = ()
-            self._read[idea] = found
-        return found
+                edits = ()
+            self._edits_of[idea] = edits
+        return edits
 
     def families(self, idea: str) -> tuple[str, ...]:
-        """The families of its edits, each once, by name."""
+        """The distinct families of its edits, sorted."""
         return tuple(sorted({self.catalogue.edits[choice.key].family for choice in self.of(idea)}))
 
 
-_open: dict[tuple[str, str], KnownEdits] = {}
+_readers: dict[tuple[str, str], IdeaEdits] = {}
 
 
-def known_edits(environment: Environment, preset: str) -> KnownEdits | None:
-    """One for each environment and preset of a process; None where there is no catalogue."""
+def idea_edits(environment: Environment, preset: str) -> IdeaEdits | None:
+    """The reader of an environment and preset, created once a process; None without a catalogue."""
     if environment.catalogue_path is None:
         return None
     key = (str(environment.catalogue_path), preset)
-    if key not in _open:
-        _open[key] = KnownEdits(environment, preset)
-    return _open[key]
+    if key not in _readers:
+        _readers[key] = IdeaEdits(environment, preset)
+    return _readers[key]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
@@ -21,6 +21,7 @@ from ideator_rl.registry import resolve
 Parents = tuple[Experiment, ...]
 
 
+@runtime_checkable
 class Strategy(Protocol):
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
         """For each of `count` prompts, the ideas that it shows; none for a prompt without."""

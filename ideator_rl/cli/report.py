@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ideator_rl.cli.output import show
-from ideator_rl.search.search_summary import notes
+from ideator_rl.search.search_summary import report_notes
 
 
 def main(args: argparse.Namespace) -> int:
@@ -17,6 +17,6 @@ def main(args: argparse.Namespace) -> int:
     """
     from ideator_rl.report import write_report  # matplotlib takes a second, which a wrong folder need not wait for
 
-    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, notes)
+    write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, report_notes)
     show(args.out)
     return 0

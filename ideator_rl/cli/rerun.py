@@ -9,40 +9,40 @@ from statistics import mean, stdev
 from ideator_rl.cli.execute import with_progress
 from ideator_rl.cli.output import emit, say, show
 from ideator_rl.cli.target import bucket_at, run_folder
-from ideator_rl.search.rerun import Again, Place, place_of_run, rerun
+from ideator_rl.search.rerun import Rerun, Source, rerun, source_of_run
 
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0 when every run succeeded, 1 when one did not."""
     folder = run_folder(args.target)
-    place = place_of_run(folder) if folder else Place(bucket_at(args.target))
-    records = place.best(args.best)
-    buffer = place.buffer(records[0], args.slots, args.isolation)
-    say(f"{len(records)} ideas and the baseline, {args.replicates} runs of each; bucket: {place.bucket.url}")
+    source = source_of_run(folder) if folder else Source(bucket_at(args.target))
+    records = source.best(args.best)
+    buffer = source.buffer(records[0], args.slots, args.isolation)
+    say(f"{len(records)} ideas and the baseline, {args.replicates} runs of each; bucket: {source.bucket.url}")
     try:
-        found = asyncio.run(with_progress(buffer, rerun(buffer, records, args.replicates)))
+        reruns = asyncio.run(with_progress(buffer, rerun(buffer, records, args.replicates)))
     finally:
         buffer.close()
-    if found and not args.json:
-        show(f"baseline {_values(found[0].baseline)}")
-    for one in found:
-        emit(one.facts()) if args.json else _show(one)
-    return 0 if all(None not in (*one.values, *one.baseline) for one in found) else 1
+    if reruns and not args.json:
+        show(f"baseline {_values(reruns[0].baseline)}")
+    for result in reruns:
+        emit(result.facts()) if args.json else _show(result)
+    return 0 if all(None not in (*result.values, *result.baseline) for result in reruns) else 1
 
 
-def _show(one: Again) -> None:
-    gains = one.gains
+def _show(result: Rerun) -> None:
+    gains, error = result.gains, result.gain_error
     gain = f"gain {mean(gains):.4f}" if gains else "no pair of runs succeeded"
-    if len(gains) > 1:
-        gain += f" ± {stdev(gains) / len(gains) ** 0.5:.4f} (standard error, {len(gains)} paired seeds)"
-    show(f"{_values(one.values)}  {gain}  chosen for {one.first:.4f}  {one.id}")
-    show(f"  {one.idea or '(a patch written by hand)'}")
+    if error is not None:
+        gain += f" ± {error:.4f} (standard error, {len(gains)} paired seeds)"
+    show(f"{_values(result.values)}  {gain}  chosen for {result.first:.4f}  {result.id}")
+    show(f"  {result.idea or '(a patch written by hand)'}")
 
 
 def _values(values: list[float | None]) -> str:
-    """Mean and standard deviation, and how many of the runs they are of."""
-    known = [value for value in values if value is not None]
-    if not known:
+    """Mean and standard deviation of the successful runs, and their number."""
+    measured = [value for value in values if value is not None]
+    if not measured:
         return f"none of {len(values)} runs succeeded"
-    spread = f" ± {stdev(known):.4f}" if len(known) > 1 else ""
-    return f"{mean(known):.4f}{spread} ({len(known)} of {len(values)} runs)"
+    spread = f" ± {stdev(measured):.4f}" if len(measured) > 1 else ""
+    return f"{mean(measured):.4f}{spread} ({len(measured)} of {len(values)} runs)"

@@ -6,7 +6,7 @@ import argparse
 
 from ideator_rl.cli.output import emit, show
 from ideator_rl.report.summary import summary
-from ideator_rl.search.search_summary import figures, notes
+from ideator_rl.search.search_summary import read_search_summary, report_notes
 from ideator_rl.storage.records import read_run
 
 
@@ -29,16 +29,16 @@ def main(args: argparse.Namespace) -> int:
     from ideator_rl.search.run import run_search
 
     reason = run_search(config, args.resume)
-    write_report([config.folder], config.folder / "report.html", notes=notes)
-    found = figures(config.folder)
-    assert found is not None, "a search has just ended there"
+    write_report([config.folder], config.folder / "report.html", notes=report_notes)
+    figures = read_search_summary(config.folder)
+    assert figures is not None, "a search has just ended there"
     if args.json:
         run = read_run(config.folder)
         best = run.ranked[0] if run.ranked else None
-        told = {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None
-        facts = {"run": config.output_dir, "why": reason.text, "baseline": run.baseline, "best": told}
-        emit(facts | found.facts())
+        best_facts = {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None
+        facts = {"run": config.output_dir, "why": reason.text, "baseline": run.baseline, "best": best_facts}
+        emit(facts | figures.facts())
         return 0
-    for line in (summary(config.folder), "", *found.words(), f"Ended by {reason.budget}: {reason.text.rstrip('.')}."):
+    for line in (summary(config.folder), "", *figures.lines(), f"Ended by {reason.budget}: {reason.text.rstrip('.')}."):
         show(line)
     return 0

@@ -18,7 +18,7 @@ from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, entry_of, 
 from ideator_rl.executor import store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes, run_summary
-from ideator_rl.search.search_summary import Figures, figures
+from ideator_rl.search.search_summary import SearchSummary, read_search_summary
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.records import JOURNAL, Run, read_run
 
@@ -46,7 +46,7 @@ class RunStatus:
     """A run's folder."""
 
     run: Run
-    search: Figures | None
+    search: SearchSummary | None
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -63,7 +63,7 @@ class RunStatus:
         self.process = trainer(self.folder)
         change_times = tuple(_change_time(self.folder / name) for name in RUN_FILES)
         if change_times != self._change_times:
-            self.run, self.search = read_run(self.folder), figures(self.folder)
+            self.run, self.search = read_run(self.folder), read_search_summary(self.folder)
             self._change_times = change_times
         return self.process is not None
 
@@ -77,7 +77,7 @@ class RunStatus:
     def text(self, rows: int | None = None) -> str:
         """The summary; shortened to about `rows` lines if given."""
         lines = [self._state(), run_summary(self.run, rows - 2 if rows else None)]
-        return "\n".join([*lines, *(self.search.words() if self.search else ())])
+        return "\n".join([*lines, *(self.search.lines() if self.search else ())])
 
     def facts(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -93,7 +93,7 @@ class RunStatus:
             "experiments": len(run.ran),
             "steps": [{**asdict(step), "success": step.success} for step in run.by_step()],
             "places": dict(run.places),
-            "search": {**search.facts(), "words": search.words()} if search else None,
+            "search": {**search.facts(), "words": search.lines()} if search else None,
         }
 
     def _state(self) -> str:

@@ -1,9 +1,9 @@
-"""What kind of change an idea is: the labels by which MAP-Elites tells its cells apart.
+"""Labels of what kind of change an idea is; together they name its cell in MAP-Elites.
 
-kind       the catalogue's families that the idea's words name; where there is no catalogue, or the words name
-           nothing of it, the patch's cell (`cells.py`)
+kind       the families of catalogue edits that the idea's text names; without any, the cell of its patch
+           (`patch.cells`)
 size       changed lines of the patch: up to 2, 8, 32, 128, or more
-component  files, and of each the outermost functions, classes or settings that the patch touches
+component  the files, and in each the outermost functions, classes or settings that the patch touches
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.idea_edits import known_edits
+from ideator_rl.archive.idea_edits import idea_edits
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch.size import patch_size
 from ideator_rl.search.ideator import Subject
@@ -21,21 +21,22 @@ SIZES = (2, 8, 32, 128)
 
 
 def kind(record: Experiment, archive: Archive, subject: Subject | None) -> str:
-    edits = known_edits(subject.environment, subject.preset) if subject else None
+    edits = idea_edits(subject.environment, subject.preset) if subject else None
     families = edits.families(record.idea) if edits else ()
     return "+".join(families) or archive.cell(record)
 
 
 def size(record: Experiment, archive: Archive, subject: Subject | None) -> str:
-    at = bisect_left(SIZES, patch_size(record.patch)[0])
-    return f"up to {SIZES[at]}" if at < len(SIZES) else "more"
+    index = bisect_left(SIZES, patch_size(record.patch)[0])
+    return f"up to {SIZES[index]}" if index < len(SIZES) else "more"
 
 
 def component(record: Experiment, archive: Archive, subject: Subject | None) -> str:
     files = []
-    for part in archive.cell(record).split(";"):
-        path, _, places = part.partition(":")
-        outermost = sorted({place.split(".")[0] for place in places.split(",") if place})
+    # A cell is `path:name,name.inner;path:…` (`patch.cells`).
+    for file in archive.cell(record).split(";"):
+        path, _, names = file.partition(":")
+        outermost = sorted({name.split(".")[0] for name in names.split(",") if name})
         files.append(f"{path}:{','.join(outermost)}" if outermost else path)
     return ";".join(files)
 
@@ -50,5 +51,5 @@ DESCRIPTORS: dict[str, Callable[[Experiment, Archive, Subject | None], str]] = {
 def descriptor(
     record: Experiment, archive: Archive, subject: Subject | None, names: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """A record's cell."""
+    """A record's cell: its labels by these descriptors."""
     return tuple(DESCRIPTORS[name](record, archive, subject) for name in names)

@@ -1,14 +1,18 @@
-"""The search itself: ask, propose, wait, and again, until a budget ends it.  The whole loop on one page.
+"""The search loop: ask for ideas, run them, wait for outcomes, until a budget ends the search.
 
     history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
 
-By epochs, all of an epoch's questions are asked on what was known when it began, and the next begins once a quorum of
-its results is in.  Steady, so many ideas are kept under way, and every question is asked on all that is known.
+The roles are those of pyribs: an archive holds results, a strategy asks, the engine schedules.  A strategy has no
+`tell`: it is a function of the history, so that a killed search goes on from its journal.
 
-Guarantees: an idea stands in the journal, with the question it answers, before it is run; a killed search goes on from
-the journal alone, runs nothing twice and counts its budgets over all sittings.  Distinct codebases never exceed
-`max_experiments`: what is under way counts as if it were one, so the last ideas are asked for as room comes.  An
-ideator that is killed while it answers is asked again (its ledger counts what was in flight as spent).
+`flow: epochs`  all questions of an epoch see the archive as it was when the epoch began; the next epoch begins once a
+                quorum of the results is in
+`flow: steady`  `in_flight` ideas run at any time; every question sees the archive as it is
+
+Guarantees: an idea and its question are in the journal before the idea is run; a killed search resumes from the journal
+alone, runs nothing twice, and counts its budgets over all sessions.  Distinct codebases never exceed `max_experiments`:
+an idea that runs counts as a codebase until its outcome is known.  An ideator that is killed while it answers is asked
+again; the ledger counts the calls in flight as spent.
 """
 
 from __future__ import annotations
@@ -28,18 +32,18 @@ from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
+from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
-from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, answers
-from ideator_rl.search.near_duplicates import NearDuplicates
-from ideator_rl.search.search_journal import Asked, Origin, Place, charged
-from ideator_rl.search.strategies import History, SearchStrategy, asks_of
-from ideator_rl.storage.journal import Descent, sections
+from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
+from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
+from ideator_rl.search.search_journal import Origin, PendingIdea, SearchJournal, charged_codebases
+from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
+from ideator_rl.storage.journal import Descent
 from ideator_rl.storage.ledger import KEYS, BudgetSpent
 
 __getattr__ = renamed(__name__)
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 """The longest wait between two looks at the clock."""
 
 
@@ -48,7 +52,7 @@ class StopReason:
     """Why a search ended."""
 
     budget: str
-    """The recipe's key that ended it."""
+    """The recipe key that ended it."""
     text: str
     """For a person."""
 
@@ -59,32 +63,33 @@ async def search_loop(
     ideator: Ideator,
     strategy: SearchStrategy,
     say: Callable[[str], None] = lambda text: None,
-    look: Callable[[int], None] = lambda epoch: None,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> StopReason:
-    """Search until a budget ends it, and wait for what is under way.
+    """Search until a budget ends it, and wait for the ideas that still run.
 
     Args:
-        buffer: of this search alone; what its journal holds of an earlier sitting is gone on with.
-        say: told of every epoch.
-        look: called with every epoch that is over, as far as its outcomes are in.
+        buffer: of this search alone; a search that its journal holds is resumed.
+        say: receives a line about every epoch.
+        on_epoch: called with the number of every epoch that has ended; some of its outcomes may still be missing.
 
     Raises:
-        IdeatorError: the ideator cannot be had, the journal cannot be written, or a sandbox does not work.  What was
-            under way is waited for first.
+        IdeatorError: the ideator or strategy failed, the journal cannot be written, or a sandbox does not work.  Raised
+            after the ideas that still run have ended.
     """
-    search = Search(config, buffer, ideator, strategy, say)
-    search.look = look
+    engine = SearchEngine(config, buffer, ideator, strategy, say, on_epoch)
     try:
-        ending = await search.go()
+        reason = await engine.run()
     except IdeatorError:
-        await search.abandon()
+        await engine.abandon()
         raise
-    await search.drain()
-    search.asked.seen(ending.budget)
-    return ending
+    await engine.drain()
+    engine.journal.heartbeat(ended_by=reason.budget)
+    return reason
 
 
-class Search:
+class SearchEngine:
+    """The state of one search.  Only the event loop of `run` reads and writes it."""
+
     def __init__(
         self,
         config: SearchConfig,
@@ -92,278 +97,285 @@ class Search:
         ideator: Ideator,
         strategy: SearchStrategy,
         say: Callable[[str], None],
+        on_epoch: Callable[[int], None],
     ):
-        self._config, self._buffer, self._ideator, self._strategy, self._say = config, buffer, ideator, strategy, say
+        self._config, self._buffer, self._ideator, self._strategy = config, buffer, with_defaults(ideator), strategy
+        self._say, self._on_epoch = say, on_epoch
         self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
-        self.asked = Asked(buffer.journal)
-        self._before, self._since, self._seen = self.asked.seconds(), time.monotonic(), 0.0
-        self.codebases = charged(buffer)
-        """Distinct codebases that this search asked for."""
-        self.ideas = int(buffer.journal.read("select count(*) from rollouts")[0][0])
-        self._number = self.asked.next_number
-        self._in_flight = config.in_flight or 2 * (config.slots or os.cpu_count() or 1)
-        self._tasks: dict[Running, Place] = {}
-        self._pending: Counter[int] = Counter()
-        """Ideas under way, by question."""
-        self._fruitful: set[int] = set()
-        self._barren = 0
-        """Questions in a row that led to no new codebase."""
-        self._spent = ""
-        self.look: Callable[[int], None] = lambda epoch: None
-        self._archive: Archive | None = None
-        self._rejects = config.near_duplicates == REJECT
-        self._near = self._near_duplicates()
-        if hasattr(ideator, "remember"):
-            ideator.remember([text for _, text in self.asked.texts()])
-        self._penalised = self.asked.penalised(buffer.history) if config.near_duplicates == PENALISE else set()
-        """Trees that ideas led to which said what another said."""
-        self._begin(max(0, buffer.journal.next_step() - 1))
+        self.journal = SearchJournal(buffer.journal)
 
-    async def go(self) -> StopReason:
-        """The loop; what is under way at its end is left to `drain`."""
-        self._take_up()
+        # Counts that budgets are compared with: all begin with what earlier sessions left in the journal.
+        self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
+        self.codebases = charged_codebases(buffer)
+        """Ids of the distinct codebases that this search asked for."""
+        self.ideas = int(buffer.journal.read("select count(*) from rollouts")[0][0])
+        self._next_question = self.journal.next_number
+        self._in_flight = config.in_flight or 2 * (config.slots or os.cpu_count() or 1)
+
+        # Ideas that run.  `_track` adds to the first two, `_collect` removes.
+        self._running: dict[Running, PendingIdea] = {}
+        self._open_answers: Counter[int] = Counter()
+        """Ideas that run, by the number of their question."""
+        self._fruitful: set[int] = set()
+        """Questions with open answers that led to a new codebase."""
+        self._fruitless = 0
+        """Questions in a row that led to no new codebase; reset by one that did."""
+        self._budget_spent = ""
+        """The ledger's sentence, once an ideator had no room for a call."""
+
+        self._archive: Archive | None = None
+        """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
+        self._near_duplicates = self._read_near_duplicates()
+        self._ideator.remember([text for _, text in self.journal.completions()])
+        self._penalised = self.journal.penalised_trees(buffer.history) if config.near_duplicates == PENALISE else set()
+        """Trees that near-duplicates led to."""
+        self._begin_epoch(max(0, buffer.journal.next_step() - 1))
+
+    async def run(self) -> StopReason:
+        """The loop.  Ideas that still run at its end are left to `drain`."""
+        self._resume()
         while True:
-            self._gather()
-            if (ending := self._over()) is not None:
-                return ending
+            self._collect()
+            if (reason := self._stop_reason()) is not None:
+                return reason
             if self._epoch_ended():
-                self._tell()
-                self._begin(self.epoch + 1)
+                self._report_epoch()
+                self._begin_epoch(self.epoch + 1)
             elif (room := self._room()) > 0:
                 await self._ask(room)
             else:
                 await self._wait()
 
     async def drain(self) -> None:
-        """Wait for what is under way."""
-        while self._tasks:
+        """Wait for the ideas that still run."""
+        while self._running:
             await self._wait()
-            self._gather()
-        self._tell()
+            self._collect()
+        self._report_epoch()
 
     async def abandon(self) -> None:
-        """The same after an error: of others that follow from it, none ends the wait for the rest."""
-        while self._tasks:
+        """As `drain`, after an error: errors that follow from it do not end the wait for the other ideas."""
+        while self._running:
             with suppress(IdeatorError):
                 await self._wait()
-                self._gather()
-        self._tell()
+                self._collect()
+        self._report_epoch()
 
-    def _near_duplicates(self) -> NearDuplicates | None:
-        """What looks for them, with the ideas of earlier sittings known to it."""
+    # Begin and resume
+
+    def _read_near_duplicates(self) -> NearDuplicates | None:
+        """The detector with the ideas of earlier sessions in it; None where the recipe asks for none."""
         if self._config.near_duplicates is None:
             return None
-        found = NearDuplicates(get_embedder(self._config.embedder), self._config.near_duplicate_similarity)
-        for step, group in groupby(self.asked.texts(), key=lambda row: row[0]):
-            found.look([text for _, text in group], step, 0)
-        return found
+        detector = NearDuplicates(get_embedder(self._config.embedder), self._config.near_duplicate_similarity)
+        for step, rows in groupby(self.journal.completions(), key=lambda row: row[0]):
+            detector.add([text for _, text in rows], step, 0)
+        return detector
 
-    def _begin(self, epoch: int) -> None:
-        """Begin an epoch, or go on with one that an earlier sitting began."""
+    def _begin_epoch(self, epoch: int) -> None:
+        """Begin an epoch, or continue one that an earlier session began."""
         self.epoch, self._archive = epoch, None
         self._buffer.journal.go_on(epoch)
-        self._texts, self._kinds = self.asked.of_step(epoch)
+        self._texts, self._kinds = self.journal.answers_of_step(epoch)
+        # Ideas of this epoch with an outcome.  `_track` subtracts the ideas that a resumed search runs again.
         self._settled = len(self._texts)
-        """Ideas of this epoch that have an outcome; what is taken up has none yet."""
 
-    def _take_up(self) -> None:
-        """Go on with what an earlier sitting left; what was lost is run as far as there is room for codebases."""
-        most = self._config.max_experiments
-        self.asked.retry_lost(None if most is None else most - len(self.codebases))
-        known = set(self._buffer.lineage)
-        self._descend([descent for descent in self.asked.descents() if descent not in known])
+    def _resume(self) -> None:
+        """Run the ideas that an earlier session left open; lost ones only as far as `max_experiments` has room."""
+        limit = self._config.max_experiments
+        self.journal.retry_lost(None if limit is None else limit - len(self.codebases))
+        # A kill between an outcome and its descent left the outcome alone in the journal.
+        recorded = set(self._buffer.lineage)
+        self._record_descents([descent for descent in self.journal.descents() if descent not in recorded])
         for (step, position), task in self._buffer.take_up().items():
-            self._enter(task, self.asked.place(step, position))
+            self._track(task, self.journal.pending_idea(step, position))
 
-    def _enter(self, task: Running, place: Place) -> None:
-        self._tasks[task] = place
-        self._pending[place.ask] += 1
-        self._settled -= place.step == self.epoch
+    def _track(self, task: Running, idea: PendingIdea) -> None:
+        self._running[task] = idea
+        self._open_answers[idea.question] += 1
+        self._settled -= idea.step == self.epoch
 
-    def _over(self) -> StopReason | None:
-        """Why nothing more is asked for."""
+    # Budgets and room
+
+    def _stop_reason(self) -> StopReason | None:
+        """The budget that is used up; None while the search may go on."""
         config = self._config
-        if spent := self._spent or self._buffer.executor.ledger.exhausted:
+        if spent := self._budget_spent or self._buffer.executor.ledger.exhausted:
             return StopReason(next((key for key in KEYS.values() if key in spent), "max_usd"), spent)
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
-            return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, as many as there may be")
+            return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, the limit")
         if config.max_ideas is not None and self.ideas >= config.max_ideas:
-            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, as many as there may be")
-        if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._full:
-            return StopReason("max_epochs", f"{self.epoch + 1} epochs are done")
+            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, the limit")
+        if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._epoch_is_full:
+            return StopReason("max_epochs", f"{self.epoch + 1} epochs have ended")
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
-            return StopReason("max_seconds", f"{self.seconds:.0f} seconds are over")
-        if self._barren >= config.patience:
-            words = (
-                f"the last {self._barren} questions led to no new codebase: the ideator repeats itself, or what it says"
-            )
+            return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
+        if self._fruitless >= config.patience:
             return StopReason(
-                "patience", words + " cannot be run. Look at the outcomes; patience is how many may do so"
+                "patience",
+                f"the last {self._fruitless} questions led to no new codebase: the ideator repeats itself, or its "
+                "ideas cannot be run. Look at the outcomes; patience is the number of such questions that is allowed",
             )
         return None
 
     @property
     def seconds(self) -> float:
-        """Wall seconds of this search, over all sittings."""
-        return self._before + time.monotonic() - self._since
+        """Wall seconds of this search, over all sessions."""
+        return self._seconds_before + time.monotonic() - self._started
 
     @property
-    def _full(self) -> bool:
+    def _epoch_is_full(self) -> bool:
         return len(self._texts) >= self._config.epoch_size
 
     @property
-    def _in_order(self) -> bool:
-        """Every question is a function of the results of earlier epochs: the same seed asks the same."""
+    def _is_deterministic(self) -> bool:
+        """Every question depends on the results of earlier epochs only: the same seed asks the same questions."""
         return self._config.flow == EPOCHS and self._config.quorum == 1
 
     def _epoch_ended(self) -> bool:
-        """Full, and by epochs enough of its results are in."""
+        """All ideas were proposed, and by epochs a quorum of the results is in."""
         quorum = math.ceil(self._config.quorum * self._config.epoch_size) if self._config.flow == EPOCHS else 0
-        return self._full and self._settled >= quorum
+        return self._epoch_is_full and self._settled >= quorum
 
     def _room(self) -> int:
-        """How many ideas are to be asked for now."""
-        config, under_way = self._config, len(self._tasks)
+        """How many ideas to ask for now: the least of what the recipe's limits leave."""
+        config, running = self._config, len(self._running)
         limits = [config.batch * config.asks_at_once, config.epoch_size - len(self._texts)]
         if config.max_ideas is not None:
             limits.append(config.max_ideas - self.ideas)
         if config.max_experiments is not None:
             left = config.max_experiments - len(self.codebases)
-            if under_way and self._in_order and left < config.epoch_size - len(self._texts):
-                return 0  # how many are left must not depend on which known codebase was found to be one first
-            limits.append(left - under_way)
+            # Near the end the room depends on which running ideas turn out to be known codebases.  A deterministic
+            # search waits until all are in, so that their order of arrival changes no question.
+            if running and self._is_deterministic and left < config.epoch_size - len(self._texts):
+                return 0
+            limits.append(left - running)
         if config.flow != EPOCHS:
-            free = self._in_flight - under_way
-            few = min(config.batch, self._in_flight) // 2  # not a question for every single result
-            limits.append(free if free >= max(1, few) else 0)
+            # Wait for a few free slots: one question for every single result would be many small questions.
+            free = self._in_flight - running
+            enough = max(1, min(config.batch, self._in_flight) // 2)
+            limits.append(free if free >= enough else 0)
         return min(limits)
 
-    async def _ask(self, room: int) -> None:
-        archive, config = self._known(), self._config
-        ideas, kinds = tuple(self._texts), Counter(self._kinds)  # ours stay as they are, whatever a strategy does
-        history = History(archive, self.epoch, config.epoch_size, config.batch, ideas, kinds, self._subject)
-        rng = random.Random(f"{config.seed}:{self._number}")
-        asks = asks_of(self._strategy, config.strategy, history, room, rng)
-        asks = [replace(ask, salt=f"{config.seed}:{self._number + at}") for at, ask in enumerate(asks)]
-        try:
-            replies = await answers(self._ideator, asks, archive)
-        except BudgetSpent as error:
-            self._spent = str(error)
-            return
-        self._propose([(ask, texts) for ask, texts in zip(asks, replies, strict=True)], room)
+    # Ask and propose
 
-    def _known(self) -> Archive:
-        """What questions are asked on."""
+    async def _ask(self, room: int) -> None:
+        """One turn: the strategy's questions, the ideator's answers, and their ideas to the buffer."""
+        archive, config = self._archive_for_questions(), self._config
+        # Copies: a strategy that changes them does not change this search.
+        ideas, kinds = tuple(self._texts), Counter(self._kinds)
+        history = History(archive, self.epoch, config.epoch_size, config.batch, ideas, kinds, self._subject)
+        # Seeds come from the question's number, which a resumed search continues.
+        rng = random.Random(f"{config.seed}:{self._next_question}")
+        asks = ask_strategy(self._strategy, config.strategy, history, room, rng)
+        asks = [replace(ask, salt=f"{config.seed}:{self._next_question + index}") for index, ask in enumerate(asks)]
+        try:
+            answers = await ask_ideator(self._ideator, asks, archive)
+        except BudgetSpent as error:
+            self._budget_spent = str(error)
+            return
+        self._propose([(ask, texts) for ask, texts in zip(asks, answers, strict=True)], room)
+
+    def _archive_for_questions(self) -> Archive:
         archive = self._archive
         if self._config.flow != EPOCHS:
             archive = archive_of(self._buffer)
         elif archive is None:
-            known = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
-            archive = self._archive = archive_of(self._buffer, known, self.epoch)
+            # The journal keeps how many records the epoch began with, so that a resumed epoch sees the same archive.
+            count = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
+            archive = self._archive = archive_of(self._buffer, count, self.epoch)
         if self._penalised:
             archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)
         return archive
 
-    def _propose(self, replies: Sequence[tuple[Ask, Sequence[str]]], room: int) -> None:
-        """Write questions and answers, and have these run, at most as many as there is room for."""
+    def _propose(self, answers: Sequence[tuple[Ask, Sequence[str]]], room: int) -> None:
+        """Write questions and answers to the journal in one transaction, and run the ideas, at most `room` of them."""
         step, first = self.epoch, len(self._texts)
         rows: list[tuple[int, Ask, str]] = []
-        asked: dict[int, Ask] = {}
-        for ask, texts in replies:
-            asked[self._number] = ask
-            rows += [(self._number, ask, text) for text in texts[: room - len(rows)]]
-            self._number += 1
-        texts = [text.encode("utf-8", "replace").decode() for _, _, text in rows]  # half surrogate pairs have no bytes
-        near = self._near.look(texts, step, first) if self._near and texts else {}
+        questions: dict[int, Ask] = {}
+        for ask, texts in answers:
+            questions[self._next_question] = ask
+            rows += [(self._next_question, ask, text) for text in texts[: room - len(rows)]]
+            self._next_question += 1
+        texts = [text.encode("utf-8", "replace").decode() for _, _, text in rows]  # a lone surrogate has no bytes
+        # Duplicates are found before the ideas run: `reject` saves their experiments.
+        duplicates = self._near_duplicates.add(texts, step, first) if self._near_duplicates and texts else {}
         origins = [
-            (number, Origin(tuple(parent.id for parent in _parents(ask, text)), *near.get(index, ())))
+            (number, Origin(tuple(parent.id for parent in _parents(ask, text)), *duplicates.get(index, ())))
             for index, (number, ask, text) in enumerate(rows)
         ]
-        refused = {index: self._refusal(texts[index], *near[index]) for index in near} if self._rejects else {}
-        _, begun = self._buffer.propose(
-            texts, step, refused, note=lambda db, first: self.asked.note(db, step, asked, first, origins)
+        rejects = duplicates if self._config.near_duplicates == REJECT else {}
+        refused = {index: rejected_record(texts[index], rejects[index], self._buffer) for index in rejects}
+        _, tasks = self._buffer.propose(
+            texts, step, refused, note=lambda db, first: self.journal.write_answers(db, step, questions, first, origins)
         )
+        # From here on the ideas are on disk: count them, and follow those that run.
         self.ideas += len(rows)
         self._texts += texts
         self._kinds.update(ask.kind for _, ask, _ in rows)
         self._settled += len(rows)
-        for index, task in begun.items():
+        for index, task in tasks.items():
             number, origin = origins[index]
-            self._enter(task, Place(step, first + index, number, origin.parents, origin.like is not None))
-        for number in asked:
-            if not self._pending[number]:
-                self._ended(number)
+            is_duplicate = origin.like is not None
+            self._track(task, PendingIdea(step, first + index, number, origin.parents, is_duplicate))
+        for number in questions:
+            if not self._open_answers[number]:
+                self._question_ended(number)
 
-    def _refusal(self, text: str, like: tuple[int, int], similarity: float) -> Experiment:
-        """The record of an idea that is not run because another said the same."""
-        executor, idea = self._buffer.executor, sections(text)[1] or text
-        message = (
-            f"It says what idea {like[1] + 1} of epoch {like[0] + 1} said (similarity {similarity:.2f}), and "
-            "near_duplicates is reject: it was not run."
-        )
-        return Experiment(
-            id=proposal_id(idea, "near_duplicate", self._buffer.config.run_dir or "", self._config.preset),
-            status=REJECTED,
-            idea=idea,
-            environment=executor.environment.name,
-            preset=self._config.preset,
-            seed=self._config.seed,
-            reward=executor.environment.failure_reward,
-            error={"kind": NEAR_DUPLICATE, "message": message},
-            created=time.time(),
-            finished=time.time(),
-        )
+    # Wait and collect
 
     async def _wait(self) -> None:
-        """Until something has an outcome, or a moment."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        if time.monotonic() - self._seen >= LOOK_SECONDS:
-            self._seen = time.monotonic()
-            self.asked.seen()
+        """Until an idea has an outcome, at most `POLL_SECONDS`; the journal learns that this session is alive."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if time.monotonic() - self._last_heartbeat >= POLL_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            self.journal.heartbeat()
 
-    def _gather(self) -> None:
-        """Take in the outcomes that are there."""
+    def _collect(self) -> None:
+        """Count the outcomes that have come in since the last call."""
         descents: list[Descent] = []
-        for task in [task for task in self._tasks if task.done()]:
-            place = self._tasks.pop(task)
+        for task in [task for task in self._running if task.done()]:
+            idea = self._running.pop(task)
             _, record = task.result()
-            self._settled += place.step == self.epoch
+            self._settled += idea.step == self.epoch
+            # A lost idea costs no budget, has no descendants, and is run again by the next session.
             if record.status != LOST:
                 if record.tree and record.id not in self.codebases:
                     self.codebases.add(record.id)
-                    self._fruitful.add(place.ask)
-                    if place.near and self._config.near_duplicates == PENALISE:
+                    self._fruitful.add(idea.question)
+                    if idea.is_near_duplicate and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
-                if place.parents:
-                    descents.append((record.id, place.parents, place.step))
-            self._pending[place.ask] -= 1
-            if not self._pending[place.ask]:
-                self._ended(place.ask)
-        self._descend(descents)
+                if idea.parents:
+                    descents.append((record.id, idea.parents, idea.step))
+            self._open_answers[idea.question] -= 1
+            if not self._open_answers[idea.question]:
+                self._question_ended(idea.question)
+        self._record_descents(descents)
 
-    def _descend(self, descents: list[Descent]) -> None:
+    def _record_descents(self, descents: list[Descent]) -> None:
         if descents:
             self._buffer.descend_all(descents)
 
-    def _ended(self, ask: int) -> None:
-        """All of a question's answers have an outcome."""
-        self._barren = 0 if ask in self._fruitful else self._barren + 1
-        self._fruitful.discard(ask)
+    def _question_ended(self, number: int) -> None:
+        """All answers to a question have an outcome."""
+        self._fruitless = 0 if number in self._fruitful else self._fruitless + 1
+        self._fruitful.discard(number)
 
-    def _tell(self) -> None:
-        if not self._texts:  # begun when the budget ended
+    def _report_epoch(self) -> None:
+        if not self._texts:  # the budget ended the search as the epoch began
             return
         archive, metric = archive_of(self._buffer), self._buffer.executor.environment.metric
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
         best = archive.metric(archive.successes()[0]) if archive.successes() else None
-        words = f"best {metric.name} {best:.4f}" if best is not None else "none succeeded yet"
+        result = f"best {metric.name} {best:.4f}" if best is not None else "no success yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
-        self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {words}")
-        self.look(self.epoch)
+        self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {result}")
+        self._on_epoch(self.epoch)
 
 
 def _parents(ask: Ask, text: str) -> Sequence[Experiment]:
+    """The past ideas that an answer was made from: its own word, else all that the question showed."""
     if isinstance(text, Answer):
         return text.parents
     return ask.shown if ask.descends else ()

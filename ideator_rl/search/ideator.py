@@ -1,7 +1,18 @@
-"""What a search asks for, and who answers: the one interface between strategies and ideators.
+"""The interface between strategies and ideators: a strategy asks, an ideator answers with ideas.
 
-A strategy looks at what is known and says what to ask for (`Ask`); an ideator turns that into ideas.  Neither runs
-anything: the reward buffer does.
+Neither runs anything: the engine has the ideas run by the reward buffer.
+
+    class Repeater(Ideator):
+        '''Proposes the best past ideas again.'''
+
+        name = "repeater"
+
+        @classmethod
+        def from_settings(cls, settings, subject, ledger):
+            return cls()
+
+        async def ideas(self, ask, archive):
+            return [record.idea for record in archive.elites(ask.count)]
 """
 
 from __future__ import annotations
@@ -11,7 +22,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.environments.environment import Environment
@@ -28,34 +39,34 @@ class Ask:
     """One question to an ideator."""
 
     kind: str
-    """What the strategy wants with it: `free`, `exploit` (better than what is shown), `explore` (unlike what is shown),
-    or a word of its own; it stands in the records."""
+    """`free`, `exploit` (do better than the shown ideas), `explore` (differ from them), or a word of the strategy's
+    own; it is stored in the journal."""
     count: int
-    """Ideas that are wanted."""
+    """Ideas wanted."""
     shown: tuple[Experiment, ...] = ()
     """Past ideas that the question shows, in this order; their results are in the archive."""
     avoid: tuple[str, ...] = ()
     """Texts of ideas that the answers should not resemble."""
     salt: str = ""
-    """Names this question: who samples from it seeds himself with it, so that a repeated question has one answer."""
+    """Names this question and seeds its answers: a repeated question has the same answer.  Set by the engine."""
     descends: bool = True
-    """The answers improve on what is shown, so that it stands as their parents in the records."""
+    """Whether the answers improve on the shown ideas, which are then stored as their parents."""
 
 
 class Answer(str):
-    """A completion that says which of the shown ideas it was made from; a plain text is taken to be made from all."""
+    """A completion with the shown ideas it was made from; a plain `str` counts as made from all of them."""
 
     parents: tuple[Experiment, ...]
 
     def __new__(cls, text: str, parents: Sequence[Experiment]) -> Answer:
-        made = super().__new__(cls, text)
-        made.parents = tuple(parents)
-        return made
+        answer = super().__new__(cls, text)
+        answer.parents = tuple(parents)
+        return answer
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What an ideator is to have ideas about."""
+    """What the ideas are about."""
 
     environment: Environment
     preset: str
@@ -71,95 +82,125 @@ class Subject:
         return self.environment.prompt(self.preset, self.kind)
 
 
+@runtime_checkable
 class Ideator(Protocol):
     """Writes ideas: a chat endpoint, a local model, or the environment's catalogue.
 
-    One that avoids what it answered before has `remember(texts)` besides, which is told, once, what it answered in
-    earlier sittings of a search: so a killed search goes on with the ideas that an untouched one has.
+    A class need not inherit from this one: see `with_defaults`.
     """
 
     name: str
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
-        """Completions in answer to a question, thought and all; fewer or more than were asked for are possible, and
-        what holds no idea is a malformed one.
+        """Completions in answer to a question, with their thoughts.
+
+        Fewer or more than `ask.count` are allowed; one without an idea counts as malformed.
 
         Raises:
-            IdeatorError: nothing can be had from it, now or ever; it says what to do.
+            IdeatorError: the ideator cannot answer, now or later; the message says what to do.
         """
         ...
 
-    def close(self) -> None: ...
+    async def ideas_many(self, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:
+        """The answers to several questions.  Optional: by default every question goes to `ideas`, all at once.
+
+        Raises:
+            IdeatorError: no question was answered.
+        """
+
+        async def ask_one(ask: Ask) -> list[str]:
+            with plugin_errors(f"The ideator {self.name}"):
+                return _checked_texts(self.name, await self.ideas(ask, archive))
+
+        results = await asyncio.gather(*map(ask_one, asks), return_exceptions=True)
+        return successful(results, "questions")
+
+    def remember(self, texts: Sequence[str]) -> None:
+        """Receives, once, the completions of earlier sessions, for an ideator that does not repeat itself.
+
+        Optional: with it, a killed search goes on with the ideas that an untouched one has.
+        """
+        return
+
+    def close(self) -> None:
+        """Release what the ideator holds."""
+        return
 
 
-async def answers(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:
-    """What `ideas` gives for each of several questions at once.
+def with_defaults(ideator: Any) -> Ideator:
+    """The ideator itself, or, where its class lacks an optional method, one that has the default for it."""
+    return ideator if isinstance(ideator, Ideator) else _WithDefaults(ideator)  # type: ignore[abstract]
 
-    An ideator that answers many for the price of one has `async def ideas_many(asks, archive)`, and is asked by it.
+
+class _WithDefaults(Ideator):
+    def __init__(self, ideator: Any):
+        self.name = ideator.name
+        for method in ("ideas", "ideas_many", "remember", "close"):
+            setattr(self, method, getattr(ideator, method, getattr(self, method)))
+
+
+async def ask_ideator(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:
+    """The completions for each of several questions that are asked together.
 
     Raises:
-        IdeatorError: as `answered`; or the ideator failed, or gave something else than lists of texts.
+        BudgetSpent: no question was answered, one of them because the ledger had no room.
+        IdeatorError: no question was answered, or the answers are not lists of texts.
     """
-    who = f"The ideator {ideator.name}"
-    if hasattr(ideator, "ideas_many"):
-        with blamed(who):
-            many = await ideator.ideas_many(asks, archive)
-        if not isinstance(many, list | tuple) or len(many) != len(asks):
-            gave = f"{len(many)} answers" if isinstance(many, list | tuple) else type(many).__name__
-            raise IdeatorError(f"{who} gave {gave} to {len(asks)} questions. Expected a list of texts for each.")
-        return [_texts(who, each) for each in many]
-
-    async def one(ask: Ask) -> list[str]:
-        with blamed(who):
-            return _texts(who, await ideator.ideas(ask, archive))
-
-    return answered(await asyncio.gather(*map(one, asks), return_exceptions=True), "questions")
+    with plugin_errors(f"The ideator {ideator.name}"):
+        answers = await ideator.ideas_many(asks, archive)
+    if not isinstance(answers, list | tuple) or len(answers) != len(asks):
+        got = f"{len(answers)} answers" if isinstance(answers, list | tuple) else type(answers).__name__
+        raise IdeatorError(
+            f"The ideator {ideator.name} returned {got} to {len(asks)} questions. Expected a list of texts for each."
+        )
+    return [_checked_texts(ideator.name, answer) for answer in answers]
 
 
 @contextmanager
-def blamed(who: str) -> Iterator[None]:
-    """Code of anybody's: what it raises ends the search as an error that is known does, after what is under way.
+def plugin_errors(plugin: str) -> Iterator[None]:
+    """Turn an exception of a plugin into an IdeatorError, which ends the search after the ideas that still run.
 
     Raises:
-        IdeatorError: it raised something; the traceback, which helps who wrote it, is logged.
+        IdeatorError: the plugin raised something; the traceback is logged for its author.
     """
     try:
         yield
     except IdeatorError:
         raise
     except Exception as error:
-        logging.getLogger(__name__).error("%s failed.", who, exc_info=True)
-        raise IdeatorError(f"{who} failed: {error!r}. Mend it, and go on with --resume.") from error
+        logging.getLogger(__name__).error("%s failed.", plugin, exc_info=True)
+        raise IdeatorError(f"{plugin} failed: {error!r}. Correct it, then continue with --resume.") from error
 
 
-def _texts(who: str, came: object) -> list[str]:
-    """An answer, if it is one."""
-    if not isinstance(came, list | tuple):
-        raise IdeatorError(f"{who} answered with {type(came).__name__}. Expected a list of texts, one an idea.")
-    for text in came:
+def _checked_texts(name: str, answer: object) -> list[str]:
+    if not isinstance(answer, list | tuple):
+        raise IdeatorError(
+            f"The ideator {name} returned {type(answer).__name__}. Expected a list of texts, one per idea."
+        )
+    for text in answer:
         if not isinstance(text, str):
-            raise IdeatorError(f"{who} answered with a list that holds {type(text).__name__}. Expected texts.")
-    return list(came)
+            raise IdeatorError(f"The ideator {name} returned a list with {type(text).__name__} in it. Expected texts.")
+    return list(answer)
 
 
-def answered(came: Sequence[list[str] | BaseException], what: str) -> list[list[str]]:
-    """What came of calls side by side; nothing in the place of one that failed, for the others are paid for.
+def successful(results: Sequence[list[str] | BaseException], calls: str) -> list[list[str]]:
+    """The results of concurrent calls, an empty list for a failed one: the other calls are paid for.
 
     Args:
-        came: by `asyncio.gather`.
-        what: the calls are, for the log.
+        results: from `asyncio.gather(return_exceptions=True)`.
+        calls: what the calls are called in the log, such as `questions`.
 
     Raises:
-        BudgetSpent: all failed, and one for this reason.
-        IdeatorError: all failed.
+        BudgetSpent: all calls failed, at least one for this reason.
+        IdeatorError: all calls failed.
     """
-    failed = [each for each in came if isinstance(each, BaseException)]
-    for error in failed:
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in errors:
         if not isinstance(error, IdeatorError):
             raise error
-    if failed and len(failed) == len(came):
-        raise next((error for error in failed if isinstance(error, BudgetSpent)), failed[0])
-    if failed:
-        why = visible(str(failed[0]))  # it may quote a server
-        logging.getLogger(__name__).warning("%d of %d %s got no answer: %s", len(failed), len(came), what, why)
-    return [[] if isinstance(each, BaseException) else each for each in came]
+    if errors and len(errors) == len(results):
+        raise next((error for error in errors if isinstance(error, BudgetSpent)), errors[0])
+    if errors:
+        reason = visible(str(errors[0]))  # it may quote a server
+        logging.getLogger(__name__).warning("%d of %d %s failed: %s", len(errors), len(results), calls, reason)
+    return [[] if isinstance(result, BaseException) else result for result in results]

@@ -1,12 +1,11 @@
-"""What other runs found, known to a search from its start: `archive_from`.
+"""Records of other runs that a search knows from its start: the recipe key `archive_from`.
 
-Their records are read once, when the search begins, and kept in its folder, so that a resumed search knows the same.
-Codebases that they ran are copied into this run's bucket with their results: an idea that leads to one of them is not
-run again under the seed it was run with; under another it is another experiment, and is run.  It is charged all the
-same (`search_summary`): a search that was spared experiments has not become cheaper.
+Read once, when the search begins, and kept in its folder, so that a resumed search knows the same.  Their codebases are
+copied into this run's bucket with their results: an idea that leads to one of them is not run again under the same
+seed.  It is charged all the same (`search_summary`), since the search would have had to run it.
 
-Refused is a source that holds nothing of this environment, as it stands, and preset: a metric measured with other code,
-data or budget is another metric.
+A source is refused if it holds nothing of this environment and preset: a metric measured with other code, data or
+budget is another metric.
 """
 
 from __future__ import annotations
@@ -23,87 +22,86 @@ from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import BASELINE, RewardBuffer
-from ideator_rl.storage.bucket import Bucket, bucket_at, open_bucket
+from ideator_rl.search.rerun import bucket_of_run
+from ideator_rl.storage.bucket import Bucket, bucket_at
 from ideator_rl.storage.records import JOURNAL, read_run
 
-KEPT = "archive_from.jsonl"
+FILE = "archive_from.jsonl"
 
 
-def known_elsewhere(buffer: RewardBuffer, sources: list[str], folder: Path) -> list[Experiment]:
-    """The records of these runs and buckets that are of the buffer's environment and preset, with its own rewards.
+def imported_records(buffer: RewardBuffer, sources: list[str], folder: Path) -> list[Experiment]:
+    """The records of these runs and buckets that fit the buffer's environment and preset, with the buffer's rewards.
 
     Raises:
-        IdeatorError: a source is neither a run nor a bucket, or holds nothing that belongs here.
+        IdeatorError: a source is neither a run nor a bucket, or holds no record that fits.
     """
-    kept = folder / KEPT
+    saved = folder / FILE
     if not sources:
         return []
-    if kept.is_file():
-        return [Experiment.from_json(line) for line in kept.read_text(encoding="utf-8").splitlines()]
-    environment = buffer.executor.environment
-    rule = reward_rule(environment, buffer.config.preset, buffer.config.reward_transform)
-    found: dict[str, Experiment] = {}
+    if saved.is_file():
+        return [Experiment.from_json(line) for line in saved.read_text(encoding="utf-8").splitlines()]
+    rule = reward_rule(buffer.executor.environment, buffer.config.preset, buffer.config.reward_transform)
+    records: dict[str, Experiment] = {}
     for source in sources:
-        for record in _of(source, buffer):
-            found.setdefault(record.id, replace(record, log="", reward=rule.reward(record)))
-    write_atomic(kept, "".join(json.dumps(asdict(record)) + "\n" for record in found.values()))
-    return list(found.values())
+        for record in _fitting_records(source, buffer):
+            records.setdefault(record.id, replace(record, log="", reward=rule.reward(record)))
+    write_atomic(saved, "".join(json.dumps(asdict(record)) + "\n" for record in records.values()))
+    return list(records.values())
 
 
-def words_of(records: Sequence[Experiment], seed: int) -> str:
-    """One line about what is known from elsewhere, to a search with this seed."""
-    others = sum(record.seed != seed and bool(record.tree) for record in records)
-    words = f"{len(records)} records of other runs are known from the start"
-    if others:
-        words += f"; {others} of them are of another seed: an idea that leads to the same codebase is run all the same"
-    return words
+def import_note(records: Sequence[Experiment], seed: int) -> str:
+    """One line about the imported records, for a search with this seed."""
+    other_seeds = sum(record.seed != seed and bool(record.tree) for record in records)
+    text = f"{len(records)} records of other runs are known from the start"
+    if other_seeds:
+        text += f"; {other_seeds} of them have another seed: an idea that leads to the same codebase is run again"
+    return text
 
 
-def _of(source: str, buffer: RewardBuffer) -> list[Experiment]:
-    bucket, ids = _opened(source)
+def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
+    bucket, ids = _open_source(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
-    found, others = [], Counter[str]()
+    fitting, unfit = [], Counter[str]()
     results = [record for id in ids if (record := store.load_record(bucket, id)) is not None]
     for record in results:
         if record.status == LOST or record.implementer == BASELINE:
             continue
         if record.hashes.get("environment") == digest and record.preset == preset:
-            found.append(record)
+            fitting.append(record)
         else:
-            others[f"{record.environment}/{record.preset}"] += 1
+            unfit[f"{record.environment}/{record.preset}"] += 1
     if ids and not results:
         raise IdeatorError(
-            f"archive_from: {source} names {len(ids)} experiments, and its bucket {bucket.url} holds the result of "
-            "none. A memory:// bucket ends with its process; of another, see that it is the one that was written to."
+            f"archive_from: {source} names {len(ids)} experiments, but its bucket {bucket.url} holds no result of "
+            "them. A memory:// bucket ends with its process; for another, check that it is the one of that run."
         )
-    if not found:
-        held = ", ".join(f"{count} of {name}" for name, count in others.items()) or "none"
+    if not fitting:
+        contents = ", ".join(f"{count} of {name}" for name, count in unfit.items()) or "none"
         raise IdeatorError(
-            f"archive_from: {source} holds no ideas of {buffer.executor.environment.name}/{preset} as that environment "
-            f"stands (it holds {held}). Results of other code, data or budgets cannot be compared; leave it out."
+            f"archive_from: {source} holds no ideas of {buffer.executor.environment.name}/{preset} in its present "
+            f"version (it holds {contents}). Results of other code, data or budgets cannot be compared; leave it out."
         )
     if bucket.url != buffer.executor.bucket.url:
-        for record in found:
+        for record in fitting:
             _copy(bucket, buffer.executor.bucket, record)
-    found.sort(key=lambda record: (record.finished, record.id))
-    return found
+    fitting.sort(key=lambda record: (record.finished, record.id))
+    return fitting
 
 
-def _opened(source: str) -> tuple[Bucket, list[str]]:
-    """The bucket of a source, and the ids of its experiments there."""
+def _open_source(source: str) -> tuple[Bucket, list[str]]:
+    """The bucket of a run folder or URL, and the ids of its experiments."""
     folder = Path(source)
     if not (folder / JOURNAL).is_file():
         bucket = bucket_at(source)
         return bucket, bucket.names("experiments")
     run = read_run(folder)
-    given = run.recipe.get("bucket")
-    return open_bucket(str(given or (folder / "bucket").absolute().as_uri())), list(run.experiments)
+    return bucket_of_run(run), list(run.experiments)
 
 
 def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:
-    """What running it again, or asking for it, would need; the result last.
+    """Copy the files of an experiment, the result last.
 
-    Whatever the source says, its code is a stranger's here: it is never run again without a sandbox.
+    Code of another bucket is never trusted here: it is not run again without a sandbox, whatever its record says.
     """
     spec = store.Spec.load(source, record.id)
     tree = store.load_tree(source, spec.tree) if spec is not None else None

@@ -1,72 +1,98 @@
-"""Near-duplicates: ideas that say, in other words, what an idea of this search said before.
+"""Finds near-duplicates: ideas that mean, in other words, the same as an earlier idea of this search.
 
-By the cosine of their descriptions' embeddings (`diversity.embedding`), from the similarity on at which the embedder
-was calibrated.  Numbers hardly move an embedding, so that another learning rate is a near-duplicate too.  The same text
-once more is what it was the first time: none, since it leads to the same codebase and costs nothing as it is, or again
-one of the same idea, so that what was rejected is not run when it is repeated.
+Compares descriptions by the cosine of their embeddings (`diversity.embedding`), from the similarity that the embedder
+was calibrated at.  Numbers hardly move an embedding, so another learning rate is a near-duplicate too.
 
-Guarantees: a function of the texts in their order; a text that holds no idea is like no other.
+Guarantees: a function of the texts in their order; a text without an idea has no duplicate.  A repeated text gets the
+answer of its first time: none if it was new (it leads to the same codebase, which costs nothing), or the same duplicate
+(so that a rejected idea is rejected again).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from ideator_rl.diversity.embedding import Embedder, description, thresholds
+from ideator_rl.experiment import NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import sections
 
-Where = tuple[int, int]
+IdeaKey = tuple[int, int]
 """Step and position of an idea."""
+Duplicate = tuple[IdeaKey, float]
+"""The earlier idea, and the cosine similarity to it."""
 
 
 class NearDuplicates:
     def __init__(self, embedder: Embedder, similarity: float | None = None):
         """Args:
-        similarity: cosine from which on two ideas say the same; None for what the embedder was calibrated at.
+        similarity: cosine from which on two ideas are duplicates; None for the embedder's calibrated value.
         """
         self.embedder = embedder
         self.similarity = thresholds(embedder).duplicate if similarity is None else similarity
-        self._known_ND: np.ndarray | None = None
-        self._count = 0
-        self._places: list[Where] = []
-        self._texts: dict[str, tuple[Where, float] | None] = {}
-        """Ideas that were looked at, each with what it said again."""
+        self._vectors_ND: np.ndarray | None = None
+        """Embeddings of all ideas so far in the first `len(self._keys)` rows; the rows after them are room."""
+        self._keys: list[IdeaKey] = []
+        self._duplicate_of: dict[str, Duplicate | None] = {}
+        """By idea text."""
 
-    def look(self, texts: Sequence[str], step: int, first: int) -> dict[int, tuple[Where, float]]:
-        """Which of these ideas say what one before them said: by index, the nearest one's place and the similarity.
-
-        They are remembered, at positions from `first` on.
-        """
-        found: dict[int, tuple[Where, float]] = {}
-        vectors_ND = self.embedder.embed([description(text) for text in texts])
-        self._make_room(len(texts), vectors_ND.shape[1])
-        assert self._known_ND is not None
-        for index, (text, vector_D) in enumerate(zip(texts, vectors_ND, strict=True)):
+    def add(self, texts: Sequence[str], step: int, first: int) -> dict[int, Duplicate]:
+        """Remember these completions, at positions from `first` on; returns the nearest earlier idea by index, for
+        those that have a duplicate."""
+        duplicates: dict[int, Duplicate] = {}
+        new_ND = self.embedder.embed([description(text) for text in texts])
+        vectors_ND = self._with_room(len(texts), new_ND.shape[1])
+        for index, (text, vector_D) in enumerate(zip(texts, new_ND, strict=True)):
             idea = sections(text)[1]
             if not idea:
                 continue
-            if idea not in self._texts:
-                self._texts[idea] = self._nearest(vector_D)
-            if (like := self._texts[idea]) is not None:
-                found[index] = like
-            self._known_ND[self._count] = vector_D
-            self._places.append((step, first + index))
-            self._count += 1
-        return found
+            if idea not in self._duplicate_of:
+                self._duplicate_of[idea] = self._nearest(vector_D)
+            if (duplicate := self._duplicate_of[idea]) is not None:
+                duplicates[index] = duplicate
+            vectors_ND[len(self._keys)] = vector_D
+            self._keys.append((step, first + index))
+        return duplicates
 
-    def _nearest(self, vector_D: np.ndarray) -> tuple[Where, float] | None:
-        """The idea before this one that is most like it, if it says the same."""
-        if self._known_ND is None or not self._count:
+    def _nearest(self, vector_D: np.ndarray) -> Duplicate | None:
+        """The most similar earlier idea, if it is similar enough."""
+        if self._vectors_ND is None or not self._keys:
             return None
-        similarity_N = self._known_ND[: self._count] @ vector_D
+        similarity_N = self._vectors_ND[: len(self._keys)] @ vector_D
         nearest = int(similarity_N.argmax())
         similarity = float(similarity_N[nearest])
-        return (self._places[nearest], similarity) if similarity >= self.similarity else None
+        return (self._keys[nearest], similarity) if similarity >= self.similarity else None
 
-    def _make_room(self, more: int, dimensions: int) -> None:
-        if self._known_ND is None:
-            self._known_ND = np.zeros((max(256, more), dimensions), np.float32)
-        while self._count + more > len(self._known_ND):
-            self._known_ND = np.concatenate([self._known_ND, np.zeros_like(self._known_ND)])
+    def _with_room(self, count: int, dimensions: int) -> np.ndarray:
+        """The matrix with `count` free rows; its length doubles, so that a row costs constant time on average."""
+        if self._vectors_ND is None:
+            self._vectors_ND = np.zeros((max(256, count), dimensions), np.float32)
+        while len(self._keys) + count > len(self._vectors_ND):
+            self._vectors_ND = np.concatenate([self._vectors_ND, np.zeros_like(self._vectors_ND)])
+        return self._vectors_ND
+
+
+def rejected_record(text: str, duplicate: Duplicate, buffer: RewardBuffer) -> Experiment:
+    """The record of an idea that is not run because an earlier idea means the same."""
+    (step, position), similarity = duplicate
+    environment, config = buffer.executor.environment, buffer.config
+    idea = sections(text)[1] or text
+    message = (
+        f"It means the same as idea {position + 1} of epoch {step + 1} (similarity {similarity:.2f}); with "
+        "near_duplicates: reject it is not run."
+    )
+    return Experiment(
+        id=proposal_id(idea, "near_duplicate", config.run_dir or "", config.preset),
+        status=REJECTED,
+        idea=idea,
+        environment=environment.name,
+        preset=config.preset,
+        seed=config.seed,
+        reward=environment.failure_reward,
+        error={"kind": NEAR_DUPLICATE, "message": message},
+        created=time.time(),
+        finished=time.time(),
+    )

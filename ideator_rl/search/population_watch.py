@@ -1,7 +1,7 @@
-"""A search's population while it goes on: figures after every epoch, and a line when it begins to collapse.
+"""Follows the diversity of a search while it runs: figures after every epoch, and a line when a collapse begins.
 
-Figures stand in `search.jsonl` in the run's folder, a line a window.  Late outcomes count in the window that is open
-when they come.  What goes wrong here is logged, and ends no search.
+Appends one JSON line per window to `search.jsonl` in the run folder.  A late outcome counts in the window that is open
+when it arrives.  An error here is logged and does not end the search.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ FILE = "search.jsonl"
 log = logging.getLogger(__name__)
 
 
-class Population:
+class PopulationWatch:
     def __init__(self, buffer: RewardBuffer, embedder: Embedder, folder: Path, say: Callable[[str], None]):
-        around = surroundings(buffer.executor.environment, buffer.config.preset)
-        self._watch, self._rows, self._say = Watch(embedder, around), LiveRows(buffer), say
+        context = surroundings(buffer.executor.environment, buffer.config.preset)
+        self._watch, self._rows, self._say = Watch(embedder, context), LiveRows(buffer), say
         self._path = folder / FILE
-        self._path.unlink(missing_ok=True)  # what an earlier sitting wrote is computed anew, in the first look
+        # The first call computes the windows of earlier sessions anew.
+        self._path.unlink(missing_ok=True)
 
     def __call__(self, epoch: int) -> None:
-        """Look at an epoch that is over."""
+        """Take in an epoch that has ended."""
         try:
             if not (windows := self._watch.take(self._rows.upto(epoch))):
                 return
@@ -40,4 +41,4 @@ class Population:
             for alarm in self._watch.alarms():
                 self._say(f"epoch {epoch + 1}, {alarm.level}: {alarm.words}")
         except Exception as error:
-            log.warning("The figures of the search's population could not be had: %s", error)
+            log.warning("The diversity figures of the search could not be computed: %s", error)

@@ -35,9 +35,9 @@ from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, 
 from ideator_rl.search.engine import StopReason, search_loop
 from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.imported_ideas import known_elsewhere, words_of
-from ideator_rl.search.population_watch import Population
-from ideator_rl.search.search_journal import charged
+from ideator_rl.search.imported_ideas import import_note, imported_records
+from ideator_rl.search.population_watch import PopulationWatch
+from ideator_rl.search.search_journal import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 
@@ -60,9 +60,10 @@ class SearchProgress(Voice):
         if self.buffer is None:
             return ""
         counts = self.buffer.counts()
+        charged = len(charged_codebases(self.buffer))
         text = (
-            f"{counts['running']} running, {counts['waiting']} waiting · {len(charged(self.buffer))}{self._limit} "
-            f"experiments · {counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
+            f"{counts['running']} running, {counts['waiting']} waiting · {charged}{self._limit} experiments · "
+            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
         )
         metric = self.buffer.executor.environment.metric
         # A copy: the buffer's loop appends to the history while this thread reads it.
@@ -106,7 +107,7 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)
             ideator = _get_ideator(config, buffer)
-            buffer.elsewhere = known_elsewhere(buffer, config.archive_from, config.folder)
+            buffer.elsewhere = imported_records(buffer, config.archive_from, config.folder)
             keep_recipe(config.folder, config.text())
             try:
                 return _run(config, buffer, ideator, strategy, progress)
@@ -127,7 +128,7 @@ def _run(
         with progress.phase("baseline"):
             progress.say(await _run_baseline(buffer, config.baseline_replicates))
         with progress.phase("search"):
-            watch = Population(buffer, get_embedder(config.embedder), config.folder, progress.say)
+            watch = PopulationWatch(buffer, get_embedder(config.embedder), config.folder, progress.say)
             return await search_loop(config, buffer, ideator, strategy, progress.say, watch)
 
     reason = asyncio.run(work())
@@ -170,7 +171,7 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
     bucket_before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") or ""
     if bucket_before == config.bucket:
         return
-    experiment_ids = charged(buffer)
+    experiment_ids = charged_codebases(buffer)
     missing = [id for id in experiment_ids if store.load_record(buffer.executor.bucket, id) is None]
     if missing:
         raise RecipeError(
@@ -202,7 +203,7 @@ def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, prog
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     progress.say(f"run folder {config.folder}")
     if buffer.elsewhere:
-        progress.say(words_of(buffer.elsewhere, config.seed))
+        progress.say(import_note(buffer.elsewhere, config.seed))
 
 
 __getattr__ = renamed(__name__)

@@ -1,9 +1,9 @@
-"""A search in figures, read from its folder alone: while it goes on, after it was killed, and at its end.
+"""The figures of a search, read from its folder alone: while it runs, after a kill, and at its end.
 
-charged     distinct codebases that it asked for: what it would have had to run alone
-elsewhere   of these, paid for by another run (a shared bucket, or `archive_from`)
-repeated    ideas that led to a codebase of this search that was known: free
-near        ideas that said what another said, in other words; of these `rejected` were not run
+charged     distinct codebases that it asked for: what it would have run with an empty bucket
+elsewhere   of these, executed by another run (a shared bucket, or `archive_from`)
+repeated    ideas that led to a codebase which this search had proposed before; they cost no experiment
+near        near-duplicates: ideas that mean the same as an earlier one; `rejected` of them were not run
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ideator_rl.storage.records import JOURNAL
 
 
 @dataclass(frozen=True)
-class Figures:
+class SearchSummary:
     ideas: int
     epochs: int
     asks: int
     """Questions to the ideator."""
     kinds: dict[str, int]
-    """Ideas by the kind of question that they answer."""
+    """Ideas by the kind of question they answer."""
     charged: int
     elsewhere: int
     elsewhere_succeeded: int
@@ -33,27 +33,28 @@ class Figures:
     near: int
     rejected: int
     seconds: float
-    """Wall seconds, over all sittings."""
+    """Wall seconds, over all sessions."""
     ended_by: str | None
-    """The budget that ended the last sitting; None while one goes on, or after a kill."""
+    """The budget that ended the last session; None while it runs, or after a kill."""
 
     def facts(self) -> dict[str, Any]:
+        """For a program."""
         return asdict(self)
 
-    def words(self) -> list[str]:
-        """Lines for a person."""
+    def lines(self) -> list[str]:
+        """For a person."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "none"
         near = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
         return [
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
-            f"Experiments: {self.charged} charged, {self.elsewhere} of them paid for by other runs "
+            f"Experiments: {self.charged} charged, {self.elsewhere} of them executed by other runs "
             f"({self.elsewhere_succeeded} successes)",
-            f"Repeats: {self.repeated} ideas led to a codebase that was known, free; {near}",
+            f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {near}",
         ]
 
 
-def figures(folder: Path) -> Figures | None:
-    """The figures of a search; None for a run that is none."""
+def read_search_summary(folder: Path) -> SearchSummary | None:
+    """The figures of a search; None for a training run."""
     uri = f"{(folder / JOURNAL).absolute().as_uri()}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=30)) as db:
         if not db.execute("select 1 from sqlite_master where name='sittings'").fetchone():
@@ -66,7 +67,7 @@ def figures(folder: Path) -> Figures | None:
             (f'"kind": "{NEAR_DUPLICATE}"',),
         ).fetchone()
         kinds = "select kind, count(*) from origins join asks on number = ask group by kind order by min(number)"
-        return Figures(
+        return SearchSummary(
             ideas=ideas,
             epochs=epochs,
             asks=db.execute("select count(*) from asks").fetchone()[0],
@@ -82,14 +83,14 @@ def figures(folder: Path) -> Figures | None:
         )
 
 
-def notes(folder: Path) -> list[str]:
-    """What a report says of a search besides; nothing for a run that is none."""
-    found = figures(folder)
-    return found.words() if found else []
+def report_notes(folder: Path) -> list[str]:
+    """The lines about a search in a report; empty for a training run."""
+    summary = read_search_summary(folder)
+    return summary.lines() if summary else []
 
 
 def _codebases(db: sqlite3.Connection) -> tuple[int, int, int, int]:
-    """Distinct codebases, those of others, successes among these, and ideas that led to one that was known."""
+    """Distinct codebases, those executed by other runs, successes among these, and repeated ideas."""
     rows = db.execute(
         "select experiment_id, min(r.created), count(*), record_json from rollouts r join experiments e "
         f"on e.id = experiment_id where r.status != '{LOST}' group by experiment_id"

@@ -1,7 +1,7 @@
-"""Ideators for search, by name: `catalogue`, `chat`, `local`, or a class of anybody's.
+"""Ideators for search, by name: `catalogue`, `chat`, `local`, or a class of your own.
 
-A class is made by `from_settings(settings, subject, ledger)`: the recipe's mapping, what the ideas are to be about, and
-the run's ledger, on which whatever costs something is reserved and booked.  Nothing heavy is imported by naming one.
+A class is created by `from_settings(settings, subject, ledger)`: the recipe's `ideator_options`, what the ideas are
+about, and the run's ledger, on which every cost is reserved and booked.  `get_ideator` loads no model.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ BUILT_IN = {
     "local": "ideator_rl.search.ideators.local.LocalIdeator",
 }
 
-PAGE = "docs/how-to/ideators.md says what one of your own has"
+PAGE = "docs/how-to/ideators.md describes an ideator of your own"
 
 
 def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, ledger: Ledger | None = None) -> Ideator:
     """An ideator by name, entry point of the group `ideator_rl.ideators`, or dotted path of a class.
 
     Raises:
-        UnknownName: nothing is known by that name.
-        IdeatorError: it is no ideator; settings that it does not take, or that cannot be.
+        UnknownName: no ideator has this name.
+        IdeatorError: the class is no ideator, or does not take these settings.
     """
     kind = resolve("ideators", name, BUILT_IN)
     if not callable(getattr(kind, "from_settings", None)):
         raise IdeatorError(f"The ideator {name} is {kind!r}. Expected a class with `from_settings`; {PAGE}.")
-    made: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
-    if missing := [part for part in ("name", "ideas", "close") if not hasattr(made, part)]:
+    ideator: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
+    if missing := [member for member in ("name", "ideas", "close") if not hasattr(ideator, member)]:
         raise IdeatorError(f"The ideator {name} has no {' and no '.join(missing)}; {PAGE}.")
-    return made
+    return ideator

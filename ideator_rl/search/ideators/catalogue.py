@@ -1,12 +1,14 @@
-"""The ideator `catalogue`: samples and recombines the environment's known edits in words; no model is asked.
+"""The ideator `catalogue`: samples and recombines the edits of the environment's catalogue; calls no model.
 
-A question that shows nothing is answered with edits drawn at random; one that is to be improved on with a
-recombination of one or two of the ideas shown: some of their edits, at times with another value, at times a new edit.
-One that explores is answered with edits that the ideas shown use least.  It is the offline default, and a floor to
-beat: it knows what can be said, and nothing of what helps.
+free      edits drawn at random
+exploit   a recombination of one or two shown ideas: some of their edits, sometimes with another value, sometimes a new
+          edit
+explore   edits that the shown ideas use least
 
-Guarantees: a question with its salt has one answer, given what is known; edits stand together and change the
-baseline; what is known or was answered before by this ideator is avoided, as long as the catalogue allows.
+The offline default, and a baseline for other ideators: it can name every edit and does not learn which of them help.
+
+Guarantees: a question with its salt has one answer for one archive; the edits of an idea can be applied together and
+change the baseline.  Codebases in the archive and earlier answers are not repeated while the catalogue has others.
 """
 
 from __future__ import annotations
@@ -18,21 +20,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.idea_edits import KnownEdits
+from ideator_rl.archive.idea_edits import IdeaEdits
 from ideator_rl.archive.recombination import Recombination
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import PatchError, tree_hash
-from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
+from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Ideator, Subject
 from ideator_rl.search.ideators.settings import Check, checked, number
 from ideator_rl.storage.ledger import Ledger
 
 TRIES = 30
-"""Draws of one idea: of a recombination before a free idea takes its place, of a free one before it may be known."""
+"""Draws of one idea: of a recombination before a free idea replaces it, of a free one before it may be a repeat."""
 DRAWS = 4
-"""Of so many the one whose edits were used least is said, where a question explores."""
+"""Fresh draws of an explore question, of which the one with the least used edits is taken."""
 SIZES = (1, 1, 1, 2, 2, 3)
-"""How many edits a free idea has, drawn from these: those of the warm-up's corpus."""
+"""Numbers of edits that a free idea draws from: those of the warm-up's corpus."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ CHECKS: dict[str, Check] = {
 }
 
 
-class CatalogueIdeator:
+class CatalogueIdeator(Ideator):
     name = "catalogue"
 
     def __init__(self, settings: Settings, subject: Subject):
@@ -65,14 +67,15 @@ class CatalogueIdeator:
             CatalogueError: the environment has no catalogue.
         """
         self._settings = settings
-        self._known = KnownEdits(subject.environment, subject.preset)
-        self._base = tree_hash(self._known.base)
+        self._edits = IdeaEdits(subject.environment, subject.preset)
+        self._base = tree_hash(self._edits.base)
         self._recombination = Recombination(
-            self._known.catalogue, settings.keep, settings.jitter, settings.new, settings.most_edits, False
+            self._edits.catalogue, settings.keep, settings.jitter, settings.new, settings.most_edits, False
         )
-        self._said: set[str] = set()
-        """Trees of what was answered before, or is to be avoided."""
-        self._avoided: set[str] = set()
+        self._used_trees: set[str] = set()
+        """Trees of earlier answers and of ideas to avoid."""
+        self._remembered: set[str] = set()
+        """Texts whose trees are in `_used_trees`."""
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], subject: Subject, ledger: Ledger) -> CatalogueIdeator:
@@ -86,60 +89,61 @@ class CatalogueIdeator:
         rng = random.Random(ask.salt)
         self.remember(ask.avoid)
         if ask.kind == EXPLORE:
-            used = Counter(choice.key for shown in ask.shown for choice in self._known.of(shown.idea))
-            return [Answer(self._say(self._new(rng, archive, used), rng), ()) for _ in range(ask.count)]
-        shown = [record for record in ask.shown if self._known.of(record.idea)]
-        return [self._answer(shown, archive, rng) for _ in range(ask.count)]
-
-    def close(self) -> None:
-        pass
+            uses = Counter(choice.key for record in ask.shown for choice in self._edits.of(record.idea))
+            return [Answer(self._describe(self._draw(rng, archive, uses), rng), ()) for _ in range(ask.count)]
+        parents = [record for record in ask.shown if self._edits.of(record.idea)]
+        return [self._answer(parents, archive, rng) for _ in range(ask.count)]
 
     def remember(self, texts: Sequence[str]) -> None:
-        """Say none of these again; what a search answered in earlier sittings is told by it."""
+        """Do not propose these again."""
         for text in texts:
-            if text not in self._avoided and (choices := self._known.of(text)):
-                self._avoided.add(text)
-                self._said.add(self._tree(list(choices)))
+            if text not in self._remembered and (choices := self._edits.of(text)):
+                self._remembered.add(text)
+                self._used_trees.add(self._tree(list(choices)))
 
-    def _answer(self, shown: Sequence[Experiment], archive: Archive, rng: random.Random) -> Answer:
-        if not shown:
-            return Answer(self._say(self._new(rng, archive), rng), ())
-        many = 2 if len(shown) > 1 and rng.random() < self._settings.two else 1
+    def _answer(self, candidates: Sequence[Experiment], archive: Archive, rng: random.Random) -> Answer:
+        """A recombination of one or two of the candidates; a free idea if all recombinations are repeats."""
+        if not candidates:
+            return Answer(self._describe(self._draw(rng, archive), rng), ())
+        count = 2 if len(candidates) > 1 and rng.random() < self._settings.two else 1
         for _ in range(TRIES):
-            parents = rng.sample(shown, many)
-            child = self._recombination.child([list(self._known.of(parent.idea)) for parent in parents], rng)
-            if self._fresh(child, archive):
-                return Answer(self._say(child, rng), parents)
-        return Answer(self._say(self._new(rng, archive), rng), ())  # all that they lead to is known
+            parents = rng.sample(candidates, count)
+            child = self._recombination.child([list(self._edits.of(parent.idea)) for parent in parents], rng)
+            if self._is_new(child, archive):
+                return Answer(self._describe(child, rng), parents)
+        return Answer(self._describe(self._draw(rng, archive), rng), ())
 
-    def _new(self, rng: random.Random, archive: Archive, used: Counter[str] | None = None) -> list[Choice]:
-        """Edits at random; of several draws that of which the fewest were used, where that is asked for."""
-        fresh: list[list[Choice]] = []
+    def _draw(self, rng: random.Random, archive: Archive, uses: Counter[str] | None = None) -> list[Choice]:
+        """Edits at random.
+
+        Args:
+            uses: by edit; of `DRAWS` new draws, the one with the least used edits is returned.
+        """
+        new_draws: list[list[Choice]] = []
         for _ in range(TRIES):
-            drawn = self._known.catalogue.sample(rng, rng.choice(SIZES))
-            if self._fresh(drawn, archive):
-                fresh.append(drawn)
-            if len(fresh) == (DRAWS if used else 1):
+            choices = self._edits.catalogue.sample(rng, rng.choice(SIZES))
+            if self._is_new(choices, archive):
+                new_draws.append(choices)
+            if len(new_draws) == (DRAWS if uses else 1):
                 break
-        return min(fresh, key=lambda choices: _use(choices, used or Counter()), default=drawn)
+        return min(new_draws, key=lambda choices: _mean_uses(choices, uses or Counter()), default=choices)
 
-    def _fresh(self, choices: list[Choice], archive: Archive) -> bool:
-        """Whether these edits stand together and lead to a codebase that nobody tried."""
+    def _is_new(self, choices: list[Choice], archive: Archive) -> bool:
+        """Whether these edits can be applied together and lead to a codebase that was not proposed before."""
         tree = self._tree(choices)
-        return tree not in ("", self._base) and tree not in self._said and not archive.knows(tree)
+        return tree not in ("", self._base) and tree not in self._used_trees and not archive.knows(tree)
 
     def _tree(self, choices: list[Choice]) -> str:
-        """The codebase that these edits lead to; empty where they do not stand together."""
+        """Hash of the codebase with these edits; empty if they cannot be applied together."""
         try:
-            return tree_hash(self._known.catalogue.apply(self._known.base, choices))
+            return tree_hash(self._edits.catalogue.apply(self._edits.base, choices))
         except PatchError:
             return ""
 
-    def _say(self, choices: list[Choice], rng: random.Random) -> str:
-        self._said.add(self._tree(choices))
-        return self._known.catalogue.describe(choices, rng).text
+    def _describe(self, choices: list[Choice], rng: random.Random) -> str:
+        self._used_trees.add(self._tree(choices))
+        return self._edits.catalogue.describe(choices, rng).text
 
 
-def _use(choices: list[Choice], used: Counter[str]) -> float:
-    """How often edits were used, the mean of them."""
-    return sum(used[choice.key] for choice in choices) / len(choices)
+def _mean_uses(choices: list[Choice], uses: Counter[str]) -> float:
+    return sum(uses[choice.key] for choice in choices) / len(choices)

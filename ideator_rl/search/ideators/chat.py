@@ -1,12 +1,12 @@
-"""The ideator `chat`: any server that speaks OpenAI's chat completions, asked through the client of `ideator_rl.llm`.
+"""The ideator `chat`: any server with OpenAI's chat completions, through the client of `ideator_rl.llm`.
 
-A call asks for several ideas at once; a question for more is split into calls that run side by side, each with a salt
-of its own, which picks its model by weight.  Cost is reserved before and booked after every try on the run's ledger.
+A call asks for several ideas.  A question for more is split into concurrent calls, each with a salt of its own, which
+picks its model by weight.  Cost is reserved on the run's ledger before every attempt and booked after it.
 
-Guarantees: an odd answer (junk, refused, cut off, fewer ideas than asked for) costs only itself: what is whole in it is
-kept, and what is not counts as malformed.  Where some calls of a question fail for good and others do not, what came is
-given, and the next question tells whether the fault lasts.  Not guaranteed: the same ideas twice from a live endpoint;
-`record` keeps its answers, and a search that goes on pays for none of them again.
+Guarantees: a bad answer (junk, refused, cut off, too few ideas) costs only itself: its complete ideas count, the rest
+is malformed.  If some calls of a question fail for good, the answers of the others are returned, and the next question
+shows whether the fault lasts.  Not guaranteed: the same ideas twice from a live endpoint.  With `record`, answers are
+stored, and a resumed search does not pay for them again.
 """
 
 from __future__ import annotations
@@ -19,48 +19,47 @@ from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
-from ideator_rl.search.ideator import Ask, Subject, answered
-from ideator_rl.search.ideators.prompt_writer import Manner, Questions
+from ideator_rl.search.ideator import Ask, Ideator, Subject, successful
+from ideator_rl.search.ideators.prompt_writer import PromptStyle, PromptWriter
 from ideator_rl.search.ideators.replies import ideas_of_reply
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, checked, names, number
 from ideator_rl.storage.ledger import Ledger
 
 HALVINGS = 4
-"""How often less is shown when a server says that the prompt is too long."""
+"""How often a prompt is shortened when the server refuses it as too long."""
 
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How ideas are asked for; all other settings are the client's."""
+    """How to ask for ideas; all other settings are the client's."""
 
     ideas_per_call: int = 10
     """As Si et al. (arXiv 2601.14525); 1 for a small model, together with `as_trained`."""
     as_trained: bool = False
-    """Ask with the prompts of a warm-up and of training, to the letter, one idea a call."""
+    """Ask with exactly the prompts of warm-up and training, one idea a call."""
     max_shown: int | None = None
     """Past ideas in a prompt; null for 100, or for 2 as trained."""
     idea_chars: int = 2000
-    """The most characters of one of them."""
+    """Characters of one past idea, at most."""
 
 
 CHECKS = {"ideas_per_call": (number(1, whole=True), "a whole number of at least 1"), **MANNER_CHECKS}
 
 
-class ChatIdeator:
+class ChatIdeator(Ideator):
     name = "chat"
 
-    def __init__(self, client: ChatClient, settings: ChatSettings, questions: Questions):
-        self._client, self.settings, self._questions = client, settings, questions
+    def __init__(self, client: ChatClient, settings: ChatSettings, prompts: PromptWriter):
+        self._client, self.settings, self._prompts = client, settings, prompts
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], subject: Subject, ledger: Ledger) -> ChatIdeator:
-        """Made from one flat mapping: these settings and the client's.
+        """From one flat mapping: these settings and the client's.
 
         Raises:
-            IdeatorError: an unknown key, a value that cannot be, no key of the server in the environment, or no such
-                prompt.
+            IdeatorError: an unknown key, a wrong value, no API key in the environment, or no such prompt.
         """
-        subject.prompt()  # one that is not there is told before the baseline is run
+        subject.prompt()  # raises before the baseline is run
         mine = checked(cls.name, settings, CHECKS, names(LLMSettings))
         if mine.get("as_trained"):
             mine.setdefault("ideas_per_call", 1)
@@ -72,40 +71,36 @@ class ChatIdeator:
             )
         client = LLMSettings.from_mapping({key: value for key, value in settings.items() if key not in CHECKS})
         room = client.context_tokens - client.max_tokens if client.context_tokens else None
-        manner = Manner(own.as_trained, own.max_shown, own.idea_chars)
-        return cls(ChatClient(client, ledger), own, Questions(subject, manner, tokens, room))
+        style = PromptStyle(own.as_trained, own.max_shown, own.idea_chars)
+        return cls(ChatClient(client, ledger), own, PromptWriter(subject, style, tokens, room))
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
-        """See `ideator.Ideator`.
+        """See `Ideator`.
 
         Raises:
-            BudgetSpent: a cap leaves no room for any call of the question.
-            IdeatorError: none of its calls was answered, for good.
+            BudgetSpent: the ledger has no room for any call of the question.
+            IdeatorError: all calls failed for good.
         """
-        most = self.settings.ideas_per_call
-        sizes = [min(most, ask.count - done) for done in range(0, ask.count, most)]
-        came = await asyncio.gather(
-            *(self._call(ask, archive, size, part) for part, size in enumerate(sizes)), return_exceptions=True
-        )
-        return [idea for ideas in answered(came, "calls of a question") for idea in ideas]
+        per_call = self.settings.ideas_per_call
+        sizes = [min(per_call, ask.count - start) for start in range(0, ask.count, per_call)]
+        calls = (self._call(ask, archive, size, index) for index, size in enumerate(sizes))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        return [idea for ideas in successful(results, "calls of a question") for idea in ideas]
 
-    def close(self) -> None:
-        """Connections end with the loop that they belong to."""
-
-    async def _call(self, ask: Ask, archive: Archive, count: int, part: int) -> list[str]:
-        """One call; of a prompt that is too long for the server, it shows half as much.
+    async def _call(self, ask: Ask, archive: Archive, count: int, index: int) -> list[str]:
+        """One call for `count` ideas; a prompt that the server refuses as too long is halved and sent again.
 
         Raises:
-            IdeatorError: the client gives no answer, or even a prompt that shows nothing is too long.
+            IdeatorError: the client has no answer, or even the prompt without past ideas is too long.
         """
         for halvings in range(HALVINGS + 1):
-            question = self._questions.put(ask, archive, count, part, 0.5**halvings)
-            messages = [{"role": "user", "content": question.text}]
+            prompt = self._prompts.write(ask, archive, count, index, 0.5**halvings)
+            messages = [{"role": "user", "content": prompt.text}]
             try:
-                reply = await self._client.complete(messages, salt=f"{ask.salt} call {part}")
+                reply = await self._client.complete(messages, salt=f"{ask.salt} call {index}")
             except ContextTooLong:
-                if halvings == HALVINGS or not (question.shown or ask.avoid):
+                if halvings == HALVINGS or not (prompt.shown or ask.avoid):
                     raise
                 continue
-            return [question.answer(idea) for idea in ideas_of_reply(reply.text, count)]
-        raise AssertionError("the last try returns or raises")
+            return [prompt.answer(idea) for idea in ideas_of_reply(reply.text, count)]
+        raise AssertionError("the last attempt returns or raises")

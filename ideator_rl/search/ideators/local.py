@@ -1,12 +1,11 @@
-"""The ideator `local`: a causal LM in this process, one idea a completion, asked with the prompts that training uses.
+"""The ideator `local`: a causal LM in this process, one idea a completion, with the prompts of training.
 
-`model` is a name on the hub, a folder, an export (`ideator-rl export`), a run's folder once the run has ended, or
-`package:<import name>/<file>.gguf`; so frozen search, training with reuse and plain training can share one ideator.
-Sampled as in training: with the temperature alone, in the model's chat template if it has one.
+`model` is a name on the hub, a folder, an export (`ideator-rl export`), the folder of a run that has ended, or
+`package:<import name>/<file>.gguf`; so search and training can share one ideator.  Sampling is as in training: with the
+temperature alone, in the model's chat template if it has one.
 
-Guarantees: a question names its answers (its salt seeds them), up to rounding that may differ with what is batched
-beside it.  The model is loaded at the first question; it reads and writes in one thread of its own, so that whoever
-waits can do something else.
+Guarantees: a question's salt seeds its answers, which differ with the batch by rounding at most.  The model is loaded
+at the first question.  It runs in one thread of its own, so that the event loop stays free.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from typing import Any
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
-from ideator_rl.search.ideator import Ask, Subject
-from ideator_rl.search.ideators.prompt_writer import Manner, Questions
+from ideator_rl.search.ideator import Ask, Ideator, Subject
+from ideator_rl.search.ideators.prompt_writer import PromptStyle, PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import MANNER_CHECKS, Check, checked, number
 from ideator_rl.storage.ledger import Ledger
@@ -36,21 +35,21 @@ class LocalSettings:
     model: str
     temperature: float = 1.0
     max_tokens: int = 512
-    """Of a completion."""
+    """Tokens of a completion."""
     batch: int = 64
-    """Completions that are sampled side by side, at most."""
+    """Completions sampled in one batch, at most."""
     dtype: str = "auto"
-    """Of the weights; `auto` is as they were saved."""
+    """Data type of the weights; `auto` for the saved one."""
     device: str | None = None
-    """Where the model runs; null for a GPU if there is one."""
+    """Torch device; null for a GPU if there is one."""
     cpu_threads: int | None = None
-    """Threads of torch in this process; 1 is best for a small model beside experiments.  Null leaves them."""
+    """Threads of torch in this process; null for its default.  1 is best for a small model next to experiments."""
     as_trained: bool = True
-    """Ask with the prompts of a warm-up and of training, to the letter."""
+    """Ask with exactly the prompts of warm-up and training."""
     max_shown: int | None = None
     """Past ideas in a prompt; null for 2, or for 100 where not as trained."""
     idea_chars: int = 2000
-    """The most characters of one of them."""
+    """Characters of one past idea, at most."""
 
 
 CHECKS: dict[str, Check] = {
@@ -68,31 +67,33 @@ CHECKS: dict[str, Check] = {
 }
 
 
-class LocalIdeator:
+class LocalIdeator(Ideator):
     name = "local"
 
     def __init__(self, settings: LocalSettings, subject: Subject):
         self.settings = settings
         self._subject, self._source = subject, model_source(settings.model)
-        self._loaded: _Loaded | None = None
+        self._model: _Model | None = None
+        """Loaded and used by the ideator's thread; dropped by `close` after that thread has ended."""
         self._thread = ThreadPoolExecutor(1, "local-ideator")
         self._stop = threading.Event()
+        """Set by `close`, read by the ideator's thread before every token; never reset."""
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], subject: Subject, ledger: Ledger) -> LocalIdeator:
-        """Nothing is booked: its cost is this machine's time.
+        """Books nothing on the ledger: the cost is this machine's time.
 
         Raises:
-            IdeatorError: an unknown key, a value that cannot be, no model there, or no such prompt.
+            IdeatorError: an unknown key, a wrong value, no such model, or no such prompt.
         """
-        subject.prompt()  # one that is not there is told before the baseline is run
+        subject.prompt()  # raises before the baseline is run
         checked(cls.name, settings, CHECKS)
         if "model" not in settings:
             raise IdeatorError(f"The settings of the ideator local have no 'model'. Expected {CHECKS['model'][1]}.")
         return cls(LocalSettings(**settings), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
-        """See `ideator.Ideator`."""
+        """See `Ideator`."""
         return (await self.ideas_many([ask], archive))[0]
 
     async def ideas_many(self, asks: Sequence[Ask], archive: Archive) -> list[list[str]]:
@@ -105,35 +106,40 @@ class LocalIdeator:
         return await loop.run_in_executor(self._thread, self._ideas, list(asks), archive)
 
     def close(self) -> None:
-        """Ends what is being written, and lets go of the model."""
+        """Stop sampling and drop the model."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
-        self._loaded = None
+        self._model = None
 
     def _ideas(self, asks: list[Ask], archive: Archive) -> list[list[str]]:
-        if self._loaded is None:
-            self._loaded = _Loaded(self._source, self.settings, self._subject)
-        asked = [
-            (self._loaded.questions.put(ask, archive, 1, part), f"{ask.salt}:{part}")
+        """Runs in the ideator's thread."""
+        if self._model is None:
+            self._model = _Model(self._source, self.settings, self._subject)
+        # One prompt a completion, with a seed of its own: batches may then mix questions freely.
+        requests = [
+            (self._model.prompts.write(ask, archive, 1, index), f"{ask.salt}:{index}")
             for ask in asks
-            for part in range(ask.count)
+            for index in range(ask.count)
         ]
         texts: list[str] = []
-        for start in range(0, len(asked), self.settings.batch):
-            chunk = asked[start : start + self.settings.batch]
+        for start in range(0, len(requests), self.settings.batch):
+            batch = requests[start : start + self.settings.batch]
             try:
-                texts += self._loaded.completions([(question.text, seed) for question, seed in chunk], self._stop)
+                texts += self._model.completions([(prompt.text, seed) for prompt, seed in batch], self._stop)
             except Stopped:
                 raise ModelError("The local ideator was closed while it was asked.") from None
-        answers = iter(question.answer(text) for text, (question, _) in zip(texts, asked, strict=True))
+        answers = iter(prompt.answer(text) for text, (prompt, _) in zip(texts, requests, strict=True))
         return [[next(answers) for _ in range(ask.count)] for ask in asks]
 
 
-class _Loaded:
-    """The model in memory."""
+class _Model:
+    """The model, its tokenizer and its prompts, in memory."""
 
     def __init__(self, source: str, settings: LocalSettings, subject: Subject):
-        """Raises: ModelError where it cannot be read."""
+        """
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
@@ -147,41 +153,42 @@ class _Loaded:
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
             model.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"The local ideator cannot be loaded from {settings.model}: {first} Expected {CHECKS['model'][1]}."
+                f"The local ideator cannot be loaded from {settings.model}: {first_line} Expected {CHECKS['model'][1]}."
             ) from error
         self._tokenizer, self._chat = tokenizer, bool(tokenizer.chat_template)
-        self._sampler = Sampler(model.eval(), _ends(model, tokenizer), settings.max_tokens, settings.temperature)
+        self._sampler = Sampler(model.eval(), _end_tokens(model, tokenizer), settings.max_tokens, settings.temperature)
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._name, self._room = settings.model, window and window - settings.max_tokens
-        manner = Manner(settings.as_trained, settings.max_shown, settings.idea_chars)
-        self.questions = Questions(subject, manner, lambda text: len(self._ids(text)), self._room)
+        style = PromptStyle(settings.as_trained, settings.max_shown, settings.idea_chars)
+        self.prompts = PromptWriter(subject, style, lambda text: len(self._ids(text)), self._room)
 
-    def completions(self, asked: Sequence[tuple[str, str]], stop: threading.Event) -> list[str]:
-        """One completion for each prompt and seed.
+    def completions(self, requests: Sequence[tuple[str, str]], stop: threading.Event) -> list[str]:
+        """One completion for each pair of prompt and seed.
 
         Raises:
-            ModelError: a prompt does not fit.
+            ModelError: a prompt does not fit into the context.
             Stopped: `stop` was set.
         """
-        prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
+        prompts = list(dict.fromkeys(prompt for prompt, _ in requests))
         ids = [self._ids(prompt) for prompt in prompts]
         longest = max(map(len, ids))
         if self._room is not None and longest > self._room:
             raise ModelError(
-                f"The prompt has {longest} tokens, and {self._name} has room for {max(0, self._room)} beside "
-                f"max_tokens: {self._sampler.max_tokens}. Ask with a shorter prompt of the environment (`prompts`), or "
+                f"The prompt has {longest} tokens, and {self._name} has room for {max(0, self._room)} with "
+                f"max_tokens: {self._sampler.max_tokens}. Choose a shorter prompt of the environment (`prompts`), or "
                 "lower max_tokens."
             )
-        place = {prompt: index for index, prompt in enumerate(prompts)}
-        rows, seeds = [place[prompt] for prompt, _ in asked], [seed for _, seed in asked]
+        # Equal prompts are read once: `rows` names the prompt of every completion.
+        index_of = {prompt: index for index, prompt in enumerate(prompts)}
+        rows, seeds = [index_of[prompt] for prompt, _ in requests], [seed for _, seed in requests]
         answers = self._sampler.answers(ids, rows, seeds, stop)
         texts: list[str] = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
         return texts
 
     def _ids(self, prompt: str) -> list[int]:
-        """As the trainer tokenizes it."""
+        """Token ids, as the trainer makes them."""
         if self._chat:
             prompt = self._tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
@@ -190,18 +197,18 @@ class _Loaded:
         return ids
 
 
-def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """What ends an answer: the model's own, one or several, and the tokenizer's."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    ends = own if isinstance(own, list) else [own]
-    return frozenset(end for end in [*ends, tokenizer.eos_token_id] if end is not None)
+def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer: those of the model's generation config, and the tokenizer's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    tokens = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*tokens, tokenizer.eos_token_id] if token is not None)
 
 
 def model_source(name: str) -> str:
     """The folder or hub name that transformers loads.
 
     Raises:
-        ModelError: a package or folder that is not there, or a folder without a whole model.
+        ModelError: no such package or folder, or the folder holds no complete model.
     """
     if name.startswith(PACKAGE):
         return str(from_package(name.removeprefix(PACKAGE)))
@@ -211,8 +218,8 @@ def model_source(name: str) -> str:
             return str(candidate)
     if folder.is_dir():
         raise ModelError(
-            f"The folder {name} holds no whole model (config.json, or model/config.json). Of a run that was "
-            f"interrupted: `ideator-rl export {name} --out DIR`, and name DIR."
+            f"The folder {name} holds no complete model (config.json, or model/config.json). For a run that was "
+            f"interrupted: run `ideator-rl export {name} --out DIR`, and name DIR."
         )
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ModelError(f"There is no folder {name}. Expected {CHECKS['model'][1]}.")

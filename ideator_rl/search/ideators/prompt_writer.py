@@ -1,12 +1,13 @@
-"""A question in words: what a model is asked, and how much of what is known it is shown.
+"""Writes the prompt for a question: which past ideas it shows, and how it is shortened to fit the model's context.
 
-Two manners.  In full: the environment's prompt, with what the question shows (results, failures by name), what it is to
-avoid, and how many ideas are wanted.  As trained: the two prompts that `ideator-rl sft` and the trainer use, to the
-letter: the environment's own, or the one that shows parents; a small model answers these and nothing else, one idea a
-completion.  Of a question that shows more than `max_shown`, each completion is shown a draw of its own.
+In full     the environment's prompt, then the shown ideas with their results and failures, the ideas to avoid, and how
+            many ideas are wanted
+As trained  exactly the two prompts of `ideator-rl sft` and of the trainer: the environment's own, or the one that shows
+            parents, for one idea; small models answer nothing else
 
-Past ideas are untrusted text: each is cut to a length, and nothing in it is filled in or interpreted.  What does not
-fit the model's context is cut shorter first, and then the last ones are left out; a warning says so, once.
+Of a question that shows more than `max_shown` ideas, every completion sees a random draw of its own.  Past ideas are
+untrusted text: each is cut to a length, and braces in it are not filled in.  A prompt that does not fit the context is
+first cut idea by idea, then the last ideas are left out; one warning says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.prompts import EXPLORE as DIFFERENT
+from ideator_rl.archive.prompts import EXPLORE as EXPLORE_PROMPT
 from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
@@ -31,7 +32,7 @@ from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
 AS_TRAINED_SHOWN, IN_FULL_SHOWN = 2, 100
 """Past ideas in a prompt where `max_shown` is null: `prompt_parents` of training's recipes, and the paper's number."""
 SHARES = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)
-"""How much is left of what is shown, once cutting was not enough."""
+"""Shares of the shown and avoided ideas that are tried in turn once shorter ideas did not suffice."""
 LEAST_CHARS, AVOID_CHARS = 250, 200
 
 _templates = Templates(
@@ -44,30 +45,30 @@ _templates = Templates(
 
 
 @dataclass
-class Manner:
+class PromptStyle:
     """How questions are put."""
 
     as_trained: bool = False
     max_shown: int | None = None
     idea_chars: int = 2000
-    """The most characters of one past idea."""
+    """Characters of one past idea, at most."""
 
     @property
-    def most(self) -> int:
-        """Past ideas in a prompt."""
+    def shown_limit(self) -> int:
+        """Past ideas in a prompt, at most."""
         if self.max_shown is not None:
             return self.max_shown
         return AS_TRAINED_SHOWN if self.as_trained else IN_FULL_SHOWN
 
 
 @dataclass(frozen=True)
-class Question:
+class Prompt:
     """A prompt, and the past ideas that it shows."""
 
     text: str
     shown: tuple[Experiment, ...]
     parents: tuple[Experiment, ...]
-    """Those of them that its answers improve on."""
+    """The shown ideas that its answers improve on."""
 
     def answer(self, text: str) -> Answer:
         """A completion with its parents."""
@@ -75,93 +76,94 @@ class Question:
 
 
 @dataclass
-class Questions:
-    """Puts questions about a subject into words, for a model that reads so much.
+class PromptWriter:
+    """Writes prompts about a subject for a model with a limited context.
 
-    What the environment's own prompt holds is never cut: a model that cannot read it has to be told so.
+    The environment's own prompt is never cut: a model that cannot read it is of no use here.
     """
 
     subject: Subject
-    manner: Manner
+    style: PromptStyle
     size: Callable[[str], int] = len
-    """Of a text, in the unit of `room`."""
+    """Size of a text, in the unit of `room`."""
     room: int | None = None
-    """The most that a prompt may have; None where nobody said."""
-    _told: bool = field(default=False, repr=False)
+    """Size of a prompt, at most; None where the limit is unknown."""
+    _has_warned: bool = field(default=False, repr=False)
 
-    def put(self, ask: Ask, archive: Archive, count: int = 1, part: int = 0, share: float = 1.0) -> Question:
+    def write(self, ask: Ask, archive: Archive, count: int = 1, index: int = 0, share: float = 1.0) -> Prompt:
         """The prompt that asks for `count` of a question's ideas.
 
         Args:
-            part: which of the completions or calls that a question is split into.
-            share: of the room, or of what the whole prompt takes; below 1 after a server said that it is too long.
+            index: of this completion or call among those that the question is split into; seeds the draw of ideas.
+            share: of the room, or of the full prompt's size; below 1 after a server refused the prompt as too long.
         """
-        shown = self._shown(ask, part)
-        whole = self._words(ask, archive, shown, count, self.manner.idea_chars)
-        size = self.size(whole)
+        shown = self._draw_shown(ask, index)
+        full_text = self._text(ask, archive, shown, count, self.style.idea_chars)
+        size = self.size(full_text)
         room = self.room if share == 1.0 else int(share * min(size, self.room or size))
         if room is None or size <= room or not (shown or ask.avoid):
-            return _question(whole, shown, ask)
-        for chars, left in self._smaller():
-            less = replace(ask, avoid=_last(ask.avoid, left))
-            some = shown[: round(left * len(shown))]
-            text = self._words(less, archive, some, count, chars)
+            return _prompt(full_text, shown, ask)
+        # Too long: the first of ever shorter prompts that fits, or the shortest.
+        for chars, kept_share in self._reductions():
+            shorter = replace(ask, avoid=_newest(ask.avoid, kept_share))
+            remaining = shown[: round(kept_share * len(shown))]
+            text = self._text(shorter, archive, remaining, count, chars)
             if self.size(text) <= room:
                 break
-        self._tell(len(shown), chars, len(some))
-        return _question(text, some, ask)
+        self._warn_once(len(shown), chars, len(remaining))
+        return _prompt(text, remaining, ask)
 
-    def _shown(self, ask: Ask, part: int) -> tuple[Experiment, ...]:
-        """As trained, nothing is shown that is not to be improved on."""
-        if self.manner.as_trained and not ask.descends:
+    def _draw_shown(self, ask: Ask, index: int) -> tuple[Experiment, ...]:
+        """The past ideas of one prompt; as trained, a prompt shows only ideas to improve on."""
+        if self.style.as_trained and not ask.descends:
             return ()
-        if len(ask.shown) <= self.manner.most:
+        if len(ask.shown) <= self.style.shown_limit:
             return ask.shown
-        rng = random.Random(f"{ask.salt}:{part}")
-        return tuple(ask.shown[place] for place in sorted(rng.sample(range(len(ask.shown)), self.manner.most)))
+        rng = random.Random(f"{ask.salt}:{index}")
+        return tuple(ask.shown[i] for i in sorted(rng.sample(range(len(ask.shown)), self.style.shown_limit)))
 
-    def _smaller(self) -> list[tuple[int, float]]:
-        """Characters an idea and the share of ideas that is shown, in the order in which they are tried."""
-        chars = [max(LEAST_CHARS, self.manner.idea_chars >> halvings) for halvings in range(1, 4)]
-        return [(each, 1.0) for each in chars] + [(chars[-1], share) for share in SHARES]
+    def _reductions(self) -> list[tuple[int, float]]:
+        """Characters of an idea, and the share of ideas that is shown, in the order in which they are tried."""
+        lengths = [max(LEAST_CHARS, self.style.idea_chars >> halvings) for halvings in range(1, 4)]
+        return [(chars, 1.0) for chars in lengths] + [(lengths[-1], share) for share in SHARES]
 
-    def _words(self, ask: Ask, archive: Archive, shown: Sequence[Experiment], count: int, chars: int) -> str:
-        text = self._own
+    def _text(self, ask: Ask, archive: Archive, shown: Sequence[Experiment], count: int, chars: int) -> str:
+        text = self._own_prompt
         if shown:
             results = [(record.idea, outcome(record, archive)) for record in shown]
             baseline = archive.baseline.metric if archive.baseline else None
-            words = DIFFERENT if ask.kind == EXPLORE and not self.manner.as_trained else PARENTS
-            text = parent_prompt(self.subject.environment, text, results, baseline, chars, words)
-        if self.manner.as_trained:
+            template = EXPLORE_PROMPT if ask.kind == EXPLORE and not self.style.as_trained else PARENTS
+            text = parent_prompt(self.subject.environment, text, results, baseline, chars, template)
+        if self.style.as_trained:
             return text
-        more = _templates.get_template("more.md.j2").render(count=count, avoid=list(map(one_line, ask.avoid)))
-        return f"{text}\n\n{more}".strip()
+        request = _templates.get_template("more.md.j2").render(count=count, avoid=list(map(one_line, ask.avoid)))
+        return f"{text}\n\n{request}".strip()
 
     @cached_property
-    def _own(self) -> str:
+    def _own_prompt(self) -> str:
         return self.subject.prompt()
 
-    def _tell(self, shown: int, chars: int, left: int) -> None:
-        if not self._told:
-            self._told = True
+    def _warn_once(self, shown: int, chars: int, remaining: int) -> None:
+        if not self._has_warned:
+            self._has_warned = True
             logging.getLogger(__name__).warning(
-                "A question shows %d past ideas, which do not fit beside an answer into what the model reads: %d of "
-                "them were shown, cut to %d characters each. Lower max_shown or max_tokens, or raise context_tokens "
-                "where the model reads more. This is said once.",
-                shown, left, chars,
+                "A question shows %d past ideas, which do not fit into the model's context together with an answer: "
+                "%d of them were shown, cut to %d characters each. Lower max_shown or max_tokens, or raise "
+                "context_tokens if the model's context is longer. Further prompts are cut without a warning.",
+                shown, remaining, chars,
             )  # fmt: skip
 
 
-def _question(text: str, shown: tuple[Experiment, ...], ask: Ask) -> Question:
-    return Question(text, shown, shown if ask.descends else ())
+def _prompt(text: str, shown: tuple[Experiment, ...], ask: Ask) -> Prompt:
+    return Prompt(text, shown, shown if ask.descends else ())
 
 
-def _last(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:
+def _newest(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:
     return avoid[len(avoid) - round(share * len(avoid)) :]
 
 
 def one_line(idea: str) -> str:
-    """What an idea is about, on one line, cut."""
+    """An idea's description on one line, cut to `AVOID_CHARS`."""
     try:
         text = parse_idea(idea).experiment
     except MalformedIdea:

@@ -1,8 +1,8 @@
-"""The ideas in one answer of a chat model.
+"""Splits one reply of a chat model into completions.
 
-Guarantees: each text holds one whole idea with the words before it, its thought, or none: an idea that was begun and
-not ended, or an answer without any, is one text, which is malformed and counted as such.  Nothing that stands in a
-reasoning model's thoughts is taken for an idea.
+Guarantees: each completion holds one complete idea with the thought before it, or none: an idea without an end, or a
+reply without ideas, is one completion, which counts as malformed.  Text inside a reasoning model's thoughts is never
+taken for an idea.
 """
 
 from __future__ import annotations
@@ -12,29 +12,28 @@ from ideator_rl.implementers.coder_answer import without_thoughts
 
 
 def ideas_of_reply(text: str, count: int) -> list[str]:
-    """At most `count` completions; ideas beyond that were not asked for and are dropped.
+    """At most `count` completions; further ideas are dropped.
 
-    A reasoning model's thoughts stay with the one idea that was asked for; of several they are nobody's, and are left
-    out.
+    A reasoning model's thoughts stay with a single idea (`count` 1); with several ideas they are left out.
     """
-    said = without_thoughts(text)
-    pieces = _pieces(said)[:count]
-    if not pieces:
-        return [unmarked(text) if text != said else text]
+    reply = without_thoughts(text)
+    completions = _split(reply)[:count]
+    if not completions:
+        return [unmarked(text) if text != reply else text]
     if count == 1:
-        pieces[0] = unmarked(text[: len(text) - len(said)]) + pieces[0]
-    return pieces
+        completions[0] = unmarked(text[: len(text) - len(reply)]) + completions[0]
+    return completions
 
 
-def _pieces(text: str) -> list[str]:
-    pieces, place = [], 0
+def _split(text: str) -> list[str]:
+    completions, last_end = [], 0
     for start, end in spans_of_ideas(text):
-        before = text[place:start]
-        if EXPERIMENT in before:  # one that was begun and never ended
-            pieces.append(before.strip())
+        before = text[last_end:start]
+        if EXPERIMENT in before:  # an idea without an end
+            completions.append(before.strip())
             before = ""
-        pieces.append((before + text[start:end]).strip())
-        place = end
-    if EXPERIMENT in (rest := text[place:]):
-        pieces.append(rest.strip())
-    return pieces
+        completions.append((before + text[start:end]).strip())
+        last_end = end
+    if EXPERIMENT in (rest := text[last_end:]):
+        completions.append(rest.strip())
+    return completions

@@ -1,10 +1,8 @@
-"""Sampling from a causal LM, row by row from numbers of its own: what a row says hangs on nothing that runs beside it.
+"""Sampling from a causal LM in which every row draws from its own seed, whatever else is in the batch.
 
-A token is drawn by inverting the cumulative distribution at a uniform number, which is exact sampling at the given
-temperature with nothing cut off (top_p 1, no top_k), as a trainer samples.  A row's numbers come from its seed, so that
-rows may be batched as it suits; rounding differs with the batch by about 1e-6, which changes a token about that often.
-
-A prompt is read once for all rows that answer it, and rows that have ended cost nothing more.
+A token is drawn by inverting the cumulative distribution at a uniform number: exact sampling at the given temperature,
+without top_p or top_k, as in training.  Rounding differs with the batch by about 1e-6, and so does the chance that a
+token differs.  A prompt is read once for all rows that answer it; rows that have ended are dropped from the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from ideator_rl.llm.model_files import ModelError
 
 
 class Stopped(Exception):
-    """Somebody wants no more answers."""
+    """The caller's `stop` event was set."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,17 @@ class Sampler:
     def answers(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], seeds: Sequence[str], stop: threading.Event
     ) -> list[list[int]]:
-        """Token ids of one answer a row, `ends` left out.
+        """Token ids of one answer for each row, without the end token.
 
         Args:
             prompts: token ids (P), none empty.
             rows: which prompt each of the N rows answers.
-            seeds: N names; equal ones draw equal numbers.
-            stop: looked at before every token.
+            seeds: N names; equal names draw equal numbers.
+            stop: checked before every token.
 
         Raises:
             Stopped: `stop` was set.
-            ModelError: the model keeps no cache whose rows can be picked.
+            ModelError: the model's cache does not support selecting rows.
         """
         import torch
 
@@ -59,8 +57,9 @@ class Sampler:
 
         device = self.model.device
         draws = torch.from_numpy(draws_NT).to(device)
-        picked = torch.tensor(list(rows), device=device)
+        prompt_of_row = torch.tensor(list(rows), device=device)
         ids, mask = _padded(prompts, device)
+        # Read every prompt once, then copy its cache to the rows that answer it.
         out = self._forward(ids, mask, mask.cumsum(-1).sub(1).clamp(min=0), None, stop)
         cache: Any = getattr(out, "past_key_values", None)
         if not hasattr(cache, "batch_select_indices"):
@@ -68,21 +67,22 @@ class Sampler:
                 f"{type(self.model).__name__} cannot be sampled here: it keeps no key-value cache of the usual kind. "
                 "Serve it (vLLM, `transformers serve`) and use the ideator chat."
             )
-        cache.batch_select_indices(picked)
-        logits, mask = out.logits[picked, -1], mask[picked]
-        live = torch.arange(len(picked), device=device)
+        cache.batch_select_indices(prompt_of_row)
+        logits, mask = out.logits[prompt_of_row, -1], mask[prompt_of_row]
+        # `live` maps rows of the batch, which shrinks, to rows of the answers.
+        live = torch.arange(len(prompt_of_row), device=device)
         answers: list[list[int]] = [[] for _ in rows]
         for step in range(self.max_tokens):
             tokens = self._drawn(logits, draws[live, step])
-            going = [place for place, token in enumerate(tokens.tolist()) if token not in self.ends]
-            for place in going:
-                answers[int(live[place])].append(int(tokens[place]))
-            if not going or step == self.max_tokens - 1:
+            unfinished = [row for row, token in enumerate(tokens.tolist()) if token not in self.ends]
+            for row in unfinished:
+                answers[int(live[row])].append(int(tokens[row]))
+            if not unfinished or step == self.max_tokens - 1:
                 break
-            if len(going) < len(live):
-                kept = torch.tensor(going, device=device)
-                live, tokens, mask = live[kept], tokens[kept], mask[kept]
-                cache.batch_select_indices(kept)
+            if len(unfinished) < len(live):
+                rows_left = torch.tensor(unfinished, device=device)
+                live, tokens, mask = live[rows_left], tokens[rows_left], mask[rows_left]
+                cache.batch_select_indices(rows_left)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             out = self._forward(tokens[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache, stop)
             logits = out.logits[:, -1]
@@ -101,18 +101,18 @@ class Sampler:
         )
 
     def _drawn(self, logits: Any, draws: Any) -> Any:
-        """One token (N) a row of logits (N, V); the likeliest at temperature 0."""
+        """One token (N) for each row of logits (N, V); the likeliest at temperature 0."""
         import torch
 
         if self.temperature == 0:
             return logits.argmax(-1)
         sums = torch.softmax(logits.double() / self.temperature, -1).cumsum(-1)
-        found = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)
-        return found[:, 0].clamp(max=logits.shape[-1] - 1)
+        tokens = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)
+        return tokens[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Any, Any]:
-    """Token ids and attention mask (P, L), padded on the left with what is masked."""
+    """Token ids and attention mask (P, L), padded on the left."""
     import torch
 
     longest = max(map(len, prompts))
@@ -125,7 +125,7 @@ def _padded(prompts: Sequence[Sequence[int]], device: Any) -> tuple[Any, Any]:
 
 
 def _uniform(seeds: Sequence[str], count: int) -> np.ndarray:
-    """Numbers in [0, 1), (N, count)."""
+    """Numbers in [0, 1), (N, count), each row from its seed."""
     rows = []
     for seed in seeds:
         digest = hashlib.sha256(seed.encode("utf-8", "replace")).digest()

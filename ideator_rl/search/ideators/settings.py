@@ -60,4 +60,4 @@ MANNER_CHECKS: dict[str, Check] = {
     "max_shown": (number(0, whole=True, none=True), "a whole number of at least 0, or null"),
     "idea_chars": (number(1, whole=True), "a whole number of at least 1"),
 }
-"""Of `prompt_writer.Manner`."""
+"""Of `prompt_writer.PromptStyle`."""

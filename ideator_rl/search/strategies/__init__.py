@@ -1,15 +1,14 @@
-"""Strategies: which past ideas a prompt shows (`parents`), and what a search asks for (`asks`), one small file each.
+"""Search strategies, one small file each.
 
-Two interfaces, one choice of parents.  Training asks a `Strategy` for the parents of its prompts; a search asks a
-`SearchStrategy` for its next questions, and takes any `Strategy` for one that asks for ideas which improve on its
-parents.
+A `SearchStrategy` returns the next questions of a search (`asks`).  A `Strategy` picks the parents that training's
+prompts show (`parents`); a search accepts it too and asks for ideas that improve on these parents (`reuse`).
 """
 
 from ideator_rl.archive.parents import Parents, Puct, Strategy, TopK, get_strategy, puct
 from ideator_rl.search.strategies.lookup import get_search_strategy
-from ideator_rl.search.strategies.strategy import History, SearchStrategy, asks_of
+from ideator_rl.search.strategies.strategy import History, SearchStrategy, ask_strategy
 
 __all__ = [
-    "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "asks_of", "get_search_strategy",
+    "History", "Parents", "Puct", "SearchStrategy", "Strategy", "TopK", "ask_strategy", "get_search_strategy",
     "get_strategy", "puct",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Best of N: independent ideas, of which the best is taken.  The floor that every other strategy has to beat."""
+"""Best of N: independent ideas, of which the best counts.  The baseline for every other strategy."""
 
 from __future__ import annotations
 

@@ -1,11 +1,12 @@
-"""Evolution as in Si et al. (arXiv 2601.14525): sample, then exploit what beat the baseline and explore beside it.
+"""Evolution as in Si et al. (arXiv 2601.14525): sample first, then exploit ideas better than the baseline and explore.
 
-Epoch 0 samples.  A later epoch e exploits with the share min(0.5 + 0.1·⌊e/2⌋, 0.8) of its ideas, in answer to past
-ideas that are better than the baseline, shuffled; the rest explores, in answer to random past ideas, failures named.
-Every question lists the ideas of its epoch so far, to be avoided.  The numbers are the paper's (80 ideas an epoch on
-its pre-training environment, 50 on the other, 10 a question: keys of the recipe).  Ours: `elites`, which narrows the
-parents to the best few, for budgets of dozens instead of hundreds; and while nothing beats the baseline, an epoch
-explores only.
+Epoch 0 samples.  A later epoch e exploits with the share min(0.5 + 0.1·⌊e/2⌋, 0.8) of its ideas: these questions show
+past ideas that are better than the baseline, shuffled.  The other questions explore: they show random past ideas, with
+the reason for each failure.  Every question lists the ideas of its epoch so far, to be avoided.
+
+The numbers are the paper's; 80 ideas an epoch (50 on its post-training environment) and 10 a question are keys of the
+recipe.  Ours: `elites` draws parents from the best few, for budgets of dozens instead of hundreds; and an epoch only
+explores while no idea is better than the baseline.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from ideator_rl.search.strategies.strategy import History
 @dataclass(frozen=True)
 class Evolution:
     sampling_epochs: int = 1
-    """Epochs before the first that looks back."""
+    """Epochs whose questions show no past ideas."""
     exploit_start: float = 0.5
     exploit_step: float = 0.1
-    """What the share of exploitation grows by …"""
+    """The share of exploitation grows by this much …"""
     exploit_every: int = 2
-    """… after so many epochs."""
+    """… every so many epochs."""
     exploit_most: float = 0.8
     parents: int = 100
-    """The most ideas that a question shows which exploits."""
+    """Past ideas shown in an exploit prompt, at most."""
     elites: int | None = None
-    """Parents are drawn from so many of the best; null for all that are better than the baseline."""
+    """Parents are drawn from this many of the best; null for all that are better than the baseline."""
     past: int = 100
-    """The most ideas that a question shows which explores; 0 for none."""
+    """Past ideas shown in an explore prompt, at most; 0 for none."""
     avoid_similar: bool = True
-    """Questions list the epoch's ideas so far."""
+    """Whether questions list the epoch's ideas so far."""
 
     def __post_init__(self) -> None:
         for name in ("exploit_start", "exploit_most"):
@@ -49,7 +50,7 @@ class Evolution:
                 raise IdeatorError(f"Evolution has {name}: {value}. Expected at least {least}.")
 
     def share(self, epoch: int) -> float:
-        """The share of an epoch's ideas that exploits."""
+        """The share of an epoch's ideas that exploit."""
         if epoch < self.sampling_epochs:
             return 0.0
         return min(self.exploit_start + self.exploit_step * (epoch // self.exploit_every), self.exploit_most)
@@ -58,30 +59,32 @@ class Evolution:
         avoid = tuple(history.ideas) if self.avoid_similar else ()
         if history.epoch < self.sampling_epochs:
             return [Ask(FREE, size, avoid=avoid) for size in history.batches(count)]
+        # The share holds for the whole epoch, of which some ideas were asked for already.
         better = self._better(history.archive)
         wanted = round(self.share(history.epoch) * history.epoch_size) if better else 0
-        exploit = min(count, max(0, wanted - history.asked.get(EXPLOIT, 0)))
+        exploit = min(count, max(0, wanted - history.ideas_by_kind.get(EXPLOIT, 0)))
         asks = [
             Ask(EXPLOIT, size, tuple(rng.sample(better, min(self.parents, len(better)))), avoid)
             for size in history.batches(exploit)
         ]
+        past = _sorted(_ideas(history.archive)) if self.past else []
         for size in history.batches(count - exploit):
-            known = _ordered(_ideas(history.archive)) if self.past else []
-            shown = tuple(rng.sample(known, min(self.past, len(known))))
+            shown = tuple(rng.sample(past, min(self.past, len(past))))
             asks.append(Ask(EXPLORE, size, shown, avoid, descends=False))
         return asks
 
     def _better(self, archive: Archive) -> list[Experiment]:
-        """What is better than the baseline; while that is unknown, whatever succeeded."""
+        """The ideas that are better than the baseline; all successes while the baseline is unknown."""
         floor = archive.baseline.quality if archive.baseline else float("-inf")
-        return _ordered([good for good in archive.successes() if (archive.quality(good) or 0.0) > floor][: self.elites])
+        better = [record for record in archive.successes() if (archive.quality(record) or 0.0) > floor]
+        return _sorted(better[: self.elites])
 
 
 def _ideas(archive: Archive) -> list[Experiment]:
-    """What was tried or refused; a text without an idea is none."""
+    """All records with an idea, failures and rejected ideas too."""
     return [record for record in archive.records() if record.idea and record.status != MALFORMED]
 
 
-def _ordered(records: Sequence[Experiment]) -> list[Experiment]:
-    """By name: which of two experiments ended first is chance, and must not change what is drawn."""
+def _sorted(records: Sequence[Experiment]) -> list[Experiment]:
+    """Sorted by id: the order in which experiments end is chance, and must not change what is drawn."""
     return sorted(records, key=lambda record: record.id)

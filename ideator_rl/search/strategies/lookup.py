@@ -1,8 +1,9 @@
-"""Search strategies by name, made with a recipe's options, which are checked against what the strategy takes."""
+"""Search strategies by name, created with a recipe's options."""
 
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from inspect import isclass
 from typing import Any
 
 from ideator_rl.archive import parents
@@ -23,39 +24,39 @@ BUILT_IN = {
 def get_search_strategy(name: str, options: dict[str, Any] | None = None) -> SearchStrategy:
     """A strategy by name, entry point of the group `ideator_rl.search_strategies`, or dotted path of a class.
 
-    A class that only picks parents (`top_k`, `puct`, a prompt strategy of anybody's) asks for ideas that improve on
-    them; `free` among its options is then the share of questions without any.
+    A class that only picks parents (`top_k`, `puct`, any prompt strategy) is wrapped in `Reuse`, which asks for ideas
+    that improve on these parents; the option `free` is then the share of questions without parents.
 
     Raises:
-        UnknownName: nothing is known by that name.
-        IdeatorError: it does not take these options.
+        UnknownName: no strategy has this name.
+        IdeatorError: the strategy does not take these options.
     """
-    made, given = resolve("search_strategies", name, BUILT_IN), dict(options or {})
-    if hasattr(made, "asks"):
-        return _made(name, made, given)  # type: ignore[no-any-return]
-    if not hasattr(made, "parents"):
-        raise IdeatorError(f"The strategy {name} is {made!r}. Expected a class with the method `asks`, or `parents`.")
-    share = {"free": given.pop("free")} if "free" in given else {}
-    picker = _made(name, made, given)
+    kind, options = resolve("search_strategies", name, BUILT_IN), dict(options or {})
+    if isclass(kind) and issubclass(kind, SearchStrategy):
+        return _create(name, kind, options)  # type: ignore[no-any-return]
+    if not isclass(kind) or not issubclass(kind, parents.Strategy):
+        raise IdeatorError(f"The strategy {name} is {kind!r}. Expected a class with the method `asks`, or `parents`.")
+    share = {"free": options.pop("free")} if "free" in options else {}
+    picker = _create(name, kind, options)
     check_options(name, Reuse, share)
     return Reuse(picker, **share)
 
 
-def check_options(name: str, made: Any, options: dict[str, Any]) -> None:
+def check_options(name: str, kind: Any, options: dict[str, Any]) -> None:
     """
     Raises:
         IdeatorError: the class is a dataclass and has no such field, or takes another type there.
     """
-    if is_dataclass(made):
-        base.check_options(made, options, f"The strategy {name} has")  # type: ignore[arg-type]
+    if is_dataclass(kind):
+        base.check_options(kind, options, f"The strategy {name} has")  # type: ignore[arg-type]
 
 
-def _made(name: str, made: Any, options: dict[str, Any]) -> Any:
-    check_options(name, made, options)
+def _create(name: str, kind: Any, options: dict[str, Any]) -> Any:
+    check_options(name, kind, options)
     try:
-        return made(**options)
+        return kind(**options)
     except TypeError as error:
         raise IdeatorError(
-            f"The strategy {name} cannot be made with {', '.join(options) or 'no options'}: {error}. Expected a class "
-            "that takes these by name."
+            f"The strategy {name} cannot be created with {', '.join(options) or 'no options'}: {error}. Expected a "
+            "class that takes these as keyword arguments."
         ) from error

@@ -1,9 +1,8 @@
-"""MAP-Elites (Mouret & Clune, arXiv 1504.04909): keep the best idea of every kind, and vary one of them at random.
+"""MAP-Elites (Mouret & Clune, arXiv 1504.04909): keep the best idea of every cell, and vary one of them at random.
 
-The first `start` ideas are free; after that a filled cell is drawn uniformly, and its elite is to be varied; at times
-two elites are to be combined.  A cell is what the descriptors say of a patch; see `descriptors.py`.  A library of
-quality diversity was looked at (`ribs`): its archives hold vectors of numbers in a space that is known beforehand, and
-it brings numba and scikit-learn along, where a dictionary of open-ended labels is what is needed.
+The first `start` ideas are free.  After that a question shows the best ideas of one or two cells, drawn uniformly from
+the filled ones.  A cell is a tuple of labels (`descriptors`).  pyribs is not used: its archives hold vectors of numbers
+in a space that is known beforehand, while these labels are open-ended, and it brings numba and scikit-learn along.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from ideator_rl.search.strategies.strategy import History
 @dataclass(frozen=True)
 class MapElites:
     start: int = 20
-    """Records that are known before the first variation."""
+    """Records in the archive before the first variation."""
     two: float = 0.5
     """Share of the questions that show two elites."""
     free: float = 0.0
-    """Share of the questions that show none even then."""
+    """Share of the later questions that show none."""
     descriptors: tuple[str, ...] | list[str] = tuple(DESCRIPTORS)
-    """What makes a cell: kind, size, component."""
+    """The labels of a cell: kind, size, component."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.descriptors if name not in DESCRIPTORS]:
@@ -50,8 +49,8 @@ class MapElites:
 
     def cells(self, history: History) -> dict[tuple[str, ...], Experiment]:
         """The best idea of every cell."""
-        found: dict[tuple[str, ...], Experiment] = {}
+        best_by_cell: dict[tuple[str, ...], Experiment] = {}
         names = tuple(self.descriptors)
         for record in history.archive.successes():  # best first
-            found.setdefault(descriptor(record, history.archive, history.subject, names), record)
-        return found
+            best_by_cell.setdefault(descriptor(record, history.archive, history.subject, names), record)
+        return best_by_cell

@@ -1,6 +1,6 @@
-"""Reuse: questions that show the parents a parent strategy picked (`top_k`, `puct`), and a share of free ones.
+"""Reuse: questions that show the parents that a prompt strategy picks (`top_k`, `puct`), and a share of free ones.
 
-What training's prompts do, for a search: the same choice of parents with an ideator that does not learn.
+The prompts of training, in a search: the same choice of parents with an ideator that does not learn.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ class Reuse:
             raise IdeatorError(f"The share of free questions is {self.free}; expected a number from 0 to 1.")
 
     def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
-        until = len(history.ideas) + count
-        free = min(count, max(0, round(self.free * until) - history.asked.get(FREE, 0)))
+        # The share holds for the whole epoch: what earlier questions missed is made up for now.
+        ideas = len(history.ideas) + count
+        free = min(count, max(0, round(self.free * ideas) - history.ideas_by_kind.get(FREE, 0)))
         asks = [Ask(FREE, size) for size in history.batches(free)]
         sizes = history.batches(count - free)
-        chosen = self.picker.parents(history.archive, len(sizes), rng)
-        return asks + [Ask(EXPLOIT if shown else FREE, size, shown) for size, shown in zip(sizes, chosen, strict=True)]
+        parents = self.picker.parents(history.archive, len(sizes), rng)
+        return asks + [Ask(EXPLOIT if shown else FREE, size, shown) for size, shown in zip(sizes, parents, strict=True)]

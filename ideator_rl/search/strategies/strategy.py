@@ -1,9 +1,18 @@
-"""What a search strategy sees, and what it answers with.
+"""The interface of a search strategy: what it sees, and the questions it answers with.
 
-Guarantees asked of a strategy: pure selection.  The same history and the same random numbers give the same questions;
-it keeps no state of its own, so that a search which was killed goes on from its records.  One of your own is a class
-with `asks`, named by its dotted path or an entry point in the group `ideator_rl.search_strategies`, and made with the
-recipe's `strategy_options` by name.
+A strategy is pure: the same history and random numbers give the same questions.  It keeps no state, so that a killed
+search goes on from its records; `rng` is seeded by the question's number.
+
+A strategy of your own is a class with `asks`, created with the recipe's `strategy_options` as keyword arguments, and
+named by its dotted path or an entry point of the group `ideator_rl.search_strategies`:
+
+    @dataclass(frozen=True)
+    class Greedy:
+        shown: int = 1  # strategy_options: {shown: 2}
+
+        def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
+            best = tuple(history.archive.elites(self.shown))
+            return [Ask(EXPLOIT if best else FREE, size, best) for size in history.batches(count)]
 """
 
 from __future__ import annotations
@@ -11,61 +20,70 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.ideator import Ask, Subject, blamed
+from ideator_rl.search.ideator import Ask, Subject, plugin_errors
 
 
 @dataclass(frozen=True)
 class History:
+    """What a search knows when it asks."""
+
     archive: Archive
-    """What is known: every record, failures too; in a search by epochs, as it was when the epoch began."""
+    """Every record, failures too; with `flow: epochs` as it was when the epoch began."""
     epoch: int = 0
     epoch_size: int = 80
     """Ideas of an epoch."""
     batch: int = 10
-    """The most ideas of one question."""
+    """Ideas of one question, at most."""
     ideas: Sequence[str] = ()
-    """Of this epoch, those that were proposed already, in their order."""
-    asked: Mapping[str, int] = field(default_factory=dict)
+    """The completions of this epoch so far, in the order of proposal."""
+    ideas_by_kind: Mapping[str, int] = field(default_factory=dict)
     """How many of them answer questions of each kind."""
     subject: Subject | None = None
 
+    @property
+    def asked(self) -> Mapping[str, int]:
+        """The name of `ideas_by_kind` in version 0.1.0."""
+        return self.ideas_by_kind
+
     def batches(self, count: int) -> list[int]:
-        """`count` ideas in questions of at most a batch."""
-        whole, rest = divmod(count, self.batch)
-        return [self.batch] * whole + ([rest] if rest else [])
+        """`count` ideas, split into questions of at most `batch`."""
+        full, rest = divmod(count, self.batch)
+        return [self.batch] * full + ([rest] if rest else [])
 
 
+@runtime_checkable
 class SearchStrategy(Protocol):
     def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
-        """The next questions, for `count` ideas in all; fewer are possible, none is not."""
+        """The next questions, at least one, for `count` ideas in all; ideas beyond `count` are not asked for."""
         ...
 
 
-def asks_of(strategy: SearchStrategy, name: str, history: History, room: int, rng: random.Random) -> list[Ask]:
-    """What a strategy asks for, as far as there is room: nothing is asked, and paid for, that would not be run.
+def ask_strategy(strategy: SearchStrategy, name: str, history: History, room: int, rng: random.Random) -> list[Ask]:
+    """The strategy's questions, cut to `room` ideas: an idea that would not be run is not paid for.
 
     Raises:
-        IdeatorError: it failed, or gave something else than questions, or none.
+        IdeatorError: the strategy failed, returned objects that are no questions, or none.
     """
-    with blamed(f"The strategy {name}"):
+    with plugin_errors(f"The strategy {name}"):
         asks = list(strategy.asks(history, room, rng))
     fitting: list[Ask] = []
+    wanted = room
     for ask in asks:
         if not _is_question(ask):
             raise IdeatorError(
-                f"The strategy {name} gave {str(ask)[:200]}. Expected an Ask: a kind, a whole number of ideas, a tuple "
-                "of experiments that are shown, and one of texts to avoid."
+                f"The strategy {name} returned {str(ask)[:200]}. Expected an Ask: a kind, a whole number of ideas, a "
+                "tuple of experiments to show, and one of texts to avoid."
             )
         if (count := min(ask.count, room)) > 0:
             fitting.append(replace(ask, count=count))
             room -= count
     if not fitting:
-        raise IdeatorError(f"The strategy {name} asked for nothing where {room} ideas were wanted.")
+        raise IdeatorError(f"The strategy {name} returned no question where {wanted} ideas were wanted.")
     return fitting
 
 
@@ -74,4 +92,4 @@ def _is_question(ask: object) -> bool:
         return False
     if not isinstance(ask.shown, list | tuple) or not isinstance(ask.avoid, list | tuple):
         return False
-    return all(isinstance(each, Experiment) for each in ask.shown) and all(isinstance(each, str) for each in ask.avoid)
+    return all(isinstance(record, Experiment) for record in ask.shown) and all(isinstance(t, str) for t in ask.avoid)
