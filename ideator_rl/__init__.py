@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from ideator_rl.errors import IdeatorError
     from ideator_rl.executor.executor import Executor, ExecutorConfig
     from ideator_rl.experiment import Experiment
+    from ideator_rl.report.page import write_report
     from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+    from ideator_rl.rewards.execution import execution_reward
+    from ideator_rl.search.run import run_search
     from ideator_rl.storage.records import read_run
     from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
@@ -37,6 +40,7 @@ _HOMES = {
     "load_environment": "environments.environment",
     "open_buffer": "reward_buffer",
     "read_run": "storage.records",
+    "run_search": "search.run",
     "write_report": "report.page",
 }
 """Public name → the module that defines it.  No name equals that of a sub-package."""
