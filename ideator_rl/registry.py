@@ -7,7 +7,6 @@ folders `rewards/` and `envs/` of this distribution are reached through `_import
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl._imports import PACKAGE, SHIPPED, is_shadowed, shipped_folder
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.errors import IdeatorError
 
 
@@ -40,8 +40,7 @@ def resolve(group: str, name: str, built_in: Mapping[str, str] | None = None) ->
     if "." in (path := built_in.get(name, name)):
         return _import_attribute(group, path)
     registered = registered_names(group, built_in)
-    near = difflib.get_close_matches(name, registered, n=1)
-    hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(registered) or 'none'}."
+    hint = did_you_mean(name, registered)
     raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
 
 

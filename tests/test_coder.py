@@ -313,10 +313,10 @@ def test_the_version_changes_with_the_prompts(tmp_path, monkeypatch):
     [
         ({"sample": 3}, "Did you mean 'samples'?"),
         ({"base_ulr": "http://localhost"}, "Did you mean 'base_url'?"),
-        ({"samples": "3"}, "expected something like 10"),
-        ({"samples": 0}, "Expected 1"),
-        ({"samples": True}, "expected something like 10"),
-        ({"edit_format": "whole"}, "Expected one of blocks, diff, auto"),
+        ({"samples": "3"}, "Expected a whole number"),
+        ({"samples": 0}, "of at least 1"),
+        ({"samples": True}, "Expected a whole number"),
+        ({"edit_format": "whole"}, "Expected blocks or diff or auto"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_a_hint(settings, said):

@@ -216,7 +216,7 @@ def test_a_run_or_an_export_is_named_by_its_folder(folder, tmp_path):
     [
         ({"tempreature": 1}, "Did you mean 'temperature'"),
         ({"max_tokens": 0}, "max_tokens: 0. Expected a whole number"),
-        ({"dtype": "int4"}, "dtype: 'int4'. Expected one of float32"),
+        ({"dtype": "int4"}, "dtype: 'int4'. Expected float32 or bfloat16"),
         ({"model": ""}, "model: ''"),
         ({"as_trained": 1}, "as_trained: 1. Expected true or false"),
     ],

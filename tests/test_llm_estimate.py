@@ -1,7 +1,7 @@
 """The estimated cost of a run's code LLM: the documented formula, computed by hand."""
 
 from ideator_rl.llm.estimate import Amount, estimate
-from ideator_rl.llm.prices import Price, mean, shipped
+from ideator_rl.llm.prices import FREE, Price, mean, shipped
 
 
 def test_low_is_one_draft_an_idea_and_high_all_drafts_with_all_revisions():
@@ -15,7 +15,7 @@ def test_low_is_one_draft_an_idea_and_high_all_drafts_with_all_revisions():
 
 
 def test_one_draft_without_revisions_has_one_cost():
-    cost = estimate(7, samples=1, revisions=0, prompt_tokens=10, completion_tokens=5, price=Price())
+    cost = estimate(7, samples=1, revisions=0, prompt_tokens=10, completion_tokens=5, price=FREE)
     assert cost.low == cost.high and cost.low.usd == 0
 
 

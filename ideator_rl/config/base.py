@@ -40,8 +40,9 @@ Number = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Amount = Annotated[Number, Field(ge=0)]
 Positive = Annotated[Number, Field(gt=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
-PlainNumber = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
+PlainNumber = StrictInt | Number
 """A number that stays a whole number where it was written as one: hashes depend on its text."""
+PlainAmount = CountOrZero | Amount
 _SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 Names = Annotated[list[str], _SINGLE]
 """Several names; a single one may be written without a list."""
@@ -147,9 +148,10 @@ def expected(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " or ".join("null" if value is None else str(value) for value in get_args(annotation))
     if origin in (Union, types.UnionType):
         texts = list(dict.fromkeys(expected(member, metadata) for member in get_args(annotation)))
-        if PLAIN[float] in texts and PLAIN[int] in texts:
-            texts.remove(PLAIN[int])
-        return " or ".join(texts)
+        # Where any number is taken, "a whole number" says nothing more.
+        return " or ".join(
+            text for text in texts if text.replace(PLAIN[int], PLAIN[float]) not in texts[texts.index(text) + 1 :]
+        )
     base = origin or annotation
     if base in (int, float) and type(None) is not base:
         return PLAIN[base] + _range(metadata)
@@ -179,9 +181,9 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str | None) -> str:
-    """The first problem in words; an unknown key goes first, since a misspelt key explains a missing one."""
-    errors = problem.errors(include_url=False)
-    error = next((error for error in errors if error["type"] in UNKNOWN_KEY), errors[0])
+    """One problem in words: an unknown key first, since a misspelt key explains a missing one; a missing key last."""
+    ranks = {**dict.fromkeys(UNKNOWN_KEY, 0), "missing": 2}
+    error = min(problem.errors(include_url=False), key=lambda error: ranks.get(error["type"], 1))
     if error["type"] in UNKNOWN_KEY:
         *parents, key = error["loc"]
         path, annotation, _ = _follow(kind, tuple(parents))

@@ -15,23 +15,25 @@ rejected if it broke a rule).  If no draft was, because the endpoint failed or a
 from __future__ import annotations
 
 import asyncio
-import difflib
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
+from pydantic.dataclasses import dataclass as config_dataclass
+
+from ideator_rl.config.base import Config, Count, CountOrZero, read_config
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.coder_answer import REASONS, Fault, read_answer
-from ideator_rl.implementers.coder_prompt import FORMATS, Message, Prompt, prompts_version
+from ideator_rl.implementers.coder_prompt import Message, Prompt, prompts_version
 from ideator_rl.implementers.implementer import Implementation, ImplementerUnavailable, NotImplementable
 from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.estimate import Estimate, estimate
-from ideator_rl.llm.prices import Price, mean
+from ideator_rl.llm.prices import FREE, mean
 from ideator_rl.patch import Tree, diff
 from ideator_rl.storage.ledger import BudgetSpent, Ledger
 
@@ -43,16 +45,31 @@ TYPICAL_IDEA = 300
 """Tokens of an idea in a cost estimate."""
 
 
-@dataclass(frozen=True)
-class CoderSettings:
+@config_dataclass(frozen=True)
+class CoderSettings(Config):
     """How drafts are requested; all other settings are those of the client."""
 
-    samples: int = 10
+    samples: Count = 10
     """Drafts an idea, at once; Si et al. (arXiv 2601.14525) take ten."""
-    revisions: int = 2
+    revisions: CountOrZero = 2
     """Times that a draft is requested again, with the error."""
-    edit_format: str = "blocks"
+    edit_format: Literal["blocks", "diff", "auto"] = "blocks"
     """`blocks` (SEARCH/REPLACE), `diff` (unified), or `auto`: the model chooses."""
+
+
+@config_dataclass(frozen=True)
+class CoderMapping(CoderSettings, LLMSettings):
+    """The flat mapping `coder` of a recipe: the coder's settings and those of its client."""
+
+
+def read_settings(settings: dict[str, Any]) -> tuple[CoderSettings, LLMSettings]:
+    """The coder's settings and the client's, from one mapping.
+
+    Raises:
+        ConfigError: an unknown key, or a value out of range.
+    """
+    values = read_config(CoderMapping, settings, "The coder's settings have")
+    return CoderSettings(values.samples, values.revisions, values.edit_format), values
 
 
 class Client(Protocol):
@@ -96,9 +113,8 @@ class CoderImplementer:
         Raises:
             IdeatorError: an unknown key, or a value out of range.
         """
-        own_settings, client_mapping = _split(settings)
-        client = LLMSettings.from_mapping(client_mapping)
-        return cls(ChatClient(client, ledger), own_settings, _prompt_budget(client), replay=bool(client.replay))
+        own, client = read_settings(settings)
+        return cls(ChatClient(client, ledger), own, _prompt_budget(client), replay=bool(client.replay))
 
     @staticmethod
     def estimate(settings: dict[str, Any], ideas: int, environment: Environment, preset: str) -> Estimate:
@@ -107,14 +123,13 @@ class CoderImplementer:
         Raises:
             IdeatorError: unusable settings.
         """
-        own_settings, client_mapping = _split(settings)
-        client = LLMSettings.from_mapping(client_mapping)
+        own, client = read_settings(settings)
         idea = Idea("x" * (BYTES_PER_TOKEN * TYPICAL_IDEA), "x")
         base, budget = environment.baseline(preset), _prompt_budget(client)
-        prompt = Prompt(idea, base, environment, preset, own_settings.edit_format, budget)
+        prompt = Prompt(idea, base, environment, preset, own.edit_format, budget)
         prompt_tokens = sum(tokens(message["content"]) for message in prompt.messages())
-        price = mean(client.models, {name: client.price(name) or Price() for name in client.models})
-        return estimate(ideas, own_settings.samples, own_settings.revisions, prompt_tokens, client.max_tokens, price)
+        price = mean(client.models, {name: client.price(name) or FREE for name in client.models})
+        return estimate(ideas, own.samples, own.revisions, prompt_tokens, client.max_tokens, price)
 
     def version(self, environment: Environment) -> str:
         """A hash of the models and their sampling, the drafts, and the prompts."""
@@ -147,7 +162,7 @@ class CoderImplementer:
 
 
 def _prompt_budget(client: LLMSettings) -> int:
-    return client.context_tokens - client.max_tokens if client.context_tokens else UNLIMITED
+    return client.room or UNLIMITED
 
 
 class _Race:
@@ -231,27 +246,3 @@ def _failure(drafts: list[Draft], settings: CoderSettings, usage: dict[str, floa
         usage,
         answer,
     )
-
-
-def _split(settings: dict[str, Any]) -> tuple[CoderSettings, dict[str, Any]]:
-    """The coder's own settings, checked, and those of the client, of which only the names are checked."""
-    defaults = {item.name: item.default for item in fields(CoderSettings)}
-    valid_keys = [*defaults, *(item.name for item in fields(LLMSettings))]
-    for key, value in settings.items():
-        if key not in valid_keys:
-            nearest = difflib.get_close_matches(str(key), valid_keys, n=1)
-            hint = f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(valid_keys)}."
-            raise IdeatorError(f"The coder's settings have the unknown key {key!r}. {hint}")
-        if key in defaults and type(value) is not type(defaults[key]):
-            raise IdeatorError(f"The coder's setting {key} is {value!r}; expected something like {defaults[key]!r}.")
-    own_settings = CoderSettings(**{key: value for key, value in settings.items() if key in defaults})
-    if own_settings.samples < 1 or own_settings.revisions < 0:
-        raise IdeatorError(
-            f"The coder has samples: {own_settings.samples}, revisions: {own_settings.revisions}. "
-            "Expected 1 and 0 or more."
-        )
-    if own_settings.edit_format not in FORMATS:
-        raise IdeatorError(
-            f"The coder's edit_format is {own_settings.edit_format!r}. Expected one of {', '.join(FORMATS)}."
-        )
-    return own_settings, {key: value for key, value in settings.items() if key not in defaults}

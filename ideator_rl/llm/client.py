@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ideator_rl.llm import faults
 from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable
 from ideator_rl.llm.gate import gate
-from ideator_rl.llm.prices import Price
+from ideator_rl.llm.prices import FREE, Price
 from ideator_rl.llm.recording import Recording, Replay
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
@@ -208,7 +208,7 @@ class ChatClient:
         logging.getLogger(__name__).warning(
             "No price is known for %s: its calls count as 0 USD. Give it: %s.", model, example
         )
-        return Price()
+        return FREE
 
     def _api_key(self) -> str:
         name = self.settings.api_key_env

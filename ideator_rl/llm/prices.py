@@ -6,24 +6,29 @@ A cost is an upper bound: discounts for cached prompts or batches are not includ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import yaml
+from pydantic.dataclasses import dataclass
+
+from ideator_rl.config.base import Amount, Config
 
 MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
-class Price:
+class Price(Config):
     """USD per 1 million tokens."""
 
-    prompt: float = 0.0
-    completion: float = 0.0
+    prompt: Amount
+    completion: Amount
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         return (self.prompt * prompt_tokens + self.completion * completion_tokens) / MILLION
+
+
+FREE = Price(0.0, 0.0)
 
 
 @cache

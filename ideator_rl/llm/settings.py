@@ -1,82 +1,112 @@
-"""Settings of a code LLM, as a recipe's `coder` mapping gives them, checked before anything is asked."""
+"""Settings of an LLM behind a server, as a recipe's mapping gives them, checked before any call."""
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
-from dataclasses import dataclass, field, fields
-from typing import Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from ideator_rl.errors import IdeatorError
-from ideator_rl.llm.prices import Price, shipped
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
 
-OURS = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream")
-"""What an `extra_body` may not hold: reservations and recordings stand on it."""
+from ideator_rl.config.base import Amount, Config, Count, CountOrZero, Expected, PlainAmount, Positive, read_config
+from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.prices import FREE, Price, shipped
+
+RESERVED = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream")
+"""Keys that an `extra_body` must not hold: reserved costs and recordings depend on them."""
 
 
 class SettingsError(IdeatorError):
-    """Settings of a code LLM that cannot be used."""
+    """Settings of an LLM that cannot be used."""
+
+
+def _is_url(value: str) -> bool:
+    return urlsplit(value).scheme in ("http", "https") and bool(urlsplit(value).hostname)
+
+
+def _have_weight(models: dict[str, float]) -> bool:
+    return all(name.strip() for name in models) and sum(models.values()) > 0
+
+
+Url = Annotated[str, Expected("the address of a server, such as http://localhost:8000/v1", _is_url)]
+Variable = Annotated[str, Expected("the name of an environment variable", str.strip)]
+File = Annotated[str, Expected("the path of a file", str.strip)]
+Models = Annotated[
+    dict[str, Amount],
+    BeforeValidator(lambda value: {value: 1.0} if isinstance(value, str) else value),
+    Expected("the name of a model, or a mapping of names to weights, one of them above 0", _have_weight),
+]
 
 
 @dataclass(frozen=True)
-class LLMSettings:
-    """How a code LLM is asked."""
+class LLMSettings(Config):
+    """How an LLM is called."""
 
-    models: dict[str, float]
-    """Name to weight; a call's salt picks one."""
-    base_url: str | None = None
-    """None for the openai client's own: OPENAI_BASE_URL, or OpenAI."""
-    api_key_env: str | None = "OPENAI_API_KEY"
-    """The environment variable that holds the key; None for a server without keys."""
-    temperature: float = 1.0
-    max_tokens: int = 8192
-    """Of a completion, reasoning included."""
-    context_tokens: int | None = None
-    """Of the model's window: prompt and completion together."""
-    timeout: float = 300.0
-    """Seconds until an answer is there, whole."""
-    concurrency: int = 16
-    """Calls on the wire at once, of this process, to this `base_url`."""
-    requests_per_minute: float | None = None
-    """Starts, evenly spaced, of this process, to this `base_url`."""
-    retries: int = 6
-    record: str | None = None
-    """A journal to answer from and to append to."""
-    replay: str | None = None
-    """A journal to answer from, and from nothing else."""
-    prices: dict[str, Price] = field(default_factory=dict)
-    """Over those that are shipped."""
-    extra_body: dict[str, Any] = field(default_factory=dict)
-    """Passed through to the server; `seed: null` or `temperature: null` leaves one out."""
+    models: Models
+    """Name of the model, or names with weights; each call picks one at random, by its salt."""
+    base_url: Url | None = None
+    """Address of the server; null for the openai client's own: OPENAI_BASE_URL, or OpenAI."""
+    api_key_env: Variable | None = "OPENAI_API_KEY"
+    """Environment variable that holds the key; null for a server without keys."""
+    temperature: PlainAmount = 1.0
+    """Sampling temperature."""
+    max_tokens: Count = 8192
+    """Tokens of a completion, reasoning included."""
+    context_tokens: Count | None = None
+    """Tokens of the model's window, prompt and completion together; null where it is not known."""
+    timeout: Positive = 300.0
+    """Seconds until a whole answer must have arrived."""
+    concurrency: Count = 16
+    """Calls that run at the same time, of this process, to this `base_url`."""
+    requests_per_minute: Positive | None = None
+    """Calls started per minute, evenly spaced, of this process, to this `base_url`; null for no limit."""
+    retries: CountOrZero = 6
+    """Further tries of a call that failed."""
+    record: File | None = None
+    """File to answer from and to append new answers to."""
+    replay: File | None = None
+    """File to answer from; no server is called."""
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """USD per 1 million tokens by model, {prompt: USD, completion: USD}; they replace those that are shipped."""
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Passed on to the server; `seed: null` or `temperature: null` leaves one out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, values: Any) -> Any:
+        """Of a mapping in YAML: a key without a value stands for an empty mapping."""
+        if isinstance(values, dict):
+            return {key: {} if key in ("prices", "extra_body") and value is None else value
+                    for key, value in values.items()}  # fmt: skip
+        return values
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> LLMSettings:
+        if reserved := [key for key in RESERVED if key in self.extra_body]:
+            raise ValueError(f"{reserved[0]!r} in extra_body. The library sends it; see `models` and `max_tokens`.")
+        if self.record and self.replay:
+            raise ValueError("both record and replay. `record` answers from its file too, and asks for the rest.")
+        if self.context_tokens is not None and self.context_tokens <= self.max_tokens:
+            raise ValueError(
+                f"context_tokens: {self.context_tokens} and max_tokens: {self.max_tokens}, which leaves no room for a "
+                "prompt. Lower max_tokens."
+            )
+        return self
 
     @classmethod
     def from_mapping(cls, raw: dict[str, Any]) -> LLMSettings:
         """Raises: SettingsError for an unknown key, a wrong type, or a number out of range."""
-        known = [item.name for item in fields(cls)]
-        for key in raw:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
-                _fail(f"have the unknown key {key!r}", f"Did you mean {near[0]!r}?" if near else f"Known: {known}.")
-        full = dict(raw)
-        full["models"] = _models(raw.get("models"))
-        for key, value in raw.items():
-            if key in CHECKS and not CHECKS[key][0](value):
-                _fail(f"have {key}: {value!r}", f"Expected {CHECKS[key][1]}.")
-        full["prices"] = {name: _price(name, price) for name, price in (raw.get("prices") or {}).items()}
-        full["extra_body"] = raw.get("extra_body") or {}
-        if owned := [key for key in OURS if key in full["extra_body"]]:
-            _fail(f"have {owned[0]!r} in extra_body", "The library sends it itself; see `models` and `max_tokens`.")
-        if raw.get("record") and raw.get("replay"):
-            _fail("have both record and replay", "`record` answers from its file too and asks for the rest; keep one.")
-        if full.get("context_tokens") and full["context_tokens"] <= full.get("max_tokens", cls.max_tokens):
-            _fail("have a context_tokens that max_tokens fills", "Lower max_tokens: the prompt needs room too.")
-        return cls(**full)
+        return read_config(cls, raw, "The settings of the LLM have", SettingsError)
+
+    @property
+    def room(self) -> int | None:
+        """Tokens of the window that the longest completion leaves for a prompt; None where it is not known."""
+        return self.context_tokens - self.max_tokens if self.context_tokens else None
 
     def price(self, model: str) -> Price | None:
-        """USD for a model's tokens, nothing on this machine; None where nobody knows."""
-        return self.prices.get(model) or shipped().get(model) or (Price() if self.loopback else None)
+        """USD for a model's tokens, nothing on this machine; None where it is not known."""
+        return self.prices.get(model) or shipped().get(model) or (FREE if self.loopback else None)
 
     @property
     def url(self) -> str:
@@ -97,63 +127,3 @@ class LLMSettings:
     def loopback(self) -> bool:
         """A server on this machine."""
         return self.host in ("localhost", "::1") or self.host.startswith("127.")
-
-
-def _number(low: float, whole: bool = False, none: bool = False) -> Any:
-    def fits(value: Any) -> bool:
-        if value is None:
-            return none
-        kinds = int if whole else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and value >= low
-
-    return fits
-
-
-def _text(none: bool) -> Any:
-    return lambda value: (value is None and none) or (isinstance(value, str) and value.strip() != "")
-
-
-def _url(value: Any) -> bool:
-    if not isinstance(value, str):
-        return value is None
-    return urlsplit(value).scheme in ("http", "https") and bool(urlsplit(value).hostname)
-
-
-CHECKS: dict[str, tuple[Any, str]] = {
-    "base_url": (_url, "the address of a server, such as http://localhost:8000/v1, or null for the openai default"),
-    "api_key_env": (_text(True), "the name of an environment variable, or null for a server without keys"),
-    "temperature": (_number(0), "a number of at least 0"),
-    "max_tokens": (_number(1, True), "a whole number of at least 1"),
-    "context_tokens": (_number(1, True, True), "a whole number of tokens, or null"),
-    "timeout": (_number(0.001), "seconds, above 0"),
-    "concurrency": (_number(1, True), "a whole number of at least 1"),
-    "requests_per_minute": (_number(0.001, none=True), "a number above 0, or null"),
-    "retries": (_number(0, True), "a whole number of at least 0"),
-    "record": (_text(True), "the path of a file, or null"),
-    "replay": (_text(True), "the path of a file, or null"),
-    "prices": (lambda value: value is None or isinstance(value, dict), "a mapping of model to prices"),
-    "extra_body": (lambda value: value is None or isinstance(value, dict), "a mapping"),
-}
-
-
-def _models(raw: Any) -> dict[str, float]:
-    models = {raw: 1.0} if isinstance(raw, str) else raw
-    if not isinstance(models, dict) or not models:
-        _fail(f"have models: {raw!r}", "Expected the name of a model, or a mapping of names to weights.")
-    for name, weight in models.items():
-        if not isinstance(name, str) or not name.strip() or not _number(0)(weight):
-            _fail(f"have the model {name!r}: {weight!r}", "Expected a name, and a weight of at least 0.")
-    if not sum(models.values()):
-        _fail("have weights of 0 only", "Give at least one model a weight above 0.")
-    return {name: float(weight) for name, weight in models.items()}
-
-
-def _price(name: str, raw: Any) -> Price:
-    keys = ("prompt", "completion")
-    if not isinstance(raw, dict) or sorted(raw) != sorted(keys) or not all(_number(0)(raw[key]) for key in keys):
-        _fail(f"have the price {raw!r} for {name}", "Expected {prompt: USD, completion: USD}, per 1 million tokens.")
-    return Price(float(raw["prompt"]), float(raw["completion"]))
-
-
-def _fail(what: str, then: str) -> NoReturn:
-    raise SettingsError(f"The settings of the LLM {what}. {then}")

@@ -16,17 +16,18 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from pydantic.dataclasses import dataclass
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.archive.idea_edits import IdeaEdits
 from ideator_rl.archive.recombination import Recombination
+from ideator_rl.config.base import Config, Count, Fraction, read_config
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Ideator, Subject
-from ideator_rl.search.ideators.settings import Check, checked, number
 from ideator_rl.storage.ledger import Ledger
 
 TRIES = 30
@@ -38,30 +39,25 @@ SIZES = (1, 1, 1, 2, 2, 3)
 
 
 @dataclass(frozen=True)
-class Settings:
-    keep: float = 0.75
+class CatalogueSettings(Config):
+    """How shown ideas are recombined."""
+
+    keep: Fraction = 0.75
     """Chance that an edit of a shown idea is kept."""
-    jitter: float = 0.2
+    jitter: Fraction = 0.2
     """Chance that a kept number gets another value."""
-    new: float = 0.3
-    """Chance that an edit of none of them is added."""
-    two: float = 0.5
-    """Chance that two of the shown ideas are crossed, where several are shown."""
-    most_edits: int = 6
-    """Of an idea that recombines others."""
-
-
-_CHANCE: Check = (lambda value: number(0)(value) and value <= 1, "a number from 0 to 1")
-CHECKS: dict[str, Check] = {
-    **dict.fromkeys(("keep", "jitter", "new", "two"), _CHANCE),
-    "most_edits": (number(1, whole=True), "a whole number of at least 1"),
-}
+    new: Fraction = 0.3
+    """Chance that an edit of none of the shown ideas is added."""
+    two: Fraction = 0.5
+    """Chance that two shown ideas are crossed, where several are shown."""
+    most_edits: Count = 6
+    """Edits of an idea that recombines others, at most."""
 
 
 class CatalogueIdeator(Ideator):
     name = "catalogue"
 
-    def __init__(self, settings: Settings, subject: Subject):
+    def __init__(self, settings: CatalogueSettings, subject: Subject):
         """
         Raises:
             CatalogueError: the environment has no catalogue.
@@ -83,7 +79,7 @@ class CatalogueIdeator(Ideator):
         Raises:
             IdeatorError: an unknown setting, or one that is no chance or count.
         """
-        return cls(Settings(**checked(cls.name, settings, CHECKS)), subject)
+        return cls(read_config(CatalogueSettings, settings, "The settings of the ideator catalogue have"), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         rng = random.Random(ask.salt)

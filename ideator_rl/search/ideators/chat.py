@@ -12,38 +12,46 @@ stored, and a resumed search does not pay for them again.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic import model_validator
+from pydantic.dataclasses import dataclass
+
 from ideator_rl.archive.archive import Archive
-from ideator_rl.errors import IdeatorError
+from ideator_rl.config.base import Count, read_config
 from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
 from ideator_rl.search.ideator import Ask, Ideator, Subject, successful
-from ideator_rl.search.ideators.prompt_writer import PromptStyle, PromptWriter
+from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.replies import ideas_of_reply
-from ideator_rl.search.ideators.settings import MANNER_CHECKS, checked, names, number
+from ideator_rl.search.ideators.settings import PromptStyle
 from ideator_rl.storage.ledger import Ledger
 
+IDEAS_PER_CALL = 10
 HALVINGS = 4
 """How often a prompt is shortened when the server refuses it as too long."""
 
 
 @dataclass(frozen=True)
-class ChatSettings:
-    """How to ask for ideas; all other settings are the client's."""
+class ChatSettings(PromptStyle, LLMSettings):
+    """How to ask for ideas: one flat mapping with the settings of the client."""
 
-    ideas_per_call: int = 10
-    """As Si et al. (arXiv 2601.14525); 1 for a small model, together with `as_trained`."""
-    as_trained: bool = False
-    """Ask with exactly the prompts of warm-up and training, one idea a call."""
-    max_shown: int | None = None
-    """Past ideas in a prompt; null for 100, or for 2 as trained."""
-    idea_chars: int = 2000
-    """Characters of one past idea, at most."""
+    ideas_per_call: Count | None = None
+    """Ideas per call; null for 1 as trained, else 10, as Si et al. (arXiv 2601.14525)."""
 
+    @model_validator(mode="after")
+    def _one_idea_as_trained(self) -> ChatSettings:
+        if self.as_trained and self.ideas_per_call not in (None, 1):
+            raise ValueError(
+                f"as_trained: true and ideas_per_call: {self.ideas_per_call}. A model was trained to write one idea "
+                "per completion: leave ideas_per_call out, or as_trained."
+            )
+        return self
 
-CHECKS = {"ideas_per_call": (number(1, whole=True), "a whole number of at least 1"), **MANNER_CHECKS}
+    @property
+    def call_size(self) -> int:
+        """Ideas per call, at most."""
+        return self.ideas_per_call or (1 if self.as_trained else IDEAS_PER_CALL)
 
 
 class ChatIdeator(Ideator):
@@ -60,19 +68,8 @@ class ChatIdeator(Ideator):
             IdeatorError: an unknown key, a wrong value, no API key in the environment, or no such prompt.
         """
         subject.prompt()  # raises before the baseline is run
-        mine = checked(cls.name, settings, CHECKS, names(LLMSettings))
-        if mine.get("as_trained"):
-            mine.setdefault("ideas_per_call", 1)
-        own = ChatSettings(**mine)
-        if own.as_trained and own.ideas_per_call != 1:
-            raise IdeatorError(
-                f"The settings of the ideator chat have as_trained: true and ideas_per_call: {own.ideas_per_call}. A "
-                "model was trained to write one idea a completion: leave ideas_per_call out, or as_trained."
-            )
-        client = LLMSettings.from_mapping({key: value for key, value in settings.items() if key not in CHECKS})
-        room = client.context_tokens - client.max_tokens if client.context_tokens else None
-        style = PromptStyle(own.as_trained, own.max_shown, own.idea_chars)
-        return cls(ChatClient(client, ledger), own, PromptWriter(subject, style, tokens, room))
+        chat = read_config(ChatSettings, settings, "The settings of the ideator chat have")
+        return cls(ChatClient(chat, ledger), chat, PromptWriter(subject, chat, tokens, chat.room))
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         """See `Ideator`.
@@ -81,7 +78,7 @@ class ChatIdeator(Ideator):
             BudgetSpent: the ledger has no room for any call of the question.
             IdeatorError: all calls failed for good.
         """
-        per_call = self.settings.ideas_per_call
+        per_call = self.settings.call_size
         sizes = [min(per_call, ask.count - start) for start in range(0, ask.count, per_call)]
         calls = (self._call(ask, archive, size, index) for index, size in enumerate(sizes))
         results = await asyncio.gather(*calls, return_exceptions=True)

@@ -14,57 +14,43 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic.dataclasses import dataclass
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.errors import IdeatorError
+from ideator_rl.config.base import Amount, Count, Expected, Flag, read_config
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
 from ideator_rl.search.ideator import Ask, Ideator, Subject
-from ideator_rl.search.ideators.prompt_writer import PromptStyle, PromptWriter
+from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
-from ideator_rl.search.ideators.settings import MANNER_CHECKS, Check, checked, number
+from ideator_rl.search.ideators.settings import PromptStyle
 from ideator_rl.storage.ledger import Ledger
 
-DTYPES = ("float32", "bfloat16", "float16", "auto")
+MODEL = "a name on the hub, a folder, or package:<import name>/<file>.gguf"
 
 
-@dataclass(frozen=True)
-class LocalSettings:
-    model: str
-    temperature: float = 1.0
-    max_tokens: int = 512
-    """Tokens of a completion."""
-    batch: int = 64
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings(PromptStyle):
+    """How ideas are sampled."""
+
+    model: Annotated[str, Expected(MODEL, str.strip)]
+    """Name on the hub, a folder, or package:<import name>/<file>.gguf."""
+    temperature: Amount = 1.0
+    """Sampling temperature; 0 for the likeliest token."""
+    max_tokens: Count = 512
+    """Tokens of a completion, at most."""
+    batch: Count = 64
     """Completions sampled in one batch, at most."""
-    dtype: str = "auto"
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "auto"
     """Data type of the weights; `auto` for the saved one."""
-    device: str | None = None
+    device: Annotated[str, Expected("a device of torch, such as cuda:0")] | None = None
     """Torch device; null for a GPU if there is one."""
-    cpu_threads: int | None = None
+    cpu_threads: Count | None = None
     """Threads of torch in this process; null for its default.  1 is best for a small model next to experiments."""
-    as_trained: bool = True
+    as_trained: Flag = True
     """Ask with exactly the prompts of warm-up and training."""
-    max_shown: int | None = None
-    """Past ideas in a prompt; null for 2, or for 100 where not as trained."""
-    idea_chars: int = 2000
-    """Characters of one past idea, at most."""
-
-
-CHECKS: dict[str, Check] = {
-    "model": (
-        lambda value: isinstance(value, str) and value.strip() != "",
-        "a name on the hub, a folder, or package:<import name>/<file>.gguf",
-    ),
-    "temperature": (number(0), "a number of at least 0"),
-    "max_tokens": (number(1, whole=True), "a whole number of at least 1"),
-    "batch": (number(1, whole=True), "a whole number of at least 1"),
-    "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
-    "device": (lambda value: value is None or isinstance(value, str), "a device of torch, such as cuda:0, or null"),
-    "cpu_threads": (number(1, whole=True, none=True), "a whole number of at least 1, or null"),
-    **MANNER_CHECKS,
-}
 
 
 class LocalIdeator(Ideator):
@@ -87,10 +73,7 @@ class LocalIdeator(Ideator):
             IdeatorError: an unknown key, a wrong value, no such model, or no such prompt.
         """
         subject.prompt()  # raises before the baseline is run
-        checked(cls.name, settings, CHECKS)
-        if "model" not in settings:
-            raise IdeatorError(f"The settings of the ideator local have no 'model'. Expected {CHECKS['model'][1]}.")
-        return cls(LocalSettings(**settings), subject)
+        return cls(read_config(LocalSettings, settings, "The settings of the ideator local have"), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         """See `Ideator`."""
@@ -155,14 +138,13 @@ class _Model:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"The local ideator cannot be loaded from {settings.model}: {first_line} Expected {CHECKS['model'][1]}."
+                f"The local ideator cannot be loaded from {settings.model}: {first_line} Expected {MODEL}."
             ) from error
         self._tokenizer, self._chat = tokenizer, bool(tokenizer.chat_template)
         self._sampler = Sampler(model.eval(), _end_tokens(model, tokenizer), settings.max_tokens, settings.temperature)
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._name, self._room = settings.model, window and window - settings.max_tokens
-        style = PromptStyle(settings.as_trained, settings.max_shown, settings.idea_chars)
-        self.prompts = PromptWriter(subject, style, lambda text: len(self._ids(text)), self._room)
+        self.prompts = PromptWriter(subject, settings, lambda text: len(self._ids(text)), self._room)
 
     def completions(self, requests: Sequence[tuple[str, str]], stop: threading.Event) -> list[str]:
         """One completion for each pair of prompt and seed.
@@ -222,5 +204,5 @@ def model_source(name: str) -> str:
             f"interrupted: run `ideator-rl export {name} --out DIR`, and name DIR."
         )
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no folder {name}. Expected {CHECKS['model'][1]}.")
+        raise ModelError(f"There is no folder {name}. Expected {MODEL}.")
     return name

@@ -28,9 +28,8 @@ from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
+from ideator_rl.search.ideators.settings import PromptStyle
 
-AS_TRAINED_SHOWN, IN_FULL_SHOWN = 2, 100
-"""Past ideas in a prompt where `max_shown` is null: `prompt_parents` of training's recipes, and the paper's number."""
 SHARES = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Shares of the shown and avoided ideas that are tried in turn once shorter ideas did not suffice."""
 LEAST_CHARS, AVOID_CHARS = 250, 200
@@ -42,23 +41,6 @@ _templates = Templates(
     lstrip_blocks=True,
     autoescape=False,
 )
-
-
-@dataclass
-class PromptStyle:
-    """How questions are put."""
-
-    as_trained: bool = False
-    max_shown: int | None = None
-    idea_chars: int = 2000
-    """Characters of one past idea, at most."""
-
-    @property
-    def shown_limit(self) -> int:
-        """Past ideas in a prompt, at most."""
-        if self.max_shown is not None:
-            return self.max_shown
-        return AS_TRAINED_SHOWN if self.as_trained else IN_FULL_SHOWN
 
 
 @dataclass(frozen=True)
