@@ -103,7 +103,7 @@ OLD_MODULES = {
     "ledger": "storage.ledger",
     "manifest": "environments.manifest",
     "model_files": "llm.model_files",
-    "outcomes": "storage.outcomes",
+    "outcomes": "storage.journal",
     "recipe_file": "config.recipe_file",
     "rerun": "search.rerun",
     "rollout_prompts": "archive.prompt_rows",

@@ -30,8 +30,7 @@ from ideator_rl.config.base import Count, read_config
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
-from ideator_rl.storage.journal import Descent, Journal, Note, Proposal, sections
-from ideator_rl.storage.outcomes import Outcomes
+from ideator_rl.storage.journal import JOURNAL, Descent, Journal, Note, Proposal, sections
 
 log = logging.getLogger(__name__)
 
@@ -116,22 +115,21 @@ class RewardBuffer:
     def __init__(self, config: BufferConfig):
         self.config = config
         self.executor = Executor(config)
-        self._journal = Journal(_journal_path(config))
+        self.journal = Journal(_journal_path(config))
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
         self._seen: set[str] = set()
-        self._outcomes = Outcomes(self._journal)
         self._owners: dict[tuple[int, int], Proposal] = {}
         """Who will settle a row of the journal: the last one that was begun for it."""
         self._outstanding: set[Running] = set()
-        known = [replace(record, log="") for record in self._journal.experiments()]
+        known = [replace(record, log="") for record in self.journal.experiments()]
         self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
         """Every record of this run but baselines, in the order it became known; only ever appended to.  Without logs,
         which would fill the memory of a run of weeks."""
         self.baselines: list[Experiment] = [record for record in known if record.implementer == BASELINE]
         """Records of the unchanged baseline; one may be there twice.  Only ever appended to."""
-        self.lineage: list[Descent] = self._journal.lineage()
+        self.lineage: list[Descent] = self.journal.lineage()
         """Which experiments were proposed in answer to which; only ever appended to."""
         self.elsewhere: list[Experiment] = []
         """Records of other runs that this one knows from the start; to be set before its archive is asked for."""
@@ -147,7 +145,7 @@ class RewardBuffer:
         self, completions: list[str], *, step: int | None = None
     ) -> AsyncIterator[tuple[int, Experiment]]:
         """The same, each record with its index as soon as it is known."""
-        step = self._journal.next_step() if step is None else step
+        step = self.journal.next_step() if step is None else step
         first, begun = self.propose(completions, step)
         tasks = list(begun.values())
         unsaid = set(range(len(tasks)))
@@ -178,7 +176,7 @@ class RewardBuffer:
         """
         completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
         replicates, refused = _replicates(completions, self.config.replicates), refused or {}
-        first = self._journal.propose(step, completions, replicates, refused, note)
+        first = self.journal.propose(step, completions, replicates, refused, note)
         for record in refused.values():
             self._note(record)
         proposals = enumerate(zip(completions, replicates, strict=True))
@@ -207,17 +205,12 @@ class RewardBuffer:
 
     def take_up(self, exclude_steps: Collection[int] = frozenset()) -> dict[tuple[int, int], Running]:
         """The same for who wants the outcomes: by step and position, who will give them."""
-        places = ((each.step, each.position, each) for each in self._journal.unsettled(exclude_steps))
+        places = ((each.step, each.position, each) for each in self.journal.unsettled(exclude_steps))
         return {
             (step, position): self._begin(proposal)
             for step, position, proposal in places
             if (step, position) not in self._owners
         }
-
-    @property
-    def journal(self) -> Journal:
-        """For who keeps books of its own beside it."""
-        return self._journal
 
     async def drain(self, timeout: float | None = None) -> int:
         """Wait until everything that was proposed has its outcome, or `timeout` seconds.
@@ -244,45 +237,25 @@ class RewardBuffer:
     async def score_patch(self, patch: str, replicate: int = 0) -> Experiment:
         """The record of a patch written by hand."""
         record = await self.executor.execute_patch(patch, replicate)
-        self._journal.record(record)
+        self.journal.record(record)
         return record
 
     async def again(self, id: str, replicate: int) -> Experiment:
         """The record of an experiment's codebase under another replicate's seed."""
         record = await self.executor.rerun(id, replicate)
-        self._journal.record(record)
+        self.journal.record(record)
         return record
 
     def record(self, record: Experiment) -> None:
         """Enter a record that no completion asked for, such as a baseline's."""
-        self._journal.record(record)
+        self.journal.record(record)
         if record.implementer == BASELINE:
             self.baselines.append(record)
 
-    def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
-        """Note that an experiment was proposed, in a step, in answer to the ideas of other experiments."""
-        self.descend_all([(child, parents, step)])
-
     def descend_all(self, descents: Sequence[Descent]) -> None:
-        """The same for several, in one write."""
-        self._journal.descend_all(descents)
+        """Note that experiments were proposed in answer to the ideas of others, in one write."""
+        self.journal.descend_all(descents)
         self.lineage += descents
-
-    def mark(self, step: int, known: int) -> int:
-        """How many records were known when a step was first proposed, by this process or one before a crash.
-
-        Args:
-            known: how many are now.
-        """
-        return self._journal.mark(step, known)
-
-    def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
-        """Step and text of every idea of this run, whatever came of it, in order; of the steps before one."""
-        return self._journal.ideas(before)
-
-    def completion_of(self, experiment_id: str) -> str | None:
-        """The completion, with its own thought, that first led to an experiment of this run."""
-        return self._journal.completion_of(experiment_id)
 
     def counts(self) -> dict[str, Any]:
         """Live figures, for progress: proposed, running, waiting, done, failed, reused, lost, distinct, best."""
@@ -298,18 +271,12 @@ class RewardBuffer:
         return figures
 
     @property
-    def journal_path(self) -> Path:
-        """The file of the journal: others may read it while it is written."""
-        return self._journal.path
-
-    @property
     def best(self) -> Experiment | None:
         """The best record that this process has seen."""
         return self._best
 
     def close(self) -> None:
-        self._outcomes.close()
-        self._journal.close()
+        self.journal.close()
         _open.pop(self.config, None)
 
     def _begin(self, proposal: Proposal) -> Running:
@@ -330,9 +297,9 @@ class RewardBuffer:
         record = await self.executor.execute(proposal.completion, proposal.replicate)
         place = (proposal.step, proposal.position)
         if self._owners.get(place) is proposal:
-            await self._outcomes.enter(*place, record)
+            await self.journal.enter(*place, record)
         else:
-            self._journal.record(record)  # its row was given to another completion meanwhile
+            self.journal.record(record)  # its row was given to another completion meanwhile
         self._note(record)
         return proposal.position, record
 
@@ -377,7 +344,7 @@ JOURNAL_KEYS = (
 
 def _journal_path(config: BufferConfig) -> Path:
     if config.run_dir is not None:
-        return Path(config.run_dir) / "buffer.sqlite"
+        return Path(config.run_dir) / JOURNAL
     values = ", ".join(f"{name}={getattr(config, name)!r}" for name in JOURNAL_KEYS)
     name = hashlib.sha256(f"BufferConfig({values})".encode()).hexdigest()[:16]
     return cache_root() / "buffers" / f"{name}.sqlite"

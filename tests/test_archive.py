@@ -194,7 +194,7 @@ def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(to
     completions = [idea("set x = 1.0", "First thought."), idea("set x = 1.0", "Second thought."), "nothing"]
     run(toy_buffer.baseline())
     records = run(toy_buffer.score(completions, step=0))
-    toy_buffer.descend(records[0].id, ("p",), 0)
+    toy_buffer.descend_all([(records[0].id, ("p",), 0)])
     before = archive_of(toy_buffer)
     assert archive_of(toy_buffer) is before and len(before) == 2
     toy_buffer.close()
@@ -202,7 +202,10 @@ def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(to
     after = archive_of(again)
     assert len(after) == 2 and after.elites() and [e.id for e in after.elites()] == [e.id for e in before.elites()]
     assert after.knows(records[0]) and len(again.baselines) == 1 and after.expansions("p") == 1
-    assert again.completion_of(records[0].id).startswith("First thought.") and again.completion_of("unknown") is None
+    assert (
+        again.journal.completion_of(records[0].id).startswith("First thought.")
+        and again.journal.completion_of("unknown") is None
+    )
     assert len(archive_of(again, known=1)) == 1 and len(archive_of(again, known=2)) == 2
     assert (
         after.baseline.quality == pytest.approx(1 / again.baselines[0].metric["value"])

@@ -40,7 +40,7 @@ class ScriptedBuffer:
     """A real journal in which every completion, whatever it says, is the same idea."""
 
     def __init__(self, folder, environment, dies_at=None):
-        self.journal, self.journal_path = Journal(folder / "buffer.sqlite"), folder / "buffer.sqlite"
+        self.journal = Journal(folder / "buffer.sqlite")
         self.history, self.lineage = [record("one", value=2.0)], []
         self.executor, self.config = SimpleNamespace(environment=environment), SimpleNamespace(preset="cpu")
         self.dies_at = dies_at

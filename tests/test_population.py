@@ -158,7 +158,7 @@ def test_an_empty_run_has_no_windows(tmp_path):
 def test_a_watch_that_saw_the_run_grow_has_the_figures_of_its_records(tmp_path):
     steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
     book = Journal(tmp_path / "buffer.sqlite")
-    buffer = SimpleNamespace(journal_path=tmp_path / "buffer.sqlite", history=[], lineage=[])
+    buffer = SimpleNamespace(journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"), history=[], lineage=[])
     live, watch = LiveRows(buffer), Watch(ByLetter(), Surroundings("min"))
     for step, ideas in enumerate(steps):
         book.propose(step, [text(words, thought) for words, thought, _ in ideas])
@@ -178,7 +178,7 @@ def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path
     steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
     written(tmp_path, steps).close()
     buffer = SimpleNamespace(
-        journal_path=tmp_path / "buffer.sqlite",
+        journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"),
         history=[outcome for ideas in steps for _, _, outcome in ideas],
         lineage=[],
         executor=SimpleNamespace(environment=load_environment(str(toy))),
@@ -193,7 +193,9 @@ def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path
 
 def test_late_rows_are_given_once_when_they_are_known(tmp_path):
     book = Journal(tmp_path / "buffer.sqlite")
-    buffer = SimpleNamespace(journal_path=tmp_path / "buffer.sqlite", history=[record("a"), record("b")], lineage=[])
+    buffer = SimpleNamespace(
+        journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"), history=[record("a"), record("b")], lineage=[]
+    )
     live = LiveRows(buffer)
     for step in range(3):
         book.propose(step, [text("a"), text("b")])

@@ -19,7 +19,6 @@ from ideator_rl.executor import store
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import Journal, JournalError
-from ideator_rl.storage.outcomes import Outcomes
 
 HERE = Path(__file__).parent
 
@@ -202,19 +201,18 @@ def test_a_killed_proposer_leaves_no_orphan_and_no_experiment_runs_twice(config,
 
 
 def test_outcomes_known_together_are_written_in_a_few_transactions_and_are_on_disk_when_entered(tmp_path):
-    class Counted(Journal):
+    class CountingJournal(Journal):
         sizes: list[int] = []
 
         def settle_all(self, outcomes):
             self.sizes.append(len(outcomes))
             super().settle_all(outcomes)
 
-    journal = Counted(tmp_path / "buffer.sqlite")
-    outcomes = Outcomes(journal)
+    journal = CountingJournal(tmp_path / "buffer.sqlite")
     journal.propose(0, ["x"] * 256)
 
     async def enter(position):
-        await outcomes.enter(0, position, Experiment(f"{position}", "failed", "", "toy", "cpu"))
+        await journal.enter(0, position, Experiment(f"{position}", "failed", "", "toy", "cpu"))
         with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
             return db.execute("select status from rollouts where position=?", (position,)).fetchone()[0]
 
@@ -223,25 +221,33 @@ def test_outcomes_known_together_are_written_in_a_few_transactions_and_are_on_di
 
     assert run(all_at_once()) == ["failed"] * 256
     assert sum(journal.sizes) == 256 and len(journal.sizes) <= 8
-    outcomes.close()
+    journal.close()
     with pytest.raises(JournalError, match="closed"):
         run(enter(0))
+
+
+def test_an_outcome_that_no_awaiter_waits_for_is_written_when_the_journal_is_closed(tmp_path):
+    journal = Journal(tmp_path / "buffer.sqlite")
+    journal.propose(0, ["x"])
+
+    async def enter_and_leave():
+        asyncio.create_task(journal.enter(0, 0, Experiment("an id", "failed", "", "toy", "cpu")))
+        await asyncio.sleep(0)
+
+    run(enter_and_leave())
+    journal.close()
+    journal = Journal(tmp_path / "buffer.sqlite")
+    assert journal.unsettled(()) == []
     journal.close()
 
 
-def test_an_outcome_that_no_thread_could_write_is_not_said_to_be_written(tmp_path, monkeypatch):
+def test_an_outcome_that_cannot_be_written_raises_where_it_is_awaited(tmp_path):
     journal = Journal(tmp_path / "buffer.sqlite")
-    outcomes = Outcomes(journal)
     journal.propose(0, ["x"])
-
-    async def ending(*args):
-        raise RuntimeError("cannot schedule new futures after shutdown")
-
-    monkeypatch.setattr(asyncio, "to_thread", ending)
-    with pytest.raises(JournalError, match="not entered"):
-        run(outcomes.enter(0, 0, Experiment("an id", "failed", "", "toy", "cpu")))
-    outcomes.close()
-    assert journal.unsettled(()) == [], "what gathered is written when the buffer is closed, if that can be done"
+    journal._db.execute(f"pragma max_page_count={journal._db.execute('pragma page_count').fetchone()[0]}")
+    with pytest.raises(JournalError, match="full"):
+        run(journal.enter(0, 0, Experiment("an id", "failed", "a long idea" * 10_000, "toy", "cpu")))
+    assert [proposal.position for proposal in journal.unsettled(())] == [0]
     journal.close()
 
 

@@ -198,8 +198,8 @@ def test_a_wrong_environment_is_told_before_anything_is_made(toy_config, tmp_pat
 
 def test_a_journal_that_cannot_grow_stops_the_run_with_one_clear_sentence(buffer):
     run(buffer.score([idea("x = 1.0")]))
-    pages = buffer._journal._db.execute("pragma page_count").fetchone()[0]
-    buffer._journal._db.execute(f"pragma max_page_count={pages}")
+    pages = buffer.journal._db.execute("pragma page_count").fetchone()[0]
+    buffer.journal._db.execute(f"pragma max_page_count={pages}")
     with pytest.raises(JournalError, match="full.*Free space"):
         run(buffer.score([idea("y = 1.0", "thought " * 4000)]))
     assert len(rows(buffer)) == 1

@@ -7,31 +7,17 @@ what was `lost` have no row: they say nothing of the ideator.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from ideator_rl.experiment import LOST, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.journal_reader import JournalReader, Rollout
 from ideator_rl.storage.records import Run
 
 Place = tuple[int, int, int]
 """Step, rank and position of a proposal."""
-
-
-class Said(NamedTuple):
-    """A proposal as the journal has it."""
-
-    step: int
-    thought: str
-    idea: str
-    experiment_id: str
-    status: str
-    reward: float | None
-    metric: float | None
 
 
 @dataclass(frozen=True)
@@ -71,22 +57,27 @@ class Library:
         for child, parents, step in lineage:
             self._parents.setdefault((child, step), set()).update(parents)
 
-    def row(self, said: Said) -> Row:
-        tree, patch = self._found.get(said.experiment_id, ("", ""))
-        shown = self._parents.get((said.experiment_id, said.step), ())
-        parents = frozenset(self._found[each][0] for each in shown if each in self._found) - {""}
-        return Row(said.step, said.thought, said.idea, said.status, said.reward, said.metric, tree, patch, parents)
+    def row(self, rollout: Rollout) -> Row:
+        tree, patch = self._found.get(rollout.experiment_id, ("", ""))
+        shown = self._parents.get((rollout.experiment_id, rollout.step), ())
+        return Row(
+            step=rollout.step,
+            thought=rollout.thought,
+            idea=rollout.idea,
+            status=rollout.status,
+            reward=rollout.reward,
+            metric=rollout.metric,
+            tree=tree,
+            patch=patch,
+            parents=frozenset(self._found[each][0] for each in shown if each in self._found) - {""},
+        )
 
 
 def rows_of(run: Run) -> list[Row]:
     """Every row of a run, in the order of proposal."""
     library = Library()
     library.enter(run.experiments.values(), run.lineage)
-    told = (
-        Said(each.step, each.thought, each.idea, each.experiment_id, each.status, each.reward, each.metric)
-        for each in run.rollouts
-    )
-    return [library.row(said) for said in told if said.status not in (RUNNING, LOST)]
+    return [library.row(rollout) for rollout in run.rollouts if rollout.status not in (RUNNING, LOST)]
 
 
 class LiveRows:
@@ -108,38 +99,31 @@ class LiveRows:
         Late ones come with the rows of the step that is asked for when they are known, under their own step.
 
         Raises:
-            sqlite3.Error: the journal cannot be read.
+            JournalError: the journal cannot be read.
         """
         history, lineage = self._buffer.history, self._buffer.lineage
         descents, experiments = len(lineage), len(history)  # in this order: a descent is noted after its child
         self._library.enter(history[self._experiments : experiments], lineage[self._descents : descents])
         self._experiments, self._descents = experiments, descents
-        found = self._said(step)
-        running = {said.step for place, said in found.items() if said.status == RUNNING}
-        new = {place: said for place, said in found.items() if said.status != RUNNING and place not in self._given}
+        with self._journal() as journal:
+            rollouts = journal.rollouts(self._open, step, self._since)
+        running = {rollout.step for rollout in rollouts if rollout.status == RUNNING}
+        known = {(each.step, each.rank, each.position): each for each in rollouts if each.status != RUNNING}
+        new = {place: rollout for place, rollout in known.items() if place not in self._given}
         self._open = min(running, default=step + 1)
         self._given = {place for place in self._given | set(new) if place[0] >= self._open}
-        return [self._library.row(said) for said in new.values() if said.status != LOST]
+        return [self._library.row(rollout) for rollout in new.values() if rollout.status != LOST]
 
     def running(self, step: int) -> int:
         """How many proposals up to a step have no outcome yet; reads none of them."""
-        query = "select count(*) from rollouts where step between ? and ? and created >= ? and status = ?"
-        with self._journal() as db:
-            return int(db.execute(query, (self._open, step, self._since, RUNNING)).fetchone()[0])
+        with self._journal() as journal:
+            return journal.running(self._open, step, self._since)
 
     def last_step(self) -> int:
         """The last step that was proposed; −1 for none."""
-        with self._journal() as db:
-            return int(db.execute("select coalesce(max(step), -1) from rollouts").fetchone()[0])
+        with self._journal() as journal:
+            return journal.last_step()
 
-    def _journal(self) -> closing[sqlite3.Connection]:
-        return closing(sqlite3.connect(f"{self._buffer.journal_path.absolute().as_uri()}?mode=ro", uri=True))
-
-    def _said(self, step: int) -> dict[Place, Said]:
-        with self._journal() as db:
-            found = db.execute(
-                "select step, rank, position, thought, idea, coalesce(experiment_id, ''), status, reward, metric "
-                "from rollouts where step between ? and ? and created >= ? order by step, rank, position",
-                (self._open, step, self._since),
-            ).fetchall()
-        return {(row[0], row[1], row[2]): Said(row[0], *row[3:]) for row in found}
+    def _journal(self) -> JournalReader:
+        """A reader for one call: calls come from several threads."""
+        return JournalReader(self._buffer.journal.path)

@@ -7,17 +7,15 @@ that ran them, are left out.
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
 from ideator_rl.publishing.published import Published
-from ideator_rl.storage.records import JOURNAL, Rollout, Run
+from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.records import Rollout, Run
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"
 """The tables, and the configurations of the dataset."""
@@ -89,7 +87,7 @@ COLUMNS = {PROPOSALS: OF_PROPOSAL + OF_EXPERIMENT, EXPERIMENTS: OF_RECORD + OF_E
 
 def write_trajectories(run: Run, folder: Path, published: Published) -> dict[str, int]:
     """Write both tables under `folder`; returns their numbers of rows."""
-    parents = _parents(run.folder / JOURNAL)
+    parents = _parents(run.lineage)
     proposals = [_proposal(row, run.experiments.get(row.experiment_id), published.text) for row in run.rollouts]
     for row in proposals:
         row["parents"] = parents.get((row["experiment_id"], row["step"]), [])
@@ -102,14 +100,12 @@ def write_trajectories(run: Run, folder: Path, published: Published) -> dict[str
     return {name: len(table) for name, table in rows.items()}
 
 
-def _parents(journal: Path) -> dict[tuple[str, int], list[str]]:
+def _parents(lineage: list[Descent]) -> dict[tuple[str, int], list[str]]:
     """By experiment and step; a step may have led to one experiment from several prompts."""
-    found: dict[tuple[str, int], list[str]] = {}
-    with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-        if db.execute("select 1 from sqlite_master where name='lineage'").fetchone():
-            for child, names, step in db.execute("select child, parents_json, step from lineage order by rowid"):
-                found.setdefault((child, step), []).extend(json.loads(names))
-    return {key: list(dict.fromkeys(names)) for key, names in found.items()}
+    parents_of: dict[tuple[str, int], list[str]] = {}
+    for child, parents, step in lineage:
+        parents_of.setdefault((child, step), []).extend(parents)
+    return {key: list(dict.fromkeys(parents)) for key, parents in parents_of.items()}
 
 
 def _proposal(row: Rollout, record: Experiment | None, clean: Callable[[str], str]) -> dict[str, Any]:

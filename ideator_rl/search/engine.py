@@ -108,7 +108,7 @@ class SearchEngine:
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
         self.codebases = charged_codebases(buffer)
         """Ids of the distinct codebases that this search asked for."""
-        self.ideas = int(buffer.journal.read("select count(*) from rollouts")[0][0])
+        self.ideas = buffer.journal.rollout_count()
         self._next_question = self.journal.next_number
         self._in_flight = config.in_flight or 2 * (config.slots or os.cpu_count() or 1)
 
@@ -282,7 +282,7 @@ class SearchEngine:
             archive = archive_of(self._buffer)
         elif archive is None:
             # The journal keeps how many records the epoch began with, so that a resumed epoch sees the same archive.
-            count = self._buffer.mark(self.epoch, len(archive_of(self._buffer)))
+            count = self._buffer.journal.mark(self.epoch, len(archive_of(self._buffer)))
             archive = self._archive = archive_of(self._buffer, count, self.epoch)
         if self._penalised:
             archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)

@@ -1,19 +1,24 @@
-"""The journal of a run: which idea was proposed when, and what came of it, in one SQLite file.
+"""The journal of a run: which idea was proposed when, and its outcome, in one SQLite file.
 
 Guarantees: a proposal is on disk before anything is submitted for it; an outcome as soon as it is known; a step that
-is proposed again replaces its rows; records keep the order in which they first became known, and a step what was known
-when it was first proposed.  It is an index: the truth is the bucket.  Not for network file systems.
+is proposed again replaces its rows; records keep the order in which they first became known, and a step the number of
+records that were known when it was first proposed.  The journal is an index: the truth is the bucket.  Any number of
+threads and event loops may use one open journal.  Not for network file systems.
+
+All SQL on its tables is in this package: here, in `journal_reader` and in `search_journal`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sqlite3
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +28,8 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 
+JOURNAL = "buffer.sqlite"
+"""Its file in a run's folder."""
 SCHEMA = """
 create table if not exists rollouts (
   step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
@@ -40,12 +47,12 @@ Descent = tuple[str, tuple[str, ...], int]
 """Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
 
 Note = Callable[[sqlite3.Connection, int], object]
-"""Writes something beside the proposals of a step, of which the first has this position."""
+"""Writes rows of other tables in the transaction that writes proposals; gets the position of the first proposal."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A completion in its place, and the replicate that it asks for."""
+    """A completion that is to be run, and the replicate that it asks for."""
 
     step: int
     position: int
@@ -53,8 +60,18 @@ class Proposal:
     replicate: int
 
 
+@dataclass(eq=False)
+class _Entry:
+    """An outcome that waits to be written, and the future that its event loop awaits."""
+
+    step: int
+    position: int
+    record: Experiment
+    written: asyncio.Future[None]
+
+
 class JournalError(IdeatorError):
-    """The journal cannot be opened or written."""
+    """The journal cannot be opened, read or written."""
 
 
 class Journal:
@@ -75,8 +92,18 @@ class Journal:
             raise self._error(error) from error
         self._rank = int(os.environ.get("RANK", "0"))
         self._proposed: Counter[int] = Counter()
+        """By step: proposals of this process.  Read and written under the lock."""
+        self._final_ids: set[str] = set()
+        """Experiments whose record in the file is not a lost one, as far as this process wrote it; under the lock."""
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._entries: deque[_Entry] = deque()
+        """Outcomes for the writer's next transaction: event loops append, the writer's thread takes."""
+        self._flush_scheduled = False
+        """Set by event loops when they have asked the writer for a transaction; reset by the writer before it takes
+        the entries, so that no entry is left behind."""
 
     def next_step(self) -> int:
+        """The step after the last one that was proposed."""
         with self._lock:
             return int(self._db.execute("select coalesce(max(step), -1) + 1 from rollouts").fetchone()[0])
 
@@ -124,18 +151,21 @@ class Journal:
             self._proposed[step] = int(self._db.execute(query, (step, self._rank)).fetchone()[0])
         return self._proposed[step]
 
+    def rollout_count(self) -> int:
+        return int(self.read("select count(*) from rollouts")[0][0])
+
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Rows of the journal."""
+        """Rows for the other modules of this package."""
         with self._lock:
             return self._db.execute(query, values).fetchall()
 
     def write(self, note: Callable[[sqlite3.Connection], object]) -> None:
-        """Tables beside the journal's own, for who keeps books of what it proposed: all of `note`, or nothing."""
+        """Run the statements of `note` in one transaction, for the other modules of this package."""
         with self._transaction():
             note(self._db)
 
     def unsettled(self, exclude_steps: Collection[int]) -> list[Proposal]:
-        """This rank's proposals without an outcome, but those of the steps to be left out."""
+        """This rank's proposals without an outcome, except those of some steps."""
         with self._lock:
             rows = self._db.execute(
                 "select step, position, completion, coalesce(replicate, 0) from rollouts "
@@ -144,7 +174,50 @@ class Journal:
             ).fetchall()
         return [Proposal(*row) for row in rows if row[0] not in exclude_steps]
 
+    async def enter(self, step: int, position: int, record: Experiment) -> None:
+        """Write the outcome of a proposal off the event loop; it is on disk when this returns.
+
+        One transaction takes all outcomes that came while the last one was written, so that hundreds of results at
+        once cost a few writes of some 3 ms.
+
+        Raises:
+            JournalError: the journal cannot be written, or is closed.
+        """
+        entry = _Entry(step, position, record, asyncio.get_running_loop().create_future())
+        self._entries.append(entry)  # before the flag is read, so that a scheduled flush takes it
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            try:
+                self._writer.submit(self._flush)
+            except RuntimeError as error:  # after `close`, or while the interpreter shuts down
+                self._flush_scheduled = False
+                raise JournalError(
+                    "The journal was closed before this outcome was entered; a resumed run takes it up."
+                ) from error
+        await entry.written
+
+    def _flush(self) -> None:
+        """Write all entries in one transaction, and wake the event loops that await them; in the writer's thread."""
+        self._flush_scheduled = False
+        entries = []
+        while self._entries:
+            entries.append(self._entries.popleft())
+        if not entries:
+            return
+        error: BaseException | None = None
+        try:
+            self.settle_all([(entry.step, entry.position, entry.record) for entry in entries])
+        except BaseException as raised:
+            error = raised
+        futures_by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        for entry in entries:
+            futures_by_loop.setdefault(entry.written.get_loop(), []).append(entry.written)
+        for loop, futures in futures_by_loop.items():
+            with suppress(RuntimeError):  # the loop was closed: no coroutine waits any more
+                loop.call_soon_threadsafe(_resolve, futures, error)
+
     def settle(self, step: int, position: int, record: Experiment) -> None:
+        """Write one outcome."""
         self.settle_all([(step, position, record)])
 
     def settle_all(self, outcomes: list[tuple[int, int, Experiment]]) -> None:
@@ -154,57 +227,59 @@ class Journal:
                 self._settle(step, position, record)
 
     def record(self, record: Experiment) -> None:
+        """Write a record that no completion asked for."""
         with self._transaction():
             self._enter(record)
 
     def experiments(self) -> list[Experiment]:
-        """Every record, in the order it first became known; one that was `lost` before, when it no longer was."""
-        with self._lock:
-            rows = self._db.execute("select record_json from experiments order by rowid").fetchall()
+        """Every record, in the order it first became known; one that was lost at first, since it no longer is."""
+        rows = self.read("select record_json from experiments order by rowid")
         return [Experiment.from_json(text) for (text,) in rows]
 
     def completion_of(self, experiment_id: str) -> str | None:
-        """The completion, thought and all, that first led to an experiment; None if none of this run did."""
-        with self._lock:
-            row = self._db.execute(
-                "select completion from rollouts where experiment_id=? order by step, rank, position limit 1",
-                (experiment_id,),
-            ).fetchone()
-        return row[0] if row else None
+        """The whole completion, with its thought, that first led to an experiment; None if none of this run did."""
+        query = "select completion from rollouts where experiment_id=? order by step, rank, position limit 1"
+        return next((text for (text,) in self.read(query, (experiment_id,))), None)
 
     def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
-        """Step and text of every idea that was proposed, whatever came of it, in order; of the steps before one."""
-        with self._lock:
-            rows: list[tuple[int, str]] = self._db.execute(
-                "select step, idea from rollouts where idea != '' and step < ? order by step, rank, position",
-                (1 << 62 if before is None else before,),
-            ).fetchall()
-        return rows
+        """Step and text of every proposed idea, in order, whatever its outcome.
+
+        Args:
+            before: only of the steps before this one.
+        """
+        query = "select step, idea from rollouts where idea != '' and step < ? order by step, rank, position"
+        return self.read(query, (1 << 62 if before is None else before,))
 
     def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
-        """Write that an experiment was proposed, in a step, in answer to these."""
+        """Write that a step's prompt showed `parents`, and led to the experiment `child`."""
         self.descend_all([(child, parents, step)])
 
     def descend_all(self, descents: Sequence[Descent]) -> None:
-        """Write several of these in one transaction."""
+        """Write several descents in one transaction; those that are there already are skipped."""
         rows = [(child, json.dumps(parents), step) for child, parents, step in descents]
         with self._transaction():
             self._db.executemany("insert or ignore into lineage values (?,?,?)", rows)
 
     def lineage(self) -> list[Descent]:
         """Every descent, in the order it was written."""
-        with self._lock:
-            rows = self._db.execute("select child, parents_json, step from lineage order by rowid").fetchall()
+        rows = self.read("select child, parents_json, step from lineage order by rowid")
         return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
 
     def mark(self, step: int, known: int) -> int:
-        """How many records were known when a step was first proposed: `known` if that is now."""
+        """How many records were known when a step was first proposed, by this process or one before a crash.
+
+        Args:
+            known: how many are known now; noted if the step is new.
+        """
         with self._transaction():
             self._db.execute("insert or ignore into marks values (?,?)", (step, known))
             row = self._db.execute("select known from marks where step=?", (step,)).fetchone()
         return int(row[0])
 
     def close(self) -> None:
+        """Write the outcomes that were entered, and close the file; a later `enter` raises JournalError."""
+        self._writer.shutdown()
+        self._flush()
         with self._lock:
             self._db.close()
 
@@ -218,17 +293,26 @@ class Journal:
         self._enter(record)
 
     def _enter(self, record: Experiment) -> None:
-        """Write a record over the one of its id, in its place; one that was lost before is known only now, and what is
-        known is not lost again."""
+        """Write a record over the one of its id, in its place.
+
+        A lost record gives way to any other, and the other becomes known only now: its row is appended.  No record is
+        replaced by a lost one.
+        """
+        row = (record.to_json(), record.id)
         if record.status == LOST:
-            self._db.execute("insert or ignore into experiments values (?,?)", (record.id, record.to_json()))
+            self._db.execute("insert or ignore into experiments (record_json, id) values (?,?)", row)
             return
-        kept = self._db.execute(
-            "update experiments set record_json=? where id=? and instr(record_json, ?)=0",  # NaN is no JSON to SQLite
-            (record.to_json(), record.id, f'"status": "{LOST}"'),
-        )
-        if kept.rowcount == 0:
-            self._db.execute("insert or replace into experiments values (?,?)", (record.id, record.to_json()))
+        if record.id in self._final_ids or self._holds_final(record.id):
+            self._final_ids.add(record.id)
+            if self._db.execute("update experiments set record_json=? where id=?", row).rowcount:
+                return
+        self._db.execute("insert or replace into experiments (record_json, id) values (?,?)", row)
+        self._final_ids.add(record.id)
+
+    def _holds_final(self, experiment_id: str) -> bool:
+        row = self._db.execute("select record_json from experiments where id=?", (experiment_id,)).fetchone()
+        # Parsed here: a record may hold NaN, which is no JSON to SQLite.
+        return row is not None and json.loads(row[0])["status"] != LOST
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -254,6 +338,17 @@ class Journal:
             f"Could not write the run's journal {self.path}: {error}. Free space on its disk, or check that this user "
             "may write there, and resume: what was run already is in the bucket."
         )
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
+    """Wake those who await an outcome; on their event loop."""
+    for future in futures:
+        if future.done():  # its task was cancelled
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 def sections(completion: str) -> tuple[str, str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sqlite3
-from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,32 +13,14 @@ import yaml
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
-from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.journal import JOURNAL, Descent, JournalError
+from ideator_rl.storage.journal_reader import JournalReader, Rollout
 
-JOURNAL = "buffer.sqlite"
+__all__ = ["JOURNAL", "NoRun", "Rollout", "Run", "Step", "mapping", "read_run"]
 
 
 class NoRun(IdeatorError):
     """The folder holds no run."""
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One completion of the ideator and what came of it."""
-
-    step: int
-    position: int
-    completion: str
-    thought: str
-    idea: str
-    experiment_id: str
-    status: str
-    reward: float | None
-    metric: float | None
-    created: float | None = None
-    """Unix seconds, when it was proposed, and"""
-    finished: float | None = None
-    """when its outcome was known; None while it is not."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +151,10 @@ def read_run(folder: Path | str) -> Run:
     if not (folder / JOURNAL).is_file():
         raise NoRun(f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.")
     try:
-        rows, records, lineage = _read(folder / JOURNAL)
-    except (sqlite3.Error, ValueError, TypeError) as error:
-        raise NoRun(
-            f"The journal {folder / JOURNAL} cannot be read: {error}. Expected one that a run wrote; the records are "
-            "in the run's bucket too."
-        ) from error
+        with JournalReader(folder / JOURNAL) as journal:
+            rows, records, lineage = journal.rollouts(), journal.experiments(), journal.lineage()
+    except JournalError as error:
+        raise NoRun(str(error)) from error
     return Run(
         folder,
         mapping(folder / "recipe.yaml"),
@@ -186,20 +163,6 @@ def read_run(folder: Path | str) -> Run:
         mapping(folder / "timings.json"),
         lineage,
     )
-
-
-def _read(journal: Path) -> tuple[list[Rollout], list[Experiment], list[Descent]]:
-    with closing(sqlite3.connect(f"{journal.absolute().as_uri()}?mode=ro", uri=True, timeout=30)) as db:
-        rows = db.execute(
-            "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric, "
-            "created, finished from rollouts order by step, rank, position"
-        ).fetchall()
-        records = [Experiment.from_json(text) for (text,) in db.execute("select record_json from experiments")]
-        lineage: list[Descent] = []
-        with suppress(sqlite3.OperationalError):  # a journal from before prompts showed past ideas has no such table
-            found = db.execute("select child, parents_json, step from lineage order by rowid")
-            lineage = [(child, tuple(json.loads(parents)), step) for child, parents, step in found]
-    return [Rollout(*row) for row in rows], records, lineage
 
 
 def mapping(path: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ class Elites:
         drawn = random.Random(f"{self.seed}:imitation:{batch}").sample(best, min(EXAMPLES, len(best)))
         examples: Examples = []
         for number, elite in enumerate(drawn):
-            if completion := self.buffer.completion_of(elite.id):
+            if completion := self.buffer.journal.completion_of(elite.id):
                 parents = archive.parents(elite) if number % 2 else []
                 examples.append({"prompt": self.prompts.prompt(parents, archive), "completion": completion})
         return examples

@@ -66,7 +66,7 @@ async def _run(call: Call, buffer: RewardBuffer, rows: list[int]) -> AsyncIterat
         row = rows[index]
         parents = parents_by_row[row] if parents_by_row else None
         if parents and record.status != LOST:
-            buffer.descend(record.id, tuple(parents), call.step or 0)
+            buffer.descend_all([(record.id, tuple(parents), call.step or 0)])
         yield ExecutedRow(row, record, buffer)
 
 

@@ -1,0 +1,114 @@
+"""A run's journal, read: by a report, after a kill, or while another process writes it.
+
+Guarantees: nothing is written; rows come in the order of step, rank and position, experiments and lineage in the order
+they were first entered.  A journal of an earlier version is read as far as it has the tables.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from ideator_rl.experiment import RUNNING, Experiment
+from ideator_rl.storage.journal import Descent, JournalError
+
+TIMEOUT_SECONDS = 30
+"""The longest wait for another process that has locked the file."""
+LAST_STEP = 1 << 62
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion of the ideator and its outcome, as a row of the journal."""
+
+    step: int
+    position: int
+    completion: str
+    thought: str
+    """Empty for a completion without an idea."""
+    idea: str
+    """In the form that `parse_idea` reads; empty for a completion without an idea."""
+    experiment_id: str
+    """Empty while the outcome is not known."""
+    status: str
+    reward: float | None
+    """Of its experiment, on the execution reward's scale."""
+    metric: float | None
+    created: float | None = None
+    """Unix seconds, when it was proposed."""
+    finished: float | None = None
+    """Unix seconds, when its outcome was entered; None while it is not known."""
+    rank: int = 0
+
+
+class JournalReader:
+    """An open journal; every method raises JournalError where the file cannot be read."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        with self._reading():
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, timeout=TIMEOUT_SECONDS)
+
+    def __enter__(self) -> JournalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def rollouts(self, first_step: int = 0, last_step: int = LAST_STEP, since: float | None = None) -> list[Rollout]:
+        """The rows of the steps from `first_step` to `last_step`.
+
+        Args:
+            since: Unix seconds; rows that were proposed before are left out.
+        """
+        with self._reading():
+            rows = self._db.execute(
+                "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, "
+                "metric, created, finished, rank from rollouts where step between ? and ? "
+                "and (? is null or created >= ?) order by step, rank, position",
+                (first_step, last_step, since, since),
+            )
+            return [Rollout(*row) for row in rows]
+
+    def running(self, first_step: int, last_step: int, since: float) -> int:
+        """How many rows of these steps have no outcome yet."""
+        query = "select count(*) from rollouts where step between ? and ? and created >= ? and status = ?"
+        with self._reading():
+            return int(self._db.execute(query, (first_step, last_step, since, RUNNING)).fetchone()[0])
+
+    def last_step(self) -> int:
+        """The last step that was proposed; −1 for none."""
+        with self._reading():
+            return int(self._db.execute("select coalesce(max(step), -1) from rollouts").fetchone()[0])
+
+    def experiments(self) -> list[Experiment]:
+        with self._reading():
+            rows = self._db.execute("select record_json from experiments order by rowid")
+            return [Experiment.from_json(text) for (text,) in rows]
+
+    def lineage(self) -> list[Descent]:
+        """Every descent; none in a journal from before prompts showed past ideas."""
+        if not self.has_table("lineage"):
+            return []
+        with self._reading():
+            rows = self._db.execute("select child, parents_json, step from lineage order by rowid")
+            return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
+
+    def has_table(self, name: str) -> bool:
+        with self._reading():
+            return self._db.execute("select 1 from sqlite_master where name=?", (name,)).fetchone() is not None
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError) as error:
+            raise JournalError(
+                f"The journal {self.path} cannot be read: {error}. Expected one that a run wrote; the records are in "
+                "the run's bucket too."
+            ) from error
