@@ -257,7 +257,7 @@ def test_a_removed_line_that_looks_like_a_head_is_coloured_as_removed():
 def test_a_report_that_cannot_be_written_leaves_the_old_one_and_says_what_to_do(two_steps, tmp_path, monkeypatch):
     out = tmp_path / "report.html"
     out.write_text("old")
-    monkeypatch.setattr(report.page.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
     with pytest.raises(ReportError, match="No space left on device. Give a file"):
         write_report([two_steps], out)
     assert out.read_text() == "old" and not list(tmp_path.glob(".report*"))
