@@ -9,7 +9,6 @@ from conftest import replace_line, run
 from recorded import baseline, journal, record, text
 from report_page import HOSTILE, Page, page_of, words_of
 
-from ideator_rl import report
 from ideator_rl.experiment import FINAL
 from ideator_rl.report import ReportError, write_report
 from ideator_rl.report import payload as payloads
