@@ -2,9 +2,9 @@
 report."""
 
 import base64
+import gzip
 import json
 import re
-import zlib
 from html.parser import HTMLParser
 
 from recorded import baseline, journal, record
@@ -61,9 +61,7 @@ class Page(HTMLParser):
 
     def experiments(self):
         """Every experiment: its columns, its texts, and how many characters of each text were cut."""
-        table, texts = self.table, []
-        for place in range(len(table["starts"])):
-            texts += json.loads(zlib.decompress(base64.b64decode(self.script(f"texts-{place}"))))
+        table, texts = self.table, json.loads(gzip.decompress(base64.b64decode(self.script("texts"))))
         columns = [dict(zip(table["rows"], row, strict=True)) for row in zip(*table["rows"].values(), strict=True)]
         assert len(columns) == len(texts)
         return [

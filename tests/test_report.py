@@ -10,8 +10,7 @@ from recorded import baseline, journal, record, text
 from report_page import HOSTILE, Page, page_of, words_of
 
 from ideator_rl.experiment import FINAL
-from ideator_rl.report import ReportError, write_report
-from ideator_rl.report import payload as payloads
+from ideator_rl.report import ReportError, payload, write_report
 from ideator_rl.report.patch_lines import TAG_BYTES, coloured
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
@@ -223,7 +222,7 @@ def test_a_thousand_experiments_with_long_logs_render_in_seconds_and_stay_small(
 
 
 def test_texts_that_would_be_too_much_are_clipped_and_say_by_how_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(payloads, "SIZE", 4_000)
+    monkeypatch.setattr(payload, "MAX_BYTES", 4_000)
     words = [os.urandom(3_000).hex() for _ in range(4)]
     ones = [record(f"{i}", value=2.0, log=word, patch=word) for i, word in enumerate(words)]
     rows = Page(page_of(journal(tmp_path, [ones]))).experiments()

@@ -8,8 +8,9 @@ from report_page import Page, lab, page_of, words_of
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
 
-from ideator_rl.report.compare import compare, comparison_figures
-from ideator_rl.report.groups import band, differing, groups
+from ideator_rl.report.compare import compare
+from ideator_rl.report.comparison_figures import comparison_figures
+from ideator_rl.report.groups import different_keys, groups, seed_band
 from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import best_so_far, by_count
 from ideator_rl.report.sections import section
@@ -23,8 +24,8 @@ def test_runs_that_differ_in_seed_and_slots_only_are_one_group_with_a_band(tmp_p
     other = lab(tmp_path / "bon", [3.5], "strategy: best_of_n\nseed: 0\n")
     one, two = groups([*made, other])
     assert one.name == "evo (2 seeds)" and one.members == made and two.name == "bon" and one.seeds == [0, 1]
-    assert differing([one, two]) == {"strategy": ["evolution", "best_of_n"]}
-    found = band(one.members, lambda run: best_so_far(run, by_count(run)))
+    assert different_keys([one, two]) == {"strategy": ["evolution", "best_of_n"]}
+    found = seed_band(one.members, lambda run: best_so_far(run, by_count(run)))
     assert (found.x, found.mean, found.low, found.high) == ([1, 2], [3.5, 3.0], [3.0, 2.0], [4.0, 4.0])
 
 
@@ -76,7 +77,9 @@ def test_runs_are_compared_at_the_number_of_experiments_of_the_smallest(tmp_path
     assert best == {"first-0": 3.0, "second-0": 3.5, "first-1": 3.0, "second-1": 3.6, "first-2": 3.0, "second-2": 3.7}
     [test] = found.tests
     assert test.pairs == 3 and test.p is None
-    assert "first (3 seeds) is 0.6000 better than second (3 seeds) on average, and better in 3 of 3 pairs" in test.words
+    assert (
+        "first (3 seeds) is 0.6000 better than second (3 seeds) on average, and better in 3 of 3 pairs" in test.verdict
+    )
     sure = {one.question: one for _, one in overview(found, [])}["How sure is the order?"]
     assert sure.more.endswith(
         "3 pairs are too few to test: even if all agreed, the sign test could not go below p = 0.25. It takes 6 to come below 0.05."
@@ -124,9 +127,9 @@ def test_enough_pairs_of_seeds_are_tested(tmp_path):
     [test] = found.tests
     gaps = [0.5 + seed / 10 for seed in range(6)]
     assert test.pairs == 6 and test.p == pytest.approx(wilcoxon(gaps).pvalue) == pytest.approx(2 * 0.5**6)
-    assert "Wilcoxon’s signed-rank test p = 0.031, sign test p = 0.031" in test.words
+    assert "Wilcoxon’s signed-rank test p = 0.031, sign test p = 0.031" in test.verdict
     within = student.ppf(0.975, 5) * stdev(gaps) / 6**0.5
-    assert f"95 % interval of the mean gap {0.75 - within:.4f} to {0.75 + within:.4f} (Student’s t" in test.words
+    assert f"95 % interval of the mean gap {0.75 - within:.4f} to {0.75 + within:.4f} (Student’s t" in test.verdict
 
 
 def test_of_many_pairs_of_groups_one_small_p_is_no_difference(tmp_path):
@@ -171,11 +174,15 @@ def test_in_a_pair_a_run_without_a_success_has_its_baseline_and_is_not_left_out(
     ]
     [test] = compare(made)[0].tests
     gaps = (0.5, -0.5, 4.0 - 2.0)
-    assert test.pairs == 3 and f"is {sum(gaps) / 3:.4f} better" in test.words and "better in 2 of 3 pairs" in test.words
-    assert "In 1 of 3 a run without a success stands at its baseline." in test.words
+    assert (
+        test.pairs == 3
+        and f"is {sum(gaps) / 3:.4f} better" in test.verdict
+        and "better in 2 of 3 pairs" in test.verdict
+    )
+    assert "In 1 of 3 a run without a success counts with its baseline." in test.verdict
 
 
 def test_runs_without_a_common_seed_are_not_paired(tmp_path):
     made = [lab(tmp_path / name, [3.0], f"strategy: {name}\nseed: {seed}\n") for seed, name in enumerate(("a", "b"))]
     [found] = compare(made)
-    assert found.tests[0].pairs == 0 and "no seed in common" in found.tests[0].words
+    assert found.tests[0].pairs == 0 and "no seed in common" in found.tests[0].verdict

@@ -8,14 +8,15 @@ from recorded import baseline, journal, record
 from report_page import Page, lab, page_of, words_of
 from scipy.stats import norm
 
-from ideator_rl.report import panels
-from ideator_rl.report.answers import Answer, _welch, answers, luckiest
-from ideator_rl.report.changes import changes, in_words
+from ideator_rl.report.answers import Answer, answers, expected_largest, welch
+from ideator_rl.report.changes import changes, describe_patch
+from ideator_rl.report.collapse import diversity
 from ideator_rl.report.compare import compare
+from ideator_rl.report.failures import failure_kinds
 from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.report.sections import section
-from ideator_rl.report.watch import watch
+from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
 
@@ -46,8 +47,10 @@ def test_the_best_what_it_changed_and_how_lucky_it_may_be_are_said(tmp_path):
 
 
 def test_the_luckiest_of_many_draws_is_close_to_the_truth():
-    assert luckiest(1) == 0 and luckiest(2) == pytest.approx(0.5642, abs=0.03)
-    assert luckiest(10) == pytest.approx(1.5388, abs=0.01) and luckiest(100) == pytest.approx(2.5076, abs=0.01)
+    assert expected_largest(1) == 0 and expected_largest(2) == pytest.approx(0.5642, abs=0.03)
+    assert expected_largest(10) == pytest.approx(1.5388, abs=0.01) and expected_largest(100) == pytest.approx(
+        2.5076, abs=0.01
+    )
 
 
 def test_an_idea_that_was_run_again_is_judged_by_the_runs_it_was_not_chosen_for(tmp_path):
@@ -82,7 +85,7 @@ def test_luck_is_that_of_means_where_ideas_ran_several_times(tmp_path):
     ones = [record(f"{name}{i}", value=value + i / 100, tree=f"tree-{name}", replicate=i)
             for name, value in (("a", 3.0), ("b", 3.5)) for i in range(4)]  # fmt: skip
     sure = answered(journal(tmp_path, [ones], [baseline(0, 3.9), baseline(1, 4.1)]))["How sure are we?"]
-    lucky = 0.2 / 2**0.5 / 4**0.5 * luckiest(2)
+    lucky = 0.2 / 2**0.5 / 4**0.5 * expected_largest(2)
     assert "best of 2 successes" in sure.more and f"expected to look {lucky:.4f} better" in sure.more
 
 
@@ -95,9 +98,9 @@ def test_texts_without_ideas_are_no_proof_that_nothing_collapsed(tmp_path):
         for i, one in enumerate(ones):
             book.settle(step, i, one)
     book.close()
-    found = watch(section("bad", read_run(tmp_path / "bad")), "hashed").answer
+    found = diversity(section("bad", read_run(tmp_path / "bad")), "hashed").answer
     assert found.short == "Too early to say: the alarms need 5 windows of 4 ideas, and there are 0." and not found.tone
-    assert "Alarms of other kinds, told below: 1." in found.more, "no idea succeeded"
+    assert "Alarms of other kinds, listed below: 1." in found.more, "no idea succeeded"
 
 
 def test_a_trend_that_too_few_windows_can_show_is_not_called_absent(tmp_path):
@@ -109,7 +112,7 @@ def test_a_trend_that_too_few_windows_can_show_is_not_called_absent(tmp_path):
         for i, one in enumerate([*ones, *ones]):
             book.settle(step, i, one)
     book.close()
-    found = watch(section("run", read_run(tmp_path)), "hashed").answer
+    found = diversity(section("run", read_run(tmp_path)), "hashed").answer
     assert found.short == "No alarm of a collapse." and "judged from 10 windows on; here are 6." in found.more
 
 
@@ -147,7 +150,7 @@ def test_two_re_runs_that_differ_are_not_enough_however_few_standard_errors(tmp_
 
 
 def test_runs_of_unequal_number_and_spread_have_welch_s_degrees_of_freedom():
-    error, free = _welch([1.0, 3.0], [2.0, 2.0, 5.0])
+    error, free = welch([1.0, 3.0], [2.0, 2.0, 5.0])
     assert error == pytest.approx(2**0.5) and free == pytest.approx(4 / (1 / 1 + 1 / 2))
 
 
@@ -164,7 +167,7 @@ def test_cost_and_failures_are_those_of_the_records(tmp_path):
         "Failed: the experiment crashed or left no result: 2 of 3 failures; 75% of 4 ideas"
     )
     assert failures.more.startswith("2 times: “out of memory”. Then: 1 timed_out. 1 more were lost by our own fault")
-    [crash, late, lost] = panels.failures(section("run", read_run(tmp_path)))
+    [crash, late, lost] = failure_kinds(section("run", read_run(tmp_path)))
     assert (crash.status, crash.kind, crash.count, crash.share) == ("failed", "crash", 2, 0.4)
     assert crash.message == "out of memory" and late.count == lost.count == 1
 
@@ -268,7 +271,7 @@ def test_the_words_of_a_text_without_an_idea_are_no_thought(tmp_path):
         book.settle(0, i, record(f"{i}", value=1.0) if i % 2 else record(f"{i}", "failed"))
         book.settle(1, i, record(f"m{i}", "malformed", tree=""))
     book.close()
-    success, length = panels.thought(section("run", read_run(tmp_path)))
+    success, length = thought_figures(section("run", read_run(tmp_path)))
     assert "Rank correlation +1.00 (Spearman" in success.remark and "12 ideas" in success.remark
     assert "From 5.5 words in the first step to 5.5 in the last." in length.drawing
 
@@ -280,7 +283,7 @@ def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
     for i, one in enumerate(ones):
         book.settle(0, i, one)
     book.close()
-    success, length = panels.thought(section("run", read_run(tmp_path)))
+    success, length = thought_figures(section("run", read_run(tmp_path)))
     assert "Rank correlation +1.00 (Spearman" in success.remark and "24 ideas" in success.remark
     assert "9 words: 100%" in success.drawing and "From 5.5 words" in length.drawing
 
@@ -288,14 +291,20 @@ def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
 def test_a_patch_is_told_in_few_words():
     two = ONE + "diff --git a/b.py b/b.py\n--- /dev/null\n+++ b/b.py\n@@ -0,0 +1,3 @@\n+one\n+--- two\n++++ three\n"
     assert [(one.path, len(one.added), len(one.removed)) for one in changes(two)] == [("a.py", 1, 1), ("b.py", 3, 0)]
-    assert in_words(two) == "4 lines added and 1 line taken away in a.py, b.py, among them “lr = 1” became “lr = 3”"
+    assert (
+        describe_patch(two) == "4 lines added and 1 line taken away in a.py, b.py, among them “lr = 1” became “lr = 3”"
+    )
     many = (
         "--- a/a.py\n+++ b/a.py\n@@ -1,5 +1,7 @@\n-lr = 1  # step\n+lr = 3  # step\n-    x = f(a)\n-    x = g(x)\n"
         "+    x = h(a)\n-wd = 0\n+wd = 1\n+wide = 2\n+def rotate(x):\n+    return x\n"
     )
-    assert in_words(many) == (
+    assert describe_patch(many) == (
         "6 lines added and 4 lines taken away in a.py, among them “lr = 1 # step” became “lr = 3 # step”; "
         "“wd = 0” became “wd = 1”"
     )
     added = "--- a/a.py\n+++ b/a.py\n@@ -1,1 +1,2 @@\n x\n+decay = 0.1\n"
-    assert in_words(added) == "a.py: added “decay = 0.1”" and in_words("") == "" and in_words("no patch") == ""
+    assert (
+        describe_patch(added) == "a.py: added “decay = 0.1”"
+        and describe_patch("") == ""
+        and describe_patch("no patch") == ""
+    )

@@ -9,7 +9,9 @@ import re
 
 from markupsafe import Markup
 
-from ideator_rl.report import charts, figures
+from ideator_rl.report import charts
+from ideator_rl.report.figures import best_marks, step_lines
+from ideator_rl.report.progress import by_count
 from ideator_rl.storage.records import Run
 
 COLOURS = {"ink-soft": "#5b636d", "grid": "#e3e5e8", "baseline": "#8a6d1f", "dot": "#8f9db0"}
@@ -20,24 +22,27 @@ _OPEN = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/
 
 def drawings(run: Run) -> dict[str, tuple[str, str]]:
     """File name to (SVG, caption), of those that would not be empty."""
-    steps = run.by_step()
-    numbers = [step.step + 1 for step in steps]
-    values = [e.metric["value"] for e in run.baselines if e.metric]
+    steps, values = run.by_step(), [e.metric["value"] for e in run.baselines if e.metric]
     baselines = [charts.Baseline(min(values), sum(values) / len(values), max(values))] if values else []
-    line, dots = figures.progress(run)
     better = "lower" if run.direction == "min" else "higher"
-    made = {
-        "reward.svg": (
-            charts.by_step(numbers, [[step.reward for step in steps]], "Mean reward by step", ""),
+    rewards = [step.reward for step in steps]
+    made: dict[str, tuple[Markup, str]] = {}
+    if any(reward is not None for reward in rewards):
+        lines = step_lines([step.step for step in steps], [rewards])
+        made["reward.svg"] = (
+            charts.chart("Mean reward by step", "", lines, "step"),
             "Mean reward by step: failures included, what was lost left out.",
-        ),
-        "best.svg": (
-            charts.best_so_far([line], dots, baselines, f"Best {run.metric} so far", ""),
-            f"Best {run.metric} so far ({better} is better) over the experiments that ran; dots are single successes"
+        )
+    if (drawn := best_marks(run, by_count(run))) is not None:
+        marks, cloud, reached = drawn
+        y_limits = charts.limits(cloud, [reached, *(line.mean for line in baselines)])
+        title = f"Best {run.metric} so far"
+        made["best.svg"] = (
+            charts.chart(title, "", [*marks, *baselines], "experiments run", y_limits=y_limits),
+            f"{title} ({better} is better) over the experiments that ran; dots are single successes"
             + (", the dashed line is the baseline's mean." if baselines else "."),
-        ),
-    }
-    return {name: (_standing_alone(svg), caption) for name, (svg, caption) in made.items() if svg is not None}
+        )
+    return {name: (_standing_alone(svg), caption) for name, (svg, caption) in made.items()}
 
 
 def _standing_alone(svg: Markup) -> str:

@@ -1,7 +1,7 @@
-"""What a patch changes, in figures and in few words: files, lines, and the lines themselves where they are few.
+"""What a patch changes: files, added and removed lines, and a sentence that quotes the lines where they are few.
 
-Reads unified diffs as the executor stores them.  Lines are told apart by the counts in hunk headers, since a line that
-was taken away may look like a file's head; SEARCH/REPLACE text that was never applied has no figures.
+Reads unified diffs as the executor stores them.  The counts in hunk headers decide which lines belong to a hunk, since
+a removed line may look like the head of a file.  A text of SEARCH/REPLACE blocks that was never applied has no changes.
 """
 
 from __future__ import annotations
@@ -9,91 +9,91 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from ideator_rl.text import shorten
+
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
-_SETTING = re.compile(r"(\s*[A-Za-z_][\w.]*)\s*=(?!=)")
-LONGEST = 90
+_ASSIGNMENT = re.compile(r"(\s*[A-Za-z_][\w.]*)\s*=(?!=)")
+QUOTE_LENGTH = 90
 """Characters of a line that is quoted."""
+MAX_QUOTES = 3
+"""Changed lines that are quoted, at most."""
 
 
 @dataclass
 class FileChange:
+    """The changed lines of one file, without their mark."""
+
     path: str
     added: list[str] = field(default_factory=list)
-    """Lines, without their mark."""
     removed: list[str] = field(default_factory=list)
 
 
 def changes(patch: str) -> list[FileChange]:
-    """What each file gained and lost, in the patch's order."""
-    found: list[FileChange] = []
-    old_left = new_left = 0
-    old = ""
+    """The files of a patch, in its order."""
+    files: list[FileChange] = []
+    old_left = new_left = 0  # lines of the hunk that are still to come, before and after the change
+    old_path = ""
     for line in patch.split("\n"):
         if old_left > 0 or new_left > 0:
             mark = line[:1]
-            if mark == "\\":
+            if mark == "\\":  # "\ No newline at end of file" is counted in no header
                 continue
             old_left, new_left = old_left - (mark != "+"), new_left - (mark != "-")
-            if found and mark in ("+", "-"):
-                (found[-1].added if mark == "+" else found[-1].removed).append(line[1:])
+            if files and mark in ("+", "-"):
+                (files[-1].added if mark == "+" else files[-1].removed).append(line[1:])
         elif line.startswith("--- "):
-            old = _path(line)
+            old_path = _path(line)
         elif line.startswith("+++ "):
-            found.append(FileChange(_path(line) or old))
+            files.append(FileChange(_path(line) or old_path))
         elif header := _HUNK.match(line):
             old_left, new_left = int(header[1] or 1), int(header[2] or 1)
-            if not found:
-                found.append(FileChange(""))
-    return found
+            if not files:
+                files.append(FileChange(""))
+    return files
 
 
-def in_words(patch: str, most: int = 3) -> str:
-    """One sentence: the changed lines themselves if they are at most `most` pairs, else how many in which files, and
-    the first `most` names among them that have another value."""
+def describe_patch(patch: str) -> str:
+    """One sentence without its full stop: the changed lines if they are few, else their number by file and the first
+    names that have another value; empty for a patch without changed lines."""
     files = changes(patch)
-    added, removed = sum(len(one.added) for one in files), sum(len(one.removed) for one in files)
+    added, removed = sum(len(file.added) for file in files), sum(len(file.removed) for file in files)
     if not added and not removed:
         return ""
-    where = ", ".join(one.path for one in files if one.path)
-    if len(files) == 1 and max(added, removed) <= most:
-        return f"{where}: {_quoted(files[0])}" if where else _quoted(files[0])
-    values = [_became(*pair) for one in files for pair in _settings(one)][:most]
-    among = f", among them {'; '.join(values)}" if values else ""
-    return f"{_lines(added, 'added')} and {_lines(removed, 'taken away')} in {where or 'the codebase'}{among}"
+    paths = ", ".join(file.path for file in files if file.path)
+    if len(files) == 1 and max(added, removed) <= MAX_QUOTES:
+        return f"{paths}: {_quote_all(files[0])}" if paths else _quote_all(files[0])
+    values = [_quote_change(*pair) for file in files for pair in _changed_values(file)][:MAX_QUOTES]
+    examples = f", among them {'; '.join(values)}" if values else ""
+    return f"{_lines(added, 'added')} and {_lines(removed, 'taken away')} in {paths or 'the codebase'}{examples}"
 
 
-def _settings(one: FileChange) -> list[tuple[str, str]]:
-    """Lines before and after that give one name its value, of names that have one such line on either side."""
-    sides: list[dict[str, list[str]]] = [{}, {}]
-    for side, lines in zip(sides, (one.removed, one.added), strict=True):
+def _changed_values(file: FileChange) -> list[tuple[str, str]]:
+    """Assignments before and after, of names that are assigned once on either side."""
+    before: dict[str, list[str]] = {}
+    after: dict[str, list[str]] = {}
+    for lines_by_name, lines in ((before, file.removed), (after, file.added)):
         for line in lines:
-            if name := _SETTING.match(line):
-                side.setdefault(name[1], []).append(line)
-    before, after = sides
-    both = [(before[name], after[name]) for name in before if name in after]
-    return [(old[0], new[0]) for old, new in both if len(old) == len(new) == 1 and old != new]
+            if assignment := _ASSIGNMENT.match(line):
+                lines_by_name.setdefault(assignment[1], []).append(line)
+    pairs = [(before[name], after[name]) for name in before if name in after]
+    return [(old[0], new[0]) for old, new in pairs if len(old) == len(new) == 1 and old != new]
 
 
-def _quoted(one: FileChange) -> str:
-    if len(one.added) == len(one.removed):
-        return "; ".join(map(_became, one.removed, one.added))
-    parts = [f"took away “{_short(line)}”" for line in one.removed] + [f"added “{_short(line)}”" for line in one.added]
-    return "; ".join(parts)
+def _quote_all(file: FileChange) -> str:
+    if len(file.added) == len(file.removed):
+        return "; ".join(map(_quote_change, file.removed, file.added))
+    quotes = [f"took away “{shorten(line, QUOTE_LENGTH)}”" for line in file.removed]
+    return "; ".join([*quotes, *(f"added “{shorten(line, QUOTE_LENGTH)}”" for line in file.added)])
 
 
-def _became(before: str, after: str) -> str:
-    return f"“{_short(before)}” became “{_short(after)}”"
+def _quote_change(before: str, after: str) -> str:
+    return f"“{shorten(before, QUOTE_LENGTH)}” became “{shorten(after, QUOTE_LENGTH)}”"
 
 
-def _lines(count: int, what: str) -> str:
-    return f"{count} line{'' if count == 1 else 's'} {what}"
-
-
-def _short(line: str) -> str:
-    flat = " ".join(line.split())
-    return flat if len(flat) <= LONGEST else flat[: LONGEST - 1] + "…"
+def _lines(count: int, verb: str) -> str:
+    return f"{count} line{'' if count == 1 else 's'} {verb}"
 
 
 def _path(header: str) -> str:
-    name = header[4:].split("\t")[0].strip().strip('"')
-    return "" if name == "/dev/null" else re.sub(r"^[ab]/", "", name)
+    path = header[4:].split("\t")[0].strip().strip('"')
+    return "" if path == "/dev/null" else re.sub(r"^[ab]/", "", path)

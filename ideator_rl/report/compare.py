@@ -1,17 +1,16 @@
 """Groups of runs side by side at equal budget, and a paired test over their seeds.
 
-Equal budget: as many distinct experiments as the run with the fewest has, and as much cost as the cheapest run came to.
-Of a pair of groups, runs of the same seed are a pair.  From `PAIRS` pairs on, Wilcoxon's signed-rank test and the sign
-test (exact where there are no ties; scipy) say how likely such a difference is by chance, and Student's t gives the
-interval of its mean: a percentile bootstrap of five pairs holds the true mean in some 83 % of cases, not in 95 %.  With
-fewer pairs nothing is tested; p < 0.05 takes six at least.
+Equal budget: as many distinct experiments as the run with the fewest has, and the total cost of the cheapest run.
+Of two groups, runs of the same seed are a pair.  From `MIN_PAIRS` pairs on, Wilcoxon's signed-rank test and the sign
+test (exact where there are no ties; scipy) give the probability of such a difference by chance, and Student's t gives
+the interval of its mean: a percentile bootstrap of five pairs holds the true mean in some 83 % of cases, not in 95 %.
+With fewer pairs nothing is tested; p < 0.05 takes six at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations
 from math import sqrt
 from statistics import mean, stdev
@@ -19,21 +18,18 @@ from statistics import mean, stdev
 from scipy.stats import binomtest, t, wilcoxon
 
 from ideator_rl.experiment import SUCCEEDED
-from ideator_rl.report import charts, drawings
-from ideator_rl.report.figures import Figure
-from ideator_rl.report.groups import Group, band, comparable, differing, groups
-from ideator_rl.report.progress import LAST, best_so_far, by_cost, by_count, moving_mean, units
+from ideator_rl.report.groups import Group, comparable, different_keys, groups
+from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.sections import Section
-from ideator_rl.storage.records import Run
 from ideator_rl.text import number, spread
 
-PAIRS = 5
+MIN_PAIRS = 5
 """Fewer pairs are not tested: with four that all agree, the two-sided sign test gives p = 0.125."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A run at the budget that all of them had."""
+    """A run at the budget that all runs had."""
 
     section: Section
     group: Group
@@ -47,7 +43,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Test:
+class PairedTest:
     """Two groups over their pairs of seeds."""
 
     first: str
@@ -55,7 +51,7 @@ class Test:
     pairs: int
     p: float | None
     """Of Wilcoxon's signed-rank test; None where there are too few pairs."""
-    words: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -69,9 +65,9 @@ class Comparison:
     unit: str | None
     cost: float | None
     """The equal cost, in its unit."""
-    tests: list[Test]
+    tests: list[PairedTest]
     keys: dict[str, list[str]]
-    """What the recipes differ in, by group."""
+    """The keys in which the recipes differ, with the value of each group."""
 
     @property
     def metric(self) -> str:
@@ -79,139 +75,113 @@ class Comparison:
 
     @property
     def better(self) -> str:
+        """`lower` or `higher`."""
         return "lower" if self.standings[0].section.run.direction == "min" else "higher"
 
     @property
-    def alone(self) -> bool:
+    def single_seeds(self) -> bool:
         """No group has several seeds."""
         return all(len(group.members) < 2 for group in self.groups)
 
+    def standings_of(self, group: Group) -> list[Standing]:
+        return [standing for standing in self.standings if standing.group is group]
+
 
 def compare(sections: Sequence[Section]) -> list[Comparison]:
-    """One comparison for each setting that several runs share; one that has only begun has no budget yet, and waits."""
+    """One comparison for each setting that several runs share; a run that has only begun has no budget yet."""
     begun = [section for section in sections if section.run.ran or not section.unfinished]
-    return [_comparison(some) for some in comparable(begun) if len(some) > 1]
+    return [_comparison(runs) for runs in comparable(begun) if len(runs) > 1]
 
 
 def _comparison(sections: list[Section]) -> Comparison:
-    found = groups(sections)
+    all_groups = groups(sections)
     budget = min(len(section.run.ran) for section in sections)
-    runs = [section.run for section in sections]
-    unit = next(iter(units(runs)), None)
-    costs = [by_cost(run, unit) if unit else [] for run in runs]
-    cost = min((paid[-1] for paid in costs if paid), default=None) if all(costs) else None
-    of = {id(section): group for group in found for section in group.members}
+    unit = next(iter(units([section.run for section in sections])), None)
+    costs = [by_cost(section.run, unit) if unit else [] for section in sections]
+    cost = min(places[-1] for places in costs) if all(costs) else None
+    group_of = {id(section): group for group in all_groups for section in group.members}
     standings = [
-        _standing(section, of[id(section)], budget, paid, cost) for section, paid in zip(sections, costs, strict=True)
+        _standing(section, group_of[id(section)], budget, places, cost)
+        for section, places in zip(sections, costs, strict=True)
     ]
-    tests = [_test(first, second, standings) for first, second in combinations(found, 2)]
-    return Comparison(found, standings, budget, unit, cost, tests, differing(found))
+    tests = [_test(first, second, standings) for first, second in combinations(all_groups, 2)]
+    return Comparison(all_groups, standings, budget, unit, cost, tests, different_keys(all_groups))
 
 
-def _standing(section: Section, group: Group, budget: int, paid: list[float], cost: float | None) -> Standing:
-    run, among = section.run, section.run.ran[:budget]
-    values = [e.metric["value"] for e in among if e.status == SUCCEEDED and e.metric]
+def _standing(section: Section, group: Group, budget: int, places: list[float], cost: float | None) -> Standing:
+    run, in_budget = section.run, section.run.ran[:budget]
+    values = [e.metric["value"] for e in in_budget if e.status == SUCCEEDED and e.metric]
     return Standing(
         section,
         group,
         best=best_so_far(run, by_count(run)).at(budget),
         mean=mean(values) if values else None,
-        success=len(values) / len(among) if among else None,
-        at_cost=best_so_far(run, paid).at(cost) if cost is not None else None,
+        success=len(values) / len(in_budget) if in_budget else None,
+        at_cost=best_so_far(run, places).at(cost) if cost is not None else None,
     )
 
 
-def _test(first: Group, second: Group, standings: list[Standing]) -> Test:
-    """Positive differences: the first is better.  A run without a success has its baseline and no more: left out, a
-    group would be the better for its failures."""
-    best = {id(one.section): one.best if one.best is not None else one.section.run.baseline for one in standings}
-    empty = {id(one.section) for one in standings if one.best is None}
-    by_seed = [{section.run.recipe.get("seed"): section for section in group.members} for group in (first, second)]
-    seeds = [seed for seed in by_seed[0] if seed is not None and seed in by_seed[1]]
+def _test(first: Group, second: Group, standings: list[Standing]) -> PairedTest:
+    """Positive gaps: the first is better.  A run without a success counts with its baseline: left out, its group would
+    look better for its failures."""
+    best = {
+        id(standing.section): standing.section.run.baseline if standing.best is None else standing.best
+        for standing in standings
+    }
+    without_success = {id(standing.section) for standing in standings if standing.best is None}
+    first_by_seed, second_by_seed = (
+        {section.run.recipe.get("seed"): section for section in group.members} for group in (first, second)
+    )
     gaps, at_baseline = [], 0
-    for seed in seeds:
-        one, other = by_seed[0][seed], by_seed[1][seed]
-        mine, others = best[id(one)], best[id(other)]
-        if mine is not None and others is not None:  # a run with neither success nor baseline measured nothing
-            gaps.append(one.better(mine, others))
-            at_baseline += bool({id(one), id(other)} & empty)
-    p = _wilcoxon(gaps) if len(gaps) >= PAIRS and any(gaps) else None
-    words = _verdict(first.name, second.name, gaps)
+    for seed, section in first_by_seed.items():
+        partner = second_by_seed.get(seed)
+        if seed is None or partner is None:
+            continue
+        values = best[id(section)], best[id(partner)]
+        if values[0] is not None and values[1] is not None:  # with neither success nor baseline nothing was measured
+            gaps.append(section.better(values[0], values[1]))
+            at_baseline += bool({id(section), id(partner)} & without_success)
+    p = _wilcoxon(gaps) if len(gaps) >= MIN_PAIRS and any(gaps) else None
+    verdict = _verdict(first.name, second.name, gaps)
     if at_baseline:
-        words += f" In {at_baseline} of {len(gaps)} a run without a success stands at its baseline."
-    return Test(first.name, second.name, len(gaps), p, words)
+        verdict += f" In {at_baseline} of {len(gaps)} a run without a success counts with its baseline."
+    return PairedTest(first.name, second.name, len(gaps), p, verdict)
 
 
 def _verdict(first: str, second: str, gaps: list[float]) -> str:
     count = len(gaps)
     if count == 0:
         return f"{first} and {second} have no seed in common, so they cannot be paired: the gap may be chance."
-    wins = sum(gap > 0 for gap in gaps)
-    losses = sum(gap < 0 for gap in gaps)
-    leader, behind, won = (first, second, wins) if mean(gaps) >= 0 else (second, first, losses)
-    said = f"{leader} is {number(abs(mean(gaps)))} better than {behind} on average, and better in {won} of {count} "
-    said += "pairs of seeds" if count > 1 else "pair of seeds"
-    if mean(gaps) == 0 and not wins and not losses:
-        said = f"{first} and {second} are equal in all {count} pairs of seeds"
-    if count < PAIRS or (not wins and not losses):
-        return f"{said}."
-    return f"{said}. {tested(gaps)}"
+    wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
+    pairs = "pairs of seeds" if count > 1 else "pair of seeds"
+    if not wins and not losses:
+        return f"{first} and {second} are equal in all {count} {pairs}."
+    leader, loser, won = (first, second, wins) if mean(gaps) >= 0 else (second, first, losses)
+    verdict = f"{leader} is {number(abs(mean(gaps)))} better than {loser} on average, and better in {won} of {count} "
+    return f"{verdict}{pairs}." if count < MIN_PAIRS else f"{verdict}{pairs}. {test_results(gaps)}"
 
 
-def too_few(count: int) -> str:
-    """Why so many pairs, fewer than `PAIRS`, are not tested."""
+def too_few_pairs(count: int) -> str:
+    """Why this number of pairs, fewer than `MIN_PAIRS`, is not tested."""
     return (
         f"{count} {'pairs are' if count > 1 else 'pair is'} too few to test: even if all agreed, the sign test could "
-        f"not go below p = {min(1.0, 2 * 0.5**count):.3g}. It takes {PAIRS + 1} to come below 0.05."
+        f"not go below p = {min(1.0, 2 * 0.5**count):.3g}. It takes {MIN_PAIRS + 1} to come below 0.05."
     )
 
 
-def tested(gaps: Sequence[float]) -> str:
-    """The two tests and the interval, in words, for at least `PAIRS` differences of which some are not 0."""
+def test_results(gaps: Sequence[float]) -> str:
+    """The two tests and the interval as a sentence, for at least `MIN_PAIRS` gaps of which some are not 0."""
     wins, losses = sum(gap > 0 for gap in gaps), sum(gap < 0 for gap in gaps)
-    ranks = _wilcoxon(gaps)
-    signs = float(binomtest(max(wins, losses), wins + losses).pvalue)
-    said = f"Wilcoxon’s signed-rank test p = {ranks:.2g}, sign test p = {signs:.2g}"
+    sign_p = float(binomtest(max(wins, losses), wins + losses).pvalue)
+    sentence = f"Wilcoxon’s signed-rank test p = {_wilcoxon(gaps):.2g}, sign test p = {sign_p:.2g}"
     if stdev(gaps) > 0:
-        middle, within = abs(mean(gaps)), float(t.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / sqrt(len(gaps))
-        said += f"; 95 % interval of the mean gap {number(middle - within)} to {number(middle + within)} (Student’s t "
-        said += f"over pairs, deviation {spread(stdev(gaps))})"
-    return said + "."
+        center, half_width = abs(mean(gaps)), float(t.ppf(0.975, len(gaps) - 1)) * stdev(gaps) / sqrt(len(gaps))
+        sentence += (
+            f"; 95 % interval of the mean gap {number(center - half_width)} to {number(center + half_width)} "
+            f"(Student’s t over pairs, deviation {spread(stdev(gaps))})"
+        )
+    return sentence + "."
 
 
 def _wilcoxon(gaps: Sequence[float]) -> float:
     return float(wilcoxon(gaps).pvalue)
-
-
-def comparison_figures(found: Comparison) -> list[Figure]:
-    """Best so far and moving mean of each group, by experiments and by each cost that was paid."""
-    runs = [one.section.run for one in found.standings]
-    name = " and ".join(group.name for group in found.groups)
-    baselines = [one for group in found.groups if (one := group.members[0].baseline)]
-    strokes = [charts.stroke(place)[0] for place in range(len(found.groups))]
-    legend = [
-        (charts.series(place), f"{group.name}, {how}" if how else group.name)
-        for place, (group, how) in enumerate(zip(found.groups, strokes, strict=True))
-    ]
-    legend += [("baseline", "baseline")] if baselines else []
-    seeds = (
-        "Line: mean over seeds; band: their range. "
-        if not found.alone
-        else "One line is one run, so a gap may be chance. "
-    )
-    axes: list[tuple[str, Callable[[Run], list[float]]]] = [("experiments run", by_count)]
-    axes += [(unit, partial(by_cost, unit=unit)) for unit in units(runs)]
-    made = []
-    for axis, places in axes:
-        for what, curve, stairs in (("Best", best_so_far, True), ("Mean", moving_mean, False)):
-            heading = f"{what} {found.metric} {'so far' if stairs else 'of the last successes'}, by {axis}"
-            bands = [band(group.members, lambda run, c=curve, p=places: c(run, p(run))) for group in found.groups]  # type: ignore[misc]
-            words = " ".join(
-                f"{group.name}: {number(one.mean[-1])} after {one.x[-1]:.3g}."
-                for group, one in zip(found.groups, bands, strict=True)
-                if one.x
-            )
-            drawing = drawings.bands(bands, baselines, axis, f"{heading}: {name}", words, stairs=stairs)
-            more = "" if stairs else f"Over the last {LAST} successes. "
-            made.append(Figure(heading, f"{found.better.capitalize()} is better. {seeds}{more}", legend, drawing))
-    return [figure for figure in made if figure.drawing is not None]

@@ -1,4 +1,4 @@
-"""Which charts a run is shown by, and the words beside each.  A chart that would be empty is left out."""
+"""The figures that show the course and the cost of one run.  A figure that would be empty is left out."""
 
 from __future__ import annotations
 
@@ -9,141 +9,253 @@ from statistics import mean, stdev
 from markupsafe import Markup
 
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
-from ideator_rl.report import charts
+from ideator_rl.report.charts import (
+    DOT,
+    SERIES,
+    STATUS,
+    Bars,
+    Baseline,
+    Dots,
+    ErrorBars,
+    Line,
+    Mark,
+    chart,
+    limits,
+    series,
+    variable,
+)
+from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
+from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run, Step
 from ideator_rl.text import number
 
 STATUSES = (*FINAL, LOST, RUNNING)
-"""Their place here is their colour's number."""
+"""A status has the colour `STATUS[i]` of its index here."""
+PHASES = ("implement", "queue", "run", "score", "confirm")
+FEW_STEPS = 40
+"""Steps up to which each has room for a visible marker."""
+IN_TABLE = "The numbers are in the table by step."
 
 
 @dataclass(frozen=True)
 class Figure:
+    """A chart with its heading, its legend and a remark."""
+
     heading: str
     remark: str
     legend: list[tuple[str, str]]
-    """(CSS variable of the colour, words)"""
-    drawing: Markup | None
+    """(CSS variable of the colour, text)"""
+    drawing: Markup
 
 
-def run_figures(name: str, run: Run, steps: list[Step], baseline: charts.Baseline | None) -> list[Figure]:
-    """The charts of one run, in the order they are shown."""
-    made = [
-        _best(name, run, baseline),
-        _metric(name, run, steps, baseline),
-        _success(name, steps),
-        _outcomes(name, run, steps),
-        _reward(name, steps),
-        _distinct(name, steps),
+def course(section: Section) -> list[Figure]:
+    """How the run went: the best idea so far, metric, outcomes and reward by step."""
+    figures = [
+        best_figure(section, by_count(section.run), "experiments run"),
+        _metric(section),
+        _success(section),
+        _outcomes(section),
+        _reward(section),
+        _distinct(section),
+        *(best_figure(section, by_cost(section.run, unit), unit) for unit in units([section.run])),
     ]
-    return [figure for figure in made if figure.drawing is not None]
+    return [figure for figure in figures if figure is not None]
 
 
-def progress(run: Run) -> tuple[charts.Line, charts.Line]:
-    """The best so far, and the single successes, over the experiments that were run."""
-    better = min if run.direction == "min" else max
-    line, dots = charts.Line([], []), charts.Line([], [])
-    for count, record in enumerate(run.ran, 1):
-        if record.status == SUCCEEDED and record.metric:
-            dots.x.append(count)
-            dots.y.append(record.metric["value"])
-        if dots.y:
-            line.x.append(count)
-            line.y.append(better([*line.y[-1:], dots.y[-1]]))
-    return line, dots
+def costs(section: Section) -> list[Figure]:
+    """What was paid, and where the time went, by step."""
+    return [figure for figure in (_spending(section), _seconds(section)) if figure is not None]
 
 
-def _best(name: str, run: Run, baseline: charts.Baseline | None) -> Figure:
-    line, dots = progress(run)
-    again = _again(run)
-    baselines = [baseline] if baseline else []
-    drawing = charts.best_so_far([line], dots, baselines, f"Best so far, {name}", _said(line), again)
-    legend = [("series-0", "best so far"), ("dot", "one success"), *_legend(baseline)]
-    legend += [("series-1", "run again: mean and standard deviation")] if again else []
-    remark = f"{_better(run)}. Over the experiments that ran, as proposed; what lies far off is outside the frame."
-    return Figure(f"Best {run.metric} so far", remark, legend, drawing)
+def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure | None:
+    """The best idea so far.
 
-
-def _again(run: Run) -> list[charts.Repeated]:
-    """What was run more than once, at the place of its first run."""
-    repeated = []
-    for count, record in enumerate(run.ran, 1):
-        values = run.values(record) if record.status == SUCCEEDED else []
-        if len(values) > 1:
-            repeated.append(charts.Repeated(count, mean(values), stdev(values)))
-    return repeated
-
-
-def _metric(name: str, run: Run, steps: list[Step], baseline: charts.Baseline | None) -> Figure:
-    heading = f"{run.metric} of the successes by step"
-    drawing = charts.by_step(
-        [step.step + 1 for step in steps],
-        [[step.mean for step in steps], [step.best for step in steps]],
-        f"{heading}, {name}",
-        _TABLE,
-        errors=_errors(run, steps),
-        baseline=baseline,
-        framed=True,
-    )
-    legend = [("series-0", "mean, with its standard error"), ("series-1", "best"), *_legend(baseline)]
-    remark = f"{_better(run)}. The error is within the step, not between runs. Far outliers: outside the frame."
+    Args:
+        places: of every experiment of `run.ran` on the horizontal axis: a count, or a cost.
+        axis: the label of that axis.
+    """
+    run, by_experiments = section.run, axis.startswith("experiments")
+    if (drawn := best_marks(run, places)) is None:
+        return None
+    marks, cloud, reached = drawn
+    baselines = section.baseline_marks
+    repeated = _repeated(run, places) if by_experiments else None
+    if repeated:
+        marks.append(repeated)
+    y_limits = limits(cloud, [reached, *(line.mean for line in baselines), *(repeated.y if repeated else ())])
+    legend = [(variable(SERIES[0]), "best so far"), (variable(DOT), "one success")]
+    curve = best_so_far(run, places)
+    if by_experiments:
+        heading, title = f"Best {run.metric} so far", f"Best so far, {section.name}"
+        remark = f"{better(run)}. Over the experiments that ran, as proposed; far outliers are outside the frame."
+        description = (
+            f"From {number(curve.y[0])} after experiment {curve.x[0]:g} to {number(reached)} after {curve.end:g}."
+        )
+        legend += _baseline_legend(baselines)
+        legend += [(variable(SERIES[1]), "run again: mean and standard deviation")] if repeated else []
+    else:
+        heading = f"Best {run.metric} so far, by {axis}"
+        title, remark = f"{heading}, {section.name}", "Failures cost too, and are counted."
+        description = f"{number(reached)} after {curve.end:.3g} {axis}."
+    drawing = chart(title, description, [*marks, *baselines], axis, y_limits=y_limits, x_counts=by_experiments)
     return Figure(heading, remark, legend, drawing)
 
 
-def _success(name: str, steps: list[Step]) -> Figure:
-    heading = "Success rate by step"
-    curve = [step.success for step in steps]
-    drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE, percent=True)
-    return Figure(heading, "Successes among known outcomes; what was lost is not the idea's fault.", [], drawing)
+def best_marks(run: Run, places: Sequence[float]) -> tuple[list[Mark], list[float], float] | None:
+    """The best so far as steps, single successes as dots; None without a success.
+
+    Returns:
+        The marks, the metrics of all successes, and the best of them.
+    """
+    curve = best_so_far(run, places)
+    if not curve.x:
+        return None
+    successes = [
+        (place, record.metric["value"])
+        for place, record in zip(places, run.ran, strict=True)
+        if record.status == SUCCEEDED and record.metric
+    ]
+    dots = Dots([place for place, _ in successes], [metric for _, metric in successes])
+    line = Line([*curve.x, curve.end], [*curve.y, curve.y[-1]], SERIES[0], steps=True)
+    return [dots, line], [metric for _, metric in successes], curve.y[-1]
 
 
-def _outcomes(name: str, run: Run, steps: list[Step]) -> Figure:
-    heading = "Outcomes by step"
-    place = {step.step: i for i, step in enumerate(steps)}
-    layers = [[0] * len(steps) for _ in STATUSES]
-    for row in run.rollouts:
-        layers[STATUSES.index(row.status)][place[row.step]] += 1
-    drawing = charts.stacked([step.step + 1 for step in steps], layers, f"{heading}, {name}", _TABLE)
-    legend = [(f"status-{i}", status) for i, status in enumerate(STATUSES) if any(layers[i])]
-    return Figure(heading, "Proposals by status.", legend, drawing)
+def step_lines(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> list[Line]:
+    """Curves over steps, counted from 0; None is a gap."""
+    width, marker = (2.0, 4.0) if len(steps) <= FEW_STEPS else (1.3, 1.5)
+    numbers = [step + 1 for step in steps]
+    return [Line(numbers, curve, series(index), width, marker=marker) for index, curve in enumerate(curves)]
 
 
-def _reward(name: str, steps: list[Step]) -> Figure:
-    heading = "Mean reward by step"
-    curve = [step.reward for step in steps]
-    drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE)
-    return Figure(heading, "What the learner got: failures included, the lost left out.", [], drawing)
+def better(run: Run) -> str:
+    """Which direction is better, as the beginning of a remark."""
+    return "Lower is better" if run.direction == "min" else "Higher is better"
 
 
-def _distinct(name: str, steps: list[Step]) -> Figure:
-    heading = "Distinct ideas by step"
-    known = [step.succeeded + step.failed for step in steps]
-    curve = [step.distinct / count if count else None for step, count in zip(steps, known, strict=True)]
-    drawing = charts.by_step([step.step + 1 for step in steps], [curve], f"{heading}, {name}", _TABLE, percent=True)
-    return Figure(heading, "Records of their own among known outcomes: a fall warns of collapse.", [], drawing)
+def _repeated(run: Run, places: Sequence[float]) -> ErrorBars | None:
+    """Codebases that were run more than once, at the place of their first run."""
+    repeated = []
+    for place, record in zip(places, run.ran, strict=True):
+        values = run.values(record) if record.status == SUCCEEDED else []
+        if len(values) > 1:
+            repeated.append((place, mean(values), stdev(values)))
+    if not repeated:
+        return None
+    x, y, deviations = zip(*repeated, strict=True)
+    return ErrorBars(x, y, deviations, deviations, SERIES[1], marker=4)
 
 
-_TABLE = "The numbers are in the table by step."
+def _by_step(
+    section: Section, heading: str, remark: str, curve: Sequence[float | None], percent: bool = False
+) -> Figure | None:
+    """A figure of one curve over the steps of the run."""
+    if all(value is None for value in curve):
+        return None
+    lines = step_lines([step.step for step in section.steps], [curve])
+    y_limits, y_format = ((-0.03, 1.03), "percent") if percent else (None, "")
+    title = f"{heading}, {section.name}"
+    return Figure(heading, remark, [], chart(title, IN_TABLE, lines, "step", y_limits=y_limits, y_format=y_format))
 
 
-def _errors(run: Run, steps: Sequence[Step]) -> list[float | None]:
-    """Standard error of the mean metric of each step's successes; None for fewer than two."""
+def _metric(section: Section) -> Figure | None:
+    """Mean and best metric of each step's successes."""
+    run, steps = section.run, section.steps
+    means = [step.mean for step in steps if step.mean is not None]
+    if not means:
+        return None
+    lines = step_lines([s.step for s in steps], [[s.mean for s in steps], [s.best for s in steps]])
+    errors = _standard_errors(run, steps)
+    bars = ErrorBars(lines[0].x, [s.mean or 0.0 for s in steps], errors, errors, SERIES[0], opacity=0.5)
+    # The best and the baseline are shown whole, far outliers among the means are not.
+    required = [*(s.best for s in steps if s.best is not None), *(line.mean for line in section.baseline_marks)]
+    heading = f"{run.metric} of the successes by step"
+    legend = [(variable(SERIES[0]), "mean, with its standard error"), (variable(SERIES[1]), "best")]
+    marks: list[Mark] = [bars, *lines, *section.baseline_marks]
+    return Figure(
+        heading,
+        f"{better(run)}. The error is within the step, not between runs. Far outliers are outside the frame.",
+        legend + _baseline_legend(section.baseline_marks),
+        chart(f"{heading}, {section.name}", IN_TABLE, marks, "step", y_limits=limits(means, required)),
+    )
+
+
+def _standard_errors(run: Run, steps: Sequence[Step]) -> list[float]:
+    """Of the mean metric of each step's successes; 0 for fewer than two."""
     values: dict[int, list[float]] = {step.step: [] for step in steps}
     for row in run.rollouts:
         if row.status == SUCCEEDED and row.metric is not None:
             values[row.step].append(row.metric)
-    return [stdev(some) / len(some) ** 0.5 if len(some) > 1 else None for some in values.values()]
+    return [stdev(metrics) / len(metrics) ** 0.5 if len(metrics) > 1 else 0.0 for metrics in values.values()]
 
 
-def _legend(baseline: charts.Baseline | None) -> list[tuple[str, str]]:
-    return [("baseline", "baseline: mean and range")] if baseline else []
+def _success(section: Section) -> Figure | None:
+    remark = "Successes among known outcomes; a lost experiment is not the idea's fault."
+    return _by_step(section, "Success rate by step", remark, [step.success for step in section.steps], percent=True)
 
 
-def _better(run: Run) -> str:
-    return "Lower is better" if run.direction == "min" else "Higher is better"
+def _outcomes(section: Section) -> Figure | None:
+    if not section.steps:
+        return None
+    layers = [[section.outcomes[step.step][status] for step in section.steps] for status in STATUSES]
+    bars = Bars([step.step + 1 for step in section.steps], layers, STATUS)
+    legend = [(variable(STATUS[i]), status) for i, status in enumerate(STATUSES) if any(layers[i])]
+    heading = "Outcomes by step"
+    drawing = chart(f"{heading}, {section.name}", IN_TABLE, [bars], "step", y_format="count")
+    return Figure(heading, "Proposals by status.", legend, drawing)
 
 
-def _said(line: charts.Line) -> str:
-    if not line.x:
-        return "No experiment succeeded."
-    return f"From {number(line.y[0])} after experiment {line.x[0]} to {number(line.y[-1])} after {line.x[-1]}."
+def _reward(section: Section) -> Figure | None:
+    remark = "What the learner got: failures included, lost experiments left out."
+    return _by_step(section, "Mean reward by step", remark, [step.reward for step in section.steps])
+
+
+def _distinct(section: Section) -> Figure | None:
+    outcomes = [step.succeeded + step.failed for step in section.steps]
+    curve = [step.distinct / count if count else None for step, count in zip(section.steps, outcomes, strict=True)]
+    remark = "Distinct experiments among known outcomes: a fall warns of collapse."
+    return _by_step(section, "Distinct ideas by step", remark, curve, percent=True)
+
+
+def _spending(section: Section) -> Figure | None:
+    """What the coder was paid, by step."""
+    usd_by_step = dict.fromkeys((step.step for step in section.steps), 0.0)
+    for row in section.rows:
+        if row.record and row.proposals and not row.record.replayed:
+            usd_by_step[row.proposals[0].step] += row.record.cost.get("usd", 0.0)
+    if not any(usd_by_step.values()):
+        return None
+    heading = "USD paid for code, by step"
+    remark = f"{sum(usd_by_step.values()):.4g} USD in all; the ledger also counts calls without a record."
+    bars = Bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
+    return Figure(heading, remark, [], chart(f"{heading}, {section.name}", remark, [bars], "step", y_label="USD"))
+
+
+def _seconds(section: Section) -> Figure | None:
+    """The mean seconds of each phase of an experiment, by the step that it was proposed in."""
+    seconds_by_step: dict[int, dict[str, list[float]]] = {step.step: {} for step in section.steps}
+    for row in section.rows:
+        if row.record and row.proposals:
+            for phase, seconds in row.record.seconds.items():
+                seconds_by_step[row.proposals[0].step].setdefault(phase, []).append(seconds)
+    by_phase = {
+        phase: [step_seconds.get(phase, []) for step_seconds in seconds_by_step.values()]
+        for phase in PHASES
+        if any(step_seconds.get(phase) for step_seconds in seconds_by_step.values())
+    }
+    layers = [[mean(values) if values else 0.0 for values in steps] for steps in by_phase.values()]
+    if not any(map(any, layers)):
+        return None
+    means = {phase: mean([value for values in steps for value in values]) for phase, steps in by_phase.items()}
+    overall = ", ".join(f"{phase} {value:.3g} s" for phase, value in means.items())
+    heading = "Where an experiment’s seconds went"
+    bars = Bars([step + 1 for step in seconds_by_step], layers, SERIES)
+    return Figure(
+        heading,
+        f"Means by the step it was proposed in; queue is waiting for a free slot. Over the run: {overall}.",
+        [(variable(series(index)), phase) for index, phase in enumerate(by_phase)],
+        chart(f"{heading}, {section.name}", overall, [bars], "step", y_label="seconds"),
+    )
+
+
+def _baseline_legend(baselines: Sequence[Baseline]) -> list[tuple[str, str]]:
+    return [("baseline", "baseline: mean and range")] if baselines else []

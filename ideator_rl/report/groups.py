@@ -15,28 +15,30 @@ from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
 from ideator_rl.text import without_secrets
 
-PLACES = frozenset((
+PLACE_KEYS = frozenset((
     "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",
 ))  # fmt: skip
-"""Keys of a recipe that say where, how many at once, and under which name, not how."""
-POINTS = 400
-"""Places on an axis where a band is drawn."""
+"""Keys of a recipe that set where a run happens, how many at once, and under which name, but not how it searches."""
+MAX_POINTS = 400
+"""Points of a band, at most."""
 
 
 @dataclass(frozen=True)
 class Group:
+    """Runs of one recipe."""
+
     name: str
     members: list[Section]
 
     @property
     def seeds(self) -> list[Any]:
-        """Of each member; None where its recipe names none."""
+        """Of each member; None where its recipe has none."""
         return [section.run.recipe.get("seed") for section in self.members]
 
 
 @dataclass(frozen=True)
-class Band:
-    """Mean of a group and its lowest and highest member, as far as all its members go."""
+class SeedBand:
+    """Mean of a group with its lowest and highest member, as far as the curves of all members go."""
 
     x: list[float]
     mean: list[float]
@@ -46,57 +48,60 @@ class Band:
 
 def comparable(sections: Sequence[Section]) -> list[list[Section]]:
     """Runs that measured the same thing, together: metric, environment, preset and hardware."""
-    found: dict[tuple[str, ...], list[Section]] = {}
+    by_setting: dict[tuple[str, ...], list[Section]] = {}
     for section in sections:
         run = section.run
-        setting = sorted({f"{e.environment} {e.preset} {e.hardware}" for e in run.experiments.values()})
-        found.setdefault((run.metric, run.direction, *setting), []).append(section)
-    return list(found.values())
+        settings = sorted({f"{e.environment} {e.preset} {e.hardware}" for e in run.experiments.values()})
+        by_setting.setdefault((run.metric, run.direction, *settings), []).append(section)
+    return list(by_setting.values())
 
 
 def groups(sections: Sequence[Section]) -> list[Group]:
     """In the order of their first runs; a run without a recipe is a group of its own."""
-    found: dict[str, list[Section]] = {}
-    for place, section in enumerate(sections):
-        found.setdefault(_how(section.run) or f"run {place}", []).append(section)
-    made = list(found.values())
-    return [Group(name, members) for name, members in zip(_names(made), made, strict=True)]
+    by_recipe: dict[str, list[Section]] = {}
+    for index, section in enumerate(sections):
+        by_recipe.setdefault(_recipe_key(section.run) or f"run {index}", []).append(section)
+    members = list(by_recipe.values())
+    return [Group(name, sections) for name, sections in zip(_names(members), members, strict=True)]
 
 
-def differing(found: Sequence[Group]) -> dict[str, list[str]]:
+def different_keys(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Keys of the recipes that are not the same in all groups, each with its value by group."""
-    recipes = [without_secrets(group.members[0].run.recipe) for group in found]
-    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in PLACES))
-    shown = {key: [str(recipe.get(key, "–")) for recipe in recipes] for key in keys}
-    return {key: values for key, values in shown.items() if len(set(values)) > 1}
+    recipes = [without_secrets(group.members[0].run.recipe) for group in groups]
+    keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in PLACE_KEYS))
+    values_by_key = {key: [str(recipe.get(key, "–")) for recipe in recipes] for key in keys}
+    return {key: values for key, values in values_by_key.items() if len(set(values)) > 1}
 
 
-def band(members: Sequence[Section], curve: Callable[[Run], Curve]) -> Band:
+def seed_band(members: Sequence[Section], curve: Callable[[Run], Curve]) -> SeedBand:
     """The curves of a group's members, put together; empty where not all of them have a value."""
     curves = [curve(section.run) for section in members]
-    if not all(one.x for one in curves):
-        return Band([], [], [], [])
-    first, end = max(one.x[0] for one in curves), min(one.end for one in curves)
-    places = sorted({x for one in curves for x in one.x if first <= x <= end} | {first, end}) if first <= end else []
-    if len(places) > POINTS:
-        keep = {round(i * (len(places) - 1) / (POINTS - 1)) for i in range(POINTS)}
-        places = [x for i, x in enumerate(places) if i in keep]
-    columns = [[value for one in curves if (value := one.at(x)) is not None] for x in places]
-    return Band(
-        places, [mean(some) for some in columns], [min(some) for some in columns], [max(some) for some in columns]
-    )
+    if not all(member.x for member in curves):
+        return SeedBand([], [], [], [])
+    start, end = max(member.x[0] for member in curves), min(member.end for member in curves)
+    points = {x for member in curves for x in member.x if start <= x <= end} | {start, end} if start <= end else set()
+    x_values = sorted(points)
+    if len(x_values) > MAX_POINTS:
+        indices = {round(i * (len(x_values) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)}
+        x_values = [x_values[i] for i in sorted(indices)]
+    columns = [[value for member in curves if (value := member.at(x)) is not None] for x in x_values]
+    return SeedBand(
+        x_values, [mean(column) for column in columns], [min(column) for column in columns],
+        [max(column) for column in columns],
+    )  # fmt: skip
 
 
-def _how(run: Run) -> str:
-    kept = {key: value for key, value in run.recipe.items() if key not in PLACES}
-    return json.dumps(kept, sort_keys=True, default=str) if run.recipe else ""
+def _recipe_key(run: Run) -> str:
+    """What must be equal in two runs of one group."""
+    settings = {key: value for key, value in run.recipe.items() if key not in PLACE_KEYS}
+    return json.dumps(settings, sort_keys=True, default=str) if run.recipe else ""
 
 
-def _names(found: Sequence[list[Section]]) -> list[str]:
+def _names(groups: Sequence[list[Section]]) -> list[str]:
     """By what the members' names share; no two groups have one name."""
     names: list[str] = []
-    for way in (_shared_start, _shared_end, _first):
-        names = [members[0].name if len(members) == 1 else way(members) for members in found]
+    for group_name in (_shared_start, _shared_end, _first_name):
+        names = [members[0].name if len(members) == 1 else group_name(members) for members in groups]
         if len(set(names)) == len(names):
             break
     return names
@@ -104,14 +109,16 @@ def _names(found: Sequence[list[Section]]) -> list[str]:
 
 def _shared_start(members: list[Section]) -> str:
     """Without a seed's number."""
-    shared = re.sub(r"[\W_]*(seed|s)?[\W_]*\d*[\W_]*$", "", os.path.commonprefix([one.name for one in members]))
+    prefix = os.path.commonprefix([section.name for section in members])
+    shared = re.sub(r"[\W_]*(seed|s)?[\W_]*\d*[\W_]*$", "", prefix)
     return f"{shared or members[0].run.folder.absolute().parent.name} ({len(members)} seeds)"
 
 
 def _shared_end(members: list[Section]) -> str:
-    shared = re.sub(r"^[\W_\d]+", "", os.path.commonprefix([one.name[::-1] for one in members])[::-1])
-    return f"{shared} ({len(members)} seeds)" if shared else _first(members)
+    suffix = os.path.commonprefix([section.name[::-1] for section in members])[::-1]
+    shared = re.sub(r"^[\W_\d]+", "", suffix)
+    return f"{shared} ({len(members)} seeds)" if shared else _first_name(members)
 
 
-def _first(members: list[Section]) -> str:
+def _first_name(members: list[Section]) -> str:
     return f"{members[0].name} and {len(members) - 1} more"

@@ -1,13 +1,13 @@
-"""The report of one run or several: one HTML file that holds everything and asks nobody for anything.
+"""The report of one run or several: one HTML file that holds everything and loads nothing from elsewhere.
 
-Guarantees: the file is whole or absent (written beside its place, then moved there); its numbers are those of the
-records; every experiment is in it.  Ideas, patches and logs are untrusted: they are escaped or stand as inert data that
-our script shows as text, characters that act are shown as code points, and the page's policy lets no script run but
-that one, by its hash, and lets it make no markup from text (trusted types).  A long text is clipped, the page says by
-how much, and the whole stands in the records.  Works on a run that is still under way, empty, or without a success.
-Without scripts, all but the table of experiments and their pages can be read.
+Guarantees: the file is whole or absent; its numbers are those of the records; every experiment is in it.  Ideas,
+patches and logs are untrusted: they are escaped, or are inert data that our script shows as text; characters that act
+are shown as code points.  The page's policy lets no script run but that one, by its hash, and lets it make no markup
+from text (trusted types).  A long text is clipped, the page shows by how much, and the records hold all of it.  Works
+on a run that is still under way, empty, or without a success.  Without scripts, all but the table of experiments and
+their pages can be read.
 
-Charts: see `charts`.  Does not judge by the best of many tries: it says what was run once.
+Does not judge by the best of many tries: it marks what ran only once.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ from markupsafe import Markup
 from ideator_rl.diversity.population import FIGURES
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
-from ideator_rl.report import panels, sections
+from ideator_rl.report import payload, sections
 from ideator_rl.report.answers import Answer, answers
-from ideator_rl.report.compare import Comparison, compare, comparison_figures
-from ideator_rl.report.figures import STATUSES, Figure, run_figures
+from ideator_rl.report.collapse import Diversity, diversity
+from ideator_rl.report.compare import Comparison, compare
+from ideator_rl.report.comparison_figures import comparison_figures
+from ideator_rl.report.failures import FailureKind, failure_kinds
+from ideator_rl.report.figures import STATUSES, Figure, costs, course
+from ideator_rl.report.lineage import lineage_figure
 from ideator_rl.report.overview import overview
 from ideator_rl.report.patch_lines import coloured
-from ideator_rl.report.payload import payload
 from ideator_rl.report.sections import Row, Section
-from ideator_rl.report.watch import Watched, watch
+from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.records import read_run
 from ideator_rl.text import clip, number, share, spread, visible, with_error
 
@@ -43,8 +46,10 @@ FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_g
 """Keys of a recipe that are shown first; the whole recipe is below."""
 SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js")
 """Joined in this order into the page's one script."""
-BEST, BEST_OF_MANY, BEST_IDEA, BEST_PATCH = 10, 3, 2_000, 4_000
-"""Ideas that are shown without a click, of one run and of each of several; bytes of the words and the patch of each."""
+BEST, BEST_OF_MANY = 10, 3
+"""Ideas that are shown without a click: of a single run, and of each of several."""
+BEST_IDEA, BEST_PATCH = 2_000, 4_000
+"""Bytes of such an idea, and of its patch."""
 
 
 class ReportError(IdeatorError):
@@ -52,24 +57,24 @@ class ReportError(IdeatorError):
 
 
 @dataclass(frozen=True)
-class Part:
+class RunView:
     """What the template shows of one run."""
 
     section: Section
     answers: list[tuple[Section, Answer]]
     figures: list[tuple[str, list[Figure]]]
-    """Charts under headings; the first are always open."""
-    watched: Watched
-    failures: list[panels.Failure]
+    """Charts under headings; the first heading is always open."""
+    diversity: Diversity
+    failures: list[FailureKind]
     lineage: Figure | None
     notes: Sequence[str]
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ComparisonView:
     """What the template shows of runs that measured the same thing."""
 
-    found: Comparison
+    comparison: Comparison
     answers: list[tuple[Section | None, Answer]]
     figures: list[Figure]
 
@@ -83,54 +88,65 @@ def write_report(
     """Write the report of these runs, one after another, to `out`.
 
     Args:
-        embedder: what makes vectors of descriptions (`get_embedder`), so that runs can be compared; each run's own, or
-            `auto`, if not given.
-        notes: what else is known of a run's folder, as lines for a person.
+        embedder: what makes vectors of descriptions (`get_embedder`), so that runs can be compared; None for each
+            run's own, else `auto`.
+        notes: returns further lines about a run, by its folder.
 
     Raises:
         NoRun: a folder holds no run.
-        EmbedderError: the embedder that was given cannot be had.
-        ReportError: nothing was given, or `out` cannot be written.
+        EmbedderError: the embedder cannot be had.
+        ReportError: no folder was given, or `out` cannot be written.
     """
     if not run_dirs:
         raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
-    named: dict[Path, Path] = {}
-    for folder in run_dirs:  # one that is named twice is one run, and no two seeds that agree
-        named.setdefault(folder.resolve(), folder)
-    runs = [read_run(folder) for folder in named.values()]
-    found = [sections.section(name, run) for name, run in zip(sections.names(runs), runs, strict=True)]
-    parts = [_part(section, embedder, notes(section.run.folder) if notes else ()) for section in found]
-    _store(out, _render(parts))
-
-
-def _part(section: Section, embedder: str | None, notes: Sequence[str]) -> Part:
-    """The parts of one run's story; a chart that would be empty is left out."""
-    course = run_figures(section.name, section.run, section.steps, section.baseline)
-    found = watch(section, embedder)
-    shown = [
-        ("Course", course + panels.per_cost(section)),
-        ("Diversity and collapse", found.figures),
-        ("Thought and success", panels.thought(section)),
-        ("Cost and waiting", panels.spending(section) + panels.waiting(section)),
+    folders: dict[Path, Path] = {}
+    for folder in run_dirs:  # a folder that is named twice is one run, and no two seeds that agree
+        folders.setdefault(folder.resolve(), folder)
+    runs = [read_run(folder) for folder in folders.values()]
+    views = [
+        _run_view(sections.section(name, run), embedder, notes(run.folder) if notes else ())
+        for name, run in zip(sections.names(runs), runs, strict=True)
     ]
-    return Part(
+    try:
+        write_atomic(out, _render(views))
+    except OSError as error:
+        raise ReportError(
+            f"The report cannot be written to {out}: {error.strerror or error}. Give a file in a folder that this user "
+            "may write, on a disk with room."
+        ) from error
+
+
+def _run_view(section: Section, embedder: str | None, notes: Sequence[str]) -> RunView:
+    run_diversity = diversity(section, embedder)
+    return RunView(
         section,
-        [(section, answer) for answer in answers(section, found.answer)],
-        shown,
-        found,
-        panels.failures(section),
-        panels.lineage(section),
-        notes,
+        answers=[(section, answer) for answer in answers(section, run_diversity.answer)],
+        figures=[
+            ("Course", course(section)),
+            ("Diversity and collapse", run_diversity.figures),
+            ("Thought and success", thought_figures(section)),
+            ("Cost and waiting", costs(section)),
+        ],
+        diversity=run_diversity,
+        failures=failure_kinds(section),
+        lineage=lineage_figure(section),
+        notes=notes,
     )
 
 
-def _side_by_side(found: Comparison, parts: list[Part]) -> SideBySide:
-    collapsed = [(part.section, part.watched.answer) for part in parts]
-    return SideBySide(found, overview(found, collapsed), comparison_figures(found))
+def _comparison_view(comparison: Comparison, views: list[RunView]) -> ComparisonView:
+    collapses = [(view.section, view.diversity.answer) for view in views]
+    return ComparisonView(comparison, overview(comparison, collapses), comparison_figures(comparison))
 
 
-def _render(parts: list[Part]) -> str:
-    found = [part.section for part in parts]
+def _render(views: list[RunView]) -> str:
+    run_sections = [view.section for view in views]
+    run_index = {id(section): index for index, section in enumerate(run_sections)}
+
+    def address(section: Section, row: Row) -> str:
+        """The link to an experiment's own page; `texts.js` reads it."""
+        return f"#idea={run_index[id(section)]}:{visible(row.key)}"
+
     jinja = Environment(
         loader=PackageLoader("ideator_rl.report", ""),
         autoescape=True,
@@ -139,11 +155,6 @@ def _render(parts: list[Part]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    numbers = {id(section): place for place, section in enumerate(found)}
-
-    def address(section: Section, row: Row) -> str:
-        return f"#idea={numbers[id(section)]}:{visible(row.key)}"
-
     jinja.globals |= {
         "clip": clip,
         "coloured": coloured,
@@ -161,13 +172,14 @@ def _render(parts: list[Part]) -> str:
         "spread": spread,
         "with_error": with_error,
         "address": address,
-        "position": lambda section: numbers[id(section)] + 1,
+        "position": lambda section: run_index[id(section)] + 1,
     }
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
-        parts=parts,
-        comparisons=[_side_by_side(one, parts) for one in compare(found)],
-        data=payload(found),
+        views=views,
+        comparisons=[_comparison_view(comparison, views) for comparison in compare(run_sections)],
+        table=payload.table(run_sections),
+        texts=payload.packed_texts(run_sections),
         style=Markup(_asset("style.css")),
         script=Markup(script),
         policy=Markup(_policy(script)),
@@ -190,13 +202,3 @@ def _policy(script: str) -> str:
         f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
-
-
-def _store(out: Path, page: str) -> None:
-    try:
-        write_atomic(out, page)
-    except OSError as error:
-        raise ReportError(
-            f"The report cannot be written to {out}: {error.strerror or error}. Give a file in a folder that this user "
-            "may write, on a disk with room."
-        ) from error

@@ -1,21 +1,21 @@
-"""Every experiment as inert data in the page: a table of columns as JSON, and the long texts packed.
+"""Every experiment as inert data in the page: a table of columns as JSON, and the long texts as gzip'd JSON.
 
-The table holds what sorting and filtering need.  Texts (idea, thought, patch, log, error) are packed in chunks of
-neighbouring experiments, deflate and then base64, so that the page unpacks only what is looked at.
+The table holds what sorting and filtering need, so that it can be used while the texts are still being read.  The
+texts (idea, thought, patch, log, error) are unpacked by the browser when the first one is needed.
 
-Guarantees: every experiment is in the table; all packed texts together take at most `SIZE` bytes: where they would
-take more, the longest are clipped, and how many characters were cut stands beside each.  No character in the data acts:
-those of `safe_text` show as their code point, and nothing in it can end the element that holds it.
+Guarantees: every experiment is in the table; the packed texts take at most `MAX_BYTES`: where they would take more,
+the longest are clipped, and the number of cut characters is kept for each.  No character in the data acts: those that
+`text.visible` replaces show as their code point, and nothing in it can end the element that holds it.
 """
 
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import math
-import zlib
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -26,94 +26,79 @@ from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
 from ideator_rl.report.sections import Row, Section
-from ideator_rl.text import visible
+from ideator_rl.text import shorten, visible
 
-SIZE = 10_000_000
-"""Bytes of all packed texts."""
-LARGEST, SMALLEST = 40_000, 250
-"""Characters of one text: at most, and what each may take however many there are."""
-CHUNK = 200_000
-"""Characters of texts that are packed together: what opening one idea unpacks."""
-TITLE = 160
+MAX_BYTES = 10_000_000
+"""Of all texts together, packed."""
+MAX_CHARACTERS, MIN_CHARACTERS = 40_000, 250
+"""Of one text: the most, and what each may have however many there are."""
+TITLE_LENGTH = 160
 """Characters of an idea in the table."""
 
 
-@dataclass(frozen=True)
-class Payload:
-    table: Markup
-    """JSON."""
-    chunks: list[Markup]
-    """Base64."""
-    clipped: int
-    """Characters that one text may have; LARGEST where none had to give way."""
-
-
-def payload(sections: Sequence[Section]) -> Payload:
-    """The data of a page about these runs; experiments are numbered through, run after run."""
+def table(sections: Sequence[Section]) -> Markup:
+    """Facts about these runs and all their experiments, as JSON; experiments are numbered through, run after run."""
     rows = [(number, row) for number, section in enumerate(sections) for row in section.rows]
-    chunks, starts, allowance = _fitting([row for _, row in rows])
-    table = {
-        "statuses": STATUSES,
-        "runs": [_run(section) for section in sections],
-        "rows": _columns(sections, rows),
-        "starts": starts,
-    }
-    return Payload(inert(table), [Markup(chunk) for chunk in chunks], allowance)
+    index = {(number, row.key): i for i, (number, row) in enumerate(rows)}
+    parents = _parents(sections, index)
+    columns: dict[str, list[Any]] = {}
+    for i, (number, row) in enumerate(rows):
+        facts = {"run": number, "parents": parents.get(i, []), **_facts(sections[number], row)}
+        for name, value in facts.items():
+            columns.setdefault(name, []).append(value)
+    return inert_json({"statuses": STATUSES, "runs": [_run(section) for section in sections], "rows": columns})
 
 
-def _fitting(rows: list[Row]) -> tuple[list[str], list[int], int]:
-    """Packed texts that take no more than SIZE, where they start, and the characters that each text may have."""
-    allowance = LARGEST
-    chunks, starts = _packed(rows, allowance)
-    lengths = [min(len(text), LARGEST) for row in rows for text in _whole(row)]
-    while (taken := sum(map(len, chunks))) > SIZE and allowance > SMALLEST:
-        room = 0.97 * SIZE / taken * sum(min(length, allowance) for length in lengths)
-        allowance = max(SMALLEST, min(int(0.95 * allowance), _allowance(lengths, room)))
-        chunks, starts = _packed(rows, allowance)
-    return chunks, starts, allowance
+def packed_texts(sections: Sequence[Section]) -> Markup:
+    """A list in the order of the table's rows, each item `[texts, cut]` of `_clipped`: JSON, gzip, base64."""
+    rows = [row for section in sections for row in section.rows]
+    lengths = [len(text) for row in rows for text in _texts(row)]
+    max_characters = MAX_CHARACTERS
+    packed = _pack(rows, max_characters)
+    while len(packed) > MAX_BYTES and max_characters > MIN_CHARACTERS:
+        # How much the texts shrink when packed is known only now, so that one or two more rounds follow.
+        target = 0.97 * MAX_BYTES / len(packed) * sum(min(length, max_characters) for length in lengths)
+        max_characters = min(int(0.95 * max_characters), _fitting_length(lengths, target))
+        packed = _pack(rows, max(MIN_CHARACTERS, max_characters))
+    return Markup(packed)
 
 
-def _allowance(lengths: list[int], room: float) -> int:
-    """The most characters that each text may have so that all have `room` together."""
-    low, high = SMALLEST, LARGEST
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if sum(min(length, middle) for length in lengths) <= room else (low, middle)
-    return low
+def _fitting_length(lengths: list[int], target: float) -> int:
+    """The longest that each text may be so that all together have at most `target` characters."""
+    return bisect_right(range(MAX_CHARACTERS), target, key=lambda longest: sum(min(n, longest) for n in lengths)) - 1
 
 
-def inert(value: Any) -> Markup:
+def inert_json(value: Any) -> Markup:
     """JSON for a script element: nothing in it ends the element or begins a comment."""
     text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
+def title(row: Row) -> str:
+    """The beginning of an idea, without its marks."""
+    if row.baseline:
+        return "the unchanged baseline"
+    if not row.idea:
+        return "nothing was written" if row.proposals else "a patch written by hand"
+    line = " ".join(row.idea.split()).removeprefix("[Experiment] ")
+    return shorten(line.partition(" [Code Changes]")[0], TITLE_LENGTH)
+
+
 def _run(section: Section) -> dict[str, Any]:
-    best = section.ranked[:1]
+    best = section.best
     return {
         "name": visible(section.name),
         "metric": visible(section.run.metric),
         "better": section.run.direction,
         "baseline": section.baseline_values,
-        "best": section.run.values(best[0])[:1] if best else [],
+        "best": section.run.values(best)[:1] if best else [],
     }
-
-
-def _columns(sections: Sequence[Section], rows: list[tuple[int, Row]]) -> dict[str, list[Any]]:
-    place = {(number, row.key): at for at, (number, row) in enumerate(rows)}
-    parents = _parents(sections, place)
-    columns: dict[str, list[Any]] = {}
-    for at, (number, row) in enumerate(rows):
-        facts = {"run": number, "parents": parents.get(at, []), **_facts(sections[number], row)}
-        for name, value in facts.items():
-            columns.setdefault(name, []).append(value)
-    return columns
 
 
 def _facts(section: Section, row: Row) -> dict[str, Any]:
     record = row.record
-    cell, added, removed = _figures(record.patch if record else "")
-    return {
+    cell, added, removed = _patch_facts(record.patch if record else "")
+    facts = {
         "n": row.number,
         "key": visible(row.key),
         "status": STATUSES.index(row.status),
@@ -132,93 +117,70 @@ def _facts(section: Section, row: Row) -> dict[str, Any]:
         "cell": cell,
         "added": added,
         "removed": removed,
-        "by": visible(" · ".join(part for part in (record.implementer, record.isolation, record.hardware) if part))
-        if record
-        else "",
     }
+    run_by = (record.implementer, record.isolation, record.hardware) if record else ()
+    return facts | {"by": visible(" · ".join(part for part in run_by if part))}
 
 
 @lru_cache(maxsize=1024)
-def _figures(patch: str) -> tuple[str, int, int]:
+def _patch_facts(patch: str) -> tuple[str, int, int]:
     """Kind of change, lines added and lines removed."""
-    touched = changes(patch)
-    added, removed = (sum(map(len, found)) for found in ([f.added for f in touched], [f.removed for f in touched]))
-    return visible(cell_of(patch)), added, removed
+    files = changes(patch)
+    return visible(cell_of(patch)), sum(len(file.added) for file in files), sum(len(file.removed) for file in files)
 
 
 def _values(section: Section, row: Row) -> list[float]:
-    """Of all runs of an idea, its own first; a baseline and a re-run stand for themselves."""
+    """Metrics of all runs of an idea, its own first; of a baseline or a re-run, its own only."""
     record = row.record
     if record is None or record.metric is None or record.status != SUCCEEDED:
         return []
     return [record.metric["value"]] if row.baseline or row.rerun else section.run.values(record)
 
 
-def title(row: Row) -> str:
-    """The first words of an idea, without its marks."""
-    if row.baseline:
-        return "the unchanged baseline"
-    if not row.idea:
-        return "nothing was written" if row.proposals else "a patch written by hand"
-    flat = " ".join(row.idea.split()).removeprefix("[Experiment] ")
-    flat = flat.partition(" [Code Changes]")[0]
-    return flat if len(flat) <= TITLE else flat[: TITLE - 1] + "…"
-
-
-def _parents(sections: Sequence[Section], place: dict[tuple[int, str], int]) -> dict[int, list[int]]:
+def _parents(sections: Sequence[Section], index: dict[tuple[int, str], int]) -> dict[int, list[int]]:
     """Rows whose ideas were shown when a row was first proposed; a copy of its parent is no child."""
-    found: dict[int, dict[int, None]] = {}
+    parents_by_row: dict[int, dict[int, None]] = {}
     for number, section in enumerate(sections):
-        known = section.run.experiments
+        tree = {id: record.tree for id, record in section.run.experiments.items()}
         for child, parents in section.run.origins:
             for parent in parents:
-                ends = place.get((number, child)), place.get((number, parent))
-                trees = [known[id].tree for id in (child, parent) if id in known]
-                if None not in ends and ends[0] != ends[1] and not (trees[0] and trees[0] == trees[-1]):
-                    found.setdefault(ends[0], {})[ends[1]] = None  # type: ignore[index, arg-type]
-    return {child: list(parents) for child, parents in found.items()}
+                child_row, parent_row = index.get((number, child)), index.get((number, parent))
+                is_copy = bool(tree.get(child)) and tree.get(child) == tree.get(parent)
+                if child_row is not None and parent_row is not None and child_row != parent_row and not is_copy:
+                    parents_by_row.setdefault(child_row, {})[parent_row] = None
+    return {child_row: list(parent_rows) for child_row, parent_rows in parents_by_row.items()}
 
 
-def _packed(rows: list[Row], allowance: int) -> tuple[list[str], list[int]]:
-    """Chunks of texts, and the row that each begins with."""
-    chunks: list[str] = []
-    starts: list[int] = []
-    waiting: list[Any] = []
-    taken = 0
-    for at, row in enumerate(rows):
-        if not waiting:
-            starts.append(at)
-        texts, cut = _texts(row, allowance)
-        waiting.append([texts, cut])
-        taken += sum(map(len, texts))
-        if taken >= CHUNK or at == len(rows) - 1:
-            data = json.dumps(waiting, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-            chunks.append(base64.b64encode(zlib.compress(data, 6)).decode())
-            waiting, taken = [], 0
-    return chunks, starts
+def _pack(rows: list[Row], max_characters: int) -> str:
+    items = [_clipped(row, max_characters) for row in rows]
+    data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
 
 
-def _texts(row: Row, allowance: int) -> tuple[list[str], list[int]]:
-    """Idea, thought, patch, log (its end), kind and message of the error; and how many characters of each were cut."""
-    whole = _whole(row)
-    kept = [text[-allowance:] if place == 3 else text[:allowance] for place, text in enumerate(whole)]
-    cut = [len(text) - len(part) for text, part in zip(whole, kept, strict=True)]
-    return [visible(text) for text in kept], cut
+def _clipped(row: Row, max_characters: int) -> tuple[list[str], list[int]]:
+    """The texts of a row, of the log its end; and how many characters of each were cut."""
+    texts = _texts(row)
+    idea, thought, patch, log, kind, message = texts
+    clipped = [text[:max_characters] for text in (idea, thought, patch)]
+    clipped += [log[-max_characters:], kind[:max_characters], message[:max_characters]]
+    cut = [len(text) - len(shown) for text, shown in zip(texts, clipped, strict=True)]
+    return [visible(text) for text in clipped], cut
 
 
-def _whole(row: Row) -> list[str]:
+def _texts(row: Row) -> tuple[str, str, str, str, str, str]:
+    """Idea, thought, patch, log, and kind and message of the error."""
     record = row.record
     error = (record.error or {}) if record else {}
-    texts = [row.idea, row.thought, record.patch if record else "", record.log if record else ""]
-    return [*texts, str(error.get("kind", "")), str(error.get("message", ""))]
+    patch, log = (record.patch, record.log) if record else ("", "")
+    return row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", ""))
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in the place of numbers that JSON has no word for."""
+    """The value with null in the place of numbers that JSON cannot hold."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [_finite(inner) for inner in value]
     return value

@@ -1,7 +1,7 @@
 """A run as curves: the best so far and the mean of the last successes, by experiments run and by what they cost.
 
-Experiments are counted as they were proposed, distinct ones that ran; what is paid for an idea that never ran is paid
-before the next that did.
+Distinct experiments that ran are counted in the order of their proposals.  The cost of an idea that never ran is
+added before the next experiment that did.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ HOURS, MINUTES, USD, GPU = "hours of experiments", "minutes of experiments", "US
 
 @dataclass(frozen=True)
 class Curve:
-    """Values that stand from a point on: `y[i]` from `x[i]` until `x[i + 1]`."""
+    """Values that hold from a point on: `y[i]` from `x[i]` until `x[i + 1]`."""
 
     x: list[float]
     y: list[float]
     end: float
-    """How far it is known."""
+    """Where the curve ends."""
 
     def at(self, x: float) -> float | None:
         """The value at a point; None before the first, or past the end."""
-        place = bisect_right(self.x, x) - 1
-        return self.y[place] if place >= 0 and x <= self.end else None
+        index = bisect_right(self.x, x) - 1
+        return self.y[index] if index >= 0 and x <= self.end else None
 
 
 def best_so_far(run: Run, places: Sequence[float]) -> Curve:
@@ -44,9 +44,9 @@ def best_so_far(run: Run, places: Sequence[float]) -> Curve:
     better = min if run.direction == "min" else max
     x: list[float] = []
     y: list[float] = []
-    for at, record in zip(places, run.ran, strict=True):
+    for place, record in zip(places, run.ran, strict=True):
         if record.status == SUCCEEDED and record.metric and (not y or better(y[-1], record.metric["value"]) != y[-1]):
-            x.append(at)
+            x.append(place)
             y.append(record.metric["value"])
     return Curve(x, y, places[-1] if places else 0.0)
 
@@ -56,10 +56,10 @@ def moving_mean(run: Run, places: Sequence[float]) -> Curve:
     last: deque[float] = deque(maxlen=LAST)
     x: list[float] = []
     y: list[float] = []
-    for at, record in zip(places, run.ran, strict=True):
+    for place, record in zip(places, run.ran, strict=True):
         if record.status == SUCCEEDED and record.metric:
             last.append(record.metric["value"])
-            x.append(at)
+            x.append(place)
             y.append(sum(last) / len(last))
     return Curve(x, y, places[-1] if places else 0.0)
 
@@ -70,7 +70,7 @@ def by_count(run: Run) -> list[float]:
 
 
 def by_cost(run: Run, unit: str) -> list[float]:
-    """What was paid when each experiment that ran had ended, in one of `units`."""
+    """The total cost when each experiment that ran had ended, in one of `units`."""
     ran = {record.id for record in run.ran}
     order = [*dict.fromkeys(row.experiment_id for row in run.rollouts), *(record.id for record in run.ran)]
     total, places = 0.0, []
@@ -88,20 +88,20 @@ def by_cost(run: Run, unit: str) -> list[float]:
 
 
 def units(runs: Sequence[Run]) -> list[str]:
-    """What these runs can be compared by, dearest to the reader first; time of experiments where nothing was paid.
+    """The units of cost that these runs have, the most telling first; time of experiments where nothing was paid.
 
-    GPU-hours are the ledger's total, spread over all experiments by their seconds: records do not hold them one by one.
-    The share of baselines and re-runs was not paid to find anything.
+    GPU-hours are the ledger's total, spread over all experiments by their seconds, since records do not hold them.
+    The share of baselines and re-runs is left out: it was not paid to find an idea.
     """
-    found = []
+    cost_units = []
     if any(run.spent.get("gpu_hours") for run in runs):
-        found.append(GPU)
+        cost_units.append(GPU)
     if any(_price(record, USD) for run in runs for record in run.experiments.values()):
-        found.append(USD)
+        cost_units.append(USD)
     hours = max((sum(_price(record, HOURS) for record in run.ran) for run in runs), default=0.0)
-    if not found and hours:
-        found.append(HOURS if hours > 3 else MINUTES)
-    return found
+    if not cost_units and hours:
+        cost_units.append(HOURS if hours > 3 else MINUTES)
+    return cost_units
 
 
 def _price(record: Experiment, unit: str) -> float:
@@ -111,5 +111,5 @@ def _price(record: Experiment, unit: str) -> float:
 
 
 def experiment_seconds(record: Experiment) -> float:
-    """That an experiment ran and was scored, a second time too where its result had to be confirmed."""
+    """Seconds that an experiment ran and was scored, a second time too where its result had to be confirmed."""
     return sum(record.seconds.get(phase, 0.0) for phase in ("run", "score", "confirm"))

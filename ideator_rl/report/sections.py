@@ -1,4 +1,4 @@
-"""What the report says of one run, before it is drawn: counts, baseline, best idea, and a row for every experiment."""
+"""One run as the report needs it, before anything is drawn: counts, baseline, best idea, a row for every experiment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import mean, stdev
 import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
-from ideator_rl.report import charts
+from ideator_rl.report.charts import Baseline
 from ideator_rl.storage.records import Rollout, Run, Step
 from ideator_rl.text import without_secrets
 
@@ -61,19 +61,24 @@ class Section:
     @cached_property
     def outcomes(self) -> dict[int, Counter[str]]:
         """Proposals by status, of every step."""
-        found: dict[int, Counter[str]] = {step.step: Counter() for step in self.steps}
+        counts: dict[int, Counter[str]] = {step.step: Counter() for step in self.steps}
         for row in self.run.rollouts:
-            found[row.step][row.status] += 1
-        return found
+            counts[row.step][row.status] += 1
+        return counts
 
     @cached_property
     def baseline_values(self) -> list[float]:
         return [e.metric["value"] for e in self.run.baselines if e.metric]
 
     @property
-    def baseline(self) -> charts.Baseline | None:
+    def baseline(self) -> Baseline | None:
         values = self.baseline_values
-        return charts.Baseline(min(values), mean(values), max(values)) if values else None
+        return Baseline(min(values), mean(values), max(values)) if values else None
+
+    @property
+    def baseline_marks(self) -> list[Baseline]:
+        """What a chart draws of the baseline: at most one mark."""
+        return [self.baseline] if self.baseline else []
 
     @property
     def deviation(self) -> float | None:
@@ -82,6 +87,7 @@ class Section:
 
     @cached_property
     def ranked(self) -> list[Experiment]:
+        """Successful ideas, the best first (`Run.ranked`)."""
         return self.run.ranked
 
     @property
@@ -95,20 +101,20 @@ class Section:
             return None
         return self.better(mean(self.run.values(self.best)), self.baseline.mean)
 
-    def better(self, value: float, other: float) -> float:
-        """By how much a value is better than another, in the metric's unit."""
-        return other - value if self.run.direction == "min" else value - other
+    def better(self, value: float, reference: float) -> float:
+        """By how much a value is better than a reference, in the metric's unit."""
+        return reference - value if self.run.direction == "min" else value - reference
 
     def row_of(self, record: Experiment) -> Row | None:
-        return self._by_id.get(record.id)
+        return self._row_by_id.get(record.id)
 
     @cached_property
-    def _by_id(self) -> dict[str, Row]:
+    def _row_by_id(self) -> dict[str, Row]:
         return {row.record.id: row for row in self.rows if row.record}
 
     @property
     def unfinished(self) -> bool:
-        """A run of a recipe writes its timings last."""
+        """Ideas wait for an outcome, or the run of a recipe has no timings yet: it writes them last."""
         return self.counts[RUNNING] > 0 or bool(self.run.recipe and not self.run.timings)
 
     @property
@@ -125,18 +131,20 @@ class Section:
 
     @property
     def environments(self) -> list[str]:
-        found = {f"{e.environment}, preset {e.preset}" for e in self.run.experiments.values()}
-        named = self.run.recipe.get("env")
-        return sorted(found) or ([f"{named}, preset {self.run.recipe.get('preset', '-')}"] if named else [])
+        """Environments with their presets: of the experiments, or of the recipe while there are none."""
+        used = {f"{e.environment}, preset {e.preset}" for e in self.run.experiments.values()}
+        recipe = self.run.recipe
+        return sorted(used) or ([f"{recipe['env']}, preset {recipe.get('preset', '-')}"] if recipe.get("env") else [])
 
     @property
     def recipe(self) -> str:
-        """The whole of it as YAML, without what looks like a secret."""
-        shown = without_secrets(self.run.recipe)
-        return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True) if shown else ""
+        """The whole recipe as YAML, without what looks like a secret."""
+        public = without_secrets(self.run.recipe)
+        return yaml.safe_dump(public, sort_keys=False, allow_unicode=True) if public else ""
 
 
 def section(name: str, run: Run) -> Section:
+    """The section of a run."""
     return Section(name, run, _rows(run), run.by_step())
 
 
@@ -148,15 +156,15 @@ def names(runs: list[Run]) -> list[str]:
 
 def _rows(run: Run) -> list[Row]:
     """Baselines first, then experiments in the order they were proposed."""
-    proposals: dict[str, list[Rollout]] = {}
+    proposals_by_key: dict[str, list[Rollout]] = {}
     for rollout in run.rollouts:
         key = rollout.experiment_id or f"step{rollout.step + 1}-{rollout.position + 1}"
-        proposals.setdefault(key, []).append(rollout)
+        proposals_by_key.setdefault(key, []).append(rollout)
     rows: list[Row] = []
-    for key in [*(id for id in run.experiments if id not in proposals), *proposals]:
-        asked, record = proposals.get(key, []), run.experiments.get(key)
-        first = asked[0] if asked else None
+    for key in [*(id for id in run.experiments if id not in proposals_by_key), *proposals_by_key]:
+        proposals, record = proposals_by_key.get(key, []), run.experiments.get(key)
+        first = proposals[0] if proposals else None
         status = record.status if record else first.status if first else RUNNING
         idea = (record.idea if record else "") or (first.idea or first.completion if first else "")
-        rows.append(Row(len(rows) + 1, key, status, idea, first.thought if first else "", asked, record))
+        rows.append(Row(len(rows) + 1, key, status, idea, first.thought if first else "", proposals, record))
     return rows

@@ -1,23 +1,24 @@
-// Which view is shown: the report, or the experiment that the address names.  The back button goes between them.
+// Which view is shown: the report, or the experiment in the address.  The back button goes between them.
 const reportView = document.getElementById("report-view"), ideaView = document.getElementById("idea-view");
-const left = {y: 0, focus: null, title: document.title};
-let turn = 0;
+const leftAt = {y: 0, focus: null, title: document.title};  // where the reader left the report
+let lastNavigation = 0;
 
-function named() {
-  const found = /^#idea=(.*)$/s.exec(location.hash);
-  if (!found) return -1;
-  let key = found[1];
+// The row of the experiment in the address; -1 for the report.
+function rowInAddress() {
+  const match = /^#idea=(.*)$/s.exec(location.hash);
+  if (!match) return -1;
+  let key = match[1];
   try { key = decodeURIComponent(key); } catch (error) { /* an address typed by hand */ }
-  return placeOf.has(key) ? placeOf.get(key) : -1;
+  return rowOfKey.has(key) ? rowOfKey.get(key) : -1;
 }
 
-async function route() {
-  const i = named(), now = ++turn;
+async function navigate() {
+  const i = rowInAddress(), navigation = ++lastNavigation;
   if (i < 0) return showReport();
-  if (!reportView.hidden) { left.y = scrollY; left.focus = document.activeElement; }
-  const made = await ideaPage(i, Math.min(1000, document.getElementById("main").clientWidth - 26));
-  if (now !== turn) return;
-  ideaView.replaceChildren(...made);
+  if (!reportView.hidden) { leftAt.y = scrollY; leftAt.focus = document.activeElement; }
+  const elements = await ideaPage(i, Math.min(1000, document.getElementById("main").clientWidth - 26));
+  if (navigation !== lastNavigation) return;  // the reader went on while the texts were being unpacked
+  ideaView.replaceChildren(...elements);
   reportView.hidden = document.getElementById("top").hidden = true;
   ideaView.hidden = false;
   document.title = "Experiment " + R.n[i] + " · " + DATA.runs[R.run[i]].name;
@@ -29,19 +30,19 @@ function showReport() {
   if (!reportView.hidden) return;
   ideaView.hidden = true;
   reportView.hidden = document.getElementById("top").hidden = false;
-  document.title = left.title;
-  if (left.focus && left.focus.isConnected && left.focus !== document.body) {
-    left.focus.focus({preventScroll: true});
-    scrollTo(0, left.y);
+  document.title = leftAt.title;
+  if (leftAt.focus && leftAt.focus.isConnected && leftAt.focus !== document.body) {
+    leftAt.focus.focus({preventScroll: true});
+    scrollTo(0, leftAt.y);
   } else {
-    const part = document.getElementById(location.hash.slice(1)) || reportView;
-    part.scrollIntoView();
+    const target = document.getElementById(location.hash.slice(1)) || reportView;
+    target.scrollIntoView();
   }
 }
 
 startTable();
 history.scrollRestoration = "manual";
-addEventListener("hashchange", route);
-route();
+addEventListener("hashchange", navigate);
+navigate();
 performance.mark("ready");
 document.documentElement.dataset.ready = "yes";

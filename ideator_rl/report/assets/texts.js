@@ -1,52 +1,49 @@
 "use strict";
 // The page's data.  All of it was written by models and their programs: it reaches the page as text only.
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const R = DATA.rows, COUNT = (R.n || []).length;
+const R = DATA.rows, COUNT = (R.n || []).length;  // columns of the table, and the number of its rows
 const LOG = 3;
-const unpacked = new Map();
-const children = new Map();
-const placeOf = new Map();
+const children = new Map();  // row -> rows of its children
+const rowOfKey = new Map();
 
 for (let i = 0; i < COUNT; i++) {
-  placeOf.set(R.run[i] + ":" + R.key[i], i);
+  rowOfKey.set(R.run[i] + ":" + R.key[i], i);
   for (const parent of R.parents[i]) {
     if (!children.has(parent)) children.set(parent, []);
     children.get(parent).push(i);
   }
 }
 
+// The same form as `address` in page.py.
 function address(i) { return "#idea=" + R.run[i] + ":" + encodeURIComponent(R.key[i]); }
 
-function make(name, attributes, ...inside) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(attributes || {})) {
-    if (key === "text") made.textContent = value; else made.setAttribute(key, value);
+// An element; the attribute "text" is its text, and nothing is ever parsed as markup.
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === "text") element.textContent = value; else element.setAttribute(name, value);
   }
-  made.append(...inside);
-  return made;
+  element.append(...children);
+  return element;
 }
 
-function draw(name, attributes, ...inside) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes || {})) {
-    if (key === "text") made.textContent = value; else made.setAttribute(key, value);
-  }
-  made.append(...inside);
-  return made;
+function html(name, attributes, ...children) { return fill(document.createElement(name), attributes, children); }
+
+function svg(name, attributes, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, children);
 }
 
-// Numbers as the rest of the page writes them.
+// Numbers in the format of text.py.
 function number(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   return value === 0 || (size >= 0.01 && size < 10000) ? value.toFixed(4) : String(Number(value.toPrecision(4)));
 }
 
-function mean(values) { return values.reduce((sum, one) => sum + one, 0) / values.length; }
+function mean(values) { return values.reduce((sum, value) => sum + value, 0) / values.length; }
 
 function deviation(values) {
-  const middle = mean(values);
-  return Math.sqrt(values.reduce((sum, one) => sum + (one - middle) ** 2, 0) / (values.length - 1));
+  const center = mean(values);
+  return Math.sqrt(values.reduce((sum, value) => sum + (value - center) ** 2, 0) / (values.length - 1));
 }
 
 function withError(values) {
@@ -55,54 +52,38 @@ function withError(values) {
 }
 
 function badge(status) {
-  const made = make("span", {class: "badge", text: DATA.statuses[status]});
-  made.style.setProperty("--c", "var(--status-" + status + ")");
-  return made;
+  const element = html("span", {class: "badge", text: DATA.statuses[status]});
+  element.style.setProperty("--c", "var(--status-" + status + ")");
+  return element;
 }
 
-// The texts stand below this script, so that the table can be used while they still come in.
-const arrived = document.readyState !== "loading" ? Promise.resolve()
+// The texts come after this script in the file, so that the table can be used while they are still being read.
+const documentRead = document.readyState !== "loading" ? Promise.resolve()
   : new Promise((resolve) => addEventListener("DOMContentLoaded", resolve, {once: true}));
 
-async function unpack(chunk) {
-  await arrived;
-  const letters = atob(document.getElementById("texts-" + chunk).textContent);
-  const bytes = new Uint8Array(letters.length);
-  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+// Of every row: [idea, thought, patch, log, kind and message of the error], and how many characters of each were cut.
+// Unpacked once, when the first text is needed.
+let unpackedTexts = null;
+function allTexts() {
+  unpackedTexts = unpackedTexts || unpack();
+  return unpackedTexts;
+}
+
+async function unpack() {
+  await documentRead;
+  const base64 = atob(document.getElementById("texts").textContent);
+  const bytes = new Uint8Array(base64.length);
+  for (let i = 0; i < base64.length; i++) bytes[i] = base64.charCodeAt(i);
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 }
 
-function chunkOf(i) {
-  let low = 0, high = DATA.starts.length - 1;
-  while (low < high) {
-    const middle = (low + high + 1) >> 1;
-    if (DATA.starts[middle] <= i) low = middle; else high = middle - 1;
-  }
-  return low;
-}
-
-// Idea, thought, patch, log, kind and message of the error; and how many characters of each were cut.
-async function textsOf(i) {
-  const chunk = chunkOf(i);
-  if (!unpacked.has(chunk)) {
-    if (unpacked.size > 8) unpacked.delete(unpacked.keys().next().value);
-    unpacked.set(chunk, unpack(chunk));
-  }
-  return (await unpacked.get(chunk))[i - DATA.starts[chunk]];
-}
-
-// Idea, error and patch of every experiment in small letters, unpacked when the first word is looked for.
-let searchable = null;
-function allWords() {
-  searchable = searchable || (async () => {
-    const words = [];
-    for (let chunk = 0; chunk < DATA.starts.length; chunk++) {
-      for (const [texts] of await unpack(chunk)) {
-        words.push([texts[0], texts[4], texts[5], texts[2]].join("\n").toLowerCase());
-      }
-    }
-    return words;
-  })();
-  return searchable;
+// Idea, error and patch of every experiment in small letters, for the search by words.
+let lowerCaseTexts = null;
+function searchTexts() {
+  lowerCaseTexts = lowerCaseTexts || allTexts().then((rows) => rows.map(([texts]) => {
+    const [idea, , patch, , kind, message] = texts;
+    return [idea, kind, message, patch].join("\n").toLowerCase();
+  }));
+  return lowerCaseTexts;
 }

@@ -1,0 +1,47 @@
+"""The kinds of failures of a run: how often each was proposed, and an experiment that shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING
+from ideator_rl.report.sections import Row, Section
+
+MAX_KINDS = 12
+
+
+@dataclass(frozen=True)
+class FailureKind:
+    """Failures of one status and one kind of error."""
+
+    status: str
+    kind: str
+    count: int
+    """Proposals; an experiment that was proposed twice counts twice."""
+    share: float
+    """Of all proposals with an outcome."""
+    message: str
+    row: Row
+    """An experiment that failed in this way."""
+
+
+def failure_kinds(section: Section) -> list[FailureKind]:
+    """The most frequent kinds first, lost experiments too."""
+    rows_by_kind: dict[tuple[str, str], list[Row]] = {}
+    for row in section.rows:
+        if row.proposals and row.status in (*OWN_FAILURES, LOST):
+            kind = (row.record.error or {}).get("kind", "") if row.record else ""
+            rows_by_kind.setdefault((row.status, kind), []).extend([row] * len(row.proposals))
+    with_outcome = sum(count for status, count in section.counts.items() if status != RUNNING)
+    most_frequent = sorted(rows_by_kind.items(), key=lambda item: -len(item[1]))[:MAX_KINDS]
+    return [
+        FailureKind(status, kind, len(rows), len(rows) / with_outcome, last_line(rows[0], 200), rows[0])
+        for (status, kind), rows in most_frequent
+    ]
+
+
+def last_line(row: Row, length: int) -> str:
+    """The last line of an experiment's error, on one line of at most `length` characters."""
+    message = (row.record.error or {}).get("message", "") if row.record else ""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return " ".join(lines[-1].split())[:length] if lines else ""

@@ -1,0 +1,75 @@
+"""The ancestors of the best ideas, as a figure: each idea where and as good as it was, with lines to its parents."""
+
+from __future__ import annotations
+
+from ideator_rl.report.charts import DOT, SERIES, STATUS, Dots, Line, Mark, chart, limits, variable
+from ideator_rl.report.figures import Figure
+from ideator_rl.report.sections import Section
+from ideator_rl.storage.records import Run
+
+BEST_IDEAS = 10
+"""Ideas whose lineage is drawn."""
+
+Edge = tuple[str, str]
+"""Ids of a parent and its child."""
+
+
+def lineage_figure(section: Section) -> Figure | None:
+    """None where no prompt showed the ancestor of a good idea."""
+    run = section.run
+    place = {record.id: count for count, record in enumerate(run.ran, 1)}
+    metrics = {id: record.metric["value"] for id, record in run.experiments.items() if record.metric}
+    best = [record.id for record in section.ranked[:BEST_IDEAS] if record.id in place]
+    if not best:
+        return None
+    parents = _parents(run, place)
+    ancestries = [_ancestry(id, parents) for id in best]
+    edges = list(dict.fromkeys(edge for ancestry in ancestries for edge in ancestry))
+    ids = [id for id in dict.fromkeys([*best, *(id for edge in edges for id in edge)]) if id in metrics]
+    if not any(parent in metrics and child in metrics for parent, child in edges):
+        return None
+    lines = [
+        Line([place[parent], place[child]], [metrics[parent], metrics[child]], colour, width, order=order)
+        for ancestry, colour, width, order in ((edges, DOT, 0.8, 1.2), (ancestries[0], SERIES[1], 1.8, 1.6))
+        for parent, child in ancestry
+        if parent in metrics and child in metrics
+    ]
+    dots = [
+        Dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
+        Dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
+    ]
+    y_limits = limits([metrics[id] for id in ids], [metrics[best[0]], *(line.mean for line in section.baseline_marks)])
+    heading = f"Where the {len(best)} best ideas came from"
+    ancestors = len({parent for parent, _ in ancestries[0]})
+    description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."
+    legend = [(SERIES[1], "the best, and its line"), (STATUS[0], "an idea"), (DOT, "was shown to")]
+    marks: list[Mark] = [*lines, *dots, *section.baseline_marks]
+    return Figure(
+        heading,
+        f"A line leads from an idea to one that was proposed in answer to it. {description}",
+        [(variable(colour), label) for colour, label in legend],
+        chart(f"{heading}, {section.name}", description, marks, "experiments run", y_limits=y_limits),
+    )
+
+
+def _parents(run: Run, place: dict[str, int]) -> dict[str, list[str]]:
+    """Ids of the parents by child; a copy of a parent's codebase is no child of it."""
+    parents: dict[str, dict[str, None]] = {}
+    for child, shown_ids in run.origins:
+        for id in shown_ids:
+            if id in place and child in place and run.experiments[id].tree != run.experiments[child].tree:
+                parents.setdefault(child, {})[id] = None
+    return {child: list(ids) for child, ids in parents.items()}
+
+
+def _ancestry(id: str, parents: dict[str, list[str]]) -> list[Edge]:
+    """The edges between an idea and all ideas before it."""
+    edges, pending, visited = [], [id], {id}
+    while pending:
+        child = pending.pop()
+        for parent in parents.get(child, []):
+            edges.append((parent, child))
+            if parent not in visited:
+                visited.add(parent)
+                pending.append(parent)
+    return edges

@@ -1,0 +1,110 @@
+"""Figures of the thought before an idea: whether its length goes with success, and how that length changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import mean, median
+
+from scipy.stats import binomtest, spearmanr
+
+from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
+from ideator_rl.report.charts import SERIES, Bars, ErrorBars, chart, variable
+from ideator_rl.report.figures import Figure, step_lines
+from ideator_rl.report.sections import Section
+from ideator_rl.storage.records import Rollout
+
+MAX_BARS = 6
+"""Ranges of length that are shown, at most."""
+MIN_IDEAS = 12
+"""Ideas with an outcome that the figures need."""
+
+
+@dataclass(frozen=True)
+class LengthRange:
+    """Ideas with thoughts of similar length, and the share of them that succeeded."""
+
+    words: str
+    """The range, as in "3–7"."""
+    success: float
+    low: float
+    """Wilson's 95 % interval of `success` begins here, and"""
+    high: float
+    """ends here."""
+
+
+def thought_figures(section: Section) -> list[Figure]:
+    """Both figures; none where too few ideas have an outcome, or all thoughts have one length."""
+    # Where a text holds no idea, the end of its thought is not known.
+    with_idea = [row for row in section.run.rollouts if row.idea]
+    finished = [row for row in with_idea if row.status == SUCCEEDED or row.status in OWN_FAILURES]
+    lengths = [thought_words(row) for row in finished]
+    if len(finished) < MIN_IDEAS or len(set(lengths)) < 2:
+        return []
+    return [_success_by_length(section, lengths, [row.status == SUCCEEDED for row in finished]),
+            _length_by_step(section, with_idea)]  # fmt: skip
+
+
+def thought_words(row: Rollout) -> int:
+    """Words of a completion before its idea."""
+    return len(row.thought.split())
+
+
+def _success_by_length(section: Section, lengths: Sequence[int], successes: Sequence[bool]) -> Figure:
+    correlation = "All have the same outcome."
+    if any(successes) and not all(successes):
+        test = spearmanr(lengths, successes)
+        correlation = f"Rank correlation {test.statistic:+.2f} (Spearman, p = {test.pvalue:.2g}, {len(lengths)} ideas)."
+    ranges = _length_ranges(lengths, successes)
+    x, y = list(range(len(ranges))), [r.success for r in ranges]
+    below, above = [r.success - r.low for r in ranges], [r.high - r.success for r in ranges]
+    heading = "Success by length of the thought"
+    drawing = chart(
+        f"{heading}, {section.name}",
+        "; ".join(f"{r.words} words: {r.success:.0%}" for r in ranges) + ".",
+        [Bars(x, [y], SERIES, width=0.66, opacity=0.75), ErrorBars(x, y, below, above, SERIES[1], width=1.6)],
+        "words before the idea",
+        y_limits=(0, 1.03),
+        y_format="percent",
+        x_names=[r.words for r in ranges],
+    )
+    remark = f"About equally many ideas a bar, with the 95 % interval (Wilson) of its share. {correlation}"
+    return Figure(heading, remark, [], drawing)
+
+
+def _length_ranges(lengths: Sequence[int], successes: Sequence[bool]) -> list[LengthRange]:
+    """Ideas in order of length, cut where enough are together; equal lengths stay together."""
+    min_size = len(lengths) / max(2, min(MAX_BARS, len(lengths) // 8))
+    ranges: list[LengthRange] = []
+    members: list[tuple[int, bool]] = []
+    for length, same_length in groupby(sorted(zip(lengths, successes, strict=True)), key=lambda pair: pair[0]):
+        members += same_length
+        if len(members) < min_size and length != max(lengths):
+            continue
+        succeeded = sum(success for _, success in members)
+        interval = binomtest(succeeded, len(members)).proportion_ci(method="wilson")
+        words = "–".join(dict.fromkeys((str(members[0][0]), str(length))))
+        ranges.append(LengthRange(words, succeeded / len(members), float(interval.low), float(interval.high)))
+        members = []
+    return ranges
+
+
+def _length_by_step(section: Section, rows: Sequence[Rollout]) -> Figure:
+    lengths_by_step: dict[int, list[int]] = {}
+    for row in rows:
+        lengths_by_step.setdefault(row.step, []).append(thought_words(row))
+    means = [mean(lengths) for lengths in lengths_by_step.values()]
+    medians = [float(median(lengths)) for lengths in lengths_by_step.values()]
+    heading = "Length of the thought by step"
+    return Figure(
+        heading,
+        "Words before the idea. A fall with a rising mean is a sign of collapse.",
+        [(variable(SERIES[0]), "mean"), (variable(SERIES[1]), "median")],
+        chart(
+            f"{heading}, {section.name}",
+            f"From {means[0]:.1f} words in the first step to {means[-1]:.1f} in the last.",
+            step_lines(list(lengths_by_step), [means, medians]),
+            "step",
+        ),
+    )
