@@ -12,7 +12,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.noise import store_noise
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import diff
-from ideator_rl.patch.cells import LONGEST, cell_of
+from ideator_rl.patch.cells import MAX_LENGTH, cell_of
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import Journal
 
@@ -64,7 +64,7 @@ def test_a_long_cell_is_short_and_still_its_own():
     base = {"a.py": "".join(f"{name} = 0\n" for name in names)}
     one = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1")}), base)
     other = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1", 29)}), base)
-    assert len(one) <= LONGEST and len(other) <= LONGEST and one != other
+    assert len(one) <= MAX_LENGTH and len(other) <= MAX_LENGTH and one != other
 
 
 def test_quality_is_the_mean_of_the_successful_replicates_and_failures_have_none():

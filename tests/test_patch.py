@@ -1,4 +1,4 @@
-"""Trees, diffs between them, and every form in which a patch may arrive undamaged."""
+"""Trees, diffs between them, and every form of an undamaged patch."""
 
 import random
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_equal_trees_have_an_empty_diff_and_an_equal_hash_in_any_order():
     assert tree_hash({"a": "bc"}) != tree_hash({"ab": "c"})
 
 
-def test_a_tree_survives_the_disk(tmp_path):
+def test_a_tree_written_to_disk_is_read_back_unchanged(tmp_path):
     tree = {"a/b/c.py": "x\r\n\u2028\n", "empty": "", "no_newline": "x"}
     write_tree(tree, tmp_path / "new")
     (tmp_path / "new/.git").mkdir()
@@ -72,7 +72,7 @@ def test_a_tree_survives_the_disk(tmp_path):
     assert read_tree(tmp_path / "new") == tree
 
 
-def test_a_link_or_binary_file_in_a_folder_is_named(tmp_path):
+def test_a_link_or_binary_file_in_a_folder_is_rejected_by_name(tmp_path):
     (tmp_path / "f").write_bytes(b"\xff")
     with pytest.raises(PatchError, match="f: not UTF-8"):
         read_tree(tmp_path)
@@ -93,8 +93,8 @@ def test_nothing_is_written_outside_the_folder(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_tree_is_not_written_over_another(tmp_path):
-    Path(tmp_path / "x").write_text("kept")
+def test_a_tree_is_not_written_into_a_folder_with_files(tmp_path):
+    Path(tmp_path / "x").write_text("present")
     with pytest.raises(FileExistsError):
         write_tree({"y": ""}, tmp_path)
 
@@ -146,7 +146,7 @@ new file mode 100644
     }
 
 
-def test_search_replace_blocks_apply_one_after_another_and_make_new_files():
+def test_search_replace_blocks_apply_one_after_another_and_create_files():
     patch = """First `train.py`:
 
 train.py
@@ -176,20 +176,20 @@ x = 1
     assert tree["util/new.py"] == "x = 1\n"
 
 
-def test_whole_files_apply_under_their_paths():
+def test_complete_files_replace_or_create_the_files_at_their_paths():
     patch = "### `train.py`\n```python\nimport os\n\nlr = 9\nsteps = 10\n```\n\nFile: util/new.py\n```\nx = 1\n```\n"
     tree = apply_patch(TREE, patch)
     assert tree == TREE | {"train.py": "import os\n\nlr = 9\nsteps = 10\n", "util/new.py": "x = 1\n"}
 
 
-def test_an_excerpt_is_not_taken_for_a_whole_file():
+def test_an_excerpt_does_not_replace_a_file():
     assert "excerpt" in str(refusal(TREE, "train.py\n```python\nlr = 0.2\nsteps = 10\n```\n"))
     gap = "train.py\n```python\nimport os\n# ... rest unchanged\nlr = 0.2\nsteps = 10\n```\n"
     assert "leave nothing out" in str(refusal(TREE, gap))
 
 
 @pytest.mark.parametrize(
-    ("patch", "said"),
+    ("patch", "message"),
     [
         ("", "the patch is empty"),
         (" \n\n", "the patch is empty"),
@@ -205,15 +205,15 @@ def test_an_excerpt_is_not_taken_for_a_whole_file():
         ("train.py\n<<<<<<< SEARCH\nlr\n=======\n=======\nl\n>>>>>>> REPLACE\n", "2 lines ======="),
         ("train.py\n<<<<<<< SEARCH\n=======\nlr = 0.2\n>>>>>>> REPLACE\n", "SEARCH is empty"),
         ("--- a/nets.py\n+++ b/nets.py\n@@ -1 +1 @@\n-x\n+y\n", "no such file"),
-        ("--- /dev/null\n+++ b/train.py\n@@ -0,0 +1 @@\n+x\n", "stands there already"),
+        ("--- /dev/null\n+++ b/train.py\n@@ -0,0 +1 @@\n+x\n", "it exists already"),
         ("--- a/train.py\n+++ b/model/net.py\n@@ -3 +3 @@\n-lr = 0.1\n+lr = 1\n", "names two files"),
         ("--- a/train.py\n+++ /dev/null\n@@ -3 +0,0 @@\n-lr = 0.1\n", "leaves 3 of its lines"),
     ],
 )
-def test_what_cannot_be_applied_is_refused_with_its_reason(patch, said):
+def test_a_patch_that_does_not_apply_is_refused_with_the_reason(patch, message):
     error = refusal(TREE, patch)
     assert error.kind == "unpatchable"
-    assert said in str(error)
+    assert message in str(error)
 
 
 def test_an_answer_cut_off_in_its_fence_is_refused():
@@ -221,7 +221,7 @@ def test_an_answer_cut_off_in_its_fence_is_refused():
     assert "cut off" in str(refusal(TREE, cut))
 
 
-def test_a_refusal_says_where_what_was_looked_for_and_what_stands_there():
+def test_a_refusal_names_the_hunk_the_lines_looked_for_and_the_closest_lines():
     patch = "--- a/train.py\n+++ b/train.py\n@@ -2,3 +2,3 @@\n \n-lr = 0.3\n+lr = 0.4\n steps = 10\n"
     message = str(refusal(TREE, patch))
     assert "train.py, hunk 1 (@@ -2,3 +2,3 @@)" in message
@@ -229,7 +229,7 @@ def test_a_refusal_says_where_what_was_looked_for_and_what_stands_there():
     assert "3| lr = 0.1" in message
 
 
-def test_every_hunk_that_has_no_place_is_reported_at_once():
+def test_all_hunks_without_a_position_are_reported_together():
     patch = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-foo\n+bar\n@@ -3 +3 @@\n-baz\n+bar\n"
     message = str(refusal(TREE, patch))
     assert "hunk 1" in message and "hunk 2" in message

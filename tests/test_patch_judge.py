@@ -1,4 +1,4 @@
-"""The resulting tree is judged, whatever the patch was dressed up as."""
+"""The judge decides by the resulting tree, whatever form the patch had."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def rejection(tree, rules=RULES, base=BASE):
 
 
 def outcome(patch):
-    """What becomes of a patch: the kind of its refusal, or the resulting tree."""
+    """The result of a patch: the kind of its refusal, or the resulting tree."""
     try:
         tree = apply_patch(BASE, patch)
         judge(BASE, tree, RULES)
@@ -30,7 +30,7 @@ def outcome(patch):
     return tree
 
 
-def test_changed_new_and_deleted_files_that_may_change_pass():
+def test_editable_files_may_be_changed_added_and_deleted():
     judge(BASE, BASE | {"train.py": "lr = 2\n", "a/b/c.py": "", "configs/deep/x.yaml": "a: 1"}, RULES)
     judge(BASE, {name: text for name, text in BASE.items() if name != "train.py"}, RULES)
 
@@ -42,7 +42,7 @@ def test_a_protected_file_may_not_be_added_changed_or_deleted(path):
     assert "protected" in rejection({name: text for name, text in base.items() if name != path}, base=base)
 
 
-def test_a_file_outside_the_editable_ones_is_named_with_the_rule():
+def test_a_file_that_is_not_editable_is_rejected_with_the_rule():
     message = rejection(BASE | {"README.md": "bye\n"})
     assert "README.md" in message and "**/*.py" in message
 
@@ -52,7 +52,7 @@ def test_a_file_outside_the_editable_ones_is_named_with_the_rule():
     ["../x.py", "/etc/x.py", "a/../x.py", "./x.py", "a//x.py", "x.py/", "", "a\\b.py", "a\nb.py", "a\u202eb.py",
      ".git/hooks/x.py", "a/.GIT/x.py", ".git /x.py", "\ud800.py"],
 )  # fmt: skip
-def test_a_path_that_is_no_plain_relative_one_is_rejected(path):
+def test_a_path_that_is_not_plain_and_relative_is_rejected(path):
     rejection(BASE | {path: "x"}, Rules(editable=("**",)))
 
 
@@ -69,13 +69,13 @@ def test_caps_on_files_bytes_and_paths_hold():
     assert "a path of 203 bytes" in rejection(BASE | {"x" * 200 + ".py": ""})
 
 
-def test_what_is_no_text_is_rejected():
+def test_a_file_that_is_not_text_is_rejected():
     assert "NUL" in rejection(BASE | {"x.py": "a\0"})
     assert "UTF-8" in rejection(BASE | {"x.py": "\udcff"})
 
 
 @pytest.mark.parametrize(
-    ("glob", "yes", "no"),
+    ("glob", "matching", "different"),
     [
         ("*.py", ["a.py", ".py"], ["a/b.py", "a.pyc"]),
         ("**/*.py", ["a.py", "a/b/c.py"], ["a.pyx"]),
@@ -88,11 +88,11 @@ def test_what_is_no_text_is_rejected():
         ("a+b(.py", ["a+b(.py"], ["aab(.py"]),
     ],
 )
-def test_globs_match_whole_components(glob, yes, no):
+def test_globs_match_by_path_component(glob, matching, different):
     rules = Rules(editable=(glob,))
-    for path in yes:
+    for path in matching:
         judge({path: "1"}, {path: "2"}, rules)
-    for path in no:
+    for path in different:
         rejection({path: "2"}, rules, {path: "1"})
 
 

@@ -10,7 +10,7 @@ from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import CHANGES, Idea
 from ideator_rl.implementers.implementer import Implementation, NotImplementable
 from ideator_rl.patch import PatchError, Tree
-from ideator_rl.patch.text import parse
+from ideator_rl.patch.parsing import parse
 
 
 class DirectImplementer:

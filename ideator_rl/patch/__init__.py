@@ -1,11 +1,14 @@
-"""A patch: the code change that implements an idea, as text, and the trees it leads from and to.
+"""A patch, the code change that implements an idea, as text; and the trees before and after it.
 
-A tree is a `dict` from POSIX relative path to text.  Only `read_tree` and `write_tree` touch a disk, and nothing
+A tree is a `dict` from POSIX relative path to text.  Only `read_tree` and `write_tree` access a disk, and nothing
 runs git or GNU patch: these follow links, write `.git/hooks`, and do nothing at all inside another repository.
 
-Guaranteed: `apply_patch` gives the tree that the patch meant, or raises; `apply_patch(a, diff(a, b)) == b` for any
-two different trees; `judge` looks at the resulting tree alone, whatever the patch was dressed up as.
-Not guaranteed: that the code is any good.
+Guaranteed: `apply_patch` returns the tree that the patch means, or raises; `apply_patch(a, diff(a, b)) == b` for any
+two different trees; `judge` depends on the resulting tree alone, whatever form the patch had.
+Not covered: whether the code works.
+
+The way of a patch: `parsing` reads edits from an answer, `apply` resolves paths, `locate` and `find` place the hunks,
+`judge` checks the result against the environment's rules.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from pathlib import Path
 from ideator_rl.patch.apply import apply_edits
 from ideator_rl.patch.edit import PatchError
 from ideator_rl.patch.judge import Rules, check_name, is_protected, judge, rejected
+from ideator_rl.patch.parsing import parse
 from ideator_rl.patch.paths import Tree, quote
-from ideator_rl.patch.text import parse
 
 __all__ = [
     "PatchError", "Rules", "Tree", "apply_patch", "diff", "judge", "patched_tree", "read_tree", "tree_hash",
@@ -36,7 +39,7 @@ def apply_patch(tree: Tree, patch_text: str) -> Tree:
     """The tree that a patch leads to: extracted from prose, repaired where its meaning is certain, applied.
 
     Raises:
-        PatchError: "unpatchable", saying which file and hunk, what was looked for and what stands there; or
+        PatchError: "unpatchable", with the file and hunk, the lines looked for and the closest lines of the file; or
             "rejected", for a link, a submodule, or a path that leaves the codebase.
     """
     result = apply_edits(tree, parse(patch_text))
@@ -69,8 +72,8 @@ def _protected_name(patch_text: str, rules: Rules) -> str | None:
     except PatchError:
         return None
     for name in (name for edit in edits for name in (edit.old, edit.new) if name):
-        tails = [name.removeprefix(side) for side in ("a/", "b/", "./")] + [name.rpartition("/")[2]]
-        if any(is_protected(tail, rules) for tail in tails):
+        spellings = [name.removeprefix(prefix) for prefix in ("a/", "b/", "./")] + [name.rpartition("/")[2]]
+        if any(is_protected(spelling, rules) for spelling in spellings):
             return name
     return None
 
@@ -126,16 +129,16 @@ def _hunks(old: list[str], new: list[str]) -> Iterator[str]:
 
 
 def _span(start: int, end: int) -> str:
-    """A hunk's lines as the header states them: counted from 1, the line before for none."""
+    """A hunk's lines as its header states them: counted from 1; for no lines, the line before."""
     count = end - start
     return f"{start + (count > 0)}" + ("" if count == 1 else f",{count}")
 
 
 def read_tree(folder: Path) -> Tree:
-    """Every file below a folder, as text; `.git` and `__pycache__` are left out.
+    """Every file below a folder, as text, without `.git` and `__pycache__`.
 
     Raises:
-        PatchError: "rejected", naming a symbolic link, a special file, or a file that is not UTF-8 text.
+        PatchError: "rejected", for a symbolic link, a special file, or a file that is not UTF-8 text.
     """
     tree: Tree = {}
     pending = [Path(folder)]
@@ -168,7 +171,7 @@ def write_tree(tree: Tree, folder: Path) -> None:
 
     Raises:
         PatchError: "rejected", for a path that is no plain relative one.
-        FileExistsError: the folder holds something already, or one path is both a file and a folder.
+        FileExistsError: the folder is not empty, or one path is both a file and a folder.
     """
     folder = Path(folder)
     for path in tree:

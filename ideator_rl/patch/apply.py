@@ -1,8 +1,8 @@
-"""Parsed file edits applied to a tree in memory: which file is meant, and what becomes of it.
+"""Applies parsed file edits to a tree in memory: which file each edit means, and the text that it leads to.
 
-All diff hunks of a file are placed in the file as it was, so that none matches lines another has added;
-SEARCH/REPLACE blocks follow one another, as in aider.  Context lines stay as they stand in the file.  Each file is
-named by one part of the patch only.
+All diff hunks of a file are placed in the file as it was, so that none matches lines that another has added.
+SEARCH/REPLACE blocks are applied one after another, as in aider.  Context lines stay as they are in the file.  Each
+file may be named by one part of the patch only.
 """
 
 from __future__ import annotations
@@ -11,183 +11,186 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from ideator_rl.patch.edit import FileEdit, Hunk, PatchError
-from ideator_rl.patch.find import Lines, Place, places, shown
-from ideator_rl.patch.paths import Tree, existing, meant, moved, plain
-from ideator_rl.patch.settle import fits, located
-from ideator_rl.patch.whole import check_not_copied, created, join, replaced, split
+from ideator_rl.patch.find import FileLines, Position, find_positions, quote_lines
+from ideator_rl.patch.locate import fits, locate_hunks
+from ideator_rl.patch.paths import Tree, existing_file, new_file_path, normal_path, target_file
+from ideator_rl.patch.whole_file import check_not_copied, join_lines, new_file_text, replacement_text, split_lines
 
 
 def apply_edits(tree: Tree, edits: list[FileEdit]) -> Tree:
-    """Apply every edit to a copy of the tree, mail by mail if they come from a series.
+    """Apply every edit to a copy of the tree; those of a series of mails, mail by mail.
 
     Raises:
         PatchError: as `patch.apply_patch`.
     """
-    for _, mail in groupby(edits, key=lambda edit: edit.stage):
-        tree = _applied(tree, list(mail))
+    for _, stage_edits in groupby(edits, key=lambda edit: edit.stage):
+        tree = _apply_stage(tree, list(stage_edits))
     return tree
 
 
-def _applied(tree: Tree, edits: list[FileEdit]) -> Tree:
+def _apply_stage(tree: Tree, edits: list[FileEdit]) -> Tree:
     changes: dict[str, str | None] = {}
-    log = _Log()
-    for edit in _merged(tree, edits, log):
-        for path, text in _changes(tree, edit, log):
+    evidence = _Evidence()
+    for edit in _merge_by_file(tree, edits, evidence):
+        for path, text in _changes(tree, edit, evidence):
             if path in changes:
-                raise PatchError(f"{path}: named by two parts of the patch; say once what becomes of it")
+                raise PatchError(f"{path}: named by two parts of the patch; write each file's change once")
             changes[path] = text
-    log.check()
+    evidence.check()
     result = {path: text for path, text in tree.items() if path not in changes}
     return result | {path: text for path, text in changes.items() if text is not None}
 
 
 @dataclass
-class _Log:
-    """What resolving paths and placing hunks has told about the patch as a whole."""
+class _Evidence:
+    """What the placed hunks and resolved paths show about the patch as a whole."""
 
-    shifts: dict[str, str] = field(default_factory=dict)
-    """Paths as the patch says them -> the files that these were taken for."""
-    mended: str = ""
-    """A hunk whose indentation may be written in other units."""
-    blind: str = ""
-    """A hunk that adds indented lines, and whose own lines show nothing about indentation."""
+    corrections: dict[str, str] = field(default_factory=dict)
+    """Stated paths that do not exist -> the files that they were taken for."""
+    other_unit: str = ""
+    """A hunk that may be indented in another unit than the file."""
+    unproven: str = ""
+    """A hunk that adds indented lines, while its lines to look for prove nothing about the unit."""
 
-    def note(self, path: str, hunk: Hunk, place: Place) -> None:
-        indented = [any(text[:1] in (" ", "\t") and text.strip() for text in side) for side in (hunk.old, hunk.added)]
-        if place.units:
-            self.mended = f"{path}, {hunk.label}"
-        elif indented == [False, True]:
-            self.blind = f"{path}, {hunk.label}"
+    def note(self, path: str, hunk: Hunk, position: Position) -> None:
+        old_indented, added_indented = (
+            any(text[:1] in (" ", "\t") and text.strip() for text in side) for side in (hunk.old, hunk.added)
+        )
+        if position.other_unit:
+            self.other_unit = f"{path}, {hunk.label}"
+        elif added_indented and not old_indented:
+            self.unproven = f"{path}, {hunk.label}"
 
     def check(self) -> None:
-        if self.mended and self.blind:
+        if self.other_unit and self.unproven:
             raise PatchError(
-                f"{self.blind}: the indentation of its added lines is not certain, because that of {self.mended} "
-                "differs from the file's; write both as the file is indented"
+                f"{self.unproven}: the indentation of its added lines is not certain, because that of "
+                f"{self.other_unit} differs from the file's; write both as the file is indented"
             )
 
 
-def _merged(tree: Tree, edits: list[FileEdit], log: _Log) -> list[FileEdit]:
-    """Edits of one file under repeated headers become one, and paths are those of the tree."""
+def _merge_by_file(tree: Tree, edits: list[FileEdit], evidence: _Evidence) -> list[FileEdit]:
+    """The edits with the paths of the tree; edits of one file under repeated headers become one."""
     merged: list[FileEdit] = []
-    known: dict[tuple[str, str], FileEdit] = {}
+    edits_by_key: dict[tuple[str, str], FileEdit] = {}
     for edit in edits:
         if edit.action == "edit" and not _is_creation(tree, edit):
-            path = _owner(tree, edit) if edit.nameless else meant(tree, edit)
-            said = path if edit.nameless else plain(tree, edit, edit.name)
-            if said not in tree:
-                log.shifts[said] = path
-            edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), plain=True)
+            path = _only_fitting_file(tree, edit) if edit.nameless else target_file(tree, edit)
+            stated = path if edit.nameless else normal_path(tree, edit, edit.name)
+            if stated not in tree:
+                evidence.corrections[stated] = path
+            edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), prefix_removed=True)
         key = (edit.name, edit.style + edit.action)
-        if edit.action == "edit" and key in known:
-            known[key].hunks += edit.hunks
-        elif known.get(key) != edit:
+        if edit.action == "edit" and key in edits_by_key:
+            edits_by_key[key].hunks += edit.hunks
+        elif edits_by_key.get(key) != edit:
             merged.append(edit)
-            known[key] = edit
+            edits_by_key[key] = edit
     return merged
 
 
-def _owner(tree: Tree, edit: FileEdit) -> str:
-    """The one file in which hunks that name none have a place, all of them.
+def _only_fitting_file(tree: Tree, edit: FileEdit) -> str:
+    """The one file in which all hunks of an edit without a path have a position.
 
     Raises:
         PatchError: there is none, or several.
     """
     fitting = []
     for path, text in tree.items():
-        file = Lines(path, split(text)[0])
+        file = FileLines(path, split_lines(text)[0])
         if all(fits(file, hunk) for hunk in edit.hunks):
             fitting.append(path)
     if len(fitting) == 1:
         return fitting[0]
-    some = f"fits {', '.join(fitting[:6])}" if fitting else "fits no file of the codebase"
-    what = edit.hunks[0].label + (f" and {len(edit.hunks) - 1} more" if len(edit.hunks) > 1 else "")
+    result = f"fits {', '.join(fitting[:6])}" if fitting else "fits no file of the codebase"
+    labels = edit.hunks[0].label + (f" and {len(edit.hunks) - 1} more" if len(edit.hunks) > 1 else "")
     raise PatchError(
-        f"{what}: no file is named above (--- a/path and +++ b/path, or a path before SEARCH), and the change {some}. "
-        f"Looked for:\n{shown(edit.hunks[0].old)}"
+        f"{labels}: no file is named above (--- a/path and +++ b/path, or a path before SEARCH), and the change "
+        f"{result}. Looked for:\n{quote_lines(edit.hunks[0].old)}"
     )
 
 
 def _is_creation(tree: Tree, edit: FileEdit) -> bool:
-    """A change of nothing, at line 0 or with an empty SEARCH, to a file that is not there."""
+    """Whether an edit has no lines to look for, at line 0 or with an empty SEARCH, and its file does not exist."""
     if len(edit.hunks) != 1 or edit.hunks[0].old or edit.new is None:
         return False
-    return (edit.style == "blocks" or edit.hunks[0].start == 0) and plain(tree, edit, edit.new) not in tree
+    return (edit.style == "blocks" or edit.hunks[0].start == 0) and normal_path(tree, edit, edit.new) not in tree
 
 
-def _changes(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | None]]:
-    """(path, new text or None where it goes) for each file that an edit touches."""
+def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str, str | None]]:
+    """(path, new text, or None for a deletion) for each file that an edit changes."""
     path = edit.name
     if edit.action == "whole":
-        path = plain(tree, edit, path)
+        path = normal_path(tree, edit, path)
         if path in tree:
-            return [(path, replaced(path, tree[path], edit.hunks[0].new))]
-        namesakes = [other for other in tree if other.rsplit("/", 1)[-1] == path.rsplit("/", 1)[-1]]
-        check_not_copied(path, edit.hunks[0].new, {other: tree[other] for other in namesakes})
+            return [(path, replacement_text(path, tree[path], edit.hunks[0].new))]
+        file_name = path.rsplit("/", 1)[-1]
+        namesakes = {file: text for file, text in tree.items() if file.rsplit("/", 1)[-1] == file_name}
+        check_not_copied(path, edit.hunks[0].new, namesakes)
     if edit.action in ("create", "whole") or (edit.action == "edit" and _is_creation(tree, edit)):
-        path = _new_path(tree, edit, log)
+        path = _new_path(tree, edit, evidence)
         if path in tree:
-            raise PatchError(f"{path}: the patch creates this file, but it stands there already; write a change to it")
-        return [(path, created(path, edit))]
+            raise PatchError(f"{path}: the patch creates this file, but it exists already; write a change to it")
+        return [(path, new_file_text(path, edit))]
     if edit.action != "edit":
-        return _moved(tree, edit, log)
-    change = _patched if edit.style == "diff" else _searched
-    return [(path, change(path, tree[path], edit.hunks, log))]
+        return _delete_or_move(tree, edit, evidence)
+    apply_change = _apply_hunks if edit.style == "diff" else _apply_blocks
+    return [(path, apply_change(path, tree[path], edit.hunks, evidence))]
 
 
-def _new_path(tree: Tree, edit: FileEdit, log: _Log) -> str:
-    path = plain(tree, edit, edit.name)
-    return moved(tree, path, log.shifts) if log.shifts else path
+def _new_path(tree: Tree, edit: FileEdit, evidence: _Evidence) -> str:
+    path = normal_path(tree, edit, edit.name)
+    return new_file_path(tree, path, evidence.corrections) if evidence.corrections else path
 
 
-def _moved(tree: Tree, edit: FileEdit, log: _Log) -> list[tuple[str, str | None]]:
-    """A deletion, rename or copy.  Without hunks to check the file by, its path must be exact."""
+def _delete_or_move(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str, str | None]]:
+    """The changes of a deletion, rename or copy.  Without hunks to check the file by, its path must be exact."""
     assert edit.old is not None
-    old = plain(tree, edit, edit.old)
-    old = existing(tree, old, certain=not edit.hunks)
-    text = _patched(old, tree[old], edit.hunks, log) if edit.hunks else tree[old]
+    old = existing_file(tree, normal_path(tree, edit, edit.old), exact=not edit.hunks)
+    text = _apply_hunks(old, tree[old], edit.hunks, evidence) if edit.hunks else tree[old]
     if edit.action == "delete":
         if edit.hunks and text.strip():
-            raise PatchError(
-                f"{old}: the patch deletes this file, but leaves {len(split(text)[0])} of its lines; remove every line"
-            )
+            count = len(split_lines(text)[0])
+            raise PatchError(f"{old}: the patch deletes this file, but leaves {count} of its lines; remove every line")
         return [(old, None)]
-    new = _new_path(tree, edit, log)
+    new = _new_path(tree, edit, evidence)
     if new in tree:
-        raise PatchError(f"{new}: {old} cannot become this file, because it stands there already")
+        raise PatchError(f"{new}: {old} cannot become this file, because it exists already")
     return [(new, text), (old, None)] if edit.action == "rename" else [(new, text)]
 
 
-def _patched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
-    lines, newline = split(text)
+def _apply_hunks(path: str, text: str, hunks: list[Hunk], evidence: _Evidence) -> str:
+    """Diff hunks, all placed in the text as it was."""
+    lines, newline = split_lines(text)
     if not lines and len(hunks) == 1 and not hunks[0].old:
-        return join(hunks[0].new, not hunks[0].new_cut)
-    placed = located(Lines(path, lines), hunks)
-    once = {(hunk.lines, place.at): (hunk, place) for hunk, place in placed}
-    for hunk, place in once.values():
-        log.note(path, hunk, place)
-        if hunk.old_cut != hunk.new_cut and place.at + len(hunk.old) == len(lines):
-            newline = not hunk.new_cut
-    return join(_with(path, lines, list(once.values())), newline)
+        return join_lines(hunks[0].new, not hunks[0].new_unterminated)
+    placed = locate_hunks(FileLines(path, lines), hunks)
+    # A model may repeat a hunk: the same lines at the same position count once.
+    distinct = {(hunk.lines, position.at): (hunk, position) for hunk, position in placed}
+    for hunk, position in distinct.values():
+        evidence.note(path, hunk, position)
+        if hunk.old_unterminated != hunk.new_unterminated and position.at + len(hunk.old) == len(lines):
+            newline = not hunk.new_unterminated
+    return join_lines(_splice(path, lines, list(distinct.values())), newline)
 
 
-def _with(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> list[str]:
-    """The lines with every hunk at its place.
+def _splice(path: str, lines: list[str], placed: list[tuple[Hunk, Position]]) -> list[str]:
+    """The lines with every hunk applied at its position.
 
     Raises:
         PatchError: two hunks remove the same line, or add lines at the same point.
     """
-    removed: dict[int, Hunk] = {}
+    removed_by: dict[int, Hunk] = {}
     inserted: dict[int, tuple[Hunk, list[str]]] = {}
-    for hunk, place in placed:
-        at, added = place.at, iter(place.added)
+    for hunk, position in placed:
+        at, added = position.at, iter(position.added)
         for mark, _ in hunk.lines:
             owner = hunk
             if mark == "+":
-                owner, fresh = inserted.setdefault(at, (hunk, []))
-                fresh.append(next(added))
+                owner, new_lines = inserted.setdefault(at, (hunk, []))
+                new_lines.append(next(added))
             elif mark == "-":
-                owner = removed.setdefault(at, hunk)
+                owner = removed_by.setdefault(at, hunk)
             if owner is not hunk:
                 raise PatchError(
                     f"{path}: {owner.label} and {hunk.label} both change line {at + 1}; make them one hunk"
@@ -196,28 +199,29 @@ def _with(path: str, lines: list[str], placed: list[tuple[Hunk, Place]]) -> list
     out: list[str] = []
     for index in range(len(lines) + 1):
         out += inserted[index][1] if index in inserted else []
-        out += lines[index : index + 1] if index not in removed else []
+        out += lines[index : index + 1] if index not in removed_by else []
     return out
 
 
-def _searched(path: str, text: str, hunks: list[Hunk], log: _Log) -> str:
-    """SEARCH/REPLACE blocks, each applied to what the blocks before it have made of the text."""
-    base = Lines(path, split(text)[0])
-    lines, newline = split(text)
+def _apply_blocks(path: str, text: str, hunks: list[Hunk], evidence: _Evidence) -> str:
+    """SEARCH/REPLACE blocks, each applied to the result of those before it."""
+    base = FileLines(path, split_lines(text)[0])
+    lines, newline = split_lines(text)
     for hunk in hunks:
         if not hunk.old and lines:
             raise PatchError(f"{path}, {hunk.label}: SEARCH is empty, but the file has {len(lines)} lines; copy some")
         if not hunk.old:
             lines, newline = hunk.new, True
             continue
-        now = Lines(path, lines, numbered=lines == base.lines)
-        if lines != base.lines and len(places(now, hunk)) > 1 and len(places(base, hunk)) == 1:
+        current = FileLines(path, lines, numbered=lines == base.lines)
+        # The model saw the file as it was, where the block had one position: it cannot mean the lines added since.
+        if lines != base.lines and len(find_positions(current, hunk)) > 1 and len(find_positions(base, hunk)) == 1:
             raise PatchError(
                 f"{path}, {hunk.label}: a block before it has added the same lines again; put this one first"
             )
-        base.search(hunk)
-        placed = located(now, [hunk])
-        for part, place in placed:
-            log.note(path, part, place)
-        lines = _with(path, lines, placed)
-    return join(lines, newline)
+        base.count_search(hunk)
+        placed = locate_hunks(current, [hunk])
+        for piece, position in placed:
+            evidence.note(path, piece, position)
+        lines = _splice(path, lines, placed)
+    return join_lines(lines, newline)

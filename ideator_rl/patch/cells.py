@@ -1,12 +1,12 @@
-"""The cell of an experiment: which places of the codebase its patch touches, as a short text.
+"""The cell of an experiment: the locations of the codebase that its patch changes, as a short text.
 
 Equal cells are one kind of change: `train.py:dropout,schedule.factor` whatever the dropout rate and the schedule.  The
-key is structural because words do not tell ideas apart: paraphrases of one idea were no nearer to each other than two
+key is structural because words do not separate ideas: paraphrases of one idea were no closer to each other than two
 unrelated ideas with shared words.
 
-Guarantees: a pure function of patch and baseline, the same on every machine; empty for no patch; at most `LONGEST`
-characters.  Scopes are found by indentation, names by the shape of an assignment; a patch is never run or compiled.
-Not guaranteed: that two ways to write one change share a cell, when they name their new variables differently.
+Guaranteed: a pure function of patch and baseline, the same on every machine; empty for no patch; at most `MAX_LENGTH`
+characters.  Scopes follow from indentation, names from the form of an assignment; a patch is never run or compiled.
+Not covered: two ways to write one change have different cells if they name their new variables differently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 
 from ideator_rl.patch.paths import Tree
 
-LONGEST = 120
+MAX_LENGTH = 120
 
 Scopes = tuple[tuple[int, str, bool], ...]
 """Open functions and classes, outermost first: indentation, name, whether the patch writes its header."""
@@ -39,20 +39,20 @@ def cell_of(patch: str, base: Tree | None = None) -> str:
     """The cell of a unified diff.
 
     Args:
-        base: the codebase that the patch is for; without it, a function whose header is not in a hunk is not named.
+        base: the codebase that the patch is for; without it, a function whose header is not in a hunk has no name.
     """
-    touched: dict[str, set[str]] = {}
-    for path, place in _places(patch, base or {}):
-        touched.setdefault(path, set()).add(place)
-    parts = [path + ":" + ",".join(sorted(places - {""})) for path, places in sorted(touched.items())]
-    text = ";".join(part.removesuffix(":") for part in parts)
-    if len(text) <= LONGEST:
+    locations_by_file: dict[str, set[str]] = {}
+    for path, location in _locations(patch, base or {}):
+        locations_by_file.setdefault(path, set()).add(location)
+    entries = [path + ":" + ",".join(sorted(names - {""})) for path, names in sorted(locations_by_file.items())]
+    text = ";".join(entry.removesuffix(":") for entry in entries)
+    if len(text) <= MAX_LENGTH:
         return text
-    return f"{text[: LONGEST - 9]}#{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return f"{text[: MAX_LENGTH - 9]}#{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
-def _places(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
-    """(file, place) of every line that a patch takes away or adds, and (file, "") of every file."""
+def _locations(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
+    """(file, location) of each line that a patch removes or adds, and (file, "") of each file."""
     lines, at, old, new = patch.split("\n"), 0, "", ""
     while at < len(lines):
         line = lines[at]
@@ -65,14 +65,16 @@ def _places(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
         elif (header := _HUNK.match(line)) and (old or new):
             body, at = _body(lines, at, int(header[2] or 1), int(header[4] or 1))
             if old and new:
-                start = _scopes(base[old])[max(0, int(header[1]) - 1)] if _holds(base, old, int(header[1])) else ()
+                scopes = _scopes_at(base, old, int(header[1]))
                 for side in "-+":
-                    yield from ((new, place) for place in _side(body, side, start, new.endswith(_KEYED)))
+                    yield from ((new, location) for location in _side(body, side, scopes, new.endswith(_KEYED)))
 
 
 def _body(lines: list[str], at: int, old: int, new: int) -> tuple[list[str], int]:
-    """The lines of a hunk, by the counts in its header, and where the next begins: a taken line may begin like a
-    file's header."""
+    """The lines of a hunk, by the counts in its header, and the index after them.
+
+    Counts decide, because a removed line may look like a file header.
+    """
     body: list[str] = []
     while at < len(lines) and (old > 0 or new > 0):
         mark = lines[at][:1] or " "
@@ -83,25 +85,26 @@ def _body(lines: list[str], at: int, old: int, new: int) -> tuple[list[str], int
 
 
 def _side(body: list[str], side: str, scopes: Scopes, keyed: bool) -> Iterator[str]:
-    """The places of one side's changed lines."""
+    """The locations of the changed lines of one side, "-" or "+"."""
     for line in body:
         if line[0] not in (" ", side):
             continue
         code, changed = line[1:], line[0] == side
         scopes = _after(scopes, code, changed)
         if changed and code.strip() and not code.lstrip().startswith(_COMMENTS):
-            yield from _named(code, scopes, keyed)
+            yield from _line_locations(code, scopes, keyed)
 
 
-def _named(code: str, scopes: Scopes, keyed: bool) -> Iterator[str]:
+def _line_locations(code: str, scopes: Scopes, keyed: bool) -> Iterator[str]:
+    """The open scopes and the assigned names of a line, joined by dots."""
     names: list[str] = []
-    for _, name, written in scopes:
+    for _, name, is_new in scopes:
         names.append(name)
-        if written:  # what stands inside is new too
+        if is_new:  # all of its body is new too, so the name of the scope is enough
             yield ".".join(names)
             return
-    found = (_KEY if keyed else _ASSIGNED).match(code)
-    for name in re.split(r"[ \t]*,[ \t]*", found[1]) if found else [""]:
+    assignment = (_KEY if keyed else _ASSIGNED).match(code)
+    for name in re.split(r"[ \t]*,[ \t]*", assignment[1]) if assignment else [""]:
         yield ".".join([*names, name] if name else names)
 
 
@@ -115,20 +118,23 @@ def _after(scopes: Scopes, code: str, changed: bool) -> Scopes:
     return (*scopes, (indent, header[1], changed)) if header else scopes
 
 
+def _scopes_at(base: Tree, path: str, line: int) -> Scopes:
+    """The open scopes before a line, counted from 1; none if the baseline does not have it."""
+    if path not in base or line > base[path].count("\n") + 1:
+        return ()
+    return _scopes(base[path])[max(0, line - 1)]
+
+
 @lru_cache(maxsize=256)
 def _scopes(text: str) -> tuple[Scopes, ...]:
     """The open scopes before every line of a file, and at its end."""
-    found: list[Scopes] = [()]
+    scopes: list[Scopes] = [()]
     for line in text.split("\n"):
-        found.append(_after(found[-1], line, False))
-    return tuple(found)
-
-
-def _holds(base: Tree, path: str, line: int) -> bool:
-    return path in base and line <= base[path].count("\n") + 1
+        scopes.append(_after(scopes[-1], line, False))
+    return tuple(scopes)
 
 
 def _path(header: str) -> str:
-    """The file that a `---` or `+++` line names; empty for none."""
+    """The file that a `---` or `+++` line names; empty for /dev/null."""
     name = header[4:].split("\t")[0].strip().strip('"')
     return "" if name == "/dev/null" else re.sub(r"^[ab]/", "", name)

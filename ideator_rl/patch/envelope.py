@@ -1,7 +1,7 @@
-"""The form `*** Begin Patch`, `*** Update File: path`, `@@ heading`, … `*** End Patch`, in which some models answer.
+"""The form `*** Begin Patch`, `*** Update File: path`, `@@ heading`, … `*** End Patch`, which some models answer in.
 
-Its hunks carry no line numbers: a line after @@ is the heading of the place, and `*** End of File` says that a hunk
-reaches the end.  An envelope that is opened must be closed.
+Its hunks have no line numbers: the text after @@ is a heading, and `*** End of File` marks a hunk that reaches the
+end.  An envelope that is opened must be closed.
 """
 
 from __future__ import annotations
@@ -17,56 +17,58 @@ _MOVE = re.compile(r"\*\*\* Move to: (.*?)\s*$")
 
 
 def read_envelope(lines: list[str], at: int) -> tuple[list[FileEdit], int]:
-    """The file edits of the envelope that opens at index `at`, and the index behind it.
+    """The file edits of the envelope that opens at index `at`, and the index after it.
 
     Raises:
-        PatchError: it is not closed, or a line in it belongs to no file.
+        PatchError: the envelope is not closed, or a line in it belongs to no file.
     """
-    opened, edits = at, []
-    begun = lines[at].startswith("*** Begin Patch")
-    at = _past_blanks(lines, at + begun)
-    while at < len(lines) and (found := _FILE.match(lines[at])):
-        end = next((i for i in range(at + 1, len(lines)) if _ends(lines[i], begun)), len(lines))
-        edits.append(_edit(found[1], found[2].strip("`"), lines[at + 1 : end]))
-        at = _past_blanks(lines, end)
+    first_line = at + 1
+    edits: list[FileEdit] = []
+    has_begin = lines[at].startswith("*** Begin Patch")
+    at = _skip_blanks(lines, at + has_begin)
+    while at < len(lines) and (header := _FILE.match(lines[at])):
+        end = next((i for i in range(at + 1, len(lines)) if _ends_file(lines[i], has_begin)), len(lines))
+        edits.append(_file_edit(header[1], header[2].strip("`"), lines[at + 1 : end]))
+        at = _skip_blanks(lines, end)
     closed = at < len(lines) and lines[at].startswith("*** End Patch")
-    if begun and not closed:
-        what = f"{lines[at].strip()[:80]!r} stands there" if at < len(lines) else "the text ends"
+    if has_begin and not closed:
+        obstacle = f"{lines[at].strip()[:80]!r} follows" if at < len(lines) else "the text ends"
         raise PatchError(
-            f"line {opened + 1}: after *** Begin Patch, {what}, where *** Update File, Add File, Delete File or "
+            f"line {first_line}: after *** Begin Patch, {obstacle}, where *** Update File, Add File, Delete File or "
             "*** End Patch was expected; the answer may be cut off"
         )
     return edits, at + closed
 
 
-def _past_blanks(lines: list[str], at: int) -> int:
+def _skip_blanks(lines: list[str], at: int) -> int:
     while at < len(lines) and not lines[at].strip():
         at += 1
     return at
 
 
-def _ends(line: str, begun: bool) -> bool:
+def _ends_file(line: str, has_begin: bool) -> bool:
     if _FILE.match(line) or line.startswith("*** End Patch"):
         return True
-    return not begun and line[:1] not in ("", " ", "+", "-") and not line.startswith(("@@", "*** "))
+    # Without *** Begin Patch there is no closing line: any prose ends the file.
+    return not has_begin and line[:1] not in ("", " ", "+", "-") and not line.startswith(("@@", "*** "))
 
 
-def _edit(verb: str, path: str, body: list[str]) -> FileEdit:
+def _file_edit(verb: str, path: str, body: list[str]) -> FileEdit:
     while body and not body[-1].strip():
         body = body[:-1]
     if verb == "Delete":
         if body:
             raise PatchError(f"{path}: *** Delete File needs no lines, but {body[0][:80]!r} follows")
-        return FileEdit(path, None, "delete", plain=True)
+        return FileEdit(path, None, "delete", prefix_removed=True)
     if verb == "Add":
-        stray = next((line for line in body if not line.startswith("+")), None)
-        if stray is not None:
-            raise PatchError(f"{path}: each line of a file to add begins with +, but {stray[:80]!r} does not")
-        return FileEdit(None, path, "create", hunks=[diff_hunk(body, "new file", "")], plain=True)
-    moved = _MOVE.match(body[0]) if body else None
-    edit = FileEdit(path, path, plain=True, hunks=_hunks(path, body[1:] if moved else body))
-    if moved:
-        edit.action, edit.new = "rename", moved[1]
+        unmarked = next((line for line in body if not line.startswith("+")), None)
+        if unmarked is not None:
+            raise PatchError(f"{path}: each line of a file to add begins with +, but {unmarked[:80]!r} does not")
+        return FileEdit(None, path, "create", hunks=[diff_hunk(body, "new file", "")], prefix_removed=True)
+    move = _MOVE.match(body[0]) if body else None
+    edit = FileEdit(path, path, prefix_removed=True, hunks=_hunks(path, body[1:] if move else body))
+    if move:
+        edit.action, edit.new = "rename", move[1]
     return edit
 
 
@@ -74,7 +76,7 @@ def _hunks(path: str, body: list[str]) -> list[Hunk]:
     hunks: list[Hunk] = []
     heading, rows, at_end = "", list[str](), False
 
-    def close() -> None:
+    def close_hunk() -> None:
         while rows and not rows[-1].strip():
             rows.pop()
         if rows:
@@ -82,9 +84,9 @@ def _hunks(path: str, body: list[str]) -> list[Hunk]:
             hunks.append(replace(diff_hunk(rows, label, heading), at_end=at_end))
         rows.clear()
 
-    for line in [*body, "@@"]:
+    for line in [*body, "@@"]:  # the last one closes the last hunk
         if line.startswith("@@"):
-            close()
+            close_hunk()
             heading, at_end = line.strip("@ "), False
         elif line.rstrip() == "*** End of File":
             at_end = True

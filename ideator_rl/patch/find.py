@@ -1,8 +1,9 @@
-"""Where a hunk stands in a file: exactly, else through drift in whitespace, marks or indentation, never by guess.
+"""Finds the position of a hunk in a file: exactly, else through drift in whitespace, marks or indentation.
 
-A place is taken when it is the only one of its kind.  Among several, a stated line number decides only if it can be
-believed: every hunk of the file that has one place of its own is as far from its number, or, where there is none,
-the numbers of the old and the new file agree.  A heading after @@ decides if only one place stands under it.
+Never by guess: a position is taken if it is the only one of its kind.  Among several, a stated line number decides only
+if it can be trusted: each hunk of the file with a single position has the same distance from its number or, if there is
+no such hunk, the numbers of the old and the new file agree.  A heading after @@ decides if only one position is under
+it.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from functools import cached_property
 from itertools import islice
 
 from ideator_rl.patch.edit import Hunk, PatchError
-from ideator_rl.patch.indent import BLANKS, indented
+from ideator_rl.patch.indent import BLANKS, reindented
 
 _DEFINES = re.compile(r"\s*(?:async\s+)?(?:def|class)\b|[A-Za-z_$]")
 
-MAX_PLACES = 200
-"""Places looked at for one hunk; more are as bad as so many."""
+MAX_POSITIONS = 200
+"""Positions considered for one hunk; with more, it is as ambiguous as with so many."""
 MAX_WORK = 5_000_000
-"""Lines compared for one file: seconds, whatever a patch was made to look like."""
-SHOWN = 8
-"""Lines shown of a hunk, and of the file."""
+"""Lines compared for one file: some seconds, whatever the patch contains."""
+MAX_QUOTED_LINES = 8
+"""Lines of a hunk, and of the file, that a message quotes."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """The index of a hunk's first line, and its added lines as they must read there."""
+class Position:
+    """The index of a hunk's first line in the file, and its added lines as they must read there."""
 
     at: int
     added: tuple[str, ...]
-    mended: bool = False
-    """The indentation drifted."""
-    units: bool = False
-    """Perhaps because the patch is written in other units of indentation."""
+    reindented: bool = False
+    """Whether the indentation of the added lines was corrected."""
+    other_unit: bool = False
+    """Whether the patch may be written in another unit of indentation."""
 
 
-class Lines:
-    """A file's lines, and what they look like without blanks at their ends, worked out once.
+class FileLines:
+    """A file's lines, and their stripped forms, computed once.
 
-    `numbered`: they are those of the codebase, so that line numbers tell something.
+    `numbered`: they are those of the codebase, so that stated line numbers apply to them.
     """
 
     def __init__(self, path: str, lines: list[str], numbered: bool = True) -> None:
@@ -51,18 +52,20 @@ class Lines:
         self.lines = lines
         self.numbered = numbered
         self.work = 0
-        self.found: dict[Hunk, list[Place]] = {}
+        """Lines compared so far."""
+        self.positions: dict[Hunk, list[Position]] = {}
+        """Results of `find_positions`; `locate` narrows them to the positions that a reading of a hunk may have."""
 
     @cached_property
-    def bare(self) -> list[str]:
-        return _bare(self.lines)
+    def right_stripped(self) -> list[str]:
+        return _right_stripped(self.lines)
 
     @cached_property
-    def core(self) -> list[str]:
+    def stripped(self) -> list[str]:
         return [line.strip(BLANKS) for line in self.lines]
 
-    def search(self, hunk: Hunk) -> None:
-        """Account for a search.
+    def count_search(self, hunk: Hunk) -> None:
+        """Add the work of a search.
 
         Raises:
             PatchError: placing the hunks would take minutes.
@@ -75,245 +78,260 @@ class Lines:
             )
 
 
-def places(file: Lines, hunk: Hunk) -> list[Place]:
-    """Every place of the strictest kind that has any.  A looser place at the very line that the hunk states speaks
-    against a strict one elsewhere: then both are returned."""
-    if hunk not in file.found:
-        file.found[hunk] = _places(file, hunk)
-    return file.found[hunk]
+def find_positions(file: FileLines, hunk: Hunk) -> list[Position]:
+    """Every position of the strictest kind that has any.
+
+    A looser position at the very line that the hunk states contradicts a strict one elsewhere: then both are returned.
+    """
+    if hunk not in file.positions:
+        file.positions[hunk] = _search(file, hunk)
+    return file.positions[hunk]
 
 
-def _places(file: Lines, hunk: Hunk) -> list[Place]:
-    file.search(hunk)
+def _search(file: FileLines, hunk: Hunk) -> list[Position]:
+    file.count_search(hunk)
     stated = None if hunk.start is None else hunk.start - 1
-    found: list[Place] = []
-    for kind in (_exact, _trailing, _unmarked, _indented):
-        if not found:
-            found = list(islice(kind(file, hunk, None), MAX_PLACES))
-            if len(found) == MAX_PLACES and stated is not None:
-                found += kind(file, hunk, stated)
-        elif stated is not None and all(place.at != stated for place in found):
-            found += kind(file, hunk, stated)
-    if (hunk.old_cut or hunk.at_end) and len(found) > 1:
-        found = [place for place in found if place.at + len(hunk.old) == len(file.lines)] or found
-    return list(dict.fromkeys(found))
+    positions: list[Position] = []
+    for kind in (_exact, _trailing_blanks, _lost_marks, _other_indent):
+        if not positions:
+            positions = list(islice(kind(file, hunk, None), MAX_POSITIONS))
+            # The stated line may come after the limit.
+            if len(positions) == MAX_POSITIONS and stated is not None:
+                positions += kind(file, hunk, stated)
+        elif stated is not None and all(position.at != stated for position in positions):
+            positions += kind(file, hunk, stated)
+    if (hunk.old_unterminated or hunk.at_end) and len(positions) > 1:
+        positions = [position for position in positions if position.at + len(hunk.old) == len(file.lines)] or positions
+    return list(dict.fromkeys(positions))
 
 
-def stated_places(file: Lines, hunks: list[Hunk]) -> list[Place] | None:
-    """The places that the hunks state, where all stand there exactly and their numbers agree."""
-    spots: list[Place] = []
-    for hunk, at in zip(hunks, _agreed(hunks), strict=True):
+def stated_positions(file: FileLines, hunks: list[Hunk]) -> list[Position] | None:
+    """The positions that the hunks state, if all match there exactly and their numbers agree; else None."""
+    positions: list[Position] = []
+    for hunk, at in zip(hunks, _consistent_indices(hunks), strict=True):
         if at is None or not hunk.old or file.lines[at : at + len(hunk.old)] != hunk.old:
             return None
-        spots.append(Place(at, tuple(hunk.added)))
-    return spots
+        positions.append(Position(at, tuple(hunk.added)))
+    return positions
 
 
-def _windows(keys: list[str], wanted: list[str], only: int | None) -> Iterator[int]:
-    """The indices at which `wanted` stands; `only` this one, if given."""
+def _match_indices(lines: list[str], run: list[str], only: int | None) -> Iterator[int]:
+    """The indices at which `run` is in `lines`; if `only` is given, no other index."""
     at = -1 if only is None else max(-1, only - 1)
-    while wanted:
+    while run:
         try:
-            at = keys.index(wanted[0], at + 1)
+            at = lines.index(run[0], at + 1)
         except ValueError:
             return
         if only is not None and at != only:
             return
-        if keys[at : at + len(wanted)] == wanted:
+        if lines[at : at + len(run)] == run:
             yield at
 
 
-def _bare(lines: list[str]) -> list[str]:
+def _right_stripped(lines: list[str]) -> list[str]:
     return [line.rstrip(BLANKS) for line in lines]
 
 
-def _exact(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
-    return (Place(at, tuple(hunk.added)) for at in _windows(file.lines, hunk.old, only))
+def _exact(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Position]:
+    return (Position(at, tuple(hunk.added)) for at in _match_indices(file.lines, hunk.old, only))
 
 
-def _trailing(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
-    """Blanks at line ends drifted, or line ends are of the other kind."""
+def _trailing_blanks(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Position]:
+    """Positions where blanks at line ends differ, or the kind of line ends."""
     old = hunk.old
-    for at in _windows(file.bare, _bare(old), only):
-        standing = file.lines[at : at + len(old)]
-        pairs = [(text.rstrip("\r"), line.rstrip("\r")) for text, line in zip(old, standing, strict=True)]
-        drifted = [(text, line) for text, line in pairs if text != line]
-        padded = bool(drifted) and all(text.startswith(line) for text, line in drifted)
+    for at in _match_indices(file.right_stripped, _right_stripped(old), only):
+        file_lines = file.lines[at : at + len(old)]
+        pairs = [(text.rstrip("\r"), line.rstrip("\r")) for text, line in zip(old, file_lines, strict=True)]
+        different = [(text, line) for text, line in pairs if text != line]
+        # A patch that adds blanks to every line that differs adds them to its new lines too.
+        padded = bool(different) and all(text.startswith(line) for text, line in different)
         added = [text.rstrip(BLANKS) for text in hunk.added] if padded else hunk.added
-        if not hunk.marked and drifted:
-            added = _kept(hunk, added, standing)
-        yield Place(at, _ended(added, standing))
+        if not hunk.has_marks and different:
+            added = _copied_lines_as_in_file(hunk, added, file_lines)
+        yield Position(at, _with_line_ends(added, file_lines))
 
 
-def _kept(hunk: Hunk, added: list[str], standing: list[str]) -> list[str]:
-    """A block's added lines, those that stand in SEARCH but for blanks at their ends as they stand in the file."""
-    fresh = iter(added)
-    new = [text if mark == " " else next(fresh) for mark, text in hunk.lines if mark != "-"]
-    plus = [mark == "+" for mark, _ in hunk.lines if mark != "-"]
-    matcher = difflib.SequenceMatcher(None, _bare(standing), _bare(new), autojunk=False)
+def _copied_lines_as_in_file(hunk: Hunk, added: list[str], file_lines: list[str]) -> list[str]:
+    """A block's added lines; those that SEARCH has but for blanks at their ends read as in the file."""
+    remaining = iter(added)
+    new = [text if mark == " " else next(remaining) for mark, text in hunk.lines if mark != "-"]
+    is_added = [mark == "+" for mark, _ in hunk.lines if mark != "-"]
+    matcher = difflib.SequenceMatcher(None, _right_stripped(file_lines), _right_stripped(new), autojunk=False)
     for match in matcher.get_matching_blocks():
-        new[match.b : match.b + match.size] = standing[match.a : match.a + match.size]
-    return [text for text, own in zip(new, plus, strict=True) if own]
+        new[match.b : match.b + match.size] = file_lines[match.a : match.a + match.size]
+    return [text for text, keep in zip(new, is_added, strict=True) if keep]
 
 
-def _ended(added: list[str], standing: list[str]) -> tuple[str, ...]:
-    """Added lines with the line ends of the lines they join, where these agree."""
-    ends = {line.endswith("\r") for line in standing}
-    if len(ends) != 1:
+def _with_line_ends(added: list[str], file_lines: list[str]) -> tuple[str, ...]:
+    """Added lines with the line ends of the file's lines around, if these are all of one kind."""
+    has_cr = {line.endswith("\r") for line in file_lines}
+    if len(has_cr) != 1:
         return tuple(added)
-    return tuple(text.removesuffix("\r") + ("\r" if True in ends else "") for text in added)
+    return tuple(text.removesuffix("\r") + ("\r" if True in has_cr else "") for text in added)
 
 
-def _unmarked(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
-    """Context lines that lost the space in front of them."""
-    wanted = [
+def _lost_marks(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Position]:
+    """Positions where context lines match once they get back the space that marks them."""
+    options = [
         {text.rstrip(BLANKS)} | ({f" {text}".rstrip(BLANKS)} if mark == " " else set())
         for mark, text in hunk.lines
         if mark != "+"
     ]
-    keys = file.bare
-    starts = range(len(keys) - len(wanted) + 1 if hunk.marked and wanted else 0)
+    lines = file.right_stripped
+    starts = range(len(lines) - len(options) + 1 if hunk.has_marks and options else 0)
     for at in starts if only is None else (i for i in (only,) if i in starts):
-        if keys[at] in wanted[0] and all(keys[at + i] in texts for i, texts in enumerate(wanted)):
-            yield Place(at, _ended(hunk.added, file.lines[at : at + len(wanted)]))
+        if lines[at] in options[0] and all(lines[at + i] in texts for i, texts in enumerate(options)):
+            yield Position(at, _with_line_ends(hunk.added, file.lines[at : at + len(options)]))
 
 
-def _indented(file: Lines, hunk: Hunk, only: int | None) -> Iterator[Place]:
-    """The indentation drifted in one and the same way; a place comes twice where it may have in two."""
-    old = hunk.old
-    for at in _windows(file.core, [text.strip(BLANKS) for text in old], only):
-        found, units = indented(hunk, file.bare[at : at + len(old)])
-        for added in sorted(found):
-            yield Place(at, _ended(list(added), file.lines[at : at + len(old)]), mended=True, units=units)
+def _other_indent(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Position]:
+    """Positions where the indentation drifted in one way for all lines; one for each way that is possible."""
+    size = len(hunk.old)
+    for at in _match_indices(file.stripped, [text.strip(BLANKS) for text in hunk.old], only):
+        results, other_unit = reindented(hunk, file.right_stripped[at : at + size])
+        for added in sorted(results):
+            ended = _with_line_ends(list(added), file.lines[at : at + size])
+            yield Position(at, ended, reindented=True, other_unit=other_unit)
 
 
-def choose(file: Lines, hunks: list[Hunk]) -> list[Place]:
-    """One place for each hunk, all counted in the same lines.
+def choose_positions(file: FileLines, hunks: list[Hunk]) -> list[Position]:
+    """One position for each hunk, all as indices of the same lines.
 
     Raises:
-        PatchError: for every hunk with no place, or with several and nothing to choose by.
+        PatchError: naming each hunk without a position, or with several and nothing to choose by.
     """
-    if exact := stated_places(file, hunks):
-        return exact
-    found = [places(file, hunk) for hunk in hunks]
-    chosen: list[Place] = []
-    faults: list[tuple[Hunk, list[Place]]] = []
-    for hunk, spots, trusted in zip(hunks, found, _believed(hunks, found), strict=True):
-        if len(spots) > 1 or (spots and not _telling(hunk)):
-            stated = [spot for spot in spots if spot.at == trusted] or _headed(file.lines, hunk, spots)
-            chosen += stated if len(stated) == 1 else []
-            faults += [(hunk, spots)] if len(stated) != 1 else []
-        elif spots:
-            chosen += spots
+    if stated := stated_positions(file, hunks):
+        return stated
+    candidates = [find_positions(file, hunk) for hunk in hunks]
+    chosen: list[Position] = []
+    faults: list[tuple[Hunk, list[Position]]] = []
+    for hunk, positions, trusted in zip(hunks, candidates, _trusted_indices(hunks, candidates), strict=True):
+        if len(positions) > 1 or (positions and not _has_text(hunk)):
+            hinted = [position for position in positions if position.at == trusted]
+            hinted = hinted or _under_heading(file.lines, hunk, positions)
+            if len(hinted) == 1:
+                chosen += hinted
+            else:
+                faults.append((hunk, positions))
+        elif positions:
+            chosen += positions
         else:
             faults.append((hunk, []))
     if faults:
-        said = [_several(file.path, *fault) if fault[1] else _nowhere(file, fault[0]) for fault in faults[:4]]
-        raise PatchError("\n".join(said) + (f"\n… and {len(faults) - 4} more hunks" if len(faults) > 4 else ""))
+        # Only the first messages are written: each one searches the whole file for the closest lines.
+        messages = [
+            _ambiguous(file.path, hunk, positions) if positions else _not_found(file, hunk)
+            for hunk, positions in faults[:4]
+        ]
+        raise PatchError("\n".join(messages) + (f"\n… and {len(faults) - 4} more hunks" if len(faults) > 4 else ""))
     return chosen
 
 
-def _believed(hunks: list[Hunk], found: list[list[Place]]) -> list[int | None]:
-    """For each hunk the index its stated number points to, or None where the number is not to be believed."""
+def _trusted_indices(hunks: list[Hunk], candidates: list[list[Position]]) -> list[int | None]:
+    """For each hunk the index that its stated number means, or None if the number cannot be trusted."""
     drifts = {
-        spots[0].at - hunk.start
-        for hunk, spots in zip(hunks, found, strict=True)
-        if len(spots) == 1 and hunk.start is not None and _telling(hunk)
+        positions[0].at - hunk.start
+        for hunk, positions in zip(hunks, candidates, strict=True)
+        if len(positions) == 1 and hunk.start is not None and _has_text(hunk)
     }
     if not drifts:
-        return _agreed(hunks)
+        return _consistent_indices(hunks)
     if len(drifts) > 1:
         return [None] * len(hunks)
     drift = drifts.pop()
     return [None if hunk.start is None else hunk.start + drift for hunk in hunks]
 
 
-def _agreed(hunks: list[Hunk]) -> list[int | None]:
-    """The stated index of each hunk whose number in the new file is what the hunks before it make of it."""
-    grown = 0
-    agreed: list[int | None] = []
+def _consistent_indices(hunks: list[Hunk]) -> list[int | None]:
+    """The stated index of each hunk; None unless its number in the new file follows from the hunks before it."""
+    growth = 0
+    indices: list[int | None] = []
     for hunk in hunks:
         at = None
         if hunk.start and hunk.new_start is not None:
+            # A hunk with no new lines states the line before it.
             new_start = hunk.new_start if hunk.new else hunk.new_start + 1
-            at = hunk.start - 1 if new_start - hunk.start == grown else None
-        agreed.append(at)
-        grown += len(hunk.new) - len(hunk.old)
-    return agreed
+            at = hunk.start - 1 if new_start - hunk.start == growth else None
+        indices.append(at)
+        growth += len(hunk.new) - len(hunk.old)
+    return indices
 
 
-def _telling(hunk: Hunk) -> bool:
-    """A hunk that looks for nothing but blank lines says nothing about its place."""
+def _has_text(hunk: Hunk) -> bool:
+    """Whether a hunk looks for more than blank lines, which do not determine a position."""
     return any(text.strip() for text in hunk.old)
 
 
-def _headed(lines: list[str], hunk: Hunk, spots: list[Place]) -> list[Place]:
-    """The places that stand under the hunk's heading, read as git writes it: the closest definition above."""
+def _under_heading(lines: list[str], hunk: Hunk, positions: list[Position]) -> list[Position]:
+    """The positions under the hunk's heading, read as git writes it: the closest definition above."""
     heading = hunk.heading.strip()
-    if not heading or not _telling(hunk) or len(spots) > SHOWN:
+    if not heading or not _has_text(hunk) or len(positions) > MAX_QUOTED_LINES:
         return []
 
-    def under(at: int, top: bool) -> bool:
+    def is_under(at: int, top_level: bool) -> bool:
         for line in reversed(lines[:at]):
-            if _DEFINES.match(line) and (line[0].strip() or not top):
+            if _DEFINES.match(line) and (line[0].strip() or not top_level):
                 return line.strip().startswith(heading)
         return False
 
-    return [spot for spot in spots if under(spot.at, True) or under(spot.at, False)]
+    return [position for position in positions if is_under(position.at, True) or is_under(position.at, False)]
 
 
-def _several(path: str, hunk: Hunk, spots: list[Place]) -> str:
-    """The hunk fits at more than one index of the file, or in more than one way at one."""
-    at = sorted({spot.at + 1 for spot in spots})
-    where = ", ".join(map(str, at[:SHOWN])) + (", …" if len(at) > SHOWN else "")
-    if len(at) == 1 and len(spots) > 1:
-        what = f"it would fit at line {where} if its indentation were mended, but that can be done in several ways"
-    elif len(at) == 1:
-        what = "it looks for nothing but blank lines, which say nothing about its place"
+def _ambiguous(path: str, hunk: Hunk, positions: list[Position]) -> str:
+    """The message for a hunk that fits at more than one index of the file, or in more than one way at one."""
+    numbers = sorted({position.at + 1 for position in positions})
+    listed = ", ".join(map(str, numbers[:MAX_QUOTED_LINES])) + (", …" if len(numbers) > MAX_QUOTED_LINES else "")
+    if len(numbers) == 1 and len(positions) > 1:
+        reason = f"it would fit at line {listed} if its indentation were mended, but that can be done in several ways"
+    elif len(numbers) == 1:
+        reason = "it looks for nothing but blank lines, which do not determine its position"
     else:
-        what = f"what it looks for stands at {len(at)} places (lines {where}), and nothing tells which is meant"
+        reason = f"what it looks for is at {len(numbers)} positions (lines {listed}), and nothing decides between them"
     return (
-        f"{path}, {hunk.label}: {what}. Looked for:\n{shown(hunk.old)}\n"
-        "Copy more of the lines around the change, exactly as they stand, until they stand there only once."
+        f"{path}, {hunk.label}: {reason}. Looked for:\n{quote_lines(hunk.old)}\n"
+        "Copy more of the lines around the change, exactly as they are, until they are there only once."
     )
 
 
-def _nowhere(file: Lines, hunk: Hunk) -> str:
-    """The hunk fits nowhere."""
+def _not_found(file: FileLines, hunk: Hunk) -> str:
+    """The message for a hunk that fits nowhere."""
     path, lines = file.path, file.lines
     if not hunk.old:
         return (
-            f"{path}, {hunk.label}: it holds no line of the present file, which has {len(lines)} lines, so nothing "
-            "says where its lines belong. Give at least one line that stands next to the change, unchanged."
+            f"{path}, {hunk.label}: it holds no line of the present file, which has {len(lines)} lines, so its "
+            "position is unknown. Give at least one unchanged line next to the change."
         )
-    near = _nearest(lines, hunk.old)
-    what = f"The closest lines are:\n{near}" if near else f"No line there is like these; it has {len(lines)} lines."
-    return f"{path}, {hunk.label}: these lines do not stand in the file:\n{shown(hunk.old)}\n{what}"
+    closest = _closest_lines(lines, hunk.old)
+    hint = f"The closest lines are:\n{closest}" if closest else f"No line of its {len(lines)} lines is like these."
+    return f"{path}, {hunk.label}: these lines are not in the file:\n{quote_lines(hunk.old)}\n{hint}"
 
 
-def shown(old: list[str]) -> str:
-    more = f"\n    … and {len(old) - SHOWN} more" if len(old) > SHOWN else ""
-    return "\n".join(f"    | {text[:160]}" for text in old[:SHOWN]) + more
+def quote_lines(lines: list[str]) -> str:
+    """The first lines of a hunk for a message."""
+    more = f"\n    … and {len(lines) - MAX_QUOTED_LINES} more" if len(lines) > MAX_QUOTED_LINES else ""
+    return "\n".join(f"    | {text[:160]}" for text in lines[:MAX_QUOTED_LINES]) + more
 
 
-def _nearest(lines: list[str], old: list[str]) -> str:
+def _closest_lines(lines: list[str], old: list[str]) -> str:
     """The run of lines that shares most with `old`, else single lines that share words; with their numbers."""
-    where: dict[str, list[int]] = {}
+    indices_by_text: dict[str, list[int]] = {}
     for index, line in enumerate(lines):
         if line.strip():
-            where.setdefault(line.strip(), []).append(index)
+            indices_by_text.setdefault(line.strip(), []).append(index)
+    # Each common line votes for the start of the run that would put it at its position in the hunk.
     votes: Counter[int] = Counter()
     for offset, text in enumerate(old[:200]):
-        votes.update(max(0, index - offset) for index in where.get(text.strip(), [])[:50])
+        votes.update(max(0, index - offset) for index in indices_by_text.get(text.strip(), [])[:50])
     if votes:
         start = votes.most_common(1)[0][0]
-        best = list(range(start, min(len(lines), start + min(SHOWN, len(old) + 2))))
+        closest = list(range(start, min(len(lines), start + min(MAX_QUOTED_LINES, len(old) + 2))))
     else:
-        wanted = _words(max(old, key=len))
-        shared = Counter({i: len(wanted & _words(line)) for i, line in enumerate(lines)})
-        best = sorted(i for i, count in shared.most_common(3) if count)
-    return "\n".join(f"    {i + 1:>5}| {lines[i][:160]}" for i in best)
+        identifiers = _identifiers(max(old, key=len))
+        shared = Counter({i: len(identifiers & _identifiers(line)) for i, line in enumerate(lines)})
+        closest = sorted(i for i, count in shared.most_common(3) if count)
+    return "\n".join(f"    {i + 1:>5}| {lines[i][:160]}" for i in closest)
 
 
-def _words(line: str) -> set[str]:
+def _identifiers(line: str) -> set[str]:
     return set("".join(c if c.isalnum() or c == "_" else " " for c in line).split())

@@ -1,8 +1,8 @@
-"""May this tree run?  A judgement on the resulting tree alone, whatever the patch was dressed up as.
+"""Judges whether a patched codebase may run: the resulting tree against the rules, whatever form the patch had.
 
 Globs: `*` and `?` stay within one component of a path, and match a leading dot too; `[...]` is a class of
-characters, `[!...]` its opposite; `**` as a component stands for any number of components, none included (at the
-end: for at least one); a glob that ends in `/` means everything below it.
+characters, `[!...]` its complement; `**` as a component matches any number of components, also none (at the end: at
+least one); a glob that ends in `/` matches everything below it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Rules:
     editable: tuple[str, ...]
     """Globs; a file that is changed, new or deleted must match one."""
     protected: tuple[str, ...] = ()
-    """Globs, hidden files included; no file that is changed, new or deleted may match one, in any case of letters."""
+    """Globs, with the hidden files; no file that is changed, new or deleted may match one, in any case of letters."""
     max_files: int = 64
     """Files that may differ."""
     max_bytes: int = 1_000_000
@@ -55,17 +55,18 @@ def rejected(message: str) -> PatchError:
 
 
 def check_name(path: str) -> None:
-    """Refuse a path that is no plain relative one.
+    """Refuse a path that is not plain and relative.
 
     Raises:
         PatchError: "rejected".
     """
-    parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts):
+    components = path.split("/")
+    if any(component in ("", ".", "..") for component in components):
         raise rejected(f"{path!r}: leaves the codebase; a path must be relative, without '..', '.' or empty parts")
     if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in path):
         raise rejected(f"{path!r}: a path may hold no backslash, control or invisible character")
-    if any(_fold(part).rstrip(" .") in (".git", "git~1") for part in parts):
+    # "git~1" is the short name of ".git" on Windows, which also ignores dots and blanks at the end.
+    if any(_fold(component).rstrip(" .") in (".git", "git~1") for component in components):
         raise rejected(f"{path!r}: git's own folder may not be touched")
 
 
@@ -79,15 +80,15 @@ def _judge_path(path: str, rules: Rules) -> None:
     size = len(path.encode())
     if size > rules.max_path:
         raise rejected(f"{path[:60]!r}…: a path of {size} bytes; at most {rules.max_path} are allowed")
-    guard = is_protected(path, rules)
-    if guard is not None:
-        raise rejected(f"{path}: protected by {guard!r}; it may not be added, changed or deleted")
+    glob = is_protected(path, rules)
+    if glob is not None:
+        raise rejected(f"{path}: protected by {glob!r}; it may not be added, changed or deleted")
     if not any(_matches(path, glob) for glob in rules.editable):
         raise rejected(f"{path}: not among the editable files ({', '.join(rules.editable) or 'none'})")
 
 
 def _judge_text(path: str, text: str, rules: Rules) -> int:
-    """The size of a text in bytes, once it is known to be text and small enough."""
+    """The size of a text in bytes; refuses one that is not plain text or is too large."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
@@ -100,19 +101,21 @@ def _judge_text(path: str, text: str, rules: Rules) -> int:
 
 
 def _judge_collisions(tree: Tree) -> None:
+    """Refuse two names, of files or folders, that are one on a disk; and a file that is also a folder."""
     names: dict[str, str] = {}
     for path in sorted(tree):
-        parts = path.split("/")
-        for depth in range(1, len(parts) + 1):
-            name = "/".join(parts[:depth])
-            other = names.setdefault(_fold(name), name)
-            if other != name:
-                raise rejected(f"{path}: {name} and {other} differ only in case, and are one file on some disks")
-            if depth < len(parts) and name in tree:
+        components = path.split("/")
+        for depth in range(1, len(components) + 1):
+            name = "/".join(components[:depth])
+            first_name = names.setdefault(_fold(name), name)
+            if first_name != name:
+                raise rejected(f"{path}: {name} and {first_name} differ only in case, and are one file on some disks")
+            if depth < len(components) and name in tree:
                 raise rejected(f"{path}: {name} is a file, so it cannot be a folder too")
 
 
 def _fold(path: str) -> str:
+    """A path as a disk compares it that ignores case and the form of accents."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
@@ -123,18 +126,19 @@ def _matches(path: str, glob: str) -> bool:
 @lru_cache(maxsize=1024)
 def _compiled(glob: str) -> re.Pattern[str]:
     *folders, name = (glob + "**" if glob.endswith("/") else glob).split("/")
-    pattern = "".join("(?:[^/]+/)*" if part == "**" else "".join(_component(part)) + "/" for part in folders)
-    return re.compile(pattern + (".+" if name == "**" else "".join(_component(name))), re.S)
+    pattern = "".join("(?:[^/]+/)*" if folder == "**" else "".join(_regex(folder)) + "/" for folder in folders)
+    return re.compile(pattern + (".+" if name == "**" else "".join(_regex(name))), re.S)
 
 
-def _component(part: str) -> Iterator[str]:
-    for token in re.findall(r"\[!?\]?[^\]]*\]|.", part, re.S):
+def _regex(component: str) -> Iterator[str]:
+    """One component of a glob, as pieces of a regular expression."""
+    for token in re.findall(r"\[!?\]?[^\]]*\]|.", component, re.S):
         if token == "*":
             yield "[^/]*"
         elif token == "?":
             yield "[^/]"
         elif len(token) > 1:
-            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1:-1].removeprefix("!"))
-            yield f"(?!/)[{'^' if token[1] == '!' else ''}{inside}]"
+            characters = re.sub(r"([\\\[\]^&~|])", r"\\\1", token[1:-1].removeprefix("!"))
+            yield f"(?!/)[{'^' if token[1] == '!' else ''}{characters}]"
         else:
             yield re.escape(token)

@@ -1,7 +1,7 @@
-"""Paths as patches write them, and which file of a tree they mean.
+"""Paths as patches write them, and the file of a tree that each one means.
 
-A path that does not exist is read as another one only if a single file can be meant: the only one of that name, or
-the only one whose path ends alike.  A path that leaves the codebase is rejected, never bent.
+A path that does not exist is read as another one only if a single file can be meant: the only one of that name, or the
+only one with the same last components.  A path that leaves the codebase is rejected, never corrected.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def header_name(line: str) -> str | None:
-    """The path in a `---` or `+++` line, without the time stamp that a tab sets off; None for /dev/null."""
+    """The path in a `---` or `+++` line, without a time stamp after a tab; None for /dev/null."""
     rest = line[4:].rstrip("\r")
-    name = unquote(rest.strip()) if rest.startswith('"') else rest.split("\t", 1)[0]
-    name = name if rest.startswith('"') else name.strip()
+    name = unquote(rest.strip()) if rest.startswith('"') else rest.split("\t", 1)[0].strip()
     return None if name == "/dev/null" else name
 
 
 def diff_git_names(rest: str) -> tuple[str, str]:
     """Both paths of a `diff --git` line."""
     rest = rest.strip()
-    if found := _QUOTED.match(rest):
-        return unquote(found[0]), unquote(rest[found.end() :].strip())
+    if quoted := _QUOTED.match(rest):
+        return unquote(quoted[0]), unquote(rest[quoted.end() :].strip())
+    # Equal halves, but for a/ and b/, are two paths even if they contain spaces.
     half = len(rest) // 2
     if rest[2:half] == rest[half + 3 :]:
         return rest[:half], rest[half + 1 :]
@@ -40,7 +40,7 @@ def diff_git_names(rest: str) -> tuple[str, str]:
 
 
 def path_line(line: str) -> str | None:
-    """The path, where a line holds a path and nothing else but decoration (`**`, backticks, "File:", a colon)."""
+    """The path, if a line holds only a path and decoration (`**`, backticks, "File:", a colon)."""
     bare = re.sub(r"^(?:#+\s*)?(?:\*\*)?(?:[Ff]ile(?:name)?:\s*)?", "", line.strip()).strip("*`'\" ")
     bare = bare.rstrip(":").strip("*`'\" ")
     return bare if ("." in bare.strip(".") or "/" in bare) and _PATH.fullmatch(bare) else None
@@ -51,81 +51,94 @@ def unquote(name: str) -> str:
     if len(name) < 2 or name[0] != '"' or name[-1] != '"':
         return name
 
-    def byte(found: re.Match[bytes]) -> bytes:
-        code = found[1].decode()
+    def unescape(escape: re.Match[bytes]) -> bytes:
+        code = escape[1].decode()
         return bytes([int(code, 8) & 255 if code.isdigit() else _ESCAPES.get(code, ord(code))])
 
-    return _ESCAPED.sub(byte, name[1:-1].encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
+    return _ESCAPED.sub(unescape, name[1:-1].encode("utf-8", "surrogatepass")).decode("utf-8", "replace")
 
 
 def quote(name: str) -> str:
     """A path as git writes it: in C-style quotes where a reader could mistake it."""
     if not re.search(r'[\x00-\x1f\x7f"\\]|^\s|\s$', name):
         return name
-    odd = {c: f"\\{ord(c):03o}" for c in map(chr, (*range(32), 127))} | {'"': '\\"', "\\": "\\\\"}
-    return '"' + "".join(odd.get(c, c) for c in name) + '"'
+    escapes = {c: f"\\{ord(c):03o}" for c in map(chr, (*range(32), 127))} | {'"': '\\"', "\\": "\\\\"}
+    return '"' + "".join(escapes.get(c, c) for c in name) + '"'
 
 
-def meant(tree: Tree, edit: FileEdit) -> str:
-    """The present file that an edit is for: the header's two names must agree on it."""
-    names = list(dict.fromkeys(plain(tree, edit, name) for name in (edit.new, edit.old) if name is not None))
-    present = [name for name in names if name in tree]
-    if len({_stem(name) for name in names}) > 1 or len(present) > 1:
+def target_file(tree: Tree, edit: FileEdit) -> str:
+    """The existing file that an edit is for; the two names in the header must agree on it.
+
+    Raises:
+        PatchError: they do not, or no single file can be meant.
+    """
+    names = list(dict.fromkeys(normal_path(tree, edit, name) for name in (edit.new, edit.old) if name is not None))
+    existing = [name for name in names if name in tree]
+    if len({_stem(name) for name in names}) > 1 or len(existing) > 1:
         raise PatchError(
-            f"the header names two files, {edit.old} and {edit.new}; name one, or say 'rename from' and 'rename to'"
+            f"the header names two files, {edit.old} and {edit.new}; name one, or write 'rename from' and 'rename to'"
         )
-    return present[0] if present else existing(tree, names[-1])
+    return existing[0] if existing else existing_file(tree, names[-1])
 
 
 def _stem(path: str) -> str:
-    """A file's name, without its folder and what backup copies are called."""
+    """A file name without its folder and without the endings of backup copies."""
     return re.sub(r"\.(?:orig|old|bak|new|modified)$|~$", "", path.rsplit("/", 1)[-1])
 
 
-def plain(tree: Tree, edit: FileEdit, name: str) -> str:
-    """A stated path from the root of the codebase; a/ and b/ go where they cannot be a folder's name."""
+def normal_path(tree: Tree, edit: FileEdit, name: str) -> str:
+    """A stated path as one from the root of the codebase, without a/ and b/ where these cannot be a folder.
+
+    Raises:
+        PatchError: "rejected", the path leaves the codebase.
+    """
     if name.startswith("/") or ".." in name.split("/"):
         raise PatchError(f"{name!r}: leaves the codebase; write a path relative to its root", "rejected")
-    if not edit.plain and edit.style == "diff" and name[:2] in ("a/", "b/") and name not in tree:
-        folder = any(path.startswith(name[:2]) for path in tree)
-        name = name if folder and name[2:] not in tree else name[2:]
+    if not edit.prefix_removed and edit.style == "diff" and name[:2] in ("a/", "b/") and name not in tree:
+        folder_exists = any(path.startswith(name[:2]) for path in tree)
+        name = name if folder_exists and name[2:] not in tree else name[2:]
     return re.sub(r"^(?:\./)+", "", name)
 
 
-def moved(tree: Tree, path: str, shifts: dict[str, str]) -> str:
-    """Where a new file goes, if present ones were found elsewhere than the patch said (`shifts`: said -> found).
+def new_file_path(tree: Tree, path: str, corrections: dict[str, str]) -> str:
+    """The path of a new file, when the paths of existing files had to be corrected (stated path -> file).
 
     Raises:
-        PatchError: the folder that was too much is not the same for all, or not this path's.
+        PatchError: the corrections did not all remove the same folder, or the new path does not begin with it.
     """
-    dropped = {said.removesuffix(found) for said, found in shifts.items()}
-    extra = dropped.pop() if len(dropped) == 1 else ""
+    removed = {stated.removesuffix(actual) for stated, actual in corrections.items()}
+    extra = removed.pop() if len(removed) == 1 else ""
     for folder in {extra, "a/", "b/"} if extra in ("a/", "b/") else {extra}:
         if folder.endswith("/") and path.startswith(folder) and not any(name.startswith(folder) for name in tree):
             return path.removeprefix(folder)
-    said, found = next(iter(shifts.items()))
+    stated, actual = next(iter(corrections.items()))
     raise PatchError(
-        f"{path}: where this new file belongs is not certain, because the patch says {said} for {found}; write all "
-        "paths from the root of the codebase"
+        f"{path}: where this new file belongs is not certain, because the patch writes {stated} for {actual}; write "
+        "all paths from the root of the codebase"
     )
 
 
-def existing(tree: Tree, path: str, certain: bool = False) -> str:
-    """The file that a path names: itself, else the only one of its name, else the only one whose path ends alike."""
+def existing_file(tree: Tree, path: str, exact: bool = False) -> str:
+    """The file that a path names: itself, else the only one of its name, else the only one with the same ending.
+
+    Raises:
+        PatchError: there is none or several, or the path must be `exact` and is not.
+    """
     if path in tree:
         return path
-    parts = path.split("/")
-    same = sorted(p for p in tree if p.rsplit("/", 1)[-1] == parts[-1])
-    if not certain and len(same) == 1:
-        return same[0]
-    alike = [p for p in same if _ends_alike(p.split("/"), parts)]
-    if not certain and len(alike) == 1 and len(parts) > 1 and "/" in alike[0]:
-        return alike[0]
-    some = ", ".join(same[:6] or sorted(tree)[:12])
-    what = f"it could be {some}" if same else f"the files are {some}"
-    raise PatchError(f"{path}: no such file; {what}. Write the path as it stands in the codebase")
+    components = path.split("/")
+    namesakes = sorted(file for file in tree if file.rsplit("/", 1)[-1] == components[-1])
+    if not exact and len(namesakes) == 1:
+        return namesakes[0]
+    similar = [file for file in namesakes if _same_ending(file.split("/"), components)]
+    if not exact and len(similar) == 1 and len(components) > 1 and "/" in similar[0]:
+        return similar[0]
+    candidates = ", ".join(namesakes[:6] or sorted(tree)[:12])
+    hint = f"it could be {candidates}" if namesakes else f"the files are {candidates}"
+    raise PatchError(f"{path}: no such file; {hint}. Write the path as it is in the codebase")
 
 
-def _ends_alike(one: list[str], other: list[str]) -> bool:
-    shorter = min(len(one), len(other))
-    return one[-shorter:] == other[-shorter:]
+def _same_ending(first: list[str], second: list[str]) -> bool:
+    """Whether the shorter of two paths is the end of the longer one."""
+    length = min(len(first), len(second))
+    return first[-length:] == second[-length:]

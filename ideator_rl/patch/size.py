@@ -1,4 +1,4 @@
-"""How much a patch changes: a plain measure of an idea's complexity."""
+"""The size of a patch, in changed lines and files: a simple measure of an idea's complexity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 
 
 def patch_size(patch: str) -> tuple[int, int]:
-    """Changed lines (taken away and added) and touched files of a unified diff as records hold it.
+    """The changed lines (removed and added) and the changed files of a unified diff, as records hold it.
 
-    Hunks are read by the counts in their headers: a changed line may look like a file's header.
+    Hunks are read by the counts in their headers, because a changed line may look like a file header.
     """
     lines = files = old = new = 0
     for line in patch.split("\n"):
