@@ -1,4 +1,4 @@
-"""Backends by name, and one scheduler that puts experiments in a bucket while another one runs them."""
+"""Backends by name, and an executor that puts experiments in a bucket while a scheduler runs them."""
 
 import asyncio
 from dataclasses import replace
@@ -16,7 +16,7 @@ from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.registry import UnknownName
 
 
-def test_a_backend_is_known_by_name_or_by_the_path_of_its_class():
+def test_a_backend_is_found_by_name_or_by_the_path_of_its_class():
     assert backend_class("local") is LocalBackend and backend_class("bucket") is WatchedBucket
     assert backend_class("test_backends.Recorded") is Recorded
     with pytest.raises(UnknownName, match="no backends named 'slurmm'"):
@@ -24,24 +24,24 @@ def test_a_backend_is_known_by_name_or_by_the_path_of_its_class():
 
 
 class Recorded(LocalBackend):
-    """The local backend, noting what it was made with."""
+    """The local backend, with a list of its constructor arguments."""
 
-    made: list[tuple[str, int, str]] = []
+    created: list[tuple[str, int, str]] = []
 
     def __init__(self, bucket_url, slots, isolation):
-        self.made.append((bucket_url, slots, isolation))
+        self.created.append((bucket_url, slots, isolation))
         super().__init__(bucket_url, slots, isolation)
 
 
-def test_an_executor_makes_the_backend_that_its_configuration_names(toy_config):
+def test_an_executor_creates_the_backend_of_its_configuration(toy_config):
     executor = Executor(replace(toy_config, backend="test_backends.Recorded"))
     assert isinstance(executor.backend, Recorded)
-    assert Recorded.made[-1] == (toy_config.bucket, 2, "auto")
+    assert Recorded.created[-1] == (toy_config.bucket, 2, "auto")
     assert run(executor.execute(idea("Set x to 1.0."))).status == "succeeded"
 
 
-def test_what_one_puts_in_the_bucket_another_runs(toy_config):
-    """Two parts as on two machines: the executor starts nothing, a scheduler that watches the bucket does."""
+def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy_config):
+    """As on two machines: the executor starts nothing, a scheduler that watches the bucket does."""
     executor = Executor(replace(toy_config, backend="bucket"))
 
     async def scenario():
@@ -56,7 +56,7 @@ def test_what_one_puts_in_the_bucket_another_runs(toy_config):
     assert record.status == "succeeded" and store.count_attempts(executor.bucket, record.id) == 1
 
 
-def test_only_what_was_given_up_is_asked_for_again_and_each_time_anew(toy_config):
+def test_a_retry_is_requested_only_after_an_abandoned_attempt(toy_config):
     bucket = Executor(toy_config).bucket
     request_retry(bucket, "a")
     assert not retry_requested(bucket, "a") and bucket.names("experiments/a") == []

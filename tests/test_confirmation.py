@@ -13,7 +13,7 @@ LINE = 'point = {"x": x, "y": y, "z": z}'
 
 @pytest.fixture
 def wary(toy, tmp_path):
-    """The toy, where a height below 5 is suspicious; its second split stands 0.1 higher."""
+    """The toy, where a height below 5 is suspicious; its second split is 0.1 higher."""
     root = tmp_path / "wary"
     shutil.copytree(toy, root)
     manifest = yaml.safe_load((root / "env.yaml").read_text())
@@ -26,21 +26,21 @@ def wary(toy, tmp_path):
     buffer.close()
 
 
-def test_a_good_result_that_repeats_counts_with_the_worse_of_its_two_values(wary):
+def test_a_suspicious_result_that_repeats_counts_with_the_worse_of_its_two_values(wary):
     record = run(wary.score_patch(replace_line(LINE, 'point = {"x": 1.0, "y": -2.0, "z": 3.0}')))
     assert record.status == "succeeded" and record.seconds["confirm"] > 0
     assert record.metric["first"] == pytest.approx(0.5) and record.metric["second"] == pytest.approx(0.6)
     assert record.metric["value"] == record.metric["second"] and record.reward == pytest.approx(1 / 0.6)
 
 
-def test_a_good_result_that_hangs_on_its_seed_is_invalid(wary):
+def test_a_suspicious_result_that_depends_on_its_seed_is_invalid(wary):
     lucky = 'point = {"x": 1.0, "y": -2.0 + (os.environ["IDEATOR_SEED"] != "0"), "z": 3.0}'
     record = run(wary.score_patch(replace_line(LINE, lucky)))
     assert record.status == "invalid" and record.reward == 0.0 and "did not repeat" in record.error["message"]
     assert record.metric["first"] == pytest.approx(0.5) and record.metric["second"] == pytest.approx(1.6)
 
 
-def test_a_good_result_whose_second_run_crashes_is_invalid(wary):
+def test_a_suspicious_result_whose_second_run_crashes_is_invalid(wary):
     brittle = f'assert os.environ["IDEATOR_SEED"] == "0"; {LINE.replace(": y", ": -2").replace(": x", ": 1")}'
     record = run(wary.score_patch(replace_line(LINE, brittle)))
     assert record.status == "invalid" and record.metric["second"] is None and record.metric["value"] < 5

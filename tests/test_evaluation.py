@@ -1,4 +1,4 @@
-"""The evaluator's library against real scorer processes: honest models pass whatever their build, leaks are caught."""
+"""The evaluator's library with real scorer processes: honest models of any kind pass, leaks are caught."""
 
 import textwrap
 
@@ -124,12 +124,12 @@ def test_an_honest_model_gets_its_loss_without_a_false_alarm(kind, run_of, text)
 
 
 @pytest.mark.parametrize("kind", LEAKS)
-def test_a_model_that_knows_more_than_what_precedes_is_caught(kind, run_of, text):
+def test_a_model_that_sees_beyond_the_preceding_tokens_is_caught(kind, run_of, text):
     with pytest.raises(Implausible, match="saw only what precedes"):
         token_loss(run_of(LEAKS[kind]), text[0], 64, ALWAYS)
 
 
-def test_overlapping_windows_let_neighbours_tell_and_that_is_caught(run_of, text):
+def test_a_leak_through_overlapping_windows_is_caught(run_of, text):
     flat = text[0].reshape(-1)
     overlapping = np.stack([flat[i : i + LENGTH + 1] for i in range(0, len(flat) - LENGTH, 5)])
     neighbours = """
@@ -144,7 +144,7 @@ def test_overlapping_windows_let_neighbours_tell_and_that_is_caught(run_of, text
         token_loss(run_of(neighbours), overlapping, 64, ALWAYS)
 
 
-def test_a_loss_that_gains_nothing_is_not_audited(run_of, text):
+def test_a_loss_above_the_threshold_is_not_audited(run_of, text):
     run = run_of("return lambda tokens: 0 * ahead(tokens)")
     assert token_loss(run, text[0], 64, Audit(tolerance=0.01, below=1.0)) == pytest.approx(np.log(VOCAB), abs=1e-6)
     assert "audit_gap" not in run.notes
@@ -153,8 +153,8 @@ def test_a_loss_that_gains_nothing_is_not_audited(run_of, text):
 def test_a_subsample_scores_the_same_tokens_of_every_model(run_of, text):
     run = run_of("return honest")
     loss = token_loss(run, text[0], 64, ALWAYS, positions=5, seed=3)
-    places = np.sort(np.random.default_rng(3).choice(LENGTH, 5, replace=False))
-    expected = nats(text[1][text[0][:, :-1]], text[0][:, 1:])[:, places].mean()
+    positions = np.sort(np.random.default_rng(3).choice(LENGTH, 5, replace=False))
+    expected = nats(text[1][text[0][:, :-1]], text[0][:, 1:])[:, positions].mean()
     assert loss == pytest.approx(float(expected), abs=1e-6)
     assert run.notes["tokens"] == 5 * len(text[0]) and run.notes["of_tokens"] == LENGTH * len(text[0])
     assert run.notes["bytes"] == 4 * VOCAB * run.notes["tokens"]
@@ -166,7 +166,7 @@ def test_a_leak_is_caught_in_a_subsample_too(run_of, text):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("return lambda tokens: honest(tokens)[:, :-1]", "ValueError"),
         ("return lambda tokens: honest(tokens) * np.nan", "not finite"),
@@ -176,14 +176,14 @@ def test_a_leak_is_caught_in_a_subsample_too(run_of, text):
         ("os._exit(0)", "ended without an answer"),
     ],
 )
-def test_a_model_that_gives_no_usable_logits_has_failed_and_says_nothing_of_its_own(body, said, run_of, text):
-    with pytest.raises(ScorerFailed, match=said) as caught:
+def test_a_model_without_usable_logits_fails_and_its_own_text_is_not_passed_on(body, message, run_of, text):
+    with pytest.raises(ScorerFailed, match=message) as raised:
         token_loss(run_of(body), text[0], 64, ALWAYS)
-    assert "secret" not in str(caught.value)
+    assert "secret" not in str(raised.value)
 
 
-def test_what_is_computed_belongs_to_one_softmax_though_the_logits_change_meanwhile(run_of, text):
-    """A scorer that keeps writing to the shared memory can spoil its loss; it cannot get below an honest one's."""
+def test_each_loss_belongs_to_one_softmax_while_the_logits_change(run_of, text):
+    """A scorer that keeps writing to the shared memory can spoil its loss; it cannot get below an honest loss."""
     body = """
         import threading
         memory = __import__("mmap").mmap(int(__import__("sys").argv[3]), 0)
@@ -201,7 +201,7 @@ def test_what_is_computed_belongs_to_one_softmax_though_the_logits_change_meanwh
     assert loss > 1.0 and np.isfinite(loss)
 
 
-def test_the_memory_cannot_be_shrunk_under_the_evaluators_hands(run_of, text):
+def test_the_shared_memory_cannot_be_shrunk_by_the_scorer(run_of, text):
     body = """
         def shrinks(tokens):
             try: os.ftruncate(int(__import__("sys").argv[3]), 4096)
@@ -212,14 +212,14 @@ def test_the_memory_cannot_be_shrunk_under_the_evaluators_hands(run_of, text):
     assert token_loss(run_of(body), text[0], 64, ALWAYS) == pytest.approx(honest, abs=1e-6)
 
 
-def test_an_answer_that_does_not_fit_is_the_authors_mistake(run_of, monkeypatch):
+def test_a_request_whose_answer_does_not_fit_raises_value_error(run_of, monkeypatch):
     monkeypatch.setattr("ideator_rl.scoring.scoring.SLOT_BYTES", 4096)
     run = run_of("return honest")
     with run.open_scorer() as scorer, pytest.raises(ValueError, match="at most 4096 fit"):
         next(scorer.stream([Request(np.zeros((64, 16), np.int32))]))
 
 
-def test_answers_are_drawn_and_graded_on_this_side(run_of):
+def test_answers_are_drawn_and_graded_by_the_evaluator(run_of):
     count_up = "return lambda t: 9.0 * (np.arange(V) == (t[..., None] + 1) % V).astype(np.float32)"
     run = run_of(count_up)
     prompts = [[1], [4, 5], [9]]
@@ -229,7 +229,7 @@ def test_answers_are_drawn_and_graded_on_this_side(run_of):
     assert grade == pytest.approx(2 / 3) and run.notes["answers"] == 3 and run.notes["tokens"] == 9
 
 
-def test_draws_at_a_temperature_repeat_with_their_seed_and_follow_the_chances(run_of):
+def test_draws_at_a_temperature_follow_the_probabilities_and_repeat_with_their_seed(run_of):
     run = run_of("return lambda t: np.log(np.array([0.7, 0.3] + [1e-9] * 10)) * np.ones((*t.shape, 1))")
 
     def ones(seed):
@@ -238,6 +238,6 @@ def test_draws_at_a_temperature_repeat_with_their_seed_and_follow_the_chances(ru
     assert ones(1) == ones(1) and abs(ones(2) - 0.3) < 0.12
 
 
-def test_a_generator_without_finite_logits_has_failed(run_of):
+def test_a_generator_without_finite_logits_fails(run_of):
     with pytest.raises(ScorerFailed, match="not finite"):
         graded(run_of("return lambda t: honest(t) + np.nan"), [[1]], lambda *_: 1.0, max_tokens=2)

@@ -1,4 +1,4 @@
-"""The simulated fleet: its books balance through kills and outages, and it invents nothing beside what was measured."""
+"""The simulated fleet: its ledger balances through kills and outages, and it refuses a bucket with measured results."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ async def execute(executor, count):
     return await asyncio.gather(*(executor.execute(idea(f"change number {number}")) for number in range(count)))
 
 
-def test_nature_is_the_same_after_a_restart_and_its_shares_and_median_are_what_was_asked_for():
+def test_fates_repeat_after_a_restart_and_follow_the_configured_shares_and_median():
     nature = Nature(median=2.0, sigma=0.8, stragglers=0.05, factor=10.0, lost=0.05, seed=3)
     fates = [nature.fate(f"{number}", 0) for number in range(8000)]
     assert fates == [nature.fate(f"{number}", 0) for number in range(8000)]
@@ -50,7 +50,7 @@ def test_nature_is_the_same_after_a_restart_and_its_shares_and_median_are_what_w
 
 
 @pytest.mark.parametrize("bucket", ["memory://fleet-{}", "file://{}/bucket"])
-def test_slots_are_kept_what_is_lost_is_lost_after_its_tries_and_the_books_balance(tmp_path, monkeypatch, bucket):
+def test_slots_are_respected_and_the_ledger_balances_with_lost_attempts(tmp_path, monkeypatch, bucket):
     ledger = tmp_path / "ledger.jsonl"
     settings = {"median": 0.3, "sigma": 0.5, "lost": 0.2, "stragglers": 0.0, "ledger": str(ledger)}
     monkeypatch.setenv("IDEATOR_FLEET", json.dumps(settings))
@@ -68,13 +68,13 @@ def test_slots_are_kept_what_is_lost_is_lost_after_its_tries_and_the_books_balan
         expected = {"gave up": 3} if record.status == "lost" else {"succeeded": 1}
         assert paid[record.id].outcomes == expected and paid[record.id].starts == sum(expected.values())
         assert store.count_attempts(maker.bucket, record.id) == paid[record.id].starts
-    total = sum(one.seconds for one in paid.values())
+    total = sum(cost.seconds for cost in paid.values())
     assert total == pytest.approx(maker.backend.floor.slot_seconds) and wall >= total / 8
     assert 0.2 < maker.backend.utilisation() <= 1.0
     assert all(record.isolation == "simulated" for record in records if record.status == "succeeded")
 
 
-def test_settings_that_are_not_known_are_told(monkeypatch):
+def test_unknown_settings_raise_with_the_allowed_names(monkeypatch):
     monkeypatch.setenv("IDEATOR_FLEET", '{"medium": 1}')
     with pytest.raises(IdeatorError, match="medium; expected .*median"):
         SimulatedFleet("memory://settings")
@@ -87,7 +87,7 @@ def test_a_bucket_with_measured_results_is_refused():
         Floor(bucket, 1, Nature())
 
 
-def test_an_attempt_that_an_outage_hid_from_its_own_claimer_is_found_again(tmp_path, monkeypatch):
+def test_an_attempt_claimed_during_an_outage_is_recognised_by_its_claimer(tmp_path, monkeypatch):
     bucket = open_bucket(f"file://{tmp_path}/b")
     spec = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
     bucket.create("experiments/a/spec.json", json.dumps(spec | {"created": 0.0, "implement_seconds": 0.0}).encode())
@@ -106,7 +106,7 @@ def test_an_attempt_that_an_outage_hid_from_its_own_claimer_is_found_again(tmp_p
     assert not Floor(bucket, 2, Nature()).start("a")
 
 
-def test_an_outage_takes_the_bucket_from_everybody_and_a_killed_one_is_ended_by_the_next(tmp_path):
+def test_an_outage_hides_the_bucket_from_every_process_and_the_next_process_ends_a_killed_outage(tmp_path):
     bucket = open_bucket(str(tmp_path / "b"))
     bucket.create("x", b"1")
     outage = Outage(tmp_path / "b")
@@ -138,7 +138,7 @@ def start_fleet(bucket, *words):
 
 
 @pytest.mark.slow
-def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balances_its_books(tmp_path, monkeypatch):
+def test_the_ledger_of_a_fleet_balances_through_kills_and_outages(tmp_path, monkeypatch):
     monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.1)
     bucket = f"file://{tmp_path}/bucket"
     outages = ("--outage-every", "0.8", "--outage-seconds", "0.4")
@@ -165,21 +165,21 @@ def test_a_fleet_that_is_killed_again_and_again_and_takes_the_bucket_away_balanc
     paid = books(tmp_path / "bucket.ledger.jsonl")
     assert {record.id for record in records} >= set(paid) and len(paid) == 40
     for record in records:
-        one = paid[record.id]
+        cost = paid[record.id]
         claimed = store.count_attempts(maker.bucket, record.id)
-        ends = sum(one.outcomes.values())
+        ends = sum(cost.outcomes.values())
         # A kill between the claim and the line of the ledger leaves a claim that nothing was paid for.
-        assert one.starts == ends and one.starts <= claimed <= one.starts + kills
+        assert cost.starts == ends and cost.starts <= claimed <= cost.starts + kills
         if record.status == "succeeded":
-            assert one.outcomes["succeeded"] + one.outcomes["killed"] >= 1 and one.outcomes["succeeded"] <= 1
-            assert one.outcomes["gave up"] == 0
+            assert cost.outcomes["succeeded"] + cost.outcomes["killed"] >= 1 and cost.outcomes["succeeded"] <= 1
+            assert cost.outcomes["gave up"] == 0
         else:
             assert record.status == "lost" and claimed >= 3
-    assert sum(one.outcomes["killed"] for one in paid.values()) <= kills * 6
+    assert sum(cost.outcomes["killed"] for cost in paid.values()) <= kills * 6
     assert sum(record.status == "lost" for record in records) <= 15
 
 
-def test_what_the_fleet_gave_up_is_tried_again_when_it_is_proposed_again(tmp_path):
+def test_an_experiment_that_the_fleet_gave_up_is_tried_again_when_proposed_again(tmp_path):
     bucket = f"file://{tmp_path}/bucket"
     fleet = start_fleet(bucket, "--lost", "1.0", "--median", "0.05")
     try:

@@ -1,4 +1,4 @@
-"""Attacks on the executor by the code of an experiment, through the real road; each is withstood."""
+"""Attacks on the executor by the code of an experiment, run as any experiment; none succeeds."""
 
 import asyncio
 import os
@@ -118,7 +118,7 @@ def model(body):
     }
 
 
-def test_what_an_experiment_prints_or_writes_is_not_a_metric(attack):
+def test_output_and_files_of_an_experiment_are_not_a_metric(attack):
     [record] = attack(
         toy("""
             leave(x=3)
@@ -131,7 +131,7 @@ def test_what_an_experiment_prints_or_writes_is_not_a_metric(attack):
     assert record.status == "succeeded" and record.metric["value"] == pytest.approx(4.5)
 
 
-def test_an_artifact_that_is_not_a_few_plain_small_files_is_the_experiments_failure(attack):
+def test_an_artifact_of_other_than_a_few_small_regular_files_fails_the_experiment(attack):
     records = attack(
         toy("os.symlink('/proc/1/environ', A + '/point.json')"),
         toy("os.rename(A, '/workspace/b'); os.symlink('/etc', A)"),
@@ -166,13 +166,17 @@ def test_modules_of_the_codebase_are_not_loaded_before_the_budget_runs(attack):
     assert record.status == "succeeded" and record.seconds["startup"] < 1
 
 
-def test_a_codebase_without_its_script_has_failed(attack):
-    gone, renamed = attack({"train.py": None, "other.py": "x = 1\n"}, {"train.py": None, "main.py": HEAD + "leave()\n"})
-    assert (gone.status, renamed.status) == ("failed", "failed")
+def test_a_codebase_without_its_script_fails(attack):
+    deleted, renamed = attack(
+        {"train.py": None, "other.py": "x = 1\n"}, {"train.py": None, "main.py": HEAD + "leave()\n"}
+    )
+    assert (deleted.status, renamed.status) == ("failed", "failed")
 
 
-def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
-    shown = {Path(name).parts[2] for name in python_folders() if name.startswith("/tmp/")} | {""}  # a checkout there
+def test_an_experiment_cannot_see_or_signal_the_host(attack, tmp_path):
+    python_entries = {Path(name).parts[2] for name in python_folders() if name.startswith("/tmp/")} | {
+        ""
+    }  # a checkout there
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "secret").write_text("secret")
     [record] = attack(
@@ -182,7 +186,7 @@ def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
             others = [pid for pid in os.listdir("/proc") if pid.isdigit() and int(pid) > 50]
             try: os.kill({os.getpid()}, 0); seen.append("parent")
             except OSError: pass
-            print("seen", seen, others, sorted(os.environ), sorted({{*os.listdir("/tmp")}} - {shown!r}))
+            print("seen", seen, others, sorted(os.environ), sorted({{*os.listdir("/tmp")}} - {python_entries!r}))
             leave()
         """)
     )
@@ -190,7 +194,7 @@ def test_nothing_of_the_host_is_seen_or_signalled(attack, tmp_path):
     assert "TMPDIR" not in record.log and record.log.rstrip().endswith("[]")
 
 
-def test_a_namespace_of_its_own_does_not_lift_a_mask():
+def test_a_new_namespace_does_not_lift_a_mask():
     folder = Path(yaml.__file__).resolve().parent
     code = f"""
 import ctypes, os
@@ -208,7 +212,7 @@ print(len(os.listdir({str(folder)!r})), os.listdir("/tmp/x"))
     assert out.split("\n")[:2] == ["-1 -1", "0 []"], errors
 
 
-def test_a_scorer_that_breaks_the_protocol_is_the_experiments_failure(attack, scored):
+def test_a_scorer_that_breaks_the_protocol_fails_the_experiment(attack, scored):
     records = attack(
         model("fd = int(sys.argv[2]); os.write(fd, b'\\0' + b'1234'); os._exit(0)"),
         model("fd = int(sys.argv[2]); os.write(fd, b'\\1' + b'\\xff' * 5000); os._exit(0)"),
@@ -220,29 +224,29 @@ def test_a_scorer_that_breaks_the_protocol_is_the_experiments_failure(attack, sc
     assert all(record.metric is None and record.reward == 0 for record in records)
 
 
-def test_an_answer_before_the_question_is_taken_for_logits_and_nothing_more(attack, scored):
+def test_an_answer_sent_before_the_request_is_read_only_as_logits(attack, scored):
     ahead = "import struct\nos.write(int(sys.argv[2]), b'\\0' + struct.pack('<64f', *[9.0] * 64))\n"
     [record] = attack(model(ahead), environment=scored)
     assert record.status == "succeeded" and record.metric["value"] == pytest.approx(1.0)
 
 
-def test_a_killed_supervisor_takes_its_experiment_along(tmp_path):
+def test_an_experiment_dies_with_its_worker(tmp_path):
     async def killed():
         config = BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
         buffer = open_buffer(config)
         buffer.executor.scheduler.max_attempts = 1
         base = load_environment(TOY).baseline("cpu")
         sleeper = diff(base, base | toy("print('up', flush=True); time.sleep(15); leave()"))
-        asking = asyncio.create_task(buffer.score_patch(sleeper))
+        task = asyncio.create_task(buffer.score_patch(sleeper))
         children = []
-        while not any(b"train.py" in _words(pid) for pid in children) and not asking.done():
+        while not any(b"train.py" in _command_line(pid) for pid in children) and not task.done():
             await asyncio.sleep(0.05)
             for process in buffer.executor.backend._processes.values():
                 children = process_tree.descendants(process.pid)
         os.kill(children[0], signal.SIGKILL)
-        record = await asking
+        record = await task
         for _ in range(60):
-            alive = [pid for pid in children if b"train.py" in _words(pid)]
+            alive = [pid for pid in children if b"train.py" in _command_line(pid)]
             if not alive:
                 break
             await asyncio.sleep(0.05)
@@ -253,7 +257,7 @@ def test_a_killed_supervisor_takes_its_experiment_along(tmp_path):
     assert record.status == "lost" and record.reward is None and alive == []
 
 
-def _words(pid):
+def _command_line(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

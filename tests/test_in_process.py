@@ -1,4 +1,4 @@
-"""The backend in_process: outcomes at once, records as any other's, and refusals."""
+"""The backend in_process: outcomes at once, records like those of other backends, and refusals."""
 
 import asyncio
 import uuid
@@ -16,8 +16,8 @@ from tests.conftest import run
 IMPLEMENTER = "envs.landscape.implementer.TokenEdits"
 
 
-def config(tmp_path, **other):
-    given = {
+def config(tmp_path, **changes):
+    defaults = {
         "environment": "landscape",
         "preset": "s0",
         "bucket": f"memory://{uuid.uuid4()}",
@@ -25,14 +25,14 @@ def config(tmp_path, **other):
         "backend": "in_process",
         "run_dir": str(tmp_path),
     }
-    return BufferConfig(**{**given, **other})
+    return BufferConfig(**{**defaults, **changes})
 
 
 def idea(edits):
     return f"hm hm </think> [Experiment] {edits} [Code Changes] apply [End]"
 
 
-def test_ideas_are_scored_at_once_and_repeated_ones_replayed(tmp_path):
+def test_ideas_are_scored_at_once_and_repeated_ideas_are_replayed(tmp_path):
     buffer = RewardBuffer(config(tmp_path))
     texts = [idea("k00v1 k01v2"), idea("k01v2 k00v1"), "no idea", idea("k00v1 k01v2")]
     good, unsorted, _, again = run(buffer.score(texts))
@@ -45,48 +45,48 @@ def test_ideas_are_scored_at_once_and_repeated_ones_replayed(tmp_path):
     buffer.close()
 
 
-def test_a_run_that_breaks_is_a_failure_of_the_idea(tmp_path):
+def test_a_run_that_breaks_fails_the_idea(tmp_path):
     buffer = RewardBuffer(config(tmp_path, bucket=f"file://{tmp_path}/bucket"))
     texts = [idea(" ".join(f"k{knob:02d}v{value}" for knob in range(4, 14))) for value in range(4)]
     broken = [record for record in run(buffer.score(texts)) if record.status == FAILED]
     assert broken and all(record.reward == 0.0 and record.tree and record.metric is None for record in broken)
     buffer.close()
-    other = RewardBuffer(config(tmp_path, bucket=f"file://{tmp_path}/bucket"))
-    assert all(record.replayed for record in run(other.score(texts)))
-    other.close()
+    reopened = RewardBuffer(config(tmp_path, bucket=f"file://{tmp_path}/bucket"))
+    assert all(record.replayed for record in run(reopened.score(texts)))
+    reopened.close()
 
 
 def test_every_backend_gives_an_idea_the_same_outcome(tmp_path):
-    here = Executor(config(tmp_path))
-    there = Executor(config(tmp_path, bucket=f"file://{tmp_path}/bucket", backend="local", slots=2))
+    in_process_executor = Executor(config(tmp_path))
+    local_executor = Executor(config(tmp_path, bucket=f"file://{tmp_path}/bucket", backend="local", slots=2))
 
     async def both(executor):
         return [await executor.execute(idea(edits), replicate=1) for edits in ("k00v1 k01v2", "k04v0 k09v3")]
 
-    for one, other in zip(run(both(here)), run(both(there)), strict=True):
-        assert (one.status, one.metric, one.reward) == (other.status, other.metric, other.reward)
-        assert one.id != other.id and one.tree == other.tree
+    for ours, local in zip(run(both(in_process_executor)), run(both(local_executor)), strict=True):
+        assert (ours.status, ours.metric, ours.reward) == (local.status, local.metric, local.reward)
+        assert ours.id != local.id and ours.tree == local.tree
 
 
-def test_codebases_that_are_code_are_refused(tmp_path, toy):
+def test_an_environment_whose_codebases_are_code_is_refused(tmp_path, toy):
     with pytest.raises(IdeatorError, match="its codebases are code"):
         Executor(config(tmp_path, environment=str(toy), preset="cpu", implementer="rules"))
 
 
-def test_what_no_trusted_implementer_wrote_is_refused(tmp_path):
+def test_a_codebase_without_a_trusted_implementer_is_refused(tmp_path):
     patch = "--- a/edits.yaml\n+++ b/edits.yaml\n@@ -1 +1,2 @@\n # Settings that differ from the default, one a line, such as k07: 0\n+k00: 1\n"
     with pytest.raises(IdeatorError, match="a trusted implementer"):
         asyncio.run(Executor(config(tmp_path)).execute_patch(patch))
     direct = Executor(config(tmp_path, implementer="direct"))
     with pytest.raises(IdeatorError, match="a trusted implementer"):
         asyncio.run(direct.execute(f"[Experiment] by hand [Code Changes]\n{patch}\n[End]"))
-    assert direct.bucket.names("experiments") == [], "what was refused would wait in the bucket for ever"
+    assert direct.bucket.names("experiments") == [], "a refused codebase would wait in the bucket for ever"
 
 
-@pytest.mark.parametrize(("value", "kept"), [(float("nan"), None), (float("inf"), None), (7.0, 7.0)])
-def test_a_value_that_is_not_believed_is_invalid_and_kept_only_if_it_is_a_number(tmp_path, monkeypatch, value, kept):
+@pytest.mark.parametrize(("value", "recorded"), [(float("nan"), None), (float("inf"), None), (7.0, 7.0)])
+def test_an_implausible_value_is_invalid_and_recorded_only_if_finite(tmp_path, monkeypatch, value, recorded):
     evaluator = SimpleNamespace(measured=lambda tree, settings, replicate: value)
     monkeypatch.setattr(in_process, "load_trusted", lambda path: evaluator)
     record = asyncio.run(Executor(config(tmp_path)).execute(idea("k00v1")))
     assert record.status == INVALID and "outside the plausible range" in record.error["message"]
-    assert (record.metric and record.metric["value"]) == kept
+    assert (record.metric and record.metric["value"]) == recorded

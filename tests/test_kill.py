@@ -1,4 +1,4 @@
-"""Kill -9 at random moments, resume, and compare with a run that nobody touched."""
+"""Kill -9 at random moments, resume, and compare with an uninterrupted run."""
 
 import json
 import os
@@ -48,8 +48,8 @@ def zygote():
 
 
 @pytest.fixture(scope="module")
-def untouched(zygote, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("untouched") / "run"
+def uninterrupted(zygote, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     before = time.monotonic()
     assert zygote.ask(wait=zygote.start(folder)) == 0, Path(f"{folder}.log").read_text()
     return folder, time.monotonic() - before
@@ -68,40 +68,42 @@ def rollouts(folder):
         return db.execute(rows).fetchall()
 
 
-def kill_and_resume(zygote, folder, length, kills, seed, also_supervisors):
-    """Returns how many supervisors were killed as well."""
-    rng, supervisors, resume = random.Random(seed), 0, []
+def kill_and_resume(zygote, folder, length, kills, seed, also_workers):
+    """Returns how many workers were killed as well."""
+    rng, workers, resume = random.Random(seed), 0, []
     for _ in range(kills):
         pid = zygote.start(folder, *resume)
         time.sleep(rng.uniform(0.1, length * 0.9))
         bucket = open_bucket(f"file://{folder}/bucket")
-        held = [h for id in bucket.names("experiments") if (h := store.running_claim(bucket, id))]
+        claimed = [c for id in bucket.names("experiments") if (c := store.running_claim(bucket, id))]
         os.kill(pid, signal.SIGKILL)
-        if also_supervisors and held:
-            victim = rng.choice(held)
+        if also_workers and claimed:
+            victim = rng.choice(claimed)
             os.kill(victim["pid"], signal.SIGKILL)
-            supervisors += 1
+            workers += 1
         assert zygote.ask(wait=pid) in (-signal.SIGKILL, 0)
         resume = ["--resume"]
     assert zygote.ask(wait=zygote.start(folder, "--resume")) == 0, Path(f"{folder}.log").read_text()[-3000:]
-    return supervisors
+    return workers
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_experiments_of_an_untouched_one(zygote, untouched, tmp_path):
-    reference, length = untouched
+def test_a_run_killed_at_random_moments_ends_with_the_experiments_of_an_uninterrupted_run(
+    zygote, uninterrupted, tmp_path
+):
+    reference, length = uninterrupted
     folder = tmp_path / "run"
-    kill_and_resume(zygote, folder, length, kills=3, seed=random.randrange(10**6), also_supervisors=False)
+    kill_and_resume(zygote, folder, length, kills=3, seed=random.randrange(10**6), also_workers=False)
     assert claims(folder) == claims(reference)
     assert set(claims(folder).values()) == {1}
     assert rollouts(folder) == rollouts(reference)
 
 
 @pytest.mark.slow
-def test_ten_kills_of_trainer_and_supervisors_pay_again_only_for_what_was_killed(zygote, untouched, tmp_path):
-    reference, length = untouched
+def test_ten_kills_of_trainer_and_workers_repeat_only_the_killed_experiments(zygote, uninterrupted, tmp_path):
+    reference, length = uninterrupted
     folder = tmp_path / "run"
     seed = random.randrange(10**6)
-    killed = kill_and_resume(zygote, folder, length, kills=10, seed=seed, also_supervisors=True)
+    killed = kill_and_resume(zygote, folder, length, kills=10, seed=seed, also_workers=True)
     assert set(claims(folder)) == set(claims(reference)), f"seed {seed}"
     assert sum(claims(folder).values()) <= len(claims(reference)) + killed
     assert rollouts(folder) == rollouts(reference)

@@ -1,4 +1,4 @@
-"""Outcomes that come when nobody waits any more: after a quorum, after a crash, many at once."""
+"""Outcomes that arrive when no caller waits any more: after a quorum, after a crash, many at once."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ async def quorum(buffer, completions, enough, step=0):
     return taken
 
 
-def test_who_stops_waiting_cancels_nothing_and_late_outcomes_reach_journal_history_and_counts(config):
+def test_late_outcomes_reach_the_journal_after_the_caller_stopped_waiting(config):
     buffer = RewardBuffer(config)
 
     async def scenario():
@@ -78,7 +78,7 @@ def test_who_stops_waiting_cancels_nothing_and_late_outcomes_reach_journal_histo
     buffer.close()
 
 
-def test_a_wait_that_is_cancelled_leaves_the_experiments_running(config):
+def test_cancelling_a_wait_leaves_the_experiments_running(config):
     buffer = RewardBuffer(config)
 
     async def scenario():
@@ -91,7 +91,7 @@ def test_a_wait_that_is_cancelled_leaves_the_experiments_running(config):
     buffer.close()
 
 
-def test_what_a_dead_process_left_is_settled_in_its_rows_but_for_the_steps_that_are_proposed_again(config):
+def test_rows_of_a_dead_process_are_settled_except_for_steps_that_are_proposed_again(config):
     first = RewardBuffer(config)
     run(quorum(first, [*ideas(4), "no idea"], 2, step=3))  # the loop dies here
     run(quorum(first, ideas(4, first=10), 1, step=4))
@@ -100,7 +100,7 @@ def test_what_a_dead_process_left_is_settled_in_its_rows_but_for_the_steps_that_
     left = [row[:2] for row in before if row[2] == "running"]
     assert {row[0] for row in left} == {3, 4}
     buffer = RewardBuffer(config)
-    known = len(buffer.history)
+    history_before = len(buffer.history)
 
     async def scenario():
         taken = buffer.reattach({4})
@@ -114,13 +114,13 @@ def test_what_a_dead_process_left_is_settled_in_its_rows_but_for_the_steps_that_
     assert [row[:2] for row in after] == [row[:2] for row in before]
     assert {row[2] for row in after if row[0] == 3} <= {"succeeded", "malformed"}
     assert [row for row in after if row[0] == 4] == [row for row in before if row[0] == 4]
-    assert len(buffer.history) - known == taken
+    assert len(buffer.history) - history_before == taken
     records = run(buffer.score(ideas(4), step=3))
     assert all(record.replayed for record in records)
     buffer.close()
 
 
-def test_a_row_that_was_given_to_another_completion_is_not_overwritten_by_a_late_outcome(config):
+def test_a_late_outcome_does_not_overwrite_a_row_of_another_completion(config):
     first = RewardBuffer(replace(config, backend="bucket"))
     run(quorum(first, ["no idea", *ideas(1)], 1, step=0))
     first.close()
@@ -171,15 +171,17 @@ asyncio.run(main())
 
 
 def test_a_killed_proposer_leaves_no_orphan_and_no_experiment_runs_twice(config, tmp_path):
-    """Real processes: one that proposes and is killed, a fleet that goes on, and the next life that takes up the rest."""
-    words = [config.environment, config.preset, config.bucket, config.run_dir]
+    """Real processes: one that proposes and is killed, a fleet that goes on, and the next process, which resumes the rest."""
+    arguments = [config.environment, config.preset, config.bucket, config.run_dir]
     environment = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE}"}
     fleet = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.fleet", "--bucket", config.bucket, "--slots", "3", "--median", "0.3", "--sigma", "0.3", "--lost", "0", "--stragglers", "0"],
         env=environment, cwd=HERE.parent, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        proposer = subprocess.Popen([sys.executable, "-c", PROPOSER, *words], env=environment, stdout=subprocess.PIPE)
+        proposer = subprocess.Popen(
+            [sys.executable, "-c", PROPOSER, *arguments], env=environment, stdout=subprocess.PIPE
+        )
         proposer.stdout.readline()
         time.sleep(0.8)
         proposer.send_signal(signal.SIGKILL)
@@ -200,7 +202,7 @@ def test_a_killed_proposer_leaves_no_orphan_and_no_experiment_runs_twice(config,
         fleet.wait()
 
 
-def test_outcomes_known_together_are_written_in_a_few_transactions_and_are_on_disk_when_entered(tmp_path):
+def test_outcomes_that_arrive_together_are_written_in_a_few_transactions(tmp_path):
     class CountingJournal(Journal):
         sizes: list[int] = []
 
@@ -251,7 +253,7 @@ def test_an_outcome_that_cannot_be_written_raises_where_it_is_awaited(tmp_path):
     journal.close()
 
 
-def test_a_journal_of_an_earlier_version_is_opened_and_goes_on(tmp_path):
+def test_a_journal_of_an_earlier_version_can_be_opened_and_extended(tmp_path):
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         db.execute(
             "create table rollouts (step integer, rank integer, position integer, completion text, thought text, "

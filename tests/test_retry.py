@@ -1,4 +1,4 @@
-"""Outages are waited out; only those longer than the patience lose anything."""
+"""Outages of the bucket are waited out; only one beyond the limit loses experiments."""
 
 import asyncio
 import json
@@ -29,17 +29,17 @@ AWAY = BucketError("away.")
 
 
 def until(moment, error=AWAY):
-    """Work that fails until a moment of the monotonic clock."""
+    """A function that fails until a moment of the monotonic clock."""
 
-    def work():
+    def function():
         if time.monotonic() < moment:
             raise error
         return "done"
 
-    return work
+    return function
 
 
-def test_many_wait_out_one_outage_with_one_line_at_each_end_and_the_loop_goes_on(quick, caplog):
+def test_many_callers_wait_out_one_outage_with_two_log_lines_and_a_free_event_loop(quick, caplog):
     caplog.set_level(logging.INFO)
     steps = []
 
@@ -57,31 +57,31 @@ def test_many_wait_out_one_outage_with_one_line_at_each_end_and_the_loop_goes_on
     assert "full" in caplog.records[0].message and "no call is waiting" in caplog.records[1].message
 
 
-def test_an_outage_beyond_the_patience_is_told_with_its_cause(quick):
+def test_an_outage_beyond_the_limit_raises_with_its_cause(quick):
     began = time.monotonic()
     with pytest.raises(RetriesExhausted, match="away"):
         run(Retry("file:///b", 0.3).call(until(began + 60)))
     assert 0.3 <= time.monotonic() - began < 2
 
 
-def test_without_patience_the_first_failure_counts_and_nothing_is_said(caplog):
+def test_a_limit_of_zero_raises_at_the_first_failure_and_logs_nothing(caplog):
     calls = []
 
-    def work():
+    def function():
         calls.append(1)
         raise PermissionError(13, "not yours")
 
     with pytest.raises(RetriesExhausted, match="not yours"):
-        run(Retry("file:///b", 0.0).call(work))
+        run(Retry("file:///b", 0.0).call(function))
     assert calls == [1] and not caplog.records
 
 
-def test_a_bug_is_no_outage():
+def test_an_error_that_is_no_outage_is_raised_at_once():
     with pytest.raises(KeyError):
         run(Retry("file:///b", 60).call(until(float("inf"), KeyError("bug"))))
 
 
-def test_waits_double_up_to_a_minute_and_are_drawn_from_their_upper_half():
+def test_waits_double_up_to_a_minute_and_are_drawn_from_the_upper_half():
     random.seed(0)
     backoff = Backoff(Retry("x", 1e9))
     waits = [backoff.next_wait(BucketError("away")) for _ in range(12)]
@@ -105,14 +105,12 @@ def fleet(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("begins", [0.0, 0.01, 0.1, 0.3])
-def test_a_bucket_that_goes_and_comes_back_loses_nothing_and_nothing_is_asked_or_run_twice(
-    fleet, tmp_path, quick, begins
-):
+def test_an_outage_of_the_bucket_loses_no_idea_and_runs_none_twice(fleet, tmp_path, quick, begins):
     executor = Executor(fleet)
 
     async def scenario():
-        words = [idea(f"x = {number}.5") for number in range(6)] + ["no idea"]
-        tasks = [asyncio.create_task(executor.execute(text)) for text in words]
+        texts = [idea(f"x = {number}.5") for number in range(6)] + ["no idea"]
+        tasks = [asyncio.create_task(executor.execute(text)) for text in texts]
         await asyncio.sleep(begins)
         (tmp_path / "bucket").rename(tmp_path / "away")
         await asyncio.sleep(0.7)
@@ -127,7 +125,7 @@ def test_a_bucket_that_goes_and_comes_back_loses_nothing_and_nothing_is_asked_or
     assert sum(len(executor.bucket.names(f"experiments/{id}/attempts")) for id in ids) == 6
 
 
-def test_an_outage_beyond_the_patience_makes_lost_records_not_errors(fleet, tmp_path, quick):
+def test_an_outage_beyond_the_limit_gives_lost_records_instead_of_errors(fleet, tmp_path, quick):
     executor = Executor(replace(fleet, outage_patience=0.3))
 
     async def scenario():
@@ -143,7 +141,7 @@ def test_an_outage_beyond_the_patience_makes_lost_records_not_errors(fleet, tmp_
 
 
 class Broken:
-    """Scripted: one idea meets a bug of the implementer's, any other is implemented."""
+    """Scripted: one idea meets a bug of the implementer, any other is implemented."""
 
     name, trusted = "broken", True
 
@@ -158,7 +156,7 @@ class Broken:
         return await ScriptedImplementer().implement(idea, base, environment, preset)
 
 
-def test_a_bug_met_by_one_idea_loses_that_idea_alone(fleet):
+def test_a_bug_in_the_implementer_loses_only_the_idea_that_met_it(fleet):
     executor = Executor(replace(fleet, implementer="test_retry.Broken"))
 
     async def both():
@@ -168,7 +166,7 @@ def test_a_bug_met_by_one_idea_loses_that_idea_alone(fleet):
     assert lost.status == "lost" and "ZeroDivisionError" in lost.error["message"] and good.status == "succeeded"
 
 
-def test_an_endpoint_that_is_down_for_a_while_costs_time_only_and_one_that_stays_down_is_asked_again_later(
+def test_an_idea_survives_a_short_outage_of_the_llm_endpoint_and_can_be_tried_again_after_a_long_one(
     fleet, monkeypatch
 ):
     monkeypatch.setattr(client, "BACKOFF", 0.05)

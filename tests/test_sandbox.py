@@ -28,9 +28,9 @@ def started(box, argv, mounts, cwd, **options):
 
 
 @sealed
-def test_the_sandbox_runs_python_as_an_unprivileged_user_alone():
-    done = inside("import os; print(os.getuid() != 0, len(os.listdir('/proc')) > 5, os.getpid() < 100)")
-    assert done.stdout.split() == ["True", "True", "True"], done.stderr
+def test_the_sandbox_runs_python_as_an_unprivileged_user_without_other_processes():
+    process = inside("import os; print(os.getuid() != 0, len(os.listdir('/proc')) > 5, os.getpid() < 100)")
+    assert process.stdout.split() == ["True", "True", "True"], process.stderr
 
 
 @sealed
@@ -47,12 +47,12 @@ def test_the_sandbox_runs_python_as_an_unprivileged_user_alone():
         "import os; os.setuid(0)",
     ],
 )
-def test_what_would_leave_the_sandbox_raises(attack):
+def test_an_attempt_to_leave_the_sandbox_fails(attack):
     assert inside(attack).returncode == 1
 
 
 @sealed
-def test_only_mounted_folders_are_seen_and_masked_ones_are_empty(tmp_path):
+def test_only_mounted_folders_are_visible(tmp_path):
     for name in ("public", "work", "secret"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
@@ -65,8 +65,8 @@ def test_only_mounted_folders_are_seen_and_masked_ones_are_empty(tmp_path):
         "try: open('/data/file', 'w')\n"
         "except OSError: print('read-only')\n" % (tmp_path / "secret")
     )
-    done = inside(code, mounts, cwd="/workspace")
-    assert done.stdout.split() == ["public", "False", "read-only"], done.stderr
+    process = inside(code, mounts, cwd="/workspace")
+    assert process.stdout.split() == ["public", "False", "read-only"], process.stderr
     assert (tmp_path / "work" / "out").read_text() == "hello"
 
 
@@ -75,8 +75,8 @@ def test_masked_packages_cannot_be_read():
     import yaml
 
     folder = sandbox.Path(yaml.__file__).parent
-    done = inside(f"import os; print(len(os.listdir(r'{folder}')))", Mounts(masked=(folder,)))
-    assert done.stdout.strip() == "0", done.stderr
+    process = inside(f"import os; print(len(os.listdir(r'{folder}')))", Mounts(masked=(folder,)))
+    assert process.stdout.strip() == "0", process.stderr
 
 
 @sealed
@@ -86,21 +86,25 @@ def test_the_environment_of_the_caller_does_not_reach_the_sandbox(monkeypatch):
 
 
 @sealed
-def test_users_and_hosts_are_ours_and_not_the_machines():
+def test_users_and_hosts_of_the_machine_are_not_visible():
     code = "import getpass, socket; print(open('/etc/passwd').read().count('\\n'), getpass.getuser(),"
-    done = inside(code + " socket.gethostbyname('localhost'), socket.gethostname())")
-    assert done.stdout.split() == ["2", "experiment", "127.0.0.1", "experiment"], done.stderr
+    process = inside(code + " socket.gethostbyname('localhost'), socket.gethostname())")
+    assert process.stdout.split() == ["2", "experiment", "127.0.0.1", "experiment"], process.stderr
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not sandbox._has_own_uids(), reason="only root has users to give away")
-def test_every_supervisor_has_a_user_of_its_own_and_scorers_another_one():
+def test_each_worker_process_has_a_user_of_its_own():
     code = "from ideator_rl.sandbox.sandbox import BWRAP, experiment_uid; print(experiment_uid(BWRAP))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert inside("import os; print(os.getuid())").stdout.strip() == str(sandbox.experiment_uid(BWRAP)) != other.strip()
+    other_uid = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (
+        inside("import os; print(os.getuid())").stdout.strip()
+        == str(sandbox.experiment_uid(BWRAP))
+        != other_uid.strip()
+    )
 
 
 @sealed
-def test_the_machines_network_is_there_only_if_it_is_asked_for():
+def test_the_network_of_the_machine_is_reachable_only_on_request():
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), timeout=2)"
         assert inside(code).returncode == 1
@@ -128,18 +132,18 @@ FORBIDDEN = {
 
 
 @filtered
-@pytest.mark.parametrize("what", FORBIDDEN)
-def test_the_filter_refuses(what):
+@pytest.mark.parametrize("call", FORBIDDEN)
+def test_the_filter_refuses(call):
     numbers = {"x86_64": {"keyctl": 250, "clone": 56}, "aarch64": {"keyctl": 219, "clone": 220}}[platform.machine()]
     code = "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
-    code += f"print({FORBIDDEN[what].format(**numbers)}, ctypes.get_errno())"
-    words = ("memory", "clone3", "old", "a kernel's", "an ear")
-    codes = [errno.ENOSYS if what.startswith(words) else errno.EAFNOSUPPORT if "socket" in what else errno.EPERM]
+    code += f"print({FORBIDDEN[call].format(**numbers)}, ctypes.get_errno())"
+    absent = ("memory", "clone3", "old", "a kernel's", "an ear")
+    codes = [errno.ENOSYS if call.startswith(absent) else errno.EAFNOSUPPORT if "socket" in call else errno.EPERM]
     assert inside(code).stdout.split() == ["-1", *map(str, codes)]
 
 
 @filtered
-def test_calls_of_the_32_bit_kind_end_the_process_or_fail():
+def test_x32_system_calls_fail():
     if platform.machine() != "x86_64":
         pytest.skip("no x32 calls on this architecture")
     code = "import ctypes; print(ctypes.CDLL(None, use_errno=True).syscall(0x40000000 + 39), ctypes.get_errno())"
@@ -159,14 +163,14 @@ def test_calls_of_the_32_bit_kind_end_the_process_or_fail():
         "import signal; signal.signal(signal.SIGTERM, lambda *_: print('fine')); signal.raise_signal(signal.SIGTERM)",
     ],
 )
-def test_the_filter_leaves_ordinary_programs_alone(ordinary):
-    done = inside(ordinary, counted=True)
-    assert done.stdout.strip() == "fine", done.stderr
+def test_ordinary_programs_run_under_the_filter(ordinary):
+    process = inside(ordinary, counted=True)
+    assert process.stdout.strip() == "fine", process.stderr
 
 
 @filtered
 @pytest.mark.parametrize("counted", [True, False])
-def test_who_is_counted_cannot_ignore_the_end_of_children(counted):
+def test_a_process_whose_cpu_time_counts_cannot_ignore_the_end_of_children(counted):
     code = (
         "import os, signal\n"
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
@@ -180,7 +184,7 @@ def test_who_is_counted_cannot_ignore_the_end_of_children(counted):
 @filtered
 @pytest.mark.parametrize("silent", [True, False])
 @pytest.mark.parametrize("lock", ["flock(f, 2)", "lockf(f, 1)", "fcntl(f, 37, struct.pack('hhqqi4x', 0, 0, 5, 1, 0))"])
-def test_locks_on_files_that_all_see_are_taken_only_by_who_knows_no_secrets(lock, silent, tmp_path):
+def test_a_silent_process_cannot_lock_files_that_other_sandboxes_see(lock, silent, tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
     (shared / "file").write_text("x" * 9)
@@ -203,24 +207,24 @@ def test_locks_on_files_that_all_see_are_taken_only_by_who_knows_no_secrets(lock
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("silent", [True, False])
-def test_the_filter_has_the_form_that_the_kernel_takes(machine, silent):
+def test_the_filter_is_a_valid_program_for_the_kernel(machine, silent):
     filter = seccomp.program(machine, memfd=False, counted=True, silent=silent)
-    instructions = [struct.unpack_from("=HBBI", filter, place) for place in range(0, len(filter), 8)]
-    for place, (code, when_true, when_false, _) in enumerate(instructions):
+    instructions = [struct.unpack_from("=HBBI", filter, offset) for offset in range(0, len(filter), 8)]
+    for index, (code, when_true, when_false, _) in enumerate(instructions):
         if code not in (0x20, 0x06):
-            assert place + 1 + max(when_true, when_false) < len(instructions)
+            assert index + 1 + max(when_true, when_false) < len(instructions)
     assert instructions[-1][0] == 0x06 and len(instructions) < 4096
 
 
 @sealed
-def test_without_a_filter_the_level_says_so(monkeypatch):
+def test_without_a_filter_the_level_is_namespaces(monkeypatch):
     monkeypatch.setattr(seccomp, "supported", lambda: False)
-    found = best_sandbox.__wrapped__()
-    assert found.level == NAMESPACES and "no table" in found.reason
-    assert found.proved["no network"] and not found.proved["CPU time of children counted"]
+    chosen = best_sandbox.__wrapped__()
+    assert chosen.level == NAMESPACES and "no table" in chosen.reason
+    assert chosen.proved["no network"] and not chosen.proved["CPU time of children counted"]
 
 
-def test_foreign_code_is_refused_where_no_sandbox_works(monkeypatch):
+def test_untrusted_code_is_refused_where_no_sandbox_works(monkeypatch):
     monkeypatch.setattr(choose, "best_sandbox", lambda: Sandbox(NONE, "broken here"))
     with pytest.raises(SandboxError, match="broken here.*isolation: none"):
         choose_sandbox("auto", trusted=False)
@@ -228,6 +232,6 @@ def test_foreign_code_is_refused_where_no_sandbox_works(monkeypatch):
     assert choose_sandbox("none", trusted=False).level == NONE
 
 
-def test_an_unknown_isolation_is_one_clear_sentence():
+def test_an_unknown_isolation_raises_with_the_allowed_values():
     with pytest.raises(SandboxError, match="expected 'auto' or 'none'"):
         choose_sandbox("docker", trusted=True)

@@ -19,7 +19,7 @@ from ideator_rl.storage.bucket import BucketError, open_bucket
 
 
 class ScriptedBackend(Backend):
-    """Plays a fleet: each submission does what the script says next."""
+    """Plays a fleet: each submission takes the next step of a script."""
 
     def __init__(self, bucket, script, room=10):
         self.bucket, self.script, self.room, self.submitted = bucket, iter(script), room, []
@@ -46,7 +46,7 @@ def bucket(tmp_path):
     return open_bucket(f"memory://{tmp_path}")
 
 
-def test_a_lost_attempt_is_tried_again_and_the_result_settles_it(bucket):
+def test_an_experiment_is_tried_again_after_a_lost_attempt(bucket):
     backend = ScriptedBackend(bucket, ["dies", "dies", "works"])
 
     async def scenario():
@@ -56,7 +56,7 @@ def test_a_lost_attempt_is_tried_again_and_the_result_settles_it(bucket):
     assert backend.submitted == ["a"] * 3
 
 
-def test_after_its_tries_an_experiment_is_lost_with_the_last_reason(bucket):
+def test_after_its_last_attempt_an_experiment_is_lost_with_the_last_reason(bucket):
     async def scenario():
         await Scheduler(bucket, ScriptedBackend(bucket, ["dies"] * 9), max_attempts=2).result("a", Resources())
 
@@ -65,22 +65,22 @@ def test_after_its_tries_an_experiment_is_lost_with_the_last_reason(bucket):
     assert store.count_attempts(bucket, "a") == 2
 
 
-def test_equal_ids_share_one_future_and_a_full_backend_is_asked_later(bucket):
+def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(bucket):
     backend = ScriptedBackend(bucket, ["works"] * 9, room=1)
 
     async def scenario():
         scheduler = Scheduler(bucket, backend)
-        first, same, other = (scheduler.result(id, Resources()) for id in ("a", "a", "b"))
+        first, same, second = (scheduler.result(id, Resources()) for id in ("a", "a", "b"))
         assert first is same
         await first
-        assert not other.done() and scheduler.waiting == ["b"]
+        assert not second.done() and scheduler.waiting == ["b"]
         backend.room = 2
-        return await other
+        return await second
 
     assert run(scenario()).id == "b"
 
 
-def test_what_somebody_else_is_running_is_waited_for_and_not_started(bucket):
+def test_an_experiment_that_another_process_runs_is_not_started_again(bucket):
     backend = ScriptedBackend(bucket, [])
     store.claim_attempt(bucket, "a")
 
@@ -93,8 +93,8 @@ def test_what_somebody_else_is_running_is_waited_for_and_not_started(bucket):
     assert run(scenario()).status == "failed" and backend.submitted == []
 
 
-def test_a_scheduler_of_its_own_finds_the_codebases_in_the_bucket(toy_config):
-    """An executor proposes and dies; a scheduler elsewhere runs what it left, once."""
+def test_discover_runs_the_experiments_that_a_dead_executor_left(toy_config):
+    """An executor proposes and dies; another scheduler runs each of its experiments once."""
     from ideator_rl.executor.executor import Executor
 
     executor = Executor(toy_config)
@@ -136,7 +136,7 @@ async def outcomes(scheduler, ids):
     return await asyncio.gather(*(scheduler.result(id, Resources()) for id in ids), return_exceptions=True)
 
 
-def test_what_is_broken_about_one_experiment_does_not_fail_another(bucket):
+def test_a_fault_of_one_experiment_does_not_fail_another(bucket):
     bucket.create("experiments/a/result.json", b"no json")
     backend = ScriptedBackend(bucket, ["works"] * 9)
     start = backend.submit
@@ -156,7 +156,7 @@ def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, err
     assert [record.status for record in records] == ["succeeded"] * 2 and time.monotonic() > end
 
 
-def test_an_outage_of_one_object_beyond_the_patience_loses_that_experiment_alone(bucket, monkeypatch):
+def test_an_outage_of_one_object_beyond_the_limit_loses_only_that_experiment(bucket, monkeypatch):
     monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
     faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
     scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), retry=Retry(bucket.url, 0.3))
@@ -165,7 +165,7 @@ def test_an_outage_of_one_object_beyond_the_patience_loses_that_experiment_alone
 
 
 def attempt(bucket, id, ended=True):
-    """Somebody elsewhere claims an attempt; and gives it up."""
+    """Another machine claims an attempt, and abandons it if `ended`."""
     number = store.count_attempts(bucket, id)
     body = {"place": "x", "pid": 1, "start": "1", "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
@@ -173,7 +173,7 @@ def attempt(bucket, id, ended=True):
         store.abandon_attempt(bucket, id, number, f"reason {number}")
 
 
-def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_seen_decide(bucket):
+def test_where_the_backend_starts_nothing_attempts_that_ended_since_the_first_look_are_counted(bucket):
     for _ in range(3):
         attempt(bucket, "a")
 
@@ -194,7 +194,7 @@ def test_where_others_start_the_attempts_those_that_ended_since_it_was_first_see
     run(scenario())
 
 
-def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue_all_the_time(bucket):
+def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_queue(bucket):
     class Full(Backend):
         room = False
 
@@ -209,7 +209,7 @@ def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue
     async def scenario():
         scheduler = Scheduler(faulty, backend)
         future = scheduler.result("first", Resources())
-        others = [scheduler.result(f"{number}", Resources()) for number in range(256)]
+        later = [scheduler.result(f"{number}", Resources()) for number in range(256)]
         scheduler.tick()
         for entry in scheduler._waiting.values():
             entry.since -= 600
@@ -221,7 +221,7 @@ def test_hundreds_that_wait_long_are_looked_at_rarely_and_the_first_in_the_queue
         assert 20 <= faulty.reads <= 20 * 10
         store.save_record(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
         scheduler.tick()
-        assert future.done() and not any(other.done() for other in others)
+        assert future.done() and not any(future.done() for future in later)
 
     run(scenario())
 
@@ -231,14 +231,14 @@ def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucke
     scheduler, results = Scheduler(bucket, backend), []
     started = threading.Event()
 
-    async def other():
+    async def second():
         futures = [scheduler.result(id, Resources()) for id in "ab"]
         started.set()
         results.extend(await asyncio.wait_for(asyncio.gather(*futures), 10))
 
     async def first():
         future = scheduler.result("a", Resources())
-        thread = threading.Thread(target=asyncio.run, args=(other(),))
+        thread = threading.Thread(target=asyncio.run, args=(second(),))
         thread.start()
         await asyncio.to_thread(started.wait)
         backend.room = 1
@@ -251,7 +251,7 @@ def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucke
     assert [record.id for record in results] == ["a", "b"] and backend.submitted == ["a", "b"]
 
 
-def test_a_scheduler_of_its_own_passes_over_what_it_cannot_run_and_tries_again_what_is_wanted(bucket, toy, caplog):
+def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries(bucket, toy, caplog):
     def spec(id, **more):
         body = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
         bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
@@ -275,7 +275,7 @@ def test_a_scheduler_of_its_own_passes_over_what_it_cannot_run_and_tries_again_w
     assert sum("is skipped" in record.message for record in caplog.records) == 2
 
 
-def test_a_scheduler_of_its_own_survives_an_outage(bucket, toy):
+def test_discover_returns_nothing_during_an_outage(bucket, toy):
     class Away(Faulty):
         def names(self, prefix):
             if self.fault:

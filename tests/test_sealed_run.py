@@ -90,12 +90,12 @@ def test_start_up_is_not_charged_to_the_budget_but_has_an_allowance(go):
     assert (ended.status, "allowance" in ended.message) == ("failed", True)
 
 
-def test_a_crash_says_its_last_words(go):
+def test_the_message_of_a_crash_is_its_last_line_of_output(go):
     ended = go("print('begun'); raise ValueError('no such thing')")
     assert ended.status == "failed" and "ValueError: no such thing" in ended.message and "begun" in ended.log
 
 
-def test_a_sleeper_on_the_wall_clock_is_stopped(go):
+def test_a_sleeping_run_is_stopped_on_the_wall_clock(go):
     ended = go("import time; time.sleep(60)", seconds=0.5, clock="wall")
     assert ended.status == "timed_out" and ended.wall < 5
 
@@ -131,19 +131,19 @@ def test_too_many_processes_or_threads_are_stopped(go, many):
     "hide",
     ["", "os.unlink('big')", "import mmap; m = mmap.mmap(f.fileno(), 0); m[::4096]; f.close(); os.unlink('big')"],
 )
-def test_disk_over_the_limit_is_stopped_though_the_file_has_no_name_any_more(go, hide):
+def test_an_unlinked_open_file_counts_against_the_disk_limit(go, hide):
     code = f"import os, time\nf = open('big', 'w+b'); f.write(bytes(40_000_000)); f.flush()\n{hide}\ntime.sleep(9)"
     ended = go(code, seconds=5, disk_gb=0.02)
     assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
 
 
-def test_room_taken_beyond_the_end_of_a_file_counts(go):
+def test_space_allocated_beyond_the_end_of_a_file_counts(go):
     keep = "import ctypes; ctypes.CDLL(None).fallocate(f.fileno(), 1, ctypes.c_long(0), ctypes.c_long(40_000_000))"
     ended = go(f"import time\nf = open('big', 'wb')\n{keep}\ntime.sleep(9)", seconds=5, disk_gb=0.02)
     assert (ended.status, ended.message) == ("failed", "over the disk limit of 0.02 GB")
 
 
-def test_more_descriptors_than_can_be_looked_at_are_too_many(go):
+def test_too_many_open_descriptors_are_stopped(go):
     code = (
         "import os, time\n"
         "held = [os.dup(0) for _ in range(3000)]\n"
@@ -155,20 +155,20 @@ def test_more_descriptors_than_can_be_looked_at_are_too_many(go):
     assert (ended.status, ended.message) == ("failed", "over the limit of 20000 open descriptors")
 
 
-def test_what_lies_under_a_path_too_long_to_look_at_is_too_much(go):
+def test_folders_too_deep_to_be_measured_are_stopped(go):
     code = "import os, time\nfor _ in range(50): os.mkdir('x' * 100); os.chdir('x' * 100)\ntime.sleep(9)"
     ended = go(code, seconds=5)
     assert ended.status == "failed" and "cannot be looked into" in ended.message
 
 
-def test_sockets_count_as_the_memory_that_the_kernel_may_hold_for_them(go):
+def test_open_sockets_count_as_memory(go):
     code = "import socket, time\nheld = [socket.socketpair() for _ in range({})]\ntime.sleep(2)"
     assert go(code.format(20), seconds=5, memory_gb=0.2).message == ""
     assert "memory limit" in go(code.format(400), seconds=5, memory_gb=0.2).message
 
 
 @pytest.mark.skipif(best_sandbox().level != BWRAP, reason="needs the filter of system calls")
-def test_children_too_short_to_be_seen_are_counted_though_their_end_is_ignored(go):
+def test_very_short_children_are_counted_even_if_their_end_is_ignored(go):
     code = (
         "import os, signal, time\n"
         "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
@@ -185,7 +185,7 @@ def test_children_too_short_to_be_seen_are_counted_though_their_end_is_ignored(g
     assert ended.status == "timed_out" and ended.wall < 15, ended
 
 
-def test_endless_output_is_cut_in_the_middle_and_cannot_fill_the_memory(go):
+def test_endless_output_is_cut_in_the_middle(go):
     ended = go("import sys\nsys.stdout.write('first')\nwhile True: sys.stdout.write('x' * 100000)", seconds=0.5)
     assert ended.status == "timed_out"
     assert ended.log.startswith("first") and "left out" in ended.log
@@ -207,12 +207,12 @@ SAVE = "open('artifact/model', 'w').write('weights')\n"
 BURN = "import time\nwhile True: time.process_time()\n"
 
 
-def test_what_was_complete_within_the_budget_counts_though_the_end_of_the_process_did_not_fit(go):
+def test_an_artifact_completed_within_the_budget_counts_although_the_run_timed_out(go):
     ended = go(SAVE + BURN, seconds=0.5)
     assert ended.status == "timed_out" and ended.artifact_complete and ended.cpu < 0.8
 
 
-def test_what_is_completed_or_touched_after_the_budget_does_not_exist(go):
+def test_an_artifact_completed_or_changed_after_the_budget_does_not_count(go):
     late = "import time\nwhile time.process_time() < 0.9: pass\n"
     assert not go(late + SAVE + BURN, seconds=0.5).artifact_complete
     assert not go(

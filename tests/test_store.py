@@ -20,12 +20,12 @@ def bucket(tmp_path):
     return open_bucket(f"file://{tmp_path}/b")
 
 
-def claim_elsewhere(bucket, number=0, place="another machine", age=0.0):
-    body = {"host": "far", "place": place, "pid": os.getpid(), "start": "0", "time": time.time() - age}
+def claim_elsewhere(bucket, number=0, host="another machine", age=0.0):
+    body = {"host": "far", "place": host, "pid": os.getpid(), "start": "0", "time": time.time() - age}
     bucket.create(f"experiments/e/attempts/{number}/claim.json", json.dumps(body).encode())
 
 
-def test_an_attempt_is_claimed_once_while_its_claimer_lives(bucket):
+def test_a_live_attempt_cannot_be_claimed_again(bucket):
     assert store.claim_attempt(bucket, "e") == 0
     assert store.claim_attempt(bucket, "e") is None
     assert store.running_claim(bucket, "e")["pid"] == os.getpid()
@@ -39,13 +39,13 @@ def test_a_race_for_a_claim_has_one_winner(bucket):
     assert won == [0]
 
 
-def test_a_folder_that_appears_before_its_claim_opens_no_second_attempt(bucket, tmp_path):
+def test_an_attempt_folder_without_a_claim_does_not_count(bucket, tmp_path):
     (tmp_path / "b/experiments/e/attempts/0").mkdir(parents=True)
     assert store.claim_attempt(bucket, "e") == 0
     assert store.count_attempts(bucket, "e") == 1
 
 
-def test_the_attempt_of_a_dead_process_can_be_taken_over(bucket, tmp_path):
+def test_the_next_attempt_can_be_claimed_after_its_process_died(bucket, tmp_path):
     code = (
         "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import store;"
         "print(store.claim_attempt(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
@@ -61,11 +61,11 @@ def test_the_attempt_of_a_dead_process_can_be_taken_over(bucket, tmp_path):
 
 
 def test_a_pid_that_now_belongs_to_another_process_is_not_alive(bucket):
-    claim_elsewhere(bucket, place=process_tree.host_identity())
+    claim_elsewhere(bucket, host=process_tree.host_identity())
     assert store.running_claim(bucket, "e") is None
 
 
-def test_on_another_machine_the_heartbeat_decides(bucket):
+def test_a_claim_of_another_machine_is_live_while_its_heartbeat_is_recent(bucket):
     claim_elsewhere(bucket, age=store.LEASE_SECONDS + 1)
     assert store.running_claim(bucket, "e") is None
     store.write_heartbeat(bucket, "e", 0)
@@ -75,7 +75,7 @@ def test_on_another_machine_the_heartbeat_decides(bucket):
     assert store.last_failure_reason(bucket, "e") == "node drained"
 
 
-def test_what_has_a_result_is_not_claimed_again_and_the_first_result_stays(bucket):
+def test_an_experiment_with_a_record_is_not_claimed_and_keeps_its_first_record(bucket):
     record = Experiment("e", "succeeded", "idea", "toy", "cpu", metric={"name": "m", "value": 1.0, "direction": "min"})
     assert store.save_record(bucket, record)
     assert not store.save_record(bucket, Experiment("e", "failed", "idea", "toy", "cpu"))
@@ -83,14 +83,14 @@ def test_what_has_a_result_is_not_claimed_again_and_the_first_result_stays(bucke
     assert store.load_record(bucket, "e") == record
 
 
-def test_a_result_that_arrives_during_the_claim_is_not_paid_for_again(bucket, monkeypatch):
+def test_a_record_written_during_the_claim_ends_the_attempt(bucket, monkeypatch):
     answers = iter([None, Experiment("e", "failed", "", "toy", "cpu")])
     monkeypatch.setattr(store, "load_record", lambda *_: next(answers))
     assert store.claim_attempt(bucket, "e") is None
     assert store.last_failure_reason(bucket, "e") == "it already had a result"
 
 
-def test_cancel_ends_only_the_process_that_claimed(bucket):
+def test_cancel_kills_only_the_process_of_the_claim(bucket):
     sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     body = {
         "host": "here",
@@ -100,7 +100,7 @@ def test_cancel_ends_only_the_process_that_claimed(bucket):
         "time": time.time(),
     }
     bucket.create("experiments/e/attempts/0/claim.json", json.dumps(body).encode())
-    claim_elsewhere(bucket, place=process_tree.host_identity())
+    claim_elsewhere(bucket, host=process_tree.host_identity())
     assert worker.cancel(bucket, ["e", "unknown"]) == ["e"]
     assert sleeper.wait(5) == -signal.SIGKILL
     assert worker.cancel(bucket, ["e"]) == []
@@ -114,7 +114,7 @@ def test_a_record_survives_json_and_later_schemas():
         Experiment.from_json("[]")
 
 
-def test_an_artifact_is_copied_only_when_it_is_small_plain_files(tmp_path):
+def test_only_an_artifact_of_small_regular_files_is_copied(tmp_path):
     source = tmp_path / "artifact"
     assert "left nothing" in measurement.collect(source, tmp_path / "a")
     source.mkdir()

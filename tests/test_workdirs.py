@@ -8,7 +8,7 @@ import pytest
 
 from ideator_rl.executor.workdirs import PREFIX, new_workdir, remove_stale_workdirs
 
-HOLDER = "import time\nfrom ideator_rl.executor.workdirs import new_workdir\nwith new_workdir() as place: print(place, flush=True); time.sleep(60)"
+HOLDER = "import time\nfrom ideator_rl.executor.workdirs import new_workdir\nwith new_workdir() as folder: print(folder, flush=True); time.sleep(60)"
 
 
 @pytest.fixture
@@ -18,25 +18,25 @@ def temporary(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_a_home_is_removed_at_the_end_whatever_was_written_there(temporary):
-    with new_workdir() as place:
-        (place / "run" / "closed").mkdir(parents=True)
-        (place / "run" / "closed").chmod(0)
+def test_a_workdir_is_removed_at_the_end_even_with_closed_folders_inside(temporary):
+    with new_workdir() as folder:
+        (folder / "run" / "closed").mkdir(parents=True)
+        (folder / "run" / "closed").chmod(0)
     assert list(temporary.iterdir()) == []
 
 
-def test_what_a_killed_owner_left_is_removed_and_what_a_living_one_holds_is_not(temporary):
+def test_a_workdir_is_removed_as_stale_only_after_its_owner_was_killed(temporary):
     holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
-    place = holder.stdout.readline().strip()
+    folder = holder.stdout.readline().strip()
     remove_stale_workdirs()
-    assert os.path.isdir(place)
+    assert os.path.isdir(folder)
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     remove_stale_workdirs()
     assert list(temporary.iterdir()) == []
 
 
-def test_a_link_in_the_temporary_folder_is_left_alone(temporary):
+def test_a_symbolic_link_is_not_removed_as_a_stale_workdir(temporary):
     (temporary / "precious").mkdir(mode=0o711)
     (temporary / f"{PREFIX}link").symlink_to(temporary / "precious")
     remove_stale_workdirs()

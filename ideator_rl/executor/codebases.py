@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ideator_rl.environments.environment import Environment, Preset
@@ -93,18 +93,10 @@ class Codebases:
         cost = answer.pop("usage", {})
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], cost)
-        implementer = self.implementer
-        return self.of_patch(answer["patch"], idea.text, implementer.name, implementer.trusted, answer["seconds"], cost)
+        codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+        return replace(codebase, seconds=answer["seconds"], cost=cost)
 
-    def of_patch(
-        self,
-        patch: str,
-        idea: str,
-        implementer: str,
-        trusted: bool,
-        seconds: float = 0.0,
-        cost: dict[str, float] | None = None,
-    ) -> Codebase:
+    def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
         judgement = self._judgements.get(patch)
         if judgement is None:
@@ -113,7 +105,7 @@ class Codebases:
                 self._judgements.clear()
             judgement = self._judgements[patch] = tree, diff(self.base, tree), tree_hash(tree)
         tree, clean_patch, name = judgement
-        return Codebase(tree, name, clean_patch, idea, implementer, trusted, seconds, cost or {})
+        return Codebase(tree, name, clean_patch, idea, implementer, trusted)
 
     async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
         """The kept answer for an idea, else a new one."""

@@ -1,4 +1,4 @@
-"""Legitimate edits that look unusual, through the real command line: none is taken for a cheat.  See README.md."""
+"""Legitimate edits that look unusual, through the real command line: none is taken for cheating.  See README.md."""
 
 import json
 import subprocess
@@ -40,13 +40,13 @@ def table(request):
     return rows
 
 
-def execute(environment, bucket, *what):
+def execute(environment, bucket, *options):
     command = [sys.executable, "-m", "ideator_rl.cli", "execute", environment, "--json", "--slots", "1"]
-    done = subprocess.run([*command, "--bucket", str(bucket), *what], capture_output=True, text=True, timeout=280)
-    return json.loads(done.stdout), done.stderr
+    process = subprocess.run([*command, "--bucket", str(bucket), *options], capture_output=True, text=True, timeout=280)
+    return json.loads(process.stdout), process.stderr
 
 
-def test_there_are_many():
+def test_there_are_many_honest_edits():
     assert len(PATCHES) >= 20
 
 
@@ -60,13 +60,13 @@ def test_an_honest_edit_succeeds(patch, bucket, table):
     value, gap = record["metric"]["value"], record["scoring"].get("audit_gap")
     table.append(f"| {environment.name} | {patch.stem} | {value:.3f} | {'–' if gap is None else f'{gap:.1e}'} |\n")
     assert environment.metric.better(value, WORST[environment.name]), "it ran, but learned nothing"
-    assert ("first" in record["metric"]) == (patch.stem in CONFIRMED), "suspected, or not"
+    assert ("first" in record["metric"]) == (patch.stem in CONFIRMED), "whether it was suspected and run again"
     assert gap is None or gap < 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WORST)
-def test_the_baseline_beside_them(name, bucket, table):
+def test_the_baseline_succeeds_too(name, bucket, table):
     record, errors = execute(name, bucket, "--baseline")
     assert record["status"] == "succeeded", errors
     table.append(f"| {name} | the baseline | {record['metric']['value']:.3f} | |\n")

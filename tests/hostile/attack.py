@@ -1,8 +1,9 @@
-"""The attacks: cases/*.yaml read, and each made into the text of a patch.
+"""Reads the attacks in cases/*.yaml and turns each into the text of a patch.
 
-A case says what is put where in the baseline's train.py (`top`: after the imports, so in the run and in the scorer;
-`main`, `end`: first and last in the run; `load`: first in the scorer), which `files` are new (null deletes one), or gives
-the `patch` itself.  Words in @…@ stand for what an attacker could not know, so that no attack fails for ignorance.
+A case gives code for one or more positions in the baseline's train.py (`top`: after the imports, so in the run and in
+the scorer; `main`, `end`: first and last in the run; `load`: first in the scorer), new `files` (null deletes one), or
+the `patch` itself.  A word in @…@ is replaced by a fact that an attacker could not know, so that no attack fails for
+lack of knowledge.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from ideator_rl.patch import Tree, diff
 
 HERE = Path(__file__).parent
 IMPORTS = "import sys\nimport time\n"
-"""What attacks may use without a word."""
-PLACES = {
+"""Imports that every attack may use."""
+POSITIONS = {
     "top": "import numpy as np\n",
     "load": "def load(artifact):\n",
     "main": "def main():\n",
@@ -32,70 +33,70 @@ class Case:
     name: str
     kind: str
     aim: str
-    """What the attack wants, in words."""
+    """What the attack tries to reach."""
     status: tuple[str, ...]
-    """The outcomes that are right."""
+    """The expected outcomes."""
     why: str = ""
-    """Why several are right, or why an attack may succeed as an experiment and gain."""
+    """Why several are expected, or why an attack may succeed as an experiment and gain."""
     gain: float = 0.0
     """The most by which the metric may be better than the baseline's, in its unit."""
-    says: str = ""
+    evidence: str = ""
     """A regular expression that the log or the error must match: it shows that the attack took place."""
     parts: dict[str, Any] = field(default_factory=dict)
-    """What the patch is made of; see above."""
+    """What the patch consists of; see above."""
     accomplice: dict[str, Any] = field(default_factory=dict)
     """The parts of a second experiment that runs at the same time; it must end as the first."""
     environment: str = "env"
-    beside: bool = False
-    """An honest experiment runs at the same time and must not notice."""
+    neighbour: bool = False
+    """An honest experiment runs at the same time, and its metric must not change."""
     quick: bool = False
     """Part of the default run."""
 
 
 def cases() -> list[Case]:
-    """All of them, in the order of their files."""
-    found = []
+    """All cases, in the order of their files."""
+    all_cases = []
     for file in sorted((HERE / "cases").glob("*.yaml")):
         for body in yaml.safe_load(file.read_text()):
-            parts = {key: body.pop(key) for key in (*PLACES, "files", "patch") if key in body}
+            parts = {key: body.pop(key) for key in (*POSITIONS, "files", "patch") if key in body}
             status = body.pop("status")
-            found.append(Case(kind=file.stem, status=tuple(status.split()), parts=parts, **body))
-    return found
+            all_cases.append(Case(kind=file.stem, status=tuple(status.split()), parts=parts, **body))
+    return all_cases
 
 
-def patch_text(base: Tree, parts: dict[str, Any], known: dict[str, str]) -> str:
-    """The patch that puts the parts into the baseline; `known` stands in for words in @…@."""
+def patch_text(base: Tree, parts: dict[str, Any], facts: dict[str, str]) -> str:
+    """The patch that puts the parts into the baseline; `facts` replace words in @…@."""
     if "patch" in parts:
-        return _told(parts["patch"], known)
+        return _fill_in(parts["patch"], facts)
     tree = dict(base)
-    if parts.keys() & PLACES.keys():
+    if parts.keys() & POSITIONS.keys():
         parts = parts | {"top": IMPORTS + parts.get("top", "")}
-    for place, line in PLACES.items():
-        if place in parts:
-            tree["train.py"] = _put(tree["train.py"], place, line, _told(parts[place], known))
+    for position, line in POSITIONS.items():
+        if position in parts:
+            tree["train.py"] = _insert(tree["train.py"], position, line, _fill_in(parts[position], facts))
     for path, text in parts.get("files", {}).items():
         if text is None:
             del tree[path]
         else:
-            tree[path] = _told(text, known)
+            tree[path] = _fill_in(text, facts)
     return diff(base, tree)
 
 
-def _put(source: str, place: str, line: str, code: str) -> str:
+def _insert(source: str, position: str, line: str, code: str) -> str:
     if source.count(line) != 1:
-        raise ValueError(f"the baseline has no single place for {place!r}: {line!r}")
-    code = textwrap.indent(code, "" if place == "top" else "    ")
-    return source.replace(line, code + line if place == "end" else line + code)
+        raise ValueError(f"the baseline has no single line for {position!r}: {line!r}")
+    code = textwrap.indent(code, "" if position == "top" else "    ")
+    return source.replace(line, code + line if position == "end" else line + code)
 
 
-def _told(text: str, known: dict[str, str]) -> str:
-    for name, value in known.items():
+def _fill_in(text: str, facts: dict[str, str]) -> str:
+    for name, value in facts.items():
         text = text.replace(f"@{name}@", value)
     return text
 
 
 def long_texts() -> dict[str, str]:
-    """Patches too long to be written down."""
+    """Patches too long for a file of cases."""
     new = "diff --git a/{0} b/{0}\nnew file mode 100644\n--- /dev/null\n+++ b/{0}\n@@ -0,0 +1,{1} @@\n{2}"
     block = "train.py\n<<<<<<< SEARCH\n{0}\n=======\n{0}# {1}\n>>>>>>> REPLACE\n"
     alike = "\n".join(["", "x = 1", "", "import os", "", "y = 2"] * 40)

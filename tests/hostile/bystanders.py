@@ -1,6 +1,6 @@
-"""What stands around an attack and must stay as it is: planted secrets, listeners that nobody may reach, files.
+"""What an attack must not read, reach or change: planted secrets, listening sockets, files of the machine.
 
-The secrets are drawn anew for each session, so that no attack can hold one.
+The secrets are drawn anew for each session, so that no attack can contain one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VARIABLES = ("OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_K
 
 
 class Bystanders:
-    """Planted in a folder; `close` takes everything away again."""
+    """Planted in a folder; `close` removes all of it."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -58,13 +58,13 @@ class Bystanders:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables of whoever starts an experiment."""
+        """The variables of the process that starts an experiment."""
         planted = dict.fromkeys(VARIABLES, self.secrets["variable"])
         return planted | {"HOME": str(self.home), "XDG_CACHE_HOME": str(self.cache)}
 
     @property
-    def known(self) -> dict[str, str]:
-        """What attackers are told: word → value."""
+    def facts(self) -> dict[str, str]:
+        """What attacks may use: word → value."""
         private = next(self.cache.glob("ideator_rl/data/hostile-cpu-*/private"), None)
         return {
             "ROOT": str(self.root),
@@ -82,21 +82,21 @@ class Bystanders:
     @property
     def hidden(self) -> list[str]:
         """Secrets of the hidden data: its word, its line, its word as numbers."""
-        found = []
+        hidden = []
         for folder in self.cache.glob("ideator_rl/data/*/private"):
             if (folder / "canary.txt").is_file():
-                found += [(folder / name).read_text().strip() for name in ("canary.txt", "line.txt")]
-        return found
+                hidden += [(folder / name).read_text().strip() for name in ("canary.txt", "line.txt")]
+        return hidden
 
     def disturbed(self) -> list[str]:
-        """What happened to those who stand by."""
-        out = [f"somebody reached {name}" for name in self.listeners.reached]
-        return out + ([] if self._process.poll() is None else ["the process that stands by has ended"])
+        """Sockets that were reached, and the process if it has ended."""
+        faults = [f"an experiment reached {name}" for name in self.listeners.reached]
+        return faults + ([] if self._process.poll() is None else ["the planted process has ended"])
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of files that no experiment may change."""
         watched = [self.home, *self.loose, self.bucket / "notes.txt", *self.cache.glob("ideator_rl/data/*")]
-        watched += [Path(__file__).parent, Path(ideator_rl.__file__).parent / "executor", Path(sys.executable)]
+        watched += [Path(__file__).parent, Path(ideator_rl.__file__).parent, Path(sys.executable)]
         watched += [Path(name) for name in ("/etc/passwd", "/etc/hosts", "/proc/sys/kernel/core_pattern")]
         watched += [Path(folder) / "numpy" / "__init__.py" for folder in sys.path]
         files = [file for path in watched for file in ([path] if path.is_file() else path.rglob("*"))]
@@ -109,7 +109,7 @@ class Bystanders:
     def _write(self, path: Path, kind: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.secrets[kind] + "\n")
-        path.chmod(0o644)  # what keeps it from the experiment is the sandbox alone
+        path.chmod(0o644)  # only the sandbox keeps it from the experiment
         return path
 
     def _open_folders(self) -> list[tuple[str, str]]:
@@ -126,7 +126,7 @@ class Bystanders:
 
 
 class Listeners:
-    """Sockets of the machine that note whoever reaches them."""
+    """Sockets of the machine; `reached` lists those that got a connection or a datagram."""
 
     def __init__(self, path: Path):
         self.abstract = f"ideator-{secrets.token_hex(4)}"
@@ -142,9 +142,9 @@ class Listeners:
         self._open["a socket in the file system"].bind(str(path))
         path.chmod(0o777)
         self._open["an abstract socket"].bind("\0" + self.abstract)
-        for name, opened in self._open.items():
+        for name, listener in self._open.items():
             if "datagram" not in name:
-                opened.listen()
+                listener.listen()
         self._closing = False
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -152,7 +152,7 @@ class Listeners:
     def _watch(self) -> None:
         while not self._closing:
             for ready in select.select(list(self._open.values()), [], [], 0.2)[0]:
-                name = next(name for name, opened in self._open.items() if opened is ready)
+                name = next(name for name, listener in self._open.items() if listener is ready)
                 self.reached.append(name)
                 if ready.type == socket.SOCK_DGRAM:
                     ready.recv(65_536)
@@ -162,19 +162,19 @@ class Listeners:
     def close(self) -> None:
         self._closing = True
         self._thread.join()
-        for opened in self._open.values():
-            opened.close()
+        for listener in self._open.values():
+            listener.close()
 
 
 def survivors(folder: Path) -> list[int]:
-    """Processes whose file system is made of something below a folder: those of a sandbox that was started there."""
-    found = []
+    """Processes that mount a file below a folder: those of a sandbox that was started there."""
+    pids = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError, ValueError):
             pid = int(entry.name)
             if str(folder) in (entry / "mountinfo").read_text():
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def end(pids: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Runs attacks through `ideator-rl execute`, and says of each what is wrong with how it ended: nothing, if all is well."""
+"""Runs attacks through `ideator-rl execute` and lists for each what is wrong with its outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = 1e-9
 
 @dataclass(frozen=True)
 class Execution:
-    """One `ideator-rl execute`: its record and everything else that is left of it."""
+    """One `ideator-rl execute`: its record and all other traces."""
 
     record: dict[str, Any]
     exit: int
@@ -39,7 +39,7 @@ class Execution:
 
 
 @dataclass
-class Ending:
+class CaseResult:
     """How a case ended."""
 
     case: Case
@@ -55,39 +55,41 @@ class Campaign:
     def __init__(self, root: Path):
         self.root = root
         root.chmod(0o755)
-        self.around = Bystanders(root)
-        self.endings: list[Ending] = []
+        self.bystanders = Bystanders(root)
+        self.results: list[CaseResult] = []
         self._trees = {name: load_environment(HERE / name).baseline("cpu") for name in ("env", "answers_env")}
         with ThreadPoolExecutor(3) as pool:
             baselines = {name: pool.submit(self.execute, name, None) for name in self._trees}
             alone = pool.submit(self.execute, "env", self._honest(), None, "alone")
             self.baselines = {name: self._value(future.result()) for name, future in baselines.items()}
             self.alone = self._value(alone.result())
-        self.fingerprint = self.around.fingerprint()
+        self.fingerprint = self.bystanders.fingerprint()
 
     def close(self) -> None:
-        self.around.close()
+        self.bystanders.close()
 
-    def run(self, case: Case) -> Ending:
-        """Run a case, with who is beside it, and judge it."""
+    def run(self, case: Case) -> CaseResult:
+        """Run a case, with its accomplice and its neighbour, and judge it."""
         with ThreadPoolExecutor(3) as pool:
-            aside = self._folder("beside")
-            parts = [part for part in (case.parts, case.accomplice) if part]
-            known = self.around.known | long_texts() | {"BESIDE": str(aside)}
-            patches = [patch_text(self._trees[case.environment], part, known) for part in parts]
+            neighbour_folder = self._folder("neighbour")
+            facts = self.bystanders.facts | long_texts() | {"NEIGHBOUR": str(neighbour_folder)}
+            tree = self._trees[case.environment]
+            patches = [patch_text(tree, parts, facts) for parts in (case.parts, case.accomplice) if parts]
             running = [pool.submit(self.execute, case.environment, patch) for patch in patches]
-            beside = case.beside and pool.submit(self.execute, "env", self._honest(), aside, f"{case.name}-beside")
+            neighbour = case.neighbour and pool.submit(
+                self.execute, "env", self._honest(), neighbour_folder, f"{case.name}-neighbour"
+            )
             executions = [future.result() for future in running]
             faults = [fault for execution in executions for fault in self._faults(case, execution)]
-            faults += self.around.disturbed()
-            if beside and (value := self._value(beside.result())) != self.alone:
-                faults.append(f"the experiment beside it measured {value}; alone it measures {self.alone}")
+            faults += self.bystanders.disturbed()
+            if neighbour and (value := self._value(neighbour.result())) != self.alone:
+                faults.append(f"the neighbouring experiment measured {value}; alone it measures {self.alone}")
         record = executions[0].record
         gain = self._gain(case, record)
         error = (record.get("error") or {}).get("message", "")
-        ending = Ending(case, record.get("status", "none"), gain, executions[0].seconds, error, faults)
-        self.endings.append(ending)
-        return ending
+        result = CaseResult(case, record.get("status", "none"), gain, executions[0].seconds, error, faults)
+        self.results.append(result)
+        return result
 
     def execute(
         self, environment: str, patch: str | None, scratch: Path | None = None, bucket: str = "bucket"
@@ -126,8 +128,9 @@ class Campaign:
             faults.append(f"the command failed: {errors[-600:]}")
         return Execution(record, code, out + errors + stored, seconds, faults)
 
-    def _faults(self, case: Case, done: Execution) -> list[str]:
-        record, status, out = done.record, done.record.get("status", "none"), list(done.faults)
+    def _faults(self, case: Case, execution: Execution) -> list[str]:
+        record, out = execution.record, list(execution.faults)
+        status = record.get("status", "none")
         if status not in case.status:
             out.append(f"ended as {status}, expected {' or '.join(case.status)}: {record.get('error')}")
         gain = self._gain(case, record)
@@ -135,18 +138,18 @@ class Campaign:
             out.append(f"it gained {gain} over the baseline; at most {case.gain} is right")
         if status != "succeeded" and record.get("reward", 0.0) != 0.0:
             out.append(f"the reward of a failure is {record['reward']}")
-        if (done.exit == 0) != (status == "succeeded"):
-            out.append(f"the command ended with {done.exit} for {status}")
+        if (execution.exit == 0) != (status == "succeeded"):
+            out.append(f"the command ended with {execution.exit} for {status}")
         ran = "run" in record.get("seconds", {}) and status not in ("rejected", "unpatchable")
         if ran and record["isolation"] != "bwrap":
             out.append(f"it ran at the isolation level {record['isolation']}")
         log = record.get("log", "")
-        if case.says and not re.search(case.says, log + json.dumps(record.get("error"))):
-            out.append(f"nothing shows that the attack took place ({case.says}): {log[-600:]}")
+        if case.evidence and not re.search(case.evidence, log + json.dumps(record.get("error"))):
+            out.append(f"nothing shows that the attack took place ({case.evidence}): {log[-600:]}")
         if len(log) > LOG_BYTES:
             out.append(f"the log holds {len(log)} characters")
-        secret = [*self.around.secrets.values(), *self.around.hidden]
-        return out + [f"it leaked {one}" for one in secret if one in done.text]
+        secrets = [*self.bystanders.secrets.values(), *self.bystanders.hidden]
+        return out + [f"it leaked {secret}" for secret in secrets if secret in execution.text]
 
     def _gain(self, case: Case, record: dict[str, Any]) -> float | None:
         if not record.get("metric"):
@@ -156,7 +159,7 @@ class Campaign:
 
     def _honest(self) -> str:
         """A neighbour: a little worse than the baseline, slow, and with a secret in its codebase."""
-        slow = f"globals()['smoothing'] = 5.0  # {self.around.secrets['neighbour']}\ntime.sleep(3)\n"
+        slow = f"globals()['smoothing'] = 5.0  # {self.bystanders.secrets['neighbour']}\ntime.sleep(3)\n"
         return patch_text(self._trees["env"], {"main": slow}, {})
 
     def _value(self, execution: Execution) -> float:
@@ -170,9 +173,9 @@ class Campaign:
         return folder
 
     def _variables(self, scratch: Path) -> dict[str, str]:
-        passed = ("PATH", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
-        kept = {name: os.environ[name] for name in passed if name in os.environ}
-        return kept | self.around.variables | {"TMPDIR": str(scratch)}
+        inherited = ("PATH", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
+        variables = {name: os.environ[name] for name in inherited if name in os.environ}
+        return variables | self.bystanders.variables | {"TMPDIR": str(scratch)}
 
 
 def _command(argv: list[str], variables: dict[str, str], cwd: Path) -> tuple[int, str, str]:
@@ -188,9 +191,9 @@ def _command(argv: list[str], variables: dict[str, str], cwd: Path) -> tuple[int
     return process.returncode, out.decode(errors="replace"), errors.decode(errors="replace")
 
 
-def _left(scratch: Path, patience: float = 10.0) -> list[str]:
-    """Processes and files that an experiment has left behind, once its supervisor had time to go."""
-    deadline = time.monotonic() + patience
+def _left(scratch: Path, timeout: float = 10.0) -> list[str]:
+    """Processes and files that an experiment has left behind, once its worker had time to end."""
+    deadline = time.monotonic() + timeout
     while True:
         alive = survivors(scratch)
         files = [path.name for path in scratch.iterdir() if not path.name.startswith("ideator_rl-slots")]

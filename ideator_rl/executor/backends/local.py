@@ -15,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from ideator_rl._imports import ROOT
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends import Backend
@@ -52,7 +53,7 @@ class LocalBackend(Backend):
             _release(cpus)
             return False
         variables = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [_package_root(), os.environ.get("PYTHONPATH")]))
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         variables["OMP_NUM_THREADS"] = "1"
         if gpus:
             variables["IDEATOR_GPUS"] = ",".join(str(index) for index in gpus)
@@ -115,9 +116,3 @@ def _release(locks: dict[int, int]) -> None:
     for handle in locks.values():
         with suppress(OSError):
             os.close(handle)
-
-
-def _package_root() -> str:
-    import ideator_rl
-
-    return str(Path(ideator_rl.__file__).resolve().parent.parent)

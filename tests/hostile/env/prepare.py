@@ -1,6 +1,6 @@
-"""Text of a made-up language.  What is hidden is drawn from the operating system's entropy: nobody can make it again.
+"""Text of an artificial language.  Hidden parts are drawn from the entropy of the operating system, without a seed.
 
-A hidden word stands in the hidden text, and a hidden line beside it: whoever sees one of them elsewhere has found a leak.
+A hidden word is in the hidden text, and a hidden line next to it: an experiment whose output holds one of them leaked it.
 """
 
 import secrets
