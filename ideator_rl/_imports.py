@@ -113,7 +113,7 @@ OLD_MODULES = {
     "rollout_prompts": "archive.prompt_rows",
     "run_folder": "storage.run_folder",
     "search.archive": "archive.archive",
-    "search.asked": "search.search_journal",
+    "search.asked": "storage.search_journal",
     "search.asking": "search.ideator",
     "search.baseline": "archive.baseline",
     "search.figures": "search.search_summary",

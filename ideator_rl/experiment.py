@@ -85,6 +85,11 @@ class Experiment:
     """True when the record was already in the bucket: nothing was paid for it this time."""
     schema: int = SCHEMA
 
+    @property
+    def error_kind(self) -> str:
+        """Empty for a record without an error."""
+        return (self.error or {}).get("kind", "")
+
     def to_json(self) -> str:
         return json.dumps(vars(self), sort_keys=True)
 

@@ -14,10 +14,10 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.engine import SearchEngine
 from ideator_rl.search.ideator import Answer, Ask
-from ideator_rl.search.search_journal import Origin, SearchJournal
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.ledger import BudgetSpent
+from ideator_rl.storage.search_journal import Origin, SearchJournal
 
 
 def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplicates_are_free(tmp_path):
@@ -294,9 +294,7 @@ def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_mea
     search_journal = SearchJournal(journal)
     lost = Experiment("an id", "lost", "idea", "landscape", "t0", tree="a tree")
     origin = (0, Origin(("a parent",)))
-    journal.propose(
-        0, ["x"], note=lambda db, first: search_journal.write_answers(db, 0, {0: Ask("free", 1)}, first, [origin])
-    )
+    journal.propose(0, ["x"], note=search_journal.answers(0, {0: Ask("free", 1)}, [origin]))
     journal.settle(0, 0, lost)
     search_journal.retry_lost()
     assert search_journal.descents() == [] and [each.position for each in journal.unsettled(())] == [0]

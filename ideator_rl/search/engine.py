@@ -37,10 +37,11 @@ from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
 from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
-from ideator_rl.search.search_journal import Origin, PendingIdea, SearchJournal, charged_codebases
+from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal import Descent
 from ideator_rl.storage.ledger import KEYS, BudgetSpent
+from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
 
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0
@@ -306,9 +307,7 @@ class SearchEngine:
         ]
         rejects = duplicates if self._config.near_duplicates == REJECT else {}
         refused = {index: rejected_record(texts[index], rejects[index], self._buffer) for index in rejects}
-        _, tasks = self._buffer.propose(
-            texts, step, refused, note=lambda db, first: self.journal.write_answers(db, step, questions, first, origins)
-        )
+        _, tasks = self._buffer.propose(texts, step, refused, note=self.journal.answers(step, questions, origins))
         # From here on the ideas are on disk: count them, and follow those that run.
         self.ideas += len(rows)
         self._texts += texts

@@ -37,7 +37,7 @@ from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.population_watch import PopulationWatch
-from ideator_rl.search.search_journal import charged_codebases
+from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 

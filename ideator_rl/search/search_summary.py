@@ -8,14 +8,14 @@ near        near-duplicates: ideas that mean the same as an earlier one; `reject
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.experiment import LOST, NEAR_DUPLICATE, SUCCEEDED, Experiment
-from ideator_rl.storage.records import JOURNAL
+from ideator_rl.experiment import NEAR_DUPLICATE, SUCCEEDED
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.storage.journal import JOURNAL
+from ideator_rl.storage.search_journal import read_search
 
 
 @dataclass(frozen=True)
@@ -55,53 +55,38 @@ class SearchSummary:
 
 def read_search_summary(folder: Path) -> SearchSummary | None:
     """The figures of a search; None for a training run."""
-    uri = f"{(folder / JOURNAL).absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=30)) as db:
-        if not db.execute("select 1 from sqlite_master where name='sittings'").fetchone():
-            return None
-        ideas, epochs = db.execute("select count(*), coalesce(max(step), -1) + 1 from rollouts").fetchone()
-        charged, elsewhere, succeeded, repeated = _codebases(db)
-        near, rejected = db.execute(
-            "select count(*), coalesce(sum(instr(record_json, ?) > 0), 0) from origins join rollouts using "
-            "(step, position) left join experiments on id = experiment_id where similarity is not null",
-            (f'"kind": "{NEAR_DUPLICATE}"',),
-        ).fetchone()
-        kinds = "select kind, count(*) from origins join asks on number = ask group by kind order by min(number)"
-        return SearchSummary(
-            ideas=ideas,
-            epochs=epochs,
-            asks=db.execute("select count(*) from asks").fetchone()[0],
-            kinds=dict(db.execute(kinds).fetchall()),
-            charged=charged,
-            elsewhere=elsewhere,
-            elsewhere_succeeded=succeeded,
-            repeated=repeated,
-            near=near,
-            rejected=rejected,
-            seconds=db.execute("select coalesce(sum(seen - started), 0) from sittings").fetchone()[0],
-            ended_by=db.execute("select ended from sittings order by number desc limit 1").fetchone()[0],
-        )
+    rows = read_search(folder / JOURNAL)
+    if rows is None:
+        return None
+    charged = [row for row in rows.executed if row[0].tree]
+    elsewhere = [record for record, proposed, _ in charged if record.created < proposed]
+    rejected = [record for record in rows.near_duplicates if record and record.error_kind == NEAR_DUPLICATE]
+    return SearchSummary(
+        ideas=rows.ideas,
+        epochs=rows.epochs,
+        asks=rows.questions,
+        kinds=rows.ideas_by_kind,
+        charged=len(charged),
+        elsewhere=len(elsewhere),
+        elsewhere_succeeded=sum(record.status == SUCCEEDED for record in elsewhere),
+        repeated=sum(ideas - 1 for _, _, ideas in charged),
+        near=len(rows.near_duplicates),
+        rejected=len(rejected),
+        seconds=rows.seconds,
+        ended_by=rows.ended_by,
+    )
+
+
+def charged_codebases(buffer: RewardBuffer) -> set[str]:
+    """Experiment ids of the distinct codebases that a search asked for, also of those that another run executed.
+
+    Re-runs under other seeds are not counted.
+    """
+    proposed = buffer.journal.proposed_experiments()
+    return {record.id for record in buffer.history if record.tree and record.id in proposed}
 
 
 def report_notes(folder: Path) -> list[str]:
     """The lines about a search in a report; empty for a training run."""
     summary = read_search_summary(folder)
     return summary.lines() if summary else []
-
-
-def _codebases(db: sqlite3.Connection) -> tuple[int, int, int, int]:
-    """Distinct codebases, those executed by other runs, successes among these, and repeated ideas."""
-    rows = db.execute(
-        "select experiment_id, min(r.created), count(*), record_json from rollouts r join experiments e "
-        f"on e.id = experiment_id where r.status != '{LOST}' group by experiment_id"
-    ).fetchall()
-    charged = elsewhere = succeeded = repeated = 0
-    for _, proposed, ideas, text in rows:
-        record = Experiment.from_json(text)
-        if not record.tree:
-            continue
-        charged, repeated = charged + 1, repeated + ideas - 1
-        if record.created < proposed:
-            elsewhere += 1
-            succeeded += record.status == SUCCEEDED
-    return charged, elsewhere, succeeded, repeated

@@ -151,6 +151,11 @@ class Journal:
             self._proposed[step] = int(self._db.execute(query, (step, self._rank)).fetchone()[0])
         return self._proposed[step]
 
+    def proposed_experiments(self) -> set[str]:
+        """Ids of the experiments that proposals led to, without lost ones."""
+        query = f"select distinct experiment_id from rollouts where experiment_id is not null and status != '{LOST}'"
+        return {id for (id,) in self.read(query)}
+
     def rollout_count(self) -> int:
         return int(self.read("select count(*) from rollouts")[0][0])
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.experiment import RUNNING, Experiment
 from ideator_rl.storage.journal import Descent, JournalError
@@ -78,13 +79,11 @@ class JournalReader:
     def running(self, first_step: int, last_step: int, since: float) -> int:
         """How many rows of these steps have no outcome yet."""
         query = "select count(*) from rollouts where step between ? and ? and created >= ? and status = ?"
-        with self._reading():
-            return int(self._db.execute(query, (first_step, last_step, since, RUNNING)).fetchone()[0])
+        return int(self.read(query, (first_step, last_step, since, RUNNING))[0][0])
 
     def last_step(self) -> int:
         """The last step that was proposed; −1 for none."""
-        with self._reading():
-            return int(self._db.execute("select coalesce(max(step), -1) from rollouts").fetchone()[0])
+        return int(self.read("select coalesce(max(step), -1) from rollouts")[0][0])
 
     def experiments(self) -> list[Experiment]:
         with self._reading():
@@ -100,8 +99,12 @@ class JournalReader:
             return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
 
     def has_table(self, name: str) -> bool:
+        return bool(self.read("select 1 from sqlite_master where name=?", (name,)))
+
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Rows for the other modules of this package."""
         with self._reading():
-            return self._db.execute("select 1 from sqlite_master where name=?", (name,)).fetchone() is not None
+            return self._db.execute(query, values).fetchall()
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

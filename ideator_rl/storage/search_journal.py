@@ -1,7 +1,7 @@
 """A search's own tables in the run's journal: its questions, which idea answers which, and its sessions.
 
 Guarantees: the rows of an answer and of its ideas are written in one transaction, so that a killed search has a record
-of everything it paid for.  `search_summary` reads these tables alone.
+of everything it paid for.  `read_search` reads these tables from a folder, also while the search goes on.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
-from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.search.ideator import Ask
-from ideator_rl.storage.journal import Descent, Journal
+from ideator_rl.storage.journal import Descent, Journal, Note
+from ideator_rl.storage.journal_reader import JournalReader
 
 SCHEMA = (
     "create table if not exists asks (number integer primary key, step integer, kind text, wanted integer, "
@@ -52,14 +53,68 @@ class PendingIdea:
     is_near_duplicate: bool = False
 
 
-def charged_codebases(buffer: RewardBuffer) -> set[str]:
-    """Experiment ids of the distinct codebases that a search asked for, also of those that another run executed.
+class Question(Protocol):
+    """What the journal stores of a question to an ideator."""
 
-    Re-runs under other seeds are not counted.
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def count(self) -> int:
+        """Ideas wanted."""
+
+    @property
+    def shown(self) -> Sequence[Experiment]: ...
+
+
+@dataclass(frozen=True)
+class SearchRows:
+    """The rows of a search that its summary is computed from."""
+
+    ideas: int
+    epochs: int
+    questions: int
+    ideas_by_kind: dict[str, int]
+    """Ideas by the kind of question that they answer, in the order of the first question."""
+    executed: list[tuple[Experiment, float, int]]
+    """Records that are not lost; when each was first proposed, in Unix seconds, and how many ideas led to it."""
+    near_duplicates: list[Experiment | None]
+    """The record of each near-duplicate idea, None where it has none yet."""
+    seconds: float
+    """Wall seconds of all sessions."""
+    ended_by: str | None
+    """The budget that ended the last session."""
+
+
+def read_search(path: Path) -> SearchRows | None:
+    """The rows of a search in a journal; None for the journal of a training run.
+
+    Raises:
+        JournalError: the journal cannot be read.
     """
-    query = f"select distinct experiment_id from rollouts where experiment_id is not null and status != '{LOST}'"
-    proposed = {id for (id,) in buffer.journal.read(query)}
-    return {record.id for record in buffer.history if record.tree and record.id in proposed}
+    with JournalReader(path) as journal:
+        if not journal.has_table("sittings"):
+            return None
+        ideas, epochs = journal.read("select count(*), coalesce(max(step), -1) + 1 from rollouts")[0]
+        executed = journal.read(
+            "select record_json, min(r.created), count(*) from rollouts r join experiments e "
+            f"on e.id = experiment_id where r.status != '{LOST}' group by experiment_id"
+        )
+        near = journal.read(
+            "select record_json from origins join rollouts using (step, position) "
+            "left join experiments on id = experiment_id where similarity is not null"
+        )
+        by_kind = "select kind, count(*) from origins join asks on number = ask group by kind order by min(number)"
+        return SearchRows(
+            ideas=ideas,
+            epochs=epochs,
+            questions=journal.read("select count(*) from asks")[0][0],
+            ideas_by_kind=dict(journal.read(by_kind)),
+            executed=[(Experiment.from_json(text), proposed, count) for text, proposed, count in executed],
+            near_duplicates=[Experiment.from_json(text) if text else None for (text,) in near],
+            seconds=journal.read("select coalesce(sum(seen - started), 0) from sittings")[0][0],
+            ended_by=journal.read("select ended from sittings order by number desc limit 1")[0][0],
+        )
 
 
 class SearchJournal:
@@ -76,29 +131,26 @@ class SearchJournal:
     def next_number(self) -> int:
         return int(self._journal.read("select coalesce(max(number), -1) + 1 from asks")[0][0])
 
-    def write_answers(
-        self,
-        db: sqlite3.Connection,
-        step: int,
-        questions: Mapping[int, Ask],
-        first: int,
-        origins: Sequence[tuple[int, Origin]],
-    ) -> None:
-        """Write questions and the origins of their answers, inside the transaction that writes the ideas.
+    def answers(self, step: int, questions: Mapping[int, Question], origins: Sequence[tuple[int, Origin]]) -> Note:
+        """Writes questions and the origins of their answers, in the transaction that writes the ideas.
 
         Args:
             questions: by number.
-            first: position of the first idea.
             origins: of the ideas in order, each with the number of its question.
         """
-        now = time.time()
-        for number, ask in questions.items():
-            shown = json.dumps([record.id for record in ask.shown])
-            db.execute("insert into asks values (?,?,?,?,?,?)", (number, step, ask.kind, ask.count, shown, now))
-        for index, (number, origin) in enumerate(origins):
-            like = origin.like or (None, None)
-            row = (step, first + index, number, json.dumps(origin.parents), *like, origin.similarity)
-            db.execute("insert or replace into origins values (?,?,?,?,?,?,?)", row)
+
+        def write(db: sqlite3.Connection, first: int) -> None:
+            now = time.time()
+            for number, question in questions.items():
+                shown = json.dumps([record.id for record in question.shown])
+                row = (number, step, question.kind, question.count, shown, now)
+                db.execute("insert into asks values (?,?,?,?,?,?)", row)
+            for index, (number, origin) in enumerate(origins):
+                like = origin.like or (None, None)
+                values = (step, first + index, number, json.dumps(origin.parents), *like, origin.similarity)
+                db.execute("insert or replace into origins values (?,?,?,?,?,?,?)", values)
+
+        return write
 
     def completions(self) -> list[tuple[int, str]]:
         """Step and completion of every idea, in order of step and position."""
