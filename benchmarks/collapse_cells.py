@@ -105,13 +105,14 @@ def _run(method: Method, given: dict[str, Any], landscape_seed: int, budget: int
 
 
 def _train(run: Path, keys: dict[str, Any], budget: int) -> None:
+    from ideator_rl.publishing.card import model_card
     from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 
     keys = {"model_name_or_path": str(prior()), "output_dir": str(run), **keys}
     recipe = load_recipe(str(HERE / "collapse.yaml"), words(keys))
     with contextlib.suppress(Enough):
-        train(recipe, False, Stopping(budget))
+        train(recipe, False, Stopping(budget), model_card)
 
 
 def _search(run: Path, keys: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.recipe.recipe import Recipe, load_recipe
-from ideator_rl.training.run import buffer_config
+from ideator_rl.training.session import buffer_config
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from benchmarks.fleet_floor import SIMULATED, Paid, books
 from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
-from ideator_rl.training.batch_assembly import Closing
+from ideator_rl.training.batch_assembly import TrainBatch
 
 Counts = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Books:
 
     rows: list[tuple[int, int, str, str | None, float | None]]
     """Journal: step, position, status, experiment, reward."""
-    closings: list[Closing]
+    closings: list[TrainBatch]
     records: dict[str, Experiment | None]
     """Bucket: what came of every experiment that was made."""
     claims: dict[str, int]
@@ -48,7 +48,7 @@ def audit(run: Path, url: str, ledger: Path, steps: int, groups: int, group_size
     made = _made(bucket)
     found = Books(
         rows,
-        [Closing.of(json.loads(line)) for line in lines],
+        [TrainBatch.from_json(json.loads(line)) for line in lines],
         {id: store.load_record(bucket, id) for id in made},
         {id: store.count_attempts(bucket, id) for id in made},
         books(ledger),
@@ -106,11 +106,11 @@ def _payments(found: Books) -> Iterator[str]:
 
 
 def _updates(found: Books) -> Iterator[str]:
-    if [closing.index for closing in found.closings] != list(range(found.steps)):
+    if [train_batch.index for train_batch in found.closings] != list(range(found.steps)):
         yield f"{len(found.closings)} batches were closed instead of {found.steps}, or in another order"
         return
-    fates = [(seat.batch, seat.group) for closing in found.closings for seat in closing.seats]
-    fates += [place for closing in found.closings for place in closing.dropped] + found.closings[-1].parked
+    fates = [(slot.batch, slot.group) for train_batch in found.closings for slot in train_batch.slots]
+    fates += [place for train_batch in found.closings for place in train_batch.dropped] + found.closings[-1].deferred
     if sorted(fates) != [(step, group) for step in range(found.steps) for group in range(found.groups)]:
         yield f"groups have {len(fates)} fates; expected one each of {found.steps * found.groups}"
     journal = {(step, position): (status, reward) for step, position, status, _, reward in found.rows}
@@ -124,10 +124,10 @@ def _trained(found: Books) -> dict[tuple[int, int], tuple[str, float | None]]:
     """(batch, row) of everything that stood in an update with a reward, and what it was taken for."""
     size = found.group_size
     return {
-        (seat.batch, seat.group * size + number): (outcome.status, outcome.rewards[0])
-        for closing in found.closings
-        for seat in closing.seats
-        for number, outcome in enumerate(seat.outcomes)
+        (slot.batch, slot.group * size + number): (outcome.status, outcome.rewards[0])
+        for train_batch in found.closings
+        for slot in train_batch.slots
+        for number, outcome in enumerate(slot.outcomes)
         if outcome is not None and outcome.scored
     }
 

@@ -131,12 +131,13 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
 
 
 def trained(keys: dict[str, Any], model: str, resume: bool) -> None:
+    from ideator_rl.publishing.card import model_card
     from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 
     recipe = load_recipe("default.yaml", words({"model_name_or_path": model, **keys}))
     with contextlib.suppress(Enough):
-        train(recipe, resume, Stopping(BUDGET))
+        train(recipe, resume, Stopping(BUDGET), model_card)
 
 
 def told(found: Run) -> dict[str, Any]:

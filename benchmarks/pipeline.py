@@ -46,7 +46,7 @@ from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer  # noqa: E402
 from ideator_rl.rewards.execution import execution_reward  # noqa: E402
-from ideator_rl.training.batch_assembly import Closing  # noqa: E402
+from ideator_rl.training.batch_assembly import TrainBatch  # noqa: E402
 from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
 from ideator_rl.training.trainer import IdeatorGRPOTrainer  # noqa: E402
 
@@ -172,7 +172,7 @@ def measure(name: str, variant: str, policy: str, steps: int, g: float) -> Resul
         trainer.add_callback(clock)
         trainer.train()
         if pipeline is not None:
-            trainer.rewarding.call(buffer.drain(120))
+            trainer.reward_runner.run(buffer.drain(120))
         fates = _fates(folder, buffer, pipeline is None)
     finally:
         buffer.close()
@@ -198,8 +198,8 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
     trained = len(rows) - lost
     if not stock:
         lines = (folder / "rollouts" / "closings.jsonl").read_text().splitlines()
-        seats = [seat for line in lines for seat in Closing.of(json.loads(line)).seats]
-        trained = sum(outcome is not None and outcome.scored for seat in seats for outcome in seat.outcomes)
+        slots = [slot for line in lines for slot in TrainBatch.from_json(json.loads(line)).slots]
+        trained = sum(outcome is not None and outcome.scored for slot in slots for outcome in slot.outcomes)
     known = {record.id for record in buffer.history}
     paid = {id for id, each in books(folder / "ledger.jsonl").items() if each.outcomes["succeeded"]}
     counts = {"proposed": len(rows), "trained": trained, "archived_only": len(rows) - lost - trained, "lost": lost}

@@ -10,6 +10,7 @@ interrupted.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sys
 from dataclasses import dataclass
@@ -40,10 +41,13 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load_recipe(given.config, given.overrides)
         check_names(recipe)
         check_installed(recipe)
+        from ideator_rl.publishing.card import model_card
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir
-        train(recipe, given.resume, Progress())
+        train(recipe, given.resume, Progress(), model_card)
+        if int(os.environ.get("RANK", "0")) == 0:
+            _report(folder)
     except IdeatorError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -54,6 +58,15 @@ def main(argv: list[str] | None = None) -> int:
             raise
         return _fail(f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume.")
     return 0
+
+
+def _report(folder: Path) -> None:
+    """Write the run's report and print its summary."""
+    from ideator_rl.report import write_report
+    from ideator_rl.report.summary import summary
+
+    write_report([folder], folder / "report.html")
+    print(summary(folder), flush=True)
 
 
 @dataclass(frozen=True)

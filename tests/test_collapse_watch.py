@@ -1,4 +1,4 @@
-"""The callback in real trainers: figures among the logs, each action, and what a resumed run makes of them."""
+"""The collapse callback in real trainers: metrics in the logs, the stop, and resumed runs."""
 
 import json
 import sqlite3
@@ -16,12 +16,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.storage.journal import Journal
 from ideator_rl.training import collapse_watch
-from ideator_rl.training.advantages import make_advantage
-from ideator_rl.training.advantages.facts import Facts
-from ideator_rl.training.collapse_action import ACTIONS, Action, Deeds, Done
-from ideator_rl.training.collapse_watch import CollapseWatch
-from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.temperature import set_temperature
+from ideator_rl.training.collapse_watch import CollapseWatch, Stop, check_action, read_stops, should_stop
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 ONE = "[Experiment] Set the rate to one half. [Code Changes] rate = 0.5 [End]"
@@ -57,13 +52,13 @@ class ScriptedBuffer:
 
 
 @contextmanager
-def watched(policy, folder, toy, monkeypatch, kind=IdeatorGRPOTrainer, dies_at=None, action=None, more=None, **given):
+def watched(policy, folder, toy, monkeypatch, kind=IdeatorGRPOTrainer, dies_at=None, action="warn", more=None, **given):
     folder.mkdir(exist_ok=True)
     buffer = ScriptedBuffer(folder, load_environment(str(toy)), dies_at)
     args = arguments(folder, **{"max_steps": 6, "save_strategy": "steps", "save_steps": 1, **(more or {})})
     trainer = build(kind, policy, args, buffer.reward, **given)
     said = []
-    trainer.add_callback(CollapseWatch(trainer, action, buffer=buffer, embedder="hashed", say=said.append))
+    trainer.add_callback(CollapseWatch(trainer, action, embedder="hashed", say=said.append, buffer=buffer))
     trainer.said = said
     yield trainer
     buffer.journal.close()
@@ -121,62 +116,8 @@ def test_a_stock_trainer_with_the_execution_reward_is_watched_too(policy, tmp_pa
     assert logged(trainer, "diversity/success") == pytest.approx([1 - share for share in shares], abs=1.0)
 
 
-def test_the_temperature_is_raised_for_sampling_and_for_the_loss_alike(policy, tmp_path, toy, monkeypatch):
-    action = Action("raise_temperature", factor=1.3, ceiling=1.4)
-    with watched(policy, tmp_path, toy, monkeypatch, action=action, more={"beta": 0.1}) as trainer:
-        trainer.train()
-        assert logged(trainer, "collapse/temperature") == [1.0] * 3 + [1.3] * 3
-        assert trainer.generation_config.temperature == trainer.generation_kwargs["temperature"] == 1.3
-        assert any("the temperature is 1.3 from now on" in line for line in trainer.said)
-        for model in (trainer.model, trainer.ref_model):
-            ids = torch.tensor([[5, 6, 7, 8, 9]])
-            got = trainer._get_per_token_logps_and_entropies(model, ids, torch.ones_like(ids), 3)[0]
-            logits = model(input_ids=ids).logits[:, 1:-1] / 1.3
-            want = torch.log_softmax(logits, dim=-1).gather(2, ids[:, 2:].unsqueeze(2)).squeeze(2)
-            assert torch.allclose(got, want, atol=1e-5)
-    done = json.loads((tmp_path / "collapse.json").read_text())
-    assert [(each["step"], each["temperature"], each["cause"]) for each in done] == [(3, 1.3, CLUSTER)]
-
-
-@pytest.mark.parametrize("lag", [0, 1])
-def test_what_was_sampled_is_trained_with_the_log_probs_of_its_own_temperature(policy, tmp_path, toy, monkeypatch, lag):
-    """On policy the ratio to sampling time is 1 in every step; with lag the first step after the change is off."""
-    action = Action("raise_temperature", factor=1.3, ceiling=1.4)
-    config = PipelineConfig(max_staleness=lag, deadline=1e6)  # a deadline: log-probs of sampling time are kept
-    with watched(
-        policy, tmp_path, toy, monkeypatch, action=action, more={"learning_rate": 0.0}, pipeline=config
-    ) as trainer:
-        trainer.train()
-        off = logged(trainer, "pipeline/ratio_off_max")
-    assert off[:3] == pytest.approx([0] * 3, abs=1e-5) and off[4:] == pytest.approx([0] * 2, abs=1e-5)
-    assert (off[3] > 0.05) == (lag == 1), "a batch that was sampled before is off by the change, and told so"
-
-
-def test_within_a_batch_the_temperature_stays(policy, tmp_path, toy, monkeypatch):
-    more = {"num_iterations": 2, "max_steps": 9, "learning_rate": 0.0}
-    action = Action("raise_temperature", factor=1.3, ceiling=1.4)
-    with watched(policy, tmp_path, toy, monkeypatch, action=action, more=more) as trainer:
-        trainer.train()
-        off = logged(trainer, "pipeline/ratio_off_max")
-        assert trainer.temperature == 1.3 and max(off) < 1e-5
-    assert json.loads((tmp_path / "collapse.json").read_text())[0]["step"] == 6, "after the third batch of two steps"
-
-
-def test_the_advantage_is_switched_once(policy, tmp_path, toy, monkeypatch):
-    action = Action("switch_advantage", advantage="max_at_k", options={"k": 2})
-    with watched(policy, tmp_path, toy, monkeypatch, action=action, more={"max_steps": 14}) as trainer:
-        before = trainer._advantage
-        trainer.train()
-        told = Facts(torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, dtype=torch.long), 0.5)
-        rewards = torch.tensor([[0.1, 0.4, 0.2, 0.9]])
-        wanted = make_advantage("max_at_k", {"k": 2}, 4)(rewards, told)
-        assert torch.equal(trainer._advantage(rewards, told), wanted)
-        assert not torch.allclose(before(rewards, told), wanted)
-    assert len(json.loads((tmp_path / "collapse.json").read_text())) == 1
-
-
 def test_a_run_stops_with_a_checkpoint_and_goes_on_where_it_is_told_to(policy, tmp_path, toy, monkeypatch):
-    with watched(policy, tmp_path, toy, monkeypatch, action=Action("stop"), more={"save_steps": 50}) as trainer:
+    with watched(policy, tmp_path, toy, monkeypatch, action="stop", more={"save_steps": 50}) as trainer:
         trainer.train()
         assert trainer.state.global_step == 3 and "collapse: training stops (largest_cluster)" in trainer.said
     with watched(policy, tmp_path, toy, monkeypatch, more={"save_steps": 50}) as again:
@@ -184,26 +125,22 @@ def test_a_run_stops_with_a_checkpoint_and_goes_on_where_it_is_told_to(policy, t
         assert again.state.global_step == 6
 
 
-@pytest.mark.parametrize(("died", "checkpoint"), [(4, 4), (4, 2)], ids=["after the switch", "before it"])
-@pytest.mark.parametrize(
-    "action",
-    [Action("raise_temperature", 1.3, 1.4), Action("switch_advantage", options={"k": 2})],
-    ids=["temperature", "advantage"],
-)
-def test_a_run_that_died_ends_with_the_weights_of_an_untouched_one(
-    policy, tmp_path, toy, monkeypatch, action, died, checkpoint
-):
-    with watched(policy, tmp_path / "whole", toy, monkeypatch, action=action) as whole:
+def test_a_stop_whose_checkpoint_is_lost_is_repeated_at_the_same_step(policy, tmp_path, toy, monkeypatch):
+    with watched(policy, tmp_path, toy, monkeypatch, action="stop") as trainer:
+        trainer.train()
+    with watched(policy, tmp_path, toy, monkeypatch, action="stop") as resumed:
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert resumed.state.global_step == 3
+    assert [stop["step"] for stop in json.loads((tmp_path / "collapse.json").read_text())] == [3]
+
+
+def test_a_run_that_died_logs_the_same_metrics_as_one_that_did_not(policy, tmp_path, toy, monkeypatch):
+    with watched(policy, tmp_path / "whole", toy, monkeypatch) as whole:
         whole.train()
-    with (
-        watched(policy, tmp_path / "died", toy, monkeypatch, action=action, dies_at=died) as dies,
-        pytest.raises(Died),
-    ):
+    with watched(policy, tmp_path / "died", toy, monkeypatch, dies_at=4) as dies, pytest.raises(Died):
         dies.train()
-    with watched(policy, tmp_path / "died", toy, monkeypatch, action=action) as resumed:
-        resumed.train(resume_from_checkpoint=str(tmp_path / "died" / f"checkpoint-{checkpoint}"))
-        assert resumed.temperature == whole.temperature
-    assert (tmp_path / "died" / "collapse.json").read_text() == (tmp_path / "whole" / "collapse.json").read_text()
+    with watched(policy, tmp_path / "died", toy, monkeypatch) as resumed:
+        resumed.train(resume_from_checkpoint=str(tmp_path / "died" / "checkpoint-2"))
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
     assert logged(resumed, "diversity/past_duplicates") == logged(whole, "diversity/past_duplicates")
 
@@ -215,43 +152,32 @@ def test_figures_that_fail_do_not_end_a_run(policy, tmp_path, toy, monkeypatch, 
         assert trainer.state.global_step == 2 and "The figures of step 1 are missing" in caplog.text
 
 
-def test_what_cannot_be_done_is_refused_when_the_trainer_is_made(policy, tmp_path, toy, monkeypatch):
-    stock = build(GRPOTrainer, policy, arguments(tmp_path), by_text)
-    with pytest.raises(IdeatorError, match="GRPOTrainer has one advantage only"):
-        CollapseWatch(stock, Action("switch_advantage"))
-    with pytest.raises(IdeatorError, match="expected a higher ceiling"):
-        CollapseWatch(stock, Action("raise_temperature", ceiling=1.0))
-    with pytest.raises(IdeatorError, match="expected one of warn, raise_temperature, switch_advantage, stop"):
-        Action("panic")
-    with pytest.raises(IdeatorError, match="expected a number above 1"):
-        Action("raise_temperature", factor=0.9)
-    assert ACTIONS == ("warn", "raise_temperature", "switch_advantage", "stop")
-    set_temperature(stock, 2.0)
-    assert stock.temperature == stock.generation_config.temperature == 2.0
+def test_an_unknown_action_is_refused_when_the_callback_is_made():
+    with pytest.raises(IdeatorError, match="collapse_action is 'panic'; expected one of warn, stop"):
+        CollapseWatch(None, "panic")
+    assert check_action("stop") == "stop"
 
 
-def test_only_signs_of_a_collapse_are_acted_on_and_then_there_is_rest():
-    raises, stops = Action("raise_temperature", 1.2, 1.5), Action("stop")
-    warned, sure = Alarm(9, SIGNATURE, "warn", ""), Alarm(9, CLUSTER, "stop", "")
-    now = Done(12, 12)
-    assert raises.decide([Alarm(9, OVERREACH, "warn", "")], 1.0, [], now) is None
-    assert raises.decide([warned], 1.0, [], now).temperature == pytest.approx(1.2)
-    assert raises.decide([warned], 1.4, [], now).temperature == 1.5
-    assert raises.decide([warned], 1.5, [], now) is None, "it is at the ceiling"
-    assert raises.decide([warned], 1.2, [Done(3, 3)], now) is None
-    assert raises.decide([warned], 1.2, [Done(2, 2)], now) is not None
-    assert stops.decide([warned], 1.0, [], now) is None and stops.decide([warned, sure], 1.0, [], now).cause == CLUSTER
-    stopped = [Done(3, 3, "stop", CLUSTER)]
-    assert stops.decide([sure], 1.0, stopped, now) is None, "a stopped run that is resumed goes on for a while"
-    assert stops.decide([sure], 1.0, stopped, Done(13, 13)) == Done(13, 13, "stop", CLUSTER)
-    assert Action().decide([sure], 1.0, [], now) is None
+def test_a_run_stops_only_at_a_sign_of_collapse_of_level_stop_and_then_rests():
+    warning, collapse = Alarm(9, SIGNATURE, "warn", ""), Alarm(9, CLUSTER, "stop", "")
+    assert should_stop([Alarm(9, OVERREACH, "stop", "")], 12, []) is None, "over-reaching is no collapse"
+    assert should_stop([warning], 12, []) is None
+    assert should_stop([warning, collapse], 12, []) == collapse
+    stops = [Stop(3, 3, "stop", CLUSTER)]
+    assert should_stop([collapse], 12, stops) is None, "a resumed run goes on for ten windows"
+    assert should_stop([collapse], 13, stops) == collapse
 
 
-def test_what_was_done_is_read_back_and_a_new_run_begins_without_it(tmp_path):
-    deeds = Deeds(tmp_path / "run", fresh=True)
-    deeds.enter(Done(3, 3, "raise_temperature", CLUSTER, 1.2))
-    assert Deeds(tmp_path / "run", fresh=False).done == deeds.done
-    assert Deeds(tmp_path / "run", fresh=True).done == [] == Deeds(tmp_path / "run", fresh=False).done
-    (tmp_path / "run" / "collapse.json").write_text("{")
-    with pytest.raises(IdeatorError, match="It says what a run has done against a collapse"):
-        Deeds(tmp_path / "run", fresh=False)
+def test_actions_of_an_old_run_that_are_gone_are_named_and_left_out(tmp_path, caplog):
+    old = {"step": 2, "window": 2, "action": "raise_temperature", "cause": "vendi", "temperature": 1.2}
+    stop = {"step": 5, "window": 5, "action": "stop", "cause": "vendi", "temperature": None, "advantage": None}
+    (tmp_path / "collapse.json").write_text(json.dumps([old, stop]))
+    assert read_stops(tmp_path / "collapse.json") == [Stop(5, 5, "stop", "vendi")]
+    assert "took raise_temperature at step 2, which has no effect any more" in caplog.text
+
+
+def test_a_damaged_record_of_stops_is_refused(tmp_path):
+    assert read_stops(tmp_path / "collapse.json") == []
+    (tmp_path / "collapse.json").write_text("{")
+    with pytest.raises(IdeatorError, match="collapse.json cannot be read"):
+        read_stops(tmp_path / "collapse.json")

@@ -16,7 +16,7 @@ from test_kill import Zygote
 
 from ideator_rl.executor import store
 from ideator_rl.storage.bucket import open_bucket
-from ideator_rl.training.batch_assembly import Closing
+from ideator_rl.training.batch_assembly import TrainBatch
 
 STEPS, GROUPS, GROUP = 12, 2, 4
 SETTINGS = [
@@ -97,10 +97,12 @@ def balance(folder):
     assert all(records.values()), "an experiment was orphaned"
     asked = {id for _, _, _, id in rows}
     assert {id for id, record in records.items() if record.implementer != "baseline"} <= asked, "paid for and forgotten"
-    closings = [Closing.of(json.loads(line)) for line in (folder / "rollouts/closings.jsonl").read_text().splitlines()]
-    assert [closing.index for closing in closings] == list(range(STEPS))
-    trained = [(seat.batch, seat.group) for closing in closings for seat in closing.seats]
-    ended = [*trained, *(place for closing in closings for place in closing.dropped), *closings[-1].parked]
+    closings = [
+        TrainBatch.from_json(json.loads(line)) for line in (folder / "rollouts/closings.jsonl").read_text().splitlines()
+    ]
+    assert [train_batch.index for train_batch in closings] == list(range(STEPS))
+    trained = [(slot.batch, slot.group) for train_batch in closings for slot in train_batch.slots]
+    ended = [*trained, *(place for train_batch in closings for place in train_batch.dropped), *closings[-1].deferred]
     assert sorted(ended) == [(step, group) for step in range(STEPS) for group in range(GROUPS)], (
         "a group's fate is not one"
     )

@@ -20,7 +20,6 @@ LAYERS = [
 """A package imports from its own line and from those above it."""
 NO_SIBLINGS = LAYERS[5]
 """These three do not import one another."""
-TO_MEND = {("training/run.py", "report"), ("training/build.py", "publishing")}
 LAZY = {"llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -57,8 +56,6 @@ def test_imports_point_one_way(path):
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "ideator_rl" and len(parts) > 1 and parts[1] in LEVEL and room(path) != "__init__":
-            if (str(path.relative_to(CORE)), parts[1]) in TO_MEND:
-                continue
             assert LEVEL[parts[1]] <= LEVEL[room(path)], f"{path.name} imports {name} from a later layer"
             if {parts[1], room(path)} <= NO_SIBLINGS:
                 assert parts[1] == room(path), f"{path.name} imports {name} from a sibling package"

@@ -1,4 +1,4 @@
-"""Several processes: they meet on a store, whatever the process group's timeout; real processes, real gloo."""
+"""Barriers and broadcasts that outlast the process group's timeout; real processes, real gloo."""
 
 import json
 import os
@@ -19,8 +19,8 @@ PRELUDE = """
 """
 
 
-def together(tmp_path, body, world=2, port=None):
-    """What each of `world` processes printed as JSON, and their exit statuses."""
+def run_ranks(tmp_path, body, world=2, port=None):
+    """Run `body` in `world` processes; returns what each printed as JSON, and their exit statuses."""
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body))
     base = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "WORLD_SIZE": str(world)}
@@ -29,10 +29,9 @@ def together(tmp_path, body, world=2, port=None):
         subprocess.Popen([sys.executable, script], env=base | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(world)
     ]
-    said = [process.communicate(timeout=120)[0] for process in running]
-    return [json.loads(text.splitlines()[-1]) if text.strip() else None for text in said], [
-        p.returncode for p in running
-    ]
+    texts = [process.communicate(timeout=120)[0] for process in running]
+    results = [json.loads(text.splitlines()[-1]) if text.strip() else None for text in texts]
+    return results, [process.returncode for process in running]
 
 
 def free_port():
@@ -43,58 +42,62 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_ranks_wait_for_each_other_longer_than_the_group_would_and_share_what_the_first_made(tmp_path):
-    said, codes = together(
+def test_barriers_and_broadcasts_last_longer_than_the_timeout_of_the_process_group(tmp_path):
+    results, codes = run_ranks(
         tmp_path,
         """
         if rank == 1:
             time.sleep(8)  # far beyond the group's timeout of 3 s
         before = time.monotonic()
-        ranks.meet("begin/0")
+        ranks.barrier("begin/0")
         waited = time.monotonic() - before
-        def make():
+        def compute():
             time.sleep(5)
             return {"from": rank, "text": "ü"}
-        shared = ranks.share("close/0", make)
-        agreed = [ranks.all("a", True), ranks.all("b", rank == 0), ranks.all("c", False)]
+        shared = ranks.broadcast("close/0", compute)
+        agreed = [ranks.all_true("a", True), ranks.all_true("b", rank == 0), ranks.all_true("c", False)]
         total = torch.ones(1)
         dist.all_reduce(total)
         for index in range(200):
-            ranks.meet(f"many/{index}")
+            ranks.barrier(f"many/{index}")
         print(json.dumps([waited, shared, agreed, total.item()]))
         """,
     )
     assert codes == [0, 0]
-    assert said[0][0] > 5 and said[1][0] < 2
-    for _, shared, agreed, total in said:
+    assert results[0][0] > 5 and results[1][0] < 2
+    for _, shared, agreed, total in results:
         assert shared == {"from": 0, "text": "ü"} and agreed == [True, False, False] and total == 2.0
 
 
-def test_what_fails_in_the_first_process_ends_the_others_with_its_words(tmp_path):
-    said, codes = together(
+def test_a_broadcast_that_fails_at_rank_zero_raises_its_message_at_the_other_ranks(tmp_path):
+    results, codes = run_ranks(
         tmp_path,
         """
-        def make():
+        def compute():
             raise ValueError("the bucket is full")
         try:
-            ranks.share("close/0", make)
+            ranks.broadcast("close/0", compute)
         except (ValueError, OtherRankFailed) as error:
             print(json.dumps([type(error).__name__, str(error)]), flush=True)
-        ranks.meet("end")
+        ranks.barrier("end")
         """,
     )
     assert codes == [0, 0]
-    assert said == [
+    assert results == [
         ["ValueError", "the bucket is full"],
         ["OtherRankFailed", "The first process failed: the bucket is full"],
     ]
 
 
-def test_one_process_alone_needs_no_store():
+def test_a_single_process_needs_no_store():
     from ideator_rl.training.ranks import Ranks
 
     ranks = Ranks()
-    ranks.meet("x")
-    assert ranks.share("y", lambda: {"a": 1}) == {"a": 1} and ranks.all("z", True) and not ranks.all("z", False)
+    ranks.barrier("x")
+    assert (
+        ranks.broadcast("y", lambda: {"a": 1}) == {"a": 1}
+        and ranks.all_true("z", True)
+        and not ranks.all_true("z", False)
+    )
     with pytest.raises(KeyError):
-        ranks.share("w", lambda: {}["missing"])
+        ranks.broadcast("w", lambda: {}["missing"])

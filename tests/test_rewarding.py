@@ -1,14 +1,15 @@
 """Several reward functions on one batch: what was lost stays masked, and all of them start together."""
 
 import asyncio
+import time
 from dataclasses import dataclass
 
 import pytest
 from tiny_policy import arguments, build, save_policy
 
 from ideator_rl.reward import RowReward
-from ideator_rl.training.build import _said
-from ideator_rl.training.reward_runner import Rewarding
+from ideator_rl.training.build import step_text
+from ideator_rl.training.reward_runner import RewardRunner
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
@@ -44,11 +45,11 @@ class State:
 
 
 def outcomes(*functions, row=None, **bound):
-    rewarding = Rewarding(list(functions), [str(at) for at in range(len(functions))], **bound)
+    rewarding = RewardRunner(list(functions), [str(at) for at in range(len(functions))], **bound)
     batch = Batch(0, 0, [{"prompt": "p", **(row or {})}], ["a", "b", "c"], [[1], [2], [3]])
     pending = rewarding.submit(batch, State())
     for _ in range(200):
-        if all(found := pending.known()):
+        if all(found := pending.outcomes()):
             break
         pending.wait(0.1)
     rewarding.close()
@@ -98,7 +99,9 @@ def test_the_trainer_leaves_out_lost_rows_and_tells_the_measured_reward_apart(tm
     assert logs["pipeline/trained_share"] == 0.75 and logs["execution/lost"] == 0.25
     assert logs["reward"] == pytest.approx(0.3 + 0.2), "the mean of 0.7, 0.3 and 0.5"
     assert logs["execution/success_reward_best"] == pytest.approx(0.4), "not the bonus that stands first"
-    assert f"mean reward {logs['reward']:.4f} · success 100% · best reward 0.7000" in _said(logs), "of the same rewards"
+    assert f"mean reward {logs['reward']:.4f} · success 100% · best reward 0.7000" in step_text(logs), (
+        "of the same rewards"
+    )
 
 
 def test_only_columns_that_the_records_lack_are_said_not_to_be_shown(tmp_path, caplog):
@@ -146,6 +149,9 @@ def test_when_the_function_that_runs_experiments_fails_the_others_do_not_wait():
     running.takes_context = reading.takes_context = running.runs_experiments = True
     with pytest.raises(ZeroDivisionError):
         outcomes(running, reading, buffer=object())
+    until = time.monotonic() + 10
+    while not ended and time.monotonic() < until:  # it ends on the runner's thread, after the error was raised here
+        time.sleep(0.01)
     assert ended == [None] * 3
 
 

@@ -1,4 +1,4 @@
-"""Trackers offline: a real transformers Trainer writes curves that are read back from the run's folder."""
+"""Trackers without a network: a real transformers Trainer writes curves that are read back from the run's folder."""
 
 import json
 import os
@@ -8,21 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.training import tracking as module
+from ideator_rl.training import tracking
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.recipe.recipe import Recipe
-from ideator_rl.training.tracking import OTHERS, TRACKERS, TrackingError, labels, trackers, tracking, where_to_look
+from ideator_rl.training.tracking import TRACKERS, TrackingError, set_tracker_defaults, trackers, where_to_look
+
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def own_environment(monkeypatch, tmp_path):
-    """Variables as on a machine where nobody is logged in, and as before afterwards."""
+def clean_environment(monkeypatch):
+    """The variables of a machine on which no tracker is configured; restored after the test."""
     before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(("WANDB_", "TRACKIO_", "TENSORBOARD_")):
             del os.environ[name]
-    os.environ["NETRC"] = str(tmp_path / "no.netrc")
-    monkeypatch.setattr(module, "_set", {})
+    monkeypatch.setattr(tracking, "_own_values", {})
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -32,12 +33,13 @@ def recipe(folder, **grpo):
     return Recipe(IdeatorConfig(env="toy"), {"output_dir": str(folder), **grpo}, {})
 
 
-def train(folder, names, max_steps, resume=False, **grpo):
-    """Two or more steps of the real Trainer on a model of one number."""
+def train(folder, tracker, max_steps, resume=False):
+    """Some steps of the real Trainer on a model of one number."""
+    set_tracker_defaults(recipe(folder, report_to=tracker))
     import torch
     from transformers import Trainer, TrainingArguments
 
-    class One(torch.nn.Module):
+    class OneWeight(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(1))
@@ -45,58 +47,57 @@ def train(folder, names, max_steps, resume=False, **grpo):
         def forward(self, x):
             return {"loss": ((self.weight * x) ** 2).mean()}
 
-    given = recipe(folder, report_to=names, **grpo)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=max_steps,
         logging_steps=1,
         save_steps=1,
-        report_to=tracking(given, resume),
+        report_to=[tracker],
+        run_name=folder.name,
+        project=tracking.PROJECT,
         disable_tqdm=True,
         use_cpu=True,
-        **labels(given),
     )
-    trainer = Trainer(model=One(), args=arguments, train_dataset=[{"x": 1.0}] * 8)
+    trainer = Trainer(model=OneWeight(), args=arguments, train_dataset=[{"x": 1.0}] * 8)
     trainer.train(resume_from_checkpoint=resume or None)
-    return given
 
 
-def test_the_real_trainer_is_told_the_names_that_the_docs_give(tmp_path):
+def test_the_trainer_is_given_the_names_that_the_docs_give(tmp_path):
     from trl import ModelConfig
 
     from ideator_rl.training.build import grpo_config
 
-    made = grpo_config(recipe(tmp_path / "mine", report_to="none"), ModelConfig())
-    assert (made.run_name, made.project) == ("mine", "ideator_rl")
-    made = grpo_config(recipe(tmp_path / "mine", report_to="none", run_name="x", project="y"), ModelConfig())
-    assert (made.run_name, made.project) == ("x", "y")
+    config = grpo_config(recipe(tmp_path / "mine", report_to="none"), ModelConfig())
+    assert (config.run_name, config.project, config.report_to) == ("mine", "ideator_rl", [])
+    config = grpo_config(recipe(tmp_path / "mine", report_to="none", run_name="x", project="y"), ModelConfig())
+    assert (config.run_name, config.project) == ("x", "y")
 
 
-def installed(monkeypatch, *names):
-    monkeypatch.setattr(module, "_installed", lambda name: name in names)
+def install(monkeypatch, *names):
+    monkeypatch.setattr(tracking, "_is_installed", lambda name: name in names)
 
 
 def test_trackio_is_the_default_where_it_is_installed(monkeypatch, tmp_path):
-    installed(monkeypatch, "trackio", "tensorboard")
+    install(monkeypatch, "trackio", "tensorboard")
     assert trackers(recipe(tmp_path)) == ["trackio"] and trackers(recipe(tmp_path, report_to="none")) == []
     assert trackers(recipe(tmp_path, report_to="all")) == ["trackio", "tensorboard"]
-    installed(monkeypatch)
-    assert trackers(recipe(tmp_path)) == [] and where_to_look(recipe(tmp_path), []) == ""
+    install(monkeypatch)
+    assert trackers(recipe(tmp_path)) == [] and where_to_look([], "p") == ""
 
 
-def test_a_tracker_that_is_not_installed_is_told_with_the_pip_line(monkeypatch, tmp_path):
-    installed(monkeypatch, "trackio")
+def test_a_tracker_that_is_not_installed_is_refused_with_the_pip_line(monkeypatch, tmp_path):
+    install(monkeypatch, "trackio")
     with pytest.raises(TrackingError, match=r"pip install 'ideator-rl\[wandb\]'") as caught:
-        tracking(recipe(tmp_path / "run", report_to=["trackio", "wandb"]), False)
+        set_tracker_defaults(recipe(tmp_path / "run", report_to=["trackio", "wandb"]))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_an_unknown_tracker_is_told_with_the_nearest_one(tmp_path):
+def test_an_unknown_tracker_is_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(TrackingError, match="'tensorbord'.*Did you mean 'tensorboard'"):
         trackers(recipe(tmp_path, report_to="tensorbord"))
 
 
-def test_a_folder_of_the_name_is_no_package(monkeypatch, tmp_path):
+def test_a_folder_with_the_name_of_a_tracker_is_not_its_package(monkeypatch, tmp_path):
     (tmp_path / "trackio_of_a_run").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setitem(TRACKERS, "wandb", ("trackio_of_a_run",))
@@ -104,67 +105,63 @@ def test_a_folder_of_the_name_is_no_package(monkeypatch, tmp_path):
         trackers(recipe(tmp_path, report_to="wandb"))
 
 
-def test_every_other_tracker_that_transformers_knows_is_passed_on():
-    from transformers.integrations import integration_utils
-
-    assert set(integration_utils.INTEGRATION_TO_CALLBACK) == {*TRACKERS, *OTHERS}
+def test_other_trackers_of_transformers_are_passed_on(tmp_path):
+    assert trackers(recipe(tmp_path, report_to=["mlflow", "comet_ml"])) == ["mlflow", "comet_ml"]
 
 
-def test_the_user_has_the_last_word(tmp_path):
+def test_variables_that_the_user_has_set_win(tmp_path):
     os.environ["WANDB_MODE"], os.environ["WANDB_DIR"] = "disabled", "/elsewhere"
     pytest.importorskip("wandb")
-    tracking(recipe(tmp_path / "run", report_to="wandb"), False)
+    set_tracker_defaults(recipe(tmp_path / "run", report_to="wandb"))
     assert (os.environ["WANDB_MODE"], os.environ["WANDB_DIR"]) == ("disabled", "/elsewhere")
 
 
-def test_a_second_run_of_a_process_has_a_folder_of_its_own(tmp_path):
-    pytest.importorskip("tensorboard")
-    for name in ("first", "second"):
-        tracking(recipe(tmp_path / name, report_to="tensorboard"), False)
-    assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / "second" / "tensorboard")
-
-
-@pytest.mark.parametrize(
-    ("variables", "mode"),
-    [({}, "offline"), ({"WANDB_API_KEY": "k"}, None), ({"NETRC": "{tmp}/netrc"}, None)],
-)
-def test_wandb_is_offline_unless_the_user_is_logged_in(tmp_path, variables, mode):
+def test_a_second_run_in_a_process_gets_a_folder_and_an_id_of_its_own(tmp_path):
     pytest.importorskip("wandb")
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password k\n")
-    (tmp_path / "netrc").chmod(0o600)
-    os.environ.update({key: value.format(tmp=tmp_path) for key, value in variables.items()})
-    tracking(recipe(tmp_path / "run", report_to="wandb"), False)
+    ids = []
+    for name in ("first", "second"):
+        set_tracker_defaults(recipe(tmp_path / name, report_to="wandb"))
+        ids.append(os.environ["WANDB_RUN_ID"])
+    assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / "second" / "tensorboard") and ids[0] != ids[1]
+
+
+@pytest.mark.parametrize(("variables", "mode"), [({}, "offline"), ({"WANDB_API_KEY": "k"}, None)])
+def test_wandb_is_offline_without_a_key(tmp_path, variables, mode):
+    os.environ.update(variables)
+    set_tracker_defaults(recipe(tmp_path / "run", report_to="none"))
     assert os.environ.get("WANDB_MODE") == mode
 
 
-def test_tensorboard_curves_are_read_back_and_go_on_after_a_resume(tmp_path):
+def test_tensorboard_curves_continue_after_a_resume(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(tmp_path / "run", "tensorboard", 2)
-    given = train(tmp_path / "run", "tensorboard", 4, resume=True)
+    train(tmp_path / "run", "tensorboard", 4, resume=True)
     curves = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     assert [point.step for point in curves.Scalars("train/loss")] == [1, 2, 3, 4]
-    assert where_to_look(given, ["tensorboard"]) == f"curves: `tensorboard --logdir {tmp_path}/run/tensorboard`"
+    assert where_to_look(["tensorboard"], "p") == f"curves: `tensorboard --logdir {tmp_path}/run/tensorboard`"
 
 
-def test_trackio_curves_are_read_back_from_the_run_and_go_on_after_a_resume(tmp_path):
+def test_trackio_curves_are_in_the_run_s_folder_and_continue_after_a_resume(tmp_path):
     pytest.importorskip("trackio")
-    import trackio  # noqa: F401 - before the variable is set, as trl does
-
-    train(tmp_path / "other", "trackio", 1)
-    train(tmp_path / "run", "trackio", 2)
-    given = train(tmp_path / "run", "trackio", 4, resume=True)
+    # trackio reads its variable when it is imported, so each session is a process of its own, as in a real run.
+    code = "import sys, pathlib; from test_tracking import train; train(pathlib.Path(sys.argv[1]), 'trackio', {})"
+    for arguments in ("2", "4, resume=True"):
+        line = [sys.executable, "-c", code.format(arguments), str(tmp_path / "run")]
+        subprocess.run(line, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(HERE)})
     assert list((tmp_path / "run" / "trackio").glob("*.db"))
-    words = ["get", "metric", "--project", "ideator_rl", "--run", "run", "--metric", "train/global_step", "--json"]
-    told = subprocess.run(
-        [sys.executable, "-m", "trackio.cli", *words], capture_output=True, text=True, env=dict(os.environ)
+    set_tracker_defaults(recipe(tmp_path / "run", report_to="trackio"))
+    argv = ["get", "metric", "--project", "ideator_rl", "--run", "run", "--metric", "train/global_step", "--json"]
+    result = subprocess.run(
+        [sys.executable, "-m", "trackio.cli", *argv], capture_output=True, text=True, env=dict(os.environ)
     )
-    assert [row["value"] for row in json.loads(told.stdout)["values"]] == [1, 2, 2, 3, 4, 4], told
-    assert f"TRACKIO_DIR={tmp_path}/run/trackio trackio show --project ideator_rl" in where_to_look(given, ["trackio"])
+    assert [row["value"] for row in json.loads(result.stdout)["values"]] == [1, 2, 2, 3, 4, 4], result
+    line = where_to_look(["trackio"], "ideator_rl")
+    assert line == f"curves: `TRACKIO_DIR={tmp_path}/run/trackio trackio show --project ideator_rl`"
 
 
-def test_wandb_writes_offline_and_goes_on_under_the_same_run(tmp_path):
+def test_wandb_writes_offline_and_continues_under_the_same_id(tmp_path):
     pytest.importorskip("wandb")
     import wandb
 

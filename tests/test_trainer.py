@@ -10,7 +10,7 @@ from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward import RowReward
-from ideator_rl.training import assembling
+from ideator_rl.training.batch_tensors import row_scale
 from ideator_rl.training.imitation import imitation_loss
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
@@ -65,9 +65,9 @@ class Watched(IdeatorGRPOTrainer):
         self.kept = getattr(self, "kept", {}) | {index: batch}
         return batch
 
-    def _tell(self, closing, batches, told, advantages):
-        self.trained.append(closing)
-        super()._tell(closing, batches, told, advantages)
+    def _log_batch(self, train_batch, batches, scores, advantages):
+        self.trained.append(train_batch)
+        super()._log_batch(train_batch, batches, scores, advantages)
 
     def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
         found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
@@ -90,7 +90,7 @@ def test_with_lag_the_ratio_is_that_between_now_and_the_weights_of_sampling_time
     trainer = build(Watched, policy, arguments(tmp_path, max_steps=6), pipeline=PipelineConfig(max_staleness=lag))
     trainer.train()
     assert trainer.sampled == [(i, max(0, i - lag)) for i in range(6)], "batch t + lag is sampled at step t"
-    assert [closing.index for closing in trainer.trained] == list(range(6))
+    assert [train_batch.index for train_batch in trainer.trained] == list(range(6))
     assert len(trainer.ratios) == 6
     now = weights(trainer)
     for index, ratio in enumerate(trainer.ratios):
@@ -147,7 +147,7 @@ def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(
     reduced["num_items_in_batch"] = lengths[kept].sum()
     masked = dict(full, tool_mask=full["completion_mask"] * 0 + kept[:, None], num_items_in_batch=lengths[kept].sum())
     masked["advantages"] = full["advantages"] * kept
-    masked["row_scale"] = torch.tensor(assembling.row_scale(kept, loss_type))
+    masked["row_scale"] = torch.tensor(row_scale(kept, loss_type))
     grads = []
     for inputs in (masked, reduced, full):
         trainer.model.zero_grad()
@@ -196,8 +196,13 @@ def test_a_quorum_trains_on_and_the_parked_group_is_trained_when_it_has_come(pol
     config = PipelineConfig(quorum=0.75, max_age=3)
     trainer = build(Opens, policy, arguments(tmp_path, max_steps=4), reward, pipeline=config)
     trainer.train()
-    assert [seat.slot for seat in trainer.trained[0].seats] == [1] and trainer.trained[0].parked == [(0, 0)]
-    when = [(closing.index, seat.slot) for closing in trainer.trained for seat in closing.seats if seat.batch == 0]
+    assert [slot.slot for slot in trainer.trained[0].slots] == [1] and trainer.trained[0].deferred == [(0, 0)]
+    when = [
+        (train_batch.index, slot.slot)
+        for train_batch in trainer.trained
+        for slot in train_batch.slots
+        if slot.batch == 0
+    ]
     assert when[0] == (0, 1) and len(when) <= 2 and reward.said[:2] == [(0, 1), (0, 2)]
 
 
@@ -206,7 +211,7 @@ def test_a_deadline_closes_a_batch_whatever_has_come(policy, tmp_path):
     config = PipelineConfig(deadline=0.3, max_age=1)
     trainer = build(Watched, policy, arguments(tmp_path, max_steps=3), reward, pipeline=config)
     trainer.train()
-    assert trainer.trained[0].parked == [(0, 0)] and trainer.trained[1].dropped == [(0, 0)]
+    assert trainer.trained[0].deferred == [(0, 0)] and trainer.trained[1].dropped == [(0, 0)]
     reward.gate.set()
 
 
@@ -245,7 +250,7 @@ async def broken(**_):
 
 
 def test_a_reward_function_that_breaks_its_contract_is_named(policy, tmp_path):
-    with pytest.raises(IdeatorError, match="short gave 1 rewards for 8 completions"):
+    with pytest.raises(IdeatorError, match="short returned 1 rewards for 8 completions"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a"), short).train()
     with pytest.raises(ZeroDivisionError, match="in the reward"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "b"), broken).train()

@@ -80,7 +80,7 @@ def test_a_reward_that_is_no_number_says_nothing_and_an_infinite_one_is_refused_
 ):
     with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a", max_steps=1), always(float("nan"))).train()
-    for value, told in ((float("inf"), "gave inf"), ("good", "gave 'good'")):
+    for value, told in ((float("inf"), "returned inf"), ("good", "returned 'good'")):
         folder = tmp_path / told.replace("'", "")
         with pytest.raises(IdeatorError, match=told):
             build(IdeatorGRPOTrainer, policy, arguments(folder, max_steps=1), always(value)).train()
@@ -165,9 +165,9 @@ def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(polic
                 gate.clear()
             return super().sample(index)
 
-        def _tell(self, closing, *more):
-            super()._tell(closing, *more)
-            moved = any(seat.batch != closing.index for seat in closing.seats)
+        def _log_batch(self, train_batch, *more):
+            super()._log_batch(train_batch, *more)
+            moved = any(slot.batch != train_batch.index for slot in train_batch.slots)
             said = [list(each)[-8:] for each in (self._logs["completion"], self._logs["rewards"]["given"])]
             self.shown.append((moved, *said))
 

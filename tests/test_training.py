@@ -15,7 +15,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.report.summary import summary
 from ideator_rl.storage.records import read_run
 from ideator_rl.train import main
-from ideator_rl.training import checkpoints as run_folder
+from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
 
 HERE = Path(__file__).parent
@@ -163,9 +163,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_checkpoint_with_a_part_missing_is_passed_over_and_removed(copy, damage):
-    assert run_folder.last_checkpoint(copy).name == "checkpoint-3"
+    assert checkpoints.last_checkpoint(copy).name == "checkpoint-3"
     damage(copy / "checkpoint-3")
-    assert run_folder.last_checkpoint(copy).name == "checkpoint-2"
+    assert checkpoints.last_checkpoint(copy).name == "checkpoint-2"
     assert not (copy / "checkpoint-3").exists()
 
 
@@ -187,26 +187,26 @@ def test_adapters_are_trained_resumed_and_merged_into_a_plain_model(run, tmp_pat
 
 def test_checkpoints_that_other_ways_of_sharding_leave_are_whole_and_one_with_a_rank_missing_is_not(copy):
     last = copy / "checkpoint-3"
-    assert run_folder.is_whole(last, 1) and not run_folder.is_whole(last, 2), "of two processes one is missing"
+    assert checkpoints.is_whole(last, 1) and not checkpoints.is_whole(last, 2), "of two processes one is missing"
     shutil.copy(last / "rng_state.pth", last / "rng_state_0.pth")
     (last / "rng_state.pth").rename(last / "rng_state_1.pth")
-    assert run_folder.is_whole(last, 2) and not run_folder.is_whole(last, 3)
+    assert checkpoints.is_whole(last, 2) and not checkpoints.is_whole(last, 3)
     (last / "optimizer.pt").rename(last / "optimizer.bin")  # FSDP, gathered
-    assert run_folder.is_whole(last, 2)
+    assert checkpoints.is_whole(last, 2)
     (last / "optimizer.bin").unlink()
     (last / "optimizer_0").mkdir()  # FSDP, in pieces
     (last / "model.safetensors").unlink()
     (last / "pytorch_model_fsdp_0").mkdir()
-    assert run_folder.is_whole(last, 2)
+    assert checkpoints.is_whole(last, 2)
     (last / "optimizer_0").rmdir()
-    assert run_folder.last_checkpoint(copy, 1).name == "checkpoint-2"
+    assert checkpoints.last_checkpoint(copy, 1).name == "checkpoint-2"
     assert (copy / "broken-checkpoint-3" / "pytorch_model_fsdp_0").is_dir(), "set aside, not removed"
 
 
 def test_no_whole_checkpoint_means_starting_from_the_warm_up(copy):
     for state in copy.glob("checkpoint-*/trainer_state.json"):
         state.unlink()
-    assert run_folder.last_checkpoint(copy) is None and (copy / "warmup").is_dir()
+    assert checkpoints.last_checkpoint(copy) is None and (copy / "warmup").is_dir()
 
 
 def test_a_reward_nobody_knows_is_told(tmp_path, capsys):
@@ -330,11 +330,11 @@ class Recorded:
 
 def test_one_baseline_run_that_fails_is_told_and_the_others_serve(monkeypatch):
     buffer = Recorded(monkeypatch, ["succeeded", "timed_out", "succeeded"])
-    words = BaselineRuns(buffer, 3).words()
+    words = BaselineRuns(buffer, 3).wait()
     assert "of 3 runs 1 did not succeed: timed_out" in words and len(buffer.recorded) == 3
     assert {"2.0000", "4.0000"} <= set(words.replace(",", " ").replace(";", " ").split())
 
 
 def test_no_baseline_run_that_succeeds_is_an_error(monkeypatch):
     with pytest.raises(IdeatorError, match="timed_out.*over the budget"):
-        BaselineRuns(Recorded(monkeypatch, ["timed_out"] * 2), 2).words()
+        BaselineRuns(Recorded(monkeypatch, ["timed_out"] * 2), 2).wait()

@@ -36,7 +36,7 @@ def test_nested_phases_count_each_second_once(monkeypatch):
     assert progress.timings() == {"experiments": 1.0, "generation": 5.0, "update": 4.0, "other": 0.0, "total": 10.0}
 
 
-def test_the_share_done_counts_the_experiments_of_the_step_under_way():
+def test_the_share_done_counts_the_finished_experiments_of_the_current_step():
     buffer = Buffer()
     progress = Progress()
     progress.buffer = buffer
@@ -44,23 +44,24 @@ def test_the_share_done_counts_the_experiments_of_the_step_under_way():
     shares = []
     for proposed, done in ((0, 0), (8, 0), (8, 4), (8, 8)):
         buffer._counts.update(proposed=proposed, done=done)
-        shares.append(progress._share())
+        shares.append(progress._share_done())
     progress.stepped(3)
     for proposed, done in ((8, 8), (16, 8), (16, 12)):
         buffer._counts.update(proposed=proposed, done=done)
-        shares.append(progress._share())
+        shares.append(progress._share_done())
     assert shares == [0.0, 0.0, 0.125, 0.25, 0.25, 0.25, 0.375]
 
 
-def test_a_line_while_waiting_says_what_runs_and_the_time_left():
+def test_a_line_while_waiting_shows_what_runs_and_the_time_left():
     progress = Progress()
     progress.steps, progress._training_since = 4, time.monotonic() - 30
-    progress.buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
+    buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
+    progress.buffer = buffer
     assert progress.line() == "step 1/4 · experiments: 2 running, 1 waiting, 1 done (1 failed, 0 reused)"
     assert progress.left() == " · about 7:30 left"
 
 
-def test_a_log_gets_plain_lines_when_something_changed(monkeypatch, capsys):
+def test_a_log_file_gets_a_line_only_when_it_has_changed(monkeypatch, capsys):
     monkeypatch.setattr("ideator_rl.progress.INTERVAL_SECONDS", 0.01)
     buffer = Buffer(running=1, proposed=4)
     progress = Progress()
@@ -74,7 +75,7 @@ def test_a_log_gets_plain_lines_when_something_changed(monkeypatch, capsys):
     assert len(lines) == 2 and "0 done" in lines[0] and "1 done" in lines[1] and "\r" not in "".join(lines)
 
 
-def test_a_terminal_has_its_passing_line_overwritten(monkeypatch):
+def test_a_terminal_overwrites_a_passing_line(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     progress = Progress()
@@ -84,6 +85,6 @@ def test_a_terminal_has_its_passing_line_overwritten(monkeypatch):
     assert not Progress().end()
 
 
-def test_the_warm_up_says_its_own_time_left(capsys):
+def test_the_warm_up_shows_its_own_time_left(capsys):
     Progress().warmup(50, 200, 1.25, 20.0)
     assert "warm-up step 50/200 · loss 1.250 · about 1:00 of warm-up left" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import store
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
-from ideator_rl.progress import Voice
+from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other
 from ideator_rl.search.engine import StopReason, search_loop
@@ -42,7 +42,7 @@ from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
 
 
-class SearchProgress(Voice):
+class SearchProgress(ProgressReporter):
     """Reports how far a search is."""
 
     def __init__(self, config: SearchConfig):
@@ -196,7 +196,7 @@ async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
     return baseline_words(records, buffer.executor.environment.metric.name)
 
 
-def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: Voice) -> None:
+def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: ProgressReporter) -> None:
     executor = buffer.executor
     sandbox = executor.sandbox.level + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")

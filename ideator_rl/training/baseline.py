@@ -1,7 +1,7 @@
-"""The baseline's runs: experiment 0 of every training run, under way while libraries load.
+"""The baseline's runs: experiment 0 of every training run, started while libraries load.
 
-They end before the ideator's own computations start: a budget in CPU seconds buys fewer steps on a machine that
-computes something else, and ideas will be judged with nothing beside them but each other.
+They end before the ideator's own computations start: a budget in CPU seconds buys fewer steps on a busy machine, and
+ideas are measured on a machine that runs nothing but experiments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from ideator_rl.reward_buffer import RewardBuffer
 
 
 class BaselineRuns:
-    """Runs the unchanged baseline, as many at once as there are slots, on a thread and an event loop of its own."""
+    """Runs the unchanged baseline, as many at once as there are slots, on a thread with an event loop of its own.
+
+    The thread writes `_records` and `_error`; the caller reads them in `wait`, after the thread has ended.
+    """
 
     def __init__(self, buffer: RewardBuffer, replicates: int):
         self._buffer, self._replicates = buffer, replicates
@@ -26,8 +29,8 @@ class BaselineRuns:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def words(self) -> str:
-        """Wait for the runs; one line about them.
+    def wait(self) -> str:
+        """Wait for the runs to end; returns one line about them.
 
         Raises:
             IdeatorError: no run of the baseline succeeded.
@@ -39,11 +42,11 @@ class BaselineRuns:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._all())
+            asyncio.run(self._run_replicates())
         except Exception as error:
             self._error = error
 
-    async def _all(self) -> None:
+    async def _run_replicates(self) -> None:
         runs = [self._executor.baseline(replicate) for replicate in range(self._replicates)]
         for finished in asyncio.as_completed(runs):
             record = await finished

@@ -1,4 +1,4 @@
-"""A trainer for a recipe: TRL's configuration, this library's pipeline and learning rules, a card, and a voice."""
+"""From a recipe to its trainer: TRL's configuration, the pipeline, learning rules, callbacks and progress lines."""
 
 from __future__ import annotations
 
@@ -11,43 +11,40 @@ from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_se
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from ideator_rl.files import atomic_folder
-from ideator_rl.publishing.card import model_card
 from ideator_rl.registry import resolve_reward
-from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
-from ideator_rl.training.collapse_action import Action
 from ideator_rl.training.collapse_watch import CollapseWatch
-from ideator_rl.training.fleet_figures import FleetFigures
 from ideator_rl.training.imitation import Draw
+from ideator_rl.training.metrics import FleetMetrics
 from ideator_rl.training.models import save_whole
 from ideator_rl.training.pipeline_config import PipelineConfig
-from ideator_rl.training.progress import Progress
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
-from ideator_rl.training.tracking import labels, tracking
+from ideator_rl.training.session import Session
+from ideator_rl.training.tracking import PROJECT, trackers
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 
-class IdeatorTrainer(IdeatorGRPOTrainer):
-    """The trainer of a run: times its phases, winds down at a cap, and knows where its model came from."""
+class RecipeTrainer(IdeatorGRPOTrainer):
+    """The trainer of a recipe's run: times phases, logs fleet and cost, ends at a cap, and writes our model card."""
 
-    def __init__(self, *args: Any, recipe: Recipe, progress: Progress, **kwargs: Any):
-        self.recipe, self.progress = recipe, progress
-        super().__init__(*args, **kwargs)
-        self._fleet = FleetFigures(self.buffer) if self.buffer is not None else None
+    def __init__(self, *args: Any, session: Session, **kwargs: Any):
+        self.session = session
+        super().__init__(*args, buffer=session.buffer, resume=session.resume, **kwargs)
+        self._fleet = FleetMetrics(session.buffer) if session.buffer is not None else None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        with self.progress.phase("update"):
+        with self.session.progress.phase("update"):
             return super().training_step(*args, **kwargs)
 
     def sample(self, index: int) -> Batch:
-        with self.progress.phase("generation"):
+        with self.session.progress.phase("generation"):
             return super().sample(index)
 
     def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> Any:
-        with self.progress.phase("experiments"):
+        with self.session.progress.phase("experiments"):
             return super()._generate_and_score_completions(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -56,33 +53,29 @@ class IdeatorTrainer(IdeatorGRPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def give_up(self) -> bool:
-        return self.refusal is not None
-
-    @property
-    def refusal(self) -> str | None:
-        """Why nothing more may be started, from the ledger; None in processes that run no experiments."""
-        return self.buffer.executor.ledger.exhausted if self.buffer is not None else None
+        return bool(self.session.spent_caps())
 
     def reattach(self, submitted: set[int]) -> None:
-        assert self.rewarding is not None and self.buffer is not None
-        self.rewarding.soon(self.buffer.reattach, submitted)
+        assert self.reward_runner is not None and self.session.buffer is not None
+        self.reward_runner.call_soon(self.session.buffer.reattach, submitted)
 
     def drain(self) -> None:
-        """Wait for rewards that no batch waits for any more: they belong to buffer, archive and report."""
-        if self.rewarding is not None and self.buffer is not None:
-            self.rewarding.call(self.buffer.drain())
+        """Wait for rewards that no batch waits for any more: buffer, archive and report still store them."""
+        if self.reward_runner is not None and self.session.buffer is not None:
+            self.reward_runner.run(self.session.buffer.drain())
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """The stock card calls a local base model "None"."""
+        """Write our card: TRL's names a local base model "None"."""
         if self.is_world_process_zero():
-            (self.recipe.output_dir / "README.md").write_text(model_card(self.recipe), encoding="utf-8")
+            recipe = self.session.recipe
+            (recipe.output_dir / "README.md").write_text(self.session.model_card(recipe), encoding="utf-8")
 
 
-class _Steps(TrainerCallback):
-    """Keeps the progress line's step, and says what came of each one."""
+class _StepReporter(TrainerCallback):
+    """Moves the progress line on, prints a line for each step, and ends the run when a cap is spent."""
 
-    def __init__(self, trainer: IdeatorTrainer, progress: Progress):
-        self._trainer, self._progress = trainer, progress
+    def __init__(self, session: Session):
+        self._session, self._progress = session, session.progress
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -90,89 +83,88 @@ class _Steps(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.stepped(state.global_step)
-        refusal = self._trainer.refusal
-        if _anywhere(refusal is not None):
+        reasons = self._session.spent_caps()
+        # Only rank 0 has the ledger, and all ranks must stop at the same step.
+        if _any_rank(bool(reasons)):
             control.should_save = control.should_training_stop = True
             if state.is_world_process_zero:
-                self._progress.say(f"winding down after step {state.global_step}: {refusal}")
+                self._progress.say(f"winding down after step {state.global_step}: {reasons[0]}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
-            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {_said(logs)}")
+            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {step_text(logs)}")
 
 
 def build_trainer(
-    recipe: Recipe,
+    session: Session,
     source: str,
     rows: list[dict[str, Any]],
-    progress: Progress,
-    buffer: RewardBuffer | None = None,
     prompts: Prompts | None = None,
     imitate: Draw | None = None,
-    resume: bool = False,
-) -> IdeatorTrainer:
-    """A trainer for the model at `source` on `rows` of prompts.
+) -> RecipeTrainer:
+    """The trainer of a session.
 
     Args:
-        buffer: runs the experiments; in the first process only.
-        prompts: where each batch's prompts come from, in the place of the rows; asked in the first process only.
-        imitate: the best ideas found, to imitate; asked in the first process only.
+        source: folder or hub name of the model to train.
+        rows: the training dataset: a prompt each.
+        prompts: returns each batch's prompts instead of the rows; called at rank 0 only.
+        imitate: returns the best ideas so far, to imitate; called at rank 0 only.
 
     Raises:
         RecipeError: TRL refuses a value.
         IdeatorError: there is no such reward function or advantage, or its options are unusable.
     """
+    recipe, progress = session.recipe, session.progress
     rewards = [resolve_reward(name) for name in recipe.ours.reward_funcs]
     model = ModelConfig(**recipe.model)
-    set_seed(recipe.seed)  # new adapters are drawn before the Trainer sets its own
+    columns = session.buffer.config.columns() | (recipe.ours.reward_options or {}) if session.buffer else None
+    set_seed(recipe.seed)  # new adapters get random weights before the Trainer sets its own seed
     try:
-        trainer = IdeatorTrainer(
-            recipe=recipe,
-            progress=progress,
-            buffer=buffer,
-            reward_columns=None if buffer is None else buffer.config.columns() | (recipe.ours.reward_options or {}),
+        trainer = RecipeTrainer(
+            session=session,
+            reward_columns=columns,
             model=source,
             reward_funcs=rewards,
-            args=grpo_config(recipe, model, resume),
+            args=grpo_config(recipe, model),
             train_dataset=Dataset.from_list(rows),
             processing_class=AutoTokenizer.from_pretrained(source),
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
+            callbacks=[_StepReporter(session)],
             pipeline=pipeline_config(recipe),
             learning=learning(recipe, imitate),
             prompts=prompts,
-            resume=resume,
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Steps(trainer, progress))
     if recipe.ours.diversity:
-        embedder, action = recipe.ours.diversity_embedder, collapse_action(recipe)
-        trainer.add_callback(CollapseWatch(trainer, action, buffer=buffer, embedder=embedder, say=progress.say))
+        trainer.add_callback(
+            CollapseWatch(
+                trainer,
+                recipe.ours.collapse_action,
+                embedder=recipe.ours.diversity_embedder,
+                say=progress.say,
+                buffer=session.buffer,
+            )
+        )
     return trainer
 
 
-def collapse_action(recipe: Recipe) -> Action:
-    """Raises: IdeatorError for an unknown one, or numbers that lead nowhere."""
-    ours = recipe.ours
-    return Action(
-        ours.collapse_action,
-        ours.collapse_factor,
-        ours.collapse_ceiling,
-        ours.collapse_advantage,
-        ours.collapse_advantage_options,
-    )
-
-
 def pipeline_config(recipe: Recipe) -> PipelineConfig:
-    """Raises: IdeatorError for a number out of its range."""
+    """
+    Raises:
+        IdeatorError: a number is out of its range.
+    """
     ours = recipe.ours
     return PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
 
 
 def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
-    """Raises: IdeatorError for an unknown advantage or unusable options."""
+    """
+    Raises:
+        IdeatorError: an unknown advantage, or unusable options.
+    """
     ours = recipe.ours
     advantage = (
         make_advantage(ours.advantage, ours.advantage_options, recipe.num_generations) if ours.advantage else None
@@ -180,33 +172,36 @@ def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
     return Learning(advantage, ours.cluster_weight, imitate, ours.imitation_weight)
 
 
-def grpo_config(recipe: Recipe, model: ModelConfig, resume: bool = False) -> GRPOConfig:
-    """TRL's configuration; without a GPU, defaults that assume one are taken back unless the recipe gives them."""
+def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
+    """TRL's configuration; without a GPU its defaults that need one are off, unless the recipe sets them."""
     values = dict(recipe.grpo)
     if not torch.cuda.is_available():
         values.setdefault("use_cpu", True)
         values.setdefault("bf16", False)
-    values |= {"report_to": tracking(recipe, resume), **labels(recipe)}
-    values.setdefault("disable_tqdm", True)  # our own progress line tells more
+    values["report_to"] = trackers(recipe)
+    values["run_name"] = values.get("run_name") or recipe.output_dir.absolute().name
+    values["project"] = values.get("project") or PROJECT
+    values.setdefault("disable_tqdm", True)  # it would break our own progress line
     config = GRPOConfig(**values)
-    given: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}
+    init: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}
     if not recipe.ours.sft_steps:
-        given["revision"] = model.model_revision  # names a hub model, not the folder of its warm-up
-    config.model_init_kwargs = {**given, **recipe.grpo.get("model_init_kwargs", {})}
+        init["revision"] = model.model_revision  # of the hub model; the folder of a warm-up has none
+    config.model_init_kwargs = {**init, **recipe.grpo.get("model_init_kwargs", {})}
     return config
 
 
-def save_model(trainer: IdeatorTrainer) -> None:
-    """The trained model as a plain folder, adapters merged in; it appears whole or not at all.  Asked at every rank."""
-    folder = trainer.recipe.output_dir / MODEL
-    if trainer.is_fsdp_enabled or _zero3(trainer):
-        # Gathers the shards; adapters stay adapters, `ideator-rl export` merges them.
-        part = folder.with_name(f".{folder.name}.part")
-        trainer.save_model(str(part))
+def save_model(trainer: RecipeTrainer) -> None:
+    """Save the trained model as a plain folder, adapters merged in, whole or not at all; to be called at every rank."""
+    recipe = trainer.session.recipe
+    folder = recipe.output_dir / MODEL
+    if trainer.is_fsdp_enabled or _is_zero3(trainer):
+        # Every rank helps to gather the shards.  Adapters stay adapters: `ideator-rl export` merges them.
+        unfinished = folder.with_name(f".{folder.name}.part")
+        trainer.save_model(str(unfinished))
         trainer.accelerator.wait_for_everyone()
         if trainer.is_world_process_zero():
             shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
+            unfinished.rename(folder)
         return
     if not trainer.is_world_process_zero():
         return
@@ -215,29 +210,30 @@ def save_model(trainer: IdeatorTrainer) -> None:
         model = model.merge_and_unload()
     with atomic_folder(folder) as scratch:
         save_whole(model, trainer.processing_class, scratch)
-        (scratch / "README.md").write_text(model_card(trainer.recipe), encoding="utf-8")
+        (scratch / "README.md").write_text(trainer.session.model_card(recipe), encoding="utf-8")
 
 
-def _zero3(trainer: IdeatorTrainer) -> bool:
+def _is_zero3(trainer: RecipeTrainer) -> bool:
     plugin = trainer.accelerator.state.deepspeed_plugin if trainer.is_deepspeed_enabled else None
     return plugin is not None and plugin.zero_stage == 3
 
 
-def _anywhere(here: bool) -> bool:
-    """Whether it is so in any process: all of them must stop at the same step."""
+def _any_rank(flag: bool) -> bool:
+    """Whether the flag is set at any rank."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return here
-    found: list[bool] = [False] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(found, here)
-    return any(found)
+        return flag
+    flags: list[bool] = [False] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(flags, flag)
+    return any(flags)
 
 
-def _said(logs: dict[str, Any]) -> str:
-    words = [f"mean reward {logs['reward']:.4f}" if logs["reward"] is not None else "no reward"]
+def step_text(logs: dict[str, Any]) -> str:
+    """A step's result for the progress line."""
+    parts = [f"mean reward {logs['reward']:.4f}" if logs["reward"] is not None else "no reward"]
     if (success := logs.get("execution/success")) is not None:
-        words.append(f"success {success:.0%}")
+        parts.append(f"success {success:.0%}")
     if (best := logs.get("reward_best")) is not None:
-        words.append(f"best reward {best:.4f}")
+        parts.append(f"best reward {best:.4f}")
     if (length := logs.get("completions/mean_length")) is not None:
-        words.append(f"{length:.0f} tokens")
-    return " · ".join(words)
+        parts.append(f"{length:.0f} tokens")
+    return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""What training keeps in its run's folder: checkpoints, of which the newest whole one counts, and the model."""
+"""Checkpoints and the model in a run's folder: which checkpoint to resume from, and whether the run is complete."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ from pathlib import Path
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 MODEL = "model"
-BASELINE, LOOK_SECONDS = ".baseline-known", 0.5
+BASELINE_DONE, POLL_SECONDS = ".baseline-known", 0.5
 STATE = "trainer_state.json"
-"""Written last by the Trainer."""
+"""The file that the Trainer writes last."""
 
 
-def checkpoints(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first, whole or not."""
     return sorted(int(match[1]) for path in folder.iterdir() if (match := CHECKPOINT.match(path.name)))
 
 
 def last_checkpoint(folder: Path, world: int | None = None) -> Path | None:
-    """The newest whole checkpoint of a run of `world` processes (None: of any); broken ones, left by a kill, are set
-    aside as `broken-checkpoint-…`."""
-    for step in reversed(checkpoints(folder)):
+    """The newest whole checkpoint of a run of `world` processes; None accepts any number of them.
+
+    Newer broken ones, left by a kill, are renamed to `broken-checkpoint-…`.
+    """
+    for step in reversed(checkpoint_steps(folder)):
         path = folder / f"checkpoint-{step}"
         if is_whole(path, world):
             return path
-        aside = path.with_name(f"broken-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        with suppress(OSError):  # another rank may be at it
-            path.rename(aside)
+        broken = path.with_name(f"broken-{path.name}")
+        shutil.rmtree(broken, ignore_errors=True)
+        with suppress(OSError):  # another rank may rename it at the same time
+            path.rename(broken)
     return None
 
 
 def is_whole(checkpoint: Path, world: int | None = None) -> bool:
     """Whether a checkpoint has all that resuming needs: weights, optimizer, schedule, random states, and the state.
 
-    Names are those of transformers' Trainer, which leaves shards to accelerate's FSDP and to DeepSpeed.
+    The file names are those of transformers' Trainer, which leaves shards to accelerate's FSDP and to DeepSpeed.
     """
     try:
         json.loads((checkpoint / STATE).read_text())
@@ -48,16 +50,17 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
         fsdp = [*checkpoint.glob("pytorch_model_fsdp*")]
         archives = [checkpoint / "optimizer.pt", checkpoint / "optimizer.bin", checkpoint / "scheduler.pt"]
         archives = [path for path in archives if path.exists()] + [*checkpoint.glob("rng_state*.pth")]
+        # DeepSpeed writes one optimizer shard a process, and keeps the schedule with it.
         shards = [path for path in deepspeed if path.name.endswith("_optim_states.pt")]
-        optimizer = len(shards) >= (world or 1) if deepspeed else bool(list(checkpoint.glob("optimizer*")))
-        states = [checkpoint / "rng_state.pth"] if world == 1 else []
-        states += [checkpoint / f"rng_state_{rank}.pth" for rank in range(world or 0) if world != 1]
+        has_optimizer = len(shards) >= (world or 1) if deepspeed else bool(list(checkpoint.glob("optimizer*")))
+        random_states = [checkpoint / "rng_state.pth"] if world == 1 else []
+        random_states += [checkpoint / f"rng_state_{rank}.pth" for rank in range(world or 0) if world != 1]
         return (
             bool(weights or deepspeed or fsdp)
-            and optimizer
+            and has_optimizer
             and bool(list(checkpoint.glob("rng_state*.pth")))
             and ((checkpoint / "scheduler.pt").is_file() or bool(deepspeed))
-            and all(path.is_file() for path in states)
+            and all(path.is_file() for path in random_states)
             and all(_is_safetensors(path) for path in weights)
             and all(zipfile.is_zipfile(path) for path in archives)
         )
@@ -67,23 +70,23 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
 
 def is_complete(folder: Path, max_steps: int) -> bool:
     """Whether the run in a folder took its last step and saved its model."""
-    done = last_checkpoint(folder)
-    return done is not None and (folder / MODEL).is_dir() and 0 < max_steps <= int(done.name.rpartition("-")[2])
+    last = last_checkpoint(folder)
+    return last is not None and (folder / MODEL).is_dir() and 0 < max_steps <= int(last.name.rpartition("-")[2])
 
 
-def say_baseline(folder: Path) -> None:
-    """The first process knows the baseline: the others may begin."""
-    (folder / BASELINE).touch()
+def mark_baseline_done(folder: Path) -> None:
+    """Called at rank 0: the baseline has run, and the other ranks may begin."""
+    (folder / BASELINE_DONE).touch()
 
 
 def wait_for_baseline(folder: Path) -> None:
-    """In another process than the first: it may take hours, and a process group that is being made waits minutes."""
-    while not (folder / BASELINE).exists():
-        time.sleep(LOOK_SECONDS)
+    """Called at the other ranks: a baseline may take hours, and joining a process group times out after minutes."""
+    while not (folder / BASELINE_DONE).exists():
+        time.sleep(POLL_SECONDS)
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Whether the header parses and the file is as long as it says."""
+    """Whether the header parses and the file has the length that it gives."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         header = json.loads(file.read(min(length, path.stat().st_size)))

@@ -1,30 +1,76 @@
-"""Elite imitation: beside the policy loss, the likelihood of the best ideas found (EvoTune, 2504.05108, is kin).
+"""Elite imitation: with the policy loss, the likelihood of the best ideas so far (as in EvoTune, arXiv 2504.05108).
 
 The loss is the mean negative log-likelihood of a completion's tokens, end token included, averaged over examples.  The
-trainer weighs it and adds it once an optimizer step; the examples of a batch are drawn in the first process, stand in
-the batch's closing, and are the same at every rank and in a run that repeats the batch.
+trainer multiplies it by a weight and adds it once an optimizer step.  The examples of a batch are drawn at rank 0 and
+stored in its `TrainBatch`, so they are the same at every rank, and in a run that repeats the batch.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ideator_rl.archive.archive import archive_of, elites_for_imitation
+from ideator_rl.archive.parents import get_strategy
+from ideator_rl.archive.prompts import ArchivePrompts
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.training.recipe.recipe import Recipe
+
+EXAMPLES = 8
+"""Ideas imitated with a batch, at most."""
 Examples = list[dict[str, Any]]
 """Each with `prompt` (text or messages) and `completion` (text)."""
 Draw = Callable[[int], Examples]
-"""Examples for a batch, by its index; none while nothing is worth imitating."""
+"""Returns the examples for a batch, by its index; none while no idea is worth imitating."""
 
 
-def imitation_loss(model: Any, tokenizer: Any, examples: Examples, device: torch.device, longest: int) -> torch.Tensor:
+@dataclass(frozen=True)
+class EliteExamples:
+    """Draws examples: the best idea of a kind of change, with its own thought.
+
+    Every other one answers a prompt that shows the ideas it descends from, where these are known.
+    """
+
+    buffer: RewardBuffer
+    prompts: ArchivePrompts
+    cells: int
+    """Kinds of change to draw from, the best first."""
+    seed: int
+
+    def __call__(self, batch: int) -> Examples:
+        archive = archive_of(self.buffer)
+        elites = elites_for_imitation(archive, self.cells)
+        drawn = random.Random(f"{self.seed}:imitation:{batch}").sample(elites, min(EXAMPLES, len(elites)))
+        examples: Examples = []
+        for number, elite in enumerate(drawn):
+            if completion := self.buffer.journal.completion_of(elite.id):
+                parents = archive.parents(elite) if number % 2 else []
+                examples.append({"prompt": self.prompts.prompt(parents, archive), "completion": completion})
+        return examples
+
+
+def elite_examples(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> EliteExamples | None:
+    """The best ideas so far, if the recipe has an `imitation_weight`."""
+    ours = recipe.ours
+    if not ours.imitation_weight:
+        return None
+    prompts = ArchivePrompts(buffer, get_strategy("top_k"), kind=ours.prompts, chat=chat)
+    return EliteExamples(buffer, prompts, ours.imitation_cells, recipe.seed)
+
+
+def imitation_loss(
+    model: Any, tokenizer: Any, examples: Examples, device: torch.device, max_tokens: int
+) -> torch.Tensor:
     """Negative log-likelihood of the examples' completions.
 
     Args:
-        longest: tokens of a completion; what is longer is cut, without an end token.
+        max_tokens: of a completion; a longer one is cut, and then has no end token.
     """
-    pairs = [_tokens(tokenizer, example, longest) for example in examples]
+    pairs = [_token_ids(tokenizer, example, max_tokens) for example in examples]
     length = max(len(prompt) + len(completion) for prompt, completion in pairs)
     ids = torch.full((len(pairs), length), tokenizer.pad_token_id, device=device)
     attention, learned = torch.zeros_like(ids), torch.zeros_like(ids)
@@ -33,18 +79,20 @@ def imitation_loss(model: Any, tokenizer: Any, examples: Examples, device: torch
         ids[row, :end] = torch.tensor(prompt + completion, device=device)
         attention[row, :end] = 1
         learned[row, len(prompt) : end] = 1
+    # The logits at a position predict the next token, so targets and mask are shifted by one.
     logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1]
     nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
     mask = learned[:, 1:]
     return ((nll * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
-def _tokens(tokenizer: Any, example: dict[str, Any], longest: int) -> tuple[list[int], list[int]]:
+def _token_ids(tokenizer: Any, example: dict[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
+    """The ids of prompt and completion."""
     prompt = example["prompt"]
     if isinstance(prompt, str):
-        before = tokenizer(prompt)["input_ids"]
+        prompt_ids = tokenizer(prompt)["input_ids"]
     else:
-        given = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
-        before = given["input_ids"]
-    after = [*tokenizer(example["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    return list(before), after[:longest]
+        chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+        prompt_ids = chat["input_ids"]
+    completion_ids = tokenizer(example["completion"], add_special_tokens=False)["input_ids"]
+    return list(prompt_ids), [*completion_ids, tokenizer.eos_token_id][:max_tokens]

@@ -1,36 +1,40 @@
-"""The pipeline: which batch is sampled, which is trained, and on what; decided alike at every rank and after a kill.
+"""Which batch is sampled, which is trained, and on what: the same at every rank, and in a run that was killed.
 
-At the t-th call batches up to t + lag are sampled (or taken from the journal), journaled at every rank, and only then
-submitted; batch t is closed by the first process (`closing`), and every rank is told how.  A closing is on disk before
-anybody trains on it, so that a resumed run repeats it instead of deciding again.  Ranks meet on a store, never inside a
-collective, before they sample and before they train.
+At the t-th call of `next_batch`:
+
+1. Batches up to t + `max_staleness` are sampled, or read from the journal.  Each is journaled at every rank, and only
+   then submitted to the reward functions.
+2. Rank 0 waits for the quorum of batch t and decides what is trained (`batch_assembly`).  The decision is on disk
+   before any rank trains on it, so that a resumed run repeats it instead of deciding again.
+3. Every rank is sent the decision.
+
+Ranks wait for each other on a store, never inside a collective, before they sample and before they train.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.batch_assembly import Closing, Known, Layout, Rule
+from ideator_rl.training.batch_assembly import ClosingRule, GroupId, Layout, Outcome, TrainBatch
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.ranks import Ranks
-from ideator_rl.training.reward_runner import Pending, Rewarding
+from ideator_rl.training.reward_runner import PendingRewards, RewardRunner
 from ideator_rl.training.rollouts import Batch, RolloutJournal, restore_random_state
 
 log = logging.getLogger(__name__)
-LOOK_SECONDS = 0.5
-"""The longest wait between two looks at what has arrived."""
+WAIT_SECONDS = 0.5
+"""The longest wait between two looks at the rewards that have come."""
 
 
 class Host(Protocol):
-    """What the pipeline asks of the trainer."""
+    """What the pipeline needs of the trainer; called by the thread that trains."""
 
     state: Any
     """The Trainer's."""
@@ -39,19 +43,28 @@ class Host(Protocol):
     def device(self) -> torch.device: ...
 
     def sample(self, index: int) -> Batch:
-        """A new batch, this rank's tensors included."""
+        """A new batch, with this rank's tensors."""
         ...
 
     def give_up(self) -> bool:
-        """Whether a batch of which nothing can be trained may be closed empty (the budget is spent)."""
+        """Whether a batch of which no group can be trained may be closed empty, because the budget is spent."""
+        ...
+
+    def reattach(self, submitted: set[int]) -> None:
+        """Wait for the experiments of earlier sessions, but for those of batches that are submitted again anyway.
+
+        Called once, at rank 0, before the first batch is sampled.
+        """
         ...
 
 
 class Pipeline:
-    """Args:
-    run: the run's folder, shared by all processes.
-    rewarding: in the first process only.
-    draw: examples to imitate beside a batch.
+    """The pipeline of one session.  Only the thread that trains calls it.
+
+    Args:
+        run: the run's folder, shared by all ranks.
+        reward_runner: at rank 0; None at the others.
+        draw: returns examples to imitate with a batch; called at rank 0 only.
     """
 
     def __init__(
@@ -61,74 +74,84 @@ class Pipeline:
         run: Path,
         host: Host,
         ranks: Ranks,
-        rewarding: Rewarding | None,
+        reward_runner: RewardRunner | None,
         draw: Draw | None = None,
     ):
         self.config, self.layout, self.ranks = config, layout, ranks
-        self._host, self._rewarding, self._draw = host, rewarding, draw
-        self._rule = Rule(config.quorum, config.max_age)
-        self._run, self._journal = run, RolloutJournal(run, ranks.rank, ranks.world)
+        self._host, self._reward_runner, self._draw = host, reward_runner, draw
+        self._rule = ClosingRule(config.quorum, config.max_age)
+        self._journal = RolloutJournal(run, ranks.rank, ranks.world)
+        # By batch.  Each is filled by `next_batch` and emptied by `_release` once no later batch can need it.
         self._batches: dict[int, Batch] = {}
-        self.pending: dict[int, Pending] = {}
-        self._closings: dict[int, Closing] = {}
+        self.pending: dict[int, PendingRewards] = {}
+        """At rank 0; the reward functions' event loop writes what is in it."""
+        self._train_batches: dict[int, TrainBatch] = {}
+        """The last one, and at rank 0 of a resumed run those that an earlier session decided."""
         self._sampled = -1
-        self._sampled_before = 0
-        """Batches below this were sampled before the checkpoint: its random state is younger than theirs."""
-        self.reattach: Callable[[set[int]], None] | None = None
-        """Called once in the first process of a resumed run, with the batches that are submitted again anyway."""
+        """The last batch that was sampled or read; −1 until the first call, which resumes the run."""
+        self._sampled_before_checkpoint = 0
+        """Batches below this were sampled before the checkpoint: its random state is newer than theirs."""
 
-    def next(self, index: int, total: int) -> tuple[Closing, dict[int, Batch]]:
-        """What to train as batch `index` of `total`: the closing, and the batches that its seats come from."""
-        self.ranks.meet(f"begin/{index}")
+    def next_batch(self, index: int, total: int) -> tuple[TrainBatch, dict[int, Batch]]:
+        """What to train as batch `index` of `total`, and the sampled batches that its groups come from.
+
+        Raises:
+            IdeatorError: every experiment was lost, or the journal does not fit this run.
+        """
+        self.ranks.barrier(f"begin/{index}")
         if self._sampled < 0:
-            self._take_up(index)
+            self._resume(index)
         while self._sampled < min(index + self.config.max_staleness, total - 1):
             self._sampled += 1
-            self._batches[self._sampled] = self._take(self._sampled)
-        closing = Closing.of(self.ranks.share(f"close/{index}", lambda: self._close(index).to_json()))
-        self._closings[index] = closing
-        batches = {seat.batch: self._batch(seat.batch) for seat in closing.seats} | {index: self._batch(index)}
-        self._release(closing)
-        return closing, batches
+            self._batches[self._sampled] = self._sample_or_read(self._sampled)
+        body = self.ranks.broadcast(f"close/{index}", lambda: self._close(index).to_json())
+        train_batch = TrainBatch.from_json(body)
+        self._train_batches[index] = train_batch
+        batches = {number: self._batch(number) for number in {index, *(slot.batch for slot in train_batch.slots)}}
+        self._release(train_batch)
+        return train_batch, batches
 
-    def _take_up(self, index: int) -> None:
-        """Find what an earlier life of this run has left."""
+    def forget(self, before: int) -> None:
+        """Remove journaled batches: no checkpoint goes back beyond the batch `before`."""
+        self._journal.forget(before - self.config.max_age)
+
+    def _resume(self, index: int) -> None:
+        """Read what an earlier session left, if any, and submit again what it waited for."""
         self._sampled = index - 1
-        self._sampled_before = 0 if index == 0 else index + self.config.max_staleness
-        if self.ranks.first:
-            self._closings = _usable(self._journal, index)
-            for batch in {batch for batch, _ in self._parked(index)}:
-                self._submit(self._batch(batch))
-        if self.reattach is not None and self.ranks.first:
-            ahead = range(index, index + self.config.max_staleness + 1)
-            self.reattach({*ahead, *(batch for batch, _ in self._parked(index)), *self._journaled_from(index)})
+        self._sampled_before_checkpoint = 0 if index == 0 else index + self.config.max_staleness
+        if not self.ranks.is_zero:
+            return
+        self._train_batches = _usable_train_batches(self._journal, index)
+        deferred = {batch for batch, _ in self._deferred(index)}
+        for batch in deferred:
+            self._submit(self._batch(batch))
+        # These are submitted again here or by the next calls, so their experiments need no second waiter.
+        ahead = set(range(index, index + self.config.max_staleness + 1))
+        journaled = index
+        while self._journal.has(journaled):
+            ahead.add(journaled)
+            journaled += 1
+        self._host.reattach(ahead | deferred)
 
-    def _journaled_from(self, index: int) -> set[int]:
-        """Batches that will be taken from the journal one after the other."""
-        found = set()
-        while self._journal.holds(index):
-            found.add(index)
-            index += 1
-        return found
-
-    def _take(self, index: int) -> Batch:
-        """A batch from the journal, or a new one; submitted once it is on disk at every rank."""
-        if self.ranks.all(f"journaled/{index}", self._journal.holds(index)):
+    def _sample_or_read(self, index: int) -> Batch:
+        """A batch from the journal, or a new one; it is submitted when it is on disk at every rank."""
+        if self.ranks.all_true(f"journaled/{index}", self._journal.has(index)):
             batch = self._read(index)
-            if index >= self._sampled_before and batch.random_state is not None:
+            # It was sampled after the checkpoint was saved: later batches must not repeat its random numbers.
+            if index >= self._sampled_before_checkpoint and batch.random_state is not None:
                 restore_random_state(batch.random_state)
         else:
-            if self.ranks.first:
-                self._strike(index)
+            if self.ranks.is_zero:
+                self._discard_train_batches(index)
             batch = self._host.sample(index)
             self._journal.write(batch)
-            self.ranks.meet(f"written/{index}")
+            self.ranks.barrier(f"written/{index}")
         self._submit(batch)
         return batch
 
     def _submit(self, batch: Batch) -> None:
-        if self._rewarding is not None and batch.index not in self.pending:
-            self.pending[batch.index] = self._rewarding.submit(batch, self._host.state)
+        if self._reward_runner is not None and batch.index not in self.pending:
+            self.pending[batch.index] = self._reward_runner.submit(batch, self._host.state)
 
     def _batch(self, index: int) -> Batch:
         if index not in self._batches:
@@ -138,7 +161,7 @@ class Pipeline:
     def _read(self, index: int) -> Batch:
         """
         Raises:
-            IdeatorError: it was sampled under settings that this run cannot go on with.
+            IdeatorError: the batch was sampled under settings with which this run cannot go on.
         """
         batch = self._journal.read(index, self._host.device)
         if batch.group_size != self.layout.group_size:
@@ -146,10 +169,10 @@ class Pipeline:
                 f"Batch {index} of this run was sampled in groups of {batch.group_size}, and num_generations is "
                 f"{self.layout.group_size} now. Resume with the group size that it was started with."
             )
-        ids, wanted = batch.tensors.get("completion_ids"), self.layout.rows_per_rank
-        if ids is not None and len(ids) != wanted:
+        ids, rows = batch.tensors.get("completion_ids"), self.layout.rows_per_rank
+        if ids is not None and len(ids) != rows:
             raise IdeatorError(
-                f"Batch {index} of this run was sampled with {len(ids)} completions a process, and {wanted} are asked "
+                f"Batch {index} of this run was sampled with {len(ids)} completions a process, and {rows} are asked "
                 "for now. Resume with the batch size that it was started with."
             )
         if ids is not None and self.config.off_policy and "old_per_token_logps" not in batch.tensors:
@@ -159,88 +182,95 @@ class Pipeline:
             )
         return batch
 
-    def _strike(self, index: int) -> None:
-        """A batch is sampled anew: what was closed of it, or after it, was about other texts."""
-        found = [Closing.of(raw) for raw in self._journal.closings()]
-        if any(closing.index >= index for closing in found):
-            self._journal.keep_closings([closing.to_json() for closing in found if closing.index < index])
-        self._closings = {at: closing for at, closing in self._closings.items() if at < index}
+    def _discard_train_batches(self, index: int) -> None:
+        """A batch is sampled anew: decisions about it and about later batches are of other completions."""
+        stored = self._journal.train_batches()
+        if any(train_batch.index >= index for train_batch in stored):
+            self._journal.replace_train_batches([train_batch for train_batch in stored if train_batch.index < index])
+        self._train_batches = {number: batch for number, batch in self._train_batches.items() if number < index}
 
-    def _parked(self, index: int) -> list[tuple[int, int]]:
-        """Groups that waited when the batch before `index` had been closed."""
-        before = self._closings.get(index - 1)
-        return before.parked if before is not None else []
+    def _deferred(self, index: int) -> list[GroupId]:
+        """Groups that were deferred when the batch before `index` was closed."""
+        previous = self._train_batches.get(index - 1)
+        return previous.deferred if previous is not None else []
 
-    def _close(self, index: int) -> Closing:
-        """First process: wait for the quorum, decide, and put it on disk."""
-        if index in self._closings:
-            return self._closings[index]
-        since = time.monotonic()
+    # At rank 0.
+
+    def _close(self, index: int) -> TrainBatch:
+        """Wait for the quorum or the deadline, decide, and store the decision."""
+        if index in self._train_batches:  # an earlier session decided
+            return self._train_batches[index]
+        ready_at = time.monotonic()
         while True:
-            known = self._known(index)
-            final = all(each is not None for each in known[index])
-            if self._rule.enough(known[index]) or self._late(index):
-                closing = self._rule.close(index, self.layout, known, self._parked(index), time.monotonic() - since)
-                if closing.seats or (final and self._nothing_left(known)):
+            outcomes = {batch: self.pending[batch].outcomes() for batch in self._batches_to_choose_from(index)}
+            is_final = all(outcome is not None for outcome in outcomes[index])
+            if self._rule.has_quorum(outcomes[index]) or self._is_past_deadline(index):
+                waited = time.monotonic() - ready_at
+                train_batch = self._rule.close(index, self.layout, outcomes, self._deferred(index), waited)
+                # Without any group to train, go on waiting for as long as one may still become ready.
+                if train_batch.slots or (is_final and self._may_close_empty(outcomes)):
                     break
-            self.pending[index].wait(LOOK_SECONDS)
-        told = dict(self.pending[index].metrics)  # a copy: its function may still be logging
-        closing.metrics = {name: list(values) for name, values in told.items() if values}
-        closing.examples = self._draw(index) if self._draw else []
-        self._journal.close(closing.to_json())
-        return closing
+            self.pending[index].wait(WAIT_SECONDS)
+        metrics = dict(self.pending[index].metrics)  # a copy: the functions may still be logging
+        train_batch.metrics = {name: list(values) for name, values in metrics.items() if values}
+        train_batch.examples = self._draw(index) if self._draw else []
+        self._journal.append(train_batch)
+        return train_batch
 
-    def _known(self, index: int) -> dict[int, Known]:
-        return {batch: self.pending[batch].known() for batch in {index, *(b for b, _ in self._parked(index))}}
+    def _batches_to_choose_from(self, index: int) -> set[int]:
+        return {index, *(batch for batch, _ in self._deferred(index))}
 
-    def _late(self, index: int) -> bool:
+    def _is_past_deadline(self, index: int) -> bool:
         deadline = self.config.deadline
         return deadline is not None and time.monotonic() - self.pending[index].submitted >= deadline
 
-    def _nothing_left(self, known: dict[int, Known]) -> bool:
-        """Whether a batch without anything to train may be closed.
+    def _may_close_empty(self, outcomes: dict[int, list[Outcome | None]]) -> bool:
+        """Whether a batch without any group to train may be closed.
 
         Raises:
             IdeatorError: everything was lost, and training on would be blind.
         """
-        if any(each is None for rows in known.values() for each in rows):
+        rows = [outcome for batch in outcomes.values() for outcome in batch]
+        if any(outcome is None for outcome in rows):
             return False
-        if self._host.give_up() or any(each.scored for rows in known.values() for each in rows if each):
+        if self._host.give_up() or any(outcome.scored for outcome in rows if outcome):
             return True
         raise IdeatorError(
-            "Every experiment of this batch was lost: nothing was learned from them and nothing is lost with them. "
-            "See why with `ideator-rl status`, mend it and resume."
+            "Every experiment of this batch was lost, so there is nothing to learn from, and nothing else is lost. "
+            "`ideator-rl status` shows why; mend it and resume."
         )
 
-    def _release(self, closing: Closing) -> None:
-        """Forget what no later batch can need: in memory, and on disk what no checkpoint goes back to."""
-        keep = {batch for batch, _ in closing.parked}
-        for index in [index for index in self._batches if index <= closing.index and index not in keep]:
+    # At every rank.
+
+    def _release(self, train_batch: TrainBatch) -> None:
+        """Drop from memory what no later batch can need."""
+        needed = {batch for batch, _ in train_batch.deferred}
+        for index in [index for index in self._batches if index <= train_batch.index and index not in needed]:
             del self._batches[index]
-        for index in [index for index in self.pending if index <= closing.index and index not in keep]:
+        for index in [index for index in self.pending if index <= train_batch.index and index not in needed]:
             self.pending.pop(index).unwatch()
-        self._closings.pop(closing.index - 1, None)
-
-    def forget(self, before: int) -> None:
-        """No checkpoint goes back beyond the batch `before`."""
-        self._journal.forget(before - self.config.max_age)
+        self._train_batches.pop(train_batch.index - 1, None)
 
 
-def _usable(journal: RolloutJournal, index: int) -> dict[int, Closing]:
-    """The closings on disk whose batches are there too; from the first that is not, they are struck out."""
-    usable: list[Closing] = []
-    found = [Closing.of(raw) for raw in journal.closings()]
-    for closing in found:
-        needed = {batch for batch, _ in closing.parked}
-        if closing.index >= index:
-            needed |= {closing.index, *(seat.batch for seat in closing.seats)}
-        if closing.index >= index - 1 and not all(journal.holds(batch) for batch in needed):
+def _usable_train_batches(journal: RolloutJournal, index: int) -> dict[int, TrainBatch]:
+    """The stored decisions that a run resumed at batch `index` can repeat.
+
+    A decision whose sampled batches are gone is discarded, with all that follow it: they are decided again.
+    """
+    usable: list[TrainBatch] = []
+    stored = journal.train_batches()
+    for train_batch in stored:
+        # Of a batch that is trained already, only the deferred groups are needed, and only of the last such batch.
+        needed = {batch for batch, _ in train_batch.deferred}
+        if train_batch.index >= index:
+            needed |= {train_batch.index, *(slot.batch for slot in train_batch.slots)}
+        if train_batch.index >= index - 1 and not all(journal.has(batch) for batch in needed):
             break
-        usable.append(closing)
-    if len(usable) < len(found):
-        log.warning("closings from batch %d on are decided again: their batches are gone", found[len(usable)].index)
-        journal.keep_closings([closing.to_json() for closing in usable])
-    for closing in usable:
-        if closing.index >= index:
-            closing.examples = journal.examples(closing.index)
-    return {closing.index: closing for closing in usable if closing.index >= index - 1}
+        usable.append(train_batch)
+    if len(usable) < len(stored):
+        log.warning("closings from batch %d on are decided again: their batches are gone", stored[len(usable)].index)
+        journal.replace_train_batches(usable)
+    for train_batch in usable:
+        if train_batch.index >= index:
+            train_batch.examples = journal.examples(train_batch.index)
+    return {train_batch.index: train_batch for train_batch in usable if train_batch.index >= index - 1}

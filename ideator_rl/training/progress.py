@@ -1,26 +1,32 @@
-"""Progress of a training run that a person can follow: while the trainer waits for experiments, a line says what runs,
-what is done and failed, the best so far, and the time left."""
+"""Progress of a training run on stderr.
+
+While the trainer waits for experiments, a line shows how many run, are done and failed, the best metric, and the time
+left.
+"""
 
 from __future__ import annotations
 
 import time
 
-from ideator_rl.progress import Voice, clock
+from ideator_rl.progress import ProgressReporter, clock
 from ideator_rl.reward_buffer import RewardBuffer
 
 
-class Progress(Voice):
+class Progress(ProgressReporter):
+    """The run's progress.  The main thread writes the fields; the reporter's thread reads them in `line` and `left`."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.step, self.steps = 0, 0
-        self._training_since = 0.0
-        self._first_step = 0
-        self._settled = (0, 0)
         self.buffer: RewardBuffer | None = None
-        """The run's, in the process that runs experiments; set once it is open."""
+        """The run's experiments, set when they can be counted; None at every rank but 0, and for a warm-up alone."""
+        self.step, self.steps = 0, 0
+        """Optimizer steps that are done, and all of them."""
+        self._first_step, self._training_since = 0, 0.0
+        self._counts_at_step = (0, 0)
+        """Proposed and done ideas when the last step ended."""
 
     def warmup(self, step: int, steps: int, loss: float, seconds: float) -> None:
-        """`seconds` since the first warm-up step began."""
+        """Report a warm-up step, `seconds` after the first one began."""
         left = clock(seconds / step * (steps - step))
         self.say(f"warm-up step {step}/{steps} · loss {loss:.3f} · about {left} of warm-up left")
 
@@ -32,7 +38,7 @@ class Progress(Voice):
 
     def stepped(self, step: int) -> None:
         """`step` steps are done."""
-        self.step, self._settled = step, self._ideas()
+        self.step, self._counts_at_step = step, self._idea_counts()
 
     def line(self) -> str:
         parts = [f"step {min(self.step + 1, self.steps)}/{self.steps}"]
@@ -47,19 +53,19 @@ class Progress(Voice):
         return " · ".join(parts)
 
     def left(self) -> str:
-        share = self._share()
+        share = self._share_done()
         if share == 0.0:
             return ""
         return f" · about {clock((time.monotonic() - self._training_since) * (1 / share - 1))} left"
 
-    def _share(self) -> float:
-        """How much of this process's training is done, counting the experiments of the step under way."""
-        (proposed, done), (proposed_before, done_before) = self._ideas(), self._settled
-        under_way = (done - done_before) / (proposed - proposed_before) if proposed > proposed_before else 0.0
-        return (self.step - self._first_step + under_way) / max(1, self.steps - self._first_step)
+    def _share_done(self) -> float:
+        """The share of this session's training that is done; the current step counts by its finished experiments."""
+        (proposed, done), (proposed_before, done_before) = self._idea_counts(), self._counts_at_step
+        current = (done - done_before) / (proposed - proposed_before) if proposed > proposed_before else 0.0
+        return (self.step - self._first_step + current) / max(1, self.steps - self._first_step)
 
-    def _ideas(self) -> tuple[int, int]:
-        """Ideas proposed and done in this process."""
+    def _idea_counts(self) -> tuple[int, int]:
+        """Ideas proposed and done in this session."""
         if self.buffer is None:
             return 0, 0
         counts = self.buffer.counts()

@@ -1,56 +1,87 @@
-"""Where a batch's prompts come from: one row a group, asked for when the batch is sampled."""
+"""The prompts of a batch, one row a group, requested when the batch is sampled: from a dataset, or with past ideas."""
 
 from __future__ import annotations
 
 from itertools import islice
 from typing import Any, Protocol
 
+from ideator_rl.archive.parents import get_strategy
+from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.errors import IdeatorError
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.training.recipe.recipe import Recipe
 
 
 class Prompts(Protocol):
+    """A source of prompts; called at rank 0 only."""
+
     def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
-        """`groups` rows of JSON values: a prompt, and the columns for reward functions.  Asked in the first process,
-        batch after batch; a resumed run goes on at a later one."""
+        """`groups` rows of JSON values: a prompt, and columns for reward functions.
+
+        Called batch after batch; a resumed run begins at a later batch, and may begin again at an earlier one.
+        """
         ...
 
 
 class DatasetPrompts:
-    """The rows of a dataset, in the order in which TRL's own sampler gives them."""
+    """The rows of a dataset, in the order of TRL's own sampler.
+
+    Args:
+        sampler: TRL's, which repeats every row `group_size` times and every generation batch `uses` times.
+    """
 
     def __init__(self, dataset: Any, sampler: Any, uses: int, group_size: int):
-        """Args:
-        sampler: TRL's, which names every row `group_size` times and every generation batch `uses` times.
-        """
         self._dataset, self._sampler, self._uses, self._group_size = dataset, sampler, uses, group_size
         self._indices: Any = iter(())
-        self._next = 0
+        self._next_batch = 0
 
     def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
-        """Raises: IdeatorError when the dataset has fewer rows than a batch has groups."""
-        if batch < self._next:
-            self._indices, self._next = iter(()), 0
-        found: list[int] = []
-        while self._next <= batch:
-            found = self._batch(groups * self._group_size)
-            self._next += 1
-        return [dict(self._dataset[index]) for index in found[:: self._group_size]]
+        """
+        Raises:
+            IdeatorError: the dataset has fewer rows than a batch has groups.
+        """
+        if batch < self._next_batch:
+            self._indices, self._next_batch = iter(()), 0
+        # The sampler only goes forward: batches that were sampled in an earlier session are drawn and passed over.
+        drawn: list[int] = []
+        while self._next_batch <= batch:
+            drawn = self._draw(groups * self._group_size)
+            self._next_batch += 1
+        return [dict(self._dataset[index]) for index in drawn[:: self._group_size]]
 
-    def _batch(self, rows: int) -> list[int]:
-        found = list(islice(self._indices, rows * self._uses))
-        if not found:
+    def _draw(self, rows: int) -> list[int]:
+        """The indices of one batch; an epoch that is over is followed by the next."""
+        drawn = list(islice(self._indices, rows * self._uses))
+        if not drawn:
             self._indices = iter(self._sampler)
-            found = list(islice(self._indices, rows * self._uses))
-        if len(found) < rows:
+            drawn = list(islice(self._indices, rows * self._uses))
+        if len(drawn) < rows:
             raise IdeatorError(
                 f"The training dataset has {len(self._dataset)} rows and a batch needs {rows // self._group_size} "
                 "different prompts. Give it as many rows, or make the batch smaller."
             )
-        return found[:rows]
+        return drawn[:rows]
+
+
+def archive_prompts(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> ArchivePrompts | None:
+    """Prompts that show past ideas, if the recipe has a `prompt_strategy`.
+
+    Raises:
+        UnknownName: there is no such strategy.
+        IdeatorError: it does not take the recipe's numbers.
+    """
+    ours = recipe.ours
+    if ours.prompt_strategy is None:
+        return None
+    strategy = get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
+    return ArchivePrompts(buffer, strategy, ours.free_prompts, ours.prompts, chat, recipe.seed)
 
 
 def refuse_stream(dataset: Any) -> None:
-    """Raises: IdeatorError for a dataset whose rows cannot be looked up again after a crash."""
+    """
+    Raises:
+        IdeatorError: the rows of this dataset cannot be read again after a crash.
+    """
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
         raise IdeatorError(
             "The training dataset is a stream, whose rows cannot be looked up again after a crash. Give one with a "

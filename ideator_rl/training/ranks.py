@@ -1,8 +1,9 @@
-"""What the processes of a run tell each other without a collective.
+"""Barriers and broadcasts between the processes of a run that may wait for hours.
 
-A collective has a timeout (30 minutes by default, fixed for gloo) and experiments take hours, so nobody waits for them
-inside one: the ranks poll a small key-value store (torch's `TCPStore`, held by the first process) until all have
-arrived, and only then go on together.  One process needs no store.  Keys are used once; old ones are deleted.
+A collective has a timeout (30 minutes by default, fixed for gloo) and experiments take hours.  So no rank waits for
+experiments inside one: the ranks poll a small key-value store (torch's `TCPStore`, served by rank 0) until all have
+arrived, and only then continue together.  A single process needs no store.  Each name is used once; old keys are
+deleted.
 """
 
 from __future__ import annotations
@@ -21,71 +22,72 @@ import torch.distributed as dist
 from ideator_rl.errors import IdeatorError
 
 POLL_SECONDS = (0.002, 0.2)
-"""First and longest pause between two looks."""
-KEPT = 64
-"""Keys that are kept before the oldest is deleted; every rank has passed them long since."""
+"""The first pause between two looks at the store, and the longest."""
+LIVE_KEYS = 64
+"""Keys in the store before the oldest is deleted; every rank has read it long before."""
 FAILED = "!"
+"""Begins the value of a broadcast that failed; JSON never does."""
 
 
 class OtherRankFailed(IdeatorError):
-    """The first process could not say what the others wait for."""
+    """Rank 0 failed to compute what it was to broadcast."""
 
 
 class Ranks:
-    """This process among those of its run."""
+    """This process, and its connection to the other processes of the run."""
 
     def __init__(self) -> None:
-        together = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if together else 0
-        self.world = dist.get_world_size() if together else 1
+        distributed = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if distributed else 0
+        self.world = dist.get_world_size() if distributed else 1
         self._store = _open_store(self.rank) if self.world > 1 else None
-        self._used: deque[str] = deque()
+        self._keys: deque[str] = deque()
 
     @property
-    def first(self) -> bool:
+    def is_zero(self) -> bool:
         return self.rank == 0
 
-    def meet(self, name: str) -> None:
-        """Wait until every rank has come here, however long that takes."""
+    def barrier(self, name: str) -> None:
+        """Wait until every rank has called this, for as long as it takes."""
         if self._store is not None:
-            key = self._key(name)
+            key = self._new_key(name)
             self._store.add(key, 1)
             _poll(lambda: self._count(key) >= self.world)
 
-    def share(self, name: str, make: Callable[[], Any]) -> Any:
-        """What the first process makes (a JSON value), at every rank.
+    def broadcast(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Rank 0's result of `compute`, a JSON value, at every rank.
 
         Raises:
-            OtherRankFailed: making it failed there; the first process raises the error itself.
+            OtherRankFailed: `compute` raised; rank 0 itself raises that error.
         """
         if self._store is None:
-            return make()
-        key = self._key(name)
-        if self.first:
+            return compute()
+        key = self._new_key(name)
+        if self.is_zero:
             try:
-                made = make()
+                value = compute()
             except BaseException as error:
                 self._store.set(key, FAILED + str(error))
                 raise
-            self._store.set(key, json.dumps(made))
-            return made
-        _poll(lambda: self._there(key))
-        said = self._store.get(key).decode()
-        if said.startswith(FAILED):
-            raise OtherRankFailed(f"The first process failed: {said.removeprefix(FAILED)}")
-        return json.loads(said)
+            self._store.set(key, json.dumps(value))
+            return value
+        _poll(lambda: self._exists(key))
+        text = self._store.get(key).decode()
+        if text.startswith(FAILED):
+            raise OtherRankFailed(f"The first process failed: {text.removeprefix(FAILED)}")
+        return json.loads(text)
 
-    def all(self, name: str, here: bool) -> bool:
-        """Whether it is so at every rank."""
+    def all_true(self, name: str, value: bool) -> bool:
+        """Whether the value is true at every rank."""
         if self._store is None:
-            return here
-        no = self._key(f"{name}/no")
-        if not here:
+            return value
+        no = self._new_key(f"{name}/no")
+        if not value:
             self._store.add(no, 1)
-        self.meet(f"{name}/asked")
-        return not self._there(no)
+        self.barrier(f"{name}/asked")
+        return not self._exists(no)
 
-    def _there(self, key: str) -> bool:
+    def _exists(self, key: str) -> bool:
         assert self._store is not None
         return bool(self._store.check([key]))
 
@@ -93,35 +95,35 @@ class Ranks:
         assert self._store is not None
         return int(self._store.add(key, 0))
 
-    def _key(self, name: str) -> str:
+    def _new_key(self, name: str) -> str:
+        """Note that a key is used, and delete the oldest one."""
         assert self._store is not None
-        self._used.append(name)
-        if len(self._used) > KEPT:
-            old = self._used.popleft()
-            if self.first:
-                self._store.delete_key(old)
+        self._keys.append(name)
+        if len(self._keys) > LIVE_KEYS:
+            oldest = self._keys.popleft()
+            if self.is_zero:
+                self._store.delete_key(oldest)
         return name
 
 
-def _poll(done: Callable[[], bool]) -> None:
+def _poll(is_done: Callable[[], bool]) -> None:
     pause, longest = POLL_SECONDS
-    while not done():
+    while not is_done():
         time.sleep(pause)
         pause = min(longest, pause * 1.5)
 
 
 def _open_store(rank: int) -> dist.TCPStore:
-    """A store at the first process: its port is free there, and told to the others by one collective at the start."""
-    told: list[Any] = [None]
+    """A store served by rank 0, at a port that is free there; one collective at the start gives it to the others."""
+    port: list[Any] = [None]
     store = None
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    patience = timedelta(minutes=5)
+    timeout = timedelta(minutes=5)
     if rank == 0:
-        port = _free_port()
-        store = dist.TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=patience)
-        told = [port]
-    dist.broadcast_object_list(told, src=0)
-    return store or dist.TCPStore(host, told[0], is_master=False, wait_for_workers=False, timeout=patience)
+        port = [_free_port()]
+        store = dist.TCPStore(host, port[0], is_master=True, wait_for_workers=False, timeout=timeout)
+    dist.broadcast_object_list(port, src=0)
+    return store or dist.TCPStore(host, port[0], is_master=False, wait_for_workers=False, timeout=timeout)
 
 
 def _free_port() -> int:

@@ -1,14 +1,16 @@
-"""Reward functions under way: called once for a whole batch, in the background, with rewards as they become known.
+"""Runs the reward functions of a batch in the background, and collects rewards as they become known.
 
-Runs in the first process only, so that every function sees whole groups.  A function is called as TRL calls it (1.16,
+Rank 0 only, so that every function is given whole groups.  A function is called as TRL calls it (1.16,
 `GRPOTrainer._calculate_rewards`): prompts, completions, completion_ids, the dataset's columns, trainer_state,
-log_metric, log_extra (taken and not shown).  One that has an attribute `as_completed` (an async generator with the same
-arguments that yields a `RowReward` a completion) is read row by row; any other gives all its rows at once.  All run on
-one event loop of their own that outlives the step, and those of a batch start together, in their order; what a batch no
-longer waits for goes on there.
+log_metric, and log_extra, whose tables are not shown.  A function with an attribute `as_completed` (an async generator
+with the same arguments that yields one `RowReward` per completion) is read row by row; any other returns all its
+rewards at once.
 
-A row whose experiment was lost is masked, whatever other functions gave it: TRL sums what is there, and would train it
-on its bonus for form or length alone.
+All functions run on one event loop that outlives the training step.  Those of a batch start together, in their order.
+When a batch is closed its functions run on.
+
+A row whose experiment was lost is masked, whatever other functions return for it: TRL sums the rewards that are there,
+and would train the row on a bonus for form or length alone.
 """
 
 from __future__ import annotations
@@ -42,65 +44,71 @@ class RewardError(IdeatorError):
     """A reward function broke its contract."""
 
 
-class Pending:
-    """The rewards of one batch, as far as they are known.  Written by the loop's thread, read by the trainer's.
+class PendingRewards:
+    """The rewards of one batch, as far as they are known.
+
+    The event loop's thread writes rewards, metrics and errors.  The trainer's thread reads them, and calls `unwatch`
+    when it has closed the batch.  `_changed` guards all fields but `metrics`, which a function may write at any time.
 
     Args:
-        measuring: the functions that run experiments: where one of them gives None, a row is masked.
+        measuring: indices of the functions that run experiments; a row for which one of them returns None is masked.
     """
 
     def __init__(self, rows: int, functions: int, measuring: Collection[int] = ()):
         self.submitted = time.monotonic()
         self.metrics: defaultdict[str, list[float]] = defaultdict(list)
         self.error: BaseException | None = None
-        self._rows = [Outcome([None] * functions) for _ in range(rows)]
-        self._awaited = [set(range(functions)) for _ in range(rows)]
+        self._outcomes = [Outcome([None] * functions) for _ in range(rows)]
+        self._awaited = [set(range(functions)) for _ in range(rows)]  # functions that have not answered for a row
         self._measuring, self._masked = measuring, set[int]()
         self._changed = threading.Condition()
         self._watched = True
 
-    def set(self, function: int, said: RowReward) -> None:
-        """
+    def set(self, function: int, answer: RowReward) -> None:
+        """Enter a function's reward for a row.
+
         Raises:
-            RewardError: the reward is infinite or no number, or its row is none of the batch or was spoken of before.
+            RewardError: the reward is infinite or not a number, or the row does not exist or has one already.
         """
-        reward = _number(said.reward)
+        reward = _parse_reward(answer.reward)
         with self._changed:
-            if not 0 <= said.row < len(self._rows) or function not in self._awaited[said.row]:
+            if not 0 <= answer.row < len(self._outcomes) or function not in self._awaited[answer.row]:
                 raise RewardError(
-                    f"A reward function spoke of row {said.row} twice, or of one that the batch of {len(self._rows)} "
-                    "does not have. It must say one reward a completion."
+                    f"A reward function returned row {answer.row} twice, or the batch of {len(self._outcomes)} "
+                    "completions has no such row. Return exactly one reward per completion."
                 )
-            row = self._rows[said.row]
-            row.rewards[function] = reward
-            row.status, row.cell = said.status or row.status, said.cell or row.cell
-            if said.status or function in self._measuring:
-                row.measured = reward
-            if said.status == LOST or (function in self._measuring and reward is None):
-                self._masked.add(said.row)
-            self._awaited[said.row].discard(function)
-            if said.row in self._masked and not self._awaited[said.row]:
-                row.rewards = [None] * len(row.rewards)
+            outcome = self._outcomes[answer.row]
+            outcome.rewards[function] = reward
+            outcome.status, outcome.cell = answer.status or outcome.status, answer.cell or outcome.cell
+            if answer.status or function in self._measuring:
+                outcome.measured = reward
+            if answer.status == LOST or (function in self._measuring and reward is None):
+                self._masked.add(answer.row)
+            self._awaited[answer.row].discard(function)
+            # Not before the last answer, which would write its reward into the masked row.
+            if answer.row in self._masked and not self._awaited[answer.row]:
+                outcome.rewards = [None] * len(outcome.rewards)
             self._changed.notify_all()
 
     def fail(self, error: BaseException) -> None:
+        """Enter what a function raised; the first error counts."""
         with self._changed:
             self.error = self.error or error
             self._changed.notify_all()
-            self._log_unseen()
+            self._log_unread_error()
 
     def unwatch(self) -> None:
-        """Nobody asks any more: what failed unseen, or fails from now on, is logged."""
+        """The batch is closed: an error that `outcomes` did not raise, or a later one, is logged."""
         with self._changed:
             self._watched = False
-            self._log_unseen()
+            self._log_unread_error()
 
-    def _log_unseen(self) -> None:
+    def _log_unread_error(self) -> None:
         if self.error is not None and not self._watched:
             log.error("A reward function failed after its batch was closed: %s", self.error, exc_info=self.error)
 
-    def known(self) -> list[Outcome | None]:
-        """Of every row: its outcome once all functions have spoken, else None.
+    def outcomes(self) -> list[Outcome | None]:
+        """The outcome of every row; None while a function has not answered for it.
 
         Raises:
             BaseException: what a reward function raised.
@@ -108,21 +116,21 @@ class Pending:
         with self._changed:
             if self.error is not None:
                 raise self.error
-            return [None if awaited else row for row, awaited in zip(self._rows, self._awaited, strict=True)]
+            return [None if awaited else row for row, awaited in zip(self._outcomes, self._awaited, strict=True)]
 
     def wait(self, seconds: float) -> None:
-        """Until something changes, or time is up."""
+        """Wait until something changes, at most so long."""
         with self._changed:
             self._changed.wait(seconds)
 
 
-class Rewarding:
-    """The reward functions of a run and the loop they live on.
+class RewardRunner:
+    """The reward functions of a run, and the thread with their event loop.
 
     Args:
         buffer: runs the experiments; None where the columns of each batch say where to run.
-        columns: the run's values for every completion.  They replace the configuration and options in a journaled
-            batch: the run may have been moved, or have another bucket, cap or option since.
+        columns: the run's values for every completion.  They replace the configuration and the options in a journaled
+            batch: a resumed run may have been moved, or have another bucket, cap or option.
     """
 
     def __init__(
@@ -136,29 +144,29 @@ class Rewarding:
         self._buffer, self._columns = buffer, columns
         self._traits = [traits_of(function) for function in functions]
         self._measuring = {index for index, traits in enumerate(self._traits) if traits.runs_experiments}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rewards", daemon=True)
         self._thread.start()
 
-    def submit(self, batch: Batch, state: Any) -> Pending:
+    def submit(self, batch: Batch, state: Any) -> PendingRewards:
         """Start every function on a batch.
 
         Args:
-            state: the Trainer's; functions get it with the batch's index as `global_step`, which names the batch in
-                records, also when it is submitted again by a resumed run.
+            state: the Trainer's.  Functions are given it with the batch's index as `global_step`, which names the
+                batch in records, also when a resumed run submits it again.
         """
-        pending = Pending(len(batch.completions), len(self.functions), self._measuring)
-        given: dict[str, Any] = {
+        pending = PendingRewards(len(batch.completions), len(self.functions), self._measuring)
+        arguments: dict[str, Any] = {
             "prompts": batch.prompts(),
             "completions": batch.completions,
             "completion_ids": batch.ids,
             **self._columns_of(batch),
             "trainer_state": replace(state, global_step=batch.index),
             "log_metric": lambda name, value: pending.metrics[name].append(float(value)),
-            "log_extra": _log_extra,
+            "log_extra": _ignore_table,
         }
-        self.soon(self._start, given, pending)
+        self.call_soon(self._start, arguments, pending)
         return pending
 
     def _columns_of(self, batch: Batch) -> dict[str, list[Any]]:
@@ -167,26 +175,26 @@ class Rewarding:
             return columns
         replaced = {field.name for field in fields(BufferConfig)}
         replaced.update(name for traits in self._traits for name in traits.options or ())
-        kept = {name: values for name, values in columns.items() if name not in replaced}
-        return kept | {name: [value] * len(batch.completions) for name, value in self._columns.items()}
+        own = {name: values for name, values in columns.items() if name not in replaced}
+        return own | {name: [value] * len(batch.completions) for name, value in self._columns.items()}
 
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it."""
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def soon(self, function: Callable[..., Any], *given: Any) -> None:
-        """Call a function on the loop and do not wait."""
-        self._loop.call_soon_threadsafe(function, *given)
+    def call_soon(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function on the loop, without waiting."""
+        self._loop.call_soon_threadsafe(function, *arguments)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
-    def _start(self, given: dict[str, Any], pending: Pending) -> None:
+    def _start(self, arguments: dict[str, Any], pending: PendingRewards) -> None:
         """Start all functions in one turn of the loop, before any of them has an outcome."""
-        context = self._context(len(given["completions"]))
+        context = self._context(len(arguments["completions"]))
         for index in range(len(self.functions)):
-            task = self._loop.create_task(self._guarded(index, given, pending, context))
+            task = self._loop.create_task(self._run_function(index, arguments, pending, context))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -196,14 +204,14 @@ class Rewarding:
         enters = any(traits.runs_experiments and traits.takes_context for traits in self._traits)
         return RewardContext(self._buffer, BatchOutcomes(rows) if enters else None)
 
-    async def _guarded(
-        self, index: int, given: dict[str, Any], pending: Pending, context: RewardContext | None
+    async def _run_function(
+        self, index: int, arguments: dict[str, Any], pending: PendingRewards, context: RewardContext | None
     ) -> None:
         traits = self._traits[index]
         try:
             if traits.takes_context:
-                given = given | {"reward_context": context}
-            await self._read(index, given, pending)
+                arguments = arguments | {"reward_context": context}
+            await self._read_rewards(index, arguments, pending)
         except BaseException as error:
             pending.fail(error)
         finally:
@@ -211,88 +219,91 @@ class Rewarding:
             if context is not None and context.outcomes is not None and traits.runs_experiments:
                 context.outcomes.end()
 
-    async def _read(self, index: int, given: dict[str, Any], pending: Pending) -> None:
-        function, rows = self.functions[index], len(given["completions"])
+    async def _read_rewards(self, index: int, arguments: dict[str, Any], pending: PendingRewards) -> None:
+        function, rows = self.functions[index], len(arguments["completions"])
         if (stream := self._traits[index].as_completed) is not None:
-            said = 0
-            async for each in stream(**given):
-                pending.set(index, each)
-                said += 1
+            count = 0
+            async for answer in stream(**arguments):
+                pending.set(index, answer)
+                count += 1
         else:
-            values = await _called(function, given)
-            said = len(values)
+            values = await _call(function, arguments)
+            count = len(values)
             for row, value in enumerate(values[:rows]):
                 pending.set(index, RowReward(row, value))
-        if said != rows:
+        if count != rows:
             raise RewardError(
-                f"The reward function {self.names[index]} gave {said} rewards for {rows} completions. It must give one "
-                "for each, or None where it has nothing to say."
+                f"The reward function {self.names[index]} returned {count} rewards for {rows} completions. It must "
+                "return one for each, or None where it has none."
             )
 
 
-async def _called(function: Callable[..., Any], given: dict[str, Any]) -> list[float | None]:
-    """The values of a function, which may be async or not; one that is not must not hold up the loop."""
+async def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> list[float | None]:
+    """All rewards of a function, async or not; one that is not async must not block the loop."""
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
-        values: list[float | None] = await function(**given)
-        return values
-    made = await _in_a_thread(function, given)
-    return list(await made if isinstance(made, Awaitable) else made)
+        rewards: list[float | None] = await function(**arguments)
+        return rewards
+    result = await _call_in_thread(function, arguments)
+    return list(await result if isinstance(result, Awaitable) else result)
 
 
-async def _in_a_thread(function: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """In a thread of its own, not one of the loop's few: those write what became known, and end before the process."""
+async def _call_in_thread(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Call a function in a daemon thread of its own.
+
+    The loop's executor has few threads, which store outcomes and must end before the process does.
+    """
     loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
+    future: asyncio.Future[Any] = loop.create_future()
 
     def work() -> None:
         try:
-            made, error = function(**given), None
+            result, error = function(**arguments), None
         except BaseException as raised:
-            made, error = None, raised
-        with suppress(RuntimeError):  # the loop was closed: nobody waits
-            loop.call_soon_threadsafe(_settle, done, made, error)
+            result, error = None, raised
+        with suppress(RuntimeError):  # the loop was closed, and with it every wait for the result
+            loop.call_soon_threadsafe(_settle, future, result, error)
 
     threading.Thread(target=work, name="reward", daemon=True).start()
-    return await done
+    return await future
 
 
-def _settle(done: asyncio.Future[Any], made: Any, error: BaseException | None) -> None:
-    if done.cancelled():
+def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.cancelled():
         return
-    if isinstance(error, StopIteration):  # which a future does not take
+    if isinstance(error, StopIteration):  # a future refuses it
         error = RuntimeError(f"the reward function raised {error!r}")
     if error is not None:
-        done.set_exception(error)
+        future.set_exception(error)
     else:
-        done.set_result(made)
+        future.set_result(result)
 
 
-def _number(reward: Any) -> float | None:
-    """A reward as it can be journaled; None for NaN, which says as little.
+def _parse_reward(reward: Any) -> float | None:
+    """A reward as JSON can store it; None for None and for NaN.
 
     Raises:
-        RewardError: it is infinite, or no number.
+        RewardError: it is infinite, or not a number.
     """
     if reward is None:
         return None
     try:
         value = float(reward)
     except (TypeError, ValueError) as error:
-        raise RewardError(f"A reward function gave {reward!r}. A reward is a number, or None.") from error
+        raise RewardError(f"A reward function returned {reward!r}. A reward is a number, or None.") from error
     if math.isinf(value):
-        raise RewardError(f"A reward function gave {value}. A reward is a finite number, or None.")
+        raise RewardError(f"A reward function returned {value}. A reward is a finite number, or None.")
     return None if math.isnan(value) else value
 
 
 RECORDED = {"status", "experiment", "execution_reward"}
-"""Columns of our own functions: the records have them."""
+"""Columns of our own functions, which are in the records."""
 
 
 @cache
-def _say_extra(column: str) -> None:
-    log.warning("log_extra(%r, …) is not shown: rows of several batches may stand in one table.", column)
+def _warn_table(column: str) -> None:
+    log.warning("log_extra(%r, …) is not shown: a table may hold rows of several batches.", column)
 
 
-def _log_extra(column: str, values: Any) -> None:
+def _ignore_table(column: str, values: Any) -> None:
     if column not in RECORDED:
-        _say_extra(column)
+        _warn_table(column)

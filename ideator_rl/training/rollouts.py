@@ -1,12 +1,13 @@
-"""Generation batches and their journal: what was sampled is on disk before anything is submitted for it.
+"""Sampled batches and their journal: a batch is on disk before its experiments are submitted.
 
-    <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids; first process
+    <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids; written by rank 0
     <run>/rollouts/000012/rank0.safetensors   that rank's tensors: ids, masks, log-probs of sampling time, random state
-    <run>/rollouts/closings.jsonl             what was trained in which batch, with the rewards it was trained on
+    <run>/rollouts/000012/examples.json       ideas that are imitated with the batch; written by rank 0
+    <run>/rollouts/closings.jsonl             a `TrainBatch` a line: what was trained, with its rewards; rank 0
 
-Guarantees: a file appears whole or not at all and is fsynced; a batch counts as journaled when every rank's part is
-there, so a run killed at any moment takes it up again as it was sampled, whatever the sampler.  Log-probs are those of
-the training forward at sampling time.  Batches that no checkpoint could need any more are removed.
+Guarantees: a file appears whole or not at all and is fsynced.  A batch counts as journaled when every rank's part is
+there, so a run that is killed at any moment resumes with the batch as it was sampled, whatever the sampler.  Log-probs
+are those of the training forward at sampling time.  Batches that no checkpoint needs any more are removed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,22 +31,23 @@ from safetensors.torch import load, save
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
+from ideator_rl.training.batch_assembly import TrainBatch
 
 FOLDER, CLOSINGS = "rollouts", "closings.jsonl"
 NARROW = {torch.int64: torch.int32}
 """Token ids and masks fit in half their width on disk."""
-TAIL = 4096
-"""Bytes read at a time to find the end of the last whole line."""
+TAIL_BYTES = 4096
+"""Bytes read at a time to find the end of the last complete line."""
 _UID = re.compile(r'\{"uid": "([^"]*)"')
 
 
 @dataclass
 class Batch:
-    """P groups of G completions; `tensors` are this rank's rows, all else is of the whole batch."""
+    """P groups of G completions; `tensors` are this rank's rows, all other fields are of the whole batch."""
 
     index: int
-    born: int
-    """The optimizer step whose weights it was sampled from."""
+    policy_version: int
+    """Batches that the weights it was sampled from had been trained on."""
     groups: list[dict[str, Any]]
     """One dataset row a group: the prompt, and the reward functions' columns."""
     completions: list[Any]
@@ -56,7 +58,7 @@ class Batch:
     random_state: dict[str, Any] | None = None
     """Of this rank, right after sampling."""
     uid: str = ""
-    """Of this sampling: the parts of two of one index are never taken for one batch."""
+    """Of this sampling: parts of two samplings of one index are never taken for one batch."""
     group_size: int = 0
 
     def __post_init__(self) -> None:
@@ -79,7 +81,7 @@ class RolloutJournal:
         self._root, self._rank, self._world = run / FOLDER, rank, world
 
     def write(self, batch: Batch) -> None:
-        """Put this rank's part of a batch on disk."""
+        """Write this rank's part of a batch."""
         folder = self._folder(batch.index)
         if self._rank == 0:
             body = {"uid": batch.uid, "groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
@@ -87,56 +89,56 @@ class RolloutJournal:
         tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
         narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
-        state = torch.frombuffer(bytearray(_packed(batch.random_state)), dtype=torch.uint8)
-        facts = {"types": types, "born": batch.born, "world": self._world, "uid": batch.uid}
+        state = torch.frombuffer(bytearray(_pack(batch.random_state)), dtype=torch.uint8)
+        facts = {"types": types, "born": batch.policy_version, "world": self._world, "uid": batch.uid}
         facts["group_size"] = batch.group_size
         write_atomic(self._part(batch.index), save({**narrow, "random_state": state}, {"facts": json.dumps(facts)}))
 
-    def holds(self, index: int) -> bool:
-        """Whether this rank's part of a batch is there, of the sampling that the words are of; the ranks have to agree
-        before it is used.
+    def has(self, index: int) -> bool:
+        """Whether this rank's part of a batch is there and belongs to the sampling of `batch.json`.
+
+        A batch is used only if this holds at every rank.
 
         Raises:
-            IdeatorError: it was written by another number of processes.
+            IdeatorError: the batch was written by another number of processes.
         """
-        words = self._folder(index) / "batch.json"
-        if not words.is_file():
+        texts = self._folder(index) / "batch.json"
+        if not texts.is_file():
             return False
-        with _readable(words), open(words, encoding="utf-8") as file:
-            told = _UID.match(file.read(100))
-        if (found := self._world_of(index)) not in (None, self._world):
+        with _refuse_damage(texts), open(texts, encoding="utf-8") as file:
+            uid = _UID.match(file.read(100))
+        # Rank 0's part names the number of processes for the ranks that were not there as well.
+        rank_zero_part = self._folder(index) / "rank0.safetensors"
+        world = int(_read_facts(rank_zero_part)["world"]) if rank_zero_part.is_file() else self._world
+        if world != self._world:
             raise IdeatorError(
-                f"This run was journaled by {found} processes and {self._world} want to resume it. Start it with as "
+                f"This run was journaled by {world} processes and {self._world} want to resume it. Start it with as "
                 "many as before."
             )
         part = self._part(index)
-        return part.is_file() and told is not None and told[1] == _facts(part)["uid"]
+        return part.is_file() and uid is not None and uid[1] == _read_facts(part)["uid"]
 
-    def any(self) -> bool:
-        """Whether there is a batch of any index, of whatever number of processes."""
+    def has_batches(self) -> bool:
+        """Whether there is any batch, of whatever index and number of processes."""
         return any(self._root.glob("[0-9]" * 6))
 
-    def _world_of(self, index: int) -> int | None:
-        first = self._folder(index) / "rank0.safetensors"
-        return int(_facts(first)["world"]) if first.is_file() else None
-
     def read(self, index: int, device: torch.device) -> Batch:
-        """A journaled batch; its words are the first rank's only.
+        """A journaled batch; its prompts and completions are read at rank 0 only.
 
         Raises:
-            IdeatorError: a file is not as it was written.
+            IdeatorError: a file is damaged.
         """
-        with _readable(self._part(index)):
-            data, facts = self._part(index).read_bytes(), _facts(self._part(index))
-            raw = load(data)
-            state = _unpacked(raw.pop("random_state").numpy().tobytes())
-        # In the order they had, which the file does not keep: TRL takes the first for one with rows.
-        tensors = {name: raw[name].to(getattr(torch, kind)).to(device) for name, kind in facts["types"].items()}
+        with _refuse_damage(self._part(index)):
+            data, facts = self._part(index).read_bytes(), _read_facts(self._part(index))
+            stored = load(data)
+            state = _unpack(stored.pop("random_state").numpy().tobytes())
+        # In the order they had, which the file does not keep: TRL takes the number of rows from the first.
+        tensors = {name: stored[name].to(getattr(torch, kind)).to(device) for name, kind in facts["types"].items()}
         batch = Batch(index, facts["born"], [], [], [], tensors, state, facts["uid"], facts["group_size"])
         if self._rank == 0:
-            words = self._folder(index) / "batch.json"
-            with _readable(words):
-                body = json.loads(words.read_text(encoding="utf-8"))
+            texts = self._folder(index) / "batch.json"
+            with _refuse_damage(texts):
+                body = json.loads(texts.read_text(encoding="utf-8"))
                 batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
         return batch
 
@@ -148,37 +150,43 @@ class RolloutJournal:
                 if self._rank == 0:
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def closings(self) -> list[dict[str, Any]]:
-        """Every closing on disk, in order; a line that a kill cut short is none."""
+    def train_batches(self) -> list[TrainBatch]:
+        """Every closed batch, in order, without its examples; an incomplete last line is left out.
+
+        Raises:
+            IdeatorError: the file is damaged.
+        """
         try:
             lines = (self._root / CLOSINGS).read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
             return []
-        with _readable(self._root / CLOSINGS):
-            return [json.loads(line) for line in lines]
+        with _refuse_damage(self._root / CLOSINGS):
+            return [TrainBatch.from_json(json.loads(line)) for line in lines]
 
-    def close(self, closing: dict[str, Any]) -> None:
-        """Append a closing; on disk when this returns.  Its examples go with the batch, and are removed with it."""
-        folder = self._folder(closing["index"])
+    def append(self, train_batch: TrainBatch) -> None:
+        """Store how a batch was closed; on disk when this returns.
+
+        Its examples are stored with the sampled batch, and are removed with it.
+        """
+        folder = self._folder(train_batch.index)
         folder.mkdir(parents=True, exist_ok=True)
-        if closing["examples"]:
-            write_atomic(folder / "examples.json", json.dumps(closing["examples"]).encode())
-        closing = {**closing, "examples": []}
+        if train_batch.examples:
+            write_atomic(folder / "examples.json", json.dumps(train_batch.examples).encode())
         with open(self._root / CLOSINGS, "a+b") as file:
-            _drop_half_a_line(file)
-            file.write(json.dumps(closing).encode() + b"\n")
+            _remove_incomplete_line(file)
+            file.write(_line(train_batch))
             file.flush()
             os.fsync(file.fileno())
 
     def examples(self, index: int) -> list[dict[str, Any]]:
-        """What was imitated beside a batch that was closed."""
+        """The ideas that were imitated with a closed batch."""
         path = self._folder(index) / "examples.json"
-        found: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
-        return found
+        examples: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+        return examples
 
-    def keep_closings(self, closings: list[dict[str, Any]]) -> None:
-        """Replace the closings on disk by these: for a batch that is gone, what came of it cannot be trained again."""
-        write_atomic(self._root / CLOSINGS, b"".join(json.dumps(each).encode() + b"\n" for each in closings))
+    def replace_train_batches(self, train_batches: Sequence[TrainBatch]) -> None:
+        """Store these instead: the others belong to sampled batches that are gone, and cannot be trained again."""
+        write_atomic(self._root / CLOSINGS, b"".join(map(_line, train_batches)))
 
     def _folder(self, index: int) -> Path:
         return self._root / f"{index:06d}"
@@ -188,7 +196,7 @@ class RolloutJournal:
 
 
 def random_state() -> dict[str, Any]:
-    """Of every generator that sampling or shuffling may use in this process."""
+    """The state of every generator that sampling or shuffling may use in this process."""
     name, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -201,7 +209,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Go on as if the batch had just been sampled, so that later ones do not repeat its draws."""
+    """Continue as if the batch had just been sampled, so that later batches do not repeat its random numbers."""
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -210,52 +218,57 @@ def restore_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-def _packed(state: dict[str, Any] | None) -> bytes:
+def _pack(state: dict[str, Any] | None) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
 
 
-def _unpacked(data: bytes) -> dict[str, Any] | None:
+def _unpack(data: bytes) -> dict[str, Any] | None:
     state: dict[str, Any] | None = torch.load(io.BytesIO(data), weights_only=True)
     return state
 
 
-def _facts(part: Path) -> dict[str, Any]:
-    """The metadata of a part, without its tensors."""
-    with _readable(part), open(part, "rb") as file:
+def _read_facts(part: Path) -> dict[str, Any]:
+    """The metadata of a rank's part; its tensors are not read."""
+    with _refuse_damage(part), open(part, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
     return facts
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _refuse_damage(path: Path) -> Iterator[None]:
     """
     Raises:
-        IdeatorError: the file is not as it was written.
+        IdeatorError: the file cannot be parsed, so it is not as it was written.
     """
     try:
         yield
     except (ValueError, KeyError, SafetensorError, EOFError, OverflowError) as error:
         raise IdeatorError(
             f"The journal's {path} is damaged ({type(error).__name__}: {str(error)[:100]}). Move it away and resume: "
-            "what it held is sampled or decided again, and no experiment is paid for twice."
+            "the run samples or decides again what the file held, and pays for no experiment twice."
         ) from error
 
 
-def _drop_half_a_line(file: Any) -> None:
-    """A kill may have left the start of a line at the end; what comes now must not be glued to it."""
+def _line(train_batch: TrainBatch) -> bytes:
+    return json.dumps({**train_batch.to_json(), "examples": []}).encode() + b"\n"
+
+
+def _remove_incomplete_line(file: Any) -> None:
+    """Truncate a file to its last complete line: a kill may have left the start of another one."""
     end = file.seek(0, os.SEEK_END)
-    whole = end
-    while whole:
-        start = max(0, whole - TAIL)
+    complete = end
+    # Lines can be long, so the last line break is looked for in blocks from the end.
+    while complete:
+        start = max(0, complete - TAIL_BYTES)
         file.seek(start)
-        found = file.read(whole - start).rfind(b"\n") + 1
-        if found:
-            whole = start + found
+        line_end = file.read(complete - start).rfind(b"\n") + 1
+        if line_end:
+            complete = start + line_end
             break
-        whole = start
-    if whole != end:
-        file.truncate(whole)
-        file.seek(whole)
+        complete = start
+    if complete != end:
+        file.truncate(complete)
+        file.seek(complete)

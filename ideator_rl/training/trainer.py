@@ -1,17 +1,17 @@
 """`IdeatorGRPOTrainer`: TRL's `GRPOTrainer` for rewards that take hours.
 
-A thin guest: it passes functions in, wraps with `super()` and copies nothing.  Sampling, log-probs, loss and optimizer
-are TRL's; which batch is trained when, with which rewards and advantages, is decided by `pipeline`.  With
-`max_staleness: 0` and every reward there, weights are those of stock TRL bit for bit.
+TRL is the host: this class passes functions, wraps methods with `super()`, and copies nothing.  Sampling, log-probs,
+loss and optimizer are TRL's.  `pipeline` decides which batch is trained when, and with which rewards.  With
+`max_staleness: 0` and every reward there, the weights are those of stock TRL, bit for bit.
 
-Private names of TRL that are touched stand in `tests/test_trl_contract.py`, each with what breaks without it.
+`tests/test_trl_contract.py` pins every private name of TRL that is used here, with what would break without it.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,57 +24,81 @@ from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.training import assembling
 from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
-from ideator_rl.training.batch_assembly import Layout
-from ideator_rl.training.checkpoints import checkpoints
+from ideator_rl.training.batch_assembly import Layout, TrainBatch
+from ideator_rl.training.batch_tensors import Scores, batch_scores, batch_tensors, batch_texts, row_scale
+from ideator_rl.training.checkpoints import checkpoint_steps
 from ideator_rl.training.imitation import Draw, Examples, imitation_loss
+from ideator_rl.training.metrics import batch_metrics, trl_reward_metrics
 from ideator_rl.training.pipeline import Pipeline
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
-from ideator_rl.training.reward_runner import Rewarding
+from ideator_rl.training.reward_runner import RewardRunner
 from ideator_rl.training.rollouts import Batch, RolloutJournal, random_state
 
-KEPT_CHECKPOINTS = 2
-"""Batches since the second newest are kept: the newest may be lost with a machine that loses its power."""
+RESUMABLE_CHECKPOINTS = 2
+"""Journaled batches are kept from the second newest checkpoint on: the newest may be lost in a power failure."""
 SCALES = {"group": "grpo", "none": "dr_grpo"}
-_MOST = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
-"""Figures of which the largest since the last log counts, not the mean."""
+"""TRL's `scale_rewards`, and the advantage it stands for."""
+MAXIMA = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
+"""Metrics of which the largest value since the last log is logged; of all others the mean."""
 
 
 @dataclass
 class Learning:
-    """What is learned from rewards, beyond TRL's own configuration."""
+    """How to learn from rewards, beyond TRL's own configuration."""
 
     advantage: Advantage | None = None
     """None for TRL's `scale_rewards`: `group` is grpo, `none` is dr_grpo."""
     cluster_weight: str | None = None
     """`ips` or `share`: rewards are weighted by cluster before advantages are computed."""
     imitate: Draw | None = None
-    """Examples to imitate beside a batch; asked in the first process only."""
+    """Returns examples to imitate with a batch; called at rank 0 only."""
     imitation_weight: float = 0.0
 
 
 class IdeatorGRPOTrainer(GRPOTrainer):
-    """GRPOTrainer whose batches wait for their rewards on the fleet, not in the training step.
+    """A `GRPOTrainer` whose batches wait for their rewards outside the training step.
+
+        from datasets import load_dataset
+        from trl import GRPOConfig
+        from ideator_rl.training.pipeline_config import PipelineConfig
+        from ideator_rl.training.trainer import IdeatorGRPOTrainer
+        from rewards.execution import execution_reward
+
+        trainer = IdeatorGRPOTrainer(
+            model="Qwen/Qwen3-0.6B",
+            reward_funcs=execution_reward,
+            args=GRPOConfig("runs/mine", per_device_train_batch_size=8, num_generations=8),
+            train_dataset=load_dataset("json", data_files="train.jsonl")["train"],
+            pipeline=PipelineConfig(max_staleness=1, quorum=0.9),
+        )
+        trainer.train()
+
+    The rows of the dataset are the prompts and the columns that reward functions are given: `execution_reward` needs
+    `environment`, `preset` and `bucket`.  `ideator-rl env show NAME --dataset train.jsonl` writes such a dataset.
 
     Args:
-        pipeline: staleness, quorum, deadline; the default waits for every reward, as TRL does.
-        learning: advantage, cluster weights, elite imitation.
-        prompts: where a batch's prompts come from; the training dataset if not given.
-        resume: go on with what an earlier life journaled even before its first checkpoint.
+        *args, **kwargs: as `GRPOTrainer` takes them.  Reward functions are called at rank 0, on whole batches; one with
+            an attribute `as_completed` gives its rewards one by one, which a quorum needs.
+        pipeline: staleness, quorum and deadline; the default waits for every reward, as TRL does.
+        learning: advantage, cluster weights and imitation; the default is what TRL's `scale_rewards` asks for.
+        prompts: a source of prompts instead of the training dataset.
         buffer: runs the experiments of the reward functions; None where the dataset's columns say where to run.
-        reward_columns: values that reward functions get for every completion, as if the dataset had these columns.
+        reward_columns: values that reward functions are given for every completion, as if the dataset had these
+            columns.
+        resume: continue an earlier session that was killed before its first checkpoint.  From a checkpoint, call
+            `train(resume_from_checkpoint=…)`.
 
     Raises:
-        IdeatorError: something is asked for that this trainer does not do: evaluation, reward models, a stream.
+        IdeatorError: what this trainer does not support: evaluation, a reward model, a streamed dataset.
 
-    Reward functions are called in the first process, on whole batches.  Checkpoints, journal and closings lie under
-    `args.output_dir`, which all processes must share (each reads back only its own part).
+    Checkpoints and the journal of batches are in `args.output_dir`, which all ranks must share; each reads only its own
+    part.
     """
 
-    args: Any  # TRL's GRPOConfig; these are Optional for transformers, and there once the trainer is made
+    args: Any  # TRL's GRPOConfig; transformers declares these as Optional, and the constructor sets them
     model: Any
     reward_funcs: Any
     num_generations: Any
@@ -86,9 +110,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         pipeline: PipelineConfig | None = None,
         learning: Learning | None = None,
         prompts: Prompts | None = None,
-        resume: bool = False,
         buffer: RewardBuffer | None = None,
         reward_columns: dict[str, Any] | None = None,
+        resume: bool = False,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
@@ -97,56 +121,70 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         self.learning = learning or Learning()
         self.prompts = prompts
         self.pipeline: Pipeline | None = None
-        self.rewarding: Rewarding | None = None
+        """Opened by the first training step."""
+        self.reward_runner: RewardRunner | None = None
+        """At rank 0, opened with the pipeline."""
         self.best_reward: float | None = None
+        """Of this session's batches and of the log of earlier ones."""
         self._advantage = self.learning.advantage or _advantage_of(self.args)
-        self._caught: tuple[Any, ...] | None = None
-        self._gauges: defaultdict[str, list[float]] = defaultdict(list)
-        self._examples: Examples = []
-        self._statuses: set[str] = set()
-        self._old_logps: torch.Tensor | None = None
         self._resumed = resume
+        # All fields below belong to the thread that trains.
+        self._sampled_texts: tuple[Any, Any] | None = None
+        """Completions and token ids of the batch being sampled: `_calculate_rewards` writes, `sample` reads."""
+        self._metric_values: defaultdict[str, list[float]] = defaultdict(list)
+        """Values since the last log; `log` reads and clears them."""
+        self._examples: Examples = []
+        """What to imitate with the current batch; set for each batch, read by `compute_loss`."""
+        self._statuses: set[str] = set()
+        """Every status that was logged: one that no row has any more is logged as 0."""
+        self._old_logps: torch.Tensor | None = None
+        """Log-probs of sampling time, while `compute_loss` runs with such; `_get_per_token_logps…` reads them."""
         _refuse_models(self.reward_funcs)
         _refuse_evaluation(self.args)
         if prompts is None:
             refuse_stream(self.train_dataset)
-        self.add_callback(_Forget(self))
+        self.add_callback(_JournalCleaner(self))
 
-    # What the pipeline asks of its host.
+    # What the pipeline calls (see `pipeline.Host`).
 
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
 
     def sample(self, index: int) -> Batch:
-        """A new batch: TRL samples and computes log-probs, with rewards left open."""
+        """A new batch: TRL samples it and computes log-probs; its rewards are left open."""
         assert self.pipeline is not None
         layout, ranks = self.pipeline.layout, self.pipeline.ranks
-        uid, groups = ranks.share(
-            f"rows/{index}", lambda: [uuid.uuid4().hex, self._prompts().rows(index, layout.groups)]
+        uid, groups = ranks.broadcast(
+            f"rows/{index}", lambda: [uuid.uuid4().hex, self._prompt_source().rows(index, layout.groups)]
         )
         start = ranks.rank * layout.rows_per_rank
         rows = [dict(groups[row // layout.group_size]) for row in range(start, start + layout.rows_per_rank)]
         with self._rewards_left_open():
             output = super()._generate_and_score_completions(rows)
-            assert self._caught is not None
-            completions, ids = self._caught
+            assert self._sampled_texts is not None
+            completions, ids = self._sampled_texts
         output.pop("advantages")
-        if strange := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
-            raise IdeatorError(f"Batches with {', '.join(strange)} cannot be journaled: only text is trained on here.")
-        everyone, all_ids = gather_object(completions), gather_object([list(map(int, each)) for each in ids])
-        return Batch(index, self._batch_index(), groups, everyone, all_ids, output, random_state(), uid)
+        if names := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
+            raise IdeatorError(f"Batches with {', '.join(names)} cannot be journaled: only text is trained on here.")
+        # Rank 0 needs the completions of all ranks for the reward functions.
+        all_completions = gather_object(completions)
+        all_ids = gather_object([list(map(int, row)) for row in ids])
+        return Batch(index, self._batch_index(), groups, all_completions, all_ids, output, random_state(), uid)
 
     def give_up(self) -> bool:
-        """Whether an empty batch may be closed; a subclass that knows budgets says so."""
+        """False; a subclass returns whether its budget is spent, so that an empty batch may be closed."""
         return False
 
-    # TRL's hooks.
+    def reattach(self, submitted: set[int]) -> None:
+        """Does nothing; a subclass may wait for the experiments of earlier sessions."""
+
+    # TRL's methods.
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """
         Raises:
-            IdeatorError: it has trained already, or its folder holds another run.
+            IdeatorError: this trainer has trained already, or its folder holds another run.
         """
         if self.pipeline is not None:
             raise IdeatorError("This trainer has trained already. Make a new one.")
@@ -157,47 +195,56 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         raise IdeatorError(NO_EVALUATION)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        if self._step == 0 and self.state.global_step > 0:  # TRL counts from zero again after a resume
+        # TRL counts from zero again after a resume, and the index of a batch would be wrong.
+        if self._step == 0 and self.state.global_step > 0:
             self._step = self.state.global_step * self.args.gradient_accumulation_steps
         return super().training_step(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """The tensors to train on now, in place of TRL's: of a batch that may have been sampled long before."""
         if self.pipeline is None:
             self.pipeline = self._open_pipeline()
         per_batch = self.args.steps_per_generation * self.num_iterations
         total = -(-self.state.max_steps * self.args.gradient_accumulation_steps // per_batch)
-        closing, batches = self.pipeline.next(self._batch_index(), total)
-        layout, ranks = self.pipeline.layout, self.pipeline.ranks
+        train_batch, batches = self.pipeline.next_batch(self._batch_index(), total)
+        layout, rank = self.pipeline.layout, self.pipeline.ranks.rank
         weights = self.reward_weights.to(self.device)
-        told = assembling.scores(closing, layout, weights, self.state.global_step / max(1, self.state.max_steps))
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        scores = batch_scores(train_batch, layout, weights, progress)
         pad = self._tokenizer.pad_token_id
-        output: dict[str, Any] = dict(assembling.assemble(closing, batches, layout, ranks.rank, told.kept_PG, pad))
-        rewards_PG = told.rewards_PG
+        output: dict[str, Any] = dict(batch_tensors(train_batch, batches, layout, rank, scores.kept_PG, pad))
+        rewards_PG = scores.rewards_PG
         if self.learning.cluster_weight:
-            rewards_PG = cluster_weighted(rewards_PG, told.facts, self.learning.cluster_weight)
-        advantages = self._advantage(rewards_PG, told.facts).reshape(-1)
-        start = ranks.rank * layout.rows_per_rank
+            rewards_PG = cluster_weighted(rewards_PG, scores.facts, self.learning.cluster_weight)
+        # Computed for the whole batch at every rank, which then takes its own rows.
+        advantages = self._advantage(rewards_PG, scores.facts).reshape(-1)
+        start = rank * layout.rows_per_rank
         output["advantages"] = advantages[start : start + layout.rows_per_rank]
-        if not bool(told.kept_PG.all()) or any(seat.batch != closing.index for seat in closing.seats):
+        # TRL counted the tokens when the batch was sampled: with masked or moved rows there are others.
+        is_changed = any(slot.batch != train_batch.index for slot in train_batch.slots)
+        if is_changed or not bool(scores.kept_PG.all()):
             mask = output["completion_mask"] * output.get("tool_mask", 1)
             output["num_items_in_batch"] = self.accelerator.gather(mask.sum()).sum()
-        scale = assembling.row_scale(told.kept_PG, self.loss_type)
+        scale = row_scale(scores.kept_PG, self.loss_type)
         if scale != 1.0:
             output["row_scale"] = torch.tensor(scale, device=self.device)
-        self._examples = closing.examples
-        self._tell(closing, batches, told, advantages)
+        self._examples = train_batch.examples
+        self._log_batch(train_batch, batches, scores, advantages)
         return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        self._caught = completions, completion_ids_list
+        """No rewards yet: only takes the completions, from the one place where TRL has them all."""
+        self._sampled_texts = completions, completion_ids_list
         rows = len(prompts) * self.accelerator.num_processes
         return torch.full((rows, len(self.reward_funcs)), torch.nan, device=self.device)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL's loss, scaled where rows are masked, plus the imitation loss once an optimizer step."""
         self._old_logps = inputs.get("old_per_token_logps") if self.model.training else None
         self._loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         beta, scale = self.beta, inputs.get("row_scale")
-        if scale is not None:  # of the policy's and the KL term: entropy bonus and router loss do not divide by rows
+        # Only the policy term and the KL term divide by rows; entropy bonus and router loss do not.
+        if scale is not None:
             inputs = {**inputs, "advantages": inputs["advantages"] * scale}
             self.beta = beta * float(scale)
         try:
@@ -205,62 +252,61 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         finally:
             self.beta, self._old_logps = beta, None
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
-            near = imitation_loss(model, self._tokenizer, self._examples, self.device, self.max_completion_length)
-            near = near * self.learning.imitation_weight
-            self._gauges["imitation_loss"].append(near.item())
-            loss = loss + near
+            imitation = imitation_loss(model, self._tokenizer, self._examples, self.device, self.max_completion_length)
+            imitation = imitation * self.learning.imitation_weight
+            self._metric_values["imitation_loss"].append(imitation.item())
+            loss = loss + imitation
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's; while a loss is computed its ratio to the log-probs of sampling time is noted."""
-        found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        """TRL's; while a loss is computed, logs how far its ratio to the log-probs of sampling time is from 1."""
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         if self._old_logps is not None:
             mask = self._loss_mask.bool()
-            off = (torch.exp(found[0].detach() - self._old_logps)[mask] - 1).abs()
-            if off.numel():
-                self._gauges["pipeline/ratio_off_mean"].append(off.mean().item())
-                self._gauges["pipeline/ratio_off_max"].append(off.max().item())
-        return found
+            distance = (torch.exp(result[0].detach() - self._old_logps)[mask] - 1).abs()
+            if distance.numel():
+                self._metric_values["pipeline/ratio_off_mean"].append(distance.mean().item())
+                self._metric_values["pipeline/ratio_off_max"].append(distance.max().item())
+        return result
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if self.model.training:
-            for name, values in self._gauges.items():
+            for name, values in self._metric_values.items():
                 if values:
-                    logs[name] = max(values) if name in _MOST else sum(values) / len(values)
-            self._gauges.clear()
+                    logs[name] = max(values) if name in MAXIMA else sum(values) / len(values)
+            self._metric_values.clear()
         super().log(logs, *args, **kwargs)
 
     # Our own.
 
+    def forget_batches(self) -> None:
+        """Remove journaled batches to which no checkpoint in the folder goes back."""
+        steps = checkpoint_steps(Path(self.args.output_dir))[-RESUMABLE_CHECKPOINTS:]
+        if self.pipeline is not None and steps:
+            per_batch = self.args.steps_per_generation * self.num_iterations
+            self.pipeline.forget(steps[0] * self.args.gradient_accumulation_steps // per_batch)
+
     def _batch_index(self) -> int:
+        """The batch that the current micro-step trains."""
         return self._step // (self.args.steps_per_generation * self.num_iterations)
 
     def _open_pipeline(self) -> Pipeline:
         args, ranks = self.args, Ranks()
         rows = args.per_device_train_batch_size * args.steps_per_generation
         layout = Layout(rows * ranks.world // self.num_generations, self.num_generations, rows)
-        if ranks.first:
-            self.rewarding = Rewarding(self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns)
-        draw, run = self.learning.imitate, Path(args.output_dir)
-        if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).any():
+        if ranks.is_zero:
+            self.reward_runner = RewardRunner(
+                self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns
+            )
+        run = Path(args.output_dir)
+        if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).has_batches():
             raise IdeatorError(
                 f"The folder {run} holds batches of an earlier run. Give another output_dir, go on with that run "
                 "(resume_from_checkpoint, or resume=True before its first checkpoint), or remove its rollouts folder."
             )
-        pipeline = Pipeline(self.pipeline_config, layout, run, self, ranks, self.rewarding, draw)
-        pipeline.reattach = self.reattach
-        return pipeline
+        return Pipeline(self.pipeline_config, layout, run, self, ranks, self.reward_runner, self.learning.imitate)
 
-    def forget_batches(self) -> None:
-        """Remove journaled batches that no checkpoint in the folder goes back to."""
-        if self.pipeline is not None and (kept := checkpoints(Path(self.args.output_dir))[-KEPT_CHECKPOINTS:]):
-            per_batch = self.args.steps_per_generation * self.num_iterations
-            self.pipeline.forget(kept[0] * self.args.gradient_accumulation_steps // per_batch)
-
-    def reattach(self, submitted: set[int]) -> None:
-        """Called in the first process of a resumed run; `submitted` batches are submitted again anyway."""
-
-    def _prompts(self) -> Prompts:
+    def _prompt_source(self) -> Prompts:
         if self.prompts is None:
             uses = self.num_iterations * self.args.steps_per_generation
             sampler = self._get_train_sampler(self.train_dataset)
@@ -270,58 +316,72 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     @contextmanager
     def _rewards_left_open(self) -> Iterator[None]:
         """Inside, TRL logs no rewards, and computes log-probs of sampling time if they may be needed."""
-        kept = {name: list(values) for name, values in self._metrics["train"].items()}
+        metrics_before = {name: list(values) for name, values in self._metrics["train"].items()}
         logs: Any = self._logs
-        nowhere: Any = defaultdict(list, {"rewards": defaultdict(list), "extra": defaultdict(list)})
-        self._logs = nowhere
+        discarded: Any = defaultdict(list, {"rewards": defaultdict(list), "extra": defaultdict(list)})
+        self._logs = discarded
         iterations = self.num_iterations
         if self.pipeline_config.off_policy:
-            # TRL keeps them where generation and optimizer steps do not align; with this they do not.
+            # TRL computes them where generation and optimizer steps do not align; with this number they do not.
             self.num_iterations = self.args.gradient_accumulation_steps + 1
         try:
             yield
         finally:
             self.num_iterations, self._logs = iterations, logs
-            for name in ("reward", "reward_std", "frac_reward_zero_std", *self._reward_names()):
+            reward_metrics = [f"rewards/{name}/{kind}" for name in self.reward_func_names for kind in ("mean", "std")]
+            for name in ("reward", "reward_std", "frac_reward_zero_std", *reward_metrics):
                 if name in self._metrics["train"]:
-                    self._metrics["train"][name] = kept.get(name, [])
+                    self._metrics["train"][name] = metrics_before.get(name, [])
 
-    def _reward_names(self) -> list[str]:
-        return [f"rewards/{name}/{what}" for name in self.reward_func_names for what in ("mean", "std")]
-
-    def _tell(self, closing: Any, batches: Any, told: Any, advantages: torch.Tensor) -> None:
-        """Log what was trained, where TRL logs it, and what the pipeline did."""
+    def _log_batch(
+        self, train_batch: TrainBatch, batches: Mapping[int, Batch], scores: Scores, advantages: torch.Tensor
+    ) -> None:
+        """Log what is trained where TRL logs it, and how the batch was closed."""
         assert self.pipeline is not None
-        for name, value in assembling.trl_rewards(told, self.reward_func_names).items():
+        layout = self.pipeline.layout
+        for name, value in trl_reward_metrics(scores, self.reward_func_names).items():
             self._metrics["train"][name].append(value)
-        figures = assembling.figures(closing, batches, self.pipeline.layout, told)
-        self._statuses |= {each.status for seat in closing.seats for each in seat.outcomes if each and each.status}
-        figures = {f"execution/{status}": 0.0 for status in self._statuses} | figures  # none is a share too
-        for name, value in figures.items():
-            self._gauges[name].append(value)
-        if told.kept_PG.any():
-            best = told.rewards_PG[told.kept_PG].max().item()
-            before = [logs["reward_best_so_far"] for logs in self.state.log_history if "reward_best_so_far" in logs]
-            self.best_reward = max(best, self.best_reward if self.best_reward is not None else max([best, *before]))
-            self._gauges["reward_best"].append(best)
-            self._gauges["reward_best_so_far"].append(self.best_reward)
-        for name, values in closing.metrics.items():
-            if name not in figures:  # of the whole batch as far as it was known; ours are of what was trained
-                self._gauges[name].append(sum(values) / len(values))
+        metrics = batch_metrics(train_batch, batches, layout, scores)
+        outcomes = [outcome for slot in train_batch.slots for outcome in slot.outcomes if outcome is not None]
+        self._statuses |= {outcome.status for outcome in outcomes if outcome.status}
+        metrics = {f"execution/{status}": 0.0 for status in self._statuses} | metrics
+        for name, value in metrics.items():
+            self._metric_values[name].append(value)
+        if scores.kept_PG.any():
+            best = scores.rewards_PG[scores.kept_PG].max().item()
+            # The trainer's state holds the log of earlier sessions up to the checkpoint.
+            logged = [logs["reward_best_so_far"] for logs in self.state.log_history if "reward_best_so_far" in logs]
+            self.best_reward = max(best, self.best_reward if self.best_reward is not None else max([best, *logged]))
+            self._metric_values["reward_best"].append(best)
+            self._metric_values["reward_best_so_far"].append(self.best_reward)
+        # Reward functions log about the whole batch as far as they know it; our metrics are of what is trained.
+        for name, values in train_batch.metrics.items():
+            if name not in metrics:
+                self._metric_values[name].append(sum(values) / len(values))
         logs = cast(Any, self._logs)
-        prompts, completions = assembling.texts(closing, batches, self.pipeline.layout)
+        prompts, completions = batch_texts(train_batch, batches, layout)
         logs["prompt"].extend(prompts)
         logs["completion"].extend(completions)
         for index, name in enumerate(self.reward_func_names):
-            logs["rewards"][name].extend(told.rewards_PGF[..., index].reshape(-1).tolist())
+            logs["rewards"][name].extend(scores.rewards_PGF[..., index].reshape(-1).tolist())
         logs["advantages"].extend(advantages.tolist())
+
+
+class _JournalCleaner(TrainerCallback):
+    """Removes journaled batches after each checkpoint."""
+
+    def __init__(self, trainer: IdeatorGRPOTrainer):
+        self._trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer.forget_batches()
 
 
 def _advantage_of(args: Any) -> Advantage:
     """The advantage that TRL's own keys ask for.
 
     Raises:
-        IdeatorError: they ask for one that is not ours to give.
+        IdeatorError: there is no such advantage here.
     """
     if args.multi_objective_aggregation != "sum_then_normalize":
         raise IdeatorError(
@@ -335,7 +395,7 @@ def _advantage_of(args: Any) -> Advantage:
 
 
 NO_EVALUATION = (
-    "Evaluation during training is not done here: its experiments would stand among those of training. Leave "
+    "Evaluation during training is not supported: its experiments would be mixed with those of training. Leave "
     "eval_strategy out, and measure checkpoints apart."
 )
 
@@ -343,16 +403,6 @@ NO_EVALUATION = (
 def _refuse_evaluation(args: Any) -> None:
     if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no":
         raise IdeatorError(NO_EVALUATION)
-
-
-class _Forget(TrainerCallback):
-    """After a checkpoint, journaled batches that are older than any are removed."""
-
-    def __init__(self, trainer: IdeatorGRPOTrainer):
-        self._trainer = trainer
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._trainer.forget_batches()
 
 
 def _refuse_models(functions: list[Any]) -> None:

@@ -1,0 +1,58 @@
+"""One session of a training run: what its parts are handed, from the start until the end or a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from ideator_rl.training.progress import Progress
+from ideator_rl.training.recipe.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Session:
+    """A session in one process of the run."""
+
+    recipe: Recipe
+    progress: Progress
+    model_card: Callable[[Recipe], str]
+    """Returns the text of the trained model's card, as Markdown."""
+    resume: bool = False
+    """Continue the run in the recipe's folder."""
+    buffer: RewardBuffer | None = None
+    """The run's experiments; None at every rank but 0."""
+
+    def spent_caps(self) -> list[str]:
+        """Why no experiment may be started any more, a sentence for each spent cap; empty at every rank but 0."""
+        reason = self.buffer.executor.ledger.exhausted if self.buffer is not None else None
+        return [reason] if reason else []
+
+
+def is_rank_zero() -> bool:
+    """Whether this process runs the experiments; of the environment, as torch may not be loaded yet."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def buffer_config(recipe: Recipe) -> BufferConfig:
+    """Where and how the recipe's experiments are run."""
+    ours = recipe.ours
+    return BufferConfig(
+        environment=ours.env,
+        preset=ours.preset,
+        bucket=recipe.bucket,
+        implementer=ours.implementer,
+        coder=json.dumps(ours.coder, sort_keys=True) if ours.coder else "",
+        reward_transform=ours.reward_transform,
+        max_usd=ours.max_usd,
+        max_coder_tokens=ours.max_coder_tokens,
+        max_gpu_hours=ours.max_gpu_hours,
+        backend=ours.backend,
+        slots=ours.slots,
+        isolation=ours.isolation,
+        replicates=ours.replicates,
+        seed=recipe.seed,
+        run_dir=str(recipe.output_dir),
+    )
