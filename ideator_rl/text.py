@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
-from markupsafe import escape
-
 HIDDEN = "(hidden)"
 """Stands in the place of a secret."""
 SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
@@ -37,25 +35,9 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def html_size(text: str) -> int:
-    """Bytes of a text on a page: made visible and escaped."""
-    return len(str(escape(visible(text))).encode())
-
-
-def clip(text: str, max_bytes: int, keep: str = "head") -> tuple[str, int]:
-    """The beginning or the end of a text that takes at most `max_bytes` on a page (`html_size`).
-
-    Args:
-        keep: "head" or "tail".
-
-    Returns:
-        The clipped text, and how many characters were cut.
-    """
-    kept = text[:max_bytes] if keep == "head" else text[-max_bytes:]
-    while kept and (size := html_size(kept)) > max_bytes:
-        length = min(len(kept) - 1, int(len(kept) * max_bytes / size))
-        kept = kept[:length] if keep == "head" else kept[len(kept) - length :]
-    return kept, len(text) - len(kept)
+def clip(text: str, length: int) -> tuple[str, int]:
+    """The beginning of a text, and how many characters were cut."""
+    return text[:length], max(0, len(text) - length)
 
 
 def shorten(text: str, length: int) -> str:

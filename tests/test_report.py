@@ -11,10 +11,9 @@ from report_page import HOSTILE, Page, page_of, words_of
 
 from ideator_rl.experiment import FINAL
 from ideator_rl.report import ReportError, payload, write_report
-from ideator_rl.report.patch_lines import TAG_BYTES, coloured
+from ideator_rl.report.patch_lines import coloured
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
-from ideator_rl.text import clip, html_size
 
 
 @pytest.fixture
@@ -231,25 +230,14 @@ def test_texts_that_would_be_too_much_are_clipped_and_say_by_how_much(tmp_path, 
         assert row["cut"]["log"] == len(word) - len(row["log"]) == row["cut"]["patch"]
 
 
-def test_clipping_keeps_the_end_of_a_log_and_the_head_of_a_patch_within_bytes():
-    assert clip("abcdef", 3) == ("abc", 3) and clip("abcdef", 3, "tail") == ("def", 3)
-    for sample in ("<" * 100, "é\u202e" * 50, "\x1b[31m" * 40, ""):
-        kept, cut = clip(sample, 50)
-        assert len(kept) + cut == len(sample) and html_size(kept) <= 50
-
-
-def test_colouring_a_patch_keeps_its_text_or_says_how_much_was_cut():
+def test_a_coloured_patch_keeps_its_text():
     patch = "@@ -1 +1 @@\n+one\n+two\n-three\n" + "+<\n-<\n" * 50
-    pieces, cut = coloured(patch, 100_000)
-    assert "\n".join(lines for _, lines in pieces) == patch and cut == 0
-    pieces, cut = coloured(patch, 400)
-    assert len("\n".join(lines for _, lines in pieces)) + cut == len(patch)
-    assert sum(html_size(lines) + TAG_BYTES for _, lines in pieces) <= 400
+    assert "\n".join(lines for _, lines in coloured(patch)) == patch
 
 
 def test_a_removed_line_that_looks_like_a_head_is_coloured_as_removed():
     patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n--- a comment\n+++ x\ndiff --git a/y b/y\n--- a/y"
-    assert [kind for kind, _ in coloured(patch, 1000)[0]] == ["file", "hunk", "del", "add", "file"]
+    assert [kind for kind, _ in coloured(patch)] == ["file", "hunk", "del", "add", "file"]
 
 
 def test_a_report_that_cannot_be_written_leaves_the_old_one_and_says_what_to_do(two_steps, tmp_path, monkeypatch):

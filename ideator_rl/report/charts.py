@@ -14,9 +14,9 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -79,118 +79,85 @@ def variable(colour: str) -> str:
     return VARIABLES[colour]
 
 
-class Mark(Protocol):
-    """Something drawn on a chart."""
-
-    def draw(self, axes: Axes) -> None: ...
+Mark = Callable[[Axes], object]
+"""Draws something on a chart."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line through points; None is a gap."""
+def line(
+    x: Sequence[float], y: Sequence[float | None], colour: str, width: float = 2.0, *, style: Any = "solid",
+    steps: bool = False, marker: float = 0.0, order: float = 2.0,
+) -> Mark:  # fmt: skip
+    """A line through points; None is a gap.
 
-    x: Sequence[float]
-    y: Sequence[float | None]
-    colour: str
-    width: float = 2.0
-    style: Any = "solid"
-    steps: bool = False
-    """Each value holds until the next point."""
-    marker: float = 0.0
-    """Points in diameter; 0 for none."""
-    order: float = 2.0
-    """Marks of a higher order are drawn later."""
-
-    def draw(self, axes: Axes) -> None:
-        y = [math.nan if value is None else value for value in self.y]
-        axes.plot(self.x, y, color=self.colour, linewidth=self.width, linestyle=self.style, zorder=self.order,
-                  drawstyle="steps-post" if self.steps else "default", marker="o" if self.marker else "",
-                  markersize=self.marker, markeredgewidth=0)  # fmt: skip
+    Args:
+        steps: each value holds until the next point.
+        marker: diameter of a dot at each point, in points.
+        order: marks of a higher order are drawn later.
+    """
+    values = [math.nan if value is None else value for value in y]
+    return lambda axes: axes.plot(
+        x, values, color=colour, linewidth=width, linestyle=style, zorder=order, marker="o" if marker else "",
+        markersize=marker, markeredgewidth=0, drawstyle="steps-post" if steps else "default",
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Dots:
+def dots(x: Sequence[float], y: Sequence[float], colour: str = DOT, size: float = 3.7) -> Mark:
     """Points as one path, since thousands of elements would make a page slow."""
+    points = list(zip(x, y, strict=True))
+    path = Path([corner for point in points for corner in (point, point)], [Path.MOVETO, Path.LINETO] * len(points))
+    path.should_simplify = False  # a line of no length is a dot with round ends, and would be simplified away
 
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: str = DOT
-    size: float = 3.7
-
-    def draw(self, axes: Axes) -> None:
-        if not self.x:
-            return
-        points = list(zip(self.x, self.y, strict=True))
-        path = Path([corner for point in points for corner in (point, point)], [Path.MOVETO, Path.LINETO] * len(points))
-        path.should_simplify = False  # a line of no length is a dot with round ends, and would be simplified away
-        axes.add_patch(
-            PathPatch(path, edgecolor=self.colour, fill=False, linewidth=self.size, capstyle="round", zorder=1)
-        )
+    def draw(axes: Axes) -> None:
+        axes.add_patch(PathPatch(path, edgecolor=colour, fill=False, linewidth=size, capstyle="round", zorder=1))
         axes.update_datalim(points)
         axes.autoscale_view()
 
+    return draw
 
-@dataclass(frozen=True)
-class Band:
+
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, steps: bool = False) -> Mark:
     """The area between two lines."""
-
-    x: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    colour: str
-    steps: bool = False
-
-    def draw(self, axes: Axes) -> None:
-        axes.fill_between(self.x, self.low, self.high, color=self.colour, alpha=0.18, linewidth=0,
-                          step="post" if self.steps else None)  # fmt: skip
+    return lambda axes: axes.fill_between(
+        x, low, high, color=colour, alpha=0.18, linewidth=0, step="post" if steps else None
+    )
 
 
-@dataclass(frozen=True)
-class ErrorBars:
-    """Bars from `y - below` to `y + above`; with a marker also a dot at `y`."""
-
-    x: Sequence[float]
-    y: Sequence[float]
-    below: Sequence[float]
-    above: Sequence[float]
-    colour: str
-    width: float = 1.2
-    opacity: float = 1.0
-    marker: float = 0.0
-
-    def draw(self, axes: Axes) -> None:
-        axes.errorbar(self.x, self.y, yerr=[self.below, self.above], fmt="o" if self.marker else "none",
-                      color=self.colour, ecolor=self.colour, markersize=self.marker, markeredgewidth=0,
-                      elinewidth=self.width, alpha=self.opacity)  # fmt: skip
+def error_bars(
+    x: Sequence[float], y: Sequence[float], errors: Sequence[Any], colour: str, width: float = 1.2, *,
+    opacity: float = 1.0, marker: float = 0.0,
+) -> Mark:  # fmt: skip
+    """Bars of these half-lengths, or from a list of lengths below and one of lengths above; with a marker also dots."""
+    return lambda axes: axes.errorbar(
+        x, y, yerr=errors, fmt="o" if marker else "none", color=colour, ecolor=colour, markersize=marker,
+        markeredgewidth=0, elinewidth=width, alpha=opacity,
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Bars:
-    """Stacked bars: one bar for each x, `layers[i]` in `colours[i]`."""
+def bars(
+    x: Sequence[float], layers: Sequence[Sequence[float]], colours: Sequence[str], width: float = 0.72,
+    opacity: float = 1.0,
+) -> Mark:  # fmt: skip
+    """Stacked bars: one for each x, with `layers[i]` in `colours[i]`."""
 
-    x: Sequence[float]
-    layers: Sequence[Sequence[float]]
-    colours: Sequence[str]
-    width: float = 0.72
-    opacity: float = 1.0
-
-    def draw(self, axes: Axes) -> None:
-        bottom = [0.0] * len(self.x)
-        for layer, colour in zip(self.layers, self.colours, strict=False):
+    def draw(axes: Axes) -> None:
+        bottom = [0.0] * len(x)
+        for layer, colour in zip(layers, colours, strict=False):
             if any(layer):
-                axes.bar(self.x, layer, bottom=bottom, color=colour, width=self.width, linewidth=0, alpha=self.opacity)
+                axes.bar(x, layer, bottom=bottom, color=colour, width=width, linewidth=0, alpha=opacity)
                 bottom = [under + height for under, height in zip(bottom, layer, strict=True)]
+
+    return draw
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """Mean and range of the baseline's runs, across the whole chart."""
+    """A mark: mean and range of the baseline's runs, across the whole chart."""
 
     low: float
     mean: float
     high: float
 
-    def draw(self, axes: Axes) -> None:
+    def __call__(self, axes: Axes) -> None:
         axes.axhline(self.mean, color=BASELINE, linewidth=1.3, linestyle=(0, (4, 3)), zorder=1.5)
         if self.high > self.low:
             axes.axhspan(self.low, self.high, color=BASELINE, alpha=0.15, linewidth=0, zorder=0.5)
@@ -233,7 +200,7 @@ def chart(
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
         for mark in marks:
-            mark.draw(axes)
+            mark(axes)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if y_limits is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from ideator_rl.report.charts import Band, Line, Mark, chart, dash, limits, series, variable
+from ideator_rl.report import charts
+from ideator_rl.report.charts import Mark, chart, dash, limits, series, variable
 from ideator_rl.report.compare import Comparison
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.groups import SeedBand, seed_band
@@ -43,9 +44,9 @@ def _figure(
         dash_name, style = dash(index)
         legend.append((variable(series(index)), f"{group.name}, {dash_name}" if dash_name else group.name))
         if band.x and band.low != band.high:
-            marks.append(Band(band.x, band.low, band.high, series(index), steps=steps))
+            marks.append(charts.band(band.x, band.low, band.high, series(index), steps=steps))
         if band.x:
-            marks.append(Line(band.x, band.mean, series(index), style=style, steps=steps))
+            marks.append(charts.line(band.x, band.mean, series(index), style=style, steps=steps))
     if not marks:
         return None
     baselines = [mark for group in comparison.groups for mark in group.members[0].baseline_marks]
@@ -67,7 +68,7 @@ def _figure(
         ),
         [*marks, *baselines],
         axis,
-        y_limits=_limits(bands, [line.mean for line in baselines]),
+        y_limits=_limits(bands, [baseline.mean for baseline in baselines]),
         x_counts=axis.startswith("experiments"),
     )
     return Figure(heading, remark if steps else f"{remark}Over the last {LAST} successes. ", legend, drawing)

@@ -9,21 +9,8 @@ from statistics import mean, stdev
 from markupsafe import Markup
 
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
-from ideator_rl.report.charts import (
-    DOT,
-    SERIES,
-    STATUS,
-    Bars,
-    Baseline,
-    Dots,
-    ErrorBars,
-    Line,
-    Mark,
-    chart,
-    limits,
-    series,
-    variable,
-)
+from ideator_rl.report import charts
+from ideator_rl.report.charts import DOT, SERIES, STATUS, Baseline, Mark, chart, limits, series, variable
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run, Step
@@ -50,15 +37,21 @@ class Figure:
 
 def course(section: Section) -> list[Figure]:
     """How the run went: the best idea so far, metric, outcomes and reward by step."""
+    steps = section.steps
+    outcomes = [step.succeeded + step.failed for step in steps]
     figures = [
         best_figure(section, by_count(section.run), "experiments run"),
         _metric(section),
-        _success(section),
+        _by_step(section, "Success rate by step", [step.success for step in steps], percent=True,
+                 remark="Successes among known outcomes; a lost experiment is not the idea's fault."),
         _outcomes(section),
-        _reward(section),
-        _distinct(section),
+        _by_step(section, "Mean reward by step", [step.reward for step in steps],
+                 remark="What the learner got: failures included, lost experiments left out."),
+        _by_step(section, "Distinct ideas by step", percent=True,
+                 curve=[step.distinct / count if count else None for step, count in zip(steps, outcomes, strict=True)],
+                 remark="Distinct experiments among known outcomes: a fall warns of collapse."),
         *(best_figure(section, by_cost(section.run, unit), unit) for unit in units([section.run])),
-    ]
+    ]  # fmt: skip
     return [figure for figure in figures if figure is not None]
 
 
@@ -78,19 +71,19 @@ def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure 
     if (drawn := best_marks(run, places)) is None:
         return None
     marks, cloud, reached = drawn
-    baselines = section.baseline_marks
-    repeated = _repeated(run, places) if by_experiments else None
+    repeated = _repeated(run, places) if by_experiments else []
     if repeated:
-        marks.append(repeated)
-    y_limits = limits(cloud, [reached, *(line.mean for line in baselines), *(repeated.y if repeated else ())])
+        x, means, deviations = zip(*repeated, strict=True)
+        marks.append(charts.error_bars(x, means, deviations, SERIES[1], marker=4))
+    baselines = section.baseline_marks
+    y_limits = limits(cloud, [reached, *(b.mean for b in baselines), *(value for _, value, _ in repeated)])
     legend = [(variable(SERIES[0]), "best so far"), (variable(DOT), "one success")]
     curve = best_so_far(run, places)
     if by_experiments:
         heading, title = f"Best {run.metric} so far", f"Best so far, {section.name}"
         remark = f"{better(run)}. Over the experiments that ran, as proposed; far outliers are outside the frame."
-        description = (
-            f"From {number(curve.y[0])} after experiment {curve.x[0]:g} to {number(reached)} after {curve.end:g}."
-        )
+        start = f"From {number(curve.y[0])} after experiment {curve.x[0]:g}"
+        description = f"{start} to {number(reached)} after {curve.end:g}."
         legend += _baseline_legend(baselines)
         legend += [(variable(SERIES[1]), "run again: mean and standard deviation")] if repeated else []
     else:
@@ -115,16 +108,16 @@ def best_marks(run: Run, places: Sequence[float]) -> tuple[list[Mark], list[floa
         for place, record in zip(places, run.ran, strict=True)
         if record.status == SUCCEEDED and record.metric
     ]
-    dots = Dots([place for place, _ in successes], [metric for _, metric in successes])
-    line = Line([*curve.x, curve.end], [*curve.y, curve.y[-1]], SERIES[0], steps=True)
-    return [dots, line], [metric for _, metric in successes], curve.y[-1]
+    x, metrics = [place for place, _ in successes], [metric for _, metric in successes]
+    line = charts.line([*curve.x, curve.end], [*curve.y, curve.y[-1]], SERIES[0], steps=True)
+    return [charts.dots(x, metrics), line], metrics, curve.y[-1]
 
 
-def step_lines(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> list[Line]:
+def step_lines(steps: Sequence[int], curves: Sequence[Sequence[float | None]]) -> list[Mark]:
     """Curves over steps, counted from 0; None is a gap."""
     width, marker = (2.0, 4.0) if len(steps) <= FEW_STEPS else (1.3, 1.5)
     numbers = [step + 1 for step in steps]
-    return [Line(numbers, curve, series(index), width, marker=marker) for index, curve in enumerate(curves)]
+    return [charts.line(numbers, curve, series(index), width, marker=marker) for index, curve in enumerate(curves)]
 
 
 def better(run: Run) -> str:
@@ -132,21 +125,17 @@ def better(run: Run) -> str:
     return "Lower is better" if run.direction == "min" else "Higher is better"
 
 
-def _repeated(run: Run, places: Sequence[float]) -> ErrorBars | None:
-    """Codebases that were run more than once, at the place of their first run."""
-    repeated = []
-    for place, record in zip(places, run.ran, strict=True):
-        values = run.values(record) if record.status == SUCCEEDED else []
-        if len(values) > 1:
-            repeated.append((place, mean(values), stdev(values)))
-    if not repeated:
-        return None
-    x, y, deviations = zip(*repeated, strict=True)
-    return ErrorBars(x, y, deviations, deviations, SERIES[1], marker=4)
+def _repeated(run: Run, places: Sequence[float]) -> list[tuple[float, float, float]]:
+    """Codebases that were run more than once: the place of their first run, mean and standard deviation."""
+    runs = [
+        (place, run.values(record) if record.status == SUCCEEDED else [])
+        for place, record in zip(places, run.ran, strict=True)
+    ]
+    return [(place, mean(values), stdev(values)) for place, values in runs if len(values) > 1]
 
 
 def _by_step(
-    section: Section, heading: str, remark: str, curve: Sequence[float | None], percent: bool = False
+    section: Section, heading: str, curve: Sequence[float | None], remark: str, percent: bool = False
 ) -> Figure | None:
     """A figure of one curve over the steps of the run."""
     if all(value is None for value in curve):
@@ -163,20 +152,25 @@ def _metric(section: Section) -> Figure | None:
     means = [step.mean for step in steps if step.mean is not None]
     if not means:
         return None
+    errors = charts.error_bars(
+        [s.step + 1 for s in steps],
+        [s.mean or 0.0 for s in steps],
+        _standard_errors(run, steps),
+        SERIES[0],
+        opacity=0.5,
+    )
     lines = step_lines([s.step for s in steps], [[s.mean for s in steps], [s.best for s in steps]])
-    errors = _standard_errors(run, steps)
-    bars = ErrorBars(lines[0].x, [s.mean or 0.0 for s in steps], errors, errors, SERIES[0], opacity=0.5)
     # The best and the baseline are shown whole, far outliers among the means are not.
-    required = [*(s.best for s in steps if s.best is not None), *(line.mean for line in section.baseline_marks)]
+    required = [*(s.best for s in steps if s.best is not None), *(b.mean for b in section.baseline_marks)]
     heading = f"{run.metric} of the successes by step"
     legend = [(variable(SERIES[0]), "mean, with its standard error"), (variable(SERIES[1]), "best")]
-    marks: list[Mark] = [bars, *lines, *section.baseline_marks]
     return Figure(
         heading,
         f"{better(run)}. The error is within the step, not between runs. Far outliers are outside the frame.",
         legend + _baseline_legend(section.baseline_marks),
-        chart(f"{heading}, {section.name}", IN_TABLE, marks, "step", y_limits=limits(means, required)),
-    )
+        chart(f"{heading}, {section.name}", IN_TABLE, [errors, *lines, *section.baseline_marks], "step",
+              y_limits=limits(means, required)),
+    )  # fmt: skip
 
 
 def _standard_errors(run: Run, steps: Sequence[Step]) -> list[float]:
@@ -188,32 +182,15 @@ def _standard_errors(run: Run, steps: Sequence[Step]) -> list[float]:
     return [stdev(metrics) / len(metrics) ** 0.5 if len(metrics) > 1 else 0.0 for metrics in values.values()]
 
 
-def _success(section: Section) -> Figure | None:
-    remark = "Successes among known outcomes; a lost experiment is not the idea's fault."
-    return _by_step(section, "Success rate by step", remark, [step.success for step in section.steps], percent=True)
-
-
 def _outcomes(section: Section) -> Figure | None:
     if not section.steps:
         return None
     layers = [[section.outcomes[step.step][status] for step in section.steps] for status in STATUSES]
-    bars = Bars([step.step + 1 for step in section.steps], layers, STATUS)
+    bars = charts.bars([step.step + 1 for step in section.steps], layers, STATUS)
     legend = [(variable(STATUS[i]), status) for i, status in enumerate(STATUSES) if any(layers[i])]
     heading = "Outcomes by step"
     drawing = chart(f"{heading}, {section.name}", IN_TABLE, [bars], "step", y_format="count")
     return Figure(heading, "Proposals by status.", legend, drawing)
-
-
-def _reward(section: Section) -> Figure | None:
-    remark = "What the learner got: failures included, lost experiments left out."
-    return _by_step(section, "Mean reward by step", remark, [step.reward for step in section.steps])
-
-
-def _distinct(section: Section) -> Figure | None:
-    outcomes = [step.succeeded + step.failed for step in section.steps]
-    curve = [step.distinct / count if count else None for step, count in zip(section.steps, outcomes, strict=True)]
-    remark = "Distinct experiments among known outcomes: a fall warns of collapse."
-    return _by_step(section, "Distinct ideas by step", remark, curve, percent=True)
 
 
 def _spending(section: Section) -> Figure | None:
@@ -226,7 +203,7 @@ def _spending(section: Section) -> Figure | None:
         return None
     heading = "USD paid for code, by step"
     remark = f"{sum(usd_by_step.values()):.4g} USD in all; the ledger also counts calls without a record."
-    bars = Bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
+    bars = charts.bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
     return Figure(heading, remark, [], chart(f"{heading}, {section.name}", remark, [bars], "step", y_label="USD"))
 
 
@@ -248,7 +225,7 @@ def _seconds(section: Section) -> Figure | None:
     means = {phase: mean([value for values in steps for value in values]) for phase, steps in by_phase.items()}
     overall = ", ".join(f"{phase} {value:.3g} s" for phase, value in means.items())
     heading = "Where an experiment’s seconds went"
-    bars = Bars([step + 1 for step in seconds_by_step], layers, SERIES)
+    bars = charts.bars([step + 1 for step in seconds_by_step], layers, SERIES)
     return Figure(
         heading,
         f"Means by the step it was proposed in; queue is waiting for a free slot. Over the run: {overall}.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ideator_rl.report.charts import DOT, SERIES, STATUS, Dots, Line, Mark, chart, limits, variable
+from ideator_rl.report import charts
+from ideator_rl.report.charts import DOT, SERIES, STATUS, Mark, chart, limits, variable
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
@@ -29,16 +30,16 @@ def lineage_figure(section: Section) -> Figure | None:
     if not any(parent in metrics and child in metrics for parent, child in edges):
         return None
     lines = [
-        Line([place[parent], place[child]], [metrics[parent], metrics[child]], colour, width, order=order)
+        charts.line([place[parent], place[child]], [metrics[parent], metrics[child]], colour, width, order=order)
         for ancestry, colour, width, order in ((edges, DOT, 0.8, 1.2), (ancestries[0], SERIES[1], 1.8, 1.6))
         for parent, child in ancestry
         if parent in metrics and child in metrics
     ]
     dots = [
-        Dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
-        Dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
+        charts.dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
+        charts.dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
     ]
-    y_limits = limits([metrics[id] for id in ids], [metrics[best[0]], *(line.mean for line in section.baseline_marks)])
+    y_limits = limits([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in section.baseline_marks)])
     heading = f"Where the {len(best)} best ideas came from"
     ancestors = len({parent for parent, _ in ancestries[0]})
     description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."

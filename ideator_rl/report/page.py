@@ -49,7 +49,7 @@ SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js")
 BEST, BEST_OF_MANY = 10, 3
 """Ideas that are shown without a click: of a single run, and of each of several."""
 BEST_IDEA, BEST_PATCH = 2_000, 4_000
-"""Bytes of such an idea, and of its patch."""
+"""Characters of such an idea, and of its patch."""
 
 
 class ReportError(IdeatorError):
@@ -148,13 +148,9 @@ def _render(views: list[RunView]) -> str:
         return f"#idea={run_index[id(section)]}:{visible(row.key)}"
 
     jinja = Environment(
-        loader=PackageLoader("ideator_rl.report", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=PackageLoader("ideator_rl.report", ""), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     jinja.globals |= {
         "clip": clip,
         "coloured": coloured,
@@ -166,14 +162,8 @@ def _render(views: list[RunView]) -> str:
         "BEST_IDEA": BEST_IDEA,
         "BEST_PATCH": BEST_PATCH,
     }
-    jinja.filters |= {
-        "number": number,
-        "share": share,
-        "spread": spread,
-        "with_error": with_error,
-        "address": address,
-        "position": lambda section: run_index[id(section)] + 1,
-    }
+    jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error, "address": address,
+                      "position": lambda section: run_index[id(section)] + 1}  # fmt: skip
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
         views=views,

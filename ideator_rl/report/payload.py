@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
@@ -70,7 +69,8 @@ def _fitting_length(lengths: list[int], target: float) -> int:
 
 def inert_json(value: Any) -> Markup:
     """JSON for a script element: nothing in it ends the element or begins a comment."""
-    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    finite = json.loads(json.dumps(value), parse_constant=lambda name: None)  # JSON has no NaN and no Infinity
+    text = json.dumps(finite, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
@@ -173,14 +173,3 @@ def _texts(row: Row) -> tuple[str, str, str, str, str, str]:
     error = (record.error or {}) if record else {}
     patch, log = (record.patch, record.log) if record else ("", "")
     return row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", ""))
-
-
-def _finite(value: Any) -> Any:
-    """The value with null in the place of numbers that JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return value

@@ -14,8 +14,8 @@ from ideator_rl.experiment import FINAL, LOST, RUNNING
 from ideator_rl.storage.records import Run, Step, read_run
 from ideator_rl.text import clip, number, share, visible
 
-TEXT_BYTES = 8_000
-"""Of the best idea, and of its patch, at most."""
+MAX_TEXT = 8_000
+"""Characters of the best idea, and of its patch."""
 FIXED_LINES = 16
 """Lines of a shortened summary that are not the table by step."""
 SHORT_TEXT = 200
@@ -100,5 +100,5 @@ def _best(run: Run, shortened: bool) -> list[str]:
 
 
 def _clipped(text: str) -> str:
-    kept, cut = clip(text, TEXT_BYTES)
+    kept, cut = clip(text, MAX_TEXT)
     return f"{kept}\n… {cut} more characters are in the records" if cut else kept

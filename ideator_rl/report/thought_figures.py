@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from statistics import mean, median
 
 from scipy.stats import binomtest, spearmanr
 
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
-from ideator_rl.report.charts import SERIES, Bars, ErrorBars, chart, variable
+from ideator_rl.report import charts
+from ideator_rl.report.charts import SERIES, chart, variable
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Rollout
@@ -19,19 +19,6 @@ MAX_BARS = 6
 """Ranges of length that are shown, at most."""
 MIN_IDEAS = 12
 """Ideas with an outcome that the figures need."""
-
-
-@dataclass(frozen=True)
-class LengthRange:
-    """Ideas with thoughts of similar length, and the share of them that succeeded."""
-
-    words: str
-    """The range, as in "3–7"."""
-    success: float
-    low: float
-    """Wilson's 95 % interval of `success` begins here, and"""
-    high: float
-    """ends here."""
 
 
 def thought_figures(section: Section) -> list[Figure]:
@@ -56,27 +43,33 @@ def _success_by_length(section: Section, lengths: Sequence[int], successes: Sequ
     if any(successes) and not all(successes):
         test = spearmanr(lengths, successes)
         correlation = f"Rank correlation {test.statistic:+.2f} (Spearman, p = {test.pvalue:.2g}, {len(lengths)} ideas)."
-    ranges = _length_ranges(lengths, successes)
-    x, y = list(range(len(ranges))), [r.success for r in ranges]
-    below, above = [r.success - r.low for r in ranges], [r.high - r.success for r in ranges]
+    names, shares, errors = _length_ranges(lengths, successes)
+    x = list(range(len(names)))
     heading = "Success by length of the thought"
     drawing = chart(
         f"{heading}, {section.name}",
-        "; ".join(f"{r.words} words: {r.success:.0%}" for r in ranges) + ".",
-        [Bars(x, [y], SERIES, width=0.66, opacity=0.75), ErrorBars(x, y, below, above, SERIES[1], width=1.6)],
+        "; ".join(f"{name} words: {success:.0%}" for name, success in zip(names, shares, strict=True)) + ".",
+        [charts.bars(x, [shares], SERIES, 0.66, 0.75), charts.error_bars(x, shares, errors, SERIES[1], 1.6)],
         "words before the idea",
         y_limits=(0, 1.03),
         y_format="percent",
-        x_names=[r.words for r in ranges],
+        x_names=names,
     )
     remark = f"About equally many ideas a bar, with the 95 % interval (Wilson) of its share. {correlation}"
     return Figure(heading, remark, [], drawing)
 
 
-def _length_ranges(lengths: Sequence[int], successes: Sequence[bool]) -> list[LengthRange]:
-    """Ideas in order of length, cut where enough are together; equal lengths stay together."""
+def _length_ranges(
+    lengths: Sequence[int], successes: Sequence[bool]
+) -> tuple[list[str], list[float], tuple[list[float], list[float]]]:
+    """Ideas in order of length, cut where enough are together; equal lengths stay together.
+
+    Returns:
+        Of each range its name, as in "3–7", the share of successes, and how far Wilson's 95 % interval of that share
+        goes below and above it.
+    """
     min_size = len(lengths) / max(2, min(MAX_BARS, len(lengths) // 8))
-    ranges: list[LengthRange] = []
+    names, shares, below, above = list[str](), list[float](), list[float](), list[float]()
     members: list[tuple[int, bool]] = []
     for length, same_length in groupby(sorted(zip(lengths, successes, strict=True)), key=lambda pair: pair[0]):
         members += same_length
@@ -84,10 +77,12 @@ def _length_ranges(lengths: Sequence[int], successes: Sequence[bool]) -> list[Le
             continue
         succeeded = sum(success for _, success in members)
         interval = binomtest(succeeded, len(members)).proportion_ci(method="wilson")
-        words = "–".join(dict.fromkeys((str(members[0][0]), str(length))))
-        ranges.append(LengthRange(words, succeeded / len(members), float(interval.low), float(interval.high)))
+        names.append("–".join(dict.fromkeys((str(members[0][0]), str(length)))))
+        shares.append(succeeded / len(members))
+        below.append(shares[-1] - float(interval.low))
+        above.append(float(interval.high) - shares[-1])
         members = []
-    return ranges
+    return names, shares, (below, above)
 
 
 def _length_by_step(section: Section, rows: Sequence[Rollout]) -> Figure:
