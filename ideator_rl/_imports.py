@@ -156,6 +156,21 @@ OLD_PACKAGES = ("diagnostics",)
 """Packages of 0.1.0 that are gone, and only hold old modules now."""
 
 OLD_NAMES: dict[str, str] = {
+    "diagnostics.figures.number": "text.number",
+    "diagnostics.figures.share": "text.share",
+    "diagnostics.figures.spread": "text.spread",
+    "diagnostics.figures.with_error": "text.with_error",
+    "diagnostics.report.answers.dollars": "text.dollars",
+    "diagnostics.report.answers.duration": "text.duration",
+    "diagnostics.report.answers.luckiest": "report.answers.expected_largest",
+    "diagnostics.report.changes.in_words": "report.changes.describe_patch",
+    "diagnostics.report.compare.comparison_figures": "report.comparison_figures.comparison_figures",
+    "diagnostics.report.groups.differing": "report.groups.different_keys",
+    "diagnostics.report.panels.failures": "report.failures.failure_kinds",
+    "diagnostics.report.panels.lineage": "report.lineage.lineage_figure",
+    "diagnostics.report.panels.thought": "report.thought_figures.thought_figures",
+    "diagnostics.report.watch.watch": "report.collapse.diversity",
+    "diagnostics.safe_text.coloured": "report.patch_lines.coloured",
     "executor.attempts.attempts": "executor.store.count_attempts",
     "executor.attempts.beat": "executor.store.write_heartbeat",
     "executor.attempts.claim": "executor.store.claim_attempt",
