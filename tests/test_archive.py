@@ -118,9 +118,9 @@ def test_updating_bit_by_bit_gives_the_same_as_all_at_once():
         piecewise.update(records[:end], descents[: max(0, end - 30)])
     assert whole.elites() == piecewise.elites() and len(whole) == len(piecewise)
     for i in range(90):
-        assert whole.kin(f"i{i}") == piecewise.kin(f"i{i}") and whole.expansions(f"i{i}") == piecewise.expansions(
+        assert whole.lineage(f"i{i}") == piecewise.lineage(f"i{i}") and whole.expansions(
             f"i{i}"
-        )
+        ) == piecewise.expansions(f"i{i}")
 
 
 def test_lineage_knows_children_ancestors_and_prompts():
@@ -140,8 +140,8 @@ def test_lineage_knows_children_ancestors_and_prompts():
     assert [e.tree for e in known.children("id-a")] == ["c", "d"] and known.best_child("id-a").tree == "c"
     assert known.best_child("id-d") is None and [e.tree for e in known.parents("c")] == ["a", "b"]
     assert (
-        known.kin("a") == {"a", "c", "d", "e"}
-        and known.kin("c") == {"a", "b", "c", "e"}
+        known.lineage("a") == {"a", "c", "d", "e"}
+        and known.lineage("c") == {"a", "b", "c", "e"}
         and known.descendants("c") == {"e"}
     )
     assert [known.expansions(tree) for tree in "abcde"] == [2, 2, 1, 0, 0] and known.prompts == 2
@@ -149,7 +149,7 @@ def test_lineage_knows_children_ancestors_and_prompts():
 
 def test_a_circle_of_descent_ends():
     known = archive(record("a", 0.1), record("b", 0.2), lineage=[("id-b", ("id-a",), 0), ("id-a", ("id-b",), 1)])
-    assert known.kin("a") == known.kin("b") == {"a", "b"} and known.expansions("a") == 2
+    assert known.lineage("a") == known.lineage("b") == {"a", "b"} and known.expansions("a") == 2
 
 
 def test_imitation_takes_the_best_of_each_cell_above_the_baseline_and_its_noise():
@@ -206,7 +206,7 @@ def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(to
         again.journal.completion_of(records[0].id).startswith("First thought.")
         and again.journal.completion_of("unknown") is None
     )
-    assert len(archive_of(again, known=1)) == 1 and len(archive_of(again, known=2)) == 2
+    assert len(archive_of(again, count=1)) == 1 and len(archive_of(again, count=2)) == 2
     assert (
         after.baseline.quality == pytest.approx(1 / again.baselines[0].metric["value"])
         and after.baseline.spread is None

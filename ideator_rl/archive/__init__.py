@@ -1,1 +1,1 @@
-"""The archive: every idea that was executed, the choice of parents from it, and prompts that show them."""
+"""The archive of executed ideas, the choice of parents from it, and the prompts that show them."""

@@ -1,11 +1,12 @@
-"""The archive: every codebase that was tried, the best distinct ideas, and who descends from whom.
+"""The archive: every codebase that was tried, the best distinct ideas, and the lineage between them.
 
-Quality is the reward of successes, a codebase's the mean over its replicates; a failure is known and has none, and what
-was lost is not known.  Elites are distinct by resulting tree and by cell (the best tree of each cell): twenty learning
-rates are one idea.  Updating reads on where it stopped.
+Quality    mean reward over the successful replicates of a codebase; a failure is in the archive without a quality, a
+           lost experiment is not in it
+Elites     the best codebase of each cell: twenty learning rates are one idea
+Lineage    which codebases were proposed in answer to prompts that showed which
 
-Guarantees: the same records in the same order give the same archive, whenever it was updated; safe to use from
-several threads.  The order of records is that of knowing, so "what was known then" is a count of records (`len`).
+Guarantees: the same records in the same order give the same archive, whenever it was updated.  Safe to use from several
+threads.  Records keep the order in which they became known, so a past state of the archive is a count of records.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ from ideator_rl.reward_buffer import BASELINE, RewardBuffer
 from ideator_rl.storage.journal import Descent
 
 Expansion = tuple[int, tuple[str, ...]]
-"""One prompt that showed parents: its step, and the parents' experiment ids."""
+"""A prompt that showed parents: its step, and the parents' experiment ids."""
 
 
 @dataclass
 class _Codebase:
     record: Experiment
     """Its first success, or its first run."""
-    since: int
-    """Records that were known before it."""
+    index: int
+    """Records that were in the archive before it."""
     rewards: dict[str, float] = field(default_factory=dict)
-    """Of its successful replicates, by experiment id."""
+    """Rewards of its successful replicates, by experiment id."""
     metrics: dict[str, float] = field(default_factory=dict)
     cell: str = ""
+    """The places that its patch touches; empty before its first success."""
 
     @property
     def quality(self) -> float:
@@ -47,19 +49,23 @@ class Archive:
     def __init__(self, direction: str, base: Tree | None = None):
         """Args:
         direction: of the metric, `min` or `max`.
-        base: the baseline codebase, by which cells name functions; see `cell_of`.
+        base: the baseline codebase, from which cells take function names; see `cell_of`.
         """
         self.direction, self._base = direction, base
         self.baseline: Baseline | None = None
         """None while it is unknown."""
+        # The lock guards everything below: rewards, strategies and the trainer's callbacks call from several threads.
         self._lock = threading.RLock()
-        self._read = self._read_lineage = 0
+        self._next_record = self._next_descent = 0
+        """Where the next `update` continues in the history and in the lineage."""
         self._trees: dict[str, str] = {}
-        """Experiment id to tree, in the order of knowing; the tree is empty where none came of an idea."""
+        """Tree by experiment id, in the order of records; empty for an idea without a codebase."""
         self._records: list[Experiment] = []
         self._codebases: dict[str, _Codebase] = {}
+        # Computed on demand; None after a record or penalty that changes the ranking.
         self._elites: list[Experiment] | None = None
         self._successes: list[Experiment] | None = None
+        # Edges between trees; dicts serve as ordered sets.
         self._children: dict[str, dict[str, None]] = {}
         self._parents: dict[str, dict[str, None]] = {}
         self._expansions: dict[str, set[Expansion]] = {}
@@ -68,96 +74,107 @@ class Archive:
         self._penalty = 0.0
 
     def __len__(self) -> int:
-        """Records known: of different ids, and not lost."""
+        """Number of records: distinct experiment ids, without lost ones."""
         return len(self._trees)
 
-    def update(self, history: Sequence[Experiment], lineage: Sequence[Descent] = (), most: int | None = None) -> None:
-        """Read what was appended since the last time.
+    def update(self, history: Sequence[Experiment], lineage: Sequence[Descent] = (), limit: int | None = None) -> None:
+        """Add what was appended since the last call.
 
         Args:
-            history: append-only, as `RewardBuffer.history`; always the same list.
-            most: stop when so many records are known; what comes later is left for the next time.
+            history: append-only, as `RewardBuffer.history`; the same list at every call.
+            limit: stop at this many records; later ones are left for the next call.
         """
         with self._lock:
-            descents = len(lineage)  # before the history: a descent is noted after its child
+            # The lineage's end first: a descent is appended after its child, so every descent up to here has its
+            # child in the history that is read below.
+            last_descent = len(lineage)
             end = len(history)
-            while self._read < end and (most is None or len(self) < most):
-                self._enter(history[self._read])
-                self._read += 1
-            for child, parents, step in lineage[self._read_lineage : descents]:
-                self._descend(child, parents, step)
-            self._read_lineage = descents
+            while self._next_record < end and (limit is None or len(self) < limit):
+                self._add(history[self._next_record])
+                self._next_record += 1
+            for child, parents, step in lineage[self._next_descent : last_descent]:
+                self._add_descent(child, parents, step)
+            self._next_descent = last_descent
 
-    def begin_with(self, records: Iterable[Experiment]) -> None:
-        """Enter records of other runs, before any of this one."""
+    def add_imported(self, records: Iterable[Experiment]) -> None:
+        """Add records of other runs, before any of this one."""
         with self._lock:
             for record in records:
-                self._enter(record)
+                self._add(record)
 
     def knows(self, record_or_tree: Experiment | str, before: int | None = None) -> bool:
-        """Whether a codebase was tried; of a record without one, whether it is known itself.
+        """Whether a codebase was tried; for a record without a codebase, whether the record is in the archive.
 
         Args:
-            before: a count of records: whether it was known when so many were.
+            before: look only at the first `before` records.
         """
         with self._lock:
             if isinstance(record_or_tree, Experiment) and not record_or_tree.tree:
                 return record_or_tree.id in self._trees
             tree = record_or_tree if isinstance(record_or_tree, str) else record_or_tree.tree
-            found = self._codebases.get(tree)
-            return found is not None and (before is None or found.since < before)
+            codebase = self._codebases.get(tree)
+            return codebase is not None and (before is None or codebase.index < before)
 
-    def quality(self, what: Experiment | str) -> float | None:
-        """Mean reward of a codebase's successful replicates, by record, experiment id or tree; None without one."""
-        found = self._of(what)
-        return found.quality if found and found.rewards else None
+    # Most methods take a record, an experiment id, or a tree.
 
-    def metric(self, what: Experiment | str) -> float | None:
-        """Mean metric of a codebase's successful replicates."""
-        found = self._of(what)
-        return statistics.fmean(found.metrics.values()) if found and found.metrics else None
+    def quality(self, idea: Experiment | str) -> float | None:
+        """Mean reward of the codebase's successful replicates; None without a success."""
+        codebase = self._codebase(idea)
+        return codebase.quality if codebase and codebase.rewards else None
 
-    def cell(self, what: Experiment | str) -> str:
-        found = self._of(what)
-        return found.cell if found else ""
+    def metric(self, idea: Experiment | str) -> float | None:
+        """Mean metric of the codebase's successful replicates; None without a success."""
+        codebase = self._codebase(idea)
+        return statistics.fmean(codebase.metrics.values()) if codebase and codebase.metrics else None
+
+    def cell(self, idea: Experiment | str) -> str:
+        """The places that the codebase's patch touches; empty without a success."""
+        codebase = self._codebase(idea)
+        return codebase.cell if codebase else ""
 
     def elites(self, k: int | None = None) -> list[Experiment]:
         """The best idea of each cell, best first, at most k; each the first successful run of its codebase.
 
-        A patch that somebody wrote by hand is no idea.
+        Patches written by hand are left out.
         """
         with self._lock:
             if self._elites is None:
-                self._elites = _distinct(self._ranked())
+                best_of_cell: dict[str, Experiment] = {}
+                for codebase in self._ranked():
+                    best_of_cell.setdefault(codebase.cell or codebase.record.tree, codebase.record)
+                self._elites = list(best_of_cell.values())
             return self._elites[:k]
 
     def successes(self) -> list[Experiment]:
-        """Every idea that succeeded, best first, however alike; of each codebase the first successful run."""
+        """Every idea that succeeded, best first; each the first successful run of its codebase."""
         with self._lock:
             if self._successes is None:
-                self._successes = [each.record for each in self._ranked()]
+                self._successes = [codebase.record for codebase in self._ranked()]
             return self._successes
 
     def records(self) -> list[Experiment]:
-        """Every record that is known, failures too, each once, in the order of knowing.  Not to be changed."""
+        """Every record, failures too, in the order in which they became known.  Do not change the list."""
         return self._records
 
     def penalise(self, trees: Set[str], spans: float) -> None:
-        """Rank these codebases as if their quality were lower by so many spans from worst to best; it stays what it
-        is."""
+        """Rank these codebases as if their quality were lower; `quality` itself does not change.
+
+        Args:
+            spans: by how much, in units of the range from the worst to the best quality.
+        """
         with self._lock:
             self._penalised, self._penalty = trees, spans
             self._elites = self._successes = None
 
     def _ranked(self) -> list[_Codebase]:
-        """Ideas that succeeded, best first."""
+        """Ideas that succeeded, best first; of equal ones the earlier first."""
         span = self.span() or (0.0, 0.0)
-        less = self._penalty * (span[1] - span[0])
+        penalty = self._penalty * (span[1] - span[0])
 
-        def rank(each: _Codebase) -> tuple[float, int]:
-            return each.quality - (less if each.record.tree in self._penalised else 0.0), -each.since
+        def rank(codebase: _Codebase) -> tuple[float, int]:
+            return codebase.quality - (penalty if codebase.record.tree in self._penalised else 0.0), -codebase.index
 
-        good = (each for each in self._codebases.values() if each.rewards and each.record.idea)
+        good = (codebase for codebase in self._codebases.values() if codebase.rewards and codebase.record.idea)
         return sorted(good, key=rank, reverse=True)
 
     def kth_best(self, k: int) -> float | None:
@@ -166,126 +183,119 @@ class Archive:
         return self.quality(elites[k - 1]) if len(elites) >= k else None
 
     def span(self) -> tuple[float, float] | None:
-        """Lowest and highest quality seen, the baseline's too; None before anything succeeded."""
+        """Lowest and highest quality, the baseline's included; None before the first success."""
         with self._lock:
-            seen = [each.quality for each in self._codebases.values() if each.rewards]
-        seen += [self.baseline.quality] if self.baseline else []
-        return (min(seen), max(seen)) if seen else None
+            qualities = [codebase.quality for codebase in self._codebases.values() if codebase.rewards]
+        qualities += [self.baseline.quality] if self.baseline else []
+        return (min(qualities), max(qualities)) if qualities else None
 
     def parents(self, child: Experiment | str) -> list[Experiment]:
-        """The ideas that the prompts of a codebase showed."""
+        """The ideas that the prompts of this codebase showed."""
         return self._relatives(child, self._parents)
 
     def children(self, parent: Experiment | str) -> list[Experiment]:
-        """Codebases that were proposed in answer to this one, failures too, oldest first."""
+        """Codebases proposed in answer to prompts that showed this one, failures too, oldest first."""
         return self._relatives(parent, self._children)
 
     def best_child(self, parent: Experiment | str) -> Experiment | None:
-        """The child of the highest quality; None when none succeeded."""
+        """The child of the highest quality; None if no child succeeded."""
         good = [child for child in self.children(parent) if self.quality(child) is not None]
         return max(good, key=lambda child: self.quality(child) or 0.0, default=None)
 
-    def descendants(self, what: Experiment | str) -> set[str]:
-        """Trees of children, their children, and so on; never its own."""
-        return self._reached(what, self._children)
+    def descendants(self, idea: Experiment | str) -> set[str]:
+        """Trees of its children, their children, and so on, without its own."""
+        return self._reachable(idea, self._children)
 
-    def kin(self, what: Experiment | str) -> set[str]:
-        """Its own tree, and those of all its ancestors and descendants: one lineage."""
-        return {self._tree(what)} | self._reached(what, self._parents) | self._reached(what, self._children)
+    def lineage(self, idea: Experiment | str) -> set[str]:
+        """Its own tree and those of all its ancestors and descendants."""
+        return {self._tree(idea)} | self._reachable(idea, self._parents) | self._reachable(idea, self._children)
 
-    def expansions(self, what: Experiment | str) -> int:
-        """Prompts that showed this idea or a descendant of it."""
+    def expansions(self, idea: Experiment | str) -> int:
+        """How many prompts showed this idea or a descendant of it."""
         with self._lock:
-            trees = {self._tree(what)} | self.descendants(what)
+            trees = {self._tree(idea)} | self.descendants(idea)
             return len(set[Expansion]().union(*(self._expansions.get(tree, set()) for tree in trees)))
 
     @property
     def prompts(self) -> int:
-        """Prompts that showed ideas, of which something came."""
+        """How many prompts showed ideas and led to a codebase."""
         return len(self._prompts)
 
-    def _enter(self, record: Experiment) -> None:
+    def _add(self, record: Experiment) -> None:
         if record.status == LOST or record.implementer == BASELINE:
             return
-        known = len(self)
+        index = len(self)
         if record.id not in self._trees:
             self._trees[record.id] = record.tree
             self._records.append(record)
         if not record.tree:
             return
-        found = self._codebases.setdefault(record.tree, _Codebase(record, known))
+        codebase = self._codebases.setdefault(record.tree, _Codebase(record, index))
         if record.status != SUCCEEDED or record.reward is None:
             return
-        if not found.rewards:
-            found.record, found.cell = record, cell_of(record.patch, self._base)
-        found.rewards[record.id] = record.reward
+        if not codebase.rewards:
+            codebase.record, codebase.cell = record, cell_of(record.patch, self._base)
+        codebase.rewards[record.id] = record.reward
         if record.metric:
-            found.metrics[record.id] = float(record.metric["value"])
+            codebase.metrics[record.id] = float(record.metric["value"])
         self._elites = self._successes = None
 
-    def _descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
+    def _add_descent(self, child: str, parents: tuple[str, ...], step: int) -> None:
         self._prompts.add((step, parents))
         for parent in map(self._tree, parents):
             self._expansions.setdefault(parent, set()).add((step, parents))
-            if (tree := self._trees.get(child)) and tree != parent:  # a copy of its parent is no descendant
+            # A copy of its parent is not its descendant.
+            if (tree := self._trees.get(child)) and tree != parent:
                 self._children.setdefault(parent, {})[tree] = None
                 self._parents.setdefault(tree, {})[parent] = None
 
-    def _tree(self, what: Experiment | str) -> str:
-        return what.tree if isinstance(what, Experiment) else self._trees.get(what, what)
+    def _tree(self, idea: Experiment | str) -> str:
+        return idea.tree if isinstance(idea, Experiment) else self._trees.get(idea, idea)
 
-    def _of(self, what: Experiment | str) -> _Codebase | None:
+    def _codebase(self, idea: Experiment | str) -> _Codebase | None:
         with self._lock:
-            return self._codebases.get(self._tree(what))
+            return self._codebases.get(self._tree(idea))
 
-    def _relatives(self, what: Experiment | str, edges: dict[str, dict[str, None]]) -> list[Experiment]:
+    def _relatives(self, idea: Experiment | str, edges: dict[str, dict[str, None]]) -> list[Experiment]:
         with self._lock:
-            trees = edges.get(self._tree(what), {})
+            trees = edges.get(self._tree(idea), {})
             return [self._codebases[tree].record for tree in trees if tree in self._codebases]
 
-    def _reached(self, what: Experiment | str, edges: dict[str, dict[str, None]]) -> set[str]:
+    def _reachable(self, idea: Experiment | str, edges: dict[str, dict[str, None]]) -> set[str]:
         with self._lock:
-            start = self._tree(what)
-            seen, todo = {start}, [start]
+            start = self._tree(idea)
+            visited, todo = {start}, [start]
             while todo:
                 for tree in edges.get(todo.pop(), {}):
-                    if tree not in seen:
-                        seen.add(tree)
+                    if tree not in visited:
+                        visited.add(tree)
                         todo.append(tree)
-            return seen - {start}
-
-
-def _distinct(ranked: Iterable[_Codebase]) -> list[Experiment]:
-    """Of each cell the first."""
-    first: dict[str, Experiment] = {}
-    for each in ranked:
-        first.setdefault(each.cell or each.record.tree, each.record)
-    return list(first.values())
+            return visited - {start}
 
 
 def elites_for_imitation(archive: Archive, limit: int = 48) -> list[Experiment]:
-    """The best idea of each cell, best first, if it is better than the baseline by more than the noise of a run.
+    """The elites that are better than the baseline by more than the noise of a run, best first, at most `limit`.
 
-    While the baseline is unknown, better than the mean of the elites.  `RewardBuffer.completion_of` has the words
-    that led to each.
+    While the baseline is unknown: those better than the mean of the elites.  `Journal.completion_of` returns the
+    completion that led to each.
     """
     elites = archive.elites()
-    values = [archive.quality(elite) or 0.0 for elite in elites]
-    known = archive.baseline
-    bar = known.quality + (known.spread or 0.0) if known else statistics.fmean(values or [0.0])
-    return [elite for elite, value in zip(elites, values, strict=True) if value > bar][:limit]
+    qualities = [archive.quality(elite) or 0.0 for elite in elites]
+    baseline = archive.baseline
+    bar = baseline.quality + (baseline.spread or 0.0) if baseline else statistics.fmean(qualities or [0.0])
+    return [elite for elite, quality in zip(elites, qualities, strict=True) if quality > bar][:limit]
 
 
 _archives: WeakKeyDictionary[RewardBuffer, Archive] = WeakKeyDictionary()
 _archives_lock = threading.Lock()
 
 
-def archive_of(buffer: RewardBuffer, known: int | None = None, step: int = 0) -> Archive:
-    """The archive of a run: one an open buffer, brought up to what the buffer knows.
+def archive_of(buffer: RewardBuffer, count: int | None = None, step: int = 0) -> Archive:
+    """The archive of a run, up to date with its buffer; every open buffer has one.
 
     Args:
-        known: an archive as it was when so many records were known, in a resumed run; one apart if that is not now.
-        step: of that one, descents of the steps before this one are in it.
+        count: the archive as it was with this many records, for a resumed run; a separate one if it has more today.
+        step: that separate archive has the descents of the steps before this one.
     """
     with _archives_lock:
         archive = _archives.get(buffer)
@@ -293,16 +303,16 @@ def archive_of(buffer: RewardBuffer, known: int | None = None, step: int = 0) ->
             archive = _archives.setdefault(buffer, _empty(buffer))
     archive.update(buffer.history, buffer.lineage)
     archive.baseline = baseline_of(buffer)
-    if known is None or known >= len(archive):
+    if count is None or count >= len(archive):
         return archive
     past = _empty(buffer)
-    past.update(buffer.history, [descent for descent in buffer.lineage if descent[2] < step], known)
+    past.update(buffer.history, [descent for descent in buffer.lineage if descent[2] < step], count)
     past.baseline = archive.baseline
     return past
 
 
 def _empty(buffer: RewardBuffer) -> Archive:
-    """What is known before the first record of a run."""
+    """The archive before the first record of a run."""
     archive = Archive(buffer.executor.environment.metric.direction, buffer.executor.base)
-    archive.begin_with(buffer.elsewhere)
+    archive.add_imported(buffer.elsewhere)
     return archive

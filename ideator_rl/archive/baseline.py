@@ -1,4 +1,4 @@
-"""What the unchanged baseline is worth: the quality that an idea has to be better than, and the noise of one run."""
+"""The quality of the unchanged baseline, which an idea has to exceed, and the noise of a single run."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from ideator_rl.reward_buffer import RewardBuffer
 @dataclass(frozen=True)
 class Baseline:
     quality: float
-    """Mean over its runs, on the scale of rewards."""
+    """Mean over its runs, as a reward."""
     metric: float
     """Mean over its runs, in the metric's unit."""
     spread: float | None
-    """Standard deviation of the quality of a single run; None when it was run once."""
+    """Standard deviation of the quality of a single run; None after one run."""
 
 
 def baseline_of(buffer: RewardBuffer) -> Baseline | None:
-    """The baseline by this run's own records; its spread by `env check` where that measured it.  None if unknown."""
+    """The baseline of this run, from its own records; the spread from `env check`, if that measured it.
+
+    None if neither has a value.
+    """
     config, environment = buffer.config, buffer.executor.environment
     runs = {record.id: record for record in tuple(buffer.baselines) if record.status == SUCCEEDED and record.metric}
     values = [float(record.metric["value"]) for record in runs.values() if record.metric]
     noise = load_noise(environment, config.preset)
-    measured = list(noise.values) if noise else []
-    if not values and not measured:
+    checked_values = list(noise.values) if noise else []
+    if not values and not checked_values:
         return None
     rule = reward_rule(environment, config.preset, config.reward_transform)
     metric = {"name": environment.metric.name, "direction": environment.metric.direction}
@@ -39,26 +42,27 @@ def baseline_of(buffer: RewardBuffer) -> Baseline | None:
         run = Experiment("", SUCCEEDED, "", environment.name, config.preset, metric={**metric, "value": value})
         return float(rule.reward(run) or 0.0)
 
-    many = measured if len(measured) > 1 else values
-    spread = statistics.stdev(map(quality, many)) if len(many) > 1 else None
-    level = values or measured
+    # The level comes from this run if it has one; the spread from whichever measured more than one run.
+    level = values or checked_values
+    repeated = checked_values if len(checked_values) > 1 else values
+    spread = statistics.stdev(map(quality, repeated)) if len(repeated) > 1 else None
     return Baseline(statistics.mean(map(quality, level)), statistics.mean(level), spread)
 
 
-def baseline_words(records: Sequence[Experiment], metric: str) -> str:
+def baseline_line(records: Sequence[Experiment], metric: str) -> str:
     """One line about the runs of the unchanged baseline.
 
     Raises:
-        IdeatorError: none of them succeeded.
+        IdeatorError: no run succeeded.
     """
     values = [record.metric["value"] for record in records if record.status == SUCCEEDED and record.metric]
     if not values:
         first = records[0]
-        why = first.error["message"] if first.error else "no reason is known"
+        reason = first.error["message"] if first.error else "no reason is known"
         raise IdeatorError(
-            f"The baseline itself did not succeed ({first.status}): {why} No idea can be judged against it. "
-            "Mend it (`ideator-rl execute ENV --baseline` runs it alone), then go on with --resume."
+            f"The baseline itself did not succeed ({first.status}): {reason} No idea can be compared with it. "
+            "Correct it (`ideator-rl execute ENV --baseline` runs it alone), then continue with --resume."
         )
-    rest = [record.status for record in records if record.status != SUCCEEDED]
-    missing = f"; of {len(records)} runs {len(rest)} did not succeed: {', '.join(rest)}" if rest else ""
+    failures = [record.status for record in records if record.status != SUCCEEDED]
+    missing = f"; of {len(records)} runs {len(failures)} did not succeed: {', '.join(failures)}" if failures else ""
     return f"baseline {metric} {', '.join(f'{value:.4f}' for value in values)}{missing}"

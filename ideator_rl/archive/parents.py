@@ -1,9 +1,17 @@
-"""How parents are chosen for prompts: a strategy looks at the archive and names, for every prompt, the ideas it shows.
+"""Prompt strategies: which past ideas every prompt shows.
 
-Guarantees: pure selection; the same archive and the same random numbers give the same parents; the ideas of one prompt
-are different codebases; an empty archive gives empty tuples.  A strategy of one's own is a class that is made as
-`cls(shown=…, elites=…)` and has the method of `Strategy`, named by its dotted path or an entry point in the group
-`ideator_rl.strategies`.
+Guarantees: the same archive and random numbers give the same parents; the ideas of one prompt are different codebases;
+an empty archive gives empty tuples.  A strategy of your own is a class that is created as `cls(shown=…, elites=…)`,
+named by its dotted path or an entry point of the group `ideator_rl.strategies`:
+
+    class Newest:
+        def __init__(self, shown: int, elites: int):
+            self.shown, self.elites = shown, elites
+
+        def parents(self, archive, count, rng):
+            best = archive.elites(self.elites)
+            newest = sorted(best, key=lambda record: record.finished)[-self.shown :]
+            return [tuple(newest) for _ in range(count)]
 """
 
 from __future__ import annotations
@@ -24,26 +32,26 @@ Parents = tuple[Experiment, ...]
 @runtime_checkable
 class Strategy(Protocol):
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
-        """For each of `count` prompts, the ideas that it shows; none for a prompt without."""
+        """The ideas that each of `count` prompts shows; an empty tuple for a prompt without past ideas."""
         ...
 
 
 @dataclass(frozen=True)
 class TopK:
-    """Parents drawn at random, without repetition in a prompt, from the best distinct elites."""
+    """Parents drawn at random from the best elites, without repetition in a prompt."""
 
     shown: int = 2
-    """Ideas that a prompt shows."""
+    """Ideas in a prompt."""
     elites: int = 20
-    """How many of the best elites it chooses from."""
+    """The best elites, from which parents are chosen."""
 
     def __post_init__(self) -> None:
         refuse_counts(self.shown, self.elites)
 
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
         best = archive.elites(self.elites)
-        most = min(self.shown, len(best))
-        return [tuple(rng.sample(best, most)) for _ in range(count)]
+        size = min(self.shown, len(best))
+        return [tuple(rng.sample(best, size)) for _ in range(count)]
 
 
 @dataclass(frozen=True)
@@ -52,18 +60,21 @@ class Puct:
 
         Q + c · range · P · √(1 + T) / (1 + n)
 
-    Q is the quality of an idea's best child, its own while no child succeeded; range that of all qualities; P the
-    prior, which falls linearly with the rank among the elites and sums to 1; n the prompts that showed the idea or a
-    descendant of it; T all prompts that showed ideas.  Once an idea is chosen, its ancestors and descendants are out
-    for the rest of the batch, so that one lineage does not take all.  Ours: a choice counts in n and T at once, and
-    when nobody is left all are in again, since a batch may have more prompts than the archive has lineages.  Ties go
-    to the better idea; no random number is used.
+    Q      quality of the idea's best child; its own while no child succeeded
+    range  of all qualities
+    P      prior, falling linearly with the rank among the elites; sums to 1
+    n      prompts that showed the idea or a descendant of it
+    T      all prompts that showed ideas
+
+    A chosen idea's ancestors and descendants are blocked for the rest of the batch, so that one lineage does not take
+    all prompts.  Ours: a choice counts in n and T at once; when every idea is blocked, all are free again, since a
+    batch may have more prompts than the archive has lineages.  Ties go to the better idea.  Uses no random numbers.
     """
 
     shown: int = 2
-    """Ideas that a prompt shows."""
+    """Ideas in a prompt."""
     elites: int = 20
-    """How many of the best elites it chooses from."""
+    """The best elites, from which parents are chosen."""
     c: float = 1.0
 
     def __post_init__(self) -> None:
@@ -72,15 +83,15 @@ class Puct:
     def parents(self, archive: Archive, count: int, rng: random.Random) -> list[Parents]:
         del rng
         best = archive.elites(self.elites)
-        most = min(self.shown, len(best))
-        picker = _Picker(archive, best, self.c)
-        return [picker.prompt(most) for _ in range(count)]
+        size = min(self.shown, len(best))
+        picker = _PuctBatch(archive, best, self.c)
+        return [picker.prompt(size) for _ in range(count)]
 
 
 def refuse_counts(shown: int, elites: int) -> None:
     """
     Raises:
-        IdeatorError: fewer ideas are to be shown than none, or chosen from none.
+        IdeatorError: `shown` is below 0, or `elites` below 1.
     """
     for name, value, least in (("shown", shown, 0), ("elites", elites, 1)):
         if value < least:
@@ -91,14 +102,16 @@ def puct(quality: float, weight: float, n: int, total: int) -> float:
     """The score of an idea.
 
     Args:
-        quality: of its best child, or its own.
+        quality: of its best child, or its own (Q).
         weight: c · range · P.
+        n: prompts that showed the idea or a descendant of it.
+        total: all prompts that showed ideas (T).
     """
     return quality + weight * math.sqrt(1 + total) / (1 + n)
 
 
-class _Picker:
-    """The choices of one batch, best elite first."""
+class _PuctBatch:
+    """The choices of one batch of prompts.  Lists are parallel to the elites, best first."""
 
     def __init__(self, archive: Archive, elites: list[Experiment], c: float):
         self._elites, span = elites, archive.span()
@@ -108,18 +121,19 @@ class _Picker:
         self._qualities = [archive.quality(archive.best_child(elite) or elite) or 0.0 for elite in elites]
         self._n = [archive.expansions(elite) for elite in elites]
         self._total = archive.prompts
-        self._kin = [archive.kin(elite) for elite in elites]
+        self._lineages = [archive.lineage(elite) for elite in elites]
         self._blocked: set[str] = set()
+        """Trees of the lineages that this batch has used; emptied when no elite is left."""
 
-    def prompt(self, most: int) -> Parents:
+    def prompt(self, size: int) -> Parents:
         picked: list[int] = []
-        while len(picked) < most:
+        while len(picked) < size:
             free = [i for i, elite in enumerate(self._elites) if elite.tree not in self._blocked and i not in picked]
             if not free:
                 self._blocked = set()
                 continue
             picked.append(max(free, key=lambda i: (self._score(i), -i)))
-            self._blocked |= self._kin[picked[-1]]
+            self._blocked |= self._lineages[picked[-1]]
         for index in picked:
             self._n[index] += 1
         self._total += 1
@@ -130,19 +144,19 @@ class _Picker:
 
 
 def get_strategy(name: str, **settings: Any) -> Strategy:
-    """A strategy by name (`BUILT_IN`), entry point, or dotted path of a class, made with the settings given.
+    """A strategy by name (`BUILT_IN`), entry point, or dotted path of a class, created with these settings.
 
     Raises:
-        UnknownName: nothing is known by that name.
-        IdeatorError: it does not take these settings.
+        UnknownName: no strategy has this name.
+        IdeatorError: the strategy does not take these settings.
     """
-    made = resolve("strategies", name, BUILT_IN)
+    strategy_class = resolve("strategies", name, BUILT_IN)
     try:
-        strategy: Strategy = made(**settings)
+        strategy: Strategy = strategy_class(**settings)
     except TypeError as error:
         raise IdeatorError(
-            f"The strategy {name} cannot be made with {', '.join(settings) or 'no settings'}: {error}. Expected a "
-            "class that takes these by name."
+            f"The strategy {name} cannot be created with {', '.join(settings) or 'no settings'}: {error}. Expected a "
+            "class that takes these as keyword arguments."
         ) from error
     return strategy
 

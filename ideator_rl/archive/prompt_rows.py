@@ -1,4 +1,4 @@
-"""The rows that a trainer samples from: a prompt, and the columns that tell `execution_reward` where to run.
+"""The rows that a trainer samples from: a prompt, and the columns from which `execution_reward` opens its buffer.
 
 Written to a file, they let the stock `trl grpo` command train on execution rewards.
 """
@@ -14,7 +14,7 @@ from ideator_rl.reward_buffer import BufferConfig
 def prompt_rows(
     environment: Environment, config: BufferConfig, count: int, kind: str = "short", chat: bool = False
 ) -> list[dict[str, Any]]:
-    """`count` equal rows; a sampler needs as many as one generation batch has different prompts.
+    """`count` equal rows; a sampler needs as many as a generation batch has prompts.
 
     Args:
         kind: which of the environment's prompts.

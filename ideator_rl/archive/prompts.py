@@ -1,13 +1,12 @@
-"""Prompts that carry past ideas and their results, fresh for every batch: the policy learns to improve on the known.
+"""Prompts that show past ideas and their results, new for every batch: the policy learns to improve on them.
 
-Guarantees: a share `free` of the groups, exact over batches, gets the environment's own prompt, and all of them do
-before anything succeeded; the rest show the ideas that a strategy chose, each with its measured result.  The rows are
-a function of (seed, batch, what the archive knows).  Past ideas are untrusted text: each is cut to a length and nothing
-in it is filled in or interpreted.
+Guarantees: a share `free` of the groups, exact over batches, gets the environment's own prompt; before the first
+success all groups do.  The others show the ideas that a strategy picked, each with its result.  The rows are a function
+of seed, batch and archive.  Past ideas are untrusted text: each is cut to a length, and braces in it are not filled in.
 
-The words are in `parents.md` and `explore.md` beside this module; an environment has its own by naming a prompt
-`parents` or `explore` in its `env.yaml`.  Filled in: `{prompt}` (the environment's own), `{task}`, `{ideas}`,
-`{metric}`, `{direction}` (lower or higher), `{baseline}`.
+The templates are `parents.md` and `explore.md` in this folder; an environment brings its own as the prompts `parents`
+and `explore` of its `env.yaml`.  Fields: `{prompt}` (the environment's own), `{task}`, `{ideas}`, `{metric}`,
+`{direction}` (lower or higher), `{baseline}`.
 """
 
 from __future__ import annotations
@@ -29,59 +28,58 @@ from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
 
 PARENTS, EXPLORE = "parents", "explore"
-"""Our words, of which an environment's prompts of these names take the place: do better than what is shown, or
-something else."""
+"""Templates, here or in an environment: do better than the shown ideas, or propose something different."""
 REASON_CHARS = 80
-"""The most characters of what a failure is called."""
-_PLACE = re.compile(r"\{(prompt|task|ideas|metric|direction|baseline)\}")
+"""Characters of a failure's error kind, at most."""
+_FIELD = re.compile(r"\{(prompt|task|ideas|metric|direction|baseline)\}")
 
 
 @dataclass(frozen=True)
 class ArchivePrompts:
-    """Gives a trainer its rows; see `rows`."""
+    """Makes the rows of a trainer's batches."""
 
     buffer: RewardBuffer
     strategy: Strategy
     free: float = 0.25
-    """Share of groups with no past ideas in their prompt."""
+    """Share of the groups whose prompt shows no past ideas."""
     kind: str = "short"
     """Which of the environment's prompts asks for an idea."""
     chat: bool = False
     """Messages, for a model with a chat template, instead of text."""
     seed: int = 0
     idea_chars: int = 2000
-    """The most characters of one past idea."""
+    """Characters of one past idea, at most."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.free <= 1:
             raise IdeatorError(f"The share of free prompts is {self.free}; expected a number from 0 to 1.")
 
     def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
-        """One row a group: `prompt`, and `parents`, the experiment ids of the ideas that the prompt shows, as JSON."""
+        """One row for each group: `prompt`, and `parents`, the experiment ids of the shown ideas, as JSON values."""
         archive, rng = archive_of(self.buffer), random.Random(f"{self.seed}:{batch}")
         free = set(rng.sample(range(groups), self._free(batch, groups)))
-        chosen = iter(self.strategy.parents(archive, groups - len(free), rng))
-        parents_by_group = [() if group in free else next(chosen) for group in range(groups)]
+        picked = iter(self.strategy.parents(archive, groups - len(free), rng))
+        parents_by_group = [() if group in free else next(picked) for group in range(groups)]
         return [
             {"prompt": self.prompt(parents, archive), "parents": [parent.id for parent in parents]}
             for parents in parents_by_group
         ]
 
     def prompt(self, shown: Sequence[Experiment], archive: Archive | None = None) -> Any:
-        """The prompt, text or messages, that shows these experiments; the environment's own for none."""
+        """The prompt, as text or messages, that shows these experiments; without any, the environment's own."""
         environment, preset = self.buffer.executor.environment, self.buffer.config.preset
         text = environment.prompt(preset, self.kind)
         if shown:
-            known = archive or archive_of(self.buffer)
-            results = [(record.idea, outcome(record, known)) for record in shown]
-            baseline = known.baseline.metric if known.baseline else None
+            archive = archive or archive_of(self.buffer)
+            results = [(record.idea, outcome(record, archive)) for record in shown]
+            baseline = archive.baseline.metric if archive.baseline else None
             text = parent_prompt(environment, text, results, baseline, self.idea_chars)
         return [{"role": "user", "content": text}] if self.chat else text
 
     def _free(self, batch: int, groups: int) -> int:
-        """How many groups of a batch are free: whole numbers that add up to the share over batches."""
-        until = [math.floor(self.free * groups * count + 1e-9) for count in (batch, batch + 1)]
-        return until[1] - until[0]
+        """How many groups of a batch are free: integers that add up to the share over batches."""
+        before, after = (math.floor(self.free * groups * count + 1e-9) for count in (batch, batch + 1))
+        return after - before
 
 
 def parent_prompt(
@@ -89,27 +87,26 @@ def parent_prompt(
     own: str,
     shown: Sequence[tuple[str, float | str | None]],
     baseline: float | None = None,
-    most: int = 2000,
-    words: str = PARENTS,
+    idea_chars: int = 2000,
+    template_name: str = PARENTS,
 ) -> str:
     """The text of a prompt that shows ideas.
 
     Args:
         own: the environment's prompt for an idea.
-        shown: ideas, each with its metric; None if that is unknown, and a text for one that has none, such as
-            `failed: …`.
-        baseline: its metric; None if that is unknown.
-        most: characters of one idea.
-        words: `parents` or `explore`.
+        shown: ideas, each with its metric; None for an unknown metric, a text such as `failed: …` for a failure.
+        baseline: its metric; None if unknown.
+        idea_chars: characters of one idea, at most.
+        template_name: `parents` or `explore`.
     """
-    template = Path(__file__).with_name(f"{words}.md")
-    if words in environment.prompt_files:
-        template = environment.root / environment.prompt_files[words]
+    template = Path(__file__).with_name(f"{template_name}.md")
+    if template_name in environment.prompt_files:
+        template = environment.root / environment.prompt_files[template_name]
     ideas = [
-        f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, most)}"
+        f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, idea_chars)}"
         for number, (idea, value) in enumerate(shown, 1)
     ]
-    places = {
+    values = {
         "prompt": own,
         "task": environment.task,
         "ideas": "\n\n".join(ideas),
@@ -117,18 +114,18 @@ def parent_prompt(
         "direction": "lower" if environment.metric.direction == "min" else "higher",
         "baseline": "" if baseline is None else f", and the baseline has {baseline:.5g}",
     }
-    # In one pass: what an idea or a codebase holds in braces is not filled in.
-    return _PLACE.sub(lambda place: places[place[1]], template.read_text(encoding="utf-8")).strip()
+    # In one pass, so that braces in an idea or a task are not filled in.
+    return _FIELD.sub(lambda match: values[match[1]], template.read_text(encoding="utf-8")).strip()
 
 
 def outcome(record: Experiment, archive: Archive) -> float | str | None:
-    """What came of an idea: its mean metric, or how it failed; None where it succeeded and its metric is unknown."""
+    """The mean metric of an idea, or how it failed; None for a success whose metric is unknown."""
     value = archive.metric(record)
     if value is not None or record.status == SUCCEEDED:
         return value
     kind = " ".join(str((record.error or {}).get("kind", "")).split())[:REASON_CHARS]
-    named = [word.replace("_", " ") for word in dict.fromkeys((record.status, kind)) if word not in ("", FAILED)]
-    return ": ".join(["failed", *named])
+    reasons = [text.replace("_", " ") for text in dict.fromkeys((record.status, kind)) if text not in ("", FAILED)]
+    return ": ".join(["failed", *reasons])
 
 
 def _result(environment: Environment, value: float | str | None, baseline: float | None) -> str:
@@ -136,21 +133,22 @@ def _result(environment: Environment, value: float | str | None, baseline: float
         return value
     if value is None:
         return f"{environment.metric.name} unknown"
-    said = f"{environment.metric.name} {value:.5g}"
+    result = f"{environment.metric.name} {value:.5g}"
     if baseline is None:
-        return said
-    return f"{said}, {'better' if environment.metric.better(value, baseline) else 'not better'} than the baseline"
+        return result
+    return f"{result}, {'better' if environment.metric.better(value, baseline) else 'not better'} than the baseline"
 
 
-def cut(idea: str, most: int) -> str:
-    """An idea in its form, its sections cut so that they have at most so many characters together."""
+def cut(idea: str, chars: int) -> str:
+    """The idea in its form, its sections cut to at most `chars` characters together."""
     try:
         parsed = parse_idea(idea)
     except MalformedIdea:
-        return _cut(idea, most)
-    experiment = _cut(parsed.experiment, max(most // 2, most - len(parsed.changes)))
-    return Idea(experiment, _cut(parsed.changes, max(most // 2, most - len(experiment)))).text
+        return _cut(idea, chars)
+    # A short section leaves its room to the other one.
+    experiment = _cut(parsed.experiment, max(chars // 2, chars - len(parsed.changes)))
+    return Idea(experiment, _cut(parsed.changes, max(chars // 2, chars - len(experiment)))).text
 
 
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: max(0, most - 2)].rstrip() + " …"
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else text[: max(0, chars - 2)].rstrip() + " …"

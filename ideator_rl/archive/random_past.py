@@ -1,7 +1,7 @@
-"""Past ideas at random, failures too: the dynamic prompts that Si et al. (arXiv 2601.14525) tried against collapse.
+"""Random past ideas, failures too: the dynamic prompts that Si et al. (arXiv 2601.14525) tried against collapse.
 
-Not a choice of good parents: what a prompt shows is a sample of what happened, so that prompts differ and tell what
-works and what does not.  Among the remedies that did not help in the paper.
+A prompt shows a sample of what happened, not good parents, so that prompts differ and show what works and what does
+not.  One of the remedies that did not help in the paper.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from ideator_rl.experiment import MALFORMED, Experiment
 
 @dataclass(frozen=True)
 class RandomPast:
-    """Ideas drawn from all that is known, each codebase alike however often it was proposed; an idea that never became
-    a codebase stands for itself, and a text without an idea is none."""
+    """Ideas drawn uniformly from the distinct codebases of the archive, and from the ideas without a codebase."""
 
     shown: int = 2
-    """Ideas that a prompt shows."""
+    """Ideas in a prompt."""
     elites: int = 20
-    """Not used: the best are not looked for."""
+    """Not used; accepted since every prompt strategy is created with it."""
 
     def __post_init__(self) -> None:
         refuse_counts(self.shown, 1)
@@ -32,6 +31,6 @@ class RandomPast:
         for record in archive.records():
             if record.idea and record.status != MALFORMED:
                 distinct.setdefault(record.tree or record.id, record)
-        known = [*distinct.values()]
-        most = min(self.shown, len(known))
-        return [tuple(rng.sample(known, most)) for _ in range(count)]
+        ideas = [*distinct.values()]
+        size = min(self.shown, len(ideas))
+        return [tuple(rng.sample(ideas, size)) for _ in range(count)]

@@ -1,14 +1,13 @@
-"""Examples of answers to prompts that show past ideas, made up from the environment's catalogue, for a warm-up.
+"""Synthetic examples of answers to prompts that show past ideas, for a warm-up, from the environment's catalogue.
 
-A model that only ever saw the bare prompt does not answer one that carries ideas.  Each example shows one or more ideas
-and recombines them: some of their edits, at times with another value, and at times a new one.  What is kept is said
-anew: in a trial of answers in the prompt's own words, fewer ideas of a small model held together
-(docs/results/reuse.md).
+A model that only saw the bare prompt does not answer one with past ideas.  Each example shows one or more ideas and
+recombines them: some of their edits, sometimes with another value, and sometimes a new edit.  Kept edits are described
+in new words: with the prompt's own words, fewer ideas of a small model were coherent (docs/results/reuse.md).
 
-Guarantees: a function of its arguments; no two edits of a target come from one family; at most one edit is of no shown
-idea; a target is none of the shown ideas, if the catalogue allows another.  Not guaranteed: that a target is any good,
-or that its edits can stand together (a percent or two cannot; to find out would take longer than all the rest).  The
-results in the prompts are made up, each example's around a baseline of its own: they teach the form, not what helps.
+Guarantees: a function of the arguments; the edits of an answer come from distinct families; at most one of them is in
+no shown idea; an answer differs from the shown ideas, if the catalogue allows it.  Not guaranteed: that an answer is
+good, or that its edits can be applied together (1 to 2 % cannot; checking would take longer than everything else).  The
+results in the prompts are random, around a random baseline for each example: they teach the form, not what helps.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import Environment
 
 KEEP, JITTER, NEW = 0.75, 0.2, 0.3
-"""Chances that an edit is kept, that a kept number gets another value, and that an edit is added.  Our choice."""
+"""Probabilities that an edit is kept, that a kept number gets another value, and that an edit is added; our choice."""
 THOUGHT = 0.5
-"""Share of answers with a short thought, as `idea_corpus` has it."""
+"""Share of the answers with a short thought, as in `idea_corpus`."""
 MOST_EDITS = 3
 SPREAD = 0.1
-"""The made-up results lie within this fraction of the baseline's."""
+"""Random results differ from the baseline's by at most this fraction."""
 TRIES = 20
-"""Draws of a target before a copy of a shown idea is taken after all."""
+"""Draws of an answer before a copy of a shown idea is accepted."""
 
 
 def recombined_ideas(
@@ -50,35 +49,35 @@ def recombined_ideas(
     for _ in range(count):
         parents = [catalogue.sample(rng, rng.choice((1, 1, 2, 2, 3))) for _ in range(rng.randint(1, max(1, shown)))]
         baseline = _value(environment, rng)
-        told = [
+        results = [
             (catalogue.describe(parent, rng).text, baseline * (1 + rng.uniform(-SPREAD, SPREAD))) for parent in parents
         ]
         child = _child(Recombination(catalogue), parents, rng)
         idea = catalogue.describe(child, rng).text
         thought = rng.choice(THOUGHTS).format(family=catalogue.edits[child[0].key].family)
         answer = f"{thought} {idea}" if rng.random() < THOUGHT else idea
-        rows.append((parent_prompt(environment, own, told, baseline), answer))
+        rows.append((parent_prompt(environment, own, results, baseline), answer))
     return rows
 
 
 def _value(environment: Environment, rng: random.Random) -> float:
-    """A baseline's metric that the environment would believe."""
+    """A random baseline metric in the environment's plausible range."""
     low, high = environment.metric.plausible
     return rng.uniform(low, high) if math.isfinite(high - low) else rng.uniform(0, 1)
 
 
 def _child(recombination: Recombination, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
-    known = [set(parent) for parent in parents]
+    shown = [set(parent) for parent in parents]
     for _ in range(TRIES):
         child = recombination.child(parents, rng)
-        if set(child) not in known:
+        if set(child) not in shown:
             break
     return child
 
 
 @dataclass(frozen=True)
 class Recombination:
-    """Makes edits of the edits of others."""
+    """Makes a new idea from the edits of others."""
 
     catalogue: Catalogue
     keep: float = KEEP
@@ -86,21 +85,21 @@ class Recombination:
     new: float = NEW
     most_edits: int = MOST_EDITS
     one_a_family: bool = True
-    """No two edits of one family, as in a free idea; else no edit twice, and some may not stand together."""
+    """At most one edit of each family, as in a free idea; if false, no edit twice, and some may conflict."""
 
     def child(self, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
-        """At least one edit."""
+        """The child's edits, at least one."""
         pool = [choice for parent in parents for choice in parent]
         rng.shuffle(pool)
-        kept = [self._jittered(choice, rng) for choice in pool if rng.random() < self.keep]
-        if rng.random() < self.new or not kept:
-            kept.insert(rng.randint(0, len(kept)), self.catalogue.sample(rng, 1)[0])
+        edits = [self._jittered(choice, rng) for choice in pool if rng.random() < self.keep]
+        if rng.random() < self.new or not edits:
+            edits.insert(rng.randint(0, len(edits)), self.catalogue.sample(rng, 1)[0])
         chosen: dict[str, Choice] = {}
-        for choice in kept:
+        for choice in edits:
             chosen.setdefault(self.catalogue.edits[choice.key].family if self.one_a_family else choice.key, choice)
         return list(chosen.values())[: self.most_edits]
 
     def _jittered(self, choice: Choice, rng: random.Random) -> Choice:
         parameter = self.catalogue.edits[choice.key].parameter
-        others = [value for value in parameter.sample if value != choice.value] if parameter else []
-        return Choice(choice.key, rng.choice(others)) if others and rng.random() < self.jitter else choice
+        values = [value for value in parameter.sample if value != choice.value] if parameter else []
+        return Choice(choice.key, rng.choice(values)) if values and rng.random() < self.jitter else choice

@@ -23,7 +23,7 @@ from pathlib import Path
 import yaml
 
 from ideator_rl._imports import renamed
-from ideator_rl.archive.baseline import baseline_words
+from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import store
@@ -193,7 +193,7 @@ async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
         IdeatorError: no run of it succeeded.
     """
     records = await asyncio.gather(*(buffer.baseline(replicate) for replicate in range(replicates)))
-    return baseline_words(records, buffer.executor.environment.metric.name)
+    return baseline_line(records, buffer.executor.environment.metric.name)
 
 
 def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: ProgressReporter) -> None:

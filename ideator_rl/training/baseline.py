@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from ideator_rl.archive.baseline import baseline_words
+from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
@@ -38,7 +38,7 @@ class BaselineRuns:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return baseline_words(self._records, self._executor.environment.metric.name)
+        return baseline_line(self._records, self._executor.environment.metric.name)
 
     def _run(self) -> None:
         try:
