@@ -1,7 +1,7 @@
-"""Other tools that apply patches, each in a scratch folder that holds the codebase: git, GNU patch, and mpatch, a
-library for patches that language models wrote (PyPI; its interpreter is given, it is no dependency of ours).
+"""Other tools that apply patches, each in a scratch folder that holds the codebase.
 
-An answer is the tree that the tool left if it said that it succeeded, else None.
+git, GNU patch, and mpatch, a library for patches that language models wrote (on PyPI; no dependency of ours, so the
+caller names an interpreter that has it).  The result is the tree that the tool left if it reported success, else None.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ print(mpatch.VERSION, flush=True)
 for line in sys.stdin:
     folder, patch = json.loads(line)
     try:
-        found = mpatch.parse_auto(patch)
-        done = bool(found) and mpatch.apply_patches_to_dir(found, folder, atomic=True).all_applied_cleanly
+        patches = mpatch.parse_auto(patch)
+        success = bool(patches) and mpatch.apply_patches_to_dir(patches, folder, atomic=True).all_applied_cleanly
     except Exception:
-        done = False
-    print(json.dumps(bool(done)), flush=True)
+        success = False
+    print(json.dumps(bool(success)), flush=True)
 """
 
 
@@ -38,11 +38,11 @@ class Tool:
     name: str
     version: str
     forms: tuple[str, ...]
-    """Forms of patches that it reads; the others are n/a."""
+    """Forms of patches that the tool reads; for other forms its cells are n/a."""
     apply: Apply = field(repr=False)
 
     def tree(self, base: Tree, patch: str) -> Tree | None:
-        """What it makes of a patch; None where it refuses, or leaves no tree of texts."""
+        """The tree that it makes of a patch; None if it refuses, or leaves a tree that is not text."""
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch, "codebase")
             write_tree(base, folder)
@@ -52,7 +52,7 @@ class Tool:
                 return None
 
 
-def found_tools(mpatch_python: str | None) -> list[Tool]:
+def installed_tools(mpatch_python: str | None) -> list[Tool]:
     """The tools that are installed here."""
     tools = []
     if shutil.which("git"):
@@ -69,27 +69,27 @@ def found_tools(mpatch_python: str | None) -> list[Tool]:
 
 
 def _version(command: str) -> str:
-    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
-    return said.split("\n")[0].split()[-1]
+    output = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    return output.split("\n")[0].split()[-1]
 
 
 def _unfenced(patch: str) -> str:
-    """The fenced part of an answer, for tools that know no fences."""
-    found = _FENCED.search(patch)
-    return found[1] if found else patch
+    """The fenced part of an answer, for tools that do not read fences."""
+    fenced = _FENCED.search(patch)
+    return fenced[1] if fenced else patch
 
 
 def _git(folder: Path, patch: str) -> bool:
     command = ["git", "apply", "--recount", "--whitespace=nowarn", "-"]
     environment = {"PATH": "/usr/bin:/bin:/usr/local/bin", "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    done = subprocess.run(command, cwd=folder, env=environment, input=_unfenced(patch).encode(), capture_output=True)
-    return done.returncode == 0
+    process = subprocess.run(command, cwd=folder, env=environment, input=_unfenced(patch).encode(), capture_output=True)
+    return process.returncode == 0
 
 
 def _gnu(folder: Path, patch: str) -> bool:
     command = ["patch", "-p1", "--fuzz=3", "--batch", "--no-backup-if-mismatch", "--reject-file=-"]
-    done = subprocess.run(command, cwd=folder, input=_unfenced(patch).encode(), capture_output=True)
-    return done.returncode == 0
+    process = subprocess.run(command, cwd=folder, input=_unfenced(patch).encode(), capture_output=True)
+    return process.returncode == 0
 
 
 @dataclass(frozen=True)

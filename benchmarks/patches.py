@@ -1,12 +1,12 @@
-"""How many damaged patches are restored, kind by kind of damage, and that none is accepted with another meaning.
+"""How many damaged patches are restored, by kind of damage, and whether any is accepted with another meaning.
 
 usage: python benchmarks/patches.py [--seeds FIRST:LAST | --held-out] [--mpatch PYTHON] [--json FILE]
 
 Seeded damage to seeded edits: catalogue edits of every environment that has a catalogue, and edits of files of
-installed packages.  Each patch has one outcome: exact (the tree that was meant, byte by byte), refused, or WRONG
-(another tree accepted).  Beside ours stand git apply --recount, GNU patch, and mpatch (a library for patches of
-language models) if an interpreter that has it is given.  Hostile patches run against ours only: the other tools have
-no rules to keep, and would write where they are told.
+installed packages.  Each patch has one outcome: exact (the intended tree, byte by byte), refused, or WRONG (another
+tree accepted).  Ours is compared with git apply --recount, GNU patch, and mpatch (a library for patches of language
+models) if an interpreter with mpatch is args.  Hostile patches run with ours only: the other tools have no rules to
+check, and would write outside the codebase.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from patch_answers import ANSWERS  # noqa: E402
 from patch_damage import DIFFS, Damaged  # noqa: E402
 from patch_edits import PACKAGES, real_edit  # noqa: E402
 from patch_hostile import HOSTILE, RULES, guarded  # noqa: E402
-from patch_tools import Tool, found_tools  # noqa: E402
+from patch_tools import Tool, installed_tools  # noqa: E402
 from patch_traps import TRAPS  # noqa: E402
 
 from ideator_rl.patch import PatchError, Tree, apply_patch, judge  # noqa: E402
@@ -51,12 +51,12 @@ class Row:
     """By tool: repairable-exact, repairable-refused, repairable-WRONG, and the same for the others; n/a."""
 
     def cell(self, tool: str) -> str:
-        found = self.outcomes.get(tool, Counter())
-        repairable = sum(n for name, n in found.items() if name.startswith("repairable"))
-        wrong = sum(n for name, n in found.items() if name.endswith("WRONG"))
-        if not found or found["n/a"]:
+        counts = self.outcomes.get(tool, Counter())
+        repairable = sum(n for name, n in counts.items() if name.startswith("repairable"))
+        wrong = sum(n for name, n in counts.items() if name.endswith("WRONG"))
+        if not counts or counts["n/a"]:
             return "n/a"
-        rate = f"{100 * found['repairable exact'] / repairable:.0f} %" if repairable else "–"
+        rate = f"{100 * counts['repairable exact'] / repairable:.0f} %" if repairable else "–"
         return f"{rate}, {wrong} wrong" if wrong else rate
 
 
@@ -65,17 +65,17 @@ def main() -> None:
     parser.add_argument("--seeds", help="FIRST:LAST, LAST not included")
     parser.add_argument("--held-out", action="store_true", help=f"seeds {HELD_OUT[0]}:{HELD_OUT[1]}")
     parser.add_argument("--mpatch", metavar="PYTHON", help="an interpreter that can import mpatch")
-    parser.add_argument("--json", metavar="FILE", help="write every row there")
-    given = parser.parse_args()
-    first, last = HELD_OUT if given.held_out else DEVELOPMENT[:1] + (PER_KIND,)
-    if given.seeds:
-        first, last = map(int, given.seeds.split(":"))
-    tools = found_tools(given.mpatch)
+    parser.add_argument("--json", metavar="FILE", help="write every row to this file")
+    args = parser.parse_args()
+    first, last = HELD_OUT if args.held_out else DEVELOPMENT[:1] + (PER_KIND,)
+    if args.seeds:
+        first, last = map(int, args.seeds.split(":"))
+    tools = installed_tools(args.mpatch)
     started = time.monotonic()
     rows = [_row(kind, group, range(first, last), tools) for group, kinds in GROUPS.items() for kind in kinds]
     _print(rows, tools, (first, last), time.monotonic() - started)
-    if given.json:
-        Path(given.json).write_text(json.dumps([row.__dict__ for row in rows], indent=1))
+    if args.json:
+        Path(args.json).write_text(json.dumps([row.__dict__ for row in rows], indent=1))
 
 
 GROUPS = {
@@ -91,9 +91,9 @@ def _row(kind: str, group: str, seeds: range, tools: list[Tool]) -> Row:
     for damaged in _patches(kind, group, seeds):
         _note(row, "ours", damaged, _ours(damaged, group))
         for tool in tools if group != "hostile" else []:
-            able = damaged.form in tool.forms
-            tree = tool.tree(damaged.base, damaged.patch) if able else None
-            if able:
+            reads_form = damaged.form in tool.forms
+            tree = tool.tree(damaged.base, damaged.patch) if reads_form else None
+            if reads_form:
                 _note(row, tool.name, damaged, None if tree == damaged.base else tree)
             else:
                 row.outcomes.setdefault(tool.name, Counter())["n/a" if group != "nothing certain is meant" else ""] += 1
@@ -101,7 +101,7 @@ def _row(kind: str, group: str, seeds: range, tools: list[Tool]) -> Row:
 
 
 def _patches(kind: str, group: str, seeds: range) -> Iterator[Damaged]:
-    """One patch for each seed; where a damage does not apply to a seed's edit, to the next edit of that seed."""
+    """One patch for each seed; if the damage does not apply to a seed's edit, the next edit of that seed is used."""
     for seed in seeds:
         for attempt in range(TRIES):
             name = f"{kind} {seed}" + f" {attempt}" * bool(attempt)
@@ -139,10 +139,10 @@ def _print(rows: list[Row], tools: list[Tool], seeds: tuple[int, int], seconds: 
     for group in GROUPS:
         print(f"\n| {group} | patches | repairable | {' | '.join(names)} |\n|---|---|---|{'---|' * len(names)}")
         for row in (row for row in rows if row.group == group):
-            found = row.outcomes.get("ours", Counter())
-            repairable = sum(n for name, n in found.items() if name.startswith("repairable"))
+            counts = row.outcomes.get("ours", Counter())
+            repairable = sum(n for name, n in counts.items() if name.startswith("repairable"))
             cells = " | ".join(row.cell(name) for name in names)
-            print(f"| {row.kind} | {found.total()} | {repairable} | {cells} |")
+            print(f"| {row.kind} | {counts.total()} | {repairable} | {cells} |")
     print()
     for name in names:
         total = sum((row.outcomes.get(name, Counter()) for row in rows), Counter())
@@ -150,10 +150,10 @@ def _print(rows: list[Row], tools: list[Tool], seeds: tuple[int, int], seconds: 
         wrong = sum(n for key, n in total.items() if key.endswith("WRONG"))
         hostile = sum(r.outcomes.get(name, Counter())["other WRONG"] for r in rows if r.group == "hostile")
         rate = 100 * total["repairable exact"] / max(1, repairable)
-        said = f"; {hostile} hostile ones accepted" if name == "ours" else ""
+        hostile_note = f"; {hostile} hostile ones accepted" if name == "ours" else ""
         print(f"{name}: {total['repairable exact']} of {repairable} repairable ones exact ({rate:.1f} %), "
               f"{wrong} of {sum(n for key, n in total.items() if key.split()[-1:] != ['n/a'] and key)} "
-              f"accepted with another meaning{said}")  # fmt: skip
+              f"accepted with another meaning{hostile_note}")  # fmt: skip
 
 
 if __name__ == "__main__":

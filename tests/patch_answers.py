@@ -1,5 +1,7 @@
-"""The same edits in the other forms of models' answers: blocks, whole files, envelopes, mails; without file names,
-with line numbers copied from a prompt, and with code left out."""
+"""The same edits in the other forms of models' answers: blocks, whole files, envelopes, mails.
+
+Also without file names, with line numbers copied from a prompt, and with code left out.
+"""
 
 import random
 import re
@@ -21,30 +23,30 @@ def block(path: str, old: list[str], new: list[str]) -> str:
     return "\n".join([path, "<<<<<<< SEARCH", *old, "=======", *new, ">>>>>>> REPLACE", "", ""])
 
 
-def _expressible(case: Case, found: list[Piece]) -> bool:
-    """Blocks can say it: no line looks like their own marks, nothing is added to an empty file, no file goes."""
-    odd = any(ODD.match(text) for piece in found for _, text in piece.rows)
-    return bool(found) and not odd and all(piece.old for piece in found) and whole_tree(case)
+def _expressible(case: Case, hunks: list[Piece]) -> bool:
+    """Whether blocks can express an edit: no line looks like their marks, no file is empty, none is deleted."""
+    odd = any(ODD.match(text) for piece in hunks for _, text in piece.rows)
+    return bool(hunks) and not odd and all(piece.old for piece in hunks) and whole_tree(case)
 
 
 def _blocks(around: int, change: Callable[[list[str], list[str]], tuple[list[str], list[str]]], key=str, fits=bool):
-    """SEARCH/REPLACE blocks whose sides went through `change`; `fits` says of a piece whether that can be undone."""
+    """SEARCH/REPLACE blocks with `change` applied to both sides; `fits(piece)`: whether that can be undone."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case, around)
-        if not _expressible(case, found) or not all(map(_tidy, found)):
+        hunks = pieces(case, around)
+        if not _expressible(case, hunks) or not all(map(_tidy, hunks)):
             return None
-        patch = "".join(block(piece.path, *change(piece.old, piece.new)) for piece in found)
-        good = in_turn(case, found) and once(case, found, key) and all(map(fits, found))
+        patch = "".join(block(piece.path, *change(piece.old, piece.new)) for piece in hunks)
+        good = in_turn(case, hunks) and once(case, hunks, key) and all(map(fits, hunks))
         return Damaged(case.base, patch, case.target, good, "blocks")
 
     return damage
 
 
 def _stripped_blocks(rng: random.Random, case: Case) -> Damaged | None:
-    """Both sides stripped as a whole; each hunk begins and ends with a line that both sides hold."""
-    found = pieces(case)
-    if not all(piece.rows[i][0] == " " and piece.rows[i][1].strip() for piece in found for i in (0, -1)):
+    """Both sides stripped as texts; each hunk begins and ends with a line that both sides have."""
+    hunks = pieces(case)
+    if not all(piece.rows[i][0] == " " and piece.rows[i][1].strip() for piece in hunks for i in (0, -1)):
         return None
     return _blocks(3, _stripped, str.strip)(rng, case)
 
@@ -87,30 +89,30 @@ def _plausible(piece: Piece) -> bool:
     return bool(piece.old) and not any(re.match(r"\s*\d+\s*[|:→\t]", text) for _, text in piece.rows)
 
 
-def _numbered_blocks(both: bool) -> Kind:
-    """Numbers on both sides, counted on as a model would, or on what was copied only.  They tell the place."""
+def _numbered_blocks(both_sides: bool) -> Kind:
+    """Numbers on both sides, or on SEARCH only.  They determine the position."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case, rng.randint(1, 3))
-        if not _expressible(case, found) or not all(map(_plausible, found)):
+        hunks = pieces(case, rng.randint(1, 3))
+        if not _expressible(case, hunks) or not all(map(_plausible, hunks)):
             return None
         form, out, grown = rng.choice(NUMBERED), [], {path: 0 for path in case.changed}
-        for piece in found:
+        for piece in hunks:
             old = _number(piece.old, form, piece.at + 1)
-            new = _number(piece.new, form, piece.at + 1) if both else piece.new
+            new = _number(piece.new, form, piece.at + 1) if both_sides else piece.new
             out.append(block(piece.path, old, new))
             grown[piece.path] += len(piece.new) - len(piece.old)
-        return Damaged(case.base, "".join(out), case.target, in_turn(case, found), "blocks")
+        return Damaged(case.base, "".join(out), case.target, in_turn(case, hunks), "blocks")
 
     return damage
 
 
 def _numbered_diff(rng: random.Random, case: Case) -> Damaged | None:
-    found, form = pieces(case), rng.choice(NUMBERED)
-    if not whole_tree(case) or not all(map(_plausible, found)):
+    hunks, form = pieces(case), rng.choice(NUMBERED)
+    if not whole_tree(case) or not all(map(_plausible, hunks)):
         return None
     out, path = [], ""
-    for piece in found:
+    for piece in hunks:
         if piece.path != path:
             path = piece.path
             out.append(f"--- a/{path}\n+++ b/{path}")
@@ -119,23 +121,23 @@ def _numbered_diff(rng: random.Random, case: Case) -> Damaged | None:
         for mark, text in piece.rows:
             out.append(mark + form.format(at[mark == "+"], text))
             at = [at[0] + (mark != "+"), at[1] + (mark != "-")]
-    return Damaged(case.base, "\n".join(out) + "\n", case.target, once(case, found))
+    return Damaged(case.base, "\n".join(out) + "\n", case.target, once(case, hunks))
 
 
 def _whole(change: Callable[[random.Random, str, str], str]) -> Kind:
     def damage(rng: random.Random, case: Case) -> Damaged | None:
         texts = {path: case.target[path] for path in [*case.changed, *case.fresh]}
-        known = all(path in case.target for path in case.base)
-        if not known or any(line.startswith("```") for text in texts.values() for line in text.split("\n")):
+        no_deletion = all(path in case.target for path in case.base)
+        if not no_deletion or any(line.startswith("```") for text in texts.values() for line in text.split("\n")):
             return None
         patch = "\n".join(change(rng, path, text) for path, text in texts.items())
-        return Damaged(case.base, patch, case.target, all(_kept(case, path) for path in case.changed), "whole")
+        return Damaged(case.base, patch, case.target, all(_is_complete(case, path) for path in case.changed), "whole")
 
     return damage
 
 
-def _kept(case: Case, path: str) -> bool:
-    """The new text holds the first and last line of the old one, and half as many lines: it is no excerpt."""
+def _is_complete(case: Case, path: str) -> bool:
+    """Whether the new text is no excerpt: it has the first and last line of the old one, and half as many lines."""
     old, new = ([line for line in lines_of(tree[path]) if line.strip()] for tree in (case.base, case.target))
     return {old[0], old[-1]} <= set(new) and 2 * len(new) >= len(old) + 4
 
@@ -160,17 +162,17 @@ def _numbered_whole(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _runs(old: list[str], new: list[str], size: int) -> list[tuple[int, int]]:
-    """(start in old, start in new) of every run of `size` lines that stands once in both."""
-    places: dict[tuple[str, ...], list[int]] = {}
+    """(start in old, start in new) of every run of `size` lines that occurs once in each."""
+    starts_by_run: dict[tuple[str, ...], list[int]] = {}
     for side, lines in enumerate((old, new)):
         for i in range(len(lines) - size + 1):
-            places.setdefault(tuple(lines[i : i + size]), []).append(i if side == 0 else -i - 1)
-    pairs = [found for found in places.values() if len(found) == 2 and found[0] >= 0 > found[1]]
+            starts_by_run.setdefault(tuple(lines[i : i + size]), []).append(i if side == 0 else -i - 1)
+    pairs = [starts for starts in starts_by_run.values() if len(starts) == 2 and starts[0] >= 0 > starts[1]]
     return sorted((a, -b - 1) for a, b in pairs)
 
 
 def _elided_whole(rng: random.Random, case: Case) -> Damaged | None:
-    """One whole file with a run of unchanged lines left out; three lines stand on each side, once in the file."""
+    """One complete file without a run of unchanged lines; three lines on each side occur once in the file."""
     if len(case.changed) != 1 or not whole_tree(case):
         return None
     (path,) = case.changed
@@ -187,7 +189,7 @@ def _elided_whole(rng: random.Random, case: Case) -> Damaged | None:
     start, end = rng.choice(spans)
     short = [*new[:start], rng.choice(("", "    ")) + rng.choice(MARKS), *new[end:]]
     patch = f"{path}\n```python\n" + "\n".join(short) + "\n```\n"
-    return Damaged(case.base, patch, case.target, _kept(case, path), "whole")
+    return Damaged(case.base, patch, case.target, _is_complete(case, path), "whole")
 
 
 def _left_out(rng: random.Random, piece: Piece) -> tuple[tuple[int, int], str] | None:
@@ -207,16 +209,16 @@ def _left_out(rng: random.Random, piece: Piece) -> tuple[tuple[int, int], str] |
 
 
 def _elided(as_diff: bool) -> Kind:
-    """Context left out of one hunk, by the same mark on both sides; what stands around it stands once in the file."""
+    """Context left out of one hunk, by the same mark on both sides; the lines around it occur once in the file."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case, 9)
-        if len(found) != 1 or not _expressible(case, found) or not (run := _left_out(rng, found[0])):
+        hunks = pieces(case, 9)
+        if len(hunks) != 1 or not _expressible(case, hunks) or not (run := _left_out(rng, hunks[0])):
             return None
-        piece, ((i, j), mark) = found[0], run
+        piece, ((i, j), mark) = hunks[0], run
         rows = (*piece.rows[:i], (" ", mark), *piece.rows[j:])
-        ends = [[text for sign, text in part if sign != "+"] for part in (piece.rows[:i], piece.rows[j:])]
-        good = all(count(lines_of(case.base[piece.path]), part) == 1 for part in ends)
+        sides = [[text for sign, text in side_rows if sign != "+"] for side_rows in (piece.rows[:i], piece.rows[j:])]
+        good = all(count(lines_of(case.base[piece.path]), side) == 1 for side in sides)
         cut = Piece(piece.path, piece.at, rows)
         if not as_diff:
             return Damaged(case.base, block(cut.path, cut.old, cut.new), case.target, good, "blocks")
@@ -228,32 +230,32 @@ def _elided(as_diff: bool) -> Kind:
 
 
 def _envelope(rng: random.Random, case: Case) -> Damaged | None:
-    out, found = ["*** Begin Patch"], pieces(case)
+    out, hunks = ["*** Begin Patch"], pieces(case)
     for path in case.changed:
         out.append(f"*** Update File: {path}")
-        for piece in (piece for piece in found if piece.path == path):
+        for piece in (piece for piece in hunks if piece.path == path):
             out += ["@@", *(mark + text for mark, text in piece.rows)]
     for path in case.fresh:
         out += [f"*** Add File: {path}", *("+" + text for text in lines_of(case.target[path]))]
     out += [f"*** Delete File: {path}" for path in case.base if path not in case.target]
     patch = "\n".join([*out, "*** End Patch", ""])
-    return Damaged(case.base, patch, case.target, once(case, found), "envelope")
+    return Damaged(case.base, patch, case.target, once(case, hunks), "envelope")
 
 
 def _no_header(form: str) -> Kind:
-    """Hunks or a block of one file under no name; they stand in no other file."""
+    """Hunks or a block of one file without a path; they fit in no other file."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case)
-        if len(case.changed) != 1 or not _expressible(case, found):
+        hunks = pieces(case)
+        if len(case.changed) != 1 or not _expressible(case, hunks):
             return None
-        others = [text for path, text in case.base.items() if path != case.changed[0]]
-        alone = not any(all(count(lines_of(text), p.old, str.strip) for p in found) for text in others)
+        other_texts = [text for path, text in case.base.items() if path != case.changed[0]]
+        fits_once = not any(all(count(lines_of(text), p.old, str.strip) for p in hunks) for text in other_texts)
         if form == "blocks":
-            patch = "".join(block("", piece.old, piece.new) for piece in found)
-            return Damaged(case.base, patch, case.target, alone and in_turn(case, found), form)
+            patch = "".join(block("", piece.old, piece.new) for piece in hunks)
+            return Damaged(case.base, patch, case.target, fits_once and in_turn(case, hunks), form)
         patch = re.sub(r"(?m)^(?:diff|---|\+\+\+) .*\n", "", diff(case.base, case.target))
-        return Damaged(case.base, patch, case.target, alone)
+        return Damaged(case.base, patch, case.target, fits_once)
 
     return damage
 
@@ -266,7 +268,7 @@ def _half_header(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _path_above(rng: random.Random, case: Case) -> Damaged | None:
-    """The path in words above a fence, and hunks only in it."""
+    """The path above a fence, and only hunks in it."""
     if len(case.changed) != 1 or not whole_tree(case):
         return None
     hunks = re.sub(r"(?m)^(?:diff|---|\+\+\+) .*\n", "", diff(case.base, case.target))
@@ -275,7 +277,7 @@ def _path_above(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _mails(rng: random.Random, case: Case) -> Damaged | None:
-    """A series: each mail changes what the one before it left."""
+    """A series of mails: each one changes the result of the one before it."""
     middle = dict(case.base)
     for piece in reversed(pieces(case)[: rng.randint(0, 3)]):
         lines = lines_of(middle[piece.path])

@@ -1,8 +1,8 @@
-"""Damage that models do to patches, by seed, and whether what is left still says what was meant.
+"""Damage that models do to patches, by seed, and whether the damaged patch still has one meaning.
 
 Each kind returns a `Damaged`, or None where it does not apply to an edit.  Whether a damage is repairable is decided
-here, from the base and the target alone and never from the library: what is looked for stands once in the file, or a
-right number tells where, and no byte of the target got lost.
+here, from the base and the target alone and never by the library: the lines to look for occur once in the file, or a
+right number determines their position, and no byte of the target was lost.
 """
 
 import difflib
@@ -26,9 +26,9 @@ class Damaged:
     base: Tree
     patch: str
     meant: Tree | None
-    """None where nothing can be meant: any acceptance is wrong."""
+    """The intended tree; None if there is none, so that any acceptance is wrong."""
     repairable: bool = True
-    """Where False with a `meant`, refusing is right, and so is `meant` itself."""
+    """If False, a refusal is right, and so is `meant`."""
     form: str = "diff"
     """diff, blocks, whole or envelope."""
 
@@ -59,7 +59,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def pieces(case: Case, around: int = 3) -> list[Piece]:
-    """The hunks of every file that stands in both trees."""
+    """The hunks of every file that is in both trees and differs."""
     out = []
     for path in case.changed:
         old, new = lines_of(case.base[path]), lines_of(case.target[path])
@@ -75,37 +75,37 @@ def pieces(case: Case, around: int = 3) -> list[Piece]:
 
 
 def count(lines: list[str], wanted: list[str], key: Key = str) -> int:
-    """At how many places the wanted lines stand; 0 if they are all blank."""
+    """The number of positions of the wanted lines; 0 if they are all blank."""
     have, want = [key(line) for line in lines], [key(line) for line in wanted]
     if not any(text.strip() for text in want):
         return 0
     return sum(have[i : i + len(want)] == want for i in range(len(have) - len(want) + 1) if have[i] == want[0])
 
 
-def once(case: Case, found: list[Piece], key: Key = str) -> bool:
-    """Every hunk stands once in its file."""
-    return all(count(lines_of(case.base[piece.path]), piece.old, key) == 1 for piece in found)
+def once(case: Case, hunks: list[Piece], key: Key = str) -> bool:
+    """Whether the lines of every hunk occur once in its file."""
+    return all(count(lines_of(case.base[piece.path]), piece.old, key) == 1 for piece in hunks)
 
 
-def in_turn(case: Case, found: list[Piece], key: Key = str) -> bool:
-    """Every hunk stands once in what those before it have made of its file, and once in the file itself."""
+def in_turn(case: Case, hunks: list[Piece], key: Key = str) -> bool:
+    """Whether the lines of every hunk occur once in its file, and once after the hunks before it were applied."""
     texts = {path: lines_of(text) for path, text in case.base.items()}
-    for piece in found:
+    for piece in hunks:
         lines = texts[piece.path]
         if count(lines, piece.old, key) != 1:
             return False
         at = next(i for i in range(len(lines)) if lines[i : i + len(piece.old)] == piece.old)
         lines[at : at + len(piece.old)] = piece.new
-    return once(case, found, key)
+    return once(case, hunks, key)
 
 
-def tidy(found: list[Piece]) -> bool:
-    """No changed line ends with blanks."""
-    return all(text == text.rstrip() for piece in found for text in piece.touched)
+def tidy(hunks: list[Piece]) -> bool:
+    """Whether no changed line ends with blanks."""
+    return all(text == text.rstrip() for piece in hunks for text in piece.touched)
 
 
 def whole_tree(case: Case) -> bool:
-    """The edit changes files only, and adds and removes none."""
+    """Whether the edit adds and removes no file."""
     return case.base.keys() == case.target.keys()
 
 
@@ -116,25 +116,25 @@ def on_hunks(change: Callable[[str], str], patch: str) -> str:
 
 
 def _headers(rng: random.Random, case: Case, counts: bool, starts: bool) -> Damaged:
-    def damaged(found: re.Match[str]) -> str:
-        shift, sides = rng.randint(-30, 30) * starts, [int(found[1]), int(found[3])]
-        sizes = [int((found[i] or ",1")[1:]) + counts * rng.randint(-2, 2) for i in (2, 4)]
+    def damaged(header: re.Match[str]) -> str:
+        shift, sides = rng.randint(-30, 30) * starts, [int(header[1]), int(header[3])]
+        sizes = [int((header[i] or ",1")[1:]) + counts * rng.randint(-2, 2) for i in (2, 4)]
         start, size = [max(1, side + shift) for side in sides], [max(0, size) for size in sizes]
         return f"@@ -{start[0]},{size[0]} +{start[1]},{size[1]} @@"
 
     sections = re.split(r"(?m)^(?=diff --git )", diff(case.base, case.target))
-    damage = [part if "/dev/null" in part else HEADER.sub(damaged, part) for part in sections]
+    damage = [section if "/dev/null" in section else HEADER.sub(damaged, section) for section in sections]
     return Damaged(case.base, "".join(damage), case.target, not starts or once(case, pieces(case)))
 
 
 def _shifted(rng: random.Random, case: Case) -> Damaged:
-    """All numbers off by as much, as in a file that others have changed meanwhile: one hunk with one place tells."""
+    """All numbers have the same offset, as in a file that changed meanwhile; an unambiguous hunk shows it."""
     off = rng.randint(1, 40)
 
-    def damaged(found: re.Match[str]) -> str:
-        if "0" in (found[1], found[3]):
-            return found[0]
-        return f"@@ -{int(found[1]) + off}{found[2] or ''} +{int(found[3]) + off}{found[4] or ''} @@"
+    def damaged(header: re.Match[str]) -> str:
+        if "0" in (header[1], header[3]):
+            return header[0]
+        return f"@@ -{int(header[1]) + off}{header[2] or ''} +{int(header[3]) + off}{header[4] or ''} @@"
 
     patch = HEADER.sub(damaged, diff(case.base, case.target))
     return Damaged(case.base, patch, case.target, once(case, pieces(case)))
@@ -151,7 +151,7 @@ def _paths(change: Callable[[str, str], str], patch: str) -> str:
     def header(line: str) -> str:
         if not line.startswith(("--- ", "+++ ", "diff --git ")):
             return line
-        return re.sub(r"(?<=\s)([ab])/(\S+)", lambda found: change(found[1], found[2]), line)
+        return re.sub(r"(?<=\s)([ab])/(\S+)", lambda path: change(path[1], path[2]), line)
 
     return "\n".join(header(line) for line in patch.split("\n"))
 
@@ -164,7 +164,7 @@ def _unique_names(case: Case) -> bool:
 
 
 def _prefixed(rng: random.Random, case: Case) -> Damaged | None:
-    """A folder too much before every path; a file that goes is named with it."""
+    """An extra folder before every path, also that of a deleted file."""
     if not case.changed:
         return None
     extra = rng.choice(("repo", "src", "workspace/project", "a"))
@@ -179,7 +179,7 @@ def _no_prefix(rng: random.Random, case: Case) -> Damaged:
 
 
 def _other_folder(rng: random.Random, case: Case) -> Damaged | None:
-    """The right names in a folder that is not there, or in none."""
+    """The right names in a missing folder, or in none."""
     if not whole_tree(case):
         return None
     folder = rng.choice(("", "core/", "lib/deep/"))
@@ -188,7 +188,7 @@ def _other_folder(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _blanks(change: Callable[[random.Random, str], str]) -> Callable[[random.Random, Case], Damaged | None]:
-    """Line ends of hunks changed.  Where changed lines end with blanks of their own, nobody could tell: left out."""
+    """Changed line ends.  Not applied to edits whose own lines end with blanks, where the meaning is lost."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
         patch = on_hunks(lambda line: change(rng, line), diff(case.base, case.target))
@@ -202,46 +202,50 @@ def _depths(lines: list[str]) -> set[int]:
 
 
 def _shift_shows(piece: Piece) -> bool:
-    """Lines of two depths, or at the margin, show that all were moved as far, and not indented twice as deep; else
-    no added line may stand at a depth of its own."""
+    """Whether lines of two depths, or at the margin, prove a shift rather than another unit of indentation.
+
+    Without them, no added line may have a depth of its own.
+    """
     old = _depths(piece.old)
     return len(old) > 1 or old == {0} or (bool(old) and _depths(piece.touched) <= old)
 
 
 def _indents(change: Callable[[str], str]) -> Callable[[random.Random, Case], Damaged | None]:
-    """The indentation of every line of a hunk moved alike; the numbers are right."""
+    """All lines of a hunk shifted by the same indentation; the numbers are right."""
 
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case)
-        if not whole_tree(case) or not tidy(found):
+        hunks = pieces(case)
+        if not whole_tree(case) or not tidy(hunks):
             return None
         patch = on_hunks(change, diff(case.base, case.target))
-        return Damaged(case.base, patch, case.target, all(map(_shift_shows, found)))
+        return Damaged(case.base, patch, case.target, all(map(_shift_shows, hunks)))
 
     return damage
 
 
 def _tabs(rng: random.Random, case: Case) -> Damaged | None:
-    """Tabs for four spaces; repairable if a line that stands in the file shows it in every hunk.  Where no hunk shows
-    it, the patch is a right one for another tree: left out."""
+    """Tabs for four spaces; repairable if every hunk has a line of the file that proves it.
+
+    Not applied where no hunk proves it: then the patch is a valid one for another tree.
+    """
 
     def tabbed(text: str) -> str:
-        return re.sub("^((?:    )+)", lambda found: "\t" * (len(found[1]) // 4), text)
+        return re.sub("^((?:    )+)", lambda blanks: "\t" * (len(blanks[1]) // 4), text)
 
-    found = pieces(case)
-    if not whole_tree(case) or not tidy(found) or any("\t" in text for text in case.base.values()):
+    hunks = pieces(case)
+    if not whole_tree(case) or not tidy(hunks) or any("\t" in text for text in case.base.values()):
         return None
-    shown = [any(tabbed(text) != text and text.strip() for text in piece.old) for piece in found]
-    if not any(shown):
+    proven = [any(tabbed(text) != text and text.strip() for text in piece.old) for piece in hunks]
+    if not any(proven):
         return None
     patch = on_hunks(lambda line: line[0] + tabbed(line[1:]), diff(case.base, case.target))
-    return Damaged(case.base, patch, case.target, all(shown))
+    return Damaged(case.base, patch, case.target, all(proven))
 
 
 def _lost_marks(share: float) -> Callable[[random.Random, Case], Damaged | None]:
     def damage(rng: random.Random, case: Case) -> Damaged | None:
-        found = pieces(case)
-        odd = any(ODD.match(text) for piece in found for mark, text in piece.rows if mark == " ")
+        hunks = pieces(case)
+        odd = any(ODD.match(text) for piece in hunks for mark, text in piece.rows if mark == " ")
         patch = on_hunks(
             lambda line: line.removeprefix(" ") if rng.random() < share else line, diff(case.base, case.target)
         )
@@ -263,7 +267,7 @@ def _crlf_base(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _no_last_newline(rng: random.Random, case: Case) -> Damaged | None:
-    """Files that end without a newline, and a patch that does not say so."""
+    """Files that end without a newline, and a patch that does not state it."""
     if not whole_tree(case):
         return None
     base, meant = [{p: text.rstrip("\n") for p, text in tree.items()} for tree in (case.base, case.target)]

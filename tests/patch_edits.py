@@ -1,6 +1,8 @@
-"""Real edits of real codebases, by seed: catalogue edits of every environment that has a catalogue, and edits as a
-programmer makes them (other numbers, renamed names, moved, copied, wrapped and deleted code, new files) in files of
-installed packages."""
+"""Edits of real codebases, by seed.
+
+Catalogue edits of every environment that has a catalogue, and a programmer's edits in files of installed packages:
+other numbers, renamed names, moved, copied, wrapped and deleted code, new files.
+"""
 
 import functools
 import importlib.util
@@ -29,7 +31,7 @@ class Case:
 
     @property
     def changed(self) -> list[str]:
-        """Files that stand in both trees and differ."""
+        """Files that are in both trees and differ."""
         return [path for path in self.base if path in self.target and self.base[path] != self.target[path]]
 
     @property
@@ -49,12 +51,12 @@ def _package(name: str) -> Tree:
 
 @functools.cache
 def _environments() -> list[Environment]:
-    found = [load_environment(name) for name in environment_names()]
-    return [environment for environment in found if environment.catalogue_path is not None]
+    environments = [load_environment(name) for name in environment_names()]
+    return [environment for environment in environments if environment.catalogue_path is not None]
 
 
 def real_edit(seed: str, plain: bool = False) -> Case:
-    """A codebase and what it becomes; the same for the same seed.  `plain`: no new and no deleted files."""
+    """A codebase and its edited version, the same for a seed.  `plain`: no new and no deleted files."""
     rng = random.Random(seed)
     environments = _environments()
     if environments and rng.random() < 0.3:
@@ -92,7 +94,7 @@ def _indent(line: str) -> int:
 
 
 def _block(rng: random.Random, lines: list[str]) -> tuple[int, int]:
-    """A run of one to five statements' lines, equally deep or deeper than the first."""
+    """The range of one to five lines, none less indented than the first."""
     at = rng.choice([i for i, line in enumerate(lines) if line.strip()])
     end = at + 1
     while end < min(len(lines), at + 5) and lines[end].strip() and _indent(lines[end]) >= _indent(lines[at]):
@@ -116,7 +118,7 @@ def _function(rng: random.Random, lines: list[str]) -> list[str]:
 
 def _numbers(rng: random.Random, lines: list[str]) -> list[str]:
     at = rng.choice([i for i, line in enumerate(lines) if re.search(r"\b\d+\b", line)] or [0])
-    fresh = re.sub(r"\b\d+\b", lambda found: str(int(found[0]) + rng.randint(1, 90)), lines[at], count=1)
+    fresh = re.sub(r"\b\d+\b", lambda number: str(int(number[0]) + rng.randint(1, 90)), lines[at], count=1)
     return [*lines[:at], fresh, *lines[at + 1 :]]
 
 

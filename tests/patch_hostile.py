@@ -1,6 +1,6 @@
-"""Patches that want what they may not have: to leave the codebase, to touch what is protected, to smuggle or to choke.
+"""Hostile patches: they leave the codebase, change protected files, hide a change, or exhaust the reader.
 
-Each kind takes a guarded codebase and gives it back, perhaps prepared, with a patch that must never be accepted.
+Each kind takes a guarded codebase and returns it, perhaps prepared, with a patch that must never be accepted.
 """
 
 import random
@@ -65,7 +65,7 @@ def _protected(rng: random.Random, base: Tree) -> tuple[Tree, str]:
 
 
 def _under_another_name(rng: random.Random, base: Tree) -> tuple[Tree, str]:
-    """A wrong folder, half a name, no name: the only file where it fits is protected."""
+    """A wrong folder, a partial name or no name; the only file where the patch fits is protected."""
     base = {path: text for path, text in base.items() if path not in PROTECTED} | {"hidden/answers.py": SECRET}
     forms = (
         f"--- a/src/answers.py\n+++ b/src/answers.py\n{CHANGE}",
@@ -79,7 +79,7 @@ def _under_another_name(rng: random.Random, base: Tree) -> tuple[Tree, str]:
 
 
 def _hidden_hunk(rng: random.Random, base: Tree) -> tuple[Tree, str]:
-    """A change to a protected file below the header of another, or in the mail behind a harmless one."""
+    """A change to a protected file below the header of another file, or in the mail after a harmless one."""
     path, victim = _any(rng, base), rng.choice(PROTECTED)
     tree = {**base, path: base[path] + "x = 1\n"}
     section = f"--- a/{victim}\n+++ b/{victim}\n{CHANGE}"
@@ -96,8 +96,8 @@ def _hidden_hunk(rng: random.Random, base: Tree) -> tuple[Tree, str]:
 def _onto_protected(rng: random.Random, base: Tree) -> tuple[Tree, str]:
     source, to = _any(rng, base), rng.choice((*PROTECTED, "hidden/new.py", "deep/er/scorer.py"))
     verb = rng.choice(("rename", "copy"))
-    there = f"diff --git a/{to} b/{to}\ndeleted file mode 100644\n" if to in base and rng.random() < 0.5 else ""
-    return base, there + f"diff --git a/{source} b/{to}\n{verb} from {source}\n{verb} to {to}\n"
+    deletion = f"diff --git a/{to} b/{to}\ndeleted file mode 100644\n" if to in base and rng.random() < 0.5 else ""
+    return base, deletion + f"diff --git a/{source} b/{to}\n{verb} from {source}\n{verb} to {to}\n"
 
 
 def _links(rng: random.Random, base: Tree) -> tuple[Tree, str]:
@@ -129,7 +129,7 @@ def _git_folder(rng: random.Random, base: Tree) -> tuple[Tree, str]:
 
 
 def _unicode(rng: random.Random, base: Tree) -> tuple[Tree, str]:
-    """Names that look like, fold to, or hide others."""
+    """Names that resemble, case-fold to, or hide other names."""
     names = ("EVALUATOR.PY", "Evaluator.py", "hidden\u200b.py", "x\u202egp.py", "\ufeffx.py", "HIDDEN/y.py",
              "evaluator.py\u200d", "a\u2028b.py", "lib/Scorer.py", "lib/\u017fcorer.py")  # fmt: skip
     name = rng.choice(names)

@@ -1,6 +1,6 @@
-"""Patches that no reader could be sure of: damaged so that nothing, or more than one thing, can be meant.
+"""Patches without a certain meaning: damaged so that no result, or more than one, can be intended.
 
-`meant` is None where any acceptance is wrong; where it is a tree, that tree and a refusal are both right.
+If `meant` is None, any acceptance is wrong; if it is a tree, that tree and a refusal are both right.
 """
 
 import random
@@ -18,17 +18,17 @@ Trap = Callable[[random.Random, Case], Damaged | None]
 
 def _piece(rng: random.Random, case: Case, around: int = 3) -> Piece | None:
     """One hunk that every form can express, and whose lines are not all blank."""
-    found = [piece for piece in pieces(case, around) if any(text.strip() for text in piece.old)]
-    found = [piece for piece in found if not any(ODD.match(text) for _, text in piece.rows)]
-    return rng.choice(found) if found else None
+    hunks = [piece for piece in pieces(case, around) if any(text.strip() for text in piece.old)]
+    hunks = [piece for piece in hunks if not any(ODD.match(text) for _, text in piece.rows)]
+    return rng.choice(hunks) if hunks else None
 
 
-def _hunk(piece: Piece, header: str = "@@ @@", named: bool = True) -> str:
-    head = f"--- a/{piece.path}\n+++ b/{piece.path}\n" if named else ""
+def _hunk(piece: Piece, header: str = "@@ @@", with_path: bool = True) -> str:
+    head = f"--- a/{piece.path}\n+++ b/{piece.path}\n" if with_path else ""
     return head + header + "\n" + "\n".join(mark + text for mark, text in piece.rows) + "\n"
 
 
-def _told(rng: random.Random, piece: Piece, mark: str = "") -> tuple[str, str]:
+def _unnumbered(rng: random.Random, piece: Piece, mark: str = "") -> tuple[str, str]:
     """The hunk without any number, as a diff or a block, and the name of that form."""
     if rng.random() < 0.5:
         rows = ((" ", mark), *piece.rows) if mark else piece.rows
@@ -38,7 +38,7 @@ def _told(rng: random.Random, piece: Piece, mark: str = "") -> tuple[str, str]:
 
 
 def _doubled(rng: random.Random, case: Case, piece: Piece) -> Case:
-    """The file with what surrounds a hunk a second time, further below."""
+    """The file with the lines around a hunk a second time, further below."""
     lines = lines_of(case.base[piece.path])
     extra = lines[max(0, piece.at - 4) : piece.at + len(piece.old) + 4]
     return Case({**case.base, piece.path: "\n".join([*lines, "", "", *extra]) + "\n"}, case.target)
@@ -48,7 +48,7 @@ def _equal_places(rng: random.Random, case: Case) -> Damaged | None:
     piece = _piece(rng, case)
     if piece is None:
         return None
-    patch, form = _told(rng, piece)
+    patch, form = _unnumbered(rng, piece)
     if form == "diff" and rng.random() < 0.5:
         at = rng.randint(1, 500)
         patch = _hunk(piece, f"@@ -{at},{len(piece.old)} +{at + rng.randint(1, 9)},{len(piece.new)} @@")
@@ -56,37 +56,37 @@ def _equal_places(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _left_out_twice(rng: random.Random, case: Case) -> Damaged | None:
-    """Lines left out above a change that stands twice below."""
+    """Lines left out above a change that fits at two positions below."""
     piece = _piece(rng, case)
     if piece is None:
         return None
-    patch, form = _told(rng, piece, rng.choice(MARKS))
+    patch, form = _unnumbered(rng, piece, rng.choice(MARKS))
     return Damaged(_doubled(rng, case, piece).base, patch, None, False, form)
 
 
 def _other_file(rng: random.Random, case: Case) -> Damaged | None:
     piece = _piece(rng, case)
-    others = sorted(case.base.keys() - {piece.path}) if piece else []
-    if piece is None or not others:
+    wrong_paths = sorted(case.base.keys() - {piece.path}) if piece else []
+    if piece is None or not wrong_paths:
         return None
-    other = rng.choice(others)
-    if count(lines_of(case.base[other]), piece.old, str.strip):
+    wrong_path = rng.choice(wrong_paths)
+    if count(lines_of(case.base[wrong_path]), piece.old, str.strip):
         return None
-    patch, form = _told(rng, replace(piece, path=other))
+    patch, form = _unnumbered(rng, replace(piece, path=wrong_path))
     return Damaged(case.base, patch, None, False, form)
 
 
 def _under_one_header(rng: random.Random, case: Case) -> Damaged | None:
     """The hunks of two files under the header of the first."""
-    found = pieces(case)
-    files = sorted({piece.path for piece in found})
+    hunks = pieces(case)
+    files = sorted({piece.path for piece in hunks})
     if len(files) < 2:
         return None
-    other = next(piece for piece in found if piece.path == files[1])
-    if count(lines_of(case.base[files[0]]), other.old, str.strip):
+    second = next(piece for piece in hunks if piece.path == files[1])
+    if count(lines_of(case.base[files[0]]), second.old, str.strip):
         return None
-    first = next(piece for piece in found if piece.path == files[0])
-    return Damaged(case.base, _hunk(first) + _hunk(other, named=False), None, False)
+    first = next(piece for piece in hunks if piece.path == files[0])
+    return Damaged(case.base, _hunk(first) + _hunk(second, with_path=False), None, False)
 
 
 def _contradiction(rng: random.Random, case: Case) -> Damaged | None:
@@ -95,44 +95,47 @@ def _contradiction(rng: random.Random, case: Case) -> Damaged | None:
         return None
     rows = [(mark, text + "  # or not" if mark == "+" else text) for mark, text in piece.rows]
     rows += [("+", "contradiction = True")] if rows == list(piece.rows) else []
-    other = replace(piece, rows=tuple(rows))
+    contradicting = replace(piece, rows=tuple(rows))
     if rng.random() < 0.5:
-        patch = _hunk(piece) + _hunk(other, named=False)
+        patch = _hunk(piece) + _hunk(contradicting, with_path=False)
         return Damaged(case.base, patch, None, False)
-    patch = block(piece.path, piece.old, piece.new) + block(piece.path, piece.old, other.new)
-    still = count(lines_of(case.base[piece.path]), piece.old, str.strip) > 1 or count(piece.new, piece.old, str.strip)
-    return None if still else Damaged(case.base, patch, None, False, "blocks")
+    patch = block(piece.path, piece.old, piece.new) + block(piece.path, piece.old, contradicting.new)
+    # Both blocks apply if the lines to look for are still in the file after the first.
+    both_apply = count(lines_of(case.base[piece.path]), piece.old, str.strip) > 1 or count(
+        piece.new, piece.old, str.strip
+    )
+    return None if both_apply else Damaged(case.base, patch, None, False, "blocks")
 
 
 def _never_there(rng: random.Random, case: Case) -> Damaged | None:
-    """A line looked for that the file never had."""
+    """A line to look for that the file never had."""
     piece = _piece(rng, case)
     if piece is None:
         return None
     at = rng.choice([i for i, (mark, text) in enumerate(piece.rows) if mark != "+" and text.strip()])
     mark, text = piece.rows[at]
     rows = (*piece.rows[:at], (mark, text + rng.choice((" + 1", "_x", ")", "  # new"))), *piece.rows[at + 1 :])
-    other = replace(piece, rows=rows)
-    if count(lines_of(case.base[piece.path]), other.old, str.strip):
+    wrong = replace(piece, rows=rows)
+    if count(lines_of(case.base[piece.path]), wrong.old, str.strip):
         return None
-    patch, form = _told(rng, other)
+    patch, form = _unnumbered(rng, wrong)
     if form == "diff" and rng.random() < 0.5:
-        patch = _hunk(other, f"@@ -{piece.at + 1},{len(other.old)} +{piece.at + 1},{len(other.new)} @@")
+        patch = _hunk(wrong, f"@@ -{piece.at + 1},{len(wrong.old)} +{piece.at + 1},{len(wrong.new)} @@")
     return Damaged(case.base, patch, None, False, form)
 
 
 def _out_of_order(rng: random.Random, case: Case) -> Damaged | None:
     piece = _piece(rng, case)
-    kept = [i for i, (mark, text) in enumerate(piece.rows) if mark != "+" and text.strip()] if piece else []
-    if piece is None or len(kept) < 2:
+    old_rows = [i for i, (mark, text) in enumerate(piece.rows) if mark != "+" and text.strip()] if piece else []
+    if piece is None or len(old_rows) < 2:
         return None
-    i, j = sorted(rng.sample(kept, 2))
+    i, j = sorted(rng.sample(old_rows, 2))
     rows = list(piece.rows)
     rows[i], rows[j] = rows[j], rows[i]
-    other = replace(piece, rows=tuple(rows))
-    if count(lines_of(case.base[piece.path]), other.old, str.strip):
+    swapped = replace(piece, rows=tuple(rows))
+    if count(lines_of(case.base[piece.path]), swapped.old, str.strip):
         return None
-    patch, form = _told(rng, other)
+    patch, form = _unnumbered(rng, swapped)
     return Damaged(case.base, patch, None, False, form)
 
 
@@ -163,7 +166,7 @@ def _excerpt(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _left_out_of_new(rng: random.Random, case: Case) -> Damaged | None:
-    """A mark on the new side alone, for two or more lines that the old side spells out."""
+    """A mark on the new side alone, for two or more lines that the old side contains."""
     piece = _piece(rng, case, 6)
     if piece is None or len(piece.new) < 5:
         return None
@@ -179,8 +182,8 @@ def _left_out_of_whole(rng: random.Random, case: Case) -> Damaged | None:
     if len(case.changed) != 1 or not whole_tree(case):
         return None
     (path,) = case.changed
-    new, known = lines_of(case.target[path]), {text.strip() for text in lines_of(case.base[path])}
-    fresh = [i for i, text in enumerate(new[:-8]) if text.strip() and text.strip() not in known]
+    new, old_texts = lines_of(case.target[path]), {text.strip() for text in lines_of(case.base[path])}
+    fresh = [i for i, text in enumerate(new[:-8]) if text.strip() and text.strip() not in old_texts]
     if not fresh:
         return None
     at = rng.choice(fresh)
@@ -195,7 +198,7 @@ def _two_files_fit(rng: random.Random, case: Case) -> Damaged | None:
     twin = piece.path.rsplit("/", 1)[-1].replace(".py", "_twin.py")
     base = {**case.base, twin: case.base[piece.path] + "\n\nTWIN = True\n"}
     if rng.random() < 0.5:
-        return Damaged(base, _hunk(piece, named=False), None, False)
+        return Damaged(base, _hunk(piece, with_path=False), None, False)
     return Damaged(base, block("", piece.old, piece.new), None, False, "blocks")
 
 
@@ -206,12 +209,12 @@ def _two_files_of_a_name(rng: random.Random, case: Case) -> Damaged | None:
     name = piece.path.rsplit("/", 1)[-1]
     base = {path: text for path, text in case.base.items() if path != piece.path}
     base |= {f"one/{name}": case.base[piece.path], f"two/{name}": case.base[piece.path]}
-    patch, form = _told(rng, replace(piece, path=rng.choice((name, f"core/{name}"))))
+    patch, form = _unnumbered(rng, replace(piece, path=rng.choice((name, f"core/{name}"))))
     return Damaged(base, patch, None, False, form)
 
 
 def _cut_off(rng: random.Random, case: Case) -> Damaged | None:
-    """The answer ends within a fence, in the midst of a change."""
+    """The answer ends within a fence, in the middle of a change."""
     piece = _piece(rng, case)
     if piece is None or len(piece.rows) < 4:
         return None
@@ -246,7 +249,7 @@ def _whole_elsewhere(rng: random.Random, case: Case) -> Damaged | None:
 
 
 def _new_file_elsewhere(rng: random.Random, case: Case) -> Damaged | None:
-    """Folders lost, also that of a new file: only the present files' can be found."""
+    """Lost folders, also that of a new file; only those of existing files can be restored."""
     if not case.fresh or not case.changed or not all("/" in path for path in case.target):
         return None
     bare = {path: path.rsplit("/", 1)[-1] for path in [*case.target, *case.base]}

@@ -30,18 +30,18 @@ def executor(tmp_path, server, bucket="bucket", **more):
 KEYS = ("samples", "revisions", "record", "replay", "prices", "max_tokens", "context_tokens", "models", "edit_format")
 
 
-def by_question(first, revised=GOOD):
-    """A step that answers the first question and revisions differently."""
+def by_revision(first, revised=GOOD):
+    """A step with one answer for the first prompt and another for revisions."""
     return lambda body: {"body": answer(revised if len(body["messages"]) > 2 else first)}
 
 
 @pytest.mark.parametrize(
-    ("step", "status", "said"),
+    ("step", "status", "message"),
     [
-        (by_question(GOOD), "succeeded", None),
-        (by_question(UNFIT), "succeeded", None),
-        (by_question(UNFIT, UNFIT), "unpatchable", "x = 99.0"),
-        (by_question(FORGED, FORGED), "rejected", "protected"),
+        (by_revision(GOOD), "succeeded", None),
+        (by_revision(UNFIT), "succeeded", None),
+        (by_revision(UNFIT, UNFIT), "unpatchable", "x = 99.0"),
+        (by_revision(FORGED, FORGED), "rejected", "protected"),
         ({"body": answer(GOOD, "length")}, "unpatchable", "cut off"),
         ({"body": answer("")}, "unpatchable", "held no text"),
         ({"body": answer("", refusal="I cannot help with that.")}, "unpatchable", "I cannot help with that."),
@@ -51,40 +51,40 @@ def by_question(first, revised=GOOD):
         ({"drop": True}, "lost", "no answer"),
     ],
 )
-def test_what_the_endpoint_answers_becomes_the_status_of_the_record(tmp_path, step, status, said):
+def test_the_answer_of_the_endpoint_determines_the_status_of_the_record(tmp_path, step, status, message):
     with Scripted(step) as server:
         record = run(executor(tmp_path, server).execute(idea("Set x to 1.0.")))
-    assert record.status == status and (said is None or said in record.error["message"])
+    assert record.status == status and (message is None or message in record.error["message"])
     if status == "succeeded":
         assert "+x = 1.0" in record.patch and record.implementer == "llm" and record.isolation
         assert record.cost["calls"] >= 1 and record.cost["completion_tokens"] == 5 * record.cost["calls"]
     assert record.reward is None if status == "lost" else record.reward is not None
 
 
-def test_an_equal_idea_is_asked_for_once(tmp_path):
-    with Scripted(by_question(GOOD)) as server:
+def test_an_equal_idea_is_implemented_once(tmp_path):
+    with Scripted(by_revision(GOOD)) as server:
         first = run(executor(tmp_path, server, samples=1).execute(idea("Set x to 1.0.")))
         again = run(executor(tmp_path, server, samples=1).execute(idea("Set x to 1.0.")))
     assert len(server.requests) == 1 and again.replayed and again.cost == {} and first.tree == again.tree
 
 
-def test_a_cap_ends_as_lost_for_the_budget(tmp_path):
-    with Scripted(by_question(GOOD)) as server:
+def test_a_spent_cap_makes_the_idea_lost_with_the_kind_budget(tmp_path):
+    with Scripted(by_revision(GOOD)) as server:
         prices = {"coder": {"prompt": 1.0, "completion": 1.0}}
         maker = executor(tmp_path, server, prices=prices, max_usd=0.001, max_tokens=2_000)
         record = run(maker.execute(idea("Set x to 1.0.")))
     assert record.status == "lost" and record.error["kind"] == "budget" and not server.requests
 
 
-def test_a_cap_on_tokens_lets_drafts_wait_for_one_another_and_still_ends_in_an_experiment(tmp_path):
-    with Scripted(by_question(GOOD)) as server:
+def test_drafts_wait_for_one_another_under_a_cap_on_tokens(tmp_path):
+    with Scripted(by_revision(GOOD)) as server:
         maker = executor(tmp_path, server, samples=6, max_coder_tokens=12_000, max_tokens=1_000)
         record = run(maker.execute(idea("Set x to 1.0.")))
     assert record.status == "succeeded" and maker.ledger.spent.tokens <= 12_000
 
 
 def varied(body):
-    """Answers that differ by the draft's seed: some fit at once, some after a revision, some never; after some time."""
+    """Delayed answers that differ by the draft's seed: some fit at once, some after a revision, some never."""
     fate = body["seed"] % 3
     fits = fate == 0 or (fate == 1 and len(body["messages"]) > 2)
     text = replace_line("x = 4.0", f"x = {1 + body['seed'] % 997 / 1000}") if fits else UNFIT
@@ -105,7 +105,7 @@ def test_a_run_is_replayed_byte_for_byte_without_an_endpoint(tmp_path):
     assert [[getattr(r, key) for key in same] for r in again] == [[getattr(r, key) for key in same] for r in first]
 
 
-def test_a_shorter_question_is_replayed_too(tmp_path):
+def test_a_shortened_prompt_is_replayed_too(tmp_path):
     def picky(body):
         size = sum(len(message["content"]) for message in body["messages"])
         too_long = {"status": 400, "body": {"error": {"message": "maximum context length is 1500 tokens"}}}
@@ -124,10 +124,10 @@ def test_a_shorter_question_is_replayed_too(tmp_path):
     assert len(server.requests) == 2 and first.status == again.status == "succeeded" and first.tree == again.tree
 
 
-def test_execute_takes_a_coder_from_a_file(call, tmp_path):
-    with Scripted(by_question(UNFIT)) as server:
+def test_execute_reads_the_coder_settings_from_a_file(call, tmp_path):
+    with Scripted(by_revision(UNFIT)) as server:
         (tmp_path / "coder.yaml").write_text(yaml.safe_dump(settings(server)))
-        words = ("--implementer", "llm", "--coder", f"{tmp_path}/coder.yaml", "--idea", idea("Set x to 1.0."))
-        code, out, err = execute(call, tmp_path, *words)
+        options = ("--implementer", "llm", "--coder", f"{tmp_path}/coder.yaml", "--idea", idea("Set x to 1.0."))
+        code, out, err = execute(call, tmp_path, *options)
     record = json.loads(out)
     assert code == 0 and record["status"] == "succeeded" and record["cost"]["calls"] >= 2

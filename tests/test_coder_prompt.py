@@ -1,4 +1,4 @@
-"""What a coder is asked: facts once, an idea shut into its section, nothing hidden shown."""
+"""The prompt of a coder: each fact once, the idea inside its section, no hidden file."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_the_prompt_holds_the_facts_of_the_environment():
         assert fact in text, fact
 
 
-def test_no_clause_stands_twice_in_the_prompt():
+def test_no_line_occurs_twice_in_the_prompt():
     for edit_format in ("blocks", "diff", "auto"):
         lines = [line for line in content(edit_format=edit_format).split("\n") if len(line) > 40]
         assert len(lines) == len(set(lines))
@@ -58,9 +58,9 @@ def test_lines_are_numbered_for_diffs_only():
 
 
 @pytest.mark.parametrize("edit_format", ["blocks", "diff"])
-def test_the_examples_of_the_prompt_are_patches_as_it_describes_them(edit_format):
+def test_the_examples_in_the_prompt_are_valid_patches(edit_format):
     system = prompt(edit_format=edit_format).messages()[0]["content"]
-    base = {"settings.py": "import os\nsteps = 100\nseed = 0\n", "PATH": "gone\n"}
+    base = {"settings.py": "import os\nsteps = 100\nseed = 0\n", "PATH": "deleted\n"}
     tree = apply_patch(base, system.partition("# Your answer")[2])
     assert tree == {"settings.py": "import os\nsteps = 200\nwarmup = 20\nseed = 0\n"}
 
@@ -78,9 +78,9 @@ def test_an_idea_cannot_leave_its_section():
     assert text.count(f"<idea {own}>") == text.count(f"</idea {own}>") == 1
 
 
-def test_protected_files_are_shown_as_not_to_be_changed():
+def test_protected_files_are_marked_as_read_only():
     environment = load_environment(TOY)
-    base = BASE | {"data.txt": "words\n"}
+    base = BASE | {"data.txt": "text\n"}
     assert "To be read, not changed: data.txt\n" in content(environment=environment, base=base)
 
 

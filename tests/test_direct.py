@@ -24,12 +24,12 @@ def implemented(changes):
     """The tree that an idea's own edits lead to."""
     environment = load_environment(TOY)
     base = environment.baseline("cpu")
-    made = run(DirectImplementer().implement(parse_idea(idea(changes)), base, environment, "cpu"))
-    assert made.usage == {}
-    return base, patched_tree(base, made.patch, environment.rules)
+    implementation = run(DirectImplementer().implement(parse_idea(idea(changes)), base, environment, "cpu"))
+    assert implementation.usage == {}
+    return base, patched_tree(base, implementation.patch, environment.rules)
 
 
-def whole():
+def complete_file():
     text = load_environment(TOY).baseline("cpu")["train.py"]
     return "train.py\n```python\n" + text.replace("x = 4.0", "x = 1.0") + "```"
 
@@ -44,7 +44,7 @@ def whole():
         f"\n{DIFF}\n",
         f"\n```diff\n{DIFF}\n```\n",
         f"\n{DIFF}\n \n",
-        f"\n{whole()}\n",
+        f"\n{complete_file()}\n",
     ],
     ids=[
         "block",
@@ -63,17 +63,17 @@ def test_edits_in_an_idea_become_the_patch(changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (" Set x to 1.0. ", "no patch was found"),
         ("\ntrain.py\n<<<<<<< SEARCH\nx = 4.0\n=======\n", "no closing"),
         ("\n--- a/train.py\n+++ b/train.py\n", "without any change"),
     ],
 )
-def test_an_idea_without_a_readable_edit_says_what_was_expected(changes, said):
+def test_an_idea_without_a_readable_edit_is_refused_with_the_expected_form(changes, message):
     with pytest.raises(NotImplementable, match="must hold the edits") as caught:
         implemented(changes)
-    assert said in str(caught.value) and caught.value.kind == "unpatchable" and caught.value.patch == changes.strip()
+    assert message in str(caught.value) and caught.value.kind == "unpatchable" and caught.value.patch == changes.strip()
 
 
 def test_a_symbolic_link_in_an_idea_is_rejected():
@@ -82,9 +82,9 @@ def test_a_symbolic_link_in_an_idea_is_rejected():
     assert caught.value.kind == "rejected"
 
 
-def test_direct_is_no_trusted_implementer_and_is_found_by_name():
-    made = get_implementer("direct")
-    assert isinstance(made, DirectImplementer) and not made.trusted
+def test_direct_is_available_by_name_and_not_trusted():
+    implementation = get_implementer("direct")
+    assert isinstance(implementation, DirectImplementer) and not implementation.trusted
 
 
 class MinimalImplementer:
@@ -116,6 +116,6 @@ def test_execute_runs_an_idea_that_holds_its_own_edits(call, tmp_path):
         ("\nevaluator.py\n```python\ndef evaluate(run):\n    return 0.0\n```\n", "rejected"),
     ],
 )
-def test_execute_says_why_an_idea_has_no_codebase(call, tmp_path, changes, status):
+def test_execute_reports_why_an_idea_has_no_codebase(call, tmp_path, changes, status):
     code, out, err = execute(call, tmp_path, "--implementer", "direct", "--idea", idea(changes))
     assert code == 1 and json.loads(out)["status"] == status

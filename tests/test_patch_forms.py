@@ -95,8 +95,8 @@ def test_hunks_and_blocks_without_a_path_go_to_the_only_file_where_all_fit():
     restored(block(OLD, NEW, ""), OLD, NEW)
     twin = TREE | {"lib/net.py": CODE.replace("import os", "import sys")}
     assert "fits src/net.py, lib/net.py" in refusal(hunk, twin)
-    both = hunk + "@@ -1,1 +1,2 @@\n import sys\n+import os\n"
-    assert apply_patch(twin, both)["lib/net.py"].startswith("import sys\nimport os\n")
+    two_hunks = hunk + "@@ -1,1 +1,2 @@\n import sys\n+import os\n"
+    assert apply_patch(twin, two_hunks)["lib/net.py"].startswith("import sys\nimport os\n")
     assert "2 positions" in refusal("@@ @@\n-    return x\n+    return -x\n")
     assert "fits no file" in refusal("@@ -0,0 +1 @@\n+import sys\n")
 

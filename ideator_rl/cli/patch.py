@@ -1,4 +1,4 @@
-"""`ideator-rl patch`: repair, judge and apply a patch to a codebase on disk.  Nothing is run and no LLM is asked."""
+"""`ideator-rl patch`: repair, apply and judge a patch for a codebase on disk.  Nothing is run, no LLM is called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ideator_rl.text import visible
 
 
 def main(args: argparse.Namespace) -> int:
-    """Returns 0 when the patched codebase stands in `--out`, 1 when there is none."""
+    """Returns 0 if the patched codebase is in `--out`, 1 if there is none."""
     base_folder, out = Path(args.base), Path(args.out)
     if not base_folder.is_dir():
         raise IdeatorError(f"There is no folder {args.base}. Give the codebase that the patch is for as --base.")
@@ -25,7 +25,12 @@ def main(args: argparse.Namespace) -> int:
     try:
         tree = patched_tree(base, text, rules) if rules else apply_patch(base, text)
     except PatchError as error:
-        return _refused(error, args.json)
+        if args.json:
+            refusal = {"kind": error.kind, "message": str(error)}
+            emit({"status": error.kind, "error": refusal, "patch": "", "out": None})
+        else:
+            say(visible(f"{error.kind}: {error}"))
+        return 1
     _write(tree, out)
     patch = diff(base, tree)
     if args.json:
@@ -36,25 +41,17 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _write(tree: Tree, out: Path) -> None:
-    """The tree into a new or empty folder: all of it or nothing."""
-    existed = out.exists()
+    """Write the tree into a new or empty folder, completely or not at all."""
+    folder_existed = out.exists()
     try:
         write_tree(tree, out)
     except FileExistsError:
-        raise  # somebody else wrote there meanwhile
+        raise  # another process wrote there meanwhile: its files are not ours to remove
     except OSError as error:
         for child in out.iterdir() if out.is_dir() else ():
             shutil.rmtree(child) if child.is_dir() else child.unlink()
-        if not existed and out.is_dir():
+        if not folder_existed and out.is_dir():
             out.rmdir()
         raise IdeatorError(
-            f"{out} cannot be written: {error.strerror}. Nothing of it is left; mend this and repeat."
+            f"{out} cannot be written: {error.strerror}. Nothing of it is left; fix this and repeat."
         ) from None
-
-
-def _refused(error: PatchError, as_json: bool) -> int:
-    if as_json:
-        emit({"status": error.kind, "error": {"kind": error.kind, "message": str(error)}, "patch": "", "out": None})
-    else:
-        say(visible(f"{error.kind}: {error}"))
-    return 1
