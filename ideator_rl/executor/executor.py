@@ -80,6 +80,7 @@ class Executor:
         settings = json.loads(config.coder) if config.coder else None
         self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
         self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
+        # Prepared here, once: workers that start together would all wait for it.
         self.environment.data(config.preset)
         self._retry = Retry(self.bucket.url, config.outage_patience)
         self._codebases = Codebases(self.environment, self.preset, self.implementer, self.bucket, self._retry)
@@ -98,7 +99,8 @@ class Executor:
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""
         created = time.time()
-        completion = completion.encode("utf-8", "replace").decode()  # half a surrogate pair has no bytes
+        # Half a surrogate pair, which a tokenizer may give, has no bytes and could not be stored.
+        completion = completion.encode("utf-8", "replace").decode()
         try:
             idea = parse_idea(completion)
         except MalformedIdea as error:

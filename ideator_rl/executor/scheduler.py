@@ -93,6 +93,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         with self._lock:
             futures = self._waiting.setdefault(id, Waiting(resources)).futures
+            # A loop that was closed leaves futures that no caller can await any more.
             futures[:] = [future for future in futures if not future.cancelled() and not future.get_loop().is_closed()]
             future = next((future for future in futures if future.get_loop() is loop), None)
             if future is None:
@@ -124,7 +125,8 @@ class Scheduler:
                     futures[id] = self.result(id, resources)
         except OUTAGE_ERRORS as error:
             self._discover_backoff = self._discover_backoff or Backoff(self._retry)
-            with suppress(RetriesExhausted):  # a scheduler of its own waits for its bucket as long as it takes
+            # A scheduler of its own waits for its bucket as long as it takes.
+            with suppress(RetriesExhausted):
                 self._discover_backoff.next_wait(error)
         else:
             if self._discover_backoff is not None:
@@ -227,8 +229,9 @@ class Scheduler:
         entry.idle = not entry.running_elsewhere
         if entry.ended_before is None:
             entry.ended_before = claimed - entry.running_elsewhere
+        # It may be a worker of an earlier process of this run, or of another scheduler.
         if entry.running_elsewhere:
-            return has_room  # a worker of an earlier process of this run, or of another scheduler
+            return has_room
         used = entry.started_attempts if self.backend.starts else claimed - entry.ended_before
         if used >= self.max_attempts:
             self._settle(id, Lost(store.last_failure_reason(self.bucket, id)))
@@ -256,8 +259,9 @@ class Scheduler:
         for future in entry.futures:
             if future.get_loop() is _current_loop():
                 _set(future, outcome)
-            else:  # a future may be set in its own loop only
-                with suppress(RuntimeError):  # the loop was closed, and with it the task that waited
+            else:
+                # A future may be set in its own loop only; if that was closed, the task that waited is gone.
+                with suppress(RuntimeError):
                     future.get_loop().call_soon_threadsafe(_set, future, outcome)
 
 

@@ -68,6 +68,7 @@ def main(config: dict[str, Any]) -> int:
     number = store.claim_attempt(bucket, config["id"]) if spec is not None else None
     if spec is None or number is None:
         return 0
+    # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
     try:
         with new_workdir() as workdir:
             record = Worker(bucket, spec, number, config.get("isolation", "auto"), workdir).run()
@@ -187,6 +188,7 @@ class Worker:
         second_value = second.measurement.value if second.measurement.status == SUCCEEDED else None
         record.metric |= {"first": first_value, "second": second_value}
         if second_value is not None:
+            # The worse of the two is the metric, so that a lucky run gains nothing.
             record.metric["value"] = second_value if metric.better(first_value, second_value) else first_value
             if abs(first_value - second_value) <= suspicious.agree:
                 return

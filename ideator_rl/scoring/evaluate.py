@@ -56,7 +56,8 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
         return {"failed": str(error)}
     except (MemoryError, ImportError):
         raise  # of this machine: ours
-    except Exception as error:  # the artifact is hostile: what the evaluator stumbles over is the experiment's
+    except Exception as error:
+        # The artifact is hostile: an error that it causes in the evaluator is the experiment's.
         # Only the kind of the error and a line of trusted code: its message could carry hidden data into the record.
         line = trusted_line(error, environment.root / environment.evaluator)
         return {"failed": f"what it left could not be scored: {type(error).__name__}{line}"}

@@ -144,6 +144,7 @@ def collect(source: Path, target: Path) -> str | None:
 
 
 def _collect(source: Path, target: Path) -> str | None:
+    # The folder itself may have been replaced by a link to a folder of the host.
     names = sorted(os.listdir(source)) if source.is_dir() and not source.is_symlink() else []
     if not names:
         return "it left nothing in the artifact folder (IDEATOR_ARTIFACT)"

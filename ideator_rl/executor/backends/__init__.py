@@ -67,7 +67,7 @@ def backend_class(name: str) -> type[Backend]:
         UnknownName: no backend has that name.
     """
     backend: type[Backend] = resolve("backends", name, BUILT_IN)
+    # A class written without the base class gets the defaults of the methods that it leaves out.
     if Backend not in backend.__mro__:
-        # Written without the base class: it gets the defaults of the methods that it leaves out.
         return type(backend.__name__, (backend, Backend), {})
     return backend

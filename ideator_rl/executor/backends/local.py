@@ -58,6 +58,7 @@ class LocalBackend(Backend):
         if gpus:
             variables["IDEATOR_GPUS"] = ",".join(str(index) for index in gpus)
         config = {"bucket": self._bucket_url, "id": id, "isolation": self._isolation}
+        # A session of its own: neither an interrupt nor the end of this process reaches the worker.
         try:
             self._processes[id] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ideator_rl.executor.worker", json.dumps(config)],
