@@ -1,18 +1,18 @@
-"""A SIMULATED fleet: no experiment ever runs, its metrics are invented.  It proves trainers and schedulers, not ideas.
+"""A SIMULATED fleet: no experiment runs, and metrics are invented.  It tests trainers and schedulers, not ideas.
 
 Three parts:
 
 - `benchmarks.fleet.SimulatedFleet`, a backend (`backend: benchmarks.fleet.SimulatedFleet`) inside the trainer's
-  process, for `memory://` and `file://` buckets.  No threads: it works when the scheduler looks.  Its attempts die with
-  the process.  Settings: the variable IDEATOR_FLEET, one JSON object of `Nature`'s fields, `slots` and `ledger` (a
-  path).
+  process, for `memory://` and `file://` buckets.  No threads: it advances when the scheduler looks.  Its attempts die
+  with the process.  Settings: the variable IDEATOR_FLEET, one JSON object of `Nature`'s fields, `slots` and `ledger`
+  (a path).
 - `python -m benchmarks.fleet --bucket file://…`, a process of its own that watches a file bucket as a cluster's
-  scheduler does (`backend: bucket` for the trainer); may be killed and started again at any moment, and can take the
-  bucket away for a while.
-- `benchmarks.fleet.HashedIdeas`, an implementer for `tests/toy_env`: every idea is a change of its own, so that
+  scheduler does (`backend: bucket` for the trainer); may be killed and started again at any moment, and can
+  simulate outages of the bucket.
+- `benchmarks.fleet.HashedIdeas`, an implementer for `tests/toy_env`: every idea is a distinct change, so that
   thousands of distinct experiments cost next to nothing.
 
-`books(path)` reads a ledger: of every experiment, how often it was started and the slot-seconds paid.
+`read_ledger(path)` reads a ledger: for every experiment, how often it was started and the slot-seconds it took.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from dataclasses import fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from benchmarks.fleet_floor import Attempt, Floor, Nature, books
+from benchmarks.fleet_floor import Attempt, Floor, Nature, read_ledger
 from benchmarks.fleet_outage import Outage
 from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
+from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.watched import retry_requested
 from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.ideas import Idea
@@ -42,18 +43,16 @@ from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree
 from ideator_rl.storage.bucket import Bucket, open_bucket
 
-__all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "books", "main"]
+__all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "main", "read_ledger"]
 
 VARIABLE = "IDEATOR_FLEET"
 SLOTS = 64
-LOOK_SECONDS, NEWS_SECONDS, WANTED_SECONDS = 0.02, 0.2, 1.0
-"""Between two looks at the clock, at the bucket for new codebases, and for those that were given up and are wanted."""
+LOOK_SECONDS, DISCOVER_SECONDS, RETRY_SECONDS = 0.02, 0.2, 1.0
+"""Between two looks at the clock, at the bucket for new experiments, and for requested retries."""
 
 
-class SimulatedFleet:
-    """Slots inside this process; one experiment takes one, whatever it says it needs."""
-
-    starts = True
+class SimulatedFleet(Backend):
+    """Slots inside this process; an experiment takes one, whatever its resources."""
 
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         """
@@ -66,36 +65,35 @@ class SimulatedFleet:
         self.floor = Floor(open_bucket(bucket_url), slots, Nature(**settings), Path(ledger) if ledger else None)
         self.began, self._lock = time.time(), threading.Lock()
 
-    def refuse_if_too_large(self, resources: Resources) -> None:
-        """Nothing is."""
-
     def submit(self, id: str, resources: Resources) -> bool:
         with self._lock:
             self.floor.sweep()
             return self.floor.start(id)
 
     def active(self, id: str) -> bool:
-        with self._lock:  # progress asks from another thread
+        # Under a lock, since progress reports call this from another thread.
+        with self._lock:
             self.floor.sweep()
             attempt = self.floor.running.get(id)
-            return attempt is not None and not attempt.over  # what an outage keeps from being published is over
+            # An attempt that an outage keeps from being published is over.
+            return attempt is not None and not attempt.over
 
     def utilisation(self) -> float:
-        """Share of the slots' time since this fleet was made that experiments took, those under way included."""
+        """Share of the slots' time since the start that experiments took, running ones included."""
         now = time.time()
         busy = self.floor.slot_seconds + sum(now - attempt.started for attempt in list(self.floor.running.values()))
         return busy / (self.floor.slots * max(now - self.began, 1e-9))
 
 
 def _settings(text: str) -> dict:
-    given, known = json.loads(text), {item.name for item in fields(Nature)} | {"slots", "ledger"}
-    if unknown := set(given) - known:
-        raise IdeatorError(f"{VARIABLE} has {', '.join(sorted(unknown))}; expected {', '.join(sorted(known))}.")
-    return given
+    settings, names = json.loads(text), {item.name for item in fields(Nature)} | {"slots", "ledger"}
+    if unknown := set(settings) - names:
+        raise IdeatorError(f"{VARIABLE} has {', '.join(sorted(unknown))}; expected {', '.join(sorted(names))}.")
+    return settings
 
 
 class HashedIdeas:
-    """Scripted: the hash of an idea's text becomes the value of x in the toy's train.py.  Asks nobody."""
+    """Scripted: the hash of an idea's text becomes the value of x in the toy's train.py.  Calls no model."""
 
     name = "hashed"
     trusted = True
@@ -117,28 +115,28 @@ class HashedIdeas:
 
 
 class Watcher:
-    """Serves a bucket: new codebases in order of their appearance, each up to `max_attempts` times."""
+    """Serves a bucket: new experiments in order of their appearance, each up to `max_attempts` times."""
 
     def __init__(self, bucket: Bucket, floor: Floor, max_attempts: int):
         self.bucket, self.floor, self.max_attempts = bucket, floor, max_attempts
-        self._known: set[str] = set()
+        self._seen: set[str] = set()
         self._queue: deque[str] = deque()
         self._tries: dict[str, int] = {}
         self._given_up: set[str] = set()
-        self._next_news = self._next_wanted = self._next_beat = 0.0
+        self._next_discover = self._next_retry = self._next_heartbeat = 0.0
 
-    def turn(self) -> None:
-        """Look once at everything; what an outage hides is looked at again in the next turn."""
+    def step(self) -> None:
+        """Look once at everything; what an outage hides is looked at again in the next step."""
         for attempt in self.floor.sweep():
             self._ended(attempt)
-        if self.floor.books:
-            self.floor.books.alive()
+        if self.floor.ledger:
+            self.floor.ledger.mark_alive()
         with suppress(*OUTAGE_ERRORS):
-            self._look_for_news()
+            self._discover()
             self._start()
-            if time.monotonic() >= self._next_beat:
-                self.floor.beat()
-                self._next_beat = time.monotonic() + store.HEARTBEAT_SECONDS
+            if time.monotonic() >= self._next_heartbeat:
+                self.floor.write_heartbeats()
+                self._next_heartbeat = time.monotonic() + store.HEARTBEAT_SECONDS
 
     def _ended(self, attempt: Attempt) -> None:
         if attempt.succeeds:
@@ -149,29 +147,29 @@ class Watcher:
         else:
             self._given_up.add(attempt.id)
 
-    def _look_for_news(self) -> None:
+    def _discover(self) -> None:
         now = time.monotonic()
-        if now >= self._next_news:
-            self._next_news = now + NEWS_SECONDS
+        if now >= self._next_discover:
+            self._next_discover = now + DISCOVER_SECONDS
             for id in self.bucket.names("experiments"):
-                if id not in self._known and self._take_on(id):
-                    self._known.add(id)
-        if now >= self._next_wanted:
-            self._next_wanted = now + WANTED_SECONDS
+                if id not in self._seen and self._take_on(id):
+                    self._seen.add(id)
+        if now >= self._next_retry:
+            self._next_retry = now + RETRY_SECONDS
             for id in [id for id in self._given_up if retry_requested(self.bucket, id)]:
                 self._given_up.discard(id)
                 self._tries[id] = 0
                 self._queue.append(id)
 
     def _take_on(self, id: str) -> bool:
-        """Whether it is known now what is to become of an experiment."""
+        """Queue an experiment that is to be run; returns False when it has to be looked at again later."""
         if store.load_record(self.bucket, id) is not None:
             return True
         if store.Spec.load(self.bucket, id) is None:
             return False
         claimed = store.count_attempts(self.bucket, id)
         ends = (self.bucket.get(f"experiments/{id}/attempts/{number}/end.json") for number in range(claimed))
-        self._tries[id] = sum(end is not None for end in ends)  # an earlier life's
+        self._tries[id] = sum(end is not None for end in ends)  # by an earlier process
         if self._tries[id] < self.max_attempts:
             self._queue.append(id)
         else:
@@ -186,12 +184,12 @@ class Watcher:
             started = self.floor.start(id) or store.load_record(self.bucket, id) is not None
             self._queue.popleft()
             if not started:
-                self._queue.append(id)  # somebody else is at it
+                self._queue.append(id)  # another process runs it
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns 0."""
-    args = _parser().parse_args(words)
+    args = _parser().parse_args(argv)
     nature = Nature(args.median, args.sigma, args.stragglers, args.factor, args.lost, args.seed)
     root = Path(unquote(urlsplit(args.bucket).path) if "://" in args.bucket else args.bucket).absolute()
     outage, stop = Outage(root), [False]
@@ -200,14 +198,14 @@ def main(words: list[str] | None = None) -> int:
     bucket = open_bucket(args.bucket)
     ledger = args.ledger or root.with_name(root.name + ".ledger.jsonl")
     watcher = Watcher(bucket, Floor(bucket, args.slots, nature, ledger), args.max_attempts)
-    print(f"a SIMULATED fleet of {args.slots} slots serves {bucket.url}: nothing really runs", flush=True)
+    print(f"a SIMULATED fleet of {args.slots} slots serves {bucket.url}: no experiment runs", flush=True)
     began = time.monotonic()
     try:
         while not stop[0]:
             if args.outage_every:
                 into = (time.monotonic() - began) % (args.outage_every + args.outage_seconds)
                 outage.begin() if into >= args.outage_every else outage.end()
-            watcher.turn()
+            watcher.step()
             time.sleep(LOOK_SECONDS)
     finally:
         outage.end()
@@ -223,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-attempts", type=int, default=3)
     parser.add_argument("--outage-every", type=float, default=0.0, help="seconds between outages; 0 for none")
     parser.add_argument("--outage-seconds", type=float, default=5.0)
-    parser.add_argument("--ledger", type=Path, help="default: beside the bucket")
+    parser.add_argument("--ledger", type=Path, help="default: next to the bucket")
     return parser
 
 

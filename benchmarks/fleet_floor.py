@@ -1,9 +1,9 @@
-"""The floor of a simulated fleet: slots, what nature has in store for each experiment, and the books of what was paid.
+"""The floor of a simulated fleet: its slots, the fate of each experiment, and a ledger of what experiments took.
 
-Nothing runs here.  An attempt claims its experiment as a worker does, takes a slot for as long as nature says, and then
-publishes a record or gives up; all of it when somebody looks, by comparing clocks.  A record says `simulated` as its
-isolation, and a bucket that holds a result of any other kind is refused, so that invented metrics never stand beside
-measured ones.  The process that claims must live: claims die with it, as those of a machine do.
+No experiment runs here.  An attempt claims its experiment as a worker does, takes a slot for the seconds that `Nature`
+draws, and then publishes a record or is abandoned; all of it when `sweep` compares clocks.  Records have the isolation
+`simulated`, and a bucket with any other record is refused, so that invented metrics never mix with measured ones.  The
+process that claims must live: claims die with it, as those of a machine do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KILLED = "killed"
 
 @dataclass(frozen=True)
 class Nature:
-    """What happens to an experiment: drawn once for each id, so that it is the same after any restart."""
+    """The fate of an experiment: drawn once for each id, so that it is the same after any restart."""
 
     median: float = 1.0
     """Seconds, of a lognormal distribution."""
@@ -48,7 +48,7 @@ class Nature:
     """Share of experiments that take `factor` times as long."""
     factor: float = 10.0
     lost: float = 0.05
-    """Share of experiments of which every attempt gives up, somewhere on the way."""
+    """Share of experiments of which every attempt is abandoned, somewhere on the way."""
     seed: int = 0
 
     def fate(self, id: str, attempt: int) -> tuple[float, bool]:
@@ -60,7 +60,7 @@ class Nature:
         return seconds * (self.factor if kind < self.lost + self.stragglers else 1.0), True
 
     def metric(self, tree: str) -> float:
-        """The value that a codebase is said to have reached: log-normal around 3, whatever it does."""
+        """The invented metric of a codebase: log-normal around 3, whatever its code."""
         draw = random.Random(hashlib.sha256(f"{self.seed} {tree}".encode()).hexdigest())
         return 3.0 * math.exp(0.5 * draw.gauss(0.0, 1.0))
 
@@ -81,8 +81,8 @@ class Attempt:
 
 
 @dataclass
-class Paid:
-    """What was paid for one experiment."""
+class Cost:
+    """What one experiment took."""
 
     starts: int = 0
     seconds: float = 0.0
@@ -91,17 +91,17 @@ class Paid:
     """`succeeded`, `gave up`, `killed`; open attempts have none."""
 
 
-class Books:
-    """A file of JSON lines: one when an attempt was claimed, one when it ended.  They survive a kill of the process."""
+class LedgerFile:
+    """A file of JSON lines: one when an attempt was claimed, one when it ended.  It survives a kill of the process."""
 
     def __init__(self, path: Path):
         """Open, and close the attempts that a killed process left open."""
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        left, alive = list(_open_attempts(path)), path.stat().st_mtime if path.exists() else 0.0
+        left, last_alive = list(_open_attempts(path)), path.stat().st_mtime if path.exists() else 0.0
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for id, attempt, started in left:
-            self.end(id, attempt, max(0.0, alive - started), KILLED)
+            self.end(id, attempt, max(0.0, last_alive - started), KILLED)
 
     def start(self, id: str, attempt: int) -> None:
         self._write({"start": id, "attempt": attempt, "time": time.time()})
@@ -109,16 +109,16 @@ class Books:
     def end(self, id: str, attempt: int, seconds: float, outcome: str) -> None:
         self._write({"end": id, "attempt": attempt, "seconds": seconds, "outcome": outcome})
 
-    def alive(self) -> None:
+    def mark_alive(self) -> None:
         os.utime(self._path)
 
     def _write(self, line: dict[str, object]) -> None:
         os.write(self._handle, (json.dumps(line) + "\n").encode())
 
 
-def books(path: Path) -> dict[str, Paid]:
-    """What was paid, by experiment id."""
-    paid: defaultdict[str, Paid] = defaultdict(Paid)
+def read_ledger(path: Path) -> dict[str, Cost]:
+    """What experiments took, by id."""
+    paid: defaultdict[str, Cost] = defaultdict(Cost)
     for line in _lines(path):
         if "start" in line:
             paid[line["start"]].starts += 1
@@ -141,19 +141,19 @@ def _open_attempts(path: Path) -> Iterator[tuple[str, int, float]]:
             started[line["start"], line["attempt"]] = line["time"]
         else:
             started.pop((line["end"], line["attempt"]), None)
-    for (id, attempt), when in started.items():
-        yield id, attempt, when
+    for (id, attempt), start_time in started.items():
+        yield id, attempt, start_time
 
 
 class Floor:
     def __init__(self, bucket: Bucket, slots: int, nature: Nature, ledger: Path | None = None):
         """
         Raises:
-            IdeatorError: the bucket holds results that were measured.
+            IdeatorError: the bucket holds measured records.
         """
         refuse_if_real(bucket)
         self.bucket, self.slots, self.nature = bucket, slots, nature
-        self.books = Books(ledger) if ledger else None
+        self.ledger = LedgerFile(ledger) if ledger else None
         self.running: dict[str, Attempt] = {}
         self.slot_seconds = 0.0
         """Of the attempts that have ended."""
@@ -172,26 +172,27 @@ class Floor:
         seconds, succeeds = self.nature.fate(id, number)
         self.running[id] = attempt = Attempt(id, number, spec, time.time(), seconds, succeeds)
         heapq.heappush(self._ends, (attempt.started + seconds, id))
-        if self.books:
-            self.books.start(id, number)
+        if self.ledger:
+            self.ledger.start(id, number)
         return True
 
     def _claim(self, id: str) -> int | None:
-        """As a worker does; but this process lives on after an outage that hid from it whether it has claimed."""
+        """As a worker does; but this process outlives an outage that hid from it whether its claim was written."""
         try:
             number = store.claim_attempt(self.bucket, id)
         except OUTAGE_ERRORS:
             self._unsure.add(id)
             raise
         if number is None and id in self._unsure and store.load_record(self.bucket, id) is None:
-            held = store.running_claim(self.bucket, id)
-            if held is not None and held["place"] == process_tree.host_identity() and held["pid"] == os.getpid():
+            claim = store.running_claim(self.bucket, id)
+            own = (process_tree.host_identity(), os.getpid())
+            if claim is not None and (claim["place"], claim["pid"]) == own:
                 number = store.count_attempts(self.bucket, id) - 1
         self._unsure.discard(id)
         return number
 
     def sweep(self) -> list[Attempt]:
-        """Publish what has come to its end, and free its slots; returns these attempts.  An outage only delays it."""
+        """Publish the attempts that have ended and free their slots; returns them.  An outage only delays that."""
         ended = []
         while self._ends and self._ends[0][0] <= time.time():
             _, id = heapq.heappop(self._ends)
@@ -203,8 +204,8 @@ class Floor:
             ended.append(self.running.pop(id))
         return ended
 
-    def beat(self) -> None:
-        """Heartbeats of all attempts."""
+    def write_heartbeats(self) -> None:
+        """For all attempts."""
         for attempt in self.running.values():
             store.write_heartbeat(self.bucket, attempt.id, attempt.number)
 
@@ -216,9 +217,9 @@ class Floor:
                 self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost"
             )
         self.slot_seconds += attempt.seconds
-        if self.books:
+        if self.ledger:
             outcome = SUCCEEDED if attempt.succeeds else "gave up"
-            self.books.end(attempt.id, attempt.number, attempt.seconds, outcome)
+            self.ledger.end(attempt.id, attempt.number, attempt.seconds, outcome)
 
     def _record(self, attempt: Attempt) -> Experiment:
         spec = attempt.spec
@@ -227,26 +228,15 @@ class Floor:
         environment = self._environments[spec.environment]
         value = self.nature.metric(spec.tree)
         queue = max(0.0, attempt.started - spec.created - spec.implement_seconds)
-        return Experiment(
-            id=spec.id,
-            status=SUCCEEDED,
-            idea=spec.idea,
-            environment=environment.name,
-            preset=spec.preset,
-            seed=spec.seed,
-            replicate=spec.replicate,
+        return spec.new_record(
+            SUCCEEDED,
+            environment.name,
             metric={"name": environment.metric.name, "value": value, "direction": environment.metric.direction},
             seconds={"implement": spec.implement_seconds, "queue": queue, "run": attempt.seconds, "score": 0.0},
-            patch=spec.patch,
-            log="simulated: nothing was run",
+            log="simulated: no experiment was run",
             isolation=SIMULATED,
-            implementer=spec.implementer,
-            tree=spec.tree,
             attempt=attempt.number,
-            created=spec.created,
             finished=attempt.started + attempt.seconds,
-            hashes={"environment": spec.digest, "tree": spec.tree},
-            hardware=spec.hardware,
         )
 
 

@@ -1,9 +1,10 @@
-"""How many ideas a second go through the reward buffer when nothing has to be run: the ceiling for testbeds.
+"""Ideas a second through the reward buffer when no experiment has to be started: the upper bound for testbeds.
 
 usage: python benchmarks/in_process.py [--batch 128] [--batches 40] [--known 0.3] [--profile]
 
 Ideas of the landscape testbed through `RewardBuffer.score`: parsed, implemented, judged, stored in a memory bucket, run
-in this process, journaled (SQLite, fsynced) in a temporary folder.  `--known` is the share that was proposed before.
+in this process, journaled (SQLite, fsynced) in a temporary folder.  `--known` is the share of ideas that were proposed
+before.
 """
 
 from __future__ import annotations
@@ -67,13 +68,13 @@ async def scored(buffer: RewardBuffer, batches: list[list[str]], profile: cProfi
     return out[1:]
 
 
-def ideas(batches: int, size: int, known: float) -> list[list[str]]:
+def ideas(batches: int, size: int, repeated: float) -> list[list[str]]:
     rng = random.Random(0)
-    before: list[str] = []
+    earlier: list[str] = []
     out = []
     for _ in range(batches):
-        batch = [rng.choice(before) if before and rng.random() < known else idea(rng) for _ in range(size)]
-        before += batch
+        batch = [rng.choice(earlier) if earlier and rng.random() < repeated else idea(rng) for _ in range(size)]
+        earlier += batch
         out.append(batch)
     return out
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fleet_floor import SIMULATED, Paid, books
+from benchmarks.fleet_floor import SIMULATED, Cost, read_ledger
 from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
@@ -29,7 +29,7 @@ class Books:
     records: dict[str, Experiment | None]
     """Bucket: what came of every experiment that was made."""
     claims: dict[str, int]
-    paid: dict[str, Paid]
+    paid: dict[str, Cost]
     """Ledger."""
     known: set[str]
     """Archive: experiments whose record the run has."""
@@ -51,7 +51,7 @@ def audit(run: Path, url: str, ledger: Path, steps: int, groups: int, group_size
         [TrainBatch.from_json(json.loads(line)) for line in lines],
         {id: store.load_record(bucket, id) for id in made},
         {id: store.count_attempts(bucket, id) for id in made},
-        books(ledger),
+        read_ledger(ledger),
         known,
         steps,
         groups,

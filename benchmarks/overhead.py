@@ -1,8 +1,8 @@
-"""What our own code costs: the executor's overhead for one no-op experiment, and where a run's wall clock went.
+"""The cost of our own code: the executor's overhead for one no-op experiment, and the shares of a run's wall clock.
 
 usage: python benchmarks/overhead.py [RUN_FOLDER …]
 
-Without a folder, only the first table. A folder is one that `ideator_rl.train` left, such as runs/quickstart.
+Without a folder, only the first table. A folder is the output of `ideator_rl.train`, such as runs/quickstart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ideator_rl.storage.records import Run, read_run
 TOY = Path(__file__).parent.parent / "tests" / "toy_env"
 RUNS = 15
 WAITING = ("experiments", "baseline")
-OTHERS = {"imports": "importing torch, trl", "warmup": "warm-up (SFT)", "generation": "generation", "update": "update",
+PHASES = {"imports": "importing torch, trl", "warmup": "warm-up (SFT)", "generation": "generation", "update": "update",
           "loading": "loading the model", "saving": "saving the model"}  # fmt: skip
 
 
@@ -35,7 +35,7 @@ def main(folders: list[str]) -> None:
 
 
 def noop() -> None:
-    """Sequential no-op experiments: each a codebase of its own, on a file bucket, in the best sandbox."""
+    """Sequential no-op experiments: each with a codebase of its own, on a file bucket, in the best sandbox."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         buffer = RewardBuffer(BufferConfig(str(TOY), "cpu", f"file://{folder}/bucket", run_dir=folder, slots=1))
@@ -44,7 +44,7 @@ def noop() -> None:
         level = buffer.executor.sandbox.level
         buffer.close()
     print(f"executor, one no-op experiment, {RUNS} in turn, isolation {level} (ms: median, least, most)")
-    for name in ("whole", "experiment itself", "overhead", "of it: until claimed", "of it: scoring", "of it: the rest"):
+    for name in ("total", "experiment itself", "overhead", "of it: until claimed", "of it: scoring", "of it: the rest"):
         values = [1000 * row[name] for row in rows]
         print(f"  {name:<22}{statistics.median(values):8.0f}{min(values):8.0f}{max(values):8.0f}")
     print()
@@ -54,26 +54,26 @@ async def _one(buffer: RewardBuffer, number: int) -> dict[str, float]:
     patch = f"train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nx = {number / 8}\n>>>>>>> REPLACE\n"
     started = time.monotonic()
     record = await buffer.score_patch(patch)
-    whole = time.monotonic() - started
+    total = time.monotonic() - started
     assert record.status == "succeeded", record.error
     seconds = record.seconds
-    parts = {"whole": whole, "experiment itself": seconds["run"], "overhead": whole - seconds["run"]}
+    parts = {"total": total, "experiment itself": seconds["run"], "overhead": total - seconds["run"]}
     parts["of it: until claimed"], parts["of it: scoring"] = seconds["queue"], seconds["score"]
     parts["of it: the rest"] = parts["overhead"] - seconds["queue"] - seconds["score"]
     return parts
 
 
 def share(run: Run) -> None:
-    """Where the wall clock of a finished run went.  Ours is what nothing else accounts for."""
+    """Shares of a finished run's wall clock.  Ours is the rest that no phase accounts for."""
     total = run.timings["total"]
     waited = sum(run.timings.get(name, 0.0) for name in WAITING)
     busy = min(waited, covered([span(e) for e in run.experiments.values() if "run" in e.seconds]))
     rows = {"experiments running while the trainer waits": busy}
-    rows |= {words: run.timings.get(name, 0.0) for name, words in OTHERS.items()}
+    rows |= {label: run.timings.get(name, 0.0) for name, label in PHASES.items()}
     rows["our own code (all the rest)"] = total - sum(rows.values())
     print(f"{run.folder}: {total:.0f} s, {len(run.experiments)} records")
-    for words, seconds in rows.items():
-        print(f"  {words:<46}{seconds:8.1f} s{100 * seconds / total:7.1f} %")
+    for label, seconds in rows.items():
+        print(f"  {label:<46}{seconds:8.1f} s{100 * seconds / total:7.1f} %")
     print()
 
 

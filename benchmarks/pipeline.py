@@ -38,7 +38,7 @@ from tiny_policy import arguments, build, draw, save_policy  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
-from benchmarks.fleet import VARIABLE, books  # noqa: E402
+from benchmarks.fleet import VARIABLE, read_ledger  # noqa: E402
 from benchmarks.fleet_floor import Nature  # noqa: E402
 from benchmarks.pipeline_ideal import Fleet, ideal_seconds, quorum_seconds  # noqa: E402
 from ideator_rl.archive.prompt_rows import prompt_rows  # noqa: E402
@@ -201,7 +201,7 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
         slots = [slot for line in lines for slot in TrainBatch.from_json(json.loads(line)).slots]
         trained = sum(outcome is not None and outcome.scored for slot in slots for outcome in slot.outcomes)
     known = {record.id for record in buffer.history}
-    paid = {id for id, each in books(folder / "ledger.jsonl").items() if each.outcomes["succeeded"]}
+    paid = {id for id, each in read_ledger(folder / "ledger.jsonl").items() if each.outcomes["succeeded"]}
     counts = {"proposed": len(rows), "trained": trained, "archived_only": len(rows) - lost - trained, "lost": lost}
     return {**counts, "neither": len(paid - known)}
 

@@ -1,13 +1,16 @@
-"""What it costs not to trust a model: locked validation beside a plain full forward pass, and one token at a time.
+"""The cost of not trusting a model: locked validation, a plain full forward pass, and one token at a time.
 
     python benchmarks/scoring.py [--repetitions 5] [--one-core] [--json]
 
-Locked: the evaluator's library; the model answers from the sandbox, logits come over shared memory, targets and
-softmax are the evaluator's.  Plain: the same model and windows in one process, cross-entropy in torch.  Both have one
-thread for the model; the evaluator of the locked one computes on another core meanwhile, unless `--one-core` pins
-everything to one.  Repetitions are interleaved; the figure is the median of the paired ratios, with their range.
-Start-up (imports, loading) and audit are reported apart.  One token at a time: the locked protocol, each position from
-its beginning alone, on every eighth position of one batch, scaled to all.
+- Locked: the evaluator's library.  The model answers from the sandbox, logits come over shared memory, targets and
+  softmax are the evaluator's.
+- Plain: the same model and windows in one process, cross-entropy in torch.
+- One token at a time: the locked protocol, each position from its beginning alone, on every eighth position of one
+  batch, scaled to all.
+
+Locked and plain have one thread for the model; the evaluator of the locked measurement computes on another core
+meanwhile, unless `--one-core` pins all processes to one.  Repetitions are interleaved; the figure is the median of the
+paired ratios, with their range.  Start-up (imports, loading) and audit are reported separately.
 """
 
 from __future__ import annotations
@@ -207,14 +210,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.one_core:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    found = [measure(case, args.repetitions) for case in CASES]
+    rows = [measure(case, args.repetitions) for case in CASES]
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(rows))
         return
     heads = ("vocabulary", "model", "tokens scored", "plain", "locked", "locked / plain", "one at a time", "loading",
              "audit", "logits")  # fmt: skip
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
-    for row in found:
+    for row in rows:
         cells = (
             row["vocab"],
             f"{row['layers']} × {row['width']}, context {row['context']}",

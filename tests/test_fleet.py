@@ -16,7 +16,7 @@ import pytest
 from conftest import TOY, run
 from scripted import idea
 
-from benchmarks.fleet import SimulatedFleet, books
+from benchmarks.fleet import SimulatedFleet, read_ledger
 from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
 from ideator_rl.errors import IdeatorError
@@ -62,7 +62,7 @@ def test_slots_are_respected_and_the_ledger_balances_with_lost_attempts(tmp_path
     records = run(execute(maker, 40))
     wall = time.monotonic() - began
     statuses = Counter(record.status for record in records)
-    paid = books(ledger)
+    paid = read_ledger(ledger)
     assert max(most) == 8 and len({record.tree for record in records}) == 40 and set(statuses) == {"succeeded", "lost"}
     for record in records:
         expected = {"gave up": 3} if record.status == "lost" else {"succeeded": 1}
@@ -162,7 +162,7 @@ def test_the_ledger_of_a_fleet_balances_through_kills_and_outages(tmp_path, monk
         fleet.terminate()
         assert fleet.wait() == 0
     assert (tmp_path / "bucket").is_dir() and not (tmp_path / "bucket.away").exists()
-    paid = books(tmp_path / "bucket.ledger.jsonl")
+    paid = read_ledger(tmp_path / "bucket.ledger.jsonl")
     assert {record.id for record in records} >= set(paid) and len(paid) == 40
     for record in records:
         cost = paid[record.id]

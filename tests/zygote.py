@@ -1,8 +1,8 @@
-"""Starts training runs by forking, so that a test pays once for importing trl.
+"""Starts training runs by forking, so that a test imports trl only once.
 
 Reads JSON lines: {"argv": [...], "log": path} starts a run in a process of its own session and answers its pid;
 {"wait": pid} answers its exit status (negative for a signal).  With "env", variables such as RANK; with "scramble", the
-run samples from random numbers that never come again, as on a GPU.
+run samples from random numbers that never repeat, as on a GPU.
 """
 
 import json
@@ -18,11 +18,11 @@ from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 
 def scramble():
-    honest = IdeatorGRPOTrainer.sample
+    original_sample = IdeatorGRPOTrainer.sample
 
     def sample(self, index):
         torch.manual_seed(int.from_bytes(os.urandom(7), "big"))
-        return honest(self, index)
+        return original_sample(self, index)
 
     IdeatorGRPOTrainer.sample = sample
 
