@@ -1,4 +1,4 @@
-"""Rewards as they come, and an advantage of them in one call."""
+"""Rewards as a run gives them, and their advantage in one call."""
 
 import math
 
@@ -21,7 +21,7 @@ def advantage(rewards, name, group_size=None, progress=0.0, success=None, **opti
 
 
 def drawn(groups, size, seed=0, missing=0.2, failing=0.3):
-    """Rewards as they come: near each other, some exactly equal, some failed (0), some missing."""
+    """Rewards as a run gives them: close to each other, some exactly equal, some failed (0), some missing."""
     draw = torch.Generator().manual_seed(seed)
     rewards = 0.3072 + 0.005 * torch.randint(0, 6, (groups, size), generator=draw).float()
     rewards[torch.rand(groups, size, generator=draw) < failing] = 0.0
@@ -29,5 +29,5 @@ def drawn(groups, size, seed=0, missing=0.2, failing=0.3):
     return rewards
 
 
-def known(group):
+def present_rows(group):
     return [(row, value) for row, value in enumerate(group) if not math.isnan(value)]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from advantage_rows import NAN, advantage, drawn, known
+from advantage_rows import NAN, advantage, drawn, present_rows
 
 from ideator_rl.training.advantages import ADVANTAGES
 from ideator_rl.training.advantages.best_of_k import default_k
@@ -24,7 +24,7 @@ ALL = [(name, {}) for name in ADVANTAGES] + [("max_at_k", {"k": 3, "center": Tru
 
 @functools.cache
 def trls_statements():
-    """What the installed TRL does between the summed rewards and the advantages, cut from its source.
+    """The statements of the installed TRL between the summed rewards and the advantages, cut from its source.
 
     Importing it would take a quarter of a minute.
     """
@@ -64,7 +64,7 @@ def test_loo_compares_with_the_mean_of_the_others():
     rewards = drawn(20, 9)
     expected = torch.zeros_like(rewards)
     for p, group in enumerate(rewards.tolist()):
-        rows = known(group)
+        rows = present_rows(group)
         for i, value in rows:
             others = [v for j, v in rows if j != i]
             expected[p, i] = value - sum(others) / len(others) if others else 0.0
@@ -76,7 +76,7 @@ def test_loo_compares_with_the_mean_of_the_others():
 
 def by_subsets(group, k):
     """n · mean over the k-subsets of (best with i − best of the rest of the subset), over the rows present."""
-    rows = known(group)
+    rows = present_rows(group)
     values, n = [0.0] * len(group), len(rows)
     k = min(k, n)
     if n < 2:
@@ -89,7 +89,7 @@ def by_subsets(group, k):
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 8, 9])
-def test_max_at_k_is_what_a_row_adds_to_the_best_of_every_subset(k):
+def test_max_at_k_is_the_gain_of_the_best_of_every_subset_by_a_row(k):
     rewards = torch.cat([drawn(12, 9, seed=k), torch.rand(4, 9), torch.full((1, 9), 0.5)])
     expected = torch.tensor([by_subsets(group, k) for group in rewards.tolist()])
     torch.testing.assert_close(advantage(rewards, "max_at_k", k=k), expected, rtol=1e-5, atol=1e-7)
@@ -146,7 +146,7 @@ def test_ties_have_equal_advantages_to_the_last_bit():
 
 
 def test_max_at_k_of_a_large_group_stays_exact():
-    """Of 256 rewards 0, …, 255: C(n, 8) has 15 digits, and A of the best is known in whole numbers."""
+    """Of 256 rewards 0, …, 255: C(n, 8) has 15 digits, and A of the best can be computed in whole numbers."""
     best = sum(math.comb(i - 1, 7) for i in range(2, 257)) * 256 / math.comb(256, 8)
     values = advantage([[float(i) for i in range(256)]], "max_at_k", k=8)[0]
     assert values[-1].item() == pytest.approx(best, rel=1e-6)
@@ -169,7 +169,7 @@ def kl_to_uniform(values, beta):
 
 
 def by_loops(group, success, gamma):
-    rows = known(group)
+    rows = present_rows(group)
     if len(rows) < 2:
         return [0.0] * len(group)
     solved = [v for i, v in rows if success[i]]
@@ -196,14 +196,14 @@ def test_entropic_weights_are_those_of_a_direct_loop(gamma):
     torch.testing.assert_close(advantage(rewards, "entropic", gamma=gamma), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_beta_meets_the_kl_over_successes_whatever_the_scale_of_the_rewards():
+def test_beta_reaches_the_kl_over_successes_for_rewards_of_any_scale():
     values = torch.tensor([[0.50, 0.52, 0.55, 0.58, 0.61, 0.70, 0.0, 0.0]], dtype=torch.float64)
     for scale in (1e-2, 1.0, 1e6):
         beta = solve_beta(values * scale, values > 0, math.log(2), 1e4).item()
         assert kl_to_uniform([v * scale for v in values[0, :6].tolist()], beta) == pytest.approx(math.log(2))
 
 
-def test_beta_is_not_spent_on_telling_failures_from_successes():
+def test_beta_does_not_depend_on_the_failures():
     rewards = [[0.0] * 10 + [0.50, 0.51, 0.52, 0.53, 0.54, 0.60]]
     values = advantage(rewards, "entropic")[0]
     assert values[-1] > 3 * values[-2] and values[10] < 0.5  # sharp among the successes
@@ -211,7 +211,7 @@ def test_beta_is_not_spent_on_telling_failures_from_successes():
     assert blunt[10] > 0.5 and blunt[-1] < 2 * blunt[-2]  # over all rows: any success is as good as another
 
 
-def test_where_successes_do_not_differ_entropic_tells_them_from_failures():
+def test_equal_successes_are_compared_with_the_failures():
     values = advantage([[0.0, 0.0, 0.0, 0.5, 0.5, 0.5]], "entropic")[0]
     assert (values[:3] < 0).all() and (values[3:] > 0).all()
 
@@ -248,7 +248,7 @@ def test_anneal_goes_from_grpo_to_max_at_k_over_the_run():
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
-def test_missing_rewards_are_left_out_of_everything(name, options):
+def test_missing_rewards_change_no_advantage(name, options):
     """The rows present get what they would get in a group without the others."""
     rewards = drawn(30, 10, seed=7)
     values = advantage(
@@ -264,13 +264,13 @@ def test_missing_rewards_are_left_out_of_everything(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
-def test_groups_that_cannot_compare_give_zeros(name, options):
+def test_groups_with_fewer_than_two_rewards_give_zeros(name, options):
     rewards = torch.tensor([[NAN] * 6, [0.7] + [NAN] * 5, [0.3072] * 6, [0.0] * 6])
     assert advantage(rewards, name, progress=0.5, **options).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
-def test_a_rows_place_in_its_group_does_not_matter(name, options):
+def test_the_order_of_the_rows_does_not_matter(name, options):
     rewards = drawn(20, 16, seed=5)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     values = advantage(rewards, name, progress=0.5, **options)
@@ -290,7 +290,7 @@ def test_a_shift_of_all_rewards_changes_nothing(name, options):
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
-def test_the_same_rewards_give_the_same_advantages_and_stay_as_they_were(name, options):
+def test_equal_rewards_give_equal_advantages_and_are_not_changed(name, options):
     rewards = drawn(10, 16)
     before = rewards.clone()
     values = advantage(rewards, name, progress=0.5, **options)

@@ -1,11 +1,11 @@
-"""Cluster weights, and what becomes of a name and options: built-in, one's own, wrong."""
+"""Cluster weights, and the advantage of a name with options: built-in, the user's own, wrong."""
 
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from advantage_rows import NAN, advantage, drawn, facts, known
+from advantage_rows import NAN, advantage, drawn, facts, present_rows
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.advantages import AdvantageError, check_cluster_weight, cluster_weighted, make_advantage
@@ -15,19 +15,21 @@ from ideator_rl.training.advantages import AdvantageError, check_cluster_weight,
 
 def test_ips_divides_by_how_often_the_cluster_was_sampled():
     rewards = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, NAN]])
-    given = facts(rewards, cells=[[3, 3, 3, 3, -1, 3]])  # of five rows present, four in one cluster
+    group_facts = facts(rewards, cells=[[3, 3, 3, 3, -1, 3]])  # of five rows present, four in one cluster
     torch.testing.assert_close(
-        cluster_weighted(rewards, given, "ips"), torch.tensor([[1.25, 1.25, 0.625, 0.0, 5.0, NAN]]), equal_nan=True
+        cluster_weighted(rewards, group_facts, "ips"),
+        torch.tensor([[1.25, 1.25, 0.625, 0.0, 5.0, NAN]]),
+        equal_nan=True,
     )
-    floored = cluster_weighted(rewards, given, "ips", floor=0.5)
+    floored = cluster_weighted(rewards, group_facts, "ips", floor=0.5)
     torch.testing.assert_close(floored, torch.tensor([[1.25, 1.25, 0.625, 0.0, 2.0, NAN]]), equal_nan=True)
 
 
-def test_share_multiplies_by_the_part_of_the_others_that_is_elsewhere():
+def test_share_multiplies_by_the_share_of_the_others_in_other_clusters():
     rewards = torch.tensor([[1.0, 1.0, 0.5, 0.0, 1.0, NAN], [1.0, 0.5, NAN, NAN, NAN, NAN]])
-    given = facts(rewards, cells=[[3, 3, 7, 3, -1, -1], [2, 2, 2, 2, 2, 2]])
+    group_facts = facts(rewards, cells=[[3, 3, 7, 3, -1, -1], [2, 2, 2, 2, 2, 2]])
     expected = torch.tensor([[0.5, 0.5, 0.5, 0.0, 1.0, NAN], [0.02, 0.01, NAN, NAN, NAN, NAN]])
-    torch.testing.assert_close(cluster_weighted(rewards, given, "share"), expected, equal_nan=True)
+    torch.testing.assert_close(cluster_weighted(rewards, group_facts, "share"), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["ips", "share"])
@@ -36,10 +38,10 @@ def test_cluster_weights_are_those_of_a_direct_count(kind):
     cells = torch.randint(-2, 4, (20, 80), generator=torch.Generator().manual_seed(2))
     expected = torch.full_like(rewards, NAN)
     for p, group in enumerate(rewards.tolist()):
-        rows = known(group)
+        rows = present_rows(group)
         for i, value in rows:
-            mine = cells[p, i].item()
-            size = sum(cells[p, j].item() == mine for j, _ in rows) if mine >= 0 else 1
+            own_cell = cells[p, i].item()
+            size = sum(cells[p, j].item() == own_cell for j, _ in rows) if own_cell >= 0 else 1
             n = len(rows)
             expected[p, i] = value / max(size / n, 0.02) if kind == "ips" else value * max((n - size) / (n - 1), 0.02)
     weighted = cluster_weighted(rewards, facts(rewards, cells=cells.tolist()), kind)
@@ -58,27 +60,27 @@ def test_of_equal_negative_rewards_the_rarer_cluster_earns_more(kind):
     assert weighted[2] > weighted[0] == weighted[1] > weighted[3] == 0
 
 
-def test_cluster_weights_that_do_not_exist_are_refused():
-    with pytest.raises(AdvantageError, match="did you mean 'share'"):
+def test_unknown_cluster_weights_are_refused():
+    with pytest.raises(AdvantageError, match="Did you mean 'share'"):
         check_cluster_weight("shares")
     for floor in (0.0, 1.5, True, "0.1"):
         with pytest.raises(AdvantageError, match="above 0"):
             check_cluster_weight("ips", floor)
 
 
-# --- making one -------------------------------------------------------------------------------------------------------
+# --- by name ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "size", "says"),
+    ("name", "options", "size", "message"),
     [
-        ("gprol", {}, None, "did you mean 'grpo'"),
-        ("xyz", {}, None, "known: grpo, dr_grpo"),
+        ("gprol", {}, None, "Did you mean 'grpo'"),
+        ("xyz", {}, None, "Known: grpo, dr_grpo"),
         ("nowhere.at.all", {}, None, "cannot be imported"),
         ("math.tau", {}, None, "is a float; expected a function"),
         ("math.floor", {}, None, "cannot be called as f"),
-        ("max_at_k", {"kk": 4}, None, "did you mean 'k'"),
-        ("grpo", {"k": 4}, None, "it has none"),
+        ("max_at_k", {"kk": 4}, None, "Did you mean 'k'"),
+        ("grpo", {"k": 4}, None, "It has none"),
         ("max_at_k", {"k": 1}, None, "at least 2"),
         ("max_at_k", {"k": 4.0}, None, "whole number"),
         ("max_at_k", {"k": True}, None, "whole number"),
@@ -93,8 +95,8 @@ def test_cluster_weights_that_do_not_exist_are_refused():
         ("grpo", {}, 1, "nothing to compare"),
     ],
 )
-def test_what_is_wrong_with_a_name_or_option_is_said_before_anything_runs(name, options, size, says):
-    with pytest.raises(IdeatorError, match=re.escape(says)):
+def test_a_wrong_name_or_option_is_refused_before_a_run_starts(name, options, size, message):
+    with pytest.raises(IdeatorError, match=re.escape(message)):
         make_advantage(name, options, size)
 
 
@@ -103,7 +105,7 @@ def test_an_option_of_null_is_its_default():
     assert torch.equal(advantage(rewards, "max_at_k", k=None), advantage(rewards, "max_at_k"))
 
 
-def test_the_example_of_the_docs_works_as_an_advantage_of_ones_own(tmp_path, monkeypatch):
+def test_the_example_of_the_docs_is_an_advantage(tmp_path, monkeypatch):
     page = (Path(__file__).parent.parent / "docs" / "reference" / "advantages.md").read_text()
     (tmp_path / "my_advantages.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1))
     monkeypatch.syspath_prepend(tmp_path)
@@ -111,22 +113,22 @@ def test_the_example_of_the_docs_works_as_an_advantage_of_ones_own(tmp_path, mon
     values = advantage(rewards, "my_advantages.top_share", keep=0.5)
     assert values.tolist() == [[-1.0, 1.0, 0.0, 1.0, -1.0], [0.0] * 5]
     with pytest.raises(AdvantageError, match="cannot be called"):
-        make_advantage("my_advantages.top_share", {"kept": 0.5})
+        make_advantage("my_advantages.top_share", {"keeep": 0.5})
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "message"),
     [
         ("return rewards_PG[:, :1]", "expected a tensor of shape"),
         ("return rewards_PG / 0", "not finite"),
-        ("return None", "gave NoneType"),
+        ("return None", "returned NoneType"),
     ],
 )
-def test_an_advantage_of_ones_own_is_held_to_the_contract(tmp_path, monkeypatch, body, says):
+def test_the_result_of_an_own_advantage_is_checked(tmp_path, monkeypatch, body, message):
     module = f"own_{tmp_path.name}"
     (tmp_path / f"{module}.py").write_text(f"def wrong(rewards_PG, facts):\n    {body}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AdvantageError, match=says):
+    with pytest.raises(AdvantageError, match=message):
         advantage([[1.0, 2.0]], f"{module}.wrong")
 
 

@@ -8,12 +8,12 @@ as they are.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import secrets
 from pathlib import Path
 
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.recipe.recipe import Recipe
 
@@ -98,8 +98,7 @@ def _check_known(name: str) -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     if name not in INTEGRATION_TO_CALLBACK:
-        near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Expected {', '.join(TRACKERS)}, all or none."
+        hint = did_you_mean(name, INTEGRATION_TO_CALLBACK, f"Expected {', '.join(TRACKERS)}, all or none.")
         raise TrackingError(f"report_to names the tracker {name!r}, which is not known. {hint}")
 
 

@@ -24,7 +24,7 @@ from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.training.advantages import Advantage, cluster_weighted, make_advantage
+from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
 from ideator_rl.training.batch_assembly import Layout, TrainBatch
 from ideator_rl.training.batch_tensors import Scores, batch_scores, batch_tensors, batch_texts, row_scale
 from ideator_rl.training.checkpoints import checkpoint_steps
@@ -39,8 +39,6 @@ from ideator_rl.training.rollouts import Batch, RolloutJournal, random_state
 
 RESUMABLE_CHECKPOINTS = 2
 """Journaled batches are kept from the second newest checkpoint on: the newest may be lost in a power failure."""
-SCALES = {"group": "grpo", "none": "dr_grpo"}
-"""TRL's `scale_rewards`, and the advantage it stands for."""
 MAXIMA = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
 """Metrics of which the largest value since the last log is logged; of all others the mean."""
 
@@ -126,7 +124,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         """At rank 0, opened with the pipeline."""
         self.best_reward: float | None = None
         """Of this session's batches and of the log of earlier ones."""
-        self._advantage = self.learning.advantage or _advantage_of(self.args)
+        self._advantage = self.learning.advantage or advantage_of_trl(self.args)
         self._resumed = resume
         # All fields below belong to the thread that trains.
         self._sampled_texts: tuple[Any, Any] | None = None
@@ -375,23 +373,6 @@ class _JournalCleaner(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.forget_batches()
-
-
-def _advantage_of(args: Any) -> Advantage:
-    """The advantage that TRL's own keys ask for.
-
-    Raises:
-        IdeatorError: there is no such advantage here.
-    """
-    if args.multi_objective_aggregation != "sum_then_normalize":
-        raise IdeatorError(
-            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}; expected sum_then_normalize: "
-            "rewards are summed, then compared within their group."
-        )
-    scale = {True: "group", False: "none"}.get(args.scale_rewards, args.scale_rewards)
-    if scale not in SCALES:
-        raise IdeatorError(f"scale_rewards is {scale!r}; expected group or none, or an `advantage` in its place.")
-    return make_advantage(SCALES[scale])
 
 
 NO_EVALUATION = (

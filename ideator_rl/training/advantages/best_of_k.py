@@ -1,8 +1,8 @@
-"""The advantage whose gradient is that of E[the best of k ideas], and the way there from GRPO over a run.
+"""The advantage whose gradient is that of E[the best of k ideas], and a transition to it from GRPO over a run.
 
-`max_at_k` as it stands is unbiased for a loss that takes the mean over a group's rows present (tests enumerate it).
-Which rows are missing must not depend on their rewards.  What a deadline cuts off does: then it is the best of k of
-those that finish in time.
+`max_at_k` without options is unbiased for a loss that takes the mean over a group's rows present (tests enumerate it).
+Which rows are missing must not depend on their rewards.  With a deadline it does: then the gradient is that of the best
+of k ideas that finish in time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def default_k(group_size: int) -> int:
     """(4·G)^⅓, rounded, at least 2: 4 of 16, 6 of 64, 8 of 128.
 
     k of 3 to 4 is what leaves a simple mode in realistic cases, and about G/k rows carry the gradient: so k grows, but
-    slower than G, through the two settings that were tried (4 of 16, 8 of 128).
+    slower than G, through the two settings that were measured (4 of 16, 8 of 128).
     """
     return max(2, round((4 * group_size) ** (1 / 3)))
 
@@ -25,7 +25,7 @@ def default_k(group_size: int) -> int:
 def max_at_k(
     rewards_PG: torch.Tensor, facts: Facts, *, k: int | None = None, center: bool = False, scale: bool = False
 ) -> torch.Tensor:
-    """What a row adds to the best of k: n times the mean over all k-subsets of (best with it − best without it).
+    """The gain of the best of k by a row: n times the mean over all k-subsets of (best with it − best without it).
 
     With the n rows present sorted ascending, A_(i) = n / C(n,k) · Σ_{j<i} C(j−1, k−2) (r_(i) − r_(j)): PKPO's estimator
     with the baseline of the k − 1 others (2505.15201), n times because a loss takes the mean over rows.  Written by
@@ -44,11 +44,14 @@ def max_at_k(
     n_P1 = count_P1.double()
     k_P1 = n_P1.clamp(max=k or default_k(rewards_PG.shape[1]))
     rank_G = torch.arange(1, rewards_PG.shape[1] + 1, dtype=torch.float64, device=rewards_PG.device)
+    # Missing rows become +∞ and sort last.
     sorted_PG, order_PG = rewards_PG.double().masked_fill(~present_PG, torch.inf).sort(dim=1)
     steps_PG = sorted_PG.diff(dim=1, prepend=sorted_PG[:, :1])
+    # In logs, since the binomials of a large group overflow.
     weights_PG = torch.exp(_log_choose(rank_G - 1, k_P1 - 1) - _log_choose(n_P1, k_P1))
-    usable_PG = (rank_G <= n_P1) & (n_P1 >= 2)  # missing rows sort last
+    usable_PG = (rank_G <= n_P1) & (n_P1 >= 2)
     terms_PG = torch.where(usable_PG, weights_PG * steps_PG, 0.0)
+    # Back from sorted order to the order of the rows.
     values_PG = torch.zeros_like(sorted_PG).scatter(1, order_PG, n_P1 * terms_PG.cumsum(dim=1))
     values_PG = values_PG.masked_fill(~present_PG, 0.0)
     if center:
@@ -69,8 +72,8 @@ def anneal(
 ) -> torch.Tensor:
     """(1 − α) · `grpo` + α · `max_at_k`, α from 0 at progress `start` to 1 at `end`.
 
-    Kin of the two phases of PACEvolve++ (2605.07039): group-relative credit early, what adds to the frontier late.  A
-    straight line between the two is our own choice.
+    As the two phases of PACEvolve++ (2605.07039): group-relative credit early, gain of the frontier late.  A straight
+    line between the two is our own choice.
 
     Args:
         k: as in `max_at_k`.

@@ -1,29 +1,26 @@
 """Rewards weighted by how common a row's cluster is in its group, before any advantage.
 
-Pushes a policy to spread over clusters at the price of quality: what is rare earns more for being rare.
+Pushes a policy to spread over clusters, at the price of quality: a rare cluster earns more for being rare.
 """
 
 from __future__ import annotations
 
-import difflib
-
 import torch
 
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.training.advantages.facts import AdvantageError, Facts, present
 
 CLUSTER_WEIGHTS = ("ips", "share")
 
 
 def check_cluster_weight(kind: str, floor: float = 0.02) -> None:
-    """Whether `cluster_weighted` takes these; for a recipe, before anything runs.
+    """Check the arguments of `cluster_weighted` before a run starts.
 
     Raises:
         AdvantageError: no such kind, or a floor outside ]0, 1].
     """
     if kind not in CLUSTER_WEIGHTS:
-        near = difflib.get_close_matches(str(kind), CLUSTER_WEIGHTS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(CLUSTER_WEIGHTS)}."
-        raise AdvantageError(f"There is no cluster weight {kind!r}; {hint}")
+        raise AdvantageError(f"There is no cluster weight {kind!r}. {did_you_mean(kind, CLUSTER_WEIGHTS)}")
     if isinstance(floor, bool) or not isinstance(floor, (int, float)) or not 0 < floor <= 1:
         raise AdvantageError(f"The floor of the cluster weight is {floor!r}; expected a number above 0 and at most 1.")
 
@@ -33,12 +30,12 @@ def cluster_weighted(rewards_PG: torch.Tensor, facts: Facts, kind: str, floor: f
 
     `ips`: r / max(c/n, floor) (IPS-GRPO, 2601.21669).  A cluster's total no longer depends on how often it was sampled,
     so that expected reward stops growing with frequency alone.  The floor bounds the weight of what was seen once:
-    with 0.02, from groups of 50 on.  The paper's outcomes are discrete; ours are clusters, the counts of one group.
+    with 0.02, from groups of 50 on.  The paper's outcomes are discrete; ours are clusters, counted in one group.
 
     `share`: r · max((n − c)/(n − 1), floor), the share of the *other* rows that lie in other clusters (DARLING,
-    2509.02534): what is alone keeps its reward whole, and the floor (the paper's code has 0.1) leaves a group of one
-    cluster something to learn from.  DARLING clusters by a trained classifier and drops GRPO's division by σ: choose
-    `dr_grpo` for that.
+    2509.02534): a row that is alone keeps all of its reward, and the floor (the paper's code has 0.1) leaves a group of
+    one cluster something to learn from.  DARLING clusters by a trained classifier, and drops GRPO's division by σ:
+    choose `dr_grpo` for that.
 
     Both are meant for rewards of at least 0, and would turn around below.  A group that holds a negative one is raised
     so that its lowest is 0 first; no advantage here sees such a shift.

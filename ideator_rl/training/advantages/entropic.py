@@ -12,9 +12,9 @@ import torch
 from ideator_rl.training.advantages.facts import Facts, present
 
 HALVINGS = 100
-"""Of the interval that holds β: to the last bit of a float64, whatever the scale of the rewards."""
+"""Of the interval that holds β: enough for the last bit of a float64, for rewards of any scale."""
 REACHABLE_SHARE = 0.5
-"""γ is at most this share of the KL that β → ∞ would give; two or three successes would else ask for an infinite β."""
+"""γ is at most this share of the KL that β → ∞ would give: two or three successes could ask for an infinite β."""
 
 
 def entropic(
@@ -29,7 +29,7 @@ def entropic(
 
     β of each group is the one with KL(softmax βr ‖ uniform) = γ.  Departures from the paper's published code: the KL is
     over the group's successes only (over all rows, β is spent on telling failures from successes as soon as fewer than
-    half succeed), or over all rows present where fewer than two different successes are among them; γ is at most half
+    half succeed), or over all rows present if fewer than two different successes are among them; γ is at most half
     of what β → ∞ would reach, so that few successes do not ask for an infinite β; β is bounded earlier (there at 1e6);
     and the advantage is bounded, for the mean of the others leaves the best one out and can be arbitrarily near 0.
 
@@ -44,10 +44,11 @@ def entropic(
     beta_P1 = solve_beta(known_PG, wanted_PG, gamma, beta_max)
     best_P1 = known_PG.masked_fill(~present_PG, -torch.inf).amax(dim=1, keepdim=True)
     best_P1 = torch.where(count_P1 > 0, best_P1, 0.0)
+    # Relative to the best, so that no exponential overflows.
     tilted_PG = torch.exp(beta_P1 * (known_PG - best_P1)).masked_fill(~present_PG, 0.0)
     others_PG = (tilted_PG.sum(dim=1, keepdim=True) - tilted_PG) / (count_P1 - 1).clamp(min=1)
     bound_P1 = count_P1.double() - 1 if clip is None else torch.full_like(best_P1, clip)
-    # The best of a group may find the others' mean 0: an infinite ratio, which the bound takes.
+    # The mean of the others may be 0 for the best row: the bound replaces an infinite ratio.
     values_PG = torch.minimum(tilted_PG / others_PG - 1, bound_P1)
     usable_PG = present_PG & (count_P1 >= 2)
     return torch.where(usable_PG, values_PG, 0.0).float()
@@ -59,9 +60,10 @@ def solve_beta(known_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: float, beta
     The KL grows with β (its slope is β times the variance under the softmax), so that halving finds it.  0 where the
     marked rows are all equal; `beta_max` where γ is out of reach below it.
     """
-    rows_PG = rows_PG | ~rows_PG.any(dim=1, keepdim=True)  # no marked row: whichever, the result is not used
+    rows_PG = rows_PG | ~rows_PG.any(dim=1, keepdim=True)  # a group without a marked row: its result is not used
     count_P1 = rows_PG.sum(dim=1, keepdim=True).double()
     best_P1 = known_PG.masked_fill(~rows_PG, -torch.inf).amax(dim=1, keepdim=True)
+    # As β → ∞ the softmax is uniform over the rows that tie for the best: KL = log(count / ties).
     below_PG = (known_PG - best_P1).masked_fill(~rows_PG, -torch.inf)
     ties_P1 = (below_PG == 0).sum(dim=1, keepdim=True)
     wanted_P1 = (REACHABLE_SHARE * torch.log(count_P1 / ties_P1)).clamp(max=gamma)

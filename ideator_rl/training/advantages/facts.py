@@ -1,6 +1,6 @@
-"""What an advantage is told besides the rewards, and the few sums over the rows present that several of them share.
+"""What an advantage is given with the rewards, and sums over the rows present that several advantages share.
 
-Letters in names: P groups of a step, G completions a group; P1 is one value a group, kept as a column.
+Letters in names: P groups of a batch, G completions a group; P1 is one value a group, kept as a column.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ EPSILON = 1e-4
 
 
 class AdvantageError(IdeatorError):
-    """An advantage cannot be made from what a recipe says, or broke its contract."""
+    """A recipe asks for an advantage that cannot be made, or an advantage broke its contract."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a step's rows besides their rewards."""
+    """Facts about the rows of a batch, beyond their rewards."""
 
     success_PG: torch.Tensor
     """bool: the experiment succeeded."""
     cell_PG: torch.Tensor
-    """long: equal numbers within a group mean the same cluster; negative: not known, a cluster of its own."""
+    """long: equal numbers within a group mean the same cluster; a negative one is unknown, and a cluster of its own."""
     progress: float
     """Share of the training that is done, 0 to 1."""
 

@@ -1,20 +1,20 @@
-"""From a name and options to an advantage: everything that can be wrong with them is said here, before a run starts.
+"""From a name and options to an advantage; a wrong name or option is refused here, before a run starts.
 
-An advantage of one's own is a function `f(rewards_PG, facts, **options) -> advantages_PG`, named by its dotted path or
-by an entry point of the group `ideator_rl.advantages`; the options of the recipe are its keyword arguments.
+An advantage of your own is a function `f(rewards_PG, facts, **options) -> advantages_PG`, named by its dotted path or
+by an entry point of the group `ideator_rl.advantages`.  The recipe's `advantage_options` are its keyword arguments.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.registry import UnknownName, resolve
 from ideator_rl.training.advantages.best_of_k import anneal, max_at_k
 from ideator_rl.training.advantages.entropic import entropic
@@ -31,44 +31,44 @@ ADVANTAGES: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def _positive(value: Any) -> bool:
+def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _share(value: Any) -> bool:
+def _is_share(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _flag(value: Any) -> bool:
+def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _several(value: Any) -> bool:
+def _is_two_or_more(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 2
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "k": (_several, "a whole number of at least 2 (k = 1 is the advantage 'loo')"),
-    "center": (_flag, "true or false"),
-    "scale": (_flag, "true or false"),
-    "gamma": (_positive, "a number of nats above 0"),
-    "clip": (_positive, "a number above 0"),
-    "beta_max": (_positive, "a number above 0"),
-    "start": (_share, "a share of the training, 0 to 1"),
-    "end": (_share, "a share of the training, 0 to 1"),
+    "k": (_is_two_or_more, "a whole number of at least 2 (k = 1 is the advantage 'loo')"),
+    "center": (_is_flag, "true or false"),
+    "scale": (_is_flag, "true or false"),
+    "gamma": (_is_positive, "a number of nats above 0"),
+    "clip": (_is_positive, "a number above 0"),
+    "beta_max": (_is_positive, "a number above 0"),
+    "start": (_is_share, "a share of the training, 0 to 1"),
+    "end": (_is_share, "a share of the training, 0 to 1"),
 }
-"""An option means the same in every advantage that has it."""
+"""By option: a check, and the expected value.  An option means the same in every advantage that has it."""
 
 
 def make_advantage(name: str, options: dict[str, Any] | None = None, group_size: int | None = None) -> Advantage:
-    """The advantage of this name with these options; an option of null is its default.
+    """The advantage of this name with these options; an option that is None has its default.
 
     Args:
-        group_size: completions a group, where it is known: an option that it cannot fulfil is refused.
+        group_size: completions a group, to refuse an option that it cannot fulfil; None if it is unknown.
 
     Raises:
         UnknownName: no built-in, no entry point, and no importable dotted path of this name.
-        AdvantageError: an unknown option, one out of range, or something that cannot be called with them.
+        AdvantageError: an unknown option, one out of range, or a function that cannot be called with them.
     """
     options = {key: value for key, value in (options or {}).items() if value is not None}
     if group_size is not None and group_size < 2:
@@ -77,15 +77,17 @@ def make_advantage(name: str, options: dict[str, Any] | None = None, group_size:
         _check_options(name, options, group_size)
         function = ADVANTAGES[name]
     else:
-        function = _own(name, options)
-    return functools.partial(_held, name, functools.partial(function, **options))
+        function = _import_own(name, options)
+    return functools.partial(_checked, name, functools.partial(function, **options))
 
 
 def _check_options(name: str, options: dict[str, Any], group_size: int | None) -> None:
-    takes = [p.name for p in inspect.signature(ADVANTAGES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = inspect.signature(ADVANTAGES[name]).parameters.values()
+    known_options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     for key, value in options.items():
-        if key not in takes:
-            raise AdvantageError(f"The advantage {name!r} has no option {key!r}; {_hint(str(key), takes)}")
+        if key not in known_options:
+            hint = did_you_mean(key, known_options, None if known_options else "It has none.")
+            raise AdvantageError(f"The advantage {name!r} has no option {key!r}. {hint}")
         fits, expected = _RULES[key]
         if not fits(value):
             raise AdvantageError(f"The advantage {name!r} has {key}: {value!r}; expected {expected}.")
@@ -99,15 +101,15 @@ def _check_options(name: str, options: dict[str, Any], group_size: int | None) -
         raise AdvantageError(f"The advantage {name!r} has start: {start} and end: {end}; start must come before end.")
 
 
-def _own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    """Somebody's own function, which must take the rewards, the facts, and the options."""
+def _import_own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    """A function of the user, which must take the rewards, the facts, and the options."""
     try:
         function = resolve("advantages", name)
     except UnknownName as error:
         if "." in name:
             raise
         raise UnknownName(
-            f"There is no advantage named {name!r}; {_hint(name, ADVANTAGES)} "
+            f"There is no advantage named {name!r}. {did_you_mean(name, ADVANTAGES)} "
             "A dotted path package.module.attribute works too."
         ) from error
     if not callable(function):
@@ -122,37 +124,50 @@ def _own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tensor]:
     return function  # type: ignore[no-any-return]
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    if near := difflib.get_close_matches(name, known, n=1):
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(known)}." if known else "it has none."
-
-
-def _held(name: str, advantage: Advantage, rewards_PG: torch.Tensor, facts: Facts) -> torch.Tensor:
-    """Calls an advantage and holds it, one's own too, to its contract.
+def _checked(name: str, advantage: Advantage, rewards_PG: torch.Tensor, facts: Facts) -> torch.Tensor:
+    """Call an advantage, built-in or the user's own, and check its contract.
 
     Raises:
         AdvantageError: shapes that do not fit, an infinite reward, or an advantage that is not a finite number.
     """
-    for what, tensor in (("success_PG", facts.success_PG), ("cell_PG", facts.cell_PG)):
+    for field, tensor in (("success_PG", facts.success_PG), ("cell_PG", facts.cell_PG)):
         if rewards_PG.ndim != 2 or tensor.shape != rewards_PG.shape:
             raise AdvantageError(
-                f"Rewards of shape {tuple(rewards_PG.shape)} came with a {what} of shape {tuple(tensor.shape)}; "
+                f"Rewards of shape {tuple(rewards_PG.shape)} came with a {field} of shape {tuple(tensor.shape)}; "
                 "expected one shape, groups by completions."
             )
     if torch.isinf(rewards_PG).any():
-        raise AdvantageError(
-            "A reward is infinite; a reward function must give a finite number, or None if it has none."
-        )
+        raise AdvantageError("A reward is infinite; a reward function must return a finite number, or None.")
     values_PG = advantage(rewards_PG, facts)
     if not isinstance(values_PG, torch.Tensor) or values_PG.shape != rewards_PG.shape:
         got = tuple(values_PG.shape) if isinstance(values_PG, torch.Tensor) else type(values_PG).__name__
         raise AdvantageError(
-            f"The advantage {name!r} gave {got}; expected a tensor of shape {tuple(rewards_PG.shape)}."
+            f"The advantage {name!r} returned {got}; expected a tensor of shape {tuple(rewards_PG.shape)}."
         )
+    # Missing rows, and groups with nothing to compare, must not move the policy whatever the function returned.
     present_PG, count_P1 = present(rewards_PG)
     values_PG = values_PG.float().masked_fill(~present_PG | (count_P1 < 2), 0.0)
     if not torch.isfinite(values_PG).all():
-        raise AdvantageError(f"The advantage {name!r} gave a value that is not finite for a row that has a reward.")
+        raise AdvantageError(f"The advantage {name!r} returned a value that is not finite for a row that has a reward.")
     return values_PG
+
+
+TRL_SCALES = {"group": "grpo", "none": "dr_grpo"}
+"""TRL's `scale_rewards`, and the advantage that computes the same."""
+
+
+def advantage_of_trl(args: Any) -> Advantage:
+    """The advantage that the keys of TRL's GRPOConfig ask for.
+
+    Raises:
+        AdvantageError: there is no such advantage here.
+    """
+    if args.multi_objective_aggregation != "sum_then_normalize":
+        raise AdvantageError(
+            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}; expected sum_then_normalize: "
+            "rewards are summed, then compared within their group."
+        )
+    scale = {True: "group", False: "none"}.get(args.scale_rewards, args.scale_rewards)
+    if scale not in TRL_SCALES:
+        raise AdvantageError(f"scale_rewards is {scale!r}; expected group or none, or an `advantage` in its place.")
+    return make_advantage(TRL_SCALES[scale])
