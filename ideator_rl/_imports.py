@@ -176,6 +176,8 @@ OLD_NAMES: dict[str, str] = {
     "diagnostics.surroundings.surroundings": "diversity.environment_context.environment_context",
     "diagnostics.surroundings.surroundings_of": "diversity.environment_context.context_of_run",
     "diagnostics.watch.Watch": "diversity.watch.DiversityWatch",
+    "ledger.KEYS": "storage.ledger.CAP_KEYS",
+    "ledger.WORDS": "storage.ledger.UNITS",
     "executor.attempts.attempts": "executor.store.count_attempts",
     "executor.attempts.beat": "executor.store.write_heartbeat",
     "executor.attempts.claim": "executor.store.claim_attempt",

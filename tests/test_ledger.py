@@ -140,21 +140,6 @@ def test_a_damaged_file_is_an_error_that_says_what_it_should_hold(tmp_path):
         Ledger(path=tmp_path / "ledger.json")
 
 
-@pytest.mark.parametrize(
-    ("spent", "words"),
-    [
-        (Spent(usd=1.234, tokens=45_000, gpu_hours=0.5), "spent 1.23 USD, 45 000 tokens, 0.5 GPU-hours"),
-        (Spent(usd=0.00321, tokens=12), "spent 0.0032 USD, 12 tokens, 0 GPU-hours"),
-        (Spent(gpu_hours=120.0), "spent 0.00 USD, 0 tokens, 120 GPU-hours"),
-    ],
-)
-def test_what_was_spent_is_one_line(spent, words):
-    ledger = Ledger()
-    with ledger.reserve(spent):
-        pass
-    assert ledger.words() == words
-
-
 def test_a_folder_that_cannot_be_is_an_error_in_words(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(LedgerError, match="cannot be used"):

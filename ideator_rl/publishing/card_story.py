@@ -17,7 +17,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.publishing.card import environment_name, fenced, table
 from ideator_rl.publishing.published import Published
-from ideator_rl.storage.ledger import WORDS
+from ideator_rl.storage.ledger import UNITS
 from ideator_rl.storage.records import Run, Step
 from ideator_rl.text import number, share, visible
 from ideator_rl.training.recipe.recipe import Recipe
@@ -87,7 +87,7 @@ def diversity(run: Run) -> str:
 
 def cost(run: Run) -> str:
     """USD, tokens and GPU-hours from the ledger; wall clock from the stop-watch of the last process."""
-    spent = [f"- {value:.6g} {WORDS.get(name, name)}" for name, value in run.spent.items()]
+    spent = [f"- {value:.6g} {UNITS.get(name, name)}" for name, value in run.spent.items()]
     seconds = sum(e.seconds.get("run", 0.0) for e in run.experiments.values())
     lines = spent or ["- no ledger: nothing is known to have been paid for"]
     lines.append(f"- {seconds:.0f} s of experiments, added up")

@@ -40,7 +40,7 @@ from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal import Descent
-from ideator_rl.storage.ledger import KEYS, BudgetSpent
+from ideator_rl.storage.ledger import CAP_KEYS, BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
 
 __getattr__ = renamed(__name__)
@@ -202,7 +202,7 @@ class SearchEngine:
         """The budget that is used up; None while the search may go on."""
         config = self._config
         if spent := self._budget_spent or self._buffer.executor.ledger.exhausted:
-            return StopReason(next((key for key in KEYS.values() if key in spent), "max_usd"), spent)
+            return StopReason(next((key for key in CAP_KEYS.values() if key in spent), "max_usd"), spent)
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
             return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, the limit")
         if config.max_ideas is not None and self.ideas >= config.max_ideas:

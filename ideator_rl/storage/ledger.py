@@ -1,12 +1,13 @@
 """The ledger: what a run has spent in USD, tokens and GPU-hours, and the caps it must keep.
 
-Nothing is started that could break a cap: the most that a call or an experiment may cost is reserved before, and
-replaced by what it did cost after, so that what is in flight counts.  Thread-safe.
+Guarantee: nothing is started that could break a cap.  The maximum cost of a call or an experiment is reserved before
+it starts, and replaced by its actual cost when it ends.  Thread-safe.
 
-With a file, what was spent is kept across restarts, and all processes of a run (ranks too, on one machine or on a
-shared file system with flock) keep the caps together.  Of a process that was killed, the calls in flight count as
-spent: they are paid for anyway.  Its GPU-hours are let go: who takes up the experiment books them.  Without caps the
-file is touched for booking only, and a killed process's calls are not known.  Not for both sides of a fork.
+With a file, the totals survive restarts, and all processes that use it keep the caps together: the ranks of stock TRL,
+or `rerun` on a run that goes on (one machine, or a shared file system with flock).  When a process is killed, its
+reserved USD and tokens count as spent, since the calls are paid for anyway; its GPU-hours are released, since the
+process that resumes the experiment books them.  Without caps nothing is reserved, so a killed process's calls are not
+counted.  Must not be used on both sides of a fork.
 """
 
 from __future__ import annotations
@@ -19,15 +20,19 @@ import threading
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.files import write_atomic
+from ideator_rl.files import exclusive, write_atomic
 
 POLL = 0.05
-"""Seconds between two looks of one who waits for room."""
+"""Seconds between two attempts to reserve, while other reservations leave no room."""
+UNITS = {"usd": "USD", "tokens": "tokens", "gpu_hours": "GPU-hours"}
+"""The unit of each amount, for a person."""
+CAP_KEYS = {"usd": "max_usd", "tokens": "max_coder_tokens", "gpu_hours": "max_gpu_hours"}
+"""The recipe's key of each cap."""
 
 
 class BudgetSpent(IdeatorError):
@@ -40,7 +45,7 @@ class LedgerError(IdeatorError):
 
 @dataclass
 class Spent:
-    """Amounts; also the most that something may cost, and caps."""
+    """Amounts: a cost, a maximum cost, or a total."""
 
     usd: float = 0.0
     tokens: float = 0.0
@@ -50,7 +55,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Caps:
-    """The most that a run may spend; None for no cap."""
+    """The maximum that a run may spend; None for no cap."""
 
     usd: float | None = None
     tokens: int | None = None
@@ -59,189 +64,185 @@ class Caps:
 
 @dataclass
 class Reservation:
-    """What is in flight.  Set `actual` before it ends; what ends without it has cost what was reserved."""
+    """Room for a call or an experiment that runs.  Set `actual` before it ends; without it, the maximum is booked."""
 
     most: Spent
     actual: Spent | None = None
 
 
 @dataclass
-class Books:
+class Totals:
     """What the file holds."""
 
     spent: Spent = field(default_factory=Spent)
     flight: dict[str, Spent] = field(default_factory=dict)
-    """Reserved, by the id of the ledger (one a process) that did it."""
+    """Reserved amounts by the id of a ledger object; a process has one."""
 
 
 class Ledger:
+    """Args:
+    path: the file; None to count in this process only.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+
     def __init__(self, caps: Caps | None = None, path: Path | None = None):
         self.caps = caps or Caps()
         self._path, self._lock = path, threading.Lock()
-        self._memory = Books()
+        self._memory = Totals()
+        """In the place of a file; under the lock."""
         self._id = uuid.uuid4().hex
-        self._alive: int | None = None
-        self._refused: str | None = None
+        self._life: int | None = None
+        """Open handle of the locked life file, once this process has reserved something; under the lock."""
+        self._refusal: str | None = None
         if path is not None:
             _read(path)
 
     @property
     def spent(self) -> Spent:
-        """What has been spent, over all lives and processes of the run."""
+        """What was spent in all sessions and processes of the run."""
         with self._lock:
             return Spent(**vars((self._memory if self._path is None else _read(self._path)).spent))
 
     @property
     def exhausted(self) -> str | None:
-        """The sentence of the first refusal, once a cap has refused this process something: time to wind down."""
-        return self._refused
-
-    def words(self) -> str:
-        """What was spent, for a person."""
-        spent = self.spent
-        usd = f"{spent.usd:.2f}" if spent.usd >= 0.1 or not spent.usd else f"{spent.usd:.4f}"
-        tokens = f"{spent.tokens:,.0f}".replace(",", " ")
-        hours = f"{spent.gpu_hours:.2f}".rstrip("0").rstrip(".")
-        return f"spent {usd} USD, {tokens} tokens, {hours} GPU-hours"
+        """Why the first reservation of this process was refused, in a sentence; None while none was."""
+        return self._refusal
 
     @contextmanager
     def reserve(self, most: Spent) -> Iterator[Reservation]:
-        """Hold room for something that may cost `most`; on leaving, what it did cost is booked.
+        """Reserve `most` inside the block; the actual cost is booked at its end.
 
         Raises:
-            BudgetSpent: with what is spent and in flight, a cap could be broken.
+            BudgetSpent: with what is spent and reserved, a cap could be broken.
         """
-        self._take(most, patient=False)
-        with self._booked(most) as held:
-            yield held
+        self._take(most, may_wait=False)
+        with self._booked(most) as reservation:
+            yield reservation
 
     @asynccontextmanager
     async def reserve_when_free(self, most: Spent) -> AsyncIterator[Reservation]:
-        """As `reserve`, but where only what is in flight leaves no room, waits until that has been booked.
+        """As `reserve`, but where only other reservations leave no room, wait until they are booked.
 
         Raises:
             BudgetSpent: with what is spent, a cap could be broken.
         """
-        while not self._take(most, patient=True):
+        while not self._take(most, may_wait=True):
             await asyncio.sleep(POLL)
-        with self._booked(most) as held:
-            yield held
+        with self._booked(most) as reservation:
+            yield reservation
 
-    def _take(self, most: Spent, patient: bool) -> bool:
-        if not self._capped(most):
+    def _take(self, most: Spent, may_wait: bool) -> bool:
+        """Reserve `most`; False where the caller has to wait.
+
+        Raises:
+            BudgetSpent: there will be no room, or the caller does not wait for it.
+        """
+        if not self._is_capped(most):
             return True
-        with self._open() as books:
-            flight = _sum(books.flight.values())
+        with self._changing() as totals:
+            reserved = _sum(totals.flight.values())
             for item in fields(Spent):
-                if not self._fits(item.name, getattr(most, item.name), books.spent, flight, patient):
+                if not self._fits(item.name, most, totals.spent, reserved, may_wait):
                     return False
-            _add(books.flight.setdefault(self._id, Spent()), most, 1)
+            _add(totals.flight.setdefault(self._id, Spent()), most, 1)
         return True
+
+    def _fits(self, name: str, most: Spent, spent: Spent, reserved: Spent, may_wait: bool) -> bool:
+        cap = getattr(self.caps, name)
+        amount, used, held_back = (getattr(each, name) for each in (most, spent, reserved))
+        if cap is None or amount <= 0 or used + held_back + amount <= cap:
+            return True
+        if may_wait and used + amount <= cap:
+            return False
+        self._refusal = (
+            f"The run's cap of {cap:g} {UNITS[name]} leaves no room: {used:.4g} spent, {held_back:.4g} in flight, and "
+            f"the next could cost {amount:.4g}. Raise {CAP_KEYS[name]} and go on with --resume."
+        )
+        raise BudgetSpent(self._refusal)
 
     @contextmanager
     def _booked(self, most: Spent) -> Iterator[Reservation]:
-        held = Reservation(most)
+        reservation = Reservation(most)
         try:
-            yield held
+            yield reservation
         finally:
-            cost = held.actual if held.actual is not None else most
-            if self._capped(most) or any(vars(cost).values()):
-                with self._open() as books:
-                    _add(books.spent, cost, 1)
-                    if self._capped(most):
-                        self._release(books, most)
+            cost = reservation.actual if reservation.actual is not None else most
+            if self._is_capped(most) or any(vars(cost).values()):
+                with self._changing() as totals:
+                    _add(totals.spent, cost, 1)
+                    if self._is_capped(most):
+                        self._release(totals, most)
 
-    def _release(self, books: Books, most: Spent) -> None:
-        own = books.flight.setdefault(self._id, Spent())
+    def _release(self, totals: Totals, most: Spent) -> None:
+        own = totals.flight.setdefault(self._id, Spent())
         _add(own, most, -1)
         if all(abs(value) < 1e-9 for value in vars(own).values()):
-            del books.flight[self._id]
+            del totals.flight[self._id]
 
-    def _fits(self, name: str, most: float, all_spent: Spent, all_flight: Spent, patient: bool) -> bool:
-        """False: room may come.  Raises BudgetSpent: it will not, or nobody waits for it."""
-        cap, spent, flight = getattr(self.caps, name), getattr(all_spent, name), getattr(all_flight, name)
-        if cap is None or most <= 0 or spent + flight + most <= cap:
-            return True
-        if patient and spent + most <= cap:
-            return False
-        self._refused = (
-            f"The run's cap of {cap:g} {WORDS[name]} leaves no room: {spent:.4g} spent, {flight:.4g} in flight, and "
-            f"the next could cost {most:.4g}. Raise {KEYS[name]} and go on with --resume."
-        )
-        raise BudgetSpent(self._refused)
-
-    def _capped(self, most: Spent) -> bool:
+    def _is_capped(self, most: Spent) -> bool:
         names = (item.name for item in fields(Spent))
         return any(getattr(self.caps, name) is not None and getattr(most, name) > 0 for name in names)
 
     @contextmanager
-    def _open(self) -> Iterator[Books]:
-        """The books, alone with them; what was changed is kept, unless an error ends the block."""
+    def _changing(self) -> Iterator[Totals]:
+        """The totals, for this process alone; changes are written at the end of the block, unless it raises."""
         with self._lock:
             if self._path is None:
                 yield self._memory
                 return
-            with _alone(self._path):
-                books = _read(self._path)
-                self._bury(books)
-                yield books
-                self._show_life(books)
-                _write(self._path, books)
+            with _exclusive(self._path):
+                totals = _read(self._path)
+                self._settle_dead_processes(totals)
+                yield totals
+                self._show_life(totals)
+                _write(self._path, totals)
 
-    def _bury(self, books: Books) -> None:
-        for id in [id for id in books.flight if id != self._id and not _lives(self._life(id))]:
-            lost = books.flight.pop(id)
-            _add(books.spent, Spent(usd=lost.usd, tokens=lost.tokens), 1)
-            self._life(id).unlink(missing_ok=True)
+    def _settle_dead_processes(self, totals: Totals) -> None:
+        for id in [id for id in totals.flight if id != self._id and not _is_alive(self._life_file(id))]:
+            lost = totals.flight.pop(id)
+            _add(totals.spent, Spent(usd=lost.usd, tokens=lost.tokens), 1)
+            self._life_file(id).unlink(missing_ok=True)
 
-    def _show_life(self, books: Books) -> None:
-        """While something is in flight, hold a lock that ends with this process, however it ends."""
-        if self._alive is None and self._id in books.flight:
-            self._alive = os.open(self._life(self._id), os.O_WRONLY | os.O_CREAT, 0o644)
-            fcntl.flock(self._alive, fcntl.LOCK_EX)
-            weakref.finalize(self, _end_life, self._alive, self._life(self._id), os.getpid())
+    def _show_life(self, totals: Totals) -> None:
+        """Once something is reserved, hold a lock that the system releases when this process ends, however it ends."""
+        if self._life is None and self._id in totals.flight:
+            self._life = os.open(self._life_file(self._id), os.O_WRONLY | os.O_CREAT, 0o644)
+            fcntl.flock(self._life, fcntl.LOCK_EX)
+            weakref.finalize(self, _end_life, self._life, self._life_file(self._id), os.getpid())
 
-    def _life(self, id: str) -> Path:
+    def _life_file(self, id: str) -> Path:
         assert self._path is not None
         return self._path.with_name(f"{self._path.name}.{id}")
 
 
-WORDS = {"usd": "USD", "tokens": "tokens", "gpu_hours": "GPU-hours"}
-KEYS = {"usd": "max_usd", "tokens": "max_coder_tokens", "gpu_hours": "max_gpu_hours"}
-"""The recipe's key of each cap."""
-
-
-def _add(total: Spent, part: Spent, sign: int) -> None:
+def _add(total: Spent, amount: Spent, sign: int) -> None:
     for item in fields(Spent):
-        setattr(total, item.name, getattr(total, item.name) + sign * getattr(part, item.name))
+        setattr(total, item.name, getattr(total, item.name) + sign * getattr(amount, item.name))
 
 
-def _sum(parts: Iterable[Spent]) -> Spent:
+def _sum(amounts: Iterable[Spent]) -> Spent:
     total = Spent()
-    for part in parts:
-        _add(total, part, 1)
+    for amount in amounts:
+        _add(total, amount, 1)
     return total
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time.  The lock is a file beside, for the ledger's own is replaced."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise _unusable(path, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+def _exclusive(path: Path) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(path))
+        except OSError as error:
+            raise _unusable(path, error) from error
         yield
-    finally:
-        os.close(handle)
 
 
-def _lives(life: Path) -> bool:
-    """Somebody holds the lock on this file."""
+def _is_alive(life_file: Path) -> bool:
+    """Whether a process holds the lock on this file."""
     try:
-        with open(life) as file:
+        with open(life_file) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -250,29 +251,28 @@ def _lives(life: Path) -> bool:
     return False
 
 
-def _end_life(handle: int, life: Path, pid: int) -> None:
-    if pid == os.getpid():  # a forked child that ends in the usual way must not take its parent's file away
-        life.unlink(missing_ok=True)
+def _end_life(handle: int, life_file: Path, pid: int) -> None:
+    if pid == os.getpid():  # a forked child that exits normally must not remove its parent's file
+        life_file.unlink(missing_ok=True)
         os.close(handle)
 
 
-def _read(path: Path) -> Books:
+def _read(path: Path) -> Totals:
     """Raises: LedgerError where the file is not what `_write` writes."""
     try:
         raw = json.loads(path.read_text())
-        flight = {id: Spent(**part) for id, part in raw.pop("flight", {}).items()}
-        return Books(Spent(**raw), flight)
+        flight = {id: Spent(**amounts) for id, amounts in raw.pop("flight", {}).items()}
+        return Totals(Spent(**raw), flight)
     except FileNotFoundError:
-        return Books()
+        return Totals()
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _unusable(path, error) from error
 
 
-def _write(path: Path, books: Books) -> None:
-    """Whole or not at all, and on disk."""
-    raw: dict[str, object] = dict(vars(books.spent))
-    if books.flight:
-        raw["flight"] = {id: vars(part) for id, part in books.flight.items()}
+def _write(path: Path, totals: Totals) -> None:
+    raw: dict[str, object] = dict(vars(totals.spent))
+    if totals.flight:
+        raw["flight"] = {id: vars(amounts) for id, amounts in totals.flight.items()}
     try:
         write_atomic(path, json.dumps(raw))
     except OSError as error:
