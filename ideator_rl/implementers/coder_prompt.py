@@ -19,7 +19,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.import_graph import third_party_packages
-from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, Shown, View, shown_files, tokens
+from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, shown_files, tokens
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 
 FOLDER = Path(__file__).with_name("prompts")
@@ -56,13 +56,9 @@ class Prompt:
 
     def messages(self, halvings: int = 0) -> list[Message]:
         """The first messages; each halving shows half as much of the codebase."""
-        files = self.shown(halvings).text
+        command, budget = self.environment.command, self._codebase_budget >> halvings
+        files = shown_files(self._visible, command, self.idea.text, budget, self._numbered)
         return [{"role": "system", "content": self._system}, {"role": "user", "content": self._user(files)}]
-
-    def shown(self, halvings: int = 0) -> Shown:
-        """The files that the prompt shows."""
-        view = View(self.environment.command, self.idea.text, self._numbered)
-        return shown_files(self._visible, view, self._codebase_budget >> halvings)
 
     def revision(self, answer: str, reason: str, error: str) -> list[Message]:
         """The messages that follow the first ones in a revision: the last answer and its error, each clipped."""
@@ -83,7 +79,7 @@ class Prompt:
     def _codebase_budget(self) -> int:
         """Tokens for the codebase: what fits into the context, at most its own size, so that a halving has effect."""
         fixed_size = tokens(self._system) + tokens(self._user(""))
-        full_size = tokens(shown_files(self._visible, View((), "", self._numbered), 1 << 62).text)
+        full_size = tokens(shown_files(self._visible, (), "", 1 << 62, self._numbered))
         return min(full_size, max(0, self.budget - self._revision_budget - fixed_size))
 
     @cached_property

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 
 from ideator_rl.implementers.import_graph import import_distances
 from ideator_rl.patch import Tree
@@ -28,46 +27,31 @@ NAMES_SHARE = 8
 """One part in so many of the budget is reserved for the names of files that are not shown."""
 
 
-@dataclass(frozen=True)
-class Shown:
-    """The text for the prompt, and the paths by how much of the file it holds."""
-
-    text: str
-    complete: tuple[str, ...]
-    cut: tuple[str, ...]
-    left_out: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class View:
-    """What decides about the order of the files, and how a file is printed."""
-
-    command: tuple[str, ...]
-    """What runs the experiment; an argument that is a file or a module of the codebase makes it essential."""
-    idea: str
-    numbered: bool = False
-    """Whether each line carries its number, as `12 | text`."""
-
-
 def tokens(text: str) -> int:
     """An upper estimate of a text's tokens."""
     return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
-def shown_files(base: Tree, view: View, budget: int) -> Shown:
-    """Choose the files of a codebase that are shown in `budget` tokens."""
-    blocks = {path: _block(path, text, view) for path, text in base.items()}
+def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, numbered: bool = False) -> str:
+    """The files of a codebase, as far as they fit, as one text of `budget` tokens.
+
+    Args:
+        command: what runs the experiment; an argument that is a file or a module of the codebase makes it essential.
+        idea: its text; a file that it names is essential.
+        numbered: whether each line carries its number, as `12 | text`.
+    """
+    blocks = {path: _block(path, text, numbered) for path, text in base.items()}
     sizes = {path: tokens(block) for path, block in blocks.items()}
     if sum(sizes.values()) <= budget:
-        return Shown("".join(blocks[path] for path in sorted(base)), tuple(sorted(base)), (), ())
+        return "".join(blocks[path] for path in sorted(base))
     names_budget = max(budget // NAMES_SHARE, tokens(_count_line(len(base), 0)))
     left = max(0, budget - names_budget)
-    essential, optional = _order(base, view)
+    essential, optional = _order(base, command, idea)
     chosen: dict[str, str] = {}
     # The shortest first, each with an equal share of what is left: a long file gets what the short ones do not need.
     for index, path in enumerate(sorted(essential, key=lambda path: (sizes[path], path))):
         share = left // (len(essential) - index)
-        block = blocks[path] if sizes[path] <= share else _cut_block(path, base[path], view, share)
+        block = blocks[path] if sizes[path] <= share else _cut_block(path, base[path], numbered, share)
         if block:
             chosen[path] = block
             left -= tokens(block)
@@ -76,17 +60,15 @@ def shown_files(base: Tree, view: View, budget: int) -> Shown:
             chosen[path] = blocks[path]
             left -= sizes[path]
     rest = [path for path in (*essential, *optional) if path not in chosen]
-    text = "".join(chosen[path] for path in sorted(chosen)) + _names(base, rest, left + names_budget)
-    cut = tuple(sorted(path for path in chosen if chosen[path] != blocks[path]))
-    return Shown(text, tuple(sorted(chosen.keys() - set(cut))), cut, tuple(rest))
+    return "".join(chosen[path] for path in sorted(chosen)) + _names(base, rest, left + names_budget)
 
 
-def _order(base: Tree, view: View) -> tuple[list[str], list[str]]:
+def _order(base: Tree, command: tuple[str, ...], idea: str) -> tuple[list[str], list[str]]:
     """The essential files, and the optional ones in the order in which they are tried."""
     modules = {path: path.removesuffix(".py").removesuffix("/__main__").replace("/", ".") for path in base}
-    roots = [path for path in base if path in view.command or modules[path] in view.command]
+    roots = [path for path in base if path in command or modules[path] in command]
     file_names = Counter(path.rpartition("/")[2] for path in base)
-    mentioned = [path for path in base if _is_named(path, view.idea, file_names)]
+    mentioned = [path for path in base if _is_named(path, idea, file_names)]
     essential = list(dict.fromkeys((*mentioned, *roots)))
     distances = import_distances(base, roots)
     optional = [path for path in base if path not in essential]
@@ -104,11 +86,11 @@ def _lines(text: str) -> list[str]:
     return text.removesuffix("\n").split("\n") if text else []
 
 
-def _block(path: str, text: str, view: View, line_count: int | None = None) -> str:
+def _block(path: str, text: str, numbered: bool, line_count: int | None = None) -> str:
     """A file as the prompt holds it: all its lines, or the first `line_count` ones and a mark for the rest."""
     lines = _lines(text)
     width = len(str(len(lines)))
-    printed = [f"{number:>{width}} | {line}" for number, line in enumerate(lines, 1)] if view.numbered else lines
+    printed = [f"{number:>{width}} | {line}" for number, line in enumerate(lines, 1)] if numbered else lines
     about = f'lines="{len(lines)}"'
     if line_count is not None:
         about += ' shown="in part"'
@@ -116,16 +98,16 @@ def _block(path: str, text: str, view: View, line_count: int | None = None) -> s
     return f'<file path="{path}" {about}>\n' + "".join(f"{line}\n" for line in printed) + "</file>\n"
 
 
-def _cut_block(path: str, text: str, view: View, budget: int) -> str:
+def _cut_block(path: str, text: str, numbered: bool, budget: int) -> str:
     """The beginning of a file, as many lines as fit; empty if not even one fits."""
     fitting, too_many = 0, len(_lines(text))
     while too_many - fitting > 1:
         middle = (fitting + too_many) // 2
-        if tokens(_block(path, text, view, middle)) <= budget:
+        if tokens(_block(path, text, numbered, middle)) <= budget:
             fitting = middle
         else:
             too_many = middle
-    return _block(path, text, view, fitting) if fitting else ""
+    return _block(path, text, numbered, fitting) if fitting else ""
 
 
 def _names(base: Tree, rest: list[str], budget: int) -> str:
