@@ -31,7 +31,7 @@ def policy(folder, words=30):
     """A tiny Llama with a tokenizer of its own, as a warm-up leaves it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ideator_rl.training.models import phrase_tokenizer, save_whole
+    from ideator_rl.training.models import phrase_tokenizer, save_weights
 
     tokenizer = phrase_tokenizer(["[Experiment] Set the rate. [Code Changes] rate = 0.5 [End]"] * words, 300)
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def policy(folder, words=30):
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     model = LlamaForCausalLM(config)
-    save_whole(model, tokenizer, folder)
+    save_weights(model, tokenizer, folder)
     return model, tokenizer
 
 

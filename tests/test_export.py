@@ -19,7 +19,7 @@ from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
 from ideator_rl.publishing.merged import newest
 from ideator_rl.publishing.servable import make_servable
 from ideator_rl.storage.records import read_run
-from ideator_rl.training.models import ModelError, save_whole
+from ideator_rl.training.models import ModelError, save_weights
 
 LINEAGE = "create table if not exists lineage (child text, parents_json text, step integer)"
 
@@ -45,7 +45,7 @@ def copy(run, tmp_path):
 def finish(run):
     """The model as a run leaves it at its end."""
     model, tokenizer = policy(run / "unused")
-    save_whole(model, tokenizer, run / "model")
+    save_weights(model, tokenizer, run / "model")
     (run / "model" / "README.md").write_text("a card of the run")
     return run / "model"
 

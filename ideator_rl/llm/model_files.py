@@ -24,7 +24,7 @@ class ModelError(IdeatorError):
     """The ideator cannot be loaded or built."""
 
 
-def save_whole(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_weights(model: Any, tokenizer: Any, folder: Path) -> None:
     """Save weights and tokenizer, with the generation cache enabled again, which training disables."""
     model.config.use_cache = True
     model.save_pretrained(folder)
@@ -75,4 +75,4 @@ def _convert(folder: Path, file: str, out: Path) -> None:
     plain.load_state_dict(quantised.state_dict())
     if not tokenizer.chat_template:
         tokenizer.chat_template = CHATML
-    save_whole(plain.to(torch.float32), tokenizer, out)
+    save_weights(plain.to(torch.float32), tokenizer, out)

@@ -102,5 +102,5 @@ def _finish(text: str, refusal: str, reason: Any) -> Finish:
 def _text(content: Any) -> str:
     """The text of a message's field, which is a string or a list of parts."""
     if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+        content = "".join(str(item.get("text") or "") for item in content if isinstance(item, dict))
     return clean(content) if isinstance(content, str) else ""

@@ -13,7 +13,7 @@ from typing import Any
 
 from ideator_rl.publishing.servable import CONFIG, make_servable, weight_files
 from ideator_rl.training.checkpoints import CHECKPOINT, MODEL, STATE, is_whole
-from ideator_rl.training.models import ModelError, build_ideator, save_whole
+from ideator_rl.training.models import ModelError, build_ideator, save_weights
 from ideator_rl.training.recipe.recipe import Recipe
 
 ADAPTER = "adapter_config.json"
@@ -82,7 +82,7 @@ def write_model(source: Source, run: Path, recipe: Recipe, out: Path, dtype: str
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(f"The model of {source.folder} cannot be read: {first}") from error
-        save_whole(_cast(model, dtype), tokenizer, out)
+        save_weights(_cast(model, dtype), tokenizer, out)
     make_servable(out)
 
 

@@ -17,7 +17,7 @@ from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.metrics import FleetMetrics
-from ideator_rl.training.models import save_whole
+from ideator_rl.training.models import save_weights
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
@@ -209,7 +209,7 @@ def save_model(trainer: RecipeTrainer) -> None:
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with atomic_folder(folder) as scratch:
-        save_whole(model, trainer.processing_class, scratch)
+        save_weights(model, trainer.processing_class, scratch)
         (scratch / "README.md").write_text(trainer.session.model_card(recipe), encoding="utf-8")
 
 

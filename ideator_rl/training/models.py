@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.files import atomic_folder, exclusive
-from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_whole
+from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_weights
 
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
@@ -55,7 +55,7 @@ def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed
         )
     except (StrictDataclassError, ValueError) as error:
         raise ModelError(f"scratch_model is no LlamaConfig: {' '.join(str(error).split())}") from error
-    save_whole(LlamaForCausalLM(config), tokenizer, folder)
+    save_weights(LlamaForCausalLM(config), tokenizer, folder)
 
 
 def phrase_tokenizer(corpus: list[str], vocab: int) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
-from ideator_rl.training.models import save_whole
+from ideator_rl.training.models import save_weights
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.sft.data import Row, with_parents
 
@@ -140,7 +140,7 @@ def _save(trainer: Any, source: str, folder: Path, fit: Fit) -> None:
         if trainer.is_world_process_zero():
             base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, fit.dtype))
             merged: Any = PeftModel.from_pretrained(base, adapters)
-            save_whole(merged.merge_and_unload(), trainer.processing_class, folder)
+            save_weights(merged.merge_and_unload(), trainer.processing_class, folder)
 
 
 @contextmanager
