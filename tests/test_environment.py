@@ -47,17 +47,17 @@ def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda raw: raw.pop("evaluator"), "'evaluator' is missing"),
+        (lambda raw: raw.pop("evaluator"), "has no 'evaluator'"),
         (lambda raw: raw.update(evaluator="gone.py"), "no such file"),
-        (lambda raw: raw.update(evalator="evaluator.py"), "did you mean evaluator?"),
-        (lambda raw: raw["metric"].update(direction="down"), "expected 'min' or 'max'"),
-        (lambda raw: raw["metric"].pop("plausible"), "metric.plausible is missing"),
-        (lambda raw: raw["presets"]["cpu"].pop("budget"), "presets.cpu.budget is missing"),
-        (lambda raw: raw["presets"]["cpu"]["budget"].update(clock="sun"), "expected 'cpu' or 'wall'"),
-        (lambda raw: raw["presets"]["cpu"]["budget"].update(seconds="4"), "expected a number"),
+        (lambda raw: raw.update(evalator="evaluator.py"), "Did you mean 'evaluator'?"),
+        (lambda raw: raw["metric"].update(direction="down"), "Expected min or max"),
+        (lambda raw: raw["metric"].pop("plausible"), "no 'metric.plausible'"),
+        (lambda raw: raw["presets"]["cpu"].pop("budget"), "no 'presets.cpu.budget'"),
+        (lambda raw: raw["presets"]["cpu"]["budget"].update(clock="sun"), "Expected cpu or wall"),
+        (lambda raw: raw["presets"]["cpu"]["budget"].update(seconds="4"), "Expected a number of at least 0"),
         (lambda raw: raw["presets"]["cpu"]["settings"].update(w=1), "assigns it 0 times"),
-        (lambda raw: raw.update(presets={}), "presets is empty"),
-        (lambda raw: raw["reward"].update(transform="square"), "expected one of inverse"),
+        (lambda raw: raw.update(presets={}), "presets: {}. Expected a mapping with at least one preset"),
+        (lambda raw: raw["reward"].update(transform="square"), "Expected inverse or identity"),
     ],
 )
 def test_a_broken_manifest_is_one_clear_sentence(copy, change, said):

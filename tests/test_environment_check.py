@@ -70,7 +70,7 @@ def verdict(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(type(environment), "data", lambda self, preset: data)
 
     def go(found, level=BWRAP, isolation="auto"):
-        monkeypatch.setattr(environment_proofs, "choose", lambda *_, **__: Sandbox(level, "no reason"))
+        monkeypatch.setattr(environment_proofs, "choose_sandbox", lambda *_, **__: Sandbox(level, "no reason"))
         answer = {"found": found, "files": 7, "bytes": 10**9, "unreadable": 0}
         monkeypatch.setattr(environment_proofs, "_search", lambda *_: answer)
         return {check.name: check for check in environment_proofs.hidden(environment, "cpu", isolation)}

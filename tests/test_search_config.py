@@ -62,7 +62,7 @@ def test_one_source_may_stand_without_a_list(tmp_path):
         ({"learning_rate": 0.1}, "docs/reference/search.md lists the keys"),
         ({"max_experiments": "many"}, "Expected a whole number of at least 1 or null"),
         ({"max_experiments": 0}, "of at least 1"),
-        ({"quorum": 1.5}, "at most 1"),
+        ({"quorum": 1.5}, "Expected a number from 0 to 1"),
         ({"max_seconds": -1}, "at least 0"),
         ({"max_seconds": ".nan"}, "finite"),
         ({"max_seconds": 10**400}, "0…. Expected a number"),

@@ -161,6 +161,8 @@ def expected(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
 def _range(metadata: tuple[Any, ...]) -> str:
     names = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = {name: getattr(item, name) for item in metadata for name in names if hasattr(item, name)}
+    if {"ge", "le"} <= bounds.keys():
+        return f" from {bounds['ge']:g} to {bounds['le']:g}"
     parts = [f"{text} {bounds[name]:g}" for name, text in names.items() if name in bounds]
     return f" {' and '.join(parts)}" if parts else ""
 

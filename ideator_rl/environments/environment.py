@@ -16,73 +16,36 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.dataclasses import dataclass as config_dataclass
 
-from ideator_rl.environments import manifest
 from ideator_rl.environments.data import Data, data_version, prepared
+from ideator_rl.environments.manifest import (
+    Budget,
+    Manifest,
+    Metric,
+    PresetKeys,
+    Resources,
+    Suspicious,
+    read_manifest,
+)
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.registry import environment_folder, environment_names
+
+__all__ = ["Budget", "Environment", "EnvironmentError_", "Metric", "Preset", "Resources", "Suspicious",
+           "load_environment"]  # fmt: skip
 
 
 class EnvironmentError_(IdeatorError):
     """The environment's folder or manifest is not usable."""
 
 
-@dataclass(frozen=True)
-class Metric:
+@config_dataclass(frozen=True, kw_only=True)
+class Preset(PresetKeys):
+    """One scale of an environment: the same code with other numbers."""
+
     name: str
-    direction: str
-    """`min` or `max`."""
-    plausible: tuple[float, float]
-    """Values outside are `invalid`."""
-
-    def better(self, one: float, other: float) -> bool:
-        return one < other if self.direction == "min" else one > other
-
-
-@dataclass(frozen=True)
-class Budget:
-    clock: str
-    """`cpu`: CPU seconds of the whole process tree, or `wall`."""
-    seconds: float
-    """What the experiment may spend after start-up."""
-    startup_allowance: float
-    """Most seconds, on the same clock, for importing `preload` before the experiment's code is loaded."""
-
-
-@dataclass(frozen=True)
-class Resources:
-    cpus: int = 1
-    gpus: int = 0
-    memory_gb: float = 2.0
-    """GB (10^9 bytes) resident, of the whole process tree."""
-    disk_gb: float = 2.0
-    """GB in the workspace, the artifact included."""
-    processes: int = 512
-    """Processes and threads at once."""
-    network: bool = False
-    """Whether experiments see the machine's network."""
-
-
-@dataclass(frozen=True)
-class Suspicious:
-    """Results too good to be taken from one run: they are run again, with another seed, on the second hidden split."""
-
-    beyond: float
-    """A metric better than this is run again."""
-    agree: float
-    """The most that the two runs may differ, in the metric's unit; more is `invalid`."""
-
-
-@dataclass(frozen=True)
-class Preset:
-    name: str
-    settings: dict[str, Any]
-    budget: Budget
-    resources: Resources
-    vocab: int = 256
-    suspicious: Suspicious | None = None
 
 
 @dataclass(frozen=True)
@@ -212,50 +175,40 @@ def load_environment(name_or_path: str | Path) -> Environment:
         raise EnvironmentError_(f"The environment folder {root} has no env.yaml. Add one.") from None
     except yaml.YAMLError as error:
         raise EnvironmentError_(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    return _build(root, manifest.check(raw, path, EnvironmentError_))
+    return _build(root, read_manifest(raw, path, EnvironmentError_))
 
 
-def _build(root: Path, raw: dict[str, Any]) -> Environment:
-    own = [raw[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good")]
-    own += [*raw["prompts"].values(), "env.yaml"]
-    hidden = (*raw["hidden"], *(name for name in own if name), "artifact", "artifact/**")
+def _build(root: Path, keys: Manifest) -> Environment:
+    # What defines the environment, and the artifact, are never an idea's to change.
+    own_files = [keys.evaluator, keys.task, keys.prepare, keys.catalogue, keys.known_good, *keys.prompts.values()]
+    fixed = (*(name for name in own_files if name), "env.yaml", "artifact", "artifact/**")
+    protected = (*keys.protected, *keys.hidden, *fixed)
     environment = Environment(
-        name=raw["name"],
+        name=keys.name,
         root=root,
-        title=raw["title"],
-        task=(root / raw["task"]).read_text().strip(),
-        command=tuple(raw["command"]),
-        preload=tuple(raw["preload"]),
-        hidden=tuple(raw["hidden"]),
-        rules=Rules(editable=tuple(raw["editable"]), protected=tuple(raw["protected"]) + hidden),
-        metric=Metric(raw["metric"]["name"], raw["metric"]["direction"], tuple(raw["metric"]["plausible"])),
-        reward_transform=raw["reward"]["transform"],
-        failure_reward=float(raw["reward"]["failure"]),
-        presets={name: _preset(name, body) for name, body in raw["presets"].items()},
-        evaluator=raw["evaluator"],
-        scorer=raw["scorer"],
-        scorer_code=raw["scorer_code"],
-        prepare=raw["prepare"],
-        catalogue_path=root / raw["catalogue"] if raw["catalogue"] else None,
-        settings_file=raw["settings_file"],
-        in_process=raw["in_process"],
-        known_good=raw["known_good"],
-        prompt_files=dict(raw["prompts"]),
+        title=keys.title,
+        task=(root / keys.task).read_text().strip(),
+        command=tuple(keys.command),
+        preload=tuple(keys.preload),
+        hidden=tuple(keys.hidden),
+        rules=Rules(editable=tuple(keys.editable), protected=protected),
+        metric=keys.metric,
+        reward_transform=keys.reward.transform,
+        failure_reward=float(keys.reward.failure),
+        presets={name: Preset(name=name, **vars(preset)) for name, preset in keys.presets.items()},
+        evaluator=keys.evaluator,
+        scorer=keys.scorer,
+        scorer_code=keys.scorer_code,
+        prepare=keys.prepare,
+        catalogue_path=root / keys.catalogue if keys.catalogue else None,
+        settings_file=keys.settings_file,
+        in_process=keys.in_process,
+        known_good=keys.known_good,
+        prompt_files=keys.prompts,
     )
     for preset in environment.presets:
         environment.baseline(preset)
     return environment
-
-
-def _preset(name: str, body: dict[str, Any]) -> Preset:
-    return Preset(
-        name,
-        body["settings"],
-        Budget(**body["budget"]),
-        Resources(**body["resources"]),
-        int(body.get("vocab", 256)),
-        Suspicious(**body["suspicious"]) if body.get("suspicious") else None,
-    )
 
 
 def _assign(source: str, name: str, value: Any, environment: Environment) -> str:

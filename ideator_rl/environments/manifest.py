@@ -1,146 +1,212 @@
-"""Checks an `env.yaml`: every key known, every type right, every file there, before anything is built from it."""
+"""The keys of an `env.yaml`, and the parts of an environment that it declares.
+
+`read_manifest` checks every key, type and range, and that every file is there, before anything is built from it.  A key
+without a value has its default.
+"""
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-REQUIRED = {"name": str, "task": str, "command": list, "metric": dict, "evaluator": str, "presets": dict}
-OPTIONAL: dict[str, tuple[type, Any]] = {
-    "schema": (int, 1),
-    "title": (str, ""),
-    "prompts": (dict, {}),
-    "preload": (list, []),
-    "editable": (list, ["**/*.py"]),
-    "protected": (list, []),
-    "hidden": (list, []),
-    "reward": (dict, {"transform": "identity", "failure": 0.0}),
-    "scorer": (str, ""),
-    "scorer_code": (str, "patched"),
-    "prepare": (str, None),
-    "catalogue": (str, None),
-    "known_good": (str, None),
-    "settings_file": (str, None),
-    "in_process": (bool, False),
-}
-PRESET = {"settings": dict, "budget": dict, "resources": dict, "vocab": int, "suspicious": dict}
-SUSPICIOUS = {"beyond": (int, float), "agree": (int, float)}
-BUDGET = {"clock": str, "seconds": (int, float), "startup_allowance": (int, float)}
-RESOURCES = {
-    "cpus": int,
-    "gpus": int,
-    "memory_gb": (int, float),
-    "disk_gb": (int, float),
-    "processes": int,
-    "network": bool,
-}
-TEXTS = ("command", "preload", "editable", "protected", "hidden")
-"""Keys that are lists of texts."""
-TRANSFORMS = ("inverse", "identity", "negative", "over_baseline")
+from pydantic import Field, StrictFloat, StrictInt, model_validator
+from pydantic.dataclasses import dataclass
+
+from ideator_rl.config.base import (
+    Config,
+    Count,
+    CountOrZero,
+    Expected,
+    Flag,
+    Integer,
+    PlainAmount,
+    PlainNumber,
+    read_config,
+)
+from ideator_rl.errors import IdeatorError
+
+Transform = Literal["inverse", "identity", "negative", "over_baseline"]
+TRANSFORMS: tuple[str, ...] = get_args(Transform)
+Texts = list[Annotated[str, Expected("text; in quotes it is one")]]
 
 
-def check(raw: Any, path: Path, error: type[Exception]) -> dict[str, Any]:
-    """Return the manifest with its defaults filled in.
+def _is_function(text: str) -> bool:
+    module, _, function = text.partition(":")
+    return not text or bool(module and function)
 
+
+class Section(Config):
+    """A mapping in an env.yaml."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: Any) -> Any:
+        """Leave out keys without a value, so that they have their defaults or are missing."""
+        if isinstance(values, dict):
+            return {key: value for key, value in values.items() if value is not None}
+        return values
+
+
+@dataclass(frozen=True)
+class Metric(Section):
+    """What the evaluator measures."""
+
+    name: str
+    """Name in records and reports."""
+    direction: Literal["min", "max"]
+    """min: lower is better; max: higher is better."""
+    plausible: tuple[StrictInt | StrictFloat, StrictInt | StrictFloat]
+    """[lowest, highest]: a value outside makes the experiment `invalid`."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Metric:
+        if self.plausible[0] >= self.plausible[1]:
+            raise ValueError(f"metric.plausible: {list(self.plausible)}. Expected [lowest, highest].")
+        return self
+
+    def better(self, value: float, reference: float) -> bool:
+        """Whether a value is strictly better than a reference."""
+        return value < reference if self.direction == "min" else value > reference
+
+
+@dataclass(frozen=True)
+class Budget(Section):
+    """What one experiment may spend."""
+
+    clock: Literal["cpu", "wall"]
+    """cpu: CPU seconds of the whole process tree; wall: wall-clock seconds."""
+    seconds: PlainAmount
+    """Seconds that the experiment may spend after start-up."""
+    startup_allowance: PlainAmount = 60.0
+    """Seconds, on the same clock, for importing `preload` before the experiment's code is loaded."""
+
+
+@dataclass(frozen=True)
+class Resources(Section):
+    """What one experiment needs."""
+
+    cpus: Count = 1
+    """CPU cores."""
+    gpus: CountOrZero = 0
+    """GPUs."""
+    memory_gb: PlainAmount = 2.0
+    """GB (10^9 bytes) of resident memory, of the whole process tree."""
+    disk_gb: PlainAmount = 2.0
+    """GB (10^9 bytes) in the workspace, the artifact included."""
+    processes: Count = 512
+    """Processes and threads at the same time."""
+    network: Flag = False
+    """Whether experiments may use the machine's network."""
+
+
+@dataclass(frozen=True)
+class Suspicious(Section):
+    """Results too good to trust after one run: they are run again, with another seed, on the second hidden split."""
+
+    beyond: PlainNumber
+    """A metric better than this is run again."""
+    agree: PlainNumber
+    """How far the two runs may differ, in the metric's unit; a larger difference is `invalid`."""
+
+
+@dataclass(frozen=True)
+class Reward(Section):
+    """How the metric becomes a reward."""
+
+    transform: Transform = "identity"
+    """inverse (1 / metric), identity, negative, or over_baseline (relative to the baseline's noise)."""
+    failure: PlainNumber = 0.0
+    """Reward of an idea that failed by its own fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetKeys(Section):
+    """One scale of the environment: the same code with other numbers."""
+
+    budget: Budget
+    """See below."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Values that are written into `settings_file`, by the name that a line there assigns."""
+    resources: Resources = Resources()
+    """See below."""
+    vocab: Count = 256
+    """Classes that a model under test predicts, for the library's losses."""
+    suspicious: Suspicious | None = None
+    """See below; null to trust every plausible result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Section):
+    """The keys of an env.yaml; paths are relative to its folder."""
+
+    schema: Integer = 1
+    """Version of this format."""
+    name: str
+    """Name of the environment."""
+    title: str = ""
+    """One line for lists."""
+    task: str
+    """File with the task's text, which prompts include."""
+    prompts: dict[str, str] = Field(default_factory=dict)
+    """Files of prompts by kind, such as {short: prompts/short.md}; `{task}` and `{files}` are filled in."""
+    command: Annotated[Texts, Field(min_length=1)]
+    """Command of an experiment, such as [python, train.py]."""
+    preload: Texts = Field(default_factory=list)
+    """Modules that are imported before the budget's clock starts."""
+    editable: Texts = Field(default_factory=lambda: ["**/*.py"])
+    """Globs of files that ideas may change or add."""
+    protected: Texts = Field(default_factory=list)
+    """Globs of files that ideas must not change."""
+    hidden: Texts = Field(default_factory=list)
+    """Globs of files of the baseline that are protected, and shown neither to ideators nor to coders."""
+    metric: Metric
+    """See below."""
+    reward: Reward = Reward()
+    """See below."""
+    evaluator: str
+    """Trusted file that measures the metric."""
+    scorer: Annotated[str, Expected("module:function, such as 'train:load'", _is_function)] = ""
+    """`module:function` of the codebase that loads its result for the evaluator; empty where none is needed."""
+    scorer_code: Literal["patched", "baseline"] = "patched"
+    """Code that the scorer comes from: the patched codebase, or the baseline if ideas change weights only."""
+    prepare: str | None = None
+    """Trusted file that prepares public and private data."""
+    catalogue: str | None = None
+    """File of known edits in words, for the rules implementer and the warm-up."""
+    known_good: str | None = None
+    """Patch that improves the metric: `env check` uses it to prove that the metric moves."""
+    settings_file: str | None = None
+    """File of the baseline that a preset's settings are written into."""
+    in_process: Flag = False
+    """Codebases are data: the evaluator's `measured(tree, settings, replicate)` replaces a run."""
+    presets: Annotated[dict[str, PresetKeys], Expected("a mapping with at least one preset", len)]
+    """Presets by name."""
+
+
+def read_manifest(raw: Any, path: Path, error: type[IdeatorError]) -> Manifest:
+    """
     Raises:
         error: with one sentence that names the file, what came, and what was expected.
     """
-
-    def fail(sentence: str) -> None:
-        raise error(f"{path}: {sentence}")
-
     if not isinstance(raw, dict):
-        fail(f"expected a mapping of keys, got {type(raw).__name__}.")
-    known = {**REQUIRED, **{key: kind for key, (kind, _) in OPTIONAL.items()}}
-    _keys(raw, known, "", fail)
-    for key in REQUIRED:
-        if key not in raw:
-            fail(f"the key {key!r} is missing.")
-    full = {key: default for key, (_, default) in OPTIONAL.items()} | raw
-    _keys(full["metric"], {"name": str, "direction": str, "plausible": list}, "metric.", fail, complete=True)
-    if full["metric"]["direction"] not in ("min", "max"):
-        fail(f"metric.direction is {full['metric']['direction']!r}; expected 'min' or 'max'.")
-    plausible = full["metric"]["plausible"]
-    if len(plausible) != 2 or not all(type(end) in (int, float) for end in plausible) or plausible[0] >= plausible[1]:
-        fail(f"metric.plausible is {plausible}; expected two numbers, [lowest, highest].")
-    _texts(full, fail)
-    full["reward"] = {"transform": "identity", "failure": 0.0} | full["reward"]
-    if full["reward"]["transform"] not in TRANSFORMS:
-        fail(f"reward.transform is {full['reward']['transform']!r}; expected one of {', '.join(TRANSFORMS)}.")
-    if full["scorer_code"] not in ("patched", "baseline"):
-        fail(f"scorer_code is {full['scorer_code']!r}; expected 'patched' or 'baseline'.")
-    if not full["presets"]:
-        fail("presets is empty; at least one preset is needed.")
-    for name, body in full["presets"].items():
-        full["presets"][name] = _preset(name, body, fail)
-    _files(full, path.parent, fail)
-    return full
+        raise error(f"{path} must be a mapping of keys to values, got {type(raw).__name__}.")
+    manifest = read_config(Manifest, raw, f"{path} has", error)
+    for problem in _missing_files(manifest, path.parent):
+        raise error(f"{path}: {problem}")
+    return manifest
 
 
-def _keys(raw: dict[str, Any], known: dict[str, Any], where: str, fail: Any, complete: bool = False) -> None:
-    for key, value in raw.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {where}{near[0]}?" if near else f"known keys: {', '.join(known)}."
-            fail(f"unknown key {where}{key}; {hint}")
-        if value is not None and (not isinstance(value, known[key]) or (type(value) is bool) != (known[key] is bool)):
-            fail(f"{where}{key} is {value!r}; expected {_kind(known[key])}.")
-    if complete:
-        for key in known:
-            if raw.get(key) is None:
-                fail(f"the key {where}{key} is missing.")
-
-
-def _texts(full: dict[str, Any], fail: Any) -> None:
-    for key in TEXTS:
-        for item in full[key]:
-            if not isinstance(item, str):
-                fail(f"{key} holds {item!r}; expected a list of texts. In quotes it is one: {str(item)!r}.")
-    if not full["command"]:
-        fail("command is empty; expected a list such as [python, train.py].")
-    module, _, function = full["scorer"].partition(":")
-    if full["scorer"] and not (module and function):
-        fail(f"scorer is {full['scorer']!r}; expected module:function, such as 'train:load'.")
-
-
-def _kind(kind: Any) -> str:
-    names = {
-        str: "text",
-        list: "a list",
-        dict: "a mapping",
-        int: "a whole number",
-        (int, float): "a number",
-        bool: "true or false",
-    }
-    return names[kind]
-
-
-def _preset(name: str, body: Any, fail: Any) -> dict[str, Any]:
-    where = f"presets.{name}."
-    if not isinstance(body, dict):
-        fail(f"presets.{name} must be a mapping with a budget.")
-    _keys(body, PRESET, where, fail)
-    if "budget" not in body:
-        fail(f"the key {where}budget is missing.")
-    budget = {"startup_allowance": 60.0} | body["budget"]
-    _keys(budget, BUDGET, where + "budget.", fail, complete=True)
-    if budget["clock"] not in ("cpu", "wall"):
-        fail(f"{where}budget.clock is {budget['clock']!r}; expected 'cpu' or 'wall'.")
-    resources = body.get("resources") or {}
-    _keys(resources, RESOURCES, where + "resources.", fail)
-    if body.get("suspicious") is not None:
-        _keys(body["suspicious"], SUSPICIOUS, where + "suspicious.", fail, complete=True)
-    return {"settings": {}, **body, "budget": budget, "resources": resources}
-
-
-def _files(full: dict[str, Any], root: Path, fail: Any) -> None:
-    wanted = {key: full[key] for key in ("task", "evaluator", "prepare", "catalogue", "known_good") if full[key]}
-    wanted |= {f"prompts.{kind}": name for kind, name in full["prompts"].items()}
-    for key, name in wanted.items():
-        if not (root / name).is_file():
-            fail(f"{key} names {name}, but there is no such file in {root}. Add it or mend the name.")
+def _missing_files(manifest: Manifest, root: Path) -> list[str]:
+    """One sentence for each file that the manifest names and the folder lacks."""
+    files = {key: getattr(manifest, key) for key in ("task", "evaluator", "prepare", "catalogue", "known_good")}
+    files |= {f"prompts.{kind}": name for kind, name in manifest.prompts.items()}
+    problems = [
+        f"{key} names {name}, but there is no such file in {root}. Add it, or correct the name."
+        for key, name in files.items()
+        if name and not (root / name).is_file()
+    ]
     if not (root / "baseline").is_dir():
-        fail(f"there is no folder baseline/ in {root}. Put the baseline codebase there.")
-    if full["settings_file"] and not (root / "baseline" / full["settings_file"]).is_file():
-        fail(f"settings_file names {full['settings_file']}, but baseline/ has no such file.")
+        problems.append(f"there is no folder baseline/ in {root}. Put the baseline codebase there.")
+    if manifest.settings_file and not (root / "baseline" / manifest.settings_file).is_file():
+        problems.append(f"settings_file names {manifest.settings_file}, but baseline/ has no such file.")
+    return problems
