@@ -1,19 +1,22 @@
 """Backends by name, and an executor that puts experiments in a bucket while a scheduler runs them."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
 from conftest import run
 from scripted import idea
 
+from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store
-from ideator_rl.executor.backends import backend_class
+from ideator_rl.executor.backends import BUILT_IN, backend_class
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket, request_retry, retry_requested
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.registry import UnknownName
+from ideator_rl.storage.bucket import open_bucket
 
 
 def test_a_backend_is_found_by_name_or_by_the_path_of_its_class():
@@ -21,6 +24,30 @@ def test_a_backend_is_found_by_name_or_by_the_path_of_its_class():
     assert backend_class("test_backends.Recorded") is Recorded
     with pytest.raises(UnknownName, match="no backends named 'slurmm'"):
         backend_class("slurmm")
+
+
+class WithoutBaseClass:
+    def __init__(self, bucket_url, slots, isolation):
+        self.bucket_url = bucket_url
+
+    def submit(self, id, resources):
+        return False
+
+    def active(self, id):
+        return False
+
+
+def test_a_class_without_the_base_class_gets_the_default_methods():
+    bucket = open_bucket("memory://backends")
+    backend = backend_class("test_backends.WithoutBaseClass").create(bucket, 1, "auto")
+    assert backend.bucket_url == bucket.url and backend.starts
+    assert backend.runner(None, None) is None and backend.refuse_if_too_large(Resources()) is None
+    assert not backend.submit("a", Resources())
+
+
+def test_doctor_lists_the_registered_backends(call, tmp_path):
+    code, out, _ = call("doctor", "--bucket", f"file://{tmp_path}/bucket", "--json")
+    assert set(BUILT_IN) <= set(json.loads(out)["backends"])
 
 
 class Recorded(LocalBackend):

@@ -118,7 +118,7 @@ def test_two_batches_of_one_step_do_not_overwrite_each_other(buffer):
     assert [row[:3] for row in rows(buffer)] == [(0, 0, "succeeded"), (0, 1, "succeeded")]
 
 
-def test_a_killed_supervisor_is_tried_again_and_pays_once_more_only_for_what_was_lost(toy_config):
+def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_lost(toy_config):
     buffer = open_buffer(replace(toy_config, preset="slow", implementer="scripted.ScriptedImplementer"))
 
     async def scenario():

@@ -62,7 +62,7 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
     """End these experiments where they run on this machine, and mark their attempts; returns the ids ended.
 
     Raises:
-        IdeatorError: a supervisor does not end.
+        IdeatorError: a worker does not end.
     """
     claimed = {id: (store.count_attempts(bucket, id) - 1, store.running_claim(bucket, id)) for id in ids}
     ended = worker.cancel(bucket, ids)

@@ -26,7 +26,7 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend, backend_class
-from ideator_rl.executor.backends.in_process import ISOLATION
+from ideator_rl.executor.backends.in_process import IN_PROCESS
 from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
@@ -68,7 +68,7 @@ class ExecutorConfig(ExperimentSettings):
 
 
 class Executor:
-    """Runs ideas for one configuration.  Its methods may be called from several event loops, one at a time each."""
+    """Runs ideas for one configuration.  Several event loops may call its methods."""
 
     def __init__(self, config: ExecutorConfig):
         self.config = config
@@ -93,7 +93,7 @@ class Executor:
         self.backend.refuse_if_too_large(self.preset.resources)
         self._run_at_once = self.backend.runner(self.environment, self.preset)
         if self._run_at_once is not None:
-            self.sandbox = ISOLATION
+            self.sandbox = IN_PROCESS
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry)
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:

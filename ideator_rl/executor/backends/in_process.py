@@ -25,7 +25,7 @@ from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring.evaluate import why_implausible
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
-ISOLATION = Sandbox("in_process", "codebases are data, and nothing of them is executed")
+IN_PROCESS = Sandbox("in_process", "codebases are data, and nothing of them is executed")
 """What its records show as isolation."""
 
 
@@ -83,7 +83,7 @@ class InProcessBackend(Backend):
                 metric=None if value is None else {"name": metric.name, "value": value, "direction": metric.direction},
                 error={"kind": status, "message": message} if message else None,
                 seconds={"implement": spec.implement_seconds, "run": time.monotonic() - started},
-                isolation=ISOLATION.level,
+                isolation=IN_PROCESS.level,
                 finished=time.time(),
             )
 
