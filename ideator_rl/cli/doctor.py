@@ -35,7 +35,7 @@ RACES, WRITERS = 20, 4
 def main(args: argparse.Namespace) -> int:
     """Returns 0 when experiments can be run sealed here and the bucket keeps its promise, 1 when not."""
     bucket_works, bucket = _try_bucket(args.bucket)
-    facts = _facts() | {"bucket": bucket}
+    facts = _facts(bucket)
     if args.json:
         emit(facts)
     else:
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     return 0 if facts["sandbox"] != NONE and bucket_works else 1
 
 
-def _facts() -> dict[str, Any]:
+def _facts(bucket: str) -> dict[str, Any]:
     sandbox = best_sandbox()
     cache = cache_root()
     return {
@@ -61,6 +61,7 @@ def _facts() -> dict[str, Any]:
         "gpus": gpu_count(),
         "slots_in_use": _slots_in_use(),
         "backends": registered_names("backends", BUILT_IN),
+        "bucket": bucket,
         "environments": environment_names(),
         "cache": f"{cache} ({_free(cache)} free)",
         "here": f"{Path.cwd()} ({_free(Path.cwd())} free)",

@@ -1,4 +1,4 @@
-"""`ideator-rl scheduler`: a scheduler on a machine of its own serves a bucket that others fill."""
+"""`ideator-rl scheduler`: a scheduler on a machine of its own, for a bucket that other processes fill."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def graded(
         seed: of the draws; the same for every experiment.
 
     Raises:
-        ScorerFailed: the model cannot be loaded or run, or gave logits that are not finite or of another shape.
+        ScorerFailed: the model cannot be loaded or run, or returned logits that are not finite or of another shape.
     """
     started = time.monotonic()
     # The same draws for every experiment: differences between grades are then the models'.
@@ -107,7 +107,7 @@ def _by_length(texts: list[Tokens], unfinished: set[int]) -> dict[int, list[int]
 def _draw(logits: np.ndarray, temperature: float, rng: np.random.Generator) -> list[int]:
     """One token a row of logits (B, V)."""
     if not np.isfinite(logits).all():
-        raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
+        raise ScorerFailed("The model returned logits that are not finite; expected finite numbers.")
     if temperature > 0:
         # The Gumbel-max trick: the argmax of logits plus Gumbel noise is a draw from their softmax.
         noise = rng.gumbel(size=logits.shape)

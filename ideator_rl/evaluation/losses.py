@@ -24,7 +24,7 @@ def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """
     if logits.ndim != 3 or logits.shape[:2] != targets.shape or (targets.size and logits.shape[2] <= targets.max()):
         raise ScorerFailed(
-            f"The model gave logits of shape {logits.shape} for targets of shape {targets.shape}; "
+            f"The model returned logits of shape {logits.shape} for targets of shape {targets.shape}; "
             "expected (B, T, vocab)."
         )
     rows, flat = logits.reshape(-1, logits.shape[2]), targets.reshape(-1).astype(np.int64)
@@ -39,7 +39,7 @@ def _on_cpu(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
     own = np.array(rows, np.float32)  # a copy: the check and the loss must see the same numbers
     highest = own.max(-1, keepdims=True)
     if not (np.isfinite(highest).all() and np.isfinite(own.min())):
-        raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
+        raise ScorerFailed("The model returned logits that are not finite; expected finite numbers.")
     own -= highest
     chosen = own[np.arange(len(own)), targets].astype(np.float64)
     np.exp(own, out=own)
@@ -51,7 +51,7 @@ def _on_gpu(rows: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
     own = torch.from_numpy(np.array(rows, np.float32)).to("cuda" if torch.cuda.is_available() else "cpu")
     if not bool(torch.isfinite(own).all()):
-        raise ScorerFailed("The model gave logits that are not finite; expected finite numbers.")
+        raise ScorerFailed("The model returned logits that are not finite; expected finite numbers.")
     chosen = own.gather(-1, torch.from_numpy(targets).to(own.device)[:, None])[:, 0]
     losses: np.ndarray = (own.logsumexp(-1).double() - chosen.double()).cpu().numpy()
     return losses

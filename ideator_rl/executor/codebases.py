@@ -1,7 +1,7 @@
 """From an idea to a judged codebase: the implementer's patch, applied in memory and judged by the environment's rules.
 
-- An idea is implemented once, for all callers, all processes and all runs on one bucket: the answer is kept there.
-- The judgement is made again whenever a kept answer is used, so that rules of today hold for answers of yesterday.
+- An idea is implemented once, for all callers, processes and runs on one bucket: the answer is stored there.
+- A stored answer is judged again whenever it is used, so that today's rules apply to yesterday's answers.
 
     implementations/<key>.json    the answer for an idea: status, message, patch, seconds, usage; created once
 """
@@ -79,7 +79,7 @@ class Codebases:
         """The codebase for an idea, or why there is none.
 
         Raises:
-            ImplementerUnavailable, BudgetSpent, BucketError: nothing was learned about the idea.
+            ImplementerUnavailable, BudgetSpent, BucketError: our fault, the idea was not judged.
         """
         key = self.key(idea.text)
         # Callers of one event loop share the task; a task of another loop cannot be awaited here.
@@ -98,6 +98,7 @@ class Codebases:
 
     def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
+        # A new answer is judged by `_implement` and then by `of_idea`: the second time costs nothing.
         judgement = self._judgements.get(patch)
         if judgement is None:
             tree = patched_tree(self.base, patch, self.environment.rules)
@@ -108,7 +109,7 @@ class Codebases:
         return Codebase(tree, name, clean_patch, idea, implementer, trusted)
 
     async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
-        """The kept answer for an idea, else a new one."""
+        """The stored answer for an idea, else a new one."""
         path = f"implementations/{key}.json"
         raw = await self._retry.call(lambda: self._bucket.get(path))
         if raw is not None:

@@ -113,7 +113,7 @@ class Executor:
         except (BucketError, ImplementerUnavailable, BudgetSpent) as error:
             return self._lost(idea.text, created, error)
         except IdeatorError:
-            raise  # of the run, not of this idea: the message says what to do
+            raise  # a fault of the run, not of this idea
         except Exception as error:
             log.exception("An idea was lost by a failure of ours.")
             return self._lost(idea.text, created, IdeatorError(f"It was lost by a failure of ours: {error!r}"))

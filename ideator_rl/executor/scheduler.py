@@ -186,6 +186,7 @@ class Scheduler:
 
     def tick(self) -> None:
         """Look once at everything that is due: settle what has a record, start what no process is running."""
+        # Once the backend has no room for an experiment, none behind it in the queue is tried in this tick.
         has_room, now = True, time.monotonic()
         for id, entry in list(self._waiting.items()):
             if now < entry.retry_at:

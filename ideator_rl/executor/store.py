@@ -4,7 +4,7 @@
     experiments/<id>/spec.json                what to run; created once
     experiments/<id>/attempts/<n>/claim.json  which process runs attempt n; created once, before anything is spent
     experiments/<id>/attempts/<n>/beat.json   heartbeat of that process; the only object that changes
-    experiments/<id>/attempts/<n>/end.json    why attempt n gave no result (ours, not the idea's)
+    experiments/<id>/attempts/<n>/end.json    why attempt n has no record (our fault, not the idea's)
     experiments/<id>/result.json              the record; created once, last
 
 Guaranteed: an experiment never runs twice at once.  Attempt n + 1 can be claimed only after attempt n has ended or its
@@ -139,7 +139,7 @@ def abandon_attempt(bucket: Bucket, id: str, number: int, reason: str) -> None:
 
 
 def last_failure_reason(bucket: Bucket, id: str) -> str:
-    """Why the last attempt gave no result."""
+    """Why the last attempt ended without a record."""
     number = count_attempts(bucket, id)
     raw = bucket.get(f"{_attempt(id, number - 1)}/end.json") if number else None
     return json.loads(raw)["reason"] if raw is not None else "its worker died"

@@ -105,8 +105,8 @@ class Worker:
         """Run the experiment and have it measured; returns the record.
 
         Raises:
-            IdeatorError: the environment here is not the one the experiment was made for, its codebase is gone, or
-                the evaluator itself broke.
+            IdeatorError: the environment here is not the one the experiment was made for, its codebase is missing,
+                or the evaluator itself broke.
         """
         digest = self.environment.digest(self.preset.name)
         if digest != self.spec.digest:

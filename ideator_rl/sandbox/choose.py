@@ -97,6 +97,6 @@ def _probe(level: str) -> dict[str, bool] | str:
         process.communicate()
         return f"bubblewrap did not end in {PROBE_SECONDS} s"
     if process.returncode != 0:
-        return str((errors.strip().splitlines() or ["bubblewrap gave no answer"])[-1])
+        return str((errors.strip().splitlines() or ["bubblewrap printed no message"])[-1])
     guarantees: dict[str, bool] = json.loads(output)
     return guarantees

@@ -22,7 +22,7 @@ _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
 @dataclass(frozen=True)
 class Mounts:
-    """What a sandboxed process sees besides the system and Python."""
+    """What a sandboxed process sees in addition to the system and Python."""
 
     writable: Mapping[Path, str] = field(default_factory=dict)
     """Host folder → path inside."""

@@ -72,6 +72,7 @@ def usage(pids: list[int]) -> Usage:
     for pid in pids:
         fields = _stat(pid)
         if fields is not None:
+            # User and system time, of the process itself and of the children that it has reaped.
             seconds += sum(int(fields[i]) for i in (11, 12, 13, 14)) / TICKS
             resident += int(fields[21]) * PAGE
             tasks += int(fields[17])
@@ -178,6 +179,7 @@ def _mapped_unlinked(pid: int, device: int) -> dict[int, int]:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/pid/stat from the state on (index 0)."""
     try:
+        # The program's name comes first and may hold spaces and parentheses: fields begin after the last one.
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()
     except (OSError, ValueError):

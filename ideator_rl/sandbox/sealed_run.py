@@ -128,6 +128,7 @@ def run(
 
 def _wrapped(sandbox: Sandbox, command: Command) -> tuple[list[str], int | None, int | None]:
     """The command with its variables and, for a Python script, our launcher in front of it."""
+    # The mark comes through a pipe of its own: output could be forged by the experiment.
     argv, ready_write, ready_read = list(command.argv), None, None
     python = sys.executable
     if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):

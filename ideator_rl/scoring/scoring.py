@@ -46,7 +46,7 @@ class Implausible(IdeatorError):
 
 
 class ScorerFailed(IdeatorError):
-    """The experiment's model could not be loaded or gave no usable answer: status `failed`."""
+    """The experiment's model could not be loaded or returned no usable answer: status `failed`."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 `ideator-rl scheduler` on another machine is such a process.  Each watcher stops after some attempts of its own.  When
 an experiment that was given up is proposed again, such as a week later, a new round of attempts is requested:
 
-    experiments/<id>/wanted/<n>.json   created after n attempts that gave no result: run it again
+    experiments/<id>/wanted/<n>.json   created after n attempts without a record: run it again
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ def request_retry(bucket: Bucket, id: str) -> None:
 
 
 def retry_requested(bucket: Bucket, id: str) -> bool:
-    """Whether an experiment is to be run again although all attempts so far gave no result."""
+    """Whether an experiment is to be run again although no attempt so far has led to a record."""
     number = store.count_attempts(bucket, id)
     return bucket.get(f"experiments/{id}/wanted/{number}.json") is not None
