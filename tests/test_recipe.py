@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import old_runs
 import pytest
 import yaml
 
@@ -97,6 +98,29 @@ def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, 
 )
 def test_numbers_and_names_that_cannot_be_are_told_at_once(written, keys, told):
     assert told in refusal(written(**keys))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"collapse_action": "raise_temperature"},
+        {"collapse_action": "switch_advantage"},
+        {"collapse_factor": 1.3},
+        {"collapse_advantage_options": {"k": 8}},
+    ],
+)
+def test_a_removed_key_is_refused_with_what_to_write_instead(written, keys):
+    message = refusal(written(**keys))
+    assert next(iter(keys)) in message and "write `collapse_action: warn` or `collapse_action: stop`" in message
+
+
+def test_a_recipe_saved_by_0_1_0_is_read_with_the_defaults_of_keys_that_are_gone(tmp_path):
+    folder = old_runs.unpack(tmp_path, "train") / "train"
+    saved = (folder / "recipe.yaml").read_text()
+    assert "collapse_factor: 1.2" in saved and "collapse_advantage: max_at_k" in saved
+    recipe = load_recipe(str(folder / "recipe.yaml"), ["--output_dir", str(folder)])
+    refuse_other(recipe)  # it may be resumed
+    assert "collapse_factor" not in recipe.text()
 
 
 def test_one_name_may_stand_where_several_may(written):

@@ -90,16 +90,22 @@ class IdeatorConfig(PipelineConfig, ExperimentSettings):
     """Log measures of diversity at every batch, and warn of a collapse: docs/reference/diversity.md."""
     diversity_embedder: str = "auto"
     """Embeds ideas: auto, hashed, minilm, a hub name or folder, or a dotted path."""
-    collapse_action: Literal["warn", "raise_temperature", "switch_advantage", "stop"] = "warn"
-    """What a collapse alarm does."""
-    collapse_factor: Annotated[Number, Field(gt=1)] = 1.2
-    collapse_ceiling: Annotated[Number, Field(gt=0)] = 1.5
-    collapse_advantage: str = "max_at_k"
-    collapse_advantage_options: dict[str, Any] | None = None
+    collapse_action: Literal["warn", "stop"] = "warn"
+    """What a collapse alarm does: warn logs it; stop ends the run."""
 
 
-REMOVED_KEYS: dict[str, tuple[Any, str]] = {}
-REMOVED_VALUES: dict[tuple[str, str], str] = {}
+REMOVED_ACTION = "It was removed: write `collapse_action: warn` or `collapse_action: stop`."
+REMOVED_KEYS: dict[str, tuple[Any, str]] = {
+    "collapse_factor": (1.2, REMOVED_ACTION),
+    "collapse_ceiling": (1.5, REMOVED_ACTION),
+    "collapse_advantage": ("max_at_k", REMOVED_ACTION),
+    "collapse_advantage_options": (None, REMOVED_ACTION),
+}
+"""Keys of 0.1.0 that are gone: their default, which every recipe saved by 0.1.0 holds, and what to write instead."""
+REMOVED_VALUES: dict[tuple[str, str], str] = {
+    ("collapse_action", "raise_temperature"): REMOVED_ACTION,
+    ("collapse_action", "switch_advantage"): REMOVED_ACTION,
+}
 
 _SOURCES = {
     "grpo": (
