@@ -125,6 +125,7 @@ class ClosingRule:
 
     def has_quorum(self, outcomes: Outcomes) -> bool:
         """Whether enough of these rows have an outcome."""
+        # The small number undoes rounding: 0.55 of 100 rows are 55, not 56.
         return sum(outcome is not None for outcome in outcomes) >= math.ceil(self.quorum * len(outcomes) - 1e-9)
 
     def close(
@@ -141,6 +142,7 @@ class ClosingRule:
             outcomes: by batch, of this one and of every batch with deferred groups.
             deferred: groups of earlier batches, oldest first.
         """
+        # Groups of this batch stay in their own slots; those that are not ready leave theirs free.
         own = {group: [outcomes[index][row] for row in layout.rows(group)] for group in range(layout.groups)}
         slots = [GroupSlot(group, index, group, rows) for group, rows in own.items() if self._is_ready(rows)]
         free = [group for group, rows in own.items() if not self._is_ready(rows)]
@@ -152,6 +154,7 @@ class ClosingRule:
             rows = [outcomes[batch][row] for row in layout.rows(group)]
             is_last_chance = index - batch >= self.max_age
             slot = next((empty for empty in free if layout.rows_by_rank(empty) == layout.rows_by_rank(group)), None)
+            # With too few rewards it waits; at the last chance two are enough.
             if slot is not None and (self._is_ready(rows) or (is_last_chance and _is_trainable(rows))):
                 slots.append(GroupSlot(slot, batch, group, rows))
                 free.remove(slot)

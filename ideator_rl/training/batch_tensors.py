@@ -49,6 +49,7 @@ def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tenso
     Args:
         progress: share of the training that is done, for advantages.
     """
+    # Rewards are put into the slots of their groups, and stay NaN elsewhere.
     P, G, F = layout.groups, layout.group_size, len(weights_F)
     rewards_PGF = torch.full((P, G, F), torch.nan, device=weights_F.device)
     success_PG = torch.zeros(P, G, dtype=torch.bool, device=weights_F.device)
@@ -62,8 +63,10 @@ def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tenso
             rewards_PGF[slot.slot, row] = torch.tensor(values, dtype=torch.float32)
             # A batch whose functions run no experiments has no statuses: its rows count as successes.
             success_PG[slot.slot, row] = outcome.status in (SUCCEEDED, "")
+            # Cells are names; advantages compare them only for equality.
             if outcome.cell:
                 cell_PG[slot.slot, row] = cell_numbers.setdefault(outcome.cell, len(cell_numbers))
+    # As in TRL: the weighted sum over the functions that gave a reward.
     rewards_BF = rewards_PGF.view(P * G, F)
     rewards_B = (rewards_BF * weights_F.unsqueeze(0)).nansum(dim=1)
     rewards_B[torch.isnan(rewards_BF).all(dim=1)] = torch.nan  # nansum returns 0 for a row of NaN alone
@@ -79,6 +82,7 @@ def batch_tensors(
     pad_token_id: int,
 ) -> Tensors:
     """A rank's rows of a closed batch, with deferred groups in their slots, and a mask where a row is missing."""
+    # A shallow copy: `_move_rows` replaces tensors, and never writes into those of the journaled batch.
     tensors = dict(batches[train_batch.index].tensors)
     for slot in train_batch.slots:
         if slot.batch != train_batch.index:
@@ -114,7 +118,7 @@ def _move_rows(
             value = pad_token_id if name in ("prompt_ids", "completion_ids") else PADDING.get(name, 0)
             left = name.startswith("prompt_")  # TRL pads prompts on the left, completions on the right
             target, rows = (_pad(tensor, length, value, left) for tensor in (target, rows))
-        target = target.clone()  # the journaled batch keeps its own
+        target = target.clone()
         target[to_rows] = rows[from_rows]
         moved[name] = target
     return moved

@@ -18,7 +18,6 @@ from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.metrics import FleetMetrics
 from ideator_rl.training.models import save_weights
-from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
@@ -117,6 +116,7 @@ def build_trainer(
     recipe, progress = session.recipe, session.progress
     rewards = [resolve_reward(name) for name in recipe.ours.reward_funcs]
     model = ModelConfig(**recipe.model)
+    # Other ranks call no reward functions, and need no columns for them.
     columns = session.buffer.config.columns() | (recipe.ours.reward_options or {}) if session.buffer else None
     set_seed(recipe.seed)  # new adapters get random weights before the Trainer sets its own seed
     try:
@@ -131,13 +131,13 @@ def build_trainer(
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
             callbacks=[_StepReporter(session)],
-            pipeline=pipeline_config(recipe),
+            pipeline=recipe.ours,
             learning=learning(recipe, imitate),
             prompts=prompts,
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a raw dictionary
     if recipe.ours.diversity:
         trainer.add_callback(
             CollapseWatch(
@@ -149,15 +149,6 @@ def build_trainer(
             )
         )
     return trainer
-
-
-def pipeline_config(recipe: Recipe) -> PipelineConfig:
-    """
-    Raises:
-        IdeatorError: a number is out of its range.
-    """
-    ours = recipe.ours
-    return PipelineConfig(ours.max_staleness, ours.quorum, ours.deadline, ours.max_age)
 
 
 def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
@@ -175,6 +166,7 @@ def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
 def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
     """TRL's configuration; without a GPU its defaults that need one are off, unless the recipe sets them."""
     values = dict(recipe.grpo)
+    # TRL's defaults assume a GPU.
     if not torch.cuda.is_available():
         values.setdefault("use_cpu", True)
         values.setdefault("bf16", False)
@@ -205,6 +197,7 @@ def save_model(trainer: RecipeTrainer) -> None:
         return
     if not trainer.is_world_process_zero():
         return
+    # Without shards rank 0 has the whole model.
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

@@ -28,6 +28,7 @@ def last_checkpoint(folder: Path, world: int | None = None) -> Path | None:
 
     Newer broken ones, left by a kill, are renamed to `broken-checkpoint-…`.
     """
+    # Broken ones are kept for inspection, and renamed so that no later look finds them again.
     for step in reversed(checkpoint_steps(folder)):
         path = folder / f"checkpoint-{step}"
         if is_whole(path, world):
@@ -53,8 +54,10 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
         # DeepSpeed writes one optimizer shard a process, and keeps the schedule with it.
         shards = [path for path in deepspeed if path.name.endswith("_optim_states.pt")]
         has_optimizer = len(shards) >= (world or 1) if deepspeed else bool(list(checkpoint.glob("optimizer*")))
+        # One process writes a file without a rank in its name; several write one each.
         random_states = [checkpoint / "rng_state.pth"] if world == 1 else []
         random_states += [checkpoint / f"rng_state_{rank}.pth" for rank in range(world or 0) if world != 1]
+        # A kill or a power failure can cut any file short, so archives and weights are opened as well.
         return (
             bool(weights or deepspeed or fsdp)
             and has_optimizer

@@ -44,6 +44,7 @@ class EliteExamples:
     def __call__(self, batch: int) -> Examples:
         archive = archive_of(self.buffer)
         elites = elites_for_imitation(archive, self.cells)
+        # Seeded by the batch, so that a repeated batch draws the same examples from the same archive.
         drawn = random.Random(f"{self.seed}:imitation:{batch}").sample(elites, min(EXAMPLES, len(elites)))
         examples: Examples = []
         for number, elite in enumerate(drawn):
@@ -72,6 +73,7 @@ def imitation_loss(
     """
     pairs = [_token_ids(tokenizer, example, max_tokens) for example in examples]
     length = max(len(prompt) + len(completion) for prompt, completion in pairs)
+    # Padded on the right: with causal attention, padding there changes no other position.
     ids = torch.full((len(pairs), length), tokenizer.pad_token_id, device=device)
     attention, learned = torch.zeros_like(ids), torch.zeros_like(ids)
     for row, (prompt, completion) in enumerate(pairs):

@@ -27,6 +27,7 @@ def batch_metrics(
 ) -> dict[str, float]:
     """How a batch was closed, and what came of its experiments."""
     outcomes = [outcome for slot in train_batch.slots for outcome in slot.outcomes if outcome is not None]
+    # Age counts batches since the group was sampled; staleness counts updates since its weights.
     ages = [train_batch.index - slot.batch for slot in train_batch.slots]
     staleness = [train_batch.index - batches[slot.batch].policy_version for slot in train_batch.slots]
     metrics = {
@@ -49,6 +50,7 @@ def _status_metrics(outcomes: list[Outcome]) -> dict[str, float]:
         f"execution/{status}": sum(outcome.status == status for outcome in outcomes) / len(outcomes)
         for status in statuses
     }
+    # Lost experiments have no reward, and are not the idea's fault: they are no part of the success rate.
     scored = [outcome for outcome in outcomes if outcome.scored]
     if scored:
         metrics["execution/success"] = sum(outcome.status == SUCCEEDED for outcome in scored) / len(scored)
@@ -65,6 +67,7 @@ def trl_reward_metrics(scores: Scores, names: list[str]) -> dict[str, Any]:
     for index, name in enumerate(names):
         metrics |= _mean_and_std(scores.rewards_PGF[..., index], f"rewards/{name}/mean", f"rewards/{name}/std")
     metrics |= _mean_and_std(scores.rewards_PG, "reward", "reward_std")
+    # A group whose rewards are equal has no gradient.
     groups = [rewards[~torch.isnan(rewards)] for rewards in scores.rewards_PG]
     flat = [bool(rewards.std(unbiased=False) < 1e-8) for rewards in groups if len(rewards) > 1]
     metrics["frac_reward_zero_std"] = sum(flat) / len(flat) if flat else float("nan")
@@ -92,11 +95,13 @@ class FleetMetrics:
         """The metrics since the last reading."""
         buffer, now, end = self._buffer, time.monotonic(), len(self._buffer.history)
         seconds = max(now - self._read_at, 1e-6)
+        # The event loop appends to the history while this thread reads: only what was there at `end` counts.
         ended = buffer.history[self._read_until : end]
         self._read_at, self._read_until = now, end
         counts, spent = buffer.counts(), buffer.executor.ledger.spent
         busy = sum(record.seconds.get("run", 0.0) for record in ended if not record.replayed) / seconds
         metrics = {"fleet/busy": busy, "fleet/running": counts["running"], "fleet/waiting": counts["waiting"]}
+        # Only on this machine is the number of slots known.
         if buffer.config.backend == "local":
             cpus = buffer.executor.environment.preset(buffer.config.preset).resources.cpus
             metrics["fleet/use"] = busy * cpus / (buffer.config.slots or os.cpu_count() or 1)

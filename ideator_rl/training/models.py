@@ -1,7 +1,7 @@
 """The ideator before any training: a hub model, a folder, a GGUF file of an installed package, or one from scratch.
 
-`build_ideator` returns a folder (or hub name) that `AutoModelForCausalLM` and `AutoTokenizer` load.  What is made here
-is made in a temporary folder and moved into place, so that a kill leaves nothing that looks finished.
+`build_ideator` returns a folder or hub name that `AutoModelForCausalLM` and `AutoTokenizer` load.  A new folder appears
+whole or not at all, so a kill leaves no unfinished model behind.
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_w
 
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
-"""What a token of a model from scratch may span: a section mark, a number, a line end, a phrase within a sentence."""
+"""The longest tokens of a model from scratch: a section mark, a number, a line end, a phrase within a sentence."""
 
 
 def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list[str], home: Path, seed: int) -> str:
-    """The name or folder to load the ideator from; made under `home` when it is from scratch.
+    """The name or folder to load the ideator from.
 
     Args:
-        corpus: texts that a tokenizer made from scratch is trained on.
+        name: hub name, folder, or `package:NAME/FILE.gguf`; None with `scratch`.
+        scratch: numbers of LlamaConfig for a model from scratch.
+        corpus: texts that a tokenizer from scratch is trained on.
+        home: the folder of a model from scratch.
+
+    Raises:
+        ModelError: the package or its file is missing, or `scratch` is not a LlamaConfig.
     """
     if scratch is not None:
+        # Every rank calls this: the first to get the lock builds the model, the others find it.
         with exclusive(home):
             if not home.is_dir():
                 with atomic_folder(home) as folder:
@@ -39,9 +46,9 @@ def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed
     from huggingface_hub.errors import StrictDataclassError
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    known = LlamaConfig().to_dict()
+    valid_keys = LlamaConfig().to_dict()
     tokenizer = phrase_tokenizer(corpus, numbers.pop("vocab_size", 1024))
-    if unknown := [key for key in numbers if key not in known]:
+    if unknown := [key for key in numbers if key not in valid_keys]:
         raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or LlamaConfig keys.")
     torch.manual_seed(seed)
     try:
@@ -54,7 +61,7 @@ def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed
             **numbers,
         )
     except (StrictDataclassError, ValueError) as error:
-        raise ModelError(f"scratch_model is no LlamaConfig: {' '.join(str(error).split())}") from error
+        raise ModelError(f"scratch_model is not a LlamaConfig: {' '.join(str(error).split())}") from error
     save_weights(LlamaForCausalLM(config), tokenizer, folder)
 
 
@@ -67,6 +74,7 @@ def phrase_tokenizer(corpus: list[str], vocab: int) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    # Words are not split first, so that merges may cross spaces; `PIECES` alone bounds them.
     bpe = Tokenizer(models.BPE())
     pieces = pre_tokenizers.Split(Regex(PIECES), "isolated")
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, pre_tokenizers.ByteLevel(False, use_regex=False)])

@@ -104,6 +104,7 @@ class Pipeline:
         while self._sampled < min(index + self.config.max_staleness, total - 1):
             self._sampled += 1
             self._batches[self._sampled] = self._sample_or_read(self._sampled)
+        # As JSON at rank 0 too, so that every rank trains on exactly what is on disk.
         body = self.ranks.broadcast(f"close/{index}", lambda: self._close(index).to_json())
         train_batch = TrainBatch.from_json(body)
         self._train_batches[index] = train_batch
@@ -163,6 +164,7 @@ class Pipeline:
         Raises:
             IdeatorError: the batch was sampled under settings with which this run cannot go on.
         """
+        # A resumed run may have other settings than the one that sampled the batch.
         batch = self._journal.read(index, self._host.device)
         if batch.group_size != self.layout.group_size:
             raise IdeatorError(

@@ -53,6 +53,7 @@ class Progress(ProgressReporter):
         return " · ".join(parts)
 
     def left(self) -> str:
+        # A forecast from this session alone: its machine and settings may differ from an earlier one's.
         share = self._share_done()
         if share == 0.0:
             return ""

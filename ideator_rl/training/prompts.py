@@ -47,10 +47,12 @@ class DatasetPrompts:
         while self._next_batch <= batch:
             drawn = self._draw(groups * self._group_size)
             self._next_batch += 1
+        # Every row is drawn `group_size` times in a row; a group needs it once.
         return [dict(self._dataset[index]) for index in drawn[:: self._group_size]]
 
     def _draw(self, rows: int) -> list[int]:
         """The indices of one batch; an epoch that is over is followed by the next."""
+        # TRL's sampler repeats a batch once for each of its uses; here a batch is kept and used again.
         drawn = list(islice(self._indices, rows * self._uses))
         if not drawn:
             self._indices = iter(self._sampler)

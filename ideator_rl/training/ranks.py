@@ -52,6 +52,7 @@ class Ranks:
         if self._store is not None:
             key = self._new_key(name)
             self._store.add(key, 1)
+            # A counter, since each rank arrives once.
             _poll(lambda: self._count(key) >= self.world)
 
     def broadcast(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -64,6 +65,7 @@ class Ranks:
             return compute()
         key = self._new_key(name)
         if self.is_zero:
+            # The others would poll for ever if an error left the key without a value.
             try:
                 value = compute()
             except BaseException as error:
@@ -81,6 +83,7 @@ class Ranks:
         """Whether the value is true at every rank."""
         if self._store is None:
             return value
+        # A single "no" decides; the barrier makes sure that every rank has had the chance to enter one.
         no = self._new_key(f"{name}/no")
         if not value:
             self._store.add(no, 1)
@@ -107,6 +110,7 @@ class Ranks:
 
 
 def _poll(is_done: Callable[[], bool]) -> None:
+    # Short waits stay short, and hours of waiting cost five looks a second.
     pause, longest = POLL_SECONDS
     while not is_done():
         time.sleep(pause)

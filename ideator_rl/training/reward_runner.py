@@ -79,6 +79,7 @@ class PendingRewards:
                 )
             outcome = self._outcomes[answer.row]
             outcome.rewards[function] = reward
+            # A function that runs no experiments gives neither status nor cell, and must not erase them.
             outcome.status, outcome.cell = answer.status or outcome.status, answer.cell or outcome.cell
             if answer.status or function in self._measuring:
                 outcome.measured = reward
@@ -156,6 +157,7 @@ class RewardRunner:
             state: the Trainer's.  Functions are given it with the batch's index as `global_step`, which names the
                 batch in records, also when a resumed run submits it again.
         """
+        # Created here, on the trainer's thread, so that the caller can wait before the loop has started anything.
         pending = PendingRewards(len(batch.completions), len(self.functions), self._measuring)
         arguments: dict[str, Any] = {
             "prompts": batch.prompts(),
@@ -170,6 +172,7 @@ class RewardRunner:
         return pending
 
     def _columns_of(self, batch: Batch) -> dict[str, list[Any]]:
+        # `parents` and columns of the user's own dataset stay as they were journaled.
         columns = batch.columns()
         if self._columns is None:
             return columns
@@ -212,7 +215,7 @@ class RewardRunner:
             if traits.takes_context:
                 arguments = arguments | {"reward_context": context}
             await self._read_rewards(index, arguments, pending)
-        except BaseException as error:
+        except BaseException as error:  # a cancelled task too must not leave the trainer waiting
             pending.fail(error)
         finally:
             # If the function that runs experiments has failed, the others must not wait for its records.
@@ -227,6 +230,7 @@ class RewardRunner:
                 pending.set(index, answer)
                 count += 1
         else:
+            # Its rewards come all at once, so a quorum of the batch is all of it.
             values = await _call(function, arguments)
             count = len(values)
             for row, value in enumerate(values[:rows]):

@@ -87,6 +87,7 @@ class RolloutJournal:
             body = {"uid": batch.uid, "groups": batch.groups, "completions": batch.completions, "ids": batch.ids}
             write_atomic(folder / "batch.json", json.dumps(body).encode())
         tensors = {name: tensor.cpu() for name, tensor in batch.tensors.items()}
+        # Ids and masks are most of the bytes; `types` restores the width when the batch is read.
         narrow = {name: t.to(NARROW.get(t.dtype, t.dtype)).contiguous() for name, t in tensors.items()}
         types = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
         state = torch.frombuffer(bytearray(_pack(batch.random_state)), dtype=torch.uint8)
@@ -107,6 +108,7 @@ class RolloutJournal:
             return False
         with _refuse_damage(texts), open(texts, encoding="utf-8") as file:
             uid = _UID.match(file.read(100))
+        # Another number of ranks would have other rows each.
         # Rank 0's part names the number of processes for the ranks that were not there as well.
         rank_zero_part = self._folder(index) / "rank0.safetensors"
         world = int(_read_facts(rank_zero_part)["world"]) if rank_zero_part.is_file() else self._world
@@ -172,6 +174,7 @@ class RolloutJournal:
         folder.mkdir(parents=True, exist_ok=True)
         if train_batch.examples:
             write_atomic(folder / "examples.json", json.dumps(train_batch.examples).encode())
+        # Only rank 0 appends, so there is one writer.
         with open(self._root / CLOSINGS, "a+b") as file:
             _remove_incomplete_line(file)
             file.write(_line(train_batch))

@@ -44,6 +44,7 @@ def train(recipe: Recipe, resume: bool, progress: Progress, model_card: Callable
     if not is_rank_zero():
         _run_other_rank(Session(recipe, progress, model_card, resume))
         return
+    # The lock holds until the end: two processes would train into one folder.
     with take(recipe.output_dir, resume):
         if resume:
             refuse_other(recipe)
@@ -68,6 +69,7 @@ def _run_rank_zero(session: Session, buffer: RewardBuffer) -> None:
     baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
     trainer = _make_trainer(session, baseline)
     _train_and_save(trainer, session)
+    # Rewards that came too late to be trained are still results: buffer, archive and report get them.
     with progress.phase("draining"):
         _say_outstanding(buffer, progress)
         trainer.drain()
@@ -122,6 +124,7 @@ def _train_and_save(trainer: RecipeTrainer, session: Session) -> None:
 
     recipe, progress = session.recipe, session.progress
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without a whole checkpoint a resumed run starts from the warm-up, and reads its batches from the journal.
     checkpoint = checkpoints.last_checkpoint(recipe.output_dir, ranks) if session.resume else None
     if checkpoint is not None:
         progress.say(f"resuming from {checkpoint.name}")
@@ -153,6 +156,7 @@ def prepare_ideator(recipe: Recipe, environment: Environment, progress: Progress
     target = folder / "warmup"
     if not ours.sft_steps:
         return source, chat
+    # The folder appears when the warm-up is complete, so one that is there is whole.
     if target.is_dir():
         progress.say("the warm-up is there from before")
     else:

@@ -32,7 +32,7 @@ class Session:
 
 
 def is_rank_zero() -> bool:
-    """Whether this process runs the experiments; of the environment, as torch may not be loaded yet."""
+    """Whether this process runs the experiments; read from the environment, since torch may not be loaded yet."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -43,16 +43,9 @@ def buffer_config(recipe: Recipe) -> BufferConfig:
         environment=ours.env,
         preset=ours.preset,
         bucket=recipe.bucket,
-        implementer=ours.implementer,
         coder=json.dumps(ours.coder, sort_keys=True) if ours.coder else "",
-        reward_transform=ours.reward_transform,
-        max_usd=ours.max_usd,
-        max_coder_tokens=ours.max_coder_tokens,
-        max_gpu_hours=ours.max_gpu_hours,
-        backend=ours.backend,
-        slots=ours.slots,
-        isolation=ours.isolation,
         replicates=ours.replicates,
         seed=recipe.seed,
         run_dir=str(recipe.output_dir),
+        **ours.experiment_settings(),
     )

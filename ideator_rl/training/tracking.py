@@ -39,6 +39,7 @@ def trackers(recipe: Recipe) -> list[str]:
     report_to = recipe.grpo.get("report_to")
     if report_to is None:
         return ["trackio"] if _is_installed("trackio") else []
+    # TRL takes one name or a list, and the words `all` and `none`.
     names = list(report_to) if isinstance(report_to, list) else [report_to]
     if names == ["all"]:
         return [name for name in TRACKERS if _is_installed(name)]
@@ -71,6 +72,7 @@ def set_tracker_defaults(recipe: Recipe) -> None:
     }
     if not os.environ.get("WANDB_API_KEY"):
         defaults["WANDB_MODE"] = "offline"
+    # Every rank has these variables, but only rank 0 has a run at the server.
     if "wandb" in trackers(recipe) and int(os.environ.get("RANK", "0")) == 0:
         defaults["WANDB_RUN_ID"] = _wandb_run_id(folder / "wandb" / "run_id")
     for variable, value in defaults.items():

@@ -162,6 +162,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             output = super()._generate_and_score_completions(rows)
             assert self._sampled_texts is not None
             completions, ids = self._sampled_texts
+        # Of rewards that are not known yet; computed when the batch is closed.
         output.pop("advantages")
         if names := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
             raise IdeatorError(f"Batches with {', '.join(names)} cannot be journaled: only text is trained on here.")
@@ -202,6 +203,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         """The tensors to train on now, in place of TRL's: of a batch that may have been sampled long before."""
         if self.pipeline is None:
             self.pipeline = self._open_pipeline()
+        # No batch is sampled ahead that the last optimizer step would not train.
         per_batch = self.args.steps_per_generation * self.num_iterations
         total = -(-self.state.max_steps * self.args.gradient_accumulation_steps // per_batch)
         train_batch, batches = self.pipeline.next_batch(self._batch_index(), total)
@@ -297,6 +299,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
                 self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns
             )
         run = Path(args.output_dir)
+        # Batches of another run would be taken for this run's own.
         if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).has_batches():
             raise IdeatorError(
                 f"The folder {run} holds batches of an earlier run. Give another output_dir, go on with that run "
@@ -356,6 +359,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         for name, values in train_batch.metrics.items():
             if name not in metrics:
                 self._metric_values[name].append(sum(values) / len(values))
+        # The table of completions that TRL prints: what is trained, row by row.
         logs = cast(Any, self._logs)
         prompts, completions = batch_texts(train_batch, batches, layout)
         logs["prompt"].extend(prompts)
