@@ -155,6 +155,7 @@ class CoderImplementer:
             "completion_tokens": sum(reply.completion_tokens for reply in replies),
             "calls": len(replies),
         }
+        # The lowest number among the valid ones: a replay then finds the same winner.
         for draft in drafts:
             if draft.tree is not None:
                 return Implementation(diff(base, draft.tree), usage)
@@ -181,6 +182,7 @@ class _Race:
             while pending and (self._replay or all(draft.tree is None for draft in drafts)):
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            # Also on a cancelled `implement`: no draft may call the model, or book its cost, after the return.
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

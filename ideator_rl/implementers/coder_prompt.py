@@ -132,6 +132,7 @@ def _is_fixed(path: str, rules: Rules) -> bool:
 
 def _clipped(text: str, max_tokens: int) -> str:
     """The beginning and the end of a text, with at most so many tokens."""
+    # Errors name the file at their beginning and quote its lines at their end: the middle matters least.
     half = max_tokens * BYTES_PER_TOKEN // 2
     if tokens(text) <= max_tokens:
         return text

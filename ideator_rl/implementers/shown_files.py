@@ -6,8 +6,8 @@ If all files fit, all are shown.  Otherwise, in this order:
 2. the optional ones, each whole or not at all, by import distance from the command's files, the shorter first;
 3. the names of the rest, then a count of those whose name does not fit (`NAMES_SHARE` of the budget is reserved).
 
-An essential file is shown at least in part, because a coder cannot edit a file that it never sees.  If it is too long
-for its share, it is cut after a whole line, and a mark names the missing lines.
+A coder cannot edit a file that it never sees, so an essential file is shown at least in part.  If it is too long for
+its share, it is cut after the last line that fits, and a mark names the missing lines.
 
 Guaranteed: the same text for the same arguments; at most `budget` tokens by the estimate of `tokens` (three bytes of
 UTF-8 a token: code has more), plus one line that counts the files left out.
@@ -44,6 +44,7 @@ def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, nu
     sizes = {path: tokens(block) for path, block in blocks.items()}
     if sum(sizes.values()) <= budget:
         return "".join(blocks[path] for path in sorted(base))
+    # Not everything fits: the names of the rest get a share, then the essential files, then the optional ones.
     names_budget = max(budget // NAMES_SHARE, tokens(_count_line(len(base), 0)))
     left = max(0, budget - names_budget)
     essential, optional = _order(base, command, idea)

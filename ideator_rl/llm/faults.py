@@ -76,6 +76,7 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
     if status in (400, 413, 422) and (TOO_LONG.search(code) or TOO_LONG.search(message)):
         advice = "Show less of the codebase, or lower max_tokens."
         return Fault(description, advice, temporary=False, too_long=True)
+    # Some servers answer 429 for an empty account too, which no wait refills.
     if status == 429 and code in QUOTA:
         advice = "The account has no quota left: top it up, and continue with --resume."
         return Fault(description, advice, temporary=False)

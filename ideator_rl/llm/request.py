@@ -44,6 +44,7 @@ class Request:
             "max_completion_tokens" if new_name else "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
+        # The openai client sends `extra_body` as it is; a parameter of the same name must not be sent twice.
         extra = settings.extra_body
         extra_body = {name: value for name, value in extra.items() if value is not None}
         return {name: value for name, value in parameters.items() if name not in extra} | {"extra_body": extra_body}

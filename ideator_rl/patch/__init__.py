@@ -58,6 +58,7 @@ def patched_tree(base: Tree, patch_text: str, rules: Rules) -> Tree:
     try:
         tree = apply_patch(base, patch_text)
     except PatchError as error:
+        # A patch for a protected file breaks a rule even if it would not apply.
         if name := _protected_name(patch_text, rules):
             raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
         raise
@@ -104,6 +105,7 @@ def _file_diff(path: str, old: str | None, new: str | None) -> str:
     if new is None:
         out.append("deleted file mode 100644\n")
     if old or new:
+        # git ends a name that contains a blank with a tab, because a time stamp could follow.
         tab = "\t\n" if " " in path else "\n"
         out.append("--- /dev/null\n" if old is None else f"--- {before}{tab}")
         out.append("+++ /dev/null\n" if new is None else f"+++ {after}{tab}")

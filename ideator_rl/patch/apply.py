@@ -80,6 +80,7 @@ def _merge_by_file(tree: Tree, edits: list[FileEdit], evidence: _Evidence) -> li
             if stated not in tree:
                 evidence.corrections[stated] = path
             edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), prefix_removed=True)
+        # Hunks of one style are placed together; a repeated deletion or creation counts once.
         key = (edit.name, edit.style + edit.action)
         if edit.action == "edit" and key in edits_by_key:
             edits_by_key[key].hunks += edit.hunks
@@ -120,6 +121,7 @@ def _is_creation(tree: Tree, edit: FileEdit) -> bool:
 def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str, str | None]]:
     """(path, new text, or None for a deletion) for each file that an edit changes."""
     path = edit.name
+    # A complete file replaces an existing one, or creates one that is no copy of another.
     if edit.action == "whole":
         path = normal_path(tree, edit, path)
         if path in tree:
@@ -196,6 +198,7 @@ def _splice(path: str, lines: list[str], placed: list[tuple[Hunk, Position]]) ->
                     f"{path}: {owner.label} and {hunk.label} both change line {at + 1}; make them one hunk"
                 )
             at += mark != "+"
+    # Added lines come before the line at their index, so that there is one more index than lines.
     out: list[str] = []
     for index in range(len(lines) + 1):
         out += inserted[index][1] if index in inserted else []

@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from ideator_rl.patch.paths import Tree
+from ideator_rl.patch.size import HUNK_HEADER, hunk_body
 
 MAX_LENGTH = 120
 
 Scopes = tuple[tuple[int, str, bool], ...]
 """Open functions and classes, outermost first: indentation, name, whether the patch writes its header."""
 
-_HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _HEADER = re.compile(r"[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]+([A-Za-z_]\w*)")
 _NAME = r"[A-Za-z_][\w.]*"
 _ASSIGNED = re.compile(
@@ -62,26 +62,12 @@ def _locations(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
         elif line.startswith("+++ "):
             new = _path(line)
             yield new or old, "" if old and new else "(new)" if new else "(deleted)"
-        elif (header := _HUNK.match(line)) and (old or new):
-            body, at = _body(lines, at, int(header[2] or 1), int(header[4] or 1))
+        elif (header := HUNK_HEADER.match(line)) and (old or new):
+            body, at = hunk_body(lines, at, header)
             if old and new:
                 scopes = _scopes_at(base, old, int(header[1]))
                 for side in "-+":
                     yield from ((new, location) for location in _side(body, side, scopes, new.endswith(_KEYED)))
-
-
-def _body(lines: list[str], at: int, old: int, new: int) -> tuple[list[str], int]:
-    """The lines of a hunk, by the counts in its header, and the index after them.
-
-    Counts decide, because a removed line may look like a file header.
-    """
-    body: list[str] = []
-    while at < len(lines) and (old > 0 or new > 0):
-        mark = lines[at][:1] or " "
-        old, new = old - (mark in " -"), new - (mark in " +")
-        body.append(lines[at] or " ")
-        at += 1
-    return body, at
 
 
 def _side(body: list[str], side: str, scopes: Scopes, keyed: bool) -> Iterator[str]:

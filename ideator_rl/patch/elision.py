@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ideator_rl.patch.edit import Hunk, PatchError, align
 
@@ -49,6 +48,7 @@ def is_mark(text: str) -> bool:
     prose = _without_brackets(_DOTS.sub("", bare[dots.end() :] if dots else bare)).lower()
     if not prose:
         return dots is not None
+    # With dots one word of elision is enough; without them the whole comment must be a phrase of it.
     if dots:
         in_text = comment is not None or _PROSE.fullmatch(prose) is not None
         return _ELISION_WORD.search(prose) is not None and in_text
@@ -73,22 +73,13 @@ def pieces_between_marks(hunk: Hunk, file_lines: set[str]) -> list[Hunk] | None:
     if not marks or [text.strip() for text in hunk.new if text.strip() in distinct_marks] != marks:
         return None
     stretches = zip(_stretches(hunk.old, distinct_marks), _stretches(hunk.new, distinct_marks), strict=True)
-    # What the header states holds for the whole hunk only.
-    bare_hunk = replace(
-        hunk,
-        start=None,
-        new_start=None,
-        heading="",
-        old_unterminated=False,
-        new_unterminated=False,
-        counts_match=False,
-    )
     pieces = []
     for number, (old, new) in enumerate(stretches, 1):
         old, new = _without_blank_ends(old, new)
         if old or new:
             label = f"{hunk.label}, part {number} of {len(marks) + 1} around what it leaves out"
-            pieces.append(replace(bare_hunk, lines=align(old, new), label=label))
+            # What the header states holds for the whole hunk only.
+            pieces.append(Hunk(align(old, new), label, has_marks=hunk.has_marks, at_end=hunk.at_end))
     return pieces
 
 
@@ -163,6 +154,7 @@ def fill_marks(path: str, old: list[str], new: list[str]) -> list[str]:
     next_new = next_old = 0  # the first lines of either file that are not in `out` yet
     for index, mark in enumerate(marks):
         end = marks[index + 1] if index + 1 < len(marks) else len(new)
+        # The lines above and below the mark are looked up in the present file; its lines between them fill the gap.
         above = _without_blanks(new[next_new:mark], at_top=False)
         below = _without_blanks(new[mark + 1 : end], at_top=True)
         start = _anchor(path, old, above, new[mark], is_below=False) if above else 0

@@ -90,6 +90,7 @@ def _ways(pairs: list[tuple[str, str]], shifts: bool) -> Iterator[tuple[Way, boo
         yield _shift_in(line[: len(line) - len(text)]), False
     elif text.endswith(line):
         yield _shift_out(text[: len(text) - len(line)]), False
+    # Other units can only be seen in an indented line.
     if any(text[0].isspace() for text, _ in pairs):
         for unit, replacement in _UNITS:
             yield _convert(unit, replacement), True
@@ -125,6 +126,7 @@ def _stripped_block(hunk: Hunk, pairs: list[tuple[str, str]]) -> tuple[str, ...]
     mark, (text, line) = hunk.lines[0][0], pairs[0]
     if not line.endswith(text) or any(text != line for text, line in pairs[1:]):
         return None
+    # The first line of both sides is a context line, or REPLACE has its own first line, which lost its indentation too.
     if mark == " ":
         return tuple(hunk.added)
     first_added = hunk.new[0] if mark == "-" and hunk.new and hunk.added else ""

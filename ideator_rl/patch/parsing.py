@@ -151,6 +151,7 @@ class _Reader:
             elif not line.startswith(_EXTENDED):
                 break
             self.at += 1
+        # The lines --- and +++ belong to the same edit; half of them may be missing.
         if self.at < len(self.lines) and self._is_file_header(self.at):
             self._file_header(edit)
         elif self.at < len(self.lines) and self._is_half_header(self.at) and self._half_name() in (edit.old, edit.new):
@@ -189,6 +190,7 @@ class _Reader:
         self.at += 1
 
     def _hunk(self, line: str) -> None:
+        # Without a file header above, the path of the fence or the line above decides; else the edit is nameless.
         if self.edit is None or self.edit.style != "diff":
             path = self.fence_path or path_above(self.lines, self.at)
             self._add(FileEdit(path, path))
@@ -198,11 +200,12 @@ class _Reader:
         self.at += 1
         label = f"hunk {len(self.edit.hunks) + 1} ({line.strip()[:60]})"
         stated = _HUNK.match(line)
-        if stated is None:
+        if stated is None:  # no numbers: the text after @@ is a heading
             body, self.at = self._open_body(self.at, (0, 0))
             self.edit.hunks.append(diff_hunk(body, label, line.strip("@ ")))
             return
         counts = (int(stated[2] or 1), int(stated[4] or 1))
+        # Counts are often wrong in a model's diff: then the hunk ends where the text shows it.
         counted = self._counted_body(self.at, counts)
         body, self.at = counted or self._open_body(self.at, counts)
         if counted is None and self.fenced and self.at == len(self.lines):
@@ -279,6 +282,7 @@ class _Reader:
             return True
         if SEARCH.match(line) or OPENS.match(line) or _MAIL.match(line):
             return True
+        # A fence with marked lines below it is part of the code, such as one in a docstring.
         if FENCE.match(line):
             return not (at + 1 < len(self.lines) and self.lines[at + 1][:1] in (" ", "+", "-"))
         return line.rstrip() == "--" and (at + 3 >= len(self.lines) or any(map(_MAIL.match, self.lines[at : at + 5])))
@@ -307,6 +311,7 @@ class _Reader:
         self.fenced = not self.fenced
         self.at += 1
         self.fence_path = path if self.fenced else None
+        # Hunks in a fence of their own do not belong to the file of the fence before.
         if self.fenced and self.edit is not None and self.edit.style == "diff" and self.edit.hunks:
             self.edit = None
         if path is None or not self.fenced or fence[3].strip() in ("diff", "patch"):

@@ -31,12 +31,14 @@ def replacement_text(path: str, text: str, new: list[str]) -> str:
     Raises:
         PatchError: `new` may be an excerpt, or leaves lines out.
     """
+    # Lines are compared without carriage returns, and get those of the file back at the end.
     (old, newline), crlf = split_lines(text), text.count("\r\n") == text.count("\n") > 0
     if crlf or ("\r" not in text and all(line.endswith("\r") for line in new)):
         old, new = [[line.removesuffix("\r") for line in lines] for lines in (old, new)]
     if file_without_numbers(old) is None:
         new = file_without_numbers(new) or new
     new = fill_marks(path, old, new)
+    # Without the first or last line, or with less than half of the lines, it may be an excerpt.
     old_content = [line.strip() for line in old if line.strip()]
     new_content = {line.strip() for line in new}
     if old_content and (2 * len(new) < len(old) or not {old_content[0], old_content[-1]} <= new_content):
