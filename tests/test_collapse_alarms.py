@@ -36,7 +36,7 @@ SHORTER = [30.0 - 2 * at for at in range(12)]
 def test_the_paper_s_picture_is_told_once_ten_windows_show_it():
     run = windows(reward_mean=RISING, reward_best=0.5, thought_words=SHORTER)
     assert told(alarms(run)) == [(9, SIGNATURE, "warn")]
-    assert "thoughts went from 30.0 to 12.0 words" in alarms(run)[0].words
+    assert "thoughts went from 30.0 to 12.0 words" in alarms(run)[0].text
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_a_start_is_the_first_that_can_be_measured_however_late():
 
 def test_no_alarm_says_more_than_all():
     [alarm] = alarms(windows(3, largest_cluster=1.0))
-    assert "held 100% of the ideas or more" in alarm.words
+    assert "held 100% of the ideas or more" in alarm.text
     [alarm] = alarms(windows(vendi=[20.0, 20.0, 4.0, 4.0, 4.0]))
-    assert "has been 20% of its start, 20.0, or less" in alarm.words
+    assert "has been 20% of its start, 20.0, or less" in alarm.text
 
 
 def test_few_successes_mean_reaching_too_far():
@@ -116,7 +116,7 @@ def test_few_successes_mean_reaching_too_far():
 
 def test_a_length_that_tells_success_is_pooled_over_windows():
     assert told(alarms(windows(6, thought_success=-0.35))) == [(2, LENGTH, "warn")]
-    assert "Shorter thoughts succeed more often" in alarms(windows(6, thought_success=-0.35))[0].words
+    assert "Shorter thoughts succeed more often" in alarms(windows(6, thought_success=-0.35))[0].text
     assert alarms(windows(thought_success=[0.9, -0.9] * 5)) == []
     assert alarms(windows(3, thought_success=-0.35, malformed=0.9)) == [], "of 19 ideas the standard error is 0.24"
 

@@ -147,7 +147,7 @@ def test_a_run_that_died_logs_the_same_metrics_as_one_that_did_not(policy, tmp_p
 
 def test_figures_that_fail_do_not_end_a_run(policy, tmp_path, toy, monkeypatch, caplog):
     with watched(policy, tmp_path, toy, monkeypatch, more={"max_steps": 2}) as trainer:
-        monkeypatch.setattr(collapse_watch, "surroundings", lambda *_: 1 / 0)
+        monkeypatch.setattr(collapse_watch, "environment_context", lambda *_: 1 / 0)
         trainer.train()
         assert trainer.state.global_step == 2 and "The figures of step 1 are missing" in caplog.text
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ideator_rl.diversity.embedding import (
+    DEFAULT_THRESHOLDS,
     HASHED,
-    OTHERS,
     THRESHOLDS,
     EmbedderError,
     HashedNGrams,
@@ -90,7 +90,7 @@ def test_one_s_own_embedder_is_named_by_a_dotted_path_and_brings_its_thresholds(
     assert own.name == "one direction" and thresholds(own) == Thresholds(0.9, 0.1)
     assert thresholds(HashedNGrams()) == THRESHOLDS[HASHED]
     own.thresholds = None
-    assert thresholds(own) == OTHERS
+    assert thresholds(own) == DEFAULT_THRESHOLDS
 
 
 def test_an_unknown_embedder_is_told_what_there_is():

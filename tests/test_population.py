@@ -9,11 +9,11 @@ import pytest
 from recorded import record
 
 from ideator_rl.diversity.embedding import Thresholds
-from ideator_rl.diversity.environment_context import Surroundings, surroundings, surroundings_of
+from ideator_rl.diversity.environment_context import EnvironmentContext, context_of_run, environment_context
 from ideator_rl.diversity.population import FIGURES, population
-from ideator_rl.diversity.rows import LiveRows, rows_of
-from ideator_rl.diversity.watch import Watch
-from ideator_rl.diversity.window import sample_of
+from ideator_rl.diversity.rows import LiveRows, rows_of_run
+from ideator_rl.diversity.watch import DiversityWatch
+from ideator_rl.diversity.window import sample_size
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
@@ -89,7 +89,7 @@ def test_a_window_says_what_its_records_say(two_steps):
 def test_diversity_is_taken_at_one_n(two_steps):
     first, second = population(two_steps, ByLetter())
     f, s = first.figures, second.figures
-    assert sample_of(8) == 4
+    assert sample_size(8) == 4
     # 7 different codebases among 8: two of four drawn are the same one with probability C(6,2)/C(8,4).
     assert f["distinct_trees"] * 4 == pytest.approx(4 - 15 / 70)
     assert f["clusters"] == pytest.approx(sum(1 - missed / 70 for missed in (1, 15, 35, 35)))
@@ -159,17 +159,17 @@ def test_a_watch_that_saw_the_run_grow_has_the_figures_of_its_records(tmp_path):
     steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
     book = Journal(tmp_path / "buffer.sqlite")
     buffer = SimpleNamespace(journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"), history=[], lineage=[])
-    live, watch = LiveRows(buffer), Watch(ByLetter(), Surroundings("min"))
+    live, watch = LiveRows(buffer), DiversityWatch(ByLetter(), EnvironmentContext("min"))
     for step, ideas in enumerate(steps):
         book.propose(step, [text(words, thought) for words, thought, _ in ideas])
         for position, (_, _, outcome) in enumerate(ideas):
             buffer.history.append(outcome)
             book.settle(step, position, outcome)
-        watch.note(live.upto(step))
-        assert watch.window().step == step
+        watch.add(live.new_rows(step))
+        assert watch.close_window().step == step
     book.close()
     assert watch.windows == population(read_run(tmp_path), ByLetter())
-    told = watch.told(watch.windows[-1])
+    told = watch.metrics(watch.windows[-1])
     assert told["diversity/vendi"] == watch.windows[-1].figures["vendi"] and told["collapse/alarm"] == 0
     assert "diversity/token_entropy" not in told
 
@@ -200,26 +200,26 @@ def test_late_rows_are_given_once_when_they_are_known(tmp_path):
     for step in range(3):
         book.propose(step, [text("a"), text("b")])
         book.settle(step, 0, record("a", value=1.0))
-    assert [row.step for row in live.upto(1)] == [0, 1] and live.running(1) == 2
+    assert [row.step for row in live.new_rows(1)] == [0, 1] and live.count_running(1) == 2
     book.settle(0, 1, record("b", value=2.0))
-    assert [(row.step, row.tree) for row in live.upto(2)] == [(0, "tree-b"), (2, "tree-a")]
+    assert [(row.step, row.tree) for row in live.new_rows(2)] == [(0, "tree-b"), (2, "tree-a")]
     book.settle(1, 1, record("l", "lost"))
     book.settle(2, 1, record("b", value=2.0))
-    assert [(row.step, row.tree) for row in live.upto(2)] == [(2, "tree-b")]
-    assert live.upto(9) == [] and live.last_step() == 2
-    assert LiveRows(buffer, since=time.time() + 60).upto(2) == [], "what was proposed before is another run's"
+    assert [(row.step, row.tree) for row in live.new_rows(2)] == [(2, "tree-b")]
+    assert live.new_rows(9) == [] and live.last_step() == 2
+    assert LiveRows(buffer, since=time.time() + 60).new_rows(2) == [], "what was proposed before is another run's"
     book.close()
 
 
 def test_alarms_of_a_watch_are_told_where_they_begin(tmp_path):
-    watch, told = Watch(ByLetter()), []
+    watch, told = DiversityWatch(ByLetter()), []
     for step in range(5):
         written(tmp_path / str(step), [step_of("aaaaaaaa", "abcdefgh")]).close()
-        watch.note(rows_of(read_run(tmp_path / str(step))))
-        assert watch.window() is not None
-        told.append([(alarm.kind, alarm.level) for alarm in watch.alarms()])
+        watch.add(rows_of_run(read_run(tmp_path / str(step))))
+        assert watch.close_window() is not None
+        told.append([(alarm.kind, alarm.level) for alarm in watch.new_alarms()])
     assert told == [[], [], [("largest_cluster", "stop")], [], []]
-    assert watch.told(watch.windows[-1])["collapse/alarm"] == 2
+    assert watch.metrics(watch.windows[-1])["collapse/alarm"] == 2
 
 
 def test_an_idea_without_words_has_no_direction_and_breaks_nothing(tmp_path):
@@ -238,17 +238,19 @@ def test_a_patch_shows_exactly_the_edit_that_made_it(name):
     from ideator_rl.environments.catalogue.edits import Choice
 
     environment = load_environment(name)
-    catalogue, base, around = (
+    catalogue, base, context = (
         environment_catalogue(environment),
         environment.baseline("cpu"),
-        surroundings(environment, "cpu"),
+        environment_context(environment, "cpu"),
     )
     for key, edit in catalogue.edits.items():
         values = edit.parameter.sample if edit.parameter else (None,)
         tree = next(tree for value in values if (tree := catalogue.apply(base, [Choice(key, value)])) != base)
-        assert around.edits_in(diff(base, tree)) == {key}
-    assert around.bound == environment.preset("cpu").suspicious.beyond if environment.preset("cpu").suspicious else True
-    assert around.edits_in("") == set()
+        assert context.edits_in(diff(base, tree)) == {key}
+    assert (
+        context.bound == environment.preset("cpu").suspicious.beyond if environment.preset("cpu").suspicious else True
+    )
+    assert context.edits_in("") == set()
 
 
 def test_coverage_and_the_bound_come_from_the_environment(tmp_path):
@@ -258,7 +260,7 @@ def test_coverage_and_the_bound_come_from_the_environment(tmp_path):
     written(tmp_path, [ideas * 2]).close()
     (tmp_path / "recipe.yaml").write_text("env: nanogpt\npreset: cpu\n")
     run = read_run(tmp_path)
-    edits = len(surroundings_of(run).edits)
+    edits = len(context_of_run(run).edits)
     (window,) = population(run, ByLetter(), sample=8)
     assert window.figures["coverage"] == window.figures["coverage_so_far"] == pytest.approx(2 / edits)
     assert window.figures["beyond_bound"] == 2
@@ -274,14 +276,14 @@ def test_the_size_of_a_patch_is_counted_by_its_hunks():
 def test_a_codebase_is_read_once_a_run(tmp_path):
     read = []
 
-    class Counting(Surroundings):
+    class Counting(EnvironmentContext):
         def cell(self, patch):
             read.append(patch)
             return super().cell(patch)
 
     written(tmp_path, [step_of("aaaabbcd", "abcdeefG"), step_of("aaaabbcd", "abcdeefh")]).close()
-    watch = Watch(ByLetter(), Counting())
-    assert len(watch.take(rows_of(read_run(tmp_path)))) == 2
+    watch = DiversityWatch(ByLetter(), Counting())
+    assert len(watch.update(rows_of_run(read_run(tmp_path)))) == 2
     assert len(read) == len(set(read)) == len(set("abcdefGh"))
 
 

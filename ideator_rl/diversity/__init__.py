@@ -1,1 +1,1 @@
-"""Diversity: ideas as vectors, measures of a population, its windows over a run, and alarms of collapse."""
+"""Diversity of a population of ideas: embeddings, measures, windows over a run, and alarms of a collapse."""

@@ -1,7 +1,7 @@
-"""Alarms over the windows of a run: is the population collapsing, over-reaching, standing still, or cheating.
+"""Alarms over the windows of a run: collapse, too many failures, no progress, or suspiciously good results.
 
-Thresholds are rules of thumb, each a named constant.  An alarm is told where it begins or rises, not in every window
-that it lasts: `alarms` gives these, `active` what holds now.  What is relative is so to the run's own start.
+`alarms` returns every alarm where it begins or rises, `active` the alarms of the last window.  The thresholds are rules
+of thumb, each a named constant; relative ones compare with the run's own start.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from ideator_rl.diversity.window import Window
 
 WARN, STOP = "warn", "stop"
 SPAN = 10
-"""Windows that the signature and standing still are judged over."""
+"""Windows over which the signature and a standstill are judged."""
 PATIENCE = 3
-"""Windows in a row that a level must hold: one alone may be chance."""
+"""Windows in a row for which a level must hold: a single one may be chance."""
 START = 2
-"""First windows whose mean is the start that Vendi scores are compared with."""
+"""First windows, whose mean Vendi score is the start that later ones are compared with."""
 LARGEST_WARN, LARGEST_STOP = 0.65, 0.85
 """Share of the ideas in one cluster."""
 FEW_TREES, FEW_IDEAS = 0.5, 2.0
-"""A cluster alone is no reason to stop: where one lineage leads, all ideas share words and are different experiments.
-Level stop takes besides a share of distinct codebases, or a Vendi score, below these, or what `vendi` warns of; ours,
-from benchmarks/collapse.py, where the largest cluster of every evolution exceeded 0.85."""
+"""A large cluster alone is no reason to stop: the ideas of one lineage share words and are different experiments.
+Level stop also needs a share of distinct codebases, or a Vendi score, below these, or below the warning level of
+`vendi`.  Ours, from benchmarks/collapse.py, where the largest cluster of every evolution exceeded 0.85."""
 VENDI_WARN, VENDI_STOP = 0.35, 0.15
-"""Vendi score over that of the start."""
+"""Vendi score, as a fraction of the start's."""
 SUCCESS = 0.15
-"""Below it ideas reach further than they can be made to run: more free prompts."""
+"""Share of successes below which the ideas are too ambitious."""
 CORRELATION = 0.3
 """|rank correlation of thought length and success|."""
 SURE = 2.0
-"""Standard errors by which a trend, or a correlation over `SPAN` windows, must differ from none; ours."""
+"""Standard errors by which a trend, or a correlation over `SPAN` windows, must differ from zero; ours."""
 
 SIGNATURE, CLUSTER, VENDI = "signature", "largest_cluster", "vendi"
 COLLAPSE = (SIGNATURE, CLUSTER, VENDI)
@@ -46,44 +46,46 @@ LEVELS = {"": 0, WARN: 1, STOP: 2}
 @dataclass(frozen=True)
 class Alarm:
     step: int
-    """Last step of the window in which it begins, or rises."""
+    """Last step of the window in which it begins or rises."""
     kind: str
     level: str
     """`warn` or `stop`."""
-    words: str
-    """What is seen, and what may be done."""
+    text: str
+    """What is measured, and what to do."""
 
 
-Found = tuple[str, str] | None
-"""Level and words."""
+Finding = tuple[str, str] | None
+"""Level and text of an alarm; None for no alarm."""
 
 
 def alarms(windows: Sequence[Window]) -> list[Alarm]:
     """Every alarm of a run, where it begins or where its level rises."""
-    told: list[Alarm] = []
-    before: dict[str, str] = {}
+    rising: list[Alarm] = []
+    levels: dict[str, str] = {}
     for end in range(1, len(windows) + 1):
-        now = active(windows[:end])
-        told += [alarm for alarm in now if LEVELS[alarm.level] > LEVELS[before.get(alarm.kind, "")]]
-        before = {alarm.kind: alarm.level for alarm in now}
-    return told
+        present = active(windows[:end])
+        rising += [alarm for alarm in present if LEVELS[alarm.level] > LEVELS[levels.get(alarm.kind, "")]]
+        levels = {alarm.kind: alarm.level for alarm in present}
+    return rising
 
 
 def active(windows: Sequence[Window]) -> list[Alarm]:
     """The alarms that hold in the last window."""
-    found = ((kind, check(windows)) for kind, check in _CHECKS.items()) if windows else ()
-    return [Alarm(windows[-1].last_step, kind, *each) for kind, each in found if each is not None]
+    findings = ((kind, check(windows)) for kind, check in _CHECKS.items()) if windows else ()
+    return [Alarm(windows[-1].last_step, kind, *finding) for kind, finding in findings if finding is not None]
 
 
 def start_of(windows: Sequence[Window]) -> float | None:
-    """The Vendi score of a run's start: the mean of its first `START` windows that have one, however late these are:
-    of an ideator that has yet to learn the form, the first windows have too few descriptions."""
-    found = _series(windows, "vendi")[:START]
-    return fmean(found) if found else None
+    """The Vendi score of a run's start: the mean of its first `START` windows that have one.
+
+    These may come late: the first windows of an ideator that does not know the form yet have too few descriptions.
+    """
+    scores = _series(windows, "vendi")[:START]
+    return fmean(scores) if scores else None
 
 
-def _signature(windows: Sequence[Window]) -> Found:
-    """The paper's picture: the mean rises, the best does not, thoughts shorten."""
+def _signature(windows: Sequence[Window]) -> Finding:
+    """The collapse of Si et al.: the mean reward rises, the best does not, and thoughts get shorter."""
     last = windows[-SPAN:]
     mean, best, thought = (_series(last, name) for name in ("reward_mean", "reward_best", "thought_words"))
     if len(last) < SPAN or min(map(len, (mean, best, thought))) < SPAN:
@@ -91,31 +93,31 @@ def _signature(windows: Sequence[Window]) -> Found:
     if _trend(mean) > SURE and _slope(best) <= 0 and _trend(thought) < -SURE:
         return WARN, (
             f"Over {SPAN} windows the mean reward rose from {mean[0]:.3g} to {mean[-1]:.3g} while the best did not, "
-            f"and thoughts went from {thought[0]:.1f} to {thought[-1]:.1f} words: the picture of a collapse. Reward "
-            "improvement over what is known, show past ideas in prompts, or switch to max_at_k."
+            f"and thoughts went from {thought[0]:.1f} to {thought[-1]:.1f} words: the signature of a collapse. Reward "
+            "improvement over past ideas, show past ideas in prompts, or switch to max_at_k."
         )
     return None
 
 
-def _largest(windows: Sequence[Window]) -> Found:
+def _largest(windows: Sequence[Window]) -> Finding:
     last = _series(windows[-PATIENCE:], "largest_cluster")
     if len(last) < PATIENCE or min(last) <= LARGEST_WARN:
         return None
-    said = f"For {PATIENCE} windows one cluster has held {min(last):.0%} of the ideas or more (warn above "
-    said += f"{LARGEST_WARN:.0%}, stop above {LARGEST_STOP:.0%} if few are different): "
-    if min(last) > LARGEST_STOP and _few(windows):
-        return STOP, said + (
+    measured = f"For {PATIENCE} windows one cluster has held {min(last):.0%} of the ideas or more (warn above "
+    measured += f"{LARGEST_WARN:.0%}, stop above {LARGEST_STOP:.0%} if few are different): "
+    if min(last) > LARGEST_STOP and _few_distinct(windows):
+        return STOP, measured + (
             "the ideator writes one idea. Raise the temperature, or go back to an earlier checkpoint with another "
             "objective."
         )
-    return WARN, said + (
+    return WARN, measured + (
         "the ideator writes one idea, or one lineage leads. Look at distinct_trees and vendi: if they fall too, raise "
         "the temperature, or go back to an earlier checkpoint with another objective."
     )
 
 
-def _few(windows: Sequence[Window]) -> bool:
-    """Whether the last windows hold few different ideas, by other signs than clusters; true where there are none."""
+def _few_distinct(windows: Sequence[Window]) -> bool:
+    """Whether the last windows hold few distinct ideas by other figures than clusters; true without such figures."""
     start = start_of(windows)
     trees, vendi = (_series(windows[-PATIENCE:], name) for name in ("distinct_trees", "vendi"))
     if not trees and not vendi:
@@ -124,7 +126,7 @@ def _few(windows: Sequence[Window]) -> bool:
     return narrow or bool(trees) and max(trees) < FEW_TREES
 
 
-def _vendi(windows: Sequence[Window]) -> Found:
+def _vendi(windows: Sequence[Window]) -> Finding:
     start, last = start_of(windows), _series(windows[-PATIENCE:], "vendi")
     early = len(_series(windows, "vendi")) < START + PATIENCE
     if start is None or early or len(last) < PATIENCE or max(last) >= VENDI_WARN * start:
@@ -137,33 +139,34 @@ def _vendi(windows: Sequence[Window]) -> Found:
     )
 
 
-def _success(windows: Sequence[Window]) -> Found:
+def _success(windows: Sequence[Window]) -> Finding:
     last = _series(windows[-PATIENCE:], "success")
     if len(last) < PATIENCE or max(last) >= SUCCESS:
         return None
     return WARN, (
-        f"For {PATIENCE} windows at most {max(last):.0%} of the ideas succeeded (warn below {SUCCESS:.0%}): ideas "
-        "reach further than they can be made to run. Raise free_prompts, or warm up longer."
+        f"For {PATIENCE} windows at most {max(last):.0%} of the ideas succeeded (warn below {SUCCESS:.0%}): the ideas "
+        "are too ambitious for the implementer. Raise free_prompts, or warm up longer."
     )
 
 
-def _length(windows: Sequence[Window]) -> Found:
-    known = [w for w in windows[-SPAN:] if w.figures.get("thought_success") is not None]
-    counts = [w.ideas * (1 - (w.figures.get("malformed") or 0.0)) for w in known]  # the others have no known thought
+def _length(windows: Sequence[Window]) -> Finding:
+    correlated = [w for w in windows[-SPAN:] if w.figures.get("thought_success") is not None]
+    counts = [w.ideas * (1 - (w.figures.get("malformed") or 0.0)) for w in correlated]  # ideas with a known thought
     ideas = sum(counts)
-    if len(known) < PATIENCE or ideas < 2:
+    if len(correlated) < PATIENCE or ideas < 2:
         return None
-    mean = sum((w.figures["thought_success"] or 0.0) * count for w, count in zip(known, counts, strict=True)) / ideas
+    pairs = zip(correlated, counts, strict=True)
+    mean = sum((w.figures["thought_success"] or 0.0) * count for w, count in pairs) / ideas
     if abs(mean) <= CORRELATION or abs(mean) <= SURE / (ideas - 1) ** 0.5:
         return None
     way = "Longer" if mean > 0 else "Shorter"
     return WARN, (
-        f"{way} thoughts succeed more often: rank correlation {mean:+.2f} over {len(known)} windows (warn beyond "
-        f"±{CORRELATION}). Whoever is paid for success learns the length first; look at what the thoughts say."
+        f"{way} thoughts succeed more often: rank correlation {mean:+.2f} over {len(correlated)} windows (warn beyond "
+        f"±{CORRELATION}). A policy that is rewarded for success learns the length first; read the thoughts."
     )
 
 
-def _standstill(windows: Sequence[Window]) -> Found:
+def _standstill(windows: Sequence[Window]) -> Finding:
     last = _series(windows[-SPAN - 1 :], "best_so_far")
     if len(last) < SPAN + 1 or last[0] != last[-1]:
         return None
@@ -173,16 +176,16 @@ def _standstill(windows: Sequence[Window]) -> Found:
     )
 
 
-def _bound(windows: Sequence[Window]) -> Found:
+def _bound(windows: Sequence[Window]) -> Finding:
     if not (beyond := windows[-1].figures.get("beyond_bound")):
         return None
     return WARN, (
         f"{beyond:.0f} results are better than what the environment believes of one run (its `suspicious.beyond`): "
-        "a find, or a hole in the evaluator. Read their patches before more is trained on them."
+        "a discovery, or a hole in the evaluator. Read their patches before you train on them."
     )
 
 
-_CHECKS: dict[str, Callable[[Sequence[Window]], Found]] = {
+_CHECKS: dict[str, Callable[[Sequence[Window]], Finding]] = {
     SIGNATURE: _signature,
     CLUSTER: _largest,
     VENDI: _vendi,
@@ -194,22 +197,22 @@ _CHECKS: dict[str, Callable[[Sequence[Window]], Found]] = {
 
 
 def _series(windows: Sequence[Window], name: str) -> list[float]:
-    """The values of a figure, without windows that have none."""
+    """The values of a figure, from the windows that have it."""
     return [value for window in windows if (value := window.figures.get(name)) is not None]
 
 
 def _slope(values: Sequence[float]) -> float:
-    """Of the least-squares line, a window; 0 where it is lost in rounding."""
+    """Slope of the least-squares line, per window; 0 if it is within rounding."""
     x, y = np.arange(len(values)), np.asarray(values, np.float64)
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
     return slope if abs(slope) > 1e-9 * float(np.abs(y).max()) else 0.0
 
 
 def _trend(values: Sequence[float]) -> float:
-    """The slope over its standard error, of at least three values; infinite for a perfect line, 0 for a flat one."""
+    """The slope over its standard error, for at least three values; infinite for a perfect line, 0 for a flat one."""
     x, y, slope = np.arange(len(values)), np.asarray(values, np.float64), _slope(values)
     if slope == 0:
         return 0.0
-    left = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
-    error = (left / (len(y) - 2) / float(((x - x.mean()) ** 2).sum())) ** 0.5
+    residual = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
+    error = (residual / (len(y) - 2) / float(((x - x.mean()) ** 2).sum())) ** 0.5
     return slope / error if error > 0 else float(np.sign(slope) * np.inf)

@@ -1,11 +1,11 @@
-"""Ideas as vectors: MiniLM where it can be had without a network, else hashed n-grams, which say so by their name.
+"""Embeddings of ideas: MiniLM if it is available without a network, else hashed n-grams.
 
 Only the description of an idea is embedded, its `[Experiment]` section: code sections share so many words that
-paraphrases of one idea scored no higher than strangers.
+paraphrases of one idea scored no higher than unrelated ideas.
 
 Guarantees: rows of unit length, or zero for a text without words; the same text gives the same row in any batch, and
-for hashed n-grams on every machine.  `auto`, `hashed` and `minilm` never open a connection; a hub name that somebody
-gives may be downloaded.  Not guaranteed: that two embedders' figures can be compared.  They cannot.
+for hashed n-grams on every machine.  `auto`, `hashed` and `minilm` never open a connection; a model named by its hub
+name may be downloaded.  The figures of two embedders cannot be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,10 +32,13 @@ HASHED = "hashed n-grams"
 
 
 class EmbedderError(IdeatorError):
-    """No such embedder, or one that cannot be had here."""
+    """There is no such embedder, or it is not available here."""
 
 
+@runtime_checkable
 class Embedder(Protocol):
+    """Makes vectors of texts.  Optional: an attribute `thresholds`; see the function of that name."""
+
     name: str
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
@@ -45,30 +48,31 @@ class Embedder(Protocol):
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When two ideas count as one, for an embedder."""
+    """When two ideas count as one, for one embedder."""
 
     duplicate: float
     """Cosine similarity from which on two ideas are near-duplicates."""
     cluster: float
-    """Cosine distance at which average linkage is cut."""
+    """Cosine distance at which the tree of average linkage is cut."""
 
 
 THRESHOLDS = {HASHED: Thresholds(0.5, 0.6), MINILM: Thresholds(0.65, 0.4)}
-"""Calibrated on pairs of catalogue ideas (`python benchmarks/diversity.py calibrate`).  Taken for near-duplicates, of
-hashed n-grams and MiniLM: 63 % and 69 % of the same edits in other words, 18 % and 16 % of ideas with some edits in
-common, 0.0 % and 0.6 % of those with none.  Clusters match the edits with an adjusted Rand index of 0.77 and 0.75."""
-OTHERS = Thresholds(0.8, 0.5)
-"""For an embedder that was not calibrated: stricter on duplicates, and a distance between the two above."""
+"""Calibrated on pairs of catalogue ideas (`python benchmarks/diversity.py calibrate`).  Near-duplicates by hashed
+n-grams and by MiniLM: 63 % and 69 % of pairs with the same edits in other words, 18 % and 16 % of pairs with some
+common edits, 0.0 % and 0.6 % of pairs with none.  Clusters match the edits with an adjusted Rand index of 0.77 and
+0.75."""
+DEFAULT_THRESHOLDS = Thresholds(0.8, 0.5)
+"""For an embedder that was not calibrated: stricter for duplicates, and a distance between the two above."""
 
 
 def thresholds(embedder: Embedder) -> Thresholds:
-    """Those that the embedder brings as its attribute `thresholds`, else the calibrated ones of its name."""
+    """The embedder's own attribute `thresholds`, else the calibrated ones for its name."""
     own = getattr(embedder, "thresholds", None)
-    return own if isinstance(own, Thresholds) else THRESHOLDS.get(embedder.name, OTHERS)
+    return own if isinstance(own, Thresholds) else THRESHOLDS.get(embedder.name, DEFAULT_THRESHOLDS)
 
 
 def description(idea_text: str) -> str:
-    """What is embedded of an idea or a completion: its `[Experiment]` section; a text without marks as it is."""
+    """The embedded part of an idea or completion: its `[Experiment]` section; a text without marks as it is."""
     try:
         return parse_idea(idea_text).experiment
     except MalformedIdea:
@@ -78,42 +82,44 @@ def description(idea_text: str) -> str:
 
 @functools.cache
 def get_embedder(name: str = "auto") -> Embedder:
-    """The embedder of this name; one a process.
+    """The embedder of this name, created once a process.
 
     Args:
-        name: `auto` (MiniLM if package or local cache has it, else hashed n-grams), `hashed`, `minilm`, a hub name or
-            folder for sentence-transformers, or a dotted path of a class or object with `name` and `embed`.
+        name: `auto` (MiniLM if its package or the local hub cache has it, else hashed n-grams), `hashed`, `minilm`, a
+            hub name or folder for sentence-transformers, or a dotted path of a class or object with `name` and `embed`.
 
     Raises:
-        EmbedderError: it cannot be had; what to install is said.
+        EmbedderError: the embedder is not available; the message says what to install.
     """
     if name in ("auto", "minilm"):
-        found = _minilm()
-        if found is None and name == "minilm":
+        minilm = _minilm()
+        if minilm is None and name == "minilm":
             raise EmbedderError(
                 "MiniLM is neither installed nor in the local hub cache. `pip install 'ideator-rl[minilm]'`, or name "
-                f"{MINILM} to have it downloaded, or take `hashed`."
+                f"{MINILM} to have it downloaded, or use `hashed`."
             )
-        return found or HashedNGrams()
+        return minilm or HashedNGrams()
     if name == "hashed":
         return HashedNGrams()
     if "/" in name or Path(name).is_dir():
         return SentenceEmbedder(name, name)
     try:
-        thing = resolve("embedders", name)
+        plugin = resolve("embedders", name)
     except UnknownName as error:
         raise EmbedderError(
             f"There is no embedder {name!r}. Expected auto, hashed, minilm, a hub name or folder, or a dotted path. "
             f"({error})"
         ) from error
-    made: Embedder = thing() if isinstance(thing, type) else thing
-    if not hasattr(made, "embed") or not hasattr(made, "name"):
-        raise EmbedderError(f"The embedder {name!r} is a {type(made).__name__}; expected one with `name` and `embed`.")
-    return made
+    embedder: Embedder = plugin() if isinstance(plugin, type) else plugin
+    if not isinstance(embedder, Embedder):
+        raise EmbedderError(
+            f"The embedder {name!r} is a {type(embedder).__name__}; expected one with `name` and `embed`."
+        )
+    return embedder
 
 
 class SentenceEmbedder:
-    """A sentence-transformers model, on the CPU: the GPU is the trainer's, and ideas are short.
+    """A sentence-transformers model on the CPU: ideas are short, and the GPU is left to the trainer.
 
     Raises:
         EmbedderError: the library is not installed, or the model cannot be loaded.
@@ -126,7 +132,7 @@ class SentenceEmbedder:
         except ImportError as error:
             raise EmbedderError(
                 f"The embedder {name} needs sentence-transformers ({error}). `pip install 'ideator-rl[minilm]'`, or "
-                "take `hashed`."
+                "use `hashed`."
             ) from error
         try:
             self._model: Any = SentenceTransformer(source, device="cpu", local_files_only=local_only)
@@ -134,16 +140,16 @@ class SentenceEmbedder:
             raise EmbedderError(f"The embedder {name} cannot be loaded from {source}: {str(error)[:200]}") from error
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        order = list(dict.fromkeys(texts)) or [""]
-        rows = self._model.encode(order, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
-        place = {text: at for at, text in enumerate(order)}
-        out = np.asarray(rows, np.float32)[np.array([place[text] for text in texts], np.int64)]
-        out[np.array([not text.strip() for text in texts], bool)] = 0.0
-        return out
+        distinct = list(dict.fromkeys(texts)) or [""]
+        rows = self._model.encode(distinct, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
+        row_of = {text: row for row, text in enumerate(distinct)}
+        vectors_ND = np.asarray(rows, np.float32)[np.array([row_of[text] for text in texts], np.int64)]
+        vectors_ND[np.array([not text.strip() for text in texts], bool)] = 0.0
+        return vectors_ND
 
 
 def _minilm() -> SentenceEmbedder | None:
-    """MiniLM from its package or from the local hub cache; None where neither has it."""
+    """MiniLM from its package or from the local hub cache; None if neither has it."""
     if importlib.util.find_spec("sentence_transformers") is None:
         return None
     spec = importlib.util.find_spec(PACKAGE)
@@ -156,74 +162,75 @@ def _minilm() -> SentenceEmbedder | None:
 
 
 _WORD = re.compile(r"[^\W_]+(?:[.'][^\W_]+)*")
-"""Of any script: a run whose ideas could not be read would have no figures, and so no alarm."""
+"""Words of any script: a run in a script that is not read would have no figures, and so no alarm."""
 _STOP = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "but", "by", "can", "for", "from", "has", "have", "in", "into", "is"}
     | {"it", "its", "of", "on", "or", "so", "some", "than", "that", "the", "their", "then", "there", "these", "this"}
     | {"to", "use", "using", "we", "which", "while", "will", "with"}
 )
-"""Words that say nothing of an idea."""
+"""Stop words."""
 DIMENSIONS = 512
 CHARACTERS = 4
 """Length of the character n-grams."""
 WORD_WEIGHT = 4.0
-"""What a word counts against a character n-gram.  With pairs of words, n-grams across words, or of 3 and 5 characters
-beside these, paraphrases were told apart no better."""
+"""Weight of a word; a character n-gram has weight 1.  Adding word pairs, n-grams across words, or n-grams of 3 and 5
+characters did not separate paraphrases better."""
 BATCH = 4096
 
 
 class HashedNGrams:
-    """Bags of words and character n-grams, hashed with a sign into `DIMENSIONS` places (Weinberger et al. 2009).
+    """Bags of words and character n-grams, hashed with a sign into `DIMENSIONS` entries (Weinberger et al. 2009).
 
-    An entry is the signed sum of its n-grams' counts, then its signed square root, which keeps what is repeated from
-    drowning the rest; rows are brought to unit length.  No weights are learned, so a row depends on its text only.
-    It knows words, not meanings: a paraphrase without common words is a stranger to it.
+    An entry is the signed square root of the signed sum of its n-grams' weights; the root keeps repeated n-grams from
+    dominating.  Rows are scaled to unit length.  No weights are learned, so a row depends on its text only.  Compares
+    words, not meanings: a paraphrase without common words is not similar.
     """
 
     name = HASHED
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        parts = [self._embed(texts[at : at + BATCH]) for at in range(0, len(texts), BATCH)]
-        return np.concatenate(parts) if parts else np.zeros((0, DIMENSIONS), np.float32)
+        batches = [self._embed(texts[start : start + BATCH]) for start in range(0, len(texts), BATCH)]
+        return np.concatenate(batches) if batches else np.zeros((0, DIMENSIONS), np.float32)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
         words = [[word for word in _WORD.findall(text.lower()) if word not in _STOP] for text in texts]
         rows = np.zeros(len(texts) * DIMENSIONS)
-        for hashes, owners, weight in (_characters(words), _words(words)):
-            places = owners * DIMENSIONS + (hashes & np.uint64(DIMENSIONS - 1)).astype(np.int64)
+        for hashes, owners, weight in (_character_grams(words), _word_grams(words)):
+            # The low bits of a hash pick the entry, the top bit its sign.
+            entries = owners * DIMENSIONS + (hashes & np.uint64(DIMENSIONS - 1)).astype(np.int64)
             signs = np.where(hashes >> np.uint64(63), weight, -weight)
-            rows += np.bincount(places, signs, minlength=len(rows))
-        out = rows.reshape(len(texts), DIMENSIONS)
-        out = np.sign(out) * np.sqrt(np.abs(out))
-        length = np.linalg.norm(out, axis=1, keepdims=True)
-        return (out / np.where(length > 0, length, 1.0)).astype(np.float32)
+            rows += np.bincount(entries, signs, minlength=len(rows))
+        vectors_ND = rows.reshape(len(texts), DIMENSIONS)
+        vectors_ND = np.sign(vectors_ND) * np.sqrt(np.abs(vectors_ND))
+        lengths_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return (vectors_ND / np.where(lengths_N1 > 0, lengths_N1, 1.0)).astype(np.float32)
 
 
 Grams = tuple[np.ndarray, np.ndarray, float]
-"""Hashes (uint64), the text that each stands in, and its weight."""
+"""Hashes (uint64), the index of the text that each is in, and their weight."""
 
 
-def _characters(words: list[list[str]]) -> Grams:
-    """Runs of characters inside words, their ends marked: what stands side by side by chance shares none."""
-    marked = [f" {word} ".encode() for each in words for word in each]
+def _character_grams(words: list[list[str]]) -> Grams:
+    """Runs of characters inside words, with their ends marked; none crosses from one word to the next."""
+    marked = [f" {word} ".encode() for text_words in words for word in text_words]
     codes = np.frombuffer(b"".join(marked), np.uint8).astype(np.uint64) + np.uint64(1)
-    word = np.repeat(np.arange(len(marked)), [len(each) for each in marked])
+    word_of = np.repeat(np.arange(len(marked)), [len(word) for word in marked])
     count = max(0, len(codes) - CHARACTERS + 1)
     hashes = np.zeros(count, np.uint64)
-    for at in range(CHARACTERS):
-        hashes = hashes * np.uint64(0x100000001B3) + codes[at : at + count]
-    inside = word[:count] == word[CHARACTERS - 1 : CHARACTERS - 1 + count]
-    return _mixed(hashes[inside]), _owners(words)[word[:count][inside]], 1.0
+    for offset in range(CHARACTERS):
+        hashes = hashes * np.uint64(0x100000001B3) + codes[offset : offset + count]
+    inside = word_of[:count] == word_of[CHARACTERS - 1 : CHARACTERS - 1 + count]
+    return _mixed(hashes[inside]), _owners(words)[word_of[:count][inside]], 1.0
 
 
-def _words(words: list[list[str]]) -> Grams:
-    codes = np.array([_word_code(word) for each in words for word in each], np.uint64)
+def _word_grams(words: list[list[str]]) -> Grams:
+    codes = np.array([_word_code(word) for text_words in words for word in text_words], np.uint64)
     return _mixed(codes), _owners(words), WORD_WEIGHT
 
 
 def _owners(words: list[list[str]]) -> np.ndarray:
-    """The text that each word stands in."""
-    return np.repeat(np.arange(len(words)), [len(each) for each in words])
+    """The index of the text that each word is in."""
+    return np.repeat(np.arange(len(words)), [len(text_words) for text_words in words])
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:

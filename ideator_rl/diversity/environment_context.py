@@ -1,6 +1,6 @@
-"""What an environment adds to the figures of a population: its baseline, its catalogue of edits, its known bound.
+"""What diversity figures use of an environment: its baseline, its catalogue of edits, its bound on the metric.
 
-All of it may be missing: figures that need it are None then.
+Each may be missing; the figures that need it are then None.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ _ASSIGNED = re.compile(r"([A-Za-z_][\w.]*)\s*(?::[^=]+)?=(?!=)")
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What is known around the ideas; the default knows nothing."""
+class EnvironmentContext:
+    """The default is for an unknown environment."""
 
     direction: str = "min"
     """Of the metric, `min` or `max`."""
     base: Tree | None = None
     edits: tuple[Edit, ...] = ()
-    """Of the environment's catalogue."""
+    """All edits of the environment's catalogue."""
     bound: float | None = None
-    """A metric better than this is more likely a mistake or a cheat than a find."""
+    """A metric better than this is more likely an error or a cheat than a discovery."""
 
     def cell(self, patch: str) -> str:
         return cell_of(patch, self.base)
 
     def edits_in(self, patch: str) -> set[str]:
-        """Keys of the catalogue's edits that a patch has: the setting that it assigns, or all lines that it changes.
+        """Keys of the catalogue's edits that a patch contains: the setting is assigned, or all lines are changed.
 
-        By the code, whoever wrote it: what a coder writes otherwise than the catalogue is not seen.
+        Compares code: an edit that a coder wrote in another way is not found.
         """
         lines = [line[0] + line[1:].strip() for line in patch.split("\n") if line[:1] in ("+", "-")]
         changed = set(lines) - {"+", "-"}
-        found = {self._settings[name] for line in changed if (name := _assigned(line)) in self._settings}
-        whole = [each for each in self._signatures if each.fixed <= changed and each.fits(changed)]
-        larger = {one.key for one in whole for other in whole if one.fixed < other.fixed}
-        return found | {each.key for each in whole} - larger
+        assigned = {self._settings[name] for line in changed if (name := _assigned(line)) in self._settings}
+        present = [signature for signature in self._signatures if signature.matches(changed)]
+        # An edit whose lines are part of a larger edit's is not counted beside it.
+        contained = {small.key for small in present for large in present if small.fixed < large.fixed}
+        return assigned | {signature.key for signature in present} - contained
 
     @cached_property
     def _settings(self) -> dict[str, str]:
@@ -54,48 +55,54 @@ class Surroundings:
 
     @cached_property
     def _signatures(self) -> list[_Signature]:
-        made = (_signature(edit) for edit in self.edits if edit.assign is None)
-        return [each for each in made if each.fixed or each.with_value]
+        signatures = (_signature(edit) for edit in self.edits if edit.assign is None)
+        return [signature for signature in signatures if signature.fixed or signature.with_value]
 
-    def better(self, one: float, other: float) -> bool:
-        return one < other if self.direction == "min" else one > other
+    def better(self, value: float, reference: float) -> bool:
+        """Whether a metric is better than another one."""
+        return value < reference if self.direction == "min" else value > reference
 
 
-def surroundings(environment: Environment, preset: str) -> Surroundings:
+def environment_context(environment: Environment, preset: str) -> EnvironmentContext:
     try:
         edits = tuple(environment_catalogue(environment).edits.values())
     except (CatalogueError, OSError):
         edits = ()
     suspicious = environment.preset(preset).suspicious
     bound = suspicious.beyond if suspicious else None
-    return Surroundings(environment.metric.direction, environment.baseline(preset), edits, bound)
+    return EnvironmentContext(environment.metric.direction, environment.baseline(preset), edits, bound)
 
 
-def surroundings_of(run: Run) -> Surroundings:
-    """Those of a run's environment, or only what its records say, where the environment is not to be had here."""
+def context_of_run(run: Run) -> EnvironmentContext:
+    """The context of a run's environment; only the metric's direction if the environment is not available here."""
     name, preset = str(run.recipe.get("env") or ""), str(run.recipe.get("preset") or "cpu")
     try:
-        return surroundings(load_environment(name), preset)
+        return environment_context(load_environment(name), preset)
     except (IdeatorError, OSError, ValueError):
-        return Surroundings(run.direction)
+        return EnvironmentContext(run.direction)
 
 
 @dataclass(frozen=True)
 class _Signature:
-    """The lines that an edit of code changes, without indentation, each behind its + or -."""
+    """The lines that an edit of code changes, without indentation, each after its + or -."""
 
     key: str
     fixed: frozenset[str]
+    """Lines without a value."""
     with_value: tuple[re.Pattern[str], ...]
+    """Lines in which any value may stand."""
 
-    def fits(self, changed: set[str]) -> bool:
-        return all(any(pattern.fullmatch(line) for line in changed) for pattern in self.with_value)
+    def matches(self, changed: set[str]) -> bool:
+        """Whether all its lines are among the changed ones."""
+        return self.fixed <= changed and all(
+            any(pattern.fullmatch(line) for line in changed) for pattern in self.with_value
+        )
 
 
 def _signature(edit: Edit) -> _Signature:
-    taken = Counter(line.strip() for block in edit.blocks for line in block.find)
-    put = Counter(line.strip() for block in edit.blocks for line in block.replace)
-    lines = {f"+{line}" for line in put - taken} | {f"-{line}" for line in taken - put}
+    removed = Counter(line.strip() for block in edit.blocks for line in block.find)
+    added = Counter(line.strip() for block in edit.blocks for line in block.replace)
+    lines = {f"+{line}" for line in added - removed} | {f"-{line}" for line in removed - added}
     templates = {line for line in lines if "{value}" in line}
     patterns = (re.escape(line).replace(re.escape("{value}"), r"[-+.\w]+") for line in sorted(templates))
     return _Signature(edit.key, frozenset(lines - templates - {"+", "-"}), tuple(map(re.compile, patterns)))

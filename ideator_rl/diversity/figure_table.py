@@ -1,4 +1,4 @@
-"""The figures of a population: name, words, unit and source of each.  `n` is the fixed number of ideas of a run."""
+"""The diversity figures: name, title, unit and source of each.  `n` is a run's fixed number of ideas to compare."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FigureInfo:
-    words: str
-    """What it is, in the words of a heading."""
+    title: str
     unit: str
     source: str
-    """Where the formula is from, or what it is read from."""
+    """Where the formula comes from, or the data."""
     good: str = ""
-    """`up` or `down`, where one of them is always better; else empty."""
+    """`up` or `down` if one of them is always better."""
 
 
 _RECORDS = "records"
@@ -79,4 +78,4 @@ FIGURES: dict[str, FigureInfo] = {
         "Mean entropy of the ideator's next-token distribution", "nats a token", "the trainer's log", "up"
     ),
 }
-"""In the order in which they are best shown."""
+"""In the order in which a report shows them."""

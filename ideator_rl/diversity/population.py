@@ -1,6 +1,6 @@
-"""The population of a finished or living run, window by window, from its records alone.
+"""The diversity of a run, window by window, from its records alone, while it runs and after it ended.
 
-Windows and figures are those of `window` and `figure_table`; docs/reference/diversity.md explains them.  10,000 ideas
+Windows and figures: `window` and `figure_table`; docs/reference/diversity.md explains them.  10,000 ideas
 take under 10 s on one core once they are embedded (`python benchmarks/diversity.py`).
 """
 
@@ -15,17 +15,17 @@ from statistics import fmean
 from typing import Any
 
 from ideator_rl.diversity.embedding import Embedder, get_embedder
-from ideator_rl.diversity.environment_context import surroundings_of
+from ideator_rl.diversity.environment_context import context_of_run
 from ideator_rl.diversity.figure_table import FIGURES, FigureInfo
-from ideator_rl.diversity.rows import Row, rows_of
-from ideator_rl.diversity.watch import Watch
+from ideator_rl.diversity.rows import Row, rows_of_run
+from ideator_rl.diversity.watch import DiversityWatch
 from ideator_rl.diversity.window import Window
 from ideator_rl.storage.records import Run
 
 __all__ = ["FIGURES", "FigureInfo", "Window", "population"]
 
 LOG = "trainer_state.json"
-"""Where the trainer keeps its log, in every checkpoint."""
+"""The trainer's log in every checkpoint."""
 
 
 def population(
@@ -35,33 +35,33 @@ def population(
 
     Args:
         embedder: None for `get_embedder()`.
-        per_window: ideas of a window, whatever the steps (the last one may have fewer); None for one window a step,
-            where steps of fewer than 8 ideas are joined to at least 16.
-        sample: ideas n at which diversity is compared; None to take it from the first window (`sample_of`).
+        per_window: ideas of a window, over any number of steps (the last window may have fewer); None for one window
+            for each step, where steps of fewer than 8 ideas are joined to at least 16.
+        sample: ideas n at which diversity is compared; None to take it from the first window (`sample_size`).
     """
-    watch = Watch(embedder or get_embedder(), surroundings_of(run), sample=sample)
-    for rows in _parts(rows_of(run), per_window):
-        watch.note(rows)
-        watch.window(1 if per_window else None)
-    watch.window(1)  # what is left at the end
+    watch = DiversityWatch(embedder or get_embedder(), context_of_run(run), sample=sample)
+    for rows in _groups(rows_of_run(run), per_window):
+        watch.add(rows)
+        watch.close_window(1 if per_window else None)
+    watch.close_window(1)  # the rows left at the end
     entropies = _entropies(run)
     return [_with_entropy(window, entropies) for window in watch.windows]
 
 
-def _parts(rows: Sequence[Row], per_window: int | None) -> Iterator[Sequence[Row]]:
+def _groups(rows: Sequence[Row], per_window: int | None) -> Iterator[Sequence[Row]]:
     if per_window:
         yield from (rows[at : at + per_window] for at in range(0, len(rows), per_window))
     else:
-        yield from (list(each) for _, each in groupby(rows, key=lambda row: row.step))
+        yield from (list(step_rows) for _, step_rows in groupby(rows, key=lambda row: row.step))
 
 
 def _with_entropy(window: Window, entropies: dict[int, float]) -> Window:
-    found = [entropies[step] for step in range(window.step, window.last_step + 1) if step in entropies]
-    return replace(window, figures=window.figures | {"token_entropy": fmean(found)}) if found else window
+    values = [entropies[step] for step in range(window.step, window.last_step + 1) if step in entropies]
+    return replace(window, figures=window.figures | {"token_entropy": fmean(values)}) if values else window
 
 
 def _entropies(run: Run) -> dict[int, float]:
-    """Mean token entropy by step of the journal, as far as the newest checkpoint's log has it."""
+    """Mean token entropy by step of the journal, from the newest checkpoint's log."""
     logs = sorted(run.folder.glob(f"checkpoint-*/{LOG}"), key=lambda path: _number(path.parent.name))
     if not logs:
         return {}
@@ -70,20 +70,19 @@ def _entropies(run: Run) -> dict[int, float]:
     except (OSError, ValueError, KeyError):
         return {}
     per_batch = _steps_per_batch(run.recipe)
-    found = {
-        (int(each["step"]) - 1) // per_batch: float(each["entropy"])
-        for each in history
-        if isinstance(each.get("entropy"), (int, float)) and each.get("step")
+    return {
+        (int(entry["step"]) - 1) // per_batch: float(entry["entropy"])
+        for entry in history
+        if isinstance(entry.get("entropy"), (int, float)) and entry.get("step")
     }
-    return found
 
 
 def _steps_per_batch(recipe: dict[str, Any]) -> int:
-    """Optimizer steps that one generated batch feeds: the journal counts batches, the trainer's log steps."""
-    accumulated = int(recipe.get("gradient_accumulation_steps") or 1)
-    split = int(recipe.get("steps_per_generation") or accumulated)
-    return max(1, split * int(recipe.get("num_iterations") or 1) // accumulated)
+    """Optimizer steps for one generated batch: the journal counts batches, the trainer's log counts steps."""
+    accumulation = int(recipe.get("gradient_accumulation_steps") or 1)
+    micro_batches = int(recipe.get("steps_per_generation") or accumulation)
+    return max(1, micro_batches * int(recipe.get("num_iterations") or 1) // accumulation)
 
 
 def _number(name: str) -> int:
-    return int(found[0]) if (found := re.findall(r"\d+$", name)) else -1
+    return int(digits[0]) if (digits := re.findall(r"\d+$", name)) else -1

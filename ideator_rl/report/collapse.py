@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ideator_rl.diversity.alarms import COLLAPSE, PATIENCE, SPAN, START, STOP, Alarm, active, alarms
 from ideator_rl.diversity.embedding import Embedder, EmbedderError, get_embedder
 from ideator_rl.diversity.population import FIGURES, Window, population
-from ideator_rl.diversity.window import sample_of
+from ideator_rl.diversity.window import sample_size
 from ideator_rl.report.answers import Answer
 from ideator_rl.report.charts import chart, series, variable
 from ideator_rl.report.figures import Figure, step_lines
@@ -60,7 +60,7 @@ def diversity(section: Section, embedder: str | None = None) -> Diversity:
     windows = population(section.run, model)
     run_alarms = alarms(windows)
     figures = [_figure(section, windows, *spec) for spec in CHARTS] if windows else []
-    sample = sample_of(windows[0].ideas) if windows else 0
+    sample = sample_size(windows[0].ideas) if windows else 0
     answer = _answer(windows, run_alarms, model.name, sample)
     shown = [figure for figure in figures if figure is not None]
     return Diversity(shown, run_alarms, answer, windows, model.name, sample)
@@ -81,7 +81,7 @@ def _figure(
     values = [[value for value in curve if value is not None] for curve in curves]
     if not any(values):
         return None
-    texts = [FIGURES[name].words for name in names]
+    texts = [FIGURES[name].title for name in names]
     drawing = chart(
         f"{heading}, {section.name}",
         " ".join(f"{t}: {number(v[0])} to {number(v[-1])}." for t, v in zip(texts, values, strict=True) if v),
@@ -104,11 +104,11 @@ def _answer(windows: Sequence[Window], run_alarms: Sequence[Alarm], embedder: st
     if active_alarms:
         worst = next((alarm for alarm in active_alarms if alarm.level == STOP), active_alarms[0])
         short = "Yes." if worst.level == STOP else "It is on its way: there is an alarm."
-        return Answer(QUESTION, short, f"{worst.words} {trend}", tone="bad" if worst.level == STOP else "warn")
+        return Answer(QUESTION, short, f"{worst.text} {trend}", tone="bad" if worst.level == STOP else "warn")
     if collapse_alarms:
         last = collapse_alarms[-1]
         short = f"It was near: an alarm began in step {last.step + 1}, and holds no longer."
-        return Answer(QUESTION, short, f"{last.words} {trend}", tone="warn")
+        return Answer(QUESTION, short, f"{last.text} {trend}", tone="warn")
     # No alarm is good news only where there were enough windows to raise one.
     judged = sum(window.figures.get("vendi") is not None for window in windows)
     if judged < START + PATIENCE:

@@ -13,9 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ideator_rl.diversity.embedding import Embedder
-from ideator_rl.diversity.environment_context import surroundings
+from ideator_rl.diversity.environment_context import environment_context
 from ideator_rl.diversity.rows import LiveRows
-from ideator_rl.diversity.watch import Watch
+from ideator_rl.diversity.watch import DiversityWatch
 from ideator_rl.reward_buffer import RewardBuffer
 
 FILE = "search.jsonl"
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 class PopulationWatch:
     def __init__(self, buffer: RewardBuffer, embedder: Embedder, folder: Path, say: Callable[[str], None]):
-        context = surroundings(buffer.executor.environment, buffer.config.preset)
-        self._watch, self._rows, self._say = Watch(embedder, context), LiveRows(buffer), say
+        context = environment_context(buffer.executor.environment, buffer.config.preset)
+        self._watch, self._rows, self._say = DiversityWatch(embedder, context), LiveRows(buffer), say
         self._path = folder / FILE
         # The first call computes the windows of earlier sessions anew.
         self._path.unlink(missing_ok=True)
@@ -34,11 +34,11 @@ class PopulationWatch:
     def __call__(self, epoch: int) -> None:
         """Take in an epoch that has ended."""
         try:
-            if not (windows := self._watch.take(self._rows.upto(epoch))):
+            if not (windows := self._watch.update(self._rows.new_rows(epoch))):
                 return
             with open(self._path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(window)) + "\n" for window in windows)
-            for alarm in self._watch.alarms():
-                self._say(f"epoch {epoch + 1}, {alarm.level}: {alarm.words}")
+            for alarm in self._watch.new_alarms():
+                self._say(f"epoch {epoch + 1}, {alarm.level}: {alarm.text}")
         except Exception as error:
             log.warning("The diversity figures of the search could not be computed: %s", error)

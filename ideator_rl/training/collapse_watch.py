@@ -28,9 +28,9 @@ from transformers import TrainerCallback
 
 from ideator_rl.diversity.alarms import COLLAPSE, SPAN, STOP, WARN, Alarm
 from ideator_rl.diversity.embedding import get_embedder
-from ideator_rl.diversity.environment_context import surroundings
+from ideator_rl.diversity.environment_context import environment_context
 from ideator_rl.diversity.rows import LiveRows, Row
-from ideator_rl.diversity.watch import Watch
+from ideator_rl.diversity.watch import DiversityWatch
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
 from ideator_rl.reward_buffer import REQUIRED_COLUMNS, BufferConfig, RewardBuffer, open_buffer
@@ -108,7 +108,7 @@ class CollapseWatch(TrainerCallback):
         self._trainer, self.action, self._embedder, self._say = trainer, check_action(action), embedder, say
         self._buffer = buffer if buffer is not None else getattr(trainer, "buffer", None)
         # All fields below are rank 0's; `on_train_begin` resets what belongs to a session.
-        self.watch: Watch | None = None
+        self.watch: DiversityWatch | None = None
         self._live_rows: list[LiveRows] = []
         """Of each buffer that the run writes."""
         self._last_batch = -1
@@ -160,7 +160,7 @@ class CollapseWatch(TrainerCallback):
             return next((stop.cause for stop in self._stops if stop.step == step), None)
         if self.action != STOP or self.watch is None or len(self.watch.windows) == windows:
             return None
-        alarm = should_stop(self.watch.active(), len(self.watch.windows), self._stops)
+        alarm = should_stop(self.watch.active_alarms(), len(self.watch.windows), self._stops)
         if alarm is None:
             return None
         self._stops.append(Stop(step, len(self.watch.windows), STOP, alarm.kind))
@@ -174,12 +174,12 @@ class CollapseWatch(TrainerCallback):
             if not rows:
                 return
             buffer = self._buffers()[0]
-            context = surroundings(buffer.executor.environment, buffer.config.preset)
-            self.watch = Watch(get_embedder(self._embedder), context)
-        if windows := self.watch.take(rows):
-            for alarm in self.watch.alarms():
-                self._say(f"{alarm.level}: {alarm.words}")
-            for name, value in self.watch.told(windows[-1]).items():
+            context = environment_context(buffer.executor.environment, buffer.config.preset)
+            self.watch = DiversityWatch(get_embedder(self._embedder), context)
+        if windows := self.watch.update(rows):
+            for alarm in self.watch.new_alarms():
+                self._say(f"{alarm.level}: {alarm.text}")
+            for name, value in self.watch.metrics(windows[-1]).items():
                 self._trainer._metrics["train"][name].append(value)
 
     def _new_rows(self, step: int) -> list[Row]:
@@ -191,9 +191,9 @@ class CollapseWatch(TrainerCallback):
         for live in self._live_rows:
             deadline = time.monotonic() + REPLAY_SECONDS
             # Waiting gives a resumed run the same windows as one that was never killed.
-            while last_batch <= self._replayed_until and live.running(last_batch) and time.monotonic() < deadline:
+            while last_batch <= self._replayed_until and live.count_running(last_batch) and time.monotonic() < deadline:
                 time.sleep(0.02)
-            rows += live.upto(last_batch)
+            rows += live.new_rows(last_batch)
         late = [replace(row, step=last_batch) for row in rows if row.step <= self._last_batch]
         rows = [row for row in rows if row.step > self._last_batch] + late
         self._last_batch = last_batch
