@@ -301,7 +301,7 @@ def test_the_functions_and_their_streams_can_be_pickled_and_found_by_name():
 
 
 def test_the_reward_of_the_docs_works_as_it_stands(tmp_path, monkeypatch):
-    text = (Path(__file__).parent.parent / "docs" / "reference" / "rewards.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "how-to" / "own-reward.md").read_text()
     (tmp_path / "my_rewards.py").write_text(re.search(r"```python\n(.*?)```", text, re.S)[1])
     monkeypatch.syspath_prepend(tmp_path)
     brief = resolve_reward("my_rewards.brief_reward")
