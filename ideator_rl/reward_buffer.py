@@ -1,13 +1,15 @@
 """The reward buffer: completions in, experiments with rewards out; shared by RL and search.
 
-Guarantees: one record a completion, in order; what is already known is replayed, not run again; every proposal is in
-the journal (SQLite, `buffer.sqlite`) before anything is submitted for it, and its outcome as soon as it is known.  The
-journal is an index: the truth is the bucket.  Asking again for the same step and position replaces that row, so a
-resumed run leaves no double rows.
+Guarantees:
+- one record for each completion, in order; what is known already is replayed, not run again
+- every proposal is in the journal (SQLite, `buffer.sqlite`) before anything is submitted for it, and its outcome as
+  soon as it is known
+- a step that is proposed again replaces its rows, so that a resumed run leaves no double rows
+- an experiment belongs to the buffer, not to its caller: when a caller stops waiting (a quorum, a deadline), the
+  experiment runs on, and its outcome is entered as long as the event loop lives
+- proposals that a dead process left without an outcome are run by `reattach` or `resume`
 
-An experiment belongs to the buffer, not to who waits for it: whoever stops waiting (a quorum, a deadline) leaves it
-running, and its outcome is entered all the same, as long as the event loop lives.  What a dead process left without an
-outcome is taken up by `reattach`.
+The journal is an index: the truth is the bucket.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ BASELINE = "baseline"
 """Implementer of the baseline's records: no idea led to them."""
 
 Running = asyncio.Task[tuple[int, Experiment]]
-"""Gives a proposal's position and its record."""
+"""A proposal that runs; its result is the proposal's position and its record."""
 
 
 @config_dataclass(frozen=True)
@@ -112,30 +114,44 @@ class RewardContext:
 
 
 class RewardBuffer:
+    """An open buffer; coroutines of any number of event loops may use it.
+
+    Raises:
+        IdeatorError: the environment, the bucket, the sandbox or the journal is not usable.
+    """
+
     def __init__(self, config: BufferConfig):
         self.config = config
         self.executor = Executor(config)
         self.journal = Journal(_journal_path(config))
+        # Event loops write what follows, and progress lines read it from their thread: both under the lock.
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._best: Experiment | None = None
-        self._seen: set[str] = set()
+        self._seen_ids: set[str] = set()
         self._owners: dict[tuple[int, int], Proposal] = {}
-        """Who will settle a row of the journal: the last one that was begun for it."""
+        """The proposal that may settle a row of the journal, by step and position: the last one started for it."""
         self._outstanding: set[Running] = set()
-        known = [replace(record, log="") for record in self.journal.experiments()]
-        self.history: list[Experiment] = [record for record in known if record.implementer != BASELINE]
+        records = [replace(record, log="") for record in self.journal.experiments()]
+        self.history: list[Experiment] = [record for record in records if record.implementer != BASELINE]
         """Every record of this run but baselines, in the order it became known; only ever appended to.  Without logs,
         which would fill the memory of a run of weeks."""
-        self.baselines: list[Experiment] = [record for record in known if record.implementer == BASELINE]
-        """Records of the unchanged baseline; one may be there twice.  Only ever appended to."""
+        self.baselines: list[Experiment] = [record for record in records if record.implementer == BASELINE]
+        """Records of the unchanged baseline, possibly repeated.  Only ever appended to."""
         self.lineage: list[Descent] = self.journal.lineage()
         """Which experiments were proposed in answer to which; only ever appended to."""
-        self.elsewhere: list[Experiment] = []
-        """Records of other runs that this one knows from the start; to be set before its archive is asked for."""
+        self.imported: list[Experiment] = []
+        """Records of other runs that count as known from the start; to be set before the archive is read."""
 
     async def score(self, completions: list[str], *, step: int | None = None) -> list[Experiment]:
-        """Run the ideas in these completions; one record each, in order."""
+        """Run the ideas in these completions; one record each, in order.
+
+        Args:
+            step: names the batch in the journal; the next one if None.
+
+        Raises:
+            JournalError: the journal cannot be written.
+        """
         records: list[Experiment | None] = [None] * len(completions)
         async for index, record in self.as_completed(completions, step=step):
             records[index] = record
@@ -144,19 +160,20 @@ class RewardBuffer:
     async def as_completed(
         self, completions: list[str], *, step: int | None = None
     ) -> AsyncIterator[tuple[int, Experiment]]:
-        """The same, each record with its index as soon as it is known."""
+        """As `score`, but yields each record with its index as soon as it is known."""
         step = self.journal.next_step() if step is None else step
-        first, begun = self.propose(completions, step)
-        tasks = list(begun.values())
-        unsaid = set(range(len(tasks)))
+        first, tasks_by_index = self.propose(completions, step)
+        tasks = list(tasks_by_index.values())
+        waiting = set(range(len(tasks)))
         try:
-            for finished in asyncio.as_completed(tasks):
-                position, record = await finished
-                unsaid.discard(position - first)
+            for completed in asyncio.as_completed(tasks):
+                position, record = await completed
+                waiting.discard(position - first)
                 yield position - first, record
         finally:
-            for index in unsaid:
-                tasks[index].add_done_callback(_say_failure)
+            # The caller has stopped waiting: nothing else would report that an outcome could not be entered.
+            for index in waiting:
+                tasks[index].add_done_callback(_log_failure)
 
     def propose(
         self,
@@ -165,83 +182,82 @@ class RewardBuffer:
         refused: Mapping[int, Experiment] | None = None,
         note: Note | None = None,
     ) -> tuple[int, dict[int, Running]]:
-        """Write proposals into the journal, and begin to run them in the background.
+        """Write proposals into the journal, and start to run them in the background.
 
         Args:
             refused: records of completions that are not to be run, by index.
             note: see `Journal.propose`.
 
         Returns:
-            the position of the first, and by index who will give position and record.
+            the position of the first, and the tasks of those that run, by index.
         """
-        completions = [text.encode("utf-8", "replace").decode() for text in completions]  # half surrogate pairs
+        # SQLite takes no half surrogate pairs.
+        completions = [text.encode("utf-8", "replace").decode() for text in completions]
         replicates, refused = _replicates(completions, self.config.replicates), refused or {}
         first = self.journal.propose(step, completions, replicates, refused, note)
         for record in refused.values():
-            self._note(record)
-        proposals = enumerate(zip(completions, replicates, strict=True))
+            self._remember(record)
         return first, {
-            index: self._begin(Proposal(step, first + index, text, replicate))
-            for index, (text, replicate) in proposals
+            index: self._start(Proposal(step, first + index, text, replicate))
+            for index, (text, replicate) in enumerate(zip(completions, replicates, strict=True))
             if index not in refused
         }
 
     def reattach(self, exclude_steps: Collection[int] = frozenset()) -> int:
-        """Score again, in the background, what an earlier process proposed and left without an outcome.
+        """Run, in the background, the proposals that an earlier process left without an outcome.
 
-        Everything takes its old road: a result in the bucket is replayed, what somebody is running is waited for, and
-        only what nobody has run is run.  To be called on the event loop that is to do it.
+        A result in the bucket is replayed, a running experiment is waited for, and only the rest is run.  Must be
+        called on the event loop that is to run them.
 
         Args:
             exclude_steps: steps that the caller proposes again itself.
 
         Returns:
-            how many were taken up.
+            how many were started.
         """
-        found = self.take_up(exclude_steps)
-        for task in found.values():
-            task.add_done_callback(_say_failure)
-        return len(found)
+        tasks = self.resume(exclude_steps)
+        for task in tasks.values():
+            task.add_done_callback(_log_failure)
+        return len(tasks)
 
-    def take_up(self, exclude_steps: Collection[int] = frozenset()) -> dict[tuple[int, int], Running]:
-        """The same for who wants the outcomes: by step and position, who will give them."""
-        places = ((each.step, each.position, each) for each in self.journal.unsettled(exclude_steps))
+    def resume(self, exclude_steps: Collection[int] = frozenset()) -> dict[tuple[int, int], Running]:
+        """As `reattach`, for callers that await the outcomes: the tasks by step and position."""
         return {
-            (step, position): self._begin(proposal)
-            for step, position, proposal in places
-            if (step, position) not in self._owners
+            (proposal.step, proposal.position): self._start(proposal)
+            for proposal in self.journal.unsettled(exclude_steps)
+            if (proposal.step, proposal.position) not in self._owners
         }
 
     async def drain(self, timeout: float | None = None) -> int:
-        """Wait until everything that was proposed has its outcome, or `timeout` seconds.
+        """Wait until every proposal has its outcome, or `timeout` seconds.
 
         Returns:
             how many have none yet.
         """
-        until = time.monotonic() + timeout if timeout is not None else float("inf")
-        while (left := self.outstanding) and time.monotonic() < until:
-            await asyncio.sleep(min(0.05, max(0.0, until - time.monotonic())))
-        return left
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        while (count := self.outstanding) and time.monotonic() < deadline:
+            await asyncio.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        return count
 
     @property
     def outstanding(self) -> int:
-        """Proposals whose outcome is awaited by some event loop of this process."""
+        """Proposals without an outcome, on the event loops of this process that run."""
         return sum(task.get_loop().is_running() for task in list(self._outstanding))
 
     async def baseline(self, replicate: int = 0) -> Experiment:
-        """The unchanged baseline's record."""
+        """Run the unchanged baseline."""
         record = await self.executor.baseline(replicate)
         self.record(record)
         return record
 
     async def score_patch(self, patch: str, replicate: int = 0) -> Experiment:
-        """The record of a patch written by hand."""
+        """Run a patch that was written by hand."""
         record = await self.executor.execute_patch(patch, replicate)
         self.journal.record(record)
         return record
 
-    async def again(self, id: str, replicate: int) -> Experiment:
-        """The record of an experiment's codebase under another replicate's seed."""
+    async def rerun(self, id: str, replicate: int) -> Experiment:
+        """Run an experiment's codebase under another replicate's seed."""
         record = await self.executor.rerun(id, replicate)
         self.journal.record(record)
         return record
@@ -253,7 +269,7 @@ class RewardBuffer:
             self.baselines.append(record)
 
     def descend_all(self, descents: Sequence[Descent]) -> None:
-        """Note that experiments were proposed in answer to the ideas of others, in one write."""
+        """Enter which experiments were proposed in answer to the ideas of which others."""
         self.journal.descend_all(descents)
         self.lineage += descents
 
@@ -263,7 +279,7 @@ class RewardBuffer:
             figures: dict[str, Any] = {
                 key: self._counts[key] for key in ("proposed", "done", "failed", "reused", "lost")
             }
-            figures["distinct"] = len(self._seen)
+            figures["distinct"] = len(self._seen_ids)
             figures["best"] = self._best.metric["value"] if self._best and self._best.metric else None
         waiting = len(self.executor.scheduler.waiting)
         figures["running"] = min(self.executor.scheduler.started, waiting)
@@ -272,57 +288,59 @@ class RewardBuffer:
 
     @property
     def best(self) -> Experiment | None:
-        """The best record that this process has seen."""
+        """The best record that became known in this process."""
         return self._best
 
     def close(self) -> None:
+        """Write the outcomes that are known, and close the journal.  What runs on can no longer be entered."""
         self.journal.close()
         _open.pop(self.config, None)
 
-    def _begin(self, proposal: Proposal) -> Running:
+    def _start(self, proposal: Proposal) -> Running:
         with self._lock:
             self._counts["proposed"] += 1
             self._owners[proposal.step, proposal.position] = proposal
-        task = asyncio.create_task(self._one(proposal))
+        task = asyncio.create_task(self._run(proposal))
         self._outstanding.add(task)
-        task.add_done_callback(partial(self._ended, proposal))
+        task.add_done_callback(partial(self._end, proposal))
         return task
 
-    def _ended(self, proposal: Proposal, task: Running) -> None:
+    def _end(self, proposal: Proposal, task: Running) -> None:
         self._outstanding.discard(task)
         if self._owners.get((proposal.step, proposal.position)) is proposal:
             del self._owners[proposal.step, proposal.position]
 
-    async def _one(self, proposal: Proposal) -> tuple[int, Experiment]:
+    async def _run(self, proposal: Proposal) -> tuple[int, Experiment]:
         record = await self.executor.execute(proposal.completion, proposal.replicate)
-        place = (proposal.step, proposal.position)
-        if self._owners.get(place) is proposal:
-            await self.journal.enter(*place, record)
+        row = (proposal.step, proposal.position)
+        if self._owners.get(row) is proposal:
+            await self.journal.enter(*row, record)
         else:
-            self.journal.record(record)  # its row was given to another completion meanwhile
-        self._note(record)
+            # The step was proposed again meanwhile, and its row belongs to another completion.
+            self.journal.record(record)
+        self._remember(record)
         return proposal.position, record
 
-    def _note(self, record: Experiment) -> None:
+    def _remember(self, record: Experiment) -> None:
         metric = self.executor.environment.metric
         with self._lock:
             self.history.append(replace(record, log=""))
             self._counts["done"] += 1
             self._counts["failed"] += record.status in OWN_FAILURES
             self._counts["lost"] += record.status not in (*OWN_FAILURES, SUCCEEDED)
-            self._counts["reused"] += record.replayed or record.id in self._seen
+            self._counts["reused"] += record.replayed or record.id in self._seen_ids
             if record.tree:
-                self._seen.add(record.id)
+                self._seen_ids.add(record.id)
             if record.status == SUCCEEDED and record.metric:
-                known = self._best.metric["value"] if self._best and self._best.metric else None
-                if known is None or metric.better(record.metric["value"], known):
+                best = self._best.metric["value"] if self._best and self._best.metric else None
+                if best is None or metric.better(record.metric["value"], best):
                     self._best = record
 
 
-def _say_failure(task: Running) -> None:
-    """Of a proposal that nobody waits for any more."""
+def _log_failure(task: Running) -> None:
+    """Report an outcome that could not be entered, of a proposal that no caller awaits any more."""
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.warning("An outcome that nobody waits for was not entered: %s", error)
+        log.warning("An outcome that no caller awaits was not entered: %s", error)
 
 
 _open: dict[BufferConfig, RewardBuffer] = {}
@@ -351,13 +369,13 @@ def _journal_path(config: BufferConfig) -> Path:
 
 
 def _replicates(completions: list[str], replicates: int) -> list[int]:
-    """Which replicate each completion asks for: equal ideas of one call take turns."""
+    """The replicate of each completion: equal ideas of one call take turns."""
     if replicates == 1:
         return [0] * len(completions)
-    seen: Counter[str] = Counter()
-    out = []
+    counts: Counter[str] = Counter()
+    chosen = []
     for text in completions:
-        key = sections(text)[1] or text
-        out.append(seen[key] % replicates)
-        seen[key] += 1
-    return out
+        idea = sections(text)[1] or text
+        chosen.append(counts[idea] % replicates)
+        counts[idea] += 1
+    return chosen

@@ -161,12 +161,12 @@ def test_what_is_known_from_the_start_is_in_the_archive_before_the_first_questio
     go(configured(one, max_ideas=5), Lines(TEXTS))
     config = configured(tmp_path / "other", max_ideas=4)
     buffer = RewardBuffer(config.buffer())
-    buffer.elsewhere = imported_records(buffer, [str(one)], tmp_path / "other")
+    buffer.imported = imported_records(buffer, [str(one)], tmp_path / "other")
     from ideator_rl.archive.archive import archive_of
 
     known = archive_of(buffer)
     buffer.close()
-    assert len(known) == 5 and len(known.successes()) >= 1 and known.knows(buffer.elsewhere[0])
+    assert len(known) == 5 and len(known.successes()) >= 1 and known.knows(buffer.imported[0])
 
 
 @pytest.mark.parametrize("source", ["nowhere", "memory://empty"])

@@ -241,7 +241,7 @@ def test_what_was_run_again_is_not_charged_when_the_search_is_extended(tmp_path)
 
 async def _again(buffer, ids):
     for id in ids:
-        await buffer.again(id, 100)
+        await buffer.rerun(id, 100)
 
 
 def test_an_ideator_that_avoids_what_it_said_is_told_of_earlier_sittings(tmp_path):

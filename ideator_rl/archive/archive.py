@@ -314,5 +314,5 @@ def archive_of(buffer: RewardBuffer, count: int | None = None, step: int = 0) ->
 def _empty(buffer: RewardBuffer) -> Archive:
     """The archive before the first record of a run."""
     archive = Archive(buffer.executor.environment.metric.direction, buffer.executor.base)
-    archive.add_imported(buffer.elsewhere)
+    archive.add_imported(buffer.imported)
     return archive

@@ -188,7 +188,7 @@ class SearchEngine:
         # A kill between an outcome and its descent left the outcome alone in the journal.
         recorded = set(self._buffer.lineage)
         self._record_descents([descent for descent in self.journal.descents() if descent not in recorded])
-        for (step, position), task in self._buffer.take_up().items():
+        for (step, position), task in self._buffer.resume().items():
             self._track(task, self.journal.pending_idea(step, position))
 
     def _track(self, task: Running, idea: PendingIdea) -> None:

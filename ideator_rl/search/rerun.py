@@ -117,7 +117,7 @@ async def rerun(buffer: RewardBuffer, records: list[Experiment], replicates: int
     """Run each record's codebase and the baseline under `replicates` further seeds."""
     numbers = range(RERUN_REPLICATE, RERUN_REPLICATE + replicates)
     baseline_runs = [buffer.baseline(number) for number in numbers]
-    idea_runs = [buffer.again(record.id, number) for record in records for number in numbers]
+    idea_runs = [buffer.rerun(record.id, number) for record in records for number in numbers]
     values = [_value(record) for record in await asyncio.gather(*baseline_runs, *idea_runs)]
     rows = [values[i : i + replicates] for i in range(0, len(values), replicates)]
     return [

@@ -107,7 +107,7 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)
             ideator = _get_ideator(config, buffer)
-            buffer.elsewhere = imported_records(buffer, config.archive_from, config.folder)
+            buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             keep_recipe(config.folder, config.text())
             try:
                 return _run(config, buffer, ideator, strategy, progress)
@@ -202,8 +202,8 @@ def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, prog
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     progress.say(f"run folder {config.folder}")
-    if buffer.elsewhere:
-        progress.say(import_note(buffer.elsewhere, config.seed))
+    if buffer.imported:
+        progress.say(import_note(buffer.imported, config.seed))
 
 
 __getattr__ = renamed(__name__)
