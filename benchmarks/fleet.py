@@ -36,7 +36,6 @@ from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend
-from ideator_rl.executor.backends.watched import retry_requested
 from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementation
@@ -156,7 +155,7 @@ class Watcher:
                     self._seen.add(id)
         if now >= self._next_retry:
             self._next_retry = now + RETRY_SECONDS
-            for id in [id for id in self._given_up if retry_requested(self.bucket, id)]:
+            for id in [id for id in self._given_up if store.retry_requested(self.bucket, id)]:
                 self._given_up.discard(id)
                 self._tries[id] = 0
                 self._queue.append(id)

@@ -12,7 +12,7 @@ from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import BUILT_IN, backend_class
 from ideator_rl.executor.backends.local import LocalBackend
-from ideator_rl.executor.backends.watched import WatchedBucket, request_retry, retry_requested
+from ideator_rl.executor.backends.watched import WatchedBucket
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.registry import UnknownName
@@ -85,12 +85,12 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
 
 def test_a_retry_is_requested_only_after_an_abandoned_attempt(toy_config):
     bucket = Executor(toy_config).bucket
-    request_retry(bucket, "a")
-    assert not retry_requested(bucket, "a") and bucket.names("experiments/a") == []
+    store.request_retry(bucket, "a")
+    assert not store.retry_requested(bucket, "a") and bucket.names("experiments/a") == []
     number = store.claim_attempt(bucket, "a")
     store.abandon_attempt(bucket, "a", number, "no luck")
-    assert not retry_requested(bucket, "a")
-    request_retry(bucket, "a")
-    assert retry_requested(bucket, "a")
+    assert not store.retry_requested(bucket, "a")
+    store.request_retry(bucket, "a")
+    assert store.retry_requested(bucket, "a")
     store.abandon_attempt(bucket, "a", store.claim_attempt(bucket, "a"), "no luck")
-    assert not retry_requested(bucket, "a")
+    assert not store.retry_requested(bucket, "a")

@@ -11,7 +11,7 @@ from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.local import LocalBackend
-from ideator_rl.executor.backends.watched import WatchedBucket, request_retry
+from ideator_rl.executor.backends.watched import WatchedBucket
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
@@ -267,7 +267,7 @@ def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries
         with pytest.raises(Lost):
             await future
         assert scheduler.discover() == {}
-        request_retry(bucket, "c")
+        store.request_retry(bucket, "c")
         [future] = scheduler.discover().values()
         return await future
 

@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import Backend
-from ideator_rl.executor.backends.watched import retry_requested
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import Bucket
@@ -138,7 +137,7 @@ class Scheduler:
         """What an experiment needs that is to be taken on; None for any other."""
         if id in self._waiting or id in self._finished:
             return None
-        if id in self._lost and not retry_requested(self.bucket, id):
+        if id in self._lost and not store.retry_requested(self.bucket, id):
             return None
         try:
             spec = store.Spec.load(self.bucket, id)

@@ -5,6 +5,7 @@
     experiments/<id>/attempts/<n>/claim.json  which process runs attempt n; created once, before anything is spent
     experiments/<id>/attempts/<n>/beat.json   heartbeat of that process; the only object that changes
     experiments/<id>/attempts/<n>/end.json    why attempt n has no record (our fault, not the idea's)
+    experiments/<id>/wanted/<n>.json          run it again, although n attempts have led to no record
     experiments/<id>/result.json              the record; created once, last
 
 Guaranteed: an experiment never runs twice at once.  Attempt n + 1 can be claimed only after attempt n has ended or its
@@ -143,6 +144,17 @@ def last_failure_reason(bucket: Bucket, id: str) -> str:
     number = count_attempts(bucket, id)
     raw = bucket.get(f"{_attempt(id, number - 1)}/end.json") if number else None
     return json.loads(raw)["reason"] if raw is not None else "its worker died"
+
+
+def request_retry(bucket: Bucket, id: str) -> None:
+    """Ask for one more round of attempts at an experiment that was given up."""
+    if number := count_attempts(bucket, id):
+        bucket.create(f"experiments/{id}/wanted/{number}.json", b"{}")
+
+
+def retry_requested(bucket: Bucket, id: str) -> bool:
+    """Whether an experiment is to be run again although no attempt so far has led to a record."""
+    return bucket.get(f"experiments/{id}/wanted/{count_attempts(bucket, id)}.json") is not None
 
 
 def live_claim(bucket: Bucket, id: str, number: int) -> dict[str, Any] | None:

@@ -1,9 +1,7 @@
 """The backend `bucket`: starts nothing; another process watches the bucket and runs what is put there.
 
 `ideator-rl scheduler` on another machine is such a process.  Each watcher stops after some attempts of its own.  When
-an experiment that was given up is proposed again, such as a week later, a new round of attempts is requested:
-
-    experiments/<id>/wanted/<n>.json   created after n attempts without a record: run it again
+an experiment that was given up is proposed again, such as a week later, a new round of attempts is requested.
 """
 
 from __future__ import annotations
@@ -29,20 +27,8 @@ class WatchedBucket(Backend):
 
     def submit(self, id: str, resources: Resources) -> bool:
         """Request an attempt; there is always room."""
-        request_retry(self._bucket, id)
+        store.request_retry(self._bucket, id)
         return True
 
     def active(self, id: str) -> bool:
         return False
-
-
-def request_retry(bucket: Bucket, id: str) -> None:
-    """Ask for one more round of attempts at an experiment that was given up."""
-    if number := store.count_attempts(bucket, id):
-        bucket.create(f"experiments/{id}/wanted/{number}.json", b"{}")
-
-
-def retry_requested(bucket: Bucket, id: str) -> bool:
-    """Whether an experiment is to be run again although no attempt so far has led to a record."""
-    number = store.count_attempts(bucket, id)
-    return bucket.get(f"experiments/{id}/wanted/{number}.json") is not None
