@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: install wheel smollm2 quickstart test test-all check format bench clean
+.PHONY: install wheel smollm2 quickstart test test-all check format reference bench clean
 
 install: $(VENV)/.installed
 
@@ -39,6 +39,10 @@ format: install
 wheel: install
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@ls dist/*.whl
+
+# Reference pages of recipes, env.yaml, coders and ideators, from the configuration classes.
+reference: install
+	python docs/generate.py
 
 bench: install
 	python benchmarks/overhead.py

@@ -1,7 +1,7 @@
 """The ideator `local`: a causal LM in this process, one idea a completion, with the prompts of training.
 
 `model` is a name on the hub, a folder, an export (`ideator-rl export`), the folder of a run that has ended, or
-`package:<import name>/<file>.gguf`; so search and training can share one ideator.  Sampling is as in training: with the
+`package:NAME/FILE.gguf`; so search and training can share one ideator.  Sampling is as in training: with the
 temperature alone, in the model's chat template if it has one.
 
 Guarantees: a question's salt seeds its answers, which differ with the batch by rounding at most.  The model is loaded
@@ -28,7 +28,7 @@ from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import PromptStyle
 from ideator_rl.storage.ledger import Ledger
 
-MODEL = "a name on the hub, a folder, or package:<import name>/<file>.gguf"
+MODEL = "a name on the hub, a folder, or package:NAME/FILE.gguf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class LocalSettings(PromptStyle):
     """How ideas are sampled."""
 
     model: Annotated[str, Expected(MODEL, str.strip)]
-    """Name on the hub, a folder, or package:<import name>/<file>.gguf."""
+    """Name on the hub, a folder, or package:NAME/FILE.gguf."""
     temperature: Amount = 1.0
     """Sampling temperature; 0 for the likeliest token."""
     max_tokens: Count = 512
