@@ -24,6 +24,21 @@ def test_a_run_is_read_back_by_step_with_success_and_metric_apart(tmp_path):
     assert run.rollouts[0].thought == "A thought." and run.rollouts[-1].status == "running"
 
 
+def test_a_run_is_a_data_frame_with_one_row_per_proposal(tmp_path):
+    steps = [[record("a", value=4.0), record("c", "failed")], [record("a", value=4.0), None]]
+    frame = read_run(journal(tmp_path, steps)).frame()
+    assert list(frame["step"]) == [0, 0, 1, 1] and list(frame["status"]) == [
+        "succeeded",
+        "failed",
+        "succeeded",
+        "running",
+    ]
+    assert frame["metric"].dropna().tolist() == [4.0, 4.0] and frame["patch"].isna().tolist() == [False] * 3 + [True]
+    assert {"completion", "thought", "idea", "reward", "finished", "error", "seconds", "usd", "tree"} <= set(
+        frame.columns
+    )
+
+
 def test_higher_may_be_better(tmp_path):
     steps = [[record("a", value=4.0), record("b", value=2.0)]]
     for one in steps[0]:

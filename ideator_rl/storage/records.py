@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -15,6 +15,9 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.storage.journal import JOURNAL, Descent, JournalError
 from ideator_rl.storage.journal_reader import JournalReader, Rollout
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 __all__ = ["JOURNAL", "NoRun", "Rollout", "Run", "Step", "mapping", "read_run"]
 
@@ -133,6 +136,29 @@ class Run:
     def spent(self) -> dict[str, float]:
         """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
         return {name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)}
+
+    def frame(self) -> DataFrame:
+        """The proposals as a pandas frame: one row each, in the order in which they were proposed.
+
+        Columns: `step`, `position`, `completion`, `thought`, `idea`, `experiment_id`, `status`, `reward`, `metric`,
+        `created` and `finished` (Unix seconds) of the proposal; `error` (its kind), `seconds` (the run's wall clock),
+        `usd` (paid to the coder), `tree` (SHA-256 of the codebase) and `patch` of its experiment.  A value that does
+        not exist, or not yet, is None or NaN.
+        """
+        import pandas  # takes a second to import, and only notebooks need it
+
+        rows = []
+        for rollout in self.rollouts:
+            record = self.experiments.get(rollout.experiment_id)
+            outcome = {
+                "error": (record.error or {}).get("kind") if record else None,
+                "seconds": record.seconds.get("run") if record else None,
+                "usd": record.cost.get("usd", 0.0) if record else None,
+                "tree": record.tree if record else None,
+                "patch": record.patch if record else None,
+            }
+            rows.append(asdict(rollout) | outcome)
+        return pandas.DataFrame(rows)
 
     def by_step(self) -> list[Step]:
         steps: dict[int, list[Rollout]] = {}
