@@ -80,7 +80,7 @@ def test_unknown_cluster_weights_are_refused():
         ("math.tau", {}, None, "is a float; expected a function"),
         ("math.floor", {}, None, "cannot be called as f"),
         ("max_at_k", {"kk": 4}, None, "Did you mean 'k'"),
-        ("grpo", {"k": 4}, None, "It has none"),
+        ("grpo", {"k": 4}, None, "Known: none"),
         ("max_at_k", {"k": 1}, None, "at least 2"),
         ("max_at_k", {"k": 4.0}, None, "whole number"),
         ("max_at_k", {"k": True}, None, "whole number"),

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, create_model
 
+from ideator_rl.config.base import Expected, Flag, Fraction, Integer, Positive, read_config
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.registry import UnknownName, resolve
 from ideator_rl.training.advantages.best_of_k import anneal, max_at_k
@@ -29,35 +30,17 @@ ADVANTAGES: dict[str, Callable[..., torch.Tensor]] = {
     "entropic": entropic,
     "anneal": anneal,
 }
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_two_or_more(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 2
-
-
-_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "k": (_is_two_or_more, "a whole number of at least 2 (k = 1 is the advantage 'loo')"),
-    "center": (_is_flag, "true or false"),
-    "scale": (_is_flag, "true or false"),
-    "gamma": (_is_positive, "a number of nats above 0"),
-    "clip": (_is_positive, "a number above 0"),
-    "beta_max": (_is_positive, "a number above 0"),
-    "start": (_is_share, "a share of the training, 0 to 1"),
-    "end": (_is_share, "a share of the training, 0 to 1"),
+_OPTIONS: dict[str, Any] = {
+    "k": Annotated[Integer, Field(ge=2), Expected("a whole number of at least 2 (k = 1 is the advantage 'loo')")],
+    "center": Flag,
+    "scale": Flag,
+    "gamma": Annotated[Positive, Expected("a number of nats above 0")],
+    "clip": Positive,
+    "beta_max": Positive,
+    "start": Annotated[Fraction, Expected("a share of the training, 0 to 1")],
+    "end": Annotated[Fraction, Expected("a share of the training, 0 to 1")],
 }
-"""By option: a check, and the expected value.  An option means the same in every advantage that has it."""
+"""Type and range by option.  An option means the same in every advantage that has it."""
 
 
 def make_advantage(name: str, options: dict[str, Any] | None = None, group_size: int | None = None) -> Advantage:
@@ -84,13 +67,10 @@ def make_advantage(name: str, options: dict[str, Any] | None = None, group_size:
 def _check_options(name: str, options: dict[str, Any], group_size: int | None) -> None:
     parameters = inspect.signature(ADVANTAGES[name]).parameters.values()
     known_options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    for key, value in options.items():
-        if key not in known_options:
-            hint = did_you_mean(key, known_options, None if known_options else "It has none.")
-            raise AdvantageError(f"The advantage {name!r} has no option {key!r}. {hint}")
-        fits, expected = _RULES[key]
-        if not fits(value):
-            raise AdvantageError(f"The advantage {name!r} has {key}: {value!r}; expected {expected}.")
+    takes = {option: (_OPTIONS[option], None) for option in known_options}
+    rules = ConfigDict(extra="forbid")
+    model = create_model("AdvantageOptions", __config__=rules, **takes)  # type: ignore[call-overload]
+    read_config(model, options, f"The advantage {name!r} has", AdvantageError)
     if group_size is not None and options.get("k", 0) > group_size:
         raise AdvantageError(
             f"The advantage {name!r} has k: {options['k']}, but a group has {group_size} completions; "
