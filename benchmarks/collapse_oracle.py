@@ -16,7 +16,8 @@ from typing import Any
 from collapse_methods import BATCH
 from collapse_records import Curve, told
 
-from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit, landscape
+from ideator_rl.envs.landscape.certificate import certified_landscape
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit
 
 Idea = dict[int, int]
 """Value by knob."""
@@ -37,7 +38,7 @@ def run_oracle(
         chance: seed of its own random numbers.
     """
     rng = random.Random(f"oracle {seed} {chance}")
-    found, curve = landscape(seed), Curve(landscape(seed))
+    found, curve = certified_landscape(seed), Curve(certified_landscape(seed))
     known: set[tuple[Edit, ...]] = set()
     pool: list[tuple[float, Idea]] = []
     while len(curve.scores) < min(budget, most):

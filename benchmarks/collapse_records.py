@@ -21,9 +21,9 @@ from ideator_rl.diversity.alarms import alarms
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.diversity.measures import clusters, largest_share, vendi_score
 from ideator_rl.diversity.population import population
-from ideator_rl.envs.landscape.certificate import certificate
-from ideator_rl.envs.landscape.edits import NotAnIdea, read
-from ideator_rl.envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple, landscape
+from ideator_rl.envs.landscape.certificate import certificate, certified_landscape
+from ideator_rl.envs.landscape.edits import NotAnIdea, read_idea
+from ideator_rl.envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.storage.records import Rollout, read_run
@@ -76,7 +76,7 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
     """
     run = read_run(folder)
     rollouts = sorted(run.rollouts, key=lambda row: (row.step, row.position))
-    curve, kept = Curve(landscape(seed)), list[Rollout]()
+    curve, kept = Curve(certified_landscape(seed)), list[Rollout]()
     for row in rollouts:
         if len(curve.scores) == budget:
             break
@@ -128,7 +128,7 @@ def figures(rows: list[Rollout]) -> dict[str, float | None]:
 def edits_of(completion: str) -> list[Edit]:
     """The edits of a completion; none where it holds no idea."""
     try:
-        return read(parse_idea(completion).experiment)
+        return read_idea(parse_idea(completion).experiment)
     except (MalformedIdea, NotAnIdea):
         return []
 

@@ -17,7 +17,7 @@ import random
 import tempfile
 import time
 
-from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, spelled
+from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, spell
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 
 
@@ -81,7 +81,7 @@ def ideas(batches: int, size: int, repeated: float) -> list[list[str]]:
 
 def idea(rng: random.Random) -> str:
     knobs = sorted(rng.sample(range(KNOBS), rng.randint(1, MOST_EDITS)))
-    edits = spelled((knob, rng.randrange(VALUES)) for knob in knobs)
+    edits = spell((knob, rng.randrange(VALUES)) for knob in knobs)
     return f"hm </think> [Experiment] {edits} [Code Changes] apply [End]"
 
 

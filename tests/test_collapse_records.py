@@ -11,17 +11,17 @@ import collapse_oracle  # noqa: E402
 from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
 from collapse_table import holm, interval, slope, table  # noqa: E402
 
-from ideator_rl.envs.landscape.certificate import certificate  # noqa: E402
-from ideator_rl.envs.landscape.landscape import landscape, spelled  # noqa: E402
+from ideator_rl.envs.landscape.certificate import certificate, certified_landscape  # noqa: E402
+from ideator_rl.envs.landscape.landscape import spell  # noqa: E402
 from ideator_rl.storage.records import Rollout  # noqa: E402
 
-HERE = landscape(0)
+HERE = certified_landscape(0)
 
 
 def row(edits, metric, step=0, position=0, thought="hm hm "):
-    text = f"{thought}</think> [Experiment] {spelled(edits)} [Code Changes] apply [End]"
+    text = f"{thought}</think> [Experiment] {spell(edits)} [Code Changes] apply [End]"
     status = "failed" if metric is None else "succeeded"
-    return Rollout(step, position, text, "", "", spelled(edits), status, metric or 0.0, metric)
+    return Rollout(step, position, text, "", "", spell(edits), status, metric or 0.0, metric)
 
 
 def test_the_score_is_that_of_the_best_observed_and_only_new_codebases_count():
@@ -92,7 +92,7 @@ def test_the_oracle_runs_every_idea_once_and_is_told_no_more_than_what_ran(monke
             asked.append(tuple(edits))
             return HERE.outcome(edits)
 
-    monkeypatch.setattr(collapse_oracle, "landscape", lambda seed: Watched())
+    monkeypatch.setattr(collapse_oracle, "certified_landscape", lambda seed: Watched())
     monkeypatch.setattr(collapse_oracle, "Curve", lambda _: Curve(HERE))
     told = collapse_oracle.run_oracle(0, 300, 450, elites=4)
     assert len(asked) == len(set(asked)) == told["executed"] == told["proposed"] == 300

@@ -1,4 +1,4 @@
-"""Edits as text: the tokens of an idea, and the lines of the listing file that is its codebase."""
+"""Edits as text: the tokens of an idea, and the lines of the listing file, which is the codebase."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ _LINE = re.compile(r"k(\d\d): (\d)")
 
 
 class NotAnIdea(ValueError):
-    """The text is no list of edits; says why."""
+    """The text is no list of edits; the message gives the reason."""
 
 
-def read(text: str) -> list[Edit]:
-    """The edits that an idea spells, such as `k01v2 k07v0`.
+def read_idea(text: str) -> list[Edit]:
+    """The edits of an idea such as `k01v2 k07v0`.
 
     Raises:
-        NotAnIdea: a word is no edit, knobs do not ascend, or there are none or too many.
+        NotAnIdea: a word is no edit, the knobs do not ascend, or there are no edits or too many.
     """
-    found = [_edit(word, _TOKEN) for word in text.split()]
-    if not 1 <= len(found) <= MOST_EDITS:
-        raise NotAnIdea(f"The idea has {len(found)} edits; expected 1 to {MOST_EDITS}.")
-    for (knob, _), (following, _) in zip(found, found[1:], strict=False):
-        if following <= knob:
-            raise NotAnIdea(f"k{following:02d} stands after k{knob:02d}; expected each knob once, ascending.")
-    return found
+    edits = [_edit(word, _TOKEN) for word in text.split()]
+    if not 1 <= len(edits) <= MOST_EDITS:
+        raise NotAnIdea(f"The idea has {len(edits)} edits; expected 1 to {MOST_EDITS}.")
+    for (knob, _), (next_knob, _) in zip(edits, edits[1:], strict=False):
+        if next_knob <= knob:
+            raise NotAnIdea(f"k{next_knob:02d} comes after k{knob:02d}; expected each knob once, ascending.")
+    return edits
 
 
-def listed(text: str) -> list[Edit]:
-    """The edits that a listing file holds.
+def read_listing(text: str) -> list[Edit]:
+    """The edits in a listing file.
 
     Raises:
-        NotAnIdea: a line is no setting, a knob is set twice, or too many are set.
+        NotAnIdea: a line is no setting, a knob is set twice, or there are too many settings.
     """
     lines = (line.strip() for line in text.split("\n"))
-    found = [_edit(line, _LINE) for line in lines if line and not line.startswith("#")]
-    if len({knob for knob, _ in found}) != len(found) or len(found) > MOST_EDITS:
-        raise NotAnIdea(f"The listing has {len(found)} settings; expected at most {MOST_EDITS}, each knob once.")
-    return found
+    edits = [_edit(line, _LINE) for line in lines if line and not line.startswith("#")]
+    if len({knob for knob, _ in edits}) != len(edits) or len(edits) > MOST_EDITS:
+        raise NotAnIdea(f"The listing has {len(edits)} settings; expected at most {MOST_EDITS}, each knob once.")
+    return edits
 
 
-def listing(base: str, edits: list[Edit]) -> str:
-    """The listing file with these edits after what it holds."""
+def append_edits(base: str, edits: list[Edit]) -> str:
+    """A listing file with these edits added at its end."""
     return base + "".join(f"k{knob:02d}: {value}\n" for knob, value in edits)
 
 

@@ -1,7 +1,10 @@
-"""Trusted: what an idea is worth on the preset's landscape.  A codebase is a list of edits; nothing of it is run."""
+"""The trusted evaluator: the outcome of an idea on the preset's landscape.
 
-from ideator_rl.envs.landscape.edits import NotAnIdea, listed
-from ideator_rl.envs.landscape.landscape import landscape
+A codebase is a list of edits, and none of its code is run.
+"""
+
+from ideator_rl.envs.landscape.certificate import certified_landscape
+from ideator_rl.envs.landscape.edits import NotAnIdea, read_listing
 from ideator_rl.evaluation import ScorerFailed
 
 SEEDS_A_REPLICATE = 1000
@@ -12,19 +15,19 @@ def measured(tree, settings, replicate) -> float:
     """The metric of a codebase, in the caller's process: `backend: in_process`.
 
     Raises:
-        ScorerFailed: the run failed, as ideas do with a probability of their own; or the listing is no idea.
+        ScorerFailed: the run failed, with the idea's own probability, or the listing is no idea.
     """
     try:
-        edits = listed(tree["edits.yaml"])
+        edits = read_listing(tree["edits.yaml"])
     except NotAnIdea as error:
         raise ScorerFailed(str(error)) from error
-    outcome = landscape(settings["seed"]).outcome(edits, replicate)
+    outcome = certified_landscape(settings["seed"]).outcome(edits, replicate)
     if not outcome.succeeded:
-        raise ScorerFailed("the run broke: a setting did not hold")
+        raise ScorerFailed("the run failed: one of the edits did not work")
     return outcome.metric
 
 
 def evaluate(run) -> float:
-    """The same of what a run left, for every other backend; with `seed: 0` in the recipe it is the very same."""
+    """The metric of a run's artifact, for every other backend; with `seed: 0` in the recipe the same as `measured`."""
     text, seed = ((run.artifact / name).read_bytes()[:MOST_BYTES].decode() for name in ("edits.yaml", "seed"))
     return measured({"edits.yaml": text}, run.settings, int(seed) // SEEDS_A_REPLICATE)

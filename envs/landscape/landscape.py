@@ -1,4 +1,4 @@
-"""An idea landscape: what an idea of the testbed is worth, in microseconds, with nothing run.
+"""An idea landscape: the outcome of an idea of the testbed, in microseconds, without running anything.
 
 An idea is a set of edits; an edit gives one of D = 20 knobs one of V = 4 values, and an idea has 1 to 10 of them, no
 knob twice.  Knobs 0 to 3 are simple, all others complex.
@@ -6,17 +6,17 @@ knob twice.  Knobs 0 to 3 are simple, all others complex.
     success   Bernoulli(Π s_e), s_e = 0.97 for a simple edit, U(0.65, 0.90) for a complex one
     quality   q = max(0.05, B + Σ m_e + Σ h + 0.04 · max(0, complete modules − 1)), B = 0.5
     m_e       0.02 and 0.03 for the two popular ideas; else N(0, 0.006) if simple, N(−0.004, 0.008) if complex
-    h         of each of 11 modules of specific edits: g when all n are there, g · (o/n)² when o ≥ 2 of them are; one of
-              four that are deceptive gives −0.015 instead while it is begun and not complete
+    h         for each of 11 modules of specific edits: g for a complete module of n edits, g · (o/n)² for o ≥ 2 of
+              them; a deceptive module (four of the 11) adds −0.015 instead while it is incomplete and not empty
     g         0.06, 0.12, 0.20 for n = 2, 3, 4, times U(0.85, 1.15)
     metric    q + N(0, 0.005)
 
-Five modules (4, 4, 3, 3, 2) cover the complex knobs; six decoys (2 or 3) want other values of the same knobs.  So the
-best expected reward p · q is that of the two popular ideas together, although the best quality is twice as high: see
-`certificate.py`, by which a draw is refused where that is not so.
+Five modules (4, 4, 3, 3, 2 edits) cover the complex knobs; six decoys (2 or 3) need other values of the same knobs.  So
+the two popular ideas together have the best expected reward p · q, although the best quality is twice as high;
+`certificate.py` rejects a draw for which this does not hold.
 
-Guarantees: a landscape is a function of its seed; an outcome of (landscape seed, idea, replicate); both the same on
-every machine.  The popular ideas are the same in every landscape: they are what everybody tries first.
+Guarantees: a landscape is a function of its seed, and an outcome of landscape seed, idea and replicate; both are the
+same on every machine.  The popular ideas are the same in every landscape: ideas that every ideator tries first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ import math
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from statistics import NormalDist
 
 KNOBS, VALUES, SIMPLE_KNOBS, MOST_EDITS = 20, 4, 4, 10
@@ -39,7 +38,7 @@ Edit = tuple[int, int]
 """Knob and value."""
 
 POPULAR: dict[Edit, float] = {(0, 1): 0.02, (1, 2): 0.03}
-"""The two ideas that everybody tries first, and what each adds."""
+"""The two popular ideas, and what each adds to the quality."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,21 @@ class Module:
 
     def adds(self, idea: frozenset[Edit]) -> float:
         """h: what it adds to the quality of an idea."""
-        held = len(self.edits & idea)
-        if held == len(self.edits):
+        present = len(self.edits & idea)
+        if present == len(self.edits):
             return self.gain
         if self.deceptive:
-            return -DECEPTION if held else 0.0
-        return self.gain * (held / len(self.edits)) ** 2 if held >= 2 else 0.0
+            return -DECEPTION if present else 0.0
+        return self.gain * (present / len(self.edits)) ** 2 if present >= 2 else 0.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one run of an idea."""
+    """The outcome of one run of an idea."""
 
     succeeded: bool
     metric: float
-    """Quality and noise; what a failed run would have measured is not told to anybody."""
+    """Quality with noise.  Of a failed run it must not be shown to an ideator."""
 
 
 @dataclass(frozen=True)
@@ -78,26 +77,26 @@ class Landscape:
     modules: tuple[Module, ...]
 
     def probability(self, idea: Iterable[Edit]) -> float:
-        """p: that a run of the idea succeeds."""
+        """p: the probability that a run of the idea succeeds."""
         return math.prod(self.success[edit] for edit in idea)
 
     def quality(self, idea: Iterable[Edit]) -> float:
-        """q, without noise: for benchmarks, never for an ideator."""
+        """q, without noise; only for benchmarks."""
         edits = frozenset(idea)
         complete = sum(module.edits <= edits for module in self.modules)
         total = BASE + sum(self.effect[edit] for edit in edits) + sum(module.adds(edits) for module in self.modules)
         return max(LEAST, total + BONUS * max(0, complete - 1))
 
     def outcome(self, idea: Iterable[Edit], replicate: int = 0) -> Outcome:
-        """What happens when an idea is run."""
+        """The outcome of running an idea."""
         edits = sorted(set(idea))
-        name = f"{self.seed}|{spelled(edits)}|{replicate}"
+        name = f"{self.seed}|{spell(edits)}|{replicate}"
         luck, noise = _uniforms(name)
         return Outcome(luck < self.probability(edits), self.quality(edits) + NOISE * NormalDist().inv_cdf(noise))
 
 
-def spelled(idea: Iterable[Edit]) -> str:
-    """An idea as the ideator writes it: its edits, knobs ascending."""
+def spell(idea: Iterable[Edit]) -> str:
+    """The idea in the ideator's notation: its edits, knobs ascending."""
     return " ".join(f"k{knob:02d}v{value}" for knob, value in sorted(idea))
 
 
@@ -106,8 +105,8 @@ def is_simple(idea: Iterable[Edit]) -> bool:
     return all(knob < SIMPLE_KNOBS for knob, _ in idea)
 
 
-def drawn(seed: int, attempt: int = 0) -> Landscape:
-    """A landscape as it is drawn, whatever its certificate."""
+def draw_landscape(seed: int, attempt: int = 0) -> Landscape:
+    """A random landscape, which may lack the certificate; see `certificate.certified_landscape`."""
     rng = random.Random(f"landscape {seed}:{attempt}")
     edits = [(knob, value) for knob in range(KNOBS) for value in range(VALUES)]
     success = {edit: SIMPLE_SUCCESS if edit[0] < SIMPLE_KNOBS else rng.uniform(*COMPLEX_SUCCESS) for edit in edits}
@@ -115,39 +114,29 @@ def drawn(seed: int, attempt: int = 0) -> Landscape:
     return Landscape(seed, success, effect | POPULAR, tuple(_modules(rng)))
 
 
-@lru_cache(maxsize=64)
-def landscape(seed: int) -> Landscape:
-    """The landscape of a seed: its first draw that has the certificate."""
-    from ideator_rl.envs.landscape.certificate import certificate
-
-    attempt = 0
-    while not certificate(found := drawn(seed, attempt)).holds:
-        attempt += 1
-    return found
-
-
 def _modules(rng: random.Random) -> list[Module]:
     knobs = list(range(SIMPLE_KNOBS, KNOBS))
     rng.shuffle(knobs)
-    wanted: list[list[Edit]] = []
+    modules: list[list[Edit]] = []
     for size in SIZES:
-        wanted.append([(knobs.pop(), rng.randrange(VALUES)) for _ in range(size)])
-    taken = {edit for module in wanted for edit in module}
+        modules.append([(knobs.pop(), rng.randrange(VALUES)) for _ in range(size)])
+    # Decoys take values that no module before them has.
+    taken = {edit for module in modules for edit in module}
     for _ in range(DECOYS):
         free = {k: [v for v in range(VALUES) if (k, v) not in taken] for k in range(SIMPLE_KNOBS, KNOBS)}
         chosen = rng.sample([knob for knob, values in free.items() if values], rng.choice(DECOY_SIZES))
         decoy = [(knob, rng.choice(free[knob])) for knob in chosen]
         taken.update(decoy)
-        wanted.append(decoy)
-    deceptive = set(rng.sample(range(len(wanted)), DECEPTIVE))
+        modules.append(decoy)
+    deceptive = set(rng.sample(range(len(modules)), DECEPTIVE))
     return [
-        Module(frozenset(edits), GAIN[len(edits)] * rng.uniform(*GAIN_SPREAD), at in deceptive, at >= len(SIZES))
-        for at, edits in enumerate(wanted)
+        Module(frozenset(edits), GAIN[len(edits)] * rng.uniform(*GAIN_SPREAD), i in deceptive, i >= len(SIZES))
+        for i, edits in enumerate(modules)
     ]
 
 
 def _uniforms(name: str) -> tuple[float, float]:
-    """Two numbers above 0 and below 1 that a text decides."""
-    raw = hashlib.blake2b(name.encode(), digest_size=16).digest()
-    first, second = (int.from_bytes(part, "big") >> 11 for part in (raw[:8], raw[8:]))
+    """Two numbers above 0 and below 1, from the hash of a text."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    first, second = (int.from_bytes(half, "big") >> 11 for half in (digest[:8], digest[8:]))
     return (first + 0.5) / 2**53, (second + 0.5) / 2**53
