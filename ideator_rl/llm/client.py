@@ -82,6 +82,7 @@ class ChatClient:
         """
         request = make_request(self.settings, messages, salt, temperature, max_tokens)
         key = request.key(self.settings.extra_body)
+        # A recorded answer is free, so neither the window nor the budget is checked for it.
         if self._recording is not None and (recorded := self._recording.get(key)) is not None:
             return recorded
         if self.settings.replay:

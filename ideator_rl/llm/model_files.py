@@ -54,6 +54,7 @@ def from_package(path: str) -> Path:
     if importlib.util.find_spec("gguf") is None:
         raise ModelError("Reading a GGUF file needs the package gguf: `pip install 'ideator-rl[smollm2]'`.")
     target = cache_root() / "models" / Path(file).stem
+    # Several processes may start at once: one converts, the others wait and use its folder.
     with exclusive(target):
         if not target.is_dir():
             with atomic_folder(target) as scratch:
