@@ -314,7 +314,7 @@ def test_the_reward_of_the_docs_works_as_it_stands(tmp_path, monkeypatch):
     ("function", "option", "told"),
     [
         (length_reward, {"length_cap": 0}, "length_cap holds 0; expected a number of at least 1"),
-        (length_reward, {"length_unit": "pages"}, "expected one of tokens, words"),
+        (length_reward, {"length_unit": "pages"}, "expected tokens or words"),
         (length_reward, {"length_most": float("nan")}, "a number of at least 0"),
         (format_reward, {"format_strict": "yes"}, "expected true or false"),
         (novelty_reward, {"novelty_k": 2.5}, "a whole number of at least 1"),

@@ -1,7 +1,7 @@
 """Options of reward functions: columns of the dataset, with one value for all rows of a batch.
 
-A recipe's `reward_options: {length_most: 0.2}` become such columns, and are checked before anything is started: each
-function of ours says what it takes as `function.options`, by name.  What is missing or None is the default.
+A recipe's `reward_options: {length_most: 0.2}` become such columns, and are checked before anything is started: a
+function declares what it takes as `function.options`, by name.  A missing or None option has its default.
 """
 
 from __future__ import annotations
@@ -9,41 +9,46 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ideator_rl.config.base import Flag, Integer, Number, expected
 from ideator_rl.errors import IdeatorError
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option; of what kind its values are is told by its default, a number for None."""
+    """One option; its default gives the type of its values, a number for None."""
 
     default: Any = None
     least: float = -math.inf
     most: float = math.inf
     among: tuple[str, ...] = ()
-    """The words it may be; empty for any."""
+    """The texts that it may be; empty for any."""
 
     def check(self, name: str, value: Any) -> None:
-        """Raises: IdeatorError when this cannot be its value."""
-        if not self._fits(value):
-            raise IdeatorError(f"The column {name} holds {value!r}; expected {self._wanted()}.")
+        """Raises: IdeatorError for a value of another type or out of range."""
+        try:
+            self._adapter.validate_python(value)
+        except ValidationError:
+            wanted = expected(self._annotation)
+            raise IdeatorError(f"The column {name} holds {value!r}; expected {wanted}.") from None
 
-    def _fits(self, value: Any) -> bool:
+    @cached_property
+    def _annotation(self) -> Any:
         if isinstance(self.default, bool):
-            return isinstance(value, bool)
+            return Flag
         if isinstance(self.default, str):
-            return isinstance(value, str) and (not self.among or value in self.among)
-        number = isinstance(value, int if isinstance(self.default, int) else int | float)
-        return number and not isinstance(value, bool) and self.least <= value <= self.most and math.isfinite(value)
+            return Literal[self.among] if self.among else str
+        bounds: dict[str, Any] = {"ge": self.least, "le": self.most}
+        finite = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+        return Annotated[Integer if isinstance(self.default, int) else Number, Field(**finite)]
 
-    def _wanted(self) -> str:
-        if isinstance(self.default, bool):
-            return "true or false"
-        if isinstance(self.default, str):
-            return f"one of {', '.join(self.among)}" if self.among else "text"
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return f"{kind} of at least {self.least:g}" + (f" and at most {self.most:g}" if self.most < math.inf else "")
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self._annotation)
 
 
 Options = Mapping[str, Option]
@@ -53,14 +58,14 @@ def read(options: Options, columns: Mapping[str, list[Any]]) -> dict[str, Any]:
     """The values of a batch.
 
     Raises:
-        IdeatorError: one cannot be, or differs between rows.
+        IdeatorError: a value is out of range, or differs between rows.
     """
     values = {}
     for name, option in options.items():
-        given = [value for value in columns.get(name, ()) if value is not None]
-        for value in given:
+        column = [value for value in columns.get(name, ()) if value is not None]
+        for value in column:
             option.check(name, value)
-        if any(value != given[0] for value in given):
+        if any(value != column[0] for value in column):
             raise IdeatorError(f"The column {name} differs between rows of a batch; expected one value for all.")
-        values[name] = given[0] if given else option.default
+        values[name] = column[0] if column else option.default
     return values
