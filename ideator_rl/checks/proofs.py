@@ -1,8 +1,8 @@
-"""What `env check` tries against an environment: a known-good edit, a run that wrecks its own codebase, a search of all
-that an experiment can read.
+"""What `env check` tries against an environment: a known-good edit, a run that wrecks its workspace, a search for
+hidden data in all that an experiment can read.
 
-Each gives `Check`s, in words for the environment's author.  The wrecked run proves that what is scored is not what lies
-in the workspace afterwards; it says nothing of a sandbox that can be left.  The search finds exact copies only.
+Each returns `Check`s for the environment's author.  The wrecked run proves that scoring does not use the workspace
+after the run; it proves nothing about escapes from the sandbox.  The search finds exact copies only.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
 
 MOVES = 2
-"""Spreads by which a known-good edit must beat the baseline's mean."""
+"""Standard deviations by which a known-good edit must beat the baseline's mean."""
 SAME = 10
-"""Spreads within which a run counts as like the baseline: of a few seeds, the spread itself is known roughly."""
+"""Standard deviations within which a run counts as equal to the baseline: few seeds give a rough deviation."""
 PIECE_BYTES = 256
-"""Long enough that finding it elsewhere means a copy: shorter pieces of text, code above all, recur as phrases."""
+"""Long enough that a match means a copy: shorter pieces of text, above all of code, occur in many files."""
 HIDDEN_PIECES, PUBLIC_PIECES = 32, 4
-"""How many are looked for; at least one of every file."""
+"""Pieces to search for; at least one of every file."""
 LEAST_BYTES, LEAST_DISTINCT = 24, 12
-"""Smaller or plainer pieces, such as spaces, stand in any file."""
+"""Shorter pieces, or those of fewer distinct bytes, such as spaces, occur in any file."""
 SEARCH_SECONDS = 1800.0
 SEARCHER = Path(__file__).with_name("text_search.py")
 WRECKED = "env check: files of the workspace rewritten: "
@@ -57,7 +57,7 @@ if __name__ == "__main__":
 
     _atexit.register(_wreck)
 """
-"""Put at the head of the script: what it was given runs first, then all files of its workspace are lost."""
+"""Inserted at the top of the script: at exit, after all of its own code, every file of its workspace is rewritten."""
 
 
 @dataclass(frozen=True)
@@ -65,40 +65,41 @@ class Check:
     name: str
     passed: bool
     words: str
+    """What was tried, and what to correct; the key `words` of `env check --json`."""
     warned: bool = False
-    """Nothing is wrong, but something was not proved."""
+    """Nothing failed, but a fact was not proved."""
 
 
 def known_good(environment: Environment, noise: Noise, record: Experiment | None) -> Check:
-    """Whether the metric moved as it must under the manifest's `known_good` patch."""
+    """Whether the manifest's `known_good` patch improved the metric by more than noise."""
     name, metric = "known-good edit", environment.metric
     if record is None:
-        words = "not given: add a patch that is known to better the metric, and `known_good: FILE` to env.yaml"
-        return Check(name, True, words, warned=True)
+        text = "missing: add a patch that improves the metric, and `known_good: FILE` to env.yaml"
+        return Check(name, True, text, warned=True)
     if record.status != SUCCEEDED or record.metric is None:
         return Check(name, False, f"{environment.known_good} did not succeed: {_why(record)}")
     value = float(record.metric["value"])
-    words = (
+    text = (
         f"{metric.name} {value:.4g} with {environment.known_good}, against {noise.mean:.4g} ± {noise.spread:.2g} of "
         f"the baseline"
     )
     gain = noise.mean - value if metric.direction == "min" else value - noise.mean
     if gain <= MOVES * noise.spread:
         hint = "a larger edit, a longer budget, or a steadier metric (more hidden data) is needed"
-        return Check(name, False, f"{words}: not better by over {MOVES} spreads; {hint}")
-    return Check(name, True, words)
+        return Check(name, False, f"{text}: not better by over {MOVES} standard deviations; {hint}")
+    return Check(name, True, text)
 
 
-def forged(environment: Environment) -> str:
-    """A patch that puts an evaluator into the codebase: it must be rejected."""
+def forged_evaluator(environment: Environment) -> str:
+    """A patch that adds an evaluator to the codebase: it must be rejected."""
     return diff({}, {environment.evaluator: "def evaluate(run):\n    return 0.0\n"})
 
 
-def wrecked(environment: Environment, preset: str) -> str:
-    """A patch by which the run of the baseline rewrites every file of its workspace at its end.
+def wrecking_patch(environment: Environment, preset: str) -> str:
+    """A patch that makes the baseline's run rewrite every file of its workspace at exit.
 
     Raises:
-        IdeatorError: the baseline's command gives no place for it, in words for a person.
+        IdeatorError: the command is no script of the baseline, or no patch may change it.
     """
     base, argv = environment.baseline(preset), environment.command
     if argv[0] != "python" or len(argv) < 2 or argv[1] not in base:
@@ -114,7 +115,7 @@ def wrecked(environment: Environment, preset: str) -> str:
 
 
 def _head(source: str) -> int:
-    """Lines that must stay first in a script: its docstring and imports from `__future__`."""
+    """How many lines must stay first in a script: its docstring and imports from `__future__`."""
     last = 0
     for number, node in enumerate(ast.parse(source).body):
         docstring = number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -124,25 +125,25 @@ def _head(source: str) -> int:
 
 
 def protection(environment: Environment, noise: Noise, forgery: Experiment, wreck: Experiment | IdeatorError) -> Check:
-    """Whether an evaluator in a patch is refused, and a wrecked workspace leaves the measurement alone."""
+    """Whether an evaluator in a patch is rejected, and a wrecked workspace leaves the metric unchanged."""
     name = "protected files"
     if forgery.status != REJECTED:
         return Check(name, False, f"a patch that adds {environment.evaluator} was not rejected: {_why(forgery)}")
-    words = f"a patch that adds {environment.evaluator} is rejected"
+    text = f"a patch that adds {environment.evaluator} is rejected"
     if isinstance(wreck, IdeatorError):
-        return Check(name, True, f"{words}; a run that wrecks its workspace was not tried: {wreck}", warned=True)
-    mark = wreck.log.rfind(WRECKED)
-    if mark < 0:
-        return Check(name, True, f"{words}; a run did not wreck its workspace as it should have", warned=True)
-    count = wreck.log[mark + len(WRECKED) :].split()[0]
-    tried = f"a run that rewrote all {count} files of its workspace at its end"
+        return Check(name, True, f"{text}; a run that wrecks its workspace was not tried: {wreck}", warned=True)
+    position = wreck.log.rfind(WRECKED)
+    if position < 0:
+        return Check(name, True, f"{text}; a run did not wreck its workspace as it should have", warned=True)
+    count = wreck.log[position + len(WRECKED) :].split()[0]
+    attempt = f"a run that rewrote all {count} files of its workspace at its end"
     if wreck.status != SUCCEEDED or wreck.metric is None:
-        return Check(name, False, f"{tried} was not measured: {_why(wreck)}")
+        return Check(name, False, f"{attempt} was not measured: {_why(wreck)}")
     value = float(wreck.metric["value"])
-    near = abs(value - noise.mean) <= SAME * noise.spread or math.isclose(value, noise.mean, rel_tol=1e-6)
-    same = near or len(noise.values) == 1  # one run has no spread to compare with
-    verdict = "as the baseline is" if same else f"otherwise than the baseline ({noise.mean:.4g} ± {noise.spread:.2g})"
-    return Check(name, same, f"{words}; {tried} was measured {verdict}: {environment.metric.name} {value:.4g}")
+    close = abs(value - noise.mean) <= SAME * noise.spread or math.isclose(value, noise.mean, rel_tol=1e-6)
+    same = close or len(noise.values) == 1  # one run has no deviation to compare with
+    verdict = "like the baseline" if same else f"unlike the baseline ({noise.mean:.4g} ± {noise.spread:.2g})"
+    return Check(name, same, f"{text}; {attempt} was measured {verdict}: {environment.metric.name} {value:.4g}")
 
 
 def _why(record: Experiment) -> str:
@@ -150,45 +151,48 @@ def _why(record: Experiment) -> str:
 
 
 def hidden(environment: Environment, preset: str, isolation: str) -> Iterator[Check]:
-    """Search everything an experiment can read for pieces of the hidden data; and, to be sure the search sees, of the
-    public data."""
+    """Search everything that an experiment can read for pieces of the hidden data.
+
+    Pieces of the public data are searched for too: if they are not found, the search itself is broken.
+    """
     data, sandbox = environment.data(preset), choose_sandbox(isolation, trusted=True)
     secret, public = pieces(data.private, HIDDEN_PIECES), pieces(data.public, PUBLIC_PIECES)
     if not secret:
         files = [path for path in data.private.rglob("*") if path.is_file()]
-        words = "none: prepare.py writes nothing to its private folder, so that the metric stands on public facts alone"
+        text = "none: prepare.py writes nothing to its private folder, so the metric depends on public data alone"
         if files:
-            words = f"not searched for: each of the {len(files)} private files is too small or too plain to be told"
-        yield Check("hidden data", True, words, warned=True)
+            text = f"not searched for: each of the {len(files)} private files is too small or too plain to recognize"
+        yield Check("hidden data", True, text, warned=True)
         return
     if sandbox.level == NONE:
-        stamp = "unmasked, and not searched: " if isolation == NONE else "not masked: no sandbox: "
-        yield Check("hidden data", isolation == NONE, f"{stamp}{sandbox.reason}")
+        verdict = "unmasked, and not searched: " if isolation == NONE else "not masked: no sandbox: "
+        yield Check("hidden data", isolation == NONE, f"{verdict}{sandbox.reason}")
         return
     try:
-        answer = _search(secret + public, environment.baseline(preset), data, sandbox)
+        result = _search(secret + public, environment.baseline(preset), data, sandbox)
     except IdeatorError as error:
         yield Check("hidden data", False, str(error))
         return
-    found = {int(number): paths for number, paths in answer["found"].items()}
-    leaks = sorted({path for number, paths in found.items() if number < len(secret) for path in paths})
-    leaked = sum(number < len(secret) for number in found)
-    scope = f"{answer['files']} readable files, {answer['bytes'] / 1e9:.1f} GB"
-    words = f"none of {len(secret)} pieces in {scope}"
+    # The numbers of secret pieces come before those of public ones.
+    matches = {int(number): paths for number, paths in result["found"].items()}
+    leaks = sorted({path for number, paths in matches.items() if number < len(secret) for path in paths})
+    leaked = sum(number < len(secret) for number in matches)
+    scope = f"{result['files']} readable files, {result['bytes'] / 1e9:.1f} GB"
+    text = f"none of {len(secret)} pieces in {scope}"
     if leaks:
-        words = f"readable in the sandbox: {leaked} of {len(secret)} pieces, in {', '.join(leaks[:3])}. "
-        words += f"{WORKSPACE} is baseline/, /data is the public folder; `sources()` in prepare.py hides other folders"
-    yield Check("hidden data", not leaks, words)
+        text = f"readable in the sandbox: {leaked} of {len(secret)} pieces, in {', '.join(leaks[:3])}. "
+        text += f"{WORKSPACE} is baseline/, /data is the public folder; `sources()` in prepare.py hides other folders"
+    yield Check("hidden data", not leaks, text)
     if public:
-        seen = len(found) - leaked
-        yield Check("search", seen == len(public), f"finds {seen} of {len(public)} pieces of the public data")
+        recognized = len(matches) - leaked
+        yield Check("search", recognized == len(public), f"finds {recognized} of {len(public)} pieces of public data")
 
 
-def _search(wanted: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dict[str, Any]:
-    """Look for pieces where an experiment would run, in what it would see.
+def _search(texts: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dict[str, Any]:
+    """Search for pieces in a sandbox like that of an experiment.
 
     Raises:
-        IdeatorError: the search did not end by itself.
+        IdeatorError: the search failed or took too long.
     """
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
         workspace = Path(folder) / "tree"
@@ -205,27 +209,27 @@ def _search(wanted: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> di
         argv = [sys.executable, "-I", "-B", "/ideator/search.py"]
         with sandbox.start(argv, mounts, WORKSPACE, **streams) as process:
             try:
-                out, errors = process.communicate(json.dumps([piece.hex() for piece in wanted]), SEARCH_SECONDS)
+                out, errors = process.communicate(json.dumps([piece.hex() for piece in texts]), SEARCH_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise IdeatorError(f"the search inside the sandbox took over {SEARCH_SECONDS:g} s") from None
     if process.returncode != 0:
-        raise IdeatorError(f"the search inside the sandbox broke: {errors.strip()[-200:]}")
-    answer: dict[str, Any] = json.loads(out)
-    return answer
+        raise IdeatorError(f"the search inside the sandbox failed: {errors.strip()[-200:]}")
+    result: dict[str, Any] = json.loads(out)
+    return result
 
 
 def pieces(folder: Path, count: int) -> list[bytes]:
-    """Pieces from random places of a folder's files, the same ones every time; none that any file may hold."""
+    """Pieces from random offsets of a folder's files, the same at every call; none so plain that it occurs anywhere."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size >= LEAST_BYTES]
-    rng, out = random.Random(0), []
+    rng, chosen = random.Random(0), list[bytes]()
     for number in range(4 * max(count, len(files)) if files else 0):
         with open(files[number % len(files)], "rb") as file:
             file.seek(rng.randrange(max(1, file.seek(0, 2) - PIECE_BYTES + 1)))
             piece = file.read(PIECE_BYTES)
-        if len(set(piece)) >= LEAST_DISTINCT and piece not in out:
-            out.append(piece)
-    return out[: max(count, len(files))]
+        if len(set(piece)) >= LEAST_DISTINCT and piece not in chosen:
+            chosen.append(piece)
+    return chosen[: max(count, len(files))]
 
 
 def may_become(base: Tree, tree: Tree, rules: Rules) -> bool:

@@ -1,8 +1,8 @@
-"""Runs inside the sandbox: looks for pieces of text in every file that can be read there.
+"""Runs inside the sandbox: searches every file that can be read there for pieces of text.
 
-Every readable file is read to its end.  Finds exact bytes only: not what is compressed, encrypted or encoded otherwise.
-The pieces come over stdin, so that no file holds them for the sake of the search.  Standard library only: this file is
-mounted alone.
+Reads every readable file to its end.  Finds exact bytes only: no compressed, encrypted or re-encoded copies.
+The pieces come over stdin, so that no file holds them because of the search.  Standard library only: this file is
+mounted without the package.
 
 stdin: JSON, pieces as hex, each of at least 16 bytes.
 stdout: JSON, `found` (piece number → paths), `files`, `bytes`, `unreadable`.
@@ -19,17 +19,17 @@ from typing import Any
 
 CHUNK = 1 << 24
 BATCH = 256
-"""Files that a process takes at once."""
+"""Files per task of a process."""
 MOST_PATHS = 5
 SKIPPED = ("/proc", "/sys", "/dev")
 WORD = 8
 
 
 class Pieces:
-    """What is looked for.
+    """The pieces to search for.
 
-    A piece of 2·w bytes or more holds a whole w-aligned block of any bytes it stands in, so that only the aligned
-    blocks are looked at, and of each only its first word, until one is the beginning of a block of some piece.
+    A copy of a piece of 2·w bytes or more contains a full w-aligned block of the data, at whatever offset it begins.
+    So only aligned blocks are compared, first by their first word, then by all w bytes.
     """
 
     def __init__(self, pieces: list[bytes]):
@@ -40,7 +40,7 @@ class Pieces:
         self._starts, self._words = starts, {int.from_bytes(start[:WORD], sys.byteorder) for start in starts}
 
     def within(self, data: bytes) -> list[int]:
-        """The numbers of the pieces that stand in the data."""
+        """The numbers of the pieces that the data contains."""
         window = self._window
         blocks = memoryview(data)[: len(data) // window * window]
         if self._words.isdisjoint(blocks.cast("Q")[:: window // WORD]):
@@ -50,42 +50,42 @@ class Pieces:
         return [number for number, piece in enumerate(self.pieces) if piece in data]
 
 
-wanted: Pieces
-"""Of a process that searches."""
+pieces_to_find: Pieces
+"""Set once in each worker process by `_begin`, read by `search`."""
 
 
 def main() -> None:
     pieces = Pieces([bytes.fromhex(text) for text in json.load(sys.stdin)])
-    found: dict[int, list[str]] = {}
+    matches: dict[int, list[str]] = {}
     files = size = unreadable = 0
     with get_context("fork").Pool(len(os.sched_getaffinity(0)), _begin, (pieces,)) as pool:
-        for answer in pool.imap_unordered(search, batches()):
-            files, size, unreadable = files + answer["files"], size + answer["bytes"], unreadable + answer["unreadable"]
-            for number, path in answer["found"]:
-                found.setdefault(number, []).append(path)
-    first = {number: sorted(places)[:MOST_PATHS] for number, places in sorted(found.items())}
+        for result in pool.imap_unordered(search, batches()):
+            files, size, unreadable = files + result["files"], size + result["bytes"], unreadable + result["unreadable"]
+            for number, path in result["found"]:
+                matches.setdefault(number, []).append(path)
+    first = {number: sorted(paths)[:MOST_PATHS] for number, paths in sorted(matches.items())}
     print(json.dumps({"found": first, "files": files, "bytes": size, "unreadable": unreadable}))
 
 
 def _begin(pieces: Pieces) -> None:
-    global wanted
-    wanted = pieces
+    global pieces_to_find
+    pieces_to_find = pieces
 
 
 def search(batch: list[str]) -> dict[str, Any]:
-    """Read a batch of files: which pieces stand in which, and how much was read."""
-    found: set[tuple[int, str]] = set()
+    """Read a batch of files: pairs of piece number and path, and how much was read."""
+    matches: set[tuple[int, str]] = set()
     files = size = unreadable = 0
     for path in batch:
         try:
             with open(path, "rb", buffering=0) as file:
-                for data in chunks(file, wanted.longest):
+                for data in chunks(file, pieces_to_find.longest):
                     size += len(data)
-                    found |= {(number, path) for number in wanted.within(data)}
+                    matches |= {(number, path) for number in pieces_to_find.within(data)}
             files += 1
         except OSError:
             unreadable += 1
-    return {"found": sorted(found), "files": files, "bytes": size, "unreadable": unreadable}
+    return {"found": sorted(matches), "files": files, "bytes": size, "unreadable": unreadable}
 
 
 def batches() -> Iterator[list[str]]:
@@ -95,8 +95,8 @@ def batches() -> Iterator[list[str]]:
 
 
 def paths() -> Iterator[str]:
-    """Every regular file below /, each once however many names it has."""
-    seen = set()
+    """Every regular file below /, once even if it has several hard links."""
+    visited = set()
     for folder, folders, names in os.walk("/"):
         folders[:] = [name for name in folders if os.path.join(folder, name) not in SKIPPED]
         for name in names:
@@ -106,8 +106,8 @@ def paths() -> Iterator[str]:
             except OSError:
                 continue
             key = info.st_dev, info.st_ino
-            if stat.S_ISREG(info.st_mode) and key not in seen:
-                seen.add(key)
+            if stat.S_ISREG(info.st_mode) and key not in visited:
+                visited.add(key)
                 yield path
 
 
