@@ -2,7 +2,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 
-.PHONY: install wheel smollm2 quickstart test test-all check format reference bench clean
+.PHONY: install wheel smollm2 quickstart test test-all check format reference docs bench clean
 
 install: $(VENV)/.installed
 
@@ -44,8 +44,12 @@ wheel: install
 reference: install
 	python docs/generate.py
 
+# The docs site, in site/; a link that leads nowhere fails.
+docs: install
+	zensical build --strict --clean
+
 bench: install
 	python benchmarks/overhead.py
 
 clean:
-	rm -rf $(VENV) runs .coverage* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs site .cache .coverage* .pytest_cache .mypy_cache .ruff_cache
