@@ -74,8 +74,8 @@ def prior(out: Path | None = None, steps: int = STEPS, seed: int = 0) -> Path:
 def completion(idea: Idea, rng: random.Random) -> str:
     """An idea in the prior's form, with a thought of about two tokens for every complex edit."""
     complexity = sum(knob >= SIMPLE_KNOBS for knob in idea)
-    words = [rng.choice(THOUGHTS) for _ in range(min(MOST_THOUGHT, 2 * complexity + rng.choice((0, 1, 2))))]
-    return " ".join([*words, THOUGHT_END, idea_text(idea)])
+    thought = [rng.choice(THOUGHTS) for _ in range(min(MOST_THOUGHT, 2 * complexity + rng.choice((0, 1, 2))))]
+    return " ".join([*thought, THOUGHT_END, idea_text(idea)])
 
 
 def idea_text(idea: Idea) -> str:

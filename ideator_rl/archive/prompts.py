@@ -65,13 +65,13 @@ class ArchivePrompts:
             for parents in parents_by_group
         ]
 
-    def prompt(self, shown: Sequence[Experiment], archive: Archive | None = None) -> Any:
+    def prompt(self, parents: Sequence[Experiment], archive: Archive | None = None) -> Any:
         """The prompt, as text or messages, that shows these experiments; without any, the environment's own."""
         environment, preset = self.buffer.executor.environment, self.buffer.config.preset
         text = environment.prompt(preset, self.kind)
-        if shown:
+        if parents:
             archive = archive or archive_of(self.buffer)
-            results = [(record.idea, outcome(record, archive)) for record in shown]
+            results = [(record.idea, outcome(record, archive)) for record in parents]
             baseline = archive.baseline.metric if archive.baseline else None
             text = parent_prompt(environment, text, results, baseline, self.idea_chars)
         return [{"role": "user", "content": text}] if self.chat else text
@@ -85,7 +85,7 @@ class ArchivePrompts:
 def parent_prompt(
     environment: Environment,
     own: str,
-    shown: Sequence[tuple[str, float | str | None]],
+    past_ideas: Sequence[tuple[str, float | str | None]],
     baseline: float | None = None,
     idea_chars: int = 2000,
     template_name: str = PARENTS,
@@ -94,7 +94,7 @@ def parent_prompt(
 
     Args:
         own: the environment's prompt for an idea.
-        shown: ideas, each with its metric; None for an unknown metric, a text such as `failed: …` for a failure.
+        past_ideas: each with its metric; None for an unknown metric, a text such as `failed: …` for a failure.
         baseline: its metric; None if unknown.
         idea_chars: characters of one idea, at most.
         template_name: `parents` or `explore`.
@@ -104,7 +104,7 @@ def parent_prompt(
         template = environment.root / environment.prompt_files[template_name]
     ideas = [
         f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, idea_chars)}"
-        for number, (idea, value) in enumerate(shown, 1)
+        for number, (idea, value) in enumerate(past_ideas, 1)
     ]
     values = {
         "prompt": own,

@@ -33,9 +33,11 @@ TRIES = 20
 
 
 def recombined_ideas(
-    environment: Environment, preset: str, count: int, seed: int, kind: str = "short", shown: int = 2
+    environment: Environment, preset: str, count: int, seed: int, kind: str = "short", most_parents: int = 2
 ) -> list[tuple[str, str]]:
-    """Prompts that show one to `shown` ideas with results, and answers that recombine them, half with a short thought.
+    """Prompts that show one to `most_parents` ideas with results, and answers that recombine them.
+
+    Half of the answers have a short thought.
 
     Args:
         kind: which of the environment's prompts asks for an idea.
@@ -47,7 +49,9 @@ def recombined_ideas(
     own = environment.prompt(preset, kind)
     rows = []
     for _ in range(count):
-        parents = [catalogue.sample(rng, rng.choice((1, 1, 2, 2, 3))) for _ in range(rng.randint(1, max(1, shown)))]
+        parents = [
+            catalogue.sample(rng, rng.choice((1, 1, 2, 2, 3))) for _ in range(rng.randint(1, max(1, most_parents)))
+        ]
         baseline = _value(environment, rng)
         results = [
             (catalogue.describe(parent, rng).text, baseline * (1 + rng.uniform(-SPREAD, SPREAD))) for parent in parents
@@ -67,10 +71,10 @@ def _value(environment: Environment, rng: random.Random) -> float:
 
 
 def _child(recombination: Recombination, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:
-    shown = [set(parent) for parent in parents]
+    parent_edits = [set(parent) for parent in parents]
     for _ in range(TRIES):
         child = recombination.child(parents, rng)
-        if set(child) not in shown:
+        if set(child) not in parent_edits:
             break
     return child
 

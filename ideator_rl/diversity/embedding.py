@@ -89,7 +89,7 @@ def get_embedder(name: str = "auto") -> Embedder:
             hub name or folder for sentence-transformers, or a dotted path of a class or object with `name` and `embed`.
 
     Raises:
-        EmbedderError: the embedder is not available; the message says what to install.
+        EmbedderError: the embedder is not available; the message names what to install.
     """
     if name in ("auto", "minilm"):
         minilm = _minilm()
@@ -193,9 +193,9 @@ class HashedNGrams:
         return np.concatenate(batches) if batches else np.zeros((0, DIMENSIONS), np.float32)
 
     def _embed(self, texts: Sequence[str]) -> np.ndarray:
-        words = [[word for word in _WORD.findall(text.lower()) if word not in _STOP] for text in texts]
+        words_by_text = [[word for word in _WORD.findall(text.lower()) if word not in _STOP] for text in texts]
         rows = np.zeros(len(texts) * DIMENSIONS)
-        for hashes, owners, weight in (_character_grams(words), _word_grams(words)):
+        for hashes, owners, weight in (_character_grams(words_by_text), _word_grams(words_by_text)):
             # The low bits of a hash pick the entry, the top bit its sign.
             entries = owners * DIMENSIONS + (hashes & np.uint64(DIMENSIONS - 1)).astype(np.int64)
             signs = np.where(hashes >> np.uint64(63), weight, -weight)
@@ -210,9 +210,9 @@ Grams = tuple[np.ndarray, np.ndarray, float]
 """Hashes (uint64), the index of the text that each is in, and their weight."""
 
 
-def _character_grams(words: list[list[str]]) -> Grams:
+def _character_grams(words_by_text: list[list[str]]) -> Grams:
     """Runs of characters inside words, with their ends marked; none crosses from one word to the next."""
-    marked = [f" {word} ".encode() for text_words in words for word in text_words]
+    marked = [f" {word} ".encode() for text_words in words_by_text for word in text_words]
     codes = np.frombuffer(b"".join(marked), np.uint8).astype(np.uint64) + np.uint64(1)
     word_of = np.repeat(np.arange(len(marked)), [len(word) for word in marked])
     count = max(0, len(codes) - CHARACTERS + 1)
@@ -220,17 +220,17 @@ def _character_grams(words: list[list[str]]) -> Grams:
     for offset in range(CHARACTERS):
         hashes = hashes * np.uint64(0x100000001B3) + codes[offset : offset + count]
     inside = word_of[:count] == word_of[CHARACTERS - 1 : CHARACTERS - 1 + count]
-    return _mixed(hashes[inside]), _owners(words)[word_of[:count][inside]], 1.0
+    return _mixed(hashes[inside]), _owners(words_by_text)[word_of[:count][inside]], 1.0
 
 
-def _word_grams(words: list[list[str]]) -> Grams:
-    codes = np.array([_word_code(word) for text_words in words for word in text_words], np.uint64)
-    return _mixed(codes), _owners(words), WORD_WEIGHT
+def _word_grams(words_by_text: list[list[str]]) -> Grams:
+    codes = np.array([_word_code(word) for text_words in words_by_text for word in text_words], np.uint64)
+    return _mixed(codes), _owners(words_by_text), WORD_WEIGHT
 
 
-def _owners(words: list[list[str]]) -> np.ndarray:
+def _owners(words_by_text: list[list[str]]) -> np.ndarray:
     """The index of the text that each word is in."""
-    return np.repeat(np.arange(len(words)), [len(text_words) for text_words in words])
+    return np.repeat(np.arange(len(words_by_text)), [len(text_words) for text_words in words_by_text])
 
 
 def _mixed(hashes: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class EnvironmentContext:
         changed = set(lines) - {"+", "-"}
         assigned = {self._settings[name] for line in changed if (name := _assigned(line)) in self._settings}
         present = [signature for signature in self._signatures if signature.matches(changed)]
-        # An edit whose lines are part of a larger edit's is not counted beside it.
+        # An edit whose lines are all in a larger edit's is not counted as well.
         contained = {small.key for small in present for large in present if small.fixed < large.fixed}
         return assigned | {signature.key for signature in present} - contained
 
@@ -90,7 +90,7 @@ class _Signature:
     fixed: frozenset[str]
     """Lines without a value."""
     with_value: tuple[re.Pattern[str], ...]
-    """Lines in which any value may stand."""
+    """Lines that match with any value."""
 
     def matches(self, changed: set[str]) -> bool:
         """Whether all its lines are among the changed ones."""

@@ -79,8 +79,8 @@ def distinct_ngrams(texts: Sequence[str], length: int, n: int | None = None) -> 
 
 def ngrams(text: str, length: int) -> tuple[tuple[str, ...], ...]:
     """Runs of `length` words in lower case; punctuation counts only inside words and numbers."""
-    words = re.findall(r"\w+(?:[.'-]\w+)*", text.lower())
-    return tuple(zip(*(words[at:] for at in range(length)), strict=False))
+    tokens = re.findall(r"\w+(?:[.'-]\w+)*", text.lower())
+    return tuple(zip(*(tokens[start:] for start in range(length)), strict=False))
 
 
 def mean_distance(vectors_ND: np.ndarray) -> float | None:

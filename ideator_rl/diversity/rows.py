@@ -2,7 +2,7 @@
 
 `rows_of_run` reads a whole run from its records.  `LiveRows` reads only the requested steps of a buffer that is being
 written, so that a step costs the same in a run's first hour and in its last.  Proposals without an outcome and lost
-ones have no row: they tell nothing about the ideator.
+ones have no row: they carry no information about the ideator.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ SIZES = (2, 8, 32, 128)
 
 
 def kind(record: Experiment, archive: Archive, subject: Subject | None) -> str:
+    # The catalogue's families are the best labels; a patch's places serve where the text names no edit.
     edits = idea_edits(subject.environment, subject.preset) if subject else None
     families = edits.families(record.idea) if edits else ()
     return "+".join(families) or archive.cell(record)

@@ -2,8 +2,8 @@
 
     history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
 
-The roles are those of pyribs: an archive holds results, a strategy asks, the engine schedules.  A strategy has no
-`tell`: it is a function of the history, so that a killed search goes on from its journal.
+The roles are those of pyribs: an archive holds results, a strategy asks, the engine schedules.  A strategy keeps no
+state and needs no method for results: it is a function of the history, so a killed search resumes from its journal.
 
 `flow: epochs`  all questions of an epoch see the archive as it was when the epoch began; the next epoch begins once a
                 quorum of the results is in
@@ -70,7 +70,7 @@ async def search_loop(
 
     Args:
         buffer: of this search alone; a search that its journal holds is resumed.
-        say: receives a line about every epoch.
+        say: receives one line per epoch.
         on_epoch: called with the number of every epoch that has ended; some of its outcomes may still be missing.
 
     Raises:
@@ -136,9 +136,11 @@ class SearchEngine:
         """The loop.  Ideas that still run at its end are left to `drain`."""
         self._resume()
         while True:
+            # Outcomes first: budgets, the quorum and the room for new ideas depend on them.
             self._collect()
             if (reason := self._stop_reason()) is not None:
                 return reason
+            # Then exactly one turn: begin an epoch, ask for ideas, or wait.  Each may change what the next turn sees.
             if self._epoch_ended():
                 self._report_epoch()
                 self._begin_epoch(self.epoch + 1)
@@ -201,6 +203,7 @@ class SearchEngine:
     def _stop_reason(self) -> StopReason | None:
         """The budget that is used up; None while the search may go on."""
         config = self._config
+        # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
         if spent := self._budget_spent or self._buffer.executor.ledger.exhausted:
             return StopReason(next((key for key in CAP_KEYS.values() if key in spent), "max_usd"), spent)
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
@@ -211,6 +214,7 @@ class SearchEngine:
             return StopReason("max_epochs", f"{self.epoch + 1} epochs have ended")
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
             return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
+        # No budget is used up, but an ideator that only repeats itself would ask and pay for ever.
         if self._fruitless >= config.patience:
             return StopReason(
                 "patience",
@@ -279,12 +283,14 @@ class SearchEngine:
 
     def _archive_for_questions(self) -> Archive:
         archive = self._archive
+        # Steady: the archive of this moment.  By epochs: one copy for all questions of the epoch.
         if self._config.flow != EPOCHS:
             archive = archive_of(self._buffer)
         elif archive is None:
             # The journal keeps how many records the epoch began with, so that a resumed epoch sees the same archive.
             count = self._buffer.journal.mark(self.epoch, len(archive_of(self._buffer)))
             archive = self._archive = archive_of(self._buffer, count, self.epoch)
+        # Again for every question: outcomes of this epoch may have added trees.
         if self._penalised:
             archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)
         return archive
@@ -292,6 +298,7 @@ class SearchEngine:
     def _propose(self, answers: Sequence[tuple[Ask, Sequence[str]]], room: int) -> None:
         """Write questions and answers to the journal in one transaction, and run the ideas, at most `room` of them."""
         step, first = self.epoch, len(self._texts)
+        # An ideator may return more ideas than it was asked for: those beyond the room are dropped.
         rows: list[tuple[int, Ask, str]] = []
         questions: dict[int, Ask] = {}
         for ask, texts in answers:
@@ -317,6 +324,7 @@ class SearchEngine:
             number, origin = origins[index]
             is_duplicate = origin.like is not None
             self._track(task, PendingIdea(step, first + index, number, origin.parents, is_duplicate))
+        # A question whose answers all have an outcome already (none, or all rejected) ends here, not in `_collect`.
         for number in questions:
             if not self._open_answers[number]:
                 self._question_ended(number)
@@ -333,12 +341,14 @@ class SearchEngine:
 
     def _collect(self) -> None:
         """Count the outcomes that have come in since the last call."""
+        # Descents are written in one transaction at the end.
         descents: list[Descent] = []
         for task in [task for task in self._running if task.done()]:
             idea = self._running.pop(task)
             _, record = task.result()
             self._settled += idea.step == self.epoch
-            # A lost idea costs no budget, has no descendants, and is run again by the next session.
+            # A lost idea costs no budget, has no descendants, and is run again by the next session.  A codebase that
+            # this search has asked for before costs nothing either, and is nothing new.
             if record.status != LOST:
                 if record.tree and record.id not in self.codebases:
                     self.codebases.add(record.id)

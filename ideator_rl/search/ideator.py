@@ -97,7 +97,7 @@ class Ideator(Protocol):
         Fewer or more than `ask.count` are allowed; one without an idea counts as malformed.
 
         Raises:
-            IdeatorError: the ideator cannot answer, now or later; the message says what to do.
+            IdeatorError: the ideator cannot answer, now or later; the message names the remedy.
         """
         ...
 
@@ -133,6 +133,7 @@ def with_defaults(ideator: Any) -> Ideator:
 
 
 class _WithDefaults(Ideator):
+    # Instance attributes hide the methods of the class: the plugin's own, or the default bound to this object.
     def __init__(self, ideator: Any):
         self.name = ideator.name
         for method in ("ideas", "ideas_many", "remember", "close"):
@@ -148,6 +149,7 @@ async def ask_ideator(ideator: Ideator, asks: Sequence[Ask], archive: Archive) -
     """
     with plugin_errors(f"The ideator {ideator.name}"):
         answers = await ideator.ideas_many(asks, archive)
+    # A plugin's answers are checked here once, so that the engine can rely on their shape.
     if not isinstance(answers, list | tuple) or len(answers) != len(asks):
         got = f"{len(answers)} answers" if isinstance(answers, list | tuple) else type(answers).__name__
         raise IdeatorError(
@@ -195,9 +197,11 @@ def successful(results: Sequence[list[str] | BaseException], calls: str) -> list
         IdeatorError: all calls failed.
     """
     errors = [result for result in results if isinstance(result, BaseException)]
+    # A cancellation or a bug is no failed call: it ends the search.
     for error in errors:
         if not isinstance(error, IdeatorError):
             raise error
+    # If nothing came back, a spent budget is the reason that the engine can act on.
     if errors and len(errors) == len(results):
         raise next((error for error in errors if isinstance(error, BudgetSpent)), errors[0])
     if errors:

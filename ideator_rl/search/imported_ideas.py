@@ -38,6 +38,7 @@ def imported_records(buffer: RewardBuffer, sources: list[str], folder: Path) -> 
     saved = folder / FILE
     if not sources:
         return []
+    # A resumed search keeps the records it began with, even if the sources have grown.
     if saved.is_file():
         return [Experiment.from_json(line) for line in saved.read_text(encoding="utf-8").splitlines()]
     rule = reward_rule(buffer.executor.environment, buffer.config.preset, buffer.config.reward_transform)
@@ -63,6 +64,7 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     fitting, unfit = [], Counter[str]()
     results = [record for id in ids if (record := store.load_record(bucket, id)) is not None]
+    # Lost experiments have no outcome, and this search measures the baseline itself.
     for record in results:
         if record.status == LOST or record.implementer == BASELINE:
             continue
@@ -70,6 +72,7 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
             fitting.append(record)
         else:
             unfit[f"{record.environment}/{record.preset}"] += 1
+    # Two errors: the bucket is not the one that was written to, or it belongs to another environment.
     if ids and not results:
         raise IdeatorError(
             f"archive_from: {source} names {len(ids)} experiments, but its bucket {bucket.url} holds no result of "
@@ -81,9 +84,11 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
             f"archive_from: {source} holds no ideas of {buffer.executor.environment.name}/{preset} in its present "
             f"version (it holds {contents}). Results of other code, data or budgets cannot be compared; leave it out."
         )
+    # With their code in this bucket, an idea that leads to one of them finds its result and is not run.
     if bucket.url != buffer.executor.bucket.url:
         for record in fitting:
             _copy(bucket, buffer.executor.bucket, record)
+    # The order of a bucket's listing must not decide the order of the archive.
     fitting.sort(key=lambda record: (record.finished, record.id))
     return fitting
 
@@ -101,7 +106,7 @@ def _open_source(source: str) -> tuple[Bucket, list[str]]:
 def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:
     """Copy the files of an experiment, the result last.
 
-    Code of another bucket is never trusted here: it is not run again without a sandbox, whatever its record says.
+    Code of another bucket is never trusted here: it is not run again without a sandbox, whatever its record claims.
     """
     spec = store.Spec.load(source, record.id)
     tree = store.load_tree(source, spec.tree) if spec is not None else None

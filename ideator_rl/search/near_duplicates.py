@@ -49,6 +49,7 @@ class NearDuplicates:
             idea = sections(text)[1]
             if not idea:
                 continue
+            # A repeated text gets its first answer: compared again, it would be a duplicate of itself.
             if idea not in self._duplicate_of:
                 self._duplicate_of[idea] = self._nearest(vector_D)
             if (duplicate := self._duplicate_of[idea]) is not None:

@@ -33,6 +33,7 @@ class PopulationWatch:
 
     def __call__(self, epoch: int) -> None:
         """Take in an epoch that has ended."""
+        # Diversity figures are for people: a fault in them is not worth the search.
         try:
             if not (windows := self._watch.update(self._rows.new_rows(epoch))):
                 return

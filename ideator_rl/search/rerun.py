@@ -115,9 +115,11 @@ def bucket_of_run(run: Run) -> Bucket:
 
 async def rerun(buffer: RewardBuffer, records: list[Experiment], replicates: int) -> list[Rerun]:
     """Run each record's codebase and the baseline under `replicates` further seeds."""
+    # Replicate numbers far above those of a search: these runs never count as its own.
     numbers = range(RERUN_REPLICATE, RERUN_REPLICATE + replicates)
     baseline_runs = [buffer.baseline(number) for number in numbers]
     idea_runs = [buffer.rerun(record.id, number) for record in records for number in numbers]
+    # All runs start together; `rows[0]` is the baseline, then one row for each idea.
     values = [_value(record) for record in await asyncio.gather(*baseline_runs, *idea_runs)]
     rows = [values[i : i + replicates] for i in range(0, len(values), replicates)]
     return [
@@ -135,6 +137,7 @@ def _ranked(bucket: Bucket) -> list[Experiment]:
     """The first success of every codebase in a bucket, best metric first."""
     results = (store.load_record(bucket, id) for id in bucket.names("experiments"))
     good = [r for r in results if r and r.status == SUCCEEDED and r.metric and r.implementer != BASELINE]
+    # Of a codebase that ran several times the original run counts, not the luckiest one.
     first_by_tree: dict[str, Experiment] = {}
     for record in sorted(good, key=lambda record: (record.replicate, record.seed)):
         first_by_tree.setdefault(record.tree, record)

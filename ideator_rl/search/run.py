@@ -94,6 +94,7 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
             baseline fails.
     """
     config = recipe if isinstance(recipe, SearchConfig) else load_search(str(recipe), list(overrides))
+    # Before the folder is taken: a wrong option leaves nothing behind.
     strategy = get_search_strategy(config.strategy, config.strategy_options)
     progress = SearchProgress(config)
     with take(config.folder, resume):
@@ -109,11 +110,13 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
             ideator = _get_ideator(config, buffer)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             keep_recipe(config.folder, config.text())
+            # From here on the folder holds a run, which `resume` continues.
             try:
                 return _run(config, buffer, ideator, strategy, progress)
             finally:
                 ideator.close()
         finally:
+            # The progress thread reads the buffer: it ends first.
             progress.end()
             buffer.close()
 
@@ -124,6 +127,7 @@ def _run(
     _describe(config, buffer, ideator, progress)
     progress.follow(buffer)
 
+    # One event loop for baseline and search: the buffer's tasks live in it.
     async def work() -> StopReason:
         with progress.phase("baseline"):
             progress.say(await _run_baseline(buffer, config.baseline_replicates))
@@ -151,6 +155,7 @@ def _refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> N
     """
     environment = buffer.executor.environment
     digest = environment.digest(config.preset)
+    # Records without a digest are failures that ran nothing.
     digests = [record.hashes.get("environment", digest) for record in (*buffer.history, *buffer.baselines)]
     if outdated := sum(old != digest for old in digests):
         raise RecipeError(
@@ -171,6 +176,7 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
     bucket_before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") or ""
     if bucket_before == config.bucket:
         return
+    # A copy of the old bucket will do: what counts is that no experiment would be paid for twice.
     experiment_ids = charged_codebases(buffer)
     missing = [id for id in experiment_ids if store.load_record(buffer.executor.bucket, id) is None]
     if missing:

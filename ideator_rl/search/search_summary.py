@@ -44,12 +44,12 @@ class SearchSummary:
     def lines(self) -> list[str]:
         """For a person."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "none"
-        near = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
+        duplicates = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
         return [
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
             f"Experiments: {self.charged} charged, {self.elsewhere} of them executed by other runs "
             f"({self.elsewhere_succeeded} successes)",
-            f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {near}",
+            f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {duplicates}",
         ]
 
 
@@ -59,6 +59,7 @@ def read_search_summary(folder: Path) -> SearchSummary | None:
     if rows is None:
         return None
     charged = [row for row in rows.executed if row[0].tree]
+    # A record that is older than the idea which led to it was paid for by another run.
     elsewhere = [record for record, proposed, _ in charged if record.created < proposed]
     rejected = [record for record in rows.near_duplicates if record and record.error_kind == NEAR_DUPLICATE]
     return SearchSummary(

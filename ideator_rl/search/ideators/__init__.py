@@ -33,6 +33,7 @@ def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, le
     if not callable(getattr(kind, "from_settings", None)):
         raise IdeatorError(f"The ideator {name} is {kind!r}. Expected a class with `from_settings`; {PAGE}.")
     ideator: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
+    # Checked now: a class of another kind would fail only after the baseline has run.
     if missing := [member for member in ("name", "ideas", "close") if not hasattr(ideator, member)]:
         raise IdeatorError(f"The ideator {name} has no {' and no '.join(missing)}; {PAGE}.")
     return ideator

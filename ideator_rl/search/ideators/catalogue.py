@@ -82,11 +82,13 @@ class CatalogueIdeator(Ideator):
         return cls(read_config(CatalogueSettings, settings, "The settings of the ideator catalogue have"), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
+        # Seeded by the question alone: asked again after a kill, it has the same answer.
         rng = random.Random(ask.salt)
         self.remember(ask.avoid)
         if ask.kind == EXPLORE:
             uses = Counter(choice.key for record in ask.shown for choice in self._edits.of(record.idea))
             return [Answer(self._describe(self._draw(rng, archive, uses), rng), ()) for _ in range(ask.count)]
+        # Only ideas that the catalogue can read can be recombined.
         parents = [record for record in ask.shown if self._edits.of(record.idea)]
         return [self._answer(parents, archive, rng) for _ in range(ask.count)]
 
@@ -101,6 +103,7 @@ class CatalogueIdeator(Ideator):
         """A recombination of one or two of the candidates; a free idea if all recombinations are repeats."""
         if not candidates:
             return Answer(self._describe(self._draw(rng, archive), rng), ())
+        # New parents at every try: the recombinations of one pair may all be known.
         count = 2 if len(candidates) > 1 and rng.random() < self._settings.two else 1
         for _ in range(TRIES):
             parents = rng.sample(candidates, count)

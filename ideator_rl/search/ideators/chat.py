@@ -80,6 +80,7 @@ class ChatIdeator(Ideator):
         """
         per_call = self.settings.call_size
         sizes = [min(per_call, ask.count - start) for start in range(0, ask.count, per_call)]
+        # Concurrent calls; one that fails for good does not take the others' answers with it.
         calls = (self._call(ask, archive, size, index) for index, size in enumerate(sizes))
         results = await asyncio.gather(*calls, return_exceptions=True)
         return [idea for ideas in successful(results, "calls of a question") for idea in ideas]
@@ -90,13 +91,14 @@ class ChatIdeator(Ideator):
         Raises:
             IdeatorError: the client has no answer, or even the prompt without past ideas is too long.
         """
+        # The server's tokenizer decides what fits; ours only estimates.
         for halvings in range(HALVINGS + 1):
             prompt = self._prompts.write(ask, archive, count, index, 0.5**halvings)
             messages = [{"role": "user", "content": prompt.text}]
             try:
                 reply = await self._client.complete(messages, salt=f"{ask.salt} call {index}")
             except ContextTooLong:
-                if halvings == HALVINGS or not (prompt.shown or ask.avoid):
+                if halvings == HALVINGS or not (prompt.past_ideas or ask.avoid):
                     raise
                 continue
             return [prompt.answer(idea) for idea in ideas_of_reply(reply.text, count)]

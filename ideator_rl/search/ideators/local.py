@@ -127,6 +127,7 @@ class _Model:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
 
+        # Progress bars and notices of transformers would interrupt the progress line of the search.
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         if settings.cpu_threads is not None:
@@ -142,6 +143,7 @@ class _Model:
             ) from error
         self._tokenizer, self._chat = tokenizer, bool(tokenizer.chat_template)
         self._sampler = Sampler(model.eval(), _end_tokens(model, tokenizer), settings.max_tokens, settings.temperature)
+        # A prompt and its answer share the context.
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self._name, self._room = settings.model, window and window - settings.max_tokens
         self.prompts = PromptWriter(subject, settings, lambda text: len(self._ids(text)), self._room)

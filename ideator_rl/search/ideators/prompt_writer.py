@@ -7,7 +7,7 @@ As trained  exactly the two prompts of `ideator-rl sft` and of the trainer: the 
 
 Of a question that shows more than `max_shown` ideas, every completion sees a random draw of its own.  Past ideas are
 untrusted text: each is cut to a length, and braces in it are not filled in.  A prompt that does not fit the context is
-first cut idea by idea, then the last ideas are left out; one warning says so.
+first cut idea by idea, then the last ideas are left out, with one warning.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Prompt:
     """A prompt, and the past ideas that it shows."""
 
     text: str
-    shown: tuple[Experiment, ...]
+    past_ideas: tuple[Experiment, ...]
     parents: tuple[Experiment, ...]
     """The shown ideas that its answers improve on."""
 
@@ -79,20 +79,20 @@ class PromptWriter:
             index: of this completion or call among those that the question is split into; seeds the draw of ideas.
             share: of the room, or of the full prompt's size; below 1 after a server refused the prompt as too long.
         """
-        shown = self._draw_shown(ask, index)
-        full_text = self._text(ask, archive, shown, count, self.style.idea_chars)
+        past_ideas = self._draw_shown(ask, index)
+        full_text = self._text(ask, archive, past_ideas, count, self.style.idea_chars)
         size = self.size(full_text)
         room = self.room if share == 1.0 else int(share * min(size, self.room or size))
-        if room is None or size <= room or not (shown or ask.avoid):
-            return _prompt(full_text, shown, ask)
+        if room is None or size <= room or not (past_ideas or ask.avoid):
+            return _prompt(full_text, past_ideas, ask)
         # Too long: the first of ever shorter prompts that fits, or the shortest.
         for chars, kept_share in self._reductions():
             shorter = replace(ask, avoid=_newest(ask.avoid, kept_share))
-            remaining = shown[: round(kept_share * len(shown))]
+            remaining = past_ideas[: round(kept_share * len(past_ideas))]
             text = self._text(shorter, archive, remaining, count, chars)
             if self.size(text) <= room:
                 break
-        self._warn_once(len(shown), chars, len(remaining))
+        self._warn_once(len(past_ideas), chars, len(remaining))
         return _prompt(text, remaining, ask)
 
     def _draw_shown(self, ask: Ask, index: int) -> tuple[Experiment, ...]:
@@ -101,6 +101,7 @@ class PromptWriter:
             return ()
         if len(ask.shown) <= self.style.shown_limit:
             return ask.shown
+        # Every completion draws for itself, so that one question explores several combinations of parents.
         rng = random.Random(f"{ask.salt}:{index}")
         return tuple(ask.shown[i] for i in sorted(rng.sample(range(len(ask.shown)), self.style.shown_limit)))
 
@@ -109,10 +110,11 @@ class PromptWriter:
         lengths = [max(LEAST_CHARS, self.style.idea_chars >> halvings) for halvings in range(1, 4)]
         return [(chars, 1.0) for chars in lengths] + [(lengths[-1], share) for share in SHARES]
 
-    def _text(self, ask: Ask, archive: Archive, shown: Sequence[Experiment], count: int, chars: int) -> str:
+    def _text(self, ask: Ask, archive: Archive, past_ideas: Sequence[Experiment], count: int, chars: int) -> str:
         text = self._own_prompt
-        if shown:
-            results = [(record.idea, outcome(record, archive)) for record in shown]
+        # As trained, a prompt that explores shows no ideas, and the parents' template is the only one.
+        if past_ideas:
+            results = [(record.idea, outcome(record, archive)) for record in past_ideas]
             baseline = archive.baseline.metric if archive.baseline else None
             template = EXPLORE_PROMPT if ask.kind == EXPLORE and not self.style.as_trained else PARENTS
             text = parent_prompt(self.subject.environment, text, results, baseline, chars, template)
@@ -125,19 +127,19 @@ class PromptWriter:
     def _own_prompt(self) -> str:
         return self.subject.prompt()
 
-    def _warn_once(self, shown: int, chars: int, remaining: int) -> None:
+    def _warn_once(self, past_ideas: int, chars: int, remaining: int) -> None:
         if not self._has_warned:
             self._has_warned = True
             logging.getLogger(__name__).warning(
                 "A question shows %d past ideas, which do not fit into the model's context together with an answer: "
                 "%d of them were shown, cut to %d characters each. Lower max_shown or max_tokens, or raise "
                 "context_tokens if the model's context is longer. Further prompts are cut without a warning.",
-                shown, remaining, chars,
+                past_ideas, remaining, chars,
             )  # fmt: skip
 
 
-def _prompt(text: str, shown: tuple[Experiment, ...], ask: Ask) -> Prompt:
-    return Prompt(text, shown, shown if ask.descends else ())
+def _prompt(text: str, past_ideas: tuple[Experiment, ...], ask: Ask) -> Prompt:
+    return Prompt(text, past_ideas, past_ideas if ask.descends else ())
 
 
 def _newest(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ def ideas_of_reply(text: str, count: int) -> list[str]:
 
     A reasoning model's thoughts stay with a single idea (`count` 1); with several ideas they are left out.
     """
+    # Ideas are looked for outside the thoughts, where a model often drafts some.
     reply = without_thoughts(text)
     completions = _split(reply)[:count]
     if not completions:
@@ -34,6 +35,7 @@ def _split(text: str) -> list[str]:
             before = ""
         completions.append((before + text[start:end]).strip())
         last_end = end
+    # An idea that the reply's end cut off.
     if EXPERIMENT in (rest := text[last_end:]):
         completions.append(rest.strip())
     return completions

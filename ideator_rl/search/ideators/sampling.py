@@ -73,6 +73,7 @@ class Sampler:
         live = torch.arange(len(prompt_of_row), device=device)
         answers: list[list[int]] = [[] for _ in rows]
         for step in range(self.max_tokens):
+            # Every row has its own uniform number for this position, wherever it is in the shrinking batch.
             tokens = self._drawn(logits, draws[live, step])
             unfinished = [row for row, token in enumerate(tokens.tolist()) if token not in self.ends]
             for row in unfinished:
@@ -83,6 +84,7 @@ class Sampler:
                 rows_left = torch.tensor(unfinished, device=device)
                 live, tokens, mask = live[rows_left], tokens[rows_left], mask[rows_left]
                 cache.batch_select_indices(rows_left)
+            # The new token becomes visible, and is read with the cache of all before it.
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             out = self._forward(tokens[:, None], mask, mask.sum(-1, keepdim=True) - 1, cache, stop)
             logits = out.logits[:, -1]
@@ -106,6 +108,7 @@ class Sampler:
 
         if self.temperature == 0:
             return logits.argmax(-1)
+        # In double precision: float32 sums lose the small probabilities of a large vocabulary.
         sums = torch.softmax(logits.double() / self.temperature, -1).cumsum(-1)
         tokens = torch.searchsorted(sums, (draws * sums[:, -1])[:, None], right=True)
         return tokens[:, 0].clamp(max=logits.shape[-1] - 1)

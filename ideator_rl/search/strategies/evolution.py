@@ -62,6 +62,7 @@ class Evolution:
         # The share holds for the whole epoch, of which some ideas were asked for already.
         better = self._better(history.archive)
         wanted = round(self.share(history.epoch) * history.epoch_size) if better else 0
+        # What the epoch still lacks of its share goes first; the rest of this turn explores.
         exploit = min(count, max(0, wanted - history.ideas_by_kind.get(EXPLOIT, 0)))
         asks = [
             Ask(EXPLOIT, size, tuple(rng.sample(better, min(self.parents, len(better)))), avoid)
@@ -69,8 +70,8 @@ class Evolution:
         ]
         past = _sorted(_ideas(history.archive)) if self.past else []
         for size in history.batches(count - exploit):
-            shown = tuple(rng.sample(past, min(self.past, len(past))))
-            asks.append(Ask(EXPLORE, size, shown, avoid, descends=False))
+            sample = tuple(rng.sample(past, min(self.past, len(past))))
+            asks.append(Ask(EXPLORE, size, sample, avoid, descends=False))
         return asks
 
     def _better(self, archive: Archive) -> list[Experiment]:

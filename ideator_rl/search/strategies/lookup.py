@@ -36,6 +36,7 @@ def get_search_strategy(name: str, options: dict[str, Any] | None = None) -> Sea
         return _create(name, kind, options)  # type: ignore[no-any-return]
     if not isclass(kind) or not issubclass(kind, parents.Strategy):
         raise IdeatorError(f"The strategy {name} is {kind!r}. Expected a class with the method `asks`, or `parents`.")
+    # `free` belongs to the wrapper, all other options to the picker.
     share = {"free": options.pop("free")} if "free" in options else {}
     picker = _create(name, kind, options)
     check_options(name, Reuse, share)

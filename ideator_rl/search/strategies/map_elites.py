@@ -37,14 +37,15 @@ class MapElites:
 
     def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
         cells = self.cells(history)
+        # Sorted by label: the order in which cells were filled is chance, and must not change what is drawn.
         filled = [cells[key] for key in sorted(cells)]
         asks = []
         for size in history.batches(count):
             if not filled or len(history.archive) < self.start or rng.random() < self.free:
                 asks.append(Ask(FREE, size))
                 continue
-            shown = rng.sample(filled, min(len(filled), 2 if rng.random() < self.two else 1))
-            asks.append(Ask(EXPLOIT, size, tuple(shown)))
+            elites = rng.sample(filled, min(len(filled), 2 if rng.random() < self.two else 1))
+            asks.append(Ask(EXPLOIT, size, tuple(elites)))
         return asks
 
     def cells(self, history: History) -> dict[tuple[str, ...], Experiment]:

@@ -26,9 +26,10 @@ class Reuse:
 
     def asks(self, history: History, count: int, rng: random.Random) -> list[Ask]:
         # The share holds for the whole epoch: what earlier questions missed is made up for now.
-        ideas = len(history.ideas) + count
-        free = min(count, max(0, round(self.free * ideas) - history.ideas_by_kind.get(FREE, 0)))
+        total = len(history.ideas) + count
+        free = min(count, max(0, round(self.free * total) - history.ideas_by_kind.get(FREE, 0)))
         asks = [Ask(FREE, size) for size in history.batches(free)]
         sizes = history.batches(count - free)
+        # One draw of parents for each question; before the first success the picker has none.
         parents = self.picker.parents(history.archive, len(sizes), rng)
-        return asks + [Ask(EXPLOIT if shown else FREE, size, shown) for size, shown in zip(sizes, parents, strict=True)]
+        return asks + [Ask(EXPLOIT if ideas else FREE, size, ideas) for size, ideas in zip(sizes, parents, strict=True)]

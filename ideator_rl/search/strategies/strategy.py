@@ -71,6 +71,7 @@ def ask_strategy(strategy: SearchStrategy, name: str, history: History, room: in
     """
     with plugin_errors(f"The strategy {name}"):
         asks = list(strategy.asks(history, room, rng))
+    # A plugin's questions are checked and cut here, so that the engine never exceeds a budget.
     fitting: list[Ask] = []
     wanted = room
     for ask in asks:
