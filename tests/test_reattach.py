@@ -92,11 +92,12 @@ def test_cancelling_a_wait_leaves_the_experiments_running(config):
 
 
 def test_rows_of_a_dead_process_are_settled_except_for_steps_that_are_proposed_again(config):
-    first = RewardBuffer(config)
+    # This backend starts no attempt, whose claim would be live for as long as this process.
+    first = RewardBuffer(replace(config, backend="bucket"))
 
     async def stop_early(completions, step):
         await quorum(first, completions, 1, step)
-        await asyncio.sleep(0.05)  # some experiments start; the loop ends before they do
+        await asyncio.sleep(0.05)  # the experiments reach the bucket; the loop ends before they have a record
 
     run(stop_early([*ideas(4), "no idea"], step=3))
     run(stop_early([*ideas(4, first=10), "no idea"], step=4))
