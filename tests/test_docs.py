@@ -1,6 +1,7 @@
 """README, docs and examples: links, sizes, and every command and snippet of README and the start shelf."""
 
 import ast
+import asyncio
 import re
 import shutil
 import subprocess
@@ -109,6 +110,12 @@ def test_other_snippets_parse_and_other_commands_have_known_options(page):
         for line in commands(block.text) if block.language == "sh" else ():
             if line.startswith("ideator-rl") and line.count("'") % 2 == 0:
                 check_arguments(re.sub(r"[\[\]…]|--key value|\|\S+", "", line))
+
+
+def test_the_streamed_reward_of_the_docs_gives_one_reward_per_completion():
+    names = {}
+    exec(blocks(ROOT / "docs" / "how-to" / "own-reward.md")[1].text, names)
+    assert asyncio.run(names["measured_reward"](prompts=["", ""], completions=["abca", "a"])) == [3.0, 1.0]
 
 
 @pytest.mark.slow
