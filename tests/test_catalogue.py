@@ -157,7 +157,7 @@ def test_the_baselines_own_number_beside_a_new_one_is_not_a_contradiction():
     ],
 )
 def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_listed(words):
-    with pytest.raises(PatchError, match="names no edit.*it knows: learning_rate, batch") as caught:
+    with pytest.raises(PatchError, match="names no edit.*the catalogue has: learning_rate, batch") as caught:
         read(words)
     assert caught.value.kind == "unpatchable"
 

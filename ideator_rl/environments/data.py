@@ -1,8 +1,8 @@
-"""Prepared data of environments: made once by the environment's own `prepare.py`, kept in the user's cache.
+"""Prepared data of environments: written once by the environment's own `prepare.py` into the user's cache.
 
-Two folders: `public`, shown read-only to experiments, and `private`, read by the evaluator alone.  The cache folder's
-name holds a digest of prepare.py and of what it says it depends on (`version()`), so that a changed source is
-prepared anew.  Preparing is atomic: a killed preparation leaves nothing that looks finished.
+Two folders: `public`, which experiments read, and `private`, which only the evaluator reads.  The cache folder's name
+holds a digest of prepare.py and of its `version()`, so that a changed source is prepared again.  Preparing is atomic:
+a killed preparation leaves nothing that looks finished.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ideator_rl.files import atomic_folder, cache_root, exclusive
 
 @dataclass(frozen=True)
 class Data:
-    """Prepared data: `public` is shown to experiments, `private` to the evaluator alone."""
+    """Prepared data: experiments read `public`, only the evaluator reads `private`."""
 
     public: Path
     private: Path
@@ -42,9 +42,9 @@ def load_trusted(path: Path) -> ModuleType:
 
 
 def trusted_line(error: BaseException, path: Path) -> str:
-    """Where in a trusted file an error arose: ` (evaluator.py, line 7: its text)`, or nothing.
+    """The line of a trusted file that raised an error: ` (evaluator.py, line 7: its text)`, or empty.
 
-    It holds no word of the error itself, which may stand on untrusted input.
+    Contains no text of the error itself, which may come from untrusted input.
     """
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f" ({path.name}, line {error.lineno}: {(error.text or '').strip()})"
@@ -55,7 +55,7 @@ def trusted_line(error: BaseException, path: Path) -> str:
 
 
 def data_version(prepare: Path) -> str:
-    """What the data depends on besides prepare.py itself, as that file's `version()` says."""
+    """The text that prepare.py's `version()` returns for its sources; empty without such a function."""
     module = load_trusted(prepare)
     return str(module.version()) if hasattr(module, "version") else ""
 
@@ -68,30 +68,30 @@ def prepared(name: str, prepare: Path | None, preset: str) -> Data:
     """
     body = (prepare.read_text() + data_version(prepare)) if prepare else ""
     digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
-    home = cache_root() / "data" / f"{name}-{preset}-{digest}"
+    folder = cache_root() / "data" / f"{name}-{preset}-{digest}"
     sources = getattr(load_trusted(prepare), "sources", list) if prepare else list
-    masked = tuple(Path(folder) for folder in sources())
-    if not home.is_dir():
-        _prepare(home, prepare, preset)
-    return Data(home / "public", home / "private", masked)
+    masked = tuple(Path(source) for source in sources())
+    if not folder.is_dir():
+        _prepare(folder, prepare, preset)
+    return Data(folder / "public", folder / "private", masked)
 
 
-def _prepare(home: Path, prepare: Path | None, preset: str) -> None:
+def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
     try:
-        with exclusive(home):
-            if home.is_dir():
-                return
-            with atomic_folder(home) as scratch:
+        with exclusive(folder):
+            if folder.is_dir():
+                return  # another process has prepared it meanwhile
+            with atomic_folder(folder) as scratch:
                 (scratch / "public").mkdir()
                 (scratch / "private").mkdir(mode=0o700)
                 if prepare is not None:
-                    make = getattr(load_trusted(prepare), "prepare", None)
-                    if make is None:
+                    function = getattr(load_trusted(prepare), "prepare", None)
+                    if function is None:
                         raise IdeatorError("it has no function prepare(public, private, preset)")
-                    make(scratch / "public", scratch / "private", preset)
+                    function(scratch / "public", scratch / "private", preset)
     except OSError as error:
         raise IdeatorError(
-            f"Could not prepare data in {home}: {error.strerror or error}. "
+            f"Could not prepare data in {folder}: {error.strerror or error}. "
             "Free space there, or set XDG_CACHE_HOME to a folder that this user may write to."
         ) from error
     except Exception as error:

@@ -1,8 +1,8 @@
 """An environment: a folder with a baseline codebase, `env.yaml`, prompts, and a trusted evaluator.
 
-Everything the core knows of an environment stands in its folder; the core never names one.  `env.yaml` is checked
-when it is loaded: a missing file, an unknown key or a wrong type is one clear sentence.  The code in the folder
-(evaluator, prepare) is trusted; the baseline is what ideas change.
+All facts about an environment are in its folder; the library names none.  Loading checks `env.yaml`: a missing file, an
+unknown key or a wrong type raises one clear sentence.  The code in the folder (evaluator, prepare) is trusted; the
+baseline is what ideas change.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ class Environment:
     evaluator: str
     scorer: str
     scorer_code: str
-    """Whose code answers the evaluator: the `patched` codebase's, or the `baseline`'s if ideas change weights only."""
+    """Code that answers the evaluator: the `patched` codebase's, or the `baseline`'s if ideas change weights only."""
     prepare: str | None
     catalogue_path: Path | None
     settings_file: str | None
     hidden: tuple[str, ...] = ()
-    """Globs of files of the baseline that are protected and shown to nobody."""
+    """Globs of files of the baseline that are protected, and shown neither to ideators nor to coders."""
     in_process: bool = False
-    """Its codebases are data: the evaluator's `measured(tree, settings, replicate)` answers for a run."""
+    """Its codebases are data: the evaluator's `measured(tree, settings, replicate)` replaces a run."""
     known_good: str | None = None
-    """A patch that is known to better the metric: `env check` sees by it whether the metric moves."""
+    """A patch that improves the metric: `env check` uses it to prove that the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
 
     def preset(self, name: str) -> Preset:
@@ -105,7 +105,7 @@ class Environment:
 
     def digest(self, preset: str) -> str:
         """SHA-256 over all that decides a metric besides the patch: baseline, manifest, evaluator, data, budget."""
-        chosen = self.preset(preset)
+        keys = self.preset(preset)
         parts = {
             "baseline": tree_hash(self.baseline(preset)),
             "command": self.command,
@@ -114,13 +114,13 @@ class Environment:
             "scorer": [self.scorer, self.scorer_code],
             "data": _file_hash(self.root / self.prepare) + self._data_version() if self.prepare else "",
             "metric": [self.metric.name, self.metric.direction, self.metric.plausible],
-            "budget": [chosen.budget.clock, chosen.budget.seconds, chosen.budget.startup_allowance],
-            "resources": asdict(chosen.resources),
-            "vocab": chosen.vocab,
-            "suspicious": asdict(chosen.suspicious) if chosen.suspicious else None,
+            "budget": [keys.budget.clock, keys.budget.seconds, keys.budget.startup_allowance],
+            "resources": asdict(keys.resources),
+            "vocab": keys.vocab,
+            "suspicious": asdict(keys.suspicious) if keys.suspicious else None,
         }
-        if self.in_process:  # the settings stand in no file, and what the evaluator calls decides as much as it does
-            parts["in_process"] = [chosen.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
+        if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well
+            parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def _data_version(self) -> str:
@@ -131,7 +131,7 @@ class Environment:
         return prepared(self.name, self.root / self.prepare if self.prepare else None, preset)
 
     def is_hidden(self, path: str) -> bool:
-        """Whether a file of the baseline is shown to nobody who writes ideas or code."""
+        """Whether a file of the baseline is shown neither to ideators nor to coders."""
         return is_protected(path, Rules(editable=(), protected=self.hidden)) is not None
 
     def prompt(self, preset: str, kind: str = "short") -> str:
@@ -146,9 +146,9 @@ class Environment:
             )
         text = (self.root / self.prompt_files[kind]).read_text()
         if "{files}" in text:
-            seen = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
-            shown = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(seen.items()))
-            text = text.replace("{files}", shown)
+            visible = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
+            files = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(visible.items()))
+            text = text.replace("{files}", files)
         return text.replace("{task}", self.task).strip()
 
 
@@ -156,7 +156,7 @@ def load_environment(name_or_path: str | Path) -> Environment:
     """Load an environment by name, by dotted entry point, or by the path of its folder.
 
     Raises:
-        EnvironmentError_: no such folder, or a manifest that does not hold together.
+        EnvironmentError_: no such folder, or a manifest that is not usable.
     """
     root = environment_folder(str(name_or_path))
     if root is None:
@@ -207,11 +207,12 @@ def _build(root: Path, keys: Manifest) -> Environment:
         prompt_files=keys.prompts,
     )
     for preset in environment.presets:
-        environment.baseline(preset)
+        environment.baseline(preset)  # raises where a setting is not assigned exactly once
     return environment
 
 
 def _assign(source: str, name: str, value: Any, environment: Environment) -> str:
+    """The source with another value in its line `name = …`, whose comment stays."""
     pattern = re.compile(
         rf"^(?P<left>[ \t]*{re.escape(name)}[ \t]*(?::[^=\n]+)?=[ \t]*)(?P<old>[^#\n]*?)(?P<tail>[ \t]*(?:#[^\n]*)?)$",
         re.M,

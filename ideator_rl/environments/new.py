@@ -1,8 +1,8 @@
-"""Writes a new environment: a small complete one, or the frame of one around somebody's own codebase.
+"""Writes a new environment: a small complete example, or a frame around an existing codebase.
 
-The folder appears whole or not at all, and only where nothing stood.  Of a codebase, Python files and short texts go to
-`baseline/`, all the rest to `data/`, which no experiment sees: data left among the code would give the hidden part
-away.  Links, hidden folders, virtual environments and huge files are left out, and named.
+The folder appears complete or not at all, and overwrites nothing.  Python files and short texts of a codebase go to
+`baseline/`, its other files to `data/`, which no experiment sees: data among the code would reveal the hidden part.
+Links, hidden folders, virtual environments and huge files are left out and listed.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from ideator_rl.patch.judge import check_name
 TEMPLATES = Path(__file__).with_name("templates")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SHORT_TEXT_BYTES = 50_000
-"""A longer text that is no Python is taken for data."""
+"""A longer text that is not Python counts as data."""
 MAX_FILE_BYTES, MAX_FILES = 100_000_000, 2_000
 SKIPPED = ("__pycache__", "node_modules")
 
 
 @dataclass
 class Codebase:
-    """The files of a folder, by what they seem to be; paths relative to it."""
+    """The files of a folder by their kind; paths are relative to it."""
 
     folder: Path
     script: str
     code: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
-    """Each with the reason."""
+    """Paths with the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,39 +53,40 @@ def new_environment(folder: Path, name: str | None, source: Path | None = None, 
     """Write an environment into a new or empty folder.
 
     Raises:
-        IdeatorError: something stands there, the name is no name, or the codebase or its script cannot be taken.
+        IdeatorError: the folder is not empty, the name is not valid, or the codebase or its script is not usable.
     """
-    name = _name(folder, name)
-    _refuse_taken(folder)
+    name = _check_name(folder, name)
+    _refuse_existing(folder)
     if source is None and script is not None:
         raise IdeatorError(f"--script {script} names a file of a codebase. Give its folder too: --from FOLDER.")
     codebase = _survey(source, script) if source is not None else None
-    words = {"NAME": name, "PATH": str(folder)}
+    fields = {"NAME": name, "PATH": str(folder)}
     if codebase is not None:
         module = codebase.script.removesuffix(".py").replace("/", ".")
         preload = ", ".join(_packages(codebase))
-        words |= {"SCRIPT": codebase.script, "MODULE": module, "PRELOAD": preload}
+        fields |= {"SCRIPT": codebase.script, "MODULE": module, "PRELOAD": preload}
     with atomic_folder(folder, overwrite=False) as scratch:
-        _fill(TEMPLATES / ("example" if codebase is None else "own_code"), scratch, words)
+        _fill(TEMPLATES / ("example" if codebase is None else "own_code"), scratch, fields)
         if codebase is not None:
             _copy(codebase, scratch)
     return Written(folder, name, codebase)
 
 
-def _name(folder: Path, name: str | None) -> str:
+def _check_name(folder: Path, name: str | None) -> str:
+    """The name, or one made from the folder's."""
     chosen = name or folder.name.lower().replace("-", "_")
     if not NAME.fullmatch(chosen):
-        given = f"--name {name}" if name else f"the folder's name, {folder.name!r},"
+        origin = f"--name {name}" if name else f"the folder's name, {folder.name!r},"
         raise IdeatorError(
-            f"{given} is no name for an environment: expected at most 40 lower-case letters, digits and _, with a "
+            f"{origin} is not a name for an environment: expected at most 40 lower-case letters, digits and _, with a "
             "letter first. Give one with --name."
         )
     return chosen
 
 
-def _refuse_taken(folder: Path) -> None:
+def _refuse_existing(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise IdeatorError(f"{folder} exists already and is no folder. Give another path; nothing is overwritten.")
+        raise IdeatorError(f"{folder} exists already and is not a folder. Give another path; nothing is overwritten.")
     if folder.is_dir() and any(folder.iterdir()):
         raise IdeatorError(f"{folder} exists already and is not empty. Give another path; nothing is overwritten.")
 
@@ -95,10 +96,10 @@ def _survey(folder: Path, script: str | None) -> Codebase:
         raise IdeatorError(f"--from {folder}: there is no such folder. Give the folder of the codebase.")
     codebase = Codebase(folder, "")
     for path in _walk(folder, codebase):
-        _sort(path, path.relative_to(folder).as_posix(), codebase)
+        _classify(path, path.relative_to(folder).as_posix(), codebase)
         if len(codebase.code) + len(codebase.data) > MAX_FILES:
             raise IdeatorError(f"{folder} holds over {MAX_FILES} files. Give the folder of the code that ideas change.")
-    codebase.script = _script(codebase, script)
+    codebase.script = _find_script(codebase, script)
     return codebase
 
 
@@ -115,7 +116,7 @@ def _walk(folder: Path, codebase: Codebase) -> Iterator[Path]:
             yield from _walk(path, codebase)
 
 
-def _sort(path: Path, name: str, codebase: Codebase) -> None:
+def _classify(path: Path, name: str, codebase: Codebase) -> None:
     size = path.stat().st_size
     try:
         check_name(name)
@@ -137,46 +138,48 @@ def _is_text(path: Path) -> bool:
         return False
 
 
-def _script(codebase: Codebase, script: str | None) -> str:
-    """The script, or the only candidate."""
+def _find_script(codebase: Codebase, script: str | None) -> str:
+    """The path of `script` in the codebase; for None, its only top-level Python file."""
     scripts = [name for name in codebase.code if name.endswith(".py")]
     if script is None:
         top = [name for name in scripts if "/" not in name]
         if len(top) != 1:
-            raise IdeatorError(f"Which file of {codebase.folder} trains? Give --script, one of: {_some(scripts)}.")
+            raise IdeatorError(f"Which file of {codebase.folder} trains? Give --script, one of: {_list_some(scripts)}.")
         return top[0]
     name = script.removeprefix("./")
     if Path(script).is_absolute() and Path(script).is_relative_to(codebase.folder.absolute()):
         name = Path(script).relative_to(codebase.folder.absolute()).as_posix()
     if name not in scripts:
-        raise IdeatorError(f"--script {script} is no Python file of {codebase.folder}. There are: {_some(scripts)}.")
+        raise IdeatorError(
+            f"--script {script} is not a Python file of {codebase.folder}. There are: {_list_some(scripts)}."
+        )
     return name
 
 
-def _some(names: list[str]) -> str:
+def _list_some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
 
 
 def _packages(codebase: Codebase) -> list[str]:
-    """The installed packages that the script imports at its top: slow to import, and no part of the budget."""
+    """Third-party packages that the script imports: slow to import, so `preload` keeps them out of the budget."""
     try:
         body = ast.parse((codebase.folder / codebase.script).read_text()).body
     except SyntaxError as error:
         raise IdeatorError(f"{codebase.script} is not Python {sys.version_info[0]}: {error}.") from None
-    named = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
-    named += [node.module for node in body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
+    imports = [alias.name for node in body if isinstance(node, ast.Import) for alias in node.names]
+    imports += [node.module for node in body if isinstance(node, ast.ImportFrom) and node.module and not node.level]
     own = {Path(name).parts[0].removesuffix(".py") for name in codebase.code}
-    packages = {name.partition(".")[0] for name in named} - own - set(sys.stdlib_module_names)
+    packages = {name.partition(".")[0] for name in imports} - own - set(sys.stdlib_module_names)
     # The first optimizer would import torch._dynamo, at a second of the budget.
     return sorted(packages | ({"torch._dynamo"} if "torch" in packages else set()))
 
 
-def _fill(template: Path, target: Path, words: dict[str, str]) -> None:
-    """Copy a template; `__NAME__` and the like become words, and a seed of 0 becomes one that nobody else has."""
+def _fill(template: Path, target: Path, fields: dict[str, str]) -> None:
+    """Copy a template; `__NAME__` and other fields are filled in, and a seed of 0 becomes a random one."""
     for path in sorted(template.rglob("*")):
         if not path.is_file() or "__pycache__" in path.parts:
             continue
-        text = re.sub(r"__([A-Z]+)__", lambda match: words[match[1]], path.read_text())
+        text = re.sub(r"__([A-Z]+)__", lambda match: fields[match[1]], path.read_text())
         text = re.sub(r"^SEED = 0\b", f"SEED = {random.SystemRandom().randrange(1, 2**31)}", text, flags=re.M)
         copy = target / path.relative_to(template)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -184,9 +187,9 @@ def _fill(template: Path, target: Path, words: dict[str, str]) -> None:
 
 
 def _copy(codebase: Codebase, target: Path) -> None:
-    for place, names in (("baseline", codebase.code), ("data", codebase.data)):
-        (target / place).mkdir()
+    for part, names in (("baseline", codebase.code), ("data", codebase.data)):
+        (target / part).mkdir()
         for name in names:
-            copy = target / place / name
+            copy = target / part / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(codebase.folder / name, copy)

@@ -1,7 +1,7 @@
-"""The noise of an environment: its baseline over seeds, measured by `env check` and kept in the user's cache.
+"""The noise of an environment: its baseline over seeds, measured by `env check`, stored in the user's cache.
 
-Kept under the environment's digest: what changes the metric's meaning leaves no noise behind.  Numbers belong to this
-machine: a budget in seconds buys more on a faster one.
+Stored under the environment's digest: a change of the metric's meaning needs a new measurement.  The numbers are those
+of this machine: in the same seconds a faster one computes more.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Noise:
 
 
 def store_noise(environment: Environment, preset: str, values: list[float]) -> Noise:
-    """Keep the baseline's values; replaces what was kept before."""
+    """Store the baseline's values; replaces earlier ones."""
     write_atomic(_path(environment, preset), json.dumps({"values": values}))
     return Noise(tuple(values))
 
 
 def load_noise(environment: Environment, preset: str) -> Noise | None:
-    """What `store_noise` kept for this very environment; None if nothing was."""
+    """The noise that `store_noise` stored for the environment as it is now; None if there is none."""
     try:
         return Noise(tuple(json.loads(_path(environment, preset).read_text())["values"]))
     except FileNotFoundError:
@@ -47,22 +47,22 @@ def load_noise(environment: Environment, preset: str) -> Noise | None:
 
 
 def needed_noise(environment: Environment, preset: str) -> Noise:
-    """The noise, for rewards that are measured by it.
+    """The noise, for rewards in units of it.
 
     Raises:
-        IdeatorError: it was never measured, or it is 0, so that nothing can be measured by it.
+        IdeatorError: it was never measured, or it is 0.
     """
     noise = load_noise(environment, preset)
-    ask = f"`ideator-rl env check {environment.name} --preset {preset} --seeds 5` measures it."
+    advice = f"`ideator-rl env check {environment.name} --preset {preset} --seeds 5` measures it."
     if noise is None:
         raise IdeatorError(
-            f"The reward is to be taken relative to the baseline's noise, and none is known for {environment.name} "
-            f"({preset}) as it stands. {ask}"
+            f"The reward is relative to the baseline's noise, and none is stored for {environment.name} ({preset}) as "
+            f"it is now. {advice}"
         )
     if noise.spread == 0:
         raise IdeatorError(
             f"The baseline of {environment.name} ({preset}) showed no spread over {len(noise.values)} runs: a reward "
-            f"relative to it has no unit. Take more seeds, or another reward_transform. {ask}"
+            f"relative to it has no unit. Take more seeds, or another reward_transform. {advice}"
         )
     return noise
 

@@ -1,8 +1,7 @@
 """A catalogue: the edits of an environment's baseline that rules can read, write about, and apply.
 
-`edits.yaml` in the environment's folder holds how people say each edit and its code.  The implementer
-`rules` reads ideas with it; a format warm-up takes made-up ideas from it.  Nothing here runs or imports an
-experiment.
+`edits.yaml` in the environment's folder holds phrasings and code of each edit.  The implementer `rules` reads ideas
+with it; a format warm-up samples ideas from it.  Nothing here runs or imports an experiment.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _KEYS |= {"unless", "says", "changes", "patch"}
 
 
 class CatalogueError(IdeatorError):
-    """An edits.yaml that does not hold together."""
+    """An edits.yaml that is not usable."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,15 @@ class Catalogue:
     edits: dict[str, Edit]
 
     def read(self, idea: Idea, base: Tree) -> Reading:
-        """The edits that an idea's words name, with their values.
+        """The edits that an idea's text names, with their values.
 
         Raises:
             PatchError: (unpatchable) no known edit, a value out of range, or two values for one number.
         """
-        return read(self.edits, idea, self._numbers(base))
+        return read(self.edits, idea, self._baseline_numbers(base))
 
     def apply(self, tree: Tree, choices: list[Choice]) -> Tree:
-        """The tree with all these edits; their order does not matter.
+        """The tree with all these edits, in any order.
 
         Raises:
             PatchError: (unpatchable) an edit does not fit the text, or two contradict each other.
@@ -70,11 +69,11 @@ class Catalogue:
         return {**tree, self.file: "\n".join(merge(lines, changes))}
 
     def describe(self, choices: list[Choice], rng: random.Random) -> Idea:
-        """An idea in words for these edits; phrasings and number formats vary with the generator."""
-        values = [_spell(c.value, rng) for c in choices]
-        says = [rng.choice(self.edits[c.key].says) for c in choices]
-        changes = [rng.choice(self.edits[c.key].changes) for c in choices]
-        return Idea(_fill(says, values), _fill(changes, values))
+        """An idea that names these edits; phrasings and number formats vary with the generator."""
+        values = [_spell(choice.value, rng) for choice in choices]
+        experiment = [rng.choice(self.edits[choice.key].says) for choice in choices]
+        changes = [rng.choice(self.edits[choice.key].changes) for choice in choices]
+        return Idea(_fill(experiment, values), _fill(changes, values))
 
     def sample(self, rng: random.Random, n_edits: int) -> list[Choice]:
         """Choices of `n_edits` edits from different families, with values."""
@@ -85,7 +84,8 @@ class Catalogue:
         edits = [rng.choice(families[family]) for family in picked]
         return [Choice(e.key, rng.choice(e.parameter.sample) if e.parameter else None) for e in edits]
 
-    def _numbers(self, base: Tree) -> dict[str, float]:
+    def _baseline_numbers(self, base: Tree) -> dict[str, float]:
+        """The baseline's value of every number edit, by key."""
         lines = base[self.file].split("\n")
         return {
             edit.key: float(assignment(lines, edit.assign, edit.key)[1]["old"])
@@ -128,7 +128,7 @@ THOUGHTS = (
 
 
 def idea_corpus(environment: Environment, n: int, seed: int) -> list[str]:
-    """Made-up ideas of one to three edits, in the form that `parse_idea` reads; half have a short thought."""
+    """Sampled ideas of one to three edits, in the form that `parse_idea` reads; half have a short thought."""
     catalogue, rng = environment_catalogue(environment), random.Random(seed)
     texts = []
     for _ in range(n):

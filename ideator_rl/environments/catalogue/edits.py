@@ -1,13 +1,14 @@
-"""Edits of a catalogue and how they meet: each is located in the text it is applied to, and all land at once.
+"""Edits of a catalogue and their merge: each edit is located in the original text, and all are applied at once.
 
-Edits compose when none changes a line that another one needs; where they insert at the same place, they land
-in the catalogue's order.  So a set of edits gives one tree, however the idea orders them, and a
-contradiction fails for every order, as a merge of real patches does.
+Edits compose when none changes a line that another needs; insertions at the same line follow the catalogue's order.
+So a set of edits gives one tree for every order in the idea, and a contradiction fails for every order, as in a merge
+of patches.
 """
 
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 import textwrap
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ class Parameter:
     """The one number of an edit."""
 
     whole: bool
-    """Only whole numbers."""
+    """Whether it takes whole numbers only."""
     low: float
     high: float
     sample: tuple[int | float, ...]
-    """Values to draw from when ideas are made up."""
+    """Values to draw from when ideas are sampled."""
     default: int | float | None = None
-    """What an algorithm takes when the idea names no value."""
+    """Value of an algorithm where the idea names none."""
 
     def accept(self, key: str, value: float) -> int | float:
         """Raises: PatchError when the value is outside the range, or not whole where it must be."""
@@ -43,7 +44,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines to find, exactly once, and the lines to put there; indentation is that of the place."""
+    """Lines to find, exactly once, and their replacement; both without the indentation that the file has there."""
 
     find: tuple[str, ...]
     replace: tuple[str, ...]
@@ -56,26 +57,36 @@ class Edit:
     """`number` or `algorithm`."""
     family: str
     says: tuple[str, ...]
+    """Phrasings for an idea's experiment section; `{value}` is filled in."""
     changes: tuple[str, ...]
+    """Phrasings for its section of code changes."""
     names: tuple[re.Pattern[str], ...]
+    """Patterns of a text that names the edit."""
     assign: str | None
+    """Name whose assignment a number edit changes; None for an algorithm."""
     blocks: tuple[Block, ...]
     parameter: Parameter | None
     up: tuple[re.Pattern[str], ...] = ()
+    """Patterns that mean twice the baseline's number, such as "deeper"."""
     down: tuple[re.Pattern[str], ...] = ()
+    """Patterns that mean half of it."""
     absent: tuple[re.Pattern[str], ...] = ()
+    """Patterns that name the edit where a sentence removes them ("without dropout"), with `absent_value`."""
     absent_value: int | float | None = None
     guard: re.Pattern[str] | None = None
+    """A sentence that matches speaks of a change over time: its "to 0" is not the number."""
     unless: tuple[str, ...] = ()
+    """Keys of edits that this one gives way to."""
     weak: tuple[re.Pattern[str], ...] = ()
+    """Patterns that name the edit only if no other edit of the family is named."""
 
     @property
     def needs_value(self) -> bool:
-        """Words that name it without a number mean nothing."""
+        """Whether a text that names it without a number is ignored."""
         return self.assign is not None and (self.parameter is None or self.parameter.default is None)
 
     def located(self, lines: list[str], value: Value) -> list[Change]:
-        """Where this edit changes the text.
+        """The changes of the text by this edit.
 
         Raises:
             PatchError: a block is not found exactly once.
@@ -98,7 +109,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Change:
-    """Lines `start` to `end` become `lines`; nothing else may change `needs_start` to `needs_end`."""
+    """Lines `start` to `end` become `lines`; no other edit may change lines `needs_start` to `needs_end`."""
 
     edit: str
     """The edit's key, with its value: changes of one edit never contradict each other."""
@@ -109,32 +120,31 @@ class Change:
     lines: tuple[str, ...]
 
     def disturbs(self, other: Change) -> bool:
-        """Whether this one changes, or splits, lines that the other needs."""
+        """Whether this change alters, or splits, lines that the other needs."""
         if self.start == self.end:
             return other.needs_start < self.start < other.needs_end
         return self.start < other.needs_end and self.end > other.needs_start
 
 
 def merge(lines: list[str], changes: list[Change]) -> list[str]:
-    """All changes at once; those that insert at one place land in the order given.
+    """The lines after all changes; insertions at one line keep the order of `changes`.
 
     Raises:
         PatchError: two edits contradict each other.
     """
-    for n, one in enumerate(changes):
-        for other in changes[:n]:
-            if one.edit != other.edit and (one.disturbs(other) or other.disturbs(one)):
-                at = max(one.start, other.start)
-                raise PatchError(
-                    f"The edits {other.edit} and {one.edit} contradict each other: both change "
-                    f"line {at + 1}, `{lines[min(at, len(lines) - 1)].strip()}`. Choose one of them."
-                )
-    result, here = [], 0
+    for first, second in itertools.combinations(changes, 2):
+        if first.edit != second.edit and (first.disturbs(second) or second.disturbs(first)):
+            line = max(first.start, second.start)
+            raise PatchError(
+                f"The edits {first.edit} and {second.edit} contradict each other: both change "
+                f"line {line + 1}, `{lines[min(line, len(lines) - 1)].strip()}`. Choose one of them."
+            )
+    result: list[str] = []
+    position = 0
     for change in sorted(changes, key=lambda c: (c.start, c.end)):
-        result += lines[here : change.start]
-        result += change.lines
-        here = change.end
-    return result + lines[here:]
+        result += [*lines[position : change.start], *change.lines]
+        position = change.end
+    return result + lines[position:]
 
 
 def assignment(lines: list[str], name: str, key: str) -> tuple[int, re.Match[str]]:
@@ -144,10 +154,10 @@ def assignment(lines: list[str], name: str, key: str) -> tuple[int, re.Match[str
         PatchError: no such line, or several.
     """
     pattern = re.compile(rf"^(?P<left>\s*{re.escape(name)}\s*(?::[^=]+)?=\s*)(?P<old>[-+.\deE_]+)(?P<tail>\s*(#.*)?)$")
-    found = [(i, match) for i, line in enumerate(lines) if (match := pattern.match(line))]
-    if len(found) != 1:
-        raise PatchError(f"The edit {key} wants one line `{name} = <number>`, but the file has {len(found)}.")
-    return found[0]
+    matches = [(i, match) for i, line in enumerate(lines) if (match := pattern.match(line))]
+    if len(matches) != 1:
+        raise PatchError(f"The edit {key} needs one line `{name} = <number>`, but the file has {len(matches)}.")
+    return matches[0]
 
 
 def _locate(name: str, block: Block, lines: list[str], value: Value) -> list[Change]:
@@ -155,12 +165,12 @@ def _locate(name: str, block: Block, lines: list[str], value: Value) -> list[Cha
     starts = [i for i in range(len(lines) - size + 1) if _dedent(lines[i : i + size]) == list(block.find)]
     if len(starts) != 1:
         raise PatchError(f"The edit {name} does not fit: `{block.find[0]}` was found {len(starts)} times, not once.")
-    at = starts[0]
-    indent = lines[at][: len(lines[at]) - len(lines[at].lstrip())]
+    line = starts[0]
+    indent = lines[line][: len(lines[line]) - len(lines[line].lstrip())]
     replace = [line.replace("{value}", repr(value)) for line in block.replace]
     matcher = difflib.SequenceMatcher(None, list(block.find), replace, autojunk=False)
     return [
-        Change(name, at + i1, at + i2, at, at + size, tuple(indent + s if s else s for s in replace[j1:j2]))
+        Change(name, line + i1, line + i2, line, line + size, tuple(indent + s if s else s for s in replace[j1:j2]))
         for tag, i1, i2, j1, j2 in matcher.get_opcodes()
         if tag != "equal"
     ]

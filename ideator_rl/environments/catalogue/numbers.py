@@ -1,5 +1,4 @@
-"""Reads the number that goes with a name in a sentence, out of the words right before and right after the
-name."""
+"""Reads the number that belongs to a name in a sentence, from the text right before and after the name."""
 
 from __future__ import annotations
 
@@ -23,18 +22,18 @@ _BY = re.compile(
 )
 _MULTIPLY = re.compile(rf"\b(?:scal|multipl|divid)\w*{_FILL} $")
 _REASON = re.compile(r"\b(?:so|because|since|as|that|allow\w*|enabl\w*|permit\w*|makes?)\b[^,;|]*$")
-"""What follows gives a reason; it asks for nothing."""
+"""The text after it gives a reason, and requests no change."""
 
 
-def stated(before: str, after: str, near: bool, steady: bool) -> float | None:
-    """A number said outright: "4 layers", "learning rate of 3e-3", "batch size from 16 to 8".
+def stated(before: str, after: str, adjacent: bool, steady: bool) -> float | None:
+    """A number in plain sight: "4 layers", "learning rate of 3e-3", "batch size from 16 to 8".
 
     Args:
-        near: The number must follow the name closely, as a setting's does; else a few words may lie between.
+        adjacent: The number must directly follow the name, as a setting's does; else a few words may be between.
         steady: The sentence speaks of a change over time, so that "to 0" is not the setting.
     """
     match = re.search(rf"(?<!from ){NUMBER}(?: steps?)? ?(?:of )?$", before)
-    match = match or (_close(after, steady) if near else re.match(rf"[^\d,;|]{{0,45}}?{NUMBER}", after))
+    match = match or (_close(after, steady) if adjacent else re.match(rf"[^\d,;|]{{0,45}}?{NUMBER}", after))
     match = match or re.search(rf"{NUMBER} (?:as|for|in)(?: the| a)? $", before)
     if match is None:
         return None
@@ -42,7 +41,7 @@ def stated(before: str, after: str, near: bool, steady: bool) -> float | None:
 
 
 def factor(before: str, after: str) -> float | None:
-    """How many times the baseline's value the words ask for; 2 or 1/2 where they only say more or less."""
+    """The requested multiple of the baseline's value; 2 or 1/2 for "doubled", "half" and the like."""
     if match := re.search(rf"\b(doubl|twice|tripl|quadrupl|halv|half)\w*(?: as \w+)?{_FILL} $", before):
         return _TIMES[match[1]]
     if match := _SCALE.search(before):
@@ -58,9 +57,9 @@ def factor(before: str, after: str) -> float | None:
 
 
 def direction(before: str) -> float | None:
-    """2 or 1/2 where the words before a name ask for more or less of it, without a number."""
-    for words, times in ((_MORE, 2.0), (_LESS, 0.5)):
-        if (match := re.search(rf"\b{words}{_FILL} $", before)) and not _REASON.search(before[: match.start()]):
+    """2 or 1/2 where the text before a name requests more or less of it, without a number."""
+    for pattern, times in ((_MORE, 2.0), (_LESS, 0.5)):
+        if (match := re.search(rf"\b{pattern}{_FILL} $", before)) and not _REASON.search(before[: match.start()]):
             return times
     return None
 
@@ -78,5 +77,6 @@ def _close(after: str, steady: bool) -> re.Match[str] | None:
     return re.match(rf"\)?,?(?: ?\(?\b(?:{links})\b| ?[=:])* ?{_ABOUT}\(?{NUMBER}", after)
 
 
-def _scaled(n: float, words: str) -> float:
-    return 1 / n if re.search(rf"\b{_LESS}\b|divid", words) and n else n
+def _scaled(n: float, text: str) -> float:
+    """A factor, inverted where the text requests less."""
+    return 1 / n if re.search(rf"\b{_LESS}\b|divid", text) and n else n

@@ -1,9 +1,9 @@
-"""Reads an idea's words as edits of a catalogue: rules, no model.
+"""Reads an idea's text as edits of a catalogue, by rules and without a model.
 
-An edit is meant where one of its names stands in a sentence, outside what the sentence rejects ("instead of
-…", "replace … with", "do not …", "without …").  Where names overlap, the longest counts.  A number is read
-next to its name ("learning rate of 3e-3", "4 layers", "from 16 to 8"), or relative to the baseline ("double
-the batch size").  The thought is not read.  What was not understood is reported, never guessed.
+A sentence names an edit if it contains one of its names, outside what the sentence rejects ("instead of …", "replace …
+with", "do not …", "without …").  Of overlapping names the longest counts.  A number is read next to its name ("learning
+rate of 3e-3", "4 layers", "from 16 to 8"), or relative to the baseline ("double the batch size").  The thought is not
+read.  Sentences that name no edit are reported, never guessed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REPLACED = re.compile(
 )
 _REMOVED = re.compile(
     r"\b(?:without|no|remov\w+|delet\w+|disabl\w+|drop(?:s|ping|ped)?|turn(?:s|ing)? off|get(?:ting)? rid of"
-    rf"|eliminat\w+|omit\w*)\b(?: (?:using|any))*(?P<what>.*?){_STOP}"
+    rf"|eliminat\w+|omit\w*)\b(?: (?:using|any))*(?P<removed>.*?){_STOP}"
 )
 _KEPT = re.compile(
     r"\b(?:keep\w*|leav\w+|hold\w*)\b[^,;|]*?\b(?:unchanged|the same|as is|as it is|as they are|constant"
@@ -57,7 +57,7 @@ class _Span:
     end: int
     edit: Edit
     factor: float | None = None
-    """The name itself says how many times the baseline's value is meant ("deeper")."""
+    """The multiple of the baseline's value that the name itself means ("deeper")."""
     weak: bool = False
 
 
@@ -65,11 +65,11 @@ class _Span:
 class _Mention:
     edit: Edit
     value: float | None
-    """None: the words name the edit without a number."""
+    """None: the text names the edit without a number."""
     exact: bool
     """The number is stated, not relative to the baseline."""
     weak: bool = False
-    """Gives way to another edit of the family."""
+    """Dropped if another edit of the family is named."""
 
 
 def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Reading:
@@ -81,47 +81,54 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
     mentions: dict[str, list[_Mention]] = {}
     missed = []
     last = ""
-    for section, wanted in ((idea.experiment, False), (idea.changes, True)):
+    for section, is_code in ((idea.experiment, False), (idea.changes, True)):
         for original, sentence in _sentences(section):
+            # "increase it": the pronoun means the last setting that was named.
             if last:
                 sentence = _IT.sub(rf"\1 {last}", sentence)
-            last = _last_number(edits, sentence) or last
-            found = list(_sentence(edits, sentence, numbers))
-            if wanted and not found:
+            last = _last_setting(edits, sentence) or last
+            in_sentence = list(_mentions(edits, sentence, numbers))
+            if is_code and not in_sentence:
                 missed.append(original)
-            for mention in found:
+            for mention in in_sentence:
                 mentions.setdefault(mention.edit.key, []).append(mention)
-    named = [key for key in edits if key in mentions and not _gives_way(mentions[key], mentions)]
-    if not named:
-        words = _short(f"{idea.experiment} {idea.changes}")
+    keys = [key for key in edits if key in mentions and not _gives_way(mentions[key], mentions)]
+    if not keys:
+        excerpt = _short(f"{idea.experiment} {idea.changes}")
         raise PatchError(
-            f"The idea {words!r} names no edit, with a value where it needs one, that the catalogue knows; "
-            f"it knows: {', '.join(edits)}."
+            f"The idea {excerpt!r} names no edit of the catalogue, with a value where it needs one; "
+            f"the catalogue has: {', '.join(edits)}."
         )
-    return Reading(tuple(_choice(mentions[key], numbers.get(key)) for key in named), tuple(missed))
+    return Reading(tuple(_choice(mentions[key], numbers.get(key)) for key in keys), tuple(missed))
 
 
-def _last_number(edits: dict[str, Edit], sentence: str) -> str:
-    """The name of the last setting that a sentence speaks of: what "it" means in the next one."""
-    named = [span for span in _longest(edits, sentence) if span.edit.assign is not None and span.factor is None]
-    return sentence[named[-1].start : named[-1].end] if named else ""
+def _last_setting(edits: dict[str, Edit], sentence: str) -> str:
+    """The last name of a number edit in a sentence, which "it" means in the next sentence."""
+    spans = [span for span in _longest(edits, sentence) if span.edit.assign is not None and span.factor is None]
+    return sentence[spans[-1].start : spans[-1].end] if spans else ""
 
 
 def _gives_way(own: list[_Mention], mentions: dict[str, list[_Mention]]) -> bool:
+    """Whether an edit is dropped, since another edit that excludes it is named."""
     edit = own[0].edit
     if any(key in mentions for key in edit.unless):
         return True
-    family = [key for key, found in mentions.items() if key != edit.key and found[0].edit.family == edit.family]
+    family = [key for key, group in mentions.items() if key != edit.key and group[0].edit.family == edit.family]
     return bool(family) and all(mention.weak for mention in own)
 
 
 def _choice(mentions: list[_Mention], base: float | None) -> Choice:
+    """The edit with the value that its mentions agree on.
+
+    Raises:
+        PatchError: two values, none where one is needed, or one out of range.
+    """
     edit = mentions[0].edit
     if edit.parameter is None:
         return Choice(edit.key)
     exact = {m.value for m in mentions if m.exact and m.value is not None}
     if len(exact) > 1:
-        exact -= {base}
+        exact -= {base}  # "from 16 to 8" states the baseline's value too
     if len(exact) > 1:
         listed = " and ".join(f"{value:g}" for value in sorted(exact))
         raise PatchError(f"The idea gives {edit.key} {len(exact)} values, {listed}; one is expected.")
@@ -137,9 +144,9 @@ def _choice(mentions: list[_Mention], base: float | None) -> Choice:
 def _sentences(text: str) -> Iterator[tuple[str, str]]:
     """Sentences as written, and as the patterns read them."""
     text = re.sub(r"\be\.g\.", "eg", text)
-    for part in re.split(r"(?<=[.!?;])\s+|\n+", text):
-        for start in range(0, len(part), SENTENCE):
-            piece = part[start : start + SENTENCE]
+    for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text):
+        for start in range(0, len(sentence), SENTENCE):
+            piece = sentence[start : start + SENTENCE]
             if plain := _normal(piece):
                 yield piece.strip(), plain
 
@@ -157,17 +164,19 @@ def _normal(text: str) -> str:
     return re.sub(r"\s+", " ", text.rstrip(" .!?;")).strip()
 
 
-def _sentence(edits: dict[str, Edit], sentence: str, numbers: dict[str, float]) -> Iterator[_Mention]:
-    kept, removed = _without_rejected(sentence)
+def _mentions(edits: dict[str, Edit], sentence: str, numbers: dict[str, float]) -> Iterator[_Mention]:
+    """The edits that a sentence names."""
+    text, removed = _without_rejected(sentence)
     for edit in edits.values():
-        if any(p.search(part) for p in edit.absent for part in removed):
+        if any(pattern.search(phrase) for pattern in edit.absent for phrase in removed):
             yield _Mention(edit, edit.absent_value, exact=edit.absent_value is not None)
-    spans = _longest(edits, kept)
+    spans = _longest(edits, text)
     for n, span in enumerate(spans):
+        # A number belongs to a name if no other name is between them.
         left = spans[n - 1].end if n else 0
-        right = min((s.start for s in spans[n + 1 :] if s.edit is not span.edit), default=len(kept))
+        right = min((s.start for s in spans[n + 1 :] if s.edit is not span.edit), default=len(text))
         base = numbers.get(span.edit.key)
-        mention = _mention(span, kept[left : span.start], kept[span.end : right], kept, base)
+        mention = _mention(span, text[left : span.start], text[span.end : right], text, base)
         if mention.value is not None or not span.edit.needs_value:
             yield mention
 
@@ -181,7 +190,7 @@ def _mention(span: _Span, before: str, after: str, sentence: str, base: float | 
         return _Mention(edit, base * span.factor, exact=False)
     if base is not None and not steady and (times := factor(before, after)) is not None:
         return _Mention(edit, base * times, exact=False)
-    if (value := stated(before, after, near=edit.assign is not None, steady=steady)) is not None:
+    if (value := stated(before, after, adjacent=edit.assign is not None, steady=steady)) is not None:
         return _Mention(edit, value, exact=True, weak=span.weak)
     if base is not None and not steady and (times := direction(before)) is not None:
         return _Mention(edit, base * times, exact=False)
@@ -189,19 +198,19 @@ def _mention(span: _Span, before: str, after: str, sentence: str, base: float | 
 
 
 def _without_rejected(sentence: str) -> tuple[str, list[str]]:
-    """The sentence with what it rejects blanked out (lengths kept), and the things it removes."""
+    """The sentence with rejected phrases blanked out at equal length, and the phrases that it removes."""
     removed = []
 
     def blank(match: re.Match[str], group: str | int = 0) -> str:
-        whole, (start, end) = match[0], match.span(group)
-        return whole[: start - match.start()] + "|" * (end - start) + whole[end - match.start() :]
+        phrase, (start, end) = match[0], match.span(group)
+        return phrase[: start - match.start()] + "|" * (end - start) + phrase[end - match.start() :]
 
     def replaced(match: re.Match[str]) -> str:
         group = "old" if match["old"] is not None else "passive"
         return match[0] if re.search(r"\d", match[group]) else blank(match, group)
 
     def remove(match: re.Match[str]) -> str:
-        removed.append(match["what"])
+        removed.append(match["removed"])
         return blank(match)
 
     sentence = _KEPT.sub(blank, sentence)
@@ -210,8 +219,8 @@ def _without_rejected(sentence: str) -> tuple[str, list[str]]:
 
 
 def _longest(edits: dict[str, Edit], text: str) -> list[_Span]:
-    """Names in the text, none overlapping, in order; longer ones win, then earlier ones."""
-    found = []
+    """Names in the text in order, without overlaps; longer names win, then earlier ones."""
+    spans = []
     for edit in edits.values():
         kinds = (
             (edit.names, None, False),
@@ -221,9 +230,9 @@ def _longest(edits: dict[str, Edit], text: str) -> list[_Span]:
         )
         for patterns, times, weak in kinds:
             for pattern in patterns:
-                found += [_Span(*m.span(), edit, times, weak) for m in pattern.finditer(text) if m[0]]
+                spans += [_Span(*m.span(), edit, times, weak) for m in pattern.finditer(text) if m[0]]
     chosen: list[_Span] = []
-    for span in sorted(found, key=lambda s: (s.start - s.end, s.start)):
+    for span in sorted(spans, key=lambda s: (s.start - s.end, s.start)):
         if all(span.end <= s.start or span.start >= s.end for s in chosen):
             chosen.append(span)
     return sorted(chosen, key=lambda s: s.start)
