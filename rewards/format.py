@@ -1,12 +1,12 @@
 """The format reward: 1 for a text that holds an idea in its form, 0 for any other.
 
-What counts is `ideator_rl.ideas.parse_idea`, the same judge that decides whether an experiment is run; so the reward
-only says earlier and more cheaply what `execution_reward` says by its failure reward, and it says it also of ideas that
-then fail.  Sense is not looked at: `[Experiment] a [Code Changes] b [End]` earns 1.  It belongs beside the execution
-reward with a small weight, or into a first phase, and never alone for long.
+`ideator_rl.ideas.parse_idea` decides, as it does for whether an experiment is run.  So the reward repeats, earlier and
+more cheaply, what `execution_reward` shows by its failure reward; ideas that fail later earn it too.  Sense is not
+judged: `[Experiment] a [Code Changes] b [End]` earns 1.  Use it with the execution reward at a small weight, or in a
+first phase, and never alone for long.
 
-Option (a column, or `reward_options`): `format_strict`, false by default.  With it, 1 is only for *one* idea with
-nothing but white space after its `[End]`: what stands there is never read, and several ideas in one text are a hedge.
+Option (a column, or `reward_options`): `format_strict`, false by default.  If true, only a text with *one* idea, and
+with nothing but white space after its `[End]`, earns 1: later text is never read, and several ideas are a hedge.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def holds_idea(text: str, strict: bool = False) -> bool:
     """Whether a completion holds an idea.
 
     Args:
-        strict: nothing may stand after it, and no second `[Experiment]` before it.
+        strict: no text may follow it, and no second `[Experiment]` may precede it.
     """
     idea = _idea(text)
     if idea is None or not strict:

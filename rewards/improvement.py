@@ -1,4 +1,4 @@
-"""The improvement reward: what an idea adds to what is known.  The known earns nothing, so nothing known attracts.
+"""The improvement reward: what an idea adds to what is known.  A known codebase earns nothing, so it attracts nothing.
 
     r̃ = clip((q − τ) / s, 0, c)
 
@@ -7,17 +7,16 @@ q   the reward of the idea's experiment, on the scale that `execution_reward` gi
     showed; raised by one standard deviation of a single run
 s   the scale: 2 % of the range of qualities seen, unless a number is given
 c   the cap
-r̃ is 0 for a failure and for a codebase that was known when the batch was proposed, None for what was `lost`.
+r̃ is 0 for a failure and for a codebase that was known when the batch was proposed, None for a lost experiment.
 
-The bar and what is known are those of the moment at which the batch was first proposed, also in a run that was killed
-and takes the batch up again: the order of arrival changes nothing.  Two rows of one batch with one new codebase both
-earn.  Before K elites are known the baseline stands for the K-th; where nothing is known the bar is the failure reward,
-and while all qualities are equal the scale is 2 % of the bar, or 1 if that is 0.
+The bar and the known codebases are those of the moment at which the batch was first proposed, also in a run that was
+killed and resumed: the order of arrival changes nothing.  Two rows of one batch with one new codebase both earn.
+Before K elites are known, the baseline takes the place of the K-th.  Where nothing is known, the bar is the failure
+reward.  While all qualities are equal, the scale is 2 % of the bar, or 1 if that is 0.
 
 Options are columns of the dataset, one value for all rows of a batch, or else the constants here: `improvement_k`,
-`improvement_scale`, `improvement_cap`, `improvement_noise` (a standard deviation, in place of the measured one).  The
-columns of `execution_reward` say where and how to run; this reward takes its place, as both would run every idea.
-Like it a plain coroutine function, with the stream `as_completed`.
+`improvement_scale`, `improvement_cap`, `improvement_noise` (a standard deviation, in place of the measured one).
+Where and how to run is chosen as for `execution_reward`; this reward replaces it, since both would run every idea.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from .support.options import Option
 K = 20
 """Elites that the bar looks at."""
 SCALE: float | None = None
-"""The unit of improvement in the reward's unit; None for `SHARE` of the range of qualities."""
+"""The unit of improvement, in units of the reward; None for `SHARE` of the range of qualities."""
 CAP = 10.0
 """The most that an idea earns: with the default scale, a fifth of the range seen.  Our choice."""
 NOISE: float | None = None
@@ -62,7 +61,7 @@ class Bar:
     margin: float
     scale: float
     cap: float
-    known: int
+    record_count: int
     """Records in the archive."""
 
     def earned(self, quality: float, parents: float | None = None) -> float:
@@ -87,7 +86,7 @@ async def improvement_reward(call: Call) -> AsyncIterator[RowReward]:
     """
     contests = {buffer: _contest(call, buffer, rows) for buffer, rows in buffers_of(call).items()}
     for name in ("level", "margin", "scale"):
-        call.log(f"improvement/{name}", statistics.fmean(getattr(each.bar, name) for each in contests.values()))
+        call.log(f"improvement/{name}", statistics.fmean(getattr(contest.bar, name) for contest in contests.values()))
     record_by_row: dict[int, Experiment] = {}
     async for executed in experiments(call):
         record_by_row[executed.row] = executed.record
@@ -105,26 +104,26 @@ def bar_of(archive: Archive, failure: float, options: dict[str, Any] | None = No
 
     Args:
         failure: the environment's failure reward.
-        options: `improvement_k` and so on; what is missing or None is as the constants say.
+        options: `improvement_k` and so on; the constants replace those that are missing or None.
 
     Raises:
         IdeatorError: an option is no usable number.
     """
-    given = {key: value for key, value in (options or {}).items() if value is not None}
-    for key, value in given.items():
+    values = {key: value for key, value in (options or {}).items() if value is not None}
+    for key, value in values.items():
         if key in OPTIONS:
             OPTIONS[key].check(key, value)
     baseline, span = archive.baseline, archive.span()
-    best = archive.kth_best(int(given.get("improvement_k", K)))
+    best = archive.kth_best(int(values.get("improvement_k", K)))
     measured = baseline.spread if baseline else None
-    margin = given.get("improvement_noise", NOISE if measured is None else measured) or 0.0
-    known = [value for value in (best, baseline.quality if baseline else None) if value is not None]
-    level = max(known, default=failure)
-    scale = given.get("improvement_scale", SCALE)
+    margin = values.get("improvement_noise", NOISE if measured is None else measured) or 0.0
+    levels = [value for value in (best, baseline.quality if baseline else None) if value is not None]
+    level = max(levels, default=failure)
+    scale = values.get("improvement_scale", SCALE)
     if scale is None:
         width = span[1] - span[0] if span else 0.0
         scale = SHARE * (width or abs(level)) or 1.0
-    return Bar(level, margin, scale, given.get("improvement_cap", CAP), len(archive))
+    return Bar(level, margin, scale, values.get("improvement_cap", CAP), len(archive))
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class _Contest:
         record = executed.record
         if record.status == LOST:
             return None, False
-        repeated = bool(record.tree) and self.archive.knows(record, before=self.bar.known)
+        repeated = bool(record.tree) and self.archive.knows(record, before=self.bar.record_count)
         if record.status != SUCCEEDED or record.reward is None or repeated:
             return 0.0, repeated
         return self.bar.earned(record.reward, self.parent_quality.get(executed.row)), repeated

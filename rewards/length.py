@@ -2,21 +2,21 @@
 
     length_most · min(1, length / length_cap)
 
-Length is that of the thought: the text before the idea, and what TRL parsed into `reasoning_content` or `thinking` of a
-message.  No idea in the text, no bonus, whatever was written.  It is counted in tokens where `completion_ids` are
-given, else in words:
+Length is that of the thought: the text before the idea, and the `reasoning_content` or `thinking` of a message, which
+TRL fills.  A text without an idea earns no bonus.  The length is counted in tokens where `completion_ids` are given,
+else in words:
 
-- tokens: the completion's ids times the share of its visible characters (all but white space) that stand in the
-  thought.  A reward function is given no tokenizer, so this is an estimate; tokens that leave no text behind, or only
-  white space, count for no more than one a visible character of the thought.
+- tokens: the completion's ids times the thought's share of its visible characters (all but white space).  A reward
+  function gets no tokenizer, so this is an estimate; tokens without text, or with white space only, count for no more
+  than one for each visible character of the thought.
 - words: runs of visible characters; one longer than `WORD` characters is cut into pieces of that length.
 
-What is said twice counts once: the length is multiplied by the share of the thought's trigrams of words that are
-distinct, close to 1 for prose and near 0 for one sentence over and over.  That is ours; `length_repeats: true` leaves
-it out, for the plain bonus.
+Repetition counts once: the length is multiplied by the share of the thought's trigrams of words that are distinct,
+close to 1 for prose and near 0 for one sentence over and over.  That is ours; `length_repeats: true` leaves it out,
+for the plain bonus.
 
-Nothing here can tell thinking from chatter, and policies find that out: with such a bonus the thoughts of a simulated
-policy grew by padding while 97 % of its ideas stayed simple, and in the paper it did not help.
+The reward cannot distinguish thinking from chatter, and policies exploit that: with such a bonus the thoughts of a
+simulated policy grew by padding while 97 % of its ideas stayed simple, and in the paper it did not help.
 
 Options (columns, or `reward_options`): `length_most`, 0.3, the paper's; `length_cap`, 1000, the length that earns it
 all, our choice; `length_unit`, `tokens` or `words`; `length_repeats`, false.
@@ -52,24 +52,24 @@ def length_reward(call: Call) -> Worth:
     tokens = call.options["length_unit"] == "tokens" and call.completion_ids is not None
     counts = [len(ids) for ids in call.completion_ids] if tokens and call.completion_ids else [None] * len(call.texts)
     lengths = [
-        thought_length(text, count, apart, call.options["length_repeats"])
-        for text, count, apart in zip(call.texts, counts, call.reasoning, strict=True)
+        thought_length(text, count, reasoning, call.options["length_repeats"])
+        for text, count, reasoning in zip(call.texts, counts, call.reasoning, strict=True)
     ]
     if lengths:
         call.log("length/thought", sum(lengths) / len(lengths))
     return Worth([most * min(1.0, length / cap) for length in lengths])
 
 
-def thought_length(text: str, tokens: int | None = None, apart: str = "", repeats: bool = False) -> float:
+def thought_length(text: str, tokens: int | None = None, reasoning: str = "", repeats: bool = False) -> float:
     """The length of a completion's thought; 0 without an idea.
 
     Args:
         tokens: of the whole completion; None to count words.
-        apart: what was thought apart from the text.
-        repeats: count what is said twice as often as it is said.
+        reasoning: the part of the thought that is not in the text.
+        repeats: count repetitions in full.
     """
     try:
-        thought = f"{apart} {parse_idea(text).thought}"
+        thought = f"{reasoning} {parse_idea(text).thought}"
     except MalformedIdea:
         return 0.0
     pieces = [word[at : at + WORD] for word in thought.split() for at in range(0, len(word), WORD)]
@@ -77,7 +77,7 @@ def thought_length(text: str, tokens: int | None = None, apart: str = "", repeat
     if not visible:
         return 0.0
     length = (
-        len(pieces) if tokens is None else min(tokens * visible / sum(map(len, f"{apart} {text}".split())), visible)
+        len(pieces) if tokens is None else min(tokens * visible / sum(map(len, f"{reasoning} {text}".split())), visible)
     )
     return length if repeats else length * _distinct(pieces)
 

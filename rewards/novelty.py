@@ -1,24 +1,24 @@
-"""The novelty reward: how far an idea is from the others of its batch and from all that the run proposed before.
+"""The novelty reward: how far an idea is from the others of its batch and from all earlier proposals of the run.
 
     ρ(x) = (1/k) Σ_{i=1..k} d(x, μ_i)          d = 1 − cosine, from 0 to 1
 
-the measure of novelty search (Lehman & Stanley, Evolutionary Computation 19(2), 2011), on embeddings.  μ_1 … μ_k are
+The measure of novelty search (Lehman & Stanley, Evolutionary Computation 19(2), 2011), on embeddings.  μ_1 … μ_k are
 the nearest among the other ideas of the batch and the proposals of earlier steps, each as often as it was proposed: a
-crowded place is one that was often proposed.  Of fewer than k the mean is over those there are; with nothing to
-compare, an idea is worth 1.  Only the `[Experiment]` section is embedded (`diversity.embedding` says why); but two
-ideas with one `[Code Changes]` section are in one place, whatever else they say.  No idea, or no words: 0.
+crowded place is one that was often proposed.  With fewer than k, the mean is over those; with none, an idea is worth 1.
+Only the `[Experiment]` section is embedded (see `diversity.embedding`); but two ideas with equal `[Code Changes]`
+sections have distance 0, whatever their other words.  A text without an idea, or without words, is worth 0.
 
-Words are easily new.  So where experiments run beside it, an idea must meet a *minimal criterion* (Lehman & Stanley,
-GECCO 2010): its experiment succeeded, and its codebase was not known when the batch was first proposed.  Otherwise
-nonsense, or old changes under new words, would be the most novel of all.  `novelty_of: proposed` pays every idea.  What
-is left to fool it: new words for a codebase that is new by a digit, and several ways within a batch to write one that
-is new.
+New words are cheap.  So where another function runs the experiments, an idea must meet a *minimal criterion* (Lehman &
+Stanley, GECCO 2010): its experiment succeeded, and its codebase was not known when the batch was first proposed.
+Otherwise nonsense, or old changes under new words, would be the most novel of all.  `novelty_of: proposed` pays every
+idea.  Two ways to exploit it remain: new words for a codebase that is new by a digit, and several ways within a batch
+to write one new codebase.
 
-The distance is a function of texts; what earlier steps proposed and what was known are the same after a kill and a
-resume (`support.past`).
+The distance is a function of texts.  Earlier proposals and known codebases are the same after a kill and a resume
+(`support.past`).
 
 Options (columns, or `reward_options`): `novelty_k`, 5; `novelty_of`, `succeeded` or `proposed`; `novelty_embedder`,
-`auto`: which one that is differs between machines, so name one in a run that moves.
+`auto`: its choice differs between machines, so name one in a run that moves.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ OPTIONS = {
     "novelty_embedder": EmbedderOption("auto"),
 }
 DIGITS = 6
-"""Of what a row is worth: an embedder's last bits may differ with what else it embeds at once."""
+"""The rewards are rounded: an embedder's last bits may depend on the other texts of a call."""
 
 
 @shaping(OPTIONS)
@@ -69,20 +69,20 @@ def novelty_reward(call: Call) -> Awaitable[Worth]:
     Raises:
         IdeatorError: an option cannot be what it is, or its embedder cannot be had.
     """
-    found = pasts_of(call)
+    pasts = pasts_of(call)
 
     async def worth() -> Worth:
-        words = await asyncio.to_thread(_words, call, found)
-        if words:
-            call.log("novelty/mean", sum(words) / len(words))
+        by_text = await asyncio.to_thread(_novelty_of_texts, call, pasts)
+        if by_text:
+            call.log("novelty/mean", sum(by_text) / len(by_text))
         if call.options["novelty_of"] == "proposed":
-            return Worth(words)
-        part_of = {row: part for part in found for row in part.rows}
+            return Worth(by_text)
+        past_of_row = {row: past for past in pasts for row in past.rows}
 
-        def judged(row: int, record: Experiment) -> float:
-            return words[row] if record.status == SUCCEEDED and not part_of[row].knew(record) else 0.0
+        def by_outcome(row: int, record: Experiment) -> float:
+            return by_text[row] if record.status == SUCCEEDED and not past_of_row[row].knew(record) else 0.0
 
-        return Worth(words, judged)
+        return Worth(by_text, by_outcome)
 
     return worth()
 
@@ -110,29 +110,29 @@ def novelty(own: np.ndarray, past: np.ndarray, k: int, changes: np.ndarray | Non
     return 1 - np.clip(nearest, 0, 1).mean(axis=1)
 
 
-def _words(call: Call, found: list[Past]) -> list[float]:
-    """What the words of every row are worth."""
+def _novelty_of_texts(call: Call, pasts: list[Past]) -> list[float]:
+    """[N], computed from the texts alone."""
     values = [0.0] * len(call.texts)
     embedder = get_embedder(call.options["novelty_embedder"])
-    for part in found:
-        vectors = _vectors(embedder, part.buffer)
-        ideas = [
-            _idea(text) for text in (*(call.texts[row] for row in part.rows), *(text for _, text in part.proposed))
-        ]
-        rows = vectors.of([said for said, _ in ideas])
-        worded: np.ndarray = np.asarray(rows.any(axis=1))
-        own = len(part.rows)
+    for past in pasts:
+        texts = [*(call.texts[row] for row in past.rows), *(text for _, text in past.proposed)]
+        ideas = [_idea(text) for text in texts]
+        rows = _vectors(embedder, past.buffer).of([experiment for experiment, _ in ideas])
+        # A text without words has no vector: it is compared with nothing, and stays at 0.
+        has_words: np.ndarray = np.asarray(rows.any(axis=1))
+        own = len(past.rows)
         numbers: dict[str, int] = {}
-        changes = np.array([numbers.setdefault(done, len(numbers)) for _, done in ideas])
-        worth = novelty(rows[:own][worded[:own]], rows[own:][worded[own:]], call.options["novelty_k"], changes[worded])
-        for at, value in zip(np.flatnonzero(worded[:own]), worth, strict=True):
-            values[part.rows[at]] = round(float(value), DIGITS)
+        changes = np.array([numbers.setdefault(changes, len(numbers)) for _, changes in ideas])
+        new, old = rows[:own][has_words[:own]], rows[own:][has_words[own:]]
+        distances = novelty(new, old, call.options["novelty_k"], changes[has_words])
+        for index, value in zip(np.flatnonzero(has_words[:own]), distances, strict=True):
+            values[past.rows[index]] = round(float(value), DIGITS)
     return values
 
 
 @lru_cache(maxsize=65536)
 def _idea(text: str) -> tuple[str, str]:
-    """What is embedded of a completion or an idea, and its changes; nothing of a text without an idea."""
+    """The text to embed and the code changes of a completion or an idea; both empty without an idea."""
     try:
         idea = parse_idea(text)
     except MalformedIdea:
@@ -145,36 +145,36 @@ class Vectors:
 
     def __init__(self, embedder: Embedder):
         self._embedder, self._lock = embedder, threading.Lock()
-        self._places: dict[str, int] = {}
+        self._index: dict[str, int] = {}
         self._rows = np.zeros((0, 0), np.float32)
 
     def of(self, texts: list[str]) -> np.ndarray:
         """[N, D]; a row of zeros for a text without words."""
         with self._lock:
-            new = [text for text in dict.fromkeys(texts) if text not in self._places]
+            new = [text for text in dict.fromkeys(texts) if text not in self._index]
             if new or not self._rows.shape[1]:
                 self._add(new)
-            return self._rows[[self._places[text] for text in texts]]
+            return self._rows[[self._index[text] for text in texts]]
 
     def _add(self, texts: list[str]) -> None:
-        made = self._embedder.embed(texts)
-        count = len(self._places)
+        vectors = self._embedder.embed(texts)
+        count = len(self._index)
         if count + len(texts) > len(self._rows) or not count:  # twice the room, so that rows are copied seldom
-            grown = np.zeros((2 * (count + len(texts)), made.shape[1]), np.float32)
+            grown = np.zeros((2 * (count + len(texts)), vectors.shape[1]), np.float32)
             if count:
                 grown[:count] = self._rows[:count]
             self._rows = grown
-        self._rows[count : count + len(texts)] = made
-        self._places.update({text: count + at for at, text in enumerate(texts)})
+        self._rows[count : count + len(texts)] = vectors
+        self._index.update({text: count + at for at, text in enumerate(texts)})
 
 
-_known: WeakKeyDictionary[RewardBuffer, dict[str, Vectors]] = WeakKeyDictionary()
-_known_lock = threading.Lock()
+_vectors_by_run: WeakKeyDictionary[RewardBuffer, dict[str, Vectors]] = WeakKeyDictionary()
+_vectors_lock = threading.Lock()
 
 
 def _vectors(embedder: Embedder, run: RewardBuffer | None) -> Vectors:
-    """One a run and embedder, kept as long as the run is open."""
+    """One for each run and embedder, kept while the run is open: past ideas are embedded once."""
     if run is None:
         return Vectors(embedder)
-    with _known_lock:
-        return _known.setdefault(run, {}).setdefault(embedder.name, Vectors(embedder))
+    with _vectors_lock:
+        return _vectors_by_run.setdefault(run, {}).setdefault(embedder.name, Vectors(embedder))

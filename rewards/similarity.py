@@ -3,13 +3,13 @@
     − mean over the ideas y of the step before of |x ∩ y| / |x ∪ y|          x, y sets of words; from −1 to 0
 
 The words are those of both sections, in lower case, without the thought.  "The step before" is the last one that
-proposed any idea; before there is one the penalty is 0.  What a step proposed is the same after a kill and a resume.
+proposed any idea; before there is one the penalty is 0.  A step has the same proposals after a kill and a resume.
 
-A text without an idea has −1, as a copy has: to have no form is no way out.  Jaccard is fooled by words that mean
-nothing, added or put in others' places; `rewards.novelty` is harder to fool.
+A text without an idea has −1, as a copy has: losing the form is no way out.  Jaccard is fooled by meaningless words
+that are added or replace others; `rewards.novelty` is harder to fool.
 
-Options (columns, or `reward_options`): `similarity_steps`, 1, steps that are looked back; `similarity_to`, `mean` or
-`nearest` (the most similar one).  Which of the two the paper took is not known here: of its RL nothing is released.
+Options (columns, or `reward_options`): `similarity_steps`, 1, how many steps to compare with; `similarity_to`, `mean`
+or `nearest` (the most similar one).  Which of the two the paper took is not known here: of its RL nothing is released.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OPTIONS = {
 }
 _WORD = re.compile(r"\w+")
 Words = Collection[str]
-"""Each once."""
+"""Distinct words."""
 
 
 @shaping(OPTIONS)
@@ -43,17 +43,17 @@ def similarity_penalty(call: Call) -> Awaitable[Worth]:
     Raises:
         IdeatorError: an option cannot be what it is.
     """
-    found = pasts_of(call)
-    return asyncio.to_thread(lambda: Worth(_penalties(call, found)))
+    pasts = pasts_of(call)
+    return asyncio.to_thread(lambda: Worth(_penalties(call, pasts)))
 
 
-def _penalties(call: Call, found: list[Past]) -> list[float]:
+def _penalties(call: Call, pasts: list[Past]) -> list[float]:
     penalties = [-1.0] * len(call.texts)
-    for part in found:
-        last = sorted({step for step, _ in part.proposed})[-call.options["similarity_steps"] :]
-        past = [_words(text) for step, text in part.proposed if step in last]
-        own = {row: words for row in part.rows if (words := _words(call.texts[row]))}
-        for row, values in zip(own, jaccard([*own.values()], past), strict=True):
+    for past in pasts:
+        last_steps = sorted({step for step, _ in past.proposed})[-call.options["similarity_steps"] :]
+        past_words = [_words(text) for step, text in past.proposed if step in last_steps]
+        words_by_row = {row: word_set for row in past.rows if (word_set := _words(call.texts[row]))}
+        for row, values in zip(words_by_row, jaccard([*words_by_row.values()], past_words), strict=True):
             nearest = call.options["similarity_to"] == "nearest"
             penalties[row] = -(max(values, default=0.0) if nearest else sum(values) / max(1, len(values)))
     if penalties:
@@ -61,19 +61,24 @@ def _penalties(call: Call, found: list[Past]) -> list[float]:
     return penalties
 
 
-def jaccard(sets: Sequence[Words], others: Sequence[Words]) -> list[list[float]]:
-    """|x ∩ y| / |x ∪ y| of every set with every other one; 0 for two empty sets.
+def jaccard(rows: Sequence[Words], columns: Sequence[Words]) -> list[list[float]]:
+    """|x ∩ y| / |x ∪ y| of every row x with every column y, [len(rows), len(columns)]; 0 for two empty sets.
 
-    Sets are kept as bits of whole numbers: 256 against 10,000 take about a second.
+    Sets are held as bits of integers: 256 against 10,000 take about a second.
     """
-    places: dict[str, int] = {}
-    bits = [sum(1 << places.setdefault(word, len(places)) for word in each) for each in (*sets, *others)]
-    sizes = [each.bit_count() for each in bits]
-    out = []
-    for one, size in zip(bits[: len(sets)], sizes, strict=False):
-        shared = [(one & other).bit_count() for other in bits[len(sets) :]]
-        out.append([both / max(1, size + n - both) for both, n in zip(shared, sizes[len(sets) :], strict=True)])
-    return out
+    index_of_word: dict[str, int] = {}
+
+    def as_bits(word_set: Words) -> int:
+        return sum(1 << index_of_word.setdefault(word, len(index_of_word)) for word in word_set)
+
+    row_bits, column_bits = [*map(as_bits, rows)], [*map(as_bits, columns)]
+    column_sizes = [bits.bit_count() for bits in column_bits]
+    table = []
+    for bits in row_bits:
+        size = bits.bit_count()
+        shared = [(bits & column).bit_count() for column in column_bits]
+        table.append([n / max(1, size + total - n) for n, total in zip(shared, column_sizes, strict=True)])
+    return table
 
 
 @lru_cache(maxsize=65536)

@@ -1,22 +1,22 @@
-"""The simplicity reward: a small patch earns more than a large one, if its experiment ran.
+"""The simplicity reward: a small patch earns more than a large one, if its experiment succeeded.
 
     1 / (1 + lines / simplicity_lines + (files − 1) / simplicity_files)
 
-lines   taken away and added, in the patch as it was applied; one of more than `LINE` characters counts once for each
-        begun `LINE`, so that nothing is gained by writing a page in one line
-files   touched
+lines   removed and added lines in the patch as it was applied; a line of more than `LINE` characters counts once for
+        each begun `LINE`, so that nothing is gained by writing a page in one line
+files   touched files
 
-Only a `succeeded` experiment earns; every failure of the idea's own has 0, and what was lost None.  No experiment is
-run for it: it waits for the records of the function beside it that runs them (`support.batches`), so it needs one.
+Only a `succeeded` experiment earns; every failure of the idea's own has 0, and a lost one None.  It runs no experiment:
+it waits for the records of another function of the batch, so it needs one that runs them.
 
 **It can feed the very collapse this library is about.**  In Si et al. (arXiv 2601.14525) a policy under RL converged on
 a few simple ideas because they ran more often; a bonus for simplicity pays for that once more.  It is meant for the end
-of a search, to strip what a good idea does not need, or for coders that write too much.  A negative entry in
-`reward_weights` rewards complexity instead; then keep it far below the reward of a success, which it makes smaller, and
-look at the patches: lines that do nothing are complex too, as a comment is the simplest change that runs.
+of a search, to remove what a good idea does not need, or for coders that write too much.  A negative entry in
+`reward_weights` rewards complexity instead.  Then keep it far below the reward of a success, which it makes smaller,
+and look at the patches: lines that do nothing are complex too, as a comment is the simplest change that runs.
 
-Options (columns, or `reward_options`): `simplicity_lines`, 20, and `simplicity_files`, 2: what halves the reward of the
-smallest patch.  Our choice.
+Options (columns, or `reward_options`): `simplicity_lines`, 20, and `simplicity_files`, 2: the numbers that halve the
+reward of the smallest patch.  Our choice.
 """
 
 from __future__ import annotations
@@ -43,15 +43,14 @@ def simplicity_reward(call: Call) -> Worth:
     """
     lines_unit, files_unit = call.options["simplicity_lines"], call.options["simplicity_files"]
 
-    def judged(row: int, record: Experiment) -> float:
-        del row
+    def by_outcome(_row: int, record: Experiment) -> float:
         if record.status != SUCCEEDED:
             return 0.0
         lines, files = size(record.patch)
         call.log("simplicity/lines", lines)
         return 1 / (1 + lines / lines_unit + max(0, files - 1) / files_unit)
 
-    return Worth([0.0] * len(call.texts), judged)
+    return Worth([0.0] * len(call.texts), by_outcome)
 
 
 def size(patch: str) -> tuple[int, int]:
@@ -66,10 +65,10 @@ def size(patch: str) -> tuple[int, int]:
         elif line.startswith("diff --git "):
             files += 1
         elif line.startswith("@@ "):
-            old, new = (_count(part) for part in line.split(" ")[1:3])
+            old, new = (_line_count(text) for text in line.split(" ")[1:3])
     return lines, files
 
 
-def _count(part: str) -> int:
-    """Lines of one side, from `-3,7` or `-3`."""
-    return int(part.partition(",")[2] or 1)
+def _line_count(span: str) -> int:
+    """Lines of one side of a hunk, from `-3,7` or `-3`."""
+    return int(span.partition(",")[2] or 1)

@@ -55,14 +55,14 @@ def ten():
 
 def test_the_bar_is_the_kth_elite_and_the_scale_two_percent_of_the_range():
     bar = bar_of(ten(), 0.0, {"improvement_k": 3})
-    assert (bar.level, bar.margin, bar.known) == (0.8, 0.0, 10) and bar.scale == pytest.approx(0.02 * 0.9)
+    assert (bar.level, bar.margin, bar.record_count) == (0.8, 0.0, 10) and bar.scale == pytest.approx(0.02 * 0.9)
     assert bar.earned(0.8) == bar.earned(0.5) == 0.0
     assert bar.earned(0.818) == pytest.approx(1.0) and bar.earned(0.89) == pytest.approx(5.0)
     assert bar.earned(2.0) == 10.0
 
 
 def test_the_mean_of_the_parents_raises_the_bar_and_never_lowers_it():
-    bar = Bar(level=0.8, margin=0.0, scale=0.1, cap=10.0, known=0)
+    bar = Bar(level=0.8, margin=0.0, scale=0.1, cap=10.0, record_count=0)
     assert bar.earned(1.0, parents=0.9) == pytest.approx(1.0) and bar.earned(1.0, parents=0.1) == pytest.approx(2.0)
 
 

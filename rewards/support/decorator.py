@@ -105,8 +105,8 @@ def reward_function(
 
     def decorate(stream: Stream) -> Any:
         def call(as_list: bool, *args: Any, **kwargs: Any) -> Call:
-            given = arguments(*args, **kwargs)
-            return Call(**given, options=read(options, given["columns"]), as_list=as_list)
+            values = arguments(*args, **kwargs)
+            return Call(**values, options=read(options, values["columns"]), as_list=as_list)
 
         async def reward(*args: Any, **kwargs: Any) -> list[float | None]:
             batch = call(True, *args, **kwargs)

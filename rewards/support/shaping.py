@@ -32,7 +32,7 @@ class Worth:
     """What N completions are worth."""
 
     by_text: list[float]
-    """As far as the texts tell."""
+    """Computed from the texts alone."""
     by_outcome: Callable[[int, Experiment], float] | None = None
     """What a row is worth once its outcome is known, which is never a lost one; None where that changes nothing."""
 
