@@ -1,4 +1,4 @@
-"""A reward function that makes everybody wait."""
+"""A reward function that is late with one batch."""
 
 import asyncio
 

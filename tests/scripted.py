@@ -1,4 +1,4 @@
-"""Scripted implementers, which stand for a code LLM in tests.  The first: the code changes of the idea are the patch."""
+"""Scripted implementers, in place of a code LLM."""
 
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.implementers.rules import RulesImplementer
@@ -7,6 +7,8 @@ from ideator_rl.storage.ledger import Spent
 
 
 class ScriptedImplementer:
+    """Writes the patch that the idea's code changes spell out, as `name = value`."""
+
     name = "scripted"
     trusted = True
 
@@ -31,7 +33,7 @@ def idea(changes, thought=""):
 
 
 class PaidImplementer:
-    """Asks the catalogue, and is paid 1 USD and 100 tokens for every idea.  Stands for a code LLM with a price."""
+    """Reads ideas against the catalogue, and spends 1 USD and 100 tokens for each, as a code LLM would."""
 
     name = "paid"
     trusted = True
@@ -48,5 +50,7 @@ class PaidImplementer:
 
     async def implement(self, idea, base, environment, preset):
         with self._ledger.reserve(Spent(usd=1.0, tokens=100)):
-            made = await RulesImplementer().implement(idea, base, environment, preset)
-        return Implementation(made.patch, {"usd": 1.0, "prompt_tokens": 60, "completion_tokens": 40, "calls": 1})
+            implementation = await RulesImplementer().implement(idea, base, environment, preset)
+        return Implementation(
+            implementation.patch, {"usd": 1.0, "prompt_tokens": 60, "completion_tokens": 40, "calls": 1}
+        )

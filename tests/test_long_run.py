@@ -1,4 +1,4 @@
-"""The run in miniature on a fleet that fails, shorter than `benchmarks/long_run.py` makes it by itself."""
+"""A short run of `benchmarks/long_run.py`, on a simulated fleet that fails."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_on_a_fleet_that_fails_ends_by_itself_and_its_books_balance():
+def test_a_run_on_a_failing_fleet_ends_by_itself_and_loses_no_experiment():
     command = [sys.executable, "benchmarks/long_run.py", "--steps", "60", "--kills", "5", "--patience", "300"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert "the books balance" in done.stdout and "killed 5 times" in done.stdout
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
+    assert "the books balance" in result.stdout and "killed 5 times" in result.stdout

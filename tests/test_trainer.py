@@ -1,4 +1,4 @@
-"""The pipelined trainer against stock TRL and against the weights that a batch was sampled from."""
+"""The pipelined trainer: equal to stock TRL without lag, and right ratios to the sampling weights with it."""
 
 import asyncio
 import threading
@@ -31,7 +31,7 @@ def policy(tmp_path_factory):
 
 
 def sometimes(completions, **_):
-    """Speaks about every other text only."""
+    """Scores every other text only."""
     return [None if draw(text) < 0.5 else float(len(text)) for text in completions]
 
 
@@ -45,24 +45,25 @@ def test_without_lag_and_with_every_reward_the_weights_are_those_of_stock_trl_bi
     ours.train()
     assert all(torch.equal(tensor, weights(ours)[name]) for name, tensor in weights(stock).items())
     assert any(not torch.equal(tensor, weights(ours)[name]) for name, tensor in before.items())
-    for mine, theirs in zip(ours.state.log_history[:-1], stock.state.log_history[:-1], strict=True):
+    for our_log, stock_log in zip(ours.state.log_history[:-1], stock.state.log_history[:-1], strict=True):
         for name in ("loss", "reward", "reward_std", "grad_norm", "frac_reward_zero_std", "completions/mean_length"):
-            assert (name in mine) == (name in theirs), name
-            assert mine.get(name, 0) == pytest.approx(theirs.get(name, 0), rel=1e-5), name
+            assert (name in our_log) == (name in stock_log), name
+            assert our_log.get(name, 0) == pytest.approx(stock_log.get(name, 0), rel=1e-5), name
 
 
 class Watched(IdeatorGRPOTrainer):
-    """Keeps the weights that every batch was sampled from, and what was trained with which old log-probs."""
+    """Records the weights that each batch was sampled from, the batches, and the ratios to the old log-probs."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.snapshots, self.sampled, self.trained, self.ratios = {}, [], [], []
+        self.batches = {}
 
     def sample(self, index):
         self.snapshots[index] = weights(self)
         self.sampled.append((index, self._batch_index()))
         batch = super().sample(index)
-        self.kept = getattr(self, "kept", {}) | {index: batch}
+        self.batches[index] = batch
         return batch
 
     def _log_batch(self, train_batch, batches, scores, advantages):
@@ -70,10 +71,10 @@ class Watched(IdeatorGRPOTrainer):
         super()._log_batch(train_batch, batches, scores, advantages)
 
     def _get_per_token_logps_and_entropies(self, model, *args, **kwargs):
-        found = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
+        result = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
         if self._old_logps is not None:
-            self.ratios.append(torch.exp(found[0].detach() - self._old_logps))
-        return found
+            self.ratios.append(torch.exp(result[0].detach() - self._old_logps))
+        return result
 
 
 def logps(trainer, tensors):
@@ -94,7 +95,7 @@ def test_with_lag_the_ratio_is_that_between_now_and_the_weights_of_sampling_time
     assert len(trainer.ratios) == 6
     now = weights(trainer)
     for index, ratio in enumerate(trainer.ratios):
-        tensors = trainer.kept[index].tensors
+        tensors = trainer.batches[index].tensors
         mask = tensors["completion_mask"].bool()
         trainer.model.load_state_dict(trainer.snapshots[index])
         assert torch.allclose(logps(trainer, tensors)[mask], tensors["old_per_token_logps"][mask], atol=1e-6)
@@ -102,17 +103,17 @@ def test_with_lag_the_ratio_is_that_between_now_and_the_weights_of_sampling_time
     trainer.model.load_state_dict(now)
     spread = [(ratio - 1).abs().max().item() for ratio in trainer.ratios]
     assert spread[0] < 1e-5 and max(spread[lag:]) > 1e-3, "the first batch is on policy, later ones are not"
-    told = [log["pipeline/staleness"] for log in trainer.state.log_history if "pipeline/staleness" in log]
-    assert told == [min(i, lag) for i in range(6)]
-    noted = [log["pipeline/ratio_off_max"] for log in trainer.state.log_history if "pipeline/ratio_off_max" in log]
-    assert len(noted) == 6 and noted[0] < 1e-5 and max(noted[lag:]) > 1e-3
+    staleness = [log["pipeline/staleness"] for log in trainer.state.log_history if "pipeline/staleness" in log]
+    assert staleness == [min(i, lag) for i in range(6)]
+    logged = [log["pipeline/ratio_off_max"] for log in trainer.state.log_history if "pipeline/ratio_off_max" in log]
+    assert len(logged) == 6 and logged[0] < 1e-5 and max(logged[lag:]) > 1e-3
 
 
 def test_the_ratio_of_a_trained_batch_is_exactly_new_over_old(policy, tmp_path):
     """Recompute step 3's ratio from the snapshots: weights then (batch 4 was sampled there) over weights at sampling."""
     trainer = build(Watched, policy, arguments(tmp_path, max_steps=5), pipeline=PipelineConfig(max_staleness=1))
     trainer.train()
-    tensors = trainer.kept[3].tensors
+    tensors = trainer.batches[3].tensors
     trainer.model.load_state_dict(trainer.snapshots[4])
     new = logps(trainer, tensors)
     trainer.model.load_state_dict(trainer.snapshots[3])
@@ -142,12 +143,14 @@ def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(
         "old_per_token_logps": torch.randn(8, 9, generator=generator) * 0.1 - 5,
         "ref_per_token_logps": torch.randn(8, 9, generator=generator) * 0.1 - 5,
     }  # fmt: skip
-    kept = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1]).bool()
-    reduced = {name: value if value.ndim == 0 else value[kept] for name, value in full.items()}
-    reduced["num_items_in_batch"] = lengths[kept].sum()
-    masked = dict(full, tool_mask=full["completion_mask"] * 0 + kept[:, None], num_items_in_batch=lengths[kept].sum())
-    masked["advantages"] = full["advantages"] * kept
-    masked["row_scale"] = torch.tensor(row_scale(kept, loss_type))
+    kept_rows = torch.tensor([1, 1, 0, 1, 0, 0, 1, 1]).bool()
+    reduced = {name: value if value.ndim == 0 else value[kept_rows] for name, value in full.items()}
+    reduced["num_items_in_batch"] = lengths[kept_rows].sum()
+    masked = dict(
+        full, tool_mask=full["completion_mask"] * 0 + kept_rows[:, None], num_items_in_batch=lengths[kept_rows].sum()
+    )
+    masked["advantages"] = full["advantages"] * kept_rows
+    masked["row_scale"] = torch.tensor(row_scale(kept_rows, loss_type))
     grads = []
     for inputs in (masked, reduced, full):
         trainer.model.zero_grad()
@@ -160,12 +163,12 @@ def test_the_loss_of_a_batch_with_masked_rows_is_that_of_the_batch_without_them(
 
 
 class Slow:
-    """A reward function that is streamed; rows of the given batches and places wait until they are let go."""
+    """A streamed reward function; `late` rows, by batch, wait until `gate` is set."""
 
     __name__ = "slow"
 
     def __init__(self, late, lost=()):
-        self.late, self.lost, self.gate, self.said = dict(late), set(lost), threading.Event(), []
+        self.late, self.lost, self.gate, self.late_answers = dict(late), set(lost), threading.Event(), []
 
     async def __call__(self, **_):
         raise AssertionError("a streamed function is read row by row")
@@ -178,23 +181,23 @@ class Slow:
         while late and not self.gate.is_set():
             await asyncio.sleep(0.01)
         for row in late:
-            self.said.append((batch, row))
+            self.late_answers.append((batch, row))
             yield RowReward(row, draw(completions[row]), "succeeded")
 
 
-def test_a_quorum_trains_on_and_the_parked_group_is_trained_when_it_has_come(policy, tmp_path):
+def test_with_a_quorum_training_goes_on_and_a_deferred_group_is_trained_when_its_rewards_have_come(policy, tmp_path):
     reward = Slow({0: [1, 2]})
 
-    class Opens(Watched):
+    class OpensGate(Watched):
         def sample(self, index):
             if index == 2:
                 reward.gate.set()
-                reward.late[2] = [5, 6]  # and leaves a free place
+                reward.late[2] = [5, 6]  # which leaves a free slot
                 self.pipeline.pending[0].wait(1)
             return super().sample(index)
 
     config = PipelineConfig(quorum=0.75, max_age=3)
-    trainer = build(Opens, policy, arguments(tmp_path, max_steps=4), reward, pipeline=config)
+    trainer = build(OpensGate, policy, arguments(tmp_path, max_steps=4), reward, pipeline=config)
     trainer.train()
     assert [slot.slot for slot in trainer.trained[0].slots] == [1] and trainer.trained[0].deferred == [(0, 0)]
     when = [
@@ -203,10 +206,10 @@ def test_a_quorum_trains_on_and_the_parked_group_is_trained_when_it_has_come(pol
         for slot in train_batch.slots
         if slot.batch == 0
     ]
-    assert when[0] == (0, 1) and len(when) <= 2 and reward.said[:2] == [(0, 1), (0, 2)]
+    assert when[0] == (0, 1) and len(when) <= 2 and reward.late_answers[:2] == [(0, 1), (0, 2)]
 
 
-def test_a_deadline_closes_a_batch_whatever_has_come(policy, tmp_path):
+def test_a_deadline_closes_a_batch_with_the_rewards_it_has(policy, tmp_path):
     reward = Slow({0: [1, 2, 3], 1: [6]})
     config = PipelineConfig(deadline=0.3, max_age=1)
     trainer = build(Watched, policy, arguments(tmp_path, max_steps=3), reward, pipeline=config)
@@ -215,18 +218,18 @@ def test_a_deadline_closes_a_batch_whatever_has_come(policy, tmp_path):
     reward.gate.set()
 
 
-def test_lost_rows_have_no_advantage_and_do_not_count(policy, tmp_path):
+def test_lost_rows_have_no_advantage_and_no_tokens_in_the_loss(policy, tmp_path):
     reward = Slow({}, lost={(0, 0), (0, 5), (0, 6), (0, 7)})
 
-    class Looks(Watched):
+    class KeepsOutput(Watched):
         def _generate_and_score_completions(self, inputs):
             self.output = super()._generate_and_score_completions(inputs)
             return self.output
 
-    trainer = build(Looks, policy, arguments(tmp_path, max_steps=1), reward)
+    trainer = build(KeepsOutput, policy, arguments(tmp_path, max_steps=1), reward)
     trainer.train()
-    kept = trainer.output["tool_mask"][:, 0].tolist()
-    assert kept == [0, 1, 1, 1, 0, 0, 0, 0], "row 0 was lost, the second group has one reward and no comparison"
+    mask = trainer.output["tool_mask"][:, 0].tolist()
+    assert mask == [0, 1, 1, 1, 0, 0, 0, 0], "row 0 was lost, and the second group has a single reward to compare"
     items = trainer.output["completion_mask"][1:4].sum()
     assert (
         trainer.output["num_items_in_batch"] == items and trainer.output["advantages"][[0, 4, 5, 6, 7]].abs().sum() == 0
@@ -234,7 +237,7 @@ def test_lost_rows_have_no_advantage_and_do_not_count(policy, tmp_path):
     assert trainer.output["advantages"][1:4].sum().abs() < 1e-5
 
 
-def test_a_batch_that_was_lost_whole_ends_the_run_with_a_sentence(policy, tmp_path):
+def test_a_batch_of_lost_experiments_ends_the_run(policy, tmp_path):
     reward = Slow({}, lost={(0, row) for row in range(8)})
     trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path), reward)
     with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
@@ -249,26 +252,26 @@ async def broken(**_):
     raise ZeroDivisionError("in the reward")
 
 
-def test_a_reward_function_that_breaks_its_contract_is_named(policy, tmp_path):
+def test_an_error_names_the_reward_function_that_breaks_its_contract(policy, tmp_path):
     with pytest.raises(IdeatorError, match="short returned 1 rewards for 8 completions"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a"), short).train()
     with pytest.raises(ZeroDivisionError, match="in the reward"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "b"), broken).train()
 
 
-def test_what_a_function_is_given_is_what_trl_gives_it(policy, tmp_path):
-    seen = []
+def test_a_reward_function_gets_the_arguments_that_trl_passes(policy, tmp_path):
+    calls = []
 
-    async def look(prompts, completions, completion_ids, *, trainer_state, log_metric, log_extra, number):
-        seen.append((prompts[0], len(completions), len(completion_ids[0]), trainer_state.global_step, number))
+    async def record_call(prompts, completions, completion_ids, *, trainer_state, log_metric, log_extra, number):
+        calls.append((prompts[0], len(completions), len(completion_ids[0]), trainer_state.global_step, number))
         log_metric("mine", 2.0)
         log_extra("note", ["x"] * len(completions))
         return [draw(text) for text in completions]
 
-    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), look)
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), record_call)
     trainer.train()
-    prompt, count, tokens, step, number = seen[0]
-    assert count == 8 and 0 < tokens <= 12 and step == 0 and seen[1][3] == 1
+    prompt, count, tokens, step, number = calls[0]
+    assert count == 8 and 0 < tokens <= 12 and step == 0 and calls[1][3] == 1
     assert prompt == f"Propose an idea {number[0]}." and len(set(number)) == 2 and number[0] == number[3]
     assert trainer.state.log_history[0]["mine"] == 2.0
 
@@ -281,7 +284,7 @@ def test_numbers_out_of_range_are_refused(wrong):
         PipelineConfig(**wrong)
 
 
-def test_scale_rewards_that_are_not_ours_are_refused(policy, tmp_path):
+def test_other_values_of_scale_rewards_are_refused(policy, tmp_path):
     with pytest.raises(IdeatorError, match="scale_rewards is 'batch'"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, scale_rewards="batch"))
 

@@ -1,4 +1,4 @@
-"""The trainer where things are odd: folders of other runs, strange rewards, texts that are sampled anew, what is kept."""
+"""Edge cases of the trainer: other runs' folders, odd rewards, batches that are sampled again, and disk space."""
 
 import asyncio
 import json
@@ -22,17 +22,17 @@ def policy(tmp_path_factory):
 
 
 def always(value):
-    async def given(completions, **_):
+    async def constant(completions, **_):
         return [value] * len(completions)
 
-    return given
+    return constant
 
 
 def closings(folder):
     return [json.loads(line) for line in (folder / "rollouts/closings.jsonl").read_text().splitlines()]
 
 
-def test_a_folder_with_the_batches_of_another_run_is_refused_and_a_trainer_trains_once(policy, tmp_path):
+def test_a_folder_with_batches_of_another_run_is_refused_and_a_trainer_trains_once(policy, tmp_path):
     trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2))
     trainer.train()
     with pytest.raises(IdeatorError, match="has trained already"):
@@ -41,20 +41,22 @@ def test_a_folder_with_the_batches_of_another_run_is_refused_and_a_trainer_train
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0)).train()
     again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0), resume=True)
     again.train()
-    assert again.state.log_history[0]["reward"] == trainer.state.log_history[0]["reward"], "closed as it was"
+    assert again.state.log_history[0]["reward"] == trainer.state.log_history[0]["reward"], (
+        "the batch was closed with the same rewards"
+    )
 
 
-def test_a_batch_that_is_sampled_anew_is_not_trained_on_the_rewards_of_the_old_one(policy, tmp_path):
+def test_a_batch_that_is_sampled_again_is_not_trained_on_rewards_of_the_old_one(policy, tmp_path):
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3)).train()
     shutil.rmtree(tmp_path / "rollouts/000001")
     again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), always(-5.0), resume=True)
     again.train()
     rewards = [logs["reward"] for logs in again.state.log_history if "reward" in logs]
-    assert rewards[0] > 0 and rewards[1] == -5.0 and rewards[2] == -5.0, "what came after it is decided again"
+    assert rewards[0] > 0 and rewards[1] == -5.0 and rewards[2] == -5.0, "later batches are decided again"
     assert [closing["index"] for closing in closings(tmp_path)] == [0, 1, 2]
 
 
-def test_another_batch_size_or_another_lag_than_the_journal_has_is_told(policy, tmp_path):
+def test_a_batch_size_or_lag_that_does_not_fit_the_journal_is_refused(policy, tmp_path):
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2)).train()
     with pytest.raises(IdeatorError, match="sampled with 8 completions a process, and 4 are asked for"):
         small = arguments(tmp_path, max_steps=2, per_device_train_batch_size=4)
@@ -65,47 +67,45 @@ def test_another_batch_size_or_another_lag_than_the_journal_has_is_told(policy, 
 
 
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor, float])
-def test_numbers_of_any_library_are_rewards(policy, tmp_path, kind):
-    async def given(completions, log_metric, **_):
+def test_a_reward_may_be_a_number_of_any_library(policy, tmp_path, kind):
+    async def reward(completions, log_metric, **_):
         log_metric("mine", kind(0.5))
         return [kind(draw(text)) for text in completions]
 
-    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=1), given)
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=1), reward)
     trainer.train()
     assert 0 < trainer.state.log_history[0]["reward"] < 1 and trainer.state.log_history[0]["mine"] == 0.5
 
 
-def test_a_reward_that_is_no_number_says_nothing_and_an_infinite_one_is_refused_before_it_is_journaled(
-    policy, tmp_path
-):
+def test_nan_counts_as_no_reward_and_an_infinite_one_is_refused_before_it_is_journaled(policy, tmp_path):
     with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path / "a", max_steps=1), always(float("nan"))).train()
-    for value, told in ((float("inf"), "returned inf"), ("good", "returned 'good'")):
-        folder = tmp_path / told.replace("'", "")
-        with pytest.raises(IdeatorError, match=told):
+    for value, message in ((float("inf"), "returned inf"), ("good", "returned 'good'")):
+        folder = tmp_path / message.replace("'", "")
+        with pytest.raises(IdeatorError, match=message):
             build(IdeatorGRPOTrainer, policy, arguments(folder, max_steps=1), always(value)).train()
         assert not (folder / "rollouts/closings.jsonl").exists()
 
 
-def streaming(*places):
-    async def given(**_):
+def streaming(*rows_in_order):
+    async def streamed(**_):
         raise AssertionError("it is streamed")
 
     async def as_completed(completions, **_):
-        for row in places:
+        for row in rows_in_order:
             yield RowReward(row, draw(completions[row]))
 
-    given.as_completed = as_completed
-    return given
+    streamed.as_completed = as_completed
+    return streamed
 
 
-def test_a_stream_that_says_a_row_twice_is_told(policy, tmp_path):
+def test_a_stream_that_returns_a_row_twice_is_refused(policy, tmp_path):
     with pytest.raises(IdeatorError, match="row 1 twice"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path), streaming(0, 1, 1, 3, 4, 5, 6, 7)).train()
 
 
-def test_what_fails_after_the_quorum_is_logged(policy, tmp_path, caplog):
-    async def given(**_):
+def test_an_error_after_the_quorum_is_logged(policy, tmp_path, caplog):
+    async def streamed(**_):
         raise AssertionError("it is streamed")
 
     async def as_completed(completions, trainer_state, **_):
@@ -117,13 +117,13 @@ def test_what_fails_after_the_quorum_is_logged(policy, tmp_path, caplog):
             raise ZeroDivisionError("late")
         yield RowReward(7, 0.0)
 
-    given.as_completed = as_completed
+    streamed.as_completed = as_completed
     config = PipelineConfig(quorum=0.75)
-    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), given, pipeline=config).train()
-    assert any("failed after its batch was closed: late" in each.getMessage() for each in caplog.records)
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), streamed, pipeline=config).train()
+    assert any("failed after its batch was closed: late" in record.getMessage() for record in caplog.records)
 
 
-def test_evaluation_and_streams_of_rows_are_refused_at_once(policy, tmp_path):
+def test_evaluation_and_streamed_datasets_are_refused_at_once(policy, tmp_path):
     with pytest.raises(IdeatorError, match="Evaluation during training"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, eval_strategy="steps", eval_steps=1), eval_dataset=rows())
     with pytest.raises(IdeatorError, match="is a stream"):
@@ -132,18 +132,20 @@ def test_evaluation_and_streams_of_rows_are_refused_at_once(policy, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_batches_that_no_checkpoint_goes_back_to_are_removed(policy, tmp_path, limit):
+def test_batches_before_every_checkpoint_are_removed(policy, tmp_path, limit):
     saved = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": limit}
     config = PipelineConfig(max_age=1)
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=8, **saved), pipeline=config).train()
-    left = sorted(int(path.name) for path in (tmp_path / "rollouts").glob("[0-9]*"))
-    assert left == list(range(8 - limit, 8)), "a group may have waited since one batch before the checkpoint"
+    journaled = sorted(int(path.name) for path in (tmp_path / "rollouts").glob("[0-9]*"))
+    assert journaled == list(range(8 - limit, 8)), (
+        "a group may have been deferred since one batch before the checkpoint"
+    )
 
 
-def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(policy, tmp_path):
+def test_the_table_of_completions_shows_each_trained_row_with_its_reward(policy, tmp_path):
     gate = []
 
-    async def given(**_):
+    async def streamed(**_):
         raise AssertionError("it is streamed")
 
     async def as_completed(completions, trainer_state, **_):
@@ -155,8 +157,8 @@ def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(polic
         for row in late:
             yield RowReward(row, draw(completions[row]))
 
-    class Opens(IdeatorGRPOTrainer):
-        shown = []
+    class OpensGate(IdeatorGRPOTrainer):
+        tables = []
 
         def sample(self, index):
             if index == 2:
@@ -168,16 +170,16 @@ def test_the_table_of_completions_shows_what_was_trained_beside_its_reward(polic
         def _log_batch(self, train_batch, *more):
             super()._log_batch(train_batch, *more)
             moved = any(slot.batch != train_batch.index for slot in train_batch.slots)
-            said = [list(each)[-8:] for each in (self._logs["completion"], self._logs["rewards"]["given"])]
-            self.shown.append((moved, *said))
+            columns = self._logs["completion"], self._logs["rewards"]["streamed"]
+            self.tables.append((moved, *(list(column)[-8:] for column in columns)))
 
-    given.as_completed = as_completed
+    streamed.as_completed = as_completed
     trainer = build(
-        Opens, policy, arguments(tmp_path, max_steps=3), given, pipeline=PipelineConfig(quorum=0.75, max_age=3)
+        OpensGate, policy, arguments(tmp_path, max_steps=3), streamed, pipeline=PipelineConfig(quorum=0.75, max_age=3)
     )
     trainer.train()
     gate.append(True)
-    assert any(moved for moved, *_ in trainer.shown)
-    for _, texts, rewards in trainer.shown:
+    assert any(moved for moved, *_ in trainer.tables)
+    for _, texts, rewards in trainer.tables:
         pairs = [(draw(text), reward) for text, reward in zip(texts, rewards, strict=True) if not np.isnan(reward)]
         assert pairs and all(worth == pytest.approx(reward) for worth, reward in pairs)
