@@ -66,8 +66,8 @@ def test_loo_compares_with_the_mean_of_the_others():
     for p, group in enumerate(rewards.tolist()):
         rows = present_rows(group)
         for i, value in rows:
-            others = [v for j, v in rows if j != i]
-            expected[p, i] = value - sum(others) / len(others) if others else 0.0
+            other_rewards = [v for j, v in rows if j != i]
+            expected[p, i] = value - sum(other_rewards) / len(other_rewards) if other_rewards else 0.0
     torch.testing.assert_close(advantage(rewards, "loo"), expected)
 
 
@@ -123,15 +123,15 @@ WORTH = torch.tensor([0.0, 0.5, 0.5, 1.25], dtype=torch.float64)  # exact in flo
 @pytest.mark.parametrize("missing", [(), (1,), (0, 3)])
 def test_the_gradient_of_max_at_k_is_that_of_the_expected_best_of_k(k, missing):
     target = true_gradient(LOGITS, WORTH, min(k, 5 - len(missing)))  # fewer rows than k: the best of all of them
-    found = expected_gradient(LOGITS, WORTH, 5, k, missing)
-    torch.testing.assert_close(found, target, rtol=1e-5, atol=1e-6)
+    gradient = expected_gradient(LOGITS, WORTH, 5, k, missing)
+    torch.testing.assert_close(gradient, target, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("option", ["center", "scale"])
 def test_centering_or_scaling_max_at_k_biases_it(option):
     target = true_gradient(LOGITS, WORTH, 3)
-    found = expected_gradient(LOGITS, WORTH, 5, 3, **{option: True})
-    assert (found / found.norm() - target / target.norm()).norm() > 0.01
+    gradient = expected_gradient(LOGITS, WORTH, 5, 3, **{option: True})
+    assert (gradient / gradient.norm() - target / target.norm()).norm() > 0.01
 
 
 def test_max_at_k_centered_and_scaled_has_mean_zero_and_unit_size():
@@ -183,8 +183,10 @@ def by_loops(group, success, gamma):
     beta = 10**low if len(set(solved)) > 1 else 0.0
     values, top = [0.0] * len(group), max(v for _, v in rows)
     for i, value in rows:
-        others = [math.exp(beta * (v - top)) for j, v in rows if j != i]
-        values[i] = min(math.exp(beta * (value - top)) * len(others) / sum(others) - 1, len(others))
+        other_weights = [math.exp(beta * (v - top)) for j, v in rows if j != i]
+        values[i] = min(
+            math.exp(beta * (value - top)) * len(other_weights) / sum(other_weights) - 1, len(other_weights)
+        )
     return values
 
 
@@ -255,12 +257,12 @@ def test_missing_rewards_change_no_advantage(name, options):
         rewards, name, progress=0.5, **{"k": 3, **options} if name in ("max_at_k", "anneal") else options
     )
     assert (values[torch.isnan(rewards)] == 0).all()
-    for group, found in zip(rewards, values, strict=True):
+    for group, group_values in zip(rewards, values, strict=True):
         present = ~torch.isnan(group)
         if present.sum() >= 2:
             alone = {"k": 3, **options} if name in ("max_at_k", "anneal") else options
             expected = advantage(group[present][None], name, progress=0.5, **alone)[0]
-            torch.testing.assert_close(found[present], expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(group_values[present], expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)

@@ -28,11 +28,11 @@ def policy(tmp_path_factory):
 
 
 class Died(Exception):
-    """Stands for a kill."""
+    """Raised in place of a kill."""
 
 
 class ScriptedBuffer:
-    """A real journal in which every completion, whatever it says, is the same idea."""
+    """A real journal in which every completion counts as the same idea."""
 
     def __init__(self, folder, environment, dies_at=None):
         self.journal = Journal(folder / "buffer.sqlite")
@@ -57,19 +57,19 @@ def watched(policy, folder, toy, monkeypatch, kind=IdeatorGRPOTrainer, dies_at=N
     buffer = ScriptedBuffer(folder, load_environment(str(toy)), dies_at)
     args = arguments(folder, **{"max_steps": 6, "save_strategy": "steps", "save_steps": 1, **(more or {})})
     trainer = build(kind, policy, args, buffer.reward, **given)
-    said = []
-    trainer.add_callback(CollapseWatch(trainer, action, embedder="hashed", say=said.append, buffer=buffer))
-    trainer.said = said
+    lines = []
+    trainer.add_callback(CollapseWatch(trainer, action, embedder="hashed", say=lines.append, buffer=buffer))
+    trainer.lines = lines
     yield trainer
     buffer.journal.close()
 
 
 def logged(trainer, name):
-    return [each[name] for each in trainer.state.log_history if name in each]
+    return [log[name] for log in trainer.state.log_history if name in log]
 
 
 @pytest.mark.parametrize("kind", [GRPOTrainer, IdeatorGRPOTrainer])
-def test_figures_and_the_alarm_stand_among_the_trainer_s_logs(policy, tmp_path, toy, monkeypatch, kind):
+def test_metrics_and_the_alarm_are_in_the_trainer_s_logs(policy, tmp_path, toy, monkeypatch, kind):
     with watched(policy, tmp_path, toy, monkeypatch, kind) as trainer:
         trainer.train()
         assert logged(trainer, "diversity/largest_cluster") == [1.0] * 6
@@ -77,20 +77,20 @@ def test_figures_and_the_alarm_stand_among_the_trainer_s_logs(policy, tmp_path, 
         assert logged(trainer, "diversity/success") == [1.0] * 6
         assert logged(trainer, "diversity/past_duplicates") == [1.0] * 5
         assert logged(trainer, "collapse/alarm") == [0, 0, 2, 2, 2, 2]
-        assert [line for line in trainer.said if line.startswith("stop: For 3 windows one cluster")]
+        assert [line for line in trainer.lines if line.startswith("stop: For 3 windows one cluster")]
         assert trainer.state.global_step == 6 and trainer.temperature == 1.0, "it only warns"
-    kept = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
-    assert [each["diversity/vendi"] for each in kept if "diversity/vendi" in each] == pytest.approx([1.0] * 6)
+    stored = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    assert [log["diversity/vendi"] for log in stored if "diversity/vendi" in log] == pytest.approx([1.0] * 6)
 
 
 def test_watching_changes_no_weight(policy, tmp_path, toy, monkeypatch):
-    with watched(policy, tmp_path / "seen", toy, monkeypatch) as seen:
-        seen.train()
-    (tmp_path / "unseen").mkdir()
-    args = arguments(tmp_path / "unseen", max_steps=6)
-    unseen = build(IdeatorGRPOTrainer, policy, args, by_text)
-    unseen.train()
-    assert all(torch.equal(tensor, weights(unseen)[name]) for name, tensor in weights(seen).items())
+    with watched(policy, tmp_path / "watched", toy, monkeypatch) as watched_trainer:
+        watched_trainer.train()
+    (tmp_path / "plain").mkdir()
+    args = arguments(tmp_path / "plain", max_steps=6)
+    plain = build(IdeatorGRPOTrainer, policy, args, by_text)
+    plain.train()
+    assert all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(watched_trainer).items())
 
 
 def test_a_stock_trainer_with_the_execution_reward_is_watched_too(policy, tmp_path, toy_config):
@@ -116,10 +116,10 @@ def test_a_stock_trainer_with_the_execution_reward_is_watched_too(policy, tmp_pa
     assert logged(trainer, "diversity/success") == pytest.approx([1 - share for share in shares], abs=1.0)
 
 
-def test_a_run_stops_with_a_checkpoint_and_goes_on_where_it_is_told_to(policy, tmp_path, toy, monkeypatch):
+def test_a_run_stops_with_a_checkpoint_and_continues_with_warn(policy, tmp_path, toy, monkeypatch):
     with watched(policy, tmp_path, toy, monkeypatch, action="stop", more={"save_steps": 50}) as trainer:
         trainer.train()
-        assert trainer.state.global_step == 3 and "collapse: training stops (largest_cluster)" in trainer.said
+        assert trainer.state.global_step == 3 and "collapse: training stops (largest_cluster)" in trainer.lines
     with watched(policy, tmp_path, toy, monkeypatch, more={"save_steps": 50}) as again:
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
         assert again.state.global_step == 6
@@ -135,17 +135,17 @@ def test_a_stop_whose_checkpoint_is_lost_is_repeated_at_the_same_step(policy, tm
 
 
 def test_a_run_that_died_logs_the_same_metrics_as_one_that_did_not(policy, tmp_path, toy, monkeypatch):
-    with watched(policy, tmp_path / "whole", toy, monkeypatch) as whole:
-        whole.train()
+    with watched(policy, tmp_path / "unbroken", toy, monkeypatch) as unbroken:
+        unbroken.train()
     with watched(policy, tmp_path / "died", toy, monkeypatch, dies_at=4) as dies, pytest.raises(Died):
         dies.train()
     with watched(policy, tmp_path / "died", toy, monkeypatch) as resumed:
         resumed.train(resume_from_checkpoint=str(tmp_path / "died" / "checkpoint-2"))
-    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
-    assert logged(resumed, "diversity/past_duplicates") == logged(whole, "diversity/past_duplicates")
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(unbroken).items())
+    assert logged(resumed, "diversity/past_duplicates") == logged(unbroken, "diversity/past_duplicates")
 
 
-def test_figures_that_fail_do_not_end_a_run(policy, tmp_path, toy, monkeypatch, caplog):
+def test_an_error_in_the_metrics_does_not_end_a_run(policy, tmp_path, toy, monkeypatch, caplog):
     with watched(policy, tmp_path, toy, monkeypatch, more={"max_steps": 2}) as trainer:
         monkeypatch.setattr(collapse_watch, "environment_context", lambda *_: 1 / 0)
         trainer.train()

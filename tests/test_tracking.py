@@ -116,20 +116,27 @@ def test_variables_that_the_user_has_set_win(tmp_path):
     assert (os.environ["WANDB_MODE"], os.environ["WANDB_DIR"]) == ("disabled", "/elsewhere")
 
 
-def test_a_second_run_in_a_process_gets_a_folder_and_an_id_of_its_own(tmp_path):
-    pytest.importorskip("wandb")
+def test_a_second_run_in_a_process_gets_a_folder_and_an_id_of_its_own(monkeypatch, tmp_path):
+    install(monkeypatch, "wandb", "tensorboard")
     ids = []
     for name in ("first", "second"):
-        set_tracker_defaults(recipe(tmp_path / name, report_to="wandb"))
+        set_tracker_defaults(recipe(tmp_path / name, report_to=["wandb", "tensorboard"]))
         ids.append(os.environ["WANDB_RUN_ID"])
     assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / "second" / "tensorboard") and ids[0] != ids[1]
 
 
 @pytest.mark.parametrize(("variables", "mode"), [({}, "offline"), ({"WANDB_API_KEY": "k"}, None)])
-def test_wandb_is_offline_without_a_key(tmp_path, variables, mode):
+def test_wandb_is_offline_without_a_key(monkeypatch, tmp_path, variables, mode):
+    install(monkeypatch, "wandb")
     os.environ.update(variables)
-    set_tracker_defaults(recipe(tmp_path / "run", report_to="none"))
+    set_tracker_defaults(recipe(tmp_path / "run", report_to="wandb"))
     assert os.environ.get("WANDB_MODE") == mode
+
+
+def test_a_tracker_that_is_not_used_leaves_no_variables(tmp_path):
+    before = dict(os.environ)
+    set_tracker_defaults(recipe(tmp_path / "run", report_to="none"))
+    assert dict(os.environ) == before
 
 
 def test_tensorboard_curves_continue_after_a_resume(tmp_path):

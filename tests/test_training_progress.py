@@ -42,12 +42,12 @@ def test_the_share_done_counts_the_finished_experiments_of_the_current_step():
     progress.buffer = buffer
     progress.step, progress.steps, progress._first_step = 2, 6, 2
     shares = []
-    for proposed, done in ((0, 0), (8, 0), (8, 4), (8, 8)):
-        buffer._counts.update(proposed=proposed, done=done)
+    for proposed, finished in ((0, 0), (8, 0), (8, 4), (8, 8)):
+        buffer._counts.update(proposed=proposed, done=finished)
         shares.append(progress._share_done())
     progress.stepped(3)
-    for proposed, done in ((8, 8), (16, 8), (16, 12)):
-        buffer._counts.update(proposed=proposed, done=done)
+    for proposed, finished in ((8, 8), (16, 8), (16, 12)):
+        buffer._counts.update(proposed=proposed, done=finished)
         shares.append(progress._share_done())
     assert shares == [0.0, 0.0, 0.125, 0.25, 0.25, 0.25, 0.375]
 

@@ -1,4 +1,4 @@
-"""What this library assumes of TRL and transformers beyond their public interface, each with what breaks without it."""
+"""What this library assumes of TRL and transformers beyond their public interface, and what would break without it."""
 
 import dataclasses
 import inspect
@@ -32,7 +32,7 @@ def test_every_default_of_trl_has_the_type_that_a_recipe_may_give(group, config)
             TypeAdapter(trl_keys(group)[field.name]).validate_python(plain)  # a recipe may write TRL's own default
 
 
-def test_the_hooks_that_are_wrapped_are_where_they_were():
+def test_the_wrapped_methods_have_the_same_arguments_and_callers():
     assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"], "nothing would be pipelined"
     wanted = ["self", "inputs", "prompts", "completions", "completion_ids_list"]
     assert parameters(GRPOTrainer._calculate_rewards) == wanted, "completions could not be caught before their rewards"
@@ -44,13 +44,13 @@ def test_the_hooks_that_are_wrapped_are_where_they_were():
 
 def test_batches_are_counted_by_the_steps_of_micro_batches():
     source = inspect.getsource(GRPOTrainer._prepare_inputs)
-    for part in ("self._step % generate_every == 0", "self.args.steps_per_generation * self.num_iterations"):
-        assert part in source, "a batch's index would be counted wrongly"
-    assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step), "a batch's index would stand still"
+    for code in ("self._step % generate_every == 0", "self.args.steps_per_generation * self.num_iterations"):
+        assert code in source, "a batch's index would be counted wrongly"
+    assert "self._step += 1" in inspect.getsource(GRPOTrainer.training_step), "a batch's index would not change"
     assert "self._step = 0" in inspect.getsource(GRPOTrainer.__init__), "a resumed run would count twice"
 
 
-def test_log_probs_of_sampling_time_are_kept_where_steps_do_not_align():
+def test_log_probs_of_sampling_time_are_computed_where_steps_do_not_align():
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     condition = "self.args.gradient_accumulation_steps % generate_every != 0"
     assert condition in source and "self.args.steps_per_generation * self.num_iterations" in source, (
@@ -64,7 +64,7 @@ def test_log_probs_of_sampling_time_are_kept_where_steps_do_not_align():
     assert "self._compute_loss(model, inputs)" in inspect.getsource(GRPOTrainer.compute_loss), "no mask, no imitation"
 
 
-def test_the_figures_that_are_put_right_are_where_they_were():
+def test_the_corrected_metrics_are_logged_in_the_same_places():
     source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     for name in ("reward", "reward_std", "frac_reward_zero_std"):
         assert f'self._metrics[mode]["{name}"].append(' in source, f"{name} would be logged before rewards are known"
@@ -73,7 +73,7 @@ def test_the_figures_that_are_put_right_are_where_they_were():
     assert "self._metrics[mode]" in inspect.getsource(GRPOTrainer.log)
 
 
-def test_the_order_of_prompts_is_that_of_one_sampler():
+def test_prompts_come_in_the_order_of_one_sampler():
     assert parameters(GRPOTrainer._get_train_sampler) == ["self", "dataset"], "prompts would come in another order"
     source = inspect.getsource(GRPOTrainer._get_train_sampler)
     assert "mini_repeat_count=self.num_generations" in source and "repeat_count=self.num_iterations" in source
@@ -82,39 +82,39 @@ def test_the_order_of_prompts_is_that_of_one_sampler():
         assert f"self.{name}" in init, f"the trainer reads {name}"
 
 
-def test_the_model_card_is_written_by_one_public_method():
+def test_the_model_card_is_written_by_a_public_method():
     for owner in (GRPOTrainer._save_checkpoint, GRPOTrainer.push_to_hub):
         if "create_model_card" in inspect.getsource(owner):
             break
     else:
-        pytest.fail("TRL writes its card by another road: a local base model would be called None")
+        pytest.fail("TRL writes its card elsewhere: it would call a local base model None")
     assert RecipeTrainer.create_model_card is not GRPOTrainer.create_model_card
 
 
-def test_a_reward_function_is_given_the_step_and_the_loggers():
+def test_a_reward_function_gets_the_step_and_the_loggers():
     source = inspect.getsource(GRPOTrainer._calculate_rewards)
     for name in ("trainer_state", "log_metric", "log_extra"):
         assert f'"{name}"' in source, f"execution_reward no longer gets {name}: steps or success would not be recorded"
     assert "iscoroutinefunction" in inspect.getsource(inspect.getmodule(GRPOTrainer)), "async rewards are not awaited"
 
 
-def test_the_state_is_the_last_part_of_a_checkpoint_to_be_written():
+def test_the_trainer_state_is_written_last():
     source = inspect.getsource(Trainer._save_checkpoint)
-    parts = ["self.save_model(", "_save_optimizer_and_scheduler(", "_save_rng_state(", "save_to_json("]
-    places = [source.index(part) for part in parts]
-    assert places == sorted(places), (
+    calls = ["self.save_model(", "_save_optimizer_and_scheduler(", "_save_rng_state(", "save_to_json("]
+    positions = [source.index(call) for call in calls]
+    assert positions == sorted(positions), (
         "a kill could leave a checkpoint that looks whole; checkpoints.is_whole must follow"
     )
 
 
-def test_a_generation_batch_is_made_anew_after_resuming():
+def test_a_resumed_run_generates_a_batch_first():
     source = inspect.getsource(GRPOTrainer._prepare_inputs)
     assert "self._buffered_inputs is None" in source, "a resumed run would train on nothing"
     config = GRPOConfig("x", use_cpu=True, bf16=False, gradient_accumulation_steps=4, report_to="none")
     assert config.steps_per_generation == 4, "recipe.generation_batch computes TRL's default wrongly"
 
 
-def test_a_config_that_does_not_divide_is_refused_by_trl_as_the_recipe_says():
+def test_trl_refuses_batches_that_do_not_divide():
     with pytest.raises(ValueError, match="divisible"):
         GRPOConfig("x", use_cpu=True, bf16=False, per_device_train_batch_size=8, num_generations=3, report_to="none")
 
@@ -143,7 +143,7 @@ def test_sft_appends_the_end_token_to_a_completion(tmp_path):
     assert not any(learned[:prompt]) and all(learned[prompt:]), "the warm-up would learn the prompt, or not the idea"
 
 
-def test_the_versions_are_those_this_file_was_written_for():
-    tested = tuple(int(part) for part in trl.__version__.split(".")[:2])
+def test_the_installed_versions_are_in_the_tested_range():
+    tested = tuple(int(number) for number in trl.__version__.split(".")[:2])
     assert (1, 14) <= tested < (1, 17), f"pyproject pins trl, yet {trl.__version__} is installed"
     assert int(transformers.__version__.split(".")[0]) < 6

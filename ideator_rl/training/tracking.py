@@ -60,21 +60,21 @@ def set_tracker_defaults(recipe: Recipe) -> None:
 
     To be called before trl is imported: it imports trackio, which reads its variable only then.
     """
-    folder = recipe.output_dir.absolute()
-    defaults = {
-        "TRACKIO_DIR": str(folder / "trackio"),
-        "TENSORBOARD_LOGGING_DIR": str(folder / "tensorboard"),
-        "WANDB_DIR": str(folder),  # wandb makes a folder `wandb` in it
-        "WANDB_PROJECT": PROJECT,
-        "WANDB_RESUME": "allow",
-        "WANDB_CONSOLE": "off",  # the console shows what models write: neither a terminal nor a server should get it
-        "WANDB_ERROR_REPORTING": "false",
-    }
-    if not os.environ.get("WANDB_API_KEY"):
-        defaults["WANDB_MODE"] = "offline"
-    # Every rank has these variables, but only rank 0 has a run at the server.
-    if "wandb" in trackers(recipe) and int(os.environ.get("RANK", "0")) == 0:
-        defaults["WANDB_RUN_ID"] = _wandb_run_id(folder / "wandb" / "run_id")
+    names, folder = trackers(recipe), recipe.output_dir.absolute()
+    defaults: dict[str, str] = {}
+    if "trackio" in names:
+        defaults["TRACKIO_DIR"] = str(folder / "trackio")
+    if "tensorboard" in names:
+        defaults["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    if "wandb" in names:
+        # wandb makes a folder `wandb` in its own.  The console shows what models write, which no server should get.
+        defaults |= {"WANDB_DIR": str(folder), "WANDB_PROJECT": PROJECT, "WANDB_RESUME": "allow"}
+        defaults |= {"WANDB_CONSOLE": "off", "WANDB_ERROR_REPORTING": "false"}
+        if not os.environ.get("WANDB_API_KEY"):
+            defaults["WANDB_MODE"] = "offline"
+        # Every rank has these variables, but only rank 0 has a run at the server.
+        if int(os.environ.get("RANK", "0")) == 0:
+            defaults["WANDB_RUN_ID"] = _wandb_run_id(folder / "wandb" / "run_id")
     for variable, value in defaults.items():
         # A run before this one in the same process may have set it: that is not the user's choice.
         if os.environ.get(variable) in (None, _own_values.get(variable)):
