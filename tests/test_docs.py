@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import importlib
 import re
 import shutil
 import subprocess
@@ -53,6 +54,18 @@ def test_every_page_and_figure_that_code_names_exists():
         if file.suffix in (".py", ".yaml", ".toml", ".j2") and not {"plugin_0_1_0", "run_0_1_0"} & set(file.parts):
             for name in re.findall(r"docs/[\w/-]+\.(?:md|svg)", file.read_text(encoding="utf-8")):
                 assert (ROOT / name).is_file(), f"{name_of(file)} names {name}"
+
+
+@pytest.mark.parametrize("page", OURS, ids=name_of)
+def test_files_and_imports_that_a_page_names_exist(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(
+        r"(?<![\w/])(?:ideator_rl|rewards|envs|recipes|benchmarks|tests)/[\w/.]*\w/?(?![\w*]*\*)", text
+    ):
+        assert (ROOT / name).exists(), name
+    for module, names in re.findall(r"^from ((?:ideator_rl|rewards)[\w.]*) import ([\w, ]+)", text, re.M):
+        for name in names.split(","):
+            assert hasattr(importlib.import_module(module), name.strip()), f"from {module} import {name}"
 
 
 def test_the_architecture_page_answers_ten_questions_with_files_that_hold_the_names():
