@@ -10,13 +10,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from ideator_rl.cli.output import show
-from ideator_rl.cli.status import BucketStatus, RunStatus
 from ideator_rl.text import visible
 
 LOOK_SECONDS = 2.0
@@ -25,7 +25,20 @@ LOOK_SHARE = 0.1
 """Of the time, at most, is spent on looks: a run of thousands of experiments takes a second to read."""
 
 
-def watch(status: RunStatus | BucketStatus) -> int:
+class Status(Protocol):
+    """What can be watched: the status of a run or of a bucket."""
+
+    def refresh(self) -> bool:
+        """Look once; returns whether anything is under way."""
+
+    def headline(self) -> str:
+        """One line."""
+
+    def text(self, rows: int | None = None) -> str:
+        """The whole summary, in at most `rows` lines."""
+
+
+def watch(status: Status) -> int:
     """Returns 0, when the run ended as well as when the user left."""
     # The handlers set it, and the loop below reads it: no exception can leave the terminal without its cursor.
     leave = threading.Event()
@@ -48,7 +61,7 @@ def watch(status: RunStatus | BucketStatus) -> int:
     return 0
 
 
-def _write_lines(status: RunStatus | BucketStatus, leave: threading.Event) -> None:
+def _write_lines(status: Status, leave: threading.Event) -> None:
     previous = ""
     while not leave.is_set():
         pause = _refresh(status)
@@ -61,7 +74,7 @@ def _write_lines(status: RunStatus | BucketStatus, leave: threading.Event) -> No
         leave.wait(pause)
 
 
-def _refresh(status: RunStatus | BucketStatus) -> float | None:
+def _refresh(status: Status) -> float | None:
     """Look once; returns the seconds to wait before the next look, None when nothing is under way."""
     start = time.monotonic()
     under_way = status.refresh()
