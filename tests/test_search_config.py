@@ -59,7 +59,7 @@ def test_one_source_may_stand_without_a_list(tmp_path):
     ("keys", "words"),
     [
         ({"stratgy": "evolution"}, "unknown key 'stratgy'. Did you mean 'strategy'"),
-        ({"learning_rate": 0.1}, "docs/reference/search.md lists the keys"),
+        ({"learning_rate": 0.1}, "docs/reference/recipe_search.md lists the keys"),
         ({"max_experiments": "many"}, "Expected a whole number of at least 1 or null"),
         ({"max_experiments": 0}, "of at least 1"),
         ({"quorum": 1.5}, "Expected a number from 0 to 1"),

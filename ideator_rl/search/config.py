@@ -124,7 +124,7 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
         options = f"{name}_options"
         if raw.get(name) != file.get(name) and raw.get(options) == file.get(options):
             raw.pop(options, None)
-    hint = "docs/reference/search.md lists the keys of a search; a recipe for training is for `ideator-rl train`."
+    hint = "docs/reference/recipe_search.md lists the keys of a search; training recipes are for `ideator-rl train`."
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} has {problem}")
