@@ -1,5 +1,5 @@
-"""The base of every error this library expects: a command line prints its sentence, without a traceback."""
+"""The base of every expected error: a command prints its sentence, without a traceback."""
 
 
 class IdeatorError(Exception):
-    """What came, what was expected, and what to do next, in one message for a person."""
+    """Its message states what the value was, what was expected, and what to do next."""

@@ -28,11 +28,11 @@ TIMED_OUT = "timed_out"
 INVALID = "invalid"
 """Scored, but implausible or caught cheating."""
 LOST = "lost"
-"""Ours, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
+"""Our fault, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
 BUDGET = "budget"
-"""The kind of error of what is lost because the run's budget is spent."""
+"""Kind of the error of an experiment that is lost because the run's budget is spent."""
 NEAR_DUPLICATE = "near_duplicate"
-"""The kind of error of an idea that a search rejected, since another said the same: it was not run."""
+"""Kind of the error of an idea that a search did not run, since an earlier one means the same."""
 RUNNING = "running"
 
 OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
@@ -40,8 +40,10 @@ OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
 FINAL = (SUCCEEDED, *OWN_FAILURES)
 """Outcomes that will not change if the experiment is asked for again."""
 
+BASELINE = "baseline"
+"""The implementer in the records of the unchanged baseline: no idea led to them."""
 RERUN_REPLICATE = 100
-"""Replicates from here on are re-runs of what was already chosen; training and `execute --replicates` stay below."""
+"""Replicates from this number on are re-runs of chosen ideas; training and `execute --replicates` stay below."""
 
 
 @dataclass
@@ -56,10 +58,10 @@ class Experiment:
     seed: int = 0
     replicate: int = 0
     metric: dict[str, Any] | None = None
-    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that was run again to be believed
-    has the worse of the two as its value, and both as `first` and `second`."""
+    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that a second run confirmed has
+    the worse of the two as its value, and both as `first` and `second`."""
     reward: float | None = None
-    """What the learner gets; None when the outcome is `lost`, and in the bucket: it is the learner's rule."""
+    """What the learner gets.  None when the outcome is `lost`, and in the bucket: the rule is the learner's."""
     error: dict[str, str] | None = None
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -82,8 +84,12 @@ class Experiment:
     hashes: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
     replayed: bool = False
-    """True when the record was already in the bucket: nothing was paid for it this time."""
+    """The record was already in the bucket, and cost nothing this time."""
     schema: int = SCHEMA
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.implementer == BASELINE
 
     @property
     def error_kind(self) -> str:
@@ -103,8 +109,8 @@ class Experiment:
         raw = json.loads(text)
         if not isinstance(raw, dict) or "id" not in raw or "status" not in raw:
             raise ValueError("not an experiment record: expected a JSON object with id and status")
-        known = {f.name for f in fields(cls)}
-        return cls(**{key: value for key, value in raw.items() if key in known})
+        names = {item.name for item in fields(cls)}
+        return cls(**{key: value for key, value in raw.items() if key in names})
 
 
 def experiment_id(tree: str, digest: str, preset: str, hardware: str, seed: int, replicate: int) -> str:
@@ -123,5 +129,5 @@ def _address(*parts: str) -> str:
 
 
 def hardware_class(gpus: int) -> str:
-    """What kind of machine a budget in seconds was spent on: results of different classes are never mixed."""
+    """The kind of machine that a budget in seconds is spent on; results of different classes are never mixed."""
     return "cpu-" + platform.machine() if gpus == 0 else f"gpu-{platform.machine()}"

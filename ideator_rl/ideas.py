@@ -58,9 +58,9 @@ def parse_idea(completion: str) -> Idea:
     match = _SECTIONS.search(_marks_in_edits_hidden(completion)) or _SECTIONS.search(completion)
     if match is None:
         missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
-        what = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
+        reason = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
         raise MalformedIdea(
-            f"This text holds no idea: {what}. Expected the form {FORM}. It began: {_start(completion)}"
+            f"This text holds no idea: {reason}. Expected the form {FORM}. It began: {_start(completion)}"
         )
     experiment, changes = (completion[slice(*match.span(name))].strip() for name in ("experiment", "changes"))
     if not experiment or not changes:
@@ -75,18 +75,18 @@ def parse_idea(completion: str) -> Idea:
 
 
 def spans_of_ideas(text: str) -> list[tuple[int, int]]:
-    """Where complete sets of sections begin and end in a text that holds several ideas, in order."""
-    found = list(_SECTIONS.finditer(_marks_in_edits_hidden(text))) or list(_SECTIONS.finditer(text))
-    return [match.span() for match in found]
+    """Start and end of each complete set of sections in a text that holds several ideas, in order."""
+    matches = list(_SECTIONS.finditer(_marks_in_edits_hidden(text))) or list(_SECTIONS.finditer(text))
+    return [match.span() for match in matches]
 
 
 def unmarked(text: str) -> str:
-    """The text without section marks: what is quoted in a thought is no idea."""
+    """The text without section marks, so that a quotation in a thought is no idea."""
     return _MARK.sub("(", text)
 
 
 def _marks_in_edits_hidden(completion: str) -> str:
-    """The text, every place as before, where marks inside SEARCH/REPLACE blocks and hunks of a diff are code."""
+    """The text with the marks inside SEARCH/REPLACE blocks and hunks of a diff disabled, at equal positions."""
     lines, inside = completion.split("\n"), ""
     for index, line in enumerate(lines):
         if (inside == "hunk" and line[:1] not in tuple(" +-\\")) or (inside == "block" and _BLOCK_END.match(line)):

@@ -1,10 +1,10 @@
-"""What the learner gets for an outcome: a rule of the environment or the recipe, never a fact of the experiment.
+"""What the learner gets for an outcome: a rule of the environment or the recipe, not part of the record.
 
 inverse         1 / value, as in Si et al. (arXiv 2601.14525)
 identity        the value
 negative        its negation
-over_baseline   improvement over the baseline's mean in standard deviations of a single run, at least 0: what
-                is within the noise is worth little, and no failure earns more than an idea that ran
+over_baseline   improvement over the baseline's mean in standard deviations of a single run, at least 0: a gain
+                within the noise is worth little, and no failure earns more than an idea that ran
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 
 @dataclass(frozen=True)
 class RowReward:
-    """What one completion of a batch earned, said as soon as it is known."""
+    """The reward of one completion of a batch; streams yield it as soon as it is known."""
 
     row: int
-    """Place in the batch that was given."""
+    """Index of the completion in the batch."""
     reward: float | None
-    """None where the outcome is ours (`lost`), or the function has nothing to say about this row."""
+    """None where the experiment is `lost`, or the function does not judge this row."""
     status: str = ""
     """Of its experiment; empty from a function that runs none."""
     experiment: str = ""
     cell: str = ""
-    """What kind of change it was: equal cells are one cluster.  Empty when unknown."""
+    """The kind of change: equal cells are one cluster.  Empty when unknown."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,15 @@ class RewardTraits:
 
 
 def traits_of(function: Callable[..., Any]) -> RewardTraits:
+    """What a reward function declares, with defaults for the rest."""
     names = [trait.name for trait in fields(RewardTraits)]
     return RewardTraits(**{name: getattr(function, name) for name in names if hasattr(function, name)})
 
 
 @dataclass(frozen=True)
 class RewardRule:
+    """From a record to a reward."""
+
     transform: str
     failure: float
     """The reward of every outcome that is the idea's own fault."""
@@ -90,7 +93,7 @@ def reward_rule(environment: Environment, preset: str, transform: str | None = N
     """The environment's rule, or another transform in its place.
 
     Raises:
-        IdeatorError: no such transform; or it needs the baseline's noise, which was not measured yet.
+        IdeatorError: there is no such transform; or it needs the baseline's noise, which was not measured yet.
     """
     name = transform or environment.reward_transform
     if name not in TRANSFORMS:

@@ -38,8 +38,6 @@ log = logging.getLogger(__name__)
 
 REQUIRED_COLUMNS = ("environment", "preset", "bucket")
 """Columns that a dataset must have, so that stock TRL can run experiments on its rows."""
-BASELINE = "baseline"
-"""Implementer of the baseline's records: no idea led to them."""
 
 Running = asyncio.Task[tuple[int, Experiment]]
 """A proposal that runs; its result is the proposal's position and its record."""
@@ -133,10 +131,10 @@ class RewardBuffer:
         """The proposal that may settle a row of the journal, by step and position: the last one started for it."""
         self._outstanding: set[Running] = set()
         records = [replace(record, log="") for record in self.journal.experiments()]
-        self.history: list[Experiment] = [record for record in records if record.implementer != BASELINE]
+        self.history: list[Experiment] = [record for record in records if not record.is_baseline]
         """Every record of this run but baselines, in the order it became known; only ever appended to.  Without logs,
         which would fill the memory of a run of weeks."""
-        self.baselines: list[Experiment] = [record for record in records if record.implementer == BASELINE]
+        self.baselines: list[Experiment] = [record for record in records if record.is_baseline]
         """Records of the unchanged baseline, possibly repeated.  Only ever appended to."""
         self.lineage: list[Descent] = self.journal.lineage()
         """Which experiments were proposed in answer to which; only ever appended to."""
@@ -265,7 +263,7 @@ class RewardBuffer:
     def record(self, record: Experiment) -> None:
         """Enter a record that no completion asked for, such as a baseline's."""
         self.journal.record(record)
-        if record.implementer == BASELINE:
+        if record.is_baseline:
             self.baselines.append(record)
 
     def descend_all(self, descents: Sequence[Descent]) -> None:

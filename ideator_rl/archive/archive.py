@@ -21,7 +21,7 @@ from ideator_rl.archive.baseline import Baseline, baseline_of
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.patch.cells import cell_of
-from ideator_rl.reward_buffer import BASELINE, RewardBuffer
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import Descent
 
 Expansion = tuple[int, tuple[str, ...]]
@@ -222,7 +222,7 @@ class Archive:
         return len(self._prompts)
 
     def _add(self, record: Experiment) -> None:
-        if record.status == LOST or record.implementer == BASELINE:
+        if record.status == LOST or record.is_baseline:
             return
         index = len(self)
         if record.id not in self._trees:

@@ -123,7 +123,7 @@ def outcome(record: Experiment, archive: Archive) -> float | str | None:
     value = archive.metric(record)
     if value is not None or record.status == SUCCEEDED:
         return value
-    kind = " ".join(str((record.error or {}).get("kind", "")).split())[:REASON_CHARS]
+    kind = " ".join(str(record.error_kind).split())[:REASON_CHARS]
     reasons = [text.replace("_", " ") for text in dict.fromkeys((record.status, kind)) if text not in ("", FAILED)]
     return ": ".join(["failed", *reasons])
 

@@ -58,8 +58,7 @@ def dataset_card(run: Run, recipe: Recipe, published: Published, model: str | No
     statuses = Counter(row.status for row in run.rollouts)
     records = run.experiments.values()
     kinds = Counter(
-        "baseline" if e.implementer == "baseline" else "rerun" if e.replicate >= RERUN_REPLICATE else "idea"
-        for e in records
+        "baseline" if e.is_baseline else "rerun" if e.replicate >= RERUN_REPLICATE else "idea" for e in records
     )
     head: dict[str, Any] = {
         "license": license or "unknown",

@@ -125,7 +125,7 @@ def _proposal(row: Rollout, record: Experiment | None, clean: Callable[[str], st
 def _record(record: Experiment, clean: Callable[[str], str]) -> dict[str, Any]:
     rerun = record.replicate >= RERUN_REPLICATE
     own = {
-        "kind": "baseline" if record.implementer == "baseline" else "rerun" if rerun else "idea",
+        "kind": "baseline" if record.is_baseline else "rerun" if rerun else "idea",
         "idea": clean(record.idea),
         "status": record.status,
         "metric": record.metric["value"] if record.metric else None,
@@ -140,7 +140,7 @@ def _experiment(record: Experiment, clean: Callable[[str], str]) -> dict[str, An
         "metric_name": metric.get("name"),
         "direction": metric.get("direction"),
         "patch": clean(record.patch),
-        "error_kind": (record.error or {}).get("kind", ""),
+        "error_kind": record.error_kind,
         "environment": Path(record.environment).name,
         "environment_sha256": record.hashes.get("environment", ""),
         "finished": record.finished,

@@ -21,7 +21,6 @@ from ideator_rl.report.failures import last_line
 from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
 from ideator_rl.report.sections import Row, Section
-from ideator_rl.reward_buffer import BASELINE
 from ideator_rl.storage.records import Run
 from ideator_rl.text import dollars, duration, number, share, spread
 
@@ -129,9 +128,7 @@ def _certainty_by_reruns(section: Section, question: str, best: Experiment, valu
 
 def _rerun_caveats(section: Section, best: Experiment) -> str:
     """What the mean of its re-runs hides: how many failed, and that the idea was picked among several."""
-    reruns = [
-        e for e in section.run.experiments.values() if e.replicate >= RERUN_REPLICATE and e.implementer != BASELINE
-    ]
+    reruns = [e for e in section.run.experiments.values() if e.replicate >= RERUN_REPLICATE and not e.is_baseline]
     failed = sum(e.tree == best.tree and e.status in OWN_FAILURES for e in reruns)
     ideas = len({e.tree for e in reruns if e.status == SUCCEEDED})
     caveats = f" {failed} more of its re-runs failed, and are not in the mean." if failed else ""

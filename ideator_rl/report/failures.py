@@ -30,7 +30,7 @@ def failure_kinds(section: Section) -> list[FailureKind]:
     rows_by_kind: dict[tuple[str, str], list[Row]] = {}
     for row in section.rows:
         if row.proposals and row.status in (*OWN_FAILURES, LOST):
-            kind = (row.record.error or {}).get("kind", "") if row.record else ""
+            kind = row.record.error_kind if row.record else ""
             rows_by_kind.setdefault((row.status, kind), []).extend([row] * len(row.proposals))
     with_outcome = sum(count for status, count in section.counts.items() if status != RUNNING)
     most_frequent = sorted(rows_by_kind.items(), key=lambda item: -len(item[1]))[:MAX_KINDS]

@@ -37,7 +37,7 @@ class Row:
 
     @property
     def baseline(self) -> bool:
-        return self.record is not None and self.record.implementer == "baseline"
+        return self.record is not None and self.record.is_baseline
 
     @property
     def rerun(self) -> bool:

@@ -21,7 +21,7 @@ from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
-from ideator_rl.reward_buffer import BASELINE, RewardBuffer
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.rerun import bucket_of_run
 from ideator_rl.storage.bucket import Bucket, bucket_at
 from ideator_rl.storage.records import JOURNAL, read_run
@@ -66,7 +66,7 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
     results = [record for id in ids if (record := store.load_record(bucket, id)) is not None]
     # Lost experiments have no outcome, and this search measures the baseline itself.
     for record in results:
-        if record.status == LOST or record.implementer == BASELINE:
+        if record.status == LOST or record.is_baseline:
             continue
         if record.hashes.get("environment") == digest and record.preset == preset:
             fitting.append(record)

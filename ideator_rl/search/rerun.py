@@ -14,7 +14,7 @@ from statistics import mean, stdev
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
-from ideator_rl.reward_buffer import BASELINE, BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.storage.records import Run, read_run
 
@@ -136,7 +136,7 @@ def _value(record: Experiment) -> float | None:
 def _ranked(bucket: Bucket) -> list[Experiment]:
     """The first success of every codebase in a bucket, best metric first."""
     results = (store.load_record(bucket, id) for id in bucket.names("experiments"))
-    good = [r for r in results if r and r.status == SUCCEEDED and r.metric and r.implementer != BASELINE]
+    good = [r for r in results if r and r.status == SUCCEEDED and r.metric and not r.is_baseline]
     # Of a codebase that ran several times the original run counts, not the luckiest one.
     first_by_tree: dict[str, Experiment] = {}
     for record in sorted(good, key=lambda record: (record.replicate, record.seed)):

@@ -5,8 +5,8 @@ a listing names every object created before it.  Nothing is promised about objec
 `file:` proves it by an fsynced temporary file and `os.link`; `memory:` (tests, testbeds) by a lock, in one process.
 Any other scheme is refused until an adapter proves the same.
 
-A bucket that is away (unmounted, renamed, out of reach) raises `BucketError` and is never taken for an empty one; nor
-is it made anew while it is away, except by opening it.
+A bucket that is away (unmounted, renamed, out of reach) raises `BucketError` and is never taken for an empty one; only
+opening it creates it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def open_bucket(url: str) -> Bucket:
 
 
 def bucket_at(target: str) -> Bucket:
-    """The bucket that the target names, which holds experiments already.  None is made.
+    """Open the existing bucket at a path or URL; none is created.
 
     Raises:
         BucketError: there is none.
@@ -163,9 +163,10 @@ class FileBucket:
         return sorted(self._look(f"list {prefix} in", os.listdir, self._path(prefix)) or [])
 
     def _look(self, verb: str, how: Callable[[str], T], path: str) -> T | None:
-        """What is at a path; None only where nothing is while the bucket itself is there."""
+        """Read a path; None only if it is missing while the bucket itself is reachable."""
         try:
-            for _ in range(2):  # the bucket may have been away at the first look, and here again
+            # Twice: the bucket may have been away at the first read, and back when its root is checked.
+            for _ in range(2):
                 try:
                     return how(path)
                 except (FileNotFoundError, NotADirectoryError):
@@ -175,7 +176,7 @@ class FileBucket:
         return None
 
     def _make_folder(self, folder: str) -> None:
-        """Make a folder below the root; the root itself is never made again, so that what is away stays away."""
+        """Make a folder below the root, but never the root: a bucket that is away must not become an empty one."""
         try:
             os.mkdir(folder)
         except FileExistsError:
@@ -211,7 +212,7 @@ class MemoryBucket:
 
     @classmethod
     def forget(cls, url: str) -> None:
-        """Give back the memory of a bucket that nobody needs any more."""
+        """Free the memory of a bucket that is no longer needed."""
         with cls._guard:
             cls._open.pop(url, None)
 

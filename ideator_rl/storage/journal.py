@@ -270,14 +270,14 @@ class Journal:
         rows = self.read("select child, parents_json, step from lineage order by rowid")
         return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
 
-    def mark(self, step: int, known: int) -> int:
+    def mark(self, step: int, count: int) -> int:
         """How many records were known when a step was first proposed, by this process or one before a crash.
 
         Args:
-            known: how many are known now; noted if the step is new.
+            count: how many are known now; stored if the step is new.
         """
         with self._transaction():
-            self._db.execute("insert or ignore into marks values (?,?)", (step, known))
+            self._db.execute("insert or ignore into marks values (?,?)", (step, count))
             row = self._db.execute("select known from marks where step=?", (step,)).fetchone()
         return int(row[0])
 
@@ -346,7 +346,7 @@ class Journal:
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: BaseException | None) -> None:
-    """Wake those who await an outcome; on their event loop."""
+    """Wake the coroutines that await these outcomes; on their event loop."""
     for future in futures:
         if future.done():  # its task was cancelled
             continue

@@ -151,7 +151,7 @@ class Ledger:
 
     def _fits(self, name: str, most: Spent, spent: Spent, reserved: Spent, may_wait: bool) -> bool:
         cap = getattr(self.caps, name)
-        amount, used, held_back = (getattr(each, name) for each in (most, spent, reserved))
+        amount, used, held_back = (getattr(amounts, name) for amounts in (most, spent, reserved))
         if cap is None or amount <= 0 or used + held_back + amount <= cap:
             return True
         if may_wait and used + amount <= cap:

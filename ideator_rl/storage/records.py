@@ -1,4 +1,7 @@
-"""A run, read back from its folder as plain rows.  Works while the run is still going and after it was killed."""
+"""A run, read back from its folder: `read_run` returns its proposals, experiments and lineage.
+
+Works while the run goes on, and after it was killed.  Nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class NoRun(IdeatorError):
 
 @dataclass(frozen=True)
 class Step:
-    """One step in figures.  `mean` and `best` are of the metric, over successes only."""
+    """One step in figures; `mean` and `best` are of the metric, over successes only."""
 
     step: int
     proposed: int
@@ -37,21 +40,22 @@ class Step:
     lost: int
     running: int
     reward: float | None
-    """Mean reward of all but the lost."""
+    """Mean reward of the rows that have one: lost and running rows do not."""
     mean: float | None
     best: float | None
     distinct: int
-    """Experiments with an id of their own."""
+    """Different experiments among the known outcomes."""
 
     @property
     def success(self) -> float | None:
-        known = self.succeeded + self.failed
-        return self.succeeded / known if known else None
+        """The share of successes among the outcomes that are known and not lost; None where there is none."""
+        count = self.succeeded + self.failed
+        return self.succeeded / count if count else None
 
 
 @dataclass
 class Run:
-    """A run's records.  `experiments` are in the order of their end."""
+    """A run's records.  `experiments` are by id, in the order in which they ended."""
 
     folder: Path
     recipe: dict[str, Any]
@@ -59,7 +63,7 @@ class Run:
     experiments: dict[str, Experiment]
     timings: dict[str, float] = field(default_factory=dict)
     lineage: list[Descent] = field(default_factory=list)
-    """Who was proposed in answer to whom, in the order it was written."""
+    """Which experiments were proposed in answer to which, in the order written."""
 
     @property
     def direction(self) -> str:
@@ -71,7 +75,7 @@ class Run:
 
     @property
     def baselines(self) -> list[Experiment]:
-        return [e for e in self.experiments.values() if e.implementer == "baseline" and e.status == SUCCEEDED]
+        return [e for e in self.experiments.values() if e.is_baseline and e.status == SUCCEEDED]
 
     @property
     def baseline(self) -> float | None:
@@ -84,24 +88,24 @@ class Run:
         """Every distinct experiment that was run for an idea, in the order the ideas were proposed."""
         order = {row.experiment_id: None for row in self.rollouts}
         ids = [*(id for id in order if id in self.experiments), *(id for id in self.experiments if id not in order)]
-        found = [self.experiments[id] for id in ids]
-        kept = [e for e in found if e.replicate < RERUN_REPLICATE]  # a re-run proves, it does not search
-        return [e for e in kept if e.tree and e.status != LOST and e.implementer != "baseline"]
+        records = [self.experiments[id] for id in ids]
+        searched = [e for e in records if e.replicate < RERUN_REPLICATE]  # a re-run proves, it does not search
+        return [e for e in searched if e.tree and e.status != LOST and not e.is_baseline]
 
     @property
     def places(self) -> list[tuple[str, str]]:
-        """What lies where: (what, path or URL), of that which exists."""
+        """The parts of the run that exist, each with its path or URL."""
         names = (("model", "model"), ("records", JOURNAL), ("bucket", "bucket"), ("report", "report.html"))
-        found = [(what, str(self.folder / name)) for what, name in names if (self.folder / name).exists()]
-        elsewhere = str(self.recipe.get("bucket") or "")
-        if elsewhere and "bucket" not in dict(found):
-            found.append(("bucket", re.sub(r"//[^/@]*@", "//", elsewhere)))
-        return found
+        paths = [(label, str(self.folder / name)) for label, name in names if (self.folder / name).exists()]
+        url = str(self.recipe.get("bucket") or "")
+        if url and "bucket" not in dict(paths):
+            paths.append(("bucket", re.sub(r"//[^/@]*@", "//", url)))  # without a password
+        return paths
 
     @property
     def ranked(self) -> list[Experiment]:
-        """Successful ideas, best mean over their runs first, each by the run that was first; a baseline is no idea."""
-        ideas = [e for e in self.experiments.values() if e.implementer != "baseline" and e.status == SUCCEEDED]
+        """Successful ideas, best mean over their runs first, each by its first run; baselines are left out."""
+        ideas = [e for e in self.experiments.values() if not e.is_baseline and e.status == SUCCEEDED]
         firsts: dict[str, Experiment] = {}
         for e in sorted((e for e in ideas if e.metric), key=lambda e: (e.replicate, e.seed)):
             firsts.setdefault(e.tree or e.id, e)
@@ -110,23 +114,22 @@ class Run:
 
     def values(self, record: Experiment) -> list[float]:
         """The metrics of all successful runs of a record's codebase: the record's own first, then by replicate, since
-        which was known first is chance."""
-        others = self._values.get(record.tree, [])
+        the order of arrival is chance."""
         own = [record.metric["value"]] if record.metric else []
-        return own + [value for id, value in others if id != record.id]
+        return own + [value for id, value in self._values_by_tree.get(record.tree, []) if id != record.id]
 
     @cached_property
-    def _values(self) -> dict[str, list[tuple[str, float]]]:
-        found: dict[str, list[tuple[str, float]]] = {}
-        for e in sorted(self.experiments.values(), key=lambda each: each.replicate):
+    def _values_by_tree(self) -> dict[str, list[tuple[str, float]]]:
+        values: dict[str, list[tuple[str, float]]] = {}
+        for e in sorted(self.experiments.values(), key=lambda e: e.replicate):
             if e.tree and e.status == SUCCEEDED and e.metric:
-                found.setdefault(e.tree, []).append((e.id, e.metric["value"]))
-        return found
+                values.setdefault(e.tree, []).append((e.id, e.metric["value"]))
+        return values
 
     @cached_property
     def origins(self) -> list[tuple[str, tuple[str, ...]]]:
-        """Who came from whom, children and their parents: of an experiment that was proposed again, in answer to
-        others, only the ideas that its first prompts showed; else an idea could come from its own children."""
+        """Children and their parents.  An experiment that was proposed again, in answer to other ideas, has only the
+        parents of its first step; else an idea could come from its own children."""
         first: dict[str, int] = {}
         for row in self.rollouts:
             first.setdefault(row.experiment_id, row.step)
@@ -134,16 +137,16 @@ class Run:
 
     @cached_property
     def spent(self) -> dict[str, float]:
-        """USD, tokens and GPU-hours of the whole run, as its ledger has them; empty for a run without one."""
+        """USD, tokens and GPU-hours of all sessions, from the ledger; empty for a run without one."""
         return {name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)}
 
     def frame(self) -> DataFrame:
         """The proposals as a pandas frame: one row each, in the order in which they were proposed.
 
         Columns: `step`, `position`, `completion`, `thought`, `idea`, `experiment_id`, `status`, `reward`, `metric`,
-        `created` and `finished` (Unix seconds) of the proposal; `error` (its kind), `seconds` (the run's wall clock),
-        `usd` (paid to the coder), `tree` (SHA-256 of the codebase) and `patch` of its experiment.  A value that does
-        not exist, or not yet, is None or NaN.
+        `created` and `finished` (Unix seconds) and `rank` of the proposal; `error` (its kind), `seconds` (the run's
+        wall clock), `usd` (paid to the coder), `tree` (SHA-256 of the codebase) and `patch` of its experiment.  A value
+        that does not exist, or not yet, is None or NaN.
         """
         import pandas  # takes a second to import, and only notebooks need it
 
@@ -151,7 +154,7 @@ class Run:
         for rollout in self.rollouts:
             record = self.experiments.get(rollout.experiment_id)
             outcome = {
-                "error": (record.error or {}).get("kind") if record else None,
+                "error": record.error_kind or None if record else None,
                 "seconds": record.seconds.get("run") if record else None,
                 "usd": record.cost.get("usd", 0.0) if record else None,
                 "tree": record.tree if record else None,
@@ -192,7 +195,7 @@ def read_run(folder: Path | str) -> Run:
 
 
 def mapping(path: Path) -> dict[str, Any]:
-    """A small file beside the journal; empty where there is none, or one that a kill cut short."""
+    """A small YAML or JSON file of a run; empty where there is none, or one that a kill cut short."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

@@ -11,7 +11,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
 
 MARK = "recipe.yaml"
-"""The resolved recipe: where it stands, a run was begun."""
+"""The resolved recipe; a folder with this file holds a run."""
 
 
 class RunFolderError(IdeatorError):
@@ -19,7 +19,7 @@ class RunFolderError(IdeatorError):
 
 
 def keep_recipe(folder: Path, text: str) -> None:
-    """Save the resolved recipe, whole or not at all: a resumed run is held against it."""
+    """Save the resolved recipe: a resumed run is compared with it."""
     write_atomic(folder / MARK, text)
 
 
@@ -27,7 +27,7 @@ def take(folder: Path, resume: bool) -> IO[str]:
     """Lock a run's folder for this process; keep the handle for as long as the run lasts.
 
     Raises:
-        RunFolderError: another process is at work there, or it holds a run and `resume` was not asked for.
+        RunFolderError: another process has locked it, or it holds a run and `resume` is false.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ def read_search(path: Path) -> SearchRows | None:
             "select record_json, min(r.created), count(*) from rollouts r join experiments e "
             f"on e.id = experiment_id where r.status != '{LOST}' group by experiment_id"
         )
-        near = journal.read(
+        near_duplicates = journal.read(
             "select record_json from origins join rollouts using (step, position) "
             "left join experiments on id = experiment_id where similarity is not null"
         )
@@ -111,7 +111,7 @@ def read_search(path: Path) -> SearchRows | None:
             questions=journal.read("select count(*) from asks")[0][0],
             ideas_by_kind=dict(journal.read(by_kind)),
             executed=[(Experiment.from_json(text), proposed, count) for text, proposed, count in executed],
-            near_duplicates=[Experiment.from_json(text) if text else None for (text,) in near],
+            near_duplicates=[Experiment.from_json(text) if text else None for (text,) in near_duplicates],
             seconds=journal.read("select coalesce(sum(seen - started), 0) from sittings")[0][0],
             ended_by=journal.read("select ended from sittings order by number desc limit 1")[0][0],
         )
@@ -142,8 +142,8 @@ class SearchJournal:
         def write(db: sqlite3.Connection, first: int) -> None:
             now = time.time()
             for number, question in questions.items():
-                shown = json.dumps([record.id for record in question.shown])
-                row = (number, step, question.kind, question.count, shown, now)
+                shown_ids = json.dumps([record.id for record in question.shown])
+                row = (number, step, question.kind, question.count, shown_ids, now)
                 db.execute("insert into asks values (?,?,?,?,?,?)", row)
             for index, (number, origin) in enumerate(origins):
                 like = origin.like or (None, None)
