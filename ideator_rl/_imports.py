@@ -38,7 +38,7 @@ OLD_MODULES = {
     "cli_output": "cli.output",
     "cli_patch": "cli.patch",
     "cli_rerun": "cli.rerun",
-    "cli_runs": "cli.runs",
+    "cli_runs": "cli.train",
     "cli_scheduler": "cli.scheduler",
     "cli_search": "cli.search",
     "cli_sft": "cli.sft",

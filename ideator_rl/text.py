@@ -13,7 +13,7 @@ from statistics import mean, stdev
 from typing import Any
 
 HIDDEN = "(hidden)"
-"""Stands in the place of a secret."""
+"""Replaces a secret."""
 SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
 """Names of settings and environment variables that hold a secret."""
 _LOGIN = re.compile(r"//[^/@\s]*@")

@@ -1,8 +1,8 @@
-"""The command line: `ideator-rl …`.
+"""The arguments of `ideator-rl …`; one module for each command does the work.
 
-Exit status 0 only on success, 1 when what was asked for ran and did not succeed, 2 when it could not be done (one
-sentence on stderr says why), 130 when it was interrupted.  Importing this module is cheap: a command's own module is
-imported when the command is run.
+Exit status: 0 on success; 1 when the command ran and did not succeed; 2 when it could not be done, with one sentence on
+stderr that gives the reason; 130 when it was interrupted.  Importing this module is cheap: a command's own module is
+imported when the command runs.
 """
 
 from __future__ import annotations
@@ -18,34 +18,45 @@ from ideator_rl import __version__
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
+TAKES_RECIPE_KEYS = ("train", "sft", "search")
+"""Commands whose further arguments are keys of a recipe."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    known = parser()
-    args, rest = known.parse_known_args(argv)
-    if args.command in ("train", "sft", "search"):
+    arguments = parser()
+    args, rest = arguments.parse_known_args(argv)
+    if args.command in TAKES_RECIPE_KEYS:
         args.overrides = rest
     elif rest:
-        known.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` shows what is known")
+        arguments.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` lists the options")
     try:
         command = getattr(importlib.import_module(f"ideator_rl.{args.module}"), args.function)
         return int(command(args))
     except IdeatorError as error:
         return _refuse(str(error))
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; nor does the flush at exit fail
+        # The reader of the output is gone: without this, the flush at exit would fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _refuse(f"{where}{error.strerror or error}. What was stored before is kept; mend this and repeat.")
+        file = f"{error.filename}: " if error.filename else ""
+        return _refuse(f"{file}{error.strerror or error}. What was stored before is safe; fix this and repeat.")
     except KeyboardInterrupt:
-        again = " with --resume" if args.command == "search" else ""
+        resume = " with --resume" if args.command == "search" else ""
         return _refuse(
-            f"interrupted. Experiments under way run on, and the same line{again} finds their results; "
+            f"interrupted. Experiments under way run on, and the same line{resume} finds their results; "
             "`ideator-rl cancel RUN_OR_BUCKET` ends them.",
             INTERRUPTED,
         )
+
+
+def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
+    """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
+    from ideator_rl.text import visible
+
+    print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
+    return status
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,30 +66,36 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_doctor, _env, _patch, _execute, _rerun, _sft, _train, _search,
-                _scheduler, _status, _cancel, _report, _export):  # fmt: skip
+    for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_sft, _add_train, _add_search,
+                _add_scheduler, _add_status, _add_cancel, _add_report, _add_export):  # fmt: skip
         add(commands)
     return top
 
 
-def _add(commands: Any, name: str, target: str, words: str) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
-    module, function = target.split(":")
-    added.set_defaults(module=module, function=function)
-    return added
+def _command(commands: Any, name: str, description: str, target: str = "") -> argparse.ArgumentParser:
+    """A command that `target` runs: "module:function" below `ideator_rl`; by default "cli.NAME:main"."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=description, description=description)
+    module, function = (target or f"cli.{name}:main").split(":")
+    command.set_defaults(module=module, function=function)
+    return command
 
 
 def _json(command: Any) -> None:
     command.add_argument("--json", action="store_true", help="print JSON, for a program to read")
 
 
-def _whole(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} up, got {text!r}")
+def _slots(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--slots", type=_int(1), metavar="N", help="CPU slots on this machine; default: its cores")
+    command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
+
+
+def _int(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} up, got {text!r}")
         return int(text)
 
-    return number
+    return parse
 
 
 def _amount(text: str) -> float:
@@ -91,46 +108,49 @@ def _amount(text: str) -> float:
     return value
 
 
-def _slots(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--slots", type=_whole(1), metavar="N", help="CPU slots on this machine; the number of cores")
-    command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
-
-
-def _doctor(commands: Any) -> None:
-    command = _add(commands, "doctor", "cli.doctor:main", "what works here: sandbox, bucket, GPUs, environments, keys")
-    command.add_argument("--bucket", metavar="URL", help="a bucket to be proved; the user's cache if not given")
+def _add_doctor(commands: Any) -> None:
+    command = _command(commands, "doctor", "what works here: sandbox, bucket, GPUs, environments, keys")
+    command.add_argument("--bucket", metavar="URL", help="the bucket to test; default: the user's cache")
     _json(command)
 
 
-def _env(commands: Any) -> None:
+def _add_env(commands: Any) -> None:
     env = commands.add_parser("env", help="list, show, check and write environments")
     actions = env.add_subparsers(dest="action", required=True, metavar="ACTION")
-    _json(_add(actions, "list", "cli.environments:list_", "every environment that can be named"))
-    show = _add(actions, "show", "cli.environments:show", "its presets and prompts; or a dataset for TRL")
+    _json(_command(actions, "list", "all environments that have a name", "cli.environments:list_environments"))
+    show = _command(
+        actions, "show", "its presets and prompts; or a dataset for TRL", "cli.environments:show_environment"
+    )
     show.add_argument("environment", metavar="NAME_OR_PATH")
     show.add_argument("--preset", default="cpu")
-    show.add_argument("--prompts", default="short", metavar="KIND", help="which of its prompts asks for an idea")
+    show.add_argument("--prompts", default="short", metavar="KIND", help="the prompt that asks for an idea")
     show.add_argument("--dataset", metavar="FILE", help="write rows for `trl grpo` here, as JSON lines")
-    show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; .bucket beside the dataset if not given")
-    show.add_argument("--rows", type=_whole(1), default=64, metavar="N", help="at least a batch's different prompts")
+    show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; default: .bucket next to the dataset")
+    show.add_argument(
+        "--rows",
+        type=_int(1),
+        default=64,
+        metavar="N",
+        help="at least the different prompts of a batch",
+    )
     show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
     _json(show)
-    check = _add(actions, "check", "cli.environments:check", "prove an environment: baseline, hidden data, edits")
+    check = _command(actions, "check", "prove an environment: baseline, hidden data, edits", "cli.environments:check")
     check.add_argument("environment", metavar="NAME_OR_PATH")
     check.add_argument("--preset", default="cpu")
-    check.add_argument("--seeds", type=_whole(1), default=3, metavar="N", help="runs of the baseline")
+    check.add_argument("--seeds", type=_int(1), default=3, metavar="N", help="runs of the baseline")
     _slots(check)
     _json(check)
-    new = _add(actions, "new", "cli.environments:new", "write an environment: a small one, or around your codebase")
+    new = _command(actions, "new", "write an environment: a small one, or around your codebase", "cli.environments:new")
     new.add_argument("path", metavar="PATH", help="a new folder")
-    new.add_argument("--name", help="the folder's name if not given")
+    new.add_argument("--name", help="default: the folder's name")
     new.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
-    new.add_argument("--script", metavar="FILE.py", help="the file of FOLDER that trains; its only one if not given")
+    new.add_argument("--script", metavar="FILE.py", help="the file of FOLDER that trains; default: its only one")
     _json(new)
 
 
-def _patch(commands: Any) -> None:
-    command = _add(commands, "patch", "cli.patch:main", "repair, judge and apply a patch; no LLM, nothing is run")
+def _add_patch(commands: Any) -> None:
+    command = _command(commands, "patch", "repair, judge and apply a patch; no LLM, nothing is run")
     command.add_argument("--base", required=True, metavar="DIR", help="the codebase")
     command.add_argument("--diff", required=True, metavar="FILE", help="unified diff or SEARCH/REPLACE; - for stdin")
     command.add_argument("--out", required=True, metavar="DIR", help="the patched codebase, in a new folder")
@@ -138,109 +158,101 @@ def _patch(commands: Any) -> None:
     _json(command)
 
 
-def _execute(commands: Any) -> None:
-    command = _add(commands, "execute", "cli.execute:main", "run the baseline, ideas or a patch as experiments")
+def _add_execute(commands: Any) -> None:
+    command = _command(commands, "execute", "run the baseline, ideas or a patch as experiments")
     command.add_argument("environment", metavar="ENV")
     command.add_argument("--preset", default="cpu")
-    what = command.add_mutually_exclusive_group(required=True)
-    what.add_argument("--baseline", action="store_true")
-    what.add_argument("--idea", metavar="TEXT", help="[Experiment] … [Code Changes] … [End]")
-    what.add_argument("--ideas", metavar="FILE", help="JSON lines: a text, or an object with the key idea; - for stdin")
-    what.add_argument("--diff", metavar="FILE", help="a patch; - for stdin")
-    command.add_argument("--implementer", default="rules", metavar="NAME", help="who writes the patch of an idea")
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument("--baseline", action="store_true")
+    source.add_argument("--idea", metavar="TEXT", help="[Experiment] … [Code Changes] … [End]")
+    source.add_argument("--ideas", metavar="FILE", help="JSON lines: a text, or an object with `idea`; - for stdin")
+    source.add_argument("--diff", metavar="FILE", help="a patch; - for stdin")
+    command.add_argument("--implementer", default="rules", metavar="NAME", help="it writes the patch of an idea")
     command.add_argument("--coder", metavar="FILE.yaml", help="settings of an implementer that asks an LLM")
-    command.add_argument(
-        "--max-usd", type=_amount, metavar="USD", help="the most that the LLM may cost, in this command"
-    )
-    command.add_argument("--max-coder-tokens", type=_whole(1), metavar="N", help="the most tokens of the LLM")
-    command.add_argument("--seed", type=_whole(0), default=0, metavar="N")
-    command.add_argument("--replicates", type=_whole(1), default=1, metavar="N", help="runs of each, with other seeds")
-    command.add_argument("--bucket", metavar="URL", help="where records are kept; the user's cache if not given")
+    command.add_argument("--max-usd", type=_amount, metavar="USD", help="limit on the cost of the LLM in this command")
+    command.add_argument("--max-coder-tokens", type=_int(1), metavar="N", help="limit on the tokens of the LLM")
+    command.add_argument("--seed", type=_int(0), default=0, metavar="N")
+    command.add_argument("--replicates", type=_int(1), default=1, metavar="N", help="runs of each, with other seeds")
+    command.add_argument("--bucket", metavar="URL", help="the bucket for the records; default: the user's cache")
     _slots(command)
     _json(command)
 
 
-def _rerun(commands: Any) -> None:
-    command = _add(commands, "rerun", "cli.rerun:main", "run the best ideas again, with other seeds, and the baseline")
+def _add_rerun(commands: Any) -> None:
+    command = _command(commands, "rerun", "run the best ideas again, with other seeds, and the baseline")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
-    command.add_argument("--best", type=_whole(1), default=5, metavar="K", help="how many ideas")
-    command.add_argument("--replicates", type=_whole(1), default=3, metavar="N", help="runs of each, with other seeds")
+    command.add_argument("--best", type=_int(1), default=5, metavar="K", help="how many ideas")
+    command.add_argument("--replicates", type=_int(1), default=3, metavar="N", help="runs of each, with other seeds")
     _slots(command)
     _json(command)
 
 
-def _train(commands: Any) -> None:
-    command = _add(commands, "train", "cli.runs:train", "train an ideator: accelerate launch -m ideator_rl.train")
+def _add_train(commands: Any) -> None:
+    command = _command(commands, "train", "train an ideator: accelerate launch -m ideator_rl.train")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
     command.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
-    command.add_argument("--num-processes", type=_whole(1), metavar="N", help="processes that train, one a GPU")
+    command.add_argument("--num-processes", type=_int(1), metavar="N", help="processes that train, one a GPU")
 
 
-def _sft(commands: Any) -> None:
+def _add_sft(commands: Any) -> None:
     from ideator_rl.sft import add_options
 
-    command = _add(commands, "sft", "cli.sft:main", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
+    command = _command(commands, "sft", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     add_options(command)
     command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
 
 
-def _search(commands: Any) -> None:
-    command = _add(commands, "search", "cli.search:main", "search for the best idea: evolution, best of n, and others")
+def _add_search(commands: Any) -> None:
+    command = _command(commands, "search", "search for the best idea: evolution, best of n, and others")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
-    command.add_argument("--dry-run", action="store_true", help="say what it may cost, and start nothing")
+    command.add_argument("--dry-run", action="store_true", help="estimate what it may cost, and start nothing")
     _json(command)
 
 
-def _scheduler(commands: Any) -> None:
-    command = _add(commands, "scheduler", "cli.scheduler:main", "run on this machine what a bucket waits for")
+def _add_scheduler(commands: Any) -> None:
+    command = _command(commands, "scheduler", "run on this machine what a bucket waits for")
     command.add_argument("--bucket", required=True, metavar="URL")
     _slots(command)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
 
 
-def _status(commands: Any) -> None:
-    command = _add(commands, "status", "cli.status:main", "how far a run is, or what a bucket holds")
+def _add_status(commands: Any) -> None:
+    command = _command(commands, "status", "how far a run is, or what a bucket holds")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
-    how = command.add_mutually_exclusive_group()
-    how.add_argument("--watch", action="store_true", help="keep looking until the run has ended")
-    _json(how)
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--watch", action="store_true", help="repeat until the run has ended")
+    _json(output)
 
 
-def _cancel(commands: Any) -> None:
-    command = _add(commands, "cancel", "cli.cancel:main", "end a run's trainer and experiments on this machine")
+def _add_cancel(commands: Any) -> None:
+    command = _command(commands, "cancel", "end a run's trainer and experiments on this machine")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
     _json(command)
 
 
-def _report(commands: Any) -> None:
-    command = _add(commands, "report", "cli.report:main", "one HTML file about one run or several")
+def _add_report(commands: Any) -> None:
+    command = _command(commands, "report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
-    command.add_argument("--out", default="report.html", metavar="FILE.html", help="report.html here, if not given")
+    command.add_argument(
+        "--out", default="report.html", metavar="FILE.html", help="default: report.html in this folder"
+    )
     command.add_argument(
         "--embedder", metavar="NAME", help="embedding of ideas (docs/reference/diversity.md); default: each run's own"
     )
 
 
-def _export(commands: Any) -> None:
-    command = _add(commands, "export", "cli.export:main", "a run's model and trajectories, with their cards")
+def _add_export(commands: Any) -> None:
+    command = _command(commands, "export", "a run's model and trajectories, with their cards")
     command.add_argument("run", metavar="RUN", help="the folder that a recipe names as output_dir")
-    where = command.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", metavar="DIR", help="a new folder")
-    where.add_argument("--push-to-hub", metavar="REPO", help="the model's name; the token is HF_TOKEN or a login's")
-    command.add_argument("--dataset-repo", metavar="REPO", help="the dataset's name; REPO-trajectories if not given")
-    command.add_argument("--private", action="store_true", help="only you see the repos that are made")
-    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; as trained if not given")
-    command.add_argument("--license", metavar="ID", help="such as apache-2.0; none is stated if not given")
+    destination = command.add_mutually_exclusive_group(required=True)
+    destination.add_argument("--out", metavar="DIR", help="a new folder")
+    destination.add_argument("--push-to-hub", metavar="REPO", help="the model's name; needs HF_TOKEN or a login")
+    command.add_argument("--dataset-repo", metavar="REPO", help="the dataset's name; default: REPO-trajectories")
+    command.add_argument("--private", action="store_true", help="create private repos")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; default: as trained")
+    command.add_argument("--license", metavar="ID", help="such as apache-2.0; default: none")
     _json(command)
-
-
-def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
-    """Say why not.  What a server or a model wrote may be quoted in it: nothing of that may act on the terminal."""
-    from ideator_rl.text import visible
-
-    print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
-    return status

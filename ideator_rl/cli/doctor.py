@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.cli.output import bucket_path, emit, show
+from ideator_rl.cli.output import bucket_path, print_json, print_text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends import BUILT_IN
 from ideator_rl.executor.backends.local import gpu_count, slots_folder
@@ -37,13 +37,13 @@ def main(args: argparse.Namespace) -> int:
     bucket_works, bucket = _try_bucket(args.bucket)
     facts = _facts(bucket)
     if args.json:
-        emit(facts)
+        print_json(facts)
     else:
         for name, value in facts.items():
             parts = [f"{key} {item}" for key, item in value.items()] if isinstance(value, dict) else value
-            show(f"{name:<14}{', '.join(parts) if isinstance(parts, list) else parts}")
+            print_text(f"{name:<14}{', '.join(parts) if isinstance(parts, list) else parts}")
         for line in _advice(facts):
-            show(f"\n{line}")
+            print_text(f"\n{line}")
     return 0 if facts["sandbox"] != NONE and bucket_works else 1
 
 

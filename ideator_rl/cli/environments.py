@@ -12,8 +12,7 @@ from urllib.parse import unquote, urlsplit
 from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
-from ideator_rl.cli import output as cli_output
-from ideator_rl.cli.output import bucket_url, emit, write_new
+from ideator_rl.cli.output import bucket_url, print_json, print_text, write_new
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.environments.new import Written, new_environment
 from ideator_rl.errors import IdeatorError
@@ -21,21 +20,22 @@ from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
 
 HIDDEN_BUCKET = ".bucket"
+"""A bucket next to a dataset: TRL does not load hidden folders."""
 
 
-def list_(args: argparse.Namespace) -> int:
-    """Returns 1 when one of them cannot be loaded; the others are listed all the same."""
-    rows = [_listed(name) for name in environment_names()]
+def list_environments(args: argparse.Namespace) -> int:
+    """Returns 1 when an environment cannot be loaded; the others are listed nevertheless."""
+    rows = [_list_row(name) for name in environment_names()]
     if args.json:
-        emit(rows)
+        print_json(rows)
     else:
         for row in rows:
-            words = f"broken: {row['error']}" if row["error"] else row["title"]
-            cli_output.show(f"{row['name']:<16}{words}  (presets: {', '.join(row['presets']) or 'none'})")
+            title = f"broken: {row['error']}" if row["error"] else row["title"]
+            print_text(f"{row['name']:<16}{title}  (presets: {', '.join(row['presets']) or 'none'})")
     return 1 if any(row["error"] for row in rows) else 0
 
 
-def _listed(name: str) -> dict[str, Any]:
+def _list_row(name: str) -> dict[str, Any]:
     try:
         environment = load_environment(name)
     except IdeatorError as error:
@@ -43,28 +43,32 @@ def _listed(name: str) -> dict[str, Any]:
     return {"name": name, "title": environment.title, "presets": list(environment.presets), "error": None}
 
 
-def show(args: argparse.Namespace) -> int:
+def show_environment(args: argparse.Namespace) -> int:
+    """Print an environment, or write a dataset of its prompts."""
     environment = load_environment(args.environment)
     environment.preset(args.preset)
     if args.dataset is not None:
-        return _dataset(environment, args)
+        return _write_dataset(environment, args)
     facts = _facts(environment, args)
     if args.json:
-        emit(facts)
+        print_json(facts)
         return 0
-    line, metric = cli_output.show, facts["metric"]
-    line(f"{facts['name']}: {facts['title']}\n\n{facts['task']}\n")
-    line(f"folder   {facts['folder']}")
-    line(f"metric   {metric['name']}, {metric['direction']}, plausible {metric['plausible']}")
-    line(f"reward   {facts['reward']}, failure {facts['failure_reward']}")
-    line(f"editable {', '.join(environment.rules.editable)}")
+    metric = facts["metric"]
+    lines = [
+        f"{facts['name']}: {facts['title']}\n\n{facts['task']}\n",
+        f"folder   {facts['folder']}",
+        f"metric   {metric['name']}, {metric['direction']}, plausible {metric['plausible']}",
+        f"reward   {facts['reward']}, failure {facts['failure_reward']}",
+        f"editable {', '.join(environment.rules.editable)}",
+    ]
     for preset in environment.presets.values():
         budget, needs = preset.budget, preset.resources
-        line(
+        lines.append(
             f"preset   {preset.name}: {budget.seconds:g} s on the {budget.clock} clock, {needs.cpus} CPUs, "
             f"{needs.gpus} GPUs, {needs.memory_gb:g} GB"
         )
-    line(f"\nThe prompt {args.prompts!r}, one of {', '.join(facts['prompts'])}:\n\n{facts['prompt']}")
+    lines.append(f"\nThe prompt {args.prompts!r}, one of {', '.join(facts['prompts'])}:\n\n{facts['prompt']}")
+    print_text("\n".join(lines))
     return 0
 
 
@@ -86,78 +90,85 @@ def _facts(environment: Environment, args: argparse.Namespace) -> dict[str, Any]
     }
 
 
-def _dataset(environment: Environment, args: argparse.Namespace) -> int:
-    """Write rows that tell `execution_reward` where to run."""
+def _write_dataset(environment: Environment, args: argparse.Namespace) -> int:
+    """Write rows with the columns that `execution_reward` needs."""
     path = Path(args.dataset).absolute()
     bucket = (path.parent / HIDDEN_BUCKET).as_uri()
     if args.bucket is not None:
-        _refuse_a_bucket_that_trl_would_load(path, args.bucket)
+        _check_bucket_is_not_loaded(path, args.bucket)
         bucket = bucket_url(args.bucket)
-    named = args.environment == environment.name
-    config = BufferConfig(environment.name if named else str(environment.root), args.preset, bucket)
+    has_name = args.environment == environment.name
+    config = BufferConfig(environment.name if has_name else str(environment.root), args.preset, bucket)
     rows = prompt_rows(environment, config, args.rows, args.prompts, args.chat)
     write_new(path, "".join(json.dumps(row) + "\n" for row in rows))
     if args.json:
-        emit({"dataset": str(path), "rows": len(rows), "bucket": bucket})
+        print_json({"dataset": str(path), "rows": len(rows), "bucket": bucket})
         return 0
-    cli_output.show(
+    print_text(
         f"{len(rows)} rows in {path}; records go to {bucket}. Train on them with stock TRL:\n"
         f"  trl grpo --reward_funcs rewards.execution.execution_reward --dataset_name {path.parent} "
         "--model_name_or_path MODEL --output_dir DIR\n"
-        "TRL loads every data file below that folder: keep others, and DIR, out of it."
+        "TRL loads every data file below that folder: keep other files, and DIR, out of it."
     )
     return 0
 
 
-def _refuse_a_bucket_that_trl_would_load(dataset: Path, bucket: str) -> None:
-    """`--dataset_name FOLDER` reads every JSON file below it, except in hidden folders."""
+def _check_bucket_is_not_loaded(dataset: Path, bucket: str) -> None:
+    """`--dataset_name FOLDER` reads every JSON file below it, except in hidden folders.
+
+    Raises:
+        IdeatorError: the bucket is in the dataset's folder.
+    """
     folder = Path(unquote(urlsplit(bucket).path) if bucket.startswith("file:") else bucket).absolute()
-    inside = folder.relative_to(dataset.parent).parts if folder.is_relative_to(dataset.parent) else None
-    if inside is not None and not any(part.startswith(".") for part in inside):
+    parts = folder.relative_to(dataset.parent).parts if folder.is_relative_to(dataset.parent) else None
+    if parts is not None and not any(part.startswith(".") for part in parts):
         raise IdeatorError(
-            f"The bucket {bucket} lies in the dataset's folder, and TRL would load its records as data. "
-            f"Give a bucket outside {dataset.parent}, or none: {HIDDEN_BUCKET} beside the dataset is not loaded."
+            f"The bucket {bucket} is in the dataset's folder, and TRL would load its records as data. "
+            f"Give a bucket outside {dataset.parent}, or none: {HIDDEN_BUCKET} next to the dataset is not loaded."
         )
 
 
 def check(args: argparse.Namespace) -> int:
     """Returns 0 when every check passed, else 1."""
-    found: list[Check] = []
-    for one in check_environment(args.environment, args.preset, args.seeds, isolation=args.isolation, slots=args.slots):
-        found.append(one)
+    checks: list[Check] = []
+    for result in check_environment(
+        args.environment, args.preset, args.seeds, isolation=args.isolation, slots=args.slots
+    ):
+        checks.append(result)
         if not args.json:
-            verdict = "FAIL" if not one.passed else "note" if one.warned else "ok  "
-            cli_output.show(f"{verdict}  {one.name}: {one.words}")
+            verdict = "FAIL" if not result.passed else "note" if result.warned else "ok  "
+            print_text(f"{verdict}  {result.name}: {result.words}")
     if args.json:
-        emit([asdict(one) for one in found])
-    return 0 if all(one.passed for one in found) else 1
+        print_json([asdict(result) for result in checks])
+    return 0 if all(result.passed for result in checks) else 1
 
 
 def new(args: argparse.Namespace) -> int:
-    """Write a new environment, and say what comes next."""
+    """Write a new environment, and print the next steps."""
     written = new_environment(Path(args.path), args.name, Path(args.source) if args.source else None, args.script)
+    files = _codebase_files(written)
     if args.json:
-        emit({"environment": str(written.folder), "name": written.name} | _taken(written))
+        print_json({"environment": str(written.folder), "name": written.name} | files)
         return 0
-    folder, line = written.folder, cli_output.show
-    place = str(folder) if "/" in str(folder) else f"./{folder}"
+    path = str(written.folder) if "/" in str(written.folder) else f"./{written.folder}"
+    lines = [
+        f"{destination + ':':<10}{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+        for destination, names in files.items()
+    ]
     if written.codebase is not None:
-        for what, names in _taken(written).items():
-            line(f"{what + ':':<10}{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}")
-        line(f"\n{place} is the frame of an environment. {place}/README.md lists what is to be wired. Next:")
-        line(f"  edit {place}/baseline/{written.codebase.script}, {place}/evaluator.py and {place}/env.yaml")
+        lines.append(f"\n{path} is the frame of an environment. {path}/README.md lists what is to be wired. Next:")
+        lines.append(f"  edit {path}/baseline/{written.codebase.script}, {path}/evaluator.py and {path}/env.yaml")
     else:
-        line(f"{place} is an environment, complete as it stands. Next:")
-        line(f"  ideator-rl env show {place}")
-    line(f"  ideator-rl env check {place}")
-    line(f"  ideator-rl execute {place} --baseline")
+        lines += [f"{path} is a complete environment. Next:", f"  ideator-rl env show {path}"]
+    lines += [f"  ideator-rl env check {path}", f"  ideator-rl execute {path} --baseline"]
+    print_text("\n".join(lines))
     return 0
 
 
-def _taken(written: Written) -> dict[str, list[str]]:
-    """What became of a codebase's files."""
-    found = written.codebase
-    if found is None:
+def _codebase_files(written: Written) -> dict[str, list[str]]:
+    """The files of the user's codebase by where they went."""
+    codebase = written.codebase
+    if codebase is None:
         return {}
-    named = {"baseline/": found.code, "data/": found.data, "left out": found.left_out}
-    return {what: names for what, names in named.items() if names}
+    files = {"baseline/": codebase.code, "data/": codebase.data, "left out": codebase.left_out}
+    return {destination: names for destination, names in files.items() if names}

@@ -1,4 +1,4 @@
-"""`ideator-rl execute`: the baseline, ideas or a patch, run as experiments; one record each, in the order given."""
+"""`ideator-rl execute`: run the baseline, ideas or a patch as experiments; one record each, in the order given."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 
 import yaml
 
-from ideator_rl.cli.output import bucket_url, emit, read_patch, read_text, say, show
+from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, read_patch, read_text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.text import encodable, number
 
-FIRST = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
-"""The keys of a record that are promised to programs; more may follow."""
+PROMISED_KEYS = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
+"""Keys of a printed record that programs may rely on, in this order; more may follow."""
 T = TypeVar("T")
 PHASES = ("implement", "queue", "run", "score")
 PROGRESS_SECONDS = 5.0
@@ -41,12 +42,12 @@ def main(args: argparse.Namespace) -> int:
             isolation=args.isolation,
             replicates=args.replicates,
             seed=args.seed,
-            outage_patience=0.0,  # a person is waiting
+            outage_patience=0.0,  # a person waits for the result
         )
     )
     sandbox = buffer.executor.sandbox
     isolation = sandbox.level + (f" ({sandbox.reason})" if sandbox.reason else "")
-    say(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
+    print_progress(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
     try:
         return asyncio.run(_execute(buffer, ideas, patch, args.json))
     finally:
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 async def with_progress(buffer: RewardBuffer, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work on a buffer, with lines about it on stderr."""
+    """Wait for work on a buffer, and print its progress on stderr."""
     progress = asyncio.create_task(_progress(buffer))
     try:
         return await work
@@ -69,26 +70,26 @@ async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | N
         succeeded = True
         async for record in _records(buffer, ideas, patch):
             succeeded &= record.status == SUCCEEDED
-            emit(as_object(record)) if as_json else _show(record)
+            print_json(record_facts(record)) if as_json else _show(record)
         return succeeded
 
     return 0 if await with_progress(buffer, work()) else 1
 
 
 async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None) -> AsyncIterator[Experiment]:
-    """Records in the order of what was asked for; all of it runs at once, as far as slots go."""
+    """Records in the order of the input; as many run at once as there are slots."""
     replicates = buffer.config.replicates
     if ideas is not None:
-        early: dict[int, Experiment] = {}
-        following = 0
+        early: dict[int, Experiment] = {}  # finished before an earlier idea of the input
+        next_index = 0
         async for index, record in buffer.as_completed([idea for idea in ideas for _ in range(replicates)]):
             early[index] = record
-            while following in early:
-                yield early.pop(following)
-                following += 1
+            while next_index in early:
+                yield early.pop(next_index)
+                next_index += 1
         return
-    one = buffer.baseline if patch is None else lambda replicate: buffer.score_patch(patch, replicate)
-    tasks = [asyncio.ensure_future(one(replicate)) for replicate in range(replicates)]
+    score = buffer.baseline if patch is None else lambda replicate: buffer.score_patch(patch, replicate)
+    tasks = [asyncio.ensure_future(score(replicate)) for replicate in range(replicates)]
     try:
         for task in tasks:
             yield await task
@@ -97,11 +98,11 @@ async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | N
             task.cancel()
 
 
-def as_object(record: Experiment) -> dict[str, Any]:
-    """A record as the JSON object that programs are promised."""
-    whole = asdict(record)
-    whole["seconds"] = dict.fromkeys(PHASES, 0.0) | whole["seconds"]
-    return {key: whole.pop(key) for key in FIRST} | whole
+def record_facts(record: Experiment) -> dict[str, Any]:
+    """A record as the JSON object that `--json` prints."""
+    fields = asdict(record)
+    fields["seconds"] = dict.fromkeys(PHASES, 0.0) | fields["seconds"]
+    return {key: fields.pop(key) for key in PROMISED_KEYS} | fields
 
 
 def _coder(name: str | None) -> str:
@@ -118,56 +119,51 @@ def _coder(name: str | None) -> str:
 
 
 def _ideas(args: argparse.Namespace) -> list[str] | None:
-    """The completions that were given; None for the baseline and for a patch."""
+    """The completions of the command line; None for the baseline and for a patch."""
     if args.idea is not None:
-        return [_readable(args.idea)]
+        return [encodable(args.idea)]
     if args.ideas is None:
         return None
     lines = enumerate(read_text(args.ideas).split("\n"), 1)
-    found = [_idea(line, f"{args.ideas}, line {number}") for number, line in lines if line.strip()]
-    if not found:
-        raise IdeatorError(f"{args.ideas} holds no idea. Expected JSON lines, each a text or an object with 'idea'.")
-    return found
+    ideas = [_idea(line, f"{args.ideas}, line {number}") for number, line in lines if line.strip()]
+    if not ideas:
+        raise IdeatorError(f"{args.ideas} has no idea. Expected JSON lines, each a text or an object with 'idea'.")
+    return ideas
 
 
-def _idea(line: str, where: str) -> str:
+def _idea(line: str, location: str) -> str:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise IdeatorError(f"{where} is not JSON ({error}). Expected a text or an object with 'idea'.") from None
+        raise IdeatorError(f"{location} is not JSON ({error}). Expected a text or an object with 'idea'.") from None
     idea = value.get("idea", value.get("completion")) if isinstance(value, dict) else value
     if not isinstance(idea, str):
-        raise IdeatorError(f"{where} holds no idea. Expected a text in quotes or an object with 'idea'.")
-    return _readable(idea)
-
-
-def _readable(text: str) -> str:
-    """The text without bytes or halves of characters that no file can hold."""
-    return text.encode("utf-8", "replace").decode()
+        raise IdeatorError(f"{location} has no idea. Expected a text in quotes or an object with 'idea'.")
+    return encodable(idea)
 
 
 async def _progress(buffer: RewardBuffer) -> None:
-    last = ""
+    previous = ""
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
         counts = buffer.counts()
         line = f"{counts['running']} running, {counts['waiting']} waiting, {counts['done']} done"
-        if line != last:
-            say(line)
-        last = line
+        if line != previous:
+            print_progress(line)
+        previous = line
 
 
 def _show(record: Experiment) -> None:
-    words = [record.status]
+    parts = [record.status]
     if record.metric is not None:
-        words.append(f"{record.metric['name']} {record.metric['value']:.4f}")
+        parts.append(f"{record.metric['name']} {number(record.metric['value'])}")
     if record.reward is not None:
-        words.append(f"reward {record.reward:.4f}")
+        parts.append(f"reward {number(record.reward)}")
     if "run" in record.seconds:
-        words.append(f"{record.seconds['run']:.1f} s")
-    words.append(f"isolation {record.isolation}" if record.isolation else "not run")
-    show("  ".join([*words, record.id]) + ("  (from the bucket)" if record.replayed else ""))
+        parts.append(f"{record.seconds['run']:.1f} s")
+    parts.append(f"isolation {record.isolation}" if record.isolation else "not run")
+    print_text("  ".join([*parts, record.id]) + ("  (from the bucket)" if record.replayed else ""))
     if record.error is not None:
-        show("  " + record.error["message"].replace("\n", "\n  "))
+        print_text("  " + record.error["message"].replace("\n", "\n  "))
     if record.patch:
-        show("  " + record.patch.rstrip("\n").replace("\n", "\n  "))
+        print_text("  " + record.patch.rstrip("\n").replace("\n", "\n  "))

@@ -7,31 +7,31 @@ import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from ideator_rl.cli.output import emit, say, show
+from ideator_rl.cli.output import print_json, print_progress, print_text
 from ideator_rl.errors import IdeatorError
 
 
 def main(args: argparse.Namespace) -> int:
-    """Write or push, then say where it lies.
+    """Write or push, then print where the model and the dataset are.
 
     Raises:
-        IdeatorError: there is nothing to export, the folder is taken, or the hub refuses.
+        IdeatorError: there is nothing to export, the folder exists, or the hub refuses.
     """
     if args.private and not args.push_to_hub:
         raise IdeatorError("--private is about repos on the hub. Give --push-to-hub REPO, or leave it out.")
-    with redirect_stdout(sys.stderr):  # some libraries log there when imported, and a program reads ours
+    with redirect_stdout(sys.stderr):  # some libraries print on import, and a program reads stdout
         from ideator_rl.publishing.export import Options, export_to_folder, export_to_hub
 
     run = Path(args.run)
-    options = Options(args.dtype, args.license, dataset=args.dataset_repo, tell=say)
+    options = Options(args.dtype, args.license, dataset=args.dataset_repo, tell=print_progress)
     with redirect_stdout(sys.stderr):
         if args.push_to_hub:
-            made = export_to_hub(run, args.push_to_hub, args.dataset_repo, args.private, options)
+            exported = export_to_hub(run, args.push_to_hub, args.dataset_repo, args.private, options)
         else:
-            made = export_to_folder(run, Path(args.out), options)
+            exported = export_to_folder(run, Path(args.out), options)
     if args.json:
-        emit(made.facts())
+        print_json(exported.facts())
         return 0
-    show(f"model:   {made.model} ({made.weights})")
-    show(f"dataset: {made.dataset} ({', '.join(f'{count} {name}' for name, count in made.rows.items())})")
+    print_text(f"model:   {exported.model} ({exported.weights})")
+    print_text(f"dataset: {exported.dataset} ({', '.join(f'{count} {name}' for name, count in exported.rows.items())})")
     return 0

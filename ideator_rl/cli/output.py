@@ -1,4 +1,4 @@
-"""What commands print and read alike: JSON lines, lines for a person, input files, and where records go by default."""
+"""What commands share: JSON and text on stdout, progress on stderr, input files, the default bucket."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
 from ideator_rl.text import visible
 
 
-def emit(value: Any) -> None:
-    """One JSON value on one line.  ASCII: a model may have written characters that no encoding takes."""
+def print_json(value: Any) -> None:
+    """One JSON value on one line, in ASCII: a model may have written characters that the terminal cannot encode."""
     print(json.dumps(value), flush=True)
 
 
-def show(text: str) -> None:
-    """A line for a person.  Models write ideas and errors: nothing in them may act on the terminal."""
+def print_text(text: str) -> None:
+    """Text for a person.  Models write ideas and errors: nothing in them may act on the terminal."""
     encoding = sys.stdout.encoding or "utf-8"
     print(visible(text).encode(encoding, "replace").decode(encoding), flush=True)
 
 
-def say(text: str) -> None:
-    """Progress, on stderr."""
+def print_progress(text: str) -> None:
+    """A line on stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -39,9 +39,7 @@ def read_text(name: str) -> str:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
         return data.decode()
     except UnicodeDecodeError as error:
-        raise IdeatorError(
-            f"{name} is not UTF-8 text (byte {error.start}). Binary files are not taken; give a text file."
-        ) from None
+        raise IdeatorError(f"{name} is not UTF-8 text (byte {error.start}). Give a text file.") from None
     except OSError as error:
         raise IdeatorError(f"{name} cannot be read: {error.strerror}. Give the path of a file.") from None
 
@@ -59,13 +57,13 @@ def read_patch(name: str) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that was not there: all of it or nothing.
+    """Write a new file, all of it or nothing.
 
     Raises:
         IdeatorError: it exists, or cannot be written.
     """
     try:
-        file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - closed below, where a full disk may show
+        file = open(path, "x", encoding="utf-8")  # noqa: SIM115 - closed below, where a full disk may print_text
     except FileExistsError:
         raise IdeatorError(f"{path} exists already. Give another name; nothing is overwritten.") from None
     except OSError as error:
@@ -75,21 +73,21 @@ def write_new(path: Path, text: str) -> None:
             file.write(text)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise IdeatorError(f"{path} cannot be written: {error.strerror}. Nothing of it is left; repeat.") from None
+        raise IdeatorError(f"{path} cannot be written: {error.strerror}. Nothing was left behind; repeat.") from None
 
 
-def bucket_url(given: str | None) -> str:
-    """The URL of the bucket to use: the one given, or one in the user's cache.
+def bucket_url(url: str | None) -> str:
+    """The URL of this bucket, or of the one in the user's cache.
 
     Raises:
         BucketError: it cannot be used, or not by several processes.
     """
-    return bucket_path(given).as_uri()
+    return bucket_path(url).as_uri()
 
 
-def bucket_path(given: str | None) -> Path:
+def bucket_path(url: str | None) -> Path:
     """The folder of that bucket."""
-    bucket = open_bucket(given or str(cache_root() / "bucket"))
+    bucket = open_bucket(url or str(cache_root() / "bucket"))
     if not isinstance(bucket, FileBucket):
-        raise BucketError(f"The bucket {given!r} lives in one process, and experiments run in others. Use file://.")
+        raise BucketError(f"The bucket {url!r} exists in one process, and experiments run in others. Use file://.")
     return bucket.root

@@ -6,7 +6,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ideator_rl.cli.output import emit, read_patch, say, show
+from ideator_rl.cli.output import print_json, print_progress, print_text, read_patch
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import PatchError, Tree, apply_patch, diff, patched_tree, read_tree, tree_hash, write_tree
@@ -27,16 +27,16 @@ def main(args: argparse.Namespace) -> int:
     except PatchError as error:
         if args.json:
             refusal = {"kind": error.kind, "message": str(error)}
-            emit({"status": error.kind, "error": refusal, "patch": "", "out": None})
+            print_json({"status": error.kind, "error": refusal, "patch": "", "out": None})
         else:
-            say(visible(f"{error.kind}: {error}"))
+            print_progress(visible(f"{error.kind}: {error}"))
         return 1
     _write(tree, out)
     patch = diff(base, tree)
     if args.json:
-        emit({"status": "applied", "error": None, "patch": patch, "tree": tree_hash(tree), "out": str(out)})
+        print_json({"status": "applied", "error": None, "patch": patch, "tree": tree_hash(tree), "out": str(out)})
     else:
-        show(patch.rstrip("\n"))
+        print_text(patch.rstrip("\n"))
     return 0
 
 

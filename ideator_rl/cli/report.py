@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ideator_rl.cli.output import show
+from ideator_rl.cli.output import print_text
 from ideator_rl.search.search_summary import report_notes
 
 
@@ -18,5 +18,5 @@ def main(args: argparse.Namespace) -> int:
     from ideator_rl.report import write_report  # matplotlib takes a second, which a wrong folder need not wait for
 
     write_report([Path(folder) for folder in args.runs], Path(args.out), args.embedder, report_notes)
-    show(args.out)
+    print_text(args.out)
     return 0

@@ -1,4 +1,4 @@
-"""`ideator-rl rerun`: the best ideas again, with other seeds, beside the baseline with the same ones."""
+"""`ideator-rl rerun`: run the best ideas again with other seeds, and the baseline with the same seeds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import asyncio
 from statistics import mean, stdev
 
 from ideator_rl.cli.execute import with_progress
-from ideator_rl.cli.output import emit, say, show
+from ideator_rl.cli.output import print_json, print_progress, print_text
 from ideator_rl.cli.target import bucket_at, run_folder
 from ideator_rl.search.rerun import Rerun, Source, rerun, source_of_run
+from ideator_rl.text import number
 
 
 def main(args: argparse.Namespace) -> int:
@@ -18,25 +19,27 @@ def main(args: argparse.Namespace) -> int:
     source = source_of_run(folder) if folder else Source(bucket_at(args.target))
     records = source.best(args.best)
     buffer = source.buffer(records[0], args.slots, args.isolation)
-    say(f"{len(records)} ideas and the baseline, {args.replicates} runs of each; bucket: {source.bucket.url}")
+    print_progress(
+        f"{len(records)} ideas and the baseline, {args.replicates} runs of each; bucket: {source.bucket.url}"
+    )
     try:
         reruns = asyncio.run(with_progress(buffer, rerun(buffer, records, args.replicates)))
     finally:
         buffer.close()
     if reruns and not args.json:
-        show(f"baseline {_values(reruns[0].baseline)}")
+        print_text(f"baseline {_values(reruns[0].baseline)}")
     for result in reruns:
-        emit(result.facts()) if args.json else _show(result)
+        print_json(result.facts()) if args.json else _show(result)
     return 0 if all(None not in (*result.values, *result.baseline) for result in reruns) else 1
 
 
 def _show(result: Rerun) -> None:
     gains, error = result.gains, result.gain_error
-    gain = f"gain {mean(gains):.4f}" if gains else "no pair of runs succeeded"
+    gain = f"gain {number(mean(gains))}" if gains else "no pair of runs succeeded"
     if error is not None:
-        gain += f" ± {error:.4f} (standard error, {len(gains)} paired seeds)"
-    show(f"{_values(result.values)}  {gain}  chosen for {result.first:.4f}  {result.id}")
-    show(f"  {result.idea or '(a patch written by hand)'}")
+        gain += f" ± {number(error)} (standard error, {len(gains)} paired seeds)"
+    print_text(f"{_values(result.values)}  {gain}  chosen for {number(result.first)}  {result.id}")
+    print_text(f"  {result.idea or '(a patch written by hand)'}")
 
 
 def _values(values: list[float | None]) -> str:
@@ -44,5 +47,5 @@ def _values(values: list[float | None]) -> str:
     measured = [value for value in values if value is not None]
     if not measured:
         return f"none of {len(values)} runs succeeded"
-    spread = f" ± {stdev(measured):.4f}" if len(measured) > 1 else ""
-    return f"{mean(measured):.4f}{spread} ({len(measured)} of {len(values)} runs)"
+    spread = f" ± {number(stdev(measured))}" if len(measured) > 1 else ""
+    return f"{number(mean(measured))}{spread} ({len(measured)} of {len(values)} runs)"

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from functools import partial
 
-from ideator_rl.cli.output import bucket_url, say, show
+from ideator_rl.cli.output import bucket_url, print_progress, print_text
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.experiment import Experiment
@@ -19,7 +19,7 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0 when nothing was lost; without `--once` it runs until it is interrupted."""
     bucket = open_bucket(bucket_url(args.bucket))
     backend = LocalBackend(bucket.url, args.slots, args.isolation)
-    say(f"serving {bucket.url} with {backend.slots} slots")
+    print_progress(f"serving {bucket.url} with {backend.slots} slots")
     return asyncio.run(_serve(Scheduler(bucket, backend), args.once))
 
 
@@ -30,7 +30,7 @@ async def _serve(scheduler: Scheduler, once: bool) -> int:
         error = future.exception()
         if error is not None:
             lost.append(id)
-        show(f"{id}  " + (f"lost: {error}" if error is not None else future.result().status))
+        print_text(f"{id}  " + (f"lost: {error}" if error is not None else future.result().status))
 
     while True:
         for id, future in scheduler.discover().items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ideator_rl.cli.output import emit, show
+from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.report.summary import summary
 from ideator_rl.search.search_summary import read_search_summary, report_notes
 from ideator_rl.storage.records import read_run
@@ -22,7 +22,7 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         from ideator_rl.search.dry_run import dry_run
 
-        show(dry_run(config))
+        print_text(dry_run(config))
         return 0
     # Imported here: a wrong recipe is refused without the second that matplotlib takes.
     from ideator_rl.report import write_report
@@ -37,8 +37,8 @@ def main(args: argparse.Namespace) -> int:
         best = run.ranked[0] if run.ranked else None
         best_facts = {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None
         facts = {"run": config.output_dir, "why": reason.text, "baseline": run.baseline, "best": best_facts}
-        emit(facts | figures.facts())
+        print_json(facts | figures.facts())
         return 0
     for line in (summary(config.folder), "", *figures.lines(), f"Ended by {reason.budget}: {reason.text.rstrip('.')}."):
-        show(line)
+        print_text(line)
     return 0

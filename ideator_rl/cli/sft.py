@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from ideator_rl.cli.output import say
+from ideator_rl.cli.output import print_progress
 from ideator_rl.sft import asked
 
 
@@ -23,7 +23,7 @@ def main(args: argparse.Namespace) -> int:
     words = ["-m", "ideator_rl.sft", "--config", args.recipe, *_options(args), *args.overrides]
     if args.accelerate_config:
         words = ["--config_file", args.accelerate_config, *words]
-    say("accelerate launch " + " ".join(words))
+    print_progress("accelerate launch " + " ".join(words))
     # --quiet: what ends with one sentence is not followed by accelerate's own traceback
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *words])
 

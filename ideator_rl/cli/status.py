@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.cli.output import emit, show
-from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, entry_of, run_folder, trainer
+from ideator_rl.cli.output import print_json, print_text
+from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, find_trainer, read_entry, run_folder
 from ideator_rl.executor import store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes, run_summary
@@ -36,9 +36,9 @@ def main(args: argparse.Namespace) -> int:
         return watch(status)
     status.refresh()
     if args.json:
-        emit(status.facts())
+        print_json(status.facts())
     else:
-        show(status.text())
+        print_text(status.text())
     return 0
 
 
@@ -60,7 +60,7 @@ class RunStatus:
             Whether a trainer of this machine is at work.
         """
         # The process comes first: a run that has ended by now has written all that the files are about to show.
-        self.process = trainer(self.folder)
+        self.process = find_trainer(self.folder)
         change_times = tuple(_change_time(self.folder / name) for name in RUN_FILES)
         if change_times != self._change_times:
             self.run, self.search = read_run(self.folder), read_search_summary(self.folder)
@@ -118,7 +118,7 @@ class BucketStatus:
         for id in self.bucket.names("experiments"):
             if id in self._final_statuses:
                 continue
-            entry = entry_of(self.bucket, id)
+            entry = read_entry(self.bucket, id)
             if entry.status in (WAITING, RUNNING):
                 self._open_entries.append(entry)
             else:

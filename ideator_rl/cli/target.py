@@ -1,4 +1,4 @@
-"""What `status` and `cancel` are pointed at: the folder of a run, or a bucket; and who is at work there."""
+"""The target of `status`, `cancel` and `rerun`: the folder of a run, or a bucket; and the processes at work there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, bucket_at
 from ideator_rl.storage.records import JOURNAL
 
-__all__ = ["Entry", "Process", "bucket_at", "entries", "run_folder", "trainer"]
+__all__ = ["Entry", "Process", "bucket_at", "find_trainer", "read_entries", "read_entry", "run_folder"]
 WAITING = "waiting"
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process and its start: together a name that is never used twice."""
+    """A process id with the start time of the process: no two processes share both."""
 
     pid: int
     start: str
@@ -35,36 +35,36 @@ class Entry:
 
     id: str
     status: str
-    """That of its record; `running` or `waiting` where there is none."""
+    """The status of its record; `running` or `waiting` while there is none."""
     claim: dict[str, Any] | None
-    """Who runs it now; see `attempts`."""
+    """The process that runs it now; see `executor.store`."""
     spec: store.Spec | None
-    """None for an idea that never became a codebase."""
+    """None for an idea without a codebase."""
 
 
 def run_folder(target: str) -> Path | None:
-    """The folder, if the target is that of a run."""
+    """The folder if the target is one of a run, else None."""
     return Path(target) if (Path(target) / JOURNAL).is_file() else None
 
 
-def entries(bucket: Bucket) -> list[Entry]:
-    """Every experiment of a bucket, those that no codebase came of included."""
-    return [entry_of(bucket, id) for id in bucket.names("experiments")]
+def read_entries(bucket: Bucket) -> list[Entry]:
+    """Every experiment of a bucket, ideas without a codebase included."""
+    return [read_entry(bucket, id) for id in bucket.names("experiments")]
 
 
-def trainer(folder: Path) -> Process | None:
-    """The trainer at work in a run's folder on this machine: the process that says so and holds the lock open."""
+def find_trainer(folder: Path) -> Process | None:
+    """The trainer of a run on this machine: the process whose id is in the lock file, and that has that file open."""
     try:
         lock = folder / ".lock"
         pid = int(lock.read_text())
         start = process_tree.start_time(pid)
-        held = {os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+        open_files = {os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
     except (OSError, ValueError):
         return None
-    return Process(pid, start) if start is not None and os.path.realpath(lock) in held else None
+    return Process(pid, start) if start is not None and os.path.realpath(lock) in open_files else None
 
 
-def entry_of(bucket: Bucket, id: str) -> Entry:
+def read_entry(bucket: Bucket, id: str) -> Entry:
     """One experiment of a bucket, by its id."""
     record, spec = store.load_record(bucket, id), store.Spec.load(bucket, id)
     if record is not None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ideator_rl.cli.output import show
+from ideator_rl.cli.output import print_text
 from ideator_rl.text import visible
 
 LOOK_SECONDS = 2.0
@@ -66,10 +66,10 @@ def _write_lines(status: Status, leave: threading.Event) -> None:
     while not leave.is_set():
         pause = _refresh(status)
         if pause is None:
-            show(status.text())
+            print_text(status.text())
             return
         if (line := status.headline()) != previous:
-            show(line)
+            print_text(line)
             previous = line
         leave.wait(pause)
 

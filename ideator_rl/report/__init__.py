@@ -1,4 +1,4 @@
-"""The report of runs: one HTML file that a person reads, and that asks nobody for anything.  See `page`."""
+"""The report of runs: one HTML file that a person reads, and that loads nothing.  See `page`."""
 
 from ideator_rl.report.page import ReportError, write_report
 

@@ -230,8 +230,8 @@ def _failures(section: Section) -> Answer:
     short = f"{STATUS_MEANING[status]}: {most} of {failed} failures; "
     short += f"{share(failed / with_outcome)} of {with_outcome} ideas failed."
     example, row = _common_error(section, status)
-    others = f"Then: {', '.join(f'{count} {name}' for name, count in rest)}." if rest else ""
-    more = " ".join(sentence for sentence in (example, others, lost) if sentence)
+    more_statuses = f"Then: {', '.join(f'{count} {name}' for name, count in rest)}." if rest else ""
+    more = " ".join(sentence for sentence in (example, more_statuses, lost) if sentence)
     return Answer(question, short, more, row, "warn" if failed > with_outcome / 2 else "")
 
 

@@ -1,7 +1,7 @@
 """Charts as SVG for a page: drawn by matplotlib, coloured by the page.
 
-Guarantees: an SVG holds numbers and fixed words only, besides a title and a description that are escaped; no script,
-no link, no font or file from elsewhere.  Colours are CSS variables of the page, which decides on light, dark and print;
+Guarantees: an SVG holds numbers, fixed words, and an escaped title and description; no script, no link, no font or
+file from elsewhere.  Colours are CSS variables of the page, which decides on light, dark and print;
 text stays text, in the page's own font.
 
 Why matplotlib: some 10 kB a chart that needs no script, so that the page may forbid all scripts but its own; plotly's
@@ -168,8 +168,8 @@ def limits(cloud: Sequence[float], required: Sequence[float]) -> tuple[float, fl
     run must not flatten the others."""
     ordered = sorted(cloud)
     edge = len(ordered) // 10
-    shown = [*required, *ordered[edge : len(ordered) - edge]]
-    low, high = min(shown), max(shown)
+    values = [*required, *ordered[edge : len(ordered) - edge]]
+    low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin
 
@@ -240,7 +240,7 @@ def _for_page(svg: str, title: str, description: str, name: str) -> str:
     body = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     head = f'<svg role="img" viewBox="{view[1]}" aria-labelledby="{name}t {name}d">'
-    words = (
+    alternative = (
         f'<title id="{name}t">{escape(visible(title))}</title><desc id="{name}d">{escape(visible(description))}</desc>'
     )
-    return head + words + body
+    return head + alternative + body

@@ -62,8 +62,8 @@ def diversity(section: Section, embedder: str | None = None) -> Diversity:
     figures = [_figure(section, windows, *spec) for spec in CHARTS] if windows else []
     sample = sample_size(windows[0].ideas) if windows else 0
     answer = _answer(windows, run_alarms, model.name, sample)
-    shown = [figure for figure in figures if figure is not None]
-    return Diversity(shown, run_alarms, answer, windows, model.name, sample)
+    drawn = [figure for figure in figures if figure is not None]
+    return Diversity(drawn, run_alarms, answer, windows, model.name, sample)
 
 
 def _recipe_embedder(section: Section) -> Embedder:

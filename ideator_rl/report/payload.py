@@ -163,7 +163,7 @@ def _clipped(row: Row, max_characters: int) -> tuple[list[str], list[int]]:
     idea, thought, patch, log, kind, message = texts
     clipped = [text[:max_characters] for text in (idea, thought, patch)]
     clipped += [log[-max_characters:], kind[:max_characters], message[:max_characters]]
-    cut = [len(text) - len(shown) for text, shown in zip(texts, clipped, strict=True)]
+    cut = [len(text) - len(short) for text, short in zip(texts, clipped, strict=True)]
     return [visible(text) for text in clipped], cut
 
 

@@ -100,5 +100,5 @@ def _best(run: Run, shortened: bool) -> list[str]:
 
 
 def _clipped(text: str) -> str:
-    kept, cut = clip(text, MAX_TEXT)
-    return f"{kept}\n… {cut} more characters are in the records" if cut else kept
+    beginning, cut = clip(text, MAX_TEXT)
+    return f"{beginning}\n… {cut} more characters are in the records" if cut else beginning

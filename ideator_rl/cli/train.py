@@ -7,24 +7,24 @@ import os
 import sys
 from pathlib import Path
 
-from ideator_rl.cli.output import say
+from ideator_rl.cli.output import print_progress
 
 
-def train(args: argparse.Namespace) -> int:
-    """Becomes the accelerate line, so that signals and the exit status are its own; returns for no reason.
+def main(args: argparse.Namespace) -> int:
+    """Becomes the accelerate line, so that signals and the exit status are those of accelerate; does not return.
 
     Where one process will train, the recipe is read here first: accelerate alone takes seconds to import.
 
     Raises:
         IdeatorError: the recipe is not usable.
     """
-    how = {"--accelerate-config": args.accelerate_config, "--num-processes": args.num_processes}
+    options = {"--accelerate-config": args.accelerate_config, "--num-processes": args.num_processes}
     if args.dry_run:
         from ideator_rl import train as module
 
-        given = [word for name, value in how.items() if value is not None for word in (name, str(value))]
-        return module.main(["--config", args.recipe, *args.overrides, "--dry-run", *given])
-    if any(how.values()) or _one_process():
+        flags = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+        return module.main(["--config", args.recipe, *args.overrides, "--dry-run", *flags])
+    if any(options.values()) or _one_process():
         from ideator_rl.training.recipe.processes import read_num_processes
         from ideator_rl.training.recipe.recipe import load_recipe
 
@@ -32,10 +32,10 @@ def train(args: argparse.Namespace) -> int:
     config = ["--config_file", args.accelerate_config] if args.accelerate_config else []
     config += ["--num_processes", str(args.num_processes)] if args.num_processes else []
     resume = ["--resume"] if args.resume else []
-    words = [*config, "-m", "ideator_rl.train", "--config", args.recipe, *args.overrides, *resume]
-    say("accelerate launch " + " ".join(words))
-    # --quiet: a run that ends with one sentence is not followed by accelerate's own traceback
-    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *words])
+    argv = [*config, "-m", "ideator_rl.train", "--config", args.recipe, *args.overrides, *resume]
+    print_progress("accelerate launch " + " ".join(argv))
+    # --quiet: no traceback of accelerate follows the one sentence that a failed run ends with
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *argv])
 
 
 def _one_process() -> bool:
