@@ -2,9 +2,9 @@
 
     python benchmarks/report.py [--experiments 5000] [--keep FOLDER]
 
-Makes up a run of 5,000 experiments with texts as long as real ones (thoughts of hundreds of words, patches of tens of
-lines, logs of 4 kB, none alike), writes its report as `ideator-rl report` does, and opens that in headless Chromium:
-seconds until the table can be used, until an idea stands open, and until the first search through all texts is done.
+Generates a run of 5,000 experiments with texts as long as real ones (thoughts of hundreds of words, patches of tens
+of lines, logs of 4 kB, all different), writes its report as `ideator-rl report` does, and opens it in Chromium.
+Measures the seconds until the table can be used, an idea is open, and the first search through all texts is done.
 Goal: usable in under 2 s, and under 15 MB.
 """
 
@@ -25,7 +25,7 @@ from ideator_rl.report import write_report
 from ideator_rl.storage.journal import Journal
 
 WORDS = Path(argparse.__file__).read_text().split()
-"""Some thousand words that somebody wrote, to make texts of."""
+"""Some thousand real words, to generate texts from."""
 STEP = 50
 
 
@@ -46,35 +46,37 @@ def main() -> None:
         write_report([folder], page, args.embedder)
         print(f"{args.experiments} experiments, journal {(folder / 'buffer.sqlite').stat().st_size / 1e6:.1f} MB")
         print(f"written in {time.monotonic() - started:.1f} s, {page.stat().st_size / 1e6:.2f} MB")
-        open_it(page, args.repeats)
+        measure_browser(page, args.repeats)
 
 
 def make_run(folder: Path, count: int) -> None:
     """Fifty ideas a step, four of ten failing, each from the second step on in answer to two of the best."""
     rng = random.Random(0)
-    book = Journal(folder / "buffer.sqlite")
+    journal = Journal(folder / "buffer.sqlite")
     for replicate in range(3):
-        book.record(_experiment(rng, f"base{replicate}", "succeeded", "", implementer="baseline", replicate=replicate))
+        journal.record(
+            _experiment(rng, f"base{replicate}", "succeeded", "", implementer="baseline", replicate=replicate)
+        )
     best: list[tuple[float, str]] = []
     for step in range((count + STEP - 1) // STEP):
         ideas = [_idea(rng) for _ in range(min(STEP, count - step * STEP))]
-        book.propose(step, [f"{_text(rng, 300)} {idea}" for idea in ideas])
-        done = []
+        journal.propose(step, [f"{_text(rng, 300)} {idea}" for idea in ideas])
+        outcomes = []
         for place, idea in enumerate(ideas):
             kinds = ("succeeded", "failed", "timed_out", "unpatchable", "malformed")
             status = rng.choices(kinds, (6, 2, 1, 0.7, 0.3))[0]
-            done.append((step, place, _experiment(rng, f"{step:04x}{place:028x}", status, idea)))
-        book.settle_all(done)
-        for _, _, one in done:
-            if best and one.tree:
-                book.descend(one.id, tuple(id for _, id in rng.sample(best[:20], min(2, len(best)))), step)
-        best = sorted(best + [(one.metric["value"], one.id) for _, _, one in done if one.metric])[:20]
-    book.close()
+            outcomes.append((step, place, _experiment(rng, f"{step:04x}{place:028x}", status, idea)))
+        journal.settle_all(outcomes)
+        for _, _, record in outcomes:
+            if best and record.tree:
+                journal.descend(record.id, tuple(id for _, id in rng.sample(best[:20], min(2, len(best)))), step)
+        best = sorted(best + [(record.metric["value"], record.id) for _, _, record in outcomes if record.metric])[:20]
+    journal.close()
     (folder / "recipe.yaml").write_text("env: made_up\nstrategy: evolution\nseed: 0\n")
     (folder / "timings.json").write_text('{"total": 36000.0}')
 
 
-def _experiment(rng: random.Random, id: str, status: str, idea: str, **more: object) -> Experiment:
+def _experiment(rng: random.Random, id: str, status: str, idea: str, **fields: object) -> Experiment:
     good = status == "succeeded"
     return Experiment(
         id, status, idea, "made_up", "cpu", tree=f"tree-{id}" if status not in ("unpatchable", "malformed") else "",
@@ -82,7 +84,7 @@ def _experiment(rng: random.Random, id: str, status: str, idea: str, **more: obj
         reward=0.38 if good else 0.0, error=None if good else {"kind": status, "message": _text(rng, 60)},
         seconds={"implement": rng.random() * 9, "queue": rng.random() * 90, "run": 4 + rng.random(), "score": 2.5},
         patch=_patch(rng) if status != "malformed" else "", log=_text(rng, 600), isolation="bwrap",
-        cost={"usd": 0.002}, **{"implementer": "llm", **more},
+        cost={"usd": 0.002}, **{"implementer": "llm", **fields},
     )  # fmt: skip
 
 
@@ -101,12 +103,12 @@ def _patch(rng: random.Random) -> str:
     return f"{head}@@ -{rng.randint(1, 300)},{old} +1,{new} @@\n" + "\n".join(lines) + "\n"
 
 
-def open_it(page: Path, repeats: int) -> None:
+def measure_browser(page: Path, repeats: int) -> None:
     """Medians over fresh browser profiles; a first one warms the disk's cache."""
     from playwright.sync_api import sync_playwright
 
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    found: dict[str, list[float]] = {}
+    seconds_by_name: dict[str, list[float]] = {}
     with sync_playwright() as playwright:
         options = ["--no-sandbox"] if os.geteuid() == 0 else []
         for turn in range(repeats + 1):
@@ -114,13 +116,13 @@ def open_it(page: Path, repeats: int) -> None:
             times = _times(browser.new_page(), page)
             browser.close()
             for name, value in times.items() if turn else ():
-                found.setdefault(name, []).append(value)
-    for name, values in found.items():
+                seconds_by_name.setdefault(name, []).append(value)
+    for name, values in seconds_by_name.items():
         print(f"{name}: {statistics.median(values):.2f} s ({min(values):.2f} to {max(values):.2f}, {repeats} opened)")
 
 
 def _times(tab: Any, page: Path) -> dict[str, float]:
-    """Seconds from the start of the navigation, by the browser's own clock; and of what is done then."""
+    """Seconds from the start of the navigation, by the browser's own clock; then seconds of each action."""
     tab.goto(page.as_uri())
     tab.wait_for_selector("html[data-ready=yes]")
     usable = tab.evaluate("performance.getEntriesByName('ready')[0].startTime") / 1000

@@ -1,4 +1,4 @@
-"""A real Chromium for tests: found where Debian or Google put it; where there is none, tests say so, and CI fails."""
+"""A real Chromium for tests, as Debian or Google install it; without one, tests are skipped, and CI fails."""
 
 import os
 import shutil
@@ -27,30 +27,30 @@ def chromium():
 
 
 class Tab:
-    """One page that was opened, and everything that its console said."""
+    """An open page, and the messages of its console."""
 
-    def __init__(self, browser, page, **options):
-        self.said = []
+    def __init__(self, browser, file, **options):
+        self.console = []
         self.context = browser.new_context(**options)
         self.context.set_default_timeout(30_000)
-        self.tab = self.context.new_page()
-        self.tab.on("console", lambda message: self.said.append(message.text))
-        self.tab.on("pageerror", lambda error: self.said.append(str(error)))
-        self.open(page)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.open(file)
 
-    def open(self, page, fragment=""):
-        self.tab.goto("about:blank")
-        self.tab.goto(page.as_uri() + fragment)
-        self.tab.wait_for_selector("html[data-ready=yes]")
+    def open(self, file, fragment=""):
+        self.page.goto("about:blank")
+        self.page.goto(file.as_uri() + fragment)
+        self.page.wait_for_selector("html[data-ready=yes]")
 
-    def column(self, place):
-        """The words of a column of the table, as shown."""
-        return self.tab.locator(f"#rows tbody td:nth-child({place})").all_inner_texts()
+    def column(self, number):
+        """The texts of a column of the table."""
+        return self.page.locator(f"#rows tbody td:nth-child({number})").all_inner_texts()
 
-    def asked(self, words):
-        """Wait until the line above the table says this."""
-        self.tab.locator("#count", has_text=words).wait_for()
+    def wait_for_count(self, text):
+        """Wait until the line above the table has this text."""
+        self.page.locator("#count", has_text=text).wait_for()
 
     def fits(self):
         """Nothing is wider than the screen."""
-        return self.tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        return self.page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -66,8 +66,8 @@ class Page(HTMLParser):
         assert len(columns) == len(texts)
         return [
             facts | {"status": table["statuses"][facts["status"]], "cut": dict(zip(TEXTS, cut, strict=True))}
-            | dict(zip(TEXTS, words, strict=True))
-            for facts, (words, cut) in zip(columns, texts, strict=True)
+            | dict(zip(TEXTS, texts, strict=True))
+            for facts, (texts, cut) in zip(columns, texts, strict=True)
         ]  # fmt: skip
 
 
@@ -81,12 +81,12 @@ def words_of(html):
     return re.sub(r"\s+", " ", Page(html).text)
 
 
-def lab(folder, values, recipe="", **more):
+def lab(folder, values, recipe="", **fields):
     """A run of one step whose ideas have these values; None is a failure."""
     folder.mkdir(parents=True, exist_ok=True)
-    ones = [record(f"{folder.name}-{i}", "failed" if value is None else "succeeded", value=value, **more)
+    records = [record(f"{folder.name}-{i}", "failed" if value is None else "succeeded", value=value, **fields)
             for i, value in enumerate(values)]  # fmt: skip
-    journal(folder, [ones], [baseline(0, 4.0)])
+    journal(folder, [records], [baseline(0, 4.0)])
     if recipe:
         (folder / "recipe.yaml").write_text(recipe)
         (folder / "timings.json").write_text("{total: 60.0}")

@@ -31,7 +31,7 @@ def test_an_executed_idea_is_printed_as_one_object_with_the_documented_keys(call
     assert {"implement", "queue", "run", "score"} <= set(record["seconds"])
 
 
-def test_baseline_diff_and_ideas_take_the_same_road(call, tmp_path):
+def test_baseline_diff_and_ideas_are_executed_alike(call, tmp_path):
     assert json.loads(execute(call, tmp_path, "--baseline")[1])["metric"]["value"] == pytest.approx(45.6)
     (tmp_path / "p.diff").write_text(replace_line("x = 4.0", "x = 2.0"))
     assert json.loads(execute(call, tmp_path, "--diff", tmp_path / "p.diff")[1])["metric"]["value"] == pytest.approx(
@@ -66,15 +66,15 @@ def test_the_human_text_shows_metric_patch_and_reason(call, tmp_path):
 
 def test_patch_writes_a_new_folder_and_refuses_what_does_not_apply(call, tmp_path):
     (tmp_path / "p.diff").write_text(replace_line("x = 0.0", "x = 2.0"))
-    words = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--env", TOY)
-    code, out, _ = call(*words, "--out", tmp_path / "new")
+    argv = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--env", TOY)
+    code, out, _ = call(*argv, "--out", tmp_path / "new")
     assert code == 0 and "+x = 2.0" in out and "x = 2.0" in (tmp_path / "new" / "train.py").read_text()
-    code, _, err = call(*words, "--out", tmp_path / "new")
+    code, _, err = call(*argv, "--out", tmp_path / "new")
     assert "exists already" in sentence(code, err)
-    code, _, err = call(*words, "--out", "/proc/nowhere/new")
+    code, _, err = call(*argv, "--out", "/proc/nowhere/new")
     assert "/proc/nowhere" in sentence(code, err)
     (tmp_path / "p.diff").write_text(replace_line("w = 0.0", "w = 2.0"))
-    code, out, _ = call(*words, "--out", tmp_path / "other", "--json")
+    code, out, _ = call(*argv, "--out", tmp_path / "other", "--json")
     answer = json.loads(out)
     assert code == 1 and answer["status"] == "unpatchable" and "w = 0.0" in answer["error"]["message"]
     assert not (tmp_path / "other").exists()
@@ -93,7 +93,7 @@ def test_environments_are_listed_shown_and_written_as_a_dataset(call, tmp_path):
     assert "nothing is overwritten" in sentence(code, err)
 
 
-def test_a_dataset_and_the_records_made_from_it_can_be_loaded_from_one_folder(call, tmp_path):
+def test_a_dataset_and_the_bucket_next_to_it_can_be_loaded_from_one_folder(call, tmp_path):
     """TRL loads a folder, and what it trained on has left records there when a run is resumed."""
     code, _, err = call("env", "show", TOY, "--dataset", tmp_path / "d.jsonl", "--bucket", f"file://{tmp_path}/b")
     assert "TRL would load its records as data" in sentence(code, err) and not list(tmp_path.iterdir())
@@ -107,7 +107,7 @@ def test_a_dataset_and_the_records_made_from_it_can_be_loaded_from_one_folder(ca
     assert loaded.stdout.strip() == "3", loaded.stderr[-500:]
 
 
-def test_doctor_tells_the_sandbox_proves_the_bucket_and_never_a_key(call, monkeypatch, tmp_path):
+def test_doctor_shows_the_sandbox_tests_the_bucket_and_hides_keys(call, monkeypatch, tmp_path):
     cache = tmp_path / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -125,27 +125,29 @@ def test_doctor_tells_the_sandbox_proves_the_bucket_and_never_a_key(call, monkey
     assert facts["keys"]["HF_TOKEN"] == "set" and "hf_secret" not in out + call("doctor")[1]
 
 
-def test_status_of_a_bucket_counts_and_of_nothing_is_a_sentence(call, tmp_path):
+def test_status_counts_the_experiments_of_a_bucket_and_refuses_an_unknown_target(call, tmp_path):
     execute(call, tmp_path, "--idea", GOOD)
     execute(call, tmp_path, "--idea", "none")
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
     assert facts["statuses"] == {"succeeded": 1, "malformed": 1} and facts["running"] == []
-    for gone in (tmp_path / "gone", f"file://{tmp_path}/gone"):
-        code, _, err = call("status", gone)
+    for errors in (tmp_path / "gone", f"file://{tmp_path}/gone"):
+        code, _, err = call("status", errors)
         assert "neither a run nor a bucket" in sentence(code, err)
     assert not (tmp_path / "gone").exists()
 
 
 def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_config, call, tmp_path):
     """A detached experiment is cancelled from outside, then taken up by `ideator-rl scheduler`."""
-    words = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
-    child = subprocess.Popen([*words, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
+    argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
+    child = subprocess.Popen([*argv, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
-    while not (held := [claim for id in bucket.names("experiments") if (claim := store.running_claim(bucket, id))]):
+    while not (
+        slot_file := [claim for id in bucket.names("experiments") if (claim := store.running_claim(bucket, id))]
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(held[0]["pid"], signal.SIGSTOP)  # else it may be done before it is cancelled
+    os.kill(slot_file[0]["pid"], signal.SIGSTOP)  # else it may be done before it is cancelled
     child.kill()
     child.wait()
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
@@ -165,7 +167,7 @@ def claimed(bucket, id, pid, start):
     bucket.create(f"experiments/{id}/attempts/0/claim.json", json.dumps(claim).encode())
 
 
-def test_cancel_ends_what_claimed_marks_it_and_leaves_a_process_that_got_the_same_number(call, tmp_path):
+def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call, tmp_path):
     bucket = open_bucket(str(tmp_path / "bucket"))
     sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
     starts = [process_tree.start_time(sleeper.pid) for sleeper in sleepers]
@@ -203,12 +205,12 @@ def test_cancel_ends_the_trainer_that_holds_the_run_and_no_other_process(toy_buf
 
 
 def test_train_is_the_accelerate_line(monkeypatch, call):
-    seen = []
-    monkeypatch.setattr(os, "execv", lambda path, words: seen.append(words) or (_ for _ in ()).throw(SystemExit(0)))
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: commands.append(argv) or (_ for _ in ()).throw(SystemExit(0)))
     with pytest.raises(SystemExit):
         main(["train", "recipes/quickstart.yaml", "--max_steps", "2", "--resume"])
     tail = "--quiet -m ideator_rl.train --config recipes/quickstart.yaml --max_steps 2 --resume"
-    assert " ".join(seen[0]).endswith(tail)
+    assert " ".join(commands[0]).endswith(tail)
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():

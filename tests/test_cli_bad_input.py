@@ -1,4 +1,4 @@
-"""What the command line says to bad input: one sentence, a non-zero exit status, and nothing lost."""
+"""Bad input on the command line gives one sentence and a non-zero exit status, and loses no data."""
 
 import errno
 import json
@@ -14,15 +14,15 @@ GOOD = "[Experiment] Move x. [Code Changes] Set x to 2.0. [End]"
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [(b"", "is empty"), (b"\x00\xff\xfe", "not UTF-8"), (None, "cannot be read")],
 )
-def test_an_empty_binary_or_missing_diff_is_one_sentence(call, tmp_path, body, said):
+def test_an_empty_binary_or_missing_diff_is_one_sentence(call, tmp_path, body, message):
     path = tmp_path / "p.diff"
     if body is not None:
         path.write_bytes(body)
     code, _, err = execute(call, tmp_path, "--diff", path)
-    assert said in sentence(code, err)
+    assert message in sentence(code, err)
     assert not (tmp_path / "bucket").exists()
 
 
@@ -38,11 +38,11 @@ def test_a_bucket_that_is_not_writable_an_unknown_preset_and_a_broken_environmen
     (tmp_path / "env" / "evaluator.py").unlink()
     code, _, err = call("execute", tmp_path / "env", "--baseline")
     assert "evaluator names evaluator.py, but there is no such file" in sentence(code, err)
-    code, _, err = call("execute", TOY, "--implementer", "nobody", "--baseline", "--bucket", tmp_path / "b")
-    assert "named 'nobody'" in sentence(code, err)
+    code, _, err = call("execute", TOY, "--implementer", "unknown", "--baseline", "--bucket", tmp_path / "b")
+    assert "named 'unknown'" in sentence(code, err)
 
 
-def test_what_a_model_wrote_is_recorded_and_never_acts_on_the_terminal(call, tmp_path):
+def test_text_of_a_model_is_recorded_and_cannot_act_on_the_terminal(call, tmp_path):
     code, out, _ = execute(call, tmp_path, "--idea", "half a character \udcff, \x1b[31mred\x07")
     record = json.loads(out)
     assert code == 1 and record["status"] == "malformed" and record["seconds"]["run"] == 0.0
@@ -55,7 +55,7 @@ def test_a_bucket_of_one_process_is_refused(call, tmp_path):
     assert "Use file://" in sentence(code, err)
 
 
-def test_a_bad_line_of_ideas_is_named(call, tmp_path):
+def test_the_number_of_a_bad_line_of_ideas_is_in_the_error(call, tmp_path):
     (tmp_path / "ideas.jsonl").write_text(json.dumps(GOOD) + "\n{}\n")
     code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
     assert "line 2" in sentence(code, err)
@@ -66,11 +66,11 @@ def test_a_bad_line_of_ideas_is_named(call, tmp_path):
 
 def test_a_patch_on_a_protected_file_is_rejected_before_it_is_run_too(call, tmp_path):
     (tmp_path / "p.diff").write_text("--- a/evaluator.py\n+++ b/evaluator.py\n@@ -1 +1 @@\n-a\n+b\n")
-    words = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / "new", "--json")
-    code, out, _ = call(*words, "--env", TOY)
+    argv = ("patch", "--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / "new", "--json")
+    code, out, _ = call(*argv, "--env", TOY)
     answer = json.loads(out)
     assert code == 1 and answer["status"] == "rejected" and "evaluator.py" in answer["error"]["message"]
-    assert json.loads(call(*words)[1])["status"] == "unpatchable" and not (tmp_path / "new").exists()
+    assert json.loads(call(*argv)[1])["status"] == "unpatchable" and not (tmp_path / "new").exists()
 
 
 @pytest.fixture
@@ -82,8 +82,8 @@ def full_disk(monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def opened(path, *words, **named):
-        file = open(path, *words, **named)  # noqa: SIM115 - the code under test closes it
+    def opened(path, *argv, **kwargs):
+        file = open(path, *argv, **kwargs)  # noqa: SIM115 - the code under test closes it
         file.write = refuse
         return file
 
@@ -102,13 +102,13 @@ def test_a_full_disk_leaves_no_half_of_a_dataset_or_codebase(call, tmp_path, ful
     (tmp_path / "p.diff").write_text(replace_line("x = 0.0", "x = 2.0"))
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
-        words = ("--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / name)
-        code, _, err = call("patch", *words)
+        argv = ("--base", TOY / "baseline", "--diff", tmp_path / "p.diff", "--out", tmp_path / name)
+        code, _, err = call("patch", *argv)
         assert f"{name} cannot be written: No space left" in sentence(code, err)
     assert not (tmp_path / "new").exists() and not list((tmp_path / "empty").iterdir())
 
 
-def test_a_bucket_without_room_makes_a_lost_experiment_that_says_so(call, tmp_path, monkeypatch):
+def test_a_full_bucket_makes_the_experiment_lost_with_the_reason(call, tmp_path, monkeypatch):
     from ideator_rl.storage import bucket
 
     def refuse(_):
@@ -119,16 +119,16 @@ def test_a_bucket_without_room_makes_a_lost_experiment_that_says_so(call, tmp_pa
     assert code != 0 and "Free space there" in out + err and "Traceback" not in err
 
 
-def test_a_wrong_recipe_is_told_before_accelerate_is_even_imported(monkeypatch, call):
-    monkeypatch.setattr(os, "execv", lambda *words: pytest.fail("launched"))
+def test_a_wrong_recipe_is_refused_before_accelerate_is_imported(monkeypatch, call):
+    monkeypatch.setattr(os, "execv", lambda *argv: pytest.fail("launched"))
     code, _, err = call("train", "recipes/quickstart.yaml", "--max_stepz", "2")
     assert "Did you mean 'max_steps'" in sentence(code, err)
 
 
 def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--bogus"],
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and "usage:" in done.stderr
+    assert process.returncode == 2 and "usage:" in process.stderr

@@ -28,28 +28,34 @@ def two_steps(tmp_path):
 
 
 def test_the_figures_of_the_report_are_those_of_the_records(two_steps):
-    words = words_of(page_of(two_steps))
+    page_text = words_of(page_of(two_steps))
     run = read_run(two_steps)
-    assert f"Baseline height{run.baseline:.4f}± 1.4 (standard deviation), 3.0000 to 5.0000 over 2 runs" in words
-    assert "Best idea1.5000" in words and "Gain on the baseline2.50001.8 × the baseline’s standard deviation" in words
-    assert "Success rate50% → 100%step 1 → step 2" in words and "Distinct experiments3for 5 ideas proposed" in words
-    assert "3 succeeded, 1 failed, 1 lost" in words
-    assert "1. 1.5000" in words and "2. 4.2500" in words
+    assert f"Baseline height{run.baseline:.4f}± 1.4 (standard deviation), 3.0000 to 5.0000 over 2 runs" in page_text
+    assert (
+        "Best idea1.5000" in page_text
+        and "Gain on the baseline2.50001.8 × the baseline’s standard deviation" in page_text
+    )
+    assert (
+        "Success rate50% → 100%step 1 → step 2" in page_text
+        and "Distinct experiments3for 5 ideas proposed" in page_text
+    )
+    assert "3 succeeded, 1 failed, 1 lost" in page_text
+    assert "1. 1.5000" in page_text and "2. 4.2500" in page_text
     for step in run.by_step():
-        assert f"{step.mean:.4f}{step.best:.4f}{step.reward:.4f}" in words
-    assert "toy, preset cpu" in words and "implementer: rules" in words and "isolation: bwrap" in words
+        assert f"{step.mean:.4f}{step.best:.4f}{step.reward:.4f}" in page_text
+    assert "toy, preset cpu" in page_text and "implementer: rules" in page_text and "isolation: bwrap" in page_text
 
 
 def test_every_experiment_is_a_row_with_its_numbers_and_its_texts(two_steps):
-    html, known = page_of(two_steps), read_run(two_steps)
+    html, run_records = page_of(two_steps), read_run(two_steps)
     rows = {row["key"]: row for row in Page(html).experiments()}
-    assert sorted(rows) == sorted(known.experiments) and len(rows) == 6
-    for id, one in known.experiments.items():
+    assert sorted(rows) == sorted(run_records.experiments) and len(rows) == 6
+    for id, experiment in run_records.experiments.items():
         row = rows[id]
-        assert row["status"] == one.status and row["reward"] == one.reward
-        assert row["metric"] == (one.metric["value"] if one.metric else None)
-        assert row["patch"] == one.patch and row["log"] == one.log
-        assert row["message"] == (one.error or {}).get("message", "")
+        assert row["status"] == experiment.status and row["reward"] == experiment.reward
+        assert row["metric"] == (experiment.metric["value"] if experiment.metric else None)
+        assert row["patch"] == experiment.patch and row["log"] == experiment.log
+        assert row["message"] == (experiment.error or {}).get("message", "")
     assert rows["e"]["seconds"] == {"run": 8.25, "cpu": 3.0} and rows["e"]["thought"] == "A thought."
     assert rows["a"]["steps"] == [1, 2] and rows["a"]["proposed"] == 2
     assert rows["base0"]["title"] == "the unchanged baseline" and rows["base0"]["values"] == [3.0]
@@ -61,50 +67,52 @@ def test_a_secret_of_the_recipe_stays_out(two_steps):
     assert "hf_abc" not in html and "hub_token: (hidden)" in html
 
 
-def test_a_real_run_of_every_way_in_is_shown(toy_buffer, tmp_path):
+def test_baseline_patch_and_idea_of_a_real_run_are_shown(toy_buffer, tmp_path):
     run(toy_buffer.baseline())
     good = run(toy_buffer.score_patch(replace_line("x = 4.0", "x = 1.0")))
     run(toy_buffer.score(["no idea at all"], step=0))
     html = page_of(tmp_path)
-    words, rows = words_of(html), Page(html).experiments()
-    assert f"Best idea{good.metric['value']:.4f}" in words and "(a patch written by hand)" in words
-    assert "train.py: “x = 4.0” became “x = 1.0”." in words and "+x = 1.0" in words
+    page_text, rows = words_of(html), Page(html).experiments()
+    assert f"Best idea{good.metric['value']:.4f}" in page_text and "(a patch written by hand)" in page_text
+    assert "train.py: “x = 4.0” became “x = 1.0”." in page_text and "+x = 1.0" in page_text
     [bad] = [row for row in rows if row["status"] == "malformed"]
     assert bad["message"].startswith("This text holds no idea") and bad["idea"] == "no idea at all"
-    assert "one run: its spread is unknown" in words
+    assert "one run: its spread is unknown" in page_text
 
 
-def test_an_empty_run_says_that_nothing_is_there_yet(tmp_path):
-    words = words_of(page_of(journal(tmp_path, [])))
-    assert "No idea succeeded." in words and "Nothing has happened yet." in words and "none was run" in words
+def test_the_report_of_an_empty_run_is_readable(tmp_path):
+    page_text = words_of(page_of(journal(tmp_path, [])))
+    assert (
+        "No idea succeeded." in page_text and "Nothing has happened yet." in page_text and "none was run" in page_text
+    )
 
 
 def test_a_run_without_a_success_still_shows_its_outcomes(tmp_path):
     steps = [[record("a", "failed"), record("b", "timed_out")], [record("c", "rejected"), record("d", "lost")]]
     html = page_of(journal(tmp_path, steps, [baseline(0, 3.0)]))
-    words = words_of(html)
-    assert "No idea succeeded." in words and "0% → 0%" in words and "1 timed_out" in words
-    assert "Outcomes by step" in words and "so far" not in words
-    assert "Ideas lost by our own fault (machine, bucket, endpoint): 1." in words
+    page_text = words_of(html)
+    assert "No idea succeeded." in page_text and "0% → 0%" in page_text and "1 timed_out" in page_text
+    assert "Outcomes by step" in page_text and "so far" not in page_text
+    assert "Ideas lost by our own fault (machine, bucket, endpoint): 1." in page_text
 
 
-def test_a_run_under_way_says_so_and_shows_what_is_known(tmp_path):
+def test_a_run_under_way_is_marked_and_shows_its_outcomes_so_far(tmp_path):
     book = Journal(tmp_path / "buffer.sqlite")
     book.propose(0, [text("x"), text("y")])
     book.settle(0, 0, record("a", value=2.0))
     html = page_of(tmp_path)
-    words = words_of(html)
-    assert "Ideas without an outcome yet: 1." in words and "2.0000" in words
+    page_text = words_of(html)
+    assert "Ideas without an outcome yet: 1." in page_text and "2.0000" in page_text
     assert [row["status"] for row in Page(html).experiments()] == ["succeeded", "running"]
-    assert "Gain on the baseline–not known" in words
+    assert "Gain on the baseline–not known" in page_text
     book.close()
 
 
 def test_a_run_of_a_recipe_is_under_way_until_it_wrote_its_timings(two_steps):
     assert "The run is under way, or was stopped" in words_of(page_of(two_steps))
     (two_steps / "timings.json").write_text('{"total": 12.5}')
-    words = words_of(page_of(two_steps))
-    assert "under way" not in words and "wall secondstotal 12.5" in words
+    page_text = words_of(page_of(two_steps))
+    assert "under way" not in page_text and "wall secondstotal 12.5" in page_text
 
 
 def test_every_status_has_a_colour_and_a_place_in_the_legend(tmp_path):
@@ -123,12 +131,12 @@ def test_runs_without_isolation_are_marked(tmp_path):
 
 def test_the_table_by_step_holds_every_number_of_the_chart_of_outcomes(tmp_path):
     steps = [[record("a", "failed"), record("b", "malformed"), record("c", value=1.0)], [record("d", "failed"), None]]
-    words = words_of(page_of(journal(tmp_path, steps)))
-    assert "stepideasdistinctsucceededmalformedfailedrunningsuccess" in words
-    assert " 133111033%1.0000" in words and " 22100110%–" in words
+    page_text = words_of(page_of(journal(tmp_path, steps)))
+    assert "stepideasdistinctsucceededmalformedfailedrunningsuccess" in page_text
+    assert " 133111033%1.0000" in page_text and " 22100110%–" in page_text
 
 
-def test_a_folder_that_is_named_twice_is_one_run(two_steps, tmp_path):
+def test_a_folder_given_twice_is_one_run(two_steps, tmp_path):
     page_of(two_steps, out=tmp_path / "once.html")
     page_of(two_steps, two_steps / ".." / two_steps.name, out=tmp_path / "twice.html")
     assert (tmp_path / "twice.html").read_text() == (tmp_path / "once.html").read_text()
@@ -142,22 +150,22 @@ def test_several_runs_share_one_chart_and_keep_their_own_sections(tmp_path):
         ones = [record(f"{i}{k}", value=4.0 - k / 7 - i, environment=environment) for k in range(4)]
         journal(folder, [ones], [baseline(0, 3.0)] if i < 2 else ())
     html = page_of(*folders, out=tmp_path / "all" / "report.html")
-    words = words_of(html)
-    assert words.count("Run against run") == 2 and html.count("<section") == 5
-    assert f"{folders[0]}" in words and f"{folders[1]}" in words
+    page_text = words_of(html)
+    assert page_text.count("Run against run") == 2 and html.count("<section") == 5
+    assert f"{folders[0]}" in page_text and f"{folders[1]}" in page_text
     assert html.count("Best so far, ") == 3
     assert {row["run"] for row in Page(html).experiments()} == {0, 1, 2}
 
 
-def test_charts_hold_text_alternatives_and_no_name_twice(two_steps):
+def test_charts_have_text_alternatives_and_unique_ids(two_steps):
     page = Page(page_of(two_steps))
     pictures = [attributes for tag, attributes in page.tags if tag == "svg"]
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(pictures) >= 6 and len(ids) == len(set(ids))
-    assert all(set(one["aria-labelledby"].split()) <= set(ids) and one["viewbox"] for one in pictures)
+    assert all(set(picture["aria-labelledby"].split()) <= set(ids) and picture["viewbox"] for picture in pictures)
 
 
-def test_the_report_asks_nobody_for_anything_and_lets_its_own_script_run_alone(two_steps):
+def test_the_report_loads_nothing_and_allows_only_its_own_script(two_steps):
     html = page_of(two_steps)
     page = Page(html)
     [policy] = [attributes["content"] for tag, attributes in page.tags if attributes.get("http-equiv")]
@@ -187,15 +195,15 @@ def hostile(tmp_path):
     return tmp_path / "<b>run"
 
 
-def test_text_of_ideas_patches_and_logs_stays_text(hostile):
+def test_hostile_ideas_patches_and_logs_stay_text(hostile):
     html = page_of(hostile)
     page = Page(html)
-    known = {"html", "head", "meta", "link", "title", "style", "body", "main", "header", "nav", "section", "article", "h1",
+    allowed_tags = {"html", "head", "meta", "link", "title", "style", "body", "main", "header", "nav", "section", "article", "h1",
              "h2", "h3", "p", "ul", "li", "a", "span", "b", "small", "dl", "dt", "dd", "code", "details", "summary", "pre",
              "div", "figure", "figcaption", "svg", "desc", "g", "path", "text", "defs", "clippath", "rect", "use", "i",
              "table", "caption", "thead", "tbody", "tr", "th", "td", "ol", "form", "label", "input", "select", "option",
              "datalist", "button", "noscript", "script"}  # fmt: skip
-    assert {tag for tag, _ in page.tags} <= known
+    assert {tag for tag, _ in page.tags} <= allowed_tags
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     assert "⟨U+202E⟩evil⟨U+2066⟩" in page.text and not set("\u202e\u2066\x1b\x00") & set(html)
     assert "{{ 7 * 7 }}" in page.text and sum("type" not in attributes for attributes, _ in page.scripts) == 1
@@ -209,8 +217,10 @@ def test_a_thousand_experiments_with_long_logs_render_in_seconds_and_stay_small(
     for step in range(10):
         book.propose(step, [text(f"{step} {i}") for i in range(100)])
         for i in range(100):
-            one = record(f"{step}-{i}", value=2.0 + i / 100, log="<&'\">" * 4000, patch="@@\n" + '+"\n-<\n' * 300)
-            book.settle(step, i, one)
+            experiment = record(
+                f"{step}-{i}", value=2.0 + i / 100, log="<&'\">" * 4000, patch="@@\n" + '+"\n-<\n' * 300
+            )
+            book.settle(step, i, experiment)
     book.close()
     started = time.process_time()
     html = page_of(tmp_path)
@@ -220,14 +230,14 @@ def test_a_thousand_experiments_with_long_logs_render_in_seconds_and_stay_small(
     assert len(rows) == 1000 and {len(row["log"]) + row["cut"]["log"] for row in rows} == {20_000}
 
 
-def test_texts_that_would_be_too_much_are_clipped_and_say_by_how_much(tmp_path, monkeypatch):
+def test_too_many_texts_are_clipped_and_the_cut_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(payload, "MAX_BYTES", 4_000)
-    words = [os.urandom(3_000).hex() for _ in range(4)]
-    ones = [record(f"{i}", value=2.0, log=word, patch=word) for i, word in enumerate(words)]
+    texts = [os.urandom(3_000).hex() for _ in range(4)]
+    ones = [record(f"{i}", value=2.0, log=log, patch=log) for i, log in enumerate(texts)]
     rows = Page(page_of(journal(tmp_path, [ones]))).experiments()
-    for row, word in zip(rows, words, strict=True):
-        assert 0 < len(row["log"]) < 2_000 and word.endswith(row["log"]) and word.startswith(row["patch"])
-        assert row["cut"]["log"] == len(word) - len(row["log"]) == row["cut"]["patch"]
+    for row, log in zip(rows, texts, strict=True):
+        assert 0 < len(row["log"]) < 2_000 and log.endswith(row["log"]) and log.startswith(row["patch"])
+        assert row["cut"]["log"] == len(log) - len(row["log"]) == row["cut"]["patch"]
 
 
 def test_a_coloured_patch_keeps_its_text():
@@ -235,12 +245,12 @@ def test_a_coloured_patch_keeps_its_text():
     assert "\n".join(lines for _, lines in coloured(patch)) == patch
 
 
-def test_a_removed_line_that_looks_like_a_head_is_coloured_as_removed():
+def test_a_removed_line_that_looks_like_a_file_header_is_coloured_as_removed():
     patch = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n--- a comment\n+++ x\ndiff --git a/y b/y\n--- a/y"
     assert [kind for kind, _ in coloured(patch)] == ["file", "hunk", "del", "add", "file"]
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one_and_says_what_to_do(two_steps, tmp_path, monkeypatch):
+def test_a_report_that_cannot_be_written_leaves_the_old_file_and_raises_one_sentence(two_steps, tmp_path, monkeypatch):
     out = tmp_path / "report.html"
     out.write_text("old")
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, os.strerror(28))))
@@ -249,7 +259,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one_and_says_what_to_do(
     assert out.read_text() == "old" and not list(tmp_path.glob(".report*"))
 
 
-def test_a_report_of_nothing_is_one_clear_sentence(tmp_path):
+def test_a_report_without_a_run_is_refused_with_one_sentence(tmp_path):
     with pytest.raises(ReportError, match="Name at least one folder"):
         write_report([], tmp_path / "report.html")
     with pytest.raises(NoRun):

@@ -17,8 +17,8 @@ PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as found:
-        yield found
+    with chromium() as program:
+        yield program
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def lab(tmp_path_factory):
     statuses = ("succeeded", "succeeded", "failed", "succeeded", "timed_out")
     steps = []
     for step in range(6):
-        made = []
+        records = []
         for i in range(20):
             status = statuses[i % 5]
             value = 4.0 - step / 3 + (i * 7 % 20) / 20 if status == "succeeded" else None
             error = None if value else {"kind": status, "message": f"Traceback\nout of {'memory' if i % 2 else 'time'}"}
-            made.append(record(f"{step:02x}{i:02x}", status, value=value, error=error, patch=PATCH.format(i),
+            records.append(record(f"{step:02x}{i:02x}", status, value=value, error=error, patch=PATCH.format(i),
                                idea=f"[Experiment] Idea {i} of step {step}. [Code Changes] x = {i} [End]",
                                log=f"loss {value}\n" * 3, seconds={"run": 3.0 + i, "score": 0.5}))  # fmt: skip
-        steps.append(made)
-    again = record("again", value=2.3433, tree="tree-0500", replicate=100, idea="x", patch=PATCH.format(0))
-    journal(folder, steps, [baseline(0, 4.0), baseline(1, 4.2), again])
+        steps.append(records)
+    rerun = record("again", value=2.3433, tree="tree-0500", replicate=100, idea="x", patch=PATCH.format(0))
+    journal(folder, steps, [baseline(0, 4.0), baseline(1, 4.2), rerun])
     book = Journal(folder / "buffer.sqlite")
     book.descend("0403", ("0000", "0103"), 4)
     book.descend("0500", ("0403",), 5)
@@ -49,164 +49,172 @@ def lab(tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, lab):
-    made = Tab(browser, lab / "report.html")
-    yield made
-    assert made.said == []
-    made.context.close()
+    tab = Tab(browser, lab / "report.html")
+    yield tab
+    assert tab.console == []
+    tab.context.close()
 
 
 def test_the_table_shows_the_numbers_of_the_records(tab, lab):
     run = read_run(lab)
-    tab.asked(f"{len(run.experiments)} experiments.")
-    shown = {}
+    tab.wait_for_count(f"{len(run.experiments)} experiments.")
+    cells_by_id = {}
     while True:
-        for row in tab.tab.locator("#rows tbody tr").all():
+        for row in tab.page.locator("#rows tbody tr").all():
             cells = row.locator("td").all_inner_texts()
-            shown[row.locator("a").get_attribute("href").removeprefix("#idea=0:")] = cells
-        if tab.tab.locator("#next").is_disabled():
+            cells_by_id[row.locator("a").get_attribute("href").removeprefix("#idea=0:")] = cells
+        if tab.page.locator("#next").is_disabled():
             break
-        tab.tab.click("#next")
-    assert sorted(shown) == sorted(run.experiments)
-    for id, one in run.experiments.items():
-        own = one.implementer == "baseline" or one.replicate >= 100
-        values = run.values(one) if one.metric and not own else [one.metric["value"]] if one.metric else []
-        assert shown[id][1] == one.status
-        assert shown[id][2] == number(sum(values) / len(values) if values else None)
+        tab.page.click("#next")
+    assert sorted(cells_by_id) == sorted(run.experiments)
+    for id, experiment in run.experiments.items():
+        own = experiment.implementer == "baseline" or experiment.replicate >= 100
+        values = (
+            run.values(experiment)
+            if experiment.metric and not own
+            else [experiment.metric["value"]]
+            if experiment.metric
+            else []
+        )
+        assert cells_by_id[id][1] == experiment.status
+        assert cells_by_id[id][2] == number(sum(values) / len(values) if values else None)
 
 
-def test_heads_sort_both_ways_by_number_and_the_missing_come_last(tab, lab):
-    tab.tab.click("#rows th button >> text=height")
-    assert tab.tab.get_attribute("#rows th:nth-child(3)", "aria-sort") == "ascending"
+def test_column_heads_sort_in_both_directions_and_missing_values_come_last(tab, lab):
+    tab.page.click("#rows th button >> text=height")
+    assert tab.page.get_attribute("#rows th:nth-child(3)", "aria-sort") == "ascending"
     first = [float(value) for value in tab.column(3)]
     assert first == sorted(first) and first[0] == pytest.approx(
         min(e.metric["value"] for e in read_run(lab).ranked), 0.02
     )
-    tab.tab.click("#rows th button >> text=height")
-    assert tab.tab.get_attribute("#rows th:nth-child(3)", "aria-sort") == "descending"
+    tab.page.click("#rows th button >> text=height")
+    assert tab.page.get_attribute("#rows th:nth-child(3)", "aria-sort") == "descending"
     second = [float(value) for value in tab.column(3)]
     assert second == sorted(second, reverse=True) and second[0] > first[0]
-    tab.tab.click("#next")
-    tab.tab.click("#next")
+    tab.page.click("#next")
+    tab.page.click("#next")
     assert set(tab.column(3)) == {"–"} | set(tab.column(3)) and tab.column(3)[-1] == "–"
-    tab.tab.click("#rows th button >> text=status")
-    assert tab.tab.get_attribute("#rows th:nth-child(3)", "aria-sort") == "none"
+    tab.page.click("#rows th button >> text=status")
+    assert tab.page.get_attribute("#rows th:nth-child(3)", "aria-sort") == "none"
 
 
 def test_the_form_filters_by_words_status_step_metric_and_kind_of_change(tab, lab):
     run = read_run(lab)
     counts = Counter(e.status for e in run.experiments.values())
-    tab.tab.select_option("#f-status", label=f"failed ({counts['failed']})")
-    tab.asked(f"{counts['failed']} of {len(run.experiments)} experiments.")
+    tab.page.select_option("#f-status", label=f"failed ({counts['failed']})")
+    tab.wait_for_count(f"{counts['failed']} of {len(run.experiments)} experiments.")
     assert set(tab.column(2)) == {"failed"}
-    tab.tab.select_option("#f-status", value="failures")
-    tab.asked(f"{counts['failed'] + counts['timed_out']} of ")
-    tab.tab.fill("#f-text", "out of MEMORY")
+    tab.page.select_option("#f-status", value="failures")
+    tab.wait_for_count(f"{counts['failed'] + counts['timed_out']} of ")
+    tab.page.fill("#f-text", "out of MEMORY")
     with_words = sum("memory" in (e.error or {}).get("message", "") for e in run.experiments.values())
-    tab.asked(f"{with_words} of ")
-    tab.tab.click("text=Show all")
-    tab.asked(f"{len(run.experiments)} experiments.")
-    tab.tab.fill("#f-step0", "2")
-    tab.tab.fill("#f-step1", "3")
-    tab.asked("40 of ")
-    tab.tab.fill("#f-metric1", "3,8")
+    tab.wait_for_count(f"{with_words} of ")
+    tab.page.click("text=Show all")
+    tab.wait_for_count(f"{len(run.experiments)} experiments.")
+    tab.page.fill("#f-step0", "2")
+    tab.page.fill("#f-step1", "3")
+    tab.wait_for_count("40 of ")
+    tab.page.fill("#f-metric1", "3,8")
     low = sum(row.metric is not None and row.metric <= 3.8 for row in run.rollouts if row.step in (1, 2))
-    tab.asked(f"{low} of ")
-    tab.tab.click("text=Show all")
-    tab.tab.fill("#f-metric0", "2.338")
-    tab.tab.fill("#f-metric1", "2.3385")
-    tab.asked("1 of ")
+    tab.wait_for_count(f"{low} of ")
+    tab.page.click("text=Show all")
+    tab.page.fill("#f-metric0", "2.338")
+    tab.page.fill("#f-metric1", "2.3385")
+    tab.wait_for_count("1 of ")
     assert tab.column(3) == ["2.3383"], "what is filtered by is the mean that is shown"
-    tab.tab.click("text=Show all")
-    tab.tab.fill("#f-cell", "train.py:x")
-    tab.asked("121 of ")
+    tab.page.click("text=Show all")
+    tab.page.fill("#f-cell", "train.py:x")
+    tab.wait_for_count("121 of ")
 
 
-def test_an_idea_opens_with_all_that_is_known_of_it_and_the_back_button_returns(tab):
-    best = tab.tab.locator(".short a").first
+def test_an_idea_opens_on_its_own_page_and_the_back_button_returns(tab):
+    best = tab.page.locator(".short a").first
     best.click()
-    page = tab.tab.locator("#idea-view")
+    page = tab.page.locator("#idea-view")
     page.locator("h1").wait_for()
-    words = page.inner_text()
-    assert "height 2.3383 ± 0.007 (2 runs)" in words and "Idea 0 of step 5." in words and "A thought." in words
+    page_text = page.inner_text()
+    assert (
+        "height 2.3383 ± 0.007 (2 runs)" in page_text and "Idea 0 of step 5." in page_text and "A thought." in page_text
+    )
     assert (
         page.locator(".add").inner_text().strip() == "+x = 0" and page.locator(".del").inner_text().strip() == "-x = 1"
     )
     assert "loss 2.33" in page.locator("pre.log").inner_text()
-    assert "seed 0, replicate 0" in words and "run 3.00 s" in words
-    assert not tab.tab.locator("#report-view").is_visible() and "#idea=0:0500" in tab.tab.url
+    assert "seed 0, replicate 0" in page_text and "run 3.00 s" in page_text
+    assert not tab.page.locator("#report-view").is_visible() and "#idea=0:0500" in tab.page.url
     parent = page.locator(".links a").first
     assert parent.inner_text() == "Experiment 87"
     parent.click()
-    tab.tab.wait_for_url("**#idea=0:0403")
+    tab.page.wait_for_url("**#idea=0:0403")
     page.locator("h1", has_text="Experiment 87").wait_for()
     assert page.locator(".family a").count() == 3, "two parents and a child are drawn, each a link"
     assert [link.split(" ")[1] for link in page.locator(".links a").all_inner_texts()] == ["4", "27", "104"]
-    tab.tab.go_back()
+    tab.page.go_back()
     page.locator("h1", has_text="Experiment 104").wait_for()
-    tab.tab.go_back()
-    tab.tab.locator("#report-view").wait_for()
+    tab.page.go_back()
+    tab.page.locator("#report-view").wait_for()
     assert not page.is_visible() and best.evaluate("link => link === document.activeElement")
 
 
-def test_an_address_opens_its_experiment_and_an_unknown_one_the_report(tab, lab):
+def test_an_address_opens_its_experiment_and_an_unknown_address_the_report(tab, lab):
     tab.open(lab / "report.html", "#idea=0:0102")
-    tab.tab.locator("#idea-view h1", has_text="failed").wait_for()
-    assert "out of time" in tab.tab.locator("#idea-view .error").inner_text()
+    tab.page.locator("#idea-view h1", has_text="failed").wait_for()
+    assert "out of time" in tab.page.locator("#idea-view .error").inner_text()
     tab.open(lab / "report.html", "#idea=0:nothing%")
-    assert tab.tab.locator("#report-view").is_visible()
+    assert tab.page.locator("#report-view").is_visible()
 
 
-def test_all_of_it_can_be_done_with_the_keyboard(tab):
-    tab.tab.keyboard.press("Tab")
-    assert tab.tab.evaluate("document.activeElement.textContent") == "Skip to the report"
+def test_the_page_can_be_used_with_the_keyboard_alone(tab):
+    tab.page.keyboard.press("Tab")
+    assert tab.page.evaluate("document.activeElement.textContent") == "Skip to the report"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    assert tab.tab.evaluate(outline) == "solid"
-    tab.tab.keyboard.press("Enter")
-    assert tab.tab.evaluate("document.activeElement.id") == "main"
-    tab.tab.locator("#rows th button >> text=height").focus()
-    tab.tab.keyboard.press("Enter")
-    assert tab.tab.get_attribute("#rows th:nth-child(3)", "aria-sort") == "ascending"
+    assert tab.page.evaluate(outline) == "solid"
+    tab.page.keyboard.press("Enter")
+    assert tab.page.evaluate("document.activeElement.id") == "main"
+    tab.page.locator("#rows th button >> text=height").focus()
+    tab.page.keyboard.press("Enter")
+    assert tab.page.get_attribute("#rows th:nth-child(3)", "aria-sort") == "ascending"
     for _ in range(20):
-        tab.tab.keyboard.press("Tab")
-        if tab.tab.evaluate("document.activeElement.closest('tbody') !== null"):
+        tab.page.keyboard.press("Tab")
+        if tab.page.evaluate("document.activeElement.closest('tbody') !== null"):
             break
-    tab.tab.keyboard.press("Enter")
-    tab.tab.locator("#idea-view h1").wait_for()
-    assert tab.tab.evaluate("document.activeElement.id") == "idea-title"
-    tab.tab.locator("#back").focus()
-    tab.tab.keyboard.press("Enter")
-    tab.tab.locator("#report-view").wait_for()
-    assert tab.tab.evaluate("document.activeElement.closest('tbody') !== null")
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#idea-view h1").wait_for()
+    assert tab.page.evaluate("document.activeElement.id") == "idea-title"
+    tab.page.locator("#back").focus()
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#report-view").wait_for()
+    assert tab.page.evaluate("document.activeElement.closest('tbody') !== null")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_nothing_is_wider_than_the_screen_and_words_stand_out(browser, lab, scheme):
-    made = Tab(browser, lab / "report.html", viewport={"width": 360, "height": 740}, color_scheme=scheme)
-    assert made.fits()
-    paper = made.tab.evaluate("getComputedStyle(document.body).backgroundColor")
+def test_on_a_phone_everything_fits_the_screen_and_has_enough_contrast(browser, lab, scheme):
+    tab = Tab(browser, lab / "report.html", viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    assert tab.fits()
+    paper = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) < 384) == (scheme == "dark")
     for name in ("ink", "ink-soft", "accent", "good", "bad", "warn", "baseline"):
         for ground in ("paper", "card"):
-            assert contrast(made.tab, name, ground) >= 4.5, (name, ground)
+            assert contrast(tab.page, name, ground) >= 4.5, (name, ground)
     drawn = [*(f"series-{i}" for i in range(8)), *(f"status-{i}" for i in range(9)), "dot", "baseline"]
-    assert {name: ratio for name in drawn if (ratio := contrast(made.tab, name, "card")) < 3} == {}
-    assert contrast(made.tab, "good", "add") >= 4.5 and contrast(made.tab, "bad", "del") >= 4.5
+    assert {name: ratio for name in drawn if (ratio := contrast(tab.page, name, "card")) < 3} == {}
+    assert contrast(tab.page, "good", "add") >= 4.5 and contrast(tab.page, "bad", "del") >= 4.5
     size = "Math.min(...[...document.querySelectorAll('SVG text')].map((one) => one.getBoundingClientRect().height))"
-    assert made.tab.evaluate(size.replace("SVG", "figure svg")) >= 11, "charts shrink with the screen, their words less"
-    rows = made.tab.locator("details:has(> summary:text-is('Failures by kind')) tbody tr").all()
+    assert tab.page.evaluate(size.replace("SVG", "figure svg")) >= 11, "charts shrink with the screen, their words less"
+    rows = tab.page.locator("details:has(> summary:text-is('Failures by kind')) tbody tr").all()
     assert rows and all(row.bounding_box()["height"] < 130 for row in rows), "words have a column they can be read in"
-    made.open(lab / "report.html", "#idea=0:0500")
-    made.tab.locator("#idea-view h1").wait_for()
-    assert made.tab.evaluate(size.replace("SVG", ".strip svg")) >= 13
-    assert made.fits() and made.said == []
-    made.context.close()
+    tab.open(lab / "report.html", "#idea=0:0500")
+    tab.page.locator("#idea-view h1").wait_for()
+    assert tab.page.evaluate(size.replace("SVG", ".strip svg")) >= 13
+    assert tab.fits() and tab.console == []
+    tab.context.close()
 
 
 def contrast(tab, name, ground):
     """Of two colours of the page, by WCAG 2."""
     values = [
-        tab.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{one}').trim()")
-        for one in (name, ground)
+        tab.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{colour}').trim()")
+        for colour in (name, ground)
     ]
     light = []
     for value in values:
@@ -226,23 +234,23 @@ def test_without_scripts_the_answers_and_charts_can_be_read(browser, lab):
     context.close()
 
 
-def test_several_runs_can_be_told_apart_and_filtered_by_run(browser, tmp_path):
+def test_several_runs_can_be_filtered_by_run(browser, tmp_path):
     for name, shift in (("one", 0.0), ("two", 0.5)):
         (tmp_path / name).mkdir()
-        ones = [
+        steps = [
             [record(f"{name}{step}{i}", value=3.0 + shift + i / 9 - step / 9) for i in range(4)] for step in range(3)
         ]
-        journal(tmp_path / name, ones, [baseline(0, 3.2)])
+        journal(tmp_path / name, steps, [baseline(0, 3.2)])
     page_of(tmp_path / "one", tmp_path / "two", out=tmp_path / "both.html")
-    made = Tab(browser, tmp_path / "both.html")
-    made.asked("26 experiments.")
-    made.tab.select_option("#f-run", label="two")
-    made.asked("13 of 26 experiments.")
-    assert set(made.column(1)) == {"two"}
-    made.tab.locator("#rows a", has_text="idea two00").click()
-    made.tab.locator("#idea-view h1").wait_for()
-    assert "two" in made.tab.locator("#idea-view .facts").inner_text() and made.said == []
-    made.context.close()
+    tab = Tab(browser, tmp_path / "both.html")
+    tab.wait_for_count("26 experiments.")
+    tab.page.select_option("#f-run", label="two")
+    tab.wait_for_count("13 of 26 experiments.")
+    assert set(tab.column(1)) == {"two"}
+    tab.page.locator("#rows a", has_text="idea two00").click()
+    tab.page.locator("#idea-view h1").wait_for()
+    assert "two" in tab.page.locator("#idea-view .facts").inner_text() and tab.console == []
+    tab.context.close()
 
 
 @pytest.fixture(scope="module")
@@ -262,30 +270,30 @@ def hostile(tmp_path_factory):
     return folder
 
 
-def test_a_browser_runs_nothing_of_what_ideas_say_on_any_page(browser, hostile):
-    made = Tab(browser, hostile / "report.html")
-    assert made.tab.title() == "Report: <b>run"
-    made.tab.fill("#f-text", "<script>")
-    made.asked("2 experiments.")
+def test_a_browser_runs_no_script_of_an_idea_on_any_page(browser, hostile):
+    tab = Tab(browser, hostile / "report.html")
+    assert tab.page.title() == "Report: <b>run"
+    tab.page.fill("#f-text", "<script>")
+    tab.wait_for_count("2 experiments.")
     for place in range(2):
-        made.tab.locator("#rows tbody a").nth(place).click()
-        made.tab.locator("#idea-view h1").wait_for()
-        assert "<script>document.title='pwned'</script>" in made.tab.locator("#idea-view .log").inner_text()
-        assert "⟨U+202E⟩evil⟨U+2066⟩" in made.tab.locator("#idea-view .patch").inner_text()
-        assert made.tab.locator("#idea-view :is(img, script, iframe, meta, a[href^=javascript])").count() == 0
-        assert made.tab.title() == f"Experiment {place + 1} · <b>run"
-        made.tab.go_back()
-        made.tab.locator("#idea-view").wait_for(state="hidden")
-    assert made.said == []
-    made.context.close()
+        tab.page.locator("#rows tbody a").nth(place).click()
+        tab.page.locator("#idea-view h1").wait_for()
+        assert "<script>document.title='pwned'</script>" in tab.page.locator("#idea-view .log").inner_text()
+        assert "⟨U+202E⟩evil⟨U+2066⟩" in tab.page.locator("#idea-view .patch").inner_text()
+        assert tab.page.locator("#idea-view :is(img, script, iframe, meta, a[href^=javascript])").count() == 0
+        assert tab.page.title() == f"Experiment {place + 1} · <b>run"
+        tab.page.go_back()
+        tab.page.locator("#idea-view").wait_for(state="hidden")
+    assert tab.console == []
+    tab.context.close()
 
 
-def test_the_policy_stops_a_script_that_is_not_the_pages_own(browser, hostile, tmp_path):
+def test_the_policy_stops_a_foreign_script(browser, hostile, tmp_path):
     spoilt = (hostile / "report.html").read_text().replace("<main", "<script>document.title='pwned'</script><main")
     (tmp_path / "spoilt.html").write_text(spoilt)
-    made = Tab(browser, tmp_path / "spoilt.html")
-    assert made.tab.title() == "Report: <b>run"
-    assert len(made.said) == 1 and "Content Security Policy" in made.said[0]
+    tab = Tab(browser, tmp_path / "spoilt.html")
+    assert tab.page.title() == "Report: <b>run"
+    assert len(tab.console) == 1 and "Content Security Policy" in tab.console[0]
     with pytest.raises(Exception, match="TrustedHTML"):
-        made.tab.evaluate("document.body.innerHTML = '<b>x</b>'")
-    made.context.close()
+        tab.page.evaluate("document.body.innerHTML = '<b>x</b>'")
+    tab.context.close()

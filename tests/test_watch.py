@@ -75,8 +75,8 @@ def run_on_terminal(command, expected, action, term="xterm-256color", plain=True
             action(process)
             action = None
     os.close(terminal)
-    shown = output.decode(errors="replace")
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown) if plain else shown, process.wait(timeout=30)
+    output = output.decode(errors="replace")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output) if plain else output, process.wait(timeout=30)
 
 
 def test_the_records_are_read_again_only_when_the_run_wrote_something(tmp_path, monkeypatch):
@@ -100,8 +100,8 @@ def test_a_short_summary_fits_a_terminal_and_keeps_the_last_steps(tmp_path):
     steps = [[record(f"{step}", value=9.0 - step, patch="+x\n" * 99, idea="word " * 99)] for step in range(60)]
     status = RunStatus(journal(tmp_path, steps, [baseline(0, 4.0)]))
     status.refresh()
-    whole, short = status.text().splitlines(), status.text(40).splitlines()
-    assert len(short) <= 40 < len(whole) and set(short) - set(whole) == {line for line in short if "word" in line}
+    complete, short = status.text().splitlines(), status.text(40).splitlines()
+    assert len(short) <= 40 < len(complete) and set(short) - set(complete) == {line for line in short if "word" in line}
     assert any(line.startswith("  60 ") for line in short) and not any(line.startswith("   1 ") for line in short)
 
 
@@ -126,30 +126,30 @@ def test_a_run_without_a_trainer_on_this_machine_is_summarised_once(tmp_path):
 
 def test_a_run_is_redrawn_on_the_terminal_until_it_ends(tmp_path):
     trainer = start_trainer(tmp_path)
-    shown, code = run_on_terminal(command(tmp_path), "3 succeeded", lambda _: (tmp_path / "seen").touch())
+    output, code = run_on_terminal(command(tmp_path), "3 succeeded", lambda _: (tmp_path / "seen").touch())
     assert trainer.wait() == 0 and code == 0
-    assert f"under way, process {trainer.pid}" in shown
-    last = shown[shown.rindex("not under way") :]
+    assert f"under way, process {trainer.pid}" in output
+    last = output[output.rindex("not under way") :]
     assert "Outcomes: 9 succeeded, 3 failed" in last and "Best idea height: 0.8000" in last
     assert [line.split()[0] for line in last.splitlines() if re.match(r" +\d", line)] == ["1", "2", "3"]
 
 
 def test_a_terminal_that_cannot_redraw_gets_a_line_for_each_change_and_the_summary_at_the_end(tmp_path):
     trainer = start_trainer(tmp_path)
-    shown, code = run_on_terminal(command(tmp_path), "3 succeeded", lambda _: (tmp_path / "seen").touch(), term="dumb")
+    output, code = run_on_terminal(command(tmp_path), "3 succeeded", lambda _: (tmp_path / "seen").touch(), term="dumb")
     assert trainer.wait() == 0 and code == 0
-    assert "\x1b" not in shown and f"under way, process {trainer.pid} · step 2 of 3 · 3 succeeded, 1 failed" in shown
-    assert shown.index("not under way") < shown.index("Outcomes: 9 succeeded, 3 failed")
+    assert "\x1b" not in output and f"under way, process {trainer.pid} · step 2 of 3 · 3 succeeded, 1 failed" in output
+    assert output.index("not under way") < output.index("Outcomes: 9 succeeded, 3 failed")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_or_a_kill_leaves_quietly_and_the_run_goes_on(tmp_path, number):
     trainer = start_trainer(tmp_path)
-    shown, code = run_on_terminal(
+    output, code = run_on_terminal(
         command(tmp_path), "3 succeeded", lambda process: process.send_signal(number), plain=False
     )
-    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is visible again"
-    assert code == 0 and "Traceback" not in shown and "interrupted" not in shown
+    assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l"), "the cursor is visible again"
+    assert code == 0 and "Traceback" not in output and "interrupted" not in output
     assert trainer.poll() is None, "the run goes on"
     trainer.kill()
     trainer.wait()
@@ -174,9 +174,9 @@ def test_a_signal_during_a_look_ends_the_watching_after_it_and_the_old_handler_i
 
 def test_texts_of_a_model_cannot_act_on_the_terminal_that_shows_the_run(tmp_path):
     evil = record("a", value=3.0, idea="\x1b]0;title\x07\x1b[31mred\u202e", environment="[bold]toy")
-    shown, code = run_on_terminal(command(journal(tmp_path, [[evil]])), "", None, plain=False)
-    assert code == 0 and "\x1b]0" not in shown and "\x1b[31m" not in shown and "\u202e" not in shown
-    assert "⟨U+001B⟩]0;title⟨U+0007⟩red⟨U+202E⟩" in shown
+    output, code = run_on_terminal(command(journal(tmp_path, [[evil]])), "", None, plain=False)
+    assert code == 0 and "\x1b]0" not in output and "\x1b[31m" not in output and "\u202e" not in output
+    assert "⟨U+001B⟩]0;title⟨U+0007⟩red⟨U+202E⟩" in output
 
 
 def test_a_bucket_is_watched_until_nothing_runs_or_waits(call, tmp_path):
