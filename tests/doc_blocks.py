@@ -8,8 +8,8 @@ A comment in front of a block, `<!-- test: MODE -->`, chooses what happens:
     llm            needs a chat endpoint: the scripted server; default run: on the toy environment
     file NAME      write the block to this file
 
-After a semicolon: `model` puts a tiny model in the place of the one that is named, `dataset` writes the dataset of
-nanogpt first.
+After a semicolon: `always` keeps the cheap form in the slow run, because another page runs the command; `model` puts a
+tiny model in the place of the one that is named; `dataset` writes the dataset of nanogpt first.
 """
 
 import ast
@@ -76,7 +76,7 @@ class Session:
             (self.folder / mode.removeprefix("file ")).write_text(block.text)
         elif mode == "llm":
             self._run_with_server(block)
-        elif mode == "run" or self.slow:
+        elif mode == "run" or (self.slow and "always" not in needs):
             self._prepare(needs)
             self._execute(block.language, _for_this_clone(block.text))
         elif mode == "dry-run":
