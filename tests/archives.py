@@ -1,4 +1,4 @@
-"""Archives written by hand, and the patches of their records.  Shared by the tests of what is known."""
+"""Archives and records written by hand, with patches, for tests."""
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.experiment import Experiment
@@ -9,9 +9,12 @@ def patch(name, value=1):
     return f"diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -4 +4 @@\n-{name} = 0\n+{name} = {value}\n"
 
 
-def record(tree, reward=None, status=None, place=None, id=None, **more):
-    """One record: `reward` makes it a success with metric 1 / reward, none a failure; its cell is its tree's own unless
-    `place` names another."""
+def record(tree, reward=None, status=None, cell_name=None, id=None, **more):
+    """A record: with a reward a success of metric 1 / reward, without one a failure.
+
+    Args:
+        cell_name: by default the tree's own name.
+    """
     status = status or ("failed" if reward is None else "succeeded")
     metric = {"name": "height", "value": 1 / reward, "direction": "min"} if reward else None
     return Experiment(
@@ -23,12 +26,12 @@ def record(tree, reward=None, status=None, place=None, id=None, **more):
         reward=0.0 if reward is None and status != "lost" else reward,
         metric=metric,
         tree=tree,
-        patch=patch(place or tree),
+        patch=patch(cell_name or tree),
         **more,
     )
 
 
 def archive(*records, lineage=()):
-    made = Archive("min")
-    made.update(list(records), list(lineage))
-    return made
+    result = Archive("min")
+    result.update(list(records), list(lineage))
+    return result

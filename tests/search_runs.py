@@ -20,7 +20,7 @@ def text(edits):
 
 
 class RandomEdits:
-    """Writes random edits, or those of the first shown idea with one more; seeded by the question."""
+    """Answers with two random edits, added to those of the first parent; seeded by the question."""
 
     name = "random edits"
 
@@ -30,21 +30,21 @@ class RandomEdits:
     async def ideas(self, ask, archive):
         self.asked.append(ask)
         rng = random.Random(ask.salt)
-        return [self.one(rng, ask.shown[:1] if ask.descends else ()) for _ in range(ask.count)]
+        return [self.idea(rng, ask.shown[:1] if ask.descends else ()) for _ in range(ask.count)]
 
-    def one(self, rng, shown):
+    def idea(self, rng, parents):
         edits = {knob: rng.randrange(4) for knob in rng.sample(range(20), 2)}
-        for parent in shown:
-            words = parent.idea.split("[Code Changes]")[0].split()[1:]
-            edits |= {int(word[1:3]): int(word[4]) for word in words}
-        return Answer(text(edits), shown)
+        for parent in parents:
+            tokens = parent.idea.split("[Code Changes]")[0].split()[1:]
+            edits |= {int(token[1:3]): int(token[4]) for token in tokens}
+        return Answer(text(edits), parents)
 
     def close(self):
         pass
 
 
 class Lines:
-    """Gives texts from a list, however many are asked for; then nothing more."""
+    """Answers with the next texts of a list; when it is empty, with none."""
 
     name = "lines"
 
@@ -53,15 +53,15 @@ class Lines:
 
     async def ideas(self, ask, archive):
         self.asked.append(ask)
-        given, self.texts = self.texts[: ask.count], self.texts[ask.count :]
-        return given
+        answers, self.texts = self.texts[: ask.count], self.texts[ask.count :]
+        return answers
 
     def close(self):
         pass
 
 
 def configured(folder, **keys):
-    given = {
+    defaults = {
         "output_dir": str(folder),
         "env": "landscape",
         "preset": "t0",
@@ -74,11 +74,11 @@ def configured(folder, **keys):
         "near_duplicates": None,
         "strategy": "best_of_n",
     }
-    return SearchConfig(**{**given, **keys})
+    return SearchConfig(**{**defaults, **keys})
 
 
 def go(config, ideator, say=lambda text: None, strategy=None):
-    """One sitting; returns its ending."""
+    """One session; returns its stop reason."""
     buffer = RewardBuffer(config.buffer())
     strategy = strategy or get_search_strategy(config.strategy, config.strategy_options)
 
@@ -92,9 +92,9 @@ def go(config, ideator, say=lambda text: None, strategy=None):
         buffer.close()
 
 
-def rows(folder, what="step, position, status, experiment_id", where="1"):
+def rows(folder, columns="step, position, status, experiment_id", where="1"):
     with sqlite3.connect(folder / "buffer.sqlite") as db:
-        return db.execute(f"select {what} from rollouts where {where} order by step, position").fetchall()
+        return db.execute(f"select {columns} from rollouts where {where} order by step, position").fetchall()
 
 
 def specs(folder):

@@ -52,78 +52,78 @@ def test_a_cell_does_not_depend_on_the_values_and_is_empty_without_a_patch():
     assert cell_of(patch("x")) == "train.py:x"
 
 
-def test_new_and_deleted_files_and_lines_that_look_like_headers_are_told_apart():
+def test_a_cell_distinguishes_new_and_deleted_files_and_lines_that_look_like_headers():
     new = {**{k: v for k, v in BASE.items() if k != "conf.yaml"}, "lib/new.py": "-- x\n++ y\n"}
     assert cell_of(diff(BASE, new), BASE) == "conf.yaml:(deleted);lib/new.py:(new)"
     before = {"a.sql": "-- one\nx = 1\n"}
     assert cell_of(diff(before, {"a.sql": "++ two\nx = 2\n"}), before) == "a.sql:x"
 
 
-def test_a_long_cell_is_short_and_still_its_own():
+def test_a_long_cell_is_shortened_and_stays_unique():
     names = [f"setting_number_{i}" for i in range(30)]
     base = {"a.py": "".join(f"{name} = 0\n" for name in names)}
-    one = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1")}), base)
-    other = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1", 29)}), base)
-    assert len(one) <= MAX_LENGTH and len(other) <= MAX_LENGTH and one != other
+    all_changed = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1")}), base)
+    one_fewer = cell_of(diff(base, {"a.py": base["a.py"].replace("= 0", "= 1", 29)}), base)
+    assert len(all_changed) <= MAX_LENGTH and len(one_fewer) <= MAX_LENGTH and all_changed != one_fewer
 
 
 def test_quality_is_the_mean_of_the_successful_replicates_and_failures_have_none():
-    known = archive(
+    past = archive(
         record("a", 0.2), record("a", 0.4, id="a2"), record("a", None, id="a3"), record("a", 0.2), record("b")
     )
-    assert known.quality("a") == known.quality("a2") == pytest.approx(0.3)
-    assert known.metric(record("a")) == pytest.approx((5 + 2.5) / 2)
-    assert known.quality("b") is None and known.knows("b") and known.quality("nobody") is None
-    assert len(known) == 4
+    assert past.quality("a") == past.quality("a2") == pytest.approx(0.3)
+    assert past.metric(record("a")) == pytest.approx((5 + 2.5) / 2)
+    assert past.quality("b") is None and past.knows("b") and past.quality("unknown") is None
+    assert len(past) == 4
 
 
-def test_what_was_lost_is_not_known_until_it_is():
+def test_a_lost_experiment_is_not_in_the_archive_until_it_has_an_outcome():
     records = [record("a", status="lost")]
-    known = archive(*records)
-    assert not known.knows("a") and len(known) == 0
-    known.update([*records, record("b", 0.1), record("a", 0.2)])
-    assert known.knows("a") and not known.knows("a", before=1) and known.knows("b", before=1)
+    past = archive(*records)
+    assert not past.knows("a") and len(past) == 0
+    past.update([*records, record("b", 0.1), record("a", 0.2)])
+    assert past.knows("a") and not past.knows("a", before=1) and past.knows("b", before=1)
 
 
-def test_a_baseline_is_no_idea_and_neither_is_a_patch_written_by_hand():
-    known = archive(record("a", 0.5, implementer="baseline"), record("b", 0.4, idea=""), record("c", 0.3))
-    assert [e.tree for e in known.elites()] == ["c"] and known.knows("b") and not known.knows("a")
+def test_baselines_and_patches_written_by_hand_are_no_elites():
+    past = archive(record("a", 0.5, implementer="baseline"), record("b", 0.4, idea=""), record("c", 0.3))
+    assert [e.tree for e in past.elites()] == ["c"] and past.knows("b") and not past.knows("a")
 
 
-def test_elites_are_the_best_tree_of_each_cell_best_first():
-    known = archive(
-        record("a", 0.2, place="lr"), record("b", 0.5, place="lr"), record("c", 0.4, place="lr"),
-        record("d", 0.3, place="wd"), record("e", 0.1), record("f"),
+def test_elites_are_the_best_codebase_of_each_cell_best_first():
+    past = archive(
+        record("a", 0.2, cell_name="lr"), record("b", 0.5, cell_name="lr"), record("c", 0.4, cell_name="lr"),
+        record("d", 0.3, cell_name="wd"), record("e", 0.1), record("f"),
     )  # fmt: skip
-    assert [e.tree for e in known.elites()] == ["b", "d", "e"] and [e.tree for e in known.elites(2)] == ["b", "d"]
-    assert known.kth_best(1) == 0.5 and known.kth_best(3) == 0.1 and known.kth_best(4) is None
-    assert known.span() == (0.1, 0.5) and archive().span() is None
-    assert known.cell("a") == "train.py:lr"
+    assert [e.tree for e in past.elites()] == ["b", "d", "e"] and [e.tree for e in past.elites(2)] == ["b", "d"]
+    assert past.kth_best(1) == 0.5 and past.kth_best(3) == 0.1 and past.kth_best(4) is None
+    assert past.span() == (0.1, 0.5) and archive().span() is None
+    assert past.cell("a") == "train.py:lr"
 
 
-def test_an_elite_that_was_luck_falls_when_it_is_run_again():
+def test_a_lucky_elite_loses_its_rank_when_a_second_run_is_worse():
     records = [record("a", 0.9), record("b", 0.6)]
-    known = archive(*records)
-    assert known.elites(1)[0].tree == "a"
-    known.update([*records, record("a", 0.1, id="a2")])
-    assert known.elites(1)[0].tree == "b"
+    past = archive(*records)
+    assert past.elites(1)[0].tree == "a"
+    past.update([*records, record("a", 0.1, id="a2")])
+    assert past.elites(1)[0].tree == "b"
 
 
-def test_updating_bit_by_bit_gives_the_same_as_all_at_once():
+def test_incremental_updates_give_the_same_archive_as_one_update():
     rng = random.Random(1)
-    records = [record(f"t{rng.randrange(40)}", rng.choice([None, 0.1, 0.2, 0.3]), id=f"i{i % 90}", place=f"p{i % 7}") for i in range(120)]  # fmt: skip
+    records = [record(f"t{rng.randrange(40)}", rng.choice([None, 0.1, 0.2, 0.3]), id=f"i{i % 90}", cell_name=f"p{i % 7}") for i in range(120)]  # fmt: skip
     descents = [(f"i{i}", (f"i{i // 2}",), i) for i in range(1, 90)]
-    whole, piecewise = archive(*records, lineage=descents), Archive("min")
+    at_once, piecewise = archive(*records, lineage=descents), Archive("min")
     for end in range(0, 121, 10):
         piecewise.update(records[:end], descents[: max(0, end - 30)])
-    assert whole.elites() == piecewise.elites() and len(whole) == len(piecewise)
+    assert at_once.elites() == piecewise.elites() and len(at_once) == len(piecewise)
     for i in range(90):
-        assert whole.lineage(f"i{i}") == piecewise.lineage(f"i{i}") and whole.expansions(
+        assert at_once.lineage(f"i{i}") == piecewise.lineage(f"i{i}") and at_once.expansions(
             f"i{i}"
         ) == piecewise.expansions(f"i{i}")
 
 
-def test_lineage_knows_children_ancestors_and_prompts():
+def test_the_lineage_has_children_ancestors_and_prompts():
     #      a   b        one prompt showed a and b: c, d; one showed c: e, and a copy of c
     #       \ /
     #       c d
@@ -136,47 +136,51 @@ def test_lineage_knows_children_ancestors_and_prompts():
         ("id-e", ("id-c",), 2),
         ("id-c", ("id-c",), 2),
     ]
-    known = archive(*records, lineage=lineage)
-    assert [e.tree for e in known.children("id-a")] == ["c", "d"] and known.best_child("id-a").tree == "c"
-    assert known.best_child("id-d") is None and [e.tree for e in known.parents("c")] == ["a", "b"]
+    past = archive(*records, lineage=lineage)
+    assert [e.tree for e in past.children("id-a")] == ["c", "d"] and past.best_child("id-a").tree == "c"
+    assert past.best_child("id-d") is None and [e.tree for e in past.parents("c")] == ["a", "b"]
     assert (
-        known.lineage("a") == {"a", "c", "d", "e"}
-        and known.lineage("c") == {"a", "b", "c", "e"}
-        and known.descendants("c") == {"e"}
+        past.lineage("a") == {"a", "c", "d", "e"}
+        and past.lineage("c") == {"a", "b", "c", "e"}
+        and past.descendants("c") == {"e"}
     )
-    assert [known.expansions(tree) for tree in "abcde"] == [2, 2, 1, 0, 0] and known.prompts == 2
+    assert [past.expansions(tree) for tree in "abcde"] == [2, 2, 1, 0, 0] and past.prompts == 2
 
 
-def test_a_circle_of_descent_ends():
-    known = archive(record("a", 0.1), record("b", 0.2), lineage=[("id-b", ("id-a",), 0), ("id-a", ("id-b",), 1)])
-    assert known.lineage("a") == known.lineage("b") == {"a", "b"} and known.expansions("a") == 2
+def test_a_cycle_in_the_lineage_terminates():
+    past = archive(record("a", 0.1), record("b", 0.2), lineage=[("id-b", ("id-a",), 0), ("id-a", ("id-b",), 1)])
+    assert past.lineage("a") == past.lineage("b") == {"a", "b"} and past.expansions("a") == 2
 
 
 def test_imitation_takes_the_best_of_each_cell_above_the_baseline_and_its_noise():
-    known = archive(
-        record("a", 0.5, place="p"), record("b", 0.6, place="p"), record("c", 0.42), record("d", 0.45), record("e")
+    past = archive(
+        record("a", 0.5, cell_name="p"),
+        record("b", 0.6, cell_name="p"),
+        record("c", 0.42),
+        record("d", 0.45),
+        record("e"),
     )
-    assert [e.tree for e in elites_for_imitation(known)] == ["b"]  # above the elites' mean, 0.49
-    known.baseline = Baseline(quality=0.4, metric=2.5, spread=0.03)
-    assert [e.tree for e in elites_for_imitation(known)] == ["b", "d"]
-    assert [e.tree for e in elites_for_imitation(known, limit=1)] == ["b"]
+    assert [e.tree for e in elites_for_imitation(past)] == ["b"]  # above the elites' mean, 0.49
+    past.baseline = Baseline(quality=0.4, metric=2.5, spread=0.03)
+    assert [e.tree for e in elites_for_imitation(past)] == ["b", "d"]
+    assert [e.tree for e in elites_for_imitation(past, limit=1)] == ["b"]
     assert elites_for_imitation(archive()) == []
 
 
-def test_ten_thousand_records_are_quick():
+def test_ten_thousand_records_take_seconds():
     rng = random.Random(0)
-    records = [record(f"t{i}", rng.random() if i % 3 else None, place=f"p{i % 500}") for i in range(10_000)]
+    records = [record(f"t{i}", rng.random() if i % 3 else None, cell_name=f"p{i % 500}") for i in range(10_000)]
     lineage = [(f"id-t{i}", (f"id-t{rng.randrange(i)}", f"id-t{rng.randrange(i)}"), i // 64) for i in range(1, 10_000)]
     started = time.process_time()
-    known = Archive("min")
+    past = Archive("min")
     for end in range(0, 10_001, 100):  # a run of a hundred batches
-        known.update(records[:end], lineage[: max(0, end - 1)])
-        known.elites(20), known.kth_best(20), known.span()
+        past.update(records[:end], lineage[: max(0, end - 1)])
+        past.elites(20), past.kth_best(20), past.span()
     spent = time.process_time() - started
-    assert len(known.elites()) == 500 and spent < 15, spent
+    assert len(past.elites()) == 500 and spent < 15, spent
 
 
-def test_the_journal_keeps_the_order_of_knowing_and_what_was_known_at_a_proposal(tmp_path):
+def test_the_journal_keeps_the_order_of_outcomes_and_the_record_count_of_each_proposal(tmp_path):
     journal = Journal(tmp_path / "buffer.sqlite")
     for id, status, reward in [("a", "succeeded", float("nan")), ("b", "lost", None), ("c", "failed", 0.0),
                                ("a", "succeeded", 2.0), ("b", "succeeded", 3.0), ("c", "lost", None)]:  # fmt: skip
@@ -189,7 +193,7 @@ def test_the_journal_keeps_the_order_of_knowing_and_what_was_known_at_a_proposal
     assert Journal(tmp_path / "buffer.sqlite").lineage() == [("b", ("a", "c"), 7)]
 
 
-def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(toy_buffer, tmp_path, monkeypatch):
+def test_a_resumed_run_has_the_same_archive_and_finds_the_completion_of_an_idea(toy_buffer, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     completions = [idea("set x = 1.0", "First thought."), idea("set x = 1.0", "Second thought."), "nothing"]
     run(toy_buffer.baseline())
@@ -214,10 +218,10 @@ def test_a_resumed_run_knows_the_same_and_finds_the_words_that_led_to_an_idea(to
     again.close()
 
 
-def test_the_noise_of_a_run_is_what_env_check_measured_on_the_scale_of_rewards(toy_buffer, tmp_path, monkeypatch):
+def test_the_spread_of_a_run_comes_from_env_check_as_rewards(toy_buffer, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert baseline_of(toy_buffer) is None
     store_noise(load_environment(toy_buffer.config.environment), "cpu", [2.0, 4.0])
-    known = baseline_of(toy_buffer)
-    assert known.quality == pytest.approx((0.5 + 0.25) / 2) and known.metric == 3.0
-    assert known.spread == pytest.approx(0.25 / 2**0.5)
+    past = baseline_of(toy_buffer)
+    assert past.quality == pytest.approx((0.5 + 0.25) / 2) and past.metric == 3.0
+    assert past.spread == pytest.approx(0.25 / 2**0.5)

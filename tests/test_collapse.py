@@ -24,18 +24,18 @@ def cells():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_plain_grpo_collapses_as_in_the_paper(cells):
-    told = cells["grpo"]
-    first = told["steps"][0]
-    assert at_end(told, "mean") > first["mean"] + 0.1 and at_end(told, "success") > 0.9
-    assert at_end(told, "distinct") < 0.5 * first["distinct"] and at_end(told, "vendi") < 0.35 * first["vendi"]
-    assert at_end(told, "simple") > 0.8 and at_end(told, "thought") < 0.5 * first["thought"]
-    assert slope(told, "best") < 0.02 and told["executed"] < 0.5 * told["proposed"]
+    cell = cells["grpo"]
+    first = cell["steps"][0]
+    assert at_end(cell, "mean") > first["mean"] + 0.1 and at_end(cell, "success") > 0.9
+    assert at_end(cell, "distinct") < 0.5 * first["distinct"] and at_end(cell, "vendi") < 0.35 * first["vendi"]
+    assert at_end(cell, "simple") > 0.8 and at_end(cell, "thought") < 0.5 * first["thought"]
+    assert slope(cell, "best") < 0.02 and cell["executed"] < 0.5 * cell["proposed"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_default_mix_does_not(cells):
-    told, plain = cells["default"], cells["grpo"]
-    assert at_end(told, "distinct") > told["steps"][0]["distinct"] and at_end(told, "simple") < 0.2
-    assert told["executed"] > 2 * plain["executed"] and told["score"] > plain["score"]
-    assert slope(told, "best") > slope(plain, "best")
+def test_the_default_mix_does_not_collapse(cells):
+    cell, plain = cells["default"], cells["grpo"]
+    assert at_end(cell, "distinct") > cell["steps"][0]["distinct"] and at_end(cell, "simple") < 0.2
+    assert cell["executed"] > 2 * plain["executed"] and cell["score"] > plain["score"]
+    assert slope(cell, "best") > slope(plain, "best")

@@ -1,4 +1,4 @@
-"""The ideator `local`: a tiny model from scratch, sampled exactly, asked as training asks."""
+"""The ideator `local` with a tiny new model: exact sampling, and the prompts of training."""
 
 import asyncio
 import threading
@@ -48,9 +48,9 @@ def wide(tmp_path_factory):
 
 @pytest.fixture
 def ideator(wide):
-    made = local(wide)
-    yield made
-    made.close()
+    ideator = local(wide)
+    yield ideator
+    ideator.close()
 
 
 def local(folder, **settings):
@@ -58,22 +58,22 @@ def local(folder, **settings):
     return get_ideator("local", raw, SUBJECT, Ledger())
 
 
-def asked(ideator, *asks, known=None):
-    return run(ask_ideator(ideator, asks, known or archive()))
+def answers_to(ideator, *asks, past=None):
+    return run(ask_ideator(ideator, asks, past or archive()))
 
 
-def test_a_question_names_its_answers_whatever_is_asked_beside_it(ideator, wide):
-    one, two = Ask("free", 3, salt="one"), Ask("free", 5, salt="two")
-    together = asked(ideator, one, two)
+def test_answers_depend_on_the_question_and_not_on_the_batch(ideator, wide):
+    first, second = Ask("free", 3, salt="one"), Ask("free", 5, salt="two")
+    together = answers_to(ideator, first, second)
     assert [len(texts) for texts in together] == [3, 5] and len({text for texts in together for text in texts}) > 5
-    assert asked(ideator, two) == together[1:] and asked(ideator, one) == together[:1]
+    assert answers_to(ideator, second) == together[1:] and answers_to(ideator, first) == together[:1]
     small = local(wide, batch=2)
-    assert asked(small, one, two) == together
+    assert answers_to(small, first, second) == together
     small.close()
-    assert asked(ideator, Ask("free", 3, salt="three"))[0] != together[0]
+    assert answers_to(ideator, Ask("free", 3, salt="three"))[0] != together[0]
 
 
-def test_answers_are_drawn_from_the_models_own_distribution(folder):
+def test_answers_are_drawn_from_the_models_distribution(folder):
     """The chi-square statistic of first tokens against softmax(logits / T), rare tokens taken together."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     prompt, temperature, count = [5, 9, 17], 0.05, 6000
@@ -84,32 +84,32 @@ def test_answers_are_drawn_from_the_models_own_distribution(folder):
 
     def statistic(temperature):
         expected = count * torch.softmax(logits / temperature, -1)
-        found = torch.bincount(torch.tensor(drawn)[:, 0], minlength=len(expected)).float()
+        counts = torch.bincount(torch.tensor(drawn)[:, 0], minlength=len(expected)).float()
         rare = expected < 5
-        found, expected = (torch.cat([each[~rare], each[rare].sum()[None]]) for each in (found, expected))
+        counts, expected = (torch.cat([v[~rare], v[rare].sum()[None]]) for v in (counts, expected))
         free = len(expected) - 1
-        return float((((found - expected) ** 2 / expected).sum() - free) / (2 * free) ** 0.5)
+        return float((((counts - expected) ** 2 / expected).sum() - free) / (2 * free) ** 0.5)
 
     assert abs(statistic(temperature)) < 4 and statistic(temperature * 1.3) > 20
 
 
-def test_padding_and_a_shared_cache_change_nothing(folder):
+def test_padding_and_a_shared_cache_do_not_change_greedy_answers(folder):
     """Greedy answers to prompts of unequal lengths equal those of transformers' own generate, one by one."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     prompts = [[5, 9, 17], [3], [8, 8, 8, 100, 101, 102, 7], [2, 4]]
     sampler = Sampler(model, frozenset({0}), max_tokens=10, temperature=0)
     rows = [2, 0, 1, 1, 3]
-    came = sampler.answers(prompts, rows, ["s"] * 5, threading.Event())
-    for row, tokens in zip(rows, came, strict=True):
+    answers = sampler.answers(prompts, rows, ["s"] * 5, threading.Event())
+    for row, tokens in zip(rows, answers, strict=True):
         ids = torch.tensor([prompts[row]])
-        whole = model.generate(
+        greedy = model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=10, eos_token_id=0
         )[0, ids.shape[1] :].tolist()
-        assert tokens == (whole[: whole.index(0)] if 0 in whole else whole)
+        assert tokens == (greedy[: greedy.index(0)] if 0 in greedy else greedy)
 
 
 class Ending:
-    """Stands for a model whose rows end after as many tokens as their prompt's one token says."""
+    """A fake model: the number of tokens of a row is its prompt's only token."""
 
     def __init__(self):
         self.device, self.widths = torch.device("cpu"), []
@@ -128,14 +128,14 @@ class Ending:
         return SimpleNamespace(logits=logits, past_key_values=past_key_values)
 
 
-def test_rows_that_have_ended_cost_nothing_more():
+def test_rows_that_have_ended_leave_the_batch():
     model = Ending()
     sampler = Sampler(model, frozenset({19}), max_tokens=50, temperature=0)
-    came = sampler.answers([[2], [5], [0]], [0, 1, 2, 1], ["s"] * 4, threading.Event())
-    assert [len(answer) for answer in came] == [2, 5, 0, 5] and model.widths == [3, 3, 3, 2, 2, 2]
+    answers = sampler.answers([[2], [5], [0]], [0, 1, 2, 1], ["s"] * 4, threading.Event())
+    assert [len(answer) for answer in answers] == [2, 5, 0, 5] and model.widths == [3, 3, 3, 2, 2, 2]
 
 
-def test_what_a_row_draws_is_uniform_and_its_own():
+def test_the_numbers_of_a_row_are_uniform_and_depend_on_its_seed():
     numbers = _uniform([f"s{n}" for n in range(500)], 40)
     assert abs(numbers.mean() - 0.5) < 0.01 and abs(numbers.var() - 1 / 12) < 0.003
     assert numbers.min() >= 0 and numbers.max() < 1 and (_uniform(["s7"], 40) == numbers[7]).all()
@@ -146,19 +146,19 @@ def test_prompts_are_those_of_training(ideator, toy_buffer, monkeypatch, tmp_pat
     records = [record("t1", 0.3), record("t2", 0.5)]
     toy_buffer.history += records
     trained = ArchivePrompts(toy_buffer, TopK())
-    known = archive(*records)
-    asked(ideator, Ask("free", 1))
-    put = ideator._model.prompts.write
-    assert put(Ask("free", 1), known).text == trained.prompt(())
-    assert put(Ask("exploit", 1, tuple(records)), known).text == trained.prompt(records)
-    assert put(Ask("explore", 1, tuple(records), descends=False), known).text == trained.prompt(())
+    past = archive(*records)
+    answers_to(ideator, Ask("free", 1))
+    write = ideator._model.prompts.write
+    assert write(Ask("free", 1), past).text == trained.prompt(())
+    assert write(Ask("exploit", 1, tuple(records)), past).text == trained.prompt(records)
+    assert write(Ask("explore", 1, tuple(records), descends=False), past).text == trained.prompt(())
 
 
-def test_each_completion_of_a_question_that_shows_many_has_parents_of_its_own(ideator):
+def test_each_completion_of_a_question_draws_its_own_parents(ideator):
     records = [record(f"t{n}", 0.1 + n / 100) for n in range(10)]
-    (came,) = asked(ideator, Ask("exploit", 8, tuple(records), salt="s"), known=archive(*records))
-    assert all(isinstance(text, Answer) and len(text.parents) == 2 for text in came)
-    assert len({tuple(each.id for each in text.parents) for text in came}) > 4
+    (answers,) = answers_to(ideator, Ask("exploit", 8, tuple(records), salt="s"), past=archive(*records))
+    assert all(isinstance(text, Answer) and len(text.parents) == 2 for text in answers)
+    assert len({tuple(parent.id for parent in text.parents) for text in answers}) > 4
 
 
 def test_a_chat_template_is_used_where_there_is_one(wide, tmp_path):
@@ -166,40 +166,40 @@ def test_a_chat_template_is_used_where_there_is_one(wide, tmp_path):
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>"
     AutoModelForCausalLM.from_pretrained(wide).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    made = local(str(tmp_path))
-    asked(made, Ask("free", 1))
-    assert tokenizer.decode(made._model._ids("Propose.")) == "<user>Propose.<assistant>"
-    made.close()
+    ideator = local(str(tmp_path))
+    answers_to(ideator, Ask("free", 1))
+    assert tokenizer.decode(ideator._model._ids("Propose.")) == "<user>Propose.<assistant>"
+    ideator.close()
 
 
-def test_the_loop_goes_on_while_a_model_writes_and_closing_ends_it(wide):
-    made = local(wide, max_tokens=3000)
+def test_the_event_loop_stays_free_while_a_model_samples_and_close_stops_it(wide):
+    ideator = local(wide, max_tokens=3000)
 
     async def both():
-        task = asyncio.create_task(made.ideas(Ask("free", 16), archive()))
-        while made._model is None:
+        task = asyncio.create_task(ideator.ideas(Ask("free", 16), archive()))
+        while ideator._model is None:
             await asyncio.sleep(0.01)
         started = time.monotonic()
         for _ in range(20):
             await asyncio.sleep(0.005)
-        beside, pending = time.monotonic() - started, not task.done()
-        await asyncio.to_thread(made.close)
+        elapsed, pending = time.monotonic() - started, not task.done()
+        await asyncio.to_thread(ideator.close)
         with pytest.raises(ModelError, match="closed"):
             await task
-        return beside, pending
+        return elapsed, pending
 
-    beside, pending = run(both())
-    assert pending and beside < 5
+    elapsed, pending = run(both())
+    assert pending and elapsed < 5
 
 
-def test_a_prompt_without_room_is_told(folder):
-    made = local(folder, max_tokens=120)
+def test_a_prompt_without_room_is_refused(folder):
+    ideator = local(folder, max_tokens=120)
     with pytest.raises(ModelError, match=r"has room for 8 with max_tokens: 120"):
-        asked(made, Ask("free", 1))
-    made.close()
+        answers_to(ideator, Ask("free", 1))
+    ideator.close()
 
 
-def test_a_run_or_an_export_is_named_by_its_folder(folder, tmp_path):
+def test_a_model_is_named_by_the_folder_of_a_run_or_export(folder, tmp_path):
     assert model_source(folder) == folder
     parent = folder.removesuffix("/model")
     assert model_source(parent) == folder and model_source("owner/name") == "owner/name"
@@ -221,29 +221,29 @@ def test_a_run_or_an_export_is_named_by_its_folder(folder, tmp_path):
         ({"as_trained": 1}, "as_trained: 1. Expected true or false"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(folder, settings, sentence):
+def test_wrong_settings_are_refused(folder, settings, sentence):
     with pytest.raises(IdeatorError, match=sentence):
         local(**{"folder": folder, **settings}) if "model" not in settings else get_ideator("local", settings, SUBJECT)
     with pytest.raises(IdeatorError, match="no 'model'"):
         get_ideator("local", {}, SUBJECT)
 
 
-def test_a_folder_that_transformers_cannot_read_is_one_sentence(tmp_path):
+def test_a_folder_that_transformers_cannot_read_is_refused_with_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    made = local(str(tmp_path))
+    ideator = local(str(tmp_path))
     with pytest.raises(ModelError, match="cannot be loaded from"):
-        asked(made, Ask("free", 1))
-    made.close()
+        answers_to(ideator, Ask("free", 1))
+    ideator.close()
 
 
-def test_a_device_that_is_not_there_is_one_sentence(folder):
-    made = local(folder, device="cuda:7")
+def test_a_missing_device_is_refused_with_one_sentence(folder):
+    ideator = local(folder, device="cuda:7")
     with pytest.raises(ModelError, match="cannot be loaded from"):
-        asked(made, Ask("free", 1))
-    made.close()
+        answers_to(ideator, Ask("free", 1))
+    ideator.close()
 
 
-def test_a_model_without_a_cache_to_pick_from_is_told():
+def test_a_model_without_a_selectable_cache_is_refused():
     def model(input_ids, **_):
         return SimpleNamespace(logits=torch.zeros(1, 1, 5))
 
@@ -252,7 +252,7 @@ def test_a_model_without_a_cache_to_pick_from_is_told():
         Sampler(model, frozenset(), 5).answers([[1]], [0], ["s"], threading.Event())
 
 
-def test_a_sampler_stops_when_it_is_told_to():
+def test_a_sampler_stops_when_its_event_is_set():
     stop = threading.Event()
     stop.set()
     with pytest.raises(Stopped):

@@ -1,4 +1,4 @@
-"""A population's figures against what its records say, from a finished journal and from one that is being written."""
+"""The figures of a population against its records, from a finished journal and from one that is being written."""
 
 import json
 import time
@@ -35,28 +35,30 @@ class ByLetter:
         return np.stack([alphabet[ord(text[0].lower()) - ord("a")] if text else 0 * alphabet[0] for text in texts])
 
 
-def text(words, thought=""):
-    return f"{thought} [Experiment] {words} [Code Changes] rate = 1 [End]"
+def text(experiment, thought=""):
+    return f"{thought} [Experiment] {experiment} [Code Changes] rate = 1 [End]"
 
 
 def written(folder, steps):
-    """A run's journal from steps of (words, thought, record)."""
-    book = Journal(folder / "buffer.sqlite")
+    """A run's journal from steps of (experiment, thought, record)."""
+    journal = Journal(folder / "buffer.sqlite")
     for step, ideas in enumerate(steps):
-        book.propose(step, [text(words, thought) if words else thought for words, thought, _ in ideas])
+        journal.propose(
+            step, [text(experiment, thought) if experiment else thought for experiment, thought, _ in ideas]
+        )
         for position, (_, _, outcome) in enumerate(ideas):
             if outcome is not None:
-                book.settle(step, position, outcome)
-    return book
+                journal.settle(step, position, outcome)
+    return journal
 
 
 def step_of(letters, ids, thought="think a lot", **more):
-    """One idea a letter; an id in capitals failed."""
-    made = []
+    """One idea for each letter; an id in capitals is a failure."""
+    ideas = []
     for letter, id in zip(letters, ids, strict=True):
         status, value = ("failed", None) if id.isupper() else ("succeeded", float(ord(id)))
-        made.append((f"{letter} {letter}b", thought, record(id, status, value, patch=PATCH.format(ord(id)), **more)))
-    return made
+        ideas.append((f"{letter} {letter}b", thought, record(id, status, value, patch=PATCH.format(ord(id)), **more)))
+    return ideas
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def two_steps(tmp_path):
     return read_run(tmp_path)
 
 
-def test_a_window_says_what_its_records_say(two_steps):
+def test_the_figures_of_a_window_equal_those_of_its_records(two_steps):
     first, second = population(two_steps, ByLetter())
     assert (first.step, first.last_step, first.ideas) == (0, 0, 8) and set(first.figures) == set(FIGURES)
     f, s = first.figures, second.figures
@@ -86,7 +88,7 @@ def test_a_window_says_what_its_records_say(two_steps):
     assert f["token_entropy"] is None and f["beyond_bound"] is None and f["coverage"] is None
 
 
-def test_diversity_is_taken_at_one_n(two_steps):
+def test_all_windows_are_compared_at_one_n(two_steps):
     first, second = population(two_steps, ByLetter())
     f, s = first.figures, second.figures
     assert sample_size(8) == 4
@@ -103,7 +105,7 @@ def test_diversity_is_taken_at_one_n(two_steps):
     assert s["distinct_1"] == pytest.approx(2 / 8), "a and ab, of eight words in four descriptions"
 
 
-def test_the_past_is_that_of_earlier_windows(two_steps):
+def test_duplicates_are_counted_against_earlier_windows_only(two_steps):
     first, second = population(two_steps, ByLetter())
     assert first.figures["past_duplicates"] is None and first.figures["known_trees"] == 0
     assert second.figures["past_duplicates"] == second.figures["past_duplicates_succeeded"] == 1.0
@@ -111,16 +113,16 @@ def test_the_past_is_that_of_earlier_windows(two_steps):
     assert (first.figures["new_cells"], second.figures["new_cells"]) == (1, 0)
 
 
-def test_copies_of_parents_are_counted_among_those_that_were_shown_some(tmp_path):
-    book = written(tmp_path, [step_of("aaaaaaaa", "abcdefgh"), step_of("aaaaaaaa", "aijkbcde")])
+def test_parent_copies_are_a_share_of_the_ideas_that_were_shown_parents(tmp_path):
+    journal = written(tmp_path, [step_of("aaaaaaaa", "abcdefgh"), step_of("aaaaaaaa", "aijkbcde")])
     for child in "aijk":
-        book.descend(child, ("a", "b"), 1)
-    book.close()
+        journal.descend(child, ("a", "b"), 1)
+    journal.close()
     _, second = population(read_run(tmp_path), ByLetter())
     assert second.figures["parent_copies"] == 1 / 4
 
 
-def test_small_steps_are_joined(tmp_path):
+def test_small_steps_are_joined_to_one_window(tmp_path):
     steps = [step_of("abcdef", "abcdef")] * 7
     written(tmp_path, steps).close()
     run = read_run(tmp_path)
@@ -133,7 +135,7 @@ def test_small_steps_are_joined(tmp_path):
     )
 
 
-def test_what_has_no_outcome_or_was_lost_is_no_idea_of_anybody(tmp_path):
+def test_ideas_without_an_outcome_and_lost_ideas_are_not_counted(tmp_path):
     ideas = step_of("aaaaaaaaaa", "abcdefghij")
     ideas[0], ideas[1] = (*ideas[0][:2], None), (*ideas[1][:2], record("l", "lost"))
     written(tmp_path, [ideas]).close()
@@ -155,26 +157,26 @@ def test_an_empty_run_has_no_windows(tmp_path):
     assert population(Run(tmp_path, {}, [], {}), ByLetter()) == []
 
 
-def test_a_watch_that_saw_the_run_grow_has_the_figures_of_its_records(tmp_path):
+def test_a_watch_of_a_growing_run_has_the_figures_of_its_records(tmp_path):
     steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
-    book = Journal(tmp_path / "buffer.sqlite")
+    journal = Journal(tmp_path / "buffer.sqlite")
     buffer = SimpleNamespace(journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"), history=[], lineage=[])
     live, watch = LiveRows(buffer), DiversityWatch(ByLetter(), EnvironmentContext("min"))
     for step, ideas in enumerate(steps):
-        book.propose(step, [text(words, thought) for words, thought, _ in ideas])
+        journal.propose(step, [text(experiment, thought) for experiment, thought, _ in ideas])
         for position, (_, _, outcome) in enumerate(ideas):
             buffer.history.append(outcome)
-            book.settle(step, position, outcome)
+            journal.settle(step, position, outcome)
         watch.add(live.new_rows(step))
         assert watch.close_window().step == step
-    book.close()
+    journal.close()
     assert watch.windows == population(read_run(tmp_path), ByLetter())
-    told = watch.metrics(watch.windows[-1])
-    assert told["diversity/vendi"] == watch.windows[-1].figures["vendi"] and told["collapse/alarm"] == 0
-    assert "diversity/token_entropy" not in told
+    metrics = watch.metrics(watch.windows[-1])
+    assert metrics["diversity/vendi"] == watch.windows[-1].figures["vendi"] and metrics["collapse/alarm"] == 0
+    assert "diversity/token_entropy" not in metrics
 
 
-def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path, toy):
+def test_a_resumed_search_has_a_window_for_every_earlier_epoch(tmp_path, toy):
     steps = [step_of("aaaabbcd", "abcdeefG"), step_of("aaabbbcd", "hhijklmn"), step_of("aaaaaabc", "abhijopq")]
     written(tmp_path, steps).close()
     buffer = SimpleNamespace(
@@ -185,44 +187,44 @@ def test_a_search_that_goes_on_again_has_a_window_of_every_epoch_before(tmp_path
         config=SimpleNamespace(preset="cpu"),
     )
     PopulationWatch(buffer, ByLetter(), tmp_path, print)(2)
-    told = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
-    watched = population(read_run(tmp_path), ByLetter())
-    assert [each["step"] for each in told] == [0, 1, 2]
-    assert [each["figures"]["vendi"] for each in told] == [window.figures["vendi"] for window in watched]
+    windows = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    expected = population(read_run(tmp_path), ByLetter())
+    assert [window["step"] for window in windows] == [0, 1, 2]
+    assert [window["figures"]["vendi"] for window in windows] == [window.figures["vendi"] for window in expected]
 
 
-def test_late_rows_are_given_once_when_they_are_known(tmp_path):
-    book = Journal(tmp_path / "buffer.sqlite")
+def test_late_rows_are_returned_once_after_their_outcome(tmp_path):
+    journal = Journal(tmp_path / "buffer.sqlite")
     buffer = SimpleNamespace(
         journal=SimpleNamespace(path=tmp_path / "buffer.sqlite"), history=[record("a"), record("b")], lineage=[]
     )
     live = LiveRows(buffer)
     for step in range(3):
-        book.propose(step, [text("a"), text("b")])
-        book.settle(step, 0, record("a", value=1.0))
+        journal.propose(step, [text("a"), text("b")])
+        journal.settle(step, 0, record("a", value=1.0))
     assert [row.step for row in live.new_rows(1)] == [0, 1] and live.count_running(1) == 2
-    book.settle(0, 1, record("b", value=2.0))
+    journal.settle(0, 1, record("b", value=2.0))
     assert [(row.step, row.tree) for row in live.new_rows(2)] == [(0, "tree-b"), (2, "tree-a")]
-    book.settle(1, 1, record("l", "lost"))
-    book.settle(2, 1, record("b", value=2.0))
+    journal.settle(1, 1, record("l", "lost"))
+    journal.settle(2, 1, record("b", value=2.0))
     assert [(row.step, row.tree) for row in live.new_rows(2)] == [(2, "tree-b")]
     assert live.new_rows(9) == [] and live.last_step() == 2
-    assert LiveRows(buffer, since=time.time() + 60).new_rows(2) == [], "what was proposed before is another run's"
-    book.close()
+    assert LiveRows(buffer, since=time.time() + 60).new_rows(2) == [], "earlier proposals belong to another run"
+    journal.close()
 
 
-def test_alarms_of_a_watch_are_told_where_they_begin(tmp_path):
-    watch, told = DiversityWatch(ByLetter()), []
+def test_a_watch_returns_an_alarm_only_where_it_begins(tmp_path):
+    watch, new_alarms = DiversityWatch(ByLetter()), []
     for step in range(5):
         written(tmp_path / str(step), [step_of("aaaaaaaa", "abcdefgh")]).close()
         watch.add(rows_of_run(read_run(tmp_path / str(step))))
         assert watch.close_window() is not None
-        told.append([(alarm.kind, alarm.level) for alarm in watch.new_alarms()])
-    assert told == [[], [], [("largest_cluster", "stop")], [], []]
+        new_alarms.append([(alarm.kind, alarm.level) for alarm in watch.new_alarms()])
+    assert new_alarms == [[], [], [("largest_cluster", "stop")], [], []]
     assert watch.metrics(watch.windows[-1])["collapse/alarm"] == 2
 
 
-def test_an_idea_without_words_has_no_direction_and_breaks_nothing(tmp_path):
+def test_ideas_with_a_zero_vector_are_left_out_of_diversity(tmp_path):
     class Silent(ByLetter):
         def embed(self, texts):
             return np.zeros((len(texts), 3), np.float32)
@@ -233,7 +235,7 @@ def test_an_idea_without_words_has_no_direction_and_breaks_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nanogpt", "grpo_math"])
-def test_a_patch_shows_exactly_the_edit_that_made_it(name):
+def test_every_catalogue_edit_is_found_in_its_own_patch(name):
     from ideator_rl.environments.catalogue.catalogue import environment_catalogue
     from ideator_rl.environments.catalogue.edits import Choice
 
@@ -273,7 +275,7 @@ def test_the_size_of_a_patch_is_counted_by_its_hunks():
     assert patch_size(patch) == (4, 2) and patch_size("") == (0, 0)
 
 
-def test_a_codebase_is_read_once_a_run(tmp_path):
+def test_the_patch_of_a_codebase_is_analysed_once_a_run(tmp_path):
     read = []
 
     class Counting(EnvironmentContext):
@@ -287,7 +289,7 @@ def test_a_codebase_is_read_once_a_run(tmp_path):
     assert len(read) == len(set(read)) == len(set("abcdefGh"))
 
 
-def test_ten_thousand_ideas_take_seconds_once_they_are_embedded(tmp_path):
+def test_ten_thousand_ideas_take_seconds_without_embedding(tmp_path):
     steps, size, rng = 80, 125, np.random.default_rng(0)
     letters = "abcdefghijklmnopqrstuvwxyz"
     rollouts, experiments = [], {}
@@ -302,4 +304,4 @@ def test_ten_thousand_ideas_take_seconds_once_they_are_embedded(tmp_path):
     since = time.process_time()
     windows = population(Run(tmp_path, {"env": "nanogpt"}, rollouts, experiments), ByLetter())
     assert len(windows) == steps and all(window.figures["vendi"] for window in windows)
-    assert time.process_time() - since < 20  # the goal is 10 s on a core of one's own: benchmarks/diversity.py
+    assert time.process_time() - since < 20  # the goal is 10 s on an idle core: benchmarks/diversity.py

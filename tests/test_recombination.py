@@ -33,18 +33,18 @@ def read(nanogpt):
     return [([choices(idea) for *_, idea in SHOWN.findall(prompt)], choices(answer)) for prompt, answer in rows]
 
 
-def test_a_prompt_shows_one_or_two_ideas_and_both_are_common(read):
+def test_prompts_show_one_or_two_ideas_about_equally_often(read):
     counts = [len(parents) for parents, _ in read]
     assert set(counts) == {1, 2} and min(counts.count(1), counts.count(2)) > COUNT / 4
 
 
-def test_the_edits_of_an_answer_are_those_of_shown_ideas_and_at_most_one_is_new(read):
+def test_an_answer_has_edits_of_the_shown_ideas_and_at_most_one_new_edit(read):
     new = [len({e.key for e in answer} - {e.key for parent in parents for e in parent}) for parents, answer in read]
     assert set(new) == {0, 1} and COUNT / 8 < new.count(1) < COUNT / 2
-    kept = [any(answer & parent for parent in parents) for parents, answer in read]
-    assert sum(kept) > COUNT / 2, "most answers keep an edit with its value"
-    both = [all(answer & parent for parent in parents) for parents, answer in read if len(parents) == 2]
-    assert sum(both) > len(both) / 5, "some combine two ideas"
+    keeps_a_value = [any(answer & parent for parent in parents) for parents, answer in read]
+    assert sum(keeps_a_value) > COUNT / 2, "most answers keep an edit with its value"
+    combines_two = [all(answer & parent for parent in parents) for parents, answer in read if len(parents) == 2]
+    assert sum(combines_two) > len(combines_two) / 5, "some combine two ideas"
 
 
 def test_the_edits_of_an_answer_come_from_different_families(nanogpt, read):
@@ -70,23 +70,23 @@ def test_nearly_every_answer_can_be_applied(nanogpt, read):
     assert sum(changes(answer) for _, answer in read) >= 0.95 * COUNT
 
 
-def test_a_result_says_truly_whether_it_is_better_and_is_one_that_the_environment_believes(nanogpt):
+def test_results_are_plausible_and_compared_correctly_with_the_baseline(nanogpt):
     low, high = nanogpt.metric.plausible
     for prompt, _ in recombined_ideas(nanogpt, "cpu", 50, 5):
         baseline = float(re.search(r"the baseline has ([\d.]+)\.\n", prompt)[1])
-        for name, value, said, _ in SHOWN.findall(prompt):
+        for name, value, verdict, _ in SHOWN.findall(prompt):
             assert name == "val_loss" and low * 0.9 <= float(value) <= high * 1.1
-            assert (said == "better") == (float(value) < baseline)
+            assert (verdict == "better") == (float(value) < baseline)
 
 
-def test_equal_seeds_give_equal_rows_and_others_do_not(nanogpt):
+def test_rows_depend_on_the_seed(nanogpt):
     first = recombined_ideas(nanogpt, "cpu", 20, 1)
     assert first == recombined_ideas(nanogpt, "cpu", 20, 1)
     assert not set(first) & set(recombined_ideas(nanogpt, "cpu", 20, 2))
 
 
 @pytest.mark.parametrize(("strategy", "free", "count"), [(None, 0.25, 0), ("top_k", 0.25, 30), ("puct", 1.0, 0)])
-def test_a_warm_up_shows_past_ideas_as_often_as_the_recipes_prompts_will(nanogpt, strategy, free, count):
+def test_a_warm_up_shows_past_ideas_as_often_as_the_recipe(nanogpt, strategy, free, count):
     config = IdeatorConfig(env="nanogpt", prompt_strategy=strategy, free_prompts=free, prompt_parents=1)
     own = nanogpt.prompt("cpu")
     bare = [(own, idea) for idea in idea_corpus(nanogpt, 40, 3)]
@@ -95,7 +95,7 @@ def test_a_warm_up_shows_past_ideas_as_often_as_the_recipes_prompts_will(nanogpt
     assert [len(SHOWN.findall(prompt)) for prompt, _ in rows] == [0] * (40 - count) + [1] * count
 
 
-def test_a_chat_model_is_shown_past_ideas_in_a_message(nanogpt):
+def test_a_chat_model_sees_past_ideas_in_a_message(nanogpt):
     config = IdeatorConfig(env="nanogpt", prompt_strategy="top_k", free_prompts=0.0)
     own = nanogpt.prompt("cpu")
     ideas = idea_corpus(nanogpt, 4, 3)

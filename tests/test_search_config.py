@@ -1,4 +1,4 @@
-"""The recipe of a search: what it takes, and what it says of what it does not take."""
+"""The recipe of a search: the keys it accepts, and the errors for everything else."""
 
 import os
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):
     assert load_search(str(again)) == config
 
 
-def test_options_go_with_the_strategy_that_they_stand_beside(tmp_path):
+def test_options_of_the_recipe_are_dropped_for_another_strategy(tmp_path):
     file = written(tmp_path, strategy="evolution", strategy_options="{elites: 6}")
     assert load_search(file, ["--seed", "2"]).strategy_options == {"elites": 6}
     assert load_search(file, ["--strategy", "best_of_n"]).strategy_options is None
@@ -51,12 +51,12 @@ def test_the_papers_numbers_are_the_defaults(tmp_path):
     assert (config.epoch_size, config.batch, config.quorum, config.flow) == (80, 10, 0.3, "epochs")
 
 
-def test_one_source_may_stand_without_a_list(tmp_path):
+def test_a_single_source_needs_no_list(tmp_path):
     assert load_search(written(tmp_path, archive_from="runs/first")).archive_from == ["runs/first"]
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "text"),
     [
         ({"stratgy": "evolution"}, "unknown key 'stratgy'. Did you mean 'strategy'"),
         ({"learning_rate": 0.1}, "docs/reference/recipe_search.md lists the keys"),
@@ -75,25 +75,25 @@ def test_one_source_may_stand_without_a_list(tmp_path):
         ({"archive_from": "[1]"}, "archive_from[0]: 1. Expected text"),
     ],
 )
-def test_an_unusable_recipe_is_told_in_one_sentence(tmp_path, keys, words):
-    with pytest.raises(RecipeError) as told:
+def test_an_unusable_recipe_is_refused_with_one_sentence(tmp_path, keys, text):
+    with pytest.raises(RecipeError) as refusal:
         load_search(written(tmp_path, **keys))
-    assert words in str(told.value)
+    assert text in str(refusal.value)
 
 
-def test_a_whole_number_may_be_as_large_as_one_likes_and_is_told_with_all_its_digits(tmp_path):
+def test_whole_numbers_have_no_upper_limit_and_are_printed_in_full(tmp_path):
     assert load_search(written(tmp_path, max_experiments=10**400)).max_experiments == 10**400
     config = load_search(written(tmp_path, max_experiments=1234567, env="nanogpt"))
     assert "max_experiments 1234567," in dry_run.dry_run(config)
 
 
-def test_a_dry_run_says_how_a_steady_search_flows(tmp_path):
+def test_a_dry_run_describes_a_steady_flow(tmp_path):
     config = load_search(written(tmp_path, env="nanogpt", flow="steady", epoch_size=8))
     assert "a steady flow, counted in epochs of 8 ideas" in dry_run.dry_run(config)
 
 
 @pytest.mark.parametrize(
-    ("keys", "words"),
+    ("keys", "text"),
     [
         ({"max_gpu_hours": 1}, "preset cpu of nanogpt uses no GPU"),
         ({"max_usd": 1, "max_coder_tokens": 9}, "nothing counts towards max_usd or max_coder_tokens"),
@@ -103,19 +103,19 @@ def test_a_dry_run_says_how_a_steady_search_flows(tmp_path):
         ({"max_gpu_hours": 1, "preset": "single_gpu"}, None),
     ],
 )
-def test_a_search_that_nothing_would_end_is_refused_before_it_begins(tmp_path, call, keys, words):
+def test_a_search_without_an_effective_budget_is_refused_before_it_begins(tmp_path, call, keys, text):
     file = written(tmp_path, **{"env": "nanogpt", "max_experiments": None, **keys})
     config = load_search(file)
-    if words is None:
+    if text is None:
         return refuse_endless(config, load_environment("nanogpt"))
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(RecipeError, match=text):
         dry_run.dry_run(config)
     code, _, err = call("search", file)
-    assert code == 2 and words in err and "Add one of max_experiments" in err
+    assert code == 2 and text in err and "Add one of max_experiments" in err
     assert not (config.folder / "recipe.yaml").exists()
 
 
-def test_a_search_is_not_gone_on_with_under_another_seed_or_as_another_kind_of_run(tmp_path):
+def test_a_search_is_not_resumed_with_another_seed_or_in_a_training_run(tmp_path):
     config = load_search(written(tmp_path))
     refuse_other(config)
     config.folder.mkdir()
@@ -128,7 +128,7 @@ def test_a_search_is_not_gone_on_with_under_another_seed_or_as_another_kind_of_r
         refuse_other(config)
 
 
-def test_a_kill_while_the_recipe_is_saved_leaves_the_one_before(tmp_path, monkeypatch):
+def test_a_kill_while_the_recipe_is_saved_leaves_the_old_recipe(tmp_path, monkeypatch):
     config = load_search(written(tmp_path))
     config.folder.mkdir()
     keep_recipe(config.folder, config.text())
@@ -148,10 +148,10 @@ def test_a_kill_while_the_recipe_is_saved_leaves_the_one_before(tmp_path, monkey
         ("direct", True),
     ],
 )
-def test_a_dry_run_refuses_without_a_sandbox_just_what_the_search_would(tmp_path, monkeypatch, implementer, refused):
+def test_a_dry_run_without_a_sandbox_refuses_what_the_search_would_refuse(tmp_path, monkeypatch, implementer, refused):
     monkeypatch.setattr(choose, "best_sandbox", lambda: sandbox.Sandbox(sandbox.NONE, "there is none"))
-    words = ["--env", "landscape", "--implementer", implementer]
-    config = load_search(written(tmp_path), words)
+    overrides = ["--env", "landscape", "--implementer", implementer]
+    config = load_search(written(tmp_path), overrides)
     monkeypatch.setattr(dry_run, "get_ideator", lambda *args: Silent())
     if refused:
         with pytest.raises(choose.SandboxError):
@@ -161,7 +161,7 @@ def test_a_dry_run_refuses_without_a_sandbox_just_what_the_search_would(tmp_path
 
 
 class Silent:
-    """Scripted: an ideator that is asked nothing."""
+    """Scripted: an ideator that is never asked."""
 
     name = "silent"
 
@@ -170,7 +170,7 @@ class Silent:
 
 
 @pytest.mark.parametrize("line", ["[a, b]: 1", "strategy_options: {[a]: 1}", "? {a: 1}\n: 2"])
-def test_a_key_that_is_no_word_is_told(tmp_path, line):
+def test_a_key_that_is_no_text_is_refused(tmp_path, line):
     file = tmp_path / "search.yaml"
     file.write_text(f"env: toy\n{line}\n")
     with pytest.raises(RecipeError, match="Expected a word"):

@@ -1,4 +1,4 @@
-"""The loop of a search: flows, budgets, sittings, and what stands in its books."""
+"""The search loop: flows, budgets, sessions, and its tables in the journal."""
 
 import asyncio
 import sqlite3
@@ -20,27 +20,27 @@ from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, SearchJournal
 
 
-def test_exactly_as_many_distinct_codebases_are_run_as_the_budget_has_and_duplicates_are_free(tmp_path):
-    twins = [text({at // 2: 1, 10: 2}) for at in range(60)]  # every codebase is proposed twice
-    ending = go(configured(tmp_path, max_experiments=7), Lines(twins))
-    assert ending.budget == "max_experiments" and len(specs(tmp_path)) == 7
-    told = read_search_summary(tmp_path)
-    assert told.charged == 7 and told.ideas == len(rows(tmp_path)) >= 13 and told.repeated == told.ideas - 7
-    assert told.ended_by == "max_experiments" and told.elsewhere == 0
+def test_max_experiments_counts_distinct_codebases_exactly(tmp_path):
+    twins = [text({at // 2: 1, 10: 2}) for at in range(60)]  # every codebase twice
+    reason = go(configured(tmp_path, max_experiments=7), Lines(twins))
+    assert reason.budget == "max_experiments" and len(specs(tmp_path)) == 7
+    summary = read_search_summary(tmp_path)
+    assert summary.charged == 7 and summary.ideas == len(rows(tmp_path)) >= 13 and summary.repeated == summary.ideas - 7
+    assert summary.ended_by == "max_experiments" and summary.elsewhere == 0
 
 
 class FewEdits(RandomEdits):
-    """So few different ideas that many are known already."""
+    """So few different ideas that most are repeats."""
 
-    def one(self, rng, shown):
+    def idea(self, rng, parents):
         edits = {rng.randrange(2): rng.randrange(4)}
-        for parent in shown:
+        for parent in parents:
             word = parent.idea.split("[Code Changes]")[0].split()[1]
             edits |= {int(word[1:3]): int(word[4])}
-        return Answer(text(edits), shown)
+        return Answer(text(edits), parents)
 
 
-def test_with_a_whole_quorum_the_last_experiments_are_asked_for_alike_whoever_is_first(tmp_path, monkeypatch):
+def test_with_a_full_quorum_the_order_of_outcomes_changes_no_question(tmp_path, monkeypatch):
     execute, turn = Executor.execute, iter(range(1000))
 
     async def one_by_one(self, completion, replicate=0):
@@ -71,16 +71,16 @@ def test_with_a_whole_quorum_the_last_experiments_are_asked_for_alike_whoever_is
     assert ideas[0] == ideas[1]
 
 
-def test_ideas_epochs_and_time_end_a_search_too(tmp_path):
+def test_max_ideas_max_epochs_and_max_seconds_end_a_search(tmp_path):
     assert go(configured(tmp_path / "a", max_ideas=10), RandomEdits()).budget == "max_ideas"
     assert len(rows(tmp_path / "a")) == 10
     assert go(configured(tmp_path / "b", max_epochs=2), RandomEdits()).budget == "max_epochs"
     assert Counter(step for step, *_ in rows(tmp_path / "b")) == {0: 8, 1: 8}
-    ending = go(configured(tmp_path / "c", max_seconds=0.3, max_ideas=10**6), RandomEdits())
-    assert ending.budget == "max_seconds" and {row[2] for row in rows(tmp_path / "c")} <= {"succeeded", "failed"}
+    reason = go(configured(tmp_path / "c", max_seconds=0.3, max_ideas=10**6), RandomEdits())
+    assert reason.budget == "max_seconds" and {row[2] for row in rows(tmp_path / "c")} <= {"succeeded", "failed"}
 
 
-def test_time_counts_over_all_sittings(tmp_path):
+def test_max_seconds_counts_over_all_sessions(tmp_path):
     config = configured(tmp_path, max_ideas=8)
     go(config, RandomEdits())
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
@@ -98,9 +98,9 @@ class Paid(RandomEdits):
         return await super().ideas(ask, archive)
 
 
-def test_an_ideator_whose_cap_is_reached_winds_the_search_down(tmp_path):
-    ending = go(configured(tmp_path, max_experiments=100), Paid())
-    assert ending.budget == "max_usd" and "Raise max_usd" in ending.text and len(rows(tmp_path)) == 12
+def test_a_spent_ideator_budget_ends_the_search_in_order(tmp_path):
+    reason = go(configured(tmp_path, max_experiments=100), Paid())
+    assert reason.budget == "max_usd" and "Raise max_usd" in reason.text and len(rows(tmp_path)) == 12
 
 
 class Broken(RandomEdits):
@@ -110,13 +110,13 @@ class Broken(RandomEdits):
         return await super().ideas(ask, archive)
 
 
-def test_an_ideator_that_is_gone_ends_the_search_with_its_sentence_after_what_runs_is_entered(tmp_path):
+def test_an_ideator_error_ends_the_search_after_running_ideas_have_ended(tmp_path):
     with pytest.raises(IdeatorError, match="endpoint is gone"):
         go(configured(tmp_path, max_experiments=100), Broken())
     assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}
 
 
-def test_where_several_ideas_meet_an_error_the_others_are_waited_for_all_the_same(tmp_path, monkeypatch):
+def test_after_several_errors_the_search_still_waits_for_the_other_ideas(tmp_path, monkeypatch):
     execute, turn = Executor.execute, iter(range(100))
 
     async def failing(self, completion, replicate=0):
@@ -133,50 +133,51 @@ def test_where_several_ideas_meet_an_error_the_others_are_waited_for_all_the_sam
 
 
 @pytest.mark.parametrize("texts", [[], [text({1: 1})] * 400, ["no idea at all"] * 400])
-def test_an_ideator_that_brings_nothing_new_is_told_apart_from_one_that_does(tmp_path, texts):
-    ending = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
-    assert ending.budget == "patience" and "repeats itself" in ending.text
+def test_an_ideator_without_new_ideas_runs_out_of_patience(tmp_path, texts):
+    reason = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
+    assert reason.budget == "patience" and "repeats itself" in reason.text
     assert len(read_search_summary(tmp_path).kinds or {}) <= 1 and read_search_summary(tmp_path).asks <= 7
 
 
-def test_a_search_by_epochs_asks_all_of_an_epoch_on_what_was_known_when_it_began(tmp_path):
-    seen = []
+def test_all_questions_of_an_epoch_see_the_archive_of_its_start(tmp_path):
+    histories = []
 
-    class Looking:
+    class Recorder:
         def asks(self, history, count, rng):
             from ideator_rl.search.ideator import FREE, Ask
 
-            seen.append((history.epoch, len(history.archive), len(history.ideas), dict(history.ideas_by_kind)))
+            histories.append((history.epoch, len(history.archive), len(history.ideas), dict(history.ideas_by_kind)))
             return [Ask(FREE, count)]
 
-    go(configured(tmp_path, max_epochs=3), RandomEdits(), strategy=Looking())
-    assert [(epoch, ideas) for epoch, _, ideas, _ in seen] == [(e, n) for e in range(3) for n in (0, 4)]
-    assert [asked for *_, asked in seen] == [{}, {"free": 4}] * 3
-    known = {epoch: {many for at, many, *_ in seen if at == epoch} for epoch in range(3)}
-    assert known[0] == {0} and len(known[1]) == len(known[2]) == 1 and 0 < max(known[1]) < max(known[2])
+    go(configured(tmp_path, max_epochs=3), RandomEdits(), strategy=Recorder())
+    assert [(epoch, ideas) for epoch, _, ideas, _ in histories] == [(e, n) for e in range(3) for n in (0, 4)]
+    assert [asked for *_, asked in histories] == [{}, {"free": 4}] * 3
+    archive_sizes = {epoch: {many for at, many, *_ in histories if at == epoch} for epoch in range(3)}
+    assert archive_sizes[0] == {0} and len(archive_sizes[1]) == len(archive_sizes[2]) == 1
+    assert 0 < max(archive_sizes[1]) < max(archive_sizes[2])
 
 
-def test_a_quorum_starts_the_next_epoch_and_the_late_ones_are_entered_all_the_same(tmp_path, monkeypatch):
+def test_a_quorum_starts_the_next_epoch_and_late_outcomes_count(tmp_path, monkeypatch):
     from ideator_rl.envs.landscape.implementer import TokenEdits
 
     honest, started = TokenEdits.implement, []
 
     async def implement(self, idea, base, environment, preset):
         started.append(idea)
-        if len(started) == 1:  # the first idea has an outcome only once the second epoch is under way
+        if len(started) == 1:  # the first idea has an outcome only once the second epoch has begun
             async with asyncio.timeout(20):
                 while len(started) <= 8:
                     await asyncio.sleep(0.01)
         return await honest(self, idea, base, environment, preset)
 
     monkeypatch.setattr(TokenEdits, "implement", implement)
-    said = []
-    go(configured(tmp_path, max_epochs=3, quorum=0.8), RandomEdits(), said.append)
-    assert "epoch 1: 8 ideas" in said[0] and len(rows(tmp_path)) == 24
+    lines = []
+    go(configured(tmp_path, max_epochs=3, quorum=0.8), RandomEdits(), lines.append)
+    assert "epoch 1: 8 ideas" in lines[0] and len(rows(tmp_path)) == 24
     assert {row[2] for row in rows(tmp_path)} <= {"succeeded", "failed"}
 
 
-def test_a_steady_search_keeps_so_many_under_way_and_knows_more_with_every_question(tmp_path, monkeypatch):
+def test_a_steady_search_keeps_in_flight_ideas_running(tmp_path, monkeypatch):
     from ideator_rl.envs.landscape.implementer import TokenEdits
 
     honest, now, most = TokenEdits.implement, [0], [0]
@@ -196,7 +197,7 @@ def test_a_steady_search_keeps_so_many_under_way_and_knows_more_with_every_quest
     assert max(ask.count for ask in ideator.asked) <= 4
 
 
-def test_descent_stands_in_the_records_for_what_improves_and_not_for_what_explores(tmp_path):
+def test_exploiting_ideas_have_parents_in_the_lineage_and_exploring_ideas_have_none(tmp_path):
     options = {"past": 3, "exploit_start": 0.5, "exploit_most": 0.5}
     go(configured(tmp_path, strategy="evolution", strategy_options=options, max_epochs=3), RandomEdits())
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
@@ -210,7 +211,7 @@ def test_descent_stands_in_the_records_for_what_improves_and_not_for_what_explor
     assert read_search_summary(tmp_path).kinds["exploit"] == len(children) == 8
 
 
-def test_a_search_that_ended_is_extended_by_larger_budgets_and_ends_as_one_that_had_them_from_the_start(tmp_path):
+def test_a_search_extended_by_larger_budgets_equals_one_that_began_with_them(tmp_path):
     keys = {"strategy": "evolution", "strategy_options": {"parents": 2}}
     go(configured(tmp_path / "a", max_epochs=1, **keys), RandomEdits())
     assert go(configured(tmp_path / "a", max_epochs=2, **keys), RandomEdits()).budget == "max_epochs"
@@ -220,7 +221,7 @@ def test_a_search_that_ended_is_extended_by_larger_budgets_and_ends_as_one_that_
     assert read_search_summary(tmp_path / "a").asks == read_search_summary(tmp_path / "b").asks
 
 
-def test_a_search_that_has_spent_its_budget_ends_at_once_when_it_is_resumed(tmp_path):
+def test_a_search_with_a_spent_budget_ends_at_once_when_it_is_resumed(tmp_path):
     config = configured(tmp_path, max_experiments=8)
     go(config, RandomEdits())
     before, ideator = rows(tmp_path), RandomEdits()
@@ -228,7 +229,7 @@ def test_a_search_that_has_spent_its_budget_ends_at_once_when_it_is_resumed(tmp_
     assert rows(tmp_path) == before and ideator.asked == []
 
 
-def test_what_was_run_again_is_not_charged_when_the_search_is_extended(tmp_path):
+def test_reruns_are_not_charged_when_the_search_is_extended(tmp_path):
     config = configured(tmp_path, max_experiments=6)
     go(config, RandomEdits())
     buffer = RewardBuffer(config.buffer())
@@ -244,19 +245,19 @@ async def _again(buffer, ids):
         await buffer.rerun(id, 100)
 
 
-def test_an_ideator_that_avoids_what_it_said_is_told_of_earlier_sittings(tmp_path):
+def test_an_ideator_remembers_the_completions_of_earlier_sessions(tmp_path):
     class Remembers(Lines):
         def remember(self, texts):
-            self.told = texts
+            self.remembered = texts
 
     texts = [text({1: 1}), "no idea at all", text({2: 2}), text({3: 3})]
     first, second = Remembers(texts[:3]), Remembers(texts[3:])
     go(configured(tmp_path, max_ideas=3), first)
     go(configured(tmp_path, max_ideas=4), second)
-    assert first.told == [] and second.told == texts[:3]
+    assert first.remembered == [] and second.remembered == texts[:3]
 
 
-def test_a_resumed_epoch_knows_what_it_proposed_as_it_was_said(tmp_path):
+def test_a_resumed_epoch_has_the_full_texts_of_its_completions(tmp_path):
     texts = [text({1: 1}), "no idea at all", text({2: 2})]
     go(configured(tmp_path, max_ideas=3), Lines(texts))
     buffer = RewardBuffer(configured(tmp_path).buffer())
@@ -264,7 +265,7 @@ def test_a_resumed_epoch_knows_what_it_proposed_as_it_was_said(tmp_path):
     buffer.close()
 
 
-def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
+def test_ideas_lost_to_a_budget_are_run_after_the_budget_is_raised(tmp_path):
     config = configured(tmp_path, max_experiments=8)
     go(config, RandomEdits())
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
@@ -276,20 +277,20 @@ def test_what_a_cap_had_lost_is_run_once_the_cap_is_raised(tmp_path):
     assert "lost" not in {row[2] for row in rows(tmp_path)}
 
 
-def test_what_was_lost_is_run_no_further_than_the_budget_of_experiments(tmp_path):
+def test_lost_ideas_are_run_only_within_max_experiments(tmp_path):
     config = configured(tmp_path, max_ideas=8)
     go(config, RandomEdits())
     assert read_search_summary(tmp_path).charged == 8
     with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
         db.execute("update rollouts set status='lost' where position >= 2")
-    ending = go(replace(config, max_ideas=None, max_experiments=5), RandomEdits())
-    assert ending.budget == "max_experiments" and read_search_summary(tmp_path).charged == 5
+    reason = go(replace(config, max_ideas=None, max_experiments=5), RandomEdits())
+    assert reason.budget == "max_experiments" and read_search_summary(tmp_path).charged == 5
     assert [row[2] == "lost" for row in rows(tmp_path)] == [False] * 5 + [True] * 3
     go(replace(config, max_experiments=50), RandomEdits())
     assert read_search_summary(tmp_path).charged == 8
 
 
-def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_meanwhile(tmp_path):
+def test_a_lost_idea_that_is_retried_has_no_experiment_and_no_descent_meanwhile(tmp_path):
     journal = Journal(tmp_path / "buffer.sqlite")
     search_journal = SearchJournal(journal)
     lost = Experiment("an id", "lost", "idea", "landscape", "t0", tree="a tree")
@@ -297,12 +298,12 @@ def test_what_was_lost_and_is_to_be_run_again_is_neither_charged_nor_a_child_mea
     journal.propose(0, ["x"], note=search_journal.answers(0, {0: Ask("free", 1)}, [origin]))
     journal.settle(0, 0, lost)
     search_journal.retry_lost()
-    assert search_journal.descents() == [] and [each.position for each in journal.unsettled(())] == [0]
+    assert search_journal.descents() == [] and [proposal.position for proposal in journal.unsettled(())] == [0]
     assert journal.read("select experiment_id from rollouts") == [(None,)]
     journal.close()
 
 
-def test_a_question_that_brings_more_ideas_than_there_is_room_for_keeps_the_budget(tmp_path):
+def test_surplus_answers_are_dropped(tmp_path):
     class Eager(RandomEdits):
         async def ideas(self, ask, archive):
             return await super().ideas(replace(ask, count=ask.count + 5), archive)
@@ -312,7 +313,7 @@ def test_a_question_that_brings_more_ideas_than_there_is_room_for_keeps_the_budg
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing of the process goes on."""
+    """A simulated kill of the process."""
 
 
 class Mortal(RandomEdits):
@@ -328,7 +329,7 @@ class Mortal(RandomEdits):
 
 
 @pytest.mark.parametrize("strategy", ["best_of_n", "evolution", "map_elites", "puct", "top_k"])
-def test_a_search_that_died_at_any_question_ends_as_an_untouched_one(tmp_path, strategy):
+def test_a_search_killed_at_any_question_ends_as_an_untouched_one(tmp_path, strategy):
     options = {"start": 4} if strategy == "map_elites" else None
     keys = {"strategy": strategy, "strategy_options": options, "max_epochs": 4, "batch": 2, "patience": 1000}
     go(configured(tmp_path / "untouched", **keys), RandomEdits())
@@ -336,12 +337,12 @@ def test_a_search_that_died_at_any_question_ends_as_an_untouched_one(tmp_path, s
         with pytest.raises(Killed):
             go(configured(tmp_path / "run", **keys), Mortal(answers))
     go(configured(tmp_path / "run", **keys), RandomEdits())
-    what = "step, position, idea, experiment_id, status"
-    assert rows(tmp_path / "run", what) == rows(tmp_path / "untouched", what)
+    columns = "step, position, idea, experiment_id, status"
+    assert rows(tmp_path / "run", columns) == rows(tmp_path / "untouched", columns)
     assert len(rows(tmp_path / "run")) == 32 and specs(tmp_path / "run") == specs(tmp_path / "untouched")
 
 
-def test_text_that_has_no_bytes_costs_only_itself(tmp_path):
+def test_a_completion_with_a_lone_surrogate_costs_only_itself(tmp_path):
     go(
         configured(tmp_path, max_ideas=3, near_duplicates="count", embedder="hashed"),
         Lines(["\ud800", text({1: 1}), ""]),

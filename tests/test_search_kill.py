@@ -1,4 +1,4 @@
-"""Searches that are killed at random moments, resumed, and compared with one that nobody touched."""
+"""Searches that are killed at random moments, resumed, and compared with an untouched one."""
 
 import os
 import random
@@ -30,10 +30,10 @@ embedder: hashed
 """
 
 
-def start(folder, *words):
+def start(folder, *arguments):
     recipe = folder.parent / "search.yaml"
     recipe.write_text(RECIPE.format(env=HERE / "toy_env"))
-    line = [sys.executable, "-m", "ideator_rl.cli", "search", str(recipe), "--output_dir", str(folder), *words]
+    line = [sys.executable, "-m", "ideator_rl.cli", "search", str(recipe), "--output_dir", str(folder), *arguments]
     with open(f"{folder}.log", "ab") as log:
         return subprocess.Popen(line, stdout=log, stderr=log, cwd=HERE.parent)
 
@@ -59,48 +59,48 @@ def read(folder, query):
 
 
 def kill_and_resume(folder, length, kills, rng):
-    words = []
+    arguments = []
     for _ in range(kills):
-        process = start(folder, *words)
+        process = start(folder, *arguments)
         time.sleep(rng.uniform(0.2, 0.7) * length)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        words = ["--resume"] if (folder / "recipe.yaml").is_file() else []
-    assert start(folder, *words).wait() == 0, Path(f"{folder}.log").read_text()[-3000:]
+        arguments = ["--resume"] if (folder / "recipe.yaml").is_file() else []
+    assert start(folder, *arguments).wait() == 0, Path(f"{folder}.log").read_text()[-3000:]
 
 
-def agree(folder, reference):
-    """Journal, bucket and budgets are those of a search that nobody touched."""
+def assert_same(folder, reference):
+    """Journal, bucket and budgets equal those of an untouched search."""
     rows = "select step, position, completion, experiment_id, status, reward from rollouts order by step, position"
     assert read(folder, rows) == read(reference, rows)
-    assert claims(folder) == claims(reference) and set(claims(folder).values()) == {1}, "something was run twice"
+    assert claims(folder) == claims(reference) and set(claims(folder).values()) == {1}, "an experiment ran twice"
     bucket = open_bucket(f"file://{folder}/bucket")
     assert all(bucket.get(f"experiments/{id}/result.json") for id in claims(folder))
-    known = {id for (id,) in read(folder, "select id from experiments")}
-    assert set(claims(folder)) <= known, "the bucket ran what the journal does not know"
-    books = "select ask, step, position, parents_json from origins order by step, position"
-    assert read(folder, books) == read(reference, books)
+    recorded = {id for (id,) in read(folder, "select id from experiments")}
+    assert set(claims(folder)) <= recorded, "the bucket has runs that are not in the journal"
+    origins = "select ask, step, position, parents_json from origins order by step, position"
+    assert read(folder, origins) == read(reference, origins)
     assert set(read(folder, "select child, parents_json from lineage")) == set(
         read(reference, "select child, parents_json from lineage")
     )
-    told, other = read_search_summary(folder), read_search_summary(reference)
-    assert told.charged == other.charged == 14 and told.ended_by == "max_experiments"
-    assert (told.asks, told.kinds, told.repeated) == (other.asks, other.kinds, other.repeated)
+    summary, expected = read_search_summary(folder), read_search_summary(reference)
+    assert summary.charged == expected.charged == 14 and summary.ended_by == "max_experiments"
+    assert (summary.asks, summary.kinds, summary.repeated) == (expected.asks, expected.kinds, expected.repeated)
 
 
-def test_a_search_killed_at_random_moments_ends_as_one_that_nobody_touched(untouched, tmp_path):
+def test_a_search_killed_at_random_moments_ends_as_an_untouched_one(untouched, tmp_path):
     reference, length = untouched
     seed = random.randrange(10**6)
     print("seed", seed)
     kill_and_resume(tmp_path / "run", length, 3, random.Random(seed))
-    agree(tmp_path / "run", reference)
+    assert_same(tmp_path / "run", reference)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_ten_kills_change_nothing(untouched, tmp_path):
+def test_ten_kills_change_no_result(untouched, tmp_path):
     reference, length = untouched
     seed = random.randrange(10**6)
     print("seed", seed)
     kill_and_resume(tmp_path / "run", length, 10, random.Random(seed))
-    agree(tmp_path / "run", reference)
+    assert_same(tmp_path / "run", reference)

@@ -1,4 +1,4 @@
-"""Strategies and ideators of one's own in a search: what fails, or gives something odd, ends it in order."""
+"""Strategies and ideators of users: a faulty one ends the search in order."""
 
 from collections import Counter
 
@@ -10,8 +10,8 @@ from ideator_rl.search.ideator import Ask
 from ideator_rl.search.search_summary import read_search_summary
 
 
-class Says:
-    """A strategy that asks what it is told to, or fails."""
+class Scripted:
+    """A strategy that returns scripted questions, or fails."""
 
     def __init__(self, asks):
         self._asks = asks
@@ -21,7 +21,7 @@ class Says:
 
 
 @pytest.mark.parametrize(
-    ("asks", "words"),
+    ("asks", "message"),
     [
         (lambda history: [], "returned no question where 4 ideas were wanted"),
         (lambda history: [Ask("free", 0), Ask("free", -3)], "returned no question where 4 ideas were wanted"),
@@ -34,32 +34,32 @@ class Says:
         (lambda history: [Ask("exploit", 2, None)], "Expected an Ask"),
     ],
 )
-def test_a_strategy_that_fails_or_asks_for_nothing_is_an_error_that_names_it(tmp_path, asks, words):
-    with pytest.raises(IdeatorError, match=words):
-        go(configured(tmp_path, max_ideas=6), RandomEdits(), strategy=Says(asks))
+def test_a_strategy_that_fails_or_asks_no_question_is_an_error_with_its_name(tmp_path, asks, message):
+    with pytest.raises(IdeatorError, match=message):
+        go(configured(tmp_path, max_ideas=6), RandomEdits(), strategy=Scripted(asks))
 
 
-def test_a_strategy_may_give_its_questions_one_by_one_and_change_what_it_was_shown(tmp_path):
+def test_a_strategy_may_be_a_generator_and_change_its_history(tmp_path):
     def asks(history):
         assert isinstance(history.ideas, tuple)
         history.ideas_by_kind.clear()
         return (Ask("free", 2) for _ in range(2))
 
-    go(configured(tmp_path, max_ideas=12), RandomEdits(), strategy=Says(asks))
+    go(configured(tmp_path, max_ideas=12), RandomEdits(), strategy=Scripted(asks))
     assert Counter(step for step, *_ in rows(tmp_path)) == {0: 8, 1: 4} and read_search_summary(tmp_path).kinds == {
         "free": 12
     }
 
 
-def test_what_a_strategy_asks_for_beyond_the_room_there_is_is_not_asked(tmp_path):
+def test_questions_beyond_the_room_are_not_asked(tmp_path):
     ideator = RandomEdits()
     wanted = [Ask("free", 3)] * 100
-    ending = go(configured(tmp_path, max_ideas=10, patience=3), ideator, strategy=Says(lambda history: wanted))
-    assert ending.budget == "max_ideas" and [ask.count for ask in ideator.asked] == [3, 1, 3, 1, 2]
+    reason = go(configured(tmp_path, max_ideas=10, patience=3), ideator, strategy=Scripted(lambda history: wanted))
+    assert reason.budget == "max_ideas" and [ask.count for ask in ideator.asked] == [3, 1, 3, 1, 2]
 
 
 class Odd(RandomEdits):
-    """Gives something else, or fails, from its second question on."""
+    """Returns a scripted answer, or fails, from its second question on."""
 
     name = "odd"
 
@@ -81,7 +81,7 @@ def fails(error):
 
 
 @pytest.mark.parametrize(
-    ("ideator", "words"),
+    ("ideator", "message"),
     [
         (Odd(lambda: None), "The ideator odd returned NoneType. Expected a list of texts"),
         (Odd(lambda: text({1: 1})), "returned str. Expected"),
@@ -93,7 +93,7 @@ def fails(error):
         (OddMany(lambda: fails(KeyError("x"))), "The ideator odd failed"),
     ],
 )
-def test_an_ideator_that_fails_or_gives_no_texts_ends_the_search_after_what_runs_is_entered(tmp_path, ideator, words):
-    with pytest.raises(IdeatorError, match=words):
+def test_a_faulty_ideator_ends_the_search_after_running_ideas_have_ended(tmp_path, ideator, message):
+    with pytest.raises(IdeatorError, match=message):
         go(configured(tmp_path, max_experiments=100), ideator)
     assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}

@@ -35,7 +35,7 @@ def recipe(tmp_path):
     return file
 
 
-def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, recipe, tmp_path):
+def test_a_search_is_run_inspected_refused_without_resume_extended_and_rerun(call, recipe, tmp_path):
     folder = tmp_path / "run"
     code, out, err = call("search", recipe, *KEYS)
     assert code == 0, err
@@ -43,7 +43,7 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     assert "9 charged" in (folder / "report.html").read_text(), "the report has no figures of the search"
     assert (folder / "report.html").stat().st_size > 10_000 and (folder / "timings.json").is_file()
     windows = [json.loads(line) for line in (folder / "search.jsonl").read_text().splitlines()]
-    assert windows and all(set(each) >= {"step", "ideas", "figures"} for each in windows)
+    assert windows and all(set(window) >= {"step", "ideas", "figures"} for window in windows)
     code, out, _ = call("status", folder, "--json")
     facts = json.loads(out)
     assert code == 0 and facts["search"]["charged"] == facts["experiments"] == 9 and facts["process"] is None
@@ -51,35 +51,35 @@ def test_a_search_runs_is_looked_at_refused_twice_extended_and_re_run(call, reci
     assert "Repeats:" in call("status", folder)[1]
     assert "already holds a run" in sentence(*call("search", recipe, *KEYS)[::2])
     code, out, err = call("search", recipe, *KEYS, "--max_experiments", "11", "--resume", "--json")
-    told = json.loads(out)
-    assert code == 0 and told["charged"] == 11 and told["best"]["metric"]["value"] < told["baseline"]
+    result = json.loads(out)
+    assert code == 0 and result["charged"] == 11 and result["best"]["metric"]["value"] < result["baseline"]
     code, out, err = call("rerun", folder, "--best", "1", "--replicates", "2", "--slots", "2", "--json")
     assert code == 0 and len(json.loads(out)["values"]) == 2, err
     assert len(read_run(folder).ran) == 11
 
 
-def test_a_search_is_not_gone_on_with_in_a_bucket_that_lacks_its_results(call, recipe, tmp_path):
-    words = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
-    words = (*words, "--env", "landscape", "--ideator", f"{__name__}.Edits", "--resume")
-    assert call("search", recipe, *words, "--max_experiments", "2")[0] == 0
-    code, _, err = call("search", recipe, *words, "--bucket", f"file://{tmp_path}/other")
+def test_a_search_is_not_resumed_with_a_bucket_that_lacks_its_results(call, recipe, tmp_path):
+    arguments = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
+    arguments = (*arguments, "--env", "landscape", "--ideator", f"{__name__}.Edits", "--resume")
+    assert call("search", recipe, *arguments, "--max_experiments", "2")[0] == 0
+    code, _, err = call("search", recipe, *arguments, "--bucket", f"file://{tmp_path}/other")
     assert "lacks the results of 2 of its 2 experiments" in sentence(code, err)
     shutil.copytree(tmp_path / "run" / "bucket", tmp_path / "moved")
-    code, _, err = call("search", recipe, *words, "--max_experiments", "3", "--bucket", f"file://{tmp_path}/moved")
+    code, _, err = call("search", recipe, *arguments, "--max_experiments", "3", "--bucket", f"file://{tmp_path}/moved")
     assert code == 0, err
 
 
-def test_a_search_is_not_gone_on_with_in_an_environment_that_has_changed(call, recipe, tmp_path):
+def test_a_search_is_not_resumed_in_a_changed_environment(call, recipe, tmp_path):
     shutil.copytree(TOY, tmp_path / "toy")
-    words = (*KEYS, "--env", tmp_path / "toy", "--resume")
-    assert call("search", recipe, *words, "--max_experiments", "1")[0] == 0
+    arguments = (*KEYS, "--env", tmp_path / "toy", "--resume")
+    assert call("search", recipe, *arguments, "--max_experiments", "1")[0] == 0
     manifest = tmp_path / "toy" / "env.yaml"
-    asked, changed = manifest.read_text(), manifest.read_text().replace("x: 4.0", "x: 9.0")
+    original, changed = manifest.read_text(), manifest.read_text().replace("x: 4.0", "x: 9.0")
     manifest.write_text(changed)
-    code, _, err = call("search", recipe, *words, "--max_experiments", "2")
+    code, _, err = call("search", recipe, *arguments, "--max_experiments", "2")
     assert "The environment toy has changed" in sentence(code, err) and "2 of its 2 results" in err
-    manifest.write_text(f"{asked}\n# nothing that decides a metric\n")
-    assert call("search", recipe, *words, "--max_experiments", "2")[0] == 0
+    manifest.write_text(f"{original}\n# a comment that decides no metric\n")
+    assert call("search", recipe, *arguments, "--max_experiments", "2")[0] == 0
 
 
 class Edits(RandomEdits):
@@ -95,13 +95,13 @@ class Acts(Edits):
         raise IdeatorError("The endpoint says \x1b[2J\x1b]0;mine\x07 no.")
 
 
-def test_what_an_endpoint_says_does_not_act_on_the_terminal(call, recipe):
-    words = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
-    code, _, err = call("search", recipe, *words, "--env", "landscape", "--ideator", f"{__name__}.Acts")
+def test_control_characters_from_an_endpoint_do_not_reach_the_terminal(call, recipe):
+    arguments = ("--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0")
+    code, _, err = call("search", recipe, *arguments, "--env", "landscape", "--ideator", f"{__name__}.Acts")
     assert code == 2 and "The endpoint says ⟨U+001B⟩]0;mine⟨U+0007⟩ no." in err and "\x1b" not in err
 
 
-def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_the_best_of_all_sittings(tmp_path):
+def test_the_progress_of_a_resumed_search_covers_all_sessions(tmp_path):
     config = configured(tmp_path, max_ideas=4)
     texts = [text({knob: 1}) for knob in range(4)]
     go(config, Lines(texts))
@@ -117,23 +117,21 @@ def test_the_progress_of_a_resumed_search_counts_each_codebase_once_and_knows_th
     buffer.close()
 
 
-def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_once_the_cap_is_raised(
-    call, recipe, tmp_path
-):
-    words = (*KEYS, "--implementer", "scripted.PaidImplementer", "--strategy", "best_of_n", "--max_ideas", "6")
-    code, out, err = call("search", recipe, *words, "--max_usd", "3")
+def test_a_spent_coder_budget_ends_the_search_and_a_higher_one_runs_its_lost_ideas(call, recipe, tmp_path):
+    arguments = (*KEYS, "--implementer", "scripted.PaidImplementer", "--strategy", "best_of_n", "--max_ideas", "6")
+    code, out, err = call("search", recipe, *arguments, "--max_usd", "3")
     assert code == 0 and "Ended by max_usd" in out and out.rstrip().endswith(" with --resume."), err
     assert "Raise max_usd" in out and ".." not in out.splitlines()[-1]
     run = read_run(tmp_path / "run")
     assert len(run.ran) == 3 == run.spent["usd"] and {row.status for row in run.rollouts} == {"succeeded", "lost"}
-    code, out, err = call("search", recipe, *words, "--max_usd", "20", "--resume")
+    code, out, err = call("search", recipe, *arguments, "--max_usd", "20", "--resume")
     run = read_run(tmp_path / "run")
     assert code == 0 and "Ended by max_ideas" in out, err
     assert len(run.rollouts) == 6 == run.spent["usd"] and {row.status for row in run.rollouts} == {"succeeded"}
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("--strategy", "evolutoin"), "no search_strategies named 'evolutoin'. Did you mean 'evolution'?"),
         (("--strategy", "top_k", "--strategy_options", "{shown: -1}"), "has shown: -1. Expected at least 0"),
@@ -153,15 +151,17 @@ def test_a_coder_that_costs_ends_the_search_at_its_cap_and_what_it_left_is_run_o
         (("--max_experiment", "3"), "Did you mean 'max_experiments'"),
     ],
 )
-def test_what_a_recipe_names_and_is_not_there_is_told_in_one_sentence(call, recipe, words, said, tmp_path):
-    code, _, err = call("search", recipe, *KEYS, *words)
-    assert said in sentence(code, err)
+def test_a_wrong_name_or_option_in_a_recipe_is_refused_with_one_sentence(call, recipe, arguments, message, tmp_path):
+    code, _, err = call("search", recipe, *KEYS, *arguments)
+    assert message in sentence(code, err)
     assert not (tmp_path / "run" / "recipe.yaml").exists(), "a corrected recipe could not be started without --resume"
 
 
 @pytest.fixture(scope="module")
 def subject():
-    return Subject(load_environment("nanogpt"), "cpu")  # nothing is run: its catalogue is large enough to draw from
+    return Subject(
+        load_environment("nanogpt"), "cpu"
+    )  # no experiment is run: its catalogue is large enough to draw from
 
 
 @pytest.fixture
@@ -176,14 +176,14 @@ def edits(subject):
     return IdeaEdits(subject.environment, subject.preset)
 
 
-def answered(ideator, ask, known=None):
-    return asyncio.run(ideator.ideas(ask, known or archive()))
+def answered(ideator, ask, past=None):
+    return asyncio.run(ideator.ideas(ask, past or archive()))
 
 
 def past(edits, count, key=None):
     """Successful records of ideas from the catalogue, of one edit if it is named."""
-    rng, found = random.Random(3), []
-    while len(found) < count:
+    rng, records = random.Random(3), []
+    while len(records) < count:
         choices = edits.catalogue.sample(rng, 1 if key else 2)
         if key is None or choices[0].key == key:
             idea, tree = (
@@ -191,14 +191,12 @@ def past(edits, count, key=None):
                 tree_hash(edits.catalogue.apply(edits.base, choices)),
             )
             metric = {"name": "val_loss", "value": 2.0, "direction": "min"}
-            id = f"id{len(found)}"
-            found.append(Experiment(id, "succeeded", idea, "nanogpt", "cpu", metric=metric, reward=0.5, tree=tree))
-    return found
+            id = f"id{len(records)}"
+            records.append(Experiment(id, "succeeded", idea, "nanogpt", "cpu", metric=metric, reward=0.5, tree=tree))
+    return records
 
 
-def test_the_catalogue_answers_a_question_with_new_ideas_that_it_can_read_and_the_same_ones_again(
-    catalogue, edits, subject
-):
+def test_the_catalogue_answers_a_question_with_distinct_ideas_that_depend_on_its_salt(catalogue, edits, subject):
     ask = Ask(FREE, 12, salt="1:0")
     ideas = answered(catalogue, ask)
     sets = {frozenset(edits.of(idea)) for idea in ideas}
@@ -207,7 +205,7 @@ def test_the_catalogue_answers_a_question_with_new_ideas_that_it_can_read_and_th
     assert answered(get_ideator("catalogue", None, subject), Ask(FREE, 12, salt="1:1")) != ideas
 
 
-def test_the_catalogue_does_not_say_what_is_known_or_to_be_avoided(catalogue, edits, subject):
+def test_the_catalogue_repeats_neither_past_nor_avoided_ideas(catalogue, edits, subject):
     ask = Ask(FREE, 12, salt="1:0")
     first = answered(catalogue, ask)
     avoiding = get_ideator("catalogue", None, subject)
@@ -220,29 +218,31 @@ def test_the_catalogue_does_not_say_what_is_known_or_to_be_avoided(catalogue, ed
     assert not trees(again) & trees(first[:6]) and not trees(again) & {record.tree for record in records}
 
 
-def test_the_catalogue_that_is_told_what_it_said_before_a_kill_goes_on_as_if_it_had_lived(catalogue, subject):
-    said = answered(catalogue, Ask(FREE, 60, salt="1:0"))
+def test_a_catalogue_that_remembers_earlier_answers_continues_as_if_it_had_not_been_killed(catalogue, subject):
+    answers = answered(catalogue, Ask(FREE, 60, salt="1:0"))
     resumed = get_ideator("catalogue", None, subject)
-    resumed.remember(said)
+    resumed.remember(answers)
     ask = Ask(FREE, 60, salt="1:1")
     going_on = answered(catalogue, ask)
     assert answered(resumed, ask) == going_on
-    assert answered(get_ideator("catalogue", None, subject), ask) != going_on, "nothing was said twice: ask for more"
+    assert answered(get_ideator("catalogue", None, subject), ask) != going_on, "no idea was repeated: ask for more"
 
 
-def test_what_improves_is_made_of_one_or_two_of_the_shown_and_says_of_which(catalogue, edits):
+def test_an_exploiting_answer_recombines_one_or_two_shown_ideas_and_names_them(catalogue, edits):
     shown = tuple(past(edits, 5))
-    sizes, kept = [], 0
+    sizes, answers_with_kept_edits = [], 0
     for number in range(30):
         for idea in answered(catalogue, Ask(EXPLOIT, 1, shown, salt=str(number)), archive(*shown)):
             keys = {choice.key for parent in idea.parents for choice in edits.of(parent.idea)}
             sizes.append(len(idea.parents))
-            kept += bool(keys & {choice.key for choice in edits.of(idea)})
+            answers_with_kept_edits += bool(keys & {choice.key for choice in edits.of(idea)})
             assert all(parent in shown for parent in idea.parents)
-    assert set(sizes) == {1, 2} and kept >= 27  # an edit is kept with 3/4, and there are two or more to keep
+    assert (
+        set(sizes) == {1, 2} and answers_with_kept_edits >= 27
+    )  # an edit is kept with 3/4, and there are two or more to keep
 
 
-def test_what_explores_uses_what_the_shown_use_least_and_descends_from_none(catalogue, edits):
+def test_an_exploring_answer_uses_the_least_used_edits_and_has_no_parents(catalogue, edits):
     shown = tuple(past(edits, 20, "learning_rate"))
 
     def uses(kind):
@@ -257,10 +257,10 @@ def test_what_explores_uses_what_the_shown_use_least_and_descends_from_none(cata
     assert uses(EXPLORE) == 0 < uses(FREE)
 
 
-def test_an_environment_without_a_catalogue_refuses_the_ideator(tmp_path):
+def test_the_ideator_catalogue_is_refused_without_a_catalogue(tmp_path):
     with pytest.raises(IdeatorError, match="has no catalogue"):
         get_ideator("catalogue", None, Subject(load_environment("landscape"), "t0"))
 
 
-def test_ideas_of_the_catalogue_have_the_form(catalogue):
+def test_ideas_of_the_catalogue_can_be_parsed(catalogue):
     assert all(parse_idea(idea).changes for idea in answered(catalogue, Ask(FREE, 5, salt="a")))
