@@ -6,8 +6,8 @@
     python benchmarks/collapse.py figure                                            docs/assets/collapse.svg
 
 A cell is a method on a landscape.  Each that ends appends one line to collapse_results.jsonl, a trial to
-collapse_tuning.jsonl; what stands there is not run again, so that `run` may be killed and goes on where it was.  One
-thread; the cells of the main table come first, landscape by landscape.  docs/results/collapse.md says what came out.
+collapse_tuning.jsonl; cells in these files are not run again, so that `run` may be killed and started again.  One
+thread; the cells of the main table come first, landscape by landscape.  The results are in docs/results/collapse.md.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def run(methods: list[str] | None, landscapes: list[str] | None, budget: int, ho
     from collapse_cells import run_cell
 
     began = time.monotonic()
-    done = {(cell["method"], cell["landscape"]) for cell in read(RESULTS) if cell["budget"] == budget}
+    finished = {(cell["method"], cell["landscape"]) for cell in read(RESULTS) if cell["budget"] == budget}
     for name, preset in wanted(methods, landscapes):
-        if (name, preset) in done:
+        if (name, preset) in finished:
             continue
         if time.monotonic() - began > 3600 * hours:
-            print("the hours are spent; the same line goes on")
+            print("the hours are spent; run the same command to continue")
             return
         cell = run_cell(name, preset, budget, most(budget), TUNED.get(name, {}))
         append(RESULTS, cell)
@@ -90,11 +90,11 @@ def tune(name: str, keys: list[str], landscapes: list[str] | None, budget: int) 
     """Try a method with other keys on the tuning landscapes."""
     from collapse_cells import run_cell
 
-    given = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in keys)}
-    done = [(cell["method"], cell["landscape"], cell["keys"], cell["budget"]) for cell in read(TRIALS)]
+    recipe_keys = {key: yaml.safe_load(value) for key, _, value in (word.partition("=") for word in keys)}
+    finished = [(cell["method"], cell["landscape"], cell["keys"], cell["budget"]) for cell in read(TRIALS)]
     for preset in landscapes or TUNING:
-        if (name, preset, given, budget) not in done:
-            cell = run_cell(name, preset, budget, most(budget), given)
+        if (name, preset, recipe_keys, budget) not in finished:
+            cell = run_cell(name, preset, budget, most(budget), recipe_keys)
             append(TRIALS, cell)
             _say(cell)
 
@@ -109,13 +109,13 @@ def append(path: Path, cell: dict[str, Any]) -> None:
 
 
 def _say(cell: dict[str, Any]) -> None:
-    words = [
+    parts = [
         f"{cell['method']:<22} {cell['landscape']:<4} score {cell['score']:.3f}  area {cell['auc']:.3f}",
         f"{cell['executed']} experiments of {cell['proposed']} ideas",
     ]
     for last in cell["steps"][-2:][:1]:
-        words.append(f"success {last['success']:.2f}  distinct {last['distinct']}  thought {last['thought']:.1f}")
-    print(*words, f"{cell['seconds']:.0f} s", cell["keys"] or "", sep="  ", flush=True)
+        parts.append(f"success {last['success']:.2f}  distinct {last['distinct']}  thought {last['thought']:.1f}")
+    print(*parts, f"{cell['seconds']:.0f} s", cell["keys"] or "", sep="  ", flush=True)
 
 
 def _options() -> argparse.Namespace:

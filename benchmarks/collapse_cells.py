@@ -40,7 +40,7 @@ class Enough(Exception):
 
 
 class Stopping(Progress):
-    """Says nothing, and ends a run after the step in which its budget was spent."""
+    """Prints nothing, and ends a run after the step in which its budget was spent."""
 
     def __init__(self, budget: int):
         super().__init__()
@@ -71,11 +71,11 @@ def run_cell(
     method = METHODS[name]
     began, spent = time.monotonic(), time.process_time()
     landscape_seed = load_environment("landscape").preset(preset).settings["seed"]
-    given = {**method.keys, **(keys or {})}
+    recipe_keys = {**method.keys, **(keys or {})}
     if method.kind == ORACLE:
-        told = run_oracle(landscape_seed, budget, most, **given, chance=seed)
+        result = run_oracle(landscape_seed, budget, most, **recipe_keys, chance=seed)
     else:
-        told = _run(method, {**given, "preset": preset, "seed": seed}, landscape_seed, budget, most)
+        result = _run(method, {**recipe_keys, "preset": preset, "seed": seed}, landscape_seed, budget, most)
     return {
         "method": name,
         "landscape": preset,
@@ -85,20 +85,20 @@ def run_cell(
         "keys": keys or {},
         "seconds": round(time.monotonic() - began, 1),
         "cpu_seconds": round(time.process_time() - spent, 1),
-        **told,
+        **result,
     }
 
 
-def _run(method: Method, given: dict[str, Any], landscape_seed: int, budget: int, most: int) -> dict[str, Any]:
+def _run(method: Method, recipe_keys: dict[str, Any], landscape_seed: int, budget: int, most: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="collapse-") as folder:
         run, bucket = Path(folder) / "run", f"memory://{folder}"
-        given["bucket"] = bucket
+        recipe_keys["bucket"] = bucket
         try:
             with quiet():
                 if method.kind == SEARCH:
-                    _search(run, {**given, "max_experiments": budget, "max_ideas": most})
+                    _search(run, {**recipe_keys, "max_experiments": budget, "max_ideas": most})
                 else:
-                    _train(run, {**given, "max_steps": most // BATCH}, budget)
+                    _train(run, {**recipe_keys, "max_steps": most // BATCH}, budget)
         finally:
             MemoryBucket.forget(bucket)
         return read_cell(run, landscape_seed, budget)

@@ -29,24 +29,24 @@ def draw(results: list[Cell], path: Path) -> None:
     plt.rcParams.update({"svg.hashsalt": "collapse", "font.size": 9})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
     figure, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
-    by_executions, by_ideas, long, *others = axes.flat
+    by_executions, by_ideas, long, *panel_axes = axes.flat
     for name in MAIN:
         cells = _cells(results, name, BUDGET)
         if not cells:
             continue
-        style = {"color": COLOURS[name], "label": METHODS[name].words}
+        style = {"color": COLOURS[name], "label": METHODS[name].label}
         _band(by_executions, GRID * BUDGET, [cell["curve"] for cell in cells], style)
         _band(by_ideas, GRID * MOST_PROPOSED, [_by_ideas(cell) for cell in cells], style)
         if further := _cells(results, name, LONG):
             _band(long, GRID * LONG, [cell["curve"] for cell in further], style)
-        for axis, (what, _) in zip(others, PANELS, strict=True):
+        for axis, (field, _) in zip(panel_axes, PANELS, strict=True):
             ideas = GRID * min(cell["steps"][-1]["step"] for cell in cells) * BATCH
-            _band(axis, ideas, [_trajectory(cell, what, ideas) for cell in cells], style)
-    for axis, words in ((by_executions, "unique experiments"), (by_ideas, "ideas proposed")):
-        axis.set(xlabel=words, ylabel="best idea: 0 baseline, 1 optimum")
+            _band(axis, ideas, [_trajectory(cell, field, ideas) for cell in cells], style)
+    for axis, label in ((by_executions, "unique experiments"), (by_ideas, "ideas proposed")):
+        axis.set(xlabel=label, ylabel="best idea: 0 baseline, 1 optimum")
     long.set(xlabel="unique experiments, four times as many", ylabel="best idea")
-    for axis, (_, words) in zip(others, PANELS, strict=True):
-        axis.set(xlabel="ideas proposed", ylabel=words)
+    for axis, (_, label) in zip(panel_axes, PANELS, strict=True):
+        axis.set(xlabel="ideas proposed", ylabel=label)
     figure.legend(*by_executions.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
@@ -69,13 +69,13 @@ def _by_ideas(cell: Cell) -> list[float]:
     count = len(cell["curve"])
     executions = np.linspace(0, BUDGET, count)
     ran = np.linspace(0, cell["executed"], len(cell["proposed_by"]))
-    done = np.interp(GRID * MOST_PROPOSED, cell["proposed_by"], ran)
-    return [float(value) for value in np.interp(done, executions, cell["curve"])]
+    ran_at_ideas = np.interp(GRID * MOST_PROPOSED, cell["proposed_by"], ran)
+    return [float(value) for value in np.interp(ran_at_ideas, executions, cell["curve"])]
 
 
-def _trajectory(cell: Cell, what: str, ideas: np.ndarray) -> list[float]:
+def _trajectory(cell: Cell, field: str, ideas: np.ndarray) -> list[float]:
     """A figure of the steps over ideas proposed."""
-    points = [(step["step"] * BATCH, step[what]) for step in cell["steps"] if step[what] is not None]
+    points = [(step["step"] * BATCH, step[field]) for step in cell["steps"] if step[field] is not None]
     if not points:
         return [float("nan")] * len(ideas)
     x, y = zip(*points, strict=True)

@@ -18,13 +18,13 @@ SCREENED = (
 )  # fmt: skip
 """On three: screening, no claim."""
 REFERENCE = ("oracle",)
-"""On the eight too, in the tables only: it knows what no ideator knows."""
+"""On the eight too, in the tables only: it reads the encoding, which no ideator sees."""
 UNSEEN = tuple(f"s{number}" for number in range(8))
 TUNING = tuple(f"t{number}" for number in range(12))
 SCREENING = UNSEEN[:3]
 FURTHER = tuple(f"s{number}" for number in range(8, 16))
 AGAIN = ("grpo", "default", "fours", "evolution", "best_of_n", "oracle")
-"""Eight more landscapes, added when the first eight were known and could not tell `default` and `evolution` apart."""
+"""Eight more landscapes, added because the first eight did not separate `default` and `evolution`."""
 
 BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
@@ -67,19 +67,19 @@ eight landscapes were known, and measured on the other eight."""
 @dataclass(frozen=True)
 class Method:
     name: str
-    words: str
+    label: str
     """As the table and the figure call it."""
     kind: str = RL
     keys: dict[str, Any] = field(default_factory=dict)
 
 
-def _rl(name: str, words: str, keys: dict[str, Any] | None = None) -> Method:
-    return Method(name, words, keys=keys or {})
+def _rl(name: str, label: str, keys: dict[str, Any] | None = None) -> Method:
+    return Method(name, label, keys=keys or {})
 
 
 METHODS = {
-    each.name: each
-    for each in (
+    method.name: method
+    for method in (
         _rl("grpo", "GRPO, one prompt"),
         _rl("default", "default mix: reuse + improvement + imitation", DEFAULT),
         Method("evolution", "evolution, frozen ideator", SEARCH, {"strategy": "evolution"}),

@@ -1,4 +1,4 @@
-"""The oracle reference of the collapse benchmark: a genetic algorithm that knows how ideas are encoded.
+"""The oracle reference of the collapse benchmark: a genetic algorithm on the encoding of ideas.
 
 No language model and no words: it edits the table of knobs and values itself, never writes an idea that cannot be read,
 and never proposes one twice.  It sees what every method sees, the observed metric of the ideas that it ran; it shows
@@ -14,7 +14,7 @@ import random
 from typing import Any
 
 from collapse_methods import BATCH
-from collapse_records import Curve, told
+from collapse_records import Curve, curve_results
 
 from ideator_rl.envs.landscape.certificate import certified_landscape
 from ideator_rl.envs.landscape.landscape import KNOBS, MOST_EDITS, VALUES, Edit
@@ -38,48 +38,48 @@ def run_oracle(
         chance: seed of its own random numbers.
     """
     rng = random.Random(f"oracle {seed} {chance}")
-    found, curve = certified_landscape(seed), Curve(certified_landscape(seed))
-    known: set[tuple[Edit, ...]] = set()
+    landscape, curve = certified_landscape(seed), Curve(certified_landscape(seed))
+    tried: set[tuple[Edit, ...]] = set()
     pool: list[tuple[float, Idea]] = []
     while len(curve.scores) < min(budget, most):
-        parents = sorted(pool, key=lambda each: -each[0])[:elites]
+        parents = sorted(pool, key=lambda scored: -scored[0])[:elites]
         for _ in range(min(BATCH, budget - len(curve.scores))):
-            idea = _new(parents, known, rng, mutation, first_edits)
+            idea = _new(parents, tried, rng, mutation, first_edits)
             edits = sorted(idea.items())
-            known.add(tuple(edits))
-            outcome = found.outcome(edits)
+            tried.add(tuple(edits))
+            outcome = landscape.outcome(edits)
             curve.ran(edits, outcome.metric if outcome.succeeded else None)
             if outcome.succeeded:
                 pool.append((outcome.metric, idea))
-    return told(curve, budget)
+    return curve_results(curve, budget)
 
 
 def _new(
-    parents: list[tuple[float, Idea]], known: set[tuple[Edit, ...]], rng: random.Random, mutation: float, most: int
+    parents: list[tuple[float, Idea]], tried: set[tuple[Edit, ...]], rng: random.Random, mutation: float, most: int
 ) -> Idea:
-    """An idea that was never run."""
+    """An idea that has not been run."""
     while True:
         if len(parents) < 2:
             idea = {knob: rng.randrange(VALUES) for knob in rng.sample(range(KNOBS), rng.randint(1, most))}
         else:
-            (_, one), (_, other) = rng.sample(parents, 2)
-            idea = _crossed(one, other, rng)
+            (_, mother), (_, father) = rng.sample(parents, 2)
+            idea = _crossed(mother, father, rng)
             while rng.random() < mutation:
                 _change(idea, rng)
         while len(idea) > MOST_EDITS:
             del idea[rng.choice(list(idea))]
-        if idea and tuple(sorted(idea.items())) not in known:
+        if idea and tuple(sorted(idea.items())) not in tried:
             return idea
         if len(parents) >= 2:  # a pool that has narrowed would be crossed forever
             mutation = min(0.9, mutation + 0.1)
 
 
-def _crossed(one: Idea, other: Idea, rng: random.Random) -> Idea:
+def _crossed(mother: Idea, father: Idea, rng: random.Random) -> Idea:
     child = {}
-    for knob in one.keys() | other.keys():
-        given = [idea[knob] for idea in (one, other) if knob in idea]
-        if len(given) == 2 or rng.random() < 0.75:
-            child[knob] = rng.choice(given)
+    for knob in mother.keys() | father.keys():
+        values = [idea[knob] for idea in (mother, father) if knob in idea]
+        if len(values) == 2 or rng.random() < 0.75:
+            child[knob] = rng.choice(values)
     return child
 
 

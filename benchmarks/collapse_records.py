@@ -37,8 +37,8 @@ CLUSTER_DISTANCE = 0.5
 class Curve:
     """Best idea so far, by unique experiments."""
 
-    def __init__(self, found: Landscape):
-        self._landscape, self._optimum = found, certificate(found).optimum
+    def __init__(self, landscape: Landscape):
+        self._landscape, self._optimum = landscape, certificate(landscape).optimum
         self._known: set[str] = set()
         self._best = float("-inf")
         self.score = 0.0
@@ -76,21 +76,21 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
     """
     run = read_run(folder)
     rollouts = sorted(run.rollouts, key=lambda row: (row.step, row.position))
-    curve, kept = Curve(certified_landscape(seed)), list[Rollout]()
+    curve, rollouts_in_budget = Curve(certified_landscape(seed)), list[Rollout]()
     for row in rollouts:
         if len(curve.scores) == budget:
             break
         curve.add(row)
-        kept.append(row)
-    return told(curve, budget) | {
-        "proposed": len(kept),
-        "steps": [figures(rows) for rows in _thinned(_by_step(kept))],
-        "alarms": [[each.step, each.kind, each.level] for each in alarms(population(run, get_embedder("hashed")))],
+        rollouts_in_budget.append(row)
+    return curve_results(curve, budget) | {
+        "proposed": len(rollouts_in_budget),
+        "steps": [figures(rows) for rows in _thinned(_by_step(rollouts_in_budget))],
+        "alarms": [[alarm.step, alarm.kind, alarm.level] for alarm in alarms(population(run, get_embedder("hashed")))],
     }
 
 
-def told(curve: Curve, budget: int) -> dict[str, Any]:
-    """A cell's results but for what became of its population."""
+def curve_results(curve: Curve, budget: int) -> dict[str, Any]:
+    """A cell's results, without those of its population."""
     padded = curve.scores + [curve.score] * (budget - len(curve.scores))
     return {
         "score": round(curve.score, 4),
@@ -109,7 +109,7 @@ def figures(rows: list[Rollout]) -> dict[str, float | None]:
     good = [row.metric for row in rows if row.status == SUCCEEDED and row.metric is not None]
     vectors, texts = vectors_of(ideas.values()), [tuple(edits) for edits in ideas.values()]
     enough = len(ideas) >= FIXED
-    told: dict[str, float | None] = {
+    values: dict[str, float | None] = {
         "step": rows[0].step,
         "mean": statistics.fmean(row.reward or 0.0 for row in rows),
         "success": len(good) / len(rows),
@@ -122,7 +122,7 @@ def figures(rows: list[Rollout]) -> dict[str, float | None]:
         "vendi": vendi_score(vectors, FIXED) if enough else None,
         "largest": largest_share(clusters(vectors, CLUSTER_DISTANCE)) if enough else None,
     }
-    return {name: value if value is None else round(float(value), 4) for name, value in told.items()}
+    return {name: value if value is None else round(float(value), 4) for name, value in values.items()}
 
 
 def edits_of(completion: str) -> list[Edit]:
@@ -157,7 +157,7 @@ def _by_step(rows: list[Rollout]) -> list[list[Rollout]]:
 
 
 POINTS = 24
-"""Of a curve or a trajectory that are kept in the results."""
+"""Points of a curve or a trajectory that the results store."""
 
 
 def _thinned(steps: list[list[Rollout]]) -> list[list[Rollout]]:

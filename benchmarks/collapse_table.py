@@ -34,7 +34,7 @@ PAIRS = (
 1979)."""
 POOLED = ("grpo", "default", "evolution", "best_of_n", "oracle")
 END = 0.25
-"""Share of a run's steps, its last, that stands for its end."""
+"""The last share of a run's steps, whose mean is called its end."""
 
 Cells = dict[str, dict[str, Any]]
 """A method's cells by landscape."""
@@ -75,13 +75,13 @@ def _section(
             by_method.setdefault(cell["method"], {})[cell["landscape"]] = cell
     lines = [f"**{budget} unique experiments**, on {landscapes[0]} to {landscapes[-1]}:", ""]
     lines += [*_scores(by_method, names, landscapes), "", *_populations(by_method, names, landscapes), ""]
-    found = _tests({name: by_method.get(name, {}) for name in names}, landscapes) if tests else []
-    return [*lines, *found, ""] if found else lines
+    comparisons = _tests({name: by_method.get(name, {}) for name in names}, landscapes) if tests else []
+    return [*lines, *comparisons, ""] if comparisons else lines
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Student's interval of a mean, over landscapes.  A percentile bootstrap of eight values holds the mean in some 87
-    of 100 cases where it says 95."""
+    """Student's interval of a mean, over landscapes.  A percentile bootstrap of eight values contains the mean in some
+    87 of 100 cases instead of 95."""
     middle, error = statistics.fmean(values), statistics.stdev(values) / len(values) ** 0.5
     half = float(student.ppf((1 + LEVEL) / 2, len(values) - 1)) * error
     return middle - half, middle + half
@@ -118,11 +118,11 @@ def _scores(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tup
         "|---|---|---|---|---|---|",
     ]
     for name in names:
-        cells = [by_method[name][each] for each in landscapes if each in by_method.get(name, {})]
+        cells = [by_method[name][landscape] for landscape in landscapes if landscape in by_method.get(name, {})]
         if cells:
-            told = [_mean_interval([cell[what] for cell in cells]) for what in ("score", "auc")]
-            spent = [f"{statistics.fmean(cell[what] for cell in cells):.0f}" for what in ("executed", "proposed")]
-            lines.append(f"| {METHODS[name].words} | {len(cells)} | {' | '.join(told)} | {' | '.join(spent)} |")
+            cells_text = [_mean_interval([cell[field] for cell in cells]) for field in ("score", "auc")]
+            spent = [f"{statistics.fmean(cell[field] for cell in cells):.0f}" for field in ("executed", "proposed")]
+            lines.append(f"| {METHODS[name].label} | {len(cells)} | {' | '.join(cells_text)} | {' | '.join(spent)} |")
     return lines
 
 
@@ -132,48 +132,51 @@ def _mean_interval(values: list[float]) -> str:
 
 
 def _populations(by_method: dict[str, Cells], names: tuple[str, ...], landscapes: tuple[str, ...]) -> list[str]:
-    shown = ("mean", "success", "simple", "thought", "distinct", "largest")
+    fields = ("mean", "success", "simple", "thought", "distinct", "largest")
     lines = [
         "| first step → end | mean reward | success | simple ideas | thought | distinct | largest cluster | Vendi, "
         "share of its start | change of the best of a step |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in names:
-        cells = [by_method[name][each] for each in landscapes if each in by_method.get(name, {})]
+        cells = [by_method[name][landscape] for landscape in landscapes if landscape in by_method.get(name, {})]
         if not any(cell["steps"] for cell in cells):
             continue
         parts = []
-        for what in shown:
-            start = _mean([cell["steps"][0][what] for cell in cells])
-            parts.append(f"{_said(start)} → {_said(_mean([at_end(cell, what) for cell in cells]))}")
+        for field in fields:
+            start = _mean([cell["steps"][0][field] for cell in cells])
+            parts.append(f"{_number(start)} → {_number(_mean([at_end(cell, field) for cell in cells]))}")
         first, last = (_mean([cell["steps"][0]["vendi"] for cell in cells]), _mean([at_end(c, "vendi") for c in cells]))
-        parts.append(_said(last / first if first and last else None))
-        parts.append(_said(_mean([slope(cell) for cell in cells]), sign=True))
-        lines.append(f"| {METHODS[name].words} | {' | '.join(parts)} |")
+        parts.append(_number(last / first if first and last else None))
+        parts.append(_number(_mean([slope(cell) for cell in cells]), sign=True))
+        lines.append(f"| {METHODS[name].label} | {' | '.join(parts)} |")
     return lines
 
 
 def _tests(by_method: dict[str, Cells], landscapes: tuple[str, ...]) -> list[str]:
-    found = []
-    for one, other in PAIRS:
-        both = [each for each in landscapes if each in by_method.get(one, {}) and each in by_method.get(other, {})]
-        for what in ("score", "auc"):
-            gaps = [by_method[one][each][what] - by_method[other][each][what] for each in both]
+    comparisons = []
+    for first, second in PAIRS:
+        first_cells, second_cells = by_method.get(first, {}), by_method.get(second, {})
+        shared = [landscape for landscape in landscapes if landscape in first_cells and landscape in second_cells]
+        for field in ("score", "auc"):
+            gaps = [first_cells[landscape][field] - second_cells[landscape][field] for landscape in shared]
             if len(gaps) >= FEWEST and any(gaps):
-                found.append((one, other, what, gaps, float(wilcoxon(gaps).pvalue)))
-    if not found:
+                comparisons.append((first, second, field, gaps, float(wilcoxon(gaps).pvalue)))
+    if not comparisons:
         return []
-    corrected = {what: iter(holm([each[4] for each in found if each[2] == what])) for what in ("score", "auc")}
+    corrected = {
+        field: iter(holm([comparison[4] for comparison in comparisons if comparison[2] == field]))
+        for field in ("score", "auc")
+    }
     lines = [
         "| paired, over landscapes | figure | difference | better on | Wilcoxon p | Holm |",
         "|---|---|---|---|---|---|",
     ]
-    for one, other, what, gaps, p in found:
+    for first, second, field, gaps, p in comparisons:
         wins = f"{sum(gap > 0 for gap in gaps)} of {len(gaps)}"
-        figure = "score" if what == "score" else "area"
-        lines.append(
-            f"| {one} − {other} | {figure} | {_mean_interval(gaps)} | {wins} | {_p(p)} | {_p(next(corrected[what]))} |"
-        )
+        figure = "score" if field == "score" else "area"
+        both_p = f"{_p(p)} | {_p(next(corrected[field]))}"
+        lines.append(f"| {first} − {second} | {figure} | {_mean_interval(gaps)} | {wins} | {both_p} |")
     return lines
 
 
@@ -191,8 +194,8 @@ def _alarms(results: list[dict[str, Any]]) -> list[str]:
         for name in METHODS:
             own = [cell["alarms"] for cell in cells if cell["method"] == name and cell["budget"] == budget]
             if own:
-                told = " | ".join(_rang(own, kind) for kind in kinds)
-                lines.append(f"| {METHODS[name].words} | {budget} | {len(own)} | {told} |")
+                cells_text = " | ".join(_rang(own, kind) for kind in kinds)
+                lines.append(f"| {METHODS[name].label} | {budget} | {len(own)} | {cells_text} |")
     return [*lines, ""] if kinds else []
 
 
@@ -205,26 +208,26 @@ def _trials(trials: list[dict[str, Any]]) -> list[str]:
     """Every set of keys that was tried, and how it did on how many landscapes."""
     tried: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for cell in trials:
-        given = {**cell["keys"], **cell["keys"].get("strategy_options", {})}
-        words = ", ".join(f"{key} {value}" for key, value in given.items() if key != "strategy_options")
-        tried.setdefault((cell["method"], words or "the recipe's", cell["budget"]), []).append(cell)
+        keys = {**cell["keys"], **cell["keys"].get("strategy_options", {})}
+        keys_text = ", ".join(f"{key} {value}" for key, value in keys.items() if key != "strategy_options")
+        tried.setdefault((cell["method"], keys_text or "the recipe's", cell["budget"]), []).append(cell)
     lines = ["| method | keys | experiments | landscapes | score | area |", "|---|---|---|---|---|---|"]
-    for (name, words, budget), cells in sorted(tried.items()):
-        score, area = (statistics.fmean(cell[what] for cell in cells) for what in ("score", "auc"))
+    for (name, keys_text, budget), cells in sorted(tried.items()):
+        score, area = (statistics.fmean(cell[field] for cell in cells) for field in ("score", "auc"))
         where = f"t0 to t{len(cells) - 1}" if len(cells) > 1 else "t0"
-        lines.append(f"| {name} | {words} | {budget} | {where} | {score:.3f} | {area:.3f} |")
+        lines.append(f"| {name} | {keys_text} | {budget} | {where} | {score:.3f} | {area:.3f} |")
     return lines
 
 
 def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+    present = [value for value in values if value is not None]
+    return statistics.fmean(present) if present else None
 
 
-def _said(value: float | None, sign: bool = False) -> str:
+def _number(value: float | None, sign: bool = False) -> str:
     return "–" if value is None else f"{value:+.2f}" if sign else f"{value:.2f}"
 
 
-def _hours(what: str, cells: list[dict[str, Any]]) -> str:
+def _hours(field: str, cells: list[dict[str, Any]]) -> str:
     wall, cpu = (sum(cell[name] for cell in cells) / 3600 for name in ("seconds", "cpu_seconds"))
-    return f"{len(cells)} {what}: {wall:.2f} hours by the clock, {cpu:.2f} CPU hours on one thread."
+    return f"{len(cells)} {field}: {wall:.2f} hours by the clock, {cpu:.2f} CPU hours on one thread."

@@ -1,4 +1,4 @@
-"""Did training help?  Ideas of the trained policy beside ideas of the frozen one it started from, all really run.
+"""Did training help?  Runs ideas of the trained policy and of the frozen policy that it started from.
 
 usage: python benchmarks/learning.py RUN_FOLDER [--ideas 32] [--seed 1000] [--slots N]
 
@@ -54,17 +54,17 @@ def sample(folder: Path, recipe: Recipe, count: int, seed: int) -> list[str]:
     if tokenizer.chat_template:
         message = [{"role": "user", "content": text}]
         text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    given = tokenizer([text] * count, return_tensors="pt", add_special_tokens=False)
-    given.pop("token_type_ids", None)
+    inputs = tokenizer([text] * count, return_tensors="pt", add_special_tokens=False)
+    inputs.pop("token_type_ids", None)
     ids = model.generate(
-        **given,
+        **inputs,
         do_sample=True,
         temperature=recipe.grpo.get("temperature", 1.0),
         top_k=0,
         top_p=1.0,
         max_new_tokens=recipe.grpo.get("max_completion_length", 256),
     )
-    return tokenizer.batch_decode(ids[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+    return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
 async def run_all(options: Any, recipe: Recipe, texts: dict[str, list[str]]) -> dict[str, list[Experiment]]:
@@ -80,7 +80,7 @@ async def run_all(options: Any, recipe: Recipe, texts: dict[str, list[str]]) -> 
 
 
 def row(name: str, records: list[Experiment]) -> str:
-    """Success with its standard error, and the successes' metric with its."""
+    """Success rate and the metric of the successes, each with its standard error."""
     good = [float(record.metric["value"]) for record in records if record.status == SUCCEEDED and record.metric]
     share = len(good) / len(records)
     spread = (share * (1 - share) / len(records)) ** 0.5

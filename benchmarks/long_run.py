@@ -1,4 +1,4 @@
-"""A 48-hour run in miniature: 300 steps on a fleet that fails, the trainer killed 20 times; do the books balance?
+"""A 48-hour run in miniature: 300 steps on a fleet that fails, the trainer killed 20 times; do all counts agree?
 
     python benchmarks/long_run.py [--steps 300] [--kills 20] [--seed N] [--keep FOLDER]
 
@@ -6,10 +6,10 @@ Real: the command `python -m ideator_rl.train`, trainer, checkpoints, executor, 
 client, the bucket.  SIMULATED: the fleet (nothing runs, see `benchmarks.fleet`) and the coder LLM, a scripted server.
 The trainer samples one batch ahead, closes at a quorum, and is killed (SIGKILL) at random moments, some of them while
 it starts; the fleet is killed too, loses and delays experiments, and takes the bucket away; the LLM's endpoint refuses,
-drops, stalls and writes nonsense.  After the last kill nobody helps: the run has to end by itself.  The learning rate
+drops, stalls and writes nonsense.  After the last kill the run has to end by itself.  The learning rate
 is low, so that ideas stay different and most of them are experiments of their own.
 
-Then every proposal, experiment, payment and update is counted in four places that know nothing of each other: journal,
+Then every proposal, experiment, payment and update is counted in four independent places: journal,
 bucket, the fleet's ledger and the closings.  Ends with 0 if they agree.
 """
 
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,6 @@ class Run:
     lives: int = 0
     trainer: subprocess.Popen[bytes] | None = None
     fleet: subprocess.Popen[bytes] | None = None
-    words: list[str] = field(default_factory=list)
 
     @property
     def bucket(self) -> str:
@@ -119,21 +118,21 @@ class Run:
     def start_trainer(self) -> None:
         keys = KEYS | {"bucket": self.bucket, "coder": self.coder, "max_steps": self.steps, "output_dir": self.run}
         keys |= {"seed": self.seed}
-        words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+        overrides = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
         command = [
             sys.executable,
             "-m",
             "ideator_rl.train",
             "--config",
             str(ROOT / "tests" / "toy_recipe.yaml"),
-            *words,
+            *overrides,
         ]
         self.trainer = self._start(command + (["--resume"] if self.lives else []), "trainer.log")
         self.lives += 1
 
     def start_fleet(self) -> None:
-        words = ["--bucket", self.bucket, "--seed", str(self.seed), "--ledger", str(self.folder / "ledger.jsonl")]
-        self.fleet = self._start([sys.executable, "-m", "benchmarks.fleet", *words, *FLEET, *OUTAGES], "fleet.log")
+        options = ["--bucket", self.bucket, "--seed", str(self.seed), "--ledger", str(self.folder / "ledger.jsonl")]
+        self.fleet = self._start([sys.executable, "-m", "benchmarks.fleet", *options, *FLEET, *OUTAGES], "fleet.log")
 
     def _start(self, command: list[str], log: str) -> subprocess.Popen[bytes]:
         with open(self.folder / log, "ab") as file:
@@ -206,7 +205,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--patience", type=float, default=1800.0, help="seconds between two kills, and for the end")
-    parser.add_argument("--keep", type=Path, help="a new folder for everything, kept afterwards")
+    parser.add_argument("--keep", type=Path, help="a new folder for everything, not removed afterwards")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as passing:
         folder = (args.keep or Path(passing)).absolute()
@@ -229,7 +228,7 @@ def main() -> int:
         )
         print(f"{args.steps} steps in {seconds:.0f} s, killed {hits} times, seed {args.seed}\n")
         print("\n".join(f"| {name} | {count} |" for name, count in counts.items()))
-        print("\n".join(["", *(f"WRONG: {each}" for each in wrong)]) if wrong else "\nthe books balance")
+        print("\n".join(["", *(f"WRONG: {problem}" for problem in wrong)]) if wrong else "\nthe books balance")
     return 1 if wrong else 0
 
 

@@ -4,13 +4,13 @@
     python benchmarks/nanogpt_methods.py table
     python benchmarks/nanogpt_methods.py figure                               docs/assets/nanogpt_methods.svg
 
-One ideator for all: the warm-up of recipes/default.yaml, trained further by the first two and asked as it is by the
-others.  One bucket: what two runs of a seed have in common is executed once, and charged to both.  A run ends with the
-step in which its 48th distinct experiment ended; what it ran beyond that is left out.  The best of many tries is
-flattered by luck, so that the best of every run is run again under further seeds.
+One ideator for all: the warm-up of recipes/default.yaml, trained further by the first two, and frozen in the others.
+One bucket: what two runs of a seed have in common is executed once, and charged to both.  A run ends with the step in
+which its 48th distinct experiment ended; later experiments are left out.  The best of many tries is partly luck, so
+the best of every run is run again under further seeds.
 
-A cell is a method under a seed.  Each that ends appends a line to nanogpt_results.jsonl; what stands there is not run
-again, so that `run` may be killed and goes on where it was.  Evolution's numbers are those that were tuned on
+A cell is a method under a seed.  Each that ends appends a line to nanogpt_results.jsonl; a cell in that file is not
+run again, so that `run` may be killed and started again.  Evolution's numbers are those that were tuned on
 landscapes (collapse_methods.py); nothing was tuned here.
 """
 
@@ -70,14 +70,14 @@ def main() -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    began, done = time.monotonic(), {(cell["method"], cell["seed"]) for cell in results()}
+    began, finished = time.monotonic(), {(cell["method"], cell["seed"]) for cell in results()}
     ideator(options.folder)
     for seed in options.seeds:
         for method in options.methods:
-            if (method, seed) in done:
+            if (method, seed) in finished:
                 continue
             if time.monotonic() - began > 3600 * options.hours:
-                print("the hours are spent; the same line goes on")
+                print("the hours are spent; run the same command to continue")
                 return
             cell = run_cell(options.folder, method, seed)
             with open(RESULTS, "a", encoding="utf-8") as file:
@@ -87,11 +87,11 @@ def run(options: argparse.Namespace) -> None:
 
 def ideator(folder: Path) -> Path:
     """The warm-up, made once."""
-    made = folder / "ideator"
-    if not made.is_dir():
-        line = ["-m", "ideator_rl.sft", "--config", "default.yaml", "--out", str(made)]
+    target = folder / "ideator"
+    if not target.is_dir():
+        line = ["-m", "ideator_rl.sft", "--config", "default.yaml", "--out", str(target)]
         subprocess.run([sys.executable, *line, "--output_dir", str(folder / "warmup")], check=True)
-    return made
+    return target
 
 
 def run_cell(folder: Path, method: str, seed: int) -> dict[str, Any]:
@@ -99,8 +99,8 @@ def run_cell(folder: Path, method: str, seed: int) -> dict[str, Any]:
     bucket = (folder.absolute() / "bucket").as_uri()
     keys = {**METHODS[method], "output_dir": str(target), "bucket": bucket, "seed": seed}
     (searched if method in SEARCHED else trained)(keys, str(folder / "ideator"), (target / "recipe.yaml").is_file())
-    found = read_run(target)
-    cell = told(found)
+    records = read_run(target)
+    cell = results_in_budget(records)
     best = cell.pop("best_id")
     again = [] if best is None else repeated(target, best)
     return {
@@ -116,7 +116,7 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
     from ideator_rl.search.config import load_search
     from ideator_rl.search.run import run_search
 
-    given = {
+    search_keys = {
         "ideator": "local",
         "ideator_options": {"model": model, "cpu_threads": 1},
         "epoch_size": 16,
@@ -127,7 +127,7 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
         "max_experiments": BUDGET,
         "max_ideas": 16 * MOST_STEPS,
     }
-    run_search(load_search("search_nanogpt_cpu.yaml", words({**given, **keys})), resume)
+    run_search(load_search("search_nanogpt_cpu.yaml", words({**search_keys, **keys})), resume)
 
 
 def trained(keys: dict[str, Any], model: str, resume: bool) -> None:
@@ -140,19 +140,19 @@ def trained(keys: dict[str, Any], model: str, resume: bool) -> None:
         train(recipe, resume, Stopping(BUDGET), model_card)
 
 
-def told(found: Run) -> dict[str, Any]:
-    """What a run came to within the budget, in the order in which its ideas were proposed."""
-    known: set[str] = set()
+def results_in_budget(records: Run) -> dict[str, Any]:
+    """A run's results within the budget, in the order of proposal."""
+    executed: set[str] = set()
     curve: list[float | None] = []
     best, best_id, values, proposed, failed = None, None, [], 0, 0
-    for row in found.rollouts:
-        if len(known) == BUDGET:
+    for row in records.rollouts:
+        if len(executed) == BUDGET:
             break
         proposed += 1
-        record = found.experiments.get(row.experiment_id)
-        if record is None or not record.tree or record.status == LOST or record.id in known:
+        record = records.experiments.get(row.experiment_id)
+        if record is None or not record.tree or record.status == LOST or record.id in executed:
             continue
-        known.add(record.id)
+        executed.add(record.id)
         failed += record.status != SUCCEEDED
         if record.status == SUCCEEDED and record.metric:
             values.append(float(record.metric["value"]))
@@ -161,11 +161,11 @@ def told(found: Run) -> dict[str, Any]:
         curve.append(best)
     return {
         "proposed": proposed,
-        "executed": len(known),
+        "executed": len(executed),
         "failed": failed,
-        "replayed": sum(found.experiments[id].replayed for id in known),
+        "replayed": sum(records.experiments[id].replayed for id in executed),
         "mean": round(statistics.fmean(values), 4) if values else None,
-        "baseline": found.baseline,
+        "baseline": records.baseline,
         "best": best,
         "best_id": best_id,
         "curve": [value if value is None else round(value, 4) for value in curve],
@@ -174,9 +174,9 @@ def told(found: Run) -> dict[str, Any]:
 
 def repeated(target: Path, id: str) -> list[float]:
     """The best of a run, run again under further seeds."""
-    place = source_of_run(target)
-    records = [record for record in place.best(1000) if record.id == id]
-    buffer = place.buffer(records[0], None, "auto")
+    source = source_of_run(target)
+    records = [record for record in source.best(1000) if record.id == id]
+    buffer = source.buffer(records[0], None, "auto")
     try:
         rows = asyncio.run(rerun(buffer, records, AGAIN))
     finally:

@@ -1,4 +1,4 @@
-"""What waiting costs: wall clock a step, and what became of what was paid for, of stock TRL and of this trainer.
+"""What waiting costs: seconds a step, and the use of paid experiments, of stock TRL and of this trainer.
 
     python benchmarks/pipeline.py [--steps 24] [--only NAME …] [--out FILE.json]
 
@@ -120,8 +120,8 @@ async def noise_as_ideas(completions: list[str], **given: Any) -> list[float | N
 
 
 async def _as_completed(completions: list[str], **given: Any) -> Any:
-    async for said in execution_reward.as_completed(completions=_ideas(completions, given["trainer_state"]), **given):
-        yield said
+    async for answer in execution_reward.as_completed(completions=_ideas(completions, given["trainer_state"]), **given):
+        yield answer
 
 
 noise_as_ideas.as_completed = _as_completed  # type: ignore[attr-defined]
@@ -200,16 +200,16 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
         lines = (folder / "rollouts" / "closings.jsonl").read_text().splitlines()
         slots = [slot for line in lines for slot in TrainBatch.from_json(json.loads(line)).slots]
         trained = sum(outcome is not None and outcome.scored for slot in slots for outcome in slot.outcomes)
-    known = {record.id for record in buffer.history}
-    paid = {id for id, each in read_ledger(folder / "ledger.jsonl").items() if each.outcomes["succeeded"]}
+    archived = {record.id for record in buffer.history}
+    paid = {id for id, entry in read_ledger(folder / "ledger.jsonl").items() if entry.outcomes["succeeded"]}
     counts = {"proposed": len(rows), "trained": trained, "archived_only": len(rows) - lost - trained, "lost": lost}
-    return {**counts, "neither": len(paid - known)}
+    return {**counts, "neither": len(paid - archived)}
 
 
 def table(results: list[Result]) -> str:
     """Markdown."""
-    words = "fleet, trainer, s a step, bound, over bound, ideal, use, proposed, trained, archived only, lost, neither"
-    columns = words.split(", ")
+    header = "fleet, trainer, s a step, bound, over bound, ideal, use, proposed, trained, archived only, lost, neither"
+    columns = header.split(", ")
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for r in results:
         lines.append(

@@ -25,7 +25,8 @@ def test_every_rank_stops_when_rank_zero_decides_it(tmp_path):
         from ideator_rl.errors import IdeatorError
         args = SimpleNamespace(gradient_accumulation_steps=1, steps_per_generation=1, output_dir=sys.argv[0] + ".run")
         state = SimpleNamespace(global_step=0, is_world_process_zero=rank == 0)
-        trainer = SimpleNamespace(args=args, num_iterations=1)
+        dataset = SimpleNamespace(column_names=[])
+        trainer = SimpleNamespace(args=args, num_iterations=1, train_dataset=dataset)
         watch = module.CollapseWatch(trainer, "stop", embedder="hashed", say=lambda _: None)
         watch._look = lambda args, state: "vendi" if rank == 0 else None
         control = SimpleNamespace(should_training_stop=False)
