@@ -3,49 +3,47 @@
 With `--dry-run` nothing is started: the cost of the run is estimated, for the number of processes that
 `--accelerate-config FILE` or `--num-processes N` gives.
 
-Exit status 0 when the run ended by itself, 2 for an expected error, said in one sentence on stderr, 130 when it was
-interrupted.
+Exit status 0 when the run ended by itself, 2 for an expected error (one sentence on stderr), 130 when interrupted.
 """
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
+from ideator_rl.cli.launch import accelerate_options, parse, train_options
 from ideator_rl.errors import IdeatorError
 
-LITTLE_BYTES = 16 << 20
+FULL_DISK_BYTES = 16 << 20
+"""A disk with less free space counts as full."""
 
 
 def main(argv: list[str] | None = None) -> int:
     folder: Path | None = None
     try:
-        given = arguments(sys.argv[1:] if argv is None else argv)
+        args, overrides = parse(sys.argv[1:] if argv is None else argv, train_options, accelerate_options)
+        if args.dry_run:
+            return _dry_run(args, overrides)
+        if args.accelerate_config or args.num_processes:
+            raise IdeatorError(
+                "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
+            )
         from ideator_rl.training.progress import Progress
         from ideator_rl.training.recipe.check_names import check_installed, check_names
         from ideator_rl.training.recipe.recipe import load_recipe
 
-        if given.dry_run:
-            from ideator_rl.training.dry_run import dry_run
-            from ideator_rl.training.recipe.processes import read_num_processes
-
-            count = read_num_processes(given.accelerate_config, given.num_processes) or 1
-            recipe = load_recipe(given.config, given.overrides, count)
-            check_names(recipe)
-            print(dry_run(recipe))
-            return 0
-        recipe = load_recipe(given.config, given.overrides)
+        recipe = load_recipe(args.config, overrides)
         check_names(recipe)
         check_installed(recipe)
         from ideator_rl.publishing.card import model_card
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir
-        train(recipe, given.resume, Progress(), model_card)
+        train(recipe, args.resume, Progress(), model_card)
         if int(os.environ.get("RANK", "0")) == 0:
             _report(folder)
     except IdeatorError as error:
@@ -54,9 +52,22 @@ def main(argv: list[str] | None = None) -> int:
         print("ideator_rl.train: interrupted. The same line with --resume goes on.", file=sys.stderr)
         return 130
     except Exception as error:
-        if folder is None or not _no_room(error, folder):
+        if folder is None or not _is_disk_full(error, folder):
             raise
         return _fail(f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume.")
+    return 0
+
+
+def _dry_run(args: argparse.Namespace, overrides: list[str]) -> int:
+    from ideator_rl.training.dry_run import dry_run
+    from ideator_rl.training.recipe.check_names import check_names
+    from ideator_rl.training.recipe.processes import read_num_processes
+    from ideator_rl.training.recipe.recipe import load_recipe
+
+    count = read_num_processes(args.accelerate_config, args.num_processes) or 1
+    recipe = load_recipe(args.config, overrides, count)
+    check_names(recipe)
+    print(dry_run(recipe))
     return 0
 
 
@@ -69,58 +80,17 @@ def _report(folder: Path) -> None:
     print(summary(folder), flush=True)
 
 
-@dataclass(frozen=True)
-class Arguments:
-    config: str
-    """The recipe's path."""
-    resume: bool
-    dry_run: bool
-    overrides: list[str]
-    accelerate_config: str | None = None
-    num_processes: int | None = None
-
-
-def arguments(argv: list[str]) -> Arguments:
-    """Read a command line.
-
-    Raises:
-        IdeatorError: no recipe was given.
-    """
-    words: list[str] = []
-    flags = {"--resume": False, "--dry-run": False}
-    values: dict[str, str | None] = {"--config": None, "--accelerate-config": None, "--num-processes": None}
-    rest = iter(argv)
-    for word in rest:
-        if word in flags:
-            flags[word] = True
-        elif (name := word.partition("=")[0]) in values:
-            values[name] = word.partition("=")[2] if "=" in word else next(rest, None)
-        else:
-            words.append(word)
-    config, count = values["--config"], values["--num-processes"]
-    if not config:
-        raise IdeatorError("No recipe was given. Expected --config RECIPE.yaml, for example recipes/quickstart.yaml.")
-    if (count or values["--accelerate-config"]) and not flags["--dry-run"]:
-        raise IdeatorError(
-            "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
-        )
-    if count is not None and not (count.isdecimal() and int(count)):
-        raise IdeatorError(f"--num-processes is {count!r}. Expected a whole number from 1 up.")
-    processes = int(count) if count else None
-    return Arguments(config, flags["--resume"], flags["--dry-run"], words, values["--accelerate-config"], processes)
-
-
 def _fail(sentence: str) -> int:
-    """Say why not.  What a server or a model wrote may be quoted in it: nothing of that may act on the terminal."""
+    """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
     from ideator_rl.text import visible
 
     print(f"ideator_rl.train: {visible(sentence)}", file=sys.stderr)
     return 2
 
 
-def _no_room(error: BaseException | None, folder: Path) -> bool:
-    """Whether a full disk is behind an error; torch and safetensors hide the errno in texts of their own."""
-    if folder.is_dir() and shutil.disk_usage(folder).free < LITTLE_BYTES:
+def _is_disk_full(error: BaseException | None, folder: Path) -> bool:
+    """Whether a full disk caused an error; torch and safetensors hide the errno in other exceptions."""
+    if folder.is_dir() and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
         return True
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):

@@ -209,7 +209,7 @@ def test_train_is_the_accelerate_line(monkeypatch, call):
     monkeypatch.setattr(os, "execv", lambda path, argv: commands.append(argv) or (_ for _ in ()).throw(SystemExit(0)))
     with pytest.raises(SystemExit):
         main(["train", "recipes/quickstart.yaml", "--max_steps", "2", "--resume"])
-    tail = "--quiet -m ideator_rl.train --config recipes/quickstart.yaml --max_steps 2 --resume"
+    tail = "--quiet -m ideator_rl.train --config recipes/quickstart.yaml --resume --max_steps 2"
     assert " ".join(commands[0]).endswith(tail)
 
 

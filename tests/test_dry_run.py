@@ -63,7 +63,7 @@ def test_an_unusable_launch_is_refused(tmp_path, capsys):
     (tmp_path / "none.yaml").write_text("distributed_type: MULTI_GPU\n")
     (tmp_path / "list.yaml").write_text("- 2\n")
     for words, told in (
-        (["--num-processes", "0"], "--num-processes is '0'"),
+        (["--num-processes", "0"], "--num-processes: expected a whole number from 1 up, got '0'"),
         (["--accelerate-config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["--accelerate-config", str(tmp_path / "none.yaml")], "num_processes: None"),
         (["--accelerate-config", str(tmp_path / "list.yaml")], "must be a mapping"),

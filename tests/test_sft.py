@@ -1,6 +1,7 @@
 """Warm-ups: where their rows come from, and what is left of a real one on the toy environment."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -242,7 +243,7 @@ def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch
         (["--sft_steps", "0", "--scratch_model", "null", "--model_name_or_path", "x"], "--sft_steps 100"),
         (["--data", "x", "--from-run", "y"], "Both --data and --from-run"),
         (["--out", "/tmp"], "/tmp exists already"),
-        (["--best", "0"], "--best is 0"),
+        (["--best", "0"], "argument --best: expected a whole number from 1 up, got '0'"),
         (["--data", "nowhere.jsonl"], "nowhere.jsonl cannot be read"),
         (["--sft_step", "3"], "Did you mean 'sft_steps'?"),
     ],
@@ -254,16 +255,14 @@ def test_what_cannot_end_well_is_refused_in_a_sentence(words, told, capsys):
 
 
 def test_the_command_becomes_the_accelerate_line(monkeypatch, call, tmp_path):
-    from ideator_rl.cli import sft as cli_sft
-
     became = []
-    monkeypatch.setattr(cli_sft.os, "execv", lambda program, words: became.append(words) or 0)
+    monkeypatch.setattr(os, "execv", lambda program, words: became.append(words) or 0)
     recipe, out = str(HERE / "toy_recipe.yaml"), str(tmp_path / "m")
     with pytest.raises(TypeError):  # execv does not return
         call("sft", recipe, "--env", str(HERE / "toy_env"), "--from-run", "r", "--out", out, "--seed", "5")
     line = " ".join(became[0][1:])
     assert line == (
-        f"-m accelerate.commands.launch --quiet -m ideator_rl.sft --config {recipe} --from-run r --best 64 --out {out} "
+        f"-m accelerate.commands.launch --quiet -m ideator_rl.sft --config {recipe} --from-run r --out {out} "
         f"--env {HERE / 'toy_env'} --seed 5"
     )
     assert call("sft", recipe, "--sft_steps", "0")[0] == 2

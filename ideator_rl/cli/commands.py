@@ -11,10 +11,10 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from ideator_rl import __version__
+from ideator_rl.cli.launch import accelerate_options, int_from, sft_options, train_options
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
@@ -85,17 +85,8 @@ def _json(command: Any) -> None:
 
 
 def _slots(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--slots", type=_int(1), metavar="N", help="CPU slots on this machine; default: its cores")
+    command.add_argument("--slots", type=int_from(1), metavar="N", help="CPU slots on this machine; default: its cores")
     command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
-
-
-def _int(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {minimum} up, got {text!r}")
-        return int(text)
-
-    return parse
 
 
 def _amount(text: str) -> float:
@@ -128,7 +119,7 @@ def _add_env(commands: Any) -> None:
     show.add_argument("--bucket", metavar="URL", help="the dataset's bucket; default: .bucket next to the dataset")
     show.add_argument(
         "--rows",
-        type=_int(1),
+        type=int_from(1),
         default=64,
         metavar="N",
         help="at least the different prompts of a batch",
@@ -138,7 +129,7 @@ def _add_env(commands: Any) -> None:
     check = _command(actions, "check", "prove an environment: baseline, hidden data, edits", "cli.environments:check")
     check.add_argument("environment", metavar="NAME_OR_PATH")
     check.add_argument("--preset", default="cpu")
-    check.add_argument("--seeds", type=_int(1), default=3, metavar="N", help="runs of the baseline")
+    check.add_argument("--seeds", type=int_from(1), default=3, metavar="N", help="runs of the baseline")
     _slots(check)
     _json(check)
     new = _command(actions, "new", "write an environment: a small one, or around your codebase", "cli.environments:new")
@@ -170,9 +161,11 @@ def _add_execute(commands: Any) -> None:
     command.add_argument("--implementer", default="rules", metavar="NAME", help="it writes the patch of an idea")
     command.add_argument("--coder", metavar="FILE.yaml", help="settings of an implementer that asks an LLM")
     command.add_argument("--max-usd", type=_amount, metavar="USD", help="limit on the cost of the LLM in this command")
-    command.add_argument("--max-coder-tokens", type=_int(1), metavar="N", help="limit on the tokens of the LLM")
-    command.add_argument("--seed", type=_int(0), default=0, metavar="N")
-    command.add_argument("--replicates", type=_int(1), default=1, metavar="N", help="runs of each, with other seeds")
+    command.add_argument("--max-coder-tokens", type=int_from(1), metavar="N", help="limit on the tokens of the LLM")
+    command.add_argument("--seed", type=int_from(0), default=0, metavar="N")
+    command.add_argument(
+        "--replicates", type=int_from(1), default=1, metavar="N", help="runs of each, with other seeds"
+    )
     command.add_argument("--bucket", metavar="URL", help="the bucket for the records; default: the user's cache")
     _slots(command)
     _json(command)
@@ -181,28 +174,28 @@ def _add_execute(commands: Any) -> None:
 def _add_rerun(commands: Any) -> None:
     command = _command(commands, "rerun", "run the best ideas again, with other seeds, and the baseline")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
-    command.add_argument("--best", type=_int(1), default=5, metavar="K", help="how many ideas")
-    command.add_argument("--replicates", type=_int(1), default=3, metavar="N", help="runs of each, with other seeds")
+    command.add_argument("--best", type=int_from(1), default=5, metavar="K", help="how many ideas")
+    command.add_argument(
+        "--replicates", type=int_from(1), default=3, metavar="N", help="runs of each, with other seeds"
+    )
     _slots(command)
     _json(command)
 
 
 def _add_train(commands: Any) -> None:
-    command = _command(commands, "train", "train an ideator: accelerate launch -m ideator_rl.train")
+    description = "train an ideator: accelerate launch -m ideator_rl.train"
+    command = _command(commands, "train", description, "cli.launch:train")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
-    command.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
-    command.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
-    command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
-    command.add_argument("--num-processes", type=_int(1), metavar="N", help="processes that train, one a GPU")
+    train_options(command)
+    accelerate_options(command)
 
 
 def _add_sft(commands: Any) -> None:
-    from ideator_rl.sft import add_options
-
-    command = _command(commands, "sft", "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft")
+    description = "warm an ideator up on ideas: accelerate launch -m ideator_rl.sft"
+    command = _command(commands, "sft", description, "cli.launch:sft")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
-    add_options(command)
-    command.add_argument("--accelerate-config", metavar="FILE", help="a config file for accelerate launch")
+    sft_options(command)
+    accelerate_options(command)
 
 
 def _add_search(commands: Any) -> None:
