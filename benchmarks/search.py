@@ -3,9 +3,10 @@
 usage: python benchmarks/search.py FOLDER [--recipe recipes/search_nanogpt_cpu.yaml] [--strategies evolution best_of_n]
            [--seeds 0 1 2] [--again 3] [--replicates 2] [--figure OUT.svg] [--key value …]
 
-One run after the other, in FOLDER/<strategy>-<seed>, on one bucket: what two runs of a seed have in common is executed
-once and charged to both.  The best of many tries is flattered by luck, so that the best `--again` of every run are run
-again under `--replicates` further seeds.  Resumable: what is there is not run again.  Every other key is the recipe's.
+One run after the other, in FOLDER/<strategy>-<seed>, on one bucket: experiments that two runs of a seed share are
+executed once and charged to both.  The best of many tries owes a part of its value to luck, so the best `--again` ideas
+of every run are run again under `--replicates` further seeds.  Can be resumed: finished runs are not repeated.  All
+other keys are the recipe's.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from ideator_rl.storage.records import Run, read_run
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen
 
+Results = dict[tuple[str, int], tuple[Run, list[Rerun]]]
+"""By strategy and seed."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -40,21 +44,21 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=2)
     parser.add_argument("--figure", type=Path)
     options, overrides = parser.parse_known_args()
-    found: dict[tuple[str, int], tuple[Run, list[Rerun]]] = {}
+    results: Results = {}
     for seed in options.seeds:
         for strategy in options.strategies:
             config = configured(options, overrides, strategy, seed)
             if not (config.folder / "timings.json").is_file():
                 run_search(config, resume=(config.folder / "recipe.yaml").is_file())
-            found[strategy, seed] = (read_run(config.folder), again(config, options))
-    print(table(found, options))
-    (options.folder / "search.json").write_text(json.dumps(facts(found), indent=1))
+            results[strategy, seed] = (read_run(config.folder), rerun_best(config, options))
+    print(table(results, options))
+    (options.folder / "search.json").write_text(json.dumps(facts(results), indent=1))
     if options.figure:
-        draw(found, options.figure)
+        draw(results, options.figure)
 
 
 def configured(options: Any, overrides: list[str], strategy: str, seed: int) -> SearchConfig:
-    """The recipe under another strategy, whose options are not the recipe's, and seed."""
+    """The recipe with another strategy and seed; its strategy options hold for its own strategy only."""
     config = load_search(options.recipe, overrides)
     folder = options.folder / f"{strategy}-{seed}"
     own = config.strategy_options if strategy == config.strategy else None
@@ -62,13 +66,13 @@ def configured(options: Any, overrides: list[str], strategy: str, seed: int) -> 
     return replace(config, strategy=strategy, strategy_options=own, seed=seed, output_dir=str(folder), bucket=bucket)
 
 
-def again(config: SearchConfig, options: Any) -> list[Rerun]:
-    """The best ideas of a run, by their first runs alone, under further seeds."""
-    place, run = source_of_run(config.folder), read_run(config.folder)
+def rerun_best(config: SearchConfig, options: Any) -> list[Rerun]:
+    """The best ideas of a run, chosen by their first runs, under further seeds."""
+    source, run = source_of_run(config.folder), read_run(config.folder)
     good = [record for record in run.ran if record.status == SUCCEEDED and record.metric]
     sign = 1 if run.direction == "min" else -1
     records = sorted(good, key=lambda record: sign * record.metric["value"] if record.metric else 0)[: options.again]
-    buffer = place.buffer(records[0], config.slots, config.isolation)
+    buffer = source.buffer(records[0], config.slots, config.isolation)
     try:
         return asyncio.run(rerun(buffer, records, options.replicates))
     finally:
@@ -86,26 +90,26 @@ def curve(run: Run) -> list[float]:
     return out
 
 
-def table(found: dict[tuple[str, int], tuple[Run, list[Rerun]]], options: Any) -> str:
+def table(results: Results, options: Any) -> str:
     lines = ["strategy     seed  experiments  ideas  success    best   its re-runs   top re-run mean"]
-    for (strategy, seed), (run, rows) in sorted(found.items()):
+    for (strategy, seed), (run, rows) in sorted(results.items()):
         ran = run.ran
         good = sum(record.status == SUCCEEDED for record in ran)
         lines.append(
             f"{strategy:<12} {seed:>4}  {len(ran):>11}  {len(run.rollouts):>5}  {good / len(ran):>7.0%}  "
             f"{rows[0].first:.4f}  {spread(rows[0].measured):>12}  {statistics.mean(means(rows)):>15.4f}"
         )
-    one, other = options.strategies[0], options.strategies[-1]
-    for words, number in (("best as found", 0), ("best, re-run", 1), ("mean of the top, re-run", 2)):
-        gaps = [score(found[one, seed])[number] - score(found[other, seed])[number] for seed in options.seeds]
-        each = ", ".join(f"{gap:+.4f}" for gap in gaps)
-        lines.append(f"{one} − {other}, {words}: {statistics.mean(gaps):+.4f} ({each})")
+    first, last = options.strategies[0], options.strategies[-1]
+    for label, index in (("best as found", 0), ("best, re-run", 1), ("mean of the top, re-run", 2)):
+        gaps = [score(results[first, seed])[index] - score(results[last, seed])[index] for seed in options.seeds]
+        by_seed = ", ".join(f"{gap:+.4f}" for gap in gaps)
+        lines.append(f"{first} − {last}, {label}: {statistics.mean(gaps):+.4f} ({by_seed})")
     return "\n".join(lines)
 
 
-def score(one: tuple[Run, list[Rerun]]) -> tuple[float, float, float]:
-    """Best as found, its mean when run again, and the mean of the best when run again."""
-    rows = one[1]
+def score(result: tuple[Run, list[Rerun]]) -> tuple[float, float, float]:
+    """The best metric as found, its mean in the re-runs, and the mean of all re-run ideas."""
+    rows = result[1]
     return rows[0].first, means(rows)[0], statistics.mean(means(rows))
 
 
@@ -117,25 +121,25 @@ def spread(values: list[float]) -> str:
     return "–".join(f"{value:.3f}" for value in (min(values), max(values))) if values else "none"
 
 
-def facts(found: dict[tuple[str, int], tuple[Run, list[Rerun]]]) -> dict[str, Any]:
+def facts(results: Results) -> dict[str, Any]:
     return {
         f"{strategy}-{seed}": {"curve": curve(run), "again": [row.facts() for row in rows]}
-        for (strategy, seed), (run, rows) in found.items()
+        for (strategy, seed), (run, rows) in results.items()
     }
 
 
-def draw(found: dict[tuple[str, int], tuple[Run, list[Rerun]]], out: Path) -> None:
+def draw(results: Results, out: Path) -> None:
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "ideator_rl"})
     figure, axis = plt.subplots(figsize=(6, 3), constrained_layout=True)
-    strategies = list(dict.fromkeys(strategy for strategy, _ in found))
+    strategies = list(dict.fromkeys(strategy for strategy, _ in results))
     for strategy, colour in zip(strategies, ("tab:blue", "tab:orange", "tab:green", "tab:red"), strict=False):
-        curves = [curve(run) for (name, _), (run, _) in found.items() if name == strategy]
-        for each in curves:
-            axis.step(range(1, len(each) + 1), each, where="post", color=colour, alpha=0.35, linewidth=1)
+        curves = [curve(run) for (name, _), (run, _) in results.items() if name == strategy]
+        for values in curves:
+            axis.step(range(1, len(values) + 1), values, where="post", color=colour, alpha=0.35, linewidth=1)
         length = min(map(len, curves))
-        middle = [statistics.mean(each[at] for each in curves) for at in range(length)]
-        axis.step(range(1, length + 1), middle, where="post", color=colour, linewidth=2, label=strategy)
-    run = next(iter(found.values()))[0]
+        means_of_seeds = [statistics.mean(values[i] for values in curves) for i in range(length)]
+        axis.step(range(1, length + 1), means_of_seeds, where="post", color=colour, linewidth=2, label=strategy)
+    run = next(iter(results.values()))[0]
     axis.set(xlabel="experiments (distinct codebases)", ylabel=f"best {run.metric} so far")
     axis.legend(frameon=False)
     figure.savefig(out, metadata={"Date": None})

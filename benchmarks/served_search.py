@@ -2,10 +2,10 @@
 
 usage: python benchmarks/served_search.py [--model DIR] [--out DIR] [--shown N]
 
-The recipe is recipes/search_nanogpt_cpu.yaml with two keys changed, `ideator` and `ideator_options`, and a folder of
-its own; the server is `transformers serve`; the model is what `ideator-rl sft recipes/smollm2_nanogpt_cpu.yaml` makes,
-and is made first where it is not there (after `make smollm2`; some minutes).  An idea reached execution if a codebase
-came of it that broke no rule; whether it then ran through is told apart.
+The recipe is recipes/search_nanogpt_cpu.yaml with another `ideator`, `ideator_options` and folder; the server is
+`transformers serve`.  The model comes from `ideator-rl sft recipes/smollm2_nanogpt_cpu.yaml`, which is run first if the
+model is missing (after `make smollm2`; some minutes).  An idea reaches execution if it leads to a codebase that breaks
+no rule; the successes are counted separately.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def main() -> None:
     options.add_argument("--model", type=Path, default=ROOT / "runs/smollm2_nanogpt_cpu-sft")
     options.add_argument("--out", type=Path, default=ROOT / "runs/served_search")
     options.add_argument("--shown", type=int, default=0, help="past ideas in a prompt")
-    given = options.parse_args()
-    if not given.model.is_dir():
-        _run("ideator-rl", "sft", WARM_UP, "--out", given.model)
+    arguments = options.parse_args()
+    if not arguments.model.is_dir():
+        _run("ideator-rl", "sft", WARM_UP, "--out", arguments.model)
     started = time.monotonic()
-    with served(given.model) as url:
-        # The server samples only if it is told to; the model knows the bare prompt alone, so it is shown nothing.
+    with served(arguments.model) as url:
+        # The server samples only on request; the model was trained on the bare prompt, so by default no idea is shown.
         ideator = {
-            "base_url": url, "models": str(given.model), "as_trained": True, "max_shown": given.shown,
+            "base_url": url, "models": str(arguments.model), "as_trained": True, "max_shown": arguments.shown,
             "max_tokens": 112, "concurrency": 2,
             "extra_body": {"generation_config": json.dumps({"do_sample": True, "top_k": 0})},
         }  # fmt: skip
         _run("ideator-rl", "search", SEARCH, "--ideator", "chat", "--ideator_options", json.dumps(ideator),
-             "--output_dir", given.out)  # fmt: skip
-    tell(given.out, time.monotonic() - started)
+             "--output_dir", arguments.out)  # fmt: skip
+    print_outcomes(arguments.out, time.monotonic() - started)
 
 
 @contextmanager
@@ -61,8 +61,8 @@ def served(model: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [BIN / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port, "--device", "cpu"]
-    server = subprocess.Popen(list(map(str, words)), env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
+    command = [BIN / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port, "--device", "cpu"]
+    server = subprocess.Popen(list(map(str, command)), env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     try:
         while not _up(port):
             if server.poll() is not None:
@@ -74,8 +74,8 @@ def served(model: Path) -> Iterator[str]:
         server.wait(60)
 
 
-def tell(folder: Path, seconds: float) -> None:
-    """What became of the ideas."""
+def print_outcomes(folder: Path, seconds: float) -> None:
+    """Print the statuses of the ideas."""
     run = read_run(folder)
     statuses = Counter(rollout.status for rollout in run.rollouts)
     ideas, ran = len(run.rollouts), sum(n for status, n in statuses.items() if status not in NEVER_RAN)
@@ -83,7 +83,7 @@ def tell(folder: Path, seconds: float) -> None:
     print(f"{ideas} ideas in {seconds:.0f} s; {len({r.idea for r in run.rollouts if r.idea})} different texts")
     for status, count in statuses.most_common():
         print(f"  {status:<12}{count:5d}")
-    print(f"reached execution: {ran} of {ideas} ({100 * ran / ideas:.0f} %), {statuses['succeeded']} ran through")
+    print(f"reached execution: {ran} of {ideas} ({100 * ran / ideas:.0f} %), {statuses['succeeded']} succeeded")
     trees = [record for record in run.experiments.values() if record.tree]
     print(f"different codebases: {len({record.tree for record in trees})}")
 
@@ -96,8 +96,8 @@ def _up(port: int) -> bool:
         return False
 
 
-def _run(command: str, *words: object) -> None:
-    subprocess.run([str(BIN / command), *map(str, words)], check=True)
+def _run(command: str, *arguments: object) -> None:
+    subprocess.run([str(BIN / command), *map(str, arguments)], check=True)
 
 
 if __name__ == "__main__":

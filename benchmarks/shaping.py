@@ -1,8 +1,8 @@
-"""What the rewards that compare cost a step: a batch against all ideas of earlier steps, in a run's own journal.
+"""The cost per step of the rewards that compare ideas: a batch against all ideas of earlier steps in the journal.
 
     python benchmarks/shaping.py [--batch 256] [--earlier 10000] [--embedder hashed]
 
-The first call embeds all earlier ideas, as a resumed run does; the second is what a step costs.
+The first call embeds all earlier ideas, as a resumed run does; the second shows the cost of a step.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--earlier", type=int, default=10_000)
     parser.add_argument("--embedder", default="hashed")
-    given = parser.parse_args()
-    ideas = idea_corpus(load_environment("nanogpt"), given.earlier + 2 * given.batch, 0)
+    options = parser.parse_args()
+    ideas = idea_corpus(load_environment("nanogpt"), options.earlier + 2 * options.batch, 0)
     with tempfile.TemporaryDirectory() as folder:
         config = BufferConfig(str(ROOT / "tests/toy_env"), "cpu", f"file://{folder}/bucket", run_dir=folder)
-        steps = -(-given.earlier // given.batch)
-        _propose(Path(folder) / "buffer.sqlite", ideas[: given.earlier], given.batch)
+        steps = -(-options.earlier // options.batch)
+        _propose(Path(folder) / "buffer.sqlite", ideas[: options.earlier], options.batch)
         buffer = open_buffer(config)
         columns = {key: value for key, value in asdict(config).items() if value not in (None, "")}
-        columns |= {"novelty_embedder": given.embedder, "similarity_steps": steps}
-        print(f"{given.batch} ideas against {given.earlier} of {steps} earlier steps, embedder {given.embedder}")
+        columns |= {"novelty_embedder": options.embedder, "similarity_steps": steps}
+        print(f"{options.batch} ideas against {options.earlier} of {steps} earlier steps, embedder {options.embedder}")
         for name, function in (("novelty", novelty_reward), ("similarity", similarity_penalty)):
             for call in range(2):
-                batch = ideas[given.earlier + call * given.batch :][: given.batch]
+                batch = ideas[options.earlier + call * options.batch :][: options.batch]
                 wall, cpu = _seconds(function, batch, columns, steps + call)
                 print(f"{name:<11}call {call + 1}  {wall:.2f} s, {cpu:.2f} s of CPU time")
         buffer.close()
