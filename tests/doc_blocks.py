@@ -54,10 +54,10 @@ def commands(text: str) -> list[str]:
 
 def check_arguments(line: str) -> None:
     """Raise SystemExit or an AssertionError if a command of ours would refuse its arguments."""
-    words = shlex.split(line)
-    if words[0] == "ideator-rl":
-        _, keys = parser().parse_known_args(words[1:])
-        assert not keys or words[1] in ("train", "search", "sft"), f"{line}: unknown {keys}"
+    argv = shlex.split(line)
+    if argv[0] == "ideator-rl":
+        _, keys = parser().parse_known_args(argv[1:])
+        assert not keys or argv[1] in ("train", "search", "sft"), f"{line}: unknown {keys}"
 
 
 class Session:
@@ -116,10 +116,10 @@ class Session:
 
 def dry(line: str) -> str:
     """The cheap form of a command line; empty where there is nothing to try."""
-    words = shlex.split(line)
-    if words[0] == "make":
-        return f"make -C {ROOT} -n {' '.join(words[1:])}"
-    if words[:2] in (["ideator-rl", "train"], ["ideator-rl", "search"]) or words[0] == "accelerate":
+    argv = shlex.split(line)
+    if argv[0] == "make":
+        return f"make -C {ROOT} -n {' '.join(argv[1:])}"
+    if argv[:2] in (["ideator-rl", "train"], ["ideator-rl", "search"]) or argv[0] == "accelerate":
         return f"{line} --dry-run"
     check_arguments(line)
     return ""

@@ -30,11 +30,11 @@ def name_of(page):
 
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
-    found = set()
+    names = set()
     for heading in re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text(encoding="utf-8")), re.M):
         text = unicodedata.normalize("NFKC", re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)).lower()
-        found.add(re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-"))
-    return found
+        names.add(re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-"))
+    return names
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -81,8 +81,8 @@ def test_the_architecture_page_answers_ten_questions_with_files_that_hold_the_na
 @pytest.mark.parametrize("page", OURS, ids=name_of)
 def test_pages_are_written_in_plain_words(page):
     text = CODE.sub("", page.read_text(encoding="utf-8"))
-    found = DIALECT.findall(text)
-    assert len(found) <= max(1, len(text.split()) / 1000), found
+    matches = DIALECT.findall(text)
+    assert len(matches) <= max(1, len(text.split()) / 1000), matches
 
 
 def test_every_page_is_in_the_index():
