@@ -1,4 +1,4 @@
-"""Made-up records and journals of runs, for tests of what reads them."""
+"""Invented records and journals of runs, for tests of their readers."""
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.journal import Journal
@@ -21,14 +21,14 @@ def baseline(replicate, value):
 
 
 def journal(folder, steps, extra=()):
-    """A run's journal: for each step the records of its proposals, None for one without an outcome."""
-    book = Journal(folder / "buffer.sqlite")
-    for one in extra:
-        book.record(one)
+    """A run's journal: for each step the records of its proposals, None for a proposal without an outcome."""
+    run_journal = Journal(folder / "buffer.sqlite")
+    for experiment in extra:
+        run_journal.record(experiment)
     for step, records in enumerate(steps):
-        book.propose(step, [text(f"change {i} of step {step}") for i in range(len(records))])
-        for position, one in enumerate(records):
-            if one is not None:
-                book.settle(step, position, one)
-    book.close()
+        run_journal.propose(step, [text(f"change {i} of step {step}") for i in range(len(records))])
+        for position, experiment in enumerate(records):
+            if experiment is not None:
+                run_journal.settle(step, position, experiment)
+    run_journal.close()
     return folder

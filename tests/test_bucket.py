@@ -55,18 +55,18 @@ def test_a_plain_path_is_a_file_bucket_with_a_url(tmp_path):
 
 
 @pytest.mark.parametrize("url", ["s3://lab/x", "ftp://a", "file://host/x"])
-def test_a_scheme_that_is_not_proved_is_refused(url):
+def test_a_scheme_without_a_proven_adapter_is_refused(url):
     with pytest.raises(BucketError, match="file"):
         open_bucket(url)
 
 
-def test_a_bucket_that_cannot_be_written_is_one_clear_sentence(tmp_path):
+def test_a_bucket_that_cannot_be_written_is_an_error_with_advice(tmp_path):
     (tmp_path / "taken").write_text("a file, not a folder")
     with pytest.raises(BucketError, match="not writable"):
         open_bucket(f"file://{tmp_path}/taken")
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_no_partial_object(tmp_path, monkeypatch):
     bucket = FileBucket(tmp_path / "b")
 
     def full(_fd):
@@ -86,7 +86,7 @@ def test_a_key_cannot_leave_the_bucket(tmp_path):
 
 
 @pytest.mark.parametrize("instead", [None, "a file", "an empty folder"])
-def test_a_bucket_that_is_away_is_not_taken_for_an_empty_one_and_not_made_again(tmp_path, instead):
+def test_a_bucket_that_is_away_is_an_error_and_is_not_created_again(tmp_path, instead):
     bucket = FileBucket(tmp_path / "b")
     bucket.create("x/y", b"data")
     (tmp_path / "b").rename(tmp_path / "away")
@@ -105,7 +105,7 @@ def test_a_bucket_that_is_away_is_not_taken_for_an_empty_one_and_not_made_again(
     assert bucket.names(".scratch") == []
 
 
-def test_deep_folders_are_made_as_they_are_needed(tmp_path):
+def test_deep_folders_are_created_on_demand(tmp_path):
     bucket = FileBucket(tmp_path / "b")
     assert bucket.create("a/b/c/d/e", b"1") and bucket.names("a/b/c/d") == ["e"]
     bucket.put("a/b/x/y", b"2")

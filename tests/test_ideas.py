@@ -22,7 +22,7 @@ def test_a_mark_that_is_mentioned_in_the_thought_does_not_start_the_idea():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "(nothing)"),
         ("just words", "no [Experiment] and no [Code Changes] and no [End]"),
@@ -34,10 +34,10 @@ def test_a_mark_that_is_mentioned_in_the_thought_does_not_start_the_idea():
         ("[Experiment] " + "a" * MAX_CHARS + " [Code Changes] b [End]", "Write it shorter"),
     ],
 )
-def test_a_completion_without_an_idea_is_told_what_is_missing(text, said):
+def test_a_completion_without_an_idea_is_an_error_that_names_what_is_missing(text, message):
     with pytest.raises(MalformedIdea, match="(?s)") as caught:
         parse_idea(text)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_an_idea_with_broken_unicode_still_has_a_key():

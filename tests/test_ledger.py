@@ -1,4 +1,4 @@
-"""The ledger: caps hold with what is in flight, over threads, processes and lives of a run."""
+"""The ledger: caps hold with reservations, over threads, processes and sessions of a run."""
 
 import asyncio
 import json
@@ -17,8 +17,8 @@ from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 ledger, done = Ledger(Caps(tokens=100), Path(sys.argv[1])), 0
 for _ in range(40):
     try:
-        with ledger.reserve(Spent(tokens=2)) as held:
-            held.actual = Spent(tokens=2)
+        with ledger.reserve(Spent(tokens=2)) as reservation:
+            reservation.actual = Spent(tokens=2)
             done += 1
     except BudgetSpent:
         time.sleep(0.001)
@@ -48,31 +48,31 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_what_is_in_flight_counts_and_is_replaced_by_what_it_cost():
+def test_a_reservation_counts_and_is_replaced_by_the_actual_cost():
     ledger = Ledger(Caps(usd=1.0))
-    with ledger.reserve(Spent(usd=0.6)) as held:
+    with ledger.reserve(Spent(usd=0.6)) as reservation:
         with pytest.raises(BudgetSpent, match="0.6 in flight"), ledger.reserve(Spent(usd=0.6)):
             pass
-        held.actual = Spent(usd=0.1)
+        reservation.actual = Spent(usd=0.1)
     with ledger.reserve(Spent(usd=0.6)):
         pass
     assert ledger.spent.usd == pytest.approx(0.7) and "max_usd" in ledger.exhausted
 
 
-def test_what_ends_in_an_error_has_cost_what_was_reserved():
+def test_a_reservation_that_ends_in_an_error_is_booked_in_full():
     ledger = Ledger()
     with pytest.raises(ZeroDivisionError), ledger.reserve(Spent(tokens=7)):
         raise ZeroDivisionError
     assert ledger.spent.tokens == 7
 
 
-def test_one_who_can_wait_waits_for_what_is_in_flight_and_is_no_refusal():
+def test_a_call_that_can_wait_waits_for_other_reservations_and_is_not_refused():
     ledger = Ledger(Caps(tokens=10))
 
     async def call():
-        async with ledger.reserve_when_free(Spent(tokens=6)) as held:
+        async with ledger.reserve_when_free(Spent(tokens=6)) as reservation:
             await asyncio.sleep(0.02)
-            held.actual = Spent(tokens=2)
+            reservation.actual = Spent(tokens=2)
 
     async def three():
         await asyncio.gather(call(), call(), call())
@@ -86,13 +86,13 @@ def test_one_who_can_wait_waits_for_what_is_in_flight_and_is_no_refusal():
 
 def test_two_processes_keep_one_cap(tmp_path):
     path = tmp_path / "ledger.json"
-    both = [start(SPENDER, path) for _ in range(2)]
-    done = [int(process.communicate(timeout=60)[0]) for process in both]
+    processes = [start(SPENDER, path) for _ in range(2)]
+    done = [int(process.communicate(timeout=60)[0]) for process in processes]
     assert sum(done) == 50 and json.loads(path.read_text()) == {"usd": 0.0, "tokens": 100.0, "gpu_hours": 0.0}
     assert not list(tmp_path.glob("ledger.json.*[!k]")), "the living leave nothing behind"
 
 
-def test_what_another_process_has_in_flight_counts(tmp_path, holder):
+def test_reservations_of_another_process_count(tmp_path, holder):
     ledger = Ledger(Caps(usd=10), tmp_path / "ledger.json")
     with pytest.raises(BudgetSpent, match="6 in flight"), ledger.reserve(Spent(usd=5)):
         pass
@@ -100,16 +100,16 @@ def test_what_another_process_has_in_flight_counts(tmp_path, holder):
         pass
 
 
-def test_calls_of_a_killed_process_count_as_spent_and_its_experiments_are_let_go(tmp_path, holder):
+def test_calls_of_a_killed_process_count_as_spent_and_its_gpu_hours_are_released(tmp_path, holder):
     ledger = Ledger(Caps(usd=10, gpu_hours=10), tmp_path / "ledger.json")
     holder.kill()
     holder.wait()
-    with ledger.reserve(Spent(usd=4, gpu_hours=10)) as held:
-        held.actual = Spent(usd=1, gpu_hours=2)
+    with ledger.reserve(Spent(usd=4, gpu_hours=10)) as reservation:
+        reservation.actual = Spent(usd=1, gpu_hours=2)
     assert vars(ledger.spent) == {"usd": 7, "tokens": 50, "gpu_hours": 2}
 
 
-def test_a_process_that_exits_in_the_usual_way_books_what_it_held(tmp_path):
+def test_a_process_that_exits_normally_books_its_reservations(tmp_path):
     path = tmp_path / "ledger.json"
     code = HOLDER.replace("time.sleep(60)", "sys.exit()")
     process = start(code, path)
@@ -117,7 +117,7 @@ def test_a_process_that_exits_in_the_usual_way_books_what_it_held(tmp_path):
     assert Ledger(Caps(usd=10), path).spent.usd == 6
 
 
-def test_without_caps_the_file_is_written_by_booking_only(tmp_path):
+def test_without_caps_only_booking_writes_the_file(tmp_path):
     path = tmp_path / "run" / "ledger.json"
     ledger = Ledger(path=path)
     with ledger.reserve(Spent(usd=1)):
@@ -125,7 +125,7 @@ def test_without_caps_the_file_is_written_by_booking_only(tmp_path):
     assert json.loads(path.read_text())["usd"] == 1.0
 
 
-def test_booking_is_cheap_beside_a_call(tmp_path):
+def test_booking_is_much_faster_than_a_call(tmp_path):
     ledger = Ledger(Caps(usd=1e9), tmp_path / "ledger.json")
     started = time.perf_counter()
     for _ in range(50):
@@ -134,13 +134,13 @@ def test_booking_is_cheap_beside_a_call(tmp_path):
     assert (time.perf_counter() - started) / 50 < 0.1
 
 
-def test_a_damaged_file_is_an_error_that_says_what_it_should_hold(tmp_path):
+def test_a_damaged_file_is_an_error_with_the_expected_content(tmp_path):
     (tmp_path / "ledger.json").write_text('{"usd": 1.')
     with pytest.raises(LedgerError, match="cannot be used.*gpu_hours"):
         Ledger(path=tmp_path / "ledger.json")
 
 
-def test_a_folder_that_cannot_be_is_an_error_in_words(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_ledger_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(LedgerError, match="cannot be used"):
         Ledger(path=tmp_path / "file" / "ledger.json")

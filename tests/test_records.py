@@ -8,7 +8,7 @@ from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import NoRun, read_run
 
 
-def test_a_run_is_read_back_by_step_with_success_and_metric_apart(tmp_path):
+def test_a_run_is_read_by_step_with_success_and_metric_apart(tmp_path):
     steps = [
         [record("a", value=4.0), record("b", value=2.0), record("c", "failed"), record("d", "lost")],
         [record("e", value=1.0), record("b", value=2.0), None],
@@ -39,7 +39,7 @@ def test_a_run_is_a_data_frame_with_one_row_per_proposal(tmp_path):
     )
 
 
-def test_higher_may_be_better(tmp_path):
+def test_a_maximised_metric_ranks_higher_values_first(tmp_path):
     steps = [[record("a", value=4.0), record("b", value=2.0)]]
     for one in steps[0]:
         one.metric["direction"] = "max"
@@ -66,13 +66,13 @@ def test_a_folder_may_have_any_name(tmp_path, name):
     assert read_run(journal(tmp_path / name, [[record("a", value=1.0)]])).ranked[0].id == "a"
 
 
-def test_a_folder_without_a_run_is_one_clear_sentence(tmp_path):
+def test_a_folder_without_a_run_is_an_error_with_advice(tmp_path):
     with pytest.raises(NoRun, match="holds no run: expected the folder that a recipe names as output_dir"):
         read_run(tmp_path)
 
 
 @pytest.mark.parametrize("broken", ["not a database at all" * 50, "", None])
-def test_a_broken_journal_is_one_clear_sentence(tmp_path, broken):
+def test_a_broken_journal_is_an_error_with_advice(tmp_path, broken):
     if broken is None:
         journal(tmp_path, [])
         with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
@@ -91,13 +91,13 @@ def test_a_recipe_cut_short_by_a_kill_does_not_hide_the_records(tmp_path):
     assert run.recipe == {} and run.timings == {} and run.ranked
 
 
-def test_a_bucket_elsewhere_is_named_without_its_password(tmp_path):
+def test_the_url_of_a_bucket_is_shown_without_its_password(tmp_path):
     journal(tmp_path, [])
     (tmp_path / "recipe.yaml").write_text("bucket: s3://key:secret@host/ideas\n")
     assert read_run(tmp_path).places == [("records", str(tmp_path / "buffer.sqlite")), ("bucket", "s3://host/ideas")]
 
 
-def test_the_closing_words_name_baseline_best_idea_steps_outcomes_and_places(tmp_path):
+def test_the_summary_shows_baseline_best_idea_steps_outcomes_and_paths(tmp_path):
     steps = [
         [record("a", value=4.0, patch="+lr = 3"), record("c", "failed"), record("d", "lost")],
         [record("e", value=1.5, patch="+wd = 7", isolation="none"), record("f", "timed_out")],
@@ -110,17 +110,17 @@ def test_the_closing_words_name_baseline_best_idea_steps_outcomes_and_places(tmp
     assert f"records: {tmp_path}/buffer.sqlite" in words
 
 
-def test_the_closing_words_let_nothing_of_an_idea_act_on_the_terminal(tmp_path):
+def test_the_summary_escapes_control_characters_of_ideas(tmp_path):
     one = record("a", value=4.0, idea="red \x1b[31m\x1b]0;title\x07 \u202eback \ud800", patch="+\x1b[2Jx\r+y")
     words = summary(journal(tmp_path, [[one]]))
     assert not set(words) & set("\x1b\x07\r\u202e\ud800") and "⟨U+202E⟩back" in words
 
 
-def test_the_closing_words_are_no_page_of_one_line(tmp_path):
+def test_the_summary_cuts_a_long_idea(tmp_path):
     words = summary(journal(tmp_path, [[record("a", value=4.0, idea="x" * 1_000_000, patch="+" + "y" * 1_000_000)]]))
     assert len(words) < 20_000 and words.count("more characters are in the records") == 2
 
 
-def test_the_closing_words_of_an_empty_run_say_so(tmp_path):
+def test_the_summary_of_an_empty_run_is_explicit(tmp_path):
     words = summary(journal(tmp_path, []))
     assert "Baseline: none was run" in words and "Best idea: none succeeded" in words

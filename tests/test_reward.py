@@ -33,7 +33,7 @@ def test_over_baseline_counts_standard_deviations_of_the_baseline_and_never_less
     assert rule.reward(record(None, "failed")) == 0.0
 
 
-def test_noise_that_was_never_measured_or_is_none_is_asked_for(environment):
+def test_missing_or_zero_noise_is_an_error_with_the_command_that_measures_it(environment):
     with pytest.raises(IdeatorError, match="env check toy --preset cpu --seeds 5"):
         reward_rule(environment, "cpu", "over_baseline")
     store_noise(environment, "cpu", [2.0, 2.0])
@@ -43,6 +43,6 @@ def test_noise_that_was_never_measured_or_is_none_is_asked_for(environment):
         reward_rule(environment, "cpu", "twice")
 
 
-def test_noise_belongs_to_the_environment_as_it_stands(environment, toy, tmp_path):
+def test_noise_belongs_to_one_version_of_the_environment(environment, toy, tmp_path):
     store_noise(environment, "cpu", [1.0, 2.0])
     assert load_noise(environment, "cpu").mean == 1.5 and load_noise(environment, "slow") is None

@@ -48,7 +48,7 @@ def test_an_idea_becomes_a_metric_a_reward_and_a_record(buffer):
     assert rows(buffer) == [(3, 0, "succeeded", pytest.approx(1 / 36.6))]
 
 
-def test_every_kind_of_failure_is_a_status_with_words_and_the_failure_reward(buffer):
+def test_every_kind_of_failure_is_a_status_with_a_message_and_the_failure_reward(buffer):
     ideas = [
         "no idea at all",
         idea("w = 1"),
@@ -77,7 +77,7 @@ def test_equal_codebases_share_one_run_and_an_equal_idea_is_not_implemented_agai
     assert buffer.executor.implementer.asked == ["x = 1.0", "x =  1.0"]
 
 
-def test_replicates_give_equal_ideas_runs_of_their_own(toy_config):
+def test_replicates_give_equal_ideas_separate_runs(toy_config):
     config = replace(toy_config, implementer="scripted.ScriptedImplementer", replicates=2)
     buffer = open_buffer(config)
     records = run(buffer.score([idea("x = 1.0")] * 3))
@@ -86,7 +86,7 @@ def test_replicates_give_equal_ideas_runs_of_their_own(toy_config):
     buffer.close()
 
 
-def test_a_hand_written_patch_takes_the_same_road(toy_buffer):
+def test_a_hand_written_patch_is_judged_and_run_like_an_idea(toy_buffer):
     good = run(toy_buffer.score_patch(replace_line("x = 4.0", "x = 1.0")))
     assert good.status == "succeeded" and good.implementer == "diff"
     hostile = run(toy_buffer.score_patch("--- /dev/null\n+++ b/evaluator.txt\n@@ -0,0 +1 @@\n+x\n"))
@@ -94,12 +94,12 @@ def test_a_hand_written_patch_takes_the_same_road(toy_buffer):
     assert run(toy_buffer.score_patch("")).status == "unpatchable"
 
 
-def test_the_baseline_is_an_experiment_with_seeds_of_its_own(toy_buffer):
+def test_the_baseline_is_an_experiment_for_each_replicate(toy_buffer):
     first, second = run(toy_buffer.baseline()), run(toy_buffer.baseline(replicate=1))
     assert first.metric == second.metric and first.id != second.id and first.patch == ""
 
 
-def test_a_step_that_is_asked_again_replaces_its_rows_and_reuses_its_runs(buffer, toy_config):
+def test_a_step_that_is_proposed_again_replaces_its_rows_and_reuses_its_runs(buffer, toy_config):
     run(buffer.score([idea("x = 1.0"), idea("y = 1.0")], step=5))
     before = ran(buffer)
     buffer.close()
@@ -124,9 +124,11 @@ def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_los
     async def scenario():
         task = asyncio.create_task(buffer.score([idea("x = 1.0")]))
         bucket = buffer.executor.bucket
-        while not (held := [store.running_claim(bucket, id) for id in bucket.names("experiments")]) or held[0] is None:
+        while (
+            not (claims := [store.running_claim(bucket, id) for id in bucket.names("experiments")]) or claims[0] is None
+        ):
             await asyncio.sleep(0.01)
-        os.kill(held[0]["pid"], signal.SIGKILL)
+        os.kill(claims[0]["pid"], signal.SIGKILL)
         return await task
 
     [record] = run(scenario())
@@ -135,7 +137,7 @@ def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_los
     buffer.close()
 
 
-def test_what_is_ours_is_lost_not_failed_and_can_be_tried_by_a_later_run(toy, tmp_path, toy_config):
+def test_our_own_fault_is_lost_not_failed_and_a_later_run_tries_again(toy, tmp_path, toy_config):
     shutil.copytree(toy, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
     evaluator = (tmp_path / "env/evaluator.py").read_text()
     (tmp_path / "env/evaluator.py").write_text(
@@ -155,9 +157,9 @@ def test_what_is_ours_is_lost_not_failed_and_can_be_tried_by_a_later_run(toy, tm
 
 def test_two_buffers_on_one_bucket_never_run_an_experiment_twice(toy_config, tmp_path):
     config = replace(toy_config, preset="slow", implementer="scripted.ScriptedImplementer")
-    other = replace(config, run_dir=str(tmp_path / "other"))
+    second = replace(config, run_dir=str(tmp_path / "other"))
     (tmp_path / "other").mkdir()
-    buffers = [open_buffer(config), open_buffer(other)]
+    buffers = [open_buffer(config), open_buffer(second)]
 
     async def both():
         ideas = [idea(f"x = {i}.0") for i in range(3)]
@@ -181,7 +183,7 @@ def test_the_slots_bound_how_many_run_at_once(toy_config):
     buffer.close()
 
 
-def test_the_counts_tell_progress_and_the_best(buffer):
+def test_the_counts_show_progress_and_the_best(buffer):
     assert buffer.counts()["best"] is None and open_buffer(buffer.config) is buffer
     run(buffer.score([idea("x = 1.0"), idea("x = 2.0"), idea("x = 2.0"), "nothing"]))
     counts = buffer.counts()
@@ -190,13 +192,13 @@ def test_the_counts_tell_progress_and_the_best(buffer):
     assert "+x = 1.0" in buffer.best.patch
 
 
-def test_a_wrong_environment_is_told_before_anything_is_made(toy_config, tmp_path):
+def test_an_unknown_environment_is_an_error_before_any_file_is_written(toy_config, tmp_path):
     with pytest.raises(EnvironmentError_, match="There is no environment 'nanogtp'"):
         RewardBuffer(replace(toy_config, environment="nanogtp"))
     assert not (tmp_path / "bucket").exists()
 
 
-def test_a_journal_that_cannot_grow_stops_the_run_with_one_clear_sentence(buffer):
+def test_a_journal_that_cannot_grow_stops_the_run_with_advice(buffer):
     run(buffer.score([idea("x = 1.0")]))
     pages = buffer.journal._db.execute("pragma page_count").fetchone()[0]
     buffer.journal._db.execute(f"pragma max_page_count={pages}")
@@ -205,13 +207,13 @@ def test_a_journal_that_cannot_grow_stops_the_run_with_one_clear_sentence(buffer
     assert len(rows(buffer)) == 1
 
 
-def test_a_journal_in_a_place_that_cannot_be_is_one_clear_sentence(toy_config, tmp_path):
+def test_a_journal_that_cannot_be_created_is_an_error_with_advice(toy_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(IdeatorError, match="Not a directory.*Free space on its disk, or check that this user may"):
         RewardBuffer(replace(toy_config, run_dir=str(tmp_path / "file")))
 
 
-def test_a_wait_that_was_cancelled_does_not_poison_the_experiment(buffer):
+def test_cancelling_one_wait_does_not_harm_the_experiment(buffer):
     async def scenario():
         first = asyncio.create_task(buffer.executor.execute(idea("x = 1.0")))
         second = asyncio.create_task(buffer.executor.execute(idea("x = 1.0")))
@@ -229,12 +231,12 @@ def test_half_a_surrogate_pair_is_only_a_bad_idea_and_the_journal_goes_on(buffer
     assert run(buffer.score([idea("x = 1.0")]))[0].status == "succeeded"
 
 
-def test_different_failures_have_records_of_their_own(buffer):
+def test_different_failures_have_different_records(buffer):
     first, second = run(buffer.score_patch("nonsense one")), run(buffer.score_patch("nonsense two"))
     assert first.id != second.id and {first.status, second.status} == {"unpatchable"}
 
 
-def test_a_patch_that_names_the_evaluator_is_rejected_in_every_dress(toy_buffer):
+def test_a_patch_that_names_the_evaluator_is_rejected_in_every_spelling(toy_buffer):
     for name in ("evaluator.py", "envs/toy/evaluator.py", "lib/../evaluator.py"):
         patch = f"--- a/{name}\n+++ b/{name}\n@@ -1 +1 @@\n-x = 1\n+x = 2\n"
         record = run(toy_buffer.score_patch(patch))
@@ -243,7 +245,7 @@ def test_a_patch_that_names_the_evaluator_is_rejected_in_every_dress(toy_buffer)
     assert new.status == "rejected" and "evaluator.py" in new.error["message"]
 
 
-def test_an_experiment_that_can_never_fit_is_told_at_once(toy, tmp_path, toy_config):
+def test_an_experiment_that_can_never_fit_is_an_error_at_once(toy, tmp_path, toy_config):
     shutil.copytree(toy, tmp_path / "env", ignore=shutil.ignore_patterns("__pycache__"))
     manifest = tmp_path / "env/env.yaml"
     manifest.write_text(manifest.read_text().replace("cpus: 1", "cpus: 9"))
@@ -251,6 +253,6 @@ def test_an_experiment_that_can_never_fit_is_told_at_once(toy, tmp_path, toy_con
         RewardBuffer(replace(toy_config, environment=str(tmp_path / "env")))
 
 
-def test_what_an_evaluator_stumbles_over_is_the_experiments_failure_and_is_run_once(buffer):
+def test_a_value_that_breaks_the_evaluator_is_the_experiments_failure_and_is_run_once(buffer):
     [record] = run(buffer.score([idea("x = 1e200")]))
     assert record.status in ("failed", "invalid") and list(ran(buffer).values()) == [1]

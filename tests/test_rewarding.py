@@ -1,4 +1,4 @@
-"""Several reward functions on one batch: what was lost stays masked, and all of them start together."""
+"""Several reward functions on one batch: lost rows stay masked, and all functions start together."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 
 def measuring(rewards, streamed=True):
-    """A function that stands for one which runs experiments; None is an experiment that was lost."""
+    """A function that counts as one that runs experiments; None is a lost experiment."""
 
     async def plain(completions, **_):
         return [rewards[row % len(rewards)] for row in range(len(completions))]
@@ -49,35 +49,35 @@ def outcomes(*functions, row=None, **bound):
     batch = Batch(0, 0, [{"prompt": "p", **(row or {})}], ["a", "b", "c"], [[1], [2], [3]])
     pending = rewarding.submit(batch, State())
     for _ in range(200):
-        if all(found := pending.outcomes()):
+        if all(batch_outcomes := pending.outcomes()):
             break
         pending.wait(0.1)
     rewarding.close()
-    return found
+    return batch_outcomes
 
 
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("first", [True, False])
 def test_a_lost_row_is_masked_whatever_another_function_gave_it(streamed, first):
     measured = measuring([0.4, None, 0.0], streamed)
-    found = outcomes(measured, bonus) if first else outcomes(bonus, measured)
-    rewards = [each.rewards if first else each.rewards[::-1] for each in found]
+    batch_outcomes = outcomes(measured, bonus) if first else outcomes(bonus, measured)
+    rewards = [row.rewards if first else row.rewards[::-1] for row in batch_outcomes]
     assert rewards == [[0.4, 0.3], [None, None], [0.0, 0.3]]
-    assert [each.scored for each in found] == [True, False, True]
-    assert [each.measured for each in found] == [0.4, None, 0.0]
+    assert [row.scored for row in batch_outcomes] == [True, False, True]
+    assert [row.measured for row in batch_outcomes] == [0.4, None, 0.0]
 
 
-def test_a_row_of_which_only_a_bonus_says_nothing_keeps_its_measured_reward():
-    found = outcomes(measuring([0.4]), silent_of_the_first)
-    assert [each.rewards for each in found] == [[0.4, None], [0.4, 0.5], [0.4, 0.5]]
+def test_a_row_without_a_bonus_keeps_its_measured_reward():
+    batch_outcomes = outcomes(measuring([0.4]), silent_of_the_first)
+    assert [row.rewards for row in batch_outcomes] == [[0.4, None], [0.4, 0.5], [0.4, 0.5]]
 
 
 def test_the_functions_of_a_batch_start_in_one_turn_of_the_loop():
-    begun, seen = [], []
+    begun, begun_before = [], []
 
     async def first(completions, **_):
         await asyncio.sleep(0)
-        seen.extend(begun)
+        begun_before.extend(begun)
         return [0.0] * len(completions)
 
     async def second(completions, **_):
@@ -85,12 +85,12 @@ def test_the_functions_of_a_batch_start_in_one_turn_of_the_loop():
         return [0.0] * len(completions)
 
     for _ in range(20):
-        begun.clear(), seen.clear()
+        begun.clear(), begun_before.clear()
         outcomes(first, second)
-        assert seen == ["second"]
+        assert begun_before == ["second"]
 
 
-def test_the_trainer_leaves_out_lost_rows_and_tells_the_measured_reward_apart(tmp_path):
+def test_the_trainer_leaves_out_lost_rows_and_logs_the_measured_reward_apart(tmp_path):
     functions = [bonus, measuring([0.4, None, 0.0, 0.2])]
     args = arguments(tmp_path / "run", max_steps=1)
     trainer = build(IdeatorGRPOTrainer, save_policy(tmp_path / "policy"), args, functions)
@@ -104,7 +104,7 @@ def test_the_trainer_leaves_out_lost_rows_and_tells_the_measured_reward_apart(tm
     )
 
 
-def test_only_columns_that_the_records_lack_are_said_not_to_be_shown(tmp_path, caplog):
+def test_a_column_of_ones_own_is_logged_as_not_shown(tmp_path, caplog):
     async def telling(completions, log_extra, **_):
         for column in ("status", "a column of one's own"):
             log_extra(column, ["x"] * len(completions))
@@ -112,8 +112,8 @@ def test_only_columns_that_the_records_lack_are_said_not_to_be_shown(tmp_path, c
 
     args = arguments(tmp_path / "run", max_steps=1)
     build(IdeatorGRPOTrainer, save_policy(tmp_path / "policy"), args, [telling]).train()
-    said = [record.getMessage() for record in caplog.records if "log_extra" in record.getMessage()]
-    assert len(said) == 1 and "a column of one's own" in said[0]
+    messages = [record.getMessage() for record in caplog.records if "log_extra" in record.getMessage()]
+    assert len(messages) == 1 and "a column of one's own" in messages[0]
 
 
 def test_functions_that_take_a_context_share_the_buffer_and_the_outcomes_of_their_batch():
@@ -132,7 +132,7 @@ def test_functions_that_take_a_context_share_the_buffer_and_the_outcomes_of_thei
 
     running.takes_context = reading.takes_context = running.runs_experiments = True
     rows = outcomes(reading, bonus, running, buffer=buffer)
-    assert [each.rewards for each in rows] == [[1.0, 0.3, 0.0]] * 3
+    assert [row.rewards for row in rows] == [[1.0, 0.3, 0.0]] * 3
     assert contexts[0] is contexts[1] and contexts[0].buffer is buffer
 
 

@@ -1,4 +1,4 @@
-"""All shaping rewards in a run of our own trainer: options from the recipe, one record an idea, another option later."""
+"""All shaping rewards in a run of our trainer: options of the recipe, one record an idea, other options after a resume."""
 
 import json
 import sqlite3
@@ -19,8 +19,8 @@ WORDS = [
 ]
 
 
-def train(folder, options, *words):
-    return main([*RECIPE, "--output_dir", str(folder), *WORDS, "--reward_options", json.dumps(options), *words])
+def train(folder, options, *arguments):
+    return main([*RECIPE, "--output_dir", str(folder), *WORDS, "--reward_options", json.dumps(options), *arguments])
 
 
 def closings(folder):
@@ -28,7 +28,7 @@ def closings(folder):
 
 
 def outcomes(closing):
-    return [each for seat in closing["seats"] for each in seat["outcomes"]]
+    return [row for seat in closing["seats"] for row in seat["outcomes"]]
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +39,17 @@ def run(tmp_path_factory):
 
 
 def test_every_row_has_a_reward_of_every_function(run):
-    found = [each for closing in closings(run) for each in outcomes(closing)]
-    assert len(found) == 12 and all(None not in each["rewards"] for each in found)
-    ran = [each["rewards"] for each in found if each["status"] == SUCCEEDED]
+    rows = [row for closing in closings(run) for row in outcomes(closing)]
+    assert len(rows) == 12 and all(None not in row["rewards"] for row in rows)
+    ran = [row["rewards"] for row in rows if row["status"] == SUCCEEDED]
     assert ran, "nothing to look at"
     for length, execution, novelty, similarity, simplicity, form in ran:
         assert execution > 0 and form == 1 and 0 <= novelty <= 1 and -1 <= similarity <= 0 and 0 <= length <= 0.3
         assert simplicity in (1 / 2, 1 / 3, 1 / 4), "one, two or three lines in the place of others"
-    assert all(each["measured"] == each["rewards"][1] for each in found)
+    assert all(row["measured"] == row["rewards"][1] for row in rows)
 
 
-def test_no_idea_was_proposed_twice_for_the_sake_of_a_reward(run):
+def test_no_idea_was_proposed_twice(run):
     with sqlite3.connect(run / "buffer.sqlite") as db:
         rows = db.execute("select step, count(*) from rollouts group by step").fetchall()
     assert rows == [(0, 4), (1, 4), (2, 4)]
@@ -61,9 +61,9 @@ def test_a_journaled_batch_holds_no_options_and_no_configuration(run):
 
 
 def test_metrics_of_every_function_are_logged(run):
-    assert all({"length/thought", "novelty/mean", "similarity/mean"} <= set(each["metrics"]) for each in closings(run))
+    assert all({"length/thought", "novelty/mean", "similarity/mean"} <= set(row["metrics"]) for row in closings(run))
 
 
 def test_a_resumed_run_may_have_other_options(run, capsys):
     assert train(run, {"length_most": 0.0, "novelty_embedder": "hashed"}, "--resume", "--max_steps", "4") == 0
-    assert all(each["rewards"][0] == 0.0 for each in outcomes(closings(run)[-1]))
+    assert all(row["rewards"][0] == 0.0 for row in outcomes(closings(run)[-1]))

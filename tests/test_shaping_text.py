@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from scripted import idea
-from test_shaping import alone
+from test_shaping import call_alone
 
 from rewards.format import format_reward, holds_idea
 from rewards.length import length_reward, thought_length
@@ -20,11 +20,11 @@ def test_an_idea_earns_one_and_any_other_text_nothing():
         idea("x = 1") + " and on",
         "[Experiment] [Code Changes] [End]",
     ]
-    assert alone(format_reward, texts) == [1.0, 0.0, 0.0, 1.0, 0.0]
+    assert call_alone(format_reward, texts) == [1.0, 0.0, 0.0, 1.0, 0.0]
 
 
 def test_messages_are_read_as_text():
-    assert alone(format_reward, [[{"role": "assistant", "content": idea("x = 1")}]]) == [1.0]
+    assert call_alone(format_reward, [[{"role": "assistant", "content": idea("x = 1")}]]) == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -39,26 +39,28 @@ def test_messages_are_read_as_text():
         (idea("a.py\n<<<<<<< SEARCH\n[End]\n=======\n[Experiment]\n>>>>>>> REPLACE\n"), True),
     ],
 )
-def test_strict_form_is_one_idea_and_nothing_after_it(text, strict):
+def test_the_strict_form_is_one_idea_without_text_after_it(text, strict):
     assert holds_idea(text) and holds_idea(text, strict=True) == strict
-    assert alone(format_reward, [text], format_strict=True) == [float(strict)]
+    assert call_alone(format_reward, [text], format_strict=True) == [float(strict)]
 
 
 # Thought.
 
 
 def test_the_bonus_grows_with_the_thought_up_to_its_cap():
-    words = "one two three four five six seven eight nine ten"
-    texts = [idea("x = 1"), idea("x = 1", words), idea("x = 1", words + " eleven twelve"), words]
-    assert alone(length_reward, texts, length_cap=10, length_unit="words") == pytest.approx([0.0, 0.3, 0.3, 0.0])
-    assert alone(length_reward, texts, length_cap=40, length_most=0.2) == pytest.approx([0.0, 0.05, 0.06, 0.0])
+    ten_words = "one two three four five six seven eight nine ten"
+    texts = [idea("x = 1"), idea("x = 1", ten_words), idea("x = 1", ten_words + " eleven twelve"), ten_words]
+    assert call_alone(length_reward, texts, length_cap=10, length_unit="words") == pytest.approx([0.0, 0.3, 0.3, 0.0])
+    assert call_alone(length_reward, texts, length_cap=40, length_most=0.2) == pytest.approx([0.0, 0.05, 0.06, 0.0])
 
 
 def test_tokens_are_counted_by_the_share_of_visible_characters_before_the_idea():
     text = "abc defg [Experiment] ab [Code Changes] cd [End]"  # 7 of 7 + 12 + 2 + 13 + 2 + 5 visible characters
     assert thought_length(text, tokens=41) == pytest.approx(41 * 7 / 41)
-    assert alone(length_reward, [text], ids=[[0] * 20], length_cap=10)[0] == pytest.approx(0.3 * 20 * 7 / 41 / 10)
-    assert alone(length_reward, [text], ids=[[0] * 20], length_cap=10, length_unit="words")[0] == pytest.approx(0.06)
+    assert call_alone(length_reward, [text], ids=[[0] * 20], length_cap=10)[0] == pytest.approx(0.3 * 20 * 7 / 41 / 10)
+    assert call_alone(length_reward, [text], ids=[[0] * 20], length_cap=10, length_unit="words")[0] == pytest.approx(
+        0.06
+    )
 
 
 @pytest.mark.parametrize("tokens", [None, 2000], ids=["words", "tokens"])
@@ -97,7 +99,7 @@ def test_padding_earns_next_to_nothing(padding, tokens):
 def test_the_plain_bonus_pays_for_repeats():
     text = idea("x = 1", "hm um " * 10)
     assert thought_length(text) == pytest.approx(20 * 2 / 18) and thought_length(text, repeats=True) == 20.0
-    assert alone(length_reward, [text], length_cap=40, length_unit="words", length_repeats=True) == [0.15]
+    assert call_alone(length_reward, [text], length_cap=40, length_unit="words", length_repeats=True) == [0.15]
 
 
 def test_prose_earns_nearly_all_of_its_length():
@@ -106,20 +108,20 @@ def test_prose_earns_nearly_all_of_its_length():
     assert thought_length(idea("x = 1", prose), 1000) > 0.9 * 970
 
 
-def test_what_stands_behind_the_idea_or_inside_it_is_no_thought():
+def test_text_after_or_inside_the_idea_is_not_thought():
     long = " ".join(f"word{n}" for n in range(500))
     assert thought_length(idea("x = 1") + long) == thought_length(f"[Experiment] {long} [Code Changes] x [End]") == 0.0
-    assert thought_length(f"few words {idea('x = 1')} {long} {idea('x = 2')}") == 2.0
+    assert thought_length(f"few ten_words {idea('x = 1')} {long} {idea('x = 2')}") == 2.0
 
 
-def test_what_trl_parsed_into_a_field_of_its_own_is_thought():
-    said = [{"role": "assistant", "content": idea("x = 1", "so"), "reasoning_content": "one two three"}]
+def test_reasoning_that_trl_parsed_into_its_own_field_is_thought():
+    parsed = [{"role": "assistant", "content": idea("x = 1", "so"), "reasoning_content": "one two three"}]
     mute = [{"role": "assistant", "reasoning_content": "[Experiment] a [Code Changes] b [End]"}]
-    other = [{"role": "assistant", "content": idea("x = 1"), "thinking": "one two"}, {"role": "tool", "content": None}]
-    given = {"length_cap": 8, "length_unit": "words"}
-    assert alone(length_reward, [said, mute, other], **given) == pytest.approx([0.15, 0.0, 0.075])
-    assert alone(format_reward, [said, mute]) == [1.0, 0.0]
+    split = [{"role": "assistant", "content": idea("x = 1"), "thinking": "one two"}, {"role": "tool", "content": None}]
+    options = {"length_cap": 8, "length_unit": "words"}
+    assert call_alone(length_reward, [parsed, mute, split], **options) == pytest.approx([0.15, 0.0, 0.075])
+    assert call_alone(format_reward, [parsed, mute]) == [1.0, 0.0]
 
 
-def test_tokens_that_leave_no_text_count_no_more_than_letters():
+def test_tokens_without_text_count_no_more_than_letters():
     assert thought_length(idea("x = 1", "So be it."), tokens=100_000) <= len("Sobeit.")

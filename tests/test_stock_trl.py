@@ -22,7 +22,7 @@ HEADS = {"num_attention_heads": 2, "num_key_value_heads": 2}
 
 @pytest.fixture(scope="module")
 def speaker(tmp_path_factory):
-    """A model that says hardly anything but "[Experiment] … [End]": warmed up on one idea."""
+    """A model that writes hardly anything but "[Experiment] … [End]": warmed up on one idea."""
     from ideator_rl.training.models import build_ideator
     from ideator_rl.training.recipe.keys import IdeatorConfig
     from ideator_rl.training.sft.warmup import warm_up
@@ -80,7 +80,7 @@ def test_rloo_trainer_takes_the_reward_as_it_is(speaker, rows, tmp_path):
     check(tmp_path / "run")
 
 
-def test_five_rewards_beside_the_experiments_of_a_stock_trainer_leave_out_a_lost_row(
+def test_five_rewards_and_the_execution_reward_of_a_stock_trainer_leave_out_a_lost_row(
     speaker, config, rows, tmp_path, monkeypatch
 ):
     import torch
@@ -95,22 +95,26 @@ def test_five_rewards_beside_the_experiments_of_a_stock_trainer_leave_out_a_lost
     from rewards.simplicity import simplicity_reward
 
     buffer = open_buffer(config)
-    execute, asked = buffer.executor.execute, []
+    execute, completions_run = buffer.executor.execute, []
 
     async def loses_the_fifth(completion, replicate=0):
-        asked.append(completion)
-        mine = len(asked) % 8 == 5
-        made = await execute(completion, replicate)
+        completions_run.append(completion)
+        mine = len(completions_run) % 8 == 5
+        record = await execute(completion, replicate)
         error = {"kind": "lost", "message": "Node died."}
-        return replace(made, id=f"lost{len(asked)}", status="lost", reward=None, error=error) if mine else made
+        return (
+            replace(record, id=f"lost{len(completions_run)}", status="lost", reward=None, error=error)
+            if mine
+            else record
+        )
 
     monkeypatch.setattr(buffer.executor, "execute", loses_the_fifth)
-    seen = []
+    rewards_by_step = []
 
     class Seen(GRPOTrainer):
         def _calculate_rewards(self, *args):
-            seen.append(super()._calculate_rewards(*args))
-            return seen[-1]
+            rewards_by_step.append(super()._calculate_rewards(*args))
+            return rewards_by_step[-1]
 
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
@@ -127,14 +131,16 @@ def test_five_rewards_beside_the_experiments_of_a_stock_trainer_leave_out_a_lost
     data = Dataset.from_list([row | options for row in rows])
     Seen(model=speaker, reward_funcs=functions, args=args, train_dataset=data).train()
     buffer.close()
-    assert len(asked) == 16, "nothing ran twice"
-    for rewards in seen:
+    assert len(completions_run) == 16, "nothing ran twice"
+    for rewards in rewards_by_step:
         kept = torch.arange(8) != 4
         assert torch.isnan(rewards[4]).all() and not torch.isnan(rewards[kept]).any()
         ran = rewards[:, 2] > 0
         assert ran.any() and torch.all(rewards[ran, 5] > 0) and torch.all(rewards[ran, 0] == 1)
-    formed = [rewards[:, 0] == 1 for rewards in seen]
-    assert torch.all(seen[0][formed[0], 4] == 0) and torch.all(seen[1][formed[1], 4] < 0), "like those of step 0"
+    formed = [rewards[:, 0] == 1 for rewards in rewards_by_step]
+    assert torch.all(rewards_by_step[0][formed[0], 4] == 0) and torch.all(rewards_by_step[1][formed[1], 4] < 0), (
+        "like those of step 0"
+    )
 
 
 @pytest.mark.parametrize("package", ["rewards", "ideator_rl.rewards"])

@@ -16,7 +16,7 @@ from typing import Any
 
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.executor.retry import Retry
-from ideator_rl.experiment import proposal_id
+from ideator_rl.experiment import BASELINE, proposal_id
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementer, NotImplementable
 from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
@@ -73,7 +73,7 @@ class Codebases:
         return proposal_id(idea, self._version, self._digest, self.preset.name)
 
     def baseline(self) -> Codebase:
-        return Codebase(self.base, tree_hash(self.base), "", "", "baseline", trusted=True)
+        return Codebase(self.base, tree_hash(self.base), "", "", BASELINE, trusted=True)
 
     async def of_idea(self, idea: Idea) -> Codebase | NoCodebase:
         """The codebase for an idea, or why there is none.
