@@ -16,7 +16,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from ideator_rl.cli.launch import parse, sft_options
+from ideator_rl.cli.options import parse, sft_options
 from ideator_rl.errors import IdeatorError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ideator_rl.cli.launch import accelerate_options, parse, train_options
+from ideator_rl.cli.options import accelerate_options, parse, train_options
 from ideator_rl.errors import IdeatorError
 
 FULL_DISK_BYTES = 16 << 20

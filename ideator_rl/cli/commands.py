@@ -14,7 +14,7 @@ import sys
 from typing import Any
 
 from ideator_rl import __version__
-from ideator_rl.cli.launch import accelerate_options, int_from, sft_options, train_options
+from ideator_rl.cli.options import accelerate_options, int_from, sft_options, train_options
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
