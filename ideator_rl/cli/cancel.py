@@ -68,6 +68,7 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
     Raises:
         IdeatorError: a worker does not end.
     """
+    # Read before the workers are killed: afterwards the claims no longer count.
     attempts = {id: (store.count_attempts(bucket, id) - 1, store.running_claim(bucket, id)) for id in ids}
     ended = worker.cancel(bucket, ids)
     for id in ended:

@@ -53,6 +53,7 @@ def show_environment(args: argparse.Namespace) -> int:
     if args.json:
         print_json(facts)
         return 0
+    # For a person: the task and the rules first, then one line for each preset, then the prompt.
     metric = facts["metric"]
     lines = [
         f"{facts['name']}: {facts['title']}\n\n{facts['task']}\n",
@@ -150,6 +151,7 @@ def new(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"environment": str(written.folder), "name": written.name} | files)
         return 0
+    # The printed commands must work as they are: a bare name would be taken for a built-in environment.
     path = str(written.folder) if "/" in str(written.folder) else f"./{written.folder}"
     lines = [
         f"{destination + ':':<10}{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"

@@ -88,6 +88,7 @@ async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | N
                 yield early.pop(next_index)
                 next_index += 1
         return
+    # All replicates start at once; when one raises, the others are cancelled.
     score = buffer.baseline if patch is None else lambda replicate: buffer.score_patch(patch, replicate)
     tasks = [asyncio.ensure_future(score(replicate)) for replicate in range(replicates)]
     try:

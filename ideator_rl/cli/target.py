@@ -54,6 +54,7 @@ def read_entries(bucket: Bucket) -> list[Entry]:
 
 def find_trainer(folder: Path) -> Process | None:
     """The trainer of a run on this machine: the process whose id is in the lock file, and that has that file open."""
+    # The id alone is not enough: after a crash another process may get the same one.
     try:
         lock = folder / ".lock"
         pid = int(lock.read_text())

@@ -46,19 +46,23 @@ def watch(status: Status) -> int:
     console = Console()
     try:
         if console.is_terminal and not console.is_dumb_terminal:
-            with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-                while not leave.is_set():
-                    pause = _refresh(status)
-                    live.update(Text(visible(status.text(console.height))), refresh=True)
-                    if pause is None:
-                        break
-                    leave.wait(pause)
+            _redraw(status, leave, console)
         else:
             _write_lines(status, leave)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return 0
+
+
+def _redraw(status: Status, leave: threading.Event, console: Console) -> None:
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while not leave.is_set():
+            pause = _refresh(status)
+            live.update(Text(visible(status.text(console.height))), refresh=True)
+            if pause is None:
+                return
+            leave.wait(pause)
 
 
 def _write_lines(status: Status, leave: threading.Event) -> None:

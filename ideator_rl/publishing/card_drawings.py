@@ -26,23 +26,23 @@ def drawings(run: Run) -> dict[str, tuple[str, str]]:
     baselines = [charts.Baseline(min(values), sum(values) / len(values), max(values))] if values else []
     better = "lower" if run.direction == "min" else "higher"
     rewards = [step.reward for step in steps]
-    made: dict[str, tuple[Markup, str]] = {}
+    drawn_files: dict[str, tuple[Markup, str]] = {}
     if any(reward is not None for reward in rewards):
         lines = step_lines([step.step for step in steps], [rewards])
-        made["reward.svg"] = (
+        drawn_files["reward.svg"] = (
             charts.chart("Mean reward by step", "", lines, "step"),
             "Mean reward by step: failures included, what was lost left out.",
         )
     if (drawn := best_marks(run, by_count(run))) is not None:
         marks, cloud, reached = drawn
-        y_limits = charts.limits(cloud, [reached, *(line.mean for line in baselines)])
+        y = charts.frame(cloud, [reached, *(line.mean for line in baselines)])
         title = f"Best {run.metric} so far"
-        made["best.svg"] = (
-            charts.chart(title, "", [*marks, *baselines], "experiments run", y_limits=y_limits),
+        drawn_files["best.svg"] = (
+            charts.chart(title, "", [*marks, *baselines], "experiments run", y),
             f"{title} ({better} is better) over the experiments that ran; dots are single successes"
             + (", the dashed line is the baseline's mean." if baselines else "."),
         )
-    return {name: (_standing_alone(svg), caption) for name, (svg, caption) in made.items()}
+    return {name: (_standing_alone(svg), caption) for name, (svg, caption) in drawn_files.items()}
 
 
 def _standing_alone(svg: Markup) -> str:

@@ -99,6 +99,7 @@ def _certainty_by_reruns(section: Section, question: str, best: Experiment, valu
     chosen_for = number(best.metric["value"] if best.metric else None)
     story = f"It was run again {times}: {repeated}, after {chosen_for} in the run it was chosen for."
     story += _rerun_caveats(section, best)
+    # The best case is pairs of runs under equal seeds, then two samples, and at worst one run on either side.
     baseline, gains = section.baseline_values, _paired_gains(section, best)
     if not baseline:
         return Answer(question, "Its value is repeated, its gain is not known.", f"{story} No baseline was run.")
@@ -226,6 +227,7 @@ def _failures(section: Section) -> Answer:
         return Answer(question, "No outcome is known yet." if section.unfinished else "No idea was run.", lost)
     if not failed:
         return Answer(question, f"None: all {with_outcome} ideas with an outcome succeeded.", lost, tone="good")
+    # By status first, since a status has a known meaning; then by the message that most failures of it share.
     (status, most), *rest = Counter({name: counts[name] for name in OWN_FAILURES if counts[name]}).most_common()
     short = f"{STATUS_MEANING[status]}: {most} of {failed} failures; "
     short += f"{share(failed / with_outcome)} of {with_outcome} ideas failed."

@@ -39,16 +39,17 @@ def changes(patch: str) -> list[FileChange]:
             if mark == "\\":  # "\ No newline at end of file" is counted in no header
                 continue
             old_left, new_left = old_left - (mark != "+"), new_left - (mark != "-")
-            if files and mark in ("+", "-"):
+            if mark in ("+", "-"):
                 (files[-1].added if mark == "+" else files[-1].removed).append(line[1:])
-        elif line.startswith("--- "):
+            continue
+        # Between hunks: the head of a file, or the head of a hunk.
+        if line.startswith("--- "):
             old_path = _path(line)
-        elif line.startswith("+++ "):
+        if line.startswith("+++ "):
             files.append(FileChange(_path(line) or old_path))
-        elif header := _HUNK.match(line):
+        if header := _HUNK.match(line):
             old_left, new_left = int(header[1] or 1), int(header[2] or 1)
-            if not files:
-                files.append(FileChange(""))
+            files = files or [FileChange("")]
     return files
 
 

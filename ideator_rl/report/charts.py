@@ -163,15 +163,30 @@ class Baseline:
             axes.axhspan(self.low, self.high, color=BASELINE, alpha=0.15, linewidth=0, zorder=0.5)
 
 
-def limits(cloud: Sequence[float], required: Sequence[float]) -> tuple[float, float]:
-    """Limits of the vertical axis that show all required values and the middle eight tenths of the cloud: one diverged
-    run must not flatten the others."""
+@dataclass(frozen=True)
+class YAxis:
+    """The vertical axis."""
+
+    label: str = ""
+    limits: tuple[float, float] | None = None
+    ticks: str = ""
+    """`percent` for shares of one, `count` for whole numbers."""
+
+
+SHARES = YAxis(limits=(-0.03, 1.03), ticks="percent")
+
+
+def frame(cloud: Sequence[float], required: Sequence[float]) -> YAxis:
+    """An axis with all required values and the middle eight tenths of the cloud.
+
+    One diverged run must not flatten the others.
+    """
     ordered = sorted(cloud)
     edge = len(ordered) // 10
     values = [*required, *ordered[edge : len(ordered) - edge]]
     low, high = min(values), max(values)
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
-    return low - margin, high + margin
+    return YAxis(limits=(low - margin, high + margin))
 
 
 def chart(
@@ -179,10 +194,8 @@ def chart(
     description: str,
     marks: Sequence[Mark],
     x_label: str,
+    y: YAxis = YAxis(),  # noqa: B008 - frozen
     *,
-    y_label: str = "",
-    y_limits: tuple[float, float] | None = None,
-    y_format: str = "",
     x_names: Sequence[str] = (),
     x_counts: bool = True,
 ) -> Markup:
@@ -190,11 +203,11 @@ def chart(
 
     Args:
         title, description: the text alternative of the drawing.
-        y_format: "percent" for shares of one, "count" for whole numbers.
         x_names: names at 0, 1, 2 … on the horizontal axis, in the place of numbers.
         x_counts: the horizontal axis has whole numbers.
     """
     name = "c" + hashlib.sha256(encodable(title + description).encode()).hexdigest()[:10]
+    # The salt makes the names inside the SVG the same each time, and different from those of other charts of the page.
     with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=POINTS_PER_INCH)
         FigureCanvasSVG(figure)
@@ -202,12 +215,12 @@ def chart(
         for mark in marks:
             mark(axes)
         axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        if y_limits is not None:
-            axes.set_ylim(*y_limits)
-        if y_format == "percent":
+        axes.set_ylabel(y.label)
+        if y.limits is not None:
+            axes.set_ylim(*y.limits)
+        if y.ticks == "percent":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        elif y_format == "count":
+        elif y.ticks == "count":
             axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         if x_names:
             axes.set_xticks(range(len(x_names)), [visible(x_name) for x_name in x_names])
@@ -229,11 +242,13 @@ def _left_margin(axes: Axes) -> float:
 
 def _for_page(svg: str, title: str, description: str, name: str) -> str:
     """The drawing without what a page does not need: prologue, metadata, its own styles, names without a reference."""
+    # Whatever matplotlib writes before and into the <svg> tag is replaced by a tag of our own.
     body = svg[svg.index("<svg") :]
     view = re.search(r'viewBox="([\d. ]+)"', body)
     assert view is not None
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->|<defs>\s*</defs>", "", body, flags=re.S)
+    # Only ids that something refers to stay; matplotlib names every element.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", body)
     body = re.sub(r"#01[0-9a-f]{4}", lambda match: f"var(--{VARIABLES[match[0]]})", body)

@@ -13,7 +13,7 @@ from ideator_rl.diversity.embedding import Embedder, EmbedderError, get_embedder
 from ideator_rl.diversity.population import FIGURES, Window, population
 from ideator_rl.diversity.window import sample_size
 from ideator_rl.report.answers import Answer
-from ideator_rl.report.charts import chart, series, variable
+from ideator_rl.report.charts import SHARES, YAxis, chart, series, variable
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.sections import Section
 from ideator_rl.text import number, share
@@ -87,8 +87,7 @@ def _figure(
         " ".join(f"{t}: {number(v[0])} to {number(v[-1])}." for t, v in zip(texts, values, strict=True) if v),
         step_lines([window.last_step for window in windows], curves),
         "step",
-        y_limits=(-0.03, 1.03) if percent else None,
-        y_format="percent" if percent else "",
+        SHARES if percent else YAxis(),
     )
     legend = [(variable(series(i)), text) for i, text in enumerate(texts) if values[i]]
     return Figure(heading, remark, legend, drawing)

@@ -95,6 +95,7 @@ def compare(sections: Sequence[Section]) -> list[Comparison]:
 
 def _comparison(sections: list[Section]) -> Comparison:
     all_groups = groups(sections)
+    # What a run did beyond the smallest budget would be an advantage of its size, not of its recipe.
     budget = min(len(section.run.ran) for section in sections)
     unit = next(iter(units([section.run for section in sections])), None)
     costs = [by_cost(section.run, unit) if unit else [] for section in sections]

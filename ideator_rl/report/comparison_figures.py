@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from ideator_rl.report import charts
-from ideator_rl.report.charts import Mark, chart, dash, limits, series, variable
+from ideator_rl.report.charts import Mark, YAxis, chart, dash, frame, series, variable
 from ideator_rl.report.compare import Comparison
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.groups import SeedBand, seed_band
@@ -43,6 +43,7 @@ def _figure(
     for index, (group, band) in enumerate(zip(comparison.groups, bands, strict=True)):
         dash_name, style = dash(index)
         legend.append((variable(series(index)), f"{group.name}, {dash_name}" if dash_name else group.name))
+        # A group of one run, or of equal runs, has no band; a group without a success has no line either.
         if band.x and band.low != band.high:
             marks.append(charts.band(band.x, band.low, band.high, series(index), steps=steps))
         if band.x:
@@ -68,14 +69,14 @@ def _figure(
         ),
         [*marks, *baselines],
         axis,
-        y_limits=_limits(bands, [baseline.mean for baseline in baselines]),
+        _frame(bands, [baseline.mean for baseline in baselines]),
         x_counts=axis.startswith("experiments"),
     )
     return Figure(heading, remark if steps else f"{remark}Over the last {LAST} successes. ", legend, drawing)
 
 
-def _limits(bands: list[SeedBand], required: list[float]) -> tuple[float, float]:
+def _frame(bands: list[SeedBand], required: list[float]) -> YAxis:
     """All baselines, and the means but for their first quarter, which may be far off."""
     cloud = [y for band in bands for y in (*band.low, *band.high)]
     settled = [y for band in bands for y in band.mean[len(band.mean) // 4 :]]
-    return limits(cloud, settled + required)
+    return frame(cloud, settled + required)

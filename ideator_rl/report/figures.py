@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
 from ideator_rl.report import charts
-from ideator_rl.report.charts import DOT, SERIES, STATUS, Baseline, Mark, chart, limits, series, variable
+from ideator_rl.report.charts import DOT, SERIES, SHARES, STATUS, Baseline, Mark, YAxis, chart, frame, series, variable
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run, Step
@@ -71,12 +71,14 @@ def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure 
     if (drawn := best_marks(run, places)) is None:
         return None
     marks, cloud, reached = drawn
+    # An idea that was run again is shown at its first run, which has a place among the experiments but not on a cost.
     repeated = _repeated(run, places) if by_experiments else []
     if repeated:
         x, means, deviations = zip(*repeated, strict=True)
         marks.append(charts.error_bars(x, means, deviations, SERIES[1], marker=4))
+    # The best, the baseline and repeated ideas are always inside the frame; single successes need not be.
     baselines = section.baseline_marks
-    y_limits = limits(cloud, [reached, *(b.mean for b in baselines), *(value for _, value, _ in repeated)])
+    y = frame(cloud, [reached, *(b.mean for b in baselines), *(value for _, value, _ in repeated)])
     legend = [(variable(SERIES[0]), "best so far"), (variable(DOT), "one success")]
     curve = best_so_far(run, places)
     if by_experiments:
@@ -90,7 +92,7 @@ def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure 
         heading = f"Best {run.metric} so far, by {axis}"
         title, remark = f"{heading}, {section.name}", "Failures cost too, and are counted."
         description = f"{number(reached)} after {curve.end:.3g} {axis}."
-    drawing = chart(title, description, [*marks, *baselines], axis, y_limits=y_limits, x_counts=by_experiments)
+    drawing = chart(title, description, [*marks, *baselines], axis, y, x_counts=by_experiments)
     return Figure(heading, remark, legend, drawing)
 
 
@@ -141,9 +143,8 @@ def _by_step(
     if all(value is None for value in curve):
         return None
     lines = step_lines([step.step for step in section.steps], [curve])
-    y_limits, y_format = ((-0.03, 1.03), "percent") if percent else (None, "")
     title = f"{heading}, {section.name}"
-    return Figure(heading, remark, [], chart(title, IN_TABLE, lines, "step", y_limits=y_limits, y_format=y_format))
+    return Figure(heading, remark, [], chart(title, IN_TABLE, lines, "step", SHARES if percent else YAxis()))
 
 
 def _metric(section: Section) -> Figure | None:
@@ -169,7 +170,7 @@ def _metric(section: Section) -> Figure | None:
         f"{better(run)}. The error is within the step, not between runs. Far outliers are outside the frame.",
         legend + _baseline_legend(section.baseline_marks),
         chart(f"{heading}, {section.name}", IN_TABLE, [errors, *lines, *section.baseline_marks], "step",
-              y_limits=limits(means, required)),
+              frame(means, required)),
     )  # fmt: skip
 
 
@@ -189,7 +190,7 @@ def _outcomes(section: Section) -> Figure | None:
     bars = charts.bars([step.step + 1 for step in section.steps], layers, STATUS)
     legend = [(variable(STATUS[i]), status) for i, status in enumerate(STATUSES) if any(layers[i])]
     heading = "Outcomes by step"
-    drawing = chart(f"{heading}, {section.name}", IN_TABLE, [bars], "step", y_format="count")
+    drawing = chart(f"{heading}, {section.name}", IN_TABLE, [bars], "step", YAxis(ticks="count"))
     return Figure(heading, "Proposals by status.", legend, drawing)
 
 
@@ -204,7 +205,7 @@ def _spending(section: Section) -> Figure | None:
     heading = "USD paid for code, by step"
     remark = f"{sum(usd_by_step.values()):.4g} USD in all; the ledger also counts calls without a record."
     bars = charts.bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
-    return Figure(heading, remark, [], chart(f"{heading}, {section.name}", remark, [bars], "step", y_label="USD"))
+    return Figure(heading, remark, [], chart(f"{heading}, {section.name}", remark, [bars], "step", YAxis("USD")))
 
 
 def _seconds(section: Section) -> Figure | None:
@@ -219,6 +220,7 @@ def _seconds(section: Section) -> Figure | None:
         for phase in PHASES
         if any(step_seconds.get(phase) for step_seconds in seconds_by_step.values())
     }
+    # A step in which no experiment had this phase gets a bar of height 0.
     layers = [[mean(values) if values else 0.0 for values in steps] for steps in by_phase.values()]
     if not any(map(any, layers)):
         return None
@@ -230,7 +232,7 @@ def _seconds(section: Section) -> Figure | None:
         heading,
         f"Means by the step it was proposed in; queue is waiting for a free slot. Over the run: {overall}.",
         [(variable(series(index)), phase) for index, phase in enumerate(by_phase)],
-        chart(f"{heading}, {section.name}", overall, [bars], "step", y_label="seconds"),
+        chart(f"{heading}, {section.name}", overall, [bars], "step", YAxis("seconds")),
     )
 
 

@@ -81,6 +81,7 @@ def seed_band(members: Sequence[Section], curve: Callable[[Run], Curve]) -> Seed
     start, end = max(member.x[0] for member in curves), min(member.end for member in curves)
     points = {x for member in curves for x in member.x if start <= x <= end} | {start, end} if start <= end else set()
     x_values = sorted(points)
+    # Evenly thinned by index: a band of thousands of points would make the page slow.
     if len(x_values) > MAX_POINTS:
         indices = {round(i * (len(x_values) - 1) / (MAX_POINTS - 1)) for i in range(MAX_POINTS)}
         x_values = [x_values[i] for i in sorted(indices)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ideator_rl.report import charts
-from ideator_rl.report.charts import DOT, SERIES, STATUS, Mark, chart, limits, variable
+from ideator_rl.report.charts import DOT, SERIES, STATUS, Mark, chart, frame, variable
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
@@ -24,11 +24,13 @@ def lineage_figure(section: Section) -> Figure | None:
     if not best:
         return None
     parents = _parents(run, place)
+    # The ancestries of several good ideas overlap: each edge and each idea is drawn once.
     ancestries = [_ancestry(id, parents) for id in best]
     edges = list(dict.fromkeys(edge for ancestry in ancestries for edge in ancestry))
     ids = [id for id in dict.fromkeys([*best, *(id for edge in edges for id in edge)]) if id in metrics]
     if not any(parent in metrics and child in metrics for parent, child in edges):
         return None
+    # All edges in a pale colour, then those of the best idea on top; lost ancestors have no metric, and no place.
     lines = [
         charts.line([place[parent], place[child]], [metrics[parent], metrics[child]], colour, width, order=order)
         for ancestry, colour, width, order in ((edges, DOT, 0.8, 1.2), (ancestries[0], SERIES[1], 1.8, 1.6))
@@ -39,7 +41,7 @@ def lineage_figure(section: Section) -> Figure | None:
         charts.dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
         charts.dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
     ]
-    y_limits = limits([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in section.baseline_marks)])
+    y = frame([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in section.baseline_marks)])
     heading = f"Where the {len(best)} best ideas came from"
     ancestors = len({parent for parent, _ in ancestries[0]})
     description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."
@@ -49,7 +51,7 @@ def lineage_figure(section: Section) -> Figure | None:
         heading,
         f"A line leads from an idea to one that was proposed in answer to it. {description}",
         [(variable(colour), label) for colour, label in legend],
-        chart(f"{heading}, {section.name}", description, marks, "experiments run", y_limits=y_limits),
+        chart(f"{heading}, {section.name}", description, marks, "experiments run", y),
     )
 
 

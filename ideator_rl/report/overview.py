@@ -42,6 +42,7 @@ def _leader(comparison: Comparison) -> Answer:
     best_values = [(group, values) for group in comparison.groups if (values := _best_values(comparison, group))]
     if not best_values:
         return Answer(question, "None: no idea succeeded within it.")
+    # By the mean over the seeds that had a success; `_value` mentions those that had none.
     sign = 1 if comparison.better == "lower" else -1
     ranked = sorted(best_values, key=lambda item: sign * mean(item[1]))
     leader, values = ranked[0]

@@ -164,6 +164,7 @@ def _render(views: list[RunView]) -> str:
     }
     jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error, "address": address,
                       "position": lambda section: run_index[id(section)] + 1}  # fmt: skip
+    # One script, so that the policy needs one hash.
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
         views=views,

@@ -98,6 +98,7 @@ def _run(section: Section) -> dict[str, Any]:
 def _facts(section: Section, row: Row) -> dict[str, Any]:
     record = row.record
     cell, added, removed = _patch_facts(record.patch if record else "")
+    # The names are those that the page's scripts read (assets/*.js).
     facts = {
         "n": row.number,
         "key": visible(row.key),

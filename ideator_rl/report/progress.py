@@ -81,6 +81,7 @@ def by_cost(run: Run, unit: str) -> list[float]:
         total += _price(record, unit)
         if id in ran:
             places.append(total)
+    # The ledger's GPU-hours are spread over the seconds of all experiments, those outside the search included.
     if unit == GPU and total:
         scale = run.spent.get("gpu_hours", 0.0) / sum(_price(record, unit) for record in run.experiments.values())
         return [place * scale for place in places]

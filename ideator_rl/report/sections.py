@@ -160,6 +160,7 @@ def _rows(run: Run) -> list[Row]:
     for rollout in run.rollouts:
         key = rollout.experiment_id or f"step{rollout.step + 1}-{rollout.position + 1}"
         proposals_by_key.setdefault(key, []).append(rollout)
+    # A running proposal has no experiment id yet: its place is its key.
     rows: list[Row] = []
     for key in [*(id for id in run.experiments if id not in proposals_by_key), *proposals_by_key]:
         proposals, record = proposals_by_key.get(key, []), run.experiments.get(key)

@@ -39,6 +39,7 @@ def run_summary(run: Run, rows: int | None = None) -> str:
         rows: about as many lines, without the patch and with the last steps only; all of it if None.
     """
     steps = [_step_line(step) for step in run.by_step()]
+    # A terminal that is too small shows the last steps: the run is there.
     if rows is not None:
         steps = steps[-max(3, rows - FIXED_LINES) :]
     lines = [

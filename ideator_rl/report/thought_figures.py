@@ -10,7 +10,7 @@ from scipy.stats import binomtest, spearmanr
 
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
 from ideator_rl.report import charts
-from ideator_rl.report.charts import SERIES, chart, variable
+from ideator_rl.report.charts import SERIES, YAxis, chart, variable
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Rollout
@@ -51,8 +51,7 @@ def _success_by_length(section: Section, lengths: Sequence[int], successes: Sequ
         "; ".join(f"{name} words: {success:.0%}" for name, success in zip(names, shares, strict=True)) + ".",
         [charts.bars(x, [shares], SERIES, 0.66, 0.75), charts.error_bars(x, shares, errors, SERIES[1], 1.6)],
         "words before the idea",
-        y_limits=(0, 1.03),
-        y_format="percent",
+        YAxis(limits=(0, 1.03), ticks="percent"),
         x_names=names,
     )
     remark = f"About equally many ideas a bar, with the 95 % interval (Wilson) of its share. {correlation}"
