@@ -8,10 +8,8 @@ import shutil
 import subprocess
 import unicodedata
 
-import nbformat
 import pytest
 from doc_blocks import ROOT, Session, blocks, check_arguments, commands
-from nbclient import NotebookClient
 
 REPOSITORY = "https://github.com/ideator-rl/ideator-rl/blob/main/"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -143,9 +141,10 @@ def test_commands_and_snippets_work_as_they_are_written(page, tmp_path):
 
 @pytest.mark.timeout(600)
 def test_the_notebook_runs(tmp_path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(ROOT / "examples" / "first_experiments.ipynb", as_version=4)
     assert len(notebook.cells) <= 8
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert any("succeeded" in output.get("text", "") for output in outputs)
     assert any("image/png" in output.get("data", {}) for output in outputs)
