@@ -148,7 +148,7 @@ def expected(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
         return " or ".join("null" if value is None else str(value) for value in get_args(annotation))
     if origin in (Union, types.UnionType):
         texts = list(dict.fromkeys(expected(member, metadata) for member in get_args(annotation)))
-        # Where any number is taken, "a whole number" says nothing more.
+        # Where any number is taken, "a whole number" adds nothing.
         return " or ".join(
             text for text in texts if text.replace(PLAIN[int], PLAIN[float]) not in texts[texts.index(text) + 1 :]
         )
@@ -168,7 +168,7 @@ def _range(metadata: tuple[Any, ...]) -> str:
 
 
 def _unwrapped(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """A type without `Annotated`, and all metadata about it; a FieldInfo in it stands for its own metadata."""
+    """A type without `Annotated`, and all metadata about it; a FieldInfo among it counts as its own metadata."""
     while get_origin(annotation) is Annotated:
         annotation, metadata = annotation.__origin__, (*metadata, *annotation.__metadata__)
     return annotation, tuple(_flat(metadata))
@@ -211,20 +211,20 @@ def _follow(kind: Any, location: tuple[int | str, ...]) -> tuple[str, Any, tuple
     Pydantic also puts the names of a union's members into a location; these are skipped.
     """
     path, annotation, metadata = "", kind, ()
-    for part in location:
+    for step in location:
         for member in _members(annotation):
             inside = config_fields(member)
             arguments = get_args(member)
-            if part in inside:
-                field = inside[str(part)]
+            if step in inside:
+                field = inside[str(step)]
                 annotation, metadata = field.annotation, tuple(field.metadata)
-            elif get_origin(member) is dict and isinstance(part, str) and part != "str" and part[:5] != "dict[":
+            elif get_origin(member) is dict and isinstance(step, str) and step != "str" and step[:5] != "dict[":
                 annotation, metadata = arguments[1], ()
-            elif get_origin(member) in (list, tuple) and isinstance(part, int):
-                annotation, metadata = arguments[min(part, len(arguments) - 1)], ()
+            elif get_origin(member) in (list, tuple) and isinstance(step, int):
+                annotation, metadata = arguments[min(step, len(arguments) - 1)], ()
             else:
                 continue
-            path = _join(path, part)
+            path = _join(path, step)
             break
     return path, annotation, metadata
 
@@ -237,7 +237,7 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _join(path: str, part: int | str) -> str:
-    if isinstance(part, int):
-        return f"{path}[{part}]"
-    return f"{path}.{part}" if path else str(part)
+def _join(path: str, step: int | str) -> str:
+    if isinstance(step, int):
+        return f"{path}[{step}]"
+    return f"{path}.{step}" if path else str(step)

@@ -1,6 +1,6 @@
 """Recipe files: one flat YAML of keys and values, with `--key value` overrides.
 
-Returns plain values: types, ranges and unknown keys are checked by the configuration class.  A key that stands twice is
+Returns plain values: types, ranges and unknown keys are checked by the configuration class.  A key given twice is
 refused, since YAML would silently take the last one.
 """
 

@@ -47,6 +47,15 @@ class Preset(PresetKeys):
 
     name: str
 
+    def hours(self, experiments: int) -> tuple[float, float]:
+        """GPU-hours and CPU-hours of so many experiments at most, start-up included.
+
+        A wall-clock budget counts every CPU that the experiment holds.
+        """
+        hours = experiments * (self.budget.seconds + self.budget.startup_allowance) / 3600
+        cpus = 1 if self.budget.clock == "cpu" else self.resources.cpus
+        return hours * self.resources.gpus, hours * cpus
+
 
 @dataclass(frozen=True)
 class Environment:

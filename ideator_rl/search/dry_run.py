@@ -1,4 +1,4 @@
-"""What a search may cost, before anything is started; an upper bound, as far as its budgets say one."""
+"""Estimates what a search may cost; nothing is started.  An upper bound, where the budgets give one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def dry_run(config: SearchConfig) -> str:
     """The estimate as text.
 
     Raises:
-        IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options; nothing
-            that the search does counts towards its budgets.
+        IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options; or no
+            budget would ever end the search.
     """
     environment = load_environment(config.env)
     preset = environment.preset(config.preset)
@@ -27,27 +27,26 @@ def dry_run(config: SearchConfig) -> str:
     ideator = get_ideator(config.ideator, config.ideator_options, subject)
     ideator.close()
     ends = ", ".join(f"{name} {getattr(config, name):.15g}" for name in BUDGETS if getattr(config, name) is not None)
-    ideas = min((count for count in (config.max_ideas, _of_epochs(config)) if count is not None), default=None)
+    limits = (config.max_ideas, _ideas_of_epochs(config))
+    ideas = min((count for count in limits if count is not None), default=None)
     lines = [
         "Nothing was started. This search would be:",
         f"strategy     {config.strategy}, ideas from {ideator.name}, {_flow(config)}",
         f"ends by      {ends}, whichever is first",
     ]
-    most = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
-    if most is not None:
-        runs = most + config.baseline_replicates
-        hours = runs * (preset.budget.seconds + preset.budget.startup_allowance) / 3600
-        cpus = 1 if preset.budget.clock == "cpu" else preset.resources.cpus
+    new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
+    if new_codebases is not None:
+        runs = new_codebases + config.baseline_replicates
+        gpu_hours, cpu_hours = preset.hours(runs)
         lines += [
             f"experiments  at most {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-            f"hardware     at most {hours * preset.resources.gpus:.1f} GPU-hours and {hours * cpus:.1f} CPU-hours",
+            f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours",
         ]
-        asked = estimate_cost(config.implementer, config.coder, most, environment, config.preset)
-        if asked is not None:
-            low, high = asked.low, asked.high
+        coder = estimate_cost(config.implementer, config.coder, new_codebases, environment, config.preset)
+        if coder is not None:
             lines.append(
-                f"coder LLM    {low.usd:,.2f} USD if every first draft is right, at most {high.usd:,.2f}, for as many "
-                "ideas as experiments"
+                f"coder LLM    {coder.low.usd:,.2f} USD if every first draft is right, at most {coder.high.usd:,.2f}, "
+                "for as many ideas as experiments"
             )
     return "\n".join(lines)
 
@@ -58,5 +57,5 @@ def _flow(config: SearchConfig) -> str:
     return f"a steady flow, counted in epochs of {config.epoch_size} ideas"
 
 
-def _of_epochs(config: SearchConfig) -> int | None:
+def _ideas_of_epochs(config: SearchConfig) -> int | None:
     return None if config.max_epochs is None else config.max_epochs * config.epoch_size

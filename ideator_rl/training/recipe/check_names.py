@@ -1,7 +1,7 @@
-"""What a recipe names by name or dotted path, looked up before anything is started or written.
+"""Looks up everything that a recipe refers to by name or dotted path, before a run starts or writes anything.
 
 Reward functions and their options, trackers, embedder, prompt strategy, advantage, cluster weight.  Only the last two,
-and an embedder that is a model, cost an import of torch, and only where a recipe names them.
+and an embedder that is a model, import torch.
 """
 
 from __future__ import annotations
@@ -20,41 +20,40 @@ from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
-GIVEN = (
+REWARD_ARGUMENTS = (
     "prompts", "completions", "completion_ids", "prompt", "completion", "parents", "trainer_state", "log_metric",
     "log_extra",
 )  # fmt: skip
-"""What reward functions are given besides."""
+"""Arguments that reward functions get from the trainer: no option may have their names."""
 
 
 def check_names(recipe: Recipe) -> None:
     """
     Raises:
-        IdeatorError: something named is not known, not installed, or does not take its options.
+        IdeatorError: a name is unknown, its package is not installed, or it does not take its options.
     """
     ours = recipe.ours
-    found = [resolve_reward(name) for name in ours.reward_funcs]
-    traits = [traits_of(function) for function in found]
-    if sum(each.runs_experiments for each in traits) > 1:
+    traits = [traits_of(resolve_reward(name)) for name in ours.reward_funcs]
+    if sum(trait.runs_experiments for trait in traits) > 1:
         raise IdeatorError(
             f"reward_funcs has {', '.join(ours.reward_funcs)}, of which more than one runs every idea. Name one of "
-            "them; functions of your own that run none may stand beside it."
+            "them; functions that run none may be added to it."
         )
-    needy = [name for name, each in zip(ours.reward_funcs, traits, strict=True) if each.needs_experiments]
-    # A function that declares nothing may run them.
-    if needy and not any(each.runs_experiments or each.needs_experiments is None for each in traits):
+    readers = [name for name, trait in zip(ours.reward_funcs, traits, strict=True) if trait.needs_experiments]
+    # A function that declares nothing may run experiments.
+    if readers and not any(trait.runs_experiments or trait.needs_experiments is None for trait in traits):
         raise IdeatorError(
-            f"reward_funcs has {needy[0]}, which reads what the experiments did, and none "
-            "that runs them. Name one beside it, for example reward_funcs: [execution, simplicity]."
+            f"reward_funcs has {readers[0]}, which reads the results of experiments, and no function that runs them. "
+            "Add one, for example reward_funcs: [execution, simplicity]."
         )
     weights = recipe.grpo.get("reward_weights")
-    if weights is not None and len(weights) != len(found):
+    if weights is not None and len(weights) != len(traits):
         raise IdeatorError(
-            f"reward_weights has {len(weights)} numbers for {len(found)} reward_funcs. Give one for each."
+            f"reward_weights has {len(weights)} numbers for {len(traits)} reward_funcs. Give one for each."
         )
     _check_options(ours.reward_options or {}, ours.reward_funcs, traits)
     trackers(recipe)
-    if ours.diversity and ours.diversity_embedder != "auto":  # what `auto` takes can be had
+    if ours.diversity and ours.diversity_embedder != "auto":  # `auto` chooses one that is installed
         get_embedder(ours.diversity_embedder)
     if ours.prompt_strategy is not None:
         get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
@@ -67,23 +66,23 @@ def check_names(recipe: Recipe) -> None:
             check_cluster_weight(ours.cluster_weight)
 
 
-def _check_options(given: dict[str, Any], names: list[str], traits: list[RewardTraits]) -> None:
+def _check_options(options: dict[str, Any], names: list[str], traits: list[RewardTraits]) -> None:
     """Check options against those that the functions declare; a function that declares none takes any.
 
     Raises:
         IdeatorError: none of them takes an option, one refuses a value, or a name is taken.
     """
-    taken = {*(column.name for column in fields(BufferConfig)), *GIVEN}
-    if clash := sorted(taken & set(given)):
-        raise IdeatorError(f"reward_options has {clash[0]!r}, which says something else to every reward function.")
-    known: dict[str, Any] = {}
-    for each in traits:
-        known.update(each.options or {})
-    for name, value in given.items():
-        if name in known:
-            known[name].check(name, value)
-        elif all(each.options is not None for each in traits):
-            hint = did_you_mean(name, sorted(known))
+    reserved = {*(column.name for column in fields(BufferConfig)), *REWARD_ARGUMENTS}
+    if clash := sorted(reserved & set(options)):
+        raise IdeatorError(f"reward_options has {clash[0]!r}, which has another meaning for every reward function.")
+    declared: dict[str, Any] = {}
+    for trait in traits:
+        declared.update(trait.options or {})
+    for name, value in options.items():
+        if name in declared:
+            declared[name].check(name, value)
+        elif all(trait.options is not None for trait in traits):
+            hint = did_you_mean(name, sorted(declared))
             raise IdeatorError(f"reward_options has {name!r}, which none of {', '.join(names)} takes. {hint}")
 
 
