@@ -33,6 +33,7 @@ from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
 from ideator_rl.storage.journal import JOURNAL, Descent, Journal, Note, Proposal, sections
+from ideator_rl.text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ class RewardBuffer:
             the position of the first, and the tasks of those that run, by index.
         """
         # SQLite takes no half surrogate pairs.
-        completions = [text.encode("utf-8", "replace").decode() for text in completions]
+        completions = [encodable(text) for text in completions]
         replicates, refused = _replicates(completions, self.config.replicates), refused or {}
         first = self.journal.propose(step, completions, replicates, refused, note)
         for record in refused.values():

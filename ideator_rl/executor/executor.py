@@ -39,6 +39,7 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.sandbox import BWRAP
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
+from ideator_rl.text import encodable
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Executor:
         """Run the idea in a completion; any outcome is a record."""
         created = time.time()
         # Half a surrogate pair, which a tokenizer may give, has no bytes and could not be stored.
-        completion = completion.encode("utf-8", "replace").decode()
+        completion = encodable(completion)
         try:
             idea = parse_idea(completion)
         except MalformedIdea as error:
@@ -125,7 +126,7 @@ class Executor:
             SandboxError: no sandbox works here and `isolation` is not `none`.
         """
         choose_sandbox(self.config.isolation, trusted=False)
-        created, patch = time.time(), patch.encode("utf-8", "replace").decode()
+        created, patch = time.time(), encodable(patch)
         try:
             codebase = self._codebases.of_patch(patch, "", "diff", trusted=False)
         except PatchError as error:

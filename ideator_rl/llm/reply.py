@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ideator_rl.llm.faults import Fault, shortened
+from ideator_rl.text import encodable
 
 Finish = Literal["stop", "length", "refused", "empty"]
 TEMPLATE_TOKENS = 64
@@ -86,11 +87,6 @@ def max_prompt_tokens(messages: Sequence[dict[str, str]]) -> int:
     return math.ceil(size / 2) + TEMPLATE_TOKENS * (len(messages) + 1)
 
 
-def clean(text: str) -> str:
-    """A text that can be encoded: JSON can hold half of a surrogate pair, which becomes a question mark."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _finish(text: str, refusal: str, reason: Any) -> Finish:
     if refusal or reason == "content_filter":
         return "refused"
@@ -103,4 +99,4 @@ def _text(content: Any) -> str:
     """The text of a message's field, which is a string or a list of parts."""
     if isinstance(content, list):
         content = "".join(str(item.get("text") or "") for item in content if isinstance(item, dict))
-    return clean(content) if isinstance(content, str) else ""
+    return encodable(content) if isinstance(content, str) else ""

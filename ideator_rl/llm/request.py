@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.llm.prices import Price
-from ideator_rl.llm.reply import clean, max_prompt_tokens
+from ideator_rl.llm.reply import max_prompt_tokens
 from ideator_rl.llm.settings import LLMSettings
 from ideator_rl.storage.ledger import Spent
+from ideator_rl.text import encodable
 
 COMPLETION_TOKENS_HOSTS = ("openai.com", "openai.azure.com")
 """Hosts where max_tokens is called max_completion_tokens; they refuse the old name for reasoning models."""
@@ -61,7 +62,7 @@ def make_request(
     digest = hashlib.sha256(salt.encode()).digest()
     return Request(
         model=_model_at(settings.models, int.from_bytes(digest[:8], "big") / 2**64),
-        messages=[{"role": message["role"], "content": clean(message["content"])} for message in messages],
+        messages=[{"role": message["role"], "content": encodable(message["content"])} for message in messages],
         temperature=settings.temperature if temperature is None else temperature,
         max_tokens=settings.max_tokens if max_tokens is None else max_tokens,
         seed=int.from_bytes(digest[8:12], "big") >> 1,

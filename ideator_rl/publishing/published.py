@@ -14,12 +14,11 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.text import HIDDEN, SECRET_KEY, encodable
 from ideator_rl.training.recipe.recipe import Recipe
 
-HIDDEN = "(hidden)"
 SHORTEST = 8
 """Characters from which a value of the environment is taken for a secret and not for a word."""
-_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16})"
 )
@@ -32,13 +31,13 @@ class Published:
 
     def __init__(self, environ: Mapping[str, str] = os.environ, names: tuple[str, ...] = ()):
         """`names`: further environment variables that hold a secret, whatever they are called."""
-        found = {value for name, value in environ.items() if _KEY.search(name) or name in names}
+        found = {value for name, value in environ.items() if SECRET_KEY.search(name) or name in names}
         values = sorted((value for value in found if len(value) >= SHORTEST), key=len, reverse=True)
         self._values = re.compile("|".join(map(re.escape, values))) if values else None
 
     def text(self, text: str) -> str:
         """The text without secrets, and encodable: a model may have written half of a character."""
-        text = text.encode("utf-8", "replace").decode()
+        text = encodable(text)
         if self._values is not None:
             text = self._values.sub(HIDDEN, text)
         return _TOKEN.sub(HIDDEN, _USER.sub(r"\1", text))
@@ -53,7 +52,7 @@ class Published:
         return str(self._value("", name))
 
     def _value(self, key: Any, value: Any) -> Any:
-        if value and _KEY.search(str(key)):
+        if value and SECRET_KEY.search(str(key)):
             return HIDDEN
         if isinstance(value, dict):
             return {name: self._value(name, inner) for name, inner in value.items()}

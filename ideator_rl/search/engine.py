@@ -42,6 +42,7 @@ from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal import Descent
 from ideator_rl.storage.ledger import CAP_KEYS, BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
+from ideator_rl.text import encodable
 
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0
@@ -305,7 +306,7 @@ class SearchEngine:
             questions[self._next_question] = ask
             rows += [(self._next_question, ask, text) for text in texts[: room - len(rows)]]
             self._next_question += 1
-        texts = [text.encode("utf-8", "replace").decode() for _, _, text in rows]  # a lone surrogate has no bytes
+        texts = [encodable(text) for _, _, text in rows]  # a lone surrogate has no bytes
         # Duplicates are found before the ideas run: `reject` saves their experiments.
         duplicates = self._near_duplicates.add(texts, step, first) if self._near_duplicates and texts else {}
         origins = [
