@@ -219,7 +219,7 @@ def test_a_watch_returns_an_alarm_only_where_it_begins(tmp_path):
         written(tmp_path / str(step), [step_of("aaaaaaaa", "abcdefgh")]).close()
         watch.add(rows_of_run(read_run(tmp_path / str(step))))
         assert watch.close_window() is not None
-        new_alarms.append([(alarm.kind, alarm.level) for alarm in watch.new_alarms()])
+        new_alarms.append([(alarm.kind, alarm.level) for alarm in watch.new_alarms])
     assert new_alarms == [[], [], [("largest_cluster", "stop")], [], []]
     assert watch.metrics(watch.windows[-1])["collapse/alarm"] == 2
 

@@ -150,15 +150,23 @@ def get_strategy(name: str, **settings: Any) -> Strategy:
         UnknownName: no strategy has this name.
         IdeatorError: the strategy does not take these settings.
     """
-    strategy_class = resolve("strategies", name, BUILT_IN)
+    strategy: Strategy = create(name, resolve("strategies", name, BUILT_IN), settings)
+    return strategy
+
+
+def create(name: str, strategy_class: Any, options: dict[str, Any]) -> Any:
+    """An instance of a strategy's class.
+
+    Raises:
+        IdeatorError: the class does not take these options.
+    """
     try:
-        strategy: Strategy = strategy_class(**settings)
+        return strategy_class(**options)
     except TypeError as error:
         raise IdeatorError(
-            f"The strategy {name} cannot be created with {', '.join(settings) or 'no settings'}: {error}. Expected a "
+            f"The strategy {name} cannot be created with {', '.join(options) or 'no options'}: {error}. Expected a "
             "class that takes these as keyword arguments."
         ) from error
-    return strategy
 
 
 BUILT_IN = {

@@ -52,7 +52,9 @@ def recombined_ideas(
         parents = [
             catalogue.sample(rng, rng.choice((1, 1, 2, 2, 3))) for _ in range(rng.randint(1, max(1, most_parents)))
         ]
-        baseline = _value(environment, rng)
+        # A random baseline in the range that the environment accepts.
+        low, high = environment.metric.plausible
+        baseline = rng.uniform(low, high) if math.isfinite(high - low) else rng.uniform(0, 1)
         results = [
             (catalogue.describe(parent, rng).text, baseline * (1 + rng.uniform(-SPREAD, SPREAD))) for parent in parents
         ]
@@ -62,12 +64,6 @@ def recombined_ideas(
         answer = f"{thought} {idea}" if rng.random() < THOUGHT else idea
         rows.append((parent_prompt(environment, own, results, baseline), answer))
     return rows
-
-
-def _value(environment: Environment, rng: random.Random) -> float:
-    """A random baseline metric in the environment's plausible range."""
-    low, high = environment.metric.plausible
-    return rng.uniform(low, high) if math.isfinite(high - low) else rng.uniform(0, 1)
 
 
 def _child(recombination: Recombination, parents: list[list[Choice]], rng: random.Random) -> list[Choice]:

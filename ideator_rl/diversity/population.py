@@ -1,14 +1,12 @@
 """The diversity of a run, window by window, from its records alone, while it runs and after it ended.
 
-Windows and figures: `window` and `figure_table`; docs/reference/diversity.md explains them.  10,000 ideas
-take under 10 s on one core once they are embedded (`python benchmarks/diversity.py`).
+Windows and figures: `window` and `figure_table`; docs/reference/diversity.md explains them.  10,000 ideas take under
+10 s on one core once they are embedded (`python benchmarks/diversity.py`).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from statistics import fmean
@@ -17,7 +15,7 @@ from typing import Any
 from ideator_rl.diversity.embedding import Embedder, get_embedder
 from ideator_rl.diversity.environment_context import context_of_run
 from ideator_rl.diversity.figure_table import FIGURES, FigureInfo
-from ideator_rl.diversity.rows import Row, rows_of_run
+from ideator_rl.diversity.rows import rows_of_run
 from ideator_rl.diversity.watch import DiversityWatch
 from ideator_rl.diversity.window import Window
 from ideator_rl.storage.records import Run
@@ -40,19 +38,17 @@ def population(
         sample: ideas n at which diversity is compared; None to take it from the first window (`sample_size`).
     """
     watch = DiversityWatch(embedder or get_embedder(), context_of_run(run), sample=sample)
-    for rows in _groups(rows_of_run(run), per_window):
-        watch.add(rows)
+    rows = rows_of_run(run)
+    if per_window:
+        groups = [rows[start : start + per_window] for start in range(0, len(rows), per_window)]
+    else:
+        groups = [list(step_rows) for _, step_rows in groupby(rows, key=lambda row: row.step)]
+    for group in groups:
+        watch.add(group)
         watch.close_window(1 if per_window else None)
     watch.close_window(1)  # the rows left at the end
     entropies = _entropies(run)
     return [_with_entropy(window, entropies) for window in watch.windows]
-
-
-def _groups(rows: Sequence[Row], per_window: int | None) -> Iterator[Sequence[Row]]:
-    if per_window:
-        yield from (rows[at : at + per_window] for at in range(0, len(rows), per_window))
-    else:
-        yield from (list(step_rows) for _, step_rows in groupby(rows, key=lambda row: row.step))
 
 
 def _with_entropy(window: Window, entropies: dict[int, float]) -> Window:
@@ -62,11 +58,12 @@ def _with_entropy(window: Window, entropies: dict[int, float]) -> Window:
 
 def _entropies(run: Run) -> dict[int, float]:
     """Mean token entropy by step of the journal, from the newest checkpoint's log."""
-    logs = sorted(run.folder.glob(f"checkpoint-*/{LOG}"), key=lambda path: _number(path.parent.name))
+    paths = {path.parent.name.removeprefix("checkpoint-"): path for path in run.folder.glob(f"checkpoint-*/{LOG}")}
+    logs = {int(step): path for step, path in paths.items() if step.isdecimal()}
     if not logs:
         return {}
     try:
-        history: list[dict[str, Any]] = json.loads(logs[-1].read_text(encoding="utf-8"))["log_history"]
+        history: list[dict[str, Any]] = json.loads(logs[max(logs)].read_text(encoding="utf-8"))["log_history"]
     except (OSError, ValueError, KeyError):
         return {}
     per_batch = _steps_per_batch(run.recipe)
@@ -82,7 +79,3 @@ def _steps_per_batch(recipe: dict[str, Any]) -> int:
     accumulation = int(recipe.get("gradient_accumulation_steps") or 1)
     micro_batches = int(recipe.get("steps_per_generation") or accumulation)
     return max(1, micro_batches * int(recipe.get("num_iterations") or 1) // accumulation)
-
-
-def _number(name: str) -> int:
-    return int(digits[0]) if (digits := re.findall(r"\d+$", name)) else -1

@@ -5,7 +5,7 @@
     …                                            # after every step, or every epoch of a search
     if windows := watch.update(live.new_rows(step)):
         log(watch.metrics(windows[-1]))          # {"diversity/vendi": 12.3, "collapse/alarm": 0.0, …}
-        for alarm in watch.new_alarms():
+        for alarm in watch.new_alarms:
             say(f"{alarm.level}: {alarm.text}")
 
 A step costs the embedding of its new descriptions and one matrix product with earlier ones.
@@ -40,7 +40,8 @@ class DiversityWatch:
         """Rows since the last window."""
         self._levels: dict[str, str] = {}
         """Level by kind, of the alarms that hold in the last window."""
-        self._new_alarms: list[Alarm] = []
+        self.new_alarms: list[Alarm] = []
+        """The alarms that began, or whose level rose, with the last window."""
 
     def add(self, rows: Sequence[Row]) -> None:
         """Add the rows of one more step, or of several; every row once, steps ascending."""
@@ -76,17 +77,13 @@ class DiversityWatch:
             window = replace(window, figures=figures | {"collapse_index": 1 - vendi / start})
         self.windows.append(window)
         alarms = self.active_alarms()
-        self._new_alarms = [
+        self.new_alarms = [
             alarm
             for alarm in alarms
             if collapse.LEVELS[alarm.level] > collapse.LEVELS[self._levels.get(alarm.kind, "")]
         ]
         self._levels = {alarm.kind: alarm.level for alarm in alarms}
         return window
-
-    def new_alarms(self) -> list[Alarm]:
-        """The alarms that begin, or whose level rises, with the last window."""
-        return self._new_alarms
 
     def active_alarms(self) -> list[Alarm]:
         """The alarms that hold in the last window."""

@@ -190,7 +190,7 @@ class SearchEngine:
         self.journal.retry_lost(None if limit is None else limit - len(self.codebases))
         # A kill between an outcome and its descent left the outcome alone in the journal.
         recorded = set(self._buffer.lineage)
-        self._record_descents([descent for descent in self.journal.descents() if descent not in recorded])
+        self._buffer.descend_all([descent for descent in self.journal.descents() if descent not in recorded])
         for (step, position), task in self._buffer.resume().items():
             self._track(task, self.journal.pending_idea(step, position))
 
@@ -361,9 +361,6 @@ class SearchEngine:
             self._open_answers[idea.question] -= 1
             if not self._open_answers[idea.question]:
                 self._question_ended(idea.question)
-        self._record_descents(descents)
-
-    def _record_descents(self, descents: list[Descent]) -> None:
         if descents:
             self._buffer.descend_all(descents)
 

@@ -43,6 +43,7 @@ class NearDuplicates:
         """Remember these completions, at positions from `first` on; returns the nearest earlier idea by index, for
         those that have a duplicate."""
         duplicates: dict[int, Duplicate] = {}
+        # A batch is compared with itself as well: each idea sees all before it, in the order of proposal.
         new_ND = self.embedder.embed([description(text) for text in texts])
         vectors_ND = self._with_room(len(texts), new_ND.shape[1])
         for index, (text, vector_D) in enumerate(zip(texts, new_ND, strict=True)):

@@ -39,7 +39,7 @@ class PopulationWatch:
                 return
             with open(self._path, "a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(window)) + "\n" for window in windows)
-            for alarm in self._watch.new_alarms():
+            for alarm in self._watch.new_alarms:
                 self._say(f"epoch {epoch + 1}, {alarm.level}: {alarm.text}")
         except Exception as error:
             log.warning("The diversity figures of the search could not be computed: %s", error)

@@ -79,9 +79,11 @@ class Source:
         Raises:
             IdeatorError: no experiment succeeded, or the experiments belong to several environments.
         """
+        # A run's records know their order of proposal; a bucket has only the results.
         ranked = read_run(self.folder).ranked if self.folder else _ranked(self.bucket)
         if not ranked:
             raise IdeatorError("No idea succeeded here; there is nothing to run again.")
+        # Metrics of different environments cannot be ranked together.
         environments = {(record.environment, record.preset) for record in ranked}
         if len(environments) > 1:
             names = ", ".join(f"{name}/{preset}" for name, preset in sorted(environments))

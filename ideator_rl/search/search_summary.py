@@ -61,6 +61,7 @@ def read_search_summary(folder: Path) -> SearchSummary | None:
     charged = [row for row in rows.executed if row[0].tree]
     # A record that is older than the idea which led to it was paid for by another run.
     elsewhere = [record for record, proposed, _ in charged if record.created < proposed]
+    # Counted by the error kind of the record: another rule may have rejected a near-duplicate first.
     rejected = [record for record in rows.near_duplicates if record and record.error_kind == NEAR_DUPLICATE]
     return SearchSummary(
         ideas=rows.ideas,

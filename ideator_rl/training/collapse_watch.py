@@ -177,7 +177,7 @@ class CollapseWatch(TrainerCallback):
             context = environment_context(buffer.executor.environment, buffer.config.preset)
             self.watch = DiversityWatch(get_embedder(self._embedder), context)
         if windows := self.watch.update(rows):
-            for alarm in self.watch.new_alarms():
+            for alarm in self.watch.new_alarms:
                 self._say(f"{alarm.level}: {alarm.text}")
             for name, value in self.watch.metrics(windows[-1]).items():
                 self._trainer._metrics["train"][name].append(value)

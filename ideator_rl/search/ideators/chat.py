@@ -67,7 +67,8 @@ class ChatIdeator(Ideator):
         Raises:
             IdeatorError: an unknown key, a wrong value, no API key in the environment, or no such prompt.
         """
-        subject.prompt()  # raises before the baseline is run
+        # Raises now if there is no such prompt, and not after the baseline has run.
+        subject.prompt()
         chat = read_config(ChatSettings, settings, "The settings of the ideator chat have")
         return cls(ChatClient(chat, ledger), chat, PromptWriter(subject, chat, tokens, chat.room))
 

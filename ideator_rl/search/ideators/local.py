@@ -72,7 +72,8 @@ class LocalIdeator(Ideator):
         Raises:
             IdeatorError: an unknown key, a wrong value, no such model, or no such prompt.
         """
-        subject.prompt()  # raises before the baseline is run
+        # Raises now if there is no such prompt, and not after the baseline has run.
+        subject.prompt()
         return cls(read_config(LocalSettings, settings, "The settings of the ideator local have"), subject)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:

@@ -7,7 +7,7 @@ from inspect import isclass
 from typing import Any
 
 from ideator_rl.archive import parents
-from ideator_rl.config import base
+from ideator_rl.config.base import check_options
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve
 from ideator_rl.search.strategies.reuse import Reuse
@@ -39,25 +39,15 @@ def get_search_strategy(name: str, options: dict[str, Any] | None = None) -> Sea
     # `free` belongs to the wrapper, all other options to the picker.
     share = {"free": options.pop("free")} if "free" in options else {}
     picker = _create(name, kind, options)
-    check_options(name, Reuse, share)
+    _check_options(name, Reuse, share)
     return Reuse(picker, **share)
 
 
-def check_options(name: str, kind: Any, options: dict[str, Any]) -> None:
-    """
-    Raises:
-        IdeatorError: the class is a dataclass and has no such field, or takes another type there.
-    """
-    if is_dataclass(kind):
-        base.check_options(kind, options, f"The strategy {name} has")  # type: ignore[arg-type]
-
-
 def _create(name: str, kind: Any, options: dict[str, Any]) -> Any:
-    check_options(name, kind, options)
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise IdeatorError(
-            f"The strategy {name} cannot be created with {', '.join(options) or 'no options'}: {error}. Expected a "
-            "class that takes these as keyword arguments."
-        ) from error
+    _check_options(name, kind, options)
+    return parents.create(name, kind, options)
+
+
+def _check_options(name: str, kind: Any, options: dict[str, Any]) -> None:
+    if is_dataclass(kind):
+        check_options(kind, options, f"The strategy {name} has")  # type: ignore[arg-type]
