@@ -14,7 +14,7 @@ from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
 from ideator_rl.cli.output import bucket_url, print_json, print_text, write_new
 from ideator_rl.environments.environment import Environment, load_environment
-from ideator_rl.environments.new import Written, new_environment
+from ideator_rl.environments.new import NewEnvironment, new_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
@@ -167,7 +167,7 @@ def new(args: argparse.Namespace) -> int:
     return 0
 
 
-def _codebase_files(written: Written) -> dict[str, list[str]]:
+def _codebase_files(written: NewEnvironment) -> dict[str, list[str]]:
     """The files of the user's codebase by where they went."""
     codebase = written.codebase
     if codebase is None:

@@ -77,7 +77,7 @@ class _Unexpected(ValueError):
 
 @dataclass(frozen=True)
 class Expected:
-    """In an annotation: how a message describes the values, and a check besides the type."""
+    """In an annotation: how a message describes the values, and a check in addition to the type."""
 
     text: str
     check: Callable[[Any], bool] | None = None
@@ -105,7 +105,7 @@ def read_config(
     Args:
         kind: a configuration class, or a pydantic model.
         lead: how a message begins, such as `The recipe r.yaml has`.
-        unknown_hint: what a message says about an unknown key that is similar to none; by default the list of keys.
+        unknown_hint: ends the message about an unknown key that is similar to none; by default, the list of keys.
 
     Raises:
         error: a value does not fit, a key is unknown or missing; or the class's own check of all values together

@@ -42,14 +42,16 @@ class Codebase:
 
 
 @dataclass(frozen=True)
-class Written:
+class NewEnvironment:
     folder: Path
     name: str
     codebase: Codebase | None
     """None for the example."""
 
 
-def new_environment(folder: Path, name: str | None, source: Path | None = None, script: str | None = None) -> Written:
+def new_environment(
+    folder: Path, name: str | None, source: Path | None = None, script: str | None = None
+) -> NewEnvironment:
     """Write an environment into a new or empty folder.
 
     Raises:
@@ -69,7 +71,7 @@ def new_environment(folder: Path, name: str | None, source: Path | None = None, 
         _fill(TEMPLATES / ("example" if codebase is None else "own_code"), scratch, fields)
         if codebase is not None:
             _copy(codebase, scratch)
-    return Written(folder, name, codebase)
+    return NewEnvironment(folder, name, codebase)
 
 
 def _check_name(folder: Path, name: str | None) -> str:
