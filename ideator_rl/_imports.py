@@ -208,6 +208,8 @@ OLD_NAMES: dict[str, str] = {
     "search.figures.figures": "search.search_summary.read_search_summary",
     "search.figures.notes": "search.search_summary.report_notes",
     "search.known_edits.KnownEdits": "archive.idea_edits.IdeaEdits",
+    "rewards.execution.outcomes": "rewards.support.experiments.outcomes",
+    "rewards.execution.text_of": "rewards.support.decorator.text_of",
     "search.run.search": "search.run.run_search",
     "training.collapse_action.Action": "training.collapse_watch.check_action",
     "training.recipe.Recipe": "training.recipe.recipe.Recipe",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from ideator_rl._imports import renamed
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward import RowReward
 
@@ -33,3 +34,6 @@ async def execution_reward(call: Call) -> AsyncIterator[RowReward]:
         record_by_row[executed.row] = executed.record
         yield row_reward(executed, executed.record.reward)
     finish_batch(call, record_by_row)
+
+
+__getattr__ = renamed(__name__)

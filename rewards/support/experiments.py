@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
@@ -18,7 +18,7 @@ from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import REQUIRED_COLUMNS, BufferConfig, RewardBuffer, open_buffer
 
 from .batches import announced
-from .decorator import Call
+from .decorator import Call, Columns, arguments
 
 
 class ExecutedRow(NamedTuple):
@@ -38,6 +38,14 @@ async def experiments(call: Call) -> AsyncIterator[ExecutedRow]:
         async for executed in _merged([_run(call, buffer, rows) for buffer, rows in rows_by_buffer.items()]):
             outcomes.enter(executed.row, executed.record)
             yield executed
+
+
+async def outcomes(completions: list[Any], columns: Columns, trainer_state: Any = None) -> AsyncIterator[ExecutedRow]:
+    """The same for reward functions that were written for 0.1.0, without the decorator."""
+    fields: dict[str, Any] = arguments([], completions, trainer_state=trainer_state, reward_context=None, **columns)
+    call = Call(**fields, options={})
+    async for executed in experiments(call):
+        yield executed
 
 
 def buffers_of(call: Call) -> dict[RewardBuffer, list[int]]:
