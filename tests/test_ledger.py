@@ -81,7 +81,7 @@ def test_a_call_that_can_wait_waits_for_other_reservations_and_is_not_refused():
     assert ledger.spent.tokens == 6 and ledger.exhausted is None
     with pytest.raises(BudgetSpent):
         asyncio.run(call())
-    assert "6 spent" in ledger.exhausted
+    assert "6 spent" in ledger.exhausted and ledger.refusal.key == "max_coder_tokens"
 
 
 def test_two_processes_keep_one_cap(tmp_path):

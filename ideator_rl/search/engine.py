@@ -40,7 +40,7 @@ from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal import Descent
-from ideator_rl.storage.ledger import CAP_KEYS, BudgetSpent
+from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
 from ideator_rl.text import encodable
 
@@ -122,8 +122,8 @@ class SearchEngine:
         """Questions with open answers that led to a new codebase."""
         self._fruitless = 0
         """Questions in a row that led to no new codebase; reset by one that did."""
-        self._budget_spent = ""
-        """The ledger's sentence, once an ideator had no room for a call."""
+        self._budget_spent: BudgetSpent | None = None
+        """Set once an ideator had no room on the ledger for a call; never reset."""
 
         self._archive: Archive | None = None
         """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
@@ -205,8 +205,8 @@ class SearchEngine:
         """The budget that is used up; None while the search may go on."""
         config = self._config
         # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
-        if spent := self._budget_spent or self._buffer.executor.ledger.exhausted:
-            return StopReason(next((key for key in CAP_KEYS.values() if key in spent), "max_usd"), spent)
+        if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
+            return StopReason(spent.key, str(spent))
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
             return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, the limit")
         if config.max_ideas is not None and self.ideas >= config.max_ideas:
@@ -278,7 +278,7 @@ class SearchEngine:
         try:
             answers = await ask_ideator(self._ideator, asks, archive)
         except BudgetSpent as error:
-            self._budget_spent = str(error)
+            self._budget_spent = error
             return
         self._propose([(ask, texts) for ask, texts in zip(asks, answers, strict=True)], room)
 

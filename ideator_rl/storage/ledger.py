@@ -38,6 +38,11 @@ CAP_KEYS = {"usd": "max_usd", "tokens": "max_coder_tokens", "gpu_hours": "max_gp
 class BudgetSpent(IdeatorError):
     """A cap leaves no room for what was to be started."""
 
+    def __init__(self, message: str, key: str = "max_usd"):
+        super().__init__(message)
+        self.key = key
+        """The recipe key of the cap."""
+
 
 class LedgerError(IdeatorError):
     """The ledger's file cannot be read or written."""
@@ -95,7 +100,8 @@ class Ledger:
         self._id = uuid.uuid4().hex
         self._life: int | None = None
         """Open handle of the locked life file, once this process has reserved something; under the lock."""
-        self._refusal: str | None = None
+        self._refusal: tuple[str, str] | None = None
+        """The sentence and the recipe key of the last refused reservation."""
         if path is not None:
             _read(path)
 
@@ -108,7 +114,12 @@ class Ledger:
     @property
     def exhausted(self) -> str | None:
         """Why the first reservation of this process was refused, in a sentence; None while none was."""
-        return self._refusal
+        return self._refusal[0] if self._refusal else None
+
+    @property
+    def refusal(self) -> BudgetSpent | None:
+        """The same as an error, with the recipe key of the cap."""
+        return BudgetSpent(*self._refusal) if self._refusal else None
 
     @contextmanager
     def reserve(self, most: Spent) -> Iterator[Reservation]:
@@ -156,11 +167,12 @@ class Ledger:
             return True
         if may_wait and used + amount <= cap:
             return False
-        self._refusal = (
+        sentence = (
             f"The run's cap of {cap:g} {UNITS[name]} leaves no room: {used:.4g} spent, {held_back:.4g} in flight, and "
             f"the next could cost {amount:.4g}. Raise {CAP_KEYS[name]} and go on with --resume."
         )
-        raise BudgetSpent(self._refusal)
+        self._refusal = sentence, CAP_KEYS[name]
+        raise BudgetSpent(*self._refusal)
 
     @contextmanager
     def _booked(self, most: Spent) -> Iterator[Reservation]:
