@@ -22,7 +22,7 @@ quickstart: install
 	accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml
 
 test: install
-	pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85
+	pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=93
 
 test-all: install
 	pytest --cov --cov-report=term:skip-covered
