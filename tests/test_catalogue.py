@@ -29,7 +29,7 @@ def read(experiment, changes="Edit train.py accordingly."):
 
 
 @pytest.mark.parametrize(
-    "words, expected",
+    "text, expected",
     [
         ("raise the learning rate to 3e-3", {"learning_rate": 0.003}),
         ("set lr = 0.003", {"learning_rate": 0.003}),
@@ -127,8 +127,8 @@ def read(experiment, changes="Edit train.py accordingly."):
         ("Add a sequence length warmup for the first 30% of training", {"seq_warmup": 0.3}),
     ],
 )
-def test_an_idea_is_read_as_what_it_says(words, expected):
-    assert read(words) == expected
+def test_an_idea_is_read_as_the_edits_that_it_names(text, expected):
+    assert read(text) == expected
 
 
 def test_a_hostile_text_is_read_in_bounded_time():
@@ -141,12 +141,12 @@ def test_a_number_in_the_code_changes_settles_a_vague_experiment():
     assert read("A higher learning rate learns faster.", "Set learning_rate = 5e-3.") == {"learning_rate": 0.005}
 
 
-def test_the_baselines_own_number_beside_a_new_one_is_not_a_contradiction():
+def test_the_baselines_number_next_to_a_new_one_is_no_contradiction():
     assert read("A learning rate of 1e-3 is low.", "Set learning_rate = 3e-3.") == {"learning_rate": 0.003}
 
 
 @pytest.mark.parametrize(
-    "words",
+    "text",
     [
         "Use a mixture of experts.",
         "Do not use weight decay or cosine.",
@@ -156,14 +156,14 @@ def test_the_baselines_own_number_beside_a_new_one_is_not_a_contradiction():
         "Use better data instead of dropout.",
     ],
 )
-def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_listed(words):
+def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_listed(text):
     with pytest.raises(PatchError, match="names no edit.*the catalogue has: learning_rate, batch") as caught:
-        read(words)
+        read(text)
     assert caught.value.kind == "unpatchable"
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "text, message",
     [
         (
             "Set the learning rate to 50.",
@@ -174,12 +174,12 @@ def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_list
         ("Add label smoothing of 7.", "label_smoothing = 7 is outside the range"),
     ],
 )
-def test_a_bad_value_says_what_was_expected(words, message):
+def test_a_wrong_value_is_refused_with_the_expected_one(text, message):
     with pytest.raises(PatchError, match=message):
-        read(words)
+        read(text)
 
 
-def test_sentences_that_were_not_understood_are_reported():
+def test_sentences_that_name_no_edit_are_reported():
     reading = CATALOGUE.read(Idea("Use RoPE.", "Use RoPE in Attention. Add a mixture of experts."), BASE)
     assert reading.missed == ("Add a mixture of experts.",)
 
@@ -192,7 +192,7 @@ def test_every_phrasing_of_every_edit_is_read_back():
                 assert CATALOGUE.read(idea, BASE).choices == (Choice(edit.key, value),), idea.text
 
 
-def test_made_up_ideas_keep_the_form_are_short_and_are_read_back():
+def test_sampled_ideas_keep_the_form_are_short_and_are_read_back():
     texts = idea_corpus(ENVIRONMENT, 300, seed=1)
     assert texts == idea_corpus(ENVIRONMENT, 300, seed=1) and len(set(texts)) > 280
     for text in texts:
@@ -208,7 +208,7 @@ def test_the_rules_implementer_writes_a_patch_that_applies():
     assert apply_patch(BASE, patch) == CATALOGUE.apply(BASE, [Choice("rope")])
 
 
-def test_an_idea_that_asks_for_the_baseline_changes_nothing_and_says_so():
+def test_an_idea_that_asks_for_the_baseline_changes_nothing_and_is_recorded_so():
     with pytest.raises(PatchError, match="the baseline already has learning_rate = 0.001"):
         asyncio.run(get_implementer("rules").implement(Idea("Set lr to 1e-3.", "lr = 1e-3"), BASE, ENVIRONMENT, "cpu"))
 

@@ -6,7 +6,7 @@ HERE = Path(__file__).parent
 TOY = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env"), "--dry-run"]
 
 
-def test_a_dry_run_says_what_a_run_would_cost_and_starts_nothing(tmp_path, capsys):
+def test_a_dry_run_estimates_the_cost_and_starts_nothing(tmp_path, capsys):
     folder = tmp_path / "run"
     assert main([*TOY, "--output_dir", str(folder), "--max_steps", "100", "--max_gpu_hours", "2"]) == 0
     out = capsys.readouterr().out
@@ -19,7 +19,7 @@ def test_a_dry_run_of_an_unusable_recipe_is_refused(capsys):
     assert "no preset 'huge'" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_the_coder_may_cost_and_needs_no_key(tmp_path, capsys, monkeypatch):
+def test_a_dry_run_estimates_the_coders_cost_without_an_api_key(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     coder = '{"models": "some", "samples": 2, "revisions": 1, "max_tokens": 1000, "prices": {"some": {"prompt": 0, "completion": 10}}}'
     arguments = ["--implementer", "llm", "--coder", coder, "--max_steps", "100", "--max_usd", "9"]
@@ -53,22 +53,22 @@ def test_a_dry_run_divides_by_the_processes_of_the_launch(tmp_path, capsys):
     assert "generates 8 completions a batch" in capsys.readouterr().err
 
 
-def test_the_command_says_the_same_as_the_module(call, tmp_path):
-    words = ["--output_dir", tmp_path / "run", "--accelerate-config", ACCELERATE / "ddp.yaml", "--num-processes", "2"]
-    status, out, _ = call("train", TOY[1], "--env", TOY[3], "--dry-run", *words)
+def test_the_command_prints_the_same_as_the_module(call, tmp_path):
+    argv = ["--output_dir", tmp_path / "run", "--accelerate-config", ACCELERATE / "ddp.yaml", "--num-processes", "2"]
+    status, out, _ = call("train", TOY[1], "--env", TOY[3], "--dry-run", *argv)
     assert status == 0 and "batches of 8" in out
 
 
 def test_an_unusable_launch_is_refused(tmp_path, capsys):
     (tmp_path / "none.yaml").write_text("distributed_type: MULTI_GPU\n")
     (tmp_path / "list.yaml").write_text("- 2\n")
-    for words, told in (
+    for argv, text in (
         (["--num-processes", "0"], "--num-processes: expected a whole number from 1 up, got '0'"),
         (["--accelerate-config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["--accelerate-config", str(tmp_path / "none.yaml")], "num_processes: None"),
         (["--accelerate-config", str(tmp_path / "list.yaml")], "must be a mapping"),
     ):
-        assert main([*TOY, *words]) == 2 and told in capsys.readouterr().err
+        assert main([*TOY, *argv]) == 2 and text in capsys.readouterr().err
     assert main([*TOY[:-1], "--num-processes", "2"]) == 2
     assert "are for --dry-run here" in capsys.readouterr().err
 
@@ -80,6 +80,6 @@ def test_a_dry_run_names_the_command_that_estimates_memory(tmp_path, capsys):
     assert "accelerate estimate-memory some/model" in capsys.readouterr().out
 
 
-def test_a_dry_run_refuses_a_tracker_that_is_not_there(capsys):
+def test_a_dry_run_refuses_an_unknown_tracker(capsys):
     assert main([*TOY, "--report_to", "wanbd"]) == 2
     assert "Did you mean 'wandb'?" in capsys.readouterr().err

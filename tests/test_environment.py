@@ -34,7 +34,7 @@ def test_the_prompt_holds_the_task_and_the_files(toy):
     assert "lower is better" in prompt and "x = 4.0" in prompt and "{" not in prompt.split("import")[0]
 
 
-def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
+def test_the_digest_changes_with_everything_that_decides_the_metric(toy, copy):
     first = load_environment(toy).digest("cpu")
     assert load_environment(copy).digest("cpu") == first
     assert load_environment(copy).digest("slow") != first
@@ -45,7 +45,7 @@ def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "text"),
     [
         (lambda raw: raw.pop("evaluator"), "has no 'evaluator'"),
         (lambda raw: raw.update(evaluator="gone.py"), "no such file"),
@@ -60,13 +60,13 @@ def test_the_digest_changes_with_whatever_decides_the_metric(toy, copy):
         (lambda raw: raw["reward"].update(transform="square"), "Expected inverse or identity"),
     ],
 )
-def test_a_broken_manifest_is_one_clear_sentence(copy, change, said):
+def test_a_broken_manifest_is_one_clear_sentence(copy, change, text):
     with pytest.raises(EnvironmentError_) as caught:
         load_environment(edit(copy, change))
-    assert said in str(caught.value) and "env.yaml" in str(caught.value) or "assigns" in said
+    assert text in str(caught.value) and "env.yaml" in str(caught.value) or "assigns" in text
 
 
-def test_unreadable_yaml_a_missing_manifest_and_an_unknown_name_are_told_apart(copy, tmp_path):
+def test_unreadable_yaml_a_missing_manifest_and_an_unknown_name_have_their_own_messages(copy, tmp_path):
     (copy / "env.yaml").write_text("a: [")
     with pytest.raises(EnvironmentError_, match="not readable YAML"):
         load_environment(copy)

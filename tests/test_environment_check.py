@@ -30,7 +30,7 @@ def search(monkeypatch, capsys):
     return go
 
 
-def test_a_piece_is_found_wherever_it_stands_also_across_chunks_and_in_pieces_of_other_lengths(search, tmp_path):
+def test_a_piece_is_found_at_every_offset_across_chunks_and_among_other_lengths(search, tmp_path):
     body = random.Random(1).randbytes(5000)
     (tmp_path / "body").write_bytes(body)
     (tmp_path / "none").write_bytes(random.Random(2).randbytes(5000))
@@ -42,7 +42,7 @@ def test_a_piece_is_found_wherever_it_stands_also_across_chunks_and_in_pieces_of
         assert answer["files"] == 3 and answer["unreadable"] == 1
 
 
-def test_the_walk_leaves_out_what_is_no_file_and_names_a_linked_one_once(tmp_path, monkeypatch):
+def test_the_walk_skips_special_files_and_lists_a_linked_file_once(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("x")
     (tmp_path / "b").hardlink_to(tmp_path / "a")
     (tmp_path / "c").symlink_to(tmp_path / "a")
@@ -51,7 +51,7 @@ def test_the_walk_leaves_out_what_is_no_file_and_names_a_linked_one_once(tmp_pat
     assert len(list(environment_search.paths())) == 1
 
 
-def test_pieces_are_the_same_every_time_and_none_is_what_any_file_holds(tmp_path):
+def test_pieces_are_the_same_at_every_call_and_none_is_plain(tmp_path):
     (tmp_path / "plain").write_bytes(b" " * 5000)
     assert environment_proofs.pieces(tmp_path, 8) == []
     (tmp_path / "small").write_bytes(bytes(range(30)))
@@ -78,7 +78,7 @@ def verdict(toy, tmp_path, monkeypatch):
     return go, tmp_path
 
 
-def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_each_in_its_words(verdict):
+def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_with_messages_of_their_own(verdict):
     go, folder = verdict
     nothing = go({})["hidden data"]
     assert nothing.passed and nothing.warned and "writes nothing to its private folder" in nothing.words
@@ -95,7 +95,7 @@ def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_each_in_its_words(verd
     assert not go(seen, NONE)["hidden data"].passed
 
 
-def test_without_a_sandbox_that_was_asked_to_be_none_the_check_is_stamped_and_not_failed(verdict):
+def test_with_isolation_none_the_check_passes_with_a_note(verdict):
     go, folder = verdict
     (folder / "private/val").write_bytes(random.Random(1).randbytes(9000))
     stamped = go({}, NONE, isolation=NONE)["hidden data"]

@@ -18,7 +18,7 @@ GOOD = {
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_recipe(tmp_path):
     def write(**changes):
         path = tmp_path / "r.yaml"
         path.write_text(yaml.safe_dump({key: value for key, value in {**GOOD, **changes}.items() if value is not None}))
@@ -27,16 +27,16 @@ def written(tmp_path):
     return write
 
 
-def refusal(path, *words):
+def refusal(path, *argv):
     with pytest.raises(RecipeError) as caught:
-        load_recipe(path, list(words))
+        load_recipe(path, list(argv))
     message = str(caught.value)
-    assert path in message or words, "a refusal names the recipe"
+    assert path in message or argv, "a refusal names the recipe"
     return message
 
 
-def test_keys_go_to_whom_they_belong(written):
-    recipe = load_recipe(written(learning_rate=1, use_peft=True, lora_r=4, slots=3, beta=0.0))
+def test_keys_of_trl_and_of_this_library_are_separated(write_recipe):
+    recipe = load_recipe(write_recipe(learning_rate=1, use_peft=True, lora_r=4, slots=3, beta=0.0))
     assert recipe.ours.slots == 3 and recipe.model == {"use_peft": True, "lora_r": 4}
     assert recipe.grpo["learning_rate"] == 1.0 and isinstance(recipe.grpo["learning_rate"], float)
     assert recipe.bucket.startswith("file:///") and recipe.bucket.endswith("/runs/x/bucket")
@@ -46,12 +46,12 @@ def test_keys_go_to_whom_they_belong(written):
     ("key", "nearest"),
     [("learning_rat", "learning_rate"), ("sft_step", "sft_steps"), ("lora_alfa", "lora_alpha"), ("envs", "env")],
 )
-def test_an_unknown_key_is_told_with_the_nearest_valid_one(written, key, nearest):
-    assert f"Did you mean '{nearest}'?" in refusal(written(**{key: 1}))
+def test_an_unknown_key_is_refused_with_the_nearest_valid_one(write_recipe, key, nearest):
+    assert f"Did you mean '{nearest}'?" in refusal(write_recipe(**{key: 1}))
 
 
-def test_a_key_like_no_other_is_told_without_a_guess(written):
-    assert "unknown key 'zzz'" in refusal(written(zzz=1))
+def test_a_key_similar_to_none_is_refused_without_a_guess(write_recipe):
+    assert "unknown key 'zzz'" in refusal(write_recipe(zzz=1))
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def test_a_key_like_no_other_is_told_without_a_guess(written):
         ("use_peft", 1, "true or false"),
     ],
 )
-def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, expected):
-    message = refusal(written(**{key: value}))
+def test_a_wrong_type_is_refused_with_the_value_and_the_expected_type(write_recipe, key, value, expected):
+    message = refusal(write_recipe(**{key: value}))
     assert f"{key}: {value!r}" in message and f"Expected {expected}." in message
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "expected_text"),
     [
         ({"per_device_train_batch_size": 0}, "at least 1"),
         ({"gradient_accumulation_steps": 0}, "at least 1"),
@@ -96,8 +96,8 @@ def test_a_wrong_type_says_what_came_and_what_was_expected(written, key, value, 
         ({"eval_strategy": "steps"}, "eval_strategy"),
     ],
 )
-def test_numbers_and_names_that_cannot_be_are_told_at_once(written, keys, told):
-    assert told in refusal(written(**keys))
+def test_numbers_and_names_out_of_range_are_refused_at_once(write_recipe, keys, expected_text):
+    assert expected_text in refusal(write_recipe(**keys))
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_numbers_and_names_that_cannot_be_are_told_at_once(written, keys, told):
         {"collapse_advantage_options": {"k": 8}},
     ],
 )
-def test_a_removed_key_is_refused_with_what_to_write_instead(written, keys):
-    message = refusal(written(**keys))
+def test_a_removed_key_is_refused_with_what_to_write_instead(write_recipe, keys):
+    message = refusal(write_recipe(**keys))
     assert next(iter(keys)) in message and "write `collapse_action: warn` or `collapse_action: stop`" in message
 
 
@@ -123,13 +123,13 @@ def test_a_recipe_saved_by_0_1_0_is_read_with_the_defaults_of_keys_that_are_gone
     assert "collapse_factor" not in recipe.text()
 
 
-def test_one_name_may_stand_where_several_may(written):
-    recipe = load_recipe(written(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
+def test_a_single_name_needs_no_list(write_recipe):
+    recipe = load_recipe(write_recipe(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
     assert recipe.ours.reward_funcs == ["improvement"] and recipe.model["lora_target_modules"] == ["all-linear"]
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "expected_text"),
     [
         ({"reward_funcs": ["exekution"]}, "Did you mean 'execution'"),
         ({"prompt_strategy": "top_j"}, "top_j"),
@@ -151,20 +151,22 @@ def test_one_name_may_stand_where_several_may(written):
         ({"use_vllm": True}, "vllm is not installed"),
     ],
 )
-def test_what_a_recipe_names_is_looked_up_before_anything_is_started(written, capsys, tmp_path, keys, told):
+def test_names_in_a_recipe_are_looked_up_before_the_run_starts(write_recipe, capsys, tmp_path, keys, expected_text):
     from ideator_rl.train import main
 
-    assert main(["--config", written(output_dir=str(tmp_path / "run"), **keys)]) == 2
+    assert main(["--config", write_recipe(output_dir=str(tmp_path / "run"), **keys)]) == 2
     err = capsys.readouterr().err
-    assert told in err and "Traceback" not in err and not (tmp_path / "run").exists()
+    assert expected_text in err and "Traceback" not in err and not (tmp_path / "run").exists()
 
 
-def test_an_option_of_somebody_elses_reward_function_is_taken_as_it_is(written):
+def test_an_option_of_a_function_without_declared_options_is_passed_on(write_recipe):
     from ideator_rl.training.recipe.check_names import check_names
 
-    check_names(load_recipe(written(reward_funcs=["length", "test_rewarding.bonus"], reward_options={"own": [1, 2]})))
+    check_names(
+        load_recipe(write_recipe(reward_funcs=["length", "test_rewarding.bonus"], reward_options={"own": [1, 2]}))
+    )
     with pytest.raises(IdeatorError, match="own"):  # it would be nobody's
-        check_names(load_recipe(written(reward_funcs=["length"], reward_options={"own": [1, 2]})))
+        check_names(load_recipe(write_recipe(reward_funcs=["length"], reward_options={"own": [1, 2]})))
 
 
 def test_yaml_spellings_of_numbers_are_numbers(tmp_path):
@@ -173,20 +175,20 @@ def test_yaml_spellings_of_numbers_are_numbers(tmp_path):
     assert load_recipe(str(path)).grpo["learning_rate"] == 0.001
 
 
-def test_the_command_line_overrides(written):
-    words = ["--learning_rate", "2e-5", "--max-steps=3", "--reward_funcs", "[execution, format]", "--use_peft"]
-    recipe = load_recipe(written(), words)
+def test_the_command_line_overrides(write_recipe):
+    argv = ["--learning_rate", "2e-5", "--max-steps=3", "--reward_funcs", "[execution, format]", "--use_peft"]
+    recipe = load_recipe(write_recipe(), argv)
     assert recipe.grpo["learning_rate"] == 2e-5 and recipe.grpo["max_steps"] == 3
     assert recipe.ours.reward_funcs == ["execution", "format"] and recipe.model["use_peft"] is True
 
 
-def test_a_stray_word_on_the_command_line_is_refused(written):
-    assert "Did not expect 'x'" in refusal(written(), "x")
-    assert "not readable YAML" in refusal(written(), "--env", "[")
+def test_an_argument_that_is_no_override_is_refused(write_recipe):
+    assert "Did not expect 'x'" in refusal(write_recipe(), "x")
+    assert "not readable YAML" in refusal(write_recipe(), "--env", "[")
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "argv"),
     [
         ({"env": None}, "has no 'env'"),
         ({"output_dir": None}, "has no 'output_dir'"),
@@ -205,18 +207,18 @@ def test_a_stray_word_on_the_command_line_is_refused(written):
         ({"steps_per_generation": 4, "save_steps": 2}, "multiple of 4"),
     ],
 )
-def test_what_does_not_fit_together_is_told_before_a_model_loads(written, changes, words):
-    assert words in refusal(written(**changes))
+def test_keys_that_contradict_each_other_are_refused_before_a_model_loads(write_recipe, changes, argv):
+    assert argv in refusal(write_recipe(**changes))
 
 
-def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(written):
+def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(write_recipe):
     shape = {"gradient_accumulation_steps": 2, "steps_per_generation": 4, "num_iterations": 2}
-    assert load_recipe(written(**shape, save_steps=4)).steps_per_rollout == 4
-    assert "multiple of 4" in refusal(written(**shape, save_steps=2))
+    assert load_recipe(write_recipe(**shape, save_steps=4)).steps_per_rollout == 4
+    assert "multiple of 4" in refusal(write_recipe(**shape, save_steps=2))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "argv"),
     [
         ("env: a\nenv: b\n", "the key 'env' twice"),
         ("- a\n", "must be a mapping"),
@@ -225,14 +227,14 @@ def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(w
         (b"\xff\xfe\x00", "not readable YAML"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_told_in_one_sentence(tmp_path, text, words):
+def test_a_file_that_is_no_recipe_is_refused_with_one_sentence(tmp_path, text, argv):
     path = tmp_path / "r.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     message = refusal(str(path), "--max_steps", "1")
-    assert words in message and "\n" not in message
+    assert argv in message and "\n" not in message
 
 
-def test_a_missing_file_is_told_with_the_shipped_names():
+def test_a_missing_file_is_refused_with_the_shipped_names():
     message = refusal("nowhere.yaml")
     assert "There is no recipe 'nowhere.yaml'" in message and "quickstart.yaml" in message
 
@@ -243,8 +245,8 @@ def test_a_shipped_recipe_loads_by_name_from_anywhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true"])
-def test_a_run_keeps_what_its_records_and_checkpoints_hang_on(written, tmp_path, word):
-    recipe = load_recipe(written(output_dir=str(tmp_path), per_device_train_batch_size=8))
+def test_a_resumed_run_cannot_change_keys_that_its_records_depend_on(write_recipe, tmp_path, word):
+    recipe = load_recipe(write_recipe(output_dir=str(tmp_path), per_device_train_batch_size=8))
     refuse_other(recipe)
     recipe.save(tmp_path / "recipe.yaml")
     refuse_other(load_recipe(str(tmp_path / "recipe.yaml"), ["--max_steps", "9", "--learning_rate", "1e-3"]))
@@ -253,25 +255,25 @@ def test_a_run_keeps_what_its_records_and_checkpoints_hang_on(written, tmp_path,
         refuse_other(load_recipe(str(tmp_path / "recipe.yaml"), [f"--{key}", value]))
 
 
-def test_the_saved_recipe_can_be_run_as_it_is(written, tmp_path):
-    recipe = load_recipe(written(learning_rate=1e-5, lora_r=4), ["--seed", "5"])
+def test_the_saved_recipe_can_be_run_as_it_is(write_recipe, tmp_path):
+    recipe = load_recipe(write_recipe(learning_rate=1e-5, lora_r=4), ["--seed", "5"])
     recipe.save(tmp_path / "saved.yaml")
-    again = load_recipe(str(tmp_path / "saved.yaml"))
-    assert (again.ours, again.grpo, again.model) == (recipe.ours, recipe.grpo, recipe.model)
+    reloaded = load_recipe(str(tmp_path / "saved.yaml"))
+    assert (reloaded.ours, reloaded.grpo, reloaded.model) == (recipe.ours, recipe.grpo, recipe.model)
 
 
-def test_a_wrong_recipe_ends_with_status_2_before_trl_is_imported(written):
+def test_a_wrong_recipe_ends_with_status_2_before_trl_is_imported(write_recipe):
     code = (
         "import sys; from ideator_rl.train import main; "
-        f"status = main(['--config', {written(lerning_rate=1)!r}]); "
+        f"status = main(['--config', {write_recipe(lerning_rate=1)!r}]); "
         "assert 'trl' not in sys.modules and 'torch' not in sys.modules; sys.exit(status)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ended.returncode == 2 and ended.stderr.count("\n") == 1, ended.stderr
-    assert "Did you mean 'learning_rate'?" in ended.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1, process.stderr
+    assert "Did you mean 'learning_rate'?" in process.stderr
 
 
-def test_no_recipe_at_all_is_told(capsys):
+def test_a_command_line_without_a_recipe_is_refused(capsys):
     from ideator_rl.train import main
 
     assert main(["--max_steps", "3"]) == 2

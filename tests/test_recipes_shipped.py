@@ -30,22 +30,22 @@ def no_network(monkeypatch):
 
 def launch_of(recipe):
     """The accelerate config that a recipe's own comment names, and none where it names none."""
-    named = re.search(r"recipes/accelerate/(\w+)\.yaml", recipe.read_text())
-    return str(ACCELERATE / f"{named[1]}.yaml") if named else None
+    match = re.search(r"recipes/accelerate/(\w+)\.yaml", recipe.read_text())
+    return str(ACCELERATE / f"{match[1]}.yaml") if match else None
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_dry_runs_at_the_processes_of_its_launch(recipe, capsys, tmp_path):
     config = launch_of(recipe)
-    words = ["--accelerate-config", config] if config else []
-    status = main(["--config", str(recipe), "--dry-run", "--output_dir", str(tmp_path / "run"), *words])
+    argv = ["--accelerate-config", config] if config else []
+    status = main(["--config", str(recipe), "--dry-run", "--output_dir", str(tmp_path / "run"), *argv])
     out, err = capsys.readouterr()
     assert status == 0, err
     assert "experiments  at most" in out and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_papers_runs_are_as_large_as_the_paper_says(name, capsys):
+def test_the_papers_runs_have_the_papers_size(name, capsys):
     ideas, epochs, total = PAPER[name]
     recipe = load_recipe(f"{name}.yaml", world=8)
     assert recipe.num_generations == recipe.generation_batch == ideas and recipe.steps_per_rollout == 1
@@ -74,11 +74,11 @@ def test_trl_takes_the_papers_runs(name):
     from trl import GRPOConfig, ModelConfig, get_peft_config
 
     recipe = load_recipe(f"{name}.yaml", world=8)
-    here = {"use_cpu": True, "bf16": False, "report_to": "none"}
-    here["gradient_accumulation_steps"] = (
+    local_keys = {"use_cpu": True, "bf16": False, "report_to": "none"}
+    local_keys["gradient_accumulation_steps"] = (
         8 * recipe.grpo["gradient_accumulation_steps"]
     )  # one process in place of eight
-    config = GRPOConfig(**{**recipe.grpo, **here})
+    config = GRPOConfig(**{**recipe.grpo, **local_keys})
     assert config.generation_batch_size == recipe.num_generations and config.num_iterations == 1
     assert get_peft_config(ModelConfig(**recipe.model)).r == recipe.model["lora_r"]
 
@@ -95,18 +95,18 @@ def test_every_variant_in_the_docs_is_a_usable_recipe(capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("config", "words"), [("cpu2", ["--use_peft", "true", "--lora_r", "4"]), ("cpu2_zero2", [])], ids=["lora", "zero2"]
+    ("config", "argv"), [("cpu2", ["--use_peft", "true", "--lora_r", "4"]), ("cpu2_zero2", [])], ids=["lora", "zero2"]
 )
-def test_two_processes_train_as_the_docs_say(config, words, tmp_path, monkeypatch):
+def test_two_processes_train_as_documented(config, argv, tmp_path, monkeypatch):
     monkeypatch.undo()  # they talk to each other
     if config == "cpu2_zero2":
         pytest.importorskip("deepspeed")
     toy, env = ROOT / "tests" / "toy_recipe.yaml", ROOT / "tests" / "toy_env"
     line = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{config}.yaml")]
     line += ["-m", "ideator_rl.train", "--config", str(toy), "--env", str(env), "--output_dir", str(tmp_path / "run")]
-    done = subprocess.run([*line, "--max_steps", "2", "--report_to", "none", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Ideas: 16 proposed" in done.stdout and (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    process = subprocess.run([*line, "--max_steps", "2", "--report_to", "none", *argv], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert "Ideas: 16 proposed" in process.stdout and (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
 def test_accelerate_reads_the_shipped_launch_configs():

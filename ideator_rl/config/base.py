@@ -185,7 +185,9 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
 def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str | None) -> str:
     """One problem in words: an unknown key first, since a misspelt key explains a missing one; a missing key last."""
     ranks = {**dict.fromkeys(UNKNOWN_KEY, 0), "missing": 2}
-    error = min(problem.errors(include_url=False), key=lambda error: ranks.get(error["type"], 1))
+    # Of the errors of a union's members, the deepest belongs to the member that was meant.
+    errors = problem.errors(include_url=False)
+    error = min(errors, key=lambda error: (ranks.get(error["type"], 1), -len(error["loc"])))
     if error["type"] in UNKNOWN_KEY:
         *parents, key = error["loc"]
         path, annotation, _ = _follow(kind, tuple(parents))
