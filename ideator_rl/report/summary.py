@@ -16,8 +16,8 @@ from ideator_rl.text import clip, number, share, visible
 
 MAX_TEXT = 8_000
 """Characters of the best idea, and of its patch."""
-FIXED_LINES = 16
-"""Lines of a shortened summary that are not the table by step."""
+FIXED_LINES = 22
+"""Lines of a shortened summary that are not the table by step, with those that `status` adds."""
 SHORT_TEXT = 200
 """Characters of the best idea in a shortened summary."""
 HEADER = "step  ideas  distinct  success  mean metric  best metric  mean reward"

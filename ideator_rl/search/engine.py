@@ -42,7 +42,7 @@ from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal import Descent
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
-from ideator_rl.text import encodable
+from ideator_rl.text import encodable, number
 
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0
@@ -375,7 +375,7 @@ class SearchEngine:
         archive, metric = archive_of(self._buffer), self._buffer.executor.environment.metric
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
         best = archive.metric(archive.successes()[0]) if archive.successes() else None
-        result = f"best {metric.name} {best:.4f}" if best is not None else "no success yet"
+        result = f"best {metric.name} {number(best)}" if best is not None else "no success yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
         self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {result}")
         self._on_epoch(self.epoch)

@@ -40,6 +40,7 @@ from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
+from ideator_rl.text import number
 
 
 class SearchProgress(ProgressReporter):
@@ -72,7 +73,7 @@ class SearchProgress(ProgressReporter):
         if not values:
             return text
         best = min(values) if metric.direction == "min" else max(values)
-        return f"{text} · best {metric.name} {best:.4f}"
+        return f"{text} · best {metric.name} {number(best)}"
 
 
 def run_search(recipe: str | Path | SearchConfig, resume: bool = False, overrides: Sequence[str] = ()) -> StopReason:

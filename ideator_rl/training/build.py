@@ -12,6 +12,7 @@ from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_confi
 
 from ideator_rl.files import atomic_folder
 from ideator_rl.registry import resolve_reward
+from ideator_rl.text import number
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch
@@ -222,11 +223,11 @@ def _any_rank(flag: bool) -> bool:
 
 def step_text(logs: dict[str, Any]) -> str:
     """A step's result for the progress line."""
-    parts = [f"mean reward {logs['reward']:.4f}" if logs["reward"] is not None else "no reward"]
+    parts = [f"mean reward {number(logs['reward'])}" if logs["reward"] is not None else "no reward"]
     if (success := logs.get("execution/success")) is not None:
         parts.append(f"success {success:.0%}")
     if (best := logs.get("reward_best")) is not None:
-        parts.append(f"best reward {best:.4f}")
+        parts.append(f"best reward {number(best)}")
     if (length := logs.get("completions/mean_length")) is not None:
         parts.append(f"{length:.0f} tokens")
     return " · ".join(parts)

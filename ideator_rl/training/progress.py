@@ -10,6 +10,7 @@ import time
 
 from ideator_rl.progress import ProgressReporter, clock
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.text import number
 
 
 class Progress(ProgressReporter):
@@ -49,7 +50,7 @@ class Progress(ProgressReporter):
                 f"({counts['failed']} failed, {counts['reused']} reused)"
             )
             if counts["best"] is not None:
-                parts.append(f"best {self.buffer.executor.environment.metric.name} {counts['best']:.4f}")
+                parts.append(f"best {self.buffer.executor.environment.metric.name} {number(counts['best'])}")
         return " · ".join(parts)
 
     def left(self) -> str:
