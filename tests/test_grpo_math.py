@@ -53,7 +53,7 @@ def module(monkeypatch):
     sys.modules.pop("model", None)
 
 
-def test_no_problem_is_both_hidden_and_shown_and_every_answer_is_right():
+def test_no_hidden_problem_is_public_and_every_answer_is_right():
     splits = PREPARE.problems()
     prompts = [problem["prompt"] for split in splits.values() for problem in split]
     assert len(set(prompts)) == len(prompts) == sum(PREPARE.SIZES.values())
@@ -63,7 +63,7 @@ def test_no_problem_is_both_hidden_and_shown_and_every_answer_is_right():
         assert problem["answer"] == str({"+": a + b, "-": a - b, "*": a * b}[sign])
 
 
-def test_every_problem_fits_the_policy_and_the_evaluator_knows_its_alphabet(module, tmp_path):
+def test_every_problem_fits_the_policy_and_uses_the_evaluators_alphabet(module, tmp_path):
     model = module(BASE["grpo.py"], tmp_path).read_policy.__globals__
     assert model["ALPHABET"] == EVALUATOR.ALPHABET and len(EVALUATOR.ALPHABET) == ENVIRONMENT.preset("cpu").vocab
     for problem in itertools.chain(*PREPARE.problems().values()):
@@ -96,8 +96,8 @@ class Scripted:
 
 def says(answers):
     def speak(text):
-        prompt, _, said = text.partition("=")
-        return (answers[prompt + "="] + "\n" + 9 * "0")[len(said)]
+        prompt, _, written = text.partition("=")
+        return (answers[prompt + "="] + "\n" + 9 * "0")[len(written)]
 
     return speak
 
@@ -112,7 +112,7 @@ def says(answers):
         (lambda right: right if right.startswith("-") else "=", 1 / 3),
     ],
 )
-def test_an_answer_counts_when_it_is_right_to_its_end(answer, share, tmp_path):
+def test_an_answer_counts_only_if_all_of_it_is_right(answer, share, tmp_path):
     problems = [
         {"prompt": "047+380=", "answer": "427"},
         {"prompt": "001-999=", "answer": "-998"},
@@ -144,8 +144,8 @@ def test_every_edit_applies_at_every_value_to_every_preset_and_travels_as_a_diff
 
 def test_all_phrasings_of_an_edit_are_read_as_it():
     for key, edit in CATALOGUE.edits.items():
-        for value, said, changed in itertools.product(values(key), edit.says, edit.changes):
-            idea = Idea(said.replace("{value}", str(value)), changed.replace("{value}", str(value)))
+        for value, written, changed in itertools.product(values(key), edit.says, edit.changes):
+            idea = Idea(written.replace("{value}", str(value)), changed.replace("{value}", str(value)))
             assert CATALOGUE.read(idea, BASE).choices == (Choice(key, value),), idea
 
 

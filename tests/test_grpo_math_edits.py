@@ -18,7 +18,7 @@ UP, DOWN = (Metric("accuracy", direction, (0.0, 1.0)) for direction in ("max", "
 IMPROVING = ["learning_rate=2e-4", "prompts=4", "epochs=4"]
 
 
-def test_edits_are_asked_for_by_name_by_value_and_together():
+def test_edits_are_selected_by_name_by_value_and_in_pairs():
     assert EDITS.wanted(CATALOGUE, ["group"], "one") == [(Choice("group", 4),)]
     assert len(EDITS.wanted(CATALOGUE, ["group"], "all")) == 3
     assert EDITS.wanted(CATALOGUE, ["cosine+epochs=2"], "all") == [(Choice("cosine"), Choice("epochs", 2))]
@@ -29,7 +29,7 @@ def _bold(values, metric=UP, baseline=(0.50, 0.51, 0.49, 0.50, 0.50)):
     return "**" in EDITS.table(list(baseline), [EDITS.Row((Choice("x"),), list(values), [])], metric)[-1]
 
 
-def test_bold_is_what_beats_the_noise_in_the_metrics_direction():
+def test_only_edits_that_beat_the_noise_in_the_metrics_direction_are_bold():
     assert _bold([0.55]) and not _bold([0.55], DOWN)
     assert _bold([0.45], DOWN) and not _bold([0.45])
     assert not _bold([0.52]) and _bold([0.52] * 9)  # the baseline's spread counts even where the edit has none
@@ -37,7 +37,7 @@ def test_bold_is_what_beats_the_noise_in_the_metrics_direction():
     assert not _bold([0.55], baseline=(0.4, 0.5, 0.6))
 
 
-def test_an_edit_whose_runs_all_failed_has_a_row_that_says_so():
+def test_an_edit_whose_runs_all_failed_has_a_row_that_states_it():
     rows = [EDITS.Row((Choice("a"),), [], ["failed", "timed_out"]), EDITS.Row((Choice("b", 2),), [0.6], ["failed"])]
     lines = EDITS.table([0.5, 0.51], rows, UP)
     assert (

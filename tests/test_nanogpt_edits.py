@@ -80,9 +80,9 @@ def test_two_values_for_one_number_contradict():
         CATALOGUE.apply(BASE, [Choice("batch", 8), Choice("batch", 4)])
 
 
-def test_the_baseline_names_no_edit_it_does_not_have():
-    words = r"rope|rotary|rms|swiglu|muon|ema\b|softcap|smooth|warm|cosine|tie|bigram|alibi"
-    assert not re.search(words, BASE["train.py"], re.I)
+def test_the_baseline_contains_no_edit_yet():
+    pattern = r"rope|rotary|rms|swiglu|muon|ema\b|softcap|smooth|warm|cosine|tie|bigram|alibi"
+    assert not re.search(pattern, BASE["train.py"], re.I)
 
 
 def _trained(source, folder, monkeypatch, seconds):
@@ -108,19 +108,19 @@ def _assert_causal(logits):
         np.testing.assert_allclose(logits(tokens[:, :length]), full[:, :length], atol=2e-4)
 
 
-def test_the_baseline_trains_and_looks_only_back(tmp_path, monkeypatch):
+def test_the_baseline_trains_and_uses_no_future_token(tmp_path, monkeypatch):
     _assert_causal(_trained(BASE["train.py"], tmp_path / "base", monkeypatch, 0.5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", CATALOGUE.edits)
-def test_every_edit_trains_and_looks_only_back(key, tmp_path, monkeypatch):
+def test_every_edit_trains_and_uses_no_future_token(key, tmp_path, monkeypatch):
     _assert_causal(_trained(applied(key), tmp_path / key, monkeypatch, 0.5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(24))
-def test_edits_drawn_together_train_and_look_only_back(seed, tmp_path, monkeypatch):
+def test_edits_drawn_together_train_and_use_no_future_token(seed, tmp_path, monkeypatch):
     keys = np.random.default_rng(seed).permutation(list(CATALOGUE.edits))
     chosen = []
     for key in keys:

@@ -74,18 +74,18 @@ def peeking():
 
 def peeking_once():
     """Honest but for one place in the window."""
-    honest, seen = unigram(), peeking()
+    honest, cheating = unigram(), peeking()
 
     def logits(tokens):
         out = honest(tokens)
         if tokens.shape[1] > 41:
-            out[:, 40] = seen(tokens)[:, 40]
+            out[:, 40] = cheating(tokens)[:, 40]
         return out
 
     return logits
 
 
-def test_an_honest_model_gets_its_loss_though_it_is_audited(private, monkeypatch):
+def test_an_honest_model_passes_the_audit_with_its_loss(private, monkeypatch):
     monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
     loss = EVALUATOR.evaluate(run_of(unigram, private))
     assert 3.0 < loss < 3.4
@@ -97,7 +97,7 @@ def test_a_model_that_looks_ahead_is_caught(private, monkeypatch):
         EVALUATOR.evaluate(run_of(peeking, private))
 
 
-def test_a_model_that_looks_ahead_in_one_place_is_caught_almost_always(private, monkeypatch):
+def test_a_model_that_looks_ahead_at_one_position_is_caught_almost_always(private, monkeypatch):
     """The audit draws where it looks: 393 of 400 were caught."""
     monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
     caught = 0
@@ -109,7 +109,7 @@ def test_a_model_that_looks_ahead_in_one_place_is_caught_almost_always(private, 
     assert caught >= 16
 
 
-def test_logits_that_are_not_finite_are_the_experiments_failure(private):
+def test_infinite_logits_fail_the_experiment(private):
     def diverged():
         return lambda tokens: np.full((*tokens.shape, VOCAB), np.nan, np.float32)
 
@@ -128,7 +128,7 @@ def test_loss_is_what_torch_computes():
     np.testing.assert_allclose(nats(logits, targets).ravel(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_windows_are_disjoint_and_the_same_every_time(private):
+def test_windows_are_disjoint_and_the_same_at_every_call(private):
     one, other = EVALUATOR.windows(private, "cpu"), EVALUATOR.windows(private, "cpu")
     assert one.shape == (512, 65) and (one == other).all()
 
@@ -142,8 +142,8 @@ def test_the_second_split_shares_no_window_with_the_first(tmp_path):
 
 
 def test_training_and_validation_share_no_file_and_no_long_run_of_text(tmp_path):
-    held, rest = PREPARE._split(PREPARE._package())
-    assert not set(held) & set(rest)
+    hidden, public = PREPARE._split(PREPARE._package())
+    assert not set(hidden) & set(public)
     for name in ("public", "private"):
         (tmp_path / name).mkdir()
     PREPARE.prepare(tmp_path / "public", tmp_path / "private", "cpu")
@@ -159,6 +159,6 @@ def test_the_masked_folder_is_the_installed_package():
     assert [str(p) for p in PREPARE.sources()] == [origin.removesuffix("/__init__.py")]
 
 
-def test_a_preset_without_data_says_so(tmp_path):
+def test_a_preset_without_data_is_refused(tmp_path):
     with pytest.raises(NotImplementedError, match="'paper' of nanogpt has no data pipeline"):
         PREPARE.prepare(tmp_path, tmp_path, "paper")

@@ -29,7 +29,7 @@ def written(tmp_path):
     return write
 
 
-def test_a_trajectory_file_gives_its_rows_and_says_what_it_left_out(written):
+def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(written):
     messages = [{"role": "user", "content": "go"}]
     source = from_file(
         written(
@@ -65,7 +65,7 @@ def test_a_trajectory_file_gives_its_rows_and_says_what_it_left_out(written):
         ({"completion": IDEA, "prompt": [{"role": "user"}]}, "expected a prompt of text, or a list of messages"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number(written, line, words):
+def test_a_bad_line_is_reported_with_its_number(written, line, words):
     with pytest.raises(WarmupDataError) as caught:
         from_file(written({"completion": IDEA}, "", line), "p")
     assert "line 3: " in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
@@ -119,11 +119,11 @@ def test_the_best_ideas_of_a_run_are_distinct_by_tree_and_keep_their_thoughts(ru
     assert [text[:9] for _, text in from_run(run, "toy", "p", 2, False).rows] == ["thought 3", "thought 0"]
 
 
-def test_only_ideas_that_beat_the_baseline_if_so_asked(run):
+def test_above_baseline_selects_ideas_that_beat_the_baseline(run):
     assert len(from_run(run, "toy", "p", 9, above_baseline=True).rows) == 2
 
 
-def test_an_idea_of_a_run_stands_under_the_prompt_it_was_written_for(run):
+def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
     folder = run / "rollouts" / "000001"
     folder.mkdir(parents=True)
     groups = [{"prompt": "first group"}, {"prompt": "second group"}]
@@ -162,7 +162,7 @@ def test_the_rows_of_the_catalogue_are_answers_to_the_prompts_that_the_recipe_wi
     assert any("better" in token for token in tokenizer["model"]["vocab"]), "it has read such prompts"
 
 
-def test_numbers_of_a_model_that_do_not_fit_together_are_told_in_a_sentence(tmp_path, capsys):
+def test_model_sizes_that_contradict_each_other_are_refused_with_one_sentence(tmp_path, capsys):
     odd = "{vocab_size: 300, hidden_size: 15, num_hidden_layers: 1, num_attention_heads: 2}"
     assert main([*TOY, "--scratch_model", odd, "--out", str(tmp_path / "warm")]) == 2
     assert re.search(r"sft: scratch_model .* hidden size \(15\)", capsys.readouterr().err)
@@ -198,8 +198,8 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(warm, tmp_path, capsys
     first, again, other = weights(warm), weights(tmp_path / "again"), weights(tmp_path / "other")
     assert all(first[key].equal(again[key]) for key in first)
     assert not all(first[key].equal(other[key]) for key in first if first[key].shape == other[key].shape)
-    told = capsys.readouterr().out
-    assert f"--scratch_model null --sft_steps 0 --model_name_or_path {tmp_path}/other" in told
+    text = capsys.readouterr().out
+    assert f"--scratch_model null --sft_steps 0 --model_name_or_path {tmp_path}/other" in text
 
 
 def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_file(warm, tmp_path, written):
@@ -238,7 +238,7 @@ def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["--sft_steps", "0", "--scratch_model", "null", "--model_name_or_path", "x"], "--sft_steps 100"),
         (["--data", "x", "--from-run", "y"], "Both --data and --from-run"),
@@ -248,10 +248,10 @@ def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch
         (["--sft_step", "3"], "Did you mean 'sft_steps'?"),
     ],
 )
-def test_what_cannot_end_well_is_refused_in_a_sentence(words, told, capsys):
+def test_unusable_options_are_refused_with_one_sentence(words, text, capsys):
     assert main([*TOY, *words]) == 2
-    said = capsys.readouterr().err
-    assert told in said and said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert text in err and err.count("\n") == 1
 
 
 def test_the_command_becomes_the_accelerate_line(monkeypatch, call, tmp_path):
