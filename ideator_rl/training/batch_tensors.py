@@ -89,18 +89,18 @@ def batch_tensors(
             to_rows, from_rows = layout.local_rows(slot.slot, rank), layout.local_rows(slot.group, rank)
             tensors = _move_rows(tensors, to_rows, batches[slot.batch].tensors, from_rows, pad_token_id)
     start = rank * layout.rows_per_rank
-    kept = kept_PG.reshape(-1)[start : start + layout.rows_per_rank]
+    kept_rows = kept_PG.reshape(-1)[start : start + layout.rows_per_rank]
     # Without `tool_mask` TRL takes another branch: it is added only where it changes something.
     if not bool(kept_PG.all()):
         mask = tensors["completion_mask"]
-        tensors["tool_mask"] = tensors.get("tool_mask", torch.ones_like(mask)) * kept.to(mask.dtype).unsqueeze(1)
+        tensors["tool_mask"] = tensors.get("tool_mask", torch.ones_like(mask)) * kept_rows.to(mask.dtype).unsqueeze(1)
     return tensors
 
 
 def row_scale(kept_PG: torch.Tensor, loss_type: str) -> float:
     """The factor for a loss that divides by all rows, so that it divides by the kept ones."""
-    kept = int(kept_PG.sum())
-    return kept_PG.numel() / kept if kept and loss_type in PER_ROW_LOSSES else 1.0
+    count = int(kept_PG.sum())
+    return kept_PG.numel() / count if count and loss_type in PER_ROW_LOSSES else 1.0
 
 
 def _move_rows(

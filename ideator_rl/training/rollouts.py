@@ -117,8 +117,8 @@ class RolloutJournal:
                 f"This run was journaled by {world} processes and {self._world} want to resume it. Start it with as "
                 "many as before."
             )
-        part = self._part(index)
-        return part.is_file() and uid is not None and uid[1] == _read_facts(part)["uid"]
+        path = self._part(index)
+        return path.is_file() and uid is not None and uid[1] == _read_facts(path)["uid"]
 
     def has_batches(self) -> bool:
         """Whether there is any batch, of whatever index and number of processes."""
@@ -232,9 +232,9 @@ def _unpack(data: bytes) -> dict[str, Any] | None:
     return state
 
 
-def _read_facts(part: Path) -> dict[str, Any]:
+def _read_facts(path: Path) -> dict[str, Any]:
     """The metadata of a rank's part; its tensors are not read."""
-    with _refuse_damage(part), open(part, "rb") as file:
+    with _refuse_damage(path), open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
     return facts
