@@ -9,6 +9,8 @@ import pytest
 import yaml
 from old_runs import FIXTURE, claims, command, expected, printed, rollouts, unpack
 
+from ideator_rl.training.recipe.keys import REMOVED_KEYS
+
 RUNS = ("search", "search_killed", "train", "train_killed")
 EXPECTED = expected()
 BEST = {"search": "6.4000", "search_killed": "13.6000", "train": "25.6000", "train_killed": "25.6000"}
@@ -160,7 +162,7 @@ def test_the_export_of_an_old_run_has_the_files_the_cards_and_the_columns_that_0
         schema = parquet.read_schema(out / "dataset" / "data" / f"{name}.parquet")
         assert [[field.name, str(field.type)] for field in schema] == columns, name
     recipe = yaml.safe_load((out / "model" / "recipe.yaml").read_text())
-    assert recipe.keys() >= set(before["recipe_keys"])
+    assert recipe.keys() >= set(before["recipe_keys"]) - set(REMOVED_KEYS)
     weights = (folder / "train" / "model" / "model.safetensors").read_bytes()
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
