@@ -32,7 +32,8 @@ from ideator_rl.config.base import Count, read_config
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
-from ideator_rl.storage.journal import JOURNAL, Descent, Journal, Note, Proposal, sections
+from ideator_rl.storage.journal import Journal, Note, Proposal, sections
+from ideator_rl.storage.journal_reader import JOURNAL, Descent
 from ideator_rl.text import encodable
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.journal_reader import Descent
 
 Expansion = tuple[int, tuple[str, ...]]
 """A prompt that showed parents: its step, and the parents' experiment ids."""

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.storage.journal import Descent
-from ideator_rl.storage.journal_reader import JournalReader, Rollout
+from ideator_rl.storage.journal_reader import Descent, JournalReader, Rollout
 from ideator_rl.storage.records import Run
 
 RolloutKey = tuple[int, int, int]

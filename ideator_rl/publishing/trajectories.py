@@ -14,7 +14,7 @@ from typing import Any
 
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
 from ideator_rl.publishing.published import Published
-from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.records import Rollout, Run
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"

@@ -39,7 +39,7 @@ from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator
 from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
-from ideator_rl.storage.journal import Descent
+from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
 from ideator_rl.text import encodable, number

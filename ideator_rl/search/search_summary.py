@@ -14,7 +14,7 @@ from typing import Any
 
 from ideator_rl.experiment import NEAR_DUPLICATE, SUCCEEDED
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.storage.journal import JOURNAL
+from ideator_rl.storage.journal_reader import JOURNAL
 from ideator_rl.storage.search_journal import read_search
 
 

@@ -24,12 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.storage.journal_reader import Descent, JournalError, JournalQueries
 
-JOURNAL = "buffer.sqlite"
-"""Its file in a run's folder."""
 SCHEMA = """
 create table if not exists rollouts (
   step integer, rank integer, position integer, completion text, thought text, idea text, experiment_id text,
@@ -42,9 +40,6 @@ create table if not exists lineage (
 create table if not exists marks (step integer primary key, known integer);
 """
 
-
-Descent = tuple[str, tuple[str, ...], int]
-"""Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
 
 Note = Callable[[sqlite3.Connection, int], object]
 """Writes rows of other tables in the transaction that writes proposals; gets the position of the first proposal."""
@@ -70,11 +65,7 @@ class _Entry:
     written: asyncio.Future[None]
 
 
-class JournalError(IdeatorError):
-    """The journal cannot be opened, read or written."""
-
-
-class Journal:
+class Journal(JournalQueries):
     """The open journal of a run."""
 
     def __init__(self, path: Path):
@@ -150,14 +141,6 @@ class Journal:
             query = "select coalesce(max(position), -1) + 1 from rollouts where step=? and rank=?"
             self._proposed[step] = int(self._db.execute(query, (step, self._rank)).fetchone()[0])
         return self._proposed[step]
-
-    def proposed_experiments(self) -> set[str]:
-        """Ids of the experiments that proposals led to, without lost ones."""
-        query = f"select distinct experiment_id from rollouts where experiment_id is not null and status != '{LOST}'"
-        return {id for (id,) in self.read(query)}
-
-    def rollout_count(self) -> int:
-        return int(self.read("select count(*) from rollouts")[0][0])
 
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Rows for the other modules of this package."""
@@ -236,25 +219,6 @@ class Journal:
         with self._transaction():
             self._enter(record)
 
-    def experiments(self) -> list[Experiment]:
-        """Every record, in the order it first became known; one that was lost at first, since it no longer is."""
-        rows = self.read("select record_json from experiments order by rowid")
-        return [Experiment.from_json(text) for (text,) in rows]
-
-    def completion_of(self, experiment_id: str) -> str | None:
-        """The whole completion, with its thought, that first led to an experiment; None if none of this run did."""
-        query = "select completion from rollouts where experiment_id=? order by step, rank, position limit 1"
-        return next((text for (text,) in self.read(query, (experiment_id,))), None)
-
-    def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
-        """Step and text of every proposed idea, in order, whatever its outcome.
-
-        Args:
-            before: only of the steps before this one.
-        """
-        query = "select step, idea from rollouts where idea != '' and step < ? order by step, rank, position"
-        return self.read(query, (1 << 62 if before is None else before,))
-
     def descend(self, child: str, parents: tuple[str, ...], step: int) -> None:
         """Write that a step's prompt showed `parents`, and led to the experiment `child`."""
         self.descend_all([(child, parents, step)])
@@ -264,11 +228,6 @@ class Journal:
         rows = [(child, json.dumps(parents), step) for child, parents, step in descents]
         with self._transaction():
             self._db.executemany("insert or ignore into lineage values (?,?,?)", rows)
-
-    def lineage(self) -> list[Descent]:
-        """Every descent, in the order it was written."""
-        rows = self.read("select child, parents_json, step from lineage order by rowid")
-        return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
 
     def mark(self, step: int, count: int) -> int:
         """How many records were known when a step was first proposed, by this process or one before a crash.

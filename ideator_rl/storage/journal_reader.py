@@ -1,4 +1,4 @@
-"""A run's journal, read: by a report, after a kill, or while another process writes it.
+"""Reads a run's journal: for a report, after a kill, or while another process writes it.
 
 Guarantees: nothing is written; rows come in the order of step, rank and position, experiments and lineage in the order
 they were first entered.  A journal of an earlier version is read as far as it has the tables.
@@ -8,18 +8,29 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.experiment import RUNNING, Experiment
-from ideator_rl.storage.journal import Descent, JournalError
+from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import LOST, RUNNING, Experiment
 
+JOURNAL = "buffer.sqlite"
+"""Its file in a run's folder."""
 TIMEOUT_SECONDS = 30
 """The longest wait for another process that has locked the file."""
 LAST_STEP = 1 << 62
+
+
+Descent = tuple[str, tuple[str, ...], int]
+"""Experiment, its parents (experiments whose ideas its prompt showed), and the step it was proposed in."""
+
+
+class JournalError(IdeatorError):
+    """The journal cannot be opened, read or written."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +57,12 @@ class Rollout:
     rank: int = 0
 
 
-class JournalReader:
-    """An open journal; every method raises JournalError where the file cannot be read."""
+class JournalQueries(ABC):
+    """What can be asked of a journal, open to be written or not."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        with self._reading():
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, timeout=TIMEOUT_SECONDS)
-
-    def __enter__(self) -> JournalReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._db.close()
+    @abstractmethod
+    def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
+        """Rows, for the modules of this package."""
 
     def rollouts(self, first_step: int = 0, last_step: int = LAST_STEP, since: float | None = None) -> list[Rollout]:
         """The rows of the steps from `first_step` to `last_step`.
@@ -67,14 +70,13 @@ class JournalReader:
         Args:
             since: Unix seconds; rows that were proposed before are left out.
         """
-        with self._reading():
-            rows = self._db.execute(
-                "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, "
-                "metric, created, finished, rank from rollouts where step between ? and ? "
-                "and (? is null or created >= ?) order by step, rank, position",
-                (first_step, last_step, since, since),
-            )
-            return [Rollout(*row) for row in rows]
+        rows = self.read(
+            "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, "
+            "metric, created, finished, rank from rollouts where step between ? and ? "
+            "and (? is null or created >= ?) order by step, rank, position",
+            (first_step, last_step, since, since),
+        )
+        return [Rollout(*row) for row in rows]
 
     def running(self, first_step: int, last_step: int, since: float) -> int:
         """How many rows of these steps have no outcome yet."""
@@ -85,24 +87,72 @@ class JournalReader:
         """The last step that was proposed; −1 for none."""
         return int(self.read("select coalesce(max(step), -1) from rollouts")[0][0])
 
+    def rollout_count(self) -> int:
+        return int(self.read("select count(*) from rollouts")[0][0])
+
+    def proposed_experiments(self) -> set[str]:
+        """Ids of the experiments that proposals led to, without lost ones."""
+        query = f"select distinct experiment_id from rollouts where experiment_id is not null and status != '{LOST}'"
+        return {id for (id,) in self.read(query)}
+
+    def ideas(self, before: int | None = None) -> list[tuple[int, str]]:
+        """Step and text of every proposed idea, in order, whatever its outcome.
+
+        Args:
+            before: only of the steps before this one.
+        """
+        query = "select step, idea from rollouts where idea != '' and step < ? order by step, rank, position"
+        return self.read(query, (LAST_STEP if before is None else before,))
+
+    def completion_of(self, experiment_id: str) -> str | None:
+        """The whole completion, with its thought, that first led to an experiment; None if none of this run did."""
+        query = "select completion from rollouts where experiment_id=? order by step, rank, position limit 1"
+        return next((text for (text,) in self.read(query, (experiment_id,))), None)
+
     def experiments(self) -> list[Experiment]:
-        with self._reading():
-            rows = self._db.execute("select record_json from experiments order by rowid")
+        """Every record, in the order it first became known; one that was lost at first, since it no longer is.
+
+        Raises:
+            JournalError: a record is damaged.
+        """
+        rows = self.read("select record_json from experiments order by rowid")
+        try:
             return [Experiment.from_json(text) for (text,) in rows]
+        except (ValueError, TypeError) as error:
+            raise JournalError(
+                f"A record in the run's journal cannot be read: {error}. The records are in the run's bucket too."
+            ) from error
 
     def lineage(self) -> list[Descent]:
-        """Every descent; none in a journal from before prompts showed past ideas."""
+        """Every descent, in the order written; none in a journal from before prompts showed past ideas."""
         if not self.has_table("lineage"):
             return []
-        with self._reading():
-            rows = self._db.execute("select child, parents_json, step from lineage order by rowid")
-            return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
+        rows = self.read("select child, parents_json, step from lineage order by rowid")
+        return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
 
     def has_table(self, name: str) -> bool:
         return bool(self.read("select 1 from sqlite_master where name=?", (name,)))
 
+
+class JournalReader(JournalQueries):
+    """A journal opened to be read only.
+
+    Raises:
+        JournalError: here and in `read`: the file is no journal, or cannot be read.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with self._reading():
+            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_SECONDS)
+
+    def __enter__(self) -> JournalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        """Rows for the other modules of this package."""
         with self._reading():
             return self._db.execute(query, values).fetchall()
 
@@ -110,7 +160,7 @@ class JournalReader:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except sqlite3.Error as error:
             raise JournalError(
                 f"The journal {self.path} cannot be read: {error}. Expected one that a run wrote; the records are in "
                 "the run's bucket too."

@@ -16,8 +16,7 @@ import yaml
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
-from ideator_rl.storage.journal import JOURNAL, Descent, JournalError
-from ideator_rl.storage.journal_reader import JournalReader, Rollout
+from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
 
 if TYPE_CHECKING:
     from pandas import DataFrame

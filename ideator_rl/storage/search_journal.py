@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
-from ideator_rl.storage.journal import Descent, Journal, Note
-from ideator_rl.storage.journal_reader import JournalReader
+from ideator_rl.storage.journal import Journal, Note
+from ideator_rl.storage.journal_reader import Descent, JournalReader
 
 SCHEMA = (
     "create table if not exists asks (number integer primary key, step integer, kind text, wanted integer, "
