@@ -105,7 +105,7 @@ def _run(method: Method, recipe_keys: dict[str, Any], landscape_seed: int, budge
 
 
 def _train(run: Path, keys: dict[str, Any], budget: int) -> None:
-    from ideator_rl.publishing.card import model_card
+    from ideator_rl.publishing.cards import model_card
     from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 

@@ -131,7 +131,7 @@ def searched(keys: dict[str, Any], model: str, resume: bool) -> None:
 
 
 def trained(keys: dict[str, Any], model: str, resume: bool) -> None:
-    from ideator_rl.publishing.card import model_card
+    from ideator_rl.publishing.cards import model_card
     from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.run import train
 

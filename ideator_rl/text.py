@@ -1,4 +1,4 @@
-"""Texts and numbers for people: untrusted text made harmless, secrets hidden, numbers written in one way.
+"""Texts and numbers for people: untrusted text made harmless, numbers written in one way.
 
 Ideas, patches and logs are written by models and their programs.  `visible` guarantees that nothing in such a text
 acts on a terminal or on a page: control and bidirectional characters show as their code point, colour codes are
@@ -10,13 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import Any
 
-HIDDEN = "(hidden)"
-"""Replaces a secret."""
-SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
-"""Names of settings and environment variables that hold a secret."""
-_LOGIN = re.compile(r"//[^/@\s]*@")
 _COLOUR_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _ACTING_CHARACTER = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
@@ -44,23 +38,6 @@ def shorten(text: str, length: int) -> str:
     """The text on one line, cut to `length` characters with an ellipsis."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def without_login(text: str) -> str:
-    """The text without users and passwords in URLs."""
-    return _LOGIN.sub("//", text)
-
-
-def without_secrets(value: Any) -> Any:
-    """Settings of any depth, without the values of secret keys (`SECRET_KEY`) and without logins in URLs."""
-    if isinstance(value, dict):
-        return {
-            key: HIDDEN if inner and SECRET_KEY.search(str(key)) else without_secrets(inner)
-            for key, inner in value.items()
-        }
-    if isinstance(value, list):
-        return [without_secrets(inner) for inner in value]
-    return without_login(value) if isinstance(value, str) else value
 
 
 def number(value: float | None) -> str:

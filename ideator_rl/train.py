@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         recipe = load_recipe(args.config, overrides)
         check_names(recipe)
         check_installed(recipe)
-        from ideator_rl.publishing.card import model_card
+        from ideator_rl.publishing.cards import model_card
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir

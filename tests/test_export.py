@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
-from ideator_rl.publishing.merged import newest
-from ideator_rl.publishing.servable import make_servable
+from ideator_rl.publishing.weights import make_loadable, newest_weights
 from ideator_rl.storage.records import read_run
 from ideator_rl.training.models import ModelError, save_weights
 
@@ -121,16 +120,16 @@ def test_a_checkpoint_of_whole_weights_needs_no_base(copy, tmp_path):
 
 
 def test_a_broken_checkpoint_is_passed_over_and_left_alone(run, out):
-    assert (run / "checkpoint-3").is_dir() and newest(run, 3).step == 2
+    assert (run / "checkpoint-3").is_dir() and newest_weights(run, 3).step == 2
 
 
 def test_a_run_that_went_on_after_its_end_gives_its_newest_checkpoint(copy):
     finish(copy)
     (copy / "checkpoint-3" / "optimizer.pt").write_bytes((copy / "checkpoint-2" / "optimizer.pt").read_bytes())
-    assert newest(copy, 3).step is None, "three steps were asked for and taken"
-    assert newest(copy, 9).step is None, "saved after the last checkpoint: it ended early, at a cap"
+    assert newest_weights(copy, 3).step is None, "three steps were asked for and taken"
+    assert newest_weights(copy, 9).step is None, "saved after the last checkpoint: it ended early, at a cap"
     (copy / "checkpoint-3" / "trainer_state.json").write_text("{} ")
-    assert newest(copy, 3).step is None and newest(copy, 9).step == 3
+    assert newest_weights(copy, 3).step is None and newest_weights(copy, 9).step == 3
 
 
 def test_a_base_that_is_gone_is_told(copy, tmp_path):
@@ -146,7 +145,7 @@ def test_weights_in_pieces_are_told(copy):
     (copy / "checkpoint-2" / "global_step2").mkdir()
     (copy / "checkpoint-2" / "global_step2" / "rank_0_optim_states.pt").write_bytes(b"")
     with pytest.raises(ModelError, match=r"in pieces of several processes.*zero_to_fp32"):
-        newest(copy, 3)
+        newest_weights(copy, 3)
 
 
 def test_the_dataset_loads_and_equals_the_journal(run, out, tmp_path):
@@ -297,7 +296,7 @@ def test_older_readers_find_what_they_look_for(out, tmp_path):
     (tmp_path / "m" / "config.json").write_text(
         json.dumps({**config, "rope_parameters": {**scaled, "rope_theta": 10.0}})
     )
-    make_servable(tmp_path / "m")
+    make_loadable(tmp_path / "m")
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     assert config["rope_theta"] == 10.0 and config["rope_scaling"] == scaled
 
@@ -318,7 +317,7 @@ def test_what_cannot_be_served_is_not_exported(out, tmp_path, damage):
     shutil.copytree(out / "model", tmp_path / "m")
     damage(tmp_path / "m")
     with pytest.raises(ModelError, match="cannot be served"):
-        make_servable(tmp_path / "m")
+        make_loadable(tmp_path / "m")
 
 
 def test_a_folder_that_is_taken_is_refused_and_kept(call, run, tmp_path):
@@ -348,7 +347,7 @@ def test_a_run_before_its_first_checkpoint_is_told(copy):
     for path in copy.glob("checkpoint-*"):
         shutil.rmtree(path)
     with pytest.raises(IdeatorError, match="neither a trained model nor a whole checkpoint"):
-        newest(copy, 3)
+        newest_weights(copy, 3)
 
 
 @pytest.mark.parametrize("name, base", [
@@ -356,7 +355,7 @@ def test_a_run_before_its_first_checkpoint_is_told(copy):
     ("package:some/x.gguf", None), ("tests", None), ("runs/first/model", None),
 ])  # fmt: skip
 def test_a_base_model_is_named_in_the_metadata_only_if_it_is_on_the_hub(copy, name, base):
-    from ideator_rl.publishing.card import model_card
+    from ideator_rl.publishing.cards import model_card
 
     rewrite(copy, scratch_model=None, model_name_or_path=name)
     text = model_card(recipe_of(read_run(copy)))

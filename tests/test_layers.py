@@ -10,7 +10,19 @@ ROOT = Path(__file__).parent.parent
 CORE = ROOT / "ideator_rl"
 
 LAYERS = [
-    {"_imports", "errors", "ideas", "experiment", "registry", "config", "files", "text", "progress", "patch"},
+    {
+        "_imports",
+        "errors",
+        "ideas",
+        "experiment",
+        "registry",
+        "config",
+        "files",
+        "text",
+        "redaction",
+        "progress",
+        "patch",
+    },
     {"environments", "storage", "llm", "reward"},
     {"executor", "implementers", "sandbox", "scoring"},
     {"reward_buffer", "evaluation"},

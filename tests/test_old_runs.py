@@ -147,6 +147,10 @@ def front_matter(card):
     return yaml.safe_load(card.read_text().split("---\n")[1])
 
 
+def headings(card):
+    return [line for line in card.read_text().splitlines() if line.startswith("#")]
+
+
 def test_the_export_of_an_old_run_has_the_files_the_cards_and_the_columns_that_0_1_0_exported(tmp_path):
     from pyarrow import parquet
 
@@ -158,6 +162,8 @@ def test_the_export_of_an_old_run_has_the_files_the_cards_and_the_columns_that_0
     assert facts.keys() >= set(before["printed_keys"]) and facts["rows"] == before["rows"]
     assert front_matter(out / "model" / "README.md") == before["model_card"]
     assert front_matter(out / "dataset" / "README.md") == before["dataset_card"]
+    for card in ("model", "dataset"):
+        assert headings(out / card / "README.md") == before[f"{card}_card_headings"]
     for name, columns in before["columns"].items():
         schema = parquet.read_schema(out / "dataset" / "data" / f"{name}.parquet")
         assert [[field.name, str(field.type)] for field in schema] == columns, name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 
 from ideator_rl.cli.output import print_json, print_progress, print_text
@@ -23,14 +24,14 @@ def main(args: argparse.Namespace) -> int:
         from ideator_rl.publishing.export import Options, export_to_folder, export_to_hub
 
     run = Path(args.run)
-    options = Options(args.dtype, args.license, dataset=args.dataset_repo, tell=print_progress)
+    options = Options(args.dtype, args.license, dataset=args.dataset_repo, report=print_progress)
     with redirect_stdout(sys.stderr):
         if args.push_to_hub:
             exported = export_to_hub(run, args.push_to_hub, args.dataset_repo, args.private, options)
         else:
             exported = export_to_folder(run, Path(args.out), options)
     if args.json:
-        print_json(exported.facts())
+        print_json(asdict(exported))
         return 0
     print_text(f"model:   {exported.model} ({exported.weights})")
     print_text(f"dataset: {exported.dataset} ({', '.join(f'{count} {name}' for name, count in exported.rows.items())})")

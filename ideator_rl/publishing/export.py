@@ -3,28 +3,26 @@
     OUT/model/     weights, config, tokenizer, generation config, README.md, recipe.yaml, charts
     OUT/dataset/   README.md, data/trajectories.parquet, data/experiments.parquet
 
-Guarantees: OUT appears whole or not at all, and nothing is overwritten; what is pushed to the hub is the same folders.
-Works on a finished run and on one that was interrupted after a checkpoint.  Nothing is trained or run.
+Contract:
+- OUT appears complete or not at all, and nothing is overwritten.  A push sends the same folders to the Hub.
+- A finished run can be exported, and one that was interrupted after a checkpoint.  Nothing is trained or run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
-from ideator_rl.publishing import card_story, hub
-from ideator_rl.publishing.card import Story, model_card
-from ideator_rl.publishing.card_drawings import drawings
-from ideator_rl.publishing.dataset_card import dataset_card
-from ideator_rl.publishing.merged import Source, hashes, newest, write_model
-from ideator_rl.publishing.published import of_recipe
+from ideator_rl.publishing import hub
+from ideator_rl.publishing.cards import ExportedModel, dataset_card, model_card, public_recipe
+from ideator_rl.publishing.charts import charts_of_run
 from ideator_rl.publishing.trajectories import write_trajectories
+from ideator_rl.publishing.weights import newest_weights, weight_hashes, write_model
+from ideator_rl.redaction import Redactor
 from ideator_rl.storage.records import Run, read_run
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.libraries import prepare_libraries
@@ -34,7 +32,7 @@ DTYPES = ("float32", "bfloat16")
 
 
 class ExportError(IdeatorError):
-    """The run cannot be exported as asked."""
+    """The run cannot be exported with these options."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,18 @@ class Options:
     dtype: str | None = None
     """One of DTYPES; None for the one it was trained in."""
     license: str | None = None
-    """Identifier on the hub, of model and dataset; None where nobody has said."""
+    """Identifier on the Hub, of model and dataset; None if none was stated."""
     model: str | None = None
-    """Name of the model on the hub, for the dataset's card."""
+    """Name of the model on the Hub, for the dataset's card."""
     dataset: str | None = None
-    """Name of the dataset on the hub, for the model's card."""
-    tell: Callable[[str], None] = lambda _: None
+    """Name of the dataset on the Hub, for the model's card."""
+    report: Callable[[str], None] = lambda _: None
     """Called with a line of progress: a large model takes minutes."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What came of an export, for a program to read."""
+    """The result of an export, as `--json` prints it."""
 
     model: str
     """Folder or URL."""
@@ -61,104 +59,88 @@ class Exported:
     weights: str
     """Where the weights were taken from."""
     sha256: dict[str, str]
+    """By file of weights."""
     rows: dict[str, int]
-
-    def facts(self) -> dict[str, Any]:
-        return asdict(self)
+    """By table."""
 
 
 def export_to_folder(run: Path, out: Path, options: Options) -> Exported:
     """Write the export to a new folder.
 
     Raises:
-        IdeatorError: no run or no weights there, or `out` is taken.
+        IdeatorError: there is no run or it has no weights, or `out` is not empty.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ExportError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
     with atomic_folder(out.absolute()) as scratch:
-        made = _write(run, scratch, options)
-    return replace(made, model=str(out / "model"), dataset=str(out / "dataset"))
+        exported = _write(run, scratch, options)
+    return replace(exported, model=str(out / "model"), dataset=str(out / "dataset"))
 
 
 def export_to_hub(run: Path, model: str, dataset: str | None, private: bool, options: Options) -> Exported:
     """Write the export to a scratch folder inside the run's, and push it.
 
     Args:
-        dataset: name of its repo; None for the model's with "-trajectories".
+        dataset: name of its repository; None for the model's with "-trajectories".
 
     Raises:
-        IdeatorError: as `export_to_folder`; or the hub refuses, before the export is written where that can be known.
+        IdeatorError: as `export_to_folder`; or the Hub refuses, if possible before the export is written.
     """
     read_run(run)
     names = hub.full_names(model, dataset)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as scratch:
         folder = Path(scratch)
-        made = _write(run, folder, replace(options, model=names.model, dataset=names.dataset))
-        options.tell(f"sending {names.dataset} and {names.model}")
-        urls = hub.push(names, folder / "model", folder / "dataset", private)
-    return replace(made, model=urls[0], dataset=urls[1])
+        exported = _write(run, folder, replace(options, model=names.model, dataset=names.dataset))
+        options.report(f"sending {names.dataset} and {names.model}")
+        model_url, dataset_url = hub.push(names, folder / "model", folder / "dataset", private)
+    return replace(exported, model=model_url, dataset=dataset_url)
 
 
 def recipe_of(run: Run) -> Recipe:
-    """The recipe that a run saved.  Not checked again: it ran, perhaps on more processes than export has.
+    """The recipe that a run saved.  Batches are not checked again: the run may have had more processes.
 
     Raises:
         ExportError: there is none.
     """
-    raw = run.recipe
-    if not raw.get("env") or not raw.get("output_dir"):
+    if not run.recipe.get("env") or not run.recipe.get("output_dir"):
         raise ExportError(
             f"{run.folder} holds no {MARK} of a training run, so there is no model to export. Expected the folder that "
             "a training recipe names as output_dir."
         )
-    return parse_stored_recipe(raw, f"The recipe of {run.folder} has")
+    return parse_stored_recipe(run.recipe, f"The recipe of {run.folder} has")
 
 
 def _write(folder: Path, out: Path, options: Options) -> Exported:
-    """Both folders under `out`."""
+    """Write both folders under `out`."""
     prepare_libraries(None)
-    run = read_run(folder)
-    recipe = recipe_of(run)
-    source = newest(folder, recipe.grpo.get("max_steps", -1))
-    published = of_recipe(recipe)
-    options.tell(f"writing the weights of {source.words}")
-    write_model(source, folder, recipe, out / "model", options.dtype)
-    _write_card(run, recipe, source, out / "model", options)
-    rows = write_trajectories(run, out / "dataset", published)
-    text = dataset_card(run, recipe, published, options.model, options.license)
-    (out / "dataset" / "README.md").write_text(text, encoding="utf-8")
-    return Exported(str(out / "model"), str(out / "dataset"), source.words, hashes(out / "model"), rows)
-
-
-def _write_card(run: Run, recipe: Recipe, source: Source, model: Path, options: Options) -> None:
-    published = of_recipe(recipe)
-    charts = drawings(run)
-    for name, (svg, _) in charts.items():
-        (model / name).write_text(svg, encoding="utf-8")
-    (model / MARK).write_text(published.recipe(recipe), encoding="utf-8")
-    digest = hashlib.sha256((run.folder / MARK).read_bytes()).hexdigest()
-    weights = source.words + (f", written as {options.dtype}" if options.dtype else "")
-    text = "".join(
-        (
-            card_story.how_to_ask(recipe, _has_chat(model), published),
-            card_story.results(run, [(name, caption) for name, (_, caption) in charts.items()], published),
-            card_story.diversity(run),
-            card_story.cost(run),
-            card_story.provenance(run, hashes(model), weights, digest),
-            card_story.limits(run, recipe, published),
-        )
-    )
-    index = card_story.model_index(run, (options.model or "ideator").rpartition("/")[2])
-    head = {
-        "pipeline_tag": "text-generation",
-        **({"license": options.license} if options.license else {}),
-        **({"datasets": [options.dataset]} if options.dataset else {}),
-        **({"model-index": index} if index else {}),
-    }
-    (model / "README.md").write_text(model_card(recipe, Story(text, head)), encoding="utf-8")
-
-
-def _has_chat(model: Path) -> bool:
     from transformers import AutoTokenizer
 
-    return bool(AutoTokenizer.from_pretrained(model).chat_template)
+    run = read_run(folder)
+    recipe = recipe_of(run)
+    redactor = Redactor(recipe.ours.as_mapping())
+    model, dataset = out / "model", out / "dataset"
+
+    # The model first: its card states the hashes of the files that were written.
+    source = newest_weights(folder, recipe.grpo.get("max_steps", -1))
+    options.report(f"writing the weights of {source.description}")
+    write_model(source, folder, recipe, model, options.dtype)
+    charts = charts_of_run(run)
+    for chart in charts:
+        (model / chart.file).write_text(chart.svg, encoding="utf-8")
+    (model / MARK).write_text(public_recipe(recipe, redactor), encoding="utf-8")
+    hashes = weight_hashes(model)
+    facts = ExportedModel(
+        run=run,
+        weights=source.description + (f", written as {options.dtype}" if options.dtype else ""),
+        sha256=hashes,
+        has_chat_template=bool(AutoTokenizer.from_pretrained(model).chat_template),
+        charts={chart.file: chart.caption for chart in charts},
+        license=options.license,
+        model=options.model or "ideator",
+        dataset=options.dataset,
+    )
+    (model / "README.md").write_text(model_card(recipe, facts), encoding="utf-8")
+
+    rows = write_trajectories(run, dataset, redactor)
+    (dataset / "README.md").write_text(dataset_card(run, recipe, options.model, options.license), encoding="utf-8")
+    return Exported(str(model), str(dataset), source.description, hashes, rows)

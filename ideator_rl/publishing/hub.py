@@ -1,8 +1,10 @@
-"""Publishing on the Hugging Face hub (or a server that speaks like it: HF_ENDPOINT), by huggingface_hub's public API.
+"""Pushing to the Hugging Face Hub (or a server with its protocol: HF_ENDPOINT), by huggingface_hub's public API.
 
-The token is found by huggingface_hub itself (HF_TOKEN, `hf auth login`); it is never taken from a command line, and no
-message holds it.  Every failure is one sentence with what to do; pushing again is safe: repos are made if they are
-not there, equal files are not sent again, weights of an earlier export are replaced.
+Contract:
+- huggingface_hub finds the token itself (HF_TOKEN, `hf auth login`).  It is never read from a command line, and no
+  message contains it.
+- Every failure is one sentence with the next step.
+- Pushing again is safe: existing repositories are used, equal files are not sent again, old weights are replaced.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.publishing.published import Published
+from ideator_rl.redaction import Redactor
 from ideator_rl.text import visible
 
 SUFFIX = "-trajectories"
@@ -21,25 +23,27 @@ STALE = {
     "model": ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
     "dataset": ["data/*.parquet"],
 }
-"""Files of an earlier export, which would be read beside the new ones."""
+"""Files of an earlier export, which a reader would load together with the new ones."""
+NO_TOKEN = "there is no Hugging Face token. Log in with `hf auth login`, or set HF_TOKEN"
 CURES = {
     401: "the hub does not accept the token. Log in with `hf auth login`, or set HF_TOKEN to a valid one",
     402: "the hub asks for payment first. Look at the account's billing page",
     403: "the token may not write there. Use one with write access to that namespace, or name a repo of your own",
     404: "the hub does not find it. Check the name, and that the token may see and write it",
-    409: "somebody else is changing it. Repeat the same line",
+    409: "another client is changing it. Repeat the same line",
     413: "a file is too large for this server",
     429: "the hub wants fewer requests. Wait some minutes, then repeat the same line",
 }
+"""By HTTP status."""
 
 
 class HubError(IdeatorError):
-    """The hub cannot be used as asked."""
+    """The Hub refuses a request or cannot be reached."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Full names of the two repos."""
+    """Full names of the two repositories."""
 
     model: str
     dataset: str
@@ -49,7 +53,7 @@ def full_names(model: str, dataset: str | None) -> Names:
     """Check the names and the token, and put the user's namespace before names that have none.
 
     Raises:
-        HubError: a name is not valid, there is no token, or the hub does not accept it or cannot be reached.
+        HubError: a name is not valid, there is no token, or the Hub does not accept it or cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HFValidationError
@@ -66,37 +70,36 @@ def full_names(model: str, dataset: str | None) -> Names:
             ) from None
     if names[0] == names[1]:
         raise HubError(f"Model and dataset cannot both be {model}: their pages link to each other. Name another one.")
-    with _told("The hub was asked who you are"):
+    with _one_sentence("The user's name cannot be read from the hub"):
         if get_token() is None:
-            raise HubError("There is no Hugging Face token. Log in with `hf auth login`, or set HF_TOKEN.")
+            raise HubError(f"{NO_TOKEN[0].upper()}{NO_TOKEN[1:]}.")
         user = HfApi().whoami()["name"]
-    full = [name if "/" in name else f"{user}/{name}" for name in names]
-    return Names(*full)
+    return Names(*(name if "/" in name else f"{user}/{name}" for name in names))
 
 
 def push(names: Names, model: Path, dataset: Path, private: bool) -> tuple[str, str]:
-    """Make both repos and send the folders, the dataset first: the model's card links to it.
+    """Create both repositories and send the folders, the dataset first: the model's card links to it.
 
     Returns:
         URLs of the model and of the dataset.
 
     Raises:
-        HubError: says which of the two is already there.
+        HubError: states which of the two is already published.
     """
-    done = "Nothing of the model was sent yet; the same line goes on safely."
-    where = _send(names.dataset, "dataset", dataset, private, done)
-    done = f"The dataset is published already ({where}); the same line goes on safely."
-    return _send(names.model, "model", model, private, done), where
+    progress = "Nothing of the model was sent yet; the same line goes on safely."
+    dataset_url = _send(names.dataset, "dataset", dataset, private, progress)
+    progress = f"The dataset is published already ({dataset_url}); the same line goes on safely."
+    return _send(names.model, "model", model, private, progress), dataset_url
 
 
-def _send(name: str, kind: str, folder: Path, private: bool, done: str) -> str:
+def _send(name: str, kind: str, folder: Path, private: bool, progress: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _told(f"The {kind} {name} could not be made", done):
-        # None leaves it to the owner's default
+    with _one_sentence(f"The {kind} {name} could not be created", progress):
+        # private=None leaves it to the default of the owner.
         url = api.create_repo(name, repo_type=kind, private=True if private else None, exist_ok=True)
-    with _told(f"The {kind} {name} could not be sent", done):
+    with _one_sentence(f"The {kind} {name} could not be sent", progress):
         api.upload_folder(
             repo_id=name,
             repo_type=kind,
@@ -108,42 +111,45 @@ def _send(name: str, kind: str, folder: Path, private: bool, done: str) -> str:
 
 
 @contextmanager
-def _told(what: str, done: str = "") -> Iterator[None]:
-    """Any failure as one sentence.  Which classes fail is the libraries' matter: HTTP, sockets, threads, Rust."""
+def _one_sentence(failure: str, progress: str = "") -> Iterator[None]:
+    """Raise any failure as a HubError of one sentence.
+
+    Every exception is caught: which classes a client raises (HTTP, sockets, threads, Rust) differs by its version.
+    """
     try:
         yield
     except HubError:
         raise
     except Exception as error:
-        words = f"{what}: {_why(error)}. {done}"
-        raise HubError(visible(Published().text(words)).strip()) from None
+        message = f"{failure}: {_reason(error)}. {progress}".strip()
+        raise HubError(visible(Redactor().text(message))) from None
 
 
-def _why(error: BaseException) -> str:
-    """What went wrong, from the error or from what caused it."""
+def _reason(error: BaseException) -> str:
+    """The first known reason among the error and its causes."""
     from huggingface_hub.errors import LocalTokenNotFoundError, OfflineModeIsEnabled
 
-    chain: list[BaseException] = [error]
-    while (inner := chain[-1].__cause__) is not None:
-        chain.append(inner)
-    for one in chain:
-        response = getattr(one, "response", None)
-        if isinstance(one, OfflineModeIsEnabled):
+    cause: BaseException | None = error
+    while cause is not None:
+        response = getattr(cause, "response", None)
+        if isinstance(cause, OfflineModeIsEnabled):
             return "huggingface_hub is offline. Unset HF_HUB_OFFLINE"
-        if isinstance(one, LocalTokenNotFoundError):
-            return "there is no Hugging Face token. Log in with `hf auth login`, or set HF_TOKEN"
+        if isinstance(cause, LocalTokenNotFoundError):
+            return NO_TOKEN
         if response is not None:
-            return _answered(response.status_code, getattr(one, "server_message", None))
-        if "Connect" in type(one).__name__ or "Timeout" in type(one).__name__:
+            return _refusal(response.status_code, getattr(cause, "server_message", None))
+        # By name, because requests, httpx and urllib3 have classes of their own for it.
+        if "Connect" in type(cause).__name__ or "Timeout" in type(cause).__name__:
             return "the hub cannot be reached. Check the network (and HF_ENDPOINT, if it is set), then repeat"
+        cause = cause.__cause__
     return f"{type(error).__name__}: {_line(str(error))}. Repeat the same line"
 
 
-def _answered(status: int, said: str | None) -> str:
-    more = f" (it says: {_line(said)})" if said else ""
+def _refusal(status: int, server_message: str | None) -> str:
+    detail = f" (its message: {_line(server_message)})" if server_message else ""
     if status >= 500:
-        return f"the hub answers {status}{more}. Repeat the same line later"
-    return f"{CURES.get(status, 'the hub refuses. Look at what it says')} ({status}){more}"
+        return f"the hub answers {status}{detail}. Repeat the same line later"
+    return f"{CURES.get(status, 'the hub refuses the request. Read its message')} ({status}){detail}"
 
 
 def _line(text: str) -> str:

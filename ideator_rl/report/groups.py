@@ -13,7 +13,6 @@ from typing import Any
 from ideator_rl.report.progress import Curve
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run
-from ideator_rl.text import without_secrets
 
 PLACE_KEYS = frozenset((
     "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",
@@ -67,7 +66,7 @@ def groups(sections: Sequence[Section]) -> list[Group]:
 
 def different_keys(groups: Sequence[Group]) -> dict[str, list[str]]:
     """Keys of the recipes that are not the same in all groups, each with its value by group."""
-    recipes = [without_secrets(group.members[0].run.recipe) for group in groups]
+    recipes = [group.members[0].public_recipe for group in groups]
     keys = list(dict.fromkeys(key for recipe in recipes for key in recipe if key not in PLACE_KEYS))
     values_by_key = {key: [str(recipe.get(key, "–")) for recipe in recipes] for key in keys}
     return {key: values for key, values in values_by_key.items() if len(set(values)) > 1}

@@ -6,13 +6,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import mean, stdev
+from typing import Any
 
 import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
+from ideator_rl.redaction import Redactor
 from ideator_rl.report.charts import Baseline
 from ideator_rl.storage.records import Rollout, Run, Step
-from ideator_rl.text import without_secrets
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,15 @@ class Section:
         recipe = self.run.recipe
         return sorted(used) or ([f"{recipe['env']}, preset {recipe.get('preset', '-')}"] if recipe.get("env") else [])
 
+    @cached_property
+    def public_recipe(self) -> dict[str, Any]:
+        """The recipe without what looks like a secret."""
+        return Redactor(self.run.recipe).settings(self.run.recipe, shorten_paths=False)
+
     @property
     def recipe(self) -> str:
-        """The whole recipe as YAML, without what looks like a secret."""
-        public = without_secrets(self.run.recipe)
-        return yaml.safe_dump(public, sort_keys=False, allow_unicode=True) if public else ""
+        """The whole public recipe as YAML."""
+        return yaml.safe_dump(self.public_recipe, sort_keys=False, allow_unicode=True) if self.public_recipe else ""
 
 
 def section(name: str, run: Run) -> Section:

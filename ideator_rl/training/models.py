@@ -6,12 +6,14 @@ whole or not at all, so a kill leaves no unfinished model behind.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.files import atomic_folder, exclusive
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_weights
 
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
 PIECES = r" ?\[[^\[\]\n]*\]| ?-?\d[\d.e-]*(?<=[\de])|\n|[.](?!\w)|(?:[^\[\]\n.0-9]|(?<=\w)[0-9]|[.](?=\w))+|."
 """The longest tokens of a model from scratch: a section mark, a number, a line end, a phrase within a sentence."""
@@ -38,6 +40,13 @@ def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list
         return str(home)
     assert name is not None
     return str(from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
+
+
+def hub_name(name: str | None) -> str | None:
+    """The name of a base model on the Hugging Face Hub; None for a folder, a package's file, or one from scratch."""
+    if name is None or name.startswith((PACKAGE, ".")) or not _HUB_NAME.fullmatch(name) or Path(name).exists():
+        return None
+    return name
 
 
 def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed: int) -> None:

@@ -1,0 +1,68 @@
+"""Removes secrets from texts and settings that strangers may read: exports, cards and reports.
+
+Removed: users and passwords in URLs, values of environment variables whose names look secret, tokens of well-known
+forms, and settings whose keys look secret.  Not recognised: a secret that looks like ordinary words.  A person should
+read what is published.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ideator_rl.text import encodable
+
+HIDDEN = "(hidden)"
+"""Replaces a secret."""
+MIN_SECRET_LENGTH = 8
+"""Characters; a shorter value of an environment variable is taken for an ordinary word."""
+_SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16})"
+)
+_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
+_URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class Redactor:
+    """Removes secrets, those of the environment variables at the time of its construction included."""
+
+    def __init__(self, recipe: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ):
+        """
+        Args:
+            recipe: a recipe whose coder may name the environment variable of its key.
+        """
+        coder = (recipe or {}).get("coder")
+        coder_key = coder.get("api_key_env") if isinstance(coder, dict) else None
+        values = {value for name, value in environ.items() if _SECRET_KEY.search(name) or name == coder_key}
+        # Longest first: one secret may be the beginning of another.
+        secrets = sorted((value for value in values if len(value) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+        self._secrets = re.compile("|".join(map(re.escape, secrets))) if secrets else None
+
+    def text(self, text: str) -> str:
+        """The text without secrets, and without halves of surrogate pairs, which a model may have written."""
+        text = encodable(text)
+        if self._secrets is not None:
+            text = self._secrets.sub(HIDDEN, text)
+        return _TOKEN.sub(HIDDEN, _LOGIN.sub(r"\1", text))
+
+    def settings(self, value: Any, shorten_paths: bool = True) -> Any:
+        """Settings of any depth without secrets and without the queries of URLs.
+
+        Args:
+            shorten_paths: reduce absolute paths to their last part, because they describe a machine.
+        """
+        if isinstance(value, dict):
+            return {
+                key: HIDDEN if inner and _SECRET_KEY.search(str(key)) else self.settings(inner, shorten_paths)
+                for key, inner in value.items()
+            }
+        if isinstance(value, list):
+            return [self.settings(inner, shorten_paths) for inner in value]
+        if not isinstance(value, str):
+            return value
+        if shorten_paths and value.startswith(("/", "~", "file:")):
+            return "…/" + self.text(value.rstrip("/").rpartition("/")[2])
+        return self.text(re.split(r"[?#]", value, maxsplit=1)[0] if _URL.match(value) else value)
