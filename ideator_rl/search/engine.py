@@ -208,9 +208,11 @@ class SearchEngine:
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
             return StopReason(spent.key, str(spent))
         if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
-            return StopReason("max_experiments", f"{len(self.codebases)} experiments were run, the limit")
+            return StopReason(
+                "max_experiments", f"{len(self.codebases)} experiments were run, the most that the recipe allows"
+            )
         if config.max_ideas is not None and self.ideas >= config.max_ideas:
-            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, the limit")
+            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, the most that the recipe allows")
         if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._epoch_is_full:
             return StopReason("max_epochs", f"{self.epoch + 1} epochs have ended")
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
