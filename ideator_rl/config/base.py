@@ -149,11 +149,10 @@ def expected(annotation: Any, metadata: tuple[Any, ...] = ()) -> str:
     if origin in (Union, types.UnionType):
         texts = list(dict.fromkeys(expected(member, metadata) for member in get_args(annotation)))
         # Where any number is taken, "a whole number" adds nothing.
-        return " or ".join(
-            text for text in texts if text.replace(PLAIN[int], PLAIN[float]) not in texts[texts.index(text) + 1 :]
-        )
+        covered = {text for text in texts if text.startswith(PLAIN[int]) and text.replace("whole ", "") in texts}
+        return " or ".join(text for text in texts if text not in covered)
     base = origin or annotation
-    if base in (int, float) and type(None) is not base:
+    if base in (int, float):
         return PLAIN[base] + _range(metadata)
     return PLAIN.get(base, "a mapping" if config_fields(base) else getattr(base, "__name__", str(base)))
 
@@ -189,6 +188,7 @@ def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str 
     errors = problem.errors(include_url=False)
     error = min(errors, key=lambda error: (ranks.get(error["type"], 1), -len(error["loc"])))
     if error["type"] in UNKNOWN_KEY:
+        # The valid keys are those of the mapping that holds the unknown one.
         *parents, key = error["loc"]
         path, annotation, _ = _follow(kind, tuple(parents))
         names = [name for member in _members(annotation) for name in config_fields(member)]
@@ -197,6 +197,7 @@ def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str 
     text = expected(annotation, metadata)
     if error["type"] == "missing":
         return f"{lead} no {path!r}. Expected {text}."
+    # A check of all values together raises its own text; that of one value has the text of its type.
     raised = error.get("ctx", {}).get("error")
     if isinstance(raised, ValueError) and not isinstance(raised, _Unexpected):
         return f"{lead} {raised}"
