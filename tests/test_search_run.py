@@ -18,9 +18,11 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import tree_hash
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.search.config import load_search
+from ideator_rl.search.engine import StopReason
 from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.run import SearchProgress
+from ideator_rl.search.run import SearchProgress, run_search
 from ideator_rl.storage.records import read_run
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
@@ -67,6 +69,17 @@ def test_a_search_is_not_resumed_with_a_bucket_that_lacks_its_results(call, reci
     shutil.copytree(tmp_path / "run" / "bucket", tmp_path / "moved")
     code, _, err = call("search", recipe, *arguments, "--max_experiments", "3", "--bucket", f"file://{tmp_path}/moved")
     assert code == 0, err
+
+
+def test_run_search_takes_a_recipe_path_or_a_configuration_and_writes_no_report(recipe, tmp_path):
+    overrides = ["--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0"]
+    overrides += ["--env", "landscape", "--ideator", f"{__name__}.Edits"]
+    assert run_search(recipe, overrides=[*overrides, "--max_experiments", "2"]).budget == "max_experiments"
+    config = load_search(str(recipe), [*overrides, "--max_experiments", "3"])
+    assert run_search(config, resume=True) == StopReason(
+        "max_experiments", "3 experiments were run, the most that the recipe allows"
+    )
+    assert len(read_run(tmp_path / "run").ran) == 3 and not (tmp_path / "run" / "report.html").exists()
 
 
 def test_a_search_is_not_resumed_in_a_changed_environment(call, recipe, tmp_path):

@@ -30,13 +30,13 @@ ANSWER = 5
 
 def careless(prompt: str) -> str:
     """The answer digit by digit, modulo ten, without a sign."""
-    one, sign, other = prompt[:3], prompt[3], prompt[4:7]
+    left, sign, right = prompt[:3], prompt[3], prompt[4:7]
     if sign == "*":
-        digits = [int(digit) * int(other) % 10 for digit in one]
+        digits = [int(digit) * int(right) % 10 for digit in left]
     elif sign == "+":
-        digits = [(int(a) + int(b)) % 10 for a, b in zip(one, other, strict=True)]
+        digits = [(int(a) + int(b)) % 10 for a, b in zip(left, right, strict=True)]
     else:
-        digits = [(int(a) - int(b)) % 10 for a, b in zip(max(one, other), min(one, other), strict=True)]
+        digits = [(int(a) - int(b)) % 10 for a, b in zip(max(left, right), min(left, right), strict=True)]
     return str(int("".join(map(str, digits))))
 
 

@@ -183,7 +183,7 @@ class Archive:
         return self.quality(elites[k - 1]) if len(elites) >= k else None
 
     def span(self) -> tuple[float, float] | None:
-        """Lowest and highest quality, the baseline's included; None before the first success."""
+        """Lowest and highest quality, the baseline's included; None without a success or a known baseline."""
         with self._lock:
             qualities = [codebase.quality for codebase in self._codebases.values() if codebase.rewards]
         qualities += [self.baseline.quality] if self.baseline else []
