@@ -78,17 +78,17 @@ def test_a_prompt_shows_the_task_the_ideas_their_results_and_the_baseline(filled
     assert "Idea 1, height 2, better than the baseline:\n[Experiment] Try t4. [Code Changes] Set t4. [End]" in text
     assert "Idea 5, height 10, not better than the baseline:\n[Experiment] Try t0." in text
     assert text.endswith("Answer in the same form.")
-    assert not any(place in text for place in ("{prompt}", "{ideas}", "{metric}"))
+    assert not any(field in text for field in ("{prompt}", "{ideas}", "{metric}"))
 
 
 def test_a_failure_is_described_by_its_status_and_error_kind(filled_buffer):
-    said = {
+    descriptions = {
         outcome(
             Experiment("x", status, "", "toy", "cpu", error={"kind": kind, "message": ""}), archive_of(filled_buffer)
         )
         for status, kind in (("failed", "failed"), ("timed_out", "timed_out"), ("rejected", "near_duplicate"))
     }
-    assert said == {"failed", "failed: timed out", "failed: rejected: near duplicate"}
+    assert descriptions == {"failed", "failed: timed out", "failed: rejected: near duplicate"}
 
 
 def test_a_shown_failure_has_its_reason_in_the_prompt(filled_buffer):
@@ -133,7 +133,7 @@ def test_an_environment_may_bring_its_own_template(toy, tmp_path, toy_config):
     [row] = prompts(buffer, free=0.0, strategy=TopK(shown=1)).rows(0, 1)
     text = row["prompt"]
     assert text.endswith("Set a. [End]\nBeat that, lower, {other}.")
-    # The baseline runs beside: it may be filled_buffer by now, or not.
+    # The baseline runs at the same time: its metric may be in the prompt or not.
     assert re.search(r"Best so far:\nIdea 1, height 2(, better than the baseline)?:", text)
     buffer.close()
 

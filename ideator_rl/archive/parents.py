@@ -129,11 +129,13 @@ class _PuctBatch:
         picked: list[int] = []
         while len(picked) < size:
             free = [i for i, elite in enumerate(self._elites) if elite.tree not in self._blocked and i not in picked]
+            # Every lineage is used: begin again, rather than show fewer ideas.
             if not free:
                 self._blocked = set()
                 continue
             picked.append(max(free, key=lambda i: (self._score(i), -i)))
             self._blocked |= self._lineages[picked[-1]]
+        # Counted at once, so that the next prompt of this batch prefers other ideas.
         for index in picked:
             self._n[index] += 1
         self._total += 1

@@ -57,6 +57,7 @@ class ArchivePrompts:
     def rows(self, batch: int, groups: int) -> list[dict[str, Any]]:
         """One row for each group: `prompt`, and `parents`, the experiment ids of the shown ideas, as JSON values."""
         archive, rng = archive_of(self.buffer), random.Random(f"{self.seed}:{batch}")
+        # Which groups are free is drawn, how many is exact.
         free = set(rng.sample(range(groups), self._free(batch, groups)))
         picked = iter(self.strategy.parents(archive, groups - len(free), rng))
         parents_by_group = [() if group in free else next(picked) for group in range(groups)]
@@ -121,6 +122,7 @@ def parent_prompt(
 def outcome(record: Experiment, archive: Archive) -> float | str | None:
     """The mean metric of an idea, or how it failed; None for a success whose metric is unknown."""
     value = archive.metric(record)
+    # The mean over replicates, not this run's value: the archive knows them all.
     if value is not None or record.status == SUCCEEDED:
         return value
     kind = " ".join(str(record.error_kind).split())[:REASON_CHARS]

@@ -71,6 +71,7 @@ def alarms(windows: Sequence[Window]) -> list[Alarm]:
 
 def active(windows: Sequence[Window]) -> list[Alarm]:
     """The alarms that hold in the last window."""
+    # The checks are independent: several alarms may hold in one window.
     findings = ((kind, check(windows)) for kind, check in _CHECKS.items()) if windows else ()
     return [Alarm(windows[-1].last_step, kind, *finding) for kind, finding in findings if finding is not None]
 
@@ -128,6 +129,7 @@ def _few_distinct(windows: Sequence[Window]) -> bool:
 
 def _vendi(windows: Sequence[Window]) -> Finding:
     start, last = start_of(windows), _series(windows[-PATIENCE:], "vendi")
+    # The windows of the start are not compared with themselves.
     early = len(_series(windows, "vendi")) < START + PATIENCE
     if start is None or early or len(last) < PATIENCE or max(last) >= VENDI_WARN * start:
         return None
@@ -150,6 +152,7 @@ def _success(windows: Sequence[Window]) -> Finding:
 
 
 def _length(windows: Sequence[Window]) -> Finding:
+    # One window has too few ideas for a correlation: the windows are pooled, weighted by their ideas.
     correlated = [w for w in windows[-SPAN:] if w.figures.get("thought_success") is not None]
     counts = [w.ideas * (1 - (w.figures.get("malformed") or 0.0)) for w in correlated]  # ideas with a known thought
     ideas = sum(counts)

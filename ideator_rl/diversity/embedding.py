@@ -101,6 +101,7 @@ def get_embedder(name: str = "auto") -> Embedder:
         return minilm or HashedNGrams()
     if name == "hashed":
         return HashedNGrams()
+    # A model's hub name or folder; all other names are plugins.
     if "/" in name or Path(name).is_dir():
         return SentenceEmbedder(name, name)
     try:
@@ -140,6 +141,7 @@ class SentenceEmbedder:
             raise EmbedderError(f"The embedder {name} cannot be loaded from {source}: {str(error)[:200]}") from error
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
+        # Equal texts are encoded once: their rows are equal in every bit.
         distinct = list(dict.fromkeys(texts)) or [""]
         rows = self._model.encode(distinct, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True)
         row_of = {text: row for row, text in enumerate(distinct)}

@@ -41,6 +41,7 @@ class EnvironmentContext:
 
         Compares code: an edit that a coder wrote in another way is not found.
         """
+        # Indentation is ignored: an edit may be inside another block than in the catalogue.
         lines = [line[0] + line[1:].strip() for line in patch.split("\n") if line[:1] in ("+", "-")]
         changed = set(lines) - {"+", "-"}
         assigned = {self._settings[name] for line in changed if (name := _assigned(line)) in self._settings}

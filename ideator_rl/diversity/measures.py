@@ -72,6 +72,7 @@ def distinct_ngrams(texts: Sequence[str], length: int, n: int | None = None) -> 
             owner.append(index)
     if not kind:
         return None
+    # Each n-gram once for each text: rarefaction counts the texts that hold it.
     pairs = np.unique(np.asarray(kind, np.int64) * len(texts) + np.asarray(owner))
     texts_of_kind = np.bincount(pairs // len(texts))
     return float(_probability_drawn(texts_of_kind, len(texts), n).sum()) / (len(kind) * n / len(texts))
@@ -118,6 +119,7 @@ def vendi_score(vectors_ND: np.ndarray, n: int | None = None, seed: int = 0) -> 
         return None
     rows = vectors_ND.astype(np.float64)
     subsets = [np.arange(count)] if n == count else draws(count, n, seed)
+    # Of the two Gram matrices the smaller one: both have the same non-zero eigenvalues.
     if rows.shape[1] < n:
         matrices = np.stack([rows[subset].T @ rows[subset] for subset in subsets])
     else:

@@ -43,6 +43,7 @@ def population(
         groups = [rows[start : start + per_window] for start in range(0, len(rows), per_window)]
     else:
         groups = [list(step_rows) for _, step_rows in groupby(rows, key=lambda row: row.step)]
+    # The watch joins small groups itself, so that a finished run has the windows that the running one had.
     for group in groups:
         watch.add(group)
         watch.close_window(1 if per_window else None)

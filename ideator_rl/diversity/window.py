@@ -134,6 +134,7 @@ def window_figures(
     figures.update(_words([text for text, has in zip(texts, has_words, strict=True) if has], n))
     figures.update(_meaning(vectors, succeeded, earlier, thresholds(embedder), n))
     figures.update(_thoughts(rows))
+    # All figures above compare with earlier windows only; now this window becomes one of them.
     earlier.close(rows, context)
     figures["best_so_far"] = earlier.best
     figures["coverage_so_far"] = len(earlier.edits) / len(context.edits) if context.edits else None
@@ -189,6 +190,7 @@ def _meaning(
     vectors: np.ndarray, succeeded: np.ndarray, earlier: EarlierWindows, cut: Thresholds, n: int
 ) -> FigurePairs:
     successes, half = vectors[succeeded], max(1, n // 2)
+    # With fewer than n ideas a window has no clusters to compare; successes are compared at half of n.
     counts = measures.clusters(vectors, cut.cluster) if len(vectors) >= n else []
     success_counts = measures.clusters(successes, cut.cluster) if len(successes) >= half else []
     yield "distance", measures.mean_distance(vectors)
