@@ -1,4 +1,6 @@
-"""What the learner gets for an outcome: a rule of the environment or the recipe, not part of the record.
+"""Rewards: the rule from a record to a reward, and what reward functions yield, declare and share.
+
+The rule is the environment's or the recipe's, and no part of the record.  Its transforms:
 
 inverse         1 / value, as in Si et al. (arXiv 2601.14525)
 identity        the value
@@ -9,6 +11,7 @@ over_baseline   improvement over the baseline's mean in standard deviations of a
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, fields
@@ -34,6 +37,42 @@ class RowReward:
     experiment: str = ""
     cell: str = ""
     """The kind of change: equal cells are one cluster.  Empty when unknown."""
+
+
+class BatchOutcomes:
+    """The records of one batch, by row: entered by the reward function that runs the experiments, read by the others.
+
+    Belongs to one event loop; only coroutines on that loop may use it.
+    """
+
+    def __init__(self, rows: int):
+        loop = asyncio.get_running_loop()
+        self._records: list[asyncio.Future[Experiment | None]] = [loop.create_future() for _ in range(rows)]
+
+    def enter(self, row: int, record: Experiment) -> None:
+        if not self._records[row].done():
+            self._records[row].set_result(record)
+
+    def end(self) -> None:
+        """No further record will come: rows without one get None."""
+        for future in self._records:
+            if not future.done():
+                future.set_result(None)
+
+    async def as_completed(self) -> AsyncIterator[tuple[int, Experiment | None]]:
+        """Every row with its record, as soon as it is known; None where the function that runs it has failed."""
+        waiting = {asyncio.ensure_future(self._wait(row)) for row in range(len(self._records))}
+        try:
+            while waiting:
+                ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in ended:
+                    yield task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def _wait(self, row: int) -> tuple[int, Experiment | None]:
+        return row, await asyncio.shield(self._records[row])
 
 
 @dataclass(frozen=True)

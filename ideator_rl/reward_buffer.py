@@ -19,10 +19,12 @@ import hashlib
 import logging
 import threading
 import time
+import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from ideator_rl.config.base import Count, read_config
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
+from ideator_rl.reward import BatchOutcomes
 from ideator_rl.storage.journal import Journal, Note, Proposal, sections
 from ideator_rl.storage.journal_reader import JOURNAL, Descent
 from ideator_rl.text import encodable
@@ -40,6 +43,17 @@ log = logging.getLogger(__name__)
 
 REQUIRED_COLUMNS = ("environment", "preset", "bucket")
 """Columns that a dataset must have, so that stock TRL can run experiments on its rows."""
+
+OLD_ATTRIBUTES = {
+    "again": "rerun",
+    "completion_of": "journal.completion_of",
+    "elsewhere": "imported",
+    "ideas": "journal.ideas",
+    "journal_path": "journal.path",
+    "mark": "journal.mark",
+    "take_up": "resume",
+}
+"""Attributes of a buffer in 0.1.0, and those of today."""
 
 Running = asyncio.Task[tuple[int, Experiment]]
 """A proposal that runs; its result is the proposal's position and its record."""
@@ -66,42 +80,6 @@ class BufferConfig(ExecutorConfig):
     def columns(self) -> dict[str, Any]:
         """The columns that `of_row` reads; what is empty is left out."""
         return {name: value for name, value in asdict(self).items() if value not in (None, "")}
-
-
-class BatchOutcomes:
-    """The records of one batch, by row: entered by the reward function that runs the experiments, read by the others.
-
-    Belongs to one event loop; only coroutines on that loop may use it.
-    """
-
-    def __init__(self, rows: int):
-        loop = asyncio.get_running_loop()
-        self._records: list[asyncio.Future[Experiment | None]] = [loop.create_future() for _ in range(rows)]
-
-    def enter(self, row: int, record: Experiment) -> None:
-        if not self._records[row].done():
-            self._records[row].set_result(record)
-
-    def end(self) -> None:
-        """No further record will come: rows without one get None."""
-        for future in self._records:
-            if not future.done():
-                future.set_result(None)
-
-    async def as_completed(self) -> AsyncIterator[tuple[int, Experiment | None]]:
-        """Every row with its record, as soon as it is known; None where the function that runs it has failed."""
-        waiting = {asyncio.ensure_future(self._wait(row)) for row in range(len(self._records))}
-        try:
-            while waiting:
-                ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in ended:
-                    yield task.result()
-        finally:
-            for task in waiting:
-                task.cancel()
-
-    async def _wait(self, row: int) -> tuple[int, Experiment | None]:
-        return row, await asyncio.shield(self._records[row])
 
 
 @dataclass(frozen=True)
@@ -295,6 +273,12 @@ class RewardBuffer:
         """Write the outcomes that are known, and close the journal.  What runs on can no longer be entered."""
         self.journal.close()
         _open.pop(self.config, None)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OLD_ATTRIBUTES:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        warnings.warn(f"RewardBuffer.{name} is now {OLD_ATTRIBUTES[name]}.", DeprecationWarning, stacklevel=2)
+        return attrgetter(OLD_ATTRIBUTES[name])(self)
 
     def _start(self, proposal: Proposal) -> Running:
         with self._lock:

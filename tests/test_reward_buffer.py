@@ -256,3 +256,12 @@ def test_an_experiment_that_can_never_fit_is_an_error_at_once(toy, tmp_path, toy
 def test_a_value_that_breaks_the_evaluator_is_the_experiments_failure_and_is_run_once(buffer):
     [record] = run(buffer.score([idea("x = 1e200")]))
     assert record.status in ("failed", "invalid") and list(ran(buffer).values()) == [1]
+
+
+def test_a_buffer_still_has_its_attributes_of_0_1_0(buffer):
+    with pytest.warns(DeprecationWarning, match="again is now rerun"):
+        assert buffer.again == buffer.rerun
+    with pytest.warns(DeprecationWarning):
+        assert buffer.journal_path == buffer.journal.path and buffer.ideas() == []
+    with pytest.raises(AttributeError, match="no attribute 'best_of_all'"):
+        _ = buffer.best_of_all

@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST
-from ideator_rl.reward import RowReward, traits_of
-from ideator_rl.reward_buffer import BatchOutcomes, BufferConfig, RewardBuffer, RewardContext
+from ideator_rl.reward import BatchOutcomes, RowReward, traits_of
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, RewardContext
 from ideator_rl.training.batch_assembly import Outcome
 from ideator_rl.training.rollouts import Batch
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ideator_rl.reward_buffer import REQUIRED_COLUMNS, BatchOutcomes
+from ideator_rl.reward import BatchOutcomes
+from ideator_rl.reward_buffer import REQUIRED_COLUMNS
 
 from .decorator import Call
 
