@@ -53,7 +53,7 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def give_up(self) -> bool:
-        return bool(self.session.spent_caps())
+        return self.session.spent_cap() is not None
 
     def reattach(self, submitted: set[int]) -> None:
         assert self.reward_runner is not None and self.session.buffer is not None
@@ -83,12 +83,12 @@ class _StepReporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.stepped(state.global_step)
-        reasons = self._session.spent_caps()
+        reason = self._session.spent_cap()
         # Only rank 0 has the ledger, and all ranks must stop at the same step.
-        if _any_rank(bool(reasons)):
+        if _any_rank(reason is not None):
             control.should_save = control.should_training_stop = True
             if state.is_world_process_zero:
-                self._progress.say(f"winding down after step {state.global_step}: {reasons[0]}")
+                self._progress.say(f"winding down after step {state.global_step}: {reason}")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:

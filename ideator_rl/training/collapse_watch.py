@@ -46,7 +46,7 @@ REPLAY_SECONDS = 10.0
 
 
 def check_action(action: str = WARN) -> str:
-    """The action itself.
+    """Return the action.
 
     Raises:
         IdeatorError: it is not one of `ACTIONS`.
@@ -123,7 +123,7 @@ class CollapseWatch(TrainerCallback):
 
         def prepare() -> None:
             get_embedder(self._embedder)  # one that cannot be loaded ends the run here, not after an hour
-            # Older rows in the journal are another run's, but for a resumed run.
+            # Rows from before this moment are another run's, unless this run is resumed.
             self._live_rows = [LiveRows(buffer, time.time() if is_new else 0.0) for buffer in self._buffers()]
             last_steps = [] if is_new else [live.last_step() for live in self._live_rows]
             self._replayed_until = max(last_steps, default=-1)

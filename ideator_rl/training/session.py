@@ -25,10 +25,9 @@ class Session:
     buffer: RewardBuffer | None = None
     """The run's experiments; None at every rank but 0."""
 
-    def spent_caps(self) -> list[str]:
-        """Why no experiment may be started any more, a sentence for each spent cap; empty at every rank but 0."""
-        reason = self.buffer.executor.ledger.exhausted if self.buffer is not None else None
-        return [reason] if reason else []
+    def spent_cap(self) -> str | None:
+        """Why no experiment may be started any more, as a sentence; None while one may, and at every rank but 0."""
+        return self.buffer.executor.ledger.exhausted if self.buffer is not None else None
 
 
 def is_rank_zero() -> bool:

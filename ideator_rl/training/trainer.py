@@ -61,9 +61,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
         from datasets import load_dataset
         from trl import GRPOConfig
+        from ideator_rl import IdeatorGRPOTrainer, execution_reward
         from ideator_rl.training.pipeline_config import PipelineConfig
-        from ideator_rl.training.trainer import IdeatorGRPOTrainer
-        from rewards.execution import execution_reward
 
         trainer = IdeatorGRPOTrainer(
             model="Qwen/Qwen3-0.6B",
