@@ -21,7 +21,7 @@ from ideator_rl.errors import IdeatorError
 
 if TYPE_CHECKING:
     from ideator_rl.training.recipe.recipe import Recipe
-    from ideator_rl.training.sft.run import Wanted
+    from ideator_rl.training.sft.run import WarmupRequest
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe, Wanted]:
+def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe, WarmupRequest]:
     """The recipe and the request of a command line, both checked.
 
     Args:
@@ -55,11 +55,11 @@ def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe
         IdeatorError: the recipe or the source of ideas is not usable.
     """
     from ideator_rl.training.recipe.recipe import load_recipe
-    from ideator_rl.training.sft.run import Wanted, check
+    from ideator_rl.training.sft.run import WarmupRequest, check
 
     recipe = load_recipe(args.config, overrides, batches=False)
     out = args.out or recipe.output_dir.with_name(f"{recipe.output_dir.name}-sft")
-    request = Wanted(out, args.data, args.from_run, args.best, args.above_baseline, args.adapters)
+    request = WarmupRequest(out, args.data, args.from_run, args.best, args.above_baseline, args.adapters)
     check(recipe, request)
     return recipe, request
 

@@ -10,7 +10,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import PatchError
 from ideator_rl.training.recipe.keys import IdeatorConfig
-from ideator_rl.training.sft.data import corpus_of, with_parents
+from ideator_rl.training.sft.data import tokenizer_corpus, with_recombinations
 
 COUNT = 200
 SHOWN = re.compile(r"^Idea \d+, (\w+) ([\d.]+), ((?:not )?better) than the baseline:\n(.*)$", re.M)
@@ -90,7 +90,7 @@ def test_a_warm_up_shows_past_ideas_as_often_as_the_recipe(nanogpt, strategy, fr
     config = IdeatorConfig(env="nanogpt", prompt_strategy=strategy, free_prompts=free, prompt_parents=1)
     own = nanogpt.prompt("cpu")
     bare = [(own, idea) for idea in idea_corpus(nanogpt, 40, 3)]
-    rows = with_parents(bare, config, 3)
+    rows = with_recombinations(bare, config, 3)
     assert len(rows) == 40 and rows[: 40 - count] == bare[: 40 - count]
     assert [len(SHOWN.findall(prompt)) for prompt, _ in rows] == [0] * (40 - count) + [1] * count
 
@@ -99,7 +99,9 @@ def test_a_chat_model_sees_past_ideas_in_a_message(nanogpt):
     config = IdeatorConfig(env="nanogpt", prompt_strategy="top_k", free_prompts=0.0)
     own = nanogpt.prompt("cpu")
     ideas = idea_corpus(nanogpt, 4, 3)
-    text = with_parents([(own, idea) for idea in ideas], config, 3)
-    chat = with_parents([([{"role": "user", "content": own}], idea) for idea in ideas], config, 3)
+    text = with_recombinations([(own, idea) for idea in ideas], config, 3)
+    chat = with_recombinations([([{"role": "user", "content": own}], idea) for idea in ideas], config, 3)
     assert chat == [([{"role": "user", "content": prompt}], answer) for prompt, answer in text]
-    assert corpus_of(chat) == corpus_of(text), "a tokenizer reads what the model will, whatever it is wrapped in"
+    assert tokenizer_corpus(chat) == tokenizer_corpus(text), (
+        "a tokenizer reads what the model will, whatever it is wrapped in"
+    )

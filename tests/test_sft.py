@@ -12,7 +12,14 @@ import pytest
 from ideator_rl.experiment import Experiment
 from ideator_rl.sft import main
 from ideator_rl.storage.journal import Journal
-from ideator_rl.training.sft.data import Source, WarmupDataError, for_model, from_file, from_run, whole_idea
+from ideator_rl.training.sft.data import (
+    RowSource,
+    WarmupDataError,
+    cut_after_idea,
+    rows_for_model,
+    rows_from_file,
+    rows_from_run,
+)
 
 HERE = Path(__file__).parent
 TOY = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env"), "--sft_examples", "40"]
@@ -31,7 +38,7 @@ def written(tmp_path):
 
 def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(written):
     messages = [{"role": "user", "content": "go"}]
-    source = from_file(
+    source = rows_from_file(
         written(
             {"completion": "so " + IDEA.format(1), "prompt": messages, "status": "succeeded"},
             "",
@@ -48,7 +55,7 @@ def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(wri
     ]
     assert source.notes == [
         "1 rows that did not succeed were left out",
-        "1 rows without a prompt stand under the environment's",
+        "1 rows without a prompt get the environment's",
     ]
 
 
@@ -67,21 +74,21 @@ def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(wri
 )
 def test_a_bad_line_is_reported_with_its_number(written, line, words):
     with pytest.raises(WarmupDataError) as caught:
-        from_file(written({"completion": IDEA}, "", line), "p")
+        rows_from_file(written({"completion": IDEA}, "", line), "p")
     assert "line 3: " in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_file_with_nothing_to_learn_from_is_refused(written, tmp_path):
     with pytest.raises(WarmupDataError, match="no row to learn from"):
-        from_file(written({"status": "failed", "completion": ""}), "p")
+        rows_from_file(written({"status": "failed", "completion": ""}), "p")
     with pytest.raises(WarmupDataError, match="cannot be read: No such file"):
-        from_file(tmp_path / "none.jsonl", "p")
+        rows_from_file(tmp_path / "none.jsonl", "p")
 
 
 def test_a_completion_is_kept_up_to_the_end_of_its_idea():
-    assert whole_idea("I think\n" + IDEA.format(1) + " and so on [End]") == "I think\n" + IDEA.format(1)
+    assert cut_after_idea("I think\n" + IDEA.format(1) + " and so on [End]") == "I think\n" + IDEA.format(1)
     hunk = "[Experiment] x [Code Changes]\n@@ -1 +1 @@\n-[End]\n+b\n[End]"
-    assert whole_idea(hunk + "\nmore") == hunk
+    assert cut_after_idea(hunk + "\nmore") == hunk
 
 
 @pytest.fixture
@@ -113,14 +120,14 @@ def run(tmp_path):
 
 
 def test_the_best_ideas_of_a_run_are_distinct_by_tree_and_keep_their_thoughts(run):
-    source = from_run(run, "toy", "p", best=9, above_baseline=False)
+    source = rows_from_run(run, "toy", "p", best=9, above_baseline=False)
     assert source.rows == [("p", f"thought {row} " + IDEA.format(row)) for row in (3, 0, 1)]
-    assert source.notes == ["3 of 3 prompts are on disk no more; the environment's stands for them"]
-    assert [text[:9] for _, text in from_run(run, "toy", "p", 2, False).rows] == ["thought 3", "thought 0"]
+    assert source.notes == ["3 of 3 prompts were deleted from disk; the environment's replaces them"]
+    assert [text[:9] for _, text in rows_from_run(run, "toy", "p", 2, False).rows] == ["thought 3", "thought 0"]
 
 
 def test_above_baseline_selects_ideas_that_beat_the_baseline(run):
-    assert len(from_run(run, "toy", "p", 9, above_baseline=True).rows) == 2
+    assert len(rows_from_run(run, "toy", "p", 9, above_baseline=True).rows) == 2
 
 
 def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
@@ -128,27 +135,27 @@ def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
     folder.mkdir(parents=True)
     groups = [{"prompt": "first group"}, {"prompt": "second group"}]
     (folder / "batch.json").write_text(json.dumps({"groups": groups, "completions": ["", ""]}))
-    rows = dict((text[:9], prompt) for prompt, text in from_run(run, "toy", "p", 9, False).rows)
+    rows = dict((text[:9], prompt) for prompt, text in rows_from_run(run, "toy", "p", 9, False).rows)
     assert rows == {"thought 3": "second group", "thought 0": "p", "thought 1": "p"}
 
 
 def test_a_run_that_cannot_teach_is_refused(run, tmp_path):
     with pytest.raises(WarmupDataError, match="tried its ideas in toy, and this recipe is about other"):
-        from_run(run, "other", "p", 9, False)
+        rows_from_run(run, "other", "p", 9, False)
     journal = Journal(tmp_path / "empty" / "buffer.sqlite")
     journal.close()
     with pytest.raises(WarmupDataError, match="No idea of the run .* succeeded"):
-        from_run(tmp_path / "empty", "toy", "p", 9, False)
+        rows_from_run(tmp_path / "empty", "toy", "p", 9, False)
 
 
 def test_rows_are_shaped_for_the_model_or_refused_with_their_number():
     messages = [{"role": "user", "content": "go"}]
-    both = Source([("go", "a"), (messages, "b")], "")
-    assert for_model(both, True, lambda row: 1, None) == [(messages, "a"), (messages, "b")]
+    both = RowSource([("go", "a"), (messages, "b")], "")
+    assert rows_for_model(both, True, lambda row: 1, None) == [(messages, "a"), (messages, "b")]
     with pytest.raises(WarmupDataError, match="Row 2 has messages"):
-        for_model(both, False, lambda row: 1, None)
+        rows_for_model(both, False, lambda row: 1, None)
     with pytest.raises(WarmupDataError, match="Row 2 has 9 tokens, and the model holds 8"):
-        for_model(Source([("p", "a"), ("p", "b")], ""), False, lambda row: 8 + (row[1] == "b"), 8)
+        rows_for_model(RowSource([("p", "a"), ("p", "b")], ""), False, lambda row: 8 + (row[1] == "b"), 8)
 
 
 def test_the_rows_of_the_catalogue_are_answers_to_the_prompts_that_the_recipe_will_ask_with(capsys, tmp_path):
@@ -188,7 +195,7 @@ def test_a_warm_up_leaves_a_model_that_loads_its_card_and_nothing_else(warm):
     model, tokenizer = AutoModelForCausalLM.from_pretrained(warm), AutoTokenizer.from_pretrained(warm)
     assert model.config.vocab_size == len(tokenizer) and model.config.use_cache
     card = (warm / "README.md").read_text()
-    assert "40 made-up ideas" in card and "after 4 steps" in card and str(warm.parent) not in card
+    assert "40 ideas sampled" in card and "after 4 steps" in card and str(warm.parent) not in card
     assert [path.name for path in warm.parent.iterdir()] == ["warm"] and not (warm / "training_args.bin").exists()
 
 
@@ -215,13 +222,13 @@ def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_f
 
 
 def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
-    from ideator_rl.training.sft.warmup import Fit, fine_tune
+    from ideator_rl.training.sft.warmup import FitSettings, fine_tune
 
     def cut(*_):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(str(warm), tmp_path / "cut", [("p", IDEA)] * 4, Fit(2, 1e-3, 2, 0), cut)
+        fine_tune(str(warm), tmp_path / "cut", [("p", IDEA)] * 4, FitSettings(2, 1e-3, 2, 0), cut)
     assert not list(tmp_path.iterdir())
 
 
@@ -229,11 +236,11 @@ def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch
     from trl import SFTTrainer
 
     from ideator_rl.errors import IdeatorError
-    from ideator_rl.training.sft.warmup import Fit, fine_tune
+    from ideator_rl.training.sft.warmup import FitSettings, fine_tune
 
     monkeypatch.setattr(SFTTrainer, "save_model", lambda *_: None)  # what ZeRO-3 does where it may not gather
     with pytest.raises(IdeatorError, match="zero3_save_16bit_model: true"):
-        fine_tune(str(warm), tmp_path / "m", [("p", IDEA)] * 4, Fit(1, 1e-3, 2, 0), lambda *_: None)
+        fine_tune(str(warm), tmp_path / "m", [("p", IDEA)] * 4, FitSettings(1, 1e-3, 2, 0), lambda *_: None)
     assert not list(tmp_path.iterdir())
 
 

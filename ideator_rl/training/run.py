@@ -143,14 +143,14 @@ def prepare_ideator(recipe: Recipe, environment: Environment, progress: Progress
     from transformers import AutoTokenizer
 
     from ideator_rl.training.models import build_ideator
-    from ideator_rl.training.sft.data import corpus_of, with_parents
+    from ideator_rl.training.sft.data import tokenizer_corpus, with_recombinations
     from ideator_rl.training.sft.warmup import warm_up
 
     ours, folder, seed = recipe.ours, recipe.output_dir, recipe.seed
     ideas = idea_corpus(environment, ours.sft_examples, seed) if ours.sft_steps or ours.scratch_model else []
     text = environment.prompt(ours.preset, ours.prompts)
     # A tokenizer from scratch learns from the very texts of the warm-up.
-    corpus = corpus_of(with_parents([(text, idea) for idea in ideas], ours, seed))
+    corpus = tokenizer_corpus(with_recombinations([(text, idea) for idea in ideas], ours, seed))
     source = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus, folder / "scratch", seed)
     chat = bool(AutoTokenizer.from_pretrained(source).chat_template)
     target = folder / "warmup"

@@ -1,13 +1,14 @@
-"""What a warm-up learns from: rows of a prompt and the completion that answers it.
+"""The rows that a warm-up learns from: prompts, each with the completion that answers it.
 
-Three sources: made-up ideas from the environment's catalogue, a trajectory file, and the best ideas of a run or search.
-A row is taken as it is or refused with its number; nothing is cut or repaired, and what is left out is counted.
+Contract:
+- Sources: ideas sampled from the environment's catalogue, a trajectory file, or the best ideas of a run or search.
+- A row is used as it is or refused with its number.  Nothing is repaired, and omitted rows are counted.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,23 +26,24 @@ Row = tuple[Any, str]
 
 
 class WarmupDataError(IdeatorError):
-    """There is nothing to learn from, or a row cannot be read."""
+    """A source has no row to learn from, or a row cannot be read."""
 
 
 @dataclass
-class Source:
-    """Rows, and where they came from in words."""
+class RowSource:
+    """Rows and their origin."""
 
     rows: list[Row]
     origin: str
+    """A phrase for people."""
     notes: list[str] = field(default_factory=list)
-    """What was left out or stood in, for a person."""
+    """What was omitted or replaced, for people."""
 
 
-def with_parents(rows: list[Row], config: IdeatorConfig, seed: int) -> list[Row]:
-    """Rows of the catalogue as a recipe's prompts will be: a share of them, the last, gives way to recombinations.
+def with_recombinations(rows: list[Row], config: IdeatorConfig, seed: int) -> list[Row]:
+    """Replace the last rows by recombinations of past ideas, as many as the recipe's prompts will show past ideas.
 
-    The share is `1 - free_prompts` where the recipe has a `prompt_strategy`, else none.
+    The replaced share is `1 - free_prompts` if the recipe has a `prompt_strategy`, else 0.
 
     Args:
         rows: all with one prompt, text or messages.
@@ -52,175 +54,185 @@ def with_parents(rows: list[Row], config: IdeatorConfig, seed: int) -> list[Row]
     count = 0 if config.prompt_strategy is None else round(len(rows) * (1 - config.free_prompts))
     if not count:
         return rows
-    environment, shown = load_environment(config.env), config.prompt_parents
-    made = recombined_ideas(environment, config.preset, count, seed, config.prompts, shown)
-    chat = not isinstance(rows[0][0], str)
+    environment = load_environment(config.env)
+    pairs = recombined_ideas(environment, config.preset, count, seed, config.prompts, config.prompt_parents)
+    is_chat = not isinstance(rows[0][0], str)
     return rows[: len(rows) - count] + [
-        ([{"role": "user", "content": prompt}] if chat else prompt, answer) for prompt, answer in made
+        (as_messages(prompt) if is_chat else prompt, answer) for prompt, answer in pairs
     ]
 
 
-def corpus_of(rows: list[Row]) -> list[str]:
-    """What a tokenizer from scratch is trained on: prompts as often as they will be read, and their answers."""
-    words = [prompt if isinstance(prompt, str) else " ".join(m["content"] for m in prompt) for prompt, _ in rows]
-    return words + [completion for _, completion in rows]
+def tokenizer_corpus(rows: list[Row]) -> list[str]:
+    """Texts to train a tokenizer on: every prompt as often as it occurs, then every completion."""
+    prompts = [p if isinstance(p, str) else " ".join(message["content"] for message in p) for p, _ in rows]
+    return prompts + [completion for _, completion in rows]
 
 
-def from_file(file: Path, prompt: str) -> Source:
+def rows_from_file(file: Path, default_prompt: str) -> RowSource:
     """Read JSON lines: `completion`, or `idea` and an optional `thought`; and an optional `prompt`, text or messages.
 
-    Other keys are not read, but for `status`: a row that has one and did not succeed teaches nothing and is left out.
+    A row with a `status` other than succeeded is omitted.  Further keys are ignored.
 
     Args:
-        prompt: the text for rows that have none.
+        default_prompt: for rows without a prompt.
 
     Raises:
-        WarmupDataError: no such file, nothing in it, or a line that is no row.
+        WarmupDataError: the file is missing or has no row, or a line is not a row.
     """
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WarmupDataError(f"The trajectory file {file} cannot be read: {why}. Give the path of a file.") from error
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise WarmupDataError(
+            f"The trajectory file {file} cannot be read: {reason}. Give the path of a file."
+        ) from error
     rows: list[Row] = []
-    bare = failed = 0
+    without_prompt = failed = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        body = _object(file, number, line)
-        if body.get("status", SUCCEEDED) != SUCCEEDED:
-            failed += 1
-            continue
-        bare += "prompt" not in body
-        rows.append((_prompt(file, number, body.get("prompt", prompt)), _completion(file, number, body)))
+        try:
+            values = _json_object(line)
+            if values.get("status", SUCCEEDED) != SUCCEEDED:
+                failed += 1
+                continue
+            row = (_prompt(values.get("prompt", default_prompt)), _completion(values))
+        except (WarmupDataError, MalformedIdea) as error:
+            raise WarmupDataError(f"{file}, line {number}: {error}") from None
+        without_prompt += "prompt" not in values
+        rows.append(row)
     if not rows:
-        raise WarmupDataError(f"The trajectory file {file} holds no row to learn from ({failed} did not succeed).")
+        raise WarmupDataError(f"The trajectory file {file} has no row to learn from ({failed} did not succeed).")
     notes = [f"{failed} rows that did not succeed were left out"] if failed else []
-    notes += [f"{bare} rows without a prompt stand under the environment's"] if bare else []
-    return Source(rows, f"{len(rows)} rows of {file.name}", notes)
+    notes += [f"{without_prompt} rows without a prompt get the environment's"] if without_prompt else []
+    return RowSource(rows, f"{len(rows)} rows of {file.name}", notes)
 
 
-def from_run(folder: Path, environment: str, prompt: str, best: int, above_baseline: bool) -> Source:
-    """The best ideas of a run that succeeded, distinct by resulting tree, each with its own thought and prompt.
+def rows_from_run(folder: Path, environment: str, default_prompt: str, best: int, above_baseline: bool) -> RowSource:
+    """The best successful ideas of a run, distinct by resulting tree, each with its own thought and prompt.
 
     Args:
         environment: the name that the run's records must have.
-        prompt: for ideas whose own prompt is on disk no more, which is so once their batch is trained.
+        default_prompt: for ideas whose own prompt was deleted, which happens once their batch is trained.
+        best: rows at most.
         above_baseline: only ideas better than the baseline's mean.
 
     Raises:
-        WarmupDataError: no such idea, or they were tried elsewhere.
+        WarmupDataError: the run has no such idea, or is of another environment.
     """
     run = read_run(folder)
-    chosen = [record for record in run.ranked if not above_baseline or _beats(record, run)]
-    for record in chosen[:1]:
-        if record.environment != environment:
-            raise WarmupDataError(
-                f"The run {folder} tried its ideas in {record.environment}, and this recipe is about {environment}. "
-                "Name a run of the same environment."
-            )
-    written = _completions(run)
+    records = [record for record in run.ranked if not above_baseline or _beats_baseline(record, run)]
+    if records and records[0].environment != environment:
+        raise WarmupDataError(
+            f"The run {folder} tried its ideas in {records[0].environment}, and this recipe is about {environment}. "
+            "Name a run of the same environment."
+        )
+    # Several ideas may lead to one tree: the first of them, in the order of proposal, is the row.
+    rollout_by_tree: dict[str, Rollout] = {}
+    for rollout in run.rollouts:
+        record = run.experiments.get(rollout.experiment_id)
+        if record is not None and rollout.status == SUCCEEDED and rollout.idea:
+            rollout_by_tree.setdefault(record.tree or record.id, rollout)
+    rollouts = [rollout_by_tree[tree] for record in records if (tree := record.tree or record.id) in rollout_by_tree]
+
     rows: list[Row] = []
-    bare = 0
-    for record in chosen:
-        told = written.get(record.tree or record.id)
-        if told is not None and len(rows) < best:
-            own = _own_prompt(folder, told)
-            bare += own is None
-            rows.append((own if own is not None else prompt, whole_idea(told.completion)))
+    without_prompt = 0
+    for rollout in rollouts[:best]:
+        prompt = _stored_prompt(folder, rollout)
+        without_prompt += prompt is None
+        rows.append((default_prompt if prompt is None else prompt, cut_after_idea(rollout.completion)))
     if not rows:
-        which = "beat the baseline" if above_baseline else "succeeded"
-        raise WarmupDataError(f"No idea of the run {folder} {which}; there is nothing to learn from.")
-    notes = [f"{bare} of {len(rows)} prompts are on disk no more; the environment's stands for them"] if bare else []
-    return Source(rows, f"the {len(rows)} best ideas of {folder.name}", notes)
+        verb = "beat the baseline" if above_baseline else "succeeded"
+        raise WarmupDataError(f"No idea of the run {folder} {verb}; there is nothing to learn from.")
+    notes = []
+    if without_prompt:
+        notes.append(f"{without_prompt} of {len(rows)} prompts were deleted from disk; the environment's replaces them")
+    return RowSource(rows, f"the {len(rows)} best ideas of {folder.name}", notes)
 
 
-def for_model(source: Source, chat: bool, length: Callable[[Row], int], room: int | None) -> list[Row]:
-    """The rows as a model takes them.
+def rows_for_model(source: RowSource, is_chat: bool, length: Callable[[Row], int], max_length: int | None) -> list[Row]:
+    """The rows in the form that a model takes.
 
     Args:
-        chat: whether it has a chat template.
-        length: tokens of a row.
-        room: tokens that the model can hold; None where it does not say.
+        is_chat: whether the model has a chat template.
+        length: returns the tokens of a row.
+        max_length: tokens of the model's context; None if its config does not state them.
 
     Raises:
         WarmupDataError: messages for a model without a template, or a row that is too long.
     """
     rows: list[Row] = []
     for number, (prompt, completion) in enumerate(source.rows, 1):
-        if not chat and not isinstance(prompt, str):
+        if not is_chat and not isinstance(prompt, str):
             raise WarmupDataError(
                 f"Row {number} has messages as its prompt, and the model has no chat template. Give text prompts."
             )
-        row = ([{"role": "user", "content": prompt}] if chat and isinstance(prompt, str) else prompt, completion)
-        if room is not None and (tokens := length(row)) > room:
+        row = (as_messages(prompt) if is_chat and isinstance(prompt, str) else prompt, completion)
+        if max_length is not None and (tokens := length(row)) > max_length:
             raise WarmupDataError(
-                f"Row {number} has {tokens} tokens, and the model holds {room}. Leave it out: an idea that is cut "
-                "teaches not to end."
+                f"Row {number} has {tokens} tokens, and the model holds {max_length}. Leave it out: an idea that is "
+                "cut teaches not to end."
             )
         rows.append(row)
     return rows
 
 
-def whole_idea(completion: str) -> str:
-    """A completion up to the end of its idea, in its own letters; what came after taught nobody anything.
+def cut_after_idea(completion: str) -> str:
+    """A completion up to the end of its idea, unchanged.
 
     Raises:
-        MalformedIdea: it holds none.
+        MalformedIdea: it contains no idea.
     """
-    key, place = parse_idea(completion).key, 0
-    while (place := completion.find(END, place)) >= 0:
-        place += len(END)
+    key, position = parse_idea(completion).key, 0
+    # A diff in the idea may contain the end mark: the end is the first mark that leaves the idea the same.
+    while (position := completion.find(END, position)) >= 0:
+        position += len(END)
         try:
-            if parse_idea(completion[:place]).key == key:
-                return completion[:place]
+            if parse_idea(completion[:position]).key == key:
+                return completion[:position]
         except MalformedIdea:
             continue
     return completion
 
 
-def _object(file: Path, number: int, line: str) -> dict[str, Any]:
+def as_messages(prompt: str) -> list[dict[str, str]]:
+    """A text prompt as a chat of one message."""
+    return [{"role": "user", "content": prompt}]
+
+
+def _json_object(line: str) -> dict[str, Any]:
     try:
-        body = json.loads(line)
+        values = json.loads(line)
     except ValueError as error:
-        raise WarmupDataError(f"{file}, line {number}: not JSON ({error}). Expected one object a line.") from None
-    if not isinstance(body, dict):
-        raise WarmupDataError(f"{file}, line {number}: a {type(body).__name__}. Expected an object.")
-    return body
+        raise WarmupDataError(f"not JSON ({error}). Expected one object a line.") from None
+    if not isinstance(values, dict):
+        raise WarmupDataError(f"a {type(values).__name__}. Expected an object.")
+    return values
 
 
-def _completion(file: Path, number: int, body: dict[str, Any]) -> str:
-    parts = [body[key] for key in ("completion",) if key in body] or [
-        body[key] for key in ("thought", "idea") if key in body and body[key] != ""
-    ]
-    if not all(isinstance(part, str) for part in parts) or ("completion" not in body and "idea" not in body):
-        raise WarmupDataError(
-            f"{file}, line {number}: expected text under `completion`, or under `idea` and `thought`."
-        )
+def _completion(values: dict[str, Any]) -> str:
+    keys = ["completion"] if "completion" in values else ["thought", "idea"]
+    parts = [values[key] for key in keys if key in values and (key == "completion" or values[key] != "")]
+    if not all(isinstance(part, str) for part in parts) or keys[-1] not in values:
+        raise WarmupDataError("expected text under `completion`, or under `idea` and `thought`.")
     text = " ".join(parts)
-    try:
-        parse_idea(text)
-    except MalformedIdea as error:
-        raise WarmupDataError(f"{file}, line {number}: {error}") from None
+    parse_idea(text)
     return text
 
 
-def _prompt(file: Path, number: int, prompt: Any) -> Any:
-    if isinstance(prompt, str):
-        return prompt
-    if isinstance(prompt, list) and prompt and all(_is_message(each) for each in prompt):
-        return prompt
-    raise WarmupDataError(
-        f"{file}, line {number}: expected a prompt of text, or a list of messages with role and content."
+def _prompt(prompt: Any) -> Any:
+    messages = prompt if isinstance(prompt, list) else []
+    is_chat = bool(messages) and all(
+        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
+        for message in messages
     )
+    if not isinstance(prompt, str) and not is_chat:
+        raise WarmupDataError("expected a prompt of text, or a list of messages with role and content.")
+    return prompt
 
 
-def _is_message(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), str) for key in ("role", "content"))
-
-
-def _beats(record: Experiment, run: Run) -> bool:
-    """Whether a record's mean is better than the baseline's; a run without a baseline has nothing to beat."""
+def _beats_baseline(record: Experiment, run: Run) -> bool:
+    """Whether a record's mean is better than the baseline's; True in a run without a baseline."""
     if run.baseline is None:
         return True
     values = run.values(record)
@@ -228,26 +240,11 @@ def _beats(record: Experiment, run: Run) -> bool:
     return gain > 0 if run.direction == "max" else gain < 0
 
 
-def _completions(run: Run) -> dict[str, Rollout]:
-    """The first completion that led to each tree, by the tree; in the order they were proposed."""
-    found: dict[str, Rollout] = {}
-    for row, record in _succeeded(run):
-        found.setdefault(record.tree or record.id, row)
-    return found
-
-
-def _succeeded(run: Run) -> Iterator[tuple[Rollout, Experiment]]:
-    for row in run.rollouts:
-        record = run.experiments.get(row.experiment_id)
-        if record is not None and row.status == SUCCEEDED and row.idea:
-            yield row, record
-
-
-def _own_prompt(folder: Path, row: Rollout) -> Any:
-    """The prompt that a completion answered, from the journal of its batch; None once that was cleared away."""
+def _stored_prompt(folder: Path, rollout: Rollout) -> Any:
+    """The prompt that a completion answered, from the file of its batch; None once that was deleted."""
     try:
-        batch = json.loads((folder / "rollouts" / f"{row.step:06d}" / "batch.json").read_text(encoding="utf-8"))
-        size = len(batch["completions"]) // len(batch["groups"])
-        return batch["groups"][row.position // size]["prompt"]
+        batch = json.loads((folder / "rollouts" / f"{rollout.step:06d}" / "batch.json").read_text(encoding="utf-8"))
+        group_size = len(batch["completions"]) // len(batch["groups"])
+        return batch["groups"][rollout.position // group_size]["prompt"]
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -1,17 +1,18 @@
-"""The warm-up: a short SFT, through TRL's SFTTrainer, on rows of a prompt and the completion that answers it.
+"""The warm-up: a short SFT by TRL's SFTTrainer on rows of a prompt and the completion that answers it.
 
-Runs once, before RL; the result is a folder that appears whole or not at all, so a resumed run takes it as it is.  Only
-the completion is learned.  The whole model is trained, unless adapters are asked for, which are then merged in: what
-comes out is a plain model either way, and RL's own adapters start on top of it.  Equal rows, seed, machine and number
-of processes give equal weights; there is nothing to resume.
+Contract:
+- Runs once, before RL.  The result is a folder that appears complete or not at all, so a resumed run reuses it.
+- The loss is on completions only.  All weights are trained, or adapters, which are then merged: the result is a plain
+  model either way, and RL adds its own adapters to it.
+- Equal rows, seed, machine and number of processes give equal weights.  An interrupted warm-up starts anew.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
 from ideator_rl.training.models import save_weights
 from ideator_rl.training.recipe.keys import IdeatorConfig
-from ideator_rl.training.sft.data import Row, with_parents
+from ideator_rl.training.sft.data import Row, with_recombinations
 
-Tick = Callable[[int, int, float, float], None]
-"""Called with step, steps, loss, and seconds since the first step began; in the first process only."""
+ReportLoss = Callable[[int, int, float, float], None]
+"""Called in the first process with step, steps, loss, and seconds since the training began."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a warm-up trains."""
+class FitSettings:
+    """Hyperparameters of a warm-up."""
 
     steps: int
     learning_rate: float
@@ -36,28 +37,31 @@ class Fit:
     """Rows of one process and step."""
     seed: int
     dtype: str = "float32"
-    """Of the weights, while they are trained and as they are saved."""
+    """Of the weights, in training and as saved."""
     adapters: Any = None
     """A peft configuration; None to train the whole model."""
-    checkpointing: bool = False
+    gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
 
 
 def warm_up(
-    source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, tick: Tick
+    source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, report: ReportLoss
 ) -> None:
     """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`.
 
-    Where the recipe's prompts will carry past ideas, a share of `ideas` gives way to answers to such prompts.
+    If the recipe's prompts will show past ideas, a share of `ideas` is replaced by answers to such prompts.
 
     Args:
         prompt: text, or messages for a model with a chat template.
     """
-    fit = Fit(config.sft_steps, config.sft_learning_rate, config.sft_batch_size, seed)
-    fine_tune(source, target, with_parents([(prompt, text) for text in ideas], config, seed), fit, tick)
+    settings = FitSettings(config.sft_steps, config.sft_learning_rate, config.sft_batch_size, seed)
+    rows = with_recombinations([(prompt, idea) for idea in ideas], config, seed)
+    fine_tune(source, target, rows, settings, report)
 
 
-def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, card: str | None = None) -> None:
+def fine_tune(
+    source: str, target: Path, rows: list[Row], settings: FitSettings, report: ReportLoss, card: str | None = None
+) -> None:
     """Fine-tune the model at `source` on `rows`; write it, and a card if there is one, to `target`.
 
     Every process of a launch calls this; the first writes.
@@ -70,61 +74,62 @@ def fine_tune(source: str, target: Path, rows: list[Row], fit: Fit, tick: Tick, 
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    set_seed(fit.seed)
+    set_seed(settings.seed)
     with tempfile.TemporaryDirectory() as unused:
-        args = _arguments(unused, fit)  # before the model: it tells from_pretrained how the weights are sharded
+        args = _arguments(unused, settings)  # before the model: it tells from_pretrained how to shard the weights
         tokenizer: Any = AutoTokenizer.from_pretrained(source)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         trainer: Any = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, fit.dtype)),
+            model=AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype)),
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": p, "completion": _answer(p, c)} for p, c in rows]),
-            callbacks=[_ticker(fit.steps, tick)],
-            peft_config=fit.adapters,
+            train_dataset=Dataset.from_list([{"prompt": p, "completion": _as_answer(p, c)} for p, c in rows]),
+            callbacks=[_loss_callback(settings.steps, report)],
+            peft_config=settings.adapters,
             args=args,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        first = trainer.is_world_process_zero()
-        with atomic_folder(target) if first else _nowhere(unused) as folder:
-            _save(trainer, source, folder, fit)
-            if card is not None and first:
+        is_first = trainer.is_world_process_zero()
+        # All processes gather sharded weights; the libraries write them in the first process only.
+        with atomic_folder(target) if is_first else nullcontext(Path(unused)) as folder:
+            _save(trainer, source, folder, settings)
+            if card is not None and is_first:
                 (folder / "README.md").write_text(card, encoding="utf-8")
     trainer.accelerator.wait_for_everyone()
 
 
-def _arguments(folder: str, fit: Fit) -> Any:
+def _arguments(folder: str, settings: FitSettings) -> Any:
     import torch
     from trl import SFTConfig
 
     gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=folder,
-        max_steps=fit.steps,
-        learning_rate=fit.learning_rate,
-        per_device_train_batch_size=fit.batch_size,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.batch_size,
         lr_scheduler_type="cosine",
-        warmup_steps=max(1, fit.steps // 20),
-        logging_steps=max(1, fit.steps // 10),
+        warmup_steps=max(1, settings.steps // 20),
+        logging_steps=max(1, settings.steps // 10),
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        seed=fit.seed,
+        seed=settings.seed,
         bf16=gpu,
         use_cpu=not gpu,
-        gradient_checkpointing=fit.checkpointing,
-        max_length=None,  # an idea that was cut teaches not to end
+        gradient_checkpointing=settings.gradient_checkpointing,
+        max_length=None,  # a cut idea teaches not to end
     )
 
 
-def _save(trainer: Any, source: str, folder: Path, fit: Fit) -> None:
+def _save(trainer: Any, source: str, folder: Path, settings: FitSettings) -> None:
     """Weights gathered from every process, however sharded; adapters merged into a fresh copy of their base."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    if fit.adapters is None:
-        trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True  # training had switched it off
+    if settings.adapters is None:
+        trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True  # training disabled it
         trainer.save_model(str(folder))
         if trainer.is_world_process_zero() and not list(folder.glob("*.safetensors")):
             raise IdeatorError(
@@ -138,30 +143,24 @@ def _save(trainer: Any, source: str, folder: Path, fit: Fit) -> None:
     with tempfile.TemporaryDirectory() as adapters:
         trainer.save_model(adapters)
         if trainer.is_world_process_zero():
-            base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, fit.dtype))
+            base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype))
             merged: Any = PeftModel.from_pretrained(base, adapters)
             save_weights(merged.merge_and_unload(), trainer.processing_class, folder)
 
 
-@contextmanager
-def _nowhere(folder: str) -> Iterator[Path]:
-    """Where a process saves that is not to write: the libraries write nothing there."""
-    yield Path(folder)
-
-
-def _ticker(steps: int, tick: Tick) -> Any:
+def _loss_callback(steps: int, report: ReportLoss) -> Any:
     from transformers import TrainerCallback
 
-    class Ticker(TrainerCallback):
+    class LossCallback(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.since = time.monotonic()
+            self.started = time.monotonic()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             if logs and "loss" in logs and state.is_world_process_zero:
-                tick(state.global_step, steps, float(logs["loss"]), time.monotonic() - self.since)
+                report(state.global_step, steps, float(logs["loss"]), time.monotonic() - self.started)
 
-    return Ticker()
+    return LossCallback()
 
 
-def _answer(prompt: Any, text: str) -> Any:
+def _as_answer(prompt: Any, text: str) -> Any:
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
