@@ -87,6 +87,7 @@ async def improvement_reward(call: Call) -> AsyncIterator[RowReward]:
     contests = {buffer: _contest(call, buffer, rows) for buffer, rows in buffers_of(call).items()}
     for name in ("level", "margin", "scale"):
         call.log(f"improvement/{name}", statistics.fmean(getattr(contest.bar, name) for contest in contests.values()))
+    # The bars are set before the first record can arrive, so that the order of arrival changes nothing.
     record_by_row: dict[int, Experiment] = {}
     async for executed in experiments(call):
         record_by_row[executed.row] = executed.record

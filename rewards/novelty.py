@@ -112,6 +112,7 @@ def novelty(own: np.ndarray, past: np.ndarray, k: int, changes: np.ndarray | Non
 
 def _novelty_of_texts(call: Call, pasts: list[Past]) -> list[float]:
     """[N], computed from the texts alone."""
+    # Each run has its own past: rows of two runs in one batch are not compared.
     values = [0.0] * len(call.texts)
     embedder = get_embedder(call.options["novelty_embedder"])
     for past in pasts:

@@ -133,6 +133,7 @@ class FileBucket:
             pass
         except OSError as error:
             raise self._error(f"create {key} in", error) from error
+        # A hard link has one winner, and the object appears with all its data.
         scratch = self._write_scratch(data)
         try:
             self._make_folder(os.path.dirname(path))

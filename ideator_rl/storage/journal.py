@@ -115,6 +115,7 @@ class Journal(JournalQueries):
             note: what else is to be written with them, all or nothing.
         """
         with self._transaction():
+            # Counted in memory, not read from the file: a resumed process replaces the rows of a step from 0 on.
             first = self._proposed[step]
             self._proposed[step] += len(completions)
             now = time.time()
@@ -197,6 +198,7 @@ class Journal(JournalQueries):
             self.settle_all([(entry.step, entry.position, entry.record) for entry in entries])
         except BaseException as raised:
             error = raised
+        # One wake-up for each loop: a call for each future would cost more than the write.
         futures_by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for entry in entries:
             futures_by_loop.setdefault(entry.written.get_loop(), []).append(entry.written)

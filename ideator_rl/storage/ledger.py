@@ -204,6 +204,7 @@ class Ledger:
             if self._path is None:
                 yield self._memory
                 return
+            # Another process may have written since: read, change and write under one lock.
             with _exclusive(self._path):
                 totals = _read(self._path)
                 self._settle_dead_processes(totals)
