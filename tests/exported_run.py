@@ -1,4 +1,4 @@
-"""A small run's folder, put together by hand: real weights and adapters, a made-up journal."""
+"""A small run's folder with real weights and adapters, and an invented journal."""
 
 import json
 import zipfile
@@ -27,13 +27,13 @@ HASHES = {
 }
 
 
-def policy(folder, words=30):
-    """A tiny Llama with a tokenizer of its own, as a warm-up leaves it."""
+def policy(folder, repeats=30):
+    """A tiny Llama with its own tokenizer, as a warm-up saves it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from ideator_rl.training.models import phrase_tokenizer, save_weights
 
-    tokenizer = phrase_tokenizer(["[Experiment] Set the rate. [Code Changes] rate = 0.5 [End]"] * words, 300)
+    tokenizer = phrase_tokenizer(["[Experiment] Set the rate. [Code Changes] rate = 0.5 [End]"] * repeats, 300)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
@@ -46,7 +46,7 @@ def policy(folder, words=30):
 
 
 def checkpoint(folder, model, tokenizer):
-    """What the Trainer leaves at a step, as far as resuming looks."""
+    """Write the files of a Trainer's checkpoint that resuming checks."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
@@ -68,8 +68,8 @@ def adapted(base, seed):
 def interrupted(folder, **recipe):
     """A run that was killed after its second step, its newest checkpoint broken by that."""
     folder.mkdir()
-    given = {**RECIPE, "output_dir": str(folder), **recipe}
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(given))
+    recipe = {**RECIPE, "output_dir": str(folder), **recipe}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     model, tokenizer = policy(folder / "warmup")
     lora = adapted(model, seed=1)
     checkpoint(folder / "checkpoint-1", lora, tokenizer)
@@ -87,7 +87,7 @@ def write_journal(folder):
     best = record(
         "b", value=2.0, seed=11, patch="--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-x = 4.0\n+x = 1.0\n", **HASHES
     )
-    failed = record("c", "failed", error={"kind": "crash", "message": "in /home/somebody"}, **HASHES)
+    failed = record("c", "failed", error={"kind": "crash", "message": "in /home/a-user"}, **HASHES)
     steps = [
         [
             record("a", value=4.0, seed=11, cost={"usd": 0.5, "prompt_tokens": 10, "calls": 1}, **HASHES),
@@ -97,9 +97,9 @@ def write_journal(folder):
         ],
         [best, best, record("e", "invalid", value=0.1, **HASHES), None],
     ]
-    again = [
+    reruns = [
         record(f"b{i}", value=value, tree="tree-b", replicate=100 + i, idea="idea b", **HASHES)
         for i, value in enumerate((3.0, 3.5))
     ]
     bases = [baseline(i, value) for i, value in enumerate((4.5, 5.0, 5.5))]
-    return journal(folder, steps, [*bases, *again])
+    return journal(folder, steps, [*bases, *reruns])

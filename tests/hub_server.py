@@ -1,6 +1,6 @@
-"""A scripted Hugging Face hub on loopback: the few endpoints that making a repo and sending a folder to it need.
+"""A scripted Hugging Face Hub on loopback: the endpoints that creating a repository and uploading a folder need.
 
-Stands for the real one; what it holds is what was sent to it.  Files named in `LARGE` go the way of large files.
+It stores what was sent to it.  Files with an ending in `LARGE` are uploaded as large files (LFS).
 """
 
 import base64
@@ -15,7 +15,7 @@ PREFIX = {"model": "", "dataset": "datasets/"}
 
 
 class Hub:
-    """`refuse` maps a piece of a path to the status that is answered there; `user` is who every token belongs to."""
+    """`refuse` maps a part of a path to the status of its answer; `user` is the owner of every token."""
 
     def __init__(self, user="somebody"):
         self.user, self.refuse = user, {}
@@ -38,59 +38,59 @@ class Hub:
         self.requests.append(f"{method} {path}")
         for piece, status in self.refuse.items():
             if piece in path:
-                return status, {"error": "the script says no"}
+                return status, {"error": "refused by the script"}
         if path == "/api/whoami-v2":
             return 200, {"type": "user", "name": self.user, "auth": {"accessToken": {"role": "write"}}}
         if path == "/api/repos/create":
             return self._create(json.loads(data))
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}
-        if found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
+        if re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
             return self._batch(json.loads(data))
         if path.startswith("/lfs/"):
             self.objects[path.removeprefix("/lfs/")] = data
             return 200, {}
-        found = re.fullmatch(
+        match = re.fullmatch(
             r"/api/(model|dataset)s/([^/]+/[^/]+)(?:/(preupload|commit|tree|revision)/[^?]+)?(\?.*)?", path
         )
-        if found is None or (found[1], found[2]) not in self.repos:
+        if match is None or (match[1], match[2]) not in self.repos:
             return 404, {"error": "not found"}
-        files = self.repos[found[1], found[2]]
-        if found[3] == "preupload":
+        files = self.repos[match[1], match[2]]
+        if match[3] == "preupload":
             return self._preupload(json.loads(data), files)
-        if found[3] == "commit":
-            return self._commit(found[1], found[2], data)
+        if match[3] == "commit":
+            return self._commit(match[1], match[2], data)
         listed = [{"type": "file", "path": name, "size": len(body), "oid": _blob(body)} for name, body in files.items()]
-        return 200, listed if found[3] == "tree" else {
-            "id": found[2],
+        return 200, listed if match[3] == "tree" else {
+            "id": match[2],
             "sha": "1" * 40,
             "siblings": [{"rfilename": n} for n in files],
         }
 
-    def _create(self, wanted):
-        kind, name = wanted.get("type") or "model", f"{wanted.get('organization') or self.user}/{wanted['name']}"
+    def _create(self, request):
+        kind, name = request.get("type") or "model", f"{request.get('organization') or self.user}/{request['name']}"
         url = f"{self.url}/{PREFIX[kind]}{name}"
         if (kind, name) in self.repos:
             return 409, {"error": "You already created this repo", "url": url}
-        self.repos[kind, name], self.private[kind, name] = {}, wanted.get("visibility") == "private"
+        self.repos[kind, name], self.private[kind, name] = {}, request.get("visibility") == "private"
         return 200, {"url": url}
 
-    def _preupload(self, wanted, files):
-        def one(file):
+    def _preupload(self, request, files):
+        def upload_mode(file):
             mode = "lfs" if file["path"].endswith(LARGE) else "regular"
-            known = {"oid": _blob(files[file["path"]])} if file["path"] in files else {}
-            return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **known}
+            stored = {"oid": _blob(files[file["path"]])} if file["path"] in files else {}
+            return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False, **stored}
 
-        return 200, {"files": [one(file) for file in wanted["files"]]}
+        return 200, {"files": [upload_mode(file) for file in request["files"]]}
 
-    def _batch(self, wanted):
+    def _batch(self, request):
         upload = [
             {
                 "oid": o["oid"],
                 "size": o["size"],
                 **({} if o["oid"] in self.objects else {"actions": {"upload": {"href": f"{self.url}/lfs/{o['oid']}"}}}),
             }
-            for o in wanted["objects"]
+            for o in request["objects"]
         ]
         return 200, {"transfer": "basic", "objects": upload}
 
@@ -134,5 +134,5 @@ class Hub:
 
 
 def _blob(body):
-    """Git's name of a file: how the client knows that nothing changed."""
+    """Git's hash of a file, by which the client skips unchanged files."""
     return hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()

@@ -1,4 +1,4 @@
-"""Exports of a run put together by hand: real weights, a made-up journal; and of what cannot be exported."""
+"""Exports of a run written by these tests (real weights, an invented journal), and refusals."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import load_file
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.publishing.cards import MAX_CHARACTERS
 from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
 from ideator_rl.publishing.weights import make_loadable, newest_weights
 from ideator_rl.storage.records import read_run
@@ -37,12 +38,12 @@ def out(run, tmp_path_factory):
 
 @pytest.fixture
 def copy(run, tmp_path):
-    """A run of one's own to change."""
+    """A copy of the run that a test may change."""
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def finish(run):
-    """The model as a run leaves it at its end."""
+    """Save a model as a run does at its end."""
     model, tokenizer = policy(run / "unused")
     save_weights(model, tokenizer, run / "model")
     (run / "model" / "README.md").write_text("a card of the run")
@@ -54,15 +55,15 @@ def rewrite(run, **keys):
     (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **keys}))
 
 
-def texts(folder):
+def exported_text(folder):
     """Every text of an export, those inside Parquet too."""
     from pyarrow import parquet
 
-    found = []
+    texts = []
     for path in (path for path in folder.rglob("*") if path.is_file()):
         tables = [str(parquet.read_table(path).to_pylist())] if path.suffix == ".parquet" else []
-        found += [path.read_bytes().decode("utf-8", "replace"), *tables]
-    return "\n".join(found)
+        texts += [path.read_bytes().decode("utf-8", "replace"), *tables]
+    return "\n".join(texts)
 
 
 def test_the_exported_model_loads_and_generates(out):
@@ -71,8 +72,8 @@ def test_the_exported_model_loads_and_generates(out):
     model = AutoModelForCausalLM.from_pretrained(out / "model")
     tokenizer = AutoTokenizer.from_pretrained(out / "model")
     inputs = tokenizer("[Experiment] Set", return_tensors="pt")
-    made = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=4, min_new_tokens=4)
-    assert made.shape[1] == inputs.input_ids.shape[1] + 4 and model.config.use_cache
+    tokens = model.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=4, min_new_tokens=4)
+    assert tokens.shape[1] == inputs.input_ids.shape[1] + 4 and model.config.use_cache
     assert model.config.rope_parameters["rope_theta"] == 5e5 and model.generation_config.eos_token_id == 0
 
 
@@ -94,13 +95,13 @@ def test_an_adapter_is_merged_as_its_formula_says(run, out):
 
 def test_a_finished_run_gives_its_own_model_bit_for_bit(copy, tmp_path):
     model = finish(copy)
-    made = export_to_folder(copy, tmp_path / "out", Options())
-    assert made.weights == "the model saved at the run's end"
+    exported = export_to_folder(copy, tmp_path / "out", Options())
+    assert exported.weights == "the model saved at the run's end"
     assert (tmp_path / "out" / "model" / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
     assert "a card of the run" not in (tmp_path / "out" / "model" / "README.md").read_text()
 
 
-def test_a_dtype_that_was_asked_for_is_written(copy, tmp_path):
+def test_a_requested_dtype_is_written(copy, tmp_path):
     model = finish(copy)
     export_to_folder(copy, tmp_path / "out", Options(dtype="bfloat16"))
     before, after = load_file(model / "model.safetensors"), load_file(tmp_path / "out" / "model" / "model.safetensors")
@@ -119,11 +120,11 @@ def test_a_checkpoint_of_whole_weights_needs_no_base(copy, tmp_path):
     assert all(exported[name].equal(value) for name, value in load_file(copy / "unused" / "model.safetensors").items())
 
 
-def test_a_broken_checkpoint_is_passed_over_and_left_alone(run, out):
+def test_a_broken_checkpoint_is_skipped_and_kept(run, out):
     assert (run / "checkpoint-3").is_dir() and newest_weights(run, 3).step == 2
 
 
-def test_a_run_that_went_on_after_its_end_gives_its_newest_checkpoint(copy):
+def test_a_run_resumed_after_its_end_exports_its_newest_checkpoint(copy):
     finish(copy)
     (copy / "checkpoint-3" / "optimizer.pt").write_bytes((copy / "checkpoint-2" / "optimizer.pt").read_bytes())
     assert newest_weights(copy, 3).step is None, "three steps were asked for and taken"
@@ -132,14 +133,14 @@ def test_a_run_that_went_on_after_its_end_gives_its_newest_checkpoint(copy):
     assert newest_weights(copy, 3).step is None and newest_weights(copy, 9).step == 3
 
 
-def test_a_base_that_is_gone_is_told(copy, tmp_path):
+def test_a_missing_base_of_adapters_is_an_error(copy, tmp_path):
     shutil.rmtree(copy / "warmup")
     with pytest.raises(ModelError, match="which is gone. Restore that folder"):
         export_to_folder(copy, tmp_path / "place" / "out", Options())
     assert list((tmp_path / "place").iterdir()) == [], "an export that failed left something"
 
 
-def test_weights_in_pieces_are_told(copy):
+def test_weights_in_pieces_are_an_error(copy):
     shutil.rmtree(copy / "checkpoint-3")
     (copy / "checkpoint-2" / "adapter_model.safetensors").unlink()
     (copy / "checkpoint-2" / "global_step2").mkdir()
@@ -154,8 +155,8 @@ def test_the_dataset_loads_and_equals_the_journal(run, out, tmp_path):
     rows = load_dataset(str(out / "dataset"), split="train", cache_dir=str(tmp_path))
     with sqlite3.connect(run / "buffer.sqlite") as db:
         names = ("step", "position", "completion", "thought", "idea", "experiment_id", "status", "reward", "metric")
-        asked = "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric from rollouts order by step, position"
-        journal = [dict(zip(names, row, strict=True)) for row in db.execute(asked)]
+        query = "select step, position, completion, thought, idea, coalesce(experiment_id, ''), status, reward, metric from rollouts order by step, position"
+        journal = [dict(zip(names, row, strict=True)) for row in db.execute(query)]
     assert [{name: row[name] for name in names} for row in rows] == journal and len(journal) == 8
     best = rows[1]
     assert best["direction"] == "min" and best["patch"].endswith("+x = 1.0\n") and best["seed"] == 11
@@ -172,7 +173,7 @@ def test_experiments_are_a_table_of_their_own_with_baselines_and_reruns(out, tmp
     assert sorted(row["metric"] for row in rows if row["kind"] == "rerun") == [3.0, 3.5]
 
 
-def test_parents_stand_beside_the_step_that_they_led_to(copy, tmp_path):
+def test_parents_are_in_the_rows_of_the_step_they_led_to(copy, tmp_path):
     from pyarrow import parquet
 
     with sqlite3.connect(copy / "buffer.sqlite") as db:
@@ -183,7 +184,7 @@ def test_parents_stand_beside_the_step_that_they_led_to(copy, tmp_path):
     assert [row["parents"] for row in rows if row["experiment_id"] == "b"] == [[], ["a", "c", "e"], ["a", "c", "e"]]
 
 
-def test_the_cards_parse_and_say_what_they_should(run, out):
+def test_the_metadata_of_both_cards_loads(run, out):
     card = ModelCard.load(out / "model" / "README.md")
     assert (
         card.data.library_name == "transformers" and card.data.license == "apache-2.0" and card.data.base_model is None
@@ -196,7 +197,7 @@ def test_the_cards_parse_and_say_what_they_should(run, out):
     assert [config["config_name"] for config in data.data.configs] == ["trajectories", "experiments"]
 
 
-def test_the_model_card_tells_the_story_of_the_run(out):
+def test_the_model_card_states_the_results_of_the_run(out):
     import hashlib
 
     text = (out / "model" / "README.md").read_text()
@@ -229,7 +230,7 @@ def test_a_run_without_a_single_idea_is_exported_too(copy, tmp_path):
     assert "No idea succeeded." in ModelCard.load(tmp_path / "out" / "model" / "README.md").text
 
 
-def test_what_a_model_wrote_cannot_leave_its_block(copy, tmp_path):
+def test_text_of_a_model_cannot_end_its_code_block(copy, tmp_path):
     with sqlite3.connect(copy / "buffer.sqlite") as db:
         text = db.execute("select record_json from experiments where id='b'").fetchone()[0]
         evil = {**json.loads(text), "idea": "````\n# A heading\n![](https://example.org/x.png)\x1b[2J"}
@@ -237,6 +238,39 @@ def test_what_a_model_wrote_cannot_leave_its_block(copy, tmp_path):
     export_to_folder(copy, tmp_path / "out", Options())
     text = (tmp_path / "out" / "model" / "README.md").read_text()
     assert "`````\n````\n# A heading" in text and "\x1b" not in text
+
+
+def test_texts_of_a_model_are_not_interpreted_by_jinja_or_yaml(copy, tmp_path):
+    with sqlite3.connect(copy / "buffer.sqlite") as db:
+        for id, text in db.execute("select id, record_json from experiments").fetchall():
+            record = json.loads(text)
+            if record["metric"]:
+                record["metric"]["name"] = "height\n---\nlicense: stolen\n{{ 1234 * 1000 }}"
+            evil = {
+                **record,
+                "idea": "{{ 1234 * 1000 }}{% raw %}{{ exported.run }}",
+                "hardware": "x\n---\nlicense: stolen\n---\n",
+            }
+            db.execute("update experiments set record_json=? where id=?", (json.dumps(evil), id))
+    export_to_folder(copy, tmp_path / "out", Options(license="mit"))
+    for kind, card in (("model", ModelCard), ("dataset", DatasetCard)):
+        loaded = card.load(tmp_path / "out" / kind / "README.md")
+        assert loaded.data.license == "mit" and "{{ 1234 * 1000 }}" in loaded.text and "1234000" not in loaded.text
+    text = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "{{ 1234 * 1000 }}{% raw %}{{ exported.run }}" in text
+
+
+def test_a_long_patch_is_cut_after_its_secrets_are_removed(copy, tmp_path):
+    secret = "hf_" + "A1" * 12
+    with sqlite3.connect(copy / "buffer.sqlite") as db:
+        text = db.execute("select record_json from experiments where id='b'").fetchone()[0]
+        patch = "x" * (MAX_CHARACTERS - 11) + "\n" + secret + "y" * 100
+        db.execute(
+            "update experiments set record_json=? where id='b'", (json.dumps({**json.loads(text), "patch": patch}),)
+        )
+    export_to_folder(copy, tmp_path / "out", Options())
+    text = (tmp_path / "out" / "model" / "README.md").read_text()
+    assert "hf_" not in text and "(hidden)" in text
 
 
 def test_no_secret_is_exported(copy, tmp_path, monkeypatch):
@@ -256,7 +290,7 @@ def test_no_secret_is_exported(copy, tmp_path, monkeypatch):
             (json.dumps({**json.loads(text), "patch": leak, "idea": leak}),),
         )
     export_to_folder(copy, tmp_path / "out", Options())
-    found = texts(tmp_path / "out")
+    exported = exported_text(tmp_path / "out")
     for secret in (
         "key-of-the",
         "named-by",
@@ -269,19 +303,19 @@ def test_no_secret_is_exported(copy, tmp_path, monkeypatch):
         "othersecret",
         "CODER_PASS",
     ):
-        assert secret not in found, secret
-    assert "https://host.example/v1" in found and "s3://team/bucket" in found and "https://x.org" in found
-    assert str(copy) not in found and str(tmp_path) not in found, "a folder of this machine"
+        assert secret not in exported, secret
+    assert "https://host.example/v1" in exported and "s3://team/bucket" in exported and "https://x.org" in exported
+    assert str(copy) not in exported and str(tmp_path) not in exported, "a folder of this machine"
 
 
-def test_drawings_stand_alone(out):
+def test_charts_are_svg_files_that_need_no_page(out):
     for name in ("reward.svg", "best.svg"):
         text = (out / "model" / name).read_text()
         assert xml.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg" and "var(" not in text
         assert f"]({name})" in (out / "model" / "README.md").read_text()
 
 
-def test_older_readers_find_what_they_look_for(out, tmp_path):
+def test_transformers_4_finds_its_tokenizer_class_and_rope_numbers(out, tmp_path):
     config = json.loads((out / "model" / "config.json").read_text())
     assert (
         config["architectures"] == ["LlamaForCausalLM"] and config["rope_theta"] == 5e5 and "rope_scaling" not in config
@@ -313,14 +347,14 @@ UNSERVABLE = {
 
 
 @pytest.mark.parametrize("damage", UNSERVABLE.values(), ids=UNSERVABLE)
-def test_what_cannot_be_served_is_not_exported(out, tmp_path, damage):
+def test_a_damaged_model_is_not_exported(out, tmp_path, damage):
     shutil.copytree(out / "model", tmp_path / "m")
     damage(tmp_path / "m")
     with pytest.raises(ModelError, match="cannot be served"):
         make_loadable(tmp_path / "m")
 
 
-def test_a_folder_that_is_taken_is_refused_and_kept(call, run, tmp_path):
+def test_an_output_folder_with_files_is_refused_and_kept(call, run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
     code, _, err = call("export", run, "--out", tmp_path / "out")
@@ -336,14 +370,14 @@ def test_the_command_prints_one_object_for_a_program(call, run, tmp_path):
     assert Path(facts["model"], "config.json").is_file() and Path(facts["dataset"], "README.md").is_file()
 
 
-def test_what_is_no_training_run_is_told(call, copy, tmp_path):
+def test_a_folder_without_a_training_run_is_refused(call, copy, tmp_path):
     assert "holds no run" in sentence(*call("export", tmp_path, "--out", tmp_path / "out")[::2])
     (copy / "recipe.yaml").unlink()
     assert "no model to export" in sentence(*call("export", copy, "--out", tmp_path / "out")[::2])
     assert "--private is about" in sentence(*call("export", copy, "--out", tmp_path / "out", "--private")[::2])
 
 
-def test_a_run_before_its_first_checkpoint_is_told(copy):
+def test_a_run_before_its_first_checkpoint_is_refused(copy):
     for path in copy.glob("checkpoint-*"):
         shutil.rmtree(path)
     with pytest.raises(IdeatorError, match="neither a trained model nor a whole checkpoint"):

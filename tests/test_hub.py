@@ -44,15 +44,15 @@ def test_a_run_is_pushed_as_two_repos_and_the_token_goes_in_the_header_only(tmp_
     run = interrupted(tmp_path / "run")
     with Hub() as hub:
         settings = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
-        words = ["export", str(run), "--push-to-hub", "ideator", "--private", "--json"]
-        done = subprocess.run(
-            [sys.executable, "-m", "ideator_rl.cli", *words],
+        arguments = ["export", str(run), "--push-to-hub", "ideator", "--private", "--json"]
+        result = subprocess.run(
+            [sys.executable, "-m", "ideator_rl.cli", *arguments],
             env={**os.environ, **settings, "HF_HOME": str(tmp_path / "home")},
             capture_output=True,
             text=True,
         )
-    assert done.returncode == 0, done.stderr
-    facts = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
     assert facts["model"] == f"{hub.url}/somebody/ideator" and facts["rows"]["trajectories"] == 8
     model, dataset = hub.repos["model", NAMES.model], hub.repos["dataset", NAMES.dataset]
     assert {"README.md", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "reward.svg"} <= set(
@@ -61,21 +61,21 @@ def test_a_run_is_pushed_as_two_repos_and_the_token_goes_in_the_header_only(tmp_
     assert set(dataset) == {"README.md", "data/trajectories.parquet", "data/experiments.parquet"}
     assert b"- somebody/ideator-trajectories" in model["README.md"] and b"somebody/ideator)" in dataset["README.md"]
     assert hub.private == {("model", NAMES.model): True, ("dataset", NAMES.dataset): True}
-    shown = {path: header for path, header in hub.authorizations}
-    assert shown["/api/repos/create"] == shown[f"/api/models/{NAMES.model}/commit/main"] == f"Bearer {TOKEN}"
-    assert not any(header for path, header in shown.items() if path.startswith("/lfs/")), "storage needs no token"
+    headers = {path: header for path, header in hub.authorizations}
+    assert headers["/api/repos/create"] == headers[f"/api/models/{NAMES.model}/commit/main"] == f"Bearer {TOKEN}"
+    assert not any(header for path, header in headers.items() if path.startswith("/lfs/")), "storage needs no token"
     sent = b"".join([*model.values(), *dataset.values()])
-    assert TOKEN.encode() not in sent and TOKEN not in done.stdout + done.stderr
-    left = [path for path in run.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
-    assert not left and not list(run.glob(".export-*"))
+    assert TOKEN.encode() not in sent and TOKEN not in result.stdout + result.stderr
+    leaks = [path for path in run.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert not leaks and not list(run.glob(".export-*"))
 
 
-def test_pushing_again_sends_nothing_twice_and_replaces_weights_of_before(hub, folders):
+def test_pushing_again_sends_nothing_twice_and_replaces_older_weights(hub, folders):
     model, dataset = folders
     urls = push(NAMES, model, dataset, private=False)
     assert urls == (f"{hub.url}/{NAMES.model}", f"{hub.url}/datasets/{NAMES.dataset}")
     assert not any(hub.private.values()) and hub.repos["model", NAMES.model]["model.safetensors"] == b"weights" * 100
-    hub.repos["model", NAMES.model]["notes.txt"] = b"somebody's own"
+    hub.repos["model", NAMES.model]["notes.txt"] = b"of another author"
     hub.requests.clear()
     assert push(NAMES, model, dataset, private=False) == urls
     assert not any(request.startswith("PUT") for request in hub.requests)
@@ -86,7 +86,7 @@ def test_pushing_again_sends_nothing_twice_and_replaces_weights_of_before(hub, f
 
 REFUSALS = {
     "a token that is not accepted": ("whoami", 401, "does not accept the token. Log in with `hf auth login`"),
-    "a namespace of somebody else": ("repos/create", 403, "may not write there"),
+    "a namespace of another user": ("repos/create", 403, "may not write there"),
     "payment": ("repos/create", 402, "billing"),
     "too many requests": ("repos/create", 429, "Wait some minutes"),
     "a hub that is down": ("repos/create", 503, "answers 503"),
@@ -95,16 +95,17 @@ REFUSALS = {
 }
 
 
-@pytest.mark.parametrize("piece, status, words", REFUSALS.values(), ids=REFUSALS)
-def test_what_the_hub_refuses_is_one_sentence_without_the_token(hub, folders, piece, status, words):
+@pytest.mark.parametrize("piece, status, reason", REFUSALS.values(), ids=REFUSALS)
+def test_a_refusal_of_the_hub_is_one_sentence_without_the_token(hub, folders, piece, status, reason):
     hub.refuse = {piece: status}
-    with pytest.raises(HubError) as told:
+    with pytest.raises(HubError) as error:
         push(full_names("ideator", None), *folders, private=False)
-    assert words in str(told.value) and TOKEN not in str(told.value) and "\n" not in str(told.value)
-    assert told.value.__cause__ is None
+    message = str(error.value)
+    assert reason in message and TOKEN not in message and "\n" not in message
+    assert error.value.__cause__ is None
 
 
-def test_a_push_that_ends_half_way_says_what_is_there_and_can_be_repeated(hub, folders):
+def test_a_push_that_ends_half_way_states_what_was_sent_and_can_be_repeated(hub, folders):
     hub.refuse = {f"/api/models/{NAMES.model}/commit": 500}
     with pytest.raises(
         HubError, match=r"model somebody/ideator could not be sent.*dataset is published already .*same line"
@@ -124,7 +125,7 @@ def test_names_get_the_users_namespace_unless_they_have_one(hub):
 @pytest.mark.parametrize(
     "model, dataset", [("a/b/c", None), ("a--b", None), ("", None), ("x" * 90, None), ("ok", "-no")]
 )
-def test_a_name_that_cannot_be_is_told_before_anything_is_asked(hub, model, dataset):
+def test_an_invalid_name_is_refused_before_any_request(hub, model, dataset):
     with pytest.raises(HubError, match="cannot be the name of a repo"):
         full_names(model, dataset)
     assert hub.requests == []
@@ -135,7 +136,7 @@ def test_model_and_dataset_need_names_of_their_own(hub):
         full_names("somebody/x", "somebody/x")
 
 
-def test_no_token_is_told(hub, monkeypatch, tmp_path):
+def test_a_missing_token_is_an_error(hub, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
@@ -143,13 +144,13 @@ def test_no_token_is_told(hub, monkeypatch, tmp_path):
         full_names("ideator", None)
 
 
-def test_a_hub_that_cannot_be_reached_is_told(hub, monkeypatch):
+def test_an_unreachable_hub_is_an_error(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubError, match="cannot be reached. Check the network"):
         full_names("ideator", None)
 
 
-def test_a_client_that_was_told_to_stay_offline_is_told(hub, monkeypatch):
+def test_an_offline_client_is_an_error(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match="Unset HF_HUB_OFFLINE"):
         full_names("ideator", None)

@@ -1,0 +1,46 @@
+"""What the redactor removes from texts and settings, and what it leaves alone."""
+
+import pytest
+
+from ideator_rl.redaction import HIDDEN, Redactor
+
+TOKEN = "hf_" + "A1" * 12
+ENVIRON = {"SOME_API_KEY": "key-of-the-environment", "SHORT_TOKEN": "word", "MY_NAME": "key-of-nothing", "PHRASE": "from-the-recipe"}  # fmt: skip
+
+
+@pytest.fixture
+def redactor():
+    return Redactor({"coder": {"api_key_env": "PHRASE"}}, ENVIRON)
+
+
+def test_a_text_loses_secret_values_tokens_and_logins_of_urls(redactor):
+    text = f"key-of-the-environment from-the-recipe {TOKEN} https://me:password@host/x word key-of-nothing"
+    assert redactor.text(text) == f"{HIDDEN} {HIDDEN} {HIDDEN} https://host/x word key-of-nothing"
+
+
+def test_a_secret_that_begins_another_secret_does_not_leave_its_end():
+    redactor = Redactor(None, {"A_TOKEN": "12345678", "B_TOKEN": "12345678-and-more"})
+    assert redactor.text("12345678-and-more") == HIDDEN
+
+
+def test_half_a_surrogate_pair_becomes_encodable(redactor):
+    assert redactor.text("a\ud800b").encode() == b"a?b"
+
+
+def test_settings_lose_secret_keys_at_any_depth_and_queries_of_urls(redactor):
+    settings = {"hub_token": "x", "deep": [{"Authorization": "y", "rate": 0.5}], "url": "https://a:b@host/v1?sig=z#f"}
+    assert redactor.settings(settings) == {
+        "hub_token": HIDDEN,
+        "deep": [{"Authorization": HIDDEN, "rate": 0.5}],
+        "url": "https://host/v1",
+    }
+
+
+def test_an_empty_secret_stays_empty(redactor):
+    assert redactor.settings({"hub_token": None, "password": ""}) == {"hub_token": None, "password": ""}
+
+
+@pytest.mark.parametrize("path", ["/home/me/models/mine", "~/models/mine/", "file:///home/me/mine"])
+def test_absolute_paths_keep_their_last_part_only_if_shortened(redactor, path):
+    assert redactor.settings({"model": path}) == {"model": "…/mine"}
+    assert redactor.settings({"model": path}, shorten_paths=False) == {"model": path}
