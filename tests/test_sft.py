@@ -27,7 +27,7 @@ IDEA = "[Experiment] raise x [Code Changes] set x to {} [End]"
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_rows(tmp_path):
     def write(*rows):
         path = tmp_path / "rows.jsonl"
         path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
@@ -36,10 +36,10 @@ def written(tmp_path):
     return write
 
 
-def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(written):
+def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(write_rows):
     messages = [{"role": "user", "content": "go"}]
     source = rows_from_file(
-        written(
+        write_rows(
             {"completion": "so " + IDEA.format(1), "prompt": messages, "status": "succeeded"},
             "",
             {"idea": IDEA.format(2), "thought": "because"},
@@ -60,7 +60,7 @@ def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(wri
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "message"),
     [
         ("{", "not JSON"),
         ("[1]", "a list. Expected an object"),
@@ -72,15 +72,15 @@ def test_a_trajectory_file_gives_its_rows_and_reports_the_rows_that_it_skips(wri
         ({"completion": IDEA, "prompt": [{"role": "user"}]}, "expected a prompt of text, or a list of messages"),
     ],
 )
-def test_a_bad_line_is_reported_with_its_number(written, line, words):
+def test_a_bad_line_is_reported_with_its_number(write_rows, line, message):
     with pytest.raises(WarmupDataError) as caught:
-        rows_from_file(written({"completion": IDEA}, "", line), "p")
-    assert "line 3: " in str(caught.value) and words in str(caught.value) and "\n" not in str(caught.value)
+        rows_from_file(write_rows({"completion": IDEA}, "", line), "p")
+    assert "line 3: " in str(caught.value) and message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_file_with_nothing_to_learn_from_is_refused(written, tmp_path):
+def test_a_file_with_nothing_to_learn_from_is_refused(write_rows, tmp_path):
     with pytest.raises(WarmupDataError, match="no row to learn from"):
-        rows_from_file(written({"status": "failed", "completion": ""}), "p")
+        rows_from_file(write_rows({"status": "failed", "completion": ""}), "p")
     with pytest.raises(WarmupDataError, match="cannot be read: No such file"):
         rows_from_file(tmp_path / "none.jsonl", "p")
 
@@ -139,7 +139,7 @@ def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
     assert rows == {"thought 3": "second group", "thought 0": "p", "thought 1": "p"}
 
 
-def test_a_run_that_cannot_teach_is_refused(run, tmp_path):
+def test_a_run_without_a_usable_idea_is_refused(run, tmp_path):
     with pytest.raises(WarmupDataError, match="tried its ideas in toy, and this recipe is about other"):
         rows_from_run(run, "other", "p", 9, False)
     journal = Journal(tmp_path / "empty" / "buffer.sqlite")
@@ -189,7 +189,7 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
-def test_a_warm_up_leaves_a_model_that_loads_its_card_and_nothing_else(warm):
+def test_a_warm_up_writes_a_loadable_model_and_its_card_only(warm):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(warm), AutoTokenizer.from_pretrained(warm)
@@ -209,8 +209,8 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(warm, tmp_path, capsys
     assert f"--scratch_model null --sft_steps 0 --model_name_or_path {tmp_path}/other" in text
 
 
-def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_file(warm, tmp_path, written):
-    rows = written(*({"completion": f"hm {IDEA.format(n)}"} for n in range(8)))
+def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_file(warm, tmp_path, write_rows):
+    rows = write_rows(*({"completion": f"hm {IDEA.format(n)}"} for n in range(8)))
     given = ["--scratch_model", "null", "--model_name_or_path", str(warm), "--lora_r", "2"]
     words = ["--data", str(rows), "--adapters", "--sft_steps", "2", "--out", str(tmp_path / "further")]
     assert main([*TOY, *given, *words]) == 0
@@ -221,7 +221,7 @@ def test_a_warm_model_is_warmed_up_further_by_merged_adapters_on_the_rows_of_a_f
     assert "adapters, merged in" in (tmp_path / "further" / "README.md").read_text()
 
 
-def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
+def test_an_interrupted_warm_up_leaves_no_file(warm, tmp_path):
     from ideator_rl.training.sft.warmup import FitSettings, fine_tune
 
     def cut(*_):
@@ -232,7 +232,7 @@ def test_a_warm_up_that_was_cut_off_leaves_nothing(warm, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_weights_that_were_not_gathered_are_no_model(warm, tmp_path, monkeypatch):
+def test_weights_that_were_not_gathered_are_an_error(warm, tmp_path, monkeypatch):
     from trl import SFTTrainer
 
     from ideator_rl.errors import IdeatorError

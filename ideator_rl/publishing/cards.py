@@ -161,6 +161,7 @@ def _result_values(run: Run, redactor: Redactor) -> dict[str, Any]:
         return safe[:MAX_CHARACTERS] + (f"\n… {cut} more characters" if cut > 0 else "")
 
     steps = run.by_step()
+    # Rounded up, so that the table has at most MAX_STEPS rows and the last step.
     interval = -(-len(steps) // MAX_STEPS) or 1
     best = run.ranked[0] if run.ranked else None
     # Equal texts and equal records count as equal; the same idea in other words counts as different.
@@ -206,6 +207,7 @@ def _provenance_values(run: Run) -> dict[str, Any]:
 
 def _eval_results(run: Run) -> list[EvalResult]:
     """The Hub's table of results: metrics of the best idea and of the baseline, and the last step's success rate."""
+    # The Hub relates results to one dataset; a run of several environments or presets has none.
     settings = {(record.environment, record.preset) for record in run.experiments.values()}
     if len(settings) != 1:
         return []

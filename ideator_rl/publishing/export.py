@@ -86,8 +86,10 @@ def export_to_hub(run: Path, model: str, dataset: str | None, private: bool, opt
     Raises:
         IdeatorError: as `export_to_folder`; or the Hub refuses, if possible before the export is written.
     """
+    # The cheap refusals first: no run, no token, an invalid name.
     read_run(run)
     names = hub.full_names(model, dataset)
+    # Inside the run, because weights may be too large for the disk of /tmp.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as scratch:
         folder = Path(scratch)
         exported = _write(run, folder, replace(options, model=names.model, dataset=names.dataset))

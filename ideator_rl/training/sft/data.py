@@ -86,6 +86,7 @@ def rows_from_file(file: Path, default_prompt: str) -> RowSource:
         raise WarmupDataError(
             f"The trajectory file {file} cannot be read: {reason}. Give the path of a file."
         ) from error
+    # One bad line refuses the file: a silent gap would change what the model learns.
     rows: list[Row] = []
     without_prompt = failed = 0
     for number, line in enumerate(lines, 1):
@@ -135,6 +136,7 @@ def rows_from_run(folder: Path, environment: str, default_prompt: str, best: int
             rollout_by_tree.setdefault(record.tree or record.id, rollout)
     rollouts = [rollout_by_tree[tree] for record in records if (tree := record.tree or record.id) in rollout_by_tree]
 
+    # A run deletes the prompts of a batch once it is trained, so most rows of a finished run lack theirs.
     rows: list[Row] = []
     without_prompt = 0
     for rollout in rollouts[:best]:

@@ -58,6 +58,7 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
     if is_first:
         for line in (f"learning from {source.origin}", *source.notes):
             progress.say(line)
+    # Imported late: a refused request must not wait seconds for torch and transformers.
     from transformers import AutoConfig, AutoTokenizer
 
     from ideator_rl.training.libraries import prepare_libraries
@@ -69,6 +70,7 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
     model = build_ideator(
         ours.model_name_or_path, ours.scratch_model, tokenizer_corpus(source.rows), scratch, recipe.seed
     )
+    # Rows can be checked only now: their form and length depend on the tokenizer.
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     max_length = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
     is_chat = bool(tokenizer.chat_template)

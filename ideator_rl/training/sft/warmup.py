@@ -88,6 +88,7 @@ def fine_tune(
             peft_config=settings.adapters,
             args=args,
         )
+        # Its lines of JSON would break into the progress output.
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         is_first = trainer.is_world_process_zero()
@@ -96,6 +97,7 @@ def fine_tune(
             _save(trainer, source, folder, settings)
             if card is not None and is_first:
                 (folder / "README.md").write_text(card, encoding="utf-8")
+    # The other processes load the model next, so they wait until the folder is complete.
     trainer.accelerator.wait_for_everyone()
 
 
@@ -129,6 +131,7 @@ def _save(trainer: Any, source: str, folder: Path, settings: FitSettings) -> Non
     from transformers import AutoModelForCausalLM
 
     if settings.adapters is None:
+        # Every process takes part in gathering; only the first writes files.
         trainer.accelerator.unwrap_model(trainer.model).config.use_cache = True  # training disabled it
         trainer.save_model(str(folder))
         if trainer.is_world_process_zero() and not list(folder.glob("*.safetensors")):
@@ -143,6 +146,7 @@ def _save(trainer: Any, source: str, folder: Path, settings: FitSettings) -> Non
     with tempfile.TemporaryDirectory() as adapters:
         trainer.save_model(adapters)
         if trainer.is_world_process_zero():
+            # Merged into the stored base: the one in memory may be sharded or in another dtype.
             base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype))
             merged: Any = PeftModel.from_pretrained(base, adapters)
             save_weights(merged.merge_and_unload(), trainer.processing_class, folder)
