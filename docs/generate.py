@@ -114,12 +114,12 @@ def _coder_and_ideators() -> str:
 
 def _env_yaml() -> str:
     sections = {
-        "`metric`": manifest.Metric,
-        "`reward`": manifest.Reward,
+        "`metric`": manifest.MetricKeys,
+        "`reward`": manifest.RewardKeys,
         "A preset: `presets.NAME`": manifest.PresetKeys,
-        "`presets.NAME.budget`": manifest.Budget,
-        "`presets.NAME.resources`": manifest.Resources,
-        "`presets.NAME.suspicious`": manifest.Suspicious,
+        "`presets.NAME.budget`": manifest.BudgetKeys,
+        "`presets.NAME.resources`": manifest.ResourcesKeys,
+        "`presets.NAME.suspicious`": manifest.SuspiciousKeys,
     }
     return _page(
         "Keys of env.yaml",

@@ -10,25 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic.dataclasses import dataclass as config_dataclass
-
 from ideator_rl.environments.data import Data, data_version, prepared
-from ideator_rl.environments.manifest import (
-    Budget,
-    Manifest,
-    Metric,
-    PresetKeys,
-    Resources,
-    Suspicious,
-    read_manifest,
-)
+from ideator_rl.environments.preset import Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import cache_root, write_atomic
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.registry import environment_folder, environment_names
@@ -39,22 +30,6 @@ __all__ = ["Budget", "Environment", "EnvironmentError_", "Metric", "Preset", "Re
 
 class EnvironmentError_(IdeatorError):
     """The environment's folder or manifest is not usable."""
-
-
-@config_dataclass(frozen=True, kw_only=True)
-class Preset(PresetKeys):
-    """One scale of an environment: the same code with other numbers."""
-
-    name: str
-
-    def hours(self, experiments: int) -> tuple[float, float]:
-        """GPU-hours and CPU-hours of so many experiments at most, start-up included.
-
-        A wall-clock budget counts every CPU that the experiment holds.
-        """
-        hours = experiments * (self.budget.seconds + self.budget.startup_allowance) / 3600
-        cpus = 1 if self.budget.clock == "cpu" else self.resources.cpus
-        return hours * self.resources.gpus, hours * cpus
 
 
 @dataclass(frozen=True)
@@ -177,43 +152,90 @@ def load_environment(name_or_path: str | Path) -> Environment:
             f"There is no environment {str(name_or_path)!r}. Known names: {', '.join(environment_names()) or 'none'}; "
             "or give the path of a folder with an env.yaml, such as ./my_env."
         )
-    path = root / "env.yaml"
+    return _build(root, _read_keys(root / "env.yaml"))
+
+
+def _read_keys(path: Path) -> dict[str, Any]:
+    """The checked keys of an env.yaml.
+
+    They are cached under a hash of the file and of the code that checks it: an experiment loads its environment in two
+    processes, and the check imports pydantic and PyYAML, which take longer than all the rest of such a process.
+    """
     try:
-        raw = yaml.safe_load(path.read_text())
+        text = path.read_bytes()
     except FileNotFoundError:
-        raise EnvironmentError_(f"The environment folder {root} has no env.yaml. Add one.") from None
-    except yaml.YAMLError as error:
+        raise EnvironmentError_(f"The environment folder {path.parent} has no env.yaml. Add one.") from None
+    version = hashlib.sha256(text + Path(__file__).with_name("manifest.py").read_bytes()).hexdigest()
+    cached = cache_root() / "manifests" / f"{version}.json"
+    with suppress(OSError, ValueError):
+        return _require_files(json.loads(cached.read_text(encoding="utf-8")), path)
+
+    import yaml
+
+    from ideator_rl.environments.manifest import read_manifest
+
+    try:
+        raw = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EnvironmentError_(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    return _build(root, read_manifest(raw, path, EnvironmentError_))
+    keys = _require_files(read_manifest(raw, path, EnvironmentError_), path)
+    # Settings may hold what JSON does not, such as dates: these are checked each time.
+    with suppress(OSError, TypeError, ValueError):
+        settings = {name: preset["settings"] for name, preset in keys["presets"].items()}
+        if json.loads(json.dumps(settings)) == settings:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cached, json.dumps(keys))
+    return keys
 
 
-def _build(root: Path, keys: Manifest) -> Environment:
+def _require_files(keys: dict[str, Any], path: Path) -> dict[str, Any]:
+    """
+    Raises:
+        EnvironmentError_: the folder lacks a file that the keys name.
+    """
+    root = path.parent
+    files = {key: keys[key] for key in ("task", "evaluator", "prepare", "catalogue", "known_good")}
+    files |= {f"prompts.{kind}": name for kind, name in keys["prompts"].items()}
+    for key, name in files.items():
+        if name and not (root / name).is_file():
+            raise EnvironmentError_(
+                f"{path}: {key} names {name}, but there is no such file in {root}. Add it, or correct the name."
+            )
+    if not (root / "baseline").is_dir():
+        raise EnvironmentError_(f"{path}: there is no folder baseline/ in {root}. Put the baseline codebase there.")
+    if (name := keys["settings_file"]) and not (root / "baseline" / name).is_file():
+        raise EnvironmentError_(f"{path}: settings_file names {name}, but baseline/ has no such file.")
+    return keys
+
+
+def _build(root: Path, keys: dict[str, Any]) -> Environment:
     # What defines the environment, and the artifact, are never an idea's to change.
-    own_files = [keys.evaluator, keys.task, keys.prepare, keys.catalogue, keys.known_good, *keys.prompts.values()]
-    fixed = (*(name for name in own_files if name), "env.yaml", "artifact", "artifact/**")
-    protected = (*keys.protected, *keys.hidden, *fixed)
+    own_files = [*(keys[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good"))]
+    fixed = (*(name for name in (*own_files, *keys["prompts"].values()) if name), "env.yaml", "artifact", "artifact/**")
+    protected = (*keys["protected"], *keys["hidden"], *fixed)
+    metric = keys["metric"] | {"plausible": tuple(keys["metric"]["plausible"])}
     environment = Environment(
-        name=keys.name,
+        name=keys["name"],
         root=root,
-        title=keys.title,
-        task=(root / keys.task).read_text().strip(),
-        command=tuple(keys.command),
-        preload=tuple(keys.preload),
-        hidden=tuple(keys.hidden),
-        rules=Rules(editable=tuple(keys.editable), protected=protected),
-        metric=keys.metric,
-        reward_transform=keys.reward.transform,
-        failure_reward=float(keys.reward.failure),
-        presets={name: Preset(name=name, **vars(preset)) for name, preset in keys.presets.items()},
-        evaluator=keys.evaluator,
-        scorer=keys.scorer,
-        scorer_code=keys.scorer_code,
-        prepare=keys.prepare,
-        catalogue_path=root / keys.catalogue if keys.catalogue else None,
-        settings_file=keys.settings_file,
-        in_process=keys.in_process,
-        known_good=keys.known_good,
-        prompt_files=keys.prompts,
+        title=keys["title"],
+        task=(root / keys["task"]).read_text().strip(),
+        command=tuple(keys["command"]),
+        preload=tuple(keys["preload"]),
+        hidden=tuple(keys["hidden"]),
+        rules=Rules(editable=tuple(keys["editable"]), protected=protected),
+        metric=Metric(**metric),
+        reward_transform=keys["reward"]["transform"],
+        failure_reward=float(keys["reward"]["failure"]),
+        presets={name: Preset.from_keys(name, preset) for name, preset in keys["presets"].items()},
+        evaluator=keys["evaluator"],
+        scorer=keys["scorer"],
+        scorer_code=keys["scorer_code"],
+        prepare=keys["prepare"],
+        catalogue_path=root / keys["catalogue"] if keys["catalogue"] else None,
+        settings_file=keys["settings_file"],
+        in_process=keys["in_process"],
+        known_good=keys["known_good"],
+        prompt_files=keys["prompts"],
     )
     for preset in environment.presets:
         environment.baseline(preset)  # raises where a setting is not assigned exactly once

@@ -1,11 +1,11 @@
-"""The keys of an `env.yaml`, and the parts of an environment that it declares.
+"""The keys of an `env.yaml`, with their types, ranges and defaults.
 
-`read_manifest` checks every key, type and range, and that every file is there, before anything is built from it.  A key
-without a value has its default.
+`read_manifest` checks every key before anything is built from it.  A key without a value has its default.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -48,7 +48,7 @@ class Section(Config):
 
 
 @dataclass(frozen=True)
-class Metric(Section):
+class MetricKeys(Section):
     """What the evaluator measures."""
 
     name: str
@@ -59,18 +59,14 @@ class Metric(Section):
     """[lowest, highest]: a value outside makes the experiment `invalid`."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> Metric:
+    def _ordered(self) -> MetricKeys:
         if self.plausible[0] >= self.plausible[1]:
             raise ValueError(f"metric.plausible: {list(self.plausible)}. Expected [lowest, highest].")
         return self
 
-    def better(self, value: float, reference: float) -> bool:
-        """Whether a value is strictly better than a reference."""
-        return value < reference if self.direction == "min" else value > reference
-
 
 @dataclass(frozen=True)
-class Budget(Section):
+class BudgetKeys(Section):
     """What one experiment may spend."""
 
     clock: Literal["cpu", "wall"]
@@ -82,7 +78,7 @@ class Budget(Section):
 
 
 @dataclass(frozen=True)
-class Resources(Section):
+class ResourcesKeys(Section):
     """What one experiment needs."""
 
     cpus: Count = 1
@@ -100,7 +96,7 @@ class Resources(Section):
 
 
 @dataclass(frozen=True)
-class Suspicious(Section):
+class SuspiciousKeys(Section):
     """Results too good to trust after one run: they are run again, with another seed, on the second hidden split."""
 
     beyond: PlainNumber
@@ -110,7 +106,7 @@ class Suspicious(Section):
 
 
 @dataclass(frozen=True)
-class Reward(Section):
+class RewardKeys(Section):
     """How the metric becomes a reward."""
 
     transform: Transform = "identity"
@@ -123,15 +119,15 @@ class Reward(Section):
 class PresetKeys(Section):
     """One scale of the environment: the same code with other numbers."""
 
-    budget: Budget
+    budget: BudgetKeys
     """See below."""
     settings: dict[str, Any] = Field(default_factory=dict)
     """Values that are written into `settings_file`, by the name that a line there assigns."""
-    resources: Resources = Resources()
+    resources: ResourcesKeys = ResourcesKeys()
     """See below."""
     vocab: Count = 256
     """Classes that a model under test predicts, for the library's losses."""
-    suspicious: Suspicious | None = None
+    suspicious: SuspiciousKeys | None = None
     """See below; null to trust every plausible result."""
 
 
@@ -159,9 +155,9 @@ class Manifest(Section):
     """Globs of files that ideas must not change."""
     hidden: Texts = Field(default_factory=list)
     """Globs of files of the baseline that are protected, and shown neither to ideators nor to coders."""
-    metric: Metric
+    metric: MetricKeys
     """See below."""
-    reward: Reward = Reward()
+    reward: RewardKeys = RewardKeys()
     """See below."""
     evaluator: str
     """Trusted file that measures the metric."""
@@ -183,30 +179,12 @@ class Manifest(Section):
     """Presets by name."""
 
 
-def read_manifest(raw: Any, path: Path, error: type[IdeatorError]) -> Manifest:
-    """
+def read_manifest(raw: Any, path: Path, error: type[IdeatorError]) -> dict[str, Any]:
+    """The checked keys of an env.yaml with their defaults, as plain values.
+
     Raises:
         error: with one sentence that names the file, what came, and what was expected.
     """
     if not isinstance(raw, dict):
         raise error(f"{path} must be a mapping of keys to values, got {type(raw).__name__}.")
-    manifest = read_config(Manifest, raw, f"{path} has", error)
-    for problem in _missing_files(manifest, path.parent):
-        raise error(f"{path}: {problem}")
-    return manifest
-
-
-def _missing_files(manifest: Manifest, root: Path) -> list[str]:
-    """One sentence for each file that the manifest names and the folder lacks."""
-    files = {key: getattr(manifest, key) for key in ("task", "evaluator", "prepare", "catalogue", "known_good")}
-    files |= {f"prompts.{kind}": name for kind, name in manifest.prompts.items()}
-    problems = [
-        f"{key} names {name}, but there is no such file in {root}. Add it, or correct the name."
-        for key, name in files.items()
-        if name and not (root / name).is_file()
-    ]
-    if not (root / "baseline").is_dir():
-        problems.append(f"there is no folder baseline/ in {root}. Put the baseline codebase there.")
-    if manifest.settings_file and not (root / "baseline" / manifest.settings_file).is_file():
-        problems.append(f"settings_file names {manifest.settings_file}, but baseline/ has no such file.")
-    return problems
+    return asdict(read_config(Manifest, raw, f"{path} has", error))  # type: ignore[call-overload]
