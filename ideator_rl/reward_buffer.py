@@ -37,7 +37,7 @@ from ideator_rl.files import cache_root
 from ideator_rl.reward import BatchOutcomes
 from ideator_rl.storage.journal import Journal, Note, Proposal, sections
 from ideator_rl.storage.journal_reader import JOURNAL, Descent
-from ideator_rl.text import encodable
+from ideator_rl.text.display import encodable
 
 log = logging.getLogger(__name__)
 

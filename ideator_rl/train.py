@@ -82,7 +82,7 @@ def _report(folder: Path) -> None:
 
 def _fail(sentence: str) -> int:
     """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
-    from ideator_rl.text import visible
+    from ideator_rl.text.display import visible
 
     print(f"ideator_rl.train: {visible(sentence)}", file=sys.stderr)
     return 2

@@ -19,7 +19,6 @@ LAYERS = [
         "config",
         "files",
         "text",
-        "redaction",
         "progress",
         "patch",
     },

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ideator_rl.redaction import HIDDEN, Redactor
+from ideator_rl.text.redaction import HIDDEN, Redactor
 
 TOKEN = "hf_" + "A1" * 12
 ENVIRON = {"SOME_API_KEY": "key-of-the-environment", "SHORT_TOKEN": "word", "MY_NAME": "key-of-nothing", "PHRASE": "from-the-recipe"}  # fmt: skip

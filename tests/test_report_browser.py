@@ -10,7 +10,7 @@ from report_page import HOSTILE, page_of
 
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 
 PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n lr\n-x = 1\n+x = {}\n"
 

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
     """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
-    from ideator_rl.text import visible
+    from ideator_rl.text.display import visible
 
     print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
     return status

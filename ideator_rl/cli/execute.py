@@ -16,7 +16,7 @@ from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.text import encodable, number
+from ideator_rl.text.display import encodable, number
 
 PROMISED_KEYS = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
 """Keys of a printed record that programs may rely on, in this order; more may follow."""

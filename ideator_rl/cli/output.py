@@ -10,7 +10,7 @@ from typing import Any
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root
 from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
-from ideator_rl.text import visible
+from ideator_rl.text.display import visible
 
 
 def print_json(value: Any) -> None:

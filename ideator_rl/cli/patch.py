@@ -10,7 +10,7 @@ from ideator_rl.cli.output import print_json, print_progress, print_text, read_p
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import PatchError, Tree, apply_patch, diff, patched_tree, read_tree, tree_hash, write_tree
-from ideator_rl.text import visible
+from ideator_rl.text.display import visible
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from ideator_rl.cli.execute import with_progress
 from ideator_rl.cli.output import print_json, print_progress, print_text
 from ideator_rl.cli.target import bucket_at, run_folder
 from ideator_rl.search.rerun import Rerun, Source, rerun, source_of_run
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 
 
 def main(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ideator_rl.cli.output import print_text
-from ideator_rl.text import visible
+from ideator_rl.text.display import visible
 
 LOOK_SECONDS = 2.0
 """Between two looks, at least."""

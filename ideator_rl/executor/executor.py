@@ -39,7 +39,7 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.sandbox import BWRAP
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
-from ideator_rl.text import encodable
+from ideator_rl.text.display import encodable
 
 log = logging.getLogger(__name__)
 

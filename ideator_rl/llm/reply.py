@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ideator_rl.llm.faults import Fault, shortened
-from ideator_rl.text import encodable
+from ideator_rl.text.display import encodable
 
 Finish = Literal["stop", "length", "refused", "empty"]
 TEMPLATE_TOKENS = 64

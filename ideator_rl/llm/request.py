@@ -11,7 +11,7 @@ from ideator_rl.llm.prices import Price
 from ideator_rl.llm.reply import max_prompt_tokens
 from ideator_rl.llm.settings import LLMSettings
 from ideator_rl.storage.ledger import Spent
-from ideator_rl.text import encodable
+from ideator_rl.text.display import encodable
 
 COMPLETION_TOKENS_HOSTS = ("openai.com", "openai.azure.com")
 """Hosts where max_tokens is called max_completion_tokens; they refuse the old name for reasoning models."""

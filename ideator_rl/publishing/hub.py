@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.redaction import Redactor
-from ideator_rl.text import visible
+from ideator_rl.text.display import visible
+from ideator_rl.text.redaction import Redactor
 
 SUFFIX = "-trajectories"
 STALE = {

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
-from ideator_rl.redaction import Redactor
 from ideator_rl.storage.records import Run
+from ideator_rl.text.redaction import Redactor
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"
 """The tables, and the configurations of the dataset."""

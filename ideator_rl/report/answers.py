@@ -22,7 +22,7 @@ from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
 from ideator_rl.report.sections import Row, Section
 from ideator_rl.storage.records import Run
-from ideator_rl.text import dollars, duration, number, share, spread
+from ideator_rl.text.display import dollars, duration, number, share, spread
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from ideator_rl.text import shorten
+from ideator_rl.text.display import shorten
 
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _ASSIGNMENT = re.compile(r"(\s*[A-Za-z_][\w.]*)\s*=(?!=)")

@@ -27,7 +27,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ideator_rl.text import encodable, visible
+from ideator_rl.text.display import encodable, visible
 
 # Matplotlib draws in these colours; in the SVG each is replaced by the CSS variable that belongs to it.
 INK, GRID, BASELINE, DOT = "#010101", "#010102", "#010103", "#010104"

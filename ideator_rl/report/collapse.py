@@ -16,7 +16,7 @@ from ideator_rl.report.answers import Answer
 from ideator_rl.report.charts import SHARES, YAxis, chart, series, variable
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.sections import Section
-from ideator_rl.text import number, share
+from ideator_rl.text.display import number, share
 
 QUESTION = "Did the population collapse?"
 CHARTS = (

@@ -21,7 +21,7 @@ from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.report.groups import Group, comparable, different_keys, groups
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.sections import Section
-from ideator_rl.text import number, spread
+from ideator_rl.text.display import number, spread
 
 MIN_PAIRS = 5
 """Fewer pairs are not tested: with four that all agree, the two-sided sign test gives p = 0.125."""

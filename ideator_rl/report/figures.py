@@ -14,7 +14,7 @@ from ideator_rl.report.charts import DOT, SERIES, SHARES, STATUS, Baseline, Mark
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.sections import Section
 from ideator_rl.storage.records import Run, Step
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 
 STATUSES = (*FINAL, LOST, RUNNING)
 """A status has the colour `STATUS[i]` of its index here."""

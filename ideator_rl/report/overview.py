@@ -12,7 +12,7 @@ from ideator_rl.report.compare import MIN_PAIRS, Comparison, too_few_pairs
 from ideator_rl.report.groups import Group
 from ideator_rl.report.payload import title
 from ideator_rl.report.sections import Section
-from ideator_rl.text import dollars, duration, number, share
+from ideator_rl.text.display import dollars, duration, number, share
 
 MAX_ALARMED = 4
 """Runs with an alarm that are named."""

@@ -25,7 +25,7 @@ from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
 from ideator_rl.report.sections import Row, Section
-from ideator_rl.text import shorten, visible
+from ideator_rl.text.display import shorten, visible
 
 MAX_BYTES = 10_000_000
 """Of all texts together, packed."""

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
-from ideator_rl.redaction import Redactor
 from ideator_rl.report.charts import Baseline
 from ideator_rl.storage.records import Rollout, Run, Step
+from ideator_rl.text.redaction import Redactor
 
 
 @dataclass(frozen=True)

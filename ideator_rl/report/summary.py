@@ -12,7 +12,7 @@ from statistics import mean, stdev
 
 from ideator_rl.experiment import FINAL, LOST, RUNNING
 from ideator_rl.storage.records import Run, Step, read_run
-from ideator_rl.text import clip, number, share, visible
+from ideator_rl.text.display import clip, number, share, visible
 
 MAX_TEXT = 8_000
 """Characters of the best idea, and of its patch."""

@@ -42,7 +42,7 @@ from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
-from ideator_rl.text import encodable, number
+from ideator_rl.text.display import encodable, number
 
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0

@@ -29,7 +29,7 @@ from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.ledger import BudgetSpent
-from ideator_rl.text import visible
+from ideator_rl.text.display import visible
 
 FREE, EXPLOIT, EXPLORE = "free", "exploit", "explore"
 

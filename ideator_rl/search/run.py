@@ -40,7 +40,7 @@ from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
 from ideator_rl.storage.run_folder import MARK, keep_recipe, take
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 
 
 class SearchProgress(ProgressReporter):

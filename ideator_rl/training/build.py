@@ -12,7 +12,7 @@ from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_confi
 
 from ideator_rl.files import atomic_folder
 from ideator_rl.registry import resolve_reward
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch

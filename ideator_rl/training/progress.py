@@ -10,7 +10,7 @@ import time
 
 from ideator_rl.progress import ProgressReporter, clock
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.text import number
+from ideator_rl.text.display import number
 
 
 class Progress(ProgressReporter):

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ideator_rl.text import encodable
+from ideator_rl.text.display import encodable
 
 HIDDEN = "(hidden)"
 """Replaces a secret."""
