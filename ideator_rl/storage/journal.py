@@ -89,9 +89,8 @@ class Journal(JournalQueries):
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._entries: deque[_Entry] = deque()
         """Outcomes for the writer's next transaction: event loops append, the writer's thread takes."""
-        self._flush_scheduled = False
-        """Set by event loops when they have asked the writer for a transaction; reset by the writer before it takes
-        the entries, so that no entry is left behind."""
+        self._flush_requested: set[asyncio.AbstractEventLoop] = set()
+        """Loops that will ask the writer for a transaction at the end of their turn; each adds and removes itself."""
 
     def next_step(self) -> int:
         """The step after the last one that was proposed."""
@@ -172,25 +171,26 @@ class Journal(JournalQueries):
         Raises:
             JournalError: the journal cannot be written, or is closed.
         """
-        entry = _Entry(step, position, record, asyncio.get_running_loop().create_future())
-        self._entries.append(entry)  # before the flag is read, so that a scheduled flush takes it
-        if not self._flush_scheduled:
-            self._flush_scheduled = True
-            try:
-                self._writer.submit(self._flush)
-            except RuntimeError as error:  # after `close`, or while the interpreter shuts down
-                self._flush_scheduled = False
-                raise JournalError(
-                    "The journal was closed before this outcome was entered; a resumed run takes it up."
-                ) from error
+        loop = asyncio.get_running_loop()
+        entry = _Entry(step, position, record, loop.create_future())
+        self._entries.append(entry)
+        if loop not in self._flush_requested:
+            self._flush_requested.add(loop)
+            # After the other coroutines of this turn of the loop: their outcomes go into the same transaction.
+            loop.call_soon(self._request_flush, loop)
         await entry.written
+
+    def _request_flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._flush_requested.discard(loop)
+        try:
+            self._writer.submit(self._flush)
+        except RuntimeError:  # after `close`, or while the interpreter shuts down
+            error = JournalError("The journal was closed before this outcome was entered; a resumed run takes it up.")
+            self._wake(self._take_entries(), error)
 
     def _flush(self) -> None:
         """Write all entries in one transaction, and wake the event loops that await them; in the writer's thread."""
-        self._flush_scheduled = False
-        entries = []
-        while self._entries:
-            entries.append(self._entries.popleft())
+        entries = self._take_entries()
         if not entries:
             return
         error: BaseException | None = None
@@ -198,6 +198,16 @@ class Journal(JournalQueries):
             self.settle_all([(entry.step, entry.position, entry.record) for entry in entries])
         except BaseException as raised:
             error = raised
+        self._wake(entries, error)
+
+    def _take_entries(self) -> list[_Entry]:
+        entries = []
+        with suppress(IndexError):  # popleft is atomic; another thread may take the last one
+            while True:
+                entries.append(self._entries.popleft())
+        return entries
+
+    def _wake(self, entries: list[_Entry], error: BaseException | None) -> None:
         # One wake-up for each loop: a call for each future would cost more than the write.
         futures_by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         for entry in entries:
