@@ -14,7 +14,7 @@ from benchmarks.fleet_floor import SIMULATED, Cost, read_ledger
 from ideator_rl.executor import store
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
-from ideator_rl.training.batch_assembly import TrainBatch
+from ideator_rl.training.batch_closing import TrainBatch
 
 Counts = dict[str, Any]
 
@@ -131,7 +131,7 @@ def _trained(audited: Books) -> dict[tuple[int, int], tuple[str, float | None]]:
         for train_batch in audited.closings
         for slot in train_batch.slots
         for number, outcome in enumerate(slot.outcomes)
-        if outcome is not None and outcome.scored
+        if outcome is not None and outcome.has_reward
     }
 
 

@@ -46,7 +46,7 @@ from ideator_rl.environments.environment import load_environment  # noqa: E402
 from ideator_rl.experiment import LOST  # noqa: E402
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer  # noqa: E402
 from ideator_rl.rewards.execution import execution_reward  # noqa: E402
-from ideator_rl.training.batch_assembly import TrainBatch  # noqa: E402
+from ideator_rl.training.batch_closing import TrainBatch  # noqa: E402
 from ideator_rl.training.pipeline_config import PipelineConfig  # noqa: E402
 from ideator_rl.training.trainer import IdeatorGRPOTrainer  # noqa: E402
 
@@ -199,7 +199,7 @@ def _fates(folder: Path, buffer: Any, stock: bool) -> dict[str, int]:
     if not stock:
         lines = (folder / "rollouts" / "closings.jsonl").read_text().splitlines()
         slots = [slot for line in lines for slot in TrainBatch.from_json(json.loads(line)).slots]
-        trained = sum(outcome is not None and outcome.scored for slot in slots for outcome in slot.outcomes)
+        trained = sum(outcome is not None and outcome.has_reward for slot in slots for outcome in slot.outcomes)
     archived = {record.id for record in buffer.history}
     paid = {id for id, entry in read_ledger(folder / "ledger.jsonl").items() if entry.outcomes["succeeded"]}
     counts = {"proposed": len(rows), "trained": trained, "archived_only": len(rows) - lost - trained, "lost": lost}

@@ -16,7 +16,7 @@ from test_kill import Zygote
 
 from ideator_rl.executor import store
 from ideator_rl.storage.bucket import open_bucket
-from ideator_rl.training.batch_assembly import TrainBatch
+from ideator_rl.training.batch_closing import TrainBatch
 
 STEPS, GROUPS, GROUP = 12, 2, 4
 SETTINGS = [

@@ -63,8 +63,8 @@ def test_a_lost_row_is_masked_whatever_another_function_gave_it(streamed, first)
     batch_outcomes = outcomes(measured, bonus) if first else outcomes(bonus, measured)
     rewards = [row.rewards if first else row.rewards[::-1] for row in batch_outcomes]
     assert rewards == [[0.4, 0.3], [None, None], [0.0, 0.3]]
-    assert [row.scored for row in batch_outcomes] == [True, False, True]
-    assert [row.measured for row in batch_outcomes] == [0.4, None, 0.0]
+    assert [row.has_reward for row in batch_outcomes] == [True, False, True]
+    assert [row.execution_reward for row in batch_outcomes] == [0.4, None, 0.0]
 
 
 def test_a_row_without_a_bonus_keeps_its_measured_reward():

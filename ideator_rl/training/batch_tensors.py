@@ -16,7 +16,7 @@ import torch
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.training.advantages import Facts
-from ideator_rl.training.batch_assembly import Layout, TrainBatch
+from ideator_rl.training.batch_closing import Layout, TrainBatch
 from ideator_rl.training.rollouts import Batch
 
 PADDING = {"importance_sampling_ratio": 1, "ref_per_token_logps": -100}
@@ -57,7 +57,7 @@ def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tenso
     cell_numbers: dict[str, int] = {}
     for slot in train_batch.slots:
         for row, outcome in enumerate(slot.outcomes):
-            if outcome is None or not outcome.scored:
+            if outcome is None or not outcome.has_reward:
                 continue
             values = [torch.nan if reward is None else reward for reward in outcome.rewards]
             rewards_PGF[slot.slot, row] = torch.tensor(values, dtype=torch.float32)
@@ -82,7 +82,7 @@ def batch_tensors(
     pad_token_id: int,
 ) -> Tensors:
     """A rank's rows of a closed batch, with deferred groups in their slots, and a mask where a row is missing."""
-    # A shallow copy: `_move_rows` replaces tensors, and never writes into those of the journaled batch.
+    # A shallow copy: `_move_rows` replaces tensors, and never writes into those of the stored batch.
     tensors = dict(batches[train_batch.index].tensors)
     for slot in train_batch.slots:
         if slot.batch != train_batch.index:
@@ -133,7 +133,7 @@ def _pad(tensor: torch.Tensor, length: int, value: int, left: bool) -> torch.Ten
 def batch_texts(train_batch: TrainBatch, batches: Mapping[int, Batch], layout: Layout) -> tuple[list[Any], list[Any]]:
     """Prompts and completions of a closed batch, row by row.
 
-    The texts of a batch from the journal are at rank 0 only, which is the rank that shows them.
+    The texts of a batch from the store are at rank 0 only, which is the rank that shows them.
     """
     batch = batches[train_batch.index]
     prompts, completions = batch.prompts(), list(batch.completions)

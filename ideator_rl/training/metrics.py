@@ -17,7 +17,7 @@ import torch
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.training.batch_assembly import Layout, Outcome, TrainBatch
+from ideator_rl.training.batch_closing import Layout, Outcome, TrainBatch
 from ideator_rl.training.batch_tensors import Scores
 from ideator_rl.training.rollouts import Batch
 
@@ -51,10 +51,11 @@ def _status_metrics(outcomes: list[Outcome]) -> dict[str, float]:
         for status in statuses
     }
     # Lost experiments have no reward, and are not the idea's fault: they are no part of the success rate.
-    scored = [outcome for outcome in outcomes if outcome.scored]
-    if scored:
-        metrics["execution/success"] = sum(outcome.status == SUCCEEDED for outcome in scored) / len(scored)
-    rewards = [outcome.measured for outcome in scored if outcome.status == SUCCEEDED and outcome.measured is not None]
+    with_reward = [outcome for outcome in outcomes if outcome.has_reward]
+    if with_reward:
+        metrics["execution/success"] = sum(outcome.status == SUCCEEDED for outcome in with_reward) / len(with_reward)
+    successes = [outcome for outcome in with_reward if outcome.status == SUCCEEDED]
+    rewards = [outcome.execution_reward for outcome in successes if outcome.execution_reward is not None]
     if rewards:
         metrics["execution/success_reward_mean"] = sum(rewards) / len(rewards)
         metrics["execution/success_reward_best"] = max(rewards)

@@ -2,10 +2,10 @@
 
 At the t-th call of `next_batch`:
 
-1. Batches up to t + `max_staleness` are sampled, or read from the journal.  Each is journaled at every rank, and only
+1. Batches up to t + `max_staleness` are sampled, or read from `rollouts/`.  Each is stored at every rank, and only
    then submitted to the reward functions.
-2. Rank 0 waits for the quorum of batch t and decides what is trained (`batch_assembly`).  The decision is on disk
-   before any rank trains on it, so that a resumed run repeats it instead of deciding again.
+2. Rank 0 waits until batch t may close; `batch_closing` decides when that is, and which groups are trained.  The
+   decision is on disk before any rank trains on it, so that a resumed run repeats it instead of deciding again.
 3. Every rank is sent the decision.
 
 Ranks wait for each other on a store, never inside a collective, before they sample and before they train.
@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import torch
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.training.batch_assembly import ClosingRule, GroupId, Layout, Outcome, TrainBatch
+from ideator_rl.training.batch_closing import ClosingRule, GroupId, Layout, TrainBatch
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.reward_runner import PendingRewards, RewardRunner
-from ideator_rl.training.rollouts import Batch, RolloutJournal, restore_random_state
+from ideator_rl.training.rollouts import Batch, RolloutStore, restore_random_state
 
 log = logging.getLogger(__name__)
 WAIT_SECONDS = 0.5
@@ -79,8 +79,8 @@ class Pipeline:
     ):
         self.config, self.layout, self.ranks = config, layout, ranks
         self._host, self._reward_runner, self._draw = host, reward_runner, draw
-        self._rule = ClosingRule(config.quorum, config.max_age)
-        self._journal = RolloutJournal(run, ranks.rank, ranks.world)
+        self._rule = ClosingRule(config.quorum, config.max_age, config.deadline)
+        self._store = RolloutStore(run, ranks.rank, ranks.world)
         # By batch.  Each is filled by `next_batch` and emptied by `_release` once no later batch can need it.
         self._batches: dict[int, Batch] = {}
         self.pending: dict[int, PendingRewards] = {}
@@ -96,7 +96,7 @@ class Pipeline:
         """What to train as batch `index` of `total`, and the sampled batches that its groups come from.
 
         Raises:
-            IdeatorError: every experiment was lost, or the journal does not fit this run.
+            IdeatorError: every experiment was lost, or the stored batches do not fit this run.
         """
         self.ranks.barrier(f"begin/{index}")
         if self._sampled < 0:
@@ -113,8 +113,8 @@ class Pipeline:
         return train_batch, batches
 
     def forget(self, before: int) -> None:
-        """Remove journaled batches: no checkpoint goes back beyond the batch `before`."""
-        self._journal.forget(before - self.config.max_age)
+        """Remove stored batches: no checkpoint goes back beyond the batch `before`."""
+        self._store.forget(before - self.config.max_age)
 
     def _resume(self, index: int) -> None:
         """Read what an earlier session left, if any, and submit again what it waited for."""
@@ -122,21 +122,21 @@ class Pipeline:
         self._sampled_before_checkpoint = 0 if index == 0 else index + self.config.max_staleness
         if not self.ranks.is_zero:
             return
-        self._train_batches = _usable_train_batches(self._journal, index)
+        self._train_batches = _usable_train_batches(self._store, index)
         deferred = {batch for batch, _ in self._deferred(index)}
         for batch in deferred:
             self._submit(self._batch(batch))
         # These are submitted again here or by the next calls, so their experiments need no second waiter.
         ahead = set(range(index, index + self.config.max_staleness + 1))
-        journaled = index
-        while self._journal.has(journaled):
-            ahead.add(journaled)
-            journaled += 1
+        stored = index
+        while self._store.has(stored):
+            ahead.add(stored)
+            stored += 1
         self._host.reattach(ahead | deferred)
 
     def _sample_or_read(self, index: int) -> Batch:
-        """A batch from the journal, or a new one; it is submitted when it is on disk at every rank."""
-        if self.ranks.all_true(f"journaled/{index}", self._journal.has(index)):
+        """A stored batch, or a new one; it is submitted when it is on disk at every rank."""
+        if self.ranks.all_true(f"stored/{index}", self._store.has(index)):
             batch = self._read(index)
             # It was sampled after the checkpoint was saved: later batches must not repeat its random numbers.
             if index >= self._sampled_before_checkpoint and batch.random_state is not None:
@@ -145,7 +145,7 @@ class Pipeline:
             if self.ranks.is_zero:
                 self._discard_train_batches(index)
             batch = self._host.sample(index)
-            self._journal.write(batch)
+            self._store.write(batch)
             self.ranks.barrier(f"written/{index}")
         self._submit(batch)
         return batch
@@ -165,7 +165,7 @@ class Pipeline:
             IdeatorError: the batch was sampled under settings with which this run cannot go on.
         """
         # A resumed run may have other settings than the one that sampled the batch.
-        batch = self._journal.read(index, self._host.device)
+        batch = self._store.read(index, self._host.device)
         if batch.group_size != self.layout.group_size:
             raise IdeatorError(
                 f"Batch {index} of this run was sampled in groups of {batch.group_size}, and num_generations is "
@@ -186,9 +186,9 @@ class Pipeline:
 
     def _discard_train_batches(self, index: int) -> None:
         """A batch is sampled anew: decisions about it and about later batches are of other completions."""
-        stored = self._journal.train_batches()
+        stored = self._store.train_batches()
         if any(train_batch.index >= index for train_batch in stored):
-            self._journal.replace_train_batches([train_batch for train_batch in stored if train_batch.index < index])
+            self._store.replace_train_batches([train_batch for train_batch in stored if train_batch.index < index])
         self._train_batches = {number: batch for number, batch in self._train_batches.items() if number < index}
 
     def _deferred(self, index: int) -> list[GroupId]:
@@ -199,48 +199,27 @@ class Pipeline:
     # At rank 0.
 
     def _close(self, index: int) -> TrainBatch:
-        """Wait for the quorum or the deadline, decide, and store the decision."""
+        """Wait until `ClosingRule` closes the batch, and store its decision."""
         if index in self._train_batches:  # an earlier session decided
             return self._train_batches[index]
         ready_at = time.monotonic()
         while True:
             outcomes = {batch: self.pending[batch].outcomes() for batch in self._batches_to_choose_from(index)}
-            is_final = all(outcome is not None for outcome in outcomes[index])
-            if self._rule.has_quorum(outcomes[index]) or self._is_past_deadline(index):
+            if self._rule.is_due(outcomes[index], time.monotonic() - self.pending[index].submitted):
                 waited = time.monotonic() - ready_at
                 train_batch = self._rule.close(index, self.layout, outcomes, self._deferred(index), waited)
                 # Without any group to train, go on waiting for as long as one may still become ready.
-                if train_batch.slots or (is_final and self._may_close_empty(outcomes)):
+                if train_batch.slots or self._rule.may_close_empty(outcomes, self._host.give_up):
                     break
             self.pending[index].wait(WAIT_SECONDS)
         metrics = dict(self.pending[index].metrics)  # a copy: the functions may still be logging
         train_batch.metrics = {name: list(values) for name, values in metrics.items() if values}
         train_batch.examples = self._draw(index) if self._draw else []
-        self._journal.append(train_batch)
+        self._store.append(train_batch)
         return train_batch
 
     def _batches_to_choose_from(self, index: int) -> set[int]:
         return {index, *(batch for batch, _ in self._deferred(index))}
-
-    def _is_past_deadline(self, index: int) -> bool:
-        deadline = self.config.deadline
-        return deadline is not None and time.monotonic() - self.pending[index].submitted >= deadline
-
-    def _may_close_empty(self, outcomes: dict[int, list[Outcome | None]]) -> bool:
-        """Whether a batch without any group to train may be closed.
-
-        Raises:
-            IdeatorError: everything was lost, and training on would be blind.
-        """
-        rows = [outcome for batch in outcomes.values() for outcome in batch]
-        if any(outcome is None for outcome in rows):
-            return False
-        if self._host.give_up() or any(outcome.scored for outcome in rows if outcome):
-            return True
-        raise IdeatorError(
-            "Every experiment of this batch was lost, so there is nothing to learn from, and nothing else is lost. "
-            "`ideator-rl status` shows why; mend it and resume."
-        )
 
     # At every rank.
 
@@ -254,25 +233,25 @@ class Pipeline:
         self._train_batches.pop(train_batch.index - 1, None)
 
 
-def _usable_train_batches(journal: RolloutJournal, index: int) -> dict[int, TrainBatch]:
+def _usable_train_batches(store: RolloutStore, index: int) -> dict[int, TrainBatch]:
     """The stored decisions that a run resumed at batch `index` can repeat.
 
     A decision whose sampled batches are gone is discarded, with all that follow it: they are decided again.
     """
     usable: list[TrainBatch] = []
-    stored = journal.train_batches()
+    stored = store.train_batches()
     for train_batch in stored:
         # Of a batch that is trained already, only the deferred groups are needed, and only of the last such batch.
         needed = {batch for batch, _ in train_batch.deferred}
         if train_batch.index >= index:
             needed |= {train_batch.index, *(slot.batch for slot in train_batch.slots)}
-        if train_batch.index >= index - 1 and not all(journal.has(batch) for batch in needed):
+        if train_batch.index >= index - 1 and not all(store.has(batch) for batch in needed):
             break
         usable.append(train_batch)
     if len(usable) < len(stored):
         log.warning("closings from batch %d on are decided again: their batches are gone", stored[len(usable)].index)
-        journal.replace_train_batches(usable)
+        store.replace_train_batches(usable)
     for train_batch in usable:
         if train_batch.index >= index:
-            train_batch.examples = journal.examples(train_batch.index)
+            train_batch.examples = store.examples(train_batch.index)
     return {train_batch.index: train_batch for train_batch in usable if train_batch.index >= index - 1}

@@ -32,7 +32,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST
 from ideator_rl.reward import BatchOutcomes, RowReward, traits_of
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, RewardContext
-from ideator_rl.training.batch_assembly import Outcome
+from ideator_rl.training.batch_closing import Outcome
 from ideator_rl.training.rollouts import Batch
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ class PendingRewards:
             # A function that runs no experiments gives neither status nor cell, and must not erase them.
             outcome.status, outcome.cell = answer.status or outcome.status, answer.cell or outcome.cell
             if answer.status or function in self._measuring:
-                outcome.measured = reward
+                outcome.execution_reward = reward
             if answer.status == LOST or (function in self._measuring and reward is None):
                 self._masked.add(answer.row)
             self._awaited[answer.row].discard(function)
@@ -130,7 +130,7 @@ class RewardRunner:
 
     Args:
         buffer: runs the experiments; None where the columns of each batch say where to run.
-        columns: the run's values for every completion.  They replace the configuration and the options in a journaled
+        columns: the run's values for every completion.  They replace the configuration and the options in a stored
             batch: a resumed run may have been moved, or have another bucket, cap or option.
     """
 
@@ -172,7 +172,7 @@ class RewardRunner:
         return pending
 
     def _columns_of(self, batch: Batch) -> dict[str, list[Any]]:
-        # `parents` and columns of the user's own dataset stay as they were journaled.
+        # `parents` and columns of the user's own dataset stay as they were stored.
         columns = batch.columns()
         if self._columns is None:
             return columns

@@ -1,11 +1,11 @@
-"""Sampled batches and their journal: a batch is on disk before its experiments are submitted.
+"""Sampled batches and their store: a batch is on disk before its experiments are submitted.
 
     <run>/rollouts/000012/batch.json          prompts (one a group), completions, token ids; written by rank 0
     <run>/rollouts/000012/rank0.safetensors   that rank's tensors: ids, masks, log-probs of sampling time, random state
     <run>/rollouts/000012/examples.json       ideas that are imitated with the batch; written by rank 0
     <run>/rollouts/closings.jsonl             a `TrainBatch` a line: what was trained, with its rewards; rank 0
 
-Guarantees: a file appears whole or not at all and is fsynced.  A batch counts as journaled when every rank's part is
+Guarantees: a file appears whole or not at all and is fsynced.  A batch counts as stored when every rank's part is
 there, so a run that is killed at any moment resumes with the batch as it was sampled, whatever the sampler.  Log-probs
 are those of the training forward at sampling time.  Batches that no checkpoint needs any more are removed.
 """
@@ -31,7 +31,7 @@ from safetensors.torch import load, save
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
-from ideator_rl.training.batch_assembly import TrainBatch
+from ideator_rl.training.batch_closing import TrainBatch
 
 FOLDER, CLOSINGS = "rollouts", "closings.jsonl"
 NARROW = {torch.int64: torch.int32}
@@ -74,8 +74,8 @@ class Batch:
         return [row["prompt"] for row in self.groups for _ in range(self.group_size)]
 
 
-class RolloutJournal:
-    """The journal of one rank in a run's folder."""
+class RolloutStore:
+    """One rank's view of `rollouts/` in a run's folder.  Rank 0 alone writes the files that all ranks share."""
 
     def __init__(self, run: Path, rank: int, world: int):
         self._root, self._rank, self._world = run / FOLDER, rank, world
@@ -114,7 +114,7 @@ class RolloutJournal:
         world = int(_read_facts(rank_zero_part)["world"]) if rank_zero_part.is_file() else self._world
         if world != self._world:
             raise IdeatorError(
-                f"This run was journaled by {world} processes and {self._world} want to resume it. Start it with as "
+                f"This run was stored by {world} processes and {self._world} want to resume it. Start it with as "
                 "many as before."
             )
         path = self._part(index)
@@ -125,7 +125,7 @@ class RolloutJournal:
         return any(self._root.glob("[0-9]" * 6))
 
     def read(self, index: int, device: torch.device) -> Batch:
-        """A journaled batch; its prompts and completions are read at rank 0 only.
+        """A stored batch; its prompts and completions are read at rank 0 only.
 
         Raises:
             IdeatorError: a file is damaged.
@@ -250,7 +250,7 @@ def _refuse_damage(path: Path) -> Iterator[None]:
         yield
     except (ValueError, KeyError, SafetensorError, EOFError, OverflowError) as error:
         raise IdeatorError(
-            f"The journal's {path} is damaged ({type(error).__name__}: {str(error)[:100]}). Move it away and resume: "
+            f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}). Move it away and resume: "
             "the run samples or decides again what the file held, and pays for no experiment twice."
         ) from error
 

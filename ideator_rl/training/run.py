@@ -124,7 +124,7 @@ def _train_and_save(trainer: RecipeTrainer, session: Session) -> None:
 
     recipe, progress = session.recipe, session.progress
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
-    # Without a whole checkpoint a resumed run starts from the warm-up, and reads its batches from the journal.
+    # Without a whole checkpoint a resumed run starts from the warm-up, and reads its batches from `rollouts/`.
     checkpoint = checkpoints.last_checkpoint(recipe.output_dir, ranks) if session.resume else None
     if checkpoint is not None:
         progress.say(f"resuming from {checkpoint.name}")

@@ -25,7 +25,7 @@ from trl import GRPOTrainer
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
-from ideator_rl.training.batch_assembly import Layout, TrainBatch
+from ideator_rl.training.batch_closing import Layout, TrainBatch
 from ideator_rl.training.batch_tensors import Scores, batch_scores, batch_tensors, batch_texts, row_scale
 from ideator_rl.training.checkpoints import checkpoint_steps
 from ideator_rl.training.imitation import Draw, Examples, imitation_loss
@@ -35,7 +35,7 @@ from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.reward_runner import RewardRunner
-from ideator_rl.training.rollouts import Batch, RolloutJournal, random_state
+from ideator_rl.training.rollouts import Batch, RolloutStore, random_state
 
 RESUMABLE_CHECKPOINTS = 2
 """Journaled batches are kept from the second newest checkpoint on: the newest may be lost in a power failure."""
@@ -91,7 +91,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     Raises:
         IdeatorError: what this trainer does not support: evaluation, a reward model, a streamed dataset.
 
-    Checkpoints and the journal of batches are in `args.output_dir`, which all ranks must share; each reads only its own
+    Checkpoints and sampled batches are in `args.output_dir`, which all ranks must share; each reads only its own
     part.
     """
 
@@ -164,7 +164,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         # Of rewards that are not known yet; computed when the batch is closed.
         output.pop("advantages")
         if names := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
-            raise IdeatorError(f"Batches with {', '.join(names)} cannot be journaled: only text is trained on here.")
+            raise IdeatorError(f"Batches with {', '.join(names)} cannot be stored: only text is trained on here.")
         # Rank 0 needs the completions of all ranks for the reward functions.
         all_completions = gather_object(completions)
         all_ids = gather_object([list(map(int, row)) for row in ids])
@@ -279,7 +279,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     # Our own.
 
     def forget_batches(self) -> None:
-        """Remove journaled batches to which no checkpoint in the folder goes back."""
+        """Remove stored batches to which no checkpoint in the folder goes back."""
         steps = checkpoint_steps(Path(self.args.output_dir))[-RESUMABLE_CHECKPOINTS:]
         if self.pipeline is not None and steps:
             per_batch = self.args.steps_per_generation * self.num_iterations
@@ -299,7 +299,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             )
         run = Path(args.output_dir)
         # Batches of another run would be taken for this run's own.
-        if not self._resumed and RolloutJournal(run, ranks.rank, ranks.world).has_batches():
+        if not self._resumed and RolloutStore(run, ranks.rank, ranks.world).has_batches():
             raise IdeatorError(
                 f"The folder {run} holds batches of an earlier run. Give another output_dir, go on with that run "
                 "(resume_from_checkpoint, or resume=True before its first checkpoint), or remove its rollouts folder."
@@ -369,7 +369,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
 
 class _JournalCleaner(TrainerCallback):
-    """Removes journaled batches after each checkpoint."""
+    """Removes stored batches after each checkpoint."""
 
     def __init__(self, trainer: IdeatorGRPOTrainer):
         self._trainer = trainer

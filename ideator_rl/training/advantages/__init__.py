@@ -8,9 +8,9 @@
 - Unbiasedness, where claimed, holds for on-policy groups whose missing rows are missing at random.
 """
 
+from ideator_rl.training.advantages.by_name import ADVANTAGES, advantage_of_trl, make_advantage
 from ideator_rl.training.advantages.clusters import CLUSTER_WEIGHTS, check_cluster_weight, cluster_weighted
 from ideator_rl.training.advantages.facts import Advantage, AdvantageError, Facts
-from ideator_rl.training.advantages.make import ADVANTAGES, advantage_of_trl, make_advantage
 
 __all__ = [
     "ADVANTAGES",

@@ -39,13 +39,13 @@ def entropic(
         beta_max: in units of 1/reward: with 1e4, differences far below 1e-4 do not count, as in `grpo`.
     """
     present_PG, count_P1 = present(rewards_PG)
-    known_PG = rewards_PG.double().masked_fill(~present_PG, 0.0)
-    wanted_PG = _rows_that_differ(known_PG, present_PG & facts.success_PG.bool(), present_PG)
-    beta_P1 = solve_beta(known_PG, wanted_PG, gamma, beta_max)
-    best_P1 = known_PG.masked_fill(~present_PG, -torch.inf).amax(dim=1, keepdim=True)
+    rewards_or_zero_PG = rewards_PG.double().masked_fill(~present_PG, 0.0)
+    wanted_PG = _rows_that_differ(rewards_or_zero_PG, present_PG & facts.success_PG.bool(), present_PG)
+    beta_P1 = solve_beta(rewards_or_zero_PG, wanted_PG, gamma, beta_max)
+    best_P1 = rewards_or_zero_PG.masked_fill(~present_PG, -torch.inf).amax(dim=1, keepdim=True)
     best_P1 = torch.where(count_P1 > 0, best_P1, 0.0)
     # Relative to the best, so that no exponential overflows.
-    tilted_PG = torch.exp(beta_P1 * (known_PG - best_P1)).masked_fill(~present_PG, 0.0)
+    tilted_PG = torch.exp(beta_P1 * (rewards_or_zero_PG - best_P1)).masked_fill(~present_PG, 0.0)
     others_PG = (tilted_PG.sum(dim=1, keepdim=True) - tilted_PG) / (count_P1 - 1).clamp(min=1)
     bound_P1 = count_P1.double() - 1 if clip is None else torch.full_like(best_P1, clip)
     # The mean of the others may be 0 for the best row: the bound replaces an infinite ratio.
@@ -54,7 +54,7 @@ def entropic(
     return torch.where(usable_PG, values_PG, 0.0).float()
 
 
-def solve_beta(known_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: float, beta_max: float) -> torch.Tensor:
+def solve_beta(rewards_or_zero_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: float, beta_max: float) -> torch.Tensor:
     """β ≥ 0 of each group with KL(softmax βr ‖ uniform) = γ over the marked rows (float64, P1).
 
     The KL grows with β (its slope is β times the variance under the softmax), so that halving finds it.  0 where the
@@ -62,9 +62,9 @@ def solve_beta(known_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: float, beta
     """
     rows_PG = rows_PG | ~rows_PG.any(dim=1, keepdim=True)  # a group without a marked row: its result is not used
     count_P1 = rows_PG.sum(dim=1, keepdim=True).double()
-    best_P1 = known_PG.masked_fill(~rows_PG, -torch.inf).amax(dim=1, keepdim=True)
+    best_P1 = rewards_or_zero_PG.masked_fill(~rows_PG, -torch.inf).amax(dim=1, keepdim=True)
     # As β → ∞ the softmax is uniform over the rows that tie for the best: KL = log(count / ties).
-    below_PG = (known_PG - best_P1).masked_fill(~rows_PG, -torch.inf)
+    below_PG = (rewards_or_zero_PG - best_P1).masked_fill(~rows_PG, -torch.inf)
     ties_P1 = (below_PG == 0).sum(dim=1, keepdim=True)
     wanted_P1 = (REACHABLE_SHARE * torch.log(count_P1 / ties_P1)).clamp(max=gamma)
     low_P1, high_P1 = torch.zeros_like(best_P1), torch.full_like(best_P1, beta_max)
@@ -78,8 +78,10 @@ def solve_beta(known_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: float, beta
     return torch.where(ties_P1 == count_P1, 0.0, high_P1)
 
 
-def _rows_that_differ(known_PG: torch.Tensor, success_PG: torch.Tensor, present_PG: torch.Tensor) -> torch.Tensor:
+def _rows_that_differ(
+    rewards_or_zero_PG: torch.Tensor, success_PG: torch.Tensor, present_PG: torch.Tensor
+) -> torch.Tensor:
     """The successes of a group that has two different ones, else all its rows present."""
-    most_P1 = known_PG.masked_fill(~success_PG, -torch.inf).amax(dim=1, keepdim=True)
-    least_P1 = known_PG.masked_fill(~success_PG, torch.inf).amin(dim=1, keepdim=True)
+    most_P1 = rewards_or_zero_PG.masked_fill(~success_PG, -torch.inf).amax(dim=1, keepdim=True)
+    least_P1 = rewards_or_zero_PG.masked_fill(~success_PG, torch.inf).amin(dim=1, keepdim=True)
     return torch.where(most_P1 > least_P1, success_PG, present_PG)

@@ -2,7 +2,7 @@
 
 `grpo` and `dr_grpo` are, bit for bit, TRL 1.16's `scale_rewards="group"` and `"none"` with
 `multi_objective_aggregation="sum_then_normalize"`: the same float32 operations in the same order, so that a run can be
-compared with stock TRL.  `tests/test_advantages.py` holds it.
+compared with stock TRL.  `tests/test_advantages.py` checks it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def dr_grpo(rewards_PG: torch.Tensor, facts: Facts) -> torch.Tensor:
 def loo(rewards_PG: torch.Tensor, facts: Facts) -> torch.Tensor:
     """r − mean of the others (RLOO, 2402.14740): unbiased, and n/(n − 1) times `dr_grpo`."""
     present_PG, count_P1 = present(rewards_PG)
-    known_PG = rewards_PG.double().masked_fill(~present_PG, 0.0)
-    others_PG = (known_PG.sum(dim=1, keepdim=True) - known_PG) / (count_P1 - 1).clamp(min=1)
+    rewards_or_zero_PG = rewards_PG.double().masked_fill(~present_PG, 0.0)
+    others_PG = (rewards_or_zero_PG.sum(dim=1, keepdim=True) - rewards_or_zero_PG) / (count_P1 - 1).clamp(min=1)
     usable_PG = present_PG & (count_P1 >= 2)
-    return (known_PG - others_PG).masked_fill(~usable_PG, 0.0).float()
+    return (rewards_or_zero_PG - others_PG).masked_fill(~usable_PG, 0.0).float()
 
 
 def _difference(rewards_PG: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,9 @@
-"""Which groups are trained when a batch closes: cases worked by hand for quorum, deferral, last chances and masks."""
+"""When a batch closes and which groups it trains: cases worked by hand for quorum, deferral, last chances and masks."""
 
-from ideator_rl.training.batch_assembly import ClosingRule, Layout, Outcome, TrainBatch
+import pytest
+
+from ideator_rl.errors import IdeatorError
+from ideator_rl.training.batch_closing import ClosingRule, Layout, Outcome, TrainBatch
 
 TWO_GROUPS = Layout(groups=2, group_size=4, rows_per_rank=8)
 
@@ -31,6 +34,22 @@ def test_a_quorum_is_a_share_of_the_rows_rounded_up():
     rule = ClosingRule(quorum=0.9)
     assert not rule.has_quorum(parse("1234 56..")) and not rule.has_quorum(parse("1234 567."))  # 7 of 8 are under 90 %
     assert ClosingRule(quorum=0.75).has_quorum(parse("1234 56..")) and rule.has_quorum(parse("1234 567l"))
+
+
+def test_a_batch_is_due_by_its_quorum_or_by_its_deadline():
+    rule = ClosingRule(quorum=0.75, deadline=60)
+    assert rule.is_due(parse("1234 56.."), 0) and rule.is_due(parse(".... ...."), 60)
+    assert not rule.is_due(parse("1234 5..."), 59)
+    assert not ClosingRule(quorum=0.75).is_due(parse("1234 5..."), 1e9), "no deadline"
+
+
+def test_a_batch_closes_empty_only_when_every_outcome_has_come_and_not_all_are_lost():
+    rule = ClosingRule()
+    assert not rule.may_close_empty({1: parse("1lll llll"), 0: parse("12.. llll")}, lambda: True)
+    assert rule.may_close_empty({1: parse("1lll llll")}, lambda: False)
+    assert rule.may_close_empty({1: parse("llll llll")}, lambda: True), "the budget is spent"
+    with pytest.raises(IdeatorError, match="Every experiment of this batch was lost"):
+        rule.may_close_empty({1: parse("llll llll")}, lambda: False)
 
 
 def test_an_incomplete_group_is_deferred_and_trained_later_in_a_free_slot():

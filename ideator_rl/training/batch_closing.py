@@ -1,22 +1,28 @@
-"""Which groups are trained when a batch closes: quorum, deadline, deferred groups, masked rows.
+"""When a batch closes, and which groups it trains: quorum, deadline, deferred groups, masked rows.
 
-Pure decisions: no clock, no torch.
+Pure decisions: no clock, no torch.  `Pipeline._close` waits and asks.
 
-- A batch closes when a share of its rows, the quorum, has an outcome, or its deadline has passed; never while none of
-  its groups and of the deferred ones could be trained.
-- A group is ready when that share of *its* rows has an outcome and two or more rows have a reward.  Its missing rows
+- A batch is due when a share of its rows, the quorum, has an outcome, or when its deadline has passed.
+- A batch that is due closes if it has a group to train, its own or a deferred one.  Else it waits for its outcomes.
+- When every outcome has come and there is still no group to train, it closes empty.  It raises if every row was lost,
+  unless the budget is spent.
+- A group is ready when the quorum of *its* rows has an outcome and two or more rows have a reward.  Its missing rows
   are masked.
-- A group that is not ready is deferred.  It is trained in a later batch, in the slot of a group that is missing there:
-  when it is ready, or `max_age` batches later with the rewards it has by then.
-- A group that is never trained is dropped.  Its outcomes are in buffer, archive and report all the same.
+- A group that is not ready is deferred: it waits for a later batch that has a free slot with the same rows per rank.
+- A deferred group is trained there when it is ready.  At its last chance, `max_age` batches later, two rewards are
+  enough; without them, or without such a slot, it is dropped.
+- A group is dropped at once when every outcome has come and fewer than two have a reward.
+- A dropped group is never trained.  Its outcomes are still in buffer, archive and report.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ideator_rl.errors import IdeatorError
 
 
 @dataclass
@@ -27,12 +33,22 @@ class Outcome:
     """One per reward function; all None if the row is not to be trained on."""
     status: str = ""
     cell: str = ""
-    measured: float | None = None
+    execution_reward: float | None = None
     """The reward of its experiment alone, without what other functions added."""
 
     @property
-    def scored(self) -> bool:
+    def has_reward(self) -> bool:
         return any(reward is not None for reward in self.rewards)
+
+    def to_json(self) -> dict[str, Any]:
+        """Files of 0.1.0 call `execution_reward` `measured`, and must stay readable."""
+        body = asdict(self)
+        body["measured"] = body.pop("execution_reward")
+        return body
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Outcome:
+        return cls(body["rewards"], body.get("status", ""), body.get("cell", ""), body.get("measured"))
 
 
 Outcomes = Sequence[Outcome | None]
@@ -48,14 +64,18 @@ class GroupSlot:
     slot: int
     """The group of the trained batch whose rows it takes."""
     batch: int
-    """The batch that it was sampled in, and"""
+    """The batch that it was sampled in."""
     group: int
-    """its number there."""
+    """Its number in the batch that it was sampled in."""
     outcomes: list[Outcome | None]
+
+    def to_json(self) -> dict[str, Any]:
+        outcomes = [outcome and outcome.to_json() for outcome in self.outcomes]
+        return {"slot": self.slot, "batch": self.batch, "group": self.group, "outcomes": outcomes}
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> GroupSlot:
-        outcomes = [None if outcome is None else Outcome(**outcome) for outcome in body["outcomes"]]
+        outcomes = [None if outcome is None else Outcome.from_json(outcome) for outcome in body["outcomes"]]
         return cls(body["slot"], body["batch"], body["group"], outcomes)
 
 
@@ -63,7 +83,8 @@ class GroupSlot:
 class TrainBatch:
     """What is trained as one batch: from it the same update can be computed again.
 
-    `closings.jsonl` stores it; `slots` is called `seats` there, and `deferred` is called `parked`.
+    `closings.jsonl` stores it.  `slots` is called `seats` there, and `deferred` is called `parked`: files of 0.1.0 have
+    these names, and must stay readable.
     """
 
     index: int
@@ -73,16 +94,22 @@ class TrainBatch:
     dropped: list[GroupId]
     """Groups that will never be trained."""
     waited: float = 0.0
-    """Seconds from the trainer's being ready for this batch until it closed."""
+    """Seconds that the trainer waited for this batch."""
     examples: list[dict[str, Any]] = field(default_factory=list)
     """Prompt and completion of ideas to imitate with this batch."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
     """What reward functions had logged when it closed."""
 
     def to_json(self) -> dict[str, Any]:
-        body = asdict(self)
-        body["seats"], body["parked"] = body.pop("slots"), body.pop("deferred")
-        return body
+        return {
+            "index": self.index,
+            "dropped": self.dropped,
+            "waited": self.waited,
+            "examples": self.examples,
+            "metrics": self.metrics,
+            "seats": [slot.to_json() for slot in self.slots],
+            "parked": self.deferred,
+        }
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> TrainBatch:
@@ -116,12 +143,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class ClosingRule:
-    """When a batch closes, and which groups it trains."""
+    """When a batch closes (`is_due`, then `close`, then `may_close_empty`), and which groups it trains (`close`)."""
 
     quorum: float = 1.0
     """Share of a batch's rows, and of a group's, that must have an outcome."""
     max_age: int = 4
     """Batches that a group may be deferred."""
+    deadline: float | None = None
+    """Seconds from its submission after which a batch is due without its quorum; None for never."""
+
+    def is_due(self, outcomes: Outcomes, seconds: float) -> bool:
+        """Whether a batch with these rows, submitted so many seconds ago, should close if it has a group to train."""
+        return self.has_quorum(outcomes) or (self.deadline is not None and seconds >= self.deadline)
 
     def has_quorum(self, outcomes: Outcomes) -> bool:
         """Whether enough of these rows have an outcome."""
@@ -136,7 +169,7 @@ class ClosingRule:
         deferred: Sequence[GroupId] = (),
         waited: float = 0.0,
     ) -> TrainBatch:
-        """Choose the groups to train as batch `index` from what is ready now.
+        """Choose the groups to train as batch `index` from what is ready now, whether the batch is due or not.
 
         Args:
             outcomes: by batch, of this one and of every batch with deferred groups.
@@ -164,15 +197,37 @@ class ClosingRule:
                 still_deferred.append((batch, group))
         return TrainBatch(index, slots, still_deferred + newly_deferred, dropped, waited)
 
+    def may_close_empty(self, outcomes: Mapping[int, Outcomes], budget_is_spent: Callable[[], bool]) -> bool:
+        """Whether a batch without any group to train may be closed.
+
+        Args:
+            outcomes: as for `close`.
+            budget_is_spent: called only when every outcome has come.
+
+        Raises:
+            IdeatorError: everything was lost, and training on would be blind.
+        """
+        rows = [outcome for batch in outcomes.values() for outcome in batch]
+        # A row that is awaited may still make a group ready.
+        if any(outcome is None for outcome in rows):
+            return False
+        # One reward shows that experiments work: the groups were only unlucky.  A spent budget explains the losses.
+        if budget_is_spent() or any(outcome.has_reward for outcome in rows if outcome):
+            return True
+        raise IdeatorError(
+            "Every experiment of this batch was lost, so there is nothing to learn from, and nothing else is lost. "
+            "`ideator-rl status` shows why; mend it and resume."
+        )
+
     def _is_ready(self, rows: Outcomes) -> bool:
         return self.has_quorum(rows) and _is_trainable(rows)
 
 
 def _is_trainable(rows: Outcomes) -> bool:
     """Whether a group has two rewards or more to compare."""
-    return sum(outcome is not None and outcome.scored for outcome in rows) >= 2
+    return sum(outcome is not None and outcome.has_reward for outcome in rows) >= 2
 
 
 def _is_hopeless(rows: Outcomes) -> bool:
-    """Whether every outcome has come, and the group cannot be trained."""
+    """Whether every row has an outcome, but fewer than two have a reward."""
     return all(outcome is not None for outcome in rows) and not _is_trainable(rows)
