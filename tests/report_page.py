@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from recorded import baseline, journal, record
 
 from ideator_rl.report import write_report
-from ideator_rl.report.sections import section
+from ideator_rl.report.run_view import run_view
 from ideator_rl.storage.records import read_run
 
 HOSTILE = (
@@ -90,4 +90,4 @@ def lab(folder, values, recipe="", **fields):
     if recipe:
         (folder / "recipe.yaml").write_text(recipe)
         (folder / "timings.json").write_text("{total: 60.0}")
-    return section(folder.name, read_run(folder))
+    return run_view(folder.name, read_run(folder))

@@ -13,7 +13,7 @@ from ideator_rl.report.comparison_figures import comparison_figures
 from ideator_rl.report.groups import different_keys, groups, seed_band
 from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import best_so_far, by_count
-from ideator_rl.report.sections import section
+from ideator_rl.report.run_view import run_view
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
 
@@ -60,9 +60,9 @@ def test_a_run_that_has_only_begun_does_not_reduce_the_equal_budget(tmp_path):
     runs = [lab(tmp_path / name, [3.0, 2.0], f"strategy: {name}\n") for name in "ab"]
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "recipe.yaml").write_text("strategy: c\n")
-    begun = section("c", read_run(journal(tmp_path / "c", [[None]], [baseline(0, 4.0)])))
+    begun = run_view("c", read_run(journal(tmp_path / "c", [[None]], [baseline(0, 4.0)])))
     [comparison] = compare([*runs, begun])
-    assert comparison.experiments == 2 and [standing.section.name for standing in comparison.standings] == ["a", "b"]
+    assert comparison.experiments == 2 and [standing.view.name for standing in comparison.standings] == ["a", "b"]
 
 
 def side_by_side(tmp_path, seeds, gap=0.5):
@@ -78,7 +78,7 @@ def side_by_side(tmp_path, seeds, gap=0.5):
 def test_runs_are_compared_at_the_number_of_experiments_of_the_smallest(tmp_path):
     [comparison] = side_by_side(tmp_path, 3)
     assert comparison.experiments == 2, "the 1.0 that only the second reached, with a third experiment, does not count"
-    best = {standing.section.name: standing.best for standing in comparison.standings}
+    best = {standing.view.name: standing.best for standing in comparison.standings}
     assert best == {"first-0": 3.0, "second-0": 3.5, "first-1": 3.0, "second-1": 3.6, "first-2": 3.0, "second-2": 3.7}
     [test] = comparison.tests
     assert test.pairs == 3 and test.p is None

@@ -15,7 +15,7 @@ from ideator_rl.report.compare import compare
 from ideator_rl.report.failures import failure_kinds
 from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
-from ideator_rl.report.sections import section
+from ideator_rl.report.run_view import run_view
 from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.records import read_run
@@ -25,8 +25,8 @@ ONE = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x\n-l
 
 def answered(folder):
     """The answers about a run by question."""
-    run_section = section("run", read_run(folder))
-    return {answer.question: answer for answer in answers(run_section, Answer("Did the population collapse?", ""))}
+    view = run_view("run", read_run(folder))
+    return {answer.question: answer for answer in answers(view, Answer("Did the population collapse?", ""))}
 
 
 def test_the_answers_show_the_best_its_change_and_the_gain_expected_from_luck(tmp_path):
@@ -98,7 +98,7 @@ def test_texts_without_ideas_are_no_proof_that_nothing_collapsed(tmp_path):
         for i, answer in enumerate(records):
             book.settle(step, i, answer)
     book.close()
-    answer = diversity(section("bad", read_run(tmp_path / "bad")), "hashed").answer
+    answer = diversity(run_view("bad", read_run(tmp_path / "bad")), "hashed").answer
     assert (
         answer.short == "Too early to say: the alarms need 5 windows of 4 ideas, and there are 0." and not answer.tone
     )
@@ -114,7 +114,7 @@ def test_too_few_windows_for_a_trend_are_mentioned(tmp_path):
         for i, experiment in enumerate([*records, *records]):
             book.settle(step, i, experiment)
     book.close()
-    answer = diversity(section("run", read_run(tmp_path)), "hashed").answer
+    answer = diversity(run_view("run", read_run(tmp_path)), "hashed").answer
     assert answer.short == "No alarm of a collapse." and "judged from 10 windows on; here are 6." in answer.more
 
 
@@ -140,7 +140,7 @@ def test_a_gain_whose_interval_includes_zero_is_not_sure(tmp_path):
     run_answers = answered(journal(tmp_path, [[record("b", value=3.0)]], [baseline(0, 3.9), baseline(1, 4.1), *again]))
     sure = run_answers["How sure are we?"]
     assert "a gain of 0.1000 ± 0.51 (standard error) on 2 runs of the baseline; its 95 %" in sure.more
-    assert sure.short == "Not sure: when run again, the 95 % interval of the gain includes none."
+    assert sure.short == "Not sure: when run again, the 95 % interval of the gain includes zero."
 
 
 def test_two_different_reruns_are_not_enough_evidence(tmp_path):
@@ -172,7 +172,7 @@ def test_cost_and_failures_are_those_of_the_records(tmp_path):
         "Failed: the experiment crashed or left no result: 2 of 3 failures; 75% of 4 ideas"
     )
     assert failures.more.startswith("2 times: “out of memory”. Then: 1 timed_out. 1 more were lost by our own fault")
-    [crash, late, lost] = failure_kinds(section("run", read_run(tmp_path)))
+    [crash, late, lost] = failure_kinds(run_view("run", read_run(tmp_path)))
     assert (crash.status, crash.kind, crash.count, crash.share) == ("failed", "crash", 2, 0.4)
     assert crash.message == "out of memory" and late.count == lost.count == 1
 
@@ -184,7 +184,7 @@ def test_results_from_a_shared_bucket_are_mentioned_and_counted_once(tmp_path):
         (tmp_path / name / "recipe.yaml").write_text(f"bucket: file:///shared\nstrategy: {name}\n")
         own = record(name, value=3.0, seconds={"run": 20.0})
         base = replace(baseline(0, 4.0), seconds={"run": 9.0, "score": 1.0}, replayed=name == "two")
-        runs.append(section(name, read_run(journal(tmp_path / name, [[own]], [base]))))
+        runs.append(run_view(name, read_run(journal(tmp_path / name, [[own]], [base]))))
     alone = [next(answer for answer in answers(run, Answer("", "")) if "cost" in answer.question) for run in runs]
     assert [answer.short for answer in alone] == ["30 s of experiments."] * 2
     assert (
@@ -276,7 +276,7 @@ def test_the_words_of_a_text_without_an_idea_do_not_count_as_thought(tmp_path):
         book.settle(0, i, record(f"{i}", value=1.0) if i % 2 else record(f"{i}", "failed"))
         book.settle(1, i, record(f"m{i}", "malformed", tree=""))
     book.close()
-    success, length = thought_figures(section("run", read_run(tmp_path)))
+    success, length = thought_figures(run_view("run", read_run(tmp_path)))
     assert "Rank correlation +1.00 (Spearman" in success.remark and "12 ideas" in success.remark
     assert "From 5.5 words in the first step to 5.5 in the last." in length.drawing
 
@@ -288,7 +288,7 @@ def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
     for i, answer in enumerate(records):
         book.settle(0, i, answer)
     book.close()
-    success, length = thought_figures(section("run", read_run(tmp_path)))
+    success, length = thought_figures(run_view("run", read_run(tmp_path)))
     assert "Rank correlation +1.00 (Spearman" in success.remark and "24 ideas" in success.remark
     assert "9 words: 100%" in success.drawing and "From 5.5 words" in length.drawing
 

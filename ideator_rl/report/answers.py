@@ -20,7 +20,7 @@ from ideator_rl.report.changes import describe_patch
 from ideator_rl.report.failures import last_line
 from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
-from ideator_rl.report.sections import Row, Section
+from ideator_rl.report.run_view import Row, RunView
 from ideator_rl.storage.records import Run
 from ideator_rl.text.display import dollars, duration, number, share, spread
 
@@ -38,81 +38,81 @@ class Answer:
     """`good`, `warn` or `bad`, for the colour of the answer; its text does not depend on it."""
 
 
-def answers(section: Section, collapse: Answer) -> list[Answer]:
+def answers(view: RunView, collapse: Answer) -> list[Answer]:
     """The six, in the order of the page."""
-    return [_best(section), _change(section), _certainty(section), _cost(section), collapse, _failures(section)]
+    return [_best(view), _change(view), _certainty(view), _cost(view), collapse, _failures(view)]
 
 
-def _best(section: Section) -> Answer:
-    question, best = "What was the best idea?", section.best
+def _best(view: RunView) -> Answer:
+    question, best = "What was the best idea?", view.best
     if best is None:
-        yet = " yet" if section.unfinished else ""
-        return Answer(question, f"None: no idea succeeded{yet}.", tone="" if section.unfinished else "bad")
-    row, values = section.row_of(best), section.run.values(best)
-    value = f"{section.run.metric} {number(mean(values))}"
+        yet = " yet" if view.unfinished else ""
+        return Answer(question, f"None: no idea succeeded{yet}.", tone="" if view.unfinished else "bad")
+    row, values = view.row_of(best), view.run.values(best)
+    value = f"{view.run.metric} {number(mean(values))}"
     if len(values) > 1:
         value += f" ± {spread(stdev(values))} over {len(values)} runs"
     against = "; no baseline was run"
-    if section.baseline and section.gain is not None:
-        baseline = f"the baseline’s {number(section.baseline.mean)}"
-        side = f"{number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than"
-        against = f", {side if section.gain else 'the same as'} {baseline}"
+    if view.baseline and view.gain is not None:
+        baseline = f"the baseline’s {number(view.baseline.mean)}"
+        side = f"{number(abs(view.gain))} {'better' if view.gain > 0 else 'worse'} than"
+        against = f", {side if view.gain else 'the same as'} {baseline}"
     step = f", proposed in step {row.steps[0]}" if row and row.steps else ""
     quote = f"“{title(row)}”{step}." if row else ""
-    return Answer(question, f"{value}{against}.", quote, row, "good" if (section.gain or 0) > 0 else "")
+    return Answer(question, f"{value}{against}.", quote, row, "good" if (view.gain or 0) > 0 else "")
 
 
-def _change(section: Section) -> Answer:
-    question, best = "What did it change?", section.best
+def _change(view: RunView) -> Answer:
+    question, best = "What did it change?", view.best
     if best is None:
         return Answer(question, "Nothing to show.")
     description = describe_patch(best.patch)
     if not description:
-        return Answer(question, "Its record holds no lines of a patch.", row=section.row_of(best))
+        return Answer(question, "Its record holds no lines of a patch.", row=view.row_of(best))
     # A description that only counts lines needs the places; one that quotes every line does not.
     places = f"Places it touches: {cell_of(best.patch)}." if " taken away in " in description else ""
-    return Answer(question, f"{description}.", places, section.row_of(best))
+    return Answer(question, f"{description}.", places, view.row_of(best))
 
 
-def _certainty(section: Section) -> Answer:
+def _certainty(view: RunView) -> Answer:
     """An idea that was run again after the search is judged by the runs that it was not chosen for."""
-    question, best = "How sure are we?", section.best
+    question, best = "How sure are we?", view.best
     if best is None:
         return Answer(question, "There is nothing to be sure of.")
-    if values := [e.metric["value"] for e in _reruns(section, best) if e.metric]:
-        return _certainty_by_reruns(section, question, best, values)
-    runs = len(section.run.values(best))
+    if values := [e.metric["value"] for e in _reruns(view, best) if e.metric]:
+        return _certainty_by_reruns(view, question, best, values)
+    runs = len(view.run.values(best))
     reason = "it ran once" if runs < 2 else f"it was chosen by the mean of its {runs} runs, and none came after"
-    return Answer(question, f"Not sure: {reason}.", _luck(section), tone="warn")
+    return Answer(question, f"Not sure: {reason}.", _luck(view), tone="warn")
 
 
-def _reruns(section: Section, best: Experiment) -> list[Experiment]:
+def _reruns(view: RunView, best: Experiment) -> list[Experiment]:
     """Its successful runs after the search: those of the search chose it."""
-    runs = [e for e in section.run.experiments.values() if e.tree and e.tree == best.tree and e.status == SUCCEEDED]
+    runs = [e for e in view.run.experiments.values() if e.tree and e.tree == best.tree and e.status == SUCCEEDED]
     return [e for e in runs if e.replicate >= RERUN_REPLICATE and e.id != best.id]
 
 
-def _certainty_by_reruns(section: Section, question: str, best: Experiment, values: list[float]) -> Answer:
+def _certainty_by_reruns(view: RunView, question: str, best: Experiment, values: list[float]) -> Answer:
     """Compared with the baseline's runs under the same seeds where there are at least two, else with all of them."""
     times = "once" if len(values) == 1 else f"{len(values)} times"
     repeated = number(mean(values)) + (f" ± {spread(stdev(values))}" if len(values) > 1 else "")
     chosen_for = number(best.metric["value"] if best.metric else None)
     story = f"It was run again {times}: {repeated}, after {chosen_for} in the run it was chosen for."
-    story += _rerun_caveats(section, best)
+    story += _rerun_caveats(view, best)
     # The best case is pairs of runs under equal seeds, then two samples, and at worst one run on either side.
-    baseline, gains = section.baseline_values, _paired_gains(section, best)
+    baseline, gains = view.baseline_values, _paired_gains(view, best)
     if not baseline:
         return Answer(question, "Its value is repeated, its gain is not known.", f"{story} No baseline was run.")
     if len(gains) > 1:
         gain, error, freedom = mean(gains), stdev(gains) / sqrt(len(gains)), len(gains) - 1.0
         reference = f"{len(gains)} runs of the baseline under the same seeds"
     elif len(values) > 1 and len(baseline) > 1:
-        gain = section.better(mean(values), mean(baseline))
+        gain = view.improvement(mean(values), mean(baseline))
         error, freedom = welch(values, baseline)
         reference = f"{len(baseline)} runs of the baseline"
     else:
         # One run on either side has no spread, and a gain without an error bar proves little.
-        gain = section.better(mean(values), mean(baseline))
+        gain = view.improvement(mean(values), mean(baseline))
         more = f"{story} The gain that is left is {number(gain)}; with so few runs it has no error bar."
         short = "A little: it was run again." if gain > 0 else "Not sure: when it was run again, no gain was left."
         return Answer(question, short, more, tone="warn")
@@ -124,12 +124,12 @@ def _certainty_by_reruns(section: Section, question: str, best: Experiment, valu
     )
     if gain > half_width:
         return Answer(question, "Fairly: the gain held when it was run again.", more, tone="good")
-    return Answer(question, "Not sure: when run again, the 95 % interval of the gain includes none.", more, tone="warn")
+    return Answer(question, "Not sure: when run again, the 95 % interval of the gain includes zero.", more, tone="warn")
 
 
-def _rerun_caveats(section: Section, best: Experiment) -> str:
+def _rerun_caveats(view: RunView, best: Experiment) -> str:
     """What the mean of its re-runs hides: how many failed, and that the idea was picked among several."""
-    reruns = [e for e in section.run.experiments.values() if e.replicate >= RERUN_REPLICATE and not e.is_baseline]
+    reruns = [e for e in view.run.experiments.values() if e.replicate >= RERUN_REPLICATE and not e.is_baseline]
     failed = sum(e.tree == best.tree and e.status in OWN_FAILURES for e in reruns)
     ideas = len({e.tree for e in reruns if e.status == SUCCEEDED})
     caveats = f" {failed} more of its re-runs failed, and are not in the mean." if failed else ""
@@ -145,31 +145,33 @@ def welch(first: list[float], second: list[float]) -> tuple[float, float]:
     return sqrt(total), total**2 / sum(variance**2 / freedom for variance, freedom in variances)
 
 
-def _paired_gains(section: Section, best: Experiment) -> list[float]:
+def _paired_gains(view: RunView, best: Experiment) -> list[float]:
     """Gains of its re-runs on the baseline's runs of the same seed and replicate."""
-    baseline = {(e.seed, e.replicate): e.metric["value"] for e in section.run.baselines if e.metric}
+    baseline = {(e.seed, e.replicate): e.metric["value"] for e in view.run.baselines if e.metric}
     return [
-        section.better(e.metric["value"], baseline[e.seed, e.replicate])
-        for e in _reruns(section, best)
+        view.improvement(e.metric["value"], baseline[e.seed, e.replicate])
+        for e in _reruns(view, best)
         if e.metric and (e.seed, e.replicate) in baseline
     ]
 
 
-def _luck(section: Section) -> str:
-    """How large a gain luck alone would show: the expected largest of n normal draws, each a mean of as many runs as
-    the best had."""
-    count, runs = len(section.ranked), len(section.run.values(section.ranked[0]))
+def _luck(view: RunView) -> str:
+    """How large a gain luck alone would show.
+
+    It is the expected largest of n normal draws.  Each draw is a mean of as many runs as the best idea had.
+    """
+    count, runs = len(view.ranked), len(view.run.values(view.ranked[0]))
     flattered = f"It is the best of {count} successes, so luck flatters it. " if count > 1 else ""
     advice = "`ideator-rl rerun` runs the best again with other seeds."
-    if section.deviation is None or section.gain is None:
-        reason = "The noise of one run is not known" if section.baseline else "Without a baseline no gain is known"
+    if view.baseline_stdev is None or view.gain is None:
+        reason = "The noise of one run is not known" if view.baseline else "Without a baseline no gain is known"
         return f"{flattered}{reason}. {advice}"
-    lucky_gain = section.deviation / sqrt(runs) * expected_largest(count)
-    relation = "more than" if section.gain > lucky_gain else "no more than"
+    lucky_gain = view.baseline_stdev / sqrt(runs) * expected_largest(count)
+    relation = "more than" if view.gain > lucky_gain else "no more than"
     return (
         f"{flattered}Were all of them no better than the baseline, the luckiest would be expected to look "
-        f"{number(lucky_gain)} better, from the noise of {len(section.baseline_values)} baseline runs; this one looks "
-        f"{number(section.gain)} better, {relation} that. {advice}"
+        f"{number(lucky_gain)} better, from the noise of {len(view.baseline_values)} baseline runs; this one looks "
+        f"{number(view.gain)} better, {relation} that. {advice}"
     )
 
 
@@ -178,8 +180,8 @@ def expected_largest(count: int) -> float:
     return float(norm.ppf((count - 0.375) / (count + 0.25))) if count > 1 else 0.0
 
 
-def _cost(section: Section) -> Answer:
-    run, paid = section.run, []
+def _cost(view: RunView) -> Answer:
+    run, paid = view.run, []
     if run.spent.get("usd"):
         paid.append(dollars(run.spent["usd"]))
     if run.spent.get("gpu_hours"):
@@ -188,12 +190,12 @@ def _cost(section: Section) -> Answer:
     more = [f"{len(run.rollouts)} ideas proposed, {len(run.ran)} distinct experiments run."]
     if run.ran:
         more.append(f"{duration(busy_seconds(run.ran) / len(run.ran))} an experiment.")
-    if wall := run.timings.get("total") or _wall_seconds(section):
+    if wall := run.timings.get("total") or _wall_seconds(view):
         reruns = any(e.replicate >= RERUN_REPLICATE for e in run.experiments.values())
         more.append(f"{duration(wall)} on the clock{', without re-runs' if reruns else ''}.")
     more += _replayed(run)
     if run.spent.get("tokens"):
-        more.append(f"{run.spent['tokens']:,.0f} tokens of the coder.")
+        more.append(f"{run.spent['tokens']:,.0f} tokens of all LLM calls.")
     return Answer("What did it cost?", " and ".join(paid) + ".", " ".join(more))
 
 
@@ -211,27 +213,27 @@ def busy_seconds(records: Iterable[Experiment]) -> float:
     return sum(map(experiment_seconds, records))
 
 
-def _wall_seconds(section: Section) -> float:
+def _wall_seconds(view: RunView) -> float:
     """From the first proposal to the last outcome."""
-    times = [time for row in section.run.rollouts for time in (row.created, row.finished) if time]
+    times = [time for row in view.run.rollouts for time in (row.created, row.finished) if time]
     return max(times) - min(times) if times else 0.0
 
 
-def _failures(section: Section) -> Answer:
+def _failures(view: RunView) -> Answer:
     """Counted by proposals, as they were trained on: a failure that was proposed twice counts twice."""
-    question, counts = "Which failures dominate?", section.counts
+    question, counts = "Which failures dominate?", view.counts
     failed = sum(counts[status] for status in OWN_FAILURES)
     with_outcome = counts[SUCCEEDED] + failed
     lost = f"{counts[LOST]} more were lost by our own fault, and count as nothing." if counts[LOST] else ""
     if not with_outcome:
-        return Answer(question, "No outcome is known yet." if section.unfinished else "No idea was run.", lost)
+        return Answer(question, "No outcome is known yet." if view.unfinished else "No idea was run.", lost)
     if not failed:
         return Answer(question, f"None: all {with_outcome} ideas with an outcome succeeded.", lost, tone="good")
     # By status first, since a status has a known meaning; then by the message that most failures of it share.
     (status, most), *rest = Counter({name: counts[name] for name in OWN_FAILURES if counts[name]}).most_common()
     short = f"{STATUS_MEANING[status]}: {most} of {failed} failures; "
     short += f"{share(failed / with_outcome)} of {with_outcome} ideas failed."
-    example, row = _common_error(section, status)
+    example, row = _common_error(view, status)
     more_statuses = f"Then: {', '.join(f'{count} {name}' for name, count in rest)}." if rest else ""
     more = " ".join(sentence for sentence in (example, more_statuses, lost) if sentence)
     return Answer(question, short, more, row, "warn" if failed > with_outcome / 2 else "")
@@ -247,10 +249,10 @@ STATUS_MEANING = {
 }
 
 
-def _common_error(section: Section, status: str) -> tuple[str, Row | None]:
+def _common_error(view: RunView, status: str) -> tuple[str, Row | None]:
     """The message that most failures of a status share, by its last line, and an experiment that has it."""
     rows_by_message: dict[str, list[Row]] = {}
-    for row in section.rows:
+    for row in view.rows:
         if row.status == status and row.record and row.record.error:
             rows_by_message.setdefault(last_line(row, 120), []).extend([row] * max(1, len(row.proposals)))
     if not rows_by_message:

@@ -15,7 +15,7 @@ from ideator_rl.diversity.window import sample_size
 from ideator_rl.report.answers import Answer
 from ideator_rl.report.charts import SHARES, YAxis, chart, series, variable
 from ideator_rl.report.figures import Figure, step_lines
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.text.display import number, share
 
 QUESTION = "Did the population collapse?"
@@ -47,7 +47,7 @@ class Diversity:
     """Ideas n at which all windows are compared."""
 
 
-def diversity(section: Section, embedder: str | None = None) -> Diversity:
+def diversity(view: RunView, embedder: str | None = None) -> Diversity:
     """Figures, alarms and the answer for one run.
 
     Args:
@@ -56,18 +56,18 @@ def diversity(section: Section, embedder: str | None = None) -> Diversity:
     Raises:
         EmbedderError: this embedder cannot be had; in place of a recipe's, hashed n-grams are used.
     """
-    model = get_embedder(embedder) if embedder else _recipe_embedder(section)
-    windows = population(section.run, model)
+    model = get_embedder(embedder) if embedder else _recipe_embedder(view)
+    windows = population(view.run, model)
     run_alarms = alarms(windows)
-    figures = [_figure(section, windows, *spec) for spec in CHARTS] if windows else []
+    figures = [_figure(view, windows, *spec) for spec in CHARTS] if windows else []
     sample = sample_size(windows[0].ideas) if windows else 0
     answer = _answer(windows, run_alarms, model.name, sample)
     drawn = [figure for figure in figures if figure is not None]
     return Diversity(drawn, run_alarms, answer, windows, model.name, sample)
 
 
-def _recipe_embedder(section: Section) -> Embedder:
-    recipe = section.run.recipe
+def _recipe_embedder(view: RunView) -> Embedder:
+    recipe = view.run.recipe
     try:
         return get_embedder(str(recipe.get("diversity_embedder") or recipe.get("embedder") or "auto"))
     except EmbedderError:
@@ -75,7 +75,7 @@ def _recipe_embedder(section: Section) -> Embedder:
 
 
 def _figure(
-    section: Section, windows: Sequence[Window], heading: str, names: Sequence[str], percent: bool, remark: str
+    view: RunView, windows: Sequence[Window], heading: str, names: Sequence[str], percent: bool, remark: str
 ) -> Figure | None:
     curves = [[window.figures.get(name) for window in windows] for name in names]
     values = [[value for value in curve if value is not None] for curve in curves]
@@ -83,7 +83,7 @@ def _figure(
         return None
     texts = [FIGURES[name].title for name in names]
     drawing = chart(
-        f"{heading}, {section.name}",
+        f"{heading}, {view.name}",
         " ".join(f"{t}: {number(v[0])} to {number(v[-1])}." for t, v in zip(texts, values, strict=True) if v),
         step_lines([window.last_step for window in windows], curves),
         "step",

@@ -20,7 +20,7 @@ from scipy.stats import binomtest, t, wilcoxon
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.report.groups import Group, comparable, different_keys, groups
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.text.display import number, spread
 
 MIN_PAIRS = 5
@@ -31,7 +31,7 @@ MIN_PAIRS = 5
 class Standing:
     """A run at the budget that all runs had."""
 
-    section: Section
+    view: RunView
     group: Group
     best: float | None
     """After equally many experiments."""
@@ -71,12 +71,12 @@ class Comparison:
 
     @property
     def metric(self) -> str:
-        return self.standings[0].section.run.metric
+        return self.standings[0].view.run.metric
 
     @property
     def better(self) -> str:
         """`lower` or `higher`."""
-        return "lower" if self.standings[0].section.run.direction == "min" else "higher"
+        return "lower" if self.standings[0].view.run.direction == "min" else "higher"
 
     @property
     def single_seeds(self) -> bool:
@@ -87,33 +87,32 @@ class Comparison:
         return [standing for standing in self.standings if standing.group is group]
 
 
-def compare(sections: Sequence[Section]) -> list[Comparison]:
+def compare(views: Sequence[RunView]) -> list[Comparison]:
     """One comparison for each setting that several runs share; a run that has only begun has no budget yet."""
-    begun = [section for section in sections if section.run.ran or not section.unfinished]
+    begun = [view for view in views if view.run.ran or not view.unfinished]
     return [_comparison(runs) for runs in comparable(begun) if len(runs) > 1]
 
 
-def _comparison(sections: list[Section]) -> Comparison:
-    all_groups = groups(sections)
+def _comparison(views: list[RunView]) -> Comparison:
+    all_groups = groups(views)
     # What a run did beyond the smallest budget would be an advantage of its size, not of its recipe.
-    budget = min(len(section.run.ran) for section in sections)
-    unit = next(iter(units([section.run for section in sections])), None)
-    costs = [by_cost(section.run, unit) if unit else [] for section in sections]
+    budget = min(len(view.run.ran) for view in views)
+    unit = next(iter(units([view.run for view in views])), None)
+    costs = [by_cost(view.run, unit) if unit else [] for view in views]
     cost = min(places[-1] for places in costs) if all(costs) else None
-    group_of = {id(section): group for group in all_groups for section in group.members}
+    group_of = {id(view): group for group in all_groups for view in group.members}
     standings = [
-        _standing(section, group_of[id(section)], budget, places, cost)
-        for section, places in zip(sections, costs, strict=True)
+        _standing(view, group_of[id(view)], budget, places, cost) for view, places in zip(views, costs, strict=True)
     ]
     tests = [_test(first, second, standings) for first, second in combinations(all_groups, 2)]
     return Comparison(all_groups, standings, budget, unit, cost, tests, different_keys(all_groups))
 
 
-def _standing(section: Section, group: Group, budget: int, places: list[float], cost: float | None) -> Standing:
-    run, in_budget = section.run, section.run.ran[:budget]
+def _standing(view: RunView, group: Group, budget: int, places: list[float], cost: float | None) -> Standing:
+    run, in_budget = view.run, view.run.ran[:budget]
     values = [e.metric["value"] for e in in_budget if e.status == SUCCEEDED and e.metric]
     return Standing(
-        section,
+        view,
         group,
         best=best_so_far(run, by_count(run)).at(budget),
         mean=mean(values) if values else None,
@@ -126,22 +125,22 @@ def _test(first: Group, second: Group, standings: list[Standing]) -> PairedTest:
     """Positive gaps: the first is better.  A run without a success counts with its baseline: left out, its group would
     look better for its failures."""
     best = {
-        id(standing.section): standing.section.run.baseline if standing.best is None else standing.best
+        id(standing.view): standing.view.run.baseline if standing.best is None else standing.best
         for standing in standings
     }
-    without_success = {id(standing.section) for standing in standings if standing.best is None}
+    without_success = {id(standing.view) for standing in standings if standing.best is None}
     first_by_seed, second_by_seed = (
-        {section.run.recipe.get("seed"): section for section in group.members} for group in (first, second)
+        {view.run.recipe.get("seed"): view for view in group.members} for group in (first, second)
     )
     gaps, at_baseline = [], 0
-    for seed, section in first_by_seed.items():
+    for seed, view in first_by_seed.items():
         partner = second_by_seed.get(seed)
         if seed is None or partner is None:
             continue
-        values = best[id(section)], best[id(partner)]
+        values = best[id(view)], best[id(partner)]
         if values[0] is not None and values[1] is not None:  # with neither success nor baseline nothing was measured
-            gaps.append(section.better(values[0], values[1]))
-            at_baseline += bool({id(section), id(partner)} & without_success)
+            gaps.append(view.improvement(values[0], values[1]))
+            at_baseline += bool({id(view), id(partner)} & without_success)
     p = _wilcoxon(gaps) if len(gaps) >= MIN_PAIRS and any(gaps) else None
     verdict = _verdict(first.name, second.name, gaps)
     if at_baseline:

@@ -17,7 +17,7 @@ from ideator_rl.text.display import number
 
 def comparison_figures(comparison: Comparison) -> list[Figure]:
     """Two figures for each axis; those that would be empty are left out."""
-    runs = [standing.section.run for standing in comparison.standings]
+    runs = [standing.view.run for standing in comparison.standings]
     axes: list[tuple[str, Callable[[Run], list[float]]]] = [("experiments run", by_count)]
     axes += [(unit, partial(by_cost, unit=unit)) for unit in units(runs)]
     figures = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, OWN_FAILURES, RUNNING
-from ideator_rl.report.sections import Row, Section
+from ideator_rl.report.run_view import Row, RunView
 
 MAX_KINDS = 12
 
@@ -25,14 +25,14 @@ class FailureKind:
     """An experiment that failed in this way."""
 
 
-def failure_kinds(section: Section) -> list[FailureKind]:
+def failure_kinds(view: RunView) -> list[FailureKind]:
     """The most frequent kinds first, lost experiments too."""
     rows_by_kind: dict[tuple[str, str], list[Row]] = {}
-    for row in section.rows:
+    for row in view.rows:
         if row.proposals and row.status in (*OWN_FAILURES, LOST):
             kind = row.record.error_kind if row.record else ""
             rows_by_kind.setdefault((row.status, kind), []).extend([row] * len(row.proposals))
-    with_outcome = sum(count for status, count in section.counts.items() if status != RUNNING)
+    with_outcome = sum(count for status, count in view.counts.items() if status != RUNNING)
     most_frequent = sorted(rows_by_kind.items(), key=lambda item: -len(item[1]))[:MAX_KINDS]
     return [
         FailureKind(status, kind, len(rows), len(rows) / with_outcome, last_line(rows[0], 200), rows[0])

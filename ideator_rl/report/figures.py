@@ -12,7 +12,7 @@ from ideator_rl.experiment import FINAL, LOST, RUNNING, SUCCEEDED
 from ideator_rl.report import charts
 from ideator_rl.report.charts import DOT, SERIES, SHARES, STATUS, Baseline, Mark, YAxis, chart, frame, series, variable
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.storage.records import Run, Step
 from ideator_rl.text.display import number
 
@@ -35,39 +35,39 @@ class Figure:
     drawing: Markup
 
 
-def course(section: Section) -> list[Figure]:
+def course(view: RunView) -> list[Figure]:
     """How the run went: the best idea so far, metric, outcomes and reward by step."""
-    steps = section.steps
+    steps = view.steps
     outcomes = [step.succeeded + step.failed for step in steps]
     figures = [
-        best_figure(section, by_count(section.run), "experiments run"),
-        _metric(section),
-        _by_step(section, "Success rate by step", [step.success for step in steps], percent=True,
+        best_figure(view, by_count(view.run), "experiments run"),
+        _metric(view),
+        _by_step(view, "Success rate by step", [step.success for step in steps], percent=True,
                  remark="Successes among known outcomes; a lost experiment is not the idea's fault."),
-        _outcomes(section),
-        _by_step(section, "Mean reward by step", [step.reward for step in steps],
+        _outcomes(view),
+        _by_step(view, "Mean reward by step", [step.reward for step in steps],
                  remark="What the learner got: failures included, lost experiments left out."),
-        _by_step(section, "Distinct ideas by step", percent=True,
+        _by_step(view, "Distinct ideas by step", percent=True,
                  curve=[step.distinct / count if count else None for step, count in zip(steps, outcomes, strict=True)],
                  remark="Distinct experiments among known outcomes: a fall warns of collapse."),
-        *(best_figure(section, by_cost(section.run, unit), unit) for unit in units([section.run])),
+        *(best_figure(view, by_cost(view.run, unit), unit) for unit in units([view.run])),
     ]  # fmt: skip
     return [figure for figure in figures if figure is not None]
 
 
-def costs(section: Section) -> list[Figure]:
+def costs(view: RunView) -> list[Figure]:
     """What was paid, and where the time went, by step."""
-    return [figure for figure in (_spending(section), _seconds(section)) if figure is not None]
+    return [figure for figure in (_spending(view), _seconds(view)) if figure is not None]
 
 
-def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure | None:
+def best_figure(view: RunView, places: Sequence[float], axis: str) -> Figure | None:
     """The best idea so far.
 
     Args:
         places: of every experiment of `run.ran` on the horizontal axis: a count, or a cost.
         axis: the label of that axis.
     """
-    run, by_experiments = section.run, axis.startswith("experiments")
+    run, by_experiments = view.run, axis.startswith("experiments")
     if (drawn := best_marks(run, places)) is None:
         return None
     marks, cloud, reached = drawn
@@ -77,12 +77,12 @@ def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure 
         x, means, deviations = zip(*repeated, strict=True)
         marks.append(charts.error_bars(x, means, deviations, SERIES[1], marker=4))
     # The best, the baseline and repeated ideas are always inside the frame; single successes need not be.
-    baselines = section.baseline_marks
+    baselines = view.baseline_marks
     y = frame(cloud, [reached, *(b.mean for b in baselines), *(value for _, value, _ in repeated)])
     legend = [(variable(SERIES[0]), "best so far"), (variable(DOT), "one success")]
     curve = best_so_far(run, places)
     if by_experiments:
-        heading, title = f"Best {run.metric} so far", f"Best so far, {section.name}"
+        heading, title = f"Best {run.metric} so far", f"Best so far, {view.name}"
         remark = f"{better(run)}. Over the experiments that ran, as proposed; far outliers are outside the frame."
         start = f"From {number(curve.y[0])} after experiment {curve.x[0]:g}"
         description = f"{start} to {number(reached)} after {curve.end:g}."
@@ -90,7 +90,7 @@ def best_figure(section: Section, places: Sequence[float], axis: str) -> Figure 
         legend += [(variable(SERIES[1]), "run again: mean and standard deviation")] if repeated else []
     else:
         heading = f"Best {run.metric} so far, by {axis}"
-        title, remark = f"{heading}, {section.name}", "Failures cost too, and are counted."
+        title, remark = f"{heading}, {view.name}", "Failures cost too, and are counted."
         description = f"{number(reached)} after {curve.end:.3g} {axis}."
     drawing = chart(title, description, [*marks, *baselines], axis, y, x_counts=by_experiments)
     return Figure(heading, remark, legend, drawing)
@@ -137,19 +137,19 @@ def _repeated(run: Run, places: Sequence[float]) -> list[tuple[float, float, flo
 
 
 def _by_step(
-    section: Section, heading: str, curve: Sequence[float | None], remark: str, percent: bool = False
+    view: RunView, heading: str, curve: Sequence[float | None], remark: str, percent: bool = False
 ) -> Figure | None:
     """A figure of one curve over the steps of the run."""
     if all(value is None for value in curve):
         return None
-    lines = step_lines([step.step for step in section.steps], [curve])
-    title = f"{heading}, {section.name}"
+    lines = step_lines([step.step for step in view.steps], [curve])
+    title = f"{heading}, {view.name}"
     return Figure(heading, remark, [], chart(title, IN_TABLE, lines, "step", SHARES if percent else YAxis()))
 
 
-def _metric(section: Section) -> Figure | None:
+def _metric(view: RunView) -> Figure | None:
     """Mean and best metric of each step's successes."""
-    run, steps = section.run, section.steps
+    run, steps = view.run, view.steps
     means = [step.mean for step in steps if step.mean is not None]
     if not means:
         return None
@@ -162,14 +162,14 @@ def _metric(section: Section) -> Figure | None:
     )
     lines = step_lines([s.step for s in steps], [[s.mean for s in steps], [s.best for s in steps]])
     # The best and the baseline are shown whole, far outliers among the means are not.
-    required = [*(s.best for s in steps if s.best is not None), *(b.mean for b in section.baseline_marks)]
+    required = [*(s.best for s in steps if s.best is not None), *(b.mean for b in view.baseline_marks)]
     heading = f"{run.metric} of the successes by step"
     legend = [(variable(SERIES[0]), "mean, with its standard error"), (variable(SERIES[1]), "best")]
     return Figure(
         heading,
         f"{better(run)}. The error is within the step, not between runs. Far outliers are outside the frame.",
-        legend + _baseline_legend(section.baseline_marks),
-        chart(f"{heading}, {section.name}", IN_TABLE, [errors, *lines, *section.baseline_marks], "step",
+        legend + _baseline_legend(view.baseline_marks),
+        chart(f"{heading}, {view.name}", IN_TABLE, [errors, *lines, *view.baseline_marks], "step",
               frame(means, required)),
     )  # fmt: skip
 
@@ -183,21 +183,21 @@ def _standard_errors(run: Run, steps: Sequence[Step]) -> list[float]:
     return [stdev(metrics) / len(metrics) ** 0.5 if len(metrics) > 1 else 0.0 for metrics in values.values()]
 
 
-def _outcomes(section: Section) -> Figure | None:
-    if not section.steps:
+def _outcomes(view: RunView) -> Figure | None:
+    if not view.steps:
         return None
-    layers = [[section.outcomes[step.step][status] for step in section.steps] for status in STATUSES]
-    bars = charts.bars([step.step + 1 for step in section.steps], layers, STATUS)
+    layers = [[view.status_counts_by_step[step.step][status] for step in view.steps] for status in STATUSES]
+    bars = charts.bars([step.step + 1 for step in view.steps], layers, STATUS)
     legend = [(variable(STATUS[i]), status) for i, status in enumerate(STATUSES) if any(layers[i])]
     heading = "Outcomes by step"
-    drawing = chart(f"{heading}, {section.name}", IN_TABLE, [bars], "step", YAxis(ticks="count"))
+    drawing = chart(f"{heading}, {view.name}", IN_TABLE, [bars], "step", YAxis(ticks="count"))
     return Figure(heading, "Proposals by status.", legend, drawing)
 
 
-def _spending(section: Section) -> Figure | None:
+def _spending(view: RunView) -> Figure | None:
     """What the coder was paid, by step."""
-    usd_by_step = dict.fromkeys((step.step for step in section.steps), 0.0)
-    for row in section.rows:
+    usd_by_step = dict.fromkeys((step.step for step in view.steps), 0.0)
+    for row in view.rows:
         if row.record and row.proposals and not row.record.replayed:
             usd_by_step[row.proposals[0].step] += row.record.cost.get("usd", 0.0)
     if not any(usd_by_step.values()):
@@ -205,13 +205,13 @@ def _spending(section: Section) -> Figure | None:
     heading = "USD paid for code, by step"
     remark = f"{sum(usd_by_step.values()):.4g} USD in all; the ledger also counts calls without a record."
     bars = charts.bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
-    return Figure(heading, remark, [], chart(f"{heading}, {section.name}", remark, [bars], "step", YAxis("USD")))
+    return Figure(heading, remark, [], chart(f"{heading}, {view.name}", remark, [bars], "step", YAxis("USD")))
 
 
-def _seconds(section: Section) -> Figure | None:
+def _seconds(view: RunView) -> Figure | None:
     """The mean seconds of each phase of an experiment, by the step that it was proposed in."""
-    seconds_by_step: dict[int, dict[str, list[float]]] = {step.step: {} for step in section.steps}
-    for row in section.rows:
+    seconds_by_step: dict[int, dict[str, list[float]]] = {step.step: {} for step in view.steps}
+    for row in view.rows:
         if row.record and row.proposals:
             for phase, seconds in row.record.seconds.items():
                 seconds_by_step[row.proposals[0].step].setdefault(phase, []).append(seconds)
@@ -232,7 +232,7 @@ def _seconds(section: Section) -> Figure | None:
         heading,
         f"Means by the step it was proposed in; queue is waiting for a free slot. Over the run: {overall}.",
         [(variable(series(index)), phase) for index, phase in enumerate(by_phase)],
-        chart(f"{heading}, {section.name}", overall, [bars], "step", YAxis("seconds")),
+        chart(f"{heading}, {view.name}", overall, [bars], "step", YAxis("seconds")),
     )
 
 

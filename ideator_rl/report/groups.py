@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 from ideator_rl.report.progress import Curve
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.storage.records import Run
 
 PLACE_KEYS = frozenset((
@@ -27,12 +27,12 @@ class Group:
     """Runs of one recipe."""
 
     name: str
-    members: list[Section]
+    members: list[RunView]
 
     @property
     def seeds(self) -> list[Any]:
         """Of each member; None where its recipe has none."""
-        return [section.run.recipe.get("seed") for section in self.members]
+        return [view.run.recipe.get("seed") for view in self.members]
 
 
 @dataclass(frozen=True)
@@ -45,23 +45,23 @@ class SeedBand:
     high: list[float]
 
 
-def comparable(sections: Sequence[Section]) -> list[list[Section]]:
+def comparable(views: Sequence[RunView]) -> list[list[RunView]]:
     """Runs that measured the same thing, together: metric, environment, preset and hardware."""
-    by_setting: dict[tuple[str, ...], list[Section]] = {}
-    for section in sections:
-        run = section.run
+    by_setting: dict[tuple[str, ...], list[RunView]] = {}
+    for view in views:
+        run = view.run
         settings = sorted({f"{e.environment} {e.preset} {e.hardware}" for e in run.experiments.values()})
-        by_setting.setdefault((run.metric, run.direction, *settings), []).append(section)
+        by_setting.setdefault((run.metric, run.direction, *settings), []).append(view)
     return list(by_setting.values())
 
 
-def groups(sections: Sequence[Section]) -> list[Group]:
+def groups(views: Sequence[RunView]) -> list[Group]:
     """In the order of their first runs; a run without a recipe is a group of its own."""
-    by_recipe: dict[str, list[Section]] = {}
-    for index, section in enumerate(sections):
-        by_recipe.setdefault(_recipe_key(section.run) or f"run {index}", []).append(section)
+    by_recipe: dict[str, list[RunView]] = {}
+    for index, view in enumerate(views):
+        by_recipe.setdefault(_recipe_key(view.run) or f"run {index}", []).append(view)
     members = list(by_recipe.values())
-    return [Group(name, sections) for name, sections in zip(_names(members), members, strict=True)]
+    return [Group(name, views) for name, views in zip(_names(members), members, strict=True)]
 
 
 def different_keys(groups: Sequence[Group]) -> dict[str, list[str]]:
@@ -72,9 +72,9 @@ def different_keys(groups: Sequence[Group]) -> dict[str, list[str]]:
     return {key: values for key, values in values_by_key.items() if len(set(values)) > 1}
 
 
-def seed_band(members: Sequence[Section], curve: Callable[[Run], Curve]) -> SeedBand:
+def seed_band(members: Sequence[RunView], curve: Callable[[Run], Curve]) -> SeedBand:
     """The curves of a group's members, put together; empty where not all of them have a value."""
-    curves = [curve(section.run) for section in members]
+    curves = [curve(view.run) for view in members]
     if not all(member.x for member in curves):
         return SeedBand([], [], [], [])
     start, end = max(member.x[0] for member in curves), min(member.end for member in curves)
@@ -97,7 +97,7 @@ def _recipe_key(run: Run) -> str:
     return json.dumps(settings, sort_keys=True, default=str) if run.recipe else ""
 
 
-def _names(groups: Sequence[list[Section]]) -> list[str]:
+def _names(groups: Sequence[list[RunView]]) -> list[str]:
     """By what the members' names share; no two groups have one name."""
     names: list[str] = []
     for group_name in (_shared_start, _shared_end, _first_name):
@@ -107,18 +107,18 @@ def _names(groups: Sequence[list[Section]]) -> list[str]:
     return names
 
 
-def _shared_start(members: list[Section]) -> str:
+def _shared_start(members: list[RunView]) -> str:
     """Without a seed's number."""
-    prefix = os.path.commonprefix([section.name for section in members])
+    prefix = os.path.commonprefix([view.name for view in members])
     shared = re.sub(r"[\W_]*(seed|s)?[\W_]*\d*[\W_]*$", "", prefix)
     return f"{shared or members[0].run.folder.absolute().parent.name} ({len(members)} seeds)"
 
 
-def _shared_end(members: list[Section]) -> str:
-    suffix = os.path.commonprefix([section.name[::-1] for section in members])[::-1]
+def _shared_end(members: list[RunView]) -> str:
+    suffix = os.path.commonprefix([view.name[::-1] for view in members])[::-1]
     shared = re.sub(r"^[\W_\d]+", "", suffix)
     return f"{shared} ({len(members)} seeds)" if shared else _first_name(members)
 
 
-def _first_name(members: list[Section]) -> str:
+def _first_name(members: list[RunView]) -> str:
     return f"{members[0].name} and {len(members) - 1} more"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ideator_rl.report import charts
 from ideator_rl.report.charts import DOT, SERIES, STATUS, Mark, chart, frame, variable
 from ideator_rl.report.figures import Figure
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.storage.records import Run
 
 BEST_IDEAS = 10
@@ -15,12 +15,12 @@ Edge = tuple[str, str]
 """Ids of a parent and its child."""
 
 
-def lineage_figure(section: Section) -> Figure | None:
+def lineage_figure(view: RunView) -> Figure | None:
     """None where no prompt showed the ancestor of a good idea."""
-    run = section.run
+    run = view.run
     place = {record.id: count for count, record in enumerate(run.ran, 1)}
     metrics = {id: record.metric["value"] for id, record in run.experiments.items() if record.metric}
-    best = [record.id for record in section.ranked[:BEST_IDEAS] if record.id in place]
+    best = [record.id for record in view.ranked[:BEST_IDEAS] if record.id in place]
     if not best:
         return None
     parents = _parents(run, place)
@@ -41,17 +41,17 @@ def lineage_figure(section: Section) -> Figure | None:
         charts.dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
         charts.dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
     ]
-    y = frame([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in section.baseline_marks)])
+    y = frame([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in view.baseline_marks)])
     heading = f"Where the {len(best)} best ideas came from"
     ancestors = len({parent for parent, _ in ancestries[0]})
     description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."
     legend = [(SERIES[1], "the best, and its line"), (STATUS[0], "an idea"), (DOT, "was shown to")]
-    marks: list[Mark] = [*lines, *dots, *section.baseline_marks]
+    marks: list[Mark] = [*lines, *dots, *view.baseline_marks]
     return Figure(
         heading,
         f"A line leads from an idea to one that was proposed in answer to it. {description}",
         [(variable(colour), label) for colour, label in legend],
-        chart(f"{heading}, {section.name}", description, marks, "experiments run", y),
+        chart(f"{heading}, {view.name}", description, marks, "experiments run", y),
     )
 
 

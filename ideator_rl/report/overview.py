@@ -11,7 +11,7 @@ from ideator_rl.report.changes import describe_patch
 from ideator_rl.report.compare import MIN_PAIRS, Comparison, too_few_pairs
 from ideator_rl.report.groups import Group
 from ideator_rl.report.payload import title
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.text.display import dollars, duration, number, share
 
 MAX_ALARMED = 4
@@ -19,19 +19,19 @@ MAX_ALARMED = 4
 
 
 def overview(
-    comparison: Comparison, collapses: Sequence[tuple[Section, Answer]]
-) -> list[tuple[Section | None, Answer]]:
+    comparison: Comparison, collapses: Sequence[tuple[RunView, Answer]]
+) -> list[tuple[RunView | None, Answer]]:
     """The answers, each with the run whose experiment it is about.
 
     Args:
         collapses: of each run, whether its population collapsed.
     """
-    sections = [standing.section for standing in comparison.standings]
+    views = [standing.view for standing in comparison.standings]
     return [
         (None, _leader(comparison)),
         (None, _certainty(comparison)),
-        *_best(sections),
-        (None, _cost(sections)),
+        *_best(views),
+        (None, _cost(views)),
         (None, _collapse(comparison, collapses)),
         (None, _failures(comparison)),
     ]
@@ -96,52 +96,52 @@ def _certainty(comparison: Comparison) -> Answer:
     return Answer(question, short, " ".join(details), tone="good" if significant else "warn")
 
 
-def _best(sections: Sequence[Section]) -> list[tuple[Section | None, Answer]]:
-    with_best = [section for section in sections if section.best]
+def _best(views: Sequence[RunView]) -> list[tuple[RunView | None, Answer]]:
+    with_best = [view for view in views if view.best]
     if not with_best:
         return []
     sign = 1 if with_best[0].run.direction == "min" else -1
-    section = min(with_best, key=lambda candidate: sign * mean(candidate.run.values(candidate.ranked[0])))
-    best, row = section.ranked[0], section.row_of(section.ranked[0])
-    value = f"{section.run.metric} {number(mean(section.run.values(best)))} in {section.name}"
+    view = min(with_best, key=lambda candidate: sign * mean(candidate.run.values(candidate.ranked[0])))
+    best, row = view.ranked[0], view.row_of(view.ranked[0])
+    value = f"{view.run.metric} {number(mean(view.run.values(best)))} in {view.name}"
     gain = ""
-    if section.gain is not None:
-        side = f"{number(abs(section.gain))} {'better' if section.gain > 0 else 'worse'} than"
-        gain = f", {side if section.gain else 'the same as'} its baseline"
+    if view.gain is not None:
+        side = f"{number(abs(view.gain))} {'better' if view.gain > 0 else 'worse'} than"
+        gain = f", {side if view.gain else 'the same as'} its baseline"
     details = [f"“{title(row)}”" if row else "", describe_patch(best.patch)]
     more = " ".join(f"{sentence}." for sentence in details if sentence)
-    return [(section, Answer("What was the best idea of all?", f"{value}{gain}.", more, row))]
+    return [(view, Answer("What was the best idea of all?", f"{value}{gain}.", more, row))]
 
 
-def _cost(sections: Sequence[Section]) -> Answer:
+def _cost(views: Sequence[RunView]) -> Answer:
     """An experiment that several runs have from one bucket ran once, and counts once."""
     records: dict[tuple[str, str], Experiment] = {}
     ran: set[tuple[str, str]] = set()
-    for section in sections:
-        bucket = str(section.run.recipe.get("bucket") or section.run.folder)
-        records |= {(bucket, id): record for id, record in section.run.experiments.items()}
-        ran |= {(bucket, record.id) for record in section.run.ran}
-    usd = sum(section.run.spent.get("usd", 0.0) for section in sections)
-    hours = sum(section.run.spent.get("gpu_hours", 0.0) for section in sections)
+    for view in views:
+        bucket = str(view.run.recipe.get("bucket") or view.run.folder)
+        records |= {(bucket, id): record for id, record in view.run.experiments.items()}
+        ran |= {(bucket, record.id) for record in view.run.ran}
+    usd = sum(view.run.spent.get("usd", 0.0) for view in views)
+    hours = sum(view.run.spent.get("gpu_hours", 0.0) for view in views)
     paid = ([dollars(usd)] if usd else []) + ([f"{hours:.3g} GPU-hours"] if hours else [])
     paid.append(f"{duration(busy_seconds(records.values()))} of experiments")
-    proposed = sum(len(section.run.rollouts) for section in sections)
+    proposed = sum(len(view.run.rollouts) for view in views)
     more = f"{proposed} ideas proposed, {len(ran)} distinct experiments run."
-    if shared := sum(len(section.run.experiments) for section in sections) - len(records):
+    if shared := sum(len(view.run.experiments) for view in views) - len(records):
         more += f" Taken again from a bucket that runs share, and counted once: {shared} results."
     return Answer("What did they cost together?", " and ".join(paid) + ".", more)
 
 
-def _collapse(comparison: Comparison, collapses: Sequence[tuple[Section, Answer]]) -> Answer:
+def _collapse(comparison: Comparison, collapses: Sequence[tuple[RunView, Answer]]) -> Answer:
     question = "Did a population collapse?"
-    compared = {id(standing.section) for standing in comparison.standings}
-    run_answers = [(section, answer) for section, answer in collapses if id(section) in compared]
-    alarmed = [(section, answer) for section, answer in run_answers if answer.tone in ("warn", "bad")]
+    compared = {id(standing.view) for standing in comparison.standings}
+    run_answers = [(view, answer) for view, answer in collapses if id(view) in compared]
+    alarmed = [(view, answer) for view, answer in run_answers if answer.tone in ("warn", "bad")]
     if not alarmed:
         if too_early := sum(not answer.tone for _, answer in run_answers):
             return Answer(question, f"No alarm so far; too early to say for {too_early} of {len(run_answers)} runs.")
         return Answer(question, "No alarm in any of them.", tone="good")
-    details = " ".join(f"{section.name}: {answer.short}" for section, answer in alarmed[:MAX_ALARMED])
+    details = " ".join(f"{view.name}: {answer.short}" for view, answer in alarmed[:MAX_ALARMED])
     if len(alarmed) > MAX_ALARMED:
         details += f" And {len(alarmed) - MAX_ALARMED} more; each run has its own below."
     short = f"There are alarms in {len(alarmed)} of {len(comparison.standings)} runs."
@@ -151,8 +151,8 @@ def _collapse(comparison: Comparison, collapses: Sequence[tuple[Section, Answer]
 def _failures(comparison: Comparison) -> Answer:
     sentences = []
     for group in comparison.groups:
-        failed = {status: sum(section.counts[status] for section in group.members) for status in OWN_FAILURES}
-        total = sum(failed.values()) + sum(section.counts[SUCCEEDED] for section in group.members)
+        failed = {status: sum(view.counts[status] for view in group.members) for status in OWN_FAILURES}
+        total = sum(failed.values()) + sum(view.counts[SUCCEEDED] for view in group.members)
         if not total:
             continue
         most = max(failed, key=lambda status: failed[status])

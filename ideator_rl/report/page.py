@@ -26,7 +26,7 @@ from markupsafe import Markup
 from ideator_rl.diversity.population import FIGURES
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
-from ideator_rl.report import payload, sections
+from ideator_rl.report import payload
 from ideator_rl.report.answers import Answer, answers
 from ideator_rl.report.collapse import Diversity, diversity
 from ideator_rl.report.compare import Comparison, compare
@@ -36,7 +36,7 @@ from ideator_rl.report.figures import STATUSES, Figure, costs, course
 from ideator_rl.report.lineage import lineage_figure
 from ideator_rl.report.overview import overview
 from ideator_rl.report.patch_lines import coloured
-from ideator_rl.report.sections import Row, Section
+from ideator_rl.report.run_view import Row, RunView, run_labels, run_view
 from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.records import read_run
 from ideator_rl.text.display import clip, number, share, spread, visible, with_error
@@ -57,11 +57,11 @@ class ReportError(IdeatorError):
 
 
 @dataclass(frozen=True)
-class RunView:
+class RunPanel:
     """What the template shows of one run."""
 
-    section: Section
-    answers: list[tuple[Section, Answer]]
+    view: RunView
+    answers: list[tuple[RunView, Answer]]
     figures: list[tuple[str, list[Figure]]]
     """Charts under headings; the first heading is always open."""
     diversity: Diversity
@@ -71,11 +71,11 @@ class RunView:
 
 
 @dataclass(frozen=True)
-class ComparisonView:
+class ComparisonPanel:
     """What the template shows of runs that measured the same thing."""
 
     comparison: Comparison
-    answers: list[tuple[Section | None, Answer]]
+    answers: list[tuple[RunView | None, Answer]]
     figures: list[Figure]
 
 
@@ -103,12 +103,12 @@ def write_report(
     for folder in run_dirs:  # a folder that is named twice is one run, and no two seeds that agree
         folders.setdefault(folder.resolve(), folder)
     runs = [read_run(folder) for folder in folders.values()]
-    views = [
-        _run_view(sections.section(name, run), embedder, notes(run.folder) if notes else ())
-        for name, run in zip(sections.names(runs), runs, strict=True)
+    panels = [
+        _run_panel(run_view(name, run), embedder, notes(run.folder) if notes else ())
+        for name, run in zip(run_labels(runs), runs, strict=True)
     ]
     try:
-        write_atomic(out, _render(views))
+        write_atomic(out, _render(panels))
     except OSError as error:
         raise ReportError(
             f"The report cannot be written to {out}: {error.strerror or error}. Give a file in a folder that this user "
@@ -116,36 +116,36 @@ def write_report(
         ) from error
 
 
-def _run_view(section: Section, embedder: str | None, notes: Sequence[str]) -> RunView:
-    run_diversity = diversity(section, embedder)
-    return RunView(
-        section,
-        answers=[(section, answer) for answer in answers(section, run_diversity.answer)],
+def _run_panel(view: RunView, embedder: str | None, notes: Sequence[str]) -> RunPanel:
+    run_diversity = diversity(view, embedder)
+    return RunPanel(
+        view,
+        answers=[(view, answer) for answer in answers(view, run_diversity.answer)],
         figures=[
-            ("Course", course(section)),
+            ("Course", course(view)),
             ("Diversity and collapse", run_diversity.figures),
-            ("Thought and success", thought_figures(section)),
-            ("Cost and waiting", costs(section)),
+            ("Thought and success", thought_figures(view)),
+            ("Cost and waiting", costs(view)),
         ],
         diversity=run_diversity,
-        failures=failure_kinds(section),
-        lineage=lineage_figure(section),
+        failures=failure_kinds(view),
+        lineage=lineage_figure(view),
         notes=notes,
     )
 
 
-def _comparison_view(comparison: Comparison, views: list[RunView]) -> ComparisonView:
-    collapses = [(view.section, view.diversity.answer) for view in views]
-    return ComparisonView(comparison, overview(comparison, collapses), comparison_figures(comparison))
+def _comparison_panel(comparison: Comparison, panels: list[RunPanel]) -> ComparisonPanel:
+    collapses = [(panel.view, panel.diversity.answer) for panel in panels]
+    return ComparisonPanel(comparison, overview(comparison, collapses), comparison_figures(comparison))
 
 
-def _render(views: list[RunView]) -> str:
-    run_sections = [view.section for view in views]
-    run_index = {id(section): index for index, section in enumerate(run_sections)}
+def _render(panels: list[RunPanel]) -> str:
+    run_views = [panel.view for panel in panels]
+    run_index = {id(view): index for index, view in enumerate(run_views)}
 
-    def address(section: Section, row: Row) -> str:
+    def address(view: RunView, row: Row) -> str:
         """The link to an experiment's own page; `texts.js` reads it."""
-        return f"#idea={run_index[id(section)]}:{visible(row.key)}"
+        return f"#idea={run_index[id(view)]}:{visible(row.key)}"
 
     jinja = Environment(
         loader=PackageLoader("ideator_rl.report", ""), autoescape=True, undefined=StrictUndefined, finalize=_finalize,
@@ -163,14 +163,14 @@ def _render(views: list[RunView]) -> str:
         "BEST_PATCH": BEST_PATCH,
     }
     jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error, "address": address,
-                      "position": lambda section: run_index[id(section)] + 1}  # fmt: skip
+                      "position": lambda view: run_index[id(view)] + 1}  # fmt: skip
     # One script, so that the policy needs one hash.
     script = "\n".join(_asset(name) for name in SCRIPTS)
     return jinja.get_template("page.html.j2").render(
-        views=views,
-        comparisons=[_comparison_view(comparison, views) for comparison in compare(run_sections)],
-        table=payload.table(run_sections),
-        texts=payload.packed_texts(run_sections),
+        panels=panels,
+        comparisons=[_comparison_panel(comparison, panels) for comparison in compare(run_views)],
+        table=payload.table(run_views),
+        texts=payload.packed_texts(run_views),
         style=Markup(_asset("style.css")),
         script=Markup(script),
         policy=Markup(_policy(script)),

@@ -24,7 +24,7 @@ from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
-from ideator_rl.report.sections import Row, Section
+from ideator_rl.report.run_view import Row, RunView
 from ideator_rl.text.display import shorten, visible
 
 MAX_BYTES = 10_000_000
@@ -35,22 +35,22 @@ TITLE_LENGTH = 160
 """Characters of an idea in the table."""
 
 
-def table(sections: Sequence[Section]) -> Markup:
+def table(views: Sequence[RunView]) -> Markup:
     """Facts about these runs and all their experiments, as JSON; experiments are numbered through, run after run."""
-    rows = [(number, row) for number, section in enumerate(sections) for row in section.rows]
+    rows = [(number, row) for number, view in enumerate(views) for row in view.rows]
     index = {(number, row.key): i for i, (number, row) in enumerate(rows)}
-    parents = _parents(sections, index)
+    parents = _parents(views, index)
     columns: dict[str, list[Any]] = {}
     for i, (number, row) in enumerate(rows):
-        facts = {"run": number, "parents": parents.get(i, []), **_facts(sections[number], row)}
+        facts = {"run": number, "parents": parents.get(i, []), **_facts(views[number], row)}
         for name, value in facts.items():
             columns.setdefault(name, []).append(value)
-    return inert_json({"statuses": STATUSES, "runs": [_run(section) for section in sections], "rows": columns})
+    return inert_json({"statuses": STATUSES, "runs": [_run(view) for view in views], "rows": columns})
 
 
-def packed_texts(sections: Sequence[Section]) -> Markup:
+def packed_texts(views: Sequence[RunView]) -> Markup:
     """A list in the order of the table's rows, each item `[texts, cut]` of `_clipped`: JSON, gzip, base64."""
-    rows = [row for section in sections for row in section.rows]
+    rows = [row for view in views for row in view.rows]
     lengths = [len(text) for row in rows for text in _texts(row)]
     max_characters = MAX_CHARACTERS
     packed = _pack(rows, max_characters)
@@ -76,7 +76,7 @@ def inert_json(value: Any) -> Markup:
 
 def title(row: Row) -> str:
     """The beginning of an idea, without its marks."""
-    if row.baseline:
+    if row.is_baseline:
         return "the unchanged baseline"
     if not row.idea:
         return "nothing was written" if row.proposals else "a patch written by hand"
@@ -84,18 +84,18 @@ def title(row: Row) -> str:
     return shorten(line.partition(" [Code Changes]")[0], TITLE_LENGTH)
 
 
-def _run(section: Section) -> dict[str, Any]:
-    best = section.best
+def _run(view: RunView) -> dict[str, Any]:
+    best = view.best
     return {
-        "name": visible(section.name),
-        "metric": visible(section.run.metric),
-        "better": section.run.direction,
-        "baseline": section.baseline_values,
-        "best": section.run.values(best)[:1] if best else [],
+        "name": visible(view.name),
+        "metric": visible(view.run.metric),
+        "better": view.run.direction,
+        "baseline": view.baseline_values,
+        "best": view.run.values(best)[:1] if best else [],
     }
 
 
-def _facts(section: Section, row: Row) -> dict[str, Any]:
+def _facts(view: RunView, row: Row) -> dict[str, Any]:
     record = row.record
     cell, added, removed = _patch_facts(record.patch if record else "")
     # The names are those that the page's scripts read (assets/*.js).
@@ -107,7 +107,7 @@ def _facts(section: Section, row: Row) -> dict[str, Any]:
         "steps": row.steps,
         "proposed": len(row.proposals),
         "metric": record.metric["value"] if record and record.metric else None,
-        "values": _values(section, row),
+        "values": _values(view, row),
         "tree": record.tree[:16] if record else "",
         "reward": record.reward if record else None,
         "seconds": {key: round(value, 2) for key, value in record.seconds.items()} if record else {},
@@ -130,20 +130,20 @@ def _patch_facts(patch: str) -> tuple[str, int, int]:
     return visible(cell_of(patch)), sum(len(file.added) for file in files), sum(len(file.removed) for file in files)
 
 
-def _values(section: Section, row: Row) -> list[float]:
+def _values(view: RunView, row: Row) -> list[float]:
     """Metrics of all runs of an idea, its own first; of a baseline or a re-run, its own only."""
     record = row.record
     if record is None or record.metric is None or record.status != SUCCEEDED:
         return []
-    return [record.metric["value"]] if row.baseline or row.rerun else section.run.values(record)
+    return [record.metric["value"]] if row.is_baseline or row.is_rerun else view.run.values(record)
 
 
-def _parents(sections: Sequence[Section], index: dict[tuple[int, str], int]) -> dict[int, list[int]]:
+def _parents(views: Sequence[RunView], index: dict[tuple[int, str], int]) -> dict[int, list[int]]:
     """Rows whose ideas were shown when a row was first proposed; a copy of its parent is no child."""
     parents_by_row: dict[int, dict[int, None]] = {}
-    for number, section in enumerate(sections):
-        tree = {id: record.tree for id, record in section.run.experiments.items()}
-        for child, parents in section.run.origins:
+    for number, view in enumerate(views):
+        tree = {id: record.tree for id, record in view.run.experiments.items()}
+        for child, parents in view.run.origins:
             for parent in parents:
                 child_row, parent_row = index.get((number, child)), index.get((number, parent))
                 is_copy = bool(tree.get(child)) and tree.get(child) == tree.get(parent)

@@ -12,7 +12,7 @@ from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED
 from ideator_rl.report import charts
 from ideator_rl.report.charts import SERIES, YAxis, chart, variable
 from ideator_rl.report.figures import Figure, step_lines
-from ideator_rl.report.sections import Section
+from ideator_rl.report.run_view import RunView
 from ideator_rl.storage.records import Rollout
 
 MAX_BARS = 6
@@ -21,16 +21,16 @@ MIN_IDEAS = 12
 """Ideas with an outcome that the figures need."""
 
 
-def thought_figures(section: Section) -> list[Figure]:
+def thought_figures(view: RunView) -> list[Figure]:
     """Both figures; none where too few ideas have an outcome, or all thoughts have one length."""
     # Where a text holds no idea, the end of its thought is not known.
-    with_idea = [row for row in section.run.rollouts if row.idea]
+    with_idea = [row for row in view.run.rollouts if row.idea]
     finished = [row for row in with_idea if row.status == SUCCEEDED or row.status in OWN_FAILURES]
     lengths = [thought_words(row) for row in finished]
     if len(finished) < MIN_IDEAS or len(set(lengths)) < 2:
         return []
-    return [_success_by_length(section, lengths, [row.status == SUCCEEDED for row in finished]),
-            _length_by_step(section, with_idea)]  # fmt: skip
+    return [_success_by_length(view, lengths, [row.status == SUCCEEDED for row in finished]),
+            _length_by_step(view, with_idea)]  # fmt: skip
 
 
 def thought_words(row: Rollout) -> int:
@@ -38,7 +38,7 @@ def thought_words(row: Rollout) -> int:
     return len(row.thought.split())
 
 
-def _success_by_length(section: Section, lengths: Sequence[int], successes: Sequence[bool]) -> Figure:
+def _success_by_length(view: RunView, lengths: Sequence[int], successes: Sequence[bool]) -> Figure:
     correlation = "All have the same outcome."
     if any(successes) and not all(successes):
         test = spearmanr(lengths, successes)
@@ -47,7 +47,7 @@ def _success_by_length(section: Section, lengths: Sequence[int], successes: Sequ
     x = list(range(len(names)))
     heading = "Success by length of the thought"
     drawing = chart(
-        f"{heading}, {section.name}",
+        f"{heading}, {view.name}",
         "; ".join(f"{name} words: {success:.0%}" for name, success in zip(names, shares, strict=True)) + ".",
         [charts.bars(x, [shares], SERIES, 0.66, 0.75), charts.error_bars(x, shares, errors, SERIES[1], 1.6)],
         "words before the idea",
@@ -84,7 +84,7 @@ def _length_ranges(
     return names, shares, (below, above)
 
 
-def _length_by_step(section: Section, rows: Sequence[Rollout]) -> Figure:
+def _length_by_step(view: RunView, rows: Sequence[Rollout]) -> Figure:
     lengths_by_step: dict[int, list[int]] = {}
     for row in rows:
         lengths_by_step.setdefault(row.step, []).append(thought_words(row))
@@ -96,7 +96,7 @@ def _length_by_step(section: Section, rows: Sequence[Rollout]) -> Figure:
         "Words before the idea. A fall with a rising mean is a sign of collapse.",
         [(variable(SERIES[0]), "mean"), (variable(SERIES[1]), "median")],
         chart(
-            f"{heading}, {section.name}",
+            f"{heading}, {view.name}",
             f"From {means[0]:.1f} words in the first step to {means[-1]:.1f} in the last.",
             step_lines(list(lengths_by_step), [means, medians]),
             "step",

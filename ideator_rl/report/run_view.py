@@ -23,7 +23,7 @@ class Row:
     number: int
     """Its place in the run, from 1."""
     key: str
-    """Its name in the page's address: the experiment's id, or its place among the proposals."""
+    """Its URL fragment: the experiment's id, or its place among the proposals."""
     status: str
     idea: str
     thought: str
@@ -37,17 +37,17 @@ class Row:
         return list(dict.fromkeys(rollout.step + 1 for rollout in self.proposals))
 
     @property
-    def baseline(self) -> bool:
+    def is_baseline(self) -> bool:
         return self.record is not None and self.record.is_baseline
 
     @property
-    def rerun(self) -> bool:
+    def is_rerun(self) -> bool:
         return self.record is not None and self.record.replicate >= RERUN_REPLICATE
 
 
 @dataclass(frozen=True)
-class Section:
-    """One run."""
+class RunView:
+    """What the page shows of one run, and the figures that its parts share."""
 
     name: str
     run: Run
@@ -57,14 +57,14 @@ class Section:
     @cached_property
     def counts(self) -> Counter[str]:
         """Proposals by status."""
-        return Counter(row.status for row in self.run.rollouts)
+        return Counter(rollout.status for rollout in self.run.rollouts)
 
     @cached_property
-    def outcomes(self) -> dict[int, Counter[str]]:
+    def status_counts_by_step(self) -> dict[int, Counter[str]]:
         """Proposals by status, of every step."""
         counts: dict[int, Counter[str]] = {step.step: Counter() for step in self.steps}
-        for row in self.run.rollouts:
-            counts[row.step][row.status] += 1
+        for rollout in self.run.rollouts:
+            counts[rollout.step][rollout.status] += 1
         return counts
 
     @cached_property
@@ -82,7 +82,7 @@ class Section:
         return [self.baseline] if self.baseline else []
 
     @property
-    def deviation(self) -> float | None:
+    def baseline_stdev(self) -> float | None:
         """Standard deviation of the baseline's runs."""
         return stdev(self.baseline_values) if len(self.baseline_values) > 1 else None
 
@@ -100,9 +100,9 @@ class Section:
         """How much better the best is than the baseline's mean, in the metric's unit; positive is better."""
         if self.best is None or self.baseline is None:
             return None
-        return self.better(mean(self.run.values(self.best)), self.baseline.mean)
+        return self.improvement(mean(self.run.values(self.best)), self.baseline.mean)
 
-    def better(self, value: float, reference: float) -> float:
+    def improvement(self, value: float, reference: float) -> float:
         """By how much a value is better than a reference, in the metric's unit."""
         return reference - value if self.run.direction == "min" else value - reference
 
@@ -134,8 +134,10 @@ class Section:
     def environments(self) -> list[str]:
         """Environments with their presets: of the experiments, or of the recipe while there are none."""
         used = {f"{e.environment}, preset {e.preset}" for e in self.run.experiments.values()}
+        if used:
+            return sorted(used)
         recipe = self.run.recipe
-        return sorted(used) or ([f"{recipe['env']}, preset {recipe.get('preset', '-')}"] if recipe.get("env") else [])
+        return [f"{recipe['env']}, preset {recipe.get('preset', '-')}"] if recipe.get("env") else []
 
     @cached_property
     def public_recipe(self) -> dict[str, Any]:
@@ -148,24 +150,24 @@ class Section:
         return yaml.safe_dump(self.public_recipe, sort_keys=False, allow_unicode=True) if self.public_recipe else ""
 
 
-def section(name: str, run: Run) -> Section:
-    """The section of a run."""
-    return Section(name, run, _rows(run), run.by_step())
+def run_view(name: str, run: Run) -> RunView:
+    """The view of a run; `name` is its heading."""
+    return RunView(name, run, _rows(run), run.by_step())
 
 
-def names(runs: list[Run]) -> list[str]:
+def run_labels(runs: list[Run]) -> list[str]:
     """The folders' own names; the paths where two are the same."""
     short = [run.folder.absolute().name for run in runs]
     return [name if short.count(name) == 1 else str(run.folder) for name, run in zip(short, runs, strict=True)]
 
 
 def _rows(run: Run) -> list[Row]:
-    """Baselines first, then experiments in the order they were proposed."""
+    """Experiments without a proposal first (baselines, re-runs, patches by hand), then proposals in their order."""
     proposals_by_key: dict[str, list[Rollout]] = {}
     for rollout in run.rollouts:
+        # A running proposal has no experiment id yet: its place is its key.
         key = rollout.experiment_id or f"step{rollout.step + 1}-{rollout.position + 1}"
         proposals_by_key.setdefault(key, []).append(rollout)
-    # A running proposal has no experiment id yet: its place is its key.
     rows: list[Row] = []
     for key in [*(id for id in run.experiments if id not in proposals_by_key), *proposals_by_key]:
         proposals, record = proposals_by_key.get(key, []), run.experiments.get(key)
