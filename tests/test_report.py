@@ -1,4 +1,5 @@
 import base64
+import gzip
 import hashlib
 import os
 import re
@@ -238,6 +239,17 @@ def test_too_many_texts_are_clipped_and_the_cut_is_counted(tmp_path, monkeypatch
     for row, log in zip(rows, texts, strict=True):
         assert 0 < len(row["log"]) < 2_000 and log.endswith(row["log"]) and log.startswith(row["patch"])
         assert row["cut"]["log"] == len(log) - len(row["log"]) == row["cut"]["patch"]
+
+
+def test_texts_that_pack_a_thousandfold_are_clipped_before_a_browser_has_to_unpack_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "MAX_UNPACKED_BYTES", 100_000)
+    # Equal characters, and characters that show as a code point of nine characters.
+    ones = [record(f"{i}", value=2.0, log="a" * 40_000, patch="\x00" * 40_000) for i in range(8)]
+    html = page_of(journal(tmp_path, [ones]))
+    packed = re.search(r'id="texts"[^>]*>([^<]*)<', html)[1]
+    assert 20_000 < len(gzip.decompress(base64.b64decode(packed))) <= 100_000
+    for row in Page(html).experiments():
+        assert row["cut"]["log"] == 40_000 - len(row["log"]) > 0
 
 
 def test_a_coloured_patch_keeps_its_text():

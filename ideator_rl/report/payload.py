@@ -3,9 +3,10 @@
 The table holds what sorting and filtering need, so that it can be used while the texts are still being read.  The
 texts (idea, thought, patch, log, error) are unpacked by the browser when the first one is needed.
 
-Guarantees: every experiment is in the table; the packed texts take at most `MAX_BYTES`: where they would take more,
-the longest are clipped, and the number of cut characters is kept for each.  No character in the data acts: those that
-`text.visible` replaces show as their code point, and nothing in it can end the element that holds it.
+Guarantees: every experiment is in the table; the texts take at most `MAX_BYTES` packed and `MAX_UNPACKED_BYTES`
+unpacked: where they would take more, the longest are clipped, and the number of cut characters is kept for each.  No
+character in the data acts: those that `text.visible` replaces show as their code point, and nothing in it can end the
+element that holds it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from ideator_rl.text.display import shorten, visible
 
 MAX_BYTES = 10_000_000
 """Of all texts together, packed."""
+MAX_UNPACKED_BYTES = 100_000_000
+"""Of all texts together: the browser unpacks them as one, and a log of equal characters packs a thousandfold."""
 MAX_CHARACTERS, MIN_CHARACTERS = 40_000, 250
 """Of one text: the most, and what each may have however many there are."""
 TITLE_LENGTH = 160
@@ -53,12 +56,18 @@ def packed_texts(views: Sequence[RunView]) -> Markup:
     rows = [row for view in views for row in view.rows]
     lengths = [len(text) for row in rows for text in _texts(row)]
     max_characters = MAX_CHARACTERS
-    packed = _pack(rows, max_characters)
-    while len(packed) > MAX_BYTES and max_characters > MIN_CHARACTERS:
+    # Before the first round: else this process would hold what the browser is spared.
+    if sum(min(length, max_characters) for length in lengths) > MAX_UNPACKED_BYTES:
+        max_characters = max(MIN_CHARACTERS, _fitting_length(lengths, MAX_UNPACKED_BYTES))
+    packed, unpacked_bytes = _pack(rows, max_characters)
+    while max_characters > MIN_CHARACTERS:
+        excess = max(len(packed) / MAX_BYTES, unpacked_bytes / MAX_UNPACKED_BYTES)
+        if excess <= 1:
+            break
         # How much the texts shrink when packed is known only now, so that one or two more rounds follow.
-        target = 0.97 * MAX_BYTES / len(packed) * sum(min(length, max_characters) for length in lengths)
-        max_characters = min(int(0.95 * max_characters), _fitting_length(lengths, target))
-        packed = _pack(rows, max(MIN_CHARACTERS, max_characters))
+        target = 0.97 / excess * sum(min(length, max_characters) for length in lengths)
+        max_characters = max(MIN_CHARACTERS, min(int(0.95 * max_characters), _fitting_length(lengths, target)))
+        packed, unpacked_bytes = _pack(rows, max_characters)
     return Markup(packed)
 
 
@@ -152,10 +161,11 @@ def _parents(views: Sequence[RunView], index: dict[tuple[int, str], int]) -> dic
     return {child_row: list(parent_rows) for child_row, parent_rows in parents_by_row.items()}
 
 
-def _pack(rows: list[Row], max_characters: int) -> str:
+def _pack(rows: list[Row], max_characters: int) -> tuple[str, int]:
+    """The texts, packed, and their bytes before that."""
     items = [_clipped(row, max_characters) for row in rows]
     data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode(), len(data)
 
 
 def _clipped(row: Row, max_characters: int) -> tuple[list[str], list[int]]:
