@@ -9,6 +9,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.environments.environment import Resources
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store
 from ideator_rl.executor.backends import BUILT_IN, backend_class
 from ideator_rl.executor.backends.local import LocalBackend
@@ -94,3 +95,25 @@ def test_a_retry_is_requested_only_after_an_abandoned_attempt(toy_config):
     assert store.retry_requested(bucket, "a")
     store.abandon_attempt(bucket, "a", store.claim_attempt(bucket, "a"), "no luck")
     assert not store.retry_requested(bucket, "a")
+
+
+class OfVersion010(WithoutBaseClass):
+    """As a backend of 0.1.0 with a parent of its own."""
+
+    def __init__(self, bucket_url, slots, isolation):
+        super().__init__(bucket_url, slots, isolation)
+        super(WithoutBaseClass, self).__init__()
+
+
+def create_backend(bucket_url, slots, isolation):
+    return WithoutBaseClass(bucket_url, slots, isolation)
+
+
+def test_a_class_without_the_base_class_may_call_the_constructor_of_its_parent():
+    bucket = open_bucket("memory://backends")
+    assert backend_class("test_backends.OfVersion010").create(bucket, 1, "auto").bucket_url == bucket.url
+
+
+def test_a_function_in_place_of_a_backend_class_is_refused():
+    with pytest.raises(IdeatorError, match="test_backends.create_backend is <function .*Expected a class"):
+        backend_class("test_backends.create_backend")

@@ -95,7 +95,8 @@ class MinimalImplementer:
 
 def test_a_class_with_no_optional_member_gets_the_defaults_of_the_interface(monkeypatch):
     monkeypatch.setattr("ideator_rl.implementers.implementer.BUILT_IN", {"minimal": f"{__name__}.MinimalImplementer"})
-    assert isinstance(get_implementer("minimal"), MinimalImplementer)
+    implementer = get_implementer("minimal")
+    assert isinstance(implementer, MinimalImplementer) and implementer.trusted is False
     assert not writes_trusted_code("minimal")
     assert estimate_cost("minimal", None, 10, load_environment(TOY), "cpu") is None
     with pytest.raises(IdeatorError, match="MinimalImplementer takes no `coder` settings; got samples"):

@@ -102,6 +102,9 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
     """
     from_settings = _member(resolve("implementers", name, BUILT_IN), "from_settings")
     implementer: Implementer = from_settings(settings or {}, ledger or Ledger())
+    # The default for a class without the base class, and the safe one: its code runs in a sandbox only.
+    if not hasattr(implementer, "trusted"):
+        implementer.trusted = Implementer.trusted
     return implementer
 
 

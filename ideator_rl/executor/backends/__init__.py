@@ -7,10 +7,12 @@ an entry point of `ideator_rl.backends`; one of ours gets a line in `BUILT_IN` a
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import isclass
 from typing import Protocol
 
 from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Environment, Preset, Resources
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
@@ -35,7 +37,9 @@ class Backend(Protocol):
     starts: bool = True
     """It starts attempts itself, and the scheduler counts those.  Else attempts are counted in the bucket."""
 
-    def __init__(self, bucket_url: str, slots: int | None, isolation: str) -> None: ...
+    # With defaults, so that `super().__init__()` works in a class that was written without this base class.
+    def __init__(self, bucket_url: str = "", slots: int | None = None, isolation: str = "auto") -> None:
+        del bucket_url, slots, isolation
 
     @classmethod
     def create(cls, bucket: Bucket, slots: int | None, isolation: str) -> Backend:
@@ -65,8 +69,11 @@ def backend_class(name: str) -> type[Backend]:
 
     Raises:
         UnknownName: no backend has that name.
+        IdeatorError: the name is not that of a class.
     """
     backend: type[Backend] = resolve("backends", name, BUILT_IN)
+    if not isclass(backend):
+        raise IdeatorError(f"The backend {name} is {backend!r}. Expected a class with the methods of `Backend`.")
     # A class written without the base class gets the defaults of the methods that it leaves out.
     if Backend not in backend.__mro__:
         return type(backend.__name__, (backend, Backend), {})
