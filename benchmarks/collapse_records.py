@@ -26,7 +26,7 @@ from ideator_rl.envs.landscape.edits import NotAnIdea, read_idea
 from ideator_rl.envs.landscape.landscape import BASE, KNOBS, VALUES, Edit, Landscape, is_simple
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.storage.records import Rollout, read_run
+from ideator_rl.storage.run_reader import Rollout, read_run
 
 FIXED = 32
 """Ideas at which the populations of steps are compared: distinct counts and Vendi scores grow with their number."""

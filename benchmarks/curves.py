@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib
 
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen

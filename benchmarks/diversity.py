@@ -29,7 +29,7 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import EXPERIMENT
 from ideator_rl.patch import PatchError, diff, tree_hash
 from ideator_rl.registry import environment_names
-from ideator_rl.storage.records import Rollout, Run
+from ideator_rl.storage.run_reader import Rollout, Run
 
 EDITS = (1, 1, 1, 2, 2, 3)
 """Numbers of edits that a generated idea draws from."""

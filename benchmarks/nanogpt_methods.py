@@ -32,7 +32,7 @@ from collapse_methods import TUNED
 
 from ideator_rl.experiment import LOST, SUCCEEDED
 from ideator_rl.search.rerun import rerun, source_of_run
-from ideator_rl.storage.records import Run, read_run
+from ideator_rl.storage.run_reader import Run, read_run
 
 HERE = Path(__file__).parent
 RESULTS, FIGURE = HERE / "nanogpt_results.jsonl", HERE.parent / "docs" / "assets" / "nanogpt_methods.svg"

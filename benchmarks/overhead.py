@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
-from ideator_rl.storage.records import Run, read_run
+from ideator_rl.storage.run_reader import Run, read_run
 
 TOY = Path(__file__).parent.parent / "tests" / "toy_env"
 RUNS = 15

@@ -25,7 +25,7 @@ from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.search.config import SearchConfig, load_search
 from ideator_rl.search.rerun import Rerun, rerun, source_of_run
 from ideator_rl.search.run import run_search
-from ideator_rl.storage.records import Run, read_run
+from ideator_rl.storage.run_reader import Run, read_run
 
 matplotlib.use("svg")
 from matplotlib import pyplot as plt  # noqa: E402 - after the backend is chosen

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ideator_rl.experiment import MALFORMED, REJECTED, UNPATCHABLE
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 ROOT = Path(__file__).parent.parent
 SEARCH, WARM_UP = ROOT / "recipes/search_nanogpt_cpu.yaml", ROOT / "recipes/smollm2_nanogpt_cpu.yaml"

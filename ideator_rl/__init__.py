@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
     from ideator_rl.rewards.execution import execution_reward
     from ideator_rl.search.run import run_search
-    from ideator_rl.storage.records import read_run
+    from ideator_rl.storage.run_reader import read_run
     from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 __version__ = "0.1.0"
@@ -39,7 +39,7 @@ _HOMES = {
     "execution_reward": "rewards.execution",
     "load_environment": "environments.environment",
     "open_buffer": "reward_buffer",
-    "read_run": "storage.records",
+    "read_run": "storage.run_reader",
     "run_search": "search.run",
     "write_report": "report.page",
 }

@@ -35,7 +35,7 @@ OLD_MODULES = {
     "cli_watch": "cli.watch", "diagnostics.charts": "report.charts", "diagnostics.collapse": "diversity.alarms",
     "diagnostics.diversity": "diversity.measures", "diagnostics.embedding": "diversity.embedding",
     "diagnostics.figure_table": "diversity.figure_table", "diagnostics.figures": "report.figures",
-    "diagnostics.population": "diversity.population", "diagnostics.records": "storage.records",
+    "diagnostics.population": "diversity.population", "diagnostics.records": "storage.run_reader",
     "diagnostics.report": "report", "diagnostics.report.answers": "report.answers",
     "diagnostics.report.changes": "report.changes", "diagnostics.report.compare": "report.compare",
     "diagnostics.report.drawings": "report.charts", "diagnostics.report.groups": "report.groups",

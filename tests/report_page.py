@@ -11,7 +11,7 @@ from recorded import baseline, journal, record
 
 from ideator_rl.report import write_report
 from ideator_rl.report.run_view import run_view
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 HOSTILE = (
     "</details></pre></svg></title></script><script>document.title='pwned'</script>"

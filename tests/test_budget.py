@@ -9,7 +9,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.reward_buffer import open_buffer
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.train import main
 
 HERE = Path(__file__).parent

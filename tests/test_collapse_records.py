@@ -13,7 +13,7 @@ from collapse_table import holm, interval, slope, table  # noqa: E402
 
 from ideator_rl.envs.landscape.certificate import certificate, certified_landscape  # noqa: E402
 from ideator_rl.envs.landscape.landscape import spell  # noqa: E402
-from ideator_rl.storage.records import Rollout  # noqa: E402
+from ideator_rl.storage.run_reader import Rollout  # noqa: E402
 
 LANDSCAPE = certified_landscape(0)
 

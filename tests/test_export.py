@@ -18,7 +18,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.publishing.cards import MAX_CHARACTERS
 from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
 from ideator_rl.publishing.weights import make_loadable, newest_weights
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.training.models import ModelError, save_weights
 
 LINEAGE = "create table if not exists lineage (child text, parents_json text, step integer)"

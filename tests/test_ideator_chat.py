@@ -23,7 +23,7 @@ from ideator_rl.search.ideator import Ask, Subject, ask_ideator
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import run_search
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 ENVIRONMENT = load_environment(TOY)
 SUBJECT = Subject(ENVIRONMENT, "cpu")

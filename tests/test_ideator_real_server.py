@@ -12,7 +12,7 @@ import pytest
 from conftest import TOY
 from transformers import AutoTokenizer
 
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 MISSING = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
 TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -19,7 +19,7 @@ from ideator_rl.patch import diff
 from ideator_rl.patch.size import patch_size
 from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import Rollout, Run, read_run
+from ideator_rl.storage.run_reader import Rollout, Run, read_run
 
 PATCH = "--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n-rate = 1\n+rate = {}\n other\n"
 

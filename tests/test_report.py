@@ -14,7 +14,7 @@ from ideator_rl.experiment import FINAL
 from ideator_rl.report import ReportError, payload, write_report
 from ideator_rl.report.patch_lines import coloured
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import NoRun, read_run
+from ideator_rl.storage.run_reader import NoRun, read_run
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from recorded import baseline, journal, record, text
 from report_page import HOSTILE, page_of
 
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.text.display import number
 
 PATCH = "diff --git a/train.py b/train.py\n--- a/train.py\n+++ b/train.py\n@@ -1,2 +1,2 @@\n lr\n-x = 1\n+x = {}\n"

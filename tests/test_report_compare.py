@@ -15,7 +15,7 @@ from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import best_so_far, by_count
 from ideator_rl.report.run_view import run_view
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 
 def test_runs_that_differ_only_in_seed_and_slots_are_one_group_with_a_band(tmp_path):

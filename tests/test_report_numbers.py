@@ -18,7 +18,7 @@ from ideator_rl.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, 
 from ideator_rl.report.run_view import run_view
 from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 ONE = "diff --git a/a.py b/a.py\n--- a/a.py\n+++ b/a.py\n@@ -1,2 +1,2 @@\n x\n-lr = 1\n+lr = 3\n"
 

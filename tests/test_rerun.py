@@ -5,7 +5,7 @@ from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.report import write_report
 from ideator_rl.report.summary import summary
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 NOISE = 'point = {"x": x + 0.01 * (int(os.environ["IDEATOR_SEED"]) // 1000 % 7), "y": y, "z": z}'
 

@@ -23,7 +23,7 @@ from ideator_rl.search.engine import StopReason
 from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import SearchProgress, run_search
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
 

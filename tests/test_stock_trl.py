@@ -13,7 +13,7 @@ from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 HERE = Path(__file__).parent
 SHAPE = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

@@ -13,7 +13,7 @@ import pytest
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.report.summary import summary
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.train import main
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns

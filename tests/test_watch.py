@@ -18,7 +18,7 @@ from ideator_rl.cli import status as cli_status
 from ideator_rl.cli import watch as cli_watch
 from ideator_rl.cli.status import RunStatus
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import NoRun, read_run
+from ideator_rl.storage.run_reader import NoRun, read_run
 
 SCRIPTED_TRAINER = """
 import sys, time

@@ -20,7 +20,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import store, worker
 from ideator_rl.experiment import RUNNING
 from ideator_rl.storage.bucket import Bucket
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 END_SECONDS = 10.0
 """For a process to end after a signal."""

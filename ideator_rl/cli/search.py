@@ -7,7 +7,7 @@ import argparse
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.report.summary import summary
 from ideator_rl.search.search_summary import read_search_summary, report_notes
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 
 
 def main(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes, run_summary
 from ideator_rl.search.search_summary import SearchSummary, read_search_summary
 from ideator_rl.storage.bucket import Bucket
-from ideator_rl.storage.records import JOURNAL, Run, read_run
+from ideator_rl.storage.run_reader import JOURNAL, Run, read_run
 
 RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.json", "report.html")
 """Files of a run's folder that its summary depends on; a write to the journal shows as a new time of its WAL file."""

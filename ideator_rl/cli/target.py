@@ -11,7 +11,7 @@ from ideator_rl.executor import store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, bucket_at
-from ideator_rl.storage.records import JOURNAL
+from ideator_rl.storage.run_reader import JOURNAL
 
 __all__ = ["Entry", "Process", "bucket_at", "find_trainer", "read_entries", "read_entry", "run_folder"]
 WAITING = "waiting"

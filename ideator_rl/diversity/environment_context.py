@@ -16,7 +16,7 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.patch import Tree
 from ideator_rl.patch.cells import cell_of
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 _ASSIGNED = re.compile(r"([A-Za-z_][\w.]*)\s*(?::[^=]+)?=(?!=)")
 

@@ -18,7 +18,7 @@ from ideator_rl.diversity.figure_table import FIGURES, FigureInfo
 from ideator_rl.diversity.rows import rows_of_run
 from ideator_rl.diversity.watch import DiversityWatch
 from ideator_rl.diversity.window import Window
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 __all__ = ["FIGURES", "FigureInfo", "Window", "population"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ideator_rl.experiment import LOST, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal_reader import Descent, JournalReader, Rollout
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 RolloutKey = tuple[int, int, int]
 """Step, rank and position of a proposal."""

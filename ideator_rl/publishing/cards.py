@@ -26,8 +26,8 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.publishing.trajectories import COLUMNS, EXPERIMENTS, PROPOSALS, kind_of
 from ideator_rl.storage.ledger import UNITS
-from ideator_rl.storage.records import Run, Step
 from ideator_rl.storage.run_folder import MARK
+from ideator_rl.storage.run_reader import Run, Step
 from ideator_rl.text.display import number, share, visible
 from ideator_rl.text.redaction import Redactor
 from ideator_rl.training.models import hub_name

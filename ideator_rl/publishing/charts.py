@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ideator_rl.report import charts
 from ideator_rl.report.figures import best_marks, step_lines
 from ideator_rl.report.progress import by_count
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 COLOURS = {"ink-soft": "#5b636d", "grid": "#e3e5e8", "baseline": "#8a6d1f", "dot": "#8f9db0"} | {
     f"series-{index}": colour

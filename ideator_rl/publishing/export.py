@@ -22,8 +22,8 @@ from ideator_rl.publishing.cards import ExportedModel, dataset_card, model_card,
 from ideator_rl.publishing.charts import charts_of_run
 from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.publishing.weights import newest_weights, weight_hashes, write_model
-from ideator_rl.storage.records import Run, read_run
 from ideator_rl.storage.run_folder import MARK
+from ideator_rl.storage.run_reader import Run, read_run
 from ideator_rl.text.redaction import Redactor
 from ideator_rl.training.libraries import prepare_libraries
 from ideator_rl.training.recipe.recipe import Recipe, parse_stored_recipe

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 from ideator_rl.text.redaction import Redactor
 
 PROPOSALS, EXPERIMENTS = "trajectories", "experiments"

@@ -21,7 +21,7 @@ from ideator_rl.report.failures import last_line
 from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
 from ideator_rl.report.run_view import Row, RunView
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 from ideator_rl.text.display import dollars, duration, number, share, spread
 
 

@@ -11,7 +11,7 @@ from ideator_rl.report.compare import Comparison
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.groups import SeedBand, seed_band
 from ideator_rl.report.progress import LAST, Curve, best_so_far, by_cost, by_count, moving_mean, units
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 from ideator_rl.text.display import number
 
 

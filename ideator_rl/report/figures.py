@@ -13,7 +13,7 @@ from ideator_rl.report import charts
 from ideator_rl.report.charts import DOT, SERIES, SHARES, STATUS, Baseline, Mark, YAxis, chart, frame, series, variable
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.run_view import RunView
-from ideator_rl.storage.records import Run, Step
+from ideator_rl.storage.run_reader import Run, Step
 from ideator_rl.text.display import number
 
 STATUSES = (*FINAL, LOST, RUNNING)

@@ -12,7 +12,7 @@ from typing import Any
 
 from ideator_rl.report.progress import Curve
 from ideator_rl.report.run_view import RunView
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 PLACE_KEYS = frozenset((
     "seed", "output_dir", "bucket", "run_name", "logging_dir", "project", "data_seed", "report_to", "slots",

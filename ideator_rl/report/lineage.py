@@ -6,7 +6,7 @@ from ideator_rl.report import charts
 from ideator_rl.report.charts import DOT, SERIES, STATUS, Mark, chart, frame, variable
 from ideator_rl.report.figures import Figure
 from ideator_rl.report.run_view import RunView
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 BEST_IDEAS = 10
 """Ideas whose lineage is drawn."""

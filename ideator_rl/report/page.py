@@ -38,7 +38,7 @@ from ideator_rl.report.overview import overview
 from ideator_rl.report.patch_lines import coloured
 from ideator_rl.report.run_view import Row, RunView, run_labels, run_view
 from ideator_rl.report.thought_figures import thought_figures
-from ideator_rl.storage.records import read_run
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.text.display import clip, number, share, spread, visible, with_error
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.storage.records import Run
+from ideator_rl.storage.run_reader import Run
 
 LAST = 16
 """Successes that a moving mean is taken over."""

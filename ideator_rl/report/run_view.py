@@ -12,7 +12,7 @@ import yaml
 
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
 from ideator_rl.report.charts import Baseline
-from ideator_rl.storage.records import Rollout, Run, Step
+from ideator_rl.storage.run_reader import Rollout, Run, Step
 from ideator_rl.text.redaction import Redactor
 
 

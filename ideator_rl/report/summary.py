@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ideator_rl.experiment import FINAL, LOST, RUNNING
-from ideator_rl.storage.records import Run, Step, read_run
+from ideator_rl.storage.run_reader import Run, Step, read_run
 from ideator_rl.text.display import clip, number, share, visible
 
 MAX_TEXT = 8_000

@@ -13,7 +13,7 @@ from ideator_rl.report import charts
 from ideator_rl.report.charts import SERIES, YAxis, chart, variable
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.run_view import RunView
-from ideator_rl.storage.records import Rollout
+from ideator_rl.storage.run_reader import Rollout
 
 MAX_BARS = 6
 """Ranges of length that are shown, at most."""

@@ -24,7 +24,7 @@ from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.rerun import bucket_of_run
 from ideator_rl.storage.bucket import Bucket, bucket_at
-from ideator_rl.storage.records import JOURNAL, read_run
+from ideator_rl.storage.run_reader import JOURNAL, read_run
 
 FILE = "archive_from.jsonl"
 

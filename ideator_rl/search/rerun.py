@@ -16,7 +16,7 @@ from ideator_rl.executor import store
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
-from ideator_rl.storage.records import Run, read_run
+from ideator_rl.storage.run_reader import Run, read_run
 
 
 @dataclass(frozen=True)

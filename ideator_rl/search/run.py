@@ -5,7 +5,7 @@ on with `resume`; one that has ended goes on when it is resumed with larger budg
 command, or with `ideator_rl.report.write_report`.
 
     from ideator_rl.search.run import run_search
-    from ideator_rl.storage.records import read_run
+    from ideator_rl.storage.run_reader import read_run
 
     reason = run_search("search.yaml", overrides=["--max_experiments", "12", "--output_dir", "runs/first"])
     print(f"ended by {reason.budget}: {reason.text}")

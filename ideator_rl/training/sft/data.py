@@ -18,7 +18,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import END, MalformedIdea, parse_idea
-from ideator_rl.storage.records import Rollout, Run, read_run
+from ideator_rl.storage.run_reader import Rollout, Run, read_run
 from ideator_rl.training.recipe.keys import IdeatorConfig
 
 Row = tuple[Any, str]

@@ -5,7 +5,7 @@ from recorded import baseline, journal, record, text
 
 from ideator_rl.report.summary import summary
 from ideator_rl.storage.journal import Journal
-from ideator_rl.storage.records import NoRun, read_run
+from ideator_rl.storage.run_reader import NoRun, read_run
 
 
 def test_a_run_is_read_by_step_with_success_and_metric_apart(tmp_path):
