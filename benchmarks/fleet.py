@@ -34,7 +34,7 @@ from benchmarks.fleet_floor import Attempt, Floor, Nature, read_ledger
 from benchmarks.fleet_outage import Outage
 from ideator_rl.environments.environment import Environment, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.ideas import Idea
@@ -135,7 +135,7 @@ class Watcher:
             self._start()
             if time.monotonic() >= self._next_heartbeat:
                 self.floor.write_heartbeats()
-                self._next_heartbeat = time.monotonic() + store.HEARTBEAT_SECONDS
+                self._next_heartbeat = time.monotonic() + record_store.HEARTBEAT_SECONDS
 
     def _ended(self, attempt: Attempt) -> None:
         if attempt.succeeds:
@@ -155,18 +155,18 @@ class Watcher:
                     self._seen.add(id)
         if now >= self._next_retry:
             self._next_retry = now + RETRY_SECONDS
-            for id in [id for id in self._given_up if store.retry_requested(self.bucket, id)]:
+            for id in [id for id in self._given_up if record_store.retry_requested(self.bucket, id)]:
                 self._given_up.discard(id)
                 self._tries[id] = 0
                 self._queue.append(id)
 
     def _take_on(self, id: str) -> bool:
         """Queue an experiment that is to be run; returns False when it has to be looked at again later."""
-        if store.load_record(self.bucket, id) is not None:
+        if record_store.load_record(self.bucket, id) is not None:
             return True
-        if store.Spec.load(self.bucket, id) is None:
+        if record_store.Spec.load(self.bucket, id) is None:
             return False
-        claimed = store.count_attempts(self.bucket, id)
+        claimed = record_store.count_attempts(self.bucket, id)
         ends = (self.bucket.get(f"experiments/{id}/attempts/{number}/end.json") for number in range(claimed))
         self._tries[id] = sum(end is not None for end in ends)  # by an earlier process
         if self._tries[id] < self.max_attempts:
@@ -180,7 +180,7 @@ class Watcher:
             if len(self.floor.running) >= self.floor.slots:
                 return
             id = self._queue[0]
-            started = self.floor.start(id) or store.load_record(self.bucket, id) is not None
+            started = self.floor.start(id) or record_store.load_record(self.bucket, id) is not None
             self._queue.popleft()
             if not started:
                 self._queue.append(id)  # another process runs it

@@ -23,7 +23,7 @@ from typing import Any
 
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.sandbox import process_tree
@@ -69,7 +69,7 @@ class Nature:
 class Attempt:
     id: str
     number: int
-    spec: store.Spec
+    spec: record_store.Spec
     started: float
     """Unix seconds."""
     seconds: float
@@ -165,7 +165,7 @@ class Floor:
         """Claim an experiment and take a slot; False when none is free (see `sweep`), or there is nothing to claim."""
         if id in self.running or len(self.running) >= self.slots:
             return False
-        spec = store.Spec.load(self.bucket, id)
+        spec = record_store.Spec.load(self.bucket, id)
         number = self._claim(id) if spec is not None else None
         if spec is None or number is None:
             return False
@@ -179,15 +179,15 @@ class Floor:
     def _claim(self, id: str) -> int | None:
         """As a worker does; but this process outlives an outage that hid from it whether its claim was written."""
         try:
-            number = store.claim_attempt(self.bucket, id)
+            number = record_store.claim_attempt(self.bucket, id)
         except OUTAGE_ERRORS:
             self._unsure.add(id)
             raise
-        if number is None and id in self._unsure and store.load_record(self.bucket, id) is None:
-            claim = store.running_claim(self.bucket, id)
+        if number is None and id in self._unsure and record_store.load_record(self.bucket, id) is None:
+            claim = record_store.running_claim(self.bucket, id)
             own = (process_tree.host_identity(), os.getpid())
             if claim is not None and (claim["place"], claim["pid"]) == own:
-                number = store.count_attempts(self.bucket, id) - 1
+                number = record_store.count_attempts(self.bucket, id) - 1
         self._unsure.discard(id)
         return number
 
@@ -207,13 +207,13 @@ class Floor:
     def write_heartbeats(self) -> None:
         """For all attempts."""
         for attempt in self.running.values():
-            store.write_heartbeat(self.bucket, attempt.id, attempt.number)
+            record_store.write_heartbeat(self.bucket, attempt.id, attempt.number)
 
     def _publish(self, attempt: Attempt) -> None:
         if attempt.succeeds:
-            store.save_record(self.bucket, self._record(attempt))
+            record_store.save_record(self.bucket, self._record(attempt))
         else:
-            store.abandon_attempt(
+            record_store.abandon_attempt(
                 self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost"
             )
         self.slot_seconds += attempt.seconds
@@ -249,7 +249,7 @@ def refuse_if_real(bucket: Bucket) -> None:
     if bucket.get(MARK) is not None:
         return
     for id in bucket.names("experiments"):
-        record = store.load_record(bucket, id)
+        record = record_store.load_record(bucket, id)
         if record is not None and record.tree and record.isolation != SIMULATED:
             raise IdeatorError(
                 f"The bucket {bucket.url} holds results that were measured, such as {id}; a simulated fleet invents "

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet_floor import SIMULATED, Cost, read_ledger
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.training.batch_closing import TrainBatch
@@ -49,8 +49,8 @@ def audit(run: Path, url: str, ledger: Path, steps: int, groups: int, group_size
     audited = Books(
         rows,
         [TrainBatch.from_json(json.loads(line)) for line in lines],
-        {id: store.load_record(bucket, id) for id in experiment_ids},
-        {id: store.count_attempts(bucket, id) for id in experiment_ids},
+        {id: record_store.load_record(bucket, id) for id in experiment_ids},
+        {id: record_store.count_attempts(bucket, id) for id in experiment_ids},
         read_ledger(ledger),
         archived,
         steps,

@@ -10,7 +10,7 @@ from scripted import idea
 
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import BUILT_IN, backend_class
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket
@@ -81,20 +81,20 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
         return await asyncio.wait_for(task, 20)
 
     record = run(scenario())
-    assert record.status == "succeeded" and store.count_attempts(executor.bucket, record.id) == 1
+    assert record.status == "succeeded" and record_store.count_attempts(executor.bucket, record.id) == 1
 
 
 def test_a_retry_is_requested_only_after_an_abandoned_attempt(toy_config):
     bucket = Executor(toy_config).bucket
-    store.request_retry(bucket, "a")
-    assert not store.retry_requested(bucket, "a") and bucket.names("experiments/a") == []
-    number = store.claim_attempt(bucket, "a")
-    store.abandon_attempt(bucket, "a", number, "no luck")
-    assert not store.retry_requested(bucket, "a")
-    store.request_retry(bucket, "a")
-    assert store.retry_requested(bucket, "a")
-    store.abandon_attempt(bucket, "a", store.claim_attempt(bucket, "a"), "no luck")
-    assert not store.retry_requested(bucket, "a")
+    record_store.request_retry(bucket, "a")
+    assert not record_store.retry_requested(bucket, "a") and bucket.names("experiments/a") == []
+    number = record_store.claim_attempt(bucket, "a")
+    record_store.abandon_attempt(bucket, "a", number, "no luck")
+    assert not record_store.retry_requested(bucket, "a")
+    record_store.request_retry(bucket, "a")
+    assert record_store.retry_requested(bucket, "a")
+    record_store.abandon_attempt(bucket, "a", record_store.claim_attempt(bucket, "a"), "no luck")
+    assert not record_store.retry_requested(bucket, "a")
 
 
 class OfVersion010(WithoutBaseClass):

@@ -13,7 +13,7 @@ import pytest
 from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.cli.commands import main
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import local
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import open_bucket
@@ -143,7 +143,7 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
     while not (
-        slot_file := [claim for id in bucket.names("experiments") if (claim := store.running_claim(bucket, id))]
+        slot_file := [claim for id in bucket.names("experiments") if (claim := record_store.running_claim(bucket, id))]
     ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -162,7 +162,7 @@ def claimed(bucket, id, pid, start):
     """An experiment that a process claimed."""
     spec = {"environment": "toy", "digest": "d", "preset": "cpu", "seed": 0, "replicate": 0, "tree": "t", "idea": "i"}
     spec |= {"patch": "", "implementer": "rules", "trusted": True, "hardware": "h", "implement_seconds": 0.0}
-    store.Spec(id=id, created=0.0, **spec).save(bucket)
+    record_store.Spec(id=id, created=0.0, **spec).save(bucket)
     claim = {"host": "here", "place": process_tree.host_identity(), "pid": pid, "start": start, "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/0/claim.json", json.dumps(claim).encode())
 
@@ -178,7 +178,10 @@ def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call
         code, out, _ = call("cancel", tmp_path / "bucket", "--json")
         assert code == 0 and json.loads(out) == {"trainer": None, "experiments": ["own"]}
         assert sleepers[1].poll() is None
-        assert "cancel" in store.last_failure_reason(bucket, "own") and store.running_claim(bucket, "own") is None
+        assert (
+            "cancel" in record_store.last_failure_reason(bucket, "own")
+            and record_store.running_claim(bucket, "own") is None
+        )
         assert json.loads(call("status", tmp_path / "bucket", "--json")[1])["statuses"] == {"waiting": 2}
     finally:
         for sleeper in sleepers:

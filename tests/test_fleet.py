@@ -20,7 +20,7 @@ from benchmarks.fleet import SimulatedFleet, read_ledger
 from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import BucketError, open_bucket
@@ -67,7 +67,7 @@ def test_slots_are_respected_and_the_ledger_balances_with_lost_attempts(tmp_path
     for record in records:
         expected = {"gave up": 3} if record.status == "lost" else {"succeeded": 1}
         assert paid[record.id].outcomes == expected and paid[record.id].starts == sum(expected.values())
-        assert store.count_attempts(maker.bucket, record.id) == paid[record.id].starts
+        assert record_store.count_attempts(maker.bucket, record.id) == paid[record.id].starts
     total = sum(cost.seconds for cost in paid.values())
     assert total == pytest.approx(maker.backend.floor.slot_seconds) and wall >= total / 8
     assert 0.2 < maker.backend.utilisation() <= 1.0
@@ -82,14 +82,14 @@ def test_unknown_settings_raise_with_the_allowed_names(monkeypatch):
 
 def test_a_bucket_with_measured_results_is_refused():
     bucket = open_bucket("memory://measured")
-    store.save_record(bucket, Experiment("a", "succeeded", "", "toy", "cpu", tree="t", isolation="bwrap"))
+    record_store.save_record(bucket, Experiment("a", "succeeded", "", "toy", "cpu", tree="t", isolation="bwrap"))
     with pytest.raises(IdeatorError, match="were measured, such as a"):
         Floor(bucket, 1, Nature())
 
 
 def test_an_attempt_claimed_during_an_outage_is_recognised_by_its_claimer(tmp_path, monkeypatch):
     bucket = open_bucket(f"file://{tmp_path}/b")
-    spec = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
+    spec = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
     bucket.create("experiments/a/spec.json", json.dumps(spec | {"created": 0.0, "implement_seconds": 0.0}).encode())
     floor = Floor(bucket, 2, Nature(median=0.01))
 
@@ -97,12 +97,12 @@ def test_an_attempt_claimed_during_an_outage_is_recognised_by_its_claimer(tmp_pa
         assert claim(*words) == 0
         raise BucketError("the answer was lost")
 
-    claim = store.claim_attempt
-    monkeypatch.setattr(store, "claim_attempt", half_done)
+    claim = record_store.claim_attempt
+    monkeypatch.setattr(record_store, "claim_attempt", half_done)
     with pytest.raises(BucketError):
         floor.start("a")
     monkeypatch.undo()
-    assert floor.start("a") and not floor.start("a") and store.count_attempts(bucket, "a") == 1
+    assert floor.start("a") and not floor.start("a") and record_store.count_attempts(bucket, "a") == 1
     assert not Floor(bucket, 2, Nature()).start("a")
 
 
@@ -166,7 +166,7 @@ def test_the_ledger_of_a_fleet_balances_through_kills_and_outages(tmp_path, monk
     assert {record.id for record in records} >= set(paid) and len(paid) == 40
     for record in records:
         cost = paid[record.id]
-        claimed = store.count_attempts(maker.bucket, record.id)
+        claimed = record_store.count_attempts(maker.bucket, record.id)
         ends = sum(cost.outcomes.values())
         # A kill between the claim and the line of the ledger leaves a claim that nothing was paid for.
         assert cost.starts == ends and cost.starts <= claimed <= cost.starts + kills
@@ -186,7 +186,7 @@ def test_an_experiment_that_the_fleet_gave_up_is_tried_again_when_proposed_again
         for rounds in (1, 2):
             [record] = run(execute(executor(bucket, backend="bucket"), 1))
             assert record.status == "lost" and "simulated" in record.error["message"]
-            assert store.count_attempts(open_bucket(bucket), record.id) == 3 * rounds
+            assert record_store.count_attempts(open_bucket(bucket), record.id) == 3 * rounds
     finally:
         fleet.terminate()
         fleet.wait()

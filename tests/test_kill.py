@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.storage.bucket import open_bucket
 
 HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ def claims(folder):
     """Experiment id → how many attempts were claimed, for every codebase in the run's bucket."""
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    return {id: store.count_attempts(bucket, id) for id in specs}
+    return {id: record_store.count_attempts(bucket, id) for id in specs}
 
 
 def rollouts(folder):
@@ -75,7 +75,7 @@ def kill_and_resume(zygote, folder, length, kills, seed, also_workers):
         pid = zygote.start(folder, *resume)
         time.sleep(rng.uniform(0.1, length * 0.9))
         bucket = open_bucket(f"file://{folder}/bucket")
-        claimed = [c for id in bucket.names("experiments") if (c := store.running_claim(bucket, id))]
+        claimed = [c for id in bucket.names("experiments") if (c := record_store.running_claim(bucket, id))]
         os.kill(pid, signal.SIGKILL)
         if also_workers and claimed:
             victim = rng.choice(claimed)

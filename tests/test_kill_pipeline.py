@@ -14,7 +14,7 @@ import late_rewards
 import pytest
 from test_kill import Zygote
 
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.training.batch_closing import TrainBatch
 
@@ -94,8 +94,8 @@ def check_balance(folder):
     assert all(status not in ("running", "lost") for _, _, status, _ in rows)
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    claims = {id: store.count_attempts(bucket, id) for id in specs}
-    records = {id: store.load_record(bucket, id) for id in specs}
+    claims = {id: record_store.count_attempts(bucket, id) for id in specs}
+    records = {id: record_store.load_record(bucket, id) for id in specs}
     assert set(claims.values()) == {1}, "an experiment was run twice"
     assert all(records.values()), "an experiment was orphaned"
     proposed = {id for _, _, _, id in rows}

@@ -15,7 +15,7 @@ import pytest
 from conftest import run
 from scripted import idea
 
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import Experiment
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.journal import Journal, JournalError
@@ -47,7 +47,7 @@ def rows(config):
 
 def claims(buffer):
     bucket = buffer.executor.bucket
-    return [store.count_attempts(bucket, id) for id in bucket.names("experiments")]
+    return [record_store.count_attempts(bucket, id) for id in bucket.names("experiments")]
 
 
 async def quorum(buffer, completions, enough, step=0):

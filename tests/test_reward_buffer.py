@@ -12,7 +12,7 @@ from scripted import idea
 
 from ideator_rl.environments.environment import EnvironmentError_
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.reward_buffer import RewardBuffer, open_buffer
 from ideator_rl.storage.journal import JournalError
 
@@ -33,7 +33,7 @@ def rows(buffer):
 def ran(buffer):
     """Ids and attempts of all experiments that a worker claimed."""
     bucket = buffer.executor.bucket
-    count = {id: store.count_attempts(bucket, id) for id in bucket.names("experiments")}
+    count = {id: record_store.count_attempts(bucket, id) for id in bucket.names("experiments")}
     return {id: number for id, number in count.items() if number}
 
 
@@ -125,7 +125,8 @@ def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_los
         task = asyncio.create_task(buffer.score([idea("x = 1.0")]))
         bucket = buffer.executor.bucket
         while (
-            not (claims := [store.running_claim(bucket, id) for id in bucket.names("experiments")]) or claims[0] is None
+            not (claims := [record_store.running_claim(bucket, id) for id in bucket.names("experiments")])
+            or claims[0] is None
         ):
             await asyncio.sleep(0.01)
         os.kill(claims[0]["pid"], signal.SIGKILL)

@@ -8,7 +8,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket
@@ -29,12 +29,12 @@ class ScriptedBackend(Backend):
             return False
         self.submitted.append(id)
         if next(self.script) == "works":
-            store.save_record(self.bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            record_store.save_record(self.bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
         else:
-            number = store.count_attempts(self.bucket, id)
+            number = record_store.count_attempts(self.bucket, id)
             path = f"experiments/{id}/attempts/{number}"
             self.bucket.create(f"{path}/claim.json", json.dumps({"place": "x", "time": 0}).encode())
-            store.abandon_attempt(self.bucket, id, number, "node on fire")
+            record_store.abandon_attempt(self.bucket, id, number, "node on fire")
         return True
 
     def active(self, id):
@@ -62,7 +62,7 @@ def test_after_its_last_attempt_an_experiment_is_lost_with_the_last_reason(bucke
 
     with pytest.raises(Lost, match="node on fire"):
         run(scenario())
-    assert store.count_attempts(bucket, "a") == 2
+    assert record_store.count_attempts(bucket, "a") == 2
 
 
 def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(bucket):
@@ -82,12 +82,12 @@ def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(b
 
 def test_an_experiment_that_another_process_runs_is_not_started_again(bucket):
     backend = ScriptedBackend(bucket, [])
-    store.claim_attempt(bucket, "a")
+    record_store.claim_attempt(bucket, "a")
 
     async def scenario():
         future = Scheduler(bucket, backend).result("a", Resources())
         await asyncio.sleep(0.3)
-        store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
+        record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
         return await future
 
     assert run(scenario()).status == "failed" and backend.submitted == []
@@ -166,11 +166,11 @@ def test_an_outage_of_one_object_beyond_the_limit_loses_only_that_experiment(buc
 
 def attempt(bucket, id, ended=True):
     """Another machine claims an attempt, and abandons it if `ended`."""
-    number = store.count_attempts(bucket, id)
+    number = record_store.count_attempts(bucket, id)
     body = {"place": "x", "pid": 1, "start": "1", "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
     if ended:
-        store.abandon_attempt(bucket, id, number, f"reason {number}")
+        record_store.abandon_attempt(bucket, id, number, f"reason {number}")
 
 
 def test_where_the_backend_starts_nothing_attempts_that_ended_since_the_first_look_are_counted(bucket):
@@ -187,7 +187,7 @@ def test_where_the_backend_starts_nothing_attempts_that_ended_since_the_first_lo
         attempt(bucket, "a", ended=False)
         await asyncio.sleep(1.3)
         assert not future.done()
-        store.abandon_attempt(bucket, "a", 4, "reason 4")
+        record_store.abandon_attempt(bucket, "a", 4, "reason 4")
         with pytest.raises(Lost, match="reason 4"):
             await asyncio.wait_for(future, 3)
 
@@ -202,7 +202,7 @@ def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_q
             return False
 
         def submit(self, id, resources):
-            return self.room and not store.save_record(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            return self.room and not record_store.save_record(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
 
     faulty, backend = Faulty(bucket), Full(bucket.url, None, "auto")
 
@@ -219,7 +219,7 @@ def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_q
         for _ in range(20):
             scheduler.tick()
         assert 20 <= faulty.reads <= 20 * 10
-        store.save_record(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
+        record_store.save_record(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
         scheduler.tick()
         assert future.done() and not any(future.done() for future in later)
 
@@ -253,7 +253,7 @@ def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucke
 
 def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries(bucket, toy, caplog):
     def spec(id, **more):
-        body = {name: "" for name in store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
+        body = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
         bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
 
     spec("a", environment="nowhere")
@@ -267,7 +267,7 @@ def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries
         with pytest.raises(Lost):
             await future
         assert scheduler.discover() == {}
-        store.request_retry(bucket, "c")
+        record_store.request_retry(bucket, "c")
         [future] = scheduler.discover().values()
         return await future
 

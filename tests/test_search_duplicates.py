@@ -12,7 +12,7 @@ from search_runs import Lines, configured, go, text
 from test_search_engine import rows, specs
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.store import Spec
+from ideator_rl.executor.record_store import Spec
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.near_duplicates import NearDuplicates

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.bucket import open_bucket
 
@@ -50,7 +50,7 @@ def claims(folder):
     """Experiment id → how many attempts were claimed, for every codebase in the run's bucket."""
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    return {id: store.count_attempts(bucket, id) for id in specs}
+    return {id: record_store.count_attempts(bucket, id) for id in specs}
 
 
 def read(folder, query):

@@ -17,7 +17,7 @@ from pathlib import Path
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.cli.target import Process, bucket_at, find_trainer, read_entries, run_folder
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store, worker
+from ideator_rl.executor import record_store, worker
 from ideator_rl.experiment import RUNNING
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.run_reader import read_run
@@ -69,13 +69,13 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
         IdeatorError: a worker does not end.
     """
     # Read before the workers are killed: afterwards the claims no longer count.
-    attempts = {id: (store.count_attempts(bucket, id) - 1, store.running_claim(bucket, id)) for id in ids}
+    attempts = {id: (record_store.count_attempts(bucket, id) - 1, record_store.running_claim(bucket, id)) for id in ids}
     ended = worker.cancel(bucket, ids)
     for id in ended:
         attempt, claim = attempts[id]
         if claim is not None:
             _wait(Process(claim["pid"], claim["start"]), END_SECONDS)
-            store.abandon_attempt(bucket, id, attempt, REASON)
+            record_store.abandon_attempt(bucket, id, attempt, REASON)
     return ended
 
 

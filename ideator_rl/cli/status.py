@@ -15,7 +15,7 @@ from typing import Any
 
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, find_trainer, read_entry, run_folder
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes, run_summary
 from ideator_rl.search.search_summary import SearchSummary, read_search_summary
@@ -151,7 +151,7 @@ class BucketStatus:
                 "id": entry.id,
                 "host": entry.claim["host"],
                 "seconds": time.time() - entry.claim["time"],
-                "attempt": store.count_attempts(self.bucket, entry.id) - 1,
+                "attempt": record_store.count_attempts(self.bucket, entry.id) - 1,
             }
             for entry in self._open_entries
             if entry.claim

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, bucket_at
@@ -37,8 +37,8 @@ class Entry:
     status: str
     """The status of its record; `running` or `waiting` while there is none."""
     claim: dict[str, Any] | None
-    """The process that runs it now; see `executor.store`."""
-    spec: store.Spec | None
+    """The process that runs it now; see `executor.record_store`."""
+    spec: record_store.Spec | None
     """None for an idea without a codebase."""
 
 
@@ -67,8 +67,8 @@ def find_trainer(folder: Path) -> Process | None:
 
 def read_entry(bucket: Bucket, id: str) -> Entry:
     """One experiment of a bucket, by its id."""
-    record, spec = store.load_record(bucket, id), store.Spec.load(bucket, id)
+    record, spec = record_store.load_record(bucket, id), record_store.Spec.load(bucket, id)
     if record is not None:
         return Entry(id, record.status, None, spec)
-    claim = store.running_claim(bucket, id)
+    claim = record_store.running_claim(bucket, id)
     return Entry(id, WAITING if claim is None else RUNNING, claim, spec)

@@ -1,6 +1,7 @@
 """The executor: ideas in, experiments out.  The path of an idea on one page.
 
-    completion → idea → judged codebase (`codebases`) → bucket (`store`) → `scheduler` → backend → `worker` → record
+    completion → idea → judged codebase (`codebases`) → bucket (`record_store`) → `scheduler` → backend → `worker`
+    → record
 
 - Every outcome is a record; an idea never raises.
 - Equal ideas are implemented once and equal codebases run once, by whichever run: later the record is replayed from the
@@ -24,7 +25,7 @@ from ideator_rl.config.base import Amount, Integer
 from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
 from ideator_rl.executor.backends.in_process import IN_PROCESS
 from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase
@@ -144,8 +145,8 @@ class Executor:
             IdeatorError: the bucket does not hold the experiment or its codebase.
             SandboxError: the library did not write its code, and no sandbox works here.
         """
-        spec = await self._retry.call(lambda: store.Spec.load(self.bucket, id))
-        tree = await self._retry.call(lambda: store.load_tree(self.bucket, spec.tree)) if spec else None
+        spec = await self._retry.call(lambda: record_store.Spec.load(self.bucket, id))
+        tree = await self._retry.call(lambda: record_store.load_tree(self.bucket, spec.tree)) if spec else None
         if spec is None or tree is None:
             raise IdeatorError(f"The bucket {self.bucket.url} does not hold the codebase of the experiment {id}.")
         choose_sandbox(self.config.isolation, spec.trusted)
@@ -157,14 +158,14 @@ class Executor:
         hardware = self._hardware + ("" if self.sandbox.level == BWRAP else self.sandbox.level)
         id = experiment_id(codebase.tree_hash, self._digest, self.preset.name, hardware, self.config.seed, replicate)
         try:
-            record = await self._retry.call(lambda: store.load_record(self.bucket, id))
+            record = await self._retry.call(lambda: record_store.load_record(self.bucket, id))
             if record is not None:
                 record.replayed = True
             else:
                 spec = self._spec(id, codebase, created, replicate)
                 # A runner goes first, so that what it refuses leaves no codebase in the bucket that waits to be run.
                 record = self._run_at_once(spec, codebase.tree) if self._run_at_once is not None else None
-                await self._retry.call(lambda: store.save_tree(self.bucket, codebase.tree_hash, codebase.tree))
+                await self._retry.call(lambda: record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree))
                 await self._retry.call(lambda: spec.save(self.bucket))
                 if record is None:
                     record = await self._schedule(id)
@@ -193,10 +194,10 @@ class Executor:
             reservation.actual = Spent(gpu_hours=gpus * record.seconds.get("run", 0.0) / 3600)
         return record
 
-    def _spec(self, id: str, codebase: Codebase, created: float, replicate: int) -> store.Spec:
+    def _spec(self, id: str, codebase: Codebase, created: float, replicate: int) -> record_store.Spec:
         # By name where it can be loaded by it, since a worker on another machine has other folders.
         has_name = self.config.environment == self.environment.name
-        return store.Spec(
+        return record_store.Spec(
             id=id,
             environment=self.environment.name if has_name else str(self.environment.root),
             digest=self._digest,
@@ -226,7 +227,7 @@ class Executor:
         return record
 
     async def _save(self, record: Experiment) -> None:
-        await self._retry.call(lambda: store.save_record(self.bucket, record))
+        await self._retry.call(lambda: record_store.save_record(self.bucket, record))
 
     def _lost(self, idea: str, created: float, error: Exception) -> Experiment:
         record = self._new_record(LOST, idea, created)

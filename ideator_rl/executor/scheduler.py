@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from ideator_rl.environments.environment import Resources, load_environment
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
@@ -33,7 +33,7 @@ RECORD_PACE, SLOWEST_RECORD_CHECK = 1 / 50, 5.0
 """Interval between looks for a record: this share of the time waited so far, at most so many seconds."""
 CLAIM_PACE, SOONEST_CLAIM_CHECK, SLOWEST_CLAIM_CHECK = 1 / 5, 1.0, 10.0
 """The same for looks at the claim of an attempt."""
-GRACE_SECONDS = 2 * store.HEARTBEAT_SECONDS
+GRACE_SECONDS = 2 * record_store.HEARTBEAT_SECONDS
 """After an outage heartbeats may be older than their lease, since no worker could write them."""
 
 log = logging.getLogger(__name__)
@@ -137,11 +137,11 @@ class Scheduler:
         """What an experiment needs that is to be taken on; None for any other."""
         if id in self._waiting or id in self._finished:
             return None
-        if id in self._lost and not store.retry_requested(self.bucket, id):
+        if id in self._lost and not record_store.retry_requested(self.bucket, id):
             return None
         try:
-            spec = store.Spec.load(self.bucket, id)
-            if spec is None or store.load_record(self.bucket, id) is not None:
+            spec = record_store.Spec.load(self.bucket, id)
+            if spec is None or record_store.load_record(self.bucket, id) is not None:
                 self._finished.add(id)
                 return None
             key = (spec.environment, spec.preset)
@@ -214,7 +214,7 @@ class Scheduler:
         if not urgent and entry.backoff is None and now < entry.next_record_check:
             return has_room
         entry.next_record_check = now + min(max(TICK_SECONDS, RECORD_PACE * waited), SLOWEST_RECORD_CHECK)
-        if (record := store.load_record(self.bucket, id)) is not None:
+        if (record := record_store.load_record(self.bucket, id)) is not None:
             self._settle(id, record)
         elif urgent or now >= entry.next_claim_check:
             interval = min(max(SOONEST_CLAIM_CHECK, CLAIM_PACE * waited), SLOWEST_CLAIM_CHECK)
@@ -224,8 +224,8 @@ class Scheduler:
 
     def _start(self, id: str, entry: Waiting, has_room: bool) -> bool:
         """Have an attempt started where none is running.  Returns whether there is still room for more."""
-        claimed = store.count_attempts(self.bucket, id)
-        entry.running_elsewhere = claimed > 0 and store.live_claim(self.bucket, id, claimed - 1) is not None
+        claimed = record_store.count_attempts(self.bucket, id)
+        entry.running_elsewhere = claimed > 0 and record_store.live_claim(self.bucket, id, claimed - 1) is not None
         entry.idle = not entry.running_elsewhere
         if entry.ended_before is None:
             entry.ended_before = claimed - entry.running_elsewhere
@@ -234,7 +234,7 @@ class Scheduler:
             return has_room
         used = entry.started_attempts if self.backend.starts else claimed - entry.ended_before
         if used >= self.max_attempts:
-            self._settle(id, Lost(store.last_failure_reason(self.bucket, id)))
+            self._settle(id, Lost(record_store.last_failure_reason(self.bucket, id)))
         elif has_room and (has_room := self.backend.submit(id, entry.resources)):
             entry.started_attempts += 1
             # A backend that starts nothing was only asked: asking again at the next tick would not help.

@@ -23,7 +23,7 @@ from typing import Any
 
 from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.workdirs import new_workdir, remove_stale_workdirs
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
@@ -47,7 +47,7 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
     """
     cancelled = []
     for id in ids:
-        claim = store.running_claim(bucket, id)
+        claim = record_store.running_claim(bucket, id)
         if claim is None or claim["place"] != process_tree.host_identity():
             continue
         # Only while the start time is the claimed one: the pid may belong to another process by now.
@@ -64,8 +64,8 @@ def main(config: dict[str, Any]) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     remove_stale_workdirs()
     bucket = open_bucket(config["bucket"])
-    spec = store.Spec.load(bucket, config["id"])
-    number = store.claim_attempt(bucket, config["id"]) if spec is not None else None
+    spec = record_store.Spec.load(bucket, config["id"])
+    number = record_store.claim_attempt(bucket, config["id"]) if spec is not None else None
     if spec is None or number is None:
         return 0
     # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
@@ -73,11 +73,12 @@ def main(config: dict[str, Any]) -> int:
         with new_workdir() as workdir:
             record = Worker(bucket, spec, number, config.get("isolation", "auto"), workdir).run()
             record.finished = time.time()
-            store.save_record(bucket, record)
+            record_store.save_record(bucket, record)
         return 0
     except Exception as error:
         expected = isinstance(error, IdeatorError)
-        store.abandon_attempt(bucket, spec.id, number, str(error) if expected else traceback.format_exc(limit=-3))
+        reason = str(error) if expected else traceback.format_exc(limit=-3)
+        record_store.abandon_attempt(bucket, spec.id, number, reason)
         return 1
 
 
@@ -93,7 +94,7 @@ class Trial:
 class Worker:
     """Runs one claimed attempt inside `workdir`."""
 
-    def __init__(self, bucket: Bucket, spec: store.Spec, number: int, isolation: str, workdir: Path):
+    def __init__(self, bucket: Bucket, spec: record_store.Spec, number: int, isolation: str, workdir: Path):
         self.bucket, self.spec, self.number, self.workdir = bucket, spec, number, workdir
         self.environment = load_environment(spec.environment)
         self.preset: Preset = self.environment.preset(spec.preset)
@@ -114,7 +115,7 @@ class Worker:
                 f"The environment {self.spec.environment} on this worker differs from the proposer's "
                 f"({digest[:12]} here, {self.spec.digest[:12]} there). Install the same version on both."
             )
-        tree = store.load_tree(self.bucket, self.spec.tree)
+        tree = record_store.load_tree(self.bucket, self.spec.tree)
         if tree is None:
             raise IdeatorError(f"The codebase {self.spec.tree[:12]} is not in the bucket {self.bucket.url}.")
         seed = self.spec.seed + SEEDS_PER_REPLICATE * self.spec.replicate
@@ -176,8 +177,8 @@ class Worker:
     def _heartbeat(self) -> None:
         """Called at every poll of a run and of a measurement; writes at most once in HEARTBEAT_SECONDS."""
         if time.monotonic() >= self._next_heartbeat:
-            self._next_heartbeat = time.monotonic() + store.HEARTBEAT_SECONDS
-            store.write_heartbeat(self.bucket, self.spec.id, self.number)
+            self._next_heartbeat = time.monotonic() + record_store.HEARTBEAT_SECONDS
+            record_store.write_heartbeat(self.bucket, self.spec.id, self.number)
 
     def _confirm(self, record: Experiment, second: Trial) -> None:
         """Let the second trial decide whether the first counts."""

@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
@@ -63,7 +63,7 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
     bucket, ids = _open_source(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     fitting, unfit = [], Counter[str]()
-    results = [record for id in ids if (record := store.load_record(bucket, id)) is not None]
+    results = [record for id in ids if (record := record_store.load_record(bucket, id)) is not None]
     # Lost experiments have no outcome, and this search measures the baseline itself.
     for record in results:
         if record.status == LOST or record.is_baseline:
@@ -108,10 +108,10 @@ def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:
 
     Code of another bucket is never trusted here: it is not run again without a sandbox, whatever its record claims.
     """
-    spec = store.Spec.load(source, record.id)
-    tree = store.load_tree(source, spec.tree) if spec is not None else None
+    spec = record_store.Spec.load(source, record.id)
+    tree = record_store.load_tree(source, spec.tree) if spec is not None else None
     if spec is None or tree is None:
         return
-    store.save_tree(target, spec.tree, tree)
+    record_store.save_tree(target, spec.tree, tree)
     replace(spec, trusted=False).save(target)
-    store.save_record(target, record)
+    record_store.save_record(target, record)

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
@@ -96,7 +96,7 @@ class Source:
         Raises:
             IdeatorError: the record's codebase is not in the bucket.
         """
-        spec = store.Spec.load(self.bucket, record.id)
+        spec = record_store.Spec.load(self.bucket, record.id)
         if spec is None:
             raise IdeatorError(f"The bucket {self.bucket.url} does not hold the experiment {record.id}.")
         folder = str(self.folder) if self.folder else None
@@ -137,7 +137,7 @@ def _value(record: Experiment) -> float | None:
 
 def _ranked(bucket: Bucket) -> list[Experiment]:
     """The first success of every codebase in a bucket, best metric first."""
-    results = (store.load_record(bucket, id) for id in bucket.names("experiments"))
+    results = (record_store.load_record(bucket, id) for id in bucket.names("experiments"))
     good = [r for r in results if r and r.status == SUCCEEDED and r.metric and not r.is_baseline]
     # Of a codebase that ran several times the original run counts, not the luckiest one.
     first_by_tree: dict[str, Experiment] = {}

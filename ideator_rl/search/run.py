@@ -26,7 +26,7 @@ from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import ProgressReporter
@@ -179,7 +179,7 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
         return
     # A copy of the old bucket will do: what counts is that no experiment would be paid for twice.
     experiment_ids = charged_codebases(buffer)
-    missing = [id for id in experiment_ids if store.load_record(buffer.executor.bucket, id) is None]
+    missing = [id for id in experiment_ids if record_store.load_record(buffer.executor.bucket, id) is None]
     if missing:
         raise RecipeError(
             f"The search in {config.output_dir} was started with the bucket {bucket_before or 'in its folder'}, and "

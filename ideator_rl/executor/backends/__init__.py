@@ -13,7 +13,7 @@ from typing import Protocol
 from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.store import Spec
+from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.registry import resolve

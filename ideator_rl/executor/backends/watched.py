@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import store
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
 from ideator_rl.storage.bucket import Bucket
 
@@ -27,7 +27,7 @@ class WatchedBucket(Backend):
 
     def submit(self, id: str, resources: Resources) -> bool:
         """Request an attempt; there is always room."""
-        store.request_retry(self._bucket, id)
+        record_store.request_retry(self._bucket, id)
         return True
 
     def active(self, id: str) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ideator_rl.executor import store, worker
+from ideator_rl.executor import record_store, worker
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.scoring import measurement
@@ -26,68 +26,70 @@ def claim_elsewhere(bucket, number=0, host="another machine", age=0.0):
 
 
 def test_a_live_attempt_cannot_be_claimed_again(bucket):
-    assert store.claim_attempt(bucket, "e") == 0
-    assert store.claim_attempt(bucket, "e") is None
-    assert store.running_claim(bucket, "e")["pid"] == os.getpid()
+    assert record_store.claim_attempt(bucket, "e") == 0
+    assert record_store.claim_attempt(bucket, "e") is None
+    assert record_store.running_claim(bucket, "e")["pid"] == os.getpid()
 
 
 def test_a_race_for_a_claim_has_one_winner(bucket):
     with ThreadPoolExecutor(8) as pool:
         won = [
-            number for number in pool.map(lambda _: store.claim_attempt(bucket, "e"), range(8)) if number is not None
+            number
+            for number in pool.map(lambda _: record_store.claim_attempt(bucket, "e"), range(8))
+            if number is not None
         ]
     assert won == [0]
 
 
 def test_an_attempt_folder_without_a_claim_does_not_count(bucket, tmp_path):
     (tmp_path / "b/experiments/e/attempts/0").mkdir(parents=True)
-    assert store.claim_attempt(bucket, "e") == 0
-    assert store.count_attempts(bucket, "e") == 1
+    assert record_store.claim_attempt(bucket, "e") == 0
+    assert record_store.count_attempts(bucket, "e") == 1
 
 
 def test_the_next_attempt_can_be_claimed_after_its_process_died(bucket, tmp_path):
     code = (
-        "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import store;"
-        "print(store.claim_attempt(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
+        "import sys; from ideator_rl.storage.bucket import open_bucket; from ideator_rl.executor import record_store;"
+        "print(record_store.claim_attempt(open_bucket(sys.argv[1]), 'e'), flush=True); sys.stdin.read()"
     )
     pipe = subprocess.PIPE
     child = subprocess.Popen([sys.executable, "-c", code, bucket.url], stdin=pipe, stdout=pipe)
     assert child.stdout.readline() == b"0\n"
-    assert store.claim_attempt(bucket, "e") is None
+    assert record_store.claim_attempt(bucket, "e") is None
     child.kill()
     child.wait()
-    assert store.running_claim(bucket, "e") is None
-    assert store.claim_attempt(bucket, "e") == 1
+    assert record_store.running_claim(bucket, "e") is None
+    assert record_store.claim_attempt(bucket, "e") == 1
 
 
 def test_a_pid_that_now_belongs_to_another_process_is_not_alive(bucket):
     claim_elsewhere(bucket, host=process_tree.host_identity())
-    assert store.running_claim(bucket, "e") is None
+    assert record_store.running_claim(bucket, "e") is None
 
 
 def test_a_claim_of_another_machine_is_live_while_its_heartbeat_is_recent(bucket):
-    claim_elsewhere(bucket, age=store.LEASE_SECONDS + 1)
-    assert store.running_claim(bucket, "e") is None
-    store.write_heartbeat(bucket, "e", 0)
-    assert store.running_claim(bucket, "e")["host"] == "far"
-    store.abandon_attempt(bucket, "e", 0, "node drained")
-    assert store.running_claim(bucket, "e") is None
-    assert store.last_failure_reason(bucket, "e") == "node drained"
+    claim_elsewhere(bucket, age=record_store.LEASE_SECONDS + 1)
+    assert record_store.running_claim(bucket, "e") is None
+    record_store.write_heartbeat(bucket, "e", 0)
+    assert record_store.running_claim(bucket, "e")["host"] == "far"
+    record_store.abandon_attempt(bucket, "e", 0, "node drained")
+    assert record_store.running_claim(bucket, "e") is None
+    assert record_store.last_failure_reason(bucket, "e") == "node drained"
 
 
 def test_an_experiment_with_a_record_is_not_claimed_and_keeps_its_first_record(bucket):
     record = Experiment("e", "succeeded", "idea", "toy", "cpu", metric={"name": "m", "value": 1.0, "direction": "min"})
-    assert store.save_record(bucket, record)
-    assert not store.save_record(bucket, Experiment("e", "failed", "idea", "toy", "cpu"))
-    assert store.claim_attempt(bucket, "e") is None
-    assert store.load_record(bucket, "e") == record
+    assert record_store.save_record(bucket, record)
+    assert not record_store.save_record(bucket, Experiment("e", "failed", "idea", "toy", "cpu"))
+    assert record_store.claim_attempt(bucket, "e") is None
+    assert record_store.load_record(bucket, "e") == record
 
 
 def test_a_record_written_during_the_claim_ends_the_attempt(bucket, monkeypatch):
     answers = iter([None, Experiment("e", "failed", "", "toy", "cpu")])
-    monkeypatch.setattr(store, "load_record", lambda *_: next(answers))
-    assert store.claim_attempt(bucket, "e") is None
-    assert store.last_failure_reason(bucket, "e") == "it already had a result"
+    monkeypatch.setattr(record_store, "load_record", lambda *_: next(answers))
+    assert record_store.claim_attempt(bucket, "e") is None
+    assert record_store.last_failure_reason(bucket, "e") == "it already had a result"
 
 
 def test_cancel_kills_only_the_process_of_the_claim(bucket):
