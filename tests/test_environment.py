@@ -49,7 +49,10 @@ def test_the_digest_changes_with_everything_that_decides_the_metric(toy, copy):
     [
         (lambda raw: raw.pop("evaluator"), "has no 'evaluator'"),
         (lambda raw: raw.update(evaluator="gone.py"), "no such file"),
+        (lambda raw: raw.update(prompts={"short": ""}), "prompts.short names , but there is no such file"),
         (lambda raw: raw.update(evalator="evaluator.py"), "Did you mean 'evaluator'?"),
+        (lambda raw: raw.update(hiden=None), "Did you mean 'hidden'?"),
+        (lambda raw: raw["presets"]["cpu"].update(budgets=None), "unknown key 'presets.cpu.budgets'"),
         (lambda raw: raw["metric"].update(direction="down"), "Expected min or max"),
         (lambda raw: raw["metric"].pop("plausible"), "no 'metric.plausible'"),
         (lambda raw: raw["presets"]["cpu"].pop("budget"), "no 'presets.cpu.budget'"),

@@ -194,10 +194,11 @@ def _require_files(keys: dict[str, Any], path: Path) -> dict[str, Any]:
         EnvironmentError_: the folder lacks a file that the keys name.
     """
     root = path.parent
-    files = {key: keys[key] for key in ("task", "evaluator", "prepare", "catalogue", "known_good")}
+    files = {key: keys[key] for key in ("prepare", "catalogue", "known_good") if keys[key]}
+    files |= {key: keys[key] for key in ("task", "evaluator")}
     files |= {f"prompts.{kind}": name for kind, name in keys["prompts"].items()}
     for key, name in files.items():
-        if name and not (root / name).is_file():
+        if not (root / name).is_file():
             raise EnvironmentError_(
                 f"{path}: {key} names {name}, but there is no such file in {root}. Add it, or correct the name."
             )

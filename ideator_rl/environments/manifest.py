@@ -21,6 +21,7 @@ from ideator_rl.config.base import (
     Integer,
     PlainAmount,
     PlainNumber,
+    config_fields,
     read_config,
 )
 from ideator_rl.errors import IdeatorError
@@ -41,9 +42,10 @@ class Section(Config):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty(cls, values: Any) -> Any:
-        """Leave out keys without a value, so that they have their defaults or are missing."""
+        """Leave out keys without a value, so that they have their defaults or are missing; unknown keys stay."""
         if isinstance(values, dict):
-            return {key: value for key, value in values.items() if value is not None}
+            names = config_fields(cls)
+            return {key: value for key, value in values.items() if value is not None or key not in names}
         return values
 
 
