@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import replace_line, run
 from recorded import baseline, journal, record, text
-from report_page import HOSTILE, Page, page_of, words_of
+from report_page import HOSTILE, Page, lab, page_of, words_of
 
 from ideator_rl.experiment import FINAL
 from ideator_rl.report import ReportError, payload, write_report
@@ -276,3 +276,10 @@ def test_a_report_without_a_run_is_refused_with_one_sentence(tmp_path):
         write_report([], tmp_path / "report.html")
     with pytest.raises(NoRun):
         write_report([tmp_path], tmp_path / "report.html")
+
+
+def test_the_first_facts_of_a_recipe_show_no_token(tmp_path):
+    token = "hf_" + "a1B2c3D4" * 3
+    lab(tmp_path / "run", [3.9], f"env: toy\nmodel_name_or_path: https://user:{token}@host/model\n")
+    html = page_of(tmp_path / "run")
+    assert "<dt>model_name_or_path</dt><dd>https://host/model</dd>" in html and token not in html

@@ -5,7 +5,6 @@ Works while the run goes on, and after it was killed.  Nothing is written.
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
+from ideator_rl.text.redaction import Redactor
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,7 +98,7 @@ class Run:
         paths = [(label, str(self.folder / name)) for label, name in names if (self.folder / name).exists()]
         url = str(self.recipe.get("bucket") or "")
         if url and "bucket" not in dict(paths):
-            paths.append(("bucket", re.sub(r"//[^/@]*@", "//", url)))  # without a password
+            paths.append(("bucket", Redactor(self.recipe).text(url)))
         return paths
 
     @property
