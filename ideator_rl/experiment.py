@@ -61,7 +61,8 @@ class Experiment:
     """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that a second run confirmed has
     the worse of the two as its value, and both as `first` and `second`."""
     reward: float | None = None
-    """What the learner gets.  None when the outcome is `lost`, and in the bucket: the rule is the learner's."""
+    """What the learner gets; None when the outcome is `lost`.  In the bucket, only failures have one: each learner
+    computes the reward of a success by its own rule."""
     error: dict[str, str] | None = None
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)

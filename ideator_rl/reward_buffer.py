@@ -259,8 +259,8 @@ class RewardBuffer:
             }
             figures["distinct"] = len(self._seen_ids)
             figures["best"] = self._best.metric["value"] if self._best and self._best.metric else None
-        waiting = len(self.executor.scheduler.waiting)
-        figures["running"] = min(self.executor.scheduler.started, waiting)
+        waiting = len(self.executor.scheduler.without_record)
+        figures["running"] = min(self.executor.scheduler.running_count, waiting)
         figures["waiting"] = waiting - figures["running"]
         return figures
 

@@ -75,7 +75,7 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
     async def scenario():
         task = asyncio.create_task(executor.execute(idea("Set x to 1.0.")))
         await asyncio.sleep(0.5)
-        assert not task.done() and len(executor.scheduler.waiting) == 1
+        assert not task.done() and len(executor.scheduler.without_record) == 1
         watcher = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
         assert len(watcher.discover()) == 1
         return await asyncio.wait_for(task, 20)

@@ -39,7 +39,7 @@ def test_ideas_are_scored_at_once_and_repeated_ideas_are_replayed(tmp_path):
     assert good.status == SUCCEEDED and good.isolation == "in_process" and good.reward == good.metric["value"]
     assert again.id == good.id and again.reward == good.reward
     assert unsorted.status == UNPATCHABLE and unsorted.reward == 0.0 and "ascending" in unsorted.error["message"]
-    assert buffer.executor.scheduler.waiting == []
+    assert buffer.executor.scheduler.without_record == []
     (later,) = run(buffer.score([texts[0]]))
     assert later.replayed and later.metric == good.metric
     buffer.close()

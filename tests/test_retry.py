@@ -137,7 +137,7 @@ def test_an_outage_beyond_the_limit_gives_lost_records_instead_of_errors(fleet, 
     records = run(scenario())
     assert [record.status for record in records] == ["lost"] * 4
     assert all("No such file" in record.error["message"] and record.reward is None for record in records)
-    assert not executor.scheduler.waiting
+    assert not executor.scheduler.without_record
 
 
 class Broken:

@@ -73,7 +73,7 @@ def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(b
         first, same, second = (scheduler.result(id, Resources()) for id in ("a", "a", "b"))
         assert first is same
         await first
-        assert not second.done() and scheduler.waiting == ["b"]
+        assert not second.done() and scheduler.without_record == ["b"]
         backend.room = 2
         return await second
 
@@ -213,7 +213,7 @@ def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_q
         scheduler.tick()
         for entry in scheduler._waiting.values():
             entry.since -= 600
-            entry.next_look = entry.next_holder = 0.0
+            entry.next_record_check = entry.next_claim_check = 0.0
         scheduler.tick()
         faulty.reads = 0
         for _ in range(20):

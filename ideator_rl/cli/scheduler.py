@@ -35,7 +35,7 @@ async def _serve(scheduler: Scheduler, once: bool) -> int:
     while True:
         for id, future in scheduler.discover().items():
             future.add_done_callback(partial(ended, id))
-        if once and not scheduler.waiting:
+        if once and not scheduler.without_record:
             await asyncio.sleep(0)  # the last callbacks
             return 1 if lost else 0
         await asyncio.sleep(LOOK_SECONDS)

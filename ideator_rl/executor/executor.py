@@ -185,7 +185,7 @@ class Executor:
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
-        if id in self.scheduler.waiting:
+        if id in self.scheduler.without_record:
             return await asyncio.shield(self.scheduler.result(id, self.preset.resources))
         gpus, budget = self.preset.resources.gpus, self.preset.budget
         maximum = Spent(gpu_hours=gpus * (budget.seconds + budget.startup_allowance) / 3600)

@@ -1,13 +1,15 @@
-"""The scheduler: on a fixed clock, finds experiments without a record and has the backend start attempts at them.
+"""The scheduler: polls experiments without a record, and has the backend start attempts at them.
+
+It polls every 0.1 to 0.5 s, by load; each experiment has its own pace of checks.
 
 - Its state is the bucket.  It may be killed at any moment, and several may run at once: an attempt is claimed by its
   worker, and only one claim wins.
 - An experiment is `lost` after `max_attempts` attempts that this scheduler started; or, where the backend starts none
   itself, that ended since this scheduler first looked.
 - A fault of one experiment does not touch another.  An outage of the bucket is waited out (`retry`).
-- Waiting is cheap.  Looking for a record costs one read: ten times a second at first, later every fiftieth of the time
-  waited so far, at most 5 s apart.  Claims are looked up less often.
-- Futures belong to the event loop that asked.  Several loops may ask; one of them runs the clock.
+- A check for a record costs one read.  The interval is a fiftieth of the time waited so far, from 0.1 s to 5 s.  Claims
+  are checked less often.
+- A future belongs to the event loop that requested it.  Several loops may request; one of them runs the clock.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from ideator_rl.storage.bucket import Bucket
 TICK_SECONDS = 0.1
 REST_FACTOR, LONGEST_REST = 4, 0.5
 """After a tick, rest this many times as long as it took, but at most so many seconds."""
-RECORD_PACE, SLOWEST_RECORD_CHECK = 1 / 50, 5.0
-"""Interval between looks for a record: this share of the time waited so far, at most so many seconds."""
-CLAIM_PACE, SOONEST_CLAIM_CHECK, SLOWEST_CLAIM_CHECK = 1 / 5, 1.0, 10.0
-"""The same for looks at the claim of an attempt."""
+RECORD_CHECK_FRACTION, MAX_RECORD_CHECK_SECONDS = 1 / 50, 5.0
+"""Interval between checks for a record: this fraction of the time waited so far, at most so many seconds."""
+CLAIM_CHECK_FRACTION, MIN_CLAIM_CHECK_SECONDS, MAX_CLAIM_CHECK_SECONDS = 1 / 5, 1.0, 10.0
+"""The same for checks of the claim of an attempt."""
 GRACE_SECONDS = 2 * record_store.HEARTBEAT_SECONDS
-"""After an outage heartbeats may be older than their lease, since no worker could write them."""
+"""Wait this long after an outage before judging the age of a heartbeat: no worker could write one meanwhile."""
 
 log = logging.getLogger(__name__)
 
@@ -44,24 +46,25 @@ class Lost(Exception):
 
 
 @dataclass
-class Waiting:
+class PendingExperiment:
     """An experiment without a record yet.  Read and written by the loop that runs the clock, `futures` under the lock
-    of the scheduler by every loop that asks."""
+    of the scheduler by every loop that requests the record."""
 
     resources: Resources
     futures: list[asyncio.Future[Experiment]] = field(default_factory=list)
-    """One for each event loop that asked."""
+    """One for each event loop that requested the record."""
     since: float = field(default_factory=time.monotonic)
     started_attempts: int = 0
     """By this scheduler."""
     ended_before: int | None = None
     """Attempts that had ended when it was first looked at."""
     active: bool = False
-    """At the last look, an attempt of our backend was running."""
+    """At the last check, an attempt of our backend was running.  When it ends, the next check is due at once."""
     running_elsewhere: bool = False
-    """At the last look, an attempt of another scheduler or an earlier process was running."""
-    idle: bool = True
-    """At the last look, no attempt was running: one is to be started as soon as there is room."""
+    """At the last check of its claim, an attempt was running that is not one of our backend: of another scheduler, of
+    an earlier process, or of a watched bucket."""
+    start_when_room: bool = True
+    """An attempt may be started as soon as there is room."""
     next_record_check: float = 0.0
     next_claim_check: float = 0.0
     backoff: Backoff | None = None
@@ -75,11 +78,11 @@ class Scheduler:
         self._retry = retry or Retry(bucket.url, 3600.0)
         # The lock guards `_waiting` (every loop adds, the clock's loop removes) and `_clock`.
         self._lock = threading.Lock()
-        self._waiting: dict[str, Waiting] = {}
+        self._waiting: dict[str, PendingExperiment] = {}
         self._clock: asyncio.Task[None] | None = None
-        # What `discover` need not read again.  `tick` adds to both; an experiment leaves neither, but one that was lost
-        # is taken on again when a retry is requested.
-        self._finished: set[str] = set()
+        # Experiments that have a record or cannot run here, and lost ones.  `discover` skips both; a lost one is taken
+        # on again when a retry is requested.
+        self._not_to_discover: set[str] = set()
         self._lost: set[str] = set()
         self._resources: dict[tuple[str, str], Resources] = {}
         self._discover_backoff: Backoff | None = None
@@ -91,7 +94,7 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            futures = self._waiting.setdefault(id, Waiting(resources)).futures
+            futures = self._waiting.setdefault(id, PendingExperiment(resources)).futures
             # A loop that was closed leaves futures that no caller can await any more.
             futures[:] = [future for future in futures if not future.cancelled() and not future.get_loop().is_closed()]
             future = next((future for future in futures if future.get_loop() is loop), None)
@@ -102,13 +105,13 @@ class Scheduler:
         return future
 
     @property
-    def waiting(self) -> list[str]:
-        """Ids of the experiments without a record yet."""
+    def without_record(self) -> list[str]:
+        """Ids of the experiments without a record yet, running ones included."""
         return list(self._waiting)
 
     @property
-    def started(self) -> int:
-        """How many experiments are running now, as far as the last looks showed."""
+    def running_count(self) -> int:
+        """How many experiments are running now, as far as the last checks showed."""
         return sum(entry.running_elsewhere or self.backend.active(id) for id, entry in list(self._waiting.items()))
 
     def discover(self) -> dict[str, asyncio.Future[Experiment]]:
@@ -124,7 +127,7 @@ class Scheduler:
                     futures[id] = self.result(id, resources)
         except OUTAGE_ERRORS as error:
             self._discover_backoff = self._discover_backoff or Backoff(self._retry)
-            # A scheduler of its own waits for its bucket as long as it takes.
+            # The stand-alone scheduler never gives up on its bucket.
             with suppress(RetriesExhausted):
                 self._discover_backoff.next_wait(error)
         else:
@@ -135,14 +138,14 @@ class Scheduler:
 
     def _resources_to_run(self, id: str) -> Resources | None:
         """What an experiment needs that is to be taken on; None for any other."""
-        if id in self._waiting or id in self._finished:
+        if id in self._waiting or id in self._not_to_discover:
             return None
         if id in self._lost and not record_store.retry_requested(self.bucket, id):
             return None
         try:
             spec = record_store.Spec.load(self.bucket, id)
             if spec is None or record_store.load_record(self.bucket, id) is not None:
-                self._finished.add(id)
+                self._not_to_discover.add(id)
                 return None
             key = (spec.environment, spec.preset)
             if key not in self._resources:
@@ -152,7 +155,7 @@ class Scheduler:
             raise
         except Exception as error:
             log.warning("The experiment %s cannot be run here, and is skipped: %s", id, error)
-            self._finished.add(id)
+            self._not_to_discover.add(id)
             return None
 
     def _ensure_clock(self) -> None:
@@ -184,14 +187,14 @@ class Scheduler:
                 return
 
     def tick(self) -> None:
-        """Look once at everything that is due: settle what has a record, start what no process is running."""
+        """Check once everything that is due: settle what has a record, start what no process is running."""
         # Once the backend has no room for an experiment, none behind it in the queue is tried in this tick.
         has_room, now = True, time.monotonic()
         for id, entry in list(self._waiting.items()):
             if now < entry.retry_at:
                 continue
             try:
-                has_room = self._look(id, entry, now, has_room)
+                has_room = self._check_one(id, entry, now, has_room)
             except OUTAGE_ERRORS as error:
                 self._back_off(id, entry, now, error)
             except Exception as error:
@@ -203,30 +206,35 @@ class Scheduler:
                     entry.backoff.finish()
                     entry.backoff, entry.retry_at = None, 0.0
 
-    def _look(self, id: str, entry: Waiting, now: float, has_room: bool) -> bool:
-        """Returns whether there is still room for more."""
+    def _check_one(self, id: str, entry: PendingExperiment, now: float, has_room: bool) -> bool:
+        """Settle it if it has a record, else start an attempt if one is due.
+
+        Returns whether there is still room for more.
+        """
         if self.backend.active(id):
             entry.active = True
             return has_room
         # An attempt that was active has ended: its record, or the next attempt, is due at once.
-        entry.idle, entry.active = entry.idle or entry.active, False
-        urgent, waited = has_room and entry.idle, now - entry.since
+        entry.start_when_room = entry.start_when_room or entry.active
+        entry.active = False
+        urgent = has_room and entry.start_when_room
+        waited = now - entry.since
         if not urgent and entry.backoff is None and now < entry.next_record_check:
             return has_room
-        entry.next_record_check = now + min(max(TICK_SECONDS, RECORD_PACE * waited), SLOWEST_RECORD_CHECK)
+        entry.next_record_check = now + min(max(TICK_SECONDS, RECORD_CHECK_FRACTION * waited), MAX_RECORD_CHECK_SECONDS)
         if (record := record_store.load_record(self.bucket, id)) is not None:
             self._settle(id, record)
         elif urgent or now >= entry.next_claim_check:
-            interval = min(max(SOONEST_CLAIM_CHECK, CLAIM_PACE * waited), SLOWEST_CLAIM_CHECK)
+            interval = min(max(MIN_CLAIM_CHECK_SECONDS, CLAIM_CHECK_FRACTION * waited), MAX_CLAIM_CHECK_SECONDS)
             entry.next_claim_check = now + interval
             return self._start(id, entry, has_room)
         return has_room
 
-    def _start(self, id: str, entry: Waiting, has_room: bool) -> bool:
+    def _start(self, id: str, entry: PendingExperiment, has_room: bool) -> bool:
         """Have an attempt started where none is running.  Returns whether there is still room for more."""
         claimed = record_store.count_attempts(self.bucket, id)
         entry.running_elsewhere = claimed > 0 and record_store.live_claim(self.bucket, id, claimed - 1) is not None
-        entry.idle = not entry.running_elsewhere
+        entry.start_when_room = not entry.running_elsewhere
         if entry.ended_before is None:
             entry.ended_before = claimed - entry.running_elsewhere
         # It may be a worker of an earlier process of this run, or of another scheduler.
@@ -237,11 +245,11 @@ class Scheduler:
             self._settle(id, Lost(record_store.last_failure_reason(self.bucket, id)))
         elif has_room and (has_room := self.backend.submit(id, entry.resources)):
             entry.started_attempts += 1
-            # A backend that starts nothing was only asked: asking again at the next tick would not help.
-            entry.idle = self.backend.starts
+            # A backend that starts nothing itself has the request now: another one at the next tick would not help.
+            entry.start_when_room = self.backend.starts
         return has_room
 
-    def _back_off(self, id: str, entry: Waiting, now: float, error: Exception) -> None:
+    def _back_off(self, id: str, entry: PendingExperiment, now: float, error: Exception) -> None:
         entry.backoff = entry.backoff or Backoff(self._retry)
         try:
             entry.retry_at = now + entry.backoff.next_wait(error)
@@ -255,7 +263,7 @@ class Scheduler:
             entry = self._waiting.pop(id)
         if entry.backoff is not None:
             entry.backoff.finish()
-        (self._lost if isinstance(outcome, Lost) else self._finished).add(id)
+        (self._lost if isinstance(outcome, Lost) else self._not_to_discover).add(id)
         for future in entry.futures:
             if future.get_loop() is _current_loop():
                 _set(future, outcome)

@@ -1,4 +1,4 @@
-"""The client of a code LLM.
+"""The client of an LLM.
 
 One client may be used from several event loops and threads: each loop has its own connections, all share the gate.
 """
@@ -34,7 +34,7 @@ BACKOFF, LONGEST = 1.0, 60.0
 
 
 class ChatClient:
-    """Calls a code LLM; each attempt is reserved in the run's ledger before, and booked after.
+    """Calls an LLM; each attempt is reserved in the run's ledger before, and booked after.
 
     Raises:
         SettingsError: no key in the environment, or a cap in USD and a model without a known price.

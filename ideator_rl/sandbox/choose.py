@@ -46,7 +46,7 @@ def choose_sandbox(isolation: str, trusted: bool) -> Sandbox:
     if best.level == NONE and not trusted:
         raise SandboxError(
             f"No sandbox works here ({best.reason}), and this code was not written by the library. "
-            "Install bubblewrap (or run where user namespaces are allowed), or set `isolation: none` if the machine "
+            "Install bubblewrap and run where user namespaces are allowed, or set `isolation: none` if the machine "
             "may be risked. `ideator-rl doctor` shows more."
         )
     return best

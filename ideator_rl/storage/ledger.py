@@ -54,7 +54,7 @@ class Spent:
 
     usd: float = 0.0
     tokens: float = 0.0
-    """Prompt and completion tokens of the coder LLM together."""
+    """Prompt and completion tokens of all LLM calls together."""
     gpu_hours: float = 0.0
 
 
