@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -170,6 +171,35 @@ def test_a_signal_during_a_look_ends_the_watching_after_it_and_the_old_handler_i
     status, handler = Interrupted(), signal.getsignal(signal.SIGINT)
     assert cli_watch.watch(status) == 0
     assert status.looks == 1 and signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_signal_inside_the_handler_of_the_first_does_not_hang_the_watch():
+    class Interrupted:
+        def refresh(self):
+            handler = signal.getsignal(signal.SIGINT)
+
+            def second_signal(frame, event, arg):
+                handler(signal.SIGTERM, frame)
+                return second_signal
+
+            def first_signal():
+                sys.settrace(second_signal)
+                handler(signal.SIGINT, None)
+
+            # In a thread, because a handler that waits for itself would never return.
+            self.thread = threading.Thread(target=first_signal, daemon=True)
+            self.thread.start()
+            self.thread.join(5)
+            return not self.thread.is_alive()
+
+        def headline(self):
+            return "headline"
+
+        def text(self, rows=None):
+            return "text"
+
+    status = Interrupted()
+    assert cli_watch.watch(status) == 0 and not status.thread.is_alive()
 
 
 def test_texts_of_a_model_cannot_act_on_the_terminal_that_shows_the_run(tmp_path):

@@ -8,7 +8,6 @@ Watching changes nothing: Ctrl-C or SIGTERM ends the watching, not the run.
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from typing import Protocol
 
@@ -21,6 +20,8 @@ from ideator_rl.text.display import visible
 
 LOOK_SECONDS = 2.0
 """Between two looks, at least."""
+SIGNAL_SECONDS = 0.1
+"""Between two looks for a signal: it does not end a sleep."""
 LOOK_SHARE = 0.1
 """Of the time, at most, is spent on looks: a run of thousands of experiments takes a second to read."""
 
@@ -40,34 +41,38 @@ class Status(Protocol):
 
 def watch(status: Status) -> int:
     """Returns 0, when the run ended as well as when the user left."""
-    # The handlers set it, and the loop below reads it: no exception can leave the terminal without its cursor.
-    leave = threading.Event()
-    handlers = {number: signal.signal(number, lambda *_: leave.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    # The handlers add to it, and the loops below read it: no exception can leave the terminal without its cursor.
+    # A list and no `Event`, whose lock a second signal would wait for inside the handler of the first.
+    signals: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: signals.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     console = Console()
     try:
         if console.is_terminal and not console.is_dumb_terminal:
-            _redraw(status, leave, console)
+            _redraw(status, signals, console)
         else:
-            _write_lines(status, leave)
+            _write_lines(status, signals)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return 0
 
 
-def _redraw(status: Status, leave: threading.Event, console: Console) -> None:
+def _redraw(status: Status, signals: list[int], console: Console) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while not leave.is_set():
+        while not signals:
             pause = _refresh(status)
             live.update(Text(visible(status.text(console.height))), refresh=True)
             if pause is None:
                 return
-            leave.wait(pause)
+            _sleep(pause, signals)
 
 
-def _write_lines(status: Status, leave: threading.Event) -> None:
+def _write_lines(status: Status, signals: list[int]) -> None:
     previous = ""
-    while not leave.is_set():
+    while not signals:
         pause = _refresh(status)
         if pause is None:
             print_text(status.text())
@@ -75,7 +80,7 @@ def _write_lines(status: Status, leave: threading.Event) -> None:
         if (line := status.headline()) != previous:
             print_text(line)
             previous = line
-        leave.wait(pause)
+        _sleep(pause, signals)
 
 
 def _refresh(status: Status) -> float | None:
@@ -83,3 +88,10 @@ def _refresh(status: Status) -> float | None:
     start = time.monotonic()
     under_way = status.refresh()
     return max(LOOK_SECONDS, (time.monotonic() - start) / LOOK_SHARE) if under_way else None
+
+
+def _sleep(seconds: float, signals: list[int]) -> None:
+    """Sleep, but only until a signal arrives."""
+    end = time.monotonic() + seconds
+    while not signals and time.monotonic() < end:
+        time.sleep(SIGNAL_SECONDS)
