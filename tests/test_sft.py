@@ -285,3 +285,10 @@ def test_two_processes_make_one_model(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("The model is in") == 1 and done.stderr.count("learning from") == 1
     assert weights(tmp_path / "m")
+
+
+@pytest.mark.parametrize("module", ["train", "sft"])
+def test_a_launched_module_lists_its_options(module):
+    argv = [sys.executable, "-m", f"ideator_rl.{module}", "--help"]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert result.returncode == 0 and result.stdout.startswith(f"usage: ideator_rl.{module} ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -57,8 +58,8 @@ def parse(argv: list[str], *add_options: AddOptions) -> tuple[argparse.Namespace
     Raises:
         IdeatorError: no recipe, or an option with a wrong value.
     """
-    parser = OptionParser(allow_abbrev=False, add_help=False)
-    parser.add_argument("--config")
+    parser = OptionParser(prog=f"ideator_rl.{Path(sys.argv[0]).stem}", allow_abbrev=False)
+    parser.add_argument("--config", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     for add in add_options:
         add(parser)
     args, overrides = parser.parse_known_args(argv)
