@@ -165,7 +165,7 @@ def _pack(rows: list[Row], max_characters: int) -> tuple[str, int]:
     """The texts, packed, and their bytes before that."""
     items = [_clipped(row, max_characters) for row in rows]
     data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    return base64.b64encode(gzip.compress(data, 6, mtime=0)).decode(), len(data)
+    return base64.b64encode(gzip.compress(data, 5, mtime=0)).decode(), len(data)
 
 
 def _clipped(row: Row, max_characters: int) -> tuple[list[str], list[int]]:
