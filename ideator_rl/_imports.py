@@ -238,10 +238,18 @@ class Finder(MetaPathFinder):
             if rest in OLD_MODULES or rest in OLD_PACKAGES:
                 # A package, since old modules below it are imported through it.
                 return ModuleSpec(fullname, _OldModule(), is_package=True)
-        elif top in SHIPPED and rest and sys.modules.get(top) is sys.modules.get(f"{PACKAGE}.{top}"):
-            # `rewards.x`, where `rewards` is ours: `rewards/__init__.py` has made it an alias.
+        elif top in SHIPPED and rest and _is_shipped(sys.modules.get(top)):
             return ModuleSpec(fullname, _Alias(f"{PACKAGE}.{fullname}"))
         return None
+
+
+def _is_shipped(module: ModuleType | None) -> bool:
+    """Whether a loaded module is the `__init__.py` of a shipped folder.
+
+    It may be loading still, in another thread, and not be an alias yet: the object alone does not answer this.
+    """
+    origin = getattr(getattr(module, "__spec__", None), "origin", None)
+    return origin is not None and Path(origin).resolve() in {ROOT / name / "__init__.py" for name in SHIPPED}
 
 
 def _shipped_spec(fullname: str, path: Path) -> ModuleSpec | None:

@@ -1,9 +1,12 @@
+import json
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
 
 from ideator_rl.environments.environment import EnvironmentError_, load_environment
+from ideator_rl.files import cache_root
 
 
 @pytest.fixture
@@ -83,3 +86,35 @@ def test_unreadable_yaml_a_missing_manifest_and_an_unknown_name_have_their_own_m
 def test_an_unknown_preset_names_the_known_ones(toy):
     with pytest.raises(EnvironmentError_, match="cpu, slow"):
         load_environment(toy).preset("gpu")
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "null", "5", "{}", '{"presets": []}'])
+def test_a_damaged_cache_of_manifest_keys_counts_as_missing_and_is_replaced(copy, tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    environment = load_environment(copy)
+    (cached,) = (cache_root() / "manifests").glob("*.json")
+    good = json.loads(cached.read_text())
+    cached.write_text(damage)
+    assert load_environment(copy) == environment
+    assert json.loads(cached.read_text()) == good
+
+
+def test_an_environment_loads_where_the_user_has_no_home_and_no_cache(copy, monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert load_environment(copy).name
+
+
+def test_a_new_version_of_the_checks_does_not_read_the_keys_that_an_older_one_cached(copy, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    load_environment(copy)
+    (cached,) = (cache_root() / "manifests").glob("*.json")
+    read, checks = Path.read_bytes, ("manifest.py", "base.py")
+    for name in checks:
+        monkeypatch.setattr(Path, "read_bytes", lambda path, name=name: read(path) + b"#" * (path.name == name))
+        cached.write_text("changed")
+        load_environment(copy)
+        assert cached.read_text() == "changed"

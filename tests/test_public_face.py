@@ -147,3 +147,15 @@ def test_a_name_of_0_1_0_resolves_to_the_new_one(old):
     with pytest.warns(DeprecationWarning):
         value = getattr(importlib.import_module(f"ideator_rl.{module}"), name)
     assert value is getattr(importlib.import_module(f"ideator_rl.{new_module}"), new_name)
+
+
+def test_a_module_imported_while_another_thread_imports_its_folder_is_the_same_object():
+    # The other thread has put `rewards` into sys.modules, and its `__init__.py` has not made it an alias yet.
+    code = (
+        "import importlib.util, sys, ideator_rl;"
+        "sys.modules['rewards'] = importlib.util.module_from_spec(importlib.util.find_spec('rewards'));"
+        "import rewards.options, ideator_rl.rewards.options;"
+        "assert rewards.options.Option is ideator_rl.rewards.options.Option;"
+        "assert sys.modules['rewards.options'] is ideator_rl.rewards.options"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

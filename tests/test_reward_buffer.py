@@ -13,7 +13,7 @@ from scripted import idea
 from ideator_rl.environments.environment import EnvironmentError_
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.reward_buffer import RewardBuffer, open_buffer
+from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, _journal_path, open_buffer
 from ideator_rl.storage.journal import JournalError
 
 
@@ -266,3 +266,34 @@ def test_a_buffer_still_has_its_attributes_of_0_1_0(buffer):
         assert buffer.journal_path == buffer.journal.path and buffer.ideas() == []
     with pytest.raises(AttributeError, match="no attribute 'best_of_all'"):
         _ = buffer.best_of_all
+
+
+@pytest.mark.parametrize(
+    ("cap", "name"),
+    [
+        ({}, "9392829516b7f603"),
+        ({"max_usd": 5}, "ecdeaf5cf7f58564"),
+        ({"max_usd": 5.0}, "608b4fd93bd6d218"),
+        ({"max_gpu_hours": 1}, "9cba048d224f0346"),
+        ({"outage_patience": 600}, "3270a63c444ca432"),
+    ],
+)
+def test_a_buffer_without_a_run_folder_finds_the_journal_that_0_1_0_wrote(cap, name):
+    row = {"environment": "landscape", "preset": "smoke", "bucket": "file:///tmp/b", **cap}
+    assert _journal_path(BufferConfig.of_row(row)).stem == name
+
+
+def test_a_record_known_after_a_transaction_that_failed_is_appended_not_put_in_the_place_of_its_lost_one(buffer):
+    first, second = run(buffer.score([idea("value: 1"), idea("value: 2")]))
+    journal = buffer.journal
+    lost = replace(first, id="late", status="lost")
+    journal.record(lost)
+    journal.record(replace(second, id="other"))
+
+    def fails(db, position):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        journal.propose(9, ["x"], refused={0: replace(first, id="late")}, note=fails)
+    journal.record(replace(first, id="late"))
+    assert [record.id for record in journal.experiments()][-2:] == ["other", "late"]

@@ -21,6 +21,7 @@ from rewards.format import format_reward
 from rewards.improvement import improvement_reward
 from rewards.length import length_reward
 from rewards.novelty import novelty, novelty_reward
+from rewards.shaping import Worth, shaping
 from rewards.similarity import jaccard, similarity_penalty
 from rewards.simplicity import simplicity_reward, size
 
@@ -371,3 +372,20 @@ def test_every_function_logs_its_metrics(buffer):
     call_together(functions, texts, 0, log_metric=lambda name, value: logged[name].append(value), **batch_columns)
     assert logged["length/thought"] == [1.0] and logged["simplicity/lines"] == [2, 2]
     assert logged["similarity/mean"] == [0.0] and 0 <= logged["novelty/mean"][0] <= 1
+
+
+def test_worth_takes_the_names_of_0_1_0_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="by_text"):
+        assert Worth(words=[1.0]) == Worth([1.0])
+    with pytest.warns(DeprecationWarning, match="by_outcome"):
+        assert Worth([1.0], judged=max).by_outcome is max
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_function_that_returns_too_few_or_too_many_values_is_refused_in_stock_trl(count):
+    @shaping({})
+    def wrong(call):
+        return Worth([1.0] * count)
+
+    with pytest.raises(IdeatorError, match="wrong returned rewards for . rows of 2 completions"):
+        run(wrong(prompts=["", ""], completions=["a", "b"]))

@@ -7,18 +7,18 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from ideator_rl.config.base import Amount, Config, Count, CountOrZero, Expected
+from ideator_rl.config.base import Config, Count, CountOrZero, Expected, PlainAmount
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunLimits(Config):
     """Caps on what a run may spend, resumed or not."""
 
-    max_usd: Amount | None = None
+    max_usd: PlainAmount | None = None
     """USD for LLM calls: the coder's, and in a search the ideator's too. The run winds down there."""
     max_coder_tokens: CountOrZero | None = None
     """Tokens of LLM calls, prompts included."""
-    max_gpu_hours: Amount | None = None
+    max_gpu_hours: PlainAmount | None = None
     """GPU-hours for experiments."""
 
 

@@ -152,24 +152,42 @@ def load_environment(name_or_path: str | Path) -> Environment:
             f"There is no environment {str(name_or_path)!r}. Known names: {', '.join(environment_names()) or 'none'}; "
             "or give the path of a folder with an env.yaml, such as ./my_env."
         )
-    return _build(root, _read_keys(root / "env.yaml"))
-
-
-def _read_keys(path: Path) -> dict[str, Any]:
-    """The checked keys of an env.yaml.
-
-    They are cached under a hash of the file and of the code that checks it: an experiment loads its environment in two
-    processes, and the check imports pydantic and PyYAML, which take longer than all the rest of such a process.
-    """
+    path = root / "env.yaml"
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise EnvironmentError_(f"The environment folder {path.parent} has no env.yaml. Add one.") from None
-    version = hashlib.sha256(text + Path(__file__).with_name("manifest.py").read_bytes()).hexdigest()
-    cached = cache_root() / "manifests" / f"{version}.json"
-    with suppress(OSError, ValueError):
-        return _require_files(json.loads(cached.read_text(encoding="utf-8")), path)
+        raise EnvironmentError_(f"The environment folder {root} has no env.yaml. Add one.") from None
+    cached = _cached_keys(text)
+    # What is not as it was written, whatever it is, counts as missing.
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        if cached is not None:
+            return _build(root, json.loads(cached.read_text(encoding="utf-8")))
+    keys = _read_keys(path, text)
+    environment = _build(root, keys)
+    # Settings may hold what JSON does not, such as dates: these are checked each time.
+    with suppress(OSError, TypeError, ValueError):
+        settings = {name: preset["settings"] for name, preset in keys["presets"].items()}
+        if cached is not None and json.loads(json.dumps(settings)) == settings:
+            write_atomic(cached, json.dumps(keys))
+    return environment
 
+
+def _cached_keys(text: bytes) -> Path | None:
+    """The file that caches the checked keys of an env.yaml; None where this user has no cache.
+
+    It is named by a hash of the env.yaml and of the code that checks it.  An experiment loads its environment in two
+    processes, and the check imports pydantic and PyYAML, which take longer than all the rest of such a process.
+    """
+    checks = [Path(__file__).with_name("manifest.py"), Path(__file__).parents[1] / "config" / "base.py"]
+    try:
+        code = b"".join(file.read_bytes() for file in checks)
+        return cache_root() / "manifests" / f"{hashlib.sha256(text + code).hexdigest()}.json"
+    except (OSError, RuntimeError):  # no source files; no home folder
+        return None
+
+
+def _read_keys(path: Path, text: bytes) -> dict[str, Any]:
+    """The checked keys of an env.yaml."""
     import yaml
 
     from ideator_rl.environments.manifest import read_manifest
@@ -178,22 +196,15 @@ def _read_keys(path: Path) -> dict[str, Any]:
         raw = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise EnvironmentError_(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    keys = _require_files(read_manifest(raw, path, EnvironmentError_), path)
-    # Settings may hold what JSON does not, such as dates: these are checked each time.
-    with suppress(OSError, TypeError, ValueError):
-        settings = {name: preset["settings"] for name, preset in keys["presets"].items()}
-        if json.loads(json.dumps(settings)) == settings:
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(cached, json.dumps(keys))
-    return keys
+    return read_manifest(raw, path, EnvironmentError_)
 
 
-def _require_files(keys: dict[str, Any], path: Path) -> dict[str, Any]:
+def _require_files(keys: dict[str, Any], root: Path) -> None:
     """
     Raises:
         EnvironmentError_: the folder lacks a file that the keys name.
     """
-    root = path.parent
+    path = root / "env.yaml"
     files = {key: keys[key] for key in ("prepare", "catalogue", "known_good") if keys[key]}
     files |= {key: keys[key] for key in ("task", "evaluator")}
     files |= {f"prompts.{kind}": name for kind, name in keys["prompts"].items()}
@@ -206,10 +217,10 @@ def _require_files(keys: dict[str, Any], path: Path) -> dict[str, Any]:
         raise EnvironmentError_(f"{path}: there is no folder baseline/ in {root}. Put the baseline codebase there.")
     if (name := keys["settings_file"]) and not (root / "baseline" / name).is_file():
         raise EnvironmentError_(f"{path}: settings_file names {name}, but baseline/ has no such file.")
-    return keys
 
 
 def _build(root: Path, keys: dict[str, Any]) -> Environment:
+    _require_files(keys, root)
     # What defines the environment, and the artifact, are never an idea's to change.
     own_files = [*(keys[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good"))]
     fixed = (*(name for name in (*own_files, *keys["prompts"].values()) if name), "env.yaml", "artifact", "artifact/**")

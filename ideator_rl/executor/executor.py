@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from ideator_rl.config.base import Amount, Integer
+from ideator_rl.config.base import Integer, PlainAmount
 from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
@@ -61,7 +61,7 @@ class ExecutorConfig(ExperimentSettings):
     """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
     run_dir: str | None = None
     """Folder of the run's journal and ledger; None for the user's cache and no ledger file."""
-    outage_patience: Amount = 3600.0
+    outage_patience: PlainAmount = 3600.0
     """Seconds.  Experiments that wait for a bucket through a longer outage are lost."""
 
     @property

@@ -305,6 +305,7 @@ class Journal(JournalQueries):
             except BaseException as error:
                 with suppress(sqlite3.Error):
                     self._db.execute("rollback")
+                self._final_ids.clear()  # records of this transaction are not in the file
                 if isinstance(error, sqlite3.Error):
                     raise self._error(error) from error
                 raise

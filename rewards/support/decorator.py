@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import RewardContext
 
@@ -110,10 +111,15 @@ def reward_function(
 
         async def reward(*args: Any, **kwargs: Any) -> list[float | None]:
             batch = call(True, *args, **kwargs)
-            rewards: list[float | None] = [None] * len(batch.texts)
-            async for row_reward in stream(batch):
-                rewards[row_reward.row] = row_reward.reward
-            return rewards
+            rewards = {row_reward.row: row_reward.reward async for row_reward in stream(batch)}
+            rows = range(len(batch.texts))
+            # A missing row must not become None by itself, which would silently leave it out of training.
+            if rewards.keys() != set(rows):
+                raise IdeatorError(
+                    f"{stream.__name__} returned rewards for {len(rewards)} rows of {len(rows)} completions. Return "
+                    "exactly one reward per completion, or None where there is none."
+                )
+            return [rewards[row] for row in rows]
 
         async def as_completed(*args: Any, **kwargs: Any) -> AsyncIterator[RowReward]:
             async for row_reward in stream(call(False, *args, **kwargs)):

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
@@ -31,10 +32,19 @@ from .options import Options
 class Worth:
     """What N completions are worth."""
 
-    by_text: list[float]
+    by_text: list[float] = field(default_factory=list)
     """Computed from the texts alone."""
     by_outcome: Callable[[int, Experiment], float] | None = None
     """What a row is worth once its outcome is known, which is never a lost one; None where that changes nothing."""
+    words: InitVar[list[float] | None] = None
+    judged: InitVar[Callable[[int, Experiment], float] | None] = None
+    """The names of 0.1.0."""
+
+    def __post_init__(self, words: list[float] | None, judged: Callable[[int, Experiment], float] | None) -> None:
+        for old, new, value in (("words", "by_text", words), ("judged", "by_outcome", judged)):
+            if value is not None:
+                warnings.warn(f"Worth({old}=…) is now Worth({new}=…).", DeprecationWarning, stacklevel=3)
+                object.__setattr__(self, new, value)
 
 
 Valuation = Callable[[Call], Worth | Awaitable[Worth]]
