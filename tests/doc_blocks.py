@@ -9,7 +9,10 @@ A comment in front of a block, `<!-- test: MODE -->`, chooses what happens:
     file NAME      write the block to this file
 
 After a semicolon: `always` keeps the cheap form in the slow run, because another page runs the command; `model` puts a
-tiny model in the place of the one that is named; `dataset` writes the dataset of nanogpt first.
+tiny model in the place of the one that is named; `dataset` writes the dataset of nanogpt first; `short` ends searches
+after eight experiments.
+
+A Python block that several pages show runs once in a process: no later block may need what it writes.
 """
 
 import ast
@@ -32,6 +35,10 @@ HEREDOC = re.compile(r"<<'?END'?\n.*?\nEND$", re.M | re.S)
 MODEL = "Qwen/Qwen3-0.6B"
 ENDPOINT = "http://localhost:8000/v1"
 TRAIN = "accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml"
+
+SHORT = " --max_experiments 8"
+FINISHED: set[str] = set()
+"""Python blocks that ran without an error in this process."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +82,16 @@ class Session:
         if mode.startswith("file "):
             (self.folder / mode.removeprefix("file ")).write_text(block.text)
         elif mode == "llm":
-            self._run_with_server(block)
+            self._run_with_server(block, cheap=not self.slow or "always" in needs)
         elif mode == "run" or (self.slow and "always" not in needs):
             self._prepare(needs)
-            self._execute(block.language, _for_this_clone(block.text))
+            text = _for_this_clone(block.text)
+            if "short" in needs:
+                text = re.sub(r"^(ideator-rl search .*)$", rf"\1{SHORT}", text, flags=re.M)
+            if block.text not in FINISHED:
+                self._execute(block.language, text)
+            if block.language == "python":
+                FINISHED.add(block.text)
         elif mode == "dry-run":
             for line in map(dry, commands(block.text)):
                 if line:
@@ -99,12 +112,12 @@ class Session:
         if "dataset" in needs:
             self._execute("sh", "mkdir -p data; ideator-rl env show nanogpt --dataset data/train.jsonl")
 
-    def _run_with_server(self, block: Block) -> None:
+    def _run_with_server(self, block: Block, cheap: bool) -> None:
         with Scripted(lambda body: {"body": answer(reply(body))}) as server:
             for file in self.folder.glob("*.yaml"):
                 file.write_text(file.read_text().replace(ENDPOINT, server.url))
             text = block.text.replace(ENDPOINT, server.url)
-            if not self.slow:
+            if cheap:
                 text = re.sub(r"(ideator-rl search \S+)", rf"\1 --env {ROOT}/tests/toy_env", text)
             self._execute(block.language, text)
 
