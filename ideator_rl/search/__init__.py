@@ -1,1 +1,1 @@
-"""What is known, and how it is used: the archive, parents chosen from it, prompts that carry them."""
+"""Search without training: ask an ideator for ideas, run them, and choose the next questions by the results."""

@@ -3,16 +3,20 @@
     history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
 
 The roles are those of pyribs: an archive holds results, a strategy asks, the engine schedules.  A strategy keeps no
-state and needs no method for results: it is a function of the history, so a killed search resumes from its journal.
+state: it is a function of the history, so a killed search resumes from its journal.
+
+A question is an `Ask`, which the ideator answers with ideas.  An epoch is `epoch_size` ideas.  The journal stores the
+epoch, from 0, in its column `step`.  In training the same column holds the number of the batch.
 
 `flow: epochs`  all questions of an epoch see the archive as it was when the epoch began; the next epoch begins once a
                 quorum of the results is in
 `flow: steady`  `in_flight` ideas run at any time; every question sees the archive as it is
 
-Guarantees: an idea and its question are in the journal before the idea is run; a killed search resumes from the journal
-alone, runs nothing twice, and counts its budgets over all sessions.  Distinct codebases never exceed `max_experiments`:
-an idea that runs counts as a codebase until its outcome is known.  An ideator that is killed while it answers is asked
-again; the ledger counts the calls in flight as spent.
+Guarantees:
+- An idea and its question are in the journal before the idea is run.
+- A killed search resumes from the journal alone and runs no finished experiment again.  Budgets count all sessions.
+- Distinct codebases never exceed `max_experiments`: an idea that runs counts as a codebase until its outcome is known.
+- An ideator that is killed while it answers is asked again.  The ledger counts the calls in flight as spent.
 """
 
 from __future__ import annotations
@@ -64,21 +68,21 @@ async def search_loop(
     buffer: RewardBuffer,
     ideator: Ideator,
     strategy: SearchStrategy,
-    say: Callable[[str], None] = lambda text: None,
+    log_line: Callable[[str], None] = lambda text: None,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> StopReason:
     """Search until a budget ends it, and wait for the ideas that still run.
 
     Args:
         buffer: of this search alone; a search that its journal holds is resumed.
-        say: receives one line per epoch.
+        log_line: receives one line per epoch.
         on_epoch: called with the number of every epoch that has ended; some of its outcomes may still be missing.
 
     Raises:
         IdeatorError: the ideator or strategy failed, the journal cannot be written, or a sandbox does not work.  Raised
             after the ideas that still run have ended.
     """
-    engine = SearchEngine(config, buffer, ideator, strategy, say, on_epoch)
+    engine = SearchEngine(config, buffer, ideator, strategy, log_line, on_epoch)
     try:
         reason = await engine.run()
     except IdeatorError:
@@ -98,17 +102,17 @@ class SearchEngine:
         buffer: RewardBuffer,
         ideator: Ideator,
         strategy: SearchStrategy,
-        say: Callable[[str], None],
+        log_line: Callable[[str], None],
         on_epoch: Callable[[int], None],
     ):
         self._config, self._buffer, self._ideator, self._strategy = config, buffer, with_defaults(ideator), strategy
-        self._say, self._on_epoch = say, on_epoch
+        self._log_line, self._on_epoch = log_line, on_epoch
         self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
         self.journal = SearchJournal(buffer.journal)
 
         # Counts that budgets are compared with: all begin with what earlier sessions left in the journal.
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
-        self.codebases = charged_codebases(buffer)
+        self.charged_ids = charged_codebases(buffer)
         """Ids of the distinct codebases that this search asked for."""
         self.ideas = buffer.journal.rollout_count()
         self._next_question = self.journal.next_number
@@ -118,9 +122,9 @@ class SearchEngine:
         self._running: dict[Running, PendingIdea] = {}
         self._open_answers: Counter[int] = Counter()
         """Ideas that run, by the number of their question."""
-        self._fruitful: set[int] = set()
+        self._questions_with_new_codebase: set[int] = set()
         """Questions with open answers that led to a new codebase."""
-        self._fruitless = 0
+        self._questions_without_new_codebase = 0
         """Questions in a row that led to no new codebase; reset by one that did."""
         self._budget_spent: BudgetSpent | None = None
         """Set once an ideator had no room on the ledger for a call; never reset."""
@@ -187,7 +191,7 @@ class SearchEngine:
     def _resume(self) -> None:
         """Run the ideas that an earlier session left open; lost ones only as far as `max_experiments` has room."""
         limit = self._config.max_experiments
-        self.journal.retry_lost(None if limit is None else limit - len(self.codebases))
+        self.journal.retry_lost(None if limit is None else limit - len(self.charged_ids))
         # A kill between an outcome and its descent left the outcome alone in the journal.
         recorded = set(self._buffer.lineage)
         self._buffer.descend_all([descent for descent in self.journal.descents() if descent not in recorded])
@@ -197,7 +201,8 @@ class SearchEngine:
     def _track(self, task: Running, idea: PendingIdea) -> None:
         self._running[task] = idea
         self._open_answers[idea.question] += 1
-        self._settled -= idea.step == self.epoch
+        if idea.step == self.epoch:
+            self._settled -= 1
 
     # Budgets and room
 
@@ -207,9 +212,9 @@ class SearchEngine:
         # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
             return StopReason(spent.key, str(spent))
-        if config.max_experiments is not None and len(self.codebases) >= config.max_experiments:
+        if config.max_experiments is not None and len(self.charged_ids) >= config.max_experiments:
             return StopReason(
-                "max_experiments", f"{len(self.codebases)} experiments were run, the most that the recipe allows"
+                "max_experiments", f"{len(self.charged_ids)} experiments were run, the most that the recipe allows"
             )
         if config.max_ideas is not None and self.ideas >= config.max_ideas:
             return StopReason("max_ideas", f"{self.ideas} ideas were proposed, the most that the recipe allows")
@@ -218,11 +223,11 @@ class SearchEngine:
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
             return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
         # No budget is used up, but an ideator that only repeats itself would ask and pay for ever.
-        if self._fruitless >= config.patience:
+        if (count := self._questions_without_new_codebase) >= config.patience:
             return StopReason(
                 "patience",
-                f"the last {self._fruitless} questions led to no new codebase: the ideator repeats itself, or its "
-                "ideas cannot be run. Look at the outcomes; patience is the number of such questions that is allowed",
+                f"the last {count} questions led to no new codebase: the ideator repeats itself, or its ideas cannot "
+                "be run. Look at the outcomes; patience is the number of such questions that is allowed",
             )
         return None
 
@@ -237,7 +242,8 @@ class SearchEngine:
 
     @property
     def _is_deterministic(self) -> bool:
-        """Every question depends on the results of earlier epochs only: the same seed asks the same questions."""
+        """Whether the same seed asks the same questions, whatever the order in which results arrive."""
+        # Then every question depends only on earlier epochs, of which all results are in.
         return self._config.flow == EPOCHS and self._config.quorum == 1
 
     def _epoch_ended(self) -> bool:
@@ -252,7 +258,7 @@ class SearchEngine:
         if config.max_ideas is not None:
             limits.append(config.max_ideas - self.ideas)
         if config.max_experiments is not None:
-            left = config.max_experiments - len(self.codebases)
+            left = config.max_experiments - len(self.charged_ids)
             # Near the end the room depends on which running ideas turn out to be known codebases.  A deterministic
             # search waits until all are in, so that their order of arrival changes no question.
             if running and self._is_deterministic and left < config.epoch_size - len(self._texts):
@@ -335,7 +341,7 @@ class SearchEngine:
     # Wait and collect
 
     async def _wait(self) -> None:
-        """Until an idea has an outcome, at most `POLL_SECONDS`; the journal learns that this session is alive."""
+        """Until an idea has an outcome, at most `POLL_SECONDS`; writes a heartbeat to the journal."""
         if self._running:
             await asyncio.wait(self._running, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if time.monotonic() - self._last_heartbeat >= POLL_SECONDS:
@@ -349,13 +355,15 @@ class SearchEngine:
         for task in [task for task in self._running if task.done()]:
             idea = self._running.pop(task)
             _, record = task.result()
-            self._settled += idea.step == self.epoch
+            # An idea of an earlier epoch may end now: it is no result of this one.
+            if idea.step == self.epoch:
+                self._settled += 1
             # A lost idea costs no budget, has no descendants, and is run again by the next session.  A codebase that
             # this search has asked for before costs nothing either, and is nothing new.
             if record.status != LOST:
-                if record.tree and record.id not in self.codebases:
-                    self.codebases.add(record.id)
-                    self._fruitful.add(idea.question)
+                if record.tree and record.id not in self.charged_ids:
+                    self.charged_ids.add(record.id)
+                    self._questions_with_new_codebase.add(idea.question)
                     if idea.is_near_duplicate and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
                 if idea.parents:
@@ -368,8 +376,10 @@ class SearchEngine:
 
     def _question_ended(self, number: int) -> None:
         """All answers to a question have an outcome."""
-        self._fruitless = 0 if number in self._fruitful else self._fruitless + 1
-        self._fruitful.discard(number)
+        self._questions_without_new_codebase += 1
+        if number in self._questions_with_new_codebase:
+            self._questions_with_new_codebase.remove(number)
+            self._questions_without_new_codebase = 0
 
     def _report_epoch(self) -> None:
         if not self._texts:  # the budget ended the search as the epoch began
@@ -379,12 +389,12 @@ class SearchEngine:
         best = archive.metric(archive.successes()[0]) if archive.successes() else None
         result = f"best {metric.name} {number(best)}" if best is not None else "no success yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
-        self._say(f"{epoch} · {len(self.codebases)} experiments of {self.ideas} ideas so far · {result}")
+        self._log_line(f"{epoch} · {len(self.charged_ids)} experiments of {self.ideas} ideas so far · {result}")
         self._on_epoch(self.epoch)
 
 
 def _parents(ask: Ask, text: str) -> Sequence[Experiment]:
-    """The past ideas that an answer was made from: its own word, else all that the question showed."""
+    """Parents of an answer: those it names itself (`Answer`), else all past ideas that its question showed."""
     if isinstance(text, Answer):
         return text.parents
     return ask.shown if ask.descends else ()
