@@ -35,6 +35,7 @@ class BaselineRuns:
         Raises:
             IdeatorError: no run of the baseline succeeded.
         """
+        # The join is also what makes the thread's writes safe to read.
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -50,5 +51,6 @@ class BaselineRuns:
         runs = [self._executor.baseline(replicate) for replicate in range(self._replicates)]
         for finished in asyncio.as_completed(runs):
             record = await finished
+            # Entered as each ends, so that a report sees it before the slowest one.
             self._buffer.record(record)
             self._records.append(record)

@@ -200,6 +200,7 @@ def save_model(trainer: RecipeTrainer) -> None:
         return
     # Without shards rank 0 has the whole model.
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    # Adapters of peft: the saved folder should load without it.
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     with atomic_folder(folder) as scratch:

@@ -93,5 +93,6 @@ def _is_safetensors(path: Path) -> bool:
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         header = json.loads(file.read(min(length, path.stat().st_size)))
+    # The header lists every tensor's end, so a file that was cut short is found without reading its weights.
     ends = [body["data_offsets"][1] for name, body in header.items() if name != "__metadata__"]
     return path.stat().st_size == 8 + length + max(ends, default=0)

@@ -194,6 +194,7 @@ class CollapseWatch(TrainerCallback):
             while last_batch <= self._replayed_until and live.count_running(last_batch) and time.monotonic() < deadline:
                 time.sleep(0.02)
             rows += live.new_rows(last_batch)
+        # A window takes steps in order: rows that arrive late count for the step at which they were seen.
         late = [replace(row, step=last_batch) for row in rows if row.step <= self._last_batch]
         rows = [row for row in rows if row.step > self._last_batch] + late
         self._last_batch = last_batch
@@ -224,6 +225,7 @@ def read_stops(path: Path) -> list[Stop]:
     """
     if not path.is_file():
         return []
+    # Keys that 0.1.0 stored as well are ignored.
     names = [field.name for field in fields(Stop)]
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))

@@ -27,6 +27,7 @@ def dry_run(recipe: Recipe) -> str:
     Raises:
         IdeatorError: the environment is not usable, or there is no sandbox here.
     """
+    # Only for its errors: a dry run fails where the run would.
     trackers(recipe)
     ours = recipe.ours
     environment = load_environment(ours.env)
@@ -45,6 +46,7 @@ def dry_run(recipe: Recipe) -> str:
         f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments"
         + _cap(ours.max_gpu_hours, "GPU-hours"),
     ]
+    # None for an implementer that asks no LLM.
     coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)
     if coder is not None:
         lines.append(

@@ -62,6 +62,7 @@ class Progress(ProgressReporter):
 
     def _share_done(self) -> float:
         """The share of this session's training that is done; the current step counts by its finished experiments."""
+        # Ideas proposed since the last step count for the current one: their outcomes move the share between steps.
         (proposed, finished), (proposed_before, finished_before) = self._idea_counts(), self._counts_at_step
         current = (finished - finished_before) / (proposed - proposed_before) if proposed > proposed_before else 0.0
         return (self.step - self._first_step + current) / max(1, self.steps - self._first_step)

@@ -119,6 +119,7 @@ def _poll(is_done: Callable[[], bool]) -> None:
 
 def _open_store(rank: int) -> dist.TCPStore:
     """A store served by rank 0, at a port that is free there; one collective at the start gives it to the others."""
+    # Not the default group's store: its keys and time-outs belong to torch.
     port: list[Any] = [None]
     store = None
     host = os.environ.get("MASTER_ADDR", "127.0.0.1")

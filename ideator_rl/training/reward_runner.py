@@ -176,6 +176,7 @@ class RewardRunner:
         columns = batch.columns()
         if self._columns is None:
             return columns
+        # 0.1.0 stored these in the batch; a newer run passes its own values.
         replaced = {field.name for field in fields(BufferConfig)}
         replaced.update(name for traits in self._traits for name in traits.options or ())
         own = {name: values for name, values in columns.items() if name not in replaced}
@@ -204,6 +205,7 @@ class RewardRunner:
     def _context(self, rows: int) -> RewardContext | None:
         if self._buffer is None:
             return None
+        # Without a function that enters outcomes, one that waits for them would wait for ever.
         enters = any(traits.runs_experiments and traits.takes_context for traits in self._traits)
         return RewardContext(self._buffer, BatchOutcomes(rows) if enters else None)
 

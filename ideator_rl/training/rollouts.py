@@ -146,6 +146,7 @@ class RolloutStore:
 
     def forget(self, before: int) -> None:
         """Remove batches below an index."""
+        # Every rank removes its own part; rank 0 also removes the texts, with the folder.
         for folder in self._root.glob("[0-9]" * 6):
             if int(folder.name) < before:
                 self._part(int(folder.name)).unlink(missing_ok=True)

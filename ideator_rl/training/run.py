@@ -77,6 +77,7 @@ def _run_rank_zero(session: Session, buffer: RewardBuffer) -> None:
 
 
 def _run_other_rank(session: Session) -> None:
+    # Rank 0 decides the same from the same folder, so no rank waits for another.
     if session.resume and _is_complete(session.recipe):
         return
     try:
@@ -92,6 +93,7 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None) -> Rec
         if buffer is not None:
             progress.say("loading libraries while the baseline runs")
         set_tracker_defaults(recipe)  # before trl is imported
+        # Imported late, since these load torch and trl: the baseline is under way by then.
         from ideator_rl.training.build import build_trainer
         from ideator_rl.training.imitation import elite_examples
         from ideator_rl.training.libraries import prepare_libraries

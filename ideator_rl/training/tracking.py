@@ -114,6 +114,7 @@ def _wandb_run_id(file: Path) -> str:
     """The run's id on a server, the same in every session of the run."""
     if file.is_file() and (stored := file.read_text(encoding="utf-8").strip()):
         return stored
+    # Stored before wandb starts, so that a session killed at its start is continued under the same id.
     file.parent.mkdir(parents=True, exist_ok=True)
     run_id = secrets.token_hex(6)
     file.write_text(run_id + "\n", encoding="utf-8")

@@ -140,7 +140,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         _refuse_evaluation(self.args)
         if prompts is None:
             refuse_stream(self.train_dataset)
-        self.add_callback(_JournalCleaner(self))
+        self.add_callback(_BatchCleaner(self))
 
     # What the pipeline calls (see `pipeline.Host`).
 
@@ -368,7 +368,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         logs["advantages"].extend(advantages.tolist())
 
 
-class _JournalCleaner(TrainerCallback):
+class _BatchCleaner(TrainerCallback):
     """Removes stored batches after each checkpoint."""
 
     def __init__(self, trainer: IdeatorGRPOTrainer):

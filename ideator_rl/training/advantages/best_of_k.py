@@ -54,6 +54,7 @@ def max_at_k(
     # Back from sorted order to the order of the rows.
     values_PG = torch.zeros_like(sorted_PG).scatter(1, order_PG, n_P1 * terms_PG.cumsum(dim=1))
     values_PG = values_PG.masked_fill(~present_PG, 0.0)
+    # Both are off by default, since each makes the estimator biased.
     if center:
         values_PG = centered(values_PG, present_PG)
     if scale:

@@ -65,6 +65,7 @@ def make_advantage(name: str, options: dict[str, Any] | None = None, group_size:
 
 
 def _check_options(name: str, options: dict[str, Any], group_size: int | None) -> None:
+    # The signature lists the options of an advantage; `_OPTIONS` has their types and ranges.
     parameters = inspect.signature(ADVANTAGES[name]).parameters.values()
     known_options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
     takes = {option: (_OPTIONS[option], None) for option in known_options}
@@ -76,6 +77,7 @@ def _check_options(name: str, options: dict[str, Any], group_size: int | None) -
             f"The advantage {name!r} has k: {options['k']}, but a group has {group_size} completions; "
             "lower k or raise num_generations."
         )
+    # Only `anneal` has these two; the defaults never clash.
     start, end = options.get("start", 0.0), options.get("end", 1.0)
     if start >= end:
         raise AdvantageError(f"The advantage {name!r} has start: {start} and end: {end}; start must come before end.")
@@ -86,6 +88,7 @@ def _import_own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tenso
     try:
         function = resolve("advantages", name)
     except UnknownName as error:
+        # A dotted path has an error of its own, which names what could not be imported.
         if "." in name:
             raise
         raise UnknownName(
@@ -95,6 +98,7 @@ def _import_own(name: str, options: dict[str, Any]) -> Callable[..., torch.Tenso
     if not callable(function):
         raise AdvantageError(f"The advantage {name!r} is a {type(function).__name__}; expected a function.")
     try:
+        # A call that cannot work is refused before any experiment is paid for.
         inspect.signature(function).bind(None, None, **options)
     except (TypeError, ValueError) as error:
         raise AdvantageError(

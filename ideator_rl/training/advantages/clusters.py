@@ -46,11 +46,13 @@ def cluster_weighted(rewards_PG: torch.Tensor, facts: Facts, kind: str, floor: f
     check_cluster_weight(kind, floor)
     present_PG, count_P1 = present(rewards_PG)
     cell_PG = facts.cell_PG
+    # A row of an unknown cluster matches no row, not even itself; the clamp below gives it a cluster of its own.
     same_PGG = (cell_PG[:, :, None] == cell_PG[:, None, :]) & present_PG[:, None, :] & (cell_PG >= 0)[:, :, None]
     size_PG = same_PGG.sum(dim=2).clamp(min=1)
     if kind == "ips":
         weight_PG = 1 / (size_PG / count_P1.clamp(min=1)).clamp(min=floor)
     else:
         weight_PG = ((count_P1 - size_PG) / (count_P1 - 1).clamp(min=1)).clamp(min=floor)
+    # The missing rows count as 0 here, so that only a negative reward shifts a group.
     lowest_P1 = rewards_PG.masked_fill(~present_PG, 0.0).amin(dim=1, keepdim=True).clamp(max=0.0)
     return ((rewards_PG - lowest_P1) * weight_PG).float()

@@ -67,6 +67,7 @@ def solve_beta(rewards_or_zero_PG: torch.Tensor, rows_PG: torch.Tensor, gamma: f
     below_PG = (rewards_or_zero_PG - best_P1).masked_fill(~rows_PG, -torch.inf)
     ties_P1 = (below_PG == 0).sum(dim=1, keepdim=True)
     wanted_P1 = (REACHABLE_SHARE * torch.log(count_P1 / ties_P1)).clamp(max=gamma)
+    # All groups at once, and a fixed number of halvings: no data-dependent loop on a GPU.
     low_P1, high_P1 = torch.zeros_like(best_P1), torch.full_like(best_P1, beta_max)
     for _ in range(HALVINGS):
         middle_P1 = (low_P1 + high_P1) / 2

@@ -46,6 +46,7 @@ def check_names(recipe: Recipe) -> None:
             f"reward_funcs has {readers[0]}, which reads the results of experiments, and no function that runs them. "
             "Add one, for example reward_funcs: [execution, simplicity]."
         )
+    # TRL would find this only after the model is loaded.
     weights = recipe.grpo.get("reward_weights")
     if weights is not None and len(weights) != len(traits):
         raise IdeatorError(
@@ -72,6 +73,7 @@ def _check_options(options: dict[str, Any], names: list[str], traits: list[Rewar
     Raises:
         IdeatorError: none of them takes an option, one refuses a value, or a name is taken.
     """
+    # Options reach the functions as columns: one with such a name would replace a column of our own.
     reserved = {*(column.name for column in fields(BufferConfig)), *REWARD_ARGUMENTS}
     if clash := sorted(reserved & set(options)):
         raise IdeatorError(f"reward_options has {clash[0]!r}, which has another meaning for every reward function.")

@@ -143,6 +143,7 @@ def trl_keys(group: str) -> dict[str, Any]:
     for package, file, name in _SOURCES[group]:
         spec = importlib.util.find_spec(package)
         assert spec is not None and spec.origin is not None, f"{package} is a dependency of this library"
+        # Read as source, since importing trl takes longer than a refusal should.
         tree = ast.parse((Path(spec.origin).parent / file).read_text(encoding="utf-8"))
         body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name)
         for node in body:

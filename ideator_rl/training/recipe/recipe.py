@@ -136,6 +136,7 @@ def parse_stored_recipe(raw: Mapping[str, Any], lead: str) -> Recipe:
         RecipeError: a wrong type or range.
     """
     removed = {key for key, value in raw.items() if isinstance(value, str) and (key, value) in REMOVED_VALUES}
+    # Reports and exports must still read such a run, so these keys are dropped instead of refused.
     names = recipe_model().model_fields.keys() - removed
     return parse_recipe({key: value for key, value in raw.items() if key in names}, lead)
 
@@ -144,6 +145,7 @@ def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
     """A recipe without keys of 0.1.0 that are gone; a recipe saved by 0.1.0 holds their defaults."""
     for key, value in raw.items():
         advice = None
+        # The default of 0.1.0 changes nothing, so a recipe that holds it is still accepted.
         if key in REMOVED_KEYS and value != REMOVED_KEYS[key][0]:
             advice = REMOVED_KEYS[key][1]
         elif isinstance(value, str):
@@ -184,6 +186,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has no 'env'. Add `env: NAME`; `ideator-rl env list` shows names."
     if not grpo.get("output_dir"):
         yield "has no 'output_dir'. Add a folder for the run, for example `output_dir: runs/first`."
+    # Neither or both: there is no model, or no way to choose one.
     if bool(ours.scratch_model) == bool(ours.model_name_or_path):
         yield "must name one ideator: either model_name_or_path or scratch_model."
     if ours.scratch_model and not ours.sft_steps:
@@ -198,6 +201,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has save_only_model: true, which leaves nothing to resume from. Leave it out."
     if grpo.get("push_to_hub"):
         yield "has push_to_hub: true, which would upload journals too. Leave it out, and use `ideator-rl export`."
+    # YAML reads a bare `no` as false.
     if str(grpo.get("eval_strategy", "no")) not in ("no", "False"):
         yield "has an eval_strategy. Evaluation during training is not done; measure checkpoints apart."
     if ours.advantage_options and ours.advantage is None:

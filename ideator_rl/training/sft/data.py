@@ -56,6 +56,7 @@ def with_recombinations(rows: list[Row], config: IdeatorConfig, seed: int) -> li
         return rows
     environment = load_environment(config.env)
     pairs = recombined_ideas(environment, config.preset, count, seed, config.prompts, config.prompt_parents)
+    # All rows have one form, since they have one prompt.
     is_chat = not isinstance(rows[0][0], str)
     return rows[: len(rows) - count] + [
         (as_messages(prompt) if is_chat else prompt, answer) for prompt, answer in pairs
@@ -213,6 +214,7 @@ def _json_object(line: str) -> dict[str, Any]:
 
 
 def _completion(values: dict[str, Any]) -> str:
+    # `completion` comes first: it is all that the model wrote, and `idea` is only a part of it.
     keys = ["completion"] if "completion" in values else ["thought", "idea"]
     parts = [values[key] for key in keys if key in values and (key == "completion" or values[key] != "")]
     if not all(isinstance(part, str) for part in parts) or keys[-1] not in values:

@@ -66,6 +66,7 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
     from ideator_rl.training.sft.warmup import FitSettings, fine_tune
 
     prepare_libraries(recipe.ours.cpu_threads)
+    # A model from scratch is built in a hidden folder beside the target, on the same disk.
     ours, scratch = recipe.ours, request.out.with_name(f".{request.out.name}.scratch")
     model = build_ideator(
         ours.model_name_or_path, ours.scratch_model, tokenizer_corpus(source.rows), scratch, recipe.seed

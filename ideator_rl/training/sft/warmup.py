@@ -78,6 +78,7 @@ def fine_tune(
     with tempfile.TemporaryDirectory() as unused:
         args = _arguments(unused, settings)  # before the model: it tells from_pretrained how to shard the weights
         tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        # Padding is masked in the loss, so any existing token will do.
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         trainer: Any = SFTTrainer(
