@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -43,9 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         from ideator_rl.training.run import train
 
         folder = recipe.output_dir
-        train(recipe, args.resume, Progress(), model_card)
-        if int(os.environ.get("RANK", "0")) == 0:
-            _report(folder)
+        train(recipe, args.resume, Progress(), model_card, at_end=_report)
     except IdeatorError as error:
         return _fail(str(error))
     except KeyboardInterrupt:

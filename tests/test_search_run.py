@@ -23,6 +23,7 @@ from ideator_rl.search.engine import StopReason
 from ideator_rl.search.ideator import EXPLOIT, EXPLORE, FREE, Ask, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import SearchProgress, run_search
+from ideator_rl.storage.run_folder import RunFolderError, take
 from ideator_rl.storage.run_reader import read_run
 
 KEYS = ("--slots", "2", "--epoch_size", "8", "--quorum", "1.0", "--batch", "2", "--embedder", "hashed")
@@ -80,6 +81,20 @@ def test_run_search_takes_a_recipe_path_or_a_configuration_and_writes_no_report(
         "max_experiments", "3 experiments were run, the most that the recipe allows"
     )
     assert len(read_run(tmp_path / "run").ran) == 3 and not (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_report_is_written_while_the_search_still_holds_its_folder(recipe, tmp_path):
+    overrides = ["--implementer", "envs.landscape.implementer.TokenEdits", "--backend", "in_process", "--preset", "t0"]
+    overrides += ["--env", "landscape", "--ideator", f"{__name__}.Edits", "--max_experiments", "2"]
+    folders = []
+
+    def at_end(folder):
+        folders.append(folder)
+        with pytest.raises(RunFolderError, match="at work in"):
+            take(folder, resume=True)
+
+    run_search(recipe, overrides=overrides, at_end=at_end)
+    assert folders == [tmp_path / "run"]
 
 
 def test_a_search_is_not_resumed_in_a_changed_environment(call, recipe, tmp_path):

@@ -221,7 +221,7 @@ def test_an_output_folder_that_cannot_be_made_is_refused(tmp_path, capsys):
 
 
 def test_a_full_disk_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
@@ -234,13 +234,13 @@ def test_a_full_disk_is_reported_in_one_sentence(tmp_path, capsys, monkeypatch):
 
 
 def test_other_errors_keep_their_traceback(tmp_path, monkeypatch):
-    monkeypatch.setattr("ideator_rl.training.run.train", lambda *_: 1 / 0)
+    monkeypatch.setattr("ideator_rl.training.run.train", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tmp_path / "x")
 
 
 def test_an_interrupted_run_prints_how_to_continue(tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ideator_rl.training.run.train", interrupted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.report.summary import summary
@@ -28,8 +29,10 @@ def main(args: argparse.Namespace) -> int:
     from ideator_rl.report import write_report
     from ideator_rl.search.run import run_search
 
-    reason = run_search(config, args.resume)
-    write_report([config.folder], config.folder / "report.html", notes=report_notes)
+    def report(folder: Path) -> None:
+        write_report([folder], folder / "report.html", notes=report_notes)
+
+    reason = run_search(config, args.resume, at_end=report)
     figures = read_search_summary(config.folder)
     assert figures is not None, "a search has just ended there"
     if args.json:

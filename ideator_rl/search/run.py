@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import yaml
@@ -76,7 +76,12 @@ class SearchProgress(ProgressReporter):
         return f"{text} · best {metric.name} {number(best)}"
 
 
-def run_search(recipe: str | Path | SearchConfig, resume: bool = False, overrides: Sequence[str] = ()) -> StopReason:
+def run_search(
+    recipe: str | Path | SearchConfig,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    at_end: Callable[[Path], None] | None = None,
+) -> StopReason:
     """Run a search until a budget ends it; its records are in `output_dir` (`read_run`).
 
     Blocks, and runs an event loop of its own: call it in a thread where a loop is already running.
@@ -85,6 +90,7 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
         recipe: path of a YAML file, or the configuration itself.
         resume: go on with the search in `output_dir`, which may have been killed or have ended.
         overrides: of a recipe file, as on the command line: `["--max_experiments", "12"]`.
+        at_end: called with the run's folder, which this process still holds: writes the report.
 
     Returns:
         The budget that ended the search, and a sentence for a person.
@@ -113,9 +119,12 @@ def run_search(recipe: str | Path | SearchConfig, resume: bool = False, override
             keep_recipe(config.folder, config.text())
             # From here on the folder holds a run, which `resume` continues.
             try:
-                return _run(config, buffer, ideator, strategy, progress)
+                reason = _run(config, buffer, ideator, strategy, progress)
             finally:
                 ideator.close()
+            if at_end is not None:
+                at_end(config.folder)
+            return reason
         finally:
             # The progress thread reads the buffer: it ends first.
             progress.end()

@@ -31,12 +31,19 @@ if TYPE_CHECKING:
     from ideator_rl.training.build import RecipeTrainer
 
 
-def train(recipe: Recipe, resume: bool, progress: Progress, model_card: Callable[[Recipe], str]) -> None:
+def train(
+    recipe: Recipe,
+    resume: bool,
+    progress: Progress,
+    model_card: Callable[[Recipe], str],
+    at_end: Callable[[Path], None] | None = None,
+) -> None:
     """Train a recipe's ideator to the last step and save it; to be called in every process of the launch.
 
     Args:
         resume: continue the run in the recipe's folder.
         model_card: returns the text of the model's card, as Markdown.
+        at_end: called at rank 0 with the run's folder, which this process still holds: writes the report.
 
     Raises:
         IdeatorError: the folder is taken, the environment, bucket or sandbox is not usable, or the baseline fails.
@@ -56,6 +63,8 @@ def train(recipe: Recipe, resume: bool, progress: Progress, model_card: Callable
                 asyncio.run(_finish_experiments(buffer, progress))
             else:
                 _run_rank_zero(Session(recipe, progress, model_card, resume, buffer), buffer)
+            if at_end is not None:
+                at_end(recipe.output_dir)
         finally:
             progress.end()
             buffer.close()
