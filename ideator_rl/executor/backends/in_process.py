@@ -17,7 +17,7 @@ import time
 from ideator_rl.environments.data import load_trusted
 from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.backends import Backend, Runner
+from ideator_rl.executor.backends.backend import Backend, Runner
 from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree

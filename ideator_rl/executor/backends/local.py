@@ -18,7 +18,7 @@ from pathlib import Path
 from ideator_rl._imports import ROOT
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.backends import Backend
+from ideator_rl.executor.backends.backend import Backend
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """The variables a worker inherits; an experiment inherits none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ideator_rl._imports import renamed
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import record_store
-from ideator_rl.executor.backends import Backend
+from ideator_rl.executor.backends.backend import Backend
 from ideator_rl.storage.bucket import Bucket
 
 __getattr__ = renamed(__name__)
