@@ -82,13 +82,7 @@ def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
             if folder.is_dir():
                 return  # another process has prepared it meanwhile
             with atomic_folder(folder) as scratch:
-                (scratch / "public").mkdir()
-                (scratch / "private").mkdir(mode=0o700)
-                if prepare is not None:
-                    function = getattr(load_trusted(prepare), "prepare", None)
-                    if function is None:
-                        raise IdeatorError("it has no function prepare(public, private, preset)")
-                    function(scratch / "public", scratch / "private", preset)
+                _fill(scratch, prepare, preset)
     except OSError as error:
         raise IdeatorError(
             f"Could not prepare data in {folder}: {error.strerror or error}. "
@@ -99,3 +93,15 @@ def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
         raise IdeatorError(
             f"{prepare} could not prepare data for the preset {preset!r}: {error or type(error).__name__}{where}"
         ) from error
+
+
+def _fill(folder: Path, prepare: Path | None, preset: str) -> None:
+    """Make the public and the private folder, and have prepare.py write into them."""
+    (folder / "public").mkdir()
+    (folder / "private").mkdir(mode=0o700)
+    if prepare is None:
+        return
+    function = getattr(load_trusted(prepare), "prepare", None)
+    if function is None:
+        raise IdeatorError("it has no function prepare(public, private, preset)")
+    function(folder / "public", folder / "private", preset)
