@@ -3,10 +3,13 @@
 import ast
 import asyncio
 import importlib
+import os
 import re
 import shutil
 import subprocess
+import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 from doc_blocks import ROOT, Session, blocks, check_arguments, commands
@@ -153,7 +156,7 @@ def test_the_notebook_runs(tmp_path):
 
 @pytest.mark.slow
 def test_the_docs_site_builds_without_a_warning(tmp_path):
-    zensical = shutil.which("zensical")
+    zensical = shutil.which("zensical", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if zensical is None:
         pytest.skip("the extra `docs` is not installed")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")

@@ -2,11 +2,10 @@
 
     history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
 
-The roles are those of pyribs: an archive holds results, a strategy asks, the engine schedules.  A strategy keeps no
-state: it is a function of the history, so a killed search resumes from its journal.
+As in pyribs, an archive holds results, a strategy asks, and the engine schedules.  A strategy has no state.
 
-A question is an `Ask`, which the ideator answers with ideas.  An epoch is `epoch_size` ideas.  The journal stores the
-epoch, from 0, in its column `step`.  In training the same column holds the number of the batch.
+A question is an `Ask`, which the ideator answers with ideas.  An epoch is `epoch_size` ideas; the journal's column
+`step` holds its number, from 0 (in training: the batch's).
 
 `flow: epochs`  all questions of an epoch see the archive as it was when the epoch began; the next epoch begins once a
                 quorum of the results is in
