@@ -4,4 +4,5 @@ choose       which level of isolation works here   sealed_run     one run, from 
 sandbox      the command line that seals           limits         clock, memory, disk, processes of a run
 mounts       which files a process sees            process_tree   what processes use, and how they are killed
 seccomp      which system calls it may make        launch, probe  run inside the sandbox
+doors        which of them a scorer loses before it reads hidden data
 """

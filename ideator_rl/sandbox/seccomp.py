@@ -19,6 +19,7 @@ import errno
 import os
 import platform
 import struct
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 SIGCHLD = 17
@@ -68,6 +69,7 @@ _QUERY = 0xFFFF_FFFF
 
 _MACHINES = {"x86_64": (0, 0xC000_003E), "aarch64": (1, 0xC000_00B7)}
 _ALLOW, _KILL, _ERRNO = 0x7FFF_0000, 0x8000_0000, 0x0005_0000
+_NOTIFY = 0x7FC0_0000  # SECCOMP_RET_USER_NOTIF
 _NUMBER, _ARCHITECTURE = 0, 4
 """Offsets in the kernel's `struct seccomp_data`; see `_argument`."""
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -108,12 +110,7 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
     Raises:
         KeyError: no table for this architecture; see `supported`.
     """
-    column, architecture = _MACHINES[machine]
-    # A call of another architecture has other numbers: no table below would fit it.
-    out: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, architecture), (_RETURN, 0, 0, _KILL)]
-    out.append((_LOAD, 0, 0, _NUMBER))
-    if machine == "x86_64":  # the x32 interface has numbers of its own from here on
-        out += [(_AT_LEAST, 0, 1, 0x4000_0000), _error(errno.ENOSYS)]
+    column, out = _MACHINES[machine][0], _prologue(machine)
     # Each rule jumps over its verdict when the number is another one; what no rule names is allowed.
     absent = _ABSENT if memfd else _ABSENT | _MEMFD
     for table, code in ((_FORBIDDEN, errno.EPERM), (absent, errno.ENOSYS)):
@@ -122,8 +119,44 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
                 out += [(_EQUAL, 0, 1, numbers[column]), _error(code)]
     for numbers, body in _conditional(counted, silent):
         out += [(_EQUAL, 0, len(body), numbers[column]), *body]
-    out.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in out)
+    return _assembled(out)
+
+
+def notifying(
+    machine: str, calls: Iterable[tuple[int, int]], unless: Mapping[tuple[int, int], tuple[int, int]]
+) -> bytes:
+    """A filter under which these calls wait for the holder of its listener; empty without a table for the machine.
+
+    Args:
+        calls: numbers on x86-64 and 64-bit ARM, -1 where there is none.
+        unless: more calls, each with (argument, bit): they pass if the argument has the bit.
+    """
+    if machine not in _MACHINES:
+        return b""
+    column, out = _MACHINES[machine][0], _prologue(machine)
+    notify = (_RETURN, 0, 0, _NOTIFY)
+    for numbers in calls:
+        if numbers[column] >= 0:
+            out += [(_EQUAL, 0, 1, numbers[column]), notify]
+    for numbers, (index, bit) in unless.items():
+        body = [_argument(index), (_ANY_BIT, 0, 1, bit), (_RETURN, 0, 0, _ALLOW), notify]
+        out += [(_EQUAL, 0, len(body), numbers[column]), *body]
+    return _assembled(out)
+
+
+def _prologue(machine: str) -> list[Instruction]:
+    """Refuses calls of other architectures; then the number of the call is loaded."""
+    # A call of another architecture has other numbers: no table would fit it.
+    out: list[Instruction] = [(_LOAD, 0, 0, _ARCHITECTURE), (_EQUAL, 1, 0, _MACHINES[machine][1])]
+    out += [(_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, _NUMBER)]
+    if machine == "x86_64":  # the x32 interface has numbers of its own from here on
+        out += [(_AT_LEAST, 0, 1, 0x4000_0000), _error(errno.ENOSYS)]
+    return out
+
+
+def _assembled(instructions: list[Instruction]) -> bytes:
+    """The filter as the kernel reads it, with its last verdict: what no rule names is allowed."""
+    return b"".join(struct.pack("=HBBI", *item) for item in [*instructions, (_RETURN, 0, 0, _ALLOW)])
 
 
 def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:

@@ -39,6 +39,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         scorer=environment.scorer,
         masked=data.masked,
         split=config.get("split", "main"),
+        preload=environment.preload,
     )
     return _call_evaluator(run, environment) | {"scoring": run.notes}
 

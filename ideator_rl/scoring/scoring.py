@@ -3,6 +3,7 @@
 Covered:
 - the evaluator never imports, opens or unpickles a file of the experiment: a scorer in a fresh sandbox does
 - it sends token ids and gets raw logits; targets and softmax are its own
+- before the first hidden token, the scorer loses all path and file calls (`sandbox.doors`)
 - logits come through shared memory that this side created and sealed, in sizes computed here
 - of an error in the scorer only the kind is passed on, since its text could carry hidden tokens into the record
 
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.sandbox.doors import Doors
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 
@@ -64,9 +66,10 @@ class Request:
 class Scorer:
     """A running scorer.  `received` counts the bytes of logits that it sent.  Protocol: see `scorer.py`."""
 
-    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int):
+    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int, doors: Doors):
         self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
-        self._loaded = False
+        self._doors = doors
+        self._loaded, self._warm = False, False
         self.received = 0
         self.seconds_loading = 0.0
 
@@ -89,6 +92,8 @@ class Scorer:
             ScorerFailed, ValueError: as `logits`.
         """
         self.load()
+        if requests and not self._warm:
+            self._warm_up(requests[0])
         # Two slots in turn: the scorer fills one while the caller reads the other.
         for number, request in enumerate(requests[:1]):
             self._ask(request, number % 2)
@@ -111,6 +116,15 @@ class Scorer:
             started = time.monotonic()
             self._receive_status(f"was not loaded within {ANSWER_SECONDS:g} s")
             self._loaded, self.seconds_loading = True, time.monotonic() - started
+
+    def _warm_up(self, first: Request) -> None:
+        """Let the model answer tokens that are not hidden, in the shape of the first request; then shut its doors."""
+        # Honest code imports and opens files in its first pass; after it, it only computes.
+        tokens = np.random.default_rng(0).integers(0, self._vocab, first.tokens.shape)
+        self._ask(Request(tokens, first.positions), 0)
+        self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
+        self._doors.shut()
+        self._warm = True
 
     def _ask(self, request: Request, slot: int) -> None:
         batch, length = request.tokens.shape
@@ -142,7 +156,7 @@ class Scorer:
         # A scorer that does not read would block a plain write for ever.
         view = memoryview(body)
         while view:
-            if not select.select([], [self._request], [], max(0.0, deadline - time.monotonic()))[1]:
+            if not self._wait([], [self._request], deadline):
                 raise ScorerFailed(f"the model took no input for {ANSWER_SECONDS:g} s")
             try:
                 view = view[os.write(self._request, view[:65_536]) :]
@@ -154,7 +168,7 @@ class Scorer:
     def _receive(self, size: int, deadline: float, late: str) -> bytes:
         chunks, missing = [], size
         while missing:
-            if not select.select([self._answer], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not self._wait([self._answer], [], deadline):
                 raise ScorerFailed(f"the model {late}")
             chunk = os.read(self._answer, min(missing, 1 << 20))
             if not chunk:
@@ -162,6 +176,18 @@ class Scorer:
             chunks.append(chunk)
             missing -= len(chunk)
         return b"".join(chunks)
+
+    def _wait(self, readable: list[int], writable: list[int], deadline: float) -> bool:
+        """Wait for one of these, and let the scorer's path and file calls pass meanwhile; False at the deadline."""
+        while True:
+            doors = self._doors.descriptors()
+            left = max(0.0, deadline - time.monotonic())
+            to_read, to_write, _ = select.select(readable + doors, writable, [], left)
+            if to_write or any(handle not in doors for handle in to_read):
+                return True
+            if not to_read:
+                return False
+            self._doors.answer()
 
 
 @dataclass(frozen=True)
@@ -181,6 +207,8 @@ class ScoringRun:
     masked: tuple[Path, ...] = ()
     split: str = "main"
     """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
+    preload: tuple[str, ...] = ()
+    """Modules that a scorer imports before any code of the experiment."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Facts of the measurement, such as bytes and seconds; they go into the record."""
 
@@ -194,16 +222,21 @@ class ScoringRun:
         os.ftruncate(memory, 2 * SLOT_BYTES)
         # Sealed before the scorer gets it: reading from a memory that was shrunk would kill this process.
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)
-        process = self._start([request_read, answer_write, memory], vocab)
+        doors = Doors()
+        process = self._start([request_read, answer_write, memory, doors.inherited], vocab)
         # The scorer's ends are closed here, so that its death shows as the end of the answer pipe.
         os.close(request_read)
         os.close(answer_write)
+        doors.close_inherited()
         os.set_blocking(request_write, False)
         shared = mmap.mmap(memory, 2 * SLOT_BYTES, prot=mmap.PROT_READ)
         os.close(memory)
         try:
-            yield Scorer(request_write, answer_read, shared, vocab)
+            yield Scorer(request_write, answer_read, shared, vocab, doors)
         finally:
+            if doors.missing or "doors" not in self.notes:
+                self.notes["doors"] = f"open: {doors.missing}" if doors.missing else "shut"
+            doors.shut()
             os.close(request_write)
             os.close(answer_read)
             process.kill()
@@ -219,6 +252,7 @@ class ScoringRun:
             visible_path(SCORER, "/ideator/scorer.py"),
             *map(str, handles),
             str(SLOT_BYTES),
+            ",".join(self.preload),
         ]
         argv += [self.scorer, visible_path(self.artifact, ARTIFACT), str(vocab)]
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "USER=experiment", "PATH=/usr/bin:/bin"]
