@@ -98,7 +98,12 @@ class Experiment:
         return (self.error or {}).get("kind", "")
 
     def to_json(self) -> str:
-        return json.dumps(vars(self), sort_keys=True)
+        """JSON for programs, which has no NaN and no Infinity: null in their place."""
+        try:
+            return json.dumps(vars(self), sort_keys=True, allow_nan=False)
+        except ValueError:
+            finite = json.loads(json.dumps(vars(self)), parse_constant=lambda name: None)
+            return json.dumps(finite, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Experiment:

@@ -1,12 +1,14 @@
 """The evaluator's library with real scorer processes: honest models of any kind pass, leaks are caught."""
 
+import math
 import textwrap
 
 import numpy as np
 import pytest
 
-from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, nats, sample, token_loss
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, models, nats, sample, token_loss
 from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.scoring import Request, ScoringRun
 
 VOCAB, LENGTH = 12, 16
@@ -148,6 +150,29 @@ def test_a_loss_above_the_threshold_is_not_audited(run_of, text):
     run = run_of("return lambda tokens: 0 * ahead(tokens)")
     assert token_loss(run, text[0], 64, Audit(tolerance=0.01, below=1.0)) == pytest.approx(np.log(VOCAB), abs=1e-6)
     assert "audit_gap" not in run.notes
+
+
+def test_a_gap_that_is_no_number_fails_the_audit(run_of, text, monkeypatch):
+    monkeypatch.setattr(models, "_audit", lambda *arguments: float("nan"))
+    with pytest.raises(Implausible):
+        token_loss(run_of("return honest"), text[0], 64, ALWAYS)
+
+
+@pytest.mark.parametrize(
+    ("gap", "tolerance", "recorded"),
+    [(0.0034567, 0.01, 0.003), (3e-7, 0.01, 0.0), (0.61234, 0.1, 0.61), (math.inf, 0.1, None), (0.12345, 0.0, 0.1235)],
+)
+def test_a_recorded_gap_has_no_digits_below_a_tenth_of_the_tolerance(gap, tolerance, recorded):
+    assert models._rounded(gap, tolerance) == recorded
+
+
+def test_a_metric_from_a_scorer_is_recorded_with_four_digits_and_others_whole():
+    assert evaluate._rounded({"metric": 2.7182818}) == {"metric": 2.718}
+    assert evaluate._rounded({"metric": None, "invalid": "x"}) == {"metric": None, "invalid": "x"}
+    assert evaluate._rounded_seconds({"seconds_audit": 1.2345, "bytes": 12345}) == {
+        "seconds_audit": 1.2,
+        "bytes": 12345,
+    }
 
 
 def test_a_subsample_scores_the_same_tokens_of_every_model(run_of, text):

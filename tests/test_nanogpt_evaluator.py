@@ -86,20 +86,20 @@ def peeking_once():
 
 
 def test_an_honest_model_passes_the_audit_with_its_loss(private, monkeypatch):
-    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
+    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(tolerance=0.01))
     loss = EVALUATOR.evaluate(run_of(unigram, private))
     assert 3.0 < loss < 3.4
 
 
 def test_a_model_that_looks_ahead_is_caught(private, monkeypatch):
-    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
+    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(tolerance=0.01))
     with pytest.raises(Implausible, match="saw only what precedes"):
         EVALUATOR.evaluate(run_of(peeking, private))
 
 
 def test_a_model_that_looks_ahead_at_one_position_is_caught_almost_always(private, monkeypatch):
     """The audit draws where it looks: 393 of 400 were caught."""
-    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(below=9.0, tolerance=0.01))
+    monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(tolerance=0.01))
     caught = 0
     for _ in range(20):
         try:

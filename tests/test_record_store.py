@@ -132,3 +132,10 @@ def test_only_an_artifact_of_small_regular_files_is_copied(tmp_path):
     with open(source / "big", "wb") as big:
         big.truncate(measurement.MAX_ARTIFACT_BYTES + 1)
     assert "is over" in measurement.collect(source, tmp_path / "e")
+
+
+def test_a_record_is_json_for_every_program():
+    record = Experiment("id", "succeeded", "", "env", "cpu", scoring={"gap": float("inf"), "list": [float("nan"), 1.5]})
+    text = record.to_json()
+    assert "Infinity" not in text and "NaN" not in text
+    assert Experiment.from_json(text).scoring == {"gap": None, "list": [None, 1.5]}

@@ -1,6 +1,6 @@
 """Validation loss of nanogpt: mean nats a token over fixed windows of held-out text.
 
-Trusted: nothing of the experiment is imported here.  A loss good enough to matter is audited: see `token_loss`.
+Trusted: nothing of the experiment is imported here.  Every loss is audited: see `token_loss`.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ BATCH = {"cpu": 64, "single_gpu": 8, "paper": 8}
 POSITIONS = {"cpu": None, "single_gpu": 64, "paper": 64}
 """Positions scored in each window; None for all.  1024 windows of 64 positions are 13 GB of logits, all of them 211."""
 AUDIT = {
-    # Audited from about the baseline's loss on.  Honest models on the cpu: a gap below 1e-5; half precision on a GPU
-    # needs more room, how much is not measured yet.
-    "cpu": Audit(below=2.65, tolerance=0.01),
-    "single_gpu": Audit(below=3.40, tolerance=0.1),
-    "paper": Audit(below=3.255, tolerance=0.1),
+    # Every loss is audited: a model that knows its own loss could cheat to just above any bound.  Honest models on the
+    # cpu: a gap below 1e-5; half precision on a GPU needs more room, how much is not measured yet.
+    "cpu": Audit(tolerance=0.01),
+    "single_gpu": Audit(tolerance=0.1),
+    "paper": Audit(tolerance=0.1),
 }
 
 

@@ -12,6 +12,7 @@ Not covered: a leak that gains less than the audit's tolerance on average, and o
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -27,10 +28,11 @@ class Audit:
 
     tolerance: float
     """Nats; the most that the mean loss of `rows` next tokens at one length may exceed that of the full pass.  Set it a
-    few times above the `audit_gap` that the record of the honest baseline shows: float32 on a CPU gives below 1e-6,
-    half precision on a GPU some hundredths."""
+    few times above the honest baseline's gap: float32 on a CPU gives below 1e-6, half precision on a GPU some
+    hundredths.  A record's `audit_gap` is rounded to a tenth of it."""
     below: float | None = None
-    """Nats; a worse loss is not audited, because it gains nothing by cheating.  None audits every loss."""
+    """Nats; a worse loss is not audited.  None, the default, audits every loss: a model that knows its own loss can
+    cheat to just above any bound, and a bad idea gains by that too."""
     lengths: int = 63
     """Most distinct lengths of beginnings."""
     rows: int = 8
@@ -67,7 +69,7 @@ def token_loss(
     run.notes.update({"tokens": losses_WK.size, "of_tokens": len(tokens) * length})
     if audit.below is None or loss < audit.below:
         gap = _audit(run, tokens, losses_WK, scored_K, audit)
-        if gap > audit.tolerance:
+        if not gap <= audit.tolerance:  # a gap that is not a number fails too
             raise Implausible(f"The loss rose by {gap:.3f} nats when the model saw only what precedes the target.")
     return loss
 
@@ -108,5 +110,12 @@ def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K:
             audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
             gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))
     gap = max(gaps, default=0.0)
-    run.notes.update({"audit_gap": gap, "seconds_audit": time.monotonic() - started})
+    run.notes.update({"audit_gap": _rounded(gap, audit.tolerance), "seconds_audit": time.monotonic() - started})
     return gap
+
+
+def _rounded(gap: float, tolerance: float) -> float | None:
+    """The gap to a tenth of the tolerance: the model has seen hidden tokens and can choose all further digits."""
+    if not math.isfinite(gap):
+        return None
+    return round(gap, max(0, 1 - math.floor(math.log10(tolerance))) if tolerance > 0 else 4)

@@ -20,6 +20,11 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed, ScoringRun
 
+METRIC_DIGITS = 4
+"""Significant digits of a metric for which a scorer ran."""
+SECONDS_DIGITS = 1
+"""Decimals of the seconds that scorers took."""
+
 
 def evaluate(config: dict[str, Any]) -> dict[str, Any]:
     """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`, and the evaluator's notes."""
@@ -41,7 +46,19 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         split=config.get("split", "main"),
         preload=environment.preload,
     )
-    return _call_evaluator(run, environment) | {"scoring": run.notes}
+    answer = _call_evaluator(run, environment)
+    return (_rounded(answer) if "doors" in run.notes else answer) | {"scoring": _rounded_seconds(run.notes)}
+
+
+def _rounded(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer without digits of the metric that a model can choose once it has read hidden data."""
+    value = answer.get("metric")
+    return answer if value is None else answer | {"metric": float(f"{value:.{METRIC_DIGITS}g}")}
+
+
+def _rounded_seconds(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes; a model can choose the digits of seconds too."""
+    return {k: round(v, SECONDS_DIGITS) if k.startswith("seconds_") else v for k, v in notes.items()}
 
 
 def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]:
