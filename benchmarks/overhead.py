@@ -1,95 +1,130 @@
-"""The cost of our own code: the executor's overhead for one no-op experiment, and the shares of a run's wall clock.
+"""What an experiment costs beyond its script: time, CPU time and rates, alone or beside another checkout in turn.
 
-usage: python benchmarks/overhead.py [RUN_FOLDER …]
+usage: python benchmarks/overhead.py [--parts noop noops nanogpt packing] [--against CHECKOUT] [--turns 2]
+                                     [--start forked|cold] [--output FILE.json]
 
-Without a folder, only the first table. A folder is the output of `ideator_rl.train`, such as runs/quickstart.
+noop     a script of a few milliseconds (tests/toy_env), 20 experiments one after the other
+noops    the same, 60 requested at once, two slots
+nanogpt  envs/nanogpt, preset cpu, 6 learning rates, two slots
+packing  benchmarks/packing, which imports numpy, 100 requested at once, two slots
+
+A turn is a process with a bucket, slots and temporary folder of its own.  With `--against`, a checkout that has its own
+.venv (such as 0.1.0), turns alternate: this one, the other, this one, the other.  Read ratios rather than times on a
+machine that does other work.  CPU time is that of all processes, of the requesting one too, in a control group
+where one can be made (as root).
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
+import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from ideator_rl.experiment import Experiment
-from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
-from ideator_rl.storage.run_reader import Run, read_run
+from cpu_account import cpu_account
+from overhead_parts import PARTS, Figures
 
-TOY = Path(__file__).parent.parent / "tests" / "toy_env"
-RUNS = 15
-WAITING = ("experiments", "baseline")
-PHASES = {"imports": "importing torch, trl", "warmup": "warm-up (SFT)", "generation": "generation", "update": "update",
-          "loading": "loading the model", "saving": "saving the model"}  # fmt: skip
-
-
-def main(folders: list[str]) -> None:
-    print(f"machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}\n")
-    noop()
-    for folder in folders:
-        share(read_run(folder))
+ROOT = Path(__file__).parent.parent
+ENVIRONMENTS = {
+    "noop": "tests/toy_env",
+    "noops": "tests/toy_env",
+    "nanogpt": "envs/nanogpt",
+    "packing": "benchmarks/packing",
+}
+RATES = ("a second", "a minute")
+"""Labels of figures of which more is better."""
 
 
-def noop() -> None:
-    """Sequential no-op experiments: each with a codebase of its own, on a file bucket, in the best sandbox."""
-    with tempfile.TemporaryDirectory() as folder:
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    checkouts = [ROOT, *([args.against.resolve()] if args.against else [])]
+    with cpu_account() as account:
+        source = account.source
+    print(f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {platform.machine()}, Python ", end="")
+    print(f"{platform.python_version()}, load average {os.getloadavg()[0]:.1f}; CPU time by {source}\n", flush=True)
+    results: dict[str, list[list[Figures]]] = {}
+    for part in args.parts:
+        turns: list[list[Figures]] = [[] for _ in checkouts]
+        for _ in range(args.turns):
+            for checkout, figures in zip(checkouts, turns, strict=True):
+                figures.append(take_turn(checkout, part, args.start))
+        results[part] = turns
+        print(table(part, turns), flush=True)
+    if args.output:
+        args.output.write_text(json.dumps({"checkouts": [str(path) for path in checkouts], "turns": results}))
+    return 0
+
+
+def take_turn(checkout: Path, part: str, start: str = "") -> Figures:
+    """The figures of one part, measured by the interpreter of a checkout in a fresh folder.
+
+    Raises:
+        SystemExit: the part failed; its error output has been printed.
+    """
+    interpreter = checkout / ".venv" / "bin" / "python"
+    # The environments that a checkout has, since an evaluator imports the library.
+    environment = checkout / ENVIRONMENTS[part]
+    if not environment.is_dir():
+        environment = ROOT / ENVIRONMENTS[part]
+    with tempfile.TemporaryDirectory(prefix="ideator-overhead-") as folder:
+        # Slots of its own: they are files in the temporary folder, and another run would be waited for.
         Path(folder).chmod(0o755)
-        buffer = RewardBuffer(BufferConfig(str(TOY), "cpu", f"file://{folder}/bucket", run_dir=folder, slots=1))
-        asyncio.run(_one(buffer, 0))
-        rows = [asyncio.run(_one(buffer, number)) for number in range(1, RUNS + 1)]
-        level = buffer.executor.sandbox.level
-        buffer.close()
-    print(f"executor, one no-op experiment, {RUNS} in turn, isolation {level} (ms: median, least, most)")
-    for name in ("total", "experiment itself", "overhead", "of it: until claimed", "of it: scoring", "of it: the rest"):
-        values = [1000 * row[name] for row in rows]
-        print(f"  {name:<22}{statistics.median(values):8.0f}{min(values):8.0f}{max(values):8.0f}")
-    print()
+        temporary = Path(folder) / "tmp"
+        temporary.mkdir(mode=0o755)
+        command = [str(interpreter if interpreter.exists() else sys.executable)]
+        command += [str(ROOT / "benchmarks" / "overhead_parts.py"), part, str(environment), folder, start]
+        variables = os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(checkout)}
+        turn = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=variables, cwd=checkout)
+    if turn.returncode != 0:
+        raise SystemExit(f"The part {part} failed in {checkout}.")
+    figures: Figures = json.loads(turn.stdout.splitlines()[-1])
+    return figures
 
 
-async def _one(buffer: RewardBuffer, number: int) -> dict[str, float]:
-    patch = f"train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nx = {number / 8}\n>>>>>>> REPLACE\n"
-    started = time.monotonic()
-    record = await buffer.score_patch(patch)
-    total = time.monotonic() - started
-    assert record.status == "succeeded", record.error
-    seconds = record.seconds
-    parts = {"total": total, "experiment itself": seconds["run"], "overhead": total - seconds["run"]}
-    parts["of it: until claimed"], parts["of it: scoring"] = seconds["queue"], seconds["score"]
-    parts["of it: the rest"] = parts["overhead"] - seconds["queue"] - seconds["score"]
-    return parts
+def table(part: str, turns: list[list[Figures]]) -> str:
+    """Median, least and most over all turns of a checkout; with another one, how many times better this one is."""
+    lines = [f"{part}: {PARTS[part][0].__doc__}", f"  {'':<22}{'median':>9}{'least':>9}{'most':>9}"]
+    if len(turns) > 1:
+        lines[-1] += f"{'other':>12}{'least':>9}{'most':>9}   times better, turn by turn"
+    for label in turns[0][0]:
+        row = f"  {label:<22}{_spread(turns[0], label)}"
+        if len(turns) > 1:
+            row += f"   {_spread(turns[1], label)}   {_ratios(label, *turns)}"
+        lines.append(row)
+    return "\n".join(lines) + "\n"
 
 
-def share(run: Run) -> None:
-    """Shares of a finished run's wall clock.  Ours is the rest that no phase accounts for."""
-    total = run.timings["total"]
-    waited = sum(run.timings.get(name, 0.0) for name in WAITING)
-    busy = min(waited, covered([span(e) for e in run.experiments.values() if "run" in e.seconds]))
-    rows = {"experiments running while the trainer waits": busy}
-    rows |= {label: run.timings.get(name, 0.0) for name, label in PHASES.items()}
-    rows["our own code (all the rest)"] = total - sum(rows.values())
-    print(f"{run.folder}: {total:.0f} s, {len(run.experiments)} records")
-    for label, seconds in rows.items():
-        print(f"  {label:<46}{seconds:8.1f} s{100 * seconds / total:7.1f} %")
-    print()
+def _spread(turns: list[Figures], label: str) -> str:
+    values = [value for figures in turns for value in figures[label]]
+    numbers = (statistics.median(values), min(values), max(values))
+    return "".join(f"{number:9.0f}" if number >= 1000 else f"{number:9.3g}" for number in numbers)
 
 
-def span(record: Experiment) -> tuple[float, float]:
-    """From start to end of an experiment, scoring included, in Unix seconds."""
-    return record.finished - record.seconds["run"] - record.seconds["score"], record.finished
+def _ratios(label: str, own: list[Figures], other: list[Figures]) -> str:
+    pairs: list[Any] = [
+        (statistics.median(a[label]), statistics.median(b[label])) for a, b in zip(own, other, strict=True)
+    ]
+    # A queue of 0 ms has no ratio.
+    pairs = [(a, b) if label in RATES else (b, a) for a, b in pairs]
+    return "  ".join(f"{a / b:.3g}" if b else "-" for a, b in pairs)
 
 
-def covered(spans: list[tuple[float, float]]) -> float:
-    """Seconds covered by at least one of the spans."""
-    seconds, end = 0.0, float("-inf")
-    for start, stop in sorted(spans):
-        seconds += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return seconds
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--against", type=Path, help="a checkout with a .venv of its own, such as 0.1.0")
+    parser.add_argument("--turns", type=int, default=2, help="turns of each checkout")
+    parser.add_argument("--start", choices=("forked", "cold"), default="", help="of this version; 0.1.0 starts cold")
+    parser.add_argument("--output", type=Path, help="all figures as JSON")
+    return parser
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main())
