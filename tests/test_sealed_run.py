@@ -23,15 +23,16 @@ def go(tmp_path):
     for folder in (workspace, workspace / "artifact"):
         os.chown(folder, experiment_uid(best_sandbox().level), -1)
 
-    def start(code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, **limits):
+    def start(
+        code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, heartbeat=lambda: None, **limits
+    ):
         (workspace / "main.py").write_text(code)
         for left in (workspace / "artifact").iterdir():
             left.unlink()
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
         resources = Resources(1, 0, memory_gb, **limits)
-        return sealed_run(
-            best_sandbox(), command, Mounts({workspace: WORKSPACE}), Budget(clock, seconds, allowance), resources
-        )
+        budget = Budget(clock, seconds, allowance)
+        return sealed_run(best_sandbox(), command, Mounts({workspace: WORKSPACE}), budget, resources, heartbeat)
 
     return start
 
@@ -87,7 +88,7 @@ def test_start_up_is_not_charged_to_the_budget_but_has_an_allowance(go):
     ended = go("print('x')", seconds=0.3, preload=("unittest.mock", "asyncio", "email.mime.multipart"))
     assert ended.status == "ok" and ended.startup > 0.01
     ended = go("pass", allowance=0.01, preload=("unittest.mock", "asyncio", "xml.dom.minidom", "email.mime.multipart"))
-    assert (ended.status, "allowance" in ended.message) == ("failed", True)
+    assert (ended.status, "allowance" in ended.message) == ("lost", True)
 
 
 def test_the_message_of_a_crash_is_its_last_line_of_output(go):

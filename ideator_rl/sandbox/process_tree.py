@@ -21,6 +21,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_CHILD_SUBREAPER = 36
 MAX_DESCRIPTORS = 20_000
 """Descriptors of all processes together that are looked at: takes about 0.1 s."""
+MAX_MAPPINGS = 20_000
+"""Mappings of all processes together that are looked at: takes about 0.05 s.  Python with torch has 350."""
 
 
 def become_subreaper() -> None:
@@ -34,7 +36,7 @@ def start_time(pid: int) -> str | None:
     None when there is no such process, or only its zombie.
     """
     fields = _stat(pid)
-    return None if fields is None or fields[0] in ("Z", "X") else fields[19]
+    return None if fields is None or _living_thread(pid, fields) is None else fields[19]
 
 
 def host_identity() -> str:
@@ -71,17 +73,37 @@ def usage(pids: list[int]) -> Usage:
     seconds, resident, tasks = 0.0, 0, 0
     for pid in pids:
         fields = _stat(pid)
-        if fields is not None:
-            # User and system time, of the process itself and of the children that it has reaped.
-            seconds += sum(int(fields[i]) for i in (11, 12, 13, 14)) / TICKS
-            resident += int(fields[21]) * PAGE
-            tasks += int(fields[17])
+        if fields is None:
+            continue
+        # The kernel rounds each of these figures down to a tick of 10 ms: 500 processes could hide seconds.
+        own = own_seconds(pid)
+        seconds += sum(int(fields[i]) for i in (11, 12)) / TICKS if own is None else own
+        seconds += sum(int(fields[i]) for i in (13, 14)) / TICKS  # of the children that it has reaped
+        tasks += int(fields[17])
+        thread = _living_thread(pid, fields)
+        # A process whose main thread has ended shows its memory at its other threads only.
+        fields = _stat(thread) if thread not in (pid, None) else fields
+        resident += int(fields[21]) * PAGE if fields is not None else 0
     return Usage(seconds, resident, tasks)
+
+
+def own_seconds(pid: int) -> float | None:
+    """CPU seconds of a process with all its threads, without its children; None when there is no such process."""
+    # The number of a process's CPU clock, as clock_getcpuclockid(3) makes it.
+    with contextlib.suppress(OSError, OverflowError):
+        return time.clock_gettime((~pid << 3) | 2)
+    return None
 
 
 def proportional_memory(pids: list[int]) -> int:
     """Resident bytes of these processes, shared pages counted once.  Slow: the kernel needs milliseconds."""
-    return sum(_proportional_memory(pid) for pid in pids)
+    return sum(_proportional_memory(living_thread(pid)) for pid in pids)
+
+
+def living_thread(pid: int) -> int:
+    """The id under which /proc shows what a process maps and holds open: its own, unless its main thread has ended."""
+    fields = _stat(pid)
+    return pid if fields is None else _living_thread(pid, fields) or pid
 
 
 @dataclass(frozen=True)
@@ -92,31 +114,41 @@ class OpenResources:
     """Bytes on the device in files that have no name any more, but are open or mapped."""
     sockets: int = 0
     """Number of open sockets, each of which may have full buffers in the kernel."""
-    too_many: bool = False
-    """More than `MAX_DESCRIPTORS` descriptors: the figures above are not complete."""
+    page_tables: int = 0
+    """Bytes."""
+    too_many: str = ""
+    """`descriptors` or `mappings`, when there are more than are looked at: the figures above are not complete."""
 
 
 def open_resources(pids: list[int], device: int) -> OpenResources:
-    """What these processes keep open.  Takes milliseconds; stops at `MAX_DESCRIPTORS`."""
+    """What these processes keep open.  Takes milliseconds; stops at `MAX_DESCRIPTORS` and at `MAX_MAPPINGS`."""
     # By inode: a file or socket that several processes share counts once.
     files: dict[int, int] = {}
     sockets: set[int] = set()
-    descriptors = 0
-    for pid in pids:
-        files |= _mapped_unlinked(pid, device)
+    descriptors, mappings, page_tables = 0, 0, 0
+    for pid in map(living_thread, pids):
+        page_tables += _page_tables(pid)
+        mappings += _add_mapped_unlinked(pid, device, files, MAX_MAPPINGS - mappings)
+        if mappings > MAX_MAPPINGS:
+            return OpenResources(too_many="mappings")
         for info in _open_files(pid):
             descriptors += 1
             if descriptors > MAX_DESCRIPTORS:
-                return OpenResources(too_many=True)
+                return OpenResources(too_many="descriptors")
             if stat.S_ISSOCK(info.st_mode):
                 sockets.add(info.st_ino)
             elif info.st_nlink == 0 and info.st_dev == device:
                 files[info.st_ino] = info.st_blocks * 512
-    return OpenResources(sum(files.values()), len(sockets))
+    return OpenResources(sum(files.values()), len(sockets), page_tables)
 
 
-def kill_tree(root: int, timeout: float = 5.0) -> None:
+def kill_tree(root: int, timeout: float = 5.0, reapers: int = 0) -> None:
     """Kill the descendants of `root`, and `root` unless it is this process, until none is left.
+
+    Args:
+        reapers: so many processes at the top of the tree (bubblewrap and its init) are killed last, one after the
+            other from below, when they have reaped all others.  A PID namespace that is killed forgets the CPU time
+            of the processes in it.
 
     Raises:
         RuntimeError: a process survives SIGKILL for `timeout` seconds (it hangs in the kernel).
@@ -124,10 +156,13 @@ def kill_tree(root: int, timeout: float = 5.0) -> None:
     deadline = time.monotonic() + timeout
     # In rounds: a process may fork between the look at the tree and the signal.
     while time.monotonic() < deadline:
-        alive = [pid for pid in descendants(root) if pid != os.getpid() and start_time(pid) is not None]
+        tree = [pid for pid in descendants(root) if pid != os.getpid()]
+        alive = [pid for pid in tree if start_time(pid) is not None]
         if not alive:
             return
-        for pid in alive:
+        # For half of the time only: a reaper that was stopped would wait for ever.
+        spared = min(reapers, len(tree) - 1) if time.monotonic() < deadline - timeout / 2 else 0
+        for pid in set(alive) - set(tree[:spared]):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
@@ -162,18 +197,43 @@ def _open_files(pid: int) -> Iterator[os.stat_result]:
                 yield os.stat(entry.path)
 
 
-def _mapped_unlinked(pid: int, device: int) -> dict[int, int]:
-    """Inode → bytes of the files on the device that are mapped and have no name any more."""
-    sizes: dict[int, int] = {}
-    device_name = f"{os.major(device):02x}:{os.minor(device):02x}"
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", errors="replace") as file:
+def _page_tables(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status", "rb") as file:
         for line in file:
-            if line.endswith(" (deleted)\n"):
+            if line.startswith(b"VmPTE:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _add_mapped_unlinked(pid: int, device: int, sizes: dict[int, int], limit: int) -> int:
+    """Add the files on the device that a process maps and that have no name any more: inode → bytes.
+
+    Returns how many mappings it has; looks at no more than `limit` + 1.
+    """
+    device_name, count = f"{os.major(device):02x}:{os.minor(device):02x}".encode(), 0
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/maps", "rb") as file:
+        for count, line in enumerate(file, 1):  # noqa: B007
+            if count > limit:
+                break
+            if line.endswith(b" (deleted)\n"):
                 addresses, _, offset, line_device, inode = line.split(None, 5)[:5]
-                start, stop = (int(address, 16) for address in addresses.split("-"))
+                start, stop = (int(address, 16) for address in addresses.split(b"-"))
                 if line_device == device_name:
                     sizes[int(inode)] = max(sizes.get(int(inode), 0), int(offset, 16) + stop - start)
-    return sizes
+    return count
+
+
+def _living_thread(pid: int, fields: list[str]) -> int | None:
+    """A living thread of a process, the main one if it lives; None for a zombie.  `fields`: as `_stat` returns them."""
+    if fields[0] not in ("Z", "X"):
+        return pid
+    # The main thread may have ended while others run on.
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            state = _stat(int(task))
+            if state is not None and state[0] not in ("Z", "X"):
+                return int(task)
+    return None
 
 
 def _stat(pid: int) -> list[str] | None:

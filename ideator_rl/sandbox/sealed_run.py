@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import resource
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -22,13 +23,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ideator_rl.environments.environment import Budget, Resources
+from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.limits import POLL_SECONDS, Watch
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, Sandbox
+from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
 
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
+SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
+"""By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
 LAUNCHER = Path(__file__).with_name("launch.py")
 
 
@@ -46,7 +50,7 @@ class RunResult:
     """How a run ended."""
 
     status: str
-    """`ok`, `failed` or `timed_out`."""
+    """`ok`, `failed` or `timed_out`; `lost` where it ended before any code of the experiment ran: our fault."""
     message: str
     log: str
     cpu: float
@@ -58,6 +62,9 @@ class RunResult:
     """CPU seconds before the experiment's code was loaded; 0 where nothing is preloaded."""
     wall: float
     """Seconds from start to end, start-up included."""
+    killed: bool = False
+    """It failed by a signal that we did not send, and that a crash does not raise.  The machine may have killed it, or
+    the experiment itself."""
 
 
 class _Log:
@@ -111,9 +118,10 @@ def run(
     try:
         broken = _follow(process, process.stdout.fileno(), ready_read, log, watch, heartbeat)
     finally:
+        watch.close()
         # The tree of the command first; then daemons that left it, which this process has adopted.
         if process.poll() is None:
-            process_tree.kill_tree(process.pid)
+            process_tree.kill_tree(process.pid, reapers=0 if sandbox.level == NONE else 2)
         process.wait()
         process_tree.kill_tree(os.getpid())
         _reap()
@@ -121,7 +129,7 @@ def run(
         if ready_read is not None:
             os.close(ready_read)
     # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
-    cpu = max(0.0, max(_children_cpu() - cpu_before, watch.cpu_seen) - watch.startup)
+    cpu = max(0.0, max(_children_cpu() - cpu_before - watch.cpu_of_looks, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
     return _result(process.returncode, broken, log, watch, cpu, wall)
 
@@ -155,7 +163,7 @@ def _follow(
         if ready is not None:
             selector.register(ready, selectors.EVENT_READ)
         while process.poll() is None:
-            for key, _ in selector.select(POLL_SECONDS):
+            for key, _ in selector.select(watch.seconds_to_next_look()):
                 data = os.read(key.fd, 65_536)
                 if key.fd == ready:
                     watch.mark() if data else None
@@ -168,6 +176,11 @@ def _follow(
             if broken := watch.broken_limit():
                 return broken
             heartbeat()
+    # A short program may end between two looks, with its mark unread.
+    if ready is not None and not watch.marked:
+        os.set_blocking(ready, False)
+        if _read_available(ready):
+            watch.mark()
     # A bounded number of reads: a daemon that still writes must not keep us here.
     os.set_blocking(output, False)
     for _ in range(16):
@@ -180,16 +193,26 @@ def _follow(
 def _result(
     exit_code: int, broken: tuple[str, str] | None, log: _Log, watch: Watch, cpu: float, wall: float
 ) -> RunResult:
-    text = log.text()
+    text, killed = log.text(), False
     # The last seconds may have passed between the last poll and the end.
     if broken is None and watch.marked and watch.over_budget(cpu, wall):
-        broken = ("timed_out", watch.over_budget_message())
-    if broken is None and exit_code != 0:
+        broken = (TIMED_OUT, watch.over_budget_message())
+    if broken is None and (exit_code != 0 or not watch.marked):
         last_line = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
-        broken = ("failed", f"ended with status {exit_code}: {last_line.strip()[:300]}")
+        message = f"ended with status {exit_code}: {last_line.strip()[:300]}"
+        if watch.marked:
+            broken, killed = (FAILED, message), _signal_number(exit_code) in SENT_SIGNALS
+        else:
+            # bubblewrap, Python or a module that is preloaded: no code of the experiment was there yet.
+            broken = (LOST, f"The experiment did not start: it {message}")
     status, message = broken or ("ok", "")
-    complete = status == "ok" or (status == "timed_out" and watch.artifact_in_time())
-    return RunResult(status, message, text, cpu, complete, watch.startup, wall)
+    complete = status == "ok" or (status == TIMED_OUT and watch.artifact_in_time(cpu))
+    return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed)
+
+
+def _signal_number(exit_code: int) -> int:
+    """The signal that ended a program, 0 for none.  bubblewrap reports it as a shell does."""
+    return -exit_code if exit_code < 0 else max(0, exit_code - 128)
 
 
 def _read_available(fd: int) -> bytes:
