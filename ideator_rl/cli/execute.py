@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
         )
     )
     sandbox = buffer.executor.sandbox
-    isolation = sandbox.level + (f" ({sandbox.reason})" if sandbox.reason else "")
+    isolation = sandbox.isolation + (f" ({sandbox.reason})" if sandbox.reason else "")
     print_progress(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
     try:
         return asyncio.run(_execute(buffer, ideas, patch, args.json))

@@ -81,7 +81,7 @@ class Executor:
         self.ledger = Ledger(caps, config.ledger_path)
         settings = json.loads(config.coder) if config.coder else None
         self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
-        self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
+        self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted, self.environment.preload)
         # Prepared here, once: workers that start together would all wait for it.
         self.environment.data(config.preset)
         self._retry = Retry(self.bucket.url, config.outage_patience)
@@ -154,8 +154,10 @@ class Executor:
         return await self._run(codebase, time.time(), replicate)
 
     async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
-        # The level is part of the id: a record of code that ran unsealed is never replayed as if it had been sealed.
-        hardware = self._hardware + ("" if self.sandbox.level == BWRAP else self.sandbox.level)
+        # The isolation is part of the id: a record of code that ran less sealed is never replayed as if it had been
+        # sealed.
+        isolation = self.sandbox.isolation
+        hardware = self._hardware + ("" if isolation == BWRAP else isolation)
         id = experiment_id(codebase.tree_hash, self._digest, self.preset.name, hardware, self.config.seed, replicate)
         try:
             record = await self._retry.call(lambda: record_store.load_record(self.bucket, id))

@@ -98,7 +98,7 @@ class Worker:
         self.bucket, self.spec, self.number, self.workdir = bucket, spec, number, workdir
         self.environment = load_environment(spec.environment)
         self.preset: Preset = self.environment.preset(spec.preset)
-        self.sandbox: Sandbox = choose_sandbox(isolation, spec.trusted)
+        self.sandbox: Sandbox = choose_sandbox(isolation, spec.trusted, self.environment.preload)
         self.claimed = time.time()
         self._next_heartbeat = 0.0
 
@@ -219,7 +219,7 @@ class Worker:
                 "startup": result.startup,
             },
             log=result.log,
-            isolation=self.sandbox.level,
+            isolation=self.sandbox.isolation,
             attempt=self.number,
             scoring=measurement.notes,
         )

@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import seccomp
+from ideator_rl.sandbox.memory_image import memory_image
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, bwrap_path
 
@@ -28,12 +30,14 @@ class SandboxError(IdeatorError):
     """No sandbox works here and the code may not run without one."""
 
 
-def choose_sandbox(isolation: str, trusted: bool) -> Sandbox:
+def choose_sandbox(isolation: str, trusted: bool, preload: tuple[str, ...] | None = None) -> Sandbox:
     """The sandbox for code of a given origin.
 
     Args:
         isolation: `auto` for the best level that works here, or `none`.
         trusted: the text of the patch is the library's own (implementer `rules`).
+        preload: what the environment preloads, for a sandbox whose scorers read memory instead of the disk; None for
+            one that starts no scorers.
 
     Raises:
         SandboxError: unknown isolation; or no sandbox works and the library did not write the code.
@@ -49,7 +53,18 @@ def choose_sandbox(isolation: str, trusted: bool) -> Sandbox:
             "Install bubblewrap and run where user namespaces are allowed, or set `isolation: none` if the machine "
             "may be risked. `ideator-rl doctor` shows more."
         )
-    return best
+    return best if preload is None else with_image(best, preload)
+
+
+def with_image(sandbox: Sandbox, preload: tuple[str, ...]) -> Sandbox:
+    """The same sandbox with an image in memory for its scorers, or with the reason why they read the disk."""
+    if sandbox.level == NONE:
+        return sandbox
+    image = memory_image(preload)
+    if isinstance(image, str):
+        reason = f"scorers read the disk: {image}"
+        return replace(sandbox, reason="; ".join(filter(None, (sandbox.reason, reason))), on_disk=True)
+    return replace(sandbox, image=image)
 
 
 @cache

@@ -6,6 +6,7 @@ Visible: the system and Python, read-only; the folders that the caller names; th
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
@@ -21,6 +22,28 @@ _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
 
 @dataclass(frozen=True)
+class Image:
+    """A copy in memory of what scorers read of the machine; see `memory_image`."""
+
+    root: Path
+    """The folder that holds the copies, each below it at its own path."""
+    size: int
+    """Bytes."""
+    seconds: float
+    """What it took to make it."""
+
+    @classmethod
+    def load(cls, root: Path) -> Image:
+        """The image in a folder.
+
+        Raises:
+            OSError: there is none.
+        """
+        facts = json.loads((root / "image.json").read_text())
+        return cls(root, facts["size"], facts["seconds"])
+
+
+@dataclass(frozen=True)
 class Mounts:
     """What a sandboxed process sees in addition to the system and Python."""
 
@@ -31,6 +54,8 @@ class Mounts:
     """Host folders that appear empty inside."""
     network: bool = False
     """See the machine's network, loopback included."""
+    image: Image | None = None
+    """Show the system and Python from this image in memory, not from disk."""
 
 
 def allotted_gpus() -> list[str]:
@@ -55,14 +80,16 @@ def binds(mounts: Mounts, users: int) -> list[str]:
         created.add(inside)
         out.extend([kind, host, inside])
 
-    bind("--ro-bind", "/usr", "/usr")
+    # Where the system and Python are read from: the disk, or the same paths below an image in memory.
+    source = str(mounts.image.root) if mounts.image else ""
+    bind("--ro-bind", f"{source}/usr", "/usr")
     for top in ("/bin", "/lib", "/lib64", "/sbin"):
         if os.path.islink(top):
             out.extend(["--symlink", os.readlink(top), top])
-        elif os.path.isdir(top):
-            bind("--ro-bind", top, top)
-    for inside, host in _etc(mounts.network).items():
-        bind("--ro-bind", host, inside)
+        elif os.path.isdir(source + top):
+            bind("--ro-bind", source + top, top)
+    for inside, host in etc_files(mounts.network).items():
+        bind("--ro-bind", source + inside if os.path.exists(source + inside) and source else host, inside)
     out.extend(["--perms", "0644", "--ro-bind-data", str(users), "/etc/passwd"])
     out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
@@ -71,7 +98,7 @@ def binds(mounts: Mounts, users: int) -> list[str]:
     out.extend(_devices())
     for python_folder in python_folders():
         if not python_folder.startswith("/usr/"):
-            bind("--ro-bind", python_folder, python_folder)
+            bind("--ro-bind", source + python_folder, python_folder)
     for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
         create_parents(alias)
         out.extend(["--symlink", real, alias])
@@ -81,19 +108,25 @@ def binds(mounts: Mounts, users: int) -> list[str]:
         bind("--bind", str(folder), inside)
     # Last, over what was mounted above: the originals of hidden data may lie inside a mounted folder.
     for masked in mounts.masked:
-        if masked.is_dir():
+        if Path(f"{source}{masked}").is_dir() or (source and _is_mounted(masked, mounts) and masked.is_dir()):
             out.extend(["--perms", "0755", "--size", "4096", "--tmpfs", str(masked)])
     # These two lie in memory and, where no root started it, belong to the experiment: no limit would count files there.
     return [*out, "--remount-ro", "/dev", "--remount-ro", "/"]
 
 
-def _etc(network: bool) -> dict[str, str]:
+def etc_files(network: bool) -> dict[str, str]:
     """Path inside → file of the host.  Users and hosts are ours: an experiment does not see those of the machine."""
     ours = {f"/etc/{path.name}": str(path) for path in ETC.iterdir()}
     of_host = ["/etc/ld.so.cache", "/etc/localtime"]
     if network:
         of_host += ["/etc/hosts", "/etc/resolv.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"]
     return ours | {path: os.path.realpath(path) for path in of_host if os.path.exists(path)}
+
+
+def _is_mounted(path: Path, mounts: Mounts) -> bool:
+    """Whether a folder lies below one that the caller mounts."""
+    places = (*mounts.readonly.values(), *mounts.writable.values())
+    return any(str(path) == place or str(path).startswith(place + "/") for place in places)
 
 
 def _devices() -> list[str]:

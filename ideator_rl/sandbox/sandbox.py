@@ -29,9 +29,11 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.sandbox import seccomp
-from ideator_rl.sandbox.mounts import Mounts, allotted_gpus, binds
+from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
+ON_DISK = "-disk"
+"""Ends the name of the isolation where scorers read the disk, whose caches can carry what they saw."""
 NOBODY = 65534
 OWN_UIDS = 1_900_000_000
 """Where root starts sandboxes, those of one process run as a user of their own: this plus the pid of that process."""
@@ -53,6 +55,30 @@ class Sandbox:
     """Why the level is not better; empty at `bwrap`."""
     proved: Mapping[str, bool] = field(default_factory=dict, compare=False)
     """What the probe found inside: guarantee → whether it holds."""
+    image: Image | None = field(default=None, compare=False)
+    """What scorers see of the system and Python; None where they read the disk."""
+    on_disk: bool = False
+    """An image was asked for and there is none: `reason` has the cause."""
+
+    @property
+    def isolation(self) -> str:
+        """The name for records and ids: the level, and whether scorers read the disk."""
+        return self.level + (ON_DISK if self.on_disk else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` needs in another process of this machine."""
+        image = str(self.image.root) if self.image else None
+        return {"level": self.level, "reason": self.reason, "image": image, "on_disk": self.on_disk}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Sandbox:
+        """The sandbox that `to_json` described.  Its image lives for as long as the process that chose it.
+
+        Raises:
+            OSError: the image is gone.
+        """
+        image = Image.load(Path(facts["image"])) if facts["image"] else None
+        return cls(facts["level"], facts["reason"], image=image, on_disk=facts["on_disk"])
 
     def start(
         self,

@@ -39,7 +39,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         seed=config["seed"],
         settings=preset.settings,
         vocab=preset.vocab,
-        sandbox=Sandbox(config["isolation"]),
+        sandbox=Sandbox.from_json(config["sandbox"]),
         tree=Path(config["tree"]),
         scorer=environment.scorer,
         masked=data.masked,

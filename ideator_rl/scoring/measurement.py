@@ -77,7 +77,7 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
                 "split": subject.split,
                 "artifact": str(workdir / "artifact"),
                 "tree": str(workdir / "score"),
-                "isolation": subject.sandbox.level,
+                "sandbox": subject.sandbox.to_json(),
             }
         )
     )

@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ import numpy as np
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.doors import Doors
+from ideator_rl.sandbox.memory_image import files_in_memory
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 
@@ -222,8 +223,8 @@ class ScoringRun:
         os.ftruncate(memory, 2 * SLOT_BYTES)
         # Sealed before the scorer gets it: reading from a memory that was shrunk would kill this process.
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)
-        doors = Doors()
-        process = self._start([request_read, answer_write, memory, doors.inherited], vocab)
+        doors, files = Doors(), ExitStack()
+        process = self._start([request_read, answer_write, memory, doors.inherited], vocab, files)
         # The scorer's ends are closed here, so that its death shows as the end of the answer pipe.
         os.close(request_read)
         os.close(answer_write)
@@ -241,9 +242,13 @@ class ScoringRun:
             os.close(answer_read)
             process.kill()
             process.wait()
+            files.close()
 
-    def _start(self, handles: list[int], vocab: int) -> subprocess.Popen[bytes]:
-        readonly = {self.tree: WORKSPACE, self.artifact: ARTIFACT, SCORER: "/ideator/scorer.py"}
+    def _start(self, handles: list[int], vocab: int, files: ExitStack) -> subprocess.Popen[bytes]:
+        # Copies for this scorer alone: what it reads of a disk would show in caches that other sandboxes share.
+        originals = {self.tree: WORKSPACE, self.artifact: ARTIFACT, SCORER: "/ideator/scorer.py"}
+        image = self.sandbox.image
+        readonly = files.enter_context(files_in_memory(image, originals))
         visible_path = self.sandbox.visible_path
         argv = [
             sys.executable,
@@ -258,7 +263,7 @@ class ScoringRun:
         environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "USER=experiment", "PATH=/usr/bin:/bin"]
         return self.sandbox.start(
             environment + argv,
-            Mounts({}, readonly, self.masked),
+            Mounts({}, readonly, self.masked, image=image),
             visible_path(self.tree, WORKSPACE),
             counted=True,
             silent=True,

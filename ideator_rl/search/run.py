@@ -214,7 +214,7 @@ async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
 
 def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: ProgressReporter) -> None:
     executor = buffer.executor
-    sandbox = executor.sandbox.level + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
+    sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     progress.say(f"run folder {config.folder}")

@@ -202,7 +202,7 @@ def _say_outstanding(buffer: RewardBuffer, progress: Progress) -> None:
 
 def _introduce(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> None:
     executor, ours = buffer.executor, recipe.ours
-    sandbox = executor.sandbox.level + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
+    sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     rules = " (reads ideas against the environment's catalogue, asks no LLM)" if ours.implementer == "rules" else ""
     progress.say(f"environment {executor.environment.name}, preset {ours.preset}; isolation {sandbox}")
     progress.say(f"implementer {executor.implementer.name}{rules}; run folder {Path(recipe.output_dir)}")
