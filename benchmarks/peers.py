@@ -4,7 +4,7 @@ usage: python benchmarks/peers.py --envs FOLDER [--turns 2] [--start forked|cold
 
 What is timed, of the same script of a few milliseconds (tests/toy_env), 20 in turn and 60 with two slots:
 
-ideator_rl  from a patch to its record: judged, stored, run in the best sandbox here, measured by an evaluator of its own
+ideator_rl  from a patch to its record: judged, stored, run in the best sandbox here, measured by an evaluator process
 openevolve  `Evaluator.evaluate_program` with an evaluator file that runs the program by `subprocess.run`; no sandbox
 shinka      `JobScheduler.run` of a local job, which polls every 0.5 s; no sandbox
 
