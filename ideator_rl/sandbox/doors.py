@@ -73,8 +73,8 @@ class Doors:
         self._listener = -1
         self.missing = "the scorer did not report"
         """Why these calls stay allowed; empty once the listener is here."""
-        self.startup = 0.0
-        """CPU seconds of the scorer before it could import code of the experiment."""
+        self.startup: float | None = None
+        """CPU seconds of the scorer before it could import code of the experiment; None until it reports."""
         gpus = bool(os.environ.get("IDEATOR_GPUS"))
         ours.send(program(platform.machine(), map_files=gpus) or b"\0")
 

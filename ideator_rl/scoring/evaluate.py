@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from ideator_rl.environments.data import load_trusted, trusted_line
 from ideator_rl.environments.environment import Environment, Metric, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
+from ideator_rl.scoring.allowance import ScorerSeconds
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed, ScoringRun
 
 METRIC_DIGITS = 4
@@ -45,8 +47,12 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         masked=data.masked,
         split=config.get("split", "main"),
         preload=environment.preload,
+        limits=tuple(ScorerSeconds(**limit) for limit in config["limits"]) if config.get("limits") else None,
     )
     answer = _call_evaluator(run, environment)
+    if run.spent:
+        run.notes["seconds_cpu"] = sum(scorer.loading + scorer.passes for scorer in run.spent)
+        answer["scorers"] = [asdict(scorer) for scorer in run.spent]
     return (_rounded(answer) if "doors" in run.notes else answer) | {"scoring": _rounded_seconds(run.notes)}
 
 

@@ -30,10 +30,12 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
 from ideator_rl.sandbox.memory_image import files_in_memory
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
+from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerSeconds
 
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
@@ -67,9 +69,9 @@ class Request:
 class Scorer:
     """A running scorer.  `received` counts the bytes of logits that it sent.  Protocol: see `scorer.py`."""
 
-    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int, doors: Doors):
+    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int, doors: Doors, meter: Meter):
         self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
-        self._doors = doors
+        self._doors, self._meter = doors, meter
         self._loaded, self._warm = False, False
         self.received = 0
         self.seconds_loading = 0.0
@@ -98,9 +100,13 @@ class Scorer:
         # Two slots in turn: the scorer fills one while the caller reads the other.
         for number, request in enumerate(requests[:1]):
             self._ask(request, number % 2)
+        work, asked = sum(request.tokens.size for request in requests), 0
         for number, request in enumerate(requests):
+            # It may work on the next request already: that one counts as asked too.
+            asked = sum(later.tokens.size for later in requests[: number + 2])
             if number + 1 < len(requests):
                 self._ask(requests[number + 1], (number + 1) % 2)
+            self._meter.progress = asked / work
             self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
             shape = (len(request.tokens), request.wanted, self._vocab)
             count = shape[0] * shape[1] * shape[2]
@@ -125,7 +131,16 @@ class Scorer:
         self._ask(Request(tokens, first.positions), 0)
         self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
         self._doors.shut()
+        self._refuse(self._meter.warm())
         self._warm = True
+
+    def end(self) -> None:
+        """Look a last time at what it used: it may have worked on while nothing was asked.
+
+        Raises:
+            ScorerFailed: more than it may.
+        """
+        self._refuse(self._meter.check(now=True))
 
     def _ask(self, request: Request, slot: int) -> None:
         batch, length = request.tokens.shape
@@ -178,17 +193,23 @@ class Scorer:
             missing -= len(chunk)
         return b"".join(chunks)
 
+    def _refuse(self, exceeded: str) -> None:
+        if exceeded:
+            raise ScorerFailed(f"the model {exceeded}")
+
     def _wait(self, readable: list[int], writable: list[int], deadline: float) -> bool:
         """Wait for one of these, and let the scorer's path and file calls pass meanwhile; False at the deadline."""
         while True:
             doors = self._doors.descriptors()
             left = max(0.0, deadline - time.monotonic())
-            to_read, to_write, _ = select.select(readable + doors, writable, [], left)
+            to_read, to_write, _ = select.select(readable + doors, writable, [], min(left, CHECK_SECONDS))
+            self._refuse(self._meter.check())
             if to_write or any(handle not in doors for handle in to_read):
                 return True
-            if not to_read:
+            if to_read:
+                self._doors.answer()
+            elif time.monotonic() >= deadline:
                 return False
-            self._doors.answer()
 
 
 @dataclass(frozen=True)
@@ -210,6 +231,11 @@ class ScoringRun:
     """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
     preload: tuple[str, ...] = ()
     """Modules that a scorer imports before any code of the experiment."""
+    limits: tuple[ScorerSeconds, ...] | None = None
+    """CPU seconds of the scorers in the order in which they are started, the last for all further ones; None for the
+    baseline, which is only measured."""
+    spent: list[ScorerSeconds] = field(default_factory=list)
+    """CPU seconds of the scorers that have ended."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Facts of the measurement, such as bytes and seconds; they go into the record."""
 
@@ -232,9 +258,20 @@ class ScoringRun:
         os.set_blocking(request_write, False)
         shared = mmap.mmap(memory, 2 * SLOT_BYTES, prot=mmap.PROT_READ)
         os.close(memory)
+        limit = self.limits[min(len(self.spent), len(self.limits) - 1)] if self.limits else None
+        pid = process.pid
+        meter = Meter(
+            lambda: process_tree.usage(process_tree.descendants(pid)).seconds,
+            lambda: doors.startup,
+            limit,
+        )
+        scorer = Scorer(request_write, answer_read, shared, vocab, doors, meter)
         try:
-            yield Scorer(request_write, answer_read, shared, vocab, doors)
+            yield scorer
+            scorer.end()
         finally:
+            meter.check(now=True)
+            self.spent.append(meter.seconds())
             if doors.missing or "doors" not in self.notes:
                 self.notes["doors"] = f"open: {doors.missing}" if doors.missing else "shut"
             doors.shut()

@@ -1,0 +1,119 @@
+"""How many CPU seconds the scorers of a measurement may use, from what the baseline's scorers used on this machine.
+
+Covered:
+- start-up (Python and what is preloaded) is not counted: a cold start and a forked one are alike
+- a scorer that ended or was killed stays counted, since it is measured until its end
+- loading is limited for itself, and later passes in proportion to the tokens asked so far: a model that trains in its
+  scorer would have to finish before its first answer, and one that trains on between answers is caught by the audit
+
+Nothing here depends on what an experiment does: the baseline is measured in experiments of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from ideator_rl.environments.environment import Environment
+from ideator_rl.files import cache_root, write_atomic
+
+CHECK_SECONDS = 0.05
+"""Wall seconds between two looks at a scorer."""
+
+
+@dataclass(frozen=True)
+class ScorerSeconds:
+    """CPU seconds of one scorer, or the most that it may use."""
+
+    loading: float
+    """Until its first pass, over tokens that are not hidden, is answered."""
+    passes: float
+    """From then on to its end."""
+
+
+@dataclass(frozen=True)
+class ScoringCost:
+    """What one measurement took."""
+
+    scorers: tuple[ScorerSeconds, ...]
+    """In the order in which they were started."""
+    wall: float
+    """Seconds."""
+
+
+class Meter:
+    """Measures one scorer against its limit.  Used by the evaluator's one thread."""
+
+    def __init__(self, seconds: Callable[[], float], startup: Callable[[], float | None], limit: ScorerSeconds | None):
+        """
+        Args:
+            seconds: CPU seconds of all processes of the scorer so far.
+            startup: those before it could import code of the experiment; None as long as it has not reported.
+            limit: None to measure only.
+        """
+        self._seconds, self._startup, self._limit = seconds, startup, limit
+        self._next_check, self._used = 0.0, 0.0
+        self._loading: float | None = None
+        self.progress = 1.0
+        """Share of the tokens of all requests that was asked for so far; the one who asks writes it."""
+
+    def check(self, now: bool = False) -> str:
+        """What is exceeded, as a sentence without a subject; empty if nothing is.  Looks at most every 50 ms."""
+        startup = self._startup()
+        if startup is None or (not now and time.monotonic() < self._next_check):
+            return ""
+        self._next_check = time.monotonic() + CHECK_SECONDS
+        # The time of a process can vanish from the sum while it ends: what was seen once stays counted.
+        self._used = max(self._used, self._seconds() - startup)
+        if self._limit is None:
+            return ""
+        if self._used > (allowed := self._limit.loading) and self._loading is None:
+            return f"took over {allowed:.2g} CPU seconds to load and for its first pass"
+        if self._used > (allowed := self._limit.loading + self._limit.passes * self.progress):
+            return f"took over {allowed:.2g} CPU seconds for what it was asked so far"
+        return ""
+
+    def warm(self) -> str:
+        """The first pass is answered; returns what is exceeded, as `check`."""
+        exceeded = self.check(now=True)
+        self._loading = self._used
+        return exceeded
+
+    def seconds(self) -> ScorerSeconds:
+        loading = self._used if self._loading is None else self._loading
+        return ScorerSeconds(loading, self._used - loading)
+
+
+def store_cost(environment: Environment, preset: str, cost: ScoringCost) -> None:
+    """Store the baseline's cost for this machine; replaces an earlier one."""
+    write_atomic(_path(environment, preset), json.dumps(asdict(cost)))
+
+
+def load_cost(environment: Environment, preset: str) -> ScoringCost | None:
+    """The baseline's cost on this machine for the environment as it is now; None if it was not measured."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads(_path(environment, preset).read_text())
+        return ScoringCost(tuple(ScorerSeconds(**scorer) for scorer in stored["scorers"]), float(stored["wall"]))
+    return None
+
+
+def _path(environment: Environment, preset: str) -> Path:
+    name = f"{environment.name}-{preset}-{environment.digest(preset)[:16]}-{_machine()}.json"
+    return cache_root() / "scoring" / name
+
+
+@cache
+def _machine() -> str:
+    """A short name for this machine and its processor: the cache may lie on a disk that several share."""
+    model = ""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line for line in lines if line.startswith("model name")), "")
+    return hashlib.sha256(f"{platform.node()} {platform.machine()} {model}".encode()).hexdigest()[:12]
