@@ -110,3 +110,22 @@ def test_deep_folders_are_created_on_demand(tmp_path):
     assert bucket.create("a/b/c/d/e", b"1") and bucket.names("a/b/c/d") == ["e"]
     bucket.put("a/b/x/y", b"2")
     assert bucket.get("a/b/x/y") == b"2"
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory"])
+def test_a_mark_is_listed_until_it_is_removed(tmp_path, scheme):
+    bucket = open_bucket(f"{scheme}://{tmp_path}/b")
+    bucket.mark("queue/a")
+    bucket.mark("queue/a")
+    assert bucket.names("queue") == ["a"] and bucket.get("queue/a") == b""
+    bucket.unmark("queue/a")
+    bucket.unmark("queue/a")
+    assert bucket.names("queue") == []
+
+
+def test_a_mark_does_not_make_a_bucket_that_is_away(tmp_path):
+    bucket = open_bucket(f"file://{tmp_path}/b")
+    (tmp_path / "b").rename(tmp_path / "away")
+    with pytest.raises(BucketError):
+        bucket.mark("queue/a")
+    assert not (tmp_path / "b").exists()

@@ -7,6 +7,12 @@
     experiments/<id>/attempts/<n>/end.json    why attempt n has no record (our fault, not the idea's)
     experiments/<id>/wanted/<n>.json          run it again, although n attempts have led to no record
     experiments/<id>/result.json              the record; created once, last
+    queue/<id>                                it has no record yet; made before the specification, removed after the
+                                              record
+    queue/<id>.<n>                            the same, for a request to run it again
+
+`queue` makes a look for new experiments cheap, however many have ended.  It is only a hint: a process of 0.1.0 does not
+write it, a power failure may take it away, and a killed process may leave a name too many.
 
 Guaranteed: an experiment never runs twice at once.  Attempt n + 1 can be claimed only after attempt n has ended or its
 process is dead.  In the same boot and PID namespace the process itself is looked up; elsewhere a heartbeat older than
@@ -19,15 +25,17 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, BucketError
 
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 5.0
+QUEUE = "queue"
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Spec:
     """Unix seconds."""
 
     def save(self, bucket: Bucket) -> bool:
+        bucket.mark(f"{QUEUE}/{self.id}")
         return bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
 
     @classmethod
@@ -97,7 +106,31 @@ def load_record(bucket: Bucket, id: str) -> Experiment | None:
 
 def save_record(bucket: Bucket, record: Experiment) -> bool:
     """Write the record, unless the experiment has one already; returns whether it was written."""
-    return bucket.create(f"experiments/{record.id}/result.json", record.to_json().encode())
+    written = bucket.create(f"experiments/{record.id}/result.json", record.to_json().encode())
+    # The record is stored: an outage from here on only leaves a name in the queue.
+    with suppress(BucketError):
+        remove_from_queue(bucket, record.id, record.attempt)
+    return written
+
+
+def has_record(bucket: Bucket, id: str) -> bool:
+    """Whether there is a record, which is not parsed."""
+    return bucket.get(f"experiments/{id}/result.json") is not None
+
+
+def queued(bucket: Bucket) -> dict[str, bool]:
+    """Ids in the queue, each with whether a retry of it was requested."""
+    ids: dict[str, bool] = {}
+    for name in bucket.names(QUEUE):
+        id, dot, _ = name.partition(".")
+        ids[id] = ids.get(id, False) or bool(dot)
+    return ids
+
+
+def remove_from_queue(bucket: Bucket, id: str, attempt: int) -> None:
+    """Remove an experiment whose record is that of an attempt, and the requests to run it again before that one."""
+    for name in (id, *(f"{id}.{number}" for number in range(1, attempt + 1))):
+        bucket.unmark(f"{QUEUE}/{name}")
 
 
 def count_attempts(bucket: Bucket, id: str) -> int:
@@ -150,6 +183,7 @@ def request_retry(bucket: Bucket, id: str) -> None:
     """Ask for one more round of attempts at an experiment that was given up."""
     if number := count_attempts(bucket, id):
         bucket.create(f"experiments/{id}/wanted/{number}.json", b"{}")
+        bucket.mark(f"{QUEUE}/{id}.{number}")
 
 
 def retry_requested(bucket: Bucket, id: str) -> bool:

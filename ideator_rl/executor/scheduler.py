@@ -18,6 +18,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -35,6 +36,8 @@ RECORD_CHECK_FRACTION, MAX_RECORD_CHECK_SECONDS = 1 / 50, 5.0
 """Interval between checks for a record: this fraction of the time waited so far, at most so many seconds."""
 CLAIM_CHECK_FRACTION, MIN_CLAIM_CHECK_SECONDS, MAX_CLAIM_CHECK_SECONDS = 1 / 5, 1.0, 10.0
 """The same for checks of the claim of an attempt."""
+LISTING_REST_FACTOR = 50
+"""After a listing of all experiments, the next one rests this many times as long as it took."""
 GRACE_SECONDS = 2 * record_store.HEARTBEAT_SECONDS
 """Wait this long after an outage before judging the age of a heartbeat: no worker could write one meanwhile."""
 
@@ -86,6 +89,8 @@ class Scheduler:
         self._lost: set[str] = set()
         self._resources: dict[tuple[str, str], Resources] = {}
         self._discover_backoff: Backoff | None = None
+        # The clock's time of the next listing of all experiments by `discover`.
+        self._next_listing = 0.0
 
     def result(self, id: str, resources: Resources) -> asyncio.Future[Experiment]:
         """The future record of an experiment whose specification is in the bucket; one future for each loop and id.
@@ -122,8 +127,8 @@ class Scheduler:
         """
         futures = {}
         try:
-            for id in self.bucket.names("experiments"):
-                if (resources := self._resources_to_run(id)) is not None:
+            for id, queued in self._candidates():
+                if (resources := self._resources_to_run(id, queued)) is not None:
                     futures[id] = self.result(id, resources)
         except OUTAGE_ERRORS as error:
             self._discover_backoff = self._discover_backoff or Backoff(self._retry)
@@ -136,17 +141,37 @@ class Scheduler:
             self._discover_backoff = None
         return futures
 
-    def _resources_to_run(self, id: str) -> Resources | None:
+    def _candidates(self) -> Iterator[tuple[str, bool]]:
+        """Ids of experiments that may have to be taken on, each with whether it is in the queue.
+
+        Those in the queue, at the cost of what is new; and now and then all in the bucket, since a process of 0.1.0 or
+        a power failure leaves none in the queue.
+        """
+        for id, retry in record_store.queued(self.bucket).items():
+            # A lost one costs several reads, and only a request brings it back.
+            if retry or id not in self._lost:
+                yield id, True
+        if (began := time.monotonic()) >= self._next_listing:
+            for id in self.bucket.names("experiments"):
+                yield id, False
+            now = time.monotonic()
+            self._next_listing = now + LISTING_REST_FACTOR * (now - began)
+
+    def _resources_to_run(self, id: str, queued: bool) -> Resources | None:
         """What an experiment needs that is to be taken on; None for any other."""
         if id in self._waiting or id in self._not_to_discover:
             return None
         if id in self._lost and not record_store.retry_requested(self.bucket, id):
             return None
         try:
-            spec = record_store.Spec.load(self.bucket, id)
-            if spec is None or record_store.load_record(self.bucket, id) is not None:
+            if record_store.has_record(self.bucket, id):
                 self._not_to_discover.add(id)
+                if queued:  # its worker was killed after the record, or is one of 0.1.0
+                    record_store.remove_from_queue(self.bucket, id, record_store.count_attempts(self.bucket, id))
                 return None
+            spec = record_store.Spec.load(self.bucket, id)
+            if spec is None:
+                return None  # it may be about to appear
             key = (spec.environment, spec.preset)
             if key not in self._resources:
                 self._resources[key] = load_environment(spec.environment).preset(spec.preset).resources

@@ -46,6 +46,12 @@ class Bucket(Protocol):
     def names(self, prefix: str) -> list[str]:
         """The sorted names directly below a folder-like prefix, objects and folders alike."""
 
+    def mark(self, key: str) -> None:
+        """Store an empty object.  It may be gone after a power failure: for what can be found in another way too."""
+
+    def unmark(self, key: str) -> None:
+        """Remove an object that `mark` stored; none is no error."""
+
 
 def open_bucket(url: str) -> Bucket:
     """Open the bucket at a URL (`file:///path`, a plain path, or `memory://name`).
@@ -163,6 +169,25 @@ class FileBucket:
     def names(self, prefix: str) -> list[str]:
         return sorted(self._look(f"list {prefix} in", os.listdir, self._path(prefix)) or [])
 
+    def mark(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            with suppress(FileNotFoundError):
+                _touch(path)
+                return
+            self._make_folder(os.path.dirname(path))
+            _touch(path)
+        except OSError as error:
+            raise self._error(f"mark {key} in", error) from error
+
+    def unmark(self, key: str) -> None:
+        try:
+            os.unlink(self._path(key))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise self._error(f"unmark {key} in", error) from error
+
     def _look(self, verb: str, how: Callable[[str], T], path: str) -> T | None:
         """Read a path; None only if it is missing while the bucket itself is reachable."""
         try:
@@ -178,13 +203,14 @@ class FileBucket:
 
     def _make_folder(self, folder: str) -> None:
         """Make a folder below the root, but never the root: a bucket that is away must not become an empty one."""
+        if len(folder) <= len(self._base):
+            os.stat(folder)
+            return
         try:
             os.mkdir(folder)
         except FileExistsError:
             pass
         except FileNotFoundError:
-            if len(folder) <= len(self._base):
-                raise
             self._make_folder(os.path.dirname(folder))
             self._make_folder(folder)
 
@@ -236,6 +262,17 @@ class MemoryBucket:
         start = prefix.rstrip("/") + "/"
         with self._lock:
             return sorted({key[len(start) :].split("/", 1)[0] for key in self._objects if key.startswith(start)})
+
+    def mark(self, key: str) -> None:
+        self.put(key, b"")
+
+    def unmark(self, key: str) -> None:
+        with self._lock:
+            self._objects.pop(key, None)
+
+
+def _touch(path: str) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
 
 
 def _read(path: str) -> bytes:

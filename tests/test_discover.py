@@ -1,0 +1,108 @@
+"""How a scheduler of its own finds experiments: by the queue, and by listing the bucket now and then."""
+
+import asyncio
+
+import pytest
+from conftest import run
+from test_scheduler import ScriptedBackend
+
+from ideator_rl.executor import record_store
+from ideator_rl.executor.scheduler import Scheduler
+from ideator_rl.experiment import Experiment
+from ideator_rl.storage.bucket import open_bucket
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    return open_bucket(f"file://{tmp_path}/b")
+
+
+class Counted:
+    """A bucket that counts what is read and listed."""
+
+    def __init__(self, bucket):
+        self.bucket, self.url, self.calls = bucket, bucket.url, []
+
+    def get(self, key):
+        self.calls.append(key)
+        return self.bucket.get(key)
+
+    def names(self, prefix):
+        self.calls.append(prefix)
+        return self.bucket.names(prefix)
+
+    def __getattr__(self, name):
+        return getattr(self.bucket, name)
+
+
+def toy_spec(id, toy):
+    body = {name: "" for name in record_store.Spec.__dataclass_fields__}
+    return record_store.Spec(**body | {"id": id, "preset": "cpu", "environment": str(toy)})
+
+
+def test_discover_reads_what_is_new_however_many_experiments_have_ended(bucket, toy):
+    bucket = Counted(bucket)
+    for number in range(300):
+        toy_spec(f"old{number}", toy).save(bucket)
+        record_store.save_record(bucket, Experiment(f"old{number}", "failed", "", "toy", "cpu"))
+    scheduler = Scheduler(bucket, ScriptedBackend(bucket, ["works"]))
+
+    async def serve():
+        assert scheduler.discover() == {}
+        scheduler._next_listing = float("inf")
+        bucket.calls.clear()
+        assert scheduler.discover() == {} and bucket.calls == ["queue"]
+        toy_spec("new", toy).save(bucket)
+        [future] = scheduler.discover().values()
+        assert len(bucket.calls) <= 5
+        return await future
+
+    assert run(serve()).id == "new"
+
+
+def test_discover_finds_experiments_of_a_version_without_a_queue(bucket, toy):
+    scheduler = Scheduler(bucket, ScriptedBackend(bucket, ["works"]))
+
+    async def serve():
+        assert scheduler.discover() == {}
+        toy_spec("new", toy).save(bucket)
+        bucket.unmark("queue/new")
+        futures = {}
+        while not futures:
+            await asyncio.sleep(0.05)
+            futures = scheduler.discover()
+        return await futures["new"]
+
+    assert asyncio.run(asyncio.wait_for(serve(), 10)).id == "new"
+
+
+def test_the_queue_holds_an_experiment_until_it_has_a_record(bucket, toy):
+    toy_spec("a", toy).save(bucket)
+    assert record_store.queued(bucket) == {"a": False}
+    number = record_store.claim_attempt(bucket, "a")
+    record_store.abandon_attempt(bucket, "a", number, "lost")
+    record_store.request_retry(bucket, "a")
+    assert record_store.queued(bucket) == {"a": True}
+    record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu", attempt=1))
+    assert record_store.queued(bucket) == {}
+
+
+def test_discover_removes_from_the_queue_what_has_a_record(bucket, toy):
+    toy_spec("a", toy).save(bucket)
+    record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
+    bucket.mark("queue/a")
+    scheduler = Scheduler(bucket, ScriptedBackend(bucket, []))
+    assert scheduler.discover() == {} and record_store.queued(bucket) == {}
+
+
+def test_discover_takes_on_an_experiment_whose_specification_appears_late(bucket, toy):
+    bucket.mark("queue/a")
+    scheduler = Scheduler(bucket, ScriptedBackend(bucket, ["works"]))
+
+    async def serve():
+        assert scheduler.discover() == {}
+        toy_spec("a", toy).save(bucket)
+        [future] = scheduler.discover().values()
+        return await future
+
+    assert run(serve()).id == "a"
