@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
-from ideator_rl.scoring.measurement import CONFIRM, MAIN, Measurement, Subject, collect, measure
+from ideator_rl.scoring.allowance import Limits, limits, load_cost, store_cost
+from ideator_rl.scoring.measurement import CONFIRM, MAIN, SCORE_SECONDS, Measurement, Subject, collect, measure
 from ideator_rl.storage.bucket import Bucket, open_bucket
 
 SEEDS_PER_REPLICATE = 1000
@@ -144,9 +145,37 @@ class Worker:
         fault = collect(folder / "run" / "artifact", folder / "artifact")
         if fault:
             return Trial(result, Measurement(FAILED, fault), time.monotonic() - started)
-        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, result.startup)
-        measurement = measure(subject, self._heartbeat)
+        is_baseline = tree == self.environment.baseline(self.preset.name)
+        measurement = self._measure(folder, split, is_baseline)
         return Trial(result, measurement, time.monotonic() - started)
+
+    def _measure(self, folder: Path, split: str, is_baseline: bool) -> Measurement:
+        """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""
+        address = (self.environment.name, self.preset.name, self.spec.digest)
+        cost = load_cost(*address)
+        # The baseline is the environment's own: it is measured without them, and they follow from it.
+        bounds = Limits(None, SCORE_SECONDS) if is_baseline else limits(cost, self.preset.budget)
+        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds)
+        measurement = measure(subject, self._heartbeat)
+        if is_baseline and cost is None and measurement.cost is not None:
+            store_cost(*address, measurement.cost)
+        if measurement.over_allowance and bounds.assumed:
+            # The first experiment that needs the true limits pays for a run of the baseline.
+            self._measure_baseline(folder.with_name(folder.name + "-baseline"))
+            subject = replace(subject, limits=limits(load_cost(*address), self.preset.budget))
+            measurement = measure(subject, self._heartbeat)
+        return measurement
+
+    def _measure_baseline(self, folder: Path) -> None:
+        """Run and measure the baseline, so that its cost is stored.
+
+        Raises:
+            IdeatorError: it did not succeed.
+        """
+        trial = self._run_trial(self.environment.baseline(self.preset.name), folder, self.spec.seed, MAIN)
+        if trial.measurement.status != SUCCEEDED:
+            reason = trial.measurement.message or trial.measurement.status
+            raise IdeatorError(f"The baseline of {self.environment.name} was to be measured and failed: {reason}")
 
     def _run_sealed(self, workspace: Path, seed: int) -> RunResult:
         data = self.environment.data(self.preset.name)

@@ -4,7 +4,10 @@ Covered:
 - start-up (Python and what is preloaded) is not counted: a cold start and a forked one are alike
 - a scorer that ended or was killed stays counted, since it is measured until its end
 - loading is limited for itself, and later passes in proportion to the tokens asked so far: a model that trains in its
-  scorer would have to finish before its first answer, and one that trains on between answers is caught by the audit
+  scorer has the loading share for it, and one that trains on between answers is caught by the audit
+- wall seconds of a whole measurement: how long a model that sleeps holds a slot
+
+Not covered: CPU seconds where the budget is wall clock.
 
 Nothing here depends on what an experiment does: the baseline is measured in experiments of its own.
 """
@@ -21,11 +24,20 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from ideator_rl.environments.environment import Environment
+from ideator_rl.environments.environment import Budget
 from ideator_rl.files import cache_root, write_atomic
 
 CHECK_SECONDS = 0.05
 """Wall seconds between two looks at a scorer."""
+LOADING_FACTOR, PASSES_FACTOR = 2.0, 5.0
+"""Times the baseline's CPU seconds.  Passes of an honest model four times as large must fit; training does not fit
+there, since the first answer is due when a small part of the passes is allowed."""
+SLACK_SECONDS = 0.25
+"""CPU seconds added to each, for what a clock of 10 ms and a busy machine add."""
+WALL_FACTOR, WALL_SLACK_SECONDS = 10.0, 30.0
+UNMEASURED = 0.1
+"""Where the baseline was not measured: the share of the budget that stands for its passes."""
+UNMEASURED_WALL_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,33 @@ class ScoringCost:
     """In the order in which they were started."""
     wall: float
     """Seconds."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one measurement may use."""
+
+    scorers: tuple[ScorerSeconds, ...] | None
+    """CPU seconds in the order of the scorers, the last for all further ones; None limits none."""
+    wall: float
+    """Seconds for evaluator and scorers."""
+    assumed: bool = False
+    """The baseline was not measured on this machine: what breaks these limits is judged again after that."""
+
+
+def limits(cost: ScoringCost | None, budget: Budget) -> Limits:
+    """The limits that follow from the baseline's cost; assumed ones if it is not known."""
+    by_default = ScorerSeconds(SLACK_SECONDS / 2, UNMEASURED * budget.seconds / PASSES_FACTOR)
+    scorers = (cost.scorers if cost else ()) or (by_default,)
+    wall = WALL_FACTOR * cost.wall + WALL_SLACK_SECONDS if cost else UNMEASURED_WALL_SECONDS
+    allowed = tuple(
+        ScorerSeconds(
+            LOADING_FACTOR * scorer.loading + SLACK_SECONDS,
+            PASSES_FACTOR * scorer.passes + SLACK_SECONDS,
+        )
+        for scorer in scorers
+    )
+    return Limits(allowed if budget.clock == "cpu" else None, wall, assumed=cost is None)
 
 
 class Meter:
@@ -91,22 +130,21 @@ class Meter:
         return ScorerSeconds(loading, self._used - loading)
 
 
-def store_cost(environment: Environment, preset: str, cost: ScoringCost) -> None:
+def store_cost(environment: str, preset: str, digest: str, cost: ScoringCost) -> None:
     """Store the baseline's cost for this machine; replaces an earlier one."""
-    write_atomic(_path(environment, preset), json.dumps(asdict(cost)))
+    write_atomic(_path(environment, preset, digest), json.dumps(asdict(cost)))
 
 
-def load_cost(environment: Environment, preset: str) -> ScoringCost | None:
-    """The baseline's cost on this machine for the environment as it is now; None if it was not measured."""
+def load_cost(environment: str, preset: str, digest: str) -> ScoringCost | None:
+    """The baseline's cost on this machine for an environment of this digest; None if it was not measured."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(_path(environment, preset).read_text())
+        stored = json.loads(_path(environment, preset, digest).read_text())
         return ScoringCost(tuple(ScorerSeconds(**scorer) for scorer in stored["scorers"]), float(stored["wall"]))
     return None
 
 
-def _path(environment: Environment, preset: str) -> Path:
-    name = f"{environment.name}-{preset}-{environment.digest(preset)[:16]}-{_machine()}.json"
-    return cache_root() / "scoring" / name
+def _path(environment: str, preset: str, digest: str) -> Path:
+    return cache_root() / "scoring" / f"{environment}-{preset}-{digest[:16]}-{_machine()}.json"
 
 
 @cache

@@ -20,7 +20,7 @@ from ideator_rl.environments.environment import Environment, Metric, load_enviro
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring.allowance import ScorerSeconds
-from ideator_rl.scoring.scoring import Implausible, ScorerFailed, ScoringRun
+from ideator_rl.scoring.scoring import Implausible, OverAllowance, ScorerFailed, ScoringRun
 
 METRIC_DIGITS = 4
 """Significant digits of a metric for which a scorer ran."""
@@ -77,7 +77,7 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
     except Implausible as error:
         return {"invalid": str(error)}
     except ScorerFailed as error:
-        return {"failed": str(error)}
+        return {"failed": str(error), "over_allowance": isinstance(error, OverAllowance)}
     except (MemoryError, ImportError):
         raise  # of this machine: ours
     except Exception as error:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,12 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.sandbox import Sandbox
+from ideator_rl.scoring.allowance import Limits, ScorerSeconds, ScoringCost
 
 MAX_ARTIFACT_BYTES = 256 << 20
 MAX_ARTIFACT_FILES = 64
 SCORE_SECONDS = 600.0
-"""Wall seconds for the evaluator; longer is the experiment's fault (its model answers too slowly)."""
+"""Wall seconds for the evaluator of the baseline; that of an experiment is limited by what this one took."""
 MAIN, CONFIRM = "main", "confirm"
 """The two hidden splits: of every experiment, and of those that are too good to be believed at once."""
 
@@ -46,8 +47,7 @@ class Subject:
     workdir: Path
     seed: int
     split: str
-    startup: float
-    """CPU seconds that the run took to import what is preloaded."""
+    limits: Limits
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Measurement:
     message: str = ""
     value: float | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    cost: ScoringCost | None = None
+    """What it took; None where no scorer ran to its end."""
+    over_allowance: bool = False
+    """The evaluator or a scorer used more time than it may."""
 
 
 def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
@@ -78,6 +82,7 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
                 "artifact": str(workdir / "artifact"),
                 "tree": str(workdir / "score"),
                 "sandbox": subject.sandbox.to_json(),
+                "limits": [asdict(scorer) for scorer in subject.limits.scorers or ()],
             }
         )
     )
@@ -85,11 +90,14 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
     command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(config), str(answer)]
     with open(errors, "wb") as stderr:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
-    deadline = time.monotonic() + SCORE_SECONDS
+    started = time.monotonic()
+    deadline = started + subject.limits.wall
     try:
         while process.poll() is None:
             heartbeat()
-            if fault := _broken_limit(process.pid, subject, deadline):
+            if time.monotonic() > deadline:
+                return Measurement(FAILED, f"scoring took over {subject.limits.wall:.0f} s", over_allowance=True)
+            if fault := _broken_limit(process.pid, subject):
                 return Measurement(FAILED, fault)
             time.sleep(0.02)
     finally:
@@ -99,28 +107,27 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
     if process.returncode != 0 or not answer.is_file():
         lines = errors.read_text(errors="replace").strip().splitlines()
         raise IdeatorError(f"The evaluator of {environment.name} broke: {(lines or ['no output'])[-1]}")
-    return _measurement(json.loads(answer.read_text()))
+    return _measurement(json.loads(answer.read_text()), time.monotonic() - started)
 
 
-def _measurement(answer: dict[str, Any]) -> Measurement:
+def _measurement(answer: dict[str, Any], wall: float) -> Measurement:
     value, notes = answer.get("metric"), answer.get("scoring", {})
     for status in (FAILED, INVALID):
         if status in answer:
-            return Measurement(status, answer[status], value, notes)
-    return Measurement(SUCCEEDED, "", float(answer["metric"]), notes)
+            over = answer.get("over_allowance", False)
+            return Measurement(status, answer[status], value, notes, over_allowance=over)
+    cost = ScoringCost(tuple(ScorerSeconds(**seconds) for seconds in answer.get("scorers", ())), wall)
+    return Measurement(SUCCEEDED, "", float(answer["metric"]), notes, cost)
 
 
-def _broken_limit(pid: int, subject: Subject, deadline: float) -> str | None:
-    """What limit the scoring breaks now: wall time, CPU seconds, or memory, over all its processes."""
-    budget, memory = subject.preset.budget, subject.preset.resources.memory_gb
-    # Two scorers import what the run did; training in them would be a budget of its own.
-    allowed = 5.0 + 3 * subject.startup + budget.seconds if budget.clock == "cpu" else None
+def _broken_limit(pid: int, subject: Subject) -> str | None:
+    """What the scoring exceeds now, over all its processes: memory, or their number.
+
+    CPU seconds of scorers are limited by the evaluator (see `allowance`), which knows when each is loaded.
+    """
+    memory = subject.preset.resources.memory_gb
     pids = process_tree.descendants(pid)
     used = process_tree.usage(pids)
-    if time.monotonic() > deadline:
-        return f"scoring took over {SCORE_SECONDS:g} s"
-    if allowed is not None and used.seconds > allowed:
-        return f"scoring took over {allowed:.0f} CPU seconds"
     # The plain sum counts shared pages for each process: the exact figure is slow, and needed only above the limit.
     if used.resident > memory * 1e9 and process_tree.proportional_memory(pids) > memory * 1e9:
         return f"scoring took over {memory:g} GB of memory"

@@ -54,6 +54,10 @@ class ScorerFailed(IdeatorError):
     """The experiment's model could not be loaded or returned no usable answer: status `failed`."""
 
 
+class OverAllowance(ScorerFailed):
+    """A scorer used more CPU time than it may."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Token ids, int (B, T), and the positions whose logits are wanted: all if None."""
@@ -138,7 +142,7 @@ class Scorer:
         """Look a last time at what it used: it may have worked on while nothing was asked.
 
         Raises:
-            ScorerFailed: more than it may.
+            OverAllowance: more than it may.
         """
         self._refuse(self._meter.check(now=True))
 
@@ -195,7 +199,7 @@ class Scorer:
 
     def _refuse(self, exceeded: str) -> None:
         if exceeded:
-            raise ScorerFailed(f"the model {exceeded}")
+            raise OverAllowance(f"the model {exceeded}")
 
     def _wait(self, readable: list[int], writable: list[int], deadline: float) -> bool:
         """Wait for one of these, and let the scorer's path and file calls pass meanwhile; False at the deadline."""

@@ -1,0 +1,166 @@
+"""CPU and wall seconds of scoring: limits from the baseline's cost, training in a scorer is stopped, sleep too."""
+
+import textwrap
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import replace_line, run
+
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.preset import Budget
+from ideator_rl.evaluation import Audit, token_loss
+from ideator_rl.reward_buffer import BufferConfig, open_buffer
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.scoring import allowance
+from ideator_rl.scoring.allowance import Limits, Meter, ScorerSeconds, ScoringCost, limits
+from ideator_rl.scoring.measurement import Subject, measure
+from ideator_rl.scoring.scoring import OverAllowance, ScoringRun
+
+CPU, WALL = Budget("cpu", 3.0, 30.0), Budget("wall", 300.0, 60.0)
+COST = ScoringCost((ScorerSeconds(0.1, 0.2), ScorerSeconds(0.05, 0.1)), 2.0)
+HOSTILE = Path(__file__).parent / "hostile" / "env"
+BURN = """
+import time
+import numpy as np
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+"""
+
+
+def test_limits_are_multiples_of_what_each_scorer_of_the_baseline_took():
+    bounds = limits(COST, CPU)
+    assert bounds.scorers == (ScorerSeconds(0.45, 1.25), ScorerSeconds(0.35, 0.75))
+    assert bounds.wall == 50.0 and not bounds.assumed
+
+
+def test_without_a_measured_baseline_the_limits_follow_from_the_budget_and_are_assumed():
+    bounds = limits(None, CPU)
+    assert bounds.assumed and bounds.wall == 60.0 and bounds.scorers == (ScorerSeconds(0.5, 0.55),)
+
+
+def test_on_the_wall_clock_only_wall_seconds_are_limited():
+    assert limits(COST, WALL) == Limits(None, 50.0)
+
+
+def test_a_cost_is_stored_for_one_environment_preset_and_machine(monkeypatch, tmp_path):
+    monkeypatch.setattr(allowance, "cache_root", lambda: tmp_path)
+    allowance.store_cost("env", "cpu", "a" * 64, COST)
+    assert allowance.load_cost("env", "cpu", "a" * 64) == COST
+    assert allowance.load_cost("env", "cpu", "b" * 64) is None and allowance.load_cost("env", "gpu", "a" * 64) is None
+    monkeypatch.setattr(allowance, "_machine", lambda: "another")
+    assert allowance.load_cost("env", "cpu", "a" * 64) is None
+
+
+def test_a_meter_allows_passes_in_proportion_to_what_was_asked():
+    used = [1.0]
+    meter = Meter(lambda: used[0], lambda: 1.0, ScorerSeconds(0.5, 2.0))
+    meter.progress = 0.25
+    used[0] = 1.4
+    assert meter.check(now=True) == "" and meter.warm() == ""
+    used[0] = 1.9
+    assert meter.check(now=True) == ""
+    used[0] = 2.1
+    assert "for what it was asked so far" in meter.check(now=True)
+    meter.progress = 1.0
+    assert meter.check(now=True) == ""
+    used[0] = 0.0  # a process that just ended
+    assert meter.seconds() == ScorerSeconds(pytest.approx(0.4), pytest.approx(0.7))
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Measures a model whose `load` has this body, within limits."""
+
+    def measure(body, bounds):
+        tree, artifact = tmp_path / "tree", tmp_path / "artifact"
+        tree.mkdir()
+        artifact.mkdir()
+        code = BURN + "\ndef load(artifact):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        (tree / "model.py").write_text(code)
+        for path in (tmp_path, tree, artifact, *tree.iterdir()):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        scoring = ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, 4, best_sandbox(), tree, "model:load")
+        scoring = replace(scoring, limits=bounds)
+        tokens = np.random.default_rng(0).integers(0, 4, (64, 9))
+        token_loss(scoring, tokens, 8, Audit(tolerance=0.1))
+        return scoring.spent
+
+    return measure
+
+
+PLAIN = "return lambda tokens: np.zeros((*tokens.shape, 4), np.float32)"
+
+
+def test_an_honest_model_is_measured_and_start_up_is_not_counted(scored):
+    spent = scored(PLAIN, (ScorerSeconds(0.25, 0.25),))
+    assert len(spent) == 2 and all(scorer.loading + scorer.passes < 0.3 for scorer in spent)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(f"burn(2.0)\n{PLAIN}", id="training in load"),
+        pytest.param(
+            f"import os\nif os.fork() == 0:\n    burn(2.0)\n    os._exit(0)\nos.wait()\n{PLAIN}",
+            id="a child that ended",
+        ),
+        pytest.param(
+            "calls = []\ndef model(tokens):\n    calls.append(1)\n    burn(1.0 * (len(calls) == 2))\n"
+            "    return np.zeros((*tokens.shape, 4), np.float32)\nreturn model",
+            id="before the first answer",
+        ),
+    ],
+)
+def test_training_in_a_scorer_is_stopped(body, scored):
+    with pytest.raises(OverAllowance):
+        scored(body, (ScorerSeconds(0.4, 0.8),))
+
+
+@pytest.fixture
+def letters(tmp_path, monkeypatch):
+    """A buffer over the environment of tests/hostile, whose evaluator uses scorers; its cost is stored apart."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    buffer = open_buffer(BufferConfig(str(HOSTILE), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=1))
+    yield buffer
+    buffer.close()
+
+
+LOAD = "    table = read(artifact)"
+
+
+def test_the_first_baseline_stores_its_cost_and_training_in_load_then_fails(letters, tmp_path):
+    assert run(letters.baseline()).status == "succeeded"
+    stored = list((tmp_path / "cache" / "ideator_rl" / "scoring").iterdir())
+    assert len(stored) == 1 and stored[0].name.startswith("hostile-cpu-")
+    burn = f"{LOAD}\n    import time\n    while time.process_time() < 2:\n        pass"
+    record = run(letters.score_patch(replace_line(LOAD, burn)))
+    assert record.status == "failed" and "CPU seconds to load" in record.error["message"]
+    assert record.scoring["seconds_cpu"] < 1.5
+
+
+def test_where_the_baseline_was_never_measured_the_first_experiment_that_needs_it_does(letters, tmp_path):
+    slow = f"{LOAD}\n    import time\n    while time.process_time() < 2:\n        pass"
+    record = run(letters.score_patch(replace_line(LOAD, slow)))
+    assert record.status == "failed" and len(list((tmp_path / "cache" / "ideator_rl" / "scoring").iterdir())) == 1
+
+
+def test_a_model_that_sleeps_is_stopped_at_the_wall_limit(tmp_path):
+    environment = load_environment(str(HOSTILE))
+    (tmp_path / "artifact").mkdir()
+    (tmp_path / "score").mkdir()
+    (tmp_path / "score" / "train.py").write_text("import time\ndef load(artifact): time.sleep(60)\n")
+    tmp_path.chmod(0o755)
+    bounds = Limits(None, 1.5)
+    subject = Subject(environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", bounds)
+    process_tree.become_subreaper()
+    started = time.monotonic()
+    ended = measure(subject, lambda: None)
+    assert ended.status == "failed" and ended.message == "scoring took over 2 s" and ended.over_allowance
+    assert time.monotonic() - started < 10
