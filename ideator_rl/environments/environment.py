@@ -234,7 +234,12 @@ def _build(root: Path, keys: dict[str, Any]) -> Environment:
         command=tuple(keys["command"]),
         preload=tuple(keys["preload"]),
         hidden=tuple(keys["hidden"]),
-        rules=Rules(editable=tuple(keys["editable"]), protected=protected),
+        rules=Rules(
+            editable=tuple(keys["editable"]),
+            protected=protected,
+            max_bytes=keys["max_bytes"],
+            max_compressed_bytes=keys["max_compressed_bytes"],
+        ),
         metric=Metric(**metric),
         reward_transform=keys["reward"]["transform"],
         failure_reward=float(keys["reward"]["failure"]),

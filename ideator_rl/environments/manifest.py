@@ -157,6 +157,10 @@ class Manifest(Section):
     """Globs of files that ideas must not change."""
     hidden: Texts = Field(default_factory=list)
     """Globs of files of the baseline that are protected, and shown neither to ideators nor to coders."""
+    max_bytes: Count = 1_000_000
+    """Bytes of UTF-8 in all files that a patch may make differ from the baseline."""
+    max_compressed_bytes: Count = 16_384
+    """Bytes beyond the baseline, after compression: code compresses to about a fifth, weights hardly."""
     metric: MetricKeys
     """See below."""
     reward: RewardKeys = RewardKeys()

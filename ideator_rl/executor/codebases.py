@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,8 @@ from ideator_rl.storage.bucket import Bucket
 
 MAX_JUDGEMENTS = 128
 """Patches whose judgement is kept in memory."""
+MAX_REFUSED_PATCH = 50_000
+"""Characters stored of a patch that led to no codebase: enough to see what it was."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +137,18 @@ class Codebases:
             status, message = error.kind, str(error)
             if isinstance(error, NotImplementable):
                 patch, usage = error.patch, error.usage
+            patch, message = head_of_refused(patch), head_of_refused(message)
         seconds = time.monotonic() - started
         return {"status": status, "message": message, "patch": patch, "seconds": seconds, "usage": usage}
+
+
+def head_of_refused(text: str) -> str:
+    """What a record stores of a refused patch: its beginning, and length and hash of a longer one."""
+    if len(text) <= MAX_REFUSED_PATCH:
+        return text
+    # The hash keeps the records of two long patches apart that begin alike.
+    name = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+    return f"{text[:MAX_REFUSED_PATCH]}\n… cut here; {len(text)} characters, SHA-256 {name}\n"
 
 
 def _without_cost(raw: bytes) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
 from ideator_rl.executor.backends.in_process import IN_PROCESS
-from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase
+from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, head_of_refused
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import BUDGET, LOST, MALFORMED, Experiment, experiment_id, hardware_class
@@ -131,7 +131,8 @@ class Executor:
         try:
             codebase = self._codebases.of_patch(patch, "", "diff", trusted=False)
         except PatchError as error:
-            return await self._failure(NoCodebase(error.kind, str(error), patch, {}), "", created)
+            failure = NoCodebase(error.kind, head_of_refused(str(error)), head_of_refused(patch), {})
+            return await self._failure(failure, "", created)
         return await self._run(codebase, created, replicate)
 
     async def baseline(self, replicate: int = 0) -> Experiment:

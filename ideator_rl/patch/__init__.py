@@ -19,9 +19,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ideator_rl.patch.apply import apply_edits
-from ideator_rl.patch.edit import PatchError
-from ideator_rl.patch.judge import Rules, check_name, is_protected, judge, rejected
+from ideator_rl.patch.apply import Protected, apply_edits
+from ideator_rl.patch.edit import FileEdit, PatchError
+from ideator_rl.patch.judge import UNREAD_FOLDERS, Rules, check_name, is_protected, judge, protected_error, rejected
 from ideator_rl.patch.parsing import parse
 from ideator_rl.patch.paths import Tree, quote
 
@@ -30,9 +30,11 @@ __all__ = [
     "write_tree",
 ]  # fmt: skip
 
+PATCH_LENGTH = 4
+"""Length of the longest patch that is read, in times what the changed files may hold and the baseline holds: a diff
+needs both once, and an answer may repeat itself and explain."""
 CONTEXT = 3
 """Lines of context around a change in `diff`."""
-_SKIPPED = (".git", "__pycache__")
 
 
 def apply_patch(tree: Tree, patch_text: str) -> Tree:
@@ -43,35 +45,57 @@ def apply_patch(tree: Tree, patch_text: str) -> Tree:
             "rejected", for a link, a submodule, or a path that leaves the codebase.
     """
     result = apply_edits(tree, parse(patch_text))
-    if result == tree:
-        raise PatchError("the patch changes nothing: the files read like this already; make a change that takes effect")
+    _check_changed(tree, result)
     return result
+
+
+def _check_changed(base: Tree, tree: Tree) -> None:
+    if tree == base:
+        raise PatchError("the patch changes nothing: the files read like this already; make a change that takes effect")
 
 
 def patched_tree(base: Tree, patch_text: str, rules: Rules) -> Tree:
     """The tree that a patch leads to, judged by the rules.
 
     Raises:
-        PatchError: "unpatchable", it does not apply; or "rejected", it leads to a tree that breaks a rule, or it does
-            not apply and names a protected file.
+        PatchError: "unpatchable", it does not apply; or "rejected", it leads to a tree that breaks a rule, or names a
+            protected file, or is much longer than any patch of an allowed tree.  No message quotes a protected file.
     """
+    _check_length(base, patch_text, rules)
+    edits = parse(patch_text)
+    protected = _protected_files(rules)
     try:
-        tree = apply_patch(base, patch_text)
+        tree = apply_edits(base, edits, protected)
+        _check_changed(base, tree)
     except PatchError as error:
-        # A patch for a protected file breaks a rule even if it would not apply.
-        if name := _protected_name(patch_text, rules):
-            raise PatchError(f"the patch touches {name}, which is protected: {error}", "rejected") from error
+        # A patch for a protected file breaks a rule even if another part of it would not apply.
+        if error.kind == "unpatchable" and (name := _protected_name(edits, rules)):
+            raise rejected(f"the patch touches {name}, which is protected: {error}") from error
         raise
     judge(base, tree, rules)
     return tree
 
 
-def _protected_name(patch_text: str, rules: Rules) -> str | None:
+def _check_length(base: Tree, patch_text: str, rules: Rules) -> None:
+    """Refuse, before it is parsed, a text that takes seconds to parse and whose tree would be too large."""
+    limit = PATCH_LENGTH * (rules.max_bytes + sum(map(len, base.values())))
+    if len(patch_text) > limit:
+        raise rejected(
+            f"the patch holds {len(patch_text)} characters; at most {limit} are read, {PATCH_LENGTH} times the "
+            f"{rules.max_bytes} bytes that the changed files may hold (max_bytes) and the baseline"
+        )
+
+
+def _protected_files(rules: Rules) -> Protected:
+    def protected(path: str) -> PatchError | None:
+        glob = is_protected(path, rules)
+        return None if glob is None else protected_error(path, glob)
+
+    return protected
+
+
+def _protected_name(edits: list[FileEdit], rules: Rules) -> str | None:
     """A protected file that a patch names, whether or not it exists in the tree."""
-    try:
-        edits = parse(patch_text)
-    except PatchError:
-        return None
     for name in (name for edit in edits for name in (edit.old, edit.new) if name):
         spellings = [name.removeprefix(prefix) for prefix in ("a/", "b/", "./")] + [name.rpartition("/")[2]]
         if any(is_protected(spelling, rules) for spelling in spellings):
@@ -149,7 +173,7 @@ def read_tree(folder: Path) -> Tree:
             name = entry.relative_to(folder).as_posix()
             if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
                 raise rejected(f"{name}: a link or special file; a codebase holds regular text files only")
-            if entry.name in _SKIPPED:
+            if entry.name in UNREAD_FOLDERS:
                 continue
             if entry.is_dir():
                 pending.append(entry)

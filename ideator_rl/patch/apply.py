@@ -7,6 +7,7 @@ file may be named by one part of the patch only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -16,23 +17,30 @@ from ideator_rl.patch.locate import fits, locate_hunks
 from ideator_rl.patch.paths import Tree, existing_file, new_file_path, normal_path, target_file
 from ideator_rl.patch.whole_file import check_not_copied, join_lines, new_file_text, replacement_text, split_lines
 
+Protected = Callable[[str], PatchError | None]
+"""From a path to the error for a patch that names it; None for a file that a patch may read and change."""
 
-def apply_edits(tree: Tree, edits: list[FileEdit]) -> Tree:
+
+def apply_edits(tree: Tree, edits: list[FileEdit], protected: Protected = lambda path: None) -> Tree:
     """Apply every edit to a copy of the tree; those of a series of mails, mail by mail.
 
+    A protected file is never read: else a copy, an error that quotes the closest lines, or the mere fact that a hunk
+    fits would show its text.
+
     Raises:
-        PatchError: as `patch.apply_patch`.
+        PatchError: as `patch.apply_patch`; or the error of a protected file.
     """
     for _, stage_edits in groupby(edits, key=lambda edit: edit.stage):
-        tree = _apply_stage(tree, list(stage_edits))
+        tree = _apply_stage(tree, list(stage_edits), protected)
     return tree
 
 
-def _apply_stage(tree: Tree, edits: list[FileEdit]) -> Tree:
+def _apply_stage(tree: Tree, edits: list[FileEdit], protected: Protected) -> Tree:
     changes: dict[str, str | None] = {}
     evidence = _Evidence()
-    for edit in _merge_by_file(tree, edits, evidence):
-        for path, text in _changes(tree, edit, evidence):
+    open_tree = {path: text for path, text in tree.items() if protected(path) is None}
+    for edit in _merge_by_file(tree, open_tree, edits, evidence):
+        for path, text in _changes(tree, edit, evidence, protected):
             if path in changes:
                 raise PatchError(f"{path}: named by two parts of the patch; write each file's change once")
             changes[path] = text
@@ -69,13 +77,16 @@ class _Evidence:
             )
 
 
-def _merge_by_file(tree: Tree, edits: list[FileEdit], evidence: _Evidence) -> list[FileEdit]:
-    """The edits with the paths of the tree; edits of one file under repeated headers become one."""
+def _merge_by_file(tree: Tree, open_tree: Tree, edits: list[FileEdit], evidence: _Evidence) -> list[FileEdit]:
+    """The edits with the paths of the tree; edits of one file under repeated headers become one.
+
+    `open_tree` holds the files that an edit without a path may be for.
+    """
     merged: list[FileEdit] = []
     edits_by_key: dict[tuple[str, str], FileEdit] = {}
     for edit in edits:
         if edit.action == "edit" and not _is_creation(tree, edit):
-            path = _only_fitting_file(tree, edit) if edit.nameless else target_file(tree, edit)
+            path = _only_fitting_file(open_tree, edit) if edit.nameless else target_file(tree, edit)
             stated = path if edit.nameless else normal_path(tree, edit, edit.name)
             if stated not in tree:
                 evidence.corrections[stated] = path
@@ -118,16 +129,18 @@ def _is_creation(tree: Tree, edit: FileEdit) -> bool:
     return (edit.style == "blocks" or edit.hunks[0].start == 0) and normal_path(tree, edit, edit.new) not in tree
 
 
-def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str, str | None]]:
+def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence, protected: Protected) -> list[tuple[str, str | None]]:
     """(path, new text, or None for a deletion) for each file that an edit changes."""
     path = edit.name
     # A complete file replaces an existing one, or creates one that is no copy of another.
     if edit.action == "whole":
         path = normal_path(tree, edit, path)
         if path in tree:
+            _refuse_protected(path, protected)
             return [(path, replacement_text(path, tree[path], edit.hunks[0].new))]
         file_name = path.rsplit("/", 1)[-1]
         namesakes = {file: text for file, text in tree.items() if file.rsplit("/", 1)[-1] == file_name}
+        namesakes = {file: text for file, text in namesakes.items() if protected(file) is None}
         check_not_copied(path, edit.hunks[0].new, namesakes)
     if edit.action in ("create", "whole") or (edit.action == "edit" and _is_creation(tree, edit)):
         path = _new_path(tree, edit, evidence)
@@ -135,9 +148,15 @@ def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str,
             raise PatchError(f"{path}: the patch creates this file, but it exists already; write a change to it")
         return [(path, new_file_text(path, edit))]
     if edit.action != "edit":
-        return _delete_or_move(tree, edit, evidence)
+        return _delete_or_move(tree, edit, evidence, protected)
+    _refuse_protected(path, protected)
     apply_change = _apply_hunks if edit.style == "diff" else _apply_blocks
     return [(path, apply_change(path, tree[path], edit.hunks, evidence))]
+
+
+def _refuse_protected(path: str, protected: Protected) -> None:
+    if error := protected(path):
+        raise error
 
 
 def _new_path(tree: Tree, edit: FileEdit, evidence: _Evidence) -> str:
@@ -145,10 +164,13 @@ def _new_path(tree: Tree, edit: FileEdit, evidence: _Evidence) -> str:
     return new_file_path(tree, path, evidence.corrections) if evidence.corrections else path
 
 
-def _delete_or_move(tree: Tree, edit: FileEdit, evidence: _Evidence) -> list[tuple[str, str | None]]:
+def _delete_or_move(
+    tree: Tree, edit: FileEdit, evidence: _Evidence, protected: Protected
+) -> list[tuple[str, str | None]]:
     """The changes of a deletion, rename or copy.  Without hunks to check the file by, its path must be exact."""
     assert edit.old is not None
     old = existing_file(tree, normal_path(tree, edit, edit.old), exact=not edit.hunks)
+    _refuse_protected(old, protected)
     text = _apply_hunks(old, tree[old], edit.hunks, evidence) if edit.hunks else tree[old]
     if edit.action == "delete":
         if edit.hunks and text.strip():

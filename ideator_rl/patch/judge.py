@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ideator_rl.patch.content import new_content
 from ideator_rl.patch.edit import PatchError
 from ideator_rl.patch.paths import Tree
+
+_PYTHON_CACHE = "__pycache__"
+UNREAD_FOLDERS = (".git", _PYTHON_CACHE)
+"""Names that `read_tree` skips, so that no patch may write them."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,14 @@ class Rules:
     editable: tuple[str, ...]
     """Globs; a file that is changed, new or deleted must match one."""
     protected: tuple[str, ...] = ()
-    """Globs, with the hidden files; no file that is changed, new or deleted may match one, in any case of letters."""
+    """Globs, with the hidden files; no file that is changed, new, deleted or copied may match one, in any case of
+    letters."""
     max_files: int = 64
     """Files that may differ."""
     max_bytes: int = 1_000_000
     """Bytes of UTF-8, in one file and in all files that differ together."""
+    max_compressed_bytes: int = 16_384
+    """Bytes beyond the baseline after compression, in all files that differ together: no room for weights."""
     max_path: int = 200
     """Bytes of UTF-8 in a path."""
 
@@ -46,12 +54,25 @@ def judge(base: Tree, tree: Tree, rules: Rules) -> None:
         _judge_path(path, rules)
     total = sum(_judge_text(path, tree[path], rules) for path in changed if path in tree)
     if total > rules.max_bytes:
-        raise rejected(f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed")
+        raise rejected(
+            f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed (max_bytes)"
+        )
     _judge_collisions(tree)
+    content = new_content(base, tree, enough=rules.max_compressed_bytes)
+    if content > rules.max_compressed_bytes:
+        raise rejected(
+            f"the changed files hold {content} bytes beyond the baseline even when compressed; at most "
+            f"{rules.max_compressed_bytes} are allowed (max_compressed_bytes). A patch holds code: no weights, no "
+            "tables of data, in whatever form they are written"
+        )
 
 
 def rejected(message: str) -> PatchError:
     return PatchError(message, "rejected")
+
+
+def protected_error(path: str, glob: str) -> PatchError:
+    return rejected(f"{path}: protected by {glob!r}; it may not be added, changed, deleted or copied")
 
 
 def check_name(path: str) -> None:
@@ -65,6 +86,8 @@ def check_name(path: str) -> None:
         raise rejected(f"{path!r}: leaves the codebase; a path must be relative, without '..', '.' or empty parts")
     if "\\" in path or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in path):
         raise rejected(f"{path!r}: a path may hold no backslash, control or invisible character")
+    if any(_fold(component) == _PYTHON_CACHE for component in components):
+        raise rejected(f"{path!r}: Python's cache folder is no part of a codebase")
     # "git~1" is the short name of ".git" on Windows, which also ignores dots and blanks at the end.
     if any(_fold(component).rstrip(" .") in (".git", "git~1") for component in components):
         raise rejected(f"{path!r}: git's own folder may not be touched")
@@ -80,9 +103,8 @@ def _judge_path(path: str, rules: Rules) -> None:
     size = len(path.encode())
     if size > rules.max_path:
         raise rejected(f"{path[:60]!r}…: a path of {size} bytes; at most {rules.max_path} are allowed")
-    glob = is_protected(path, rules)
-    if glob is not None:
-        raise rejected(f"{path}: protected by {glob!r}; it may not be added, changed or deleted")
+    if (glob := is_protected(path, rules)) is not None:
+        raise protected_error(path, glob)
     if not any(_matches(path, glob) for glob in rules.editable):
         raise rejected(f"{path}: not among the editable files ({', '.join(rules.editable) or 'none'})")
 
@@ -96,7 +118,7 @@ def _judge_text(path: str, text: str, rules: Rules) -> int:
     if "\0" in text:
         raise rejected(f"{path}: holds a NUL character; text files only")
     if size > rules.max_bytes:
-        raise rejected(f"{path}: {size} bytes; at most {rules.max_bytes} are allowed")
+        raise rejected(f"{path}: {size} bytes; at most {rules.max_bytes} are allowed (max_bytes)")
     return size
 
 
