@@ -50,3 +50,34 @@ def test_an_ordinary_result_is_run_once(wary):
     record = run(wary.baseline())
     assert record.status == "succeeded" and "confirm" not in record.seconds and set(record.metric) == {
         "name", "value", "direction"}  # fmt: skip
+
+
+@pytest.fixture
+def controlled(wary, tmp_path):
+    """The same, with a control run at a tenth of the budget of 2 s."""
+    path = tmp_path / "wary" / "env.yaml"
+    manifest = yaml.safe_load(path.read_text())
+    manifest["presets"]["cpu"]["suspicious"]["control"] = 0.1
+    path.write_text(yaml.safe_dump(manifest))
+    root, bucket = str(tmp_path / "wary"), f"file://{tmp_path}/controlled"
+    buffer = open_buffer(BufferConfig(root, "cpu", bucket, run_dir=str(tmp_path / "run"), slots=2))
+    yield buffer
+    buffer.close()
+
+
+def test_a_suspicious_result_that_a_tenth_of_the_budget_reaches_too_is_invalid(controlled):
+    record = run(controlled.score_patch(replace_line(LINE, 'point = {"x": 1.0, "y": -2.0, "z": 3.0}')))
+    assert record.status == "invalid" and "does not come from training" in record.error["message"]
+    assert record.metric["second"] == record.metric["control"] == pytest.approx(0.6)
+
+
+def test_a_suspicious_result_that_needs_its_budget_counts(controlled):
+    trained = 'point = {"x": 3 - float(os.environ["IDEATOR_BUDGET_SECONDS"]), "y": -2.0, "z": 3.0}'
+    record = run(controlled.score_patch(replace_line(LINE, trained)))
+    assert record.status == "succeeded" and record.metric["control"] == pytest.approx(0.6 + 1.8**2)
+
+
+def test_a_control_run_without_a_result_counts_as_worse(controlled):
+    late = 'time.sleep(0); [None for _ in iter(lambda: time.process_time() > 0.9, True)]; point = {"x": 1.0, "y": -2.0, "z": 3.0}'
+    record = run(controlled.score_patch(replace_line(LINE, late)))
+    assert record.status == "succeeded" and record.metric["control"] is None

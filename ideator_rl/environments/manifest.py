@@ -105,6 +105,9 @@ class SuspiciousKeys(Section):
     """A metric better than this is run again."""
     agree: PlainNumber
     """How far the two runs may differ, in the metric's unit; a larger difference is `invalid`."""
+    control: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the budget, such as 0.1, for a third run that must be worse by over `agree`, else `invalid`: a result
+    without training was in the code. A control run without a result counts as worse."""
 
 
 @dataclass(frozen=True)

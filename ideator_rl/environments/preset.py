@@ -61,6 +61,8 @@ class Suspicious:
     """A metric better than this is run again."""
     agree: float
     """How far the two runs may differ, in the metric's unit; a larger difference is `invalid`."""
+    control: float | None = None
+    """Share of the budget of a third run, which must be worse by over `agree`; None for no such run."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@
 - A fault that is not the idea's ends the attempt with a reason and no record, so that it can be tried again.
 - A result beyond the preset's `suspicious.beyond` counts only after a second run, under another seed and measured on
   the second hidden split, agrees with it; the worse of the two is then the metric.  Otherwise it is `invalid`.
+- With `suspicious.control`, a third run with a part of the budget must also be worse: what needs no training was in the
+  code.
 
 usage: python -m ideator_rl.executor.worker '{"bucket": URL, "id": ID, "isolation": "auto"}'
 """
@@ -125,19 +127,27 @@ class Worker:
         # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.
         if record.status == SUCCEEDED and record.metric is not None and self._is_suspicious(record.metric["value"]):
             self._confirm(record, self._run_trial(tree, self.workdir / "second", seed + SECOND_SEED, CONFIRM))
+            # The same seed and hidden data as the second run: only the budget differs.
+            if record.status == SUCCEEDED and (share := self._control_share()):
+                trial = self._run_trial(tree, self.workdir / "control", seed + SECOND_SEED, CONFIRM, share)
+                self._compare_control(record, trial)
         return record
+
+    def _control_share(self) -> float | None:
+        return self.preset.suspicious.control if self.preset.suspicious else None
 
     def _is_suspicious(self, value: float) -> bool:
         bounds = self.preset.suspicious
         return bounds is not None and self.environment.metric.better(value, bounds.beyond)
 
-    def _run_trial(self, tree: Tree, folder: Path, seed: int, split: str) -> Trial:
+    def _run_trial(self, tree: Tree, folder: Path, seed: int, split: str, share: float = 1.0) -> Trial:
+        """Run and measure once.  `share`: of the budget."""
         # Two copies: the run may change its own; the scorer's is unpatched where ideas may change the weights alone.
         patched = self.environment.scorer_code == "patched"
         write_tree(tree, folder / "run")
         write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
         folder.chmod(0o711)
-        result = self._run_sealed(folder / "run", seed)
+        result = self._run_sealed(folder / "run", seed, share)
         if not result.artifact_complete:
             status = TIMED_OUT if result.status == "timed_out" else FAILED
             return Trial(result, Measurement(status, result.message), 0.0)
@@ -177,7 +187,8 @@ class Worker:
             reason = trial.measurement.message or trial.measurement.status
             raise IdeatorError(f"The baseline of {self.environment.name} was to be measured and failed: {reason}")
 
-    def _run_sealed(self, workspace: Path, seed: int) -> RunResult:
+    def _run_sealed(self, workspace: Path, seed: int, share: float) -> RunResult:
+        budget = replace(self.preset.budget, seconds=share * self.preset.budget.seconds)
         data = self.environment.data(self.preset.name)
         (workspace / "artifact").mkdir()
         _give_to(experiment_uid(self.sandbox.level), workspace)
@@ -191,7 +202,7 @@ class Worker:
             "OMP_NUM_THREADS": str(self.preset.resources.cpus),
             "IDEATOR_DATA": self.sandbox.visible_path(data.public, "/data"),
             "IDEATOR_ARTIFACT": inside + "/artifact",
-            "IDEATOR_BUDGET_SECONDS": str(self.preset.budget.seconds),
+            "IDEATOR_BUDGET_SECONDS": str(budget.seconds),
             "IDEATOR_SEED": str(seed),
         }
         if gpus := allotted_gpus():
@@ -201,7 +212,7 @@ class Worker:
         command = Command(self.environment.command, self.environment.preload, variables)
         network = self.preset.resources.network
         mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
-        return run(self.sandbox, command, mounts, self.preset.budget, self.preset.resources, self._heartbeat)
+        return run(self.sandbox, command, mounts, budget, self.preset.resources, self._heartbeat)
 
     def _heartbeat(self) -> None:
         """Called at every poll of a run and of a measurement; writes at most once in HEARTBEAT_SECONDS."""
@@ -228,6 +239,24 @@ class Worker:
             "kind": INVALID,
             "message": f"{metric.name} {first_value:.4g} did not repeat under another seed on other hidden data: "
             f"{outcome}",
+        }
+
+    def _compare_control(self, record: Experiment, control: Trial) -> None:
+        """Refuse a result that a part of the budget reaches as well."""
+        metric, suspicious = self.environment.metric, self.preset.suspicious
+        assert record.metric is not None and suspicious is not None and suspicious.control is not None
+        record.seconds["confirm"] += control.result.wall + control.score_seconds
+        value = control.measurement.value if control.measurement.status == SUCCEEDED else None
+        record.metric["control"] = value
+        # Without a result, the short budget was not enough: that is what the control is to show.
+        second = record.metric["second"]
+        if value is None or (metric.better(second, value) and abs(second - value) > suspicious.agree):
+            return
+        record.status = INVALID
+        record.error = {
+            "kind": INVALID,
+            "message": f"{metric.name} {second:.4g} does not come from training: {value:.4g} with "
+            f"{suspicious.control:.0%} of the budget",
         }
 
     def _record(self, trial: Trial) -> Experiment:

@@ -150,7 +150,7 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(int(os.environ["IDEATOR_SEED"]))
     clock = time.process_time if device == "cpu" else time.monotonic
-    model = train(float(os.environ["IDEATOR_BUDGET_SECONDS"]) - reserve, clock)
+    model = train(max(float(os.environ["IDEATOR_BUDGET_SECONDS"]) - reserve, reserve / 4), clock)
     torch.save(model.state_dict(), Path(os.environ["IDEATOR_ARTIFACT"], "model.pt"))
 
 
