@@ -71,6 +71,8 @@ class Experiment:
     log: str = ""
     """The end of the experiment's output: untrusted text."""
     isolation: str = ""
+    start: str = ""
+    """`forked` or `cold`: how Python was started for the run.  Equal within noise, and no part of the id."""
     implementer: str = ""
     tree: str = ""
     """SHA-256 of the patched codebase; empty when there is none."""

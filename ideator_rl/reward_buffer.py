@@ -272,6 +272,7 @@ class RewardBuffer:
     def close(self) -> None:
         """Write the outcomes that are known, and close the journal.  What runs on can no longer be entered."""
         self.journal.close()
+        self.executor.close()
         _open.pop(self.config, None)
 
     def __getattr__(self, name: str) -> Any:

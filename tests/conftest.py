@@ -27,9 +27,9 @@ def own_scratch() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def workers_are_measured() -> None:
     """Workers inherit an allow-list; under coverage they are measured too."""
-    from ideator_rl.executor.backends import local
+    from ideator_rl.executor import start_worker
 
-    local.INHERITED = (*local.INHERITED, *(name for name in os.environ if name.startswith("COVERAGE_")))
+    start_worker.INHERITED = (*start_worker.INHERITED, *(name for name in os.environ if name.startswith("COVERAGE_")))
 
 
 @pytest.fixture

@@ -239,14 +239,14 @@ def test_an_experiment_dies_with_its_worker(tmp_path):
         sleeper = diff(base, base | toy("print('up', flush=True); time.sleep(15); leave()"))
         task = asyncio.create_task(buffer.score_patch(sleeper))
         children = []
-        while not any(b"train.py" in _command_line(pid) for pid in children) and not task.done():
+        while not any(_is_script(pid) for pid in children) and not task.done():
             await asyncio.sleep(0.05)
             for process in buffer.executor.backend._processes.values():
                 children = process_tree.descendants(process.pid)
         os.kill(children[0], signal.SIGKILL)
         record = await task
         for _ in range(60):
-            alive = [pid for pid in children if b"train.py" in _command_line(pid)]
+            alive = [pid for pid in children if _is_script(pid)]
             if not alive:
                 break
             await asyncio.sleep(0.05)
@@ -255,6 +255,11 @@ def test_an_experiment_dies_with_its_worker(tmp_path):
 
     record, alive = run(killed())
     assert record.status == "lost" and record.reward is None and alive == []
+
+
+def _is_script(pid):
+    """Whether it runs the experiment's script: a forked one has the command line of its fork server."""
+    return any(name in _command_line(pid) for name in (b"train.py", b"fork_server.py"))
 
 
 def _command_line(pid):

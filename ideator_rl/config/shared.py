@@ -37,6 +37,9 @@ class ExperimentSettings(RunLimits):
     """CPU slots for experiments on this machine; null for the number of cores."""
     isolation: Annotated[str, Expected("auto or none", ("auto", "none").__contains__)] = "auto"
     """auto for the strongest sandbox that works here; none risks the machine."""
+    start: Annotated[str, Expected("forked or cold", ("forked", "cold").__contains__)] = "forked"
+    """How Python starts for an experiment: forked from a process that has the imports, or cold, anew each time.  The
+    results are equal."""
 
     def experiment_settings(self) -> dict[str, Any]:
         """The fields of this class by name, for another configuration that inherits them."""

@@ -96,7 +96,12 @@ class Executor:
         self._run_at_once = self.backend.runner(self.environment, self.preset)
         if self._run_at_once is not None:
             self.sandbox = IN_PROCESS
+        self.backend.start = config.start
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry)
+
+    def close(self) -> None:
+        """Release what serves to start experiments; those that run go on."""
+        self.backend.close()
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""

@@ -1,6 +1,6 @@
 """The scheduler: polls experiments without a record, and has the backend start attempts at them.
 
-It polls every 0.1 to 0.5 s, by load; each experiment has its own pace of checks.
+It looks at once when an experiment is requested or an attempt of its backend ends; else every 0.1 to 0.5 s, by load.
 
 - Its state is the bucket.  It may be killed at any moment, and several may run at once: an attempt is claimed by its
   worker, and only one claim wins.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -30,8 +31,9 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import Bucket
 
 TICK_SECONDS = 0.1
-REST_FACTOR, LONGEST_REST = 4, 0.5
-"""After a tick, rest this many times as long as it took, but at most so many seconds."""
+"""Between two ticks that no event causes."""
+SLOW_TICK_SECONDS, REST_FACTOR, LONGEST_REST = 0.02, 4, 0.5
+"""After a slow tick, rest this many times as long as it took, but at most so many seconds, whatever happens."""
 RECORD_CHECK_FRACTION, MAX_RECORD_CHECK_SECONDS = 1 / 50, 5.0
 """Interval between checks for a record: this fraction of the time waited so far, at most so many seconds."""
 CLAIM_CHECK_FRACTION, MIN_CLAIM_CHECK_SECONDS, MAX_CLAIM_CHECK_SECONDS = 1 / 5, 1.0, 10.0
@@ -79,10 +81,12 @@ class Scheduler:
     def __init__(self, bucket: Bucket, backend: Backend, max_attempts: int = 3, retry: Retry | None = None):
         self.bucket, self.backend, self.max_attempts = bucket, backend, max_attempts
         self._retry = retry or Retry(bucket.url, 3600.0)
-        # The lock guards `_waiting` (every loop adds, the clock's loop removes) and `_clock`.
+        # The lock guards `_waiting` (every loop adds, the clock's loop removes), `_clock` and `_wake`.
         self._lock = threading.Lock()
         self._waiting: dict[str, PendingExperiment] = {}
         self._clock: asyncio.Task[None] | None = None
+        # Set, in the clock's loop, when a tick is due at once; the clock clears it.
+        self._wake = asyncio.Event()
         # Experiments that have a record or cannot run here, and lost ones.  `discover` skips both; a lost one is taken
         # on again when a retry is requested.
         self._not_to_discover: set[str] = set()
@@ -184,21 +188,34 @@ class Scheduler:
             return None
 
     def _ensure_clock(self) -> None:
-        """Start the clock in this event loop unless a live loop runs it."""
+        """Have the clock tick soon: in the loop that runs it, or in this one when no live loop does."""
         with self._lock:
             if self._clock is None or self._clock.done() or self._clock.get_loop().is_closed():
-                self._clock = asyncio.get_running_loop().create_task(self._run_clock())
+                self._wake = asyncio.Event()
+                self._clock = asyncio.get_running_loop().create_task(self._run_clock(self._wake))
+            elif self._clock.get_loop() is asyncio.get_running_loop():
+                self._wake.set()
+            else:
+                # The loop may close at this moment; the clock is then handed over.
+                with suppress(RuntimeError):
+                    self._clock.get_loop().call_soon_threadsafe(self._wake.set)
 
-    async def _run_clock(self) -> None:
+    async def _run_clock(self, wake: asyncio.Event) -> None:
         own_loop = asyncio.get_running_loop()
+        ends = EndWatch(own_loop, wake)
         try:
             while self._waiting:
+                wake.clear()
                 began = time.monotonic()
                 self.tick()
+                ends.watch(self.backend.end_descriptors())
                 took = time.monotonic() - began
-                # A slow bucket must not take the event loop for itself.
-                await asyncio.sleep(max(TICK_SECONDS, min(REST_FACTOR * took, LONGEST_REST)))
+                # A slow bucket must not take the event loop for itself, however many events there are.
+                await asyncio.sleep(min(REST_FACTOR * took, LONGEST_REST) if took > SLOW_TICK_SECONDS else 0.0)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(wake.wait(), TICK_SECONDS)
         finally:
+            ends.close()
             self._hand_over_clock(own_loop)
 
     def _hand_over_clock(self, own_loop: asyncio.AbstractEventLoop) -> None:
@@ -296,6 +313,38 @@ class Scheduler:
                 # A future may be set in its own loop only; if that was closed, the task that waited is gone.
                 with suppress(RuntimeError):
                     future.get_loop().call_soon_threadsafe(_set, future, outcome)
+
+
+class EndWatch:
+    """Wakes the clock of one event loop when an attempt of the backend ends."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wake: asyncio.Event):
+        self._loop, self._wake = loop, wake
+        # The backend's descriptor → our duplicate, which the backend cannot close while the loop waits for it.
+        self._duplicates: dict[int, int] = {}
+
+    def watch(self, descriptors: list[int]) -> None:
+        """Wait for exactly these descriptors from now on."""
+        for gone in self._duplicates.keys() - set(descriptors):
+            self._remove(gone)
+        for descriptor in descriptors:
+            if descriptor not in self._duplicates:
+                duplicate = self._duplicates[descriptor] = os.dup(descriptor)
+                self._loop.add_reader(duplicate, self._on_end, descriptor)
+
+    def close(self) -> None:
+        self.watch([])
+
+    def _on_end(self, descriptor: int) -> None:
+        # It stays readable, and would wake the clock for ever.  Its number may already be that of a new attempt's
+        # descriptor: the tick that follows watches that one.
+        self._remove(descriptor)
+        self._wake.set()
+
+    def _remove(self, descriptor: int) -> None:
+        duplicate = self._duplicates.pop(descriptor)
+        self._loop.remove_reader(duplicate)
+        os.close(duplicate)
 
 
 def _current_loop() -> asyncio.AbstractEventLoop | None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environments.environment import Preset, load_environment
+from ideator_rl.environments.environment import Environment, Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.workdirs import new_workdir, remove_stale_workdirs
@@ -60,8 +61,16 @@ def cancel(bucket: Bucket, ids: list[str]) -> list[str]:
     return cancelled
 
 
-def main(config: dict[str, Any]) -> int:
-    """Returns 0 when the bucket has a record or another process runs the experiment, 1 when the attempt was lost."""
+def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
+    """Run one attempt.
+
+    Args:
+        config: see the head of this file; with `probed`, the level and reason of the best sandbox on this machine.
+        forks: where forked starts are requested; None for cold ones.
+
+    Returns:
+        0 when the bucket has a record or another process runs the experiment, 1 when the attempt was lost.
+    """
     process_tree.become_subreaper()
     # Some callers leave this signal ignored, and the kernel then forgets the CPU time of children.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -74,7 +83,10 @@ def main(config: dict[str, Any]) -> int:
     # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
     try:
         with new_workdir() as workdir:
-            record = Worker(bucket, spec, number, config.get("isolation", "auto"), workdir).run()
+            environment = load_environment(spec.environment)
+            best = Sandbox(**config["probed"]) if "probed" in config else None
+            sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, environment.preload, best)
+            record = Worker(bucket, spec, number, environment, replace(sandbox, forks=forks), workdir).run()
             record.finished = time.time()
             record_store.save_record(bucket, record)
         return 0
@@ -97,11 +109,19 @@ class Trial:
 class Worker:
     """Runs one claimed attempt inside `workdir`."""
 
-    def __init__(self, bucket: Bucket, spec: record_store.Spec, number: int, isolation: str, workdir: Path):
+    def __init__(
+        self,
+        bucket: Bucket,
+        spec: record_store.Spec,
+        number: int,
+        environment: Environment,
+        sandbox: Sandbox,
+        workdir: Path,
+    ):
         self.bucket, self.spec, self.number, self.workdir = bucket, spec, number, workdir
-        self.environment = load_environment(spec.environment)
+        self.environment = environment
         self.preset: Preset = self.environment.preset(spec.preset)
-        self.sandbox: Sandbox = choose_sandbox(isolation, spec.trusted, self.environment.preload)
+        self.sandbox = sandbox
         self.claimed = time.time()
         self._next_heartbeat = 0.0
 
@@ -278,6 +298,7 @@ class Worker:
             },
             log=result.log,
             isolation=self.sandbox.isolation,
+            start=result.start,
             attempt=self.number,
             scoring=measurement.notes,
         )

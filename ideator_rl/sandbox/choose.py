@@ -30,7 +30,9 @@ class SandboxError(IdeatorError):
     """No sandbox works here and the code may not run without one."""
 
 
-def choose_sandbox(isolation: str, trusted: bool, preload: tuple[str, ...] | None = None) -> Sandbox:
+def choose_sandbox(
+    isolation: str, trusted: bool, preload: tuple[str, ...] | None = None, best: Sandbox | None = None
+) -> Sandbox:
     """The sandbox for code of a given origin.
 
     Args:
@@ -38,6 +40,7 @@ def choose_sandbox(isolation: str, trusted: bool, preload: tuple[str, ...] | Non
         trusted: the text of the patch is the library's own (implementer `rules`).
         preload: what the environment preloads, for a sandbox whose scorers read memory instead of the disk; None for
             one that starts no scorers.
+        best: what a process of ours on this machine found best; probed here by default.
 
     Raises:
         SandboxError: unknown isolation; or no sandbox works and the library did not write the code.
@@ -46,7 +49,7 @@ def choose_sandbox(isolation: str, trusted: bool, preload: tuple[str, ...] | Non
         raise SandboxError(f"isolation is {isolation!r}; expected 'auto' or 'none'.")
     if isolation == NONE:
         return Sandbox(NONE, "asked for by isolation: none")
-    best = best_sandbox()
+    best = best or best_sandbox()
     if best.level == NONE and not trusted:
         raise SandboxError(
             f"No sandbox works here ({best.reason}), and this code was not written by the library. "

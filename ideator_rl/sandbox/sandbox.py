@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -59,6 +60,8 @@ class Sandbox:
     """What scorers see of the system and Python; None where they read the disk."""
     on_disk: bool = False
     """An image was asked for and there is none: `reason` has the cause."""
+    forks: socket.socket | None = field(default=None, compare=False, repr=False)
+    """Where forked starts are requested (see `start`); None for cold starts."""
 
     @property
     def isolation(self) -> str:
@@ -91,7 +94,7 @@ class Sandbox:
         pass_fds: Iterable[int] = (),
         **streams: Any,
     ) -> subprocess.Popen[Any]:
-        """Start `argv` inside, without variables; at level `none`, on the host.
+        """Start `argv` inside, without variables; at level `none`, on the host.  See `start` for Python programs.
 
         Args:
             cwd: a path as the process sees it; see `visible_path`.
@@ -104,19 +107,47 @@ class Sandbox:
             if self.level != NONE:
                 users = stack.enter_context(_readable(_passwd()))
                 inherited.append(users)
-                command += [*_namespace_options(), *([] if mounts.network else ["--unshare-net"])]
-                command += binds(mounts, users)
+                command += _bubblewrap(mounts, users)
                 if self.level == BWRAP:
                     # bubblewrap reads the filter from this descriptor and installs it before it starts the command.
                     handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted, silent=silent)
                     stack.callback(os.close, handle)
                     inherited.append(handle)
                     command += ["--seccomp", str(handle)]
-                command += ["--chdir", cwd, "--", *_process_limit_prefix()]
+                command += ["--chdir", cwd, "--", *_limit_prefix(inside=True)]
             # Root is dropped inside, after the mounts that only root could make.
             command += [*_drop_root_prefix(self.level), *argv]
             host_cwd = cwd if self.level == NONE else "/"
             return subprocess.Popen(command, cwd=host_cwd, env={}, pass_fds=inherited, **streams)
+
+    def start_holder(self, mounts: Mounts, info: int) -> subprocess.Popen[bytes]:
+        """Build the sandbox around a process that does nothing, until its input is closed.
+
+        It writes a line to its output when the sandbox is complete.  Nothing limits it: a forked start brings the
+        limits, the filter and the user along.
+
+        Args:
+            info: bubblewrap writes here, as JSON, the pid of the sandbox's init on the host.
+        """
+        with _readable(_passwd()) as users:
+            command = [*_bubblewrap(mounts, users), "--info-fd", str(info), "--", "/bin/sh", "-c", "echo; read x"]
+            return subprocess.Popen(
+                command,
+                cwd="/",
+                env={},
+                pass_fds=[users, info],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+
+    @staticmethod
+    def start_trusted(argv: list[str], mounts: Mounts, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a program of ours, as root, that sees the file system of a sandbox; nothing else separates it."""
+        with _readable(_passwd()) as users:
+            descriptors = [users, *options.pop("pass_fds", ())]
+            command = [str(bwrap_path()), "--die-with-parent", *binds(mounts, users), "--", *argv]
+            return subprocess.Popen(command, pass_fds=descriptors, **options)
 
     def visible_path(self, host: Path, mounted_at: str) -> str:
         """The path at which the process sees a mounted host folder."""
@@ -177,17 +208,22 @@ def _readable(text: str) -> Iterator[int]:
         os.close(handle)
 
 
-def _limit_prefix() -> list[str]:
-    """Limits for the whole command.  None on address space, which breaks CUDA: `limits` watches memory."""
+KERNEL_LIMITS = {"core": 0, "fsize": MAX_FILE_BYTES, "nofile": MAX_OPEN_FILES, "nproc": MAX_PROCESSES}
+"""Of each process, by the names of `prlimit`; `nproc` is of the user.  None on address space, which breaks CUDA:
+`limits` watches memory."""
+
+
+def _limit_prefix(*, inside: bool = False) -> list[str]:
     # A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
-    prlimit = shutil.which("prlimit")
-    return [prlimit, "--core=0", f"--fsize={MAX_FILE_BYTES}", f"--nofile={MAX_OPEN_FILES}", "--"] if prlimit else []
+    prlimit = shutil.which("prlimit", path="/usr/bin:/bin" if inside else None)
+    # Processes are limited inside, where the count of a user namespace starts anew: outside, all that the user runs
+    # would count.
+    limits = [f"--{name}={limit}" for name, limit in KERNEL_LIMITS.items() if (name == "nproc") == inside]
+    return [prlimit, *limits, "--"] if prlimit else []
 
 
-def _process_limit_prefix() -> list[str]:
-    # Inside, where the count of a user namespace starts anew: outside it would count all that the user runs.
-    prlimit = shutil.which("prlimit", path="/usr/bin:/bin")
-    return [prlimit, f"--nproc={MAX_PROCESSES}", "--"] if prlimit else []
+def _bubblewrap(mounts: Mounts, users: int) -> list[str]:
+    return [*_namespace_options(), *([] if mounts.network else ["--unshare-net"]), *binds(mounts, users)]
 
 
 def _namespace_options() -> list[str]:

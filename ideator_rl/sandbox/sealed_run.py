@@ -15,7 +15,6 @@ import os
 import resource
 import selectors
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,15 +24,15 @@ from pathlib import Path
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.limits import POLL_SECONDS, Watch
+from ideator_rl.sandbox.limits import Watch
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
+from ideator_rl.sandbox.start import COLD, ColdProcess, Process, Script, start_script
 
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
 SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
 """By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
-LAUNCHER = Path(__file__).with_name("launch.py")
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class RunResult:
     """CPU seconds before the experiment's code was loaded; 0 where nothing is preloaded."""
     wall: float
     """Seconds from start to end, start-up included."""
+    start: str = COLD
+    """`forked` or `cold`; a command that is no Python script always starts cold."""
     killed: bool = False
     """It failed by a signal that we did not send, and that a crash does not raise.  The machine may have killed it, or
     the experiment itself."""
@@ -95,91 +96,84 @@ def run(
 ) -> RunResult:
     """Run a command in the sandbox until it ends or breaks a limit.  `heartbeat` is called at every poll."""
     workspace = next(iter(mounts.writable))
-    argv, ready_write, ready_read = _wrapped(sandbox, command)
     cpu_before = _children_cpu()
-    started = time.monotonic()
     counted = budget.clock == "cpu" and sandbox.level == BWRAP
-    process = sandbox.start(
-        argv,
-        replace(mounts, readonly={**mounts.readonly, LAUNCHER: "/ideator/launch.py"}),
-        sandbox.visible_path(workspace, WORKSPACE),
-        counted=counted,
-        pass_fds=[] if ready_write is None else [ready_write],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    # Only the launcher holds the writing end now: when it closes it, no code of the experiment can send the mark.
-    if ready_write is not None:
-        os.close(ready_write)
-    watch = Watch(process.pid, budget, resources, workspace, started, has_mark=ready_read is not None, counted=counted)
-    log = _Log()
-    assert process.stdout is not None
+    output, write_output = os.pipe()
     try:
-        broken = _follow(process, process.stdout.fileno(), ready_read, log, watch, heartbeat)
+        process = _start(sandbox, command, mounts, workspace, counted, write_output, heartbeat)
+    except BaseException:
+        os.close(output)
+        raise
+    finally:
+        os.close(write_output)
+    # A fork server may just have imported for a minute what the first experiment preloads: not this run's time.
+    started = process.started
+    has_mark = process.ready is not None
+    watch = Watch(process.pid, budget, resources, workspace, started, has_mark=has_mark, counted=counted)
+    log = _Log()
+    try:
+        broken = _follow(process, output, log, watch, heartbeat)
+        exit_code = process.poll()
     finally:
         watch.close()
         # The tree of the command first; then daemons that left it, which this process has adopted.
         if process.poll() is None:
             process_tree.kill_tree(process.pid, reapers=0 if sandbox.level == NONE else 2)
-        process.wait()
+        process.close()
         process_tree.kill_tree(os.getpid())
         _reap()
-        process.stdout.close()
-        if ready_read is not None:
-            os.close(ready_read)
+        os.close(output)
     # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
     cpu = max(0.0, max(_children_cpu() - cpu_before - watch.cpu_of_looks, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
-    return _result(process.returncode, broken, log, watch, cpu, wall)
+    return replace(_result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how)
 
 
-def _wrapped(sandbox: Sandbox, command: Command) -> tuple[list[str], int | None, int | None]:
-    """The command with its variables and, for a Python script, our launcher in front of it."""
-    # The mark comes through a pipe of its own: output could be forged by the experiment.
-    argv, ready_write, ready_read = list(command.argv), None, None
-    python = sys.executable
+def _start(
+    sandbox: Sandbox,
+    command: Command,
+    mounts: Mounts,
+    workspace: Path,
+    counted: bool,
+    output: int,
+    heartbeat: Callable[[], None],
+) -> Process:
+    """Start the command: a Python script with its preload, anything else as it is."""
+    cwd, argv = sandbox.visible_path(workspace, WORKSPACE), command.argv
     if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
-        ready_read, ready_write = os.pipe()
-        launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
-        argv = [python, "-I", "-B", "-u", launcher, str(ready_write), ",".join(command.preload), *argv[1:]]
-    elif argv[0] == "python":
-        argv[0] = python
-    pairs = [f"{name}={value}" for name, value in command.variables.items()]
-    return ["/usr/bin/env", "-i", *pairs, *argv], ready_write, ready_read
+        script = Script(argv[1], argv[2:], command.preload, command.variables)
+        return start_script(sandbox, script, mounts, cwd, counted=counted, output=output, heartbeat=heartbeat)
+    program = sys.executable if argv[0] == "python" else argv[0]
+    return ColdProcess(sandbox, [program, *argv[1:]], command.variables, mounts, cwd, counted=counted, output=output)
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
-    output: int,
-    ready: int | None,
-    log: _Log,
-    watch: Watch,
-    heartbeat: Callable[[], None],
+    process: Process, output: int, log: _Log, watch: Watch, heartbeat: Callable[[], None]
 ) -> tuple[str, str] | None:
     """Read output and the start mark until the process ends (None) or a limit breaks (which one)."""
     with selectors.DefaultSelector() as selector:
-        selector.register(output, selectors.EVENT_READ)
-        if ready is not None:
-            selector.register(ready, selectors.EVENT_READ)
+        # Each of them wakes this process, so that only the limits have to be polled for.
+        for descriptor in (output, process.end, process.ready):
+            if descriptor is not None:
+                selector.register(descriptor, selectors.EVENT_READ)
         while process.poll() is None:
             for key, _ in selector.select(watch.seconds_to_next_look()):
+                if key.fd == process.end:
+                    continue
                 data = os.read(key.fd, 65_536)
-                if key.fd == ready:
-                    watch.mark() if data else None
-                    selector.unregister(key.fd)
-                elif data:
+                if key.fd == output and data:
                     log.add(data)
-                else:  # output was closed: without it `select` would no longer wait
-                    selector.unregister(key.fd)
-                    time.sleep(POLL_SECONDS)
+                    continue
+                if key.fd == process.ready and data:
+                    watch.mark()
+                selector.unregister(key.fd)  # nothing more will come
             if broken := watch.broken_limit():
                 return broken
             heartbeat()
     # A short program may end between two looks, with its mark unread.
-    if ready is not None and not watch.marked:
-        os.set_blocking(ready, False)
-        if _read_available(ready):
+    if process.ready is not None and not watch.marked:
+        os.set_blocking(process.ready, False)
+        if _read_available(process.ready):
             watch.mark()
     # A bounded number of reads: a daemon that still writes must not keep us here.
     os.set_blocking(output, False)
@@ -207,7 +201,7 @@ def _result(
             broken = (LOST, f"The experiment did not start: it {message}")
     status, message = broken or ("ok", "")
     complete = status == "ok" or (status == TIMED_OUT and watch.artifact_in_time(cpu))
-    return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed)
+    return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed=killed)
 
 
 def _signal_number(exit_code: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -28,8 +29,26 @@ SECONDS_DIGITS = 1
 """Decimals of the seconds that scorers took."""
 
 
-def evaluate(config: dict[str, Any]) -> dict[str, Any]:
-    """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`, and the evaluator's notes."""
+def run(config: dict[str, Any], sandbox: Sandbox, answer: Path) -> int:
+    """The evaluator's process: evaluates, writes the answer to a file, and returns the exit status."""
+    try:
+        answer.write_text(json.dumps(evaluate(config, sandbox)))
+    except IdeatorError as error:
+        print(error, file=sys.stderr, flush=True)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        return 1
+    return 0
+
+
+def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
+    """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`, and the evaluator's notes.
+
+    Args:
+        sandbox: for its scorers.
+    """
     environment = load_environment(config["environment"])
     preset = environment.preset(config["preset"])
     data = environment.data(preset.name)
@@ -41,7 +60,7 @@ def evaluate(config: dict[str, Any]) -> dict[str, Any]:
         seed=config["seed"],
         settings=preset.settings,
         vocab=preset.vocab,
-        sandbox=Sandbox.from_json(config["sandbox"]),
+        sandbox=sandbox,
         tree=Path(config["tree"]),
         scorer=environment.scorer,
         masked=data.masked,
@@ -114,8 +133,5 @@ def why_implausible(value: float, metric: Metric) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        answer = evaluate(json.loads(Path(sys.argv[1]).read_text()))
-    except IdeatorError as error:
-        sys.exit(str(error))
-    Path(sys.argv[2]).write_text(json.dumps(answer))
+    config = json.loads(Path(sys.argv[1]).read_text())
+    sys.exit(run(config, Sandbox.from_json(config["sandbox"]), Path(sys.argv[2])))

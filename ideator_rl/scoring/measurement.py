@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import stat
 import subprocess
@@ -27,12 +28,15 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.sandbox import Sandbox
+from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.allowance import Limits, ScorerSeconds, ScoringCost
 
 MAX_ARTIFACT_BYTES = 256 << 20
 MAX_ARTIFACT_FILES = 64
 SCORE_SECONDS = 600.0
 """Wall seconds for the evaluator of the baseline; that of an experiment is limited by what this one took."""
+POLL_SECONDS = 0.05
+"""Between two looks at the limits."""
 MAIN, CONFIRM = "main", "confirm"
 """The two hidden splits: of every experiment, and of those that are too good to be believed at once."""
 
@@ -71,43 +75,55 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
         IdeatorError: the evaluator itself broke: ours, not the idea's.
     """
     workdir, environment, preset = subject.workdir, subject.environment, subject.preset
-    config, answer, errors = workdir / "score.json", workdir / "answer.json", workdir / "evaluator.log"
-    config.write_text(
-        json.dumps(
-            {
-                "environment": str(environment.root),
-                "preset": preset.name,
-                "seed": subject.seed,
-                "split": subject.split,
-                "artifact": str(workdir / "artifact"),
-                "tree": str(workdir / "score"),
-                "sandbox": subject.sandbox.to_json(),
-                "limits": [asdict(scorer) for scorer in subject.limits.scorers or ()],
-            }
-        )
-    )
+    answer, errors = workdir / "answer.json", workdir / "evaluator.log"
+    config = {
+        "environment": str(environment.root),
+        "preset": preset.name,
+        "seed": subject.seed,
+        "split": subject.split,
+        "artifact": str(workdir / "artifact"),
+        "tree": str(workdir / "score"),
+        "sandbox": subject.sandbox.to_json(),
+        "limits": [asdict(scorer) for scorer in subject.limits.scorers or ()],
+    }
     _make_readable(workdir / "score")
-    command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(config), str(answer)]
-    with open(errors, "wb") as stderr:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr)
+    pid = _start_evaluator(subject, config, answer, errors)
+    end = os.pidfd_open(pid)
     started = time.monotonic()
     deadline = started + subject.limits.wall
     try:
-        while process.poll() is None:
+        while not select.select([end], [], [], POLL_SECONDS)[0]:
             heartbeat()
             if time.monotonic() > deadline:
                 return Measurement(FAILED, f"scoring took over {subject.limits.wall:.0f} s", over_allowance=True)
-            if fault := _broken_limit(process.pid, subject):
+            if fault := _broken_limit(pid, subject):
                 return Measurement(FAILED, fault)
-            time.sleep(0.02)
     finally:
+        os.close(end)
         # Scorers too, and what a scorer has left behind: this process has adopted it.
         process_tree.kill_tree(os.getpid())
-        process.wait()
-    if process.returncode != 0 or not answer.is_file():
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status != 0 or not answer.is_file():
         lines = errors.read_text(errors="replace").strip().splitlines()
         raise IdeatorError(f"The evaluator of {environment.name} broke: {(lines or ['no output'])[-1]}")
     return _measurement(json.loads(answer.read_text()), time.monotonic() - started)
+
+
+def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, errors: Path) -> int:
+    """Start the evaluator; returns its pid.  Its errors go to a file."""
+    with open(errors, "wb") as stderr:
+        if subject.sandbox.forks is None:
+            path = subject.workdir / "score.json"
+            path.write_text(json.dumps(config))
+            command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(path), str(answer)]
+            nowhere = subprocess.DEVNULL
+            return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
+        # This process has the evaluator's imports and one thread: see `executor.zygote`.
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(stderr.fileno(), 2)
+            os._exit(evaluate.run(config, subject.sandbox, answer))
+        return pid
 
 
 def _measurement(answer: dict[str, Any], wall: float) -> Measurement:

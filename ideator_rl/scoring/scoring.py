@@ -18,8 +18,6 @@ import mmap
 import os
 import select
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +33,7 @@ from ideator_rl.sandbox.doors import Doors
 from ideator_rl.sandbox.memory_image import files_in_memory
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
+from ideator_rl.sandbox.start import Process, Script, start_script
 from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerSeconds
 
 SCORER = Path(__file__).with_name("scorer.py")
@@ -254,7 +253,7 @@ class ScoringRun:
         # Sealed before the scorer gets it: reading from a memory that was shrunk would kill this process.
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)
         doors, files = Doors(), ExitStack()
-        process = self._start([request_read, answer_write, memory, doors.inherited], vocab, files)
+        process = self._start((request_read, answer_write, memory, doors.inherited), vocab, files)
         # The scorer's ends are closed here, so that its death shows as the end of the answer pipe.
         os.close(request_read)
         os.close(answer_write)
@@ -281,35 +280,34 @@ class ScoringRun:
             doors.shut()
             os.close(request_write)
             os.close(answer_read)
-            process.kill()
-            process.wait()
+            process.close()
             files.close()
 
-    def _start(self, handles: list[int], vocab: int, files: ExitStack) -> subprocess.Popen[bytes]:
+    def _start(self, handles: tuple[int, ...], vocab: int, files: ExitStack) -> Process:
         # Copies for this scorer alone: what it reads of a disk would show in caches that other sandboxes share.
         originals = {self.tree: WORKSPACE, self.artifact: ARTIFACT, SCORER: "/ideator/scorer.py"}
         image = self.sandbox.image
         readonly = files.enter_context(files_in_memory(image, originals))
         visible_path = self.sandbox.visible_path
-        argv = [
-            sys.executable,
-            "-I",
-            "-B",
+        script = Script(
             visible_path(SCORER, "/ideator/scorer.py"),
-            *map(str, handles),
-            str(SLOT_BYTES),
-            ",".join(self.preload),
-        ]
-        argv += [self.scorer, visible_path(self.artifact, ARTIFACT), str(vocab)]
-        environment = ["/usr/bin/env", "-i", "OMP_NUM_THREADS=1", "HOME=/tmp", "USER=experiment", "PATH=/usr/bin:/bin"]
-        return self.sandbox.start(
-            environment + argv,
+            (
+                *map(str, handles),
+                str(SLOT_BYTES),
+                ",".join(self.preload),
+                self.scorer,
+                visible_path(self.artifact, ARTIFACT),
+                str(vocab),
+            ),
+            self.preload,
+            {"OMP_NUM_THREADS": "1", "HOME": "/tmp", "USER": "experiment", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+        )
+        return start_script(
+            self.sandbox,
+            script,
             Mounts({}, readonly, self.masked, image=image),
             visible_path(self.tree, WORKSPACE),
             counted=True,
             silent=True,
-            pass_fds=handles,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            descriptors=handles,
         )

@@ -16,6 +16,7 @@ from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.registry import resolve
+from ideator_rl.sandbox.start import FORKED
 from ideator_rl.storage.bucket import Bucket
 
 BUILT_IN = {
@@ -34,6 +35,9 @@ class Backend(Protocol):
     starts: bool = True
     """It starts attempts itself, and the scheduler counts those.  Else attempts are counted in the bucket."""
 
+    start: str = FORKED
+    """`forked` or `cold`: how it is to start Python for workers and experiments.  Set before the first submission."""
+
     # With defaults, so that `super().__init__()` works in a class that was written without this base class.
     def __init__(self, bucket_url: str = "", slots: int | None = None, isolation: str = "auto") -> None:
         del bucket_url, slots, isolation
@@ -50,6 +54,17 @@ class Backend(Protocol):
     def active(self, id: str) -> bool:
         """Whether an attempt that was started here still runs."""
         ...
+
+    def end_descriptors(self) -> list[int]:
+        """Descriptors that become readable when an attempt that was started here ends: the scheduler then looks.
+
+        Called by the thread that calls `submit`.  A descriptor of an attempt that had ended is no longer among them.
+        By default there is none.
+        """
+        return []
+
+    def close(self) -> None:
+        """Release what serves to start attempts; those that run go on."""
 
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here.  By default nothing is too large."""

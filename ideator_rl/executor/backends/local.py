@@ -1,5 +1,7 @@
 """The backend `local`: workers as detached processes on this machine, within CPU and GPU slots.
 
+A worker is forked from a zygote (`executor.zygote`), or, with `start: cold`, is a new interpreter.
+
 A slot is a file that the worker keeps locked for as long as it lives.  The kernel releases the lock after any kill, and
 several runs of one user on one machine share the slots.
 """
@@ -7,21 +9,21 @@ several runs of one user on one machine share the slots.
 from __future__ import annotations
 
 import fcntl
-import json
+import logging
 import os
-import subprocess
-import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from ideator_rl._imports import ROOT
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend
+from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.start import FORKED
 
-INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-"""The variables a worker inherits; an experiment inherits none."""
+log = logging.getLogger(__name__)
 
 
 class LocalBackend(Backend):
@@ -31,7 +33,9 @@ class LocalBackend(Backend):
         self._gpus = gpu_count()
         # Workers started here, by experiment.  The scheduler's thread adds them; any thread that calls `active` removes
         # those that have ended.
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes: dict[str, RunningWorker] = {}
+        # The scheduler's thread starts it with the first experiment, and drops it when it has died.
+        self._zygote: ZygoteClient | None = None
 
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here."""
@@ -52,37 +56,52 @@ class LocalBackend(Backend):
         if gpus is None:
             _release(cpus)
             return False
-        variables = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        variables["OMP_NUM_THREADS"] = "1"
-        if gpus:
-            variables["IDEATOR_GPUS"] = ",".join(str(index) for index in gpus)
-        config = {"bucket": self._bucket_url, "id": id, "isolation": self._isolation}
-        # A session of its own: neither an interrupt nor the end of this process reaches the worker.
+        variables = {"IDEATOR_GPUS": ",".join(str(index) for index in gpus)} if gpus else {}
+        sandbox = best_sandbox()  # probed once here, instead of by each worker
+        config: dict[str, Any] = {"bucket": self._bucket_url, "id": id, "isolation": self._isolation}
+        config |= {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
         try:
-            self._processes[id] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ideator_rl.executor.worker", json.dumps(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=variables,
-                start_new_session=True,
-                pass_fds=[*cpus.values(), *gpus.values()],
-            )
+            slots = [*cpus.values(), *gpus.values()]
+            worker = self._fork(config, variables, slots) if self.start == FORKED else None
+            self._processes[id] = worker or start_worker(config, variables, slots)
         finally:
             # The worker has inherited the descriptors, and with them the locks.
             _release(cpus | gpus)
         return True
 
+    def _fork(self, config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker | None:
+        """A worker forked from the zygote; None where that is impossible now."""
+        try:
+            if self._zygote is None:
+                self._zygote = ZygoteClient(worker_variables({}))
+            return self._zygote.fork_worker(config, variables, slots)
+        except (OSError, ZygoteRefused) as error:
+            log.warning("An experiment starts cold: %s.", error)
+            self.close()
+            return None
+
     def active(self, id: str) -> bool:
         """Whether a worker that this backend started for the experiment is still alive."""
-        process = self._processes.get(id)
-        if process is None:
+        worker = self._processes.get(id)
+        if worker is None:
             return False
-        if process.poll() is None:
+        if worker.running():
             return True
-        self._processes.pop(id, None)
+        if self._processes.pop(id, None) is not None:
+            worker.close()
         return False
+
+    def end_descriptors(self) -> list[int]:
+        """Descriptors of the running workers, each readable once its worker has ended."""
+        if self._zygote is not None:
+            self._zygote.read_reports()
+        return [worker.end for id, worker in list(self._processes.items()) if self.active(id)]
+
+    def close(self) -> None:
+        """Let the zygote end; workers go on."""
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
 
 
 def slots_folder() -> Path:

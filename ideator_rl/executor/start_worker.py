@@ -1,0 +1,134 @@
+"""How a backend on this machine starts workers: forked from a zygote, or as interpreters of their own.
+
+Either way the worker is detached: neither an interrupt nor the end of this process reaches it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ideator_rl._imports import ROOT
+from ideator_rl.errors import IdeatorError
+
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+"""The variables a worker inherits; an experiment inherits none."""
+ZYGOTE_SECONDS = 60.0
+"""How long the zygote may take to start, and to fork a worker."""
+MAX_MESSAGE = 1 << 16
+
+log = logging.getLogger(__name__)
+
+
+class ZygoteRefused(IdeatorError):
+    """The zygote forked no worker."""
+
+
+@dataclass
+class RunningWorker:
+    """A worker that was started here.  `end`, a pidfd, becomes readable when it has ended."""
+
+    pid: int
+    end: int
+    process: subprocess.Popen[bytes] | None = None
+    """Of a cold start: a child of this process, to be collected."""
+
+    def running(self) -> bool:
+        return not select.select([self.end], [], [], 0)[0]
+
+    def close(self) -> None:
+        """Release what belongs to a worker that has ended."""
+        if self.process is not None:
+            self.process.wait()
+        os.close(self.end)
+
+
+def worker_variables(more: dict[str, str]) -> dict[str, str]:
+    """All variables of a worker: an allow-list of ours, and `more`."""
+    variables = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Read by numpy while it is imported: the evaluator computes on one core.
+    variables["OMP_NUM_THREADS"] = "1"
+    return variables | more
+
+
+def start_worker(config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker:
+    """Start a worker as a new interpreter; it inherits the descriptors of its slots."""
+    process = _popen("ideator_rl.executor.worker", json.dumps(config), worker_variables(variables), slots)
+    return RunningWorker(process.pid, os.pidfd_open(process.pid), process)
+
+
+class ZygoteClient:
+    """The connection to a zygote that this process has started, and that ends with this object."""
+
+    def __init__(self, variables: dict[str, str]):
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(ZYGOTE_SECONDS)
+        try:
+            self._process = _popen("ideator_rl.executor.zygote", str(theirs.fileno()), variables, [theirs.fileno()])
+        finally:
+            theirs.close()
+        self._reported: set[str] = set()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def fork_worker(self, config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker:
+        """Raises: ZygoteRefused, OSError."""
+        request = json.dumps({"config": config, "variables": variables}).encode()
+        try:
+            socket.send_fds(self._control, [request], slots)
+            while True:
+                body, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 1)
+                answer: dict[str, Any] = json.loads(body) if body else {"refused": "the zygote ended"}
+                if "pid" in answer:
+                    return RunningWorker(answer["pid"], descriptors[0])
+                if "refused" in answer:
+                    raise ZygoteRefused(answer["refused"])
+                self._report(answer["refusal"])
+        except TimeoutError:
+            raise ZygoteRefused(f"the zygote gave no answer within {ZYGOTE_SECONDS:g} s") from None
+        except (BrokenPipeError, ConnectionResetError):
+            raise ZygoteRefused("the zygote ended") from None
+
+    def read_reports(self) -> None:
+        """Log what workers have reported since the last call."""
+        while select.select([self._control], [], [], 0)[0]:
+            with suppress(OSError):
+                if body := self._control.recv(MAX_MESSAGE):
+                    self._report(json.loads(body)["refusal"])
+                    continue
+            return
+
+    def _report(self, reason: str) -> None:
+        # Once each: what refuses one forked start mostly refuses all.
+        if reason not in self._reported:
+            self._reported.add(reason)
+            log.warning("Experiments start cold: %s.", reason)
+
+    def close(self) -> None:
+        """Let the zygote end."""
+        self._control.close()
+        self._process.wait()
+
+
+def _popen(module: str, argument: str, variables: dict[str, str], descriptors: list[int]) -> subprocess.Popen[bytes]:
+    # A session of its own: neither an interrupt nor the end of this process reaches it.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module, argument],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=variables,
+        start_new_session=True,
+        pass_fds=descriptors,
+    )
