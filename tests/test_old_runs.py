@@ -90,6 +90,7 @@ def test_a_search_that_had_ended_is_extended_by_the_ideas_that_0_1_0_would_have_
     assert (facts["charged"], facts["ended_by"]) == (14, "max_experiments")
     assert facts["best"]["metric"]["value"] == 6.4 and facts["baseline"] == 45.6
     assert rollouts(folder / "search") == EXPECTED["resumed"]["search"]
+    assert yaml.safe_load((folder / "search" / "recipe.yaml").read_text())["schedule"] == "paper"
     added = set(claims(folder / "search")) - set(before)
     assert len(added) == 2, "an experiment whose result was there was run again"
     assert command(folder, *words).returncode == 0 and len(claims(folder / "search")) == len(before) + 2

@@ -46,9 +46,10 @@ def test_options_of_the_recipe_are_dropped_for_another_strategy(tmp_path):
     }
 
 
-def test_the_papers_numbers_are_the_defaults(tmp_path):
+def test_the_schedule_is_scaled_by_default(tmp_path):
     config = load_search(written(tmp_path))
-    assert (config.epoch_size, config.batch, config.quorum, config.flow) == (80, 10, 0.3, "epochs")
+    assert (config.schedule, config.epoch_size, config.quorum) == ("scaled", None, None)
+    assert (config.batch, config.flow) == (10, "epochs")
 
 
 def test_a_single_source_needs_no_list(tmp_path):

@@ -23,6 +23,7 @@ from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.storage.run_folder import MARK
 
 EPOCHS, STEADY = "epochs", "steady"
+PAPER = "paper"
 COUNT, REJECT, PENALISE = "count", "reject", "penalise"
 BUDGETS = ("max_experiments", "max_ideas", "max_epochs", "max_usd", "max_coder_tokens", "max_gpu_hours", "max_seconds")
 
@@ -57,10 +58,14 @@ class SearchConfig(ExperimentSettings):
     """Settings of the ideator; see docs/how-to/ideators.md."""
     flow: Literal["epochs", "steady"] = "epochs"
     """epochs: the next epoch begins when a quorum of results is in; steady: each result leads to new ideas."""
-    epoch_size: Count = 80
-    """Ideas of an epoch; in a steady search, of a step in the records."""
-    quorum: Fraction = 0.3
-    """Fraction of an epoch's results that starts the next."""
+    schedule: Literal["scaled", "paper"] = "scaled"
+    """Of the strategy evolution. scaled: its numbers follow from the ideas that the budget allows; paper: those for 800
+    ideas. A number that the recipe sets wins; a resumed search keeps its own."""
+    epoch_size: Count | None = None
+    """Ideas of an epoch; in a steady search, of a step in the records. null: by the schedule; 80 for other
+    strategies."""
+    quorum: Fraction | None = None
+    """Fraction of an epoch's results that starts the next. null: by the schedule; 0.3 for other strategies."""
     batch: Count = 10
     """Ideas per question to the ideator, at most."""
     asks_at_once: Count = 1
@@ -141,8 +146,14 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield f"no end. Add one of {', '.join(BUDGETS)}, for example `max_experiments: 48`."
 
 
-FIXED = ("env", "preset", "seed", "reward_transform", "epoch_size", "archive_from")
+FIXED = ("env", "preset", "seed", "reward_transform", "schedule", "epoch_size", "archive_from")
 """Keys that a resumed search cannot change: its records and epochs would not fit together."""
+
+
+def saved_recipe(folder: Path) -> dict[str, Any] | None:
+    """The recipe that a run's folder holds; None for a new folder."""
+    saved = folder / MARK
+    return (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}) if saved.is_file() else None
 
 
 def refuse_other(config: SearchConfig) -> None:
@@ -150,12 +161,13 @@ def refuse_other(config: SearchConfig) -> None:
     Raises:
         RecipeError: the run in the recipe's folder is not a search, or was begun with another value of a fixed key.
     """
-    saved = config.folder / MARK
-    if not saved.is_file():
+    before, now = saved_recipe(config.folder), yaml.safe_load(config.text())
+    if before is None:
         return
-    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")) or {}, yaml.safe_load(config.text())
     if "strategy" not in before:
         raise RecipeError(f"The run in {config.output_dir} is not a search. Give another --output_dir.")
+    # Recipes of version 0.1.0 have no such key: its schedule was the paper's.
+    before = {"schedule": PAPER, **before}
     for key in FIXED:
         if before.get(key) != now.get(key):
             raise RecipeError(

@@ -8,6 +8,7 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.strategies import get_search_strategy
 
 
@@ -18,6 +19,7 @@ def dry_run(config: SearchConfig) -> str:
         IdeatorError: environment, sandbox, strategy or ideator are not usable, or do not take their options; or no
             budget would ever end the search.
     """
+    config = with_schedule(config)
     environment = load_environment(config.env)
     preset = environment.preset(config.preset)
     refuse_endless(config, environment)
@@ -58,4 +60,4 @@ def _flow(config: SearchConfig) -> str:
 
 
 def _ideas_of_epochs(config: SearchConfig) -> int | None:
-    return None if config.max_epochs is None else config.max_epochs * config.epoch_size
+    return None if config.max_epochs is None or config.epoch_size is None else config.max_epochs * config.epoch_size

@@ -40,6 +40,7 @@ from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
 from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
+from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal_reader import Descent
@@ -104,7 +105,10 @@ class SearchEngine:
         log_line: Callable[[str], None],
         on_epoch: Callable[[int], None],
     ):
+        config = with_schedule(config)  # changes nothing where `run_search` has done so
         self._config, self._buffer, self._ideator, self._strategy = config, buffer, with_defaults(ideator), strategy
+        assert config.epoch_size is not None and config.quorum is not None, "with_schedule sets both"
+        self._epoch_size, self._quorum = config.epoch_size, config.quorum
         self._log_line, self._on_epoch = log_line, on_epoch
         self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
         self.journal = SearchJournal(buffer.journal)
@@ -237,30 +241,30 @@ class SearchEngine:
 
     @property
     def _epoch_is_full(self) -> bool:
-        return len(self._texts) >= self._config.epoch_size
+        return len(self._texts) >= self._epoch_size
 
     @property
     def _is_deterministic(self) -> bool:
         """Whether the same seed asks the same questions, whatever the order in which results arrive."""
         # Then every question depends only on earlier epochs, of which all results are in.
-        return self._config.flow == EPOCHS and self._config.quorum == 1
+        return self._config.flow == EPOCHS and self._quorum == 1
 
     def _epoch_ended(self) -> bool:
         """All ideas were proposed, and by epochs a quorum of the results is in."""
-        quorum = math.ceil(self._config.quorum * self._config.epoch_size) if self._config.flow == EPOCHS else 0
+        quorum = math.ceil(self._quorum * self._epoch_size) if self._config.flow == EPOCHS else 0
         return self._epoch_is_full and self._settled >= quorum
 
     def _room(self) -> int:
         """How many ideas to ask for now: the least of what the recipe's limits leave."""
         config, running = self._config, len(self._running)
-        limits = [config.batch * config.asks_at_once, config.epoch_size - len(self._texts)]
+        limits = [config.batch * config.asks_at_once, self._epoch_size - len(self._texts)]
         if config.max_ideas is not None:
             limits.append(config.max_ideas - self.ideas)
         if config.max_experiments is not None:
             left = config.max_experiments - len(self.charged_ids)
             # Near the end the room depends on which running ideas turn out to be known codebases.  A deterministic
             # search waits until all are in, so that their order of arrival changes no question.
-            if running and self._is_deterministic and left < config.epoch_size - len(self._texts):
+            if running and self._is_deterministic and left < self._epoch_size - len(self._texts):
                 return 0
             limits.append(left - running)
         if config.flow != EPOCHS:
@@ -277,7 +281,7 @@ class SearchEngine:
         archive, config = self._archive_for_questions(), self._config
         # Copies: a strategy that changes them does not change this search.
         ideas, kinds = tuple(self._texts), Counter(self._kinds)
-        history = History(archive, self.epoch, config.epoch_size, config.batch, ideas, kinds, self._subject)
+        history = History(archive, self.epoch, self._epoch_size, config.batch, ideas, kinds, self._subject)
         # Seeds come from the question's number, which a resumed search continues.
         rng = random.Random(f"{config.seed}:{self._next_question}")
         asks = ask_strategy(self._strategy, config.strategy, history, room, rng)

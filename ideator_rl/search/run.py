@@ -20,8 +20,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import yaml
-
 from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.config.recipe_file import RecipeError
@@ -31,15 +29,16 @@ from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other
+from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other, saved_recipe
 from ideator_rl.search.engine import StopReason, search_loop
 from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.population_watch import PopulationWatch
+from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
-from ideator_rl.storage.run_folder import MARK, keep_recipe, take
+from ideator_rl.storage.run_folder import keep_recipe, take
 from ideator_rl.text.display import number
 
 
@@ -101,6 +100,8 @@ def run_search(
             baseline fails.
     """
     config = recipe if isinstance(recipe, SearchConfig) else load_search(str(recipe), list(overrides))
+    # A resumed search keeps the numbers of its schedule, which its saved recipe has.
+    config = with_schedule(config, saved_recipe(config.folder) if resume else None)
     # Before the folder is taken: a wrong option leaves nothing behind.
     strategy = get_search_strategy(config.strategy, config.strategy_options)
     progress = SearchProgress(config)
@@ -180,11 +181,9 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
     Raises:
         RecipeError: the bucket is not the one of before and lacks results of this search, which it would run again.
     """
-    saved = config.folder / MARK
-    if not saved.is_file():
-        return
-    bucket_before = (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}).get("bucket") or ""
-    if bucket_before == config.bucket:
+    saved = saved_recipe(config.folder)
+    bucket_before = (saved or {}).get("bucket") or ""
+    if saved is None or bucket_before == config.bucket:
         return
     # A copy of the old bucket will do: what counts is that no experiment would be paid for twice.
     experiment_ids = charged_codebases(buffer)

@@ -4,9 +4,10 @@ Epoch 0 samples.  A later epoch e exploits with the share min(0.5 + 0.1·⌊e/2�
 past ideas that are better than the baseline, shuffled.  The other questions explore: they show random past ideas, with
 the reason for each failure.  Every question lists the ideas of its epoch so far, to be avoided.
 
-The numbers are the paper's; 80 ideas an epoch (50 on its post-training environment) and 10 a question are keys of the
-recipe.  Ours: `elites` draws parents from the best few, for budgets of dozens instead of hundreds; and an epoch only
-explores while no idea is better than the baseline.
+The defaults are the paper's, made for 800 ideas; a search scales them to its budget (`ideator_rl.search.schedule`).  80
+ideas an epoch (50 on its post-training environment) and 10 a question are keys of the recipe.  Ours: `elites` draws
+parents from the best few, for budgets of dozens instead of hundreds; and an epoch only explores while no idea is better
+than the baseline.
 """
 
 from __future__ import annotations
