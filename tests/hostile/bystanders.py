@@ -81,8 +81,8 @@ class Bystanders:
 
     @property
     def hidden(self) -> list[str]:
-        """Secrets of the hidden data: its word, its line, its word as numbers."""
-        hidden = []
+        """Secrets of the hidden data, its word and its line, and the text of a hidden file."""
+        hidden = ["what the authors' own model reached", "LOSS = 1.9"]
         for folder in self.cache.glob("ideator_rl/data/*/private"):
             if (folder / "canary.txt").is_file():
                 hidden += [(folder / name).read_text().strip() for name in ("canary.txt", "line.txt")]

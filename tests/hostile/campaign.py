@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,13 @@ from ideator_rl.errors import IdeatorError
 SECONDS = 280
 """Wall seconds that a command may take."""
 LOG_BYTES = 70_000
+DETERMINISTIC = ("env", "answers_env")
+"""Environments whose baseline measures the same each time."""
+DIGITS = 5
+"""Of a measured value, at most; more would be a message of the model's."""
 SMALL = 1e-9
+SLACK = 0.25
+"""CPU seconds over its budget that an accepted experiment may have spent: the watch looks 20 times a second."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +60,13 @@ class CaseResult:
 
 
 class Campaign:
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, environments: Iterable[str] = DETERMINISTIC):
         self.root = root
         root.chmod(0o755)
         self.bystanders = Bystanders(root)
         self.results: list[CaseResult] = []
-        self._trees = {name: load_environment(HERE / name).baseline("cpu") for name in ("env", "answers_env")}
+        self._environments = {name: load_environment(_place(name)) for name in {*DETERMINISTIC, *environments}}
+        self._trees = {name: environment.baseline("cpu") for name, environment in self._environments.items()}
         with ThreadPoolExecutor(3) as pool:
             baselines = {name: pool.submit(self.execute, name, None) for name in self._trees}
             alone = pool.submit(self.execute, "env", self._honest(), None, "alone")
@@ -72,15 +81,18 @@ class Campaign:
         """Run a case, with its accomplice and its neighbour, and judge it."""
         with ThreadPoolExecutor(3) as pool:
             neighbour_folder = self._folder("neighbour")
-            facts = self.bystanders.facts | long_texts() | {"NEIGHBOUR": str(neighbour_folder)}
+            facts = self.bystanders.facts | long_texts()
+            facts |= {"NEIGHBOUR": str(neighbour_folder), "NONCE": secrets.token_hex(8)}
             tree = self._trees[case.environment]
             patches = [patch_text(tree, parts, facts) for parts in (case.parts, case.accomplice) if parts]
+            earlier = [self.execute(case.environment, patch_text(tree, case.before, facts))] if case.before else []
             running = [pool.submit(self.execute, case.environment, patch) for patch in patches]
             neighbour = case.neighbour and pool.submit(
                 self.execute, "env", self._honest(), neighbour_folder, f"{case.name}-neighbour"
             )
             executions = [future.result() for future in running]
             faults = [fault for execution in executions for fault in self._faults(case, execution)]
+            faults += [fault for execution in earlier for fault in self._gains_and_leaks(case, execution)]
             faults += self.bystanders.disturbed()
             if neighbour and (value := self._value(neighbour.result())) != self.alone:
                 faults.append(f"the neighbouring experiment measured {value}; alone it measures {self.alone}")
@@ -101,7 +113,7 @@ class Campaign:
             "-m",
             "ideator_rl.cli",
             "execute",
-            str(HERE / environment),
+            _place(environment),
             "--json",
             "--slots",
             "1",
@@ -119,7 +131,7 @@ class Campaign:
         faults = [] if seconds < SECONDS else [f"the command did not end in {SECONDS} s"]
         faults += _left(scratch)
         try:
-            record = json.loads(out)
+            record = json.loads(out, parse_constant=_refuse)
         except ValueError:
             return Execution({}, code, out + errors, seconds, [*faults, f"no record: {out[-300:]} {errors[-600:]}"])
         objects = sorted((self.root / bucket / "experiments" / record["id"]).rglob("*"))
@@ -133,9 +145,6 @@ class Campaign:
         status = record.get("status", "none")
         if status not in case.status:
             out.append(f"ended as {status}, expected {' or '.join(case.status)}: {record.get('error')}")
-        gain = self._gain(case, record)
-        if status == "succeeded" and (gain is None or gain > case.gain + SMALL):
-            out.append(f"it gained {gain} over the baseline; at most {case.gain} is right")
         if status != "succeeded" and record.get("reward", 0.0) != 0.0:
             out.append(f"the reward of a failure is {record['reward']}")
         if (execution.exit == 0) != (status == "succeeded"):
@@ -146,10 +155,27 @@ class Campaign:
         log = record.get("log", "")
         if case.evidence and not re.search(case.evidence, log + json.dumps(record.get("error"))):
             out.append(f"nothing shows that the attack took place ({case.evidence}): {log[-600:]}")
+        if seconds := case.seconds:
+            scored = record.get("seconds", {}).get("score", 0.0)
+            out += [f"scoring held a slot for {scored:.0f} s; at most {seconds:g} are right"] * (scored > seconds)
+        for name, value in (("metric", (record.get("metric") or {}).get("value")), ("audit_gap", _gap(record))):
+            if value is not None and float(f"{value:.{DIGITS}g}") != value:
+                out.append(f"a model that has read hidden text chose the digits of {name}: {value!r}")
         if len(log) > LOG_BYTES:
             out.append(f"the log holds {len(log)} characters")
-        secrets = [*self.bystanders.secrets.values(), *self.bystanders.hidden]
-        return out + [f"it leaked {secret}" for secret in secrets if secret in execution.text]
+        return out + self._gains_and_leaks(case, execution)
+
+    def _gains_and_leaks(self, case: Case, execution: Execution) -> list[str]:
+        """What no experiment may do, whatever its status: gain, spend more than its budget, leak."""
+        record, out = execution.record, []
+        if record.get("status") == "succeeded":
+            gain, spent = self._gain(case, record), record["seconds"]["cpu"]
+            if gain is None or gain > case.gain + SMALL:
+                out.append(f"it gained {gain} over the baseline; at most {case.gain} is right")
+            if spent > (budget := self._environments[case.environment].preset("cpu").budget.seconds) + SLACK:
+                out.append(f"it counts, though it spent {spent:.2f} CPU seconds of {budget:g}")
+        planted = [*self.bystanders.secrets.values(), *self.bystanders.hidden]
+        return out + [f"it leaked {secret}" for secret in planted if secret in execution.text]
 
     def _gain(self, case: Case, record: dict[str, Any]) -> float | None:
         if not record.get("metric"):
@@ -176,6 +202,19 @@ class Campaign:
         inherited = ("PATH", "LANG", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "PYTHONPATH")
         variables = {name: os.environ[name] for name in inherited if name in os.environ}
         return variables | self.bystanders.variables | {"TMPDIR": str(scratch)}
+
+
+def _gap(record: dict[str, Any]) -> float | None:
+    return (record.get("scoring") or {}).get("audit_gap")
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _place(environment: str) -> str:
+    """The folder of an environment made to be attacked, or the name of one that is shipped."""
+    return str(HERE / environment) if (HERE / environment).is_dir() else environment
 
 
 def _command(argv: list[str], variables: dict[str, str], cwd: Path) -> tuple[int, str, str]:
