@@ -235,3 +235,114 @@ def test_untrusted_code_is_refused_where_no_sandbox_works(monkeypatch):
 def test_an_unknown_isolation_raises_with_the_allowed_values():
     with pytest.raises(SandboxError, match="expected 'auto' or 'none'"):
         choose_sandbox("docker", trusted=True)
+
+
+COUNTERS = """
+import os
+for name in ("meminfo", "vmstat", "stat", "loadavg", "uptime", "zoneinfo", "buddyinfo", "diskstats", "interrupts",
+             "softirqs", "schedstat", "swaps", "cpuinfo", "sys/fs/file-nr", "sys/fs/inode-nr", "sys/fs/dentry-state",
+             "sys/kernel/pty/nr", "pressure/cpu", "pressure/memory", "pressure/io"):
+    path = "/proc/" + name
+    print(name, hash(open(path).read()) if os.path.exists(path) else None)
+"""
+
+
+@sealed
+def test_no_counter_of_the_machine_in_proc_moves_inside():
+    code = COUNTERS + "ballast = bytearray(64 << 20); import subprocess; subprocess.run(['true'])\n" + COUNTERS
+    lines = inside(code).stdout.splitlines()
+    half = len(lines) // 2
+    assert half == 20 and lines[:half] == lines[half:]
+
+
+@sealed
+def test_memory_and_processors_of_the_machine_are_still_readable_inside():
+    code = (
+        "import os\nfields = dict(line.split(':') for line in open('/proc/meminfo'))\n"
+        "print(fields['MemTotal'].split()[0], os.cpu_count(), open('/proc/sys/kernel/osrelease').read().strip())"
+    )
+    total, cores, release = inside(code).stdout.split()
+    assert int(total) * 1024 == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert (int(cores), release) == (len(os.sched_getaffinity(0)), platform.release())
+
+
+@sealed
+def test_a_sandbox_without_processes_shows_none_and_starts_programs_all_the_same():
+    code = (
+        "import os, subprocess, threading\nt = threading.Thread(target=print, args=('thread',)); t.start(); t.join()\n"
+        "print(subprocess.run(['/bin/sh', '-c', 'echo child'], capture_output=True, text=True).stdout)\n"
+        "print([name for name in os.listdir('/proc') if name.isdigit()], os.path.exists('/proc/self/pagemap'))"
+    )
+    assert inside(code, Mounts(processes=False)).stdout.split() == ["thread", "child", "[]", "False"]
+
+
+PROBING = {
+    "a read only of cached pages": ("os.preadv(f, [bytearray(9)], 0, os.RWF_NOWAIT)", errno.EOPNOTSUPP),
+    "a look at cached pages": ("call({cachestat}, f, x, x, 0)", errno.ENOSYS),
+    "a look at mapped pages": ("call({mincore}, 0x10000, 4096, x)", errno.ENOSYS),
+    "counts of the machine": ("call({sysinfo}, x)", errno.ENOSYS),
+    "asynchronous requests": ("call({io_setup}, 1, x)", errno.ENOSYS),
+}
+
+
+@filtered
+@pytest.mark.parametrize("probe", PROBING)
+def test_what_the_kernel_has_in_memory_cannot_be_asked(probe):
+    names = ("cachestat", "mincore", "sysinfo", "io_setup")
+    column = {"x86_64": 0, "aarch64": 1}[platform.machine()]
+    expression, code = PROBING[probe]
+    expression = expression.format(**{name: seccomp._ABSENT[name][column] for name in names})
+    program = (
+        "import ctypes, os\nlibc, x = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(4096)\n"
+        "def call(*a):\n    if libc.syscall(*a) < 0: raise OSError(ctypes.get_errno(), '')\n"
+        f"f = os.open('/usr/bin/env', os.O_RDONLY)\ntry: print({expression})\nexcept OSError as e: print(e.errno)"
+    )
+    assert inside(program).stdout.strip() == str(code)
+
+
+@filtered
+@pytest.mark.parametrize("silent", [True, False])
+def test_advice_about_caches_succeeds_and_changes_nothing(tmp_path, silent):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "file").write_bytes(b"x" * (1 << 20))
+    os.sync()
+    code = (
+        "import mmap, os\nf = os.open('/shared/file', os.O_RDONLY)\n"
+        "os.posix_fadvise(f, 0, 0, os.POSIX_FADV_DONTNEED); os.fsync(f); os.sync()\n"
+        "m = mmap.mmap(f, 0, prot=mmap.PROT_READ); m.madvise(21); m.madvise(3); print('fine')"
+    )
+    assert inside(code, Mounts({}, {folder: "/shared"}), silent=silent).stdout.strip() == "fine"
+    handle = os.open(folder / "file", os.O_RDONLY)
+    try:
+        assert os.preadv(handle, [bytearray(9)], 0, os.RWF_NOWAIT) == 9  # still in memory
+    except OSError as error:
+        assert error.errno == errno.EOPNOTSUPP  # in memory by its file system
+    os.close(handle)
+
+
+@filtered
+def test_a_silent_process_has_no_network_sockets_and_sees_no_free_room():
+    code = (
+        "import os, socket\nsocket.socketpair()\n"
+        "for attempt in (socket.socket, lambda: os.statvfs('/usr')):\n"
+        "    try: print(attempt())\n    except OSError as error: print(error.errno)"
+    )
+    assert inside(code, silent=True).stdout.split() == [str(errno.EAFNOSUPPORT), str(errno.ENOSYS)]
+
+
+@filtered
+@pytest.mark.parametrize(
+    "ordinary",
+    [
+        "import numpy as np; m = np.memmap('/tmp/m', 'f4', 'w+', shape=(9,)); m[:] = 1; m.flush(); print('fine')",
+        "import os; f = open('/tmp/f', 'w'); f.write('x'); f.flush(); os.fsync(f.fileno()); print('fine')",
+        "import sqlite3; d = sqlite3.connect('/tmp/d'); d.execute('create table t (x)'); d.commit(); print('fine')",
+        "import shutil; shutil.disk_usage('/tmp'); print('fine')",
+        "import torch\nfrom torch.utils.data import DataLoader\nif len(list(DataLoader(range(8), num_workers=2))): print('fine')",
+        "import safetensors.numpy as s, numpy as np; s.save_file({'x': np.ones(3)}, '/tmp/s'); s.load_file('/tmp/s'); print('fine')",
+    ],
+)
+def test_ordinary_programs_that_read_and_write_files_run_under_the_filter(ordinary):
+    process = inside(ordinary)
+    assert process.stdout.strip() == "fine", process.stderr

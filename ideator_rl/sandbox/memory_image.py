@@ -30,6 +30,7 @@ from pathlib import Path
 from ideator_rl.sandbox.image_files import Listing, files_of
 from ideator_rl.sandbox.mounts import ETC, Image, Mounts, etc_files
 from ideator_rl.sandbox.sandbox import NAMESPACES, Sandbox, bwrap_path
+from ideator_rl.sandbox.static_proc import write_static_proc
 
 SHARE = 0.125
 """Of the machine's memory, at most for one image."""
@@ -40,7 +41,7 @@ UNUSED_SECONDS = 3600
 REFUSAL_SECONDS = 600
 """For so long a reason why there is no image is believed."""
 _SHM, _OWN = Path("/dev/shm"), Path("/run/ideator_rl")
-_FORMAT = 1
+_FORMAT = 2
 _MANIFEST = "image.json"
 
 _locks: dict[str, int] = {}
@@ -127,7 +128,10 @@ def _copy(listing: Listing, root: Path) -> None:
     """Copy to the same paths below `root`, readable by all."""
     for folder in {os.path.dirname(path) for path in (*listing.files, *listing.links)}:
         os.makedirs(f"{root}{folder}", mode=0o755, exist_ok=True)
+    others = [other for other in root.parent.iterdir() if (other / _MANIFEST).is_file()]
     for path, info in listing.files.items():
+        if _linked(path, info, root, others):
+            continue
         shutil.copyfile(path, f"{root}{path}")
         os.chmod(f"{root}{path}", 0o755 if info.st_mode & 0o111 else 0o644)
         # Python compares the time of a source with that noted in its compiled file.
@@ -139,8 +143,21 @@ def _copy(listing: Listing, root: Path) -> None:
         os.makedirs(os.path.dirname(f"{root}{inside}"), exist_ok=True)
         shutil.copyfile(host, f"{root}{inside}")
     Path(f"{root}/etc/passwd").touch()  # another file is mounted over it
+    (root / "proc").mkdir()
+    write_static_proc(root / "proc")
     for folder, _, _ in os.walk(root):
         os.chmod(folder, 0o755)
+
+
+def _linked(path: str, info: os.stat_result, root: Path, others: list[Path]) -> bool:
+    """Link to an equal file of another image, which saves its memory."""
+    for other in others:
+        with suppress(OSError):
+            copy = os.stat(f"{other}{path}")
+            if (copy.st_size, copy.st_mtime_ns) == (info.st_size, info.st_mtime_ns):
+                os.link(f"{other}{path}", f"{root}{path}")
+                return True
+    return False
 
 
 def _import_fault(image: Image, preload: tuple[str, ...]) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from ideator_rl.sandbox.static_proc import MASKED_FILES, MASKED_FOLDERS, PARAMETERS, static_proc
+
 SHM_BYTES = 256 << 20
 """Of /dev/shm and of /tmp, each."""
 ETC = Path(__file__).with_name("etc")
@@ -56,6 +58,8 @@ class Mounts:
     """See the machine's network, loopback included."""
     image: Image | None = None
     """Show the system and Python from this image in memory, not from disk."""
+    processes: bool = True
+    """Show /proc with the sandbox's processes; else a few files that do not change."""
 
 
 def allotted_gpus() -> list[str]:
@@ -91,7 +95,7 @@ def binds(mounts: Mounts, users: int) -> list[str]:
     for inside, host in etc_files(mounts.network).items():
         bind("--ro-bind", source + inside if os.path.exists(source + inside) and source else host, inside)
     out.extend(["--perms", "0644", "--ro-bind-data", str(users), "/etc/passwd"])
-    out.extend(["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"])
+    out.extend([*_proc(mounts), "--dev", "/dev"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
     out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])
     created.update({"/proc", "/dev", "/tmp"})
@@ -121,6 +125,18 @@ def etc_files(network: bool) -> dict[str, str]:
     if network:
         of_host += ["/etc/hosts", "/etc/resolv.conf", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"]
     return ours | {path: os.path.realpath(path) for path in of_host if os.path.exists(path)}
+
+
+def _proc(mounts: Mounts) -> list[str]:
+    """The kernel's /proc without what counts over the machine; or, in its place, only the files that replace it."""
+    replaced = mounts.image.root / "proc" if mounts.image else static_proc()
+    if not mounts.processes:
+        return ["--ro-bind", str(replaced), "/proc"]
+    out = ["--proc", "/proc"]
+    names = [name for name in (*MASKED_FILES, *MASKED_FOLDERS, PARAMETERS) if os.path.exists(f"/proc/{name}")]
+    for name in names:
+        out += ["--ro-bind", str(replaced / name), f"/proc/{name}"]
+    return out
 
 
 def _is_mounted(path: Path, mounts: Mounts) -> bool:

@@ -5,8 +5,10 @@ Covered, on x86-64 and 64-bit ARM:
 - sockets other than Unix, IP and routing ones; characters pushed into a terminal; calls of another architecture
 - what would hide resources from the watch: memory without a file (`memfd`, System V); a process that ignores the end
   of its children, whose CPU time the kernel then forgets
-- what would carry a message from one sandbox to another through files that both see: watching files; and, for a process
-  that has read secrets, locking them
+- what would carry a message from one sandbox to another through files that both see: watching files; asking which of
+  their pages the kernel has in memory, and advice that changes this; and, for a process that has read secrets, locking
+- what counts over the whole machine: `sysinfo`, asynchronous requests; and, for a process that has read secrets, free
+  room of file systems and the memory of network sockets
 Not covered: bugs of the kernel in the remaining calls; signals through the load on the machine.
 
 Calls that libraries try and can do without fail with ENOSYS, so that they fall back; the others with EPERM.  A
@@ -51,11 +53,26 @@ _ABSENT = {
     "inotify_init1": (294, 26),
     "memfd_secret": (447, 447),
     "shmget": (29, 194),
+    "cachestat": (451, 451),
+    "io_setup": (206, 0),
+    "mincore": (27, 232),
+    "sysinfo": (99, 179),
+    "ustat": (136, -1),
 }
+_ABSENT_WHERE_SILENT = {"statfs": (137, 43), "fstatfs": (138, 44)}
+_EFFECTLESS = {
+    "fadvise64": (221, 223), "readahead": (187, 213), "sync": (162, 81), "syncfs": (306, 267), "fsync": (74, 82),
+    "fdatasync": (75, 83), "sync_file_range": (277, 84),
+}  # fmt: skip
+"""Return success and do nothing: advice, and what lasts beyond a crash of the machine, which no experiment does."""
 _MEMFD = {"memfd_create": (319, 279)}
 _CLONE, _UNSHARE, _IOCTL = (56, 220), (272, 97), (16, 29)
 _SOCKET, _PERSONALITY, _SIGACTION = (41, 198), (135, 92), (13, 134)
 _FLOCK, _FCNTL = (73, 32), (72, 25)
+_PREADV2, _PWRITEV2, _MADVISE, _MSYNC = (327, 286), (328, 287), (28, 233), (26, 227)
+_NOWAIT = 8  # RWF_NOWAIT: fails unless the page is in memory
+_CACHE_ADVICE = (3, 20, 21)  # MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT
+_SYNCHRONOUS = 4  # MS_SYNC
 _LOCKING = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 _WATCHING = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 
@@ -113,7 +130,9 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
     column, out = _MACHINES[machine][0], _prologue(machine)
     # Each rule jumps over its verdict when the number is another one; what no rule names is allowed.
     absent = _ABSENT if memfd else _ABSENT | _MEMFD
-    for table, code in ((_FORBIDDEN, errno.EPERM), (absent, errno.ENOSYS)):
+    if silent:
+        absent = absent | _ABSENT_WHERE_SILENT
+    for table, code in ((_FORBIDDEN, errno.EPERM), (absent, errno.ENOSYS), (_EFFECTLESS, 0)):
         for numbers in table.values():
             if numbers[column] >= 0:
                 out += [(_EQUAL, 0, 1, numbers[column]), _error(code)]
@@ -162,7 +181,10 @@ def _assembled(instructions: list[Instruction]) -> bytes:
 def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
     """Calls that depend on their arguments, each with a body that ends in a verdict."""
     allow, deny = (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)
-    family = [(_EQUAL, 5 - index, 0, value) for index, value in enumerate(_FAMILIES)]
+    # The memory of all network sockets of the machine is readable in /proc/net: who has read secrets gets none.
+    families = _FAMILIES[:1] if silent else _FAMILIES
+    family = [(_EQUAL, len(families) + 2 - index, 0, value) for index, value in enumerate(families)]
+    unless_nowait = [_argument(5), (_ANY_BIT, 1, 0, _NOWAIT), allow, _error(errno.EOPNOTSUPP)]
     calls: list[tuple[tuple[int, int], list[Instruction]]] = [
         (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
         (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME | _OWN_FILES), allow, deny]),
@@ -171,6 +193,10 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
         (_SOCKET, [_argument(0), *family, (_EQUAL, 0, 3, _NETLINK), _argument(2), (_EQUAL, 0, 1, 0), allow,
                    _error(errno.EAFNOSUPPORT)]),
         (_PERSONALITY, [_argument(0), (_EQUAL, 0, 1, _QUERY), allow, deny]),
+        (_PREADV2, unless_nowait),
+        (_PWRITEV2, unless_nowait),
+        (_MADVISE, [_argument(2), *_any_of(_CACHE_ADVICE), allow, _error(0)]),
+        (_MSYNC, [_argument(2), (_ANY_BIT, 1, 0, _SYNCHRONOUS), allow, _error(0)]),
     ]  # fmt: skip
     if counted:
         # Setting an action for SIGCHLD returns success and does nothing; reading it (no new action given) still works.

@@ -305,7 +305,7 @@ class ScoringRun:
         return start_script(
             self.sandbox,
             script,
-            Mounts({}, readonly, self.masked, image=image),
+            Mounts({}, readonly, self.masked, image=image, processes=False),
             visible_path(self.tree, WORKSPACE),
             counted=True,
             silent=True,
