@@ -254,10 +254,12 @@ class ForkedProcess:
                 "descriptors": list(passed),
                 "namespaces": 0,
             }
+            # Runs and scorers have a server each: of a library that both had mapped, a run's /proc/self/pagemap would
+            # show which pages a scorer touches.
             key = ForkServerKey(
                 ",".join(script.preload),
                 script.variables.get("OMP_NUM_THREADS", ""),
-                in_memory=sandbox.image is not None and os.getuid() == 0,
+                in_memory=mounts.image is not None and os.getuid() == 0,
             )
             reply = after.enter_context(_request_fork(sandbox.forks, key))
             self._holder = _Holder(sandbox, mounts)
