@@ -15,6 +15,8 @@ from ideator_rl.scoring.scoring import Request, ScorerFailed, ScoringRun
 
 pytestmark = pytest.mark.skipif(not doors.program(platform.machine()), reason="no table for this architecture")
 VOCAB = 4
+SHADOWED = ("array", "mmap", "pkgutil", "platform", "selectors", "runpy", "atexit", "gc")
+"""Files of every codebase here: modules that the launcher and the scorer import for themselves."""
 HEAD = """
 import ctypes, errno, os, socket, threading
 import numpy as np
@@ -49,6 +51,8 @@ def values(tmp_path):
         code = HEAD + "\ndef load(artifact):\n" + textwrap.indent(textwrap.dedent(body), "    ")
         (tree / "model.py").write_text(code)
         (tree / "late.py").write_text("VALUE = 7\n")
+        for name in SHADOWED:
+            (tree / f"{name}.py").write_text("raise SystemExit('code of the experiment, too early')\n")
         for path in (tmp_path, tree, artifact, *tree.iterdir()):
             path.chmod(0o755 if path.is_dir() else 0o644)
         run = ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, VOCAB, best_sandbox(), tree, "model:load")

@@ -11,6 +11,7 @@ import atexit
 import gc
 import importlib
 import os
+import pkgutil  # noqa: F401  runpy imports it when it runs a script: by then the workspace is on the path
 import runpy
 import sys
 import threading

@@ -16,15 +16,20 @@ usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD DOORS_FD SLOT_BYTES PRELOAD MODU
 where PRELOAD is MODULE,MODULE
 """
 
-import ctypes
-import importlib
-import mmap
 import os
-import platform
-import socket
-import struct
 import sys
-import time
+
+# The launcher puts the workspace on the path.  Not yet: a file there could take the place of a module below, and code
+# of the experiment would run before the doors are handed over.  These two modules are loaded already.
+sys.path[:] = [folder for folder in sys.path if folder != os.getcwd()]
+
+import ctypes  # noqa: E402
+import importlib  # noqa: E402
+import mmap  # noqa: E402
+import platform  # noqa: E402
+import socket  # noqa: E402
+import struct  # noqa: E402
+import time  # noqa: E402
 
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 """Numbers of the system call `seccomp`."""
