@@ -31,7 +31,7 @@ SHORTEST, LONGEST = 0.02, 0.6
 """Seconds between two kills."""
 KINDS = {"client": 0.2, "worker": 0.5, "zygote": 0.3}
 """How often each kind is chosen; a kind without a live process is passed over."""
-ZYGOTES = ("ideator_rl.executor.zygote", "fork_server.py")
+ZYGOTE, FORK_SERVER = "ideator_rl.executor.zygote", "fork_server.py"
 END_SECONDS = 60.0
 
 
@@ -113,7 +113,17 @@ class Storm:
         workers = {claim["pid"] for claim in claims if claim is not None} & below
         if kind == "worker":
             return sorted(workers)
-        return sorted(pid for pid in below - workers if any(name in _command(pid) for name in ZYGOTES))
+        return sorted(pid for pid in below if self._is_zygote(pid))
+
+    def _is_zygote(self, pid: int) -> bool:
+        """Whether it is the zygote or a fork server; what they forked has the same command line."""
+        try:
+            if FORK_SERVER in _command(pid):
+                return os.readlink(f"/proc/{pid}/ns/pid") == os.readlink("/proc/self/ns/pid")
+            parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            return ZYGOTE in _command(pid) and parent == self.client
+        except OSError:
+            return False  # it has just ended
 
     def _wait_for_client(self) -> None:
         until = time.monotonic() + END_SECONDS
