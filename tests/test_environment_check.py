@@ -14,6 +14,7 @@ from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, Sandbox
+from ideator_rl.scoring.allowance import ScorerSeconds, ScoringCost
 
 
 @pytest.fixture
@@ -121,3 +122,37 @@ def test_a_run_that_is_not_found_again_or_gives_another_metric_fails_the_replay(
     assert replay([first], [found]).passed
     assert "not found again" in replay([first], [first]).words
     assert "another metric" in replay([first], [replace(found, metric={"value": 2.0})]).words
+
+
+@pytest.fixture
+def scored_baseline(toy, monkeypatch):
+    """The checks of a baseline whose scorers took these seconds, and whose records have these notes."""
+
+    def checks(cost, *notes):
+        monkeypatch.setattr(environment_proofs, "load_cost", lambda *address: cost)
+        metric = {"name": "loss", "value": 2.7, "direction": "min"}
+        records = [Experiment("id", SUCCEEDED, "", "toy", "cpu", metric=metric, scoring=note) for note in notes]
+        return list(environment_proofs.scoring(load_environment(str(toy)), "cpu", records))
+
+    return checks
+
+
+COST = ScoringCost((ScorerSeconds(0.1, 0.2),), 2.0)
+
+
+def test_the_check_states_what_scoring_costs_and_what_an_experiment_may_take(scored_baseline):
+    (check,) = scored_baseline(COST, {"doors": "shut"})
+    assert check.passed and not check.warned
+    assert "0.30 CPU seconds in 1 scorers" in check.words and "50 s and 1.7 CPU seconds" in check.words
+    (check,) = scored_baseline(COST, {"doors": "open: Device or resource busy"})
+    assert check.passed and check.warned and "Device or resource busy" in check.words
+
+
+def test_an_environment_without_scorers_has_no_such_check(scored_baseline):
+    assert scored_baseline(ScoringCost((), 1.0), {}) == []
+
+
+def test_a_baseline_that_was_not_audited_fails_the_check(scored_baseline):
+    notes = {"doors": "shut", "of_tokens": 64}
+    checks = scored_baseline(COST, notes | {"audit_gap": 0.0}, notes)
+    assert [check.passed for check in checks] == [True, False] and "1 of 2 baselines" in checks[1].words

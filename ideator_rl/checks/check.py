@@ -24,6 +24,7 @@ from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import PatchError, Tree, judge
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from ideator_rl.scoring.allowance import forget_cost
 
 VARIABLES = {
     "IDEATOR_ARTIFACT": "the folder for the result",
@@ -71,11 +72,13 @@ def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Generat
 
     before = fingerprint(environment, config.preset)
     try:
+        forget_cost(environment.name, config.preset, environment.digest(config.preset))
         records = _run(config, baseline)
         check, noise = _noise(environment, config.preset, records)
         yield check
         if noise is None:
             return False
+        yield from proofs.scoring(environment, config.preset, records)
         # A second executor over the same bucket must replay the results instead of running them again.
         yield _replay(records, _run(config, baseline))
         yield from _patches(environment, config, noise)

@@ -28,6 +28,7 @@ from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
+from ideator_rl.scoring.allowance import limits, load_cost
 
 MOVES = 2
 """Standard deviations by which a known-good edit must beat the baseline's mean."""
@@ -88,6 +89,29 @@ def known_good(environment: Environment, noise: Noise, record: Experiment | None
         hint = "a larger edit, a longer budget, or a steadier metric (more hidden data) is needed"
         return Check(name, False, f"{text}: not better by over {MOVES} standard deviations; {hint}")
     return Check(name, True, text)
+
+
+def scoring(environment: Environment, preset: str, records: list[Experiment]) -> Iterator[Check]:
+    """What the baseline's scoring costs here, which limits that of experiments, and whether every loss is audited."""
+    cost = load_cost(environment.name, preset, environment.digest(preset))
+    if cost is not None and cost.scorers:
+        cpu = sum(scorer.loading + scorer.passes for scorer in cost.scorers)
+        bounds = limits(cost, environment.preset(preset).budget)
+        allowed = f"an experiment may take {bounds.wall:.0f} s"
+        if bounds.scorers is not None:
+            loading, most = bounds.scorers[0].loading, sum(s.loading + s.passes for s in bounds.scorers)
+            allowed += f" and {most:.1f} CPU seconds, {loading:.1f} to load in its first scorer"
+        text = f"{cpu:.2f} CPU seconds in {len(cost.scorers)} scorers, {cost.wall:.1f} s in all; {allowed}"
+        reasons = sorted({str(record.scoring.get("doors", "shut")) for record in records} - {"shut"})
+        if reasons:
+            text += f"; scorers can make path and file calls while they read hidden data: doors {reasons[0]}"
+        yield Check("scoring", True, text, warned=bool(reasons))
+    unaudited = [r for r in records if "of_tokens" in r.scoring and "audit_gap" not in r.scoring]
+    if unaudited and unaudited[0].metric is not None:
+        text = (
+            f"{len(unaudited)} of {len(records)} baselines were not audited, such as {unaudited[0].metric['value']:g}"
+        )
+        yield Check("audit", False, f"{text}: a model can cheat to just above `below`. Leave it out, or raise it")
 
 
 def forged_evaluator(environment: Environment) -> str:

@@ -135,6 +135,11 @@ def store_cost(environment: str, preset: str, digest: str, cost: ScoringCost) ->
     write_atomic(_path(environment, preset, digest), json.dumps(asdict(cost)))
 
 
+def forget_cost(environment: str, preset: str, digest: str) -> None:
+    """Have the next baseline measured anew."""
+    _path(environment, preset, digest).unlink(missing_ok=True)
+
+
 def load_cost(environment: str, preset: str, digest: str) -> ScoringCost | None:
     """The baseline's cost on this machine for an environment of this digest; None if it was not measured."""
     with suppress(OSError, ValueError, KeyError, TypeError):
