@@ -30,7 +30,9 @@ BATCH, SLOTS = 8, 2
 SHORTEST, LONGEST = 0.02, 0.6
 """Seconds between two kills."""
 KINDS = {"client": 0.2, "worker": 0.5, "zygote": 0.3}
-"""How often each kind is chosen; a kind without a live process is passed over."""
+"""How often each kind is chosen."""
+WAIT_SECONDS = 10.0
+"""For a process of that kind to start."""
 ZYGOTE, FORK_SERVER = "ideator_rl.executor.zygote", "fork_server.py"
 END_SECONDS = 60.0
 
@@ -57,6 +59,7 @@ class Report:
 class Storm:
     def __init__(self, folder: Path, start: str, seed: int):
         self.folder, self.start, self.random = folder, start, random.Random(seed)
+        self.kinds = {kind: share for kind, share in KINDS.items() if start == "forked" or kind != "zygote"}
         self.report = Report(seed)
         self.bucket: Bucket = open_bucket(f"file://{folder}/bucket")
         self.client, self.first = 0, 0
@@ -69,10 +72,6 @@ class Storm:
         self._start_client()
         while sum(self.report.kills.values()) < kills:
             time.sleep(self.random.uniform(SHORTEST, LONGEST))
-            self._reap()
-            if not self.client:
-                self.first += BATCH  # the batch is complete
-                self._start_client()
             self._kill_one()
         # The last client is left alone, and completes all batches.
         self._wait_for_client()
@@ -91,10 +90,12 @@ class Storm:
         os.close(log)
 
     def _kill_one(self) -> None:
-        kind = self.random.choices(list(KINDS), KINDS.values())[0]
-        pids = self._pids(kind)
-        if not pids:
-            return
+        kind = self.random.choices(list(self.kinds), self.kinds.values())[0]
+        until = time.monotonic() + WAIT_SECONDS
+        while not (pids := self._pids(kind)):
+            if time.monotonic() > until:
+                return
+            time.sleep(0.005)
         pid = self.random.choice(pids)
         os.kill(pid, signal.SIGKILL)
         # After the kill: an attempt that is claimed from here on is no duplicate.
@@ -106,6 +107,10 @@ class Storm:
 
     def _pids(self, kind: str) -> list[int]:
         """Live processes of a kind below this one."""
+        self._reap()
+        if not self.client:
+            self.first += BATCH  # the batch is complete
+            self._start_client()
         if kind == "client":
             return [self.client]
         below = set(process_tree.descendants(os.getpid())) - {os.getpid(), self.client}

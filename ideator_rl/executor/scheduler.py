@@ -7,8 +7,9 @@ It looks at once when an experiment is requested or an attempt of its backend en
 - An experiment is `lost` after `max_attempts` attempts that this scheduler started; or, where the backend starts none
   itself, that ended since this scheduler first looked.
 - A fault of one experiment does not touch another.  An outage of the bucket is waited out (`retry`).
-- A check for a record costs one read.  The interval is a fiftieth of the time waited so far, from 0.1 s to 5 s.  Claims
-  are checked less often.
+- A check for a record costs one read.  The interval is a fiftieth of the time waited so far, from 0.1 s (1 s for what
+  waits for room) to 5 s.  Claims are checked less often.
+- A tick costs what is due and what is running, not what waits (`pending`).
 - A future belongs to the event loop that requested it.  Several loops may request; one of them runs the clock.
 """
 
@@ -21,11 +22,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
+from ideator_rl.executor.pending import Agenda, PendingExperiment
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import Bucket
@@ -50,33 +51,6 @@ class Lost(Exception):
     """All attempts ended for reasons that are not the idea's."""
 
 
-@dataclass
-class PendingExperiment:
-    """An experiment without a record yet.  Read and written by the loop that runs the clock, `futures` under the lock
-    of the scheduler by every loop that requests the record."""
-
-    resources: Resources
-    futures: list[asyncio.Future[Experiment]] = field(default_factory=list)
-    """One for each event loop that requested the record."""
-    since: float = field(default_factory=time.monotonic)
-    started_attempts: int = 0
-    """By this scheduler."""
-    ended_before: int | None = None
-    """Attempts that had ended when it was first looked at."""
-    active: bool = False
-    """At the last check, an attempt of our backend was running.  When it ends, the next check is due at once."""
-    running_elsewhere: bool = False
-    """At the last check of its claim, an attempt was running that is not one of our backend: of another scheduler, of
-    an earlier process, or of a watched bucket."""
-    start_when_room: bool = True
-    """An attempt may be started as soon as there is room."""
-    next_record_check: float = 0.0
-    next_claim_check: float = 0.0
-    backoff: Backoff | None = None
-    retry_at: float = 0.0
-    """During an outage: not to be looked at before."""
-
-
 class Scheduler:
     def __init__(self, bucket: Bucket, backend: Backend, max_attempts: int = 3, retry: Retry | None = None):
         self.bucket, self.backend, self.max_attempts = bucket, backend, max_attempts
@@ -84,6 +58,9 @@ class Scheduler:
         # The lock guards `_waiting` (every loop adds, the clock's loop removes), `_clock` and `_wake`.
         self._lock = threading.Lock()
         self._waiting: dict[str, PendingExperiment] = {}
+        # A tick looks at what is on the agenda, and at what the backend is running; both belong to the clock's loop.
+        self._agenda = Agenda()
+        self._submitted: set[str] = set()
         self._clock: asyncio.Task[None] | None = None
         # Set, in the clock's loop, when a tick is due at once; the clock clears it.
         self._wake = asyncio.Event()
@@ -103,7 +80,11 @@ class Scheduler:
         """
         loop = asyncio.get_running_loop()
         with self._lock:
-            futures = self._waiting.setdefault(id, PendingExperiment(resources)).futures
+            if (entry := self._waiting.get(id)) is None:
+                entry = self._waiting[id] = PendingExperiment(resources)
+                self._agenda.start(id, entry.order)
+                self._agenda.look(id, entry.since)
+            futures = entry.futures
             # A loop that was closed leaves futures that no caller can await any more.
             futures[:] = [future for future in futures if not future.cancelled() and not future.get_loop().is_closed()]
             future = next((future for future in futures if future.get_loop() is loop), None)
@@ -229,51 +210,79 @@ class Scheduler:
                 return
 
     def tick(self) -> None:
-        """Check once everything that is due: settle what has a record, start what no process is running."""
-        # Once the backend has no room for an experiment, none behind it in the queue is tried in this tick.
-        has_room, now = True, time.monotonic()
-        for id, entry in list(self._waiting.items()):
-            if now < entry.retry_at:
-                continue
-            try:
-                has_room = self._check_one(id, entry, now, has_room)
-            except OUTAGE_ERRORS as error:
-                self._back_off(id, entry, now, error)
-            except Exception as error:
-                # A fault of this experiment alone, such as a record that cannot be read: the others go on.
-                log.exception("The experiment %s cannot be scheduled.", id)
-                self._settle(id, Lost(f"The scheduler failed at it: {error!r}"))
-            else:
-                if entry.backoff is not None:
-                    entry.backoff.finish()
-                    entry.backoff, entry.retry_at = None, 0.0
+        """Check once everything that is due: settle what has a record, start what no process is running.
 
-    def _check_one(self, id: str, entry: PendingExperiment, now: float, has_room: bool) -> bool:
-        """Settle it if it has a record, else start an attempt if one is due.
+        Costs nothing for what is neither due, nor running on our backend, nor to be started now.
+        """
+        now = time.monotonic()
+        # The record, or the next attempt, of what has ended is due at once.
+        for id in [id for id in self._submitted if not self.backend.active(id)]:
+            self._submitted.discard(id)
+            entry = self._waiting[id]
+            entry.start_when_room, entry.next_record_check = True, now
+            self._look(id, entry, now)
+        for id in self._agenda.due(now):
+            if id in self._waiting and id not in self._submitted:
+                self._look(id, self._waiting[id], now)
+        # Once the backend has no room for an experiment, none behind it in the queue is tried in this tick.
+        while (first := self._agenda.next_to_start()) is not None:
+            pending = self._waiting.get(first)
+            if pending is None or not pending.start_when_room or now < pending.retry_at or first in self._submitted:
+                continue
+            if not self._look(first, pending, now, start=True):
+                return
+
+    def _look(self, id: str, entry: PendingExperiment, now: float, start: bool = False) -> bool:
+        """Check an experiment, survive what is wrong with it, and plan the next look.
+
+        Returns False when an attempt was to be started and there was no room.
+        """
+        has_room = True
+        try:
+            has_room = self._check_one(id, entry, now, start)
+        except OUTAGE_ERRORS as error:
+            self._back_off(id, entry, now, error)
+        except Exception as error:
+            # A fault of this experiment alone, such as a record that cannot be read: the others go on.
+            log.exception("The experiment %s cannot be scheduled.", id)
+            self._settle(id, Lost(f"The scheduler failed at it: {error!r}"))
+        else:
+            if entry.backoff is not None:
+                entry.backoff.finish()
+                entry.backoff, entry.retry_at = None, 0.0
+        if id in self._waiting and id not in self._submitted:
+            self._agenda.look(id, entry.next_look)
+            if entry.start_when_room:
+                self._agenda.start(id, entry.order)
+        return has_room
+
+    def _check_one(self, id: str, entry: PendingExperiment, now: float, start: bool) -> bool:
+        """Settle it if it has a record, else start an attempt if that is wanted and one is due.
 
         Returns whether there is still room for more.
         """
         if self.backend.active(id):
-            entry.active = True
-            return has_room
-        # An attempt that was active has ended: its record, or the next attempt, is due at once.
-        entry.start_when_room = entry.start_when_room or entry.active
-        entry.active = False
-        urgent = has_room and entry.start_when_room
+            self._submitted.add(id)
+            return True
         waited = now - entry.since
-        if not urgent and entry.backoff is None and now < entry.next_record_check:
-            return has_room
-        entry.next_record_check = now + min(max(TICK_SECONDS, RECORD_CHECK_FRACTION * waited), MAX_RECORD_CHECK_SECONDS)
+        if not start and entry.backoff is None and now < entry.next_record_check:
+            return True
+        # Nothing is expected of one that waits for room, unless another scheduler takes it.
+        shortest = MIN_CLAIM_CHECK_SECONDS if entry.start_when_room and self.backend.starts else TICK_SECONDS
+        entry.next_record_check = now + min(max(shortest, RECORD_CHECK_FRACTION * waited), MAX_RECORD_CHECK_SECONDS)
         if (record := record_store.load_record(self.bucket, id)) is not None:
             self._settle(id, record)
-        elif urgent or now >= entry.next_claim_check:
+        elif start or now >= entry.next_claim_check:
             interval = min(max(MIN_CLAIM_CHECK_SECONDS, CLAIM_CHECK_FRACTION * waited), MAX_CLAIM_CHECK_SECONDS)
             entry.next_claim_check = now + interval
-            return self._start(id, entry, has_room)
-        return has_room
+            return self._start(id, entry, start)
+        return True
 
-    def _start(self, id: str, entry: PendingExperiment, has_room: bool) -> bool:
-        """Have an attempt started where none is running.  Returns whether there is still room for more."""
+    def _start(self, id: str, entry: PendingExperiment, start: bool) -> bool:
+        """Find out whether an attempt is running; if none is and one is wanted, have it started.
+
+        Returns whether there is still room for more.
+        """
         claimed = record_store.count_attempts(self.bucket, id)
         entry.running_elsewhere = claimed > 0 and record_store.live_claim(self.bucket, id, claimed - 1) is not None
         entry.start_when_room = not entry.running_elsewhere
@@ -281,15 +290,20 @@ class Scheduler:
             entry.ended_before = claimed - entry.running_elsewhere
         # It may be a worker of an earlier process of this run, or of another scheduler.
         if entry.running_elsewhere:
-            return has_room
+            return True
         used = entry.started_attempts if self.backend.starts else claimed - entry.ended_before
         if used >= self.max_attempts:
             self._settle(id, Lost(record_store.last_failure_reason(self.bucket, id)))
-        elif has_room and (has_room := self.backend.submit(id, entry.resources)):
+        elif start:
+            if not self.backend.submit(id, entry.resources):
+                return False
             entry.started_attempts += 1
-            # A backend that starts nothing itself has the request now: another one at the next tick would not help.
-            entry.start_when_room = self.backend.starts
-        return has_room
+            if self.backend.starts:
+                self._submitted.add(id)
+            else:
+                # It has the request now: another one at the next tick would not help.
+                entry.start_when_room = False
+        return True
 
     def _back_off(self, id: str, entry: PendingExperiment, now: float, error: Exception) -> None:
         entry.backoff = entry.backoff or Backoff(self._retry)
@@ -305,6 +319,7 @@ class Scheduler:
             entry = self._waiting.pop(id)
         if entry.backoff is not None:
             entry.backoff.finish()
+        self._submitted.discard(id)
         (self._lost if isinstance(outcome, Lost) else self._not_to_discover).add(id)
         for future in entry.futures:
             if future.get_loop() is _current_loop():
