@@ -89,6 +89,12 @@ def _slots(command: argparse.ArgumentParser) -> None:
     command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
 
 
+def _start(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--start", choices=("forked", "cold"), default="forked", help="how Python starts; see `doctor`"
+    )
+
+
 def _amount(text: str) -> float:
     try:
         value = float(text)
@@ -168,6 +174,7 @@ def _add_execute(commands: Any) -> None:
     )
     command.add_argument("--bucket", metavar="URL", help="the bucket for the records; default: the user's cache")
     _slots(command)
+    _start(command)
     _json(command)
 
 
@@ -210,6 +217,7 @@ def _add_scheduler(commands: Any) -> None:
     command = _command(commands, "scheduler", "run on this machine what a bucket waits for")
     command.add_argument("--bucket", required=True, metavar="URL")
     _slots(command)
+    _start(command)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
 
 

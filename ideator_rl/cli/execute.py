@@ -40,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
             max_coder_tokens=args.max_coder_tokens,
             slots=args.slots,
             isolation=args.isolation,
+            start=args.start,
             replicates=args.replicates,
             seed=args.seed,
             outage_patience=0.0,  # a person waits for the result

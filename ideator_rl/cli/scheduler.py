@@ -19,6 +19,7 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0 when nothing was lost; without `--once` it runs until it is interrupted."""
     bucket = open_bucket(bucket_url(args.bucket))
     backend = LocalBackend(bucket.url, args.slots, args.isolation)
+    backend.start = args.start
     print_progress(f"serving {bucket.url} with {backend.slots} slots")
     return asyncio.run(_serve(Scheduler(bucket, backend), args.once))
 

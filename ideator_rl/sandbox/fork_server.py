@@ -42,6 +42,7 @@ LAUNCH = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     LAUNCH["import_all"](sys.argv[2])
+    end_idle_threads()
     while True:
         byte, descriptors, _, _ = socket.recv_fds(listener, 1, 1)
         if not byte:
@@ -55,6 +56,14 @@ def main() -> None:
             carry(reply)
         reply.close()
         reap()
+
+
+def end_idle_threads() -> None:
+    """Fork once in vain: OpenBLAS starts its threads when it is loaded, and ends them before a fork until it computes."""
+    trial = os.fork()
+    if trial == 0:
+        os._exit(0)
+    os.waitpid(trial, 0)
 
 
 def why_not_fork() -> str:

@@ -17,6 +17,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -225,11 +226,11 @@ class ForkedProcess:
         mounts: Mounts,
         cwd: str,
         *,
-        counted: bool,
-        silent: bool,
-        descriptors: tuple[int, ...],
-        output: int | None,
-        heartbeat: Callable[[], None],
+        counted: bool = False,
+        silent: bool = False,
+        descriptors: tuple[int, ...] = (),
+        output: int | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
     ):
         assert sandbox.forks is not None
         self._status: int | None = None
@@ -334,6 +335,44 @@ class _Holder:
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def forked_start_fault(sandbox: Sandbox) -> str:
+    """Try a forked start of a script that does nothing; returns why it does not work, or nothing."""
+    if sandbox.level == NONE:
+        return "there is no sandbox to join"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        try:
+            server, connection = ForkServerKey("", "1", in_memory=False).start()
+        except OSError as error:
+            return f"no fork server started: {error.strerror}"
+        router = threading.Thread(target=_route_one, args=(theirs, connection), daemon=True)
+        router.start()
+        try:
+            script = Script("/dev/null", variables={"OMP_NUM_THREADS": "1"})
+            process = ForkedProcess(replace(sandbox, forks=ours, image=None), script, Mounts(), "/tmp")
+            try:
+                ended = select.select([process.end], [], [], HOLDER_SECONDS)[0]
+                return "" if ended and process.poll() == 0 else "the script did not end as it should"
+            finally:
+                process.close()
+        except (ForkRefused, OSError) as error:
+            return str(error)
+        finally:
+            ours.shutdown(socket.SHUT_RDWR)
+            router.join()
+            connection.close()
+            server.wait()
+
+
+def _route_one(requests: socket.socket, server: socket.socket) -> None:
+    """Hand one request on, as the zygote does."""
+    body, connections, _, _ = socket.recv_fds(requests, 1 << 16, 1)
+    if body:
+        socket.send_fds(server, [b"\0"], connections)
+    for connection in connections:
+        os.close(connection)
 
 
 def report_refusal(forks: socket.socket, reason: str) -> None:

@@ -1,0 +1,291 @@
+"""Forked starts: what they give an experiment, that they equal cold ones, and when they fall back to these."""
+
+import asyncio
+import json
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import run
+from scripted import idea
+
+from ideator_rl.executor.executor import Executor
+from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
+from ideator_rl.sandbox import start
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
+
+pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
+LEVELS = [level for level in (best_sandbox().level, NAMESPACES) if level != NONE]
+
+
+@contextmanager
+def forking(level=None):
+    """A sandbox with a fork server that serves every request, and what was refused."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    servers = {}
+    try:
+        yield replace(best_sandbox(), level=level or best_sandbox().level, forks=ours), theirs, servers
+    finally:
+        for process, connection in servers.values():
+            connection.close()
+            process.wait()
+        ours.close()
+        theirs.close()
+
+
+def route(theirs, servers):
+    """Hand the pending request on, as the zygote does."""
+    body, connections, _, _ = socket.recv_fds(theirs, 1 << 16, 1)
+    key = start.ForkServerKey(**json.loads(body)["fork"])
+    if key not in servers:
+        servers[key] = key.start()
+    socket.send_fds(servers[key][1], [b"\0"], connections)
+    os.close(connections[0])
+
+
+def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, **options):
+    """The exit status, output and process of a script that was started in the sandbox."""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    for path in (tmp_path, *tmp_path.parents):
+        if path.stat().st_uid == os.getuid() and path != Path("/") and path != Path("/tmp"):
+            path.chmod(path.stat().st_mode | 0o055)
+    read, write = os.pipe()
+    mounts = options.pop("mounts", Mounts(readonly={tmp_path: "/code"}))
+    if router is not None:
+        import threading
+
+        threading.Thread(target=route, args=router, daemon=True).start()
+    process = start.start_script(
+        sandbox,
+        start.Script("/code/script.py", ("argument",), preload, variables or {"PATH": "/usr/bin:/bin"}),
+        mounts,
+        "/code",
+        output=write,
+        **options,
+    )
+    os.close(write)
+    text = b""
+    while block := os.read(read, 65_536):
+        text += block
+    select.select([process.end], [], [], 20)
+    status = process.poll()
+    os.close(read)
+    process.close()
+    return status, text.decode(), process.how
+
+
+FACTS = """
+import json, os, sys
+status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
+facts = {
+    "argv": sys.argv, "path": sys.path[0], "cwd": os.getcwd(), "uid": os.getuid() != 0,
+    "variables": dict(os.environ), "descriptors": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
+    "capabilities": {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")},
+    "no_new_privs": status["NoNewPrivs"], "filter": status["Seccomp"], "threads": status["Threads"],
+    "limits": open("/proc/self/limits").read().split("Max pending")[0].split("Max core")[1],
+    "namespaces": sorted(os.listdir("/proc/self/ns")), "files": sorted(os.listdir("/")),
+    "processes": sorted(int(p) < 30 for p in os.listdir("/proc") if p.isdigit())[0],
+    "signals": [status[name] for name in ("SigBlk", "SigIgn")], "umask": status["Umask"],
+    "groups": os.getgroups(), "session": os.getsid(0) == os.getpid() or os.getppid() != 0,
+    "hostname": os.uname().nodename, "name": __name__,
+}
+print(json.dumps(facts))
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_forked_script_finds_what_a_cold_one_finds(level, tmp_path):
+    sandbox = replace(best_sandbox(), level=level)
+    variables = {"PATH": "/usr/bin:/bin", "HOME": "/code", "LANG": "C.UTF-8", "SEED": "3"}
+    _, cold, how = output_of(sandbox, FACTS, tmp_path, ("json",), variables)
+    assert how == "cold"
+    with forking(level) as (sandbox, *router):
+        status, forked, how = output_of(sandbox, FACTS, tmp_path, ("json",), variables, router)
+    assert (status, how) == (0, "forked"), forked
+    cold, forked = json.loads(cold), json.loads(forked)
+    assert forked["capabilities"] == dict.fromkeys(forked["capabilities"], "0000000000000000")
+    assert forked["descriptors"] == [0, 1, 2]
+    # The cold start's own launcher, and what bubblewrap leaves open.
+    cold["files"].remove("ideator")
+    cold["descriptors"] = cold["descriptors"][:3]
+    assert forked == cold
+
+
+def test_the_exit_status_is_that_of_the_script(tmp_path):
+    endings = {
+        "raise SystemExit(3)": 3,
+        "raise SystemExit": 0,
+        "1 / 0": 1,
+        "import os; os._exit(7)": 7,
+        "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)": 139,
+        "import sys; sys.exit('no luck')": 1,
+        "import atexit; atexit.register(print, 'handler')": 0,
+    }
+    with forking() as (sandbox, *router):
+        for code, status in endings.items():
+            assert output_of(best_sandbox(), code, tmp_path)[0] == status, code
+            ended = output_of(sandbox, code, tmp_path, router=router)
+            assert (ended[0], ended[2]) == (status, "forked"), (code, ended)
+    assert ended[1] == "handler\n"
+
+
+def test_processes_that_a_server_forks_know_nothing_of_each_other(tmp_path):
+    leave = """
+import os, sys, threading
+sys.modules["left"] = sys
+os.environ["LEFT"] = "a secret"
+open("/tmp/left", "w").write("a secret")
+print(os.environ["OWN"])
+"""
+    look = """
+import gc, os, sys
+texts = [text for item in gc.get_objects() if isinstance(item, dict) for text in item.values() if isinstance(text, str)]
+maps = open("/proc/self/environ").read() + str(dict(os.environ)) + str("left" in sys.modules)
+print("a secret" in maps + " ".join(texts), "LEFT" in maps, os.path.exists("/tmp/left"))
+"""
+    with forking() as (sandbox, *router):
+        assert output_of(sandbox, leave, tmp_path, variables={"OWN": "1"}, router=router)[1] == "1\n"
+        assert output_of(sandbox, look, tmp_path, variables={"OWN": "2"}, router=router)[1] == "False False False\n"
+
+
+def test_random_numbers_differ_between_processes_of_one_server(tmp_path):
+    code = "import random, numpy, uuid; print(random.random(), numpy.random.rand(), uuid.uuid4())"
+    with forking() as (sandbox, *router):
+        outputs = [output_of(sandbox, code, tmp_path, ("numpy",), router=router)[1].split() for _ in range(2)]
+    assert all(first != second for first, second in zip(*outputs, strict=True)) and len(outputs[0]) == 3
+
+
+def test_a_forked_script_computes_with_as_many_threads_as_it_may(tmp_path):
+    code = """
+import numpy, os
+a = numpy.ones((600, 600))
+for _ in range(5):
+    assert (a @ a)[0, 0] == 600
+print(len(os.listdir("/proc/self/task")))
+"""
+    for threads in (1, 2):
+        variables = {"OMP_NUM_THREADS": str(threads)}
+        cold = output_of(best_sandbox(), code, tmp_path, ("numpy",), variables)
+        with forking() as (sandbox, *router):
+            assert output_of(sandbox, code, tmp_path, ("numpy",), variables, router) == (*cold[:2], "forked")
+        assert cold[1] == f"{threads}\n"
+
+
+def test_when_the_preload_cannot_be_imported_the_start_is_cold(tmp_path):
+    with forking() as (sandbox, theirs, servers):
+        status, text, how = output_of(
+            sandbox, "print('ran')", tmp_path, ("threads_at_import",), router=(theirs, servers)
+        )
+        # No such module: the server dies while it imports, and so does the cold start's launcher.
+        assert how == "cold" and status == 1 and "threads_at_import" in text
+        assert "ended" in json.loads(theirs.recv(4096))["refusal"]
+
+
+def test_the_fork_server_refuses_a_second_thread(tmp_path):
+    code = f"""
+import runpy, threading, time
+refusal = runpy.run_path({str(start.FORK_SERVER)!r})["why_not_fork"]
+print(repr(refusal()))
+threading.Thread(target=time.sleep, args=(1,)).start()
+print(refusal())
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert out[0] == "''" and "2 in all" in out[1]
+
+
+def test_masks_hold_in_a_forked_start(tmp_path):
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "answers").write_text("42")
+    mounts = Mounts(readonly={tmp_path: "/code"}, masked=(Path("/code/hidden"),))
+    code = "import os; print(os.path.exists('/code/hidden/answers'), os.path.exists('/code/script.py'))"
+    with forking() as (sandbox, *router):
+        mounts = replace(mounts, readonly={tmp_path: str(tmp_path)}, masked=(hidden,))
+        code = f"import os; print(os.listdir({str(hidden)!r}), os.path.exists({str(tmp_path / 'script.py')!r}))"
+        mounts = replace(mounts, readonly={**mounts.readonly, tmp_path / "script.py": "/code/script.py"})
+        assert output_of(sandbox, code, tmp_path, mounts=mounts, router=router)[1] == "[] True\n"
+
+
+def test_forked_and_cold_experiments_have_equal_results(toy_config):
+    records = []
+    for how in ("forked", "cold"):
+        executor = Executor(replace(toy_config, bucket=f"{toy_config.bucket}-{how}", start=how))
+        records.append(run(executor.execute(idea("Set x to 1.5."))))
+        executor.close()
+    assert [record.start for record in records] == ["forked", "cold"]
+    assert records[0].id == records[1].id and records[0].metric == records[1].metric
+    assert records[0].log == records[1].log and records[0].isolation == records[1].isolation
+
+
+def test_after_the_death_of_the_zygote_experiments_go_on(toy_config, caplog):
+    executor = Executor(toy_config)
+    assert run(executor.execute(idea("Set x to 1.5."))).start == "forked"
+    zygote = executor.backend._zygote
+    os.kill(zygote.pid, 9)
+    with caplog.at_level(logging.WARNING):
+        records = [run(executor.execute(idea(f"Set x to {x}."))) for x in (2.5, 3.5)]
+    assert [record.status for record in records] == ["succeeded", "succeeded"]
+    assert [record.start for record in records] == ["cold", "forked"], "a new zygote serves the next one"
+    assert sum("zygote ended" in line for line in caplog.messages) == 1
+    executor.close()
+
+
+def test_the_zygote_and_its_fork_servers_end_with_the_process_that_uses_them(toy_config):
+    executor = Executor(toy_config)
+    run(executor.execute(idea("Set x to 1.5.")))
+    zygote = executor.backend._zygote
+    children = [int(pid) for pid in Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()]
+    assert children
+    executor.close()
+    deadline = time.monotonic() + 10
+    while any(os.path.exists(f"/proc/{pid}/exe") for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not os.path.exists(f"/proc/{zygote.pid}")
+    assert not any(os.path.exists(f"/proc/{pid}/exe") for pid in children)
+
+
+def test_a_worker_outlives_the_zygote(toy_config, tmp_path):
+    executor = Executor(toy_config)
+    slow = "train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nimport time\ntime.sleep(1.5)\nx = 1.0\n>>>>>>> REPLACE\n"
+
+    async def scenario():
+        task = asyncio.create_task(executor.execute_patch(slow))
+        while not executor.backend._processes:
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.5)
+        executor.backend._zygote.close()
+        executor.backend._zygote = None
+        return await task
+
+    record = run(scenario())
+    assert (record.status, record.start, record.attempt) == ("succeeded", "forked", 0)
+
+
+def test_a_zygote_inherits_the_allowed_variables_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "a secret")
+    client = ZygoteClient(worker_variables({}))
+    variables = Path(f"/proc/{client.pid}/environ").read_bytes()
+    client.close()
+    assert b"a secret" not in variables and b"OMP_NUM_THREADS=1" in variables
+
+
+def test_start_cold_starts_no_zygote(toy_config):
+    executor = Executor(replace(toy_config, start="cold"))
+    assert run(executor.execute(idea("Set x to 1.5."))).start == "cold"
+    assert executor.backend._zygote is None
+
+
+def test_at_level_none_a_start_is_cold():
+    assert start.forked_start_fault(Sandbox(NONE)) == "there is no sandbox to join"
+    assert start.forked_start_fault(best_sandbox()) == ""
