@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def end_idle_threads() -> None:
-    """Fork once in vain: OpenBLAS starts its threads when it is loaded, and ends them before a fork until it computes."""
+    """Fork once in vain: OpenBLAS starts threads when it is loaded, and ends them at a fork until it computes."""
     trial = os.fork()
     if trial == 0:
         os._exit(0)
@@ -127,6 +127,7 @@ def keep(reply: socket.socket, request: dict, descriptors: list[int]) -> None:
         load_filter(instructions)
     script = os.fork()
     if script == 0:
+        reply.detach()  # closed with all others below; the script can reach this object through its frames
         run(request, status, descriptors)
     os.closerange(0, status)
     os.closerange(status + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
