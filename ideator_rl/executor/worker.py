@@ -35,6 +35,7 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
+from ideator_rl.sandbox.workspace import sized_workspace
 from ideator_rl.scoring.allowance import Limits, limits, load_cost, store_cost
 from ideator_rl.scoring.measurement import CONFIRM, MAIN, SCORE_SECONDS, Measurement, Subject, collect, measure
 from ideator_rl.storage.bucket import Bucket, open_bucket
@@ -164,15 +165,16 @@ class Worker:
         """Run and measure once.  `share`: of the budget."""
         # Two copies: the run may change its own; the scorer's is unpatched where ideas may change the weights alone.
         patched = self.environment.scorer_code == "patched"
-        write_tree(tree, folder / "run")
         write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
         folder.chmod(0o711)
-        result = self._run_sealed(folder / "run", seed, share)
-        if not result.artifact_complete:
-            status = TIMED_OUT if result.status == "timed_out" else FAILED
-            return Trial(result, Measurement(status, result.message), 0.0)
-        started = time.monotonic()
-        fault = collect(folder / "run" / "artifact", folder / "artifact")
+        with sized_workspace(folder / "run", self.preset.resources):
+            write_tree(tree, folder / "run")
+            result = self._run_sealed(folder / "run", seed, share)
+            if not result.artifact_complete:
+                status = TIMED_OUT if result.status == "timed_out" else FAILED
+                return Trial(result, Measurement(status, result.message), 0.0)
+            started = time.monotonic()
+            fault = collect(folder / "run" / "artifact", folder / "artifact")
         if fault:
             return Trial(result, Measurement(FAILED, fault), time.monotonic() - started)
         is_baseline = tree == self.environment.baseline(self.preset.name)
