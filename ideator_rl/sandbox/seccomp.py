@@ -68,7 +68,7 @@ _EFFECTLESS = {
 _MEMFD = {"memfd_create": (319, 279)}
 _CLONE, _UNSHARE, _IOCTL = (56, 220), (272, 97), (16, 29)
 _SOCKET, _PERSONALITY, _SIGACTION = (41, 198), (135, 92), (13, 134)
-_FLOCK, _FCNTL = (73, 32), (72, 25)
+_FLOCK, _FCNTL, _SECCOMP = (73, 32), (72, 25), (317, 277)
 _PREADV2, _PWRITEV2, _MADVISE, _MSYNC = (327, 286), (328, 287), (28, 233), (26, 227)
 _NOWAIT = 8  # RWF_NOWAIT: fails unless the page is in memory
 _CACHE_ADVICE = (3, 20, 21)  # MADV_WILLNEED, MADV_COLD, MADV_PAGEOUT
@@ -146,6 +146,9 @@ def notifying(
 ) -> bytes:
     """A filter under which these calls wait for the holder of its listener; empty without a table for the machine.
 
+    No further filter can be installed by `seccomp`: the kernel asks the newest listener, and once ours is closed the
+    process could have one of its own, which lets everything pass.
+
     Args:
         calls: numbers on x86-64 and 64-bit ARM, -1 where there is none.
         unless: more calls, each with (argument, bit): they pass if the argument has the bit.
@@ -154,6 +157,8 @@ def notifying(
         return b""
     column, out = _MACHINES[machine][0], _prologue(machine)
     notify = (_RETURN, 0, 0, _NOTIFY)
+    # Refused at once: a call that waits could be allowed before the listener is closed and be made after it.
+    out += [(_EQUAL, 0, 1, _SECCOMP[column]), _error(errno.EPERM)]
     for numbers in calls:
         if numbers[column] >= 0:
             out += [(_EQUAL, 0, 1, numbers[column]), notify]
