@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 SCHEMA = 1
@@ -117,8 +117,32 @@ class Experiment:
         raw = json.loads(text)
         if not isinstance(raw, dict) or "id" not in raw or "status" not in raw:
             raise ValueError("not an experiment record: expected a JSON object with id and status")
-        names = {item.name for item in fields(cls)}
-        return cls(**{key: value for key, value in raw.items() if key in names})
+        return cls(**typed_fields(cls, raw))
+
+
+def typed_fields(cls: Any, raw: dict[str, Any]) -> dict[str, Any]:
+    """The values of a dataclass's fields in a JSON object, each of its field's type; other keys are left out.
+
+    Raises:
+        ValueError: one is of another type, or a required one is missing.
+    """
+    values = {}
+    for item in fields(cls):
+        if item.name not in raw:
+            if item.default is MISSING and item.default_factory is MISSING:
+                raise ValueError(f"it has no {item.name!r}")
+            continue
+        value, kind = raw[item.name], str(item.type)
+        expected = _JSON_TYPES[kind.partition("[")[0].partition(" ")[0]]
+        # JSON writes a whole number without a point, and Python counts True as a number.
+        right = isinstance(value, expected) and isinstance(value, bool) == (expected is bool)
+        if not right and not (value is None and kind.endswith("| None")):
+            raise ValueError(f"{item.name!r} is {str(value)[:60]!r}; expected {kind}")
+        values[item.name] = value
+    return values
+
+
+_JSON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
 
 
 def experiment_id(tree: str, digest: str, preset: str, hardware: str, seed: int, replicate: int) -> str:

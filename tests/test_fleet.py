@@ -82,7 +82,7 @@ def test_unknown_settings_raise_with_the_allowed_names(monkeypatch):
 
 def test_a_bucket_with_measured_results_is_refused():
     bucket = open_bucket("memory://measured")
-    record_store.save_record(bucket, Experiment("a", "succeeded", "", "toy", "cpu", tree="t", isolation="bwrap"))
+    record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu", tree="t", isolation="bwrap"))
     with pytest.raises(IdeatorError, match="were measured, such as a"):
         Floor(bucket, 1, Nature())
 
@@ -90,6 +90,7 @@ def test_a_bucket_with_measured_results_is_refused():
 def test_an_attempt_claimed_during_an_outage_is_recognised_by_its_claimer(tmp_path, monkeypatch):
     bucket = open_bucket(f"file://{tmp_path}/b")
     spec = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": "a", "environment": str(TOY)}
+    spec |= {"seed": 0, "replicate": 0, "trusted": True}
     bucket.create("experiments/a/spec.json", json.dumps(spec | {"created": 0.0, "implement_seconds": 0.0}).encode())
     floor = Floor(bucket, 2, Nature(median=0.01))
 

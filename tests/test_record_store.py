@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import signal
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,14 +69,77 @@ def test_a_pid_that_now_belongs_to_another_process_is_not_alive(bucket):
     assert record_store.running_claim(bucket, "e") is None
 
 
-def test_a_claim_of_another_machine_is_live_while_its_heartbeat_is_recent(bucket):
-    claim_elsewhere(bucket, age=record_store.LEASE_SECONDS + 1)
+@pytest.fixture
+def clock(monkeypatch):
+    """The monotonic clock of this process, set by hand."""
+    now = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr(record_store.time, "monotonic", lambda: now.seconds)
+    return now
+
+
+def watch(bucket, clock, seconds, beats=None, step=10.0):
+    """Look at the experiment every `step` seconds, while its worker's heartbeats have these times."""
+    for _ in range(round(seconds / step)):
+        clock.seconds += step
+        if beats:
+            beat = {"time": next(beats)}
+            bucket.put("experiments/e/attempts/0/beat.json", json.dumps(beat).encode())
+        if record_store.running_claim(bucket, "e") is None:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("skew", [-3600.0, -61.0, 0.0, 3600.0])
+def test_a_process_elsewhere_lives_while_its_heartbeat_changes_whatever_its_clock_shows(bucket, clock, skew):
+    claim_elsewhere(bucket, age=-skew)
+    beats = (time.time() + skew + 5 * n for n in itertools.count())
+    assert watch(bucket, clock, 300, beats) and record_store.claim_attempt(bucket, "e") is None
+
+
+@pytest.mark.parametrize("skew", [-3600.0, 0.0, 3600.0])
+def test_a_process_elsewhere_is_dead_when_its_heartbeat_did_not_change_for_the_lease(bucket, clock, skew):
+    claim_elsewhere(bucket, age=-skew)
+    assert watch(bucket, clock, record_store.LEASE_SECONDS - 10) and not watch(bucket, clock, 20)
+    # The worker that is started next has seen no heartbeat yet, and could not judge.
+    record_store.end_dead_attempt(bucket, "e")
+    record_store._signs.clear()
+    assert record_store.claim_attempt(bucket, "e") == 1
+    assert record_store.last_failure_reason(bucket, "e") == "its worker died"
+
+
+def test_an_observer_that_was_stopped_gives_a_heartbeat_its_whole_lease_again(bucket, clock):
+    claim_elsewhere(bucket)
+    assert watch(bucket, clock, 50)
+    clock.seconds += 3600
+    assert watch(bucket, clock, 50)
+
+
+def test_a_claim_of_last_week_does_not_wait_for_a_lease(bucket):
+    claim_elsewhere(bucket, age=7 * 86_400)
     assert record_store.running_claim(bucket, "e") is None
-    record_store.write_heartbeat(bucket, "e", 0)
+
+
+def test_an_attempt_that_was_ended_is_not_live(bucket):
+    claim_elsewhere(bucket)
     assert record_store.running_claim(bucket, "e")["host"] == "far"
     record_store.abandon_attempt(bucket, "e", 0, "node drained")
     assert record_store.running_claim(bucket, "e") is None
     assert record_store.last_failure_reason(bucket, "e") == "node drained"
+
+
+def test_an_attempt_of_a_living_process_is_not_ended(bucket):
+    record_store.claim_attempt(bucket, "e")
+    record_store.end_dead_attempt(bucket, "e")
+    assert record_store.running_claim(bucket, "e") is not None
+
+
+def test_two_heartbeats_are_never_equal(bucket, monkeypatch):
+    monkeypatch.setattr(record_store.time, "time", lambda: 5.0)
+    beats = []
+    for _ in range(2):
+        record_store.write_heartbeat(bucket, "e", 0)
+        beats.append(bucket.get("experiments/e/attempts/0/beat.json"))
+    assert beats[0] != beats[1]
 
 
 def test_an_experiment_with_a_record_is_not_claimed_and_keeps_its_first_record(bucket):

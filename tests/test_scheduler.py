@@ -18,6 +18,10 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import BucketError, open_bucket
 
 
+def success(id):
+    return Experiment(id, "succeeded", "", "toy", "cpu", metric={"name": "m", "value": 1.0, "direction": "min"})
+
+
 class ScriptedBackend(Backend):
     """Plays a fleet: each submission takes the next step of a script."""
 
@@ -29,7 +33,7 @@ class ScriptedBackend(Backend):
             return False
         self.submitted.append(id)
         if next(self.script) == "works":
-            record_store.save_record(self.bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            record_store.save_record(self.bucket, success(id))
         else:
             number = record_store.count_attempts(self.bucket, id)
             path = f"experiments/{id}/attempts/{number}"
@@ -167,7 +171,7 @@ def test_an_outage_of_one_object_beyond_the_limit_loses_only_that_experiment(buc
 def attempt(bucket, id, ended=True):
     """Another machine claims an attempt, and abandons it if `ended`."""
     number = record_store.count_attempts(bucket, id)
-    body = {"place": "x", "pid": 1, "start": "1", "time": time.time()}
+    body = {"host": "far", "place": "x", "pid": 1, "start": "1", "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
     if ended:
         record_store.abandon_attempt(bucket, id, number, f"reason {number}")
@@ -202,7 +206,7 @@ def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_q
             return False
 
         def submit(self, id, resources):
-            return self.room and not record_store.save_record(bucket, Experiment(id, "succeeded", "", "toy", "cpu"))
+            return self.room and not record_store.save_record(bucket, success(id))
 
     faulty, backend = Faulty(bucket), Full(bucket.url, None, "auto")
 
@@ -219,7 +223,7 @@ def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_q
         for _ in range(20):
             scheduler.tick()
         assert 20 <= faulty.reads <= 20 * 10
-        record_store.save_record(bucket, Experiment("first", "succeeded", "", "toy", "cpu"))
+        record_store.save_record(bucket, success("first"))
         scheduler.tick()
         assert future.done() and not any(future.done() for future in later)
 
@@ -253,7 +257,8 @@ def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucke
 
 def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries(bucket, toy, caplog):
     def spec(id, **more):
-        body = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"} | more
+        body = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"}
+        body |= {"seed": 0, "replicate": 0, "trusted": True, "implement_seconds": 0.0, "created": 0.0} | more
         bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
 
     spec("a", environment="nowhere")

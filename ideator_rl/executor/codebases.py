@@ -11,17 +11,18 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.executor.retry import Retry
-from ideator_rl.experiment import BASELINE, proposal_id
+from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementer, NotImplementable
 from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, read_object
 
 MAX_JUDGEMENTS = 128
 """Patches whose judgement is kept in memory."""
@@ -96,7 +97,10 @@ class Codebases:
         cost = answer.pop("usage", {})
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], cost)
-        codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+        try:
+            codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+        except PatchError as error:  # an answer of another version, which judged by other rules
+            return NoCodebase(error.kind, str(error), answer["patch"], cost)
         return replace(codebase, seconds=answer["seconds"], cost=cost)
 
     def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
@@ -114,15 +118,15 @@ class Codebases:
     async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
         """The stored answer for an idea, else a new one."""
         path = f"implementations/{key}.json"
-        raw = await self._retry.call(lambda: self._bucket.get(path))
-        if raw is not None:
-            return _without_cost(raw)
+        stored = await self._retry.call(lambda: read_object(self._bucket, path, _parse_answer))
+        if stored is not None:
+            return stored
         answer = await self._implement(idea)
         created = await self._retry.call(lambda: self._bucket.create(path, json.dumps(answer).encode()))
         if not created:
             # Another process was quicker: its answer counts, so that one idea has one codebase.  We paid all the same.
-            raw = await self._retry.call(lambda: self._bucket.get(path))
-            return answer if raw is None else _without_cost(raw) | {"usage": answer["usage"]}
+            stored = await self._retry.call(lambda: read_object(self._bucket, path, _parse_answer))
+            return answer if stored is None else stored | {"usage": answer["usage"]}
         return answer
 
     async def _implement(self, idea: Idea) -> dict[str, Any]:
@@ -151,7 +155,11 @@ def head_of_refused(text: str) -> str:
     return f"{text[:MAX_REFUSED_PATCH]}\n… cut here; {len(text)} characters, SHA-256 {name}\n"
 
 
-def _without_cost(raw: bytes) -> dict[str, Any]:
-    """An answer from the bucket: it was paid for by another caller."""
+def _parse_answer(raw: bytes) -> dict[str, Any]:
+    """An answer from the bucket, without its cost: it was paid for by another caller."""
     answer: dict[str, Any] = json.loads(raw)
+    if not all(isinstance(answer[name], str) for name in ("status", "message", "patch")):
+        raise ValueError("a text is missing")
+    if answer["status"] not in ("ok", *OWN_FAILURES) or not math.isfinite(answer["seconds"]):
+        raise ValueError("its status or time is none that an implementer has")
     return answer | {"usage": {}}

@@ -15,27 +15,38 @@
 write it, a power failure may take it away, and a killed process may leave a name too many.
 
 Guaranteed: an experiment never runs twice at once.  Attempt n + 1 can be claimed only after attempt n has ended or its
-process is dead.  In the same boot and PID namespace the process itself is looked up; elsewhere a heartbeat older than
-the lease means dead.
+process is dead.  In the same boot and PID namespace the process itself is looked up; elsewhere a process is dead when
+its heartbeat did not change for the lease, by the clock of the one who looks: no two clocks are compared.
+
+A damaged object raises `DamagedObject`, which names it.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
-from ideator_rl.experiment import Experiment
+from ideator_rl.experiment import FINAL, SUCCEEDED, Experiment, typed_fields
+from ideator_rl.patch import tree_hash
 from ideator_rl.sandbox import process_tree
-from ideator_rl.storage.bucket import Bucket, BucketError
+from ideator_rl.storage.bucket import Bucket, BucketError, read_object
 
 LEASE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 5.0
 QUEUE = "queue"
+MAX_LOOK_GAP_SECONDS = 30.0
+"""After a longer gap between two looks at a heartbeat, its age starts anew: whoever looks was stopped, or the bucket
+away, and the worker may have been as well."""
+OLD_SECONDS = 86_400.0
+"""A claim or heartbeat that is older than this at the first look, by whatever clock, is of a dead process."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,22 @@ class Spec:
     """Unix seconds."""
 
     def save(self, bucket: Bucket) -> bool:
+        """Store it unless the experiment has one; returns whether it was stored.
+
+        Raises:
+            DamagedObject: the one that it has cannot be read, by this process or by a worker.
+        """
         bucket.mark(f"{QUEUE}/{self.id}")
-        return bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
+        created = bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
+        if not created:
+            Spec.load(bucket, self.id)
+        return created
 
     @classmethod
     def load(cls, bucket: Bucket, id: str) -> Spec | None:
-        raw = bucket.get(f"experiments/{id}/spec.json")
-        return cls(**json.loads(raw)) if raw is not None else None
+        """Raises: DamagedObject."""
+        parse = partial(_parse_spec, id)
+        return read_object(bucket, f"experiments/{id}/spec.json", parse, f"experiments/{id}")
 
     def new_record(self, status: str, environment_name: str, **results: Any) -> Experiment:
         """A record of this experiment.  `results` are the fields of `Experiment` that only a run can fill."""
@@ -91,17 +111,19 @@ class Spec:
 
 
 def save_tree(bucket: Bucket, name: str, tree: dict[str, str]) -> None:
-    bucket.create(f"trees/{name}.json", json.dumps(tree, sort_keys=True).encode())
+    """Raises: DamagedObject when another one is stored under its name."""
+    if not bucket.create(f"trees/{name}.json", json.dumps(tree, sort_keys=True).encode()):
+        load_tree(bucket, name)
 
 
 def load_tree(bucket: Bucket, name: str) -> dict[str, str] | None:
-    raw = bucket.get(f"trees/{name}.json")
-    return json.loads(raw) if raw is not None else None
+    """Raises: DamagedObject."""
+    return read_object(bucket, f"trees/{name}.json", partial(_parse_tree, name))
 
 
 def load_record(bucket: Bucket, id: str) -> Experiment | None:
-    raw = bucket.get(f"experiments/{id}/result.json")
-    return Experiment.from_json(raw) if raw is not None else None
+    """Raises: DamagedObject."""
+    return read_object(bucket, f"experiments/{id}/result.json", partial(_parse_record, id))
 
 
 def save_record(bucket: Bucket, record: Experiment) -> bool:
@@ -164,7 +186,9 @@ def claim_attempt(bucket: Bucket, id: str) -> int | None:
 
 
 def write_heartbeat(bucket: Bucket, id: str, number: int) -> None:
-    bucket.put(f"{_attempt(id, number)}/beat.json", json.dumps({"time": time.time()}).encode())
+    # A clock that stands still must not make two heartbeats equal.
+    beat = {"time": time.time(), "monotonic": time.monotonic()}
+    bucket.put(f"{_attempt(id, number)}/beat.json", json.dumps(beat).encode())
 
 
 def abandon_attempt(bucket: Bucket, id: str, number: int, reason: str) -> None:
@@ -172,11 +196,17 @@ def abandon_attempt(bucket: Bucket, id: str, number: int, reason: str) -> None:
     bucket.create(f"{_attempt(id, number)}/end.json", json.dumps({"reason": reason, "time": time.time()}).encode())
 
 
+def has_ended(bucket: Bucket, id: str, number: int) -> bool:
+    """Whether an attempt was abandoned, by its own process or by one that took it for dead."""
+    return bucket.get(f"{_attempt(id, number)}/end.json") is not None
+
+
 def last_failure_reason(bucket: Bucket, id: str) -> str:
     """Why the last attempt ended without a record."""
     number = count_attempts(bucket, id)
-    raw = bucket.get(f"{_attempt(id, number - 1)}/end.json") if number else None
-    return json.loads(raw)["reason"] if raw is not None else "its worker died"
+    key = f"{_attempt(id, number - 1)}/end.json"
+    end = read_object(bucket, key, _parse_end, f"experiments/{id}") if number else None
+    return str(end["reason"]) if end is not None else "its worker died"
 
 
 def request_retry(bucket: Bucket, id: str) -> None:
@@ -192,17 +222,60 @@ def retry_requested(bucket: Bucket, id: str) -> bool:
 
 
 def live_claim(bucket: Bucket, id: str, number: int) -> dict[str, Any] | None:
-    """The claim of an attempt whose process is alive, or None."""
-    raw = bucket.get(f"{_attempt(id, number)}/claim.json")
-    if raw is None or bucket.get(f"{_attempt(id, number)}/end.json") is not None:
+    """The claim of an attempt whose process is alive, or None.
+
+    Raises:
+        DamagedObject: claim or heartbeat.
+    """
+    attempt, remove = _attempt(id, number), f"experiments/{id}"
+    ended = has_ended(bucket, id, number)
+    claim = None if ended else read_object(bucket, f"{attempt}/claim.json", _parse_claim, remove)
+    if claim is None:
+        _signs.pop((bucket.url, attempt), None)
         return None
-    claim = json.loads(raw)
     # On the same machine the process answers for itself: a pid with another start time is another process.
     if claim["place"] == process_tree.host_identity():
         return claim if process_tree.start_time(claim["pid"]) == claim["start"] else None
-    heartbeat = bucket.get(f"{_attempt(id, number)}/beat.json")
-    last_sign = max(claim["time"], json.loads(heartbeat)["time"] if heartbeat else 0.0)
-    return claim if time.time() - last_sign < LEASE_SECONDS else None
+    beat = read_object(bucket, f"{attempt}/beat.json", _parse_beat, remove) or {"time": claim["time"]}
+    return claim if _seconds_unchanged(bucket, attempt, beat) < LEASE_SECONDS else None
+
+
+@dataclass
+class _Sign:
+    """A heartbeat as this process saw it.  Times are monotonic seconds."""
+
+    beat: dict[str, float]
+    since: float
+    """When it was first seen."""
+    looked: float
+    """When it was last looked at."""
+
+
+# The heartbeats of other machines that this process has looked at, by bucket and attempt.  `_seconds_unchanged` writes,
+# from any thread; `live_claim` removes those that have ended.
+_signs: dict[tuple[str, str], _Sign] = {}
+
+
+def _seconds_unchanged(bucket: Bucket, attempt: str, beat: dict[str, float]) -> float:
+    """For how long this process has seen this heartbeat."""
+    now, key = time.monotonic(), (bucket.url, attempt)
+    sign = _signs.get(key)
+    if sign is None and time.time() - beat["time"] > OLD_SECONDS:
+        return math.inf
+    if sign is None or sign.beat != beat or now - sign.looked > MAX_LOOK_GAP_SECONDS:
+        sign = _signs[key] = _Sign(beat, now, now)
+    sign.looked = now
+    return now - sign.since
+
+
+def end_dead_attempt(bucket: Bucket, id: str) -> None:
+    """Record the end of the last attempt if its process is dead.
+
+    A new worker has seen no heartbeat for long enough to judge; by this it learns what its scheduler has seen.
+    """
+    number = count_attempts(bucket, id)
+    if number and live_claim(bucket, id, number - 1) is None:
+        abandon_attempt(bucket, id, number - 1, "its worker died")
 
 
 def running_claim(bucket: Bucket, id: str) -> dict[str, Any] | None:
@@ -213,3 +286,71 @@ def running_claim(bucket: Bucket, id: str) -> dict[str, Any] | None:
 
 def _attempt(id: str, number: int) -> str:
     return f"experiments/{id}/attempts/{number}"
+
+
+def _parse_object(raw: bytes) -> dict[str, Any]:
+    value = json.loads(raw)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _parse_spec(id: str, raw: bytes) -> Spec:
+    body = _parse_object(raw)
+    # What a later version asks for beyond this must not be left out in silence.
+    if surplus := sorted(body.keys() - {item.name for item in fields(Spec)}):
+        raise ValueError(f"{surplus[0]!r} is not known to this version")
+    spec = Spec(**typed_fields(Spec, body))
+    _require_finite((spec.implement_seconds, spec.created))
+    if spec.id != id:
+        raise ValueError(f"it is of the experiment {spec.id[:64]!r}")
+    return spec
+
+
+def _parse_tree(name: str, raw: bytes) -> dict[str, str]:
+    tree = _parse_object(raw)
+    if tree_hash(tree) != name:
+        raise ValueError("its content has another hash")
+    return tree
+
+
+def _parse_record(id: str, raw: bytes) -> Experiment:
+    record = Experiment.from_json(raw)
+    if record.id != id:
+        raise ValueError(f"it is of the experiment {record.id[:64]!r}")
+    if record.status not in FINAL:
+        raise ValueError(f"a record has no status {record.status[:64]!r}")
+    if record.metric is not None:
+        _require_finite([record.metric["value"]])
+        if not isinstance(record.metric["name"], str) or record.metric["direction"] not in ("min", "max"):
+            raise ValueError("its metric has no name and direction")
+    elif record.status == SUCCEEDED:
+        raise ValueError("it succeeded and has no metric")
+    numbers = [*record.seconds.values(), *record.cost.values(), record.created, record.finished]
+    _require_finite(numbers + ([] if record.reward is None else [record.reward]))
+    return record
+
+
+def _parse_claim(raw: bytes) -> dict[str, Any]:
+    claim = _parse_object(raw)
+    _require_finite((claim["time"], claim["pid"]))
+    if not all(isinstance(claim[name], str) for name in ("host", "place")) or not isinstance(claim["pid"], int):
+        raise ValueError("it names no process")
+    return claim | {"start": claim["start"]}
+
+
+def _parse_beat(raw: bytes) -> dict[str, float]:
+    beat = _parse_object(raw)
+    _require_finite((beat["time"],))
+    return beat
+
+
+def _parse_end(raw: bytes) -> dict[str, Any]:
+    end = _parse_object(raw)
+    return end | {"reason": str(end["reason"])}
+
+
+def _require_finite(numbers: Iterable[Any]) -> None:
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{str(number)[:60]!r} is no finite number")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ideator_rl.storage.bucket import BucketError
+from ideator_rl.storage.bucket import BucketError, DamagedObject
 
 T = TypeVar("T")
 
@@ -50,12 +50,15 @@ class Retry:
 
         Raises:
             RetriesExhausted: it was out of reach for `max_seconds`.
+            DamagedObject: the function read one.
         """
         backoff: Backoff | None = None
         try:
             while True:
                 try:
                     return function()
+                except DamagedObject:
+                    raise  # it is not repaired by waiting
                 except OUTAGE_ERRORS as error:
                     backoff = backoff or Backoff(self)
                     wait = backoff.next_wait(error)

@@ -29,7 +29,7 @@ from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.pending import Agenda, PendingExperiment
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 TICK_SECONDS = 0.1
 """Between two ticks that no event causes."""
@@ -161,9 +161,9 @@ class Scheduler:
             if key not in self._resources:
                 self._resources[key] = load_environment(spec.environment).preset(spec.preset).resources
             return self._resources[key]
-        except OUTAGE_ERRORS:
-            raise
         except Exception as error:
+            if isinstance(error, OUTAGE_ERRORS) and not isinstance(error, DamagedObject):
+                raise
             log.warning("The experiment %s cannot be run here, and is skipped: %s", id, error)
             self._not_to_discover.add(id)
             return None
@@ -240,6 +240,8 @@ class Scheduler:
         has_room = True
         try:
             has_room = self._check_one(id, entry, now, start)
+        except DamagedObject as error:
+            self._settle(id, Lost(str(error)))
         except OUTAGE_ERRORS as error:
             self._back_off(id, entry, now, error)
         except Exception as error:
@@ -295,6 +297,8 @@ class Scheduler:
         if used >= self.max_attempts:
             self._settle(id, Lost(record_store.last_failure_reason(self.bucket, id)))
         elif start:
+            if claimed:
+                record_store.end_dead_attempt(self.bucket, id)
             if not self.backend.submit(id, entry.resources):
                 return False
             entry.started_attempts += 1

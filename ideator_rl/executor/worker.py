@@ -243,6 +243,9 @@ class Worker:
         """Called at every poll of a run and of a measurement; writes at most once in HEARTBEAT_SECONDS."""
         if time.monotonic() >= self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + record_store.HEARTBEAT_SECONDS
+            # This process may have been stopped for longer than the lease, and another runs the experiment by now.
+            if record_store.has_ended(self.bucket, self.spec.id, self.number):
+                raise IdeatorError("Another process took this attempt for dead and ended it.")
             record_store.write_heartbeat(self.bucket, self.spec.id, self.number)
 
     def _confirm(self, record: Experiment, second: Trial) -> None:

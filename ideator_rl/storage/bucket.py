@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Callable
@@ -25,10 +26,15 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import sync_folder
 
 T = TypeVar("T")
+MAX_OBJECT_BYTES = 512 << 20
 
 
 class BucketError(IdeatorError):
     """The bucket cannot be reached, read or written."""
+
+
+class DamagedObject(BucketError):
+    """What is stored under a key cannot be what was written.  Waiting does not help; removing it does."""
 
 
 class Bucket(Protocol):
@@ -51,6 +57,32 @@ class Bucket(Protocol):
 
     def unmark(self, key: str) -> None:
         """Remove an object that `mark` stored; none is no error."""
+
+
+def read_object(bucket: Bucket, key: str, parse: Callable[[bytes], T], remove: str = "") -> T | None:
+    """An object as `parse` reads it; None when there is none.
+
+    Args:
+        remove: the key to remove when the object is damaged; its own by default.
+
+    Raises:
+        DamagedObject: it is no regular object, or `parse` raises, whatever it raises.
+        BucketError: the bucket is out of reach.
+    """
+    raw = bucket.get(key)
+    try:
+        return None if raw is None else parse(raw)
+    except Exception as error:
+        # Any kind: of damaged bytes no list of errors is complete (depth, digits, encodings, missing keys, types).
+        reason = " ".join(str(error).split())[:200]
+        raise _damaged(bucket.url, key, f"{type(error).__name__}: {reason}", remove) from error
+
+
+def _damaged(url: str, key: str, reason: str, remove: str = "") -> DamagedObject:
+    return DamagedObject(
+        f"The object {key} of the bucket {url} is damaged ({reason}). Remove {remove or key} there: it is made again "
+        "when it is needed."
+    )
 
 
 def open_bucket(url: str) -> Bucket:
@@ -147,8 +179,12 @@ class FileBucket:
             sync_folder(os.path.dirname(path))
             return True
         except FileExistsError:
+            # A link that leads nowhere is in the way of the object, and is never read as one.
+            if os.path.islink(path) and not os.path.exists(path):
+                raise _damaged(self.url, key, "a link that leads nowhere") from None
             return False
         except OSError as error:
+            self._refuse_damaged(key, error)
             raise self._error(f"create {key} in", error) from error
         finally:
             _remove(scratch)
@@ -161,10 +197,14 @@ class FileBucket:
             os.replace(scratch, path)
         except OSError as error:
             _remove(scratch)
+            self._refuse_damaged(key, error)
             raise self._error(f"put {key} in", error) from error
 
     def get(self, key: str) -> bytes | None:
-        return self._look(f"read {key} in", _read, self._path(key))
+        try:
+            return self._look(f"read {key} in", _read, self._path(key))
+        except _NotAnObject as error:
+            raise _damaged(self.url, key, str(error)) from None
 
     def names(self, prefix: str) -> list[str]:
         return sorted(self._look(f"list {prefix} in", os.listdir, self._path(prefix)) or [])
@@ -213,6 +253,20 @@ class FileBucket:
         except FileNotFoundError:
             self._make_folder(os.path.dirname(folder))
             self._make_folder(folder)
+
+    def _refuse_damaged(self, key: str, error: OSError) -> None:
+        """Raises: DamagedObject when something that no bucket holds is in the place of an object or of its folders."""
+        if error.errno not in (errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+            return
+        # A bucket that is away also answers so, and may be back by now: what is in the way must be there to be seen.
+        if not os.path.isdir(self._scratch):
+            return
+        path = self._path(key)
+        for folder in (parent for parent in Path(path).parents if self.root in parent.parents):
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise _damaged(self.url, key, f"{folder.name!r} on its path is no folder") from error
+        if os.path.isdir(path) or (os.path.islink(path) and not os.path.exists(path)):
+            raise _damaged(self.url, key, "not a regular file") from error
 
     def _error(self, verb: str, error: OSError) -> BucketError:
         todo = "Check that it is there and that this user may write there."
@@ -275,9 +329,28 @@ def _touch(path: str) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o666))
 
 
+class _NotAnObject(Exception):
+    """What is at a path was not stored by a bucket."""
+
+
 def _read(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.readall()
+    try:
+        # Non-blocking: a pipe would otherwise keep the reader for ever.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.ELOOP):
+            raise _NotAnObject(error.strerror) from None
+        raise
+    try:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise _NotAnObject("not a regular file")
+        if info.st_size > MAX_OBJECT_BYTES:
+            raise _NotAnObject(f"{info.st_size} bytes; at most {MAX_OBJECT_BYTES} are read")
+        with open(handle, "rb", buffering=0, closefd=False) as file:
+            return file.readall()
+    finally:
+        os.close(handle)
 
 
 def _remove(path: str) -> None:
