@@ -72,7 +72,7 @@ def test_files_and_imports_that_a_page_names_exist(page):
 def test_the_architecture_page_answers_questions_with_files_that_hold_the_names():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| Where .*\? \| (.*) \| (.*) \|$", page, re.M)
-    assert len(rows) == 15
+    assert len(rows) >= 15
     for files, names in rows:
         texts = [(ROOT / link.removeprefix(REPOSITORY)).read_text(encoding="utf-8") for link in LINK.findall(files)]
         for name in re.findall(r"`(\w+)`", names):
