@@ -228,3 +228,8 @@ def test_an_artifact_completed_or_changed_after_the_budget_does_not_count(go):
     )
     assert not go(swapped, seconds=0.5).artifact_complete
     assert not go(BURN, seconds=0.3).artifact_complete
+
+
+def test_a_run_reads_how_much_memory_the_machine_has(go):
+    ended = go("import os; print(os.sysconf('SC_PHYS_PAGES'), os.sysconf(os.sysconf_names['SC_AVPHYS_PAGES']) > 0)")
+    assert ended.log.split() == [str(os.sysconf("SC_PHYS_PAGES")), "True"], ended.log

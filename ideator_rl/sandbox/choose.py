@@ -20,7 +20,7 @@ from ideator_rl.sandbox.memory_image import memory_image
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, bwrap_path
 
-ONLY_BY_FILTER = ("system calls filtered", "CPU time of children counted")
+ONLY_BY_FILTER = ("system calls filtered", "caches not probed", "CPU time of children counted")
 """The guarantees by which `bwrap` differs from `namespaces`."""
 PROBE_SECONDS = 20
 _PROBE = Path(__file__).with_name("probe.py")

@@ -16,6 +16,8 @@ import runpy
 import sys
 import threading
 
+SYSCONF = os.sysconf
+
 
 def import_all(modules: str) -> None:
     """Import what is preloaded, and keep it out of later garbage collections."""
@@ -30,6 +32,7 @@ def run_script(ready: int, script: str, arguments: list[str]) -> None:
     os.write(ready, b"1")
     os.close(ready)
     sys.argv = [script, *arguments]
+    os.sysconf = _sysconf
     sys.path.insert(0, os.getcwd())
     status = 0
     try:
@@ -40,6 +43,17 @@ def run_script(ready: int, script: str, arguments: list[str]) -> None:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         status = 1
     os._exit(_finish() or status)
+
+
+def _sysconf(name: str | int) -> int:
+    """`os.sysconf`, but for the counts of memory: the C library asks a call that the sandbox refuses, and returns
+    garbage."""
+    for parameter, field in (("SC_PHYS_PAGES", "MemTotal:"), ("SC_AVPHYS_PAGES", "MemAvailable:")):
+        if name in (parameter, os.sysconf_names[parameter]):
+            with open("/proc/meminfo") as file:
+                lines = [line.split() for line in file]
+            return next(int(line[1]) * 1024 // SYSCONF("SC_PAGE_SIZE") for line in lines if line[0] == field)
+    return SYSCONF(name)
 
 
 def _exit_status(code: object) -> int:

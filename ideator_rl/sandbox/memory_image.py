@@ -35,7 +35,7 @@ from ideator_rl.sandbox.static_proc import write_static_proc
 SHARE = 0.125
 """Of the machine's memory, at most for one image."""
 FREE_SHARE = 0.5
-"""Of the free room of the tmpfs, at most for one image."""
+"""Of the free room of the tmpfs, and of the memory that is available now, at most for one image."""
 UNUSED_SECONDS = 3600
 """An image without users is removed after this time, or as soon as another one needs its room."""
 REFUSAL_SECONDS = 600
@@ -192,6 +192,8 @@ def _no_room(folder: Path, size: int) -> str:
         return f"its {size / 1e6:.0f} MB are over {SHARE:.1%} of the memory of {memory / 1e9:.1f} GB"
     if size > FREE_SHARE * free:
         return f"its {size / 1e6:.0f} MB are over half of the {free / 1e6:.0f} MB free in {folder}"
+    if size > FREE_SHARE * (available := _available_memory()):
+        return f"its {size / 1e6:.0f} MB are over half of the {available / 1e6:.0f} MB of memory available now"
     return ""
 
 
@@ -324,6 +326,17 @@ def machine_memory() -> float:
         with suppress(OSError, ValueError):
             total = min(total, float(Path(path).read_text()))
     return total
+
+
+def _available_memory() -> float:
+    """Bytes that could be used now without swapping."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return float(fields["MemAvailable"].split()[0]) * 1024
+
+
+def swaps() -> bool:
+    """Whether the machine can move pages of a tmpfs to a disk."""
+    return len(Path("/proc/swaps").read_text().splitlines()) > 1
 
 
 def _key(preload: tuple[str, ...]) -> str:

@@ -31,6 +31,21 @@ def children_counted() -> bool:
     return os.times().children_user > before
 
 
+def counters_hidden() -> bool:
+    # By a count over the whole machine, one sandbox hears what another one holds.
+    pressure = "/proc/pressure"
+    with open("/proc/vmstat") as file:
+        lines = len(file.readlines())
+    return lines < 20 and not os.path.exists("/proc/sys/fs/file-nr") and not os.path.exists(pressure + "/memory")
+
+
+def caches_not_probed() -> bool:
+    page = ctypes.create_string_buffer(8192)
+    aligned = (ctypes.addressof(page) + 4095) & ~4095
+    LIBC.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p)
+    return LIBC.mincore(aligned, 4096, page) == -1 and LIBC.sysinfo(ctypes.create_string_buffer(256)) == -1
+
+
 LIBC = ctypes.CDLL(None)
 NEW_USER_NAMESPACE = 0x1000_0000
 FIXED_ADDRESSES = 0x004_0000
@@ -47,6 +62,8 @@ def guarantees() -> dict[str, bool]:
             for path in ("/proc/sys/kernel/core_pattern", "/usr/x", "/x", "/dev/x")
         ),
         "system calls filtered": LIBC.personality(FIXED_ADDRESSES) == -1 and LIBC.unshare(NEW_USER_NAMESPACE) == -1,
+        "counters of the machine hidden": counters_hidden(),
+        "caches not probed": caches_not_probed(),
         "CPU time of children counted": children_counted(),
     }
 

@@ -39,7 +39,7 @@ def sized_workspace(folder: Path, resources: Resources) -> Iterator[bool]:
     """
     folder.mkdir(parents=True)
     size = int(resources.disk_gb * 1e9)
-    if os.getuid() != 0 or not _fits(size, resources) or not _take_own_mounts():
+    if workspace_fault(resources) or not _take_own_mounts():
         yield False
         return
     options = f"size={size},nr_inodes={MAX_ENTRIES + 1000},mode=0755"
@@ -52,9 +52,15 @@ def sized_workspace(folder: Path, resources: Resources) -> Iterator[bool]:
             libc.umount2(os.fsencode(folder), _DETACH)
 
 
-def _fits(size: int, resources: Resources) -> bool:
+def workspace_fault(resources: Resources) -> str:
+    """Why workspaces of this size lie on the disk; empty where they can be mounted in memory."""
+    if os.getuid() != 0:
+        return "only root can mount"
     parallel = max(1, (os.cpu_count() or 1) // max(1, resources.cpus))
-    return size * parallel <= SHARE * machine_memory()
+    needed, share = resources.disk_gb * 1e9 * parallel, SHARE * machine_memory()
+    if needed > share:
+        return f"{parallel} of {resources.disk_gb:g} GB are over a quarter of the memory, {share / 1e9:.1f} GB"
+    return ""
 
 
 def _take_own_mounts() -> bool:
