@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,12 +18,18 @@ import pytest
 from conftest import run
 from scripted import idea
 
+from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.sandbox import start
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, WORKSPACE, Sandbox, experiment_uid
+from ideator_rl.sandbox.sealed_run import Command
+from ideator_rl.sandbox.sealed_run import run as sealed_run
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from cpu_account import EXACT, cpu_account  # noqa: E402
 
 pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 LEVELS = [level for level in (best_sandbox().level, NAMESPACES) if level != NONE]
@@ -63,8 +70,6 @@ def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, 
     read, write = os.pipe()
     mounts = options.pop("mounts", Mounts(readonly={tmp_path: "/code"}))
     if router is not None:
-        import threading
-
         threading.Thread(target=route, args=router, daemon=True).start()
     process = start.start_script(
         sandbox,
@@ -289,3 +294,58 @@ def test_start_cold_starts_no_zygote(toy_config):
 def test_at_level_none_a_start_is_cold():
     assert start.forked_start_fault(Sandbox(NONE)) == "there is no sandbox to join"
     assert start.forked_start_fault(best_sandbox()) == ""
+
+
+BURN = """
+import os, time
+
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+burn(1.0)
+child = os.fork()
+if child == 0:
+    burn(1.0)
+    os._exit(0)
+os.waitpid(child, 0)
+if os.fork() == 0:  # its parent does not wait for it, and the kernel gives it to another one
+    if os.fork() == 0:
+        burn(1.0)
+        open("artifact/done", "w").close()
+    os._exit(0)
+while not os.path.exists("artifact/done"):
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("how", ["forked", "cold"])
+def test_the_seconds_of_a_run_are_those_of_a_control_group(how, tmp_path):
+    with cpu_account() as account, forking() as (sandbox, *router):
+        if account.source != EXACT:
+            pytest.skip("no control group can be made here")
+        workspace = tmp_path / "run"
+        (workspace / "artifact").mkdir(parents=True)
+        (workspace / "main.py").write_text(BURN)
+        for path in (tmp_path, *tmp_path.parents):
+            if path.stat().st_uid == os.getuid() and "pytest" in path.name:
+                path.chmod(0o755)
+        for path in (workspace, workspace / "artifact"):
+            os.chown(path, experiment_uid(sandbox.level), -1)
+        if how == "forked":
+            # Its imports are over before the clock starts here.
+            assert output_of(sandbox, "print(1)", tmp_path, variables={"PATH": "/bin"}, router=router)[2] == how
+            threading.Thread(target=route, args=router, daemon=True).start()
+        else:
+            sandbox = replace(sandbox, forks=None)
+        own, before = time.process_time(), account.seconds()
+        command = Command(("python", "main.py"), (), {"PATH": "/bin"})
+        mounts = Mounts({workspace: WORKSPACE})
+        ended = sealed_run(sandbox, command, mounts, Budget("cpu", 10, 10), Resources(1, 0, 1))
+        group = account.seconds() - before - (time.process_time() - own)
+    assert (ended.status, ended.start) == ("ok", how), ended.message
+    assert ended.cpu == pytest.approx(3.0, rel=0.03)
+    # The group also counts what is not the run's: bubblewrap, the server's forks, and looks at disk and descriptors,
+    # which are the more the longer a busy machine takes.
+    assert group - 0.3 < ended.cpu + ended.startup < 1.03 * group
