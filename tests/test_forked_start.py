@@ -21,12 +21,14 @@ from scripted import idea
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
-from ideator_rl.sandbox import start
+from ideator_rl.sandbox import forked
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.program import Inside, Script
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command
 from ideator_rl.sandbox.sealed_run import run as sealed_run
+from ideator_rl.sandbox.start import start_script
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from cpu_account import EXACT, cpu_account  # noqa: E402
@@ -53,14 +55,14 @@ def forking(level=None):
 def route(theirs, servers):
     """Hand the pending request on, as the zygote does."""
     body, connections, _, _ = socket.recv_fds(theirs, 1 << 16, 1)
-    key = start.ForkServerKey(**json.loads(body)["fork"])
+    key = forked.ForkServerKey(**json.loads(body)["fork"])
     if key not in servers:
         servers[key] = key.start()
     socket.send_fds(servers[key][1], [b"\0"], connections)
     os.close(connections[0])
 
 
-def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, **options):
+def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, mounts=None):
     """The exit status, output and process of a script that was started in the sandbox."""
     script = tmp_path / "script.py"
     script.write_text(code)
@@ -68,16 +70,13 @@ def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, 
         if path.stat().st_uid == os.getuid() and path != Path("/") and path != Path("/tmp"):
             path.chmod(path.stat().st_mode | 0o055)
     read, write = os.pipe()
-    mounts = options.pop("mounts", Mounts(readonly={tmp_path: "/code"}))
+    mounts = mounts or Mounts(readonly={tmp_path: "/code"})
     if router is not None:
         threading.Thread(target=route, args=router, daemon=True).start()
-    process = start.start_script(
+    process = start_script(
         sandbox,
-        start.Script("/code/script.py", ("argument",), preload, variables or {"PATH": "/usr/bin:/bin"}),
-        mounts,
-        "/code",
-        output=write,
-        **options,
+        Script("/code/script.py", ("argument",), preload, variables or {"PATH": "/usr/bin:/bin"}),
+        Inside(mounts, "/code", output=write),
     )
     os.close(write)
     text = b""
@@ -116,15 +115,15 @@ def test_a_forked_script_finds_what_a_cold_one_finds(level, tmp_path):
     _, cold, how = output_of(sandbox, FACTS, tmp_path, ("json",), variables)
     assert how == "cold"
     with forking(level) as (sandbox, *router):
-        status, forked, how = output_of(sandbox, FACTS, tmp_path, ("json",), variables, router)
-    assert (status, how) == (0, "forked"), forked
-    cold, forked = json.loads(cold), json.loads(forked)
-    assert forked["capabilities"] == dict.fromkeys(forked["capabilities"], "0000000000000000")
-    assert forked["descriptors"] == [0, 1, 2]
+        status, by_fork, how = output_of(sandbox, FACTS, tmp_path, ("json",), variables, router)
+    assert (status, how) == (0, "forked"), by_fork
+    cold, by_fork = json.loads(cold), json.loads(by_fork)
+    assert by_fork["capabilities"] == dict.fromkeys(by_fork["capabilities"], "0000000000000000")
+    assert by_fork["descriptors"] == [0, 1, 2]
     # The cold start's own launcher, and what bubblewrap leaves open.
     cold["files"].remove("ideator")
     cold["descriptors"] = cold["descriptors"][:3]
-    assert forked == cold
+    assert by_fork == cold
 
 
 def test_the_exit_status_is_that_of_the_script(tmp_path):
@@ -200,7 +199,7 @@ def test_when_the_preload_cannot_be_imported_the_start_is_cold(tmp_path):
 def test_the_fork_server_refuses_a_second_thread(tmp_path):
     code = f"""
 import runpy, threading, time
-refusal = runpy.run_path({str(start.FORK_SERVER)!r})["why_not_fork"]
+refusal = runpy.run_path({str(forked.FORK_SERVER)!r})["why_not_fork"]
 print(repr(refusal()))
 threading.Thread(target=time.sleep, args=(1,)).start()
 print(refusal())
@@ -292,8 +291,8 @@ def test_start_cold_starts_no_zygote(toy_config):
 
 
 def test_at_level_none_a_start_is_cold():
-    assert start.forked_start_fault(Sandbox(NONE)) == "there is no sandbox to join"
-    assert start.forked_start_fault(best_sandbox()) == ""
+    assert forked.forked_start_fault(Sandbox(NONE)) == "there is no sandbox to join"
+    assert forked.forked_start_fault(best_sandbox()) == ""
 
 
 BURN = """

@@ -31,7 +31,7 @@ from typing import Any
 import ideator_rl.scoring.evaluate  # noqa: F401
 from ideator_rl.executor import worker
 from ideator_rl.sandbox.choose import best_sandbox
-from ideator_rl.sandbox.start import ForkRefused, ForkServerKey
+from ideator_rl.sandbox.forked import ForkRefused, ForkServerKey
 
 MAX_DEATHS = 3
 """Of fork servers with the same modules, before no more is started."""

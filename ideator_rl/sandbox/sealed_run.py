@@ -26,8 +26,9 @@ from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.limits import Watch
 from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.program import COLD, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
-from ideator_rl.sandbox.start import COLD, ColdProcess, Process, Script, start_script
+from ideator_rl.sandbox.start import ColdProcess, start_script
 
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
@@ -139,12 +140,13 @@ def _start(
     heartbeat: Callable[[], None],
 ) -> Process:
     """Start the command: a Python script with its preload, anything else as it is."""
-    cwd, argv = sandbox.visible_path(workspace, WORKSPACE), command.argv
+    argv = command.argv
+    inside = Inside(mounts, sandbox.visible_path(workspace, WORKSPACE), counted=counted, output=output)
     if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
         script = Script(argv[1], argv[2:], command.preload, command.variables)
-        return start_script(sandbox, script, mounts, cwd, counted=counted, output=output, heartbeat=heartbeat)
+        return start_script(sandbox, script, inside, heartbeat)
     program = sys.executable if argv[0] == "python" else argv[0]
-    return ColdProcess(sandbox, [program, *argv[1:]], command.variables, mounts, cwd, counted=counted, output=output)
+    return ColdProcess(sandbox, [program, *argv[1:]], command.variables, inside)
 
 
 def _follow(

@@ -32,8 +32,9 @@ from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
 from ideator_rl.sandbox.memory_image import files_in_memory
 from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.program import Inside, Process, Script
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
-from ideator_rl.sandbox.start import Process, Script, start_script
+from ideator_rl.sandbox.start import start_script
 from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerSeconds
 
 SCORER = Path(__file__).with_name("scorer.py")
@@ -302,12 +303,6 @@ class ScoringRun:
             self.preload,
             {"OMP_NUM_THREADS": "1", "HOME": "/tmp", "USER": "experiment", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
         )
-        return start_script(
-            self.sandbox,
-            script,
-            Mounts({}, readonly, self.masked, image=image, processes=False),
-            visible_path(self.tree, WORKSPACE),
-            counted=True,
-            silent=True,
-            descriptors=handles,
-        )
+        mounts = Mounts({}, readonly, self.masked, image=image, processes=False)
+        cwd = visible_path(self.tree, WORKSPACE)
+        return start_script(self.sandbox, script, Inside(mounts, cwd, counted=True, silent=True, descriptors=handles))

@@ -16,7 +16,7 @@ from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.registry import resolve
-from ideator_rl.sandbox.start import FORKED
+from ideator_rl.sandbox.program import FORKED
 from ideator_rl.storage.bucket import Bucket
 
 BUILT_IN = {

@@ -21,7 +21,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
 from ideator_rl.sandbox.choose import best_sandbox
-from ideator_rl.sandbox.start import FORKED
+from ideator_rl.sandbox.program import FORKED
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,63 @@
+"""A program to run in a sandbox, what it is given, and what its starter returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ideator_rl.sandbox.mounts import Mounts
+
+FORKED, COLD = "forked", "cold"
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Python script to run inside, after the modules that are preloaded."""
+
+    path: str
+    """As the process sees it."""
+    arguments: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """All of its variables."""
+
+
+@dataclass(frozen=True)
+class Inside:
+    """What a program is given inside, besides its sandbox's level."""
+
+    mounts: Mounts
+    cwd: str
+    """As the process sees it."""
+    counted: bool = False
+    silent: bool = False
+    """As for `Sandbox.start`."""
+    descriptors: tuple[int, ...] = ()
+    """These stay open in it, under the same numbers."""
+    output: int | None = None
+    """Its output and errors go to this descriptor; to nowhere if None."""
+
+
+class Process(Protocol):
+    """A started program, whichever way it was started."""
+
+    pid: int
+    """The root of a process tree that holds all of its processes."""
+    ready: int | None
+    """Becomes readable with one byte when the imports are done, without one when the script ended before.  None for a
+    command that our launcher does not start."""
+    end: int
+    """Becomes readable when the program has ended."""
+    started: float
+    """Monotonic seconds."""
+    how: str
+    """`forked` or `cold`."""
+
+    def poll(self) -> int | None:
+        """The exit status once the program has ended; 128 + n after signal n, as a shell shows it."""
+        ...
+
+    def close(self) -> None:
+        """Kill what is left of it and release its descriptors."""
+        ...
