@@ -7,13 +7,14 @@ file may be named by one part of the patch only.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from ideator_rl.patch.edit import FileEdit, Hunk, PatchError
 from ideator_rl.patch.find import FileLines, Position, find_positions, quote_lines
-from ideator_rl.patch.locate import fits, locate_hunks
+from ideator_rl.patch.locate import fits, has_entity, locate_hunks, respelled_places
 from ideator_rl.patch.paths import Tree, existing_file, new_file_path, normal_path, target_file
 from ideator_rl.patch.whole_file import check_not_copied, join_lines, new_file_text, replacement_text, split_lines
 
@@ -60,16 +61,30 @@ class _Evidence:
     unproven: str = ""
     """A hunk that adds indented lines, while its lines to look for prove nothing about the unit."""
 
+    unescaped: str = ""
+    """A hunk that fits only without HTML entities."""
+    entity: str = ""
+    """A hunk that adds an HTML entity, while its lines to look for fit as they are."""
+
     def note(self, path: str, hunk: Hunk, position: Position) -> None:
         old_indented, added_indented = (
             any(text[:1] in (" ", "\t") and text.strip() for text in side) for side in (hunk.old, hunk.added)
         )
+        if hunk.unescaped:
+            self.unescaped = f"{path}, {hunk.label}"
+        elif has_entity(hunk):
+            self.entity = f"{path}, {hunk.label}"
         if position.other_unit:
             self.other_unit = f"{path}, {hunk.label}"
         elif added_indented and not old_indented:
             self.unproven = f"{path}, {hunk.label}"
 
     def check(self) -> None:
+        if self.unescaped and self.entity:
+            raise PatchError(
+                f"{self.entity}: whether the entity that it adds is meant is not certain, because {self.unescaped} has "
+                "entities for characters of the file; write all of the patch without them"
+            )
         if self.other_unit and self.unproven:
             raise PatchError(
                 f"{self.unproven}: the indentation of its added lines is not certain, because that of "
@@ -90,7 +105,7 @@ def _merge_by_file(tree: Tree, open_tree: Tree, edits: list[FileEdit], evidence:
             stated = path if edit.nameless else normal_path(tree, edit, edit.name)
             if stated not in tree:
                 evidence.corrections[stated] = path
-            edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), prefix_removed=True)
+            edit = FileEdit(path, path, "edit", edit.style, list(edit.hunks), edit.old_blob, prefix_removed=True)
         # Hunks of one style are placed together; a repeated deletion or creation counts once.
         key = (edit.name, edit.style + edit.action)
         if edit.action == "edit" and key in edits_by_key:
@@ -150,8 +165,9 @@ def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence, protected: Protect
     if edit.action != "edit":
         return _delete_or_move(tree, edit, evidence, protected)
     _refuse_protected(path, protected)
-    apply_change = _apply_hunks if edit.style == "diff" else _apply_blocks
-    return [(path, apply_change(path, tree[path], edit.hunks, evidence))]
+    if edit.style == "diff":
+        return [(path, _apply_hunks(path, tree[path], edit, evidence))]
+    return [(path, _apply_blocks(path, tree[path], edit.hunks, evidence))]
 
 
 def _refuse_protected(path: str, protected: Protected) -> None:
@@ -171,7 +187,7 @@ def _delete_or_move(
     assert edit.old is not None
     old = existing_file(tree, normal_path(tree, edit, edit.old), exact=not edit.hunks)
     _refuse_protected(old, protected)
-    text = _apply_hunks(old, tree[old], edit.hunks, evidence) if edit.hunks else tree[old]
+    text = _apply_hunks(old, tree[old], edit, evidence) if edit.hunks else tree[old]
     if edit.action == "delete":
         if edit.hunks and text.strip():
             count = len(split_lines(text)[0])
@@ -183,12 +199,13 @@ def _delete_or_move(
     return [(new, text), (old, None)] if edit.action == "rename" else [(new, text)]
 
 
-def _apply_hunks(path: str, text: str, hunks: list[Hunk], evidence: _Evidence) -> str:
+def _apply_hunks(path: str, text: str, edit: FileEdit, evidence: _Evidence) -> str:
     """Diff hunks, all placed in the text as it was."""
-    lines, newline = split_lines(text)
+    hunks, (lines, newline) = edit.hunks, split_lines(text)
     if not lines and len(hunks) == 1 and not hunks[0].old:
         return join_lines(hunks[0].new, not hunks[0].new_unterminated)
-    placed = locate_hunks(FileLines(path, lines), hunks)
+    is_stated_blob = bool(edit.old_blob) and _blob_name(text).startswith(edit.old_blob)
+    placed = locate_hunks(FileLines(path, lines, is_stated_blob=is_stated_blob), hunks)
     # A model may repeat a hunk: the same lines at the same position count once.
     distinct = {(hunk.lines, position.at): (hunk, position) for hunk, position in placed}
     for hunk, position in distinct.values():
@@ -196,6 +213,12 @@ def _apply_hunks(path: str, text: str, hunks: list[Hunk], evidence: _Evidence) -
         if hunk.old_unterminated != hunk.new_unterminated and position.at + len(hunk.old) == len(lines):
             newline = not hunk.new_unterminated
     return join_lines(_splice(path, lines, list(distinct.values())), newline)
+
+
+def _blob_name(text: str) -> str:
+    """git's name of a file's text."""
+    data = text.encode("utf-8", "replace")
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
 def _splice(path: str, lines: list[str], placed: list[tuple[Hunk, Position]]) -> list[str]:
@@ -246,6 +269,12 @@ def _apply_blocks(path: str, text: str, hunks: list[Hunk], evidence: _Evidence) 
             )
         base.count_search(hunk)
         placed = locate_hunks(current, [hunk])
+        # Also of code that is spelled otherwise the model meant the one place that it saw.
+        if lines != base.lines and any(piece.respelled for piece, _ in placed) and respelled_places(base, hunk) != 1:
+            raise PatchError(
+                f"{path}, {hunk.label}: after the blocks before it, it fits a place that it did not fit before; copy "
+                "the lines exactly as they are"
+            )
         for piece, position in placed:
             evidence.note(path, piece, position)
         lines = _splice(path, lines, placed)

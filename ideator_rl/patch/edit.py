@@ -49,6 +49,13 @@ class Hunk:
     counts_match: bool = False
     """Whether the header states the right number of lines: then a tool wrote the hunk, or a careful model."""
 
+    old_count: int | None = None
+    """The lines to look for that the header states, if the text ends within the hunk: it may be cut off."""
+    respelled: bool = False
+    """Whether its lines were written as the file spells them."""
+    unescaped: bool = False
+    """Whether HTML entities in its lines were replaced by the characters that they mean."""
+
     @property
     def old(self) -> list[str]:
         """The lines to look for."""
@@ -73,6 +80,8 @@ class FileEdit:
     action: Action = "edit"
     style: Literal["diff", "blocks"] = "diff"
     hunks: list[Hunk] = field(default_factory=list)
+    old_blob: str = ""
+    """First digits of the name that git gives the old file's text, from a line `index`."""
     prefix_removed: bool = False
     """Whether the paths certainly had git's prefixes a/ and b/, which are then removed already."""
     stage: int = 0
@@ -100,6 +109,7 @@ def diff_hunk(
     heading: str,
     starts: tuple[int | None, int | None] = (None, None),
     counts_match: bool = False,
+    old_count: int | None = None,
 ) -> Hunk:
     """A hunk from the lines of a diff, which carry their marks; `starts` are the stated first lines (old, new)."""
     marked_lines: list[tuple[str, str]] = []
@@ -117,6 +127,7 @@ def diff_hunk(
         *starts,
         heading=heading,
         counts_match=counts_match,
+        old_count=old_count,
         old_unterminated=old_unterminated,
         new_unterminated=new_unterminated,
     )

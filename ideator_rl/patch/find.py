@@ -44,13 +44,15 @@ class Position:
 class FileLines:
     """A file's lines, and their stripped forms, computed once.
 
-    `numbered`: they are those of the codebase, so that stated line numbers apply to them.
+    `numbered`: they are those of the codebase, so that stated line numbers apply to them.  `is_stated_blob`: the patch
+    states git's name of this very text, so that its line numbers are certain.
     """
 
-    def __init__(self, path: str, lines: list[str], numbered: bool = True) -> None:
+    def __init__(self, path: str, lines: list[str], numbered: bool = True, is_stated_blob: bool = False) -> None:
         self.path = path
         self.lines = lines
         self.numbered = numbered
+        self.is_stated_blob = is_stated_blob
         self.work = 0
         """Lines compared so far."""
         self.positions: dict[Hunk, list[Position]] = {}
@@ -109,9 +111,13 @@ def stated_positions(file: FileLines, hunks: list[Hunk]) -> list[Position] | Non
     """The positions that the hunks state, if all match there exactly and their numbers agree; else None."""
     positions: list[Position] = []
     for hunk, at in zip(hunks, _consistent_indices(hunks), strict=True):
-        if at is None or not hunk.old or file.lines[at : at + len(hunk.old)] != hunk.old:
+        if at is None or file.lines[at : at + len(hunk.old)] != hunk.old:
             return None
         positions.append(Position(at, tuple(hunk.added)))
+    # Nothing but its number places a hunk without lines of the file (diff -U0): a tool must have written it.
+    proven = file.is_stated_blob or any(map(_has_text, hunks))
+    if not all(hunk.old or (proven and hunk.counts_match) for hunk in hunks):
+        return None
     return positions
 
 
@@ -149,7 +155,7 @@ def _trailing_blanks(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[
         added = [text.rstrip(BLANKS) for text in hunk.added] if padded else hunk.added
         if not hunk.has_marks and different:
             added = _copied_lines_as_in_file(hunk, added, file_lines)
-        yield Position(at, _with_line_ends(added, file_lines))
+        yield Position(at, with_line_ends(added, file_lines))
 
 
 def _copied_lines_as_in_file(hunk: Hunk, added: list[str], file_lines: list[str]) -> list[str]:
@@ -163,7 +169,7 @@ def _copied_lines_as_in_file(hunk: Hunk, added: list[str], file_lines: list[str]
     return [text for text, keep in zip(new, is_added, strict=True) if keep]
 
 
-def _with_line_ends(added: list[str], file_lines: list[str]) -> tuple[str, ...]:
+def with_line_ends(added: list[str], file_lines: list[str]) -> tuple[str, ...]:
     """Added lines with the line ends of the file's lines around, if these are all of one kind."""
     has_cr = {line.endswith("\r") for line in file_lines}
     if len(has_cr) != 1:
@@ -182,7 +188,7 @@ def _lost_marks(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Posit
     starts = range(len(lines) - len(options) + 1 if hunk.has_marks and options else 0)
     for at in starts if only is None else (i for i in (only,) if i in starts):
         if lines[at] in options[0] and all(lines[at + i] in texts for i, texts in enumerate(options)):
-            yield Position(at, _with_line_ends(hunk.added, file.lines[at : at + len(options)]))
+            yield Position(at, with_line_ends(hunk.added, file.lines[at : at + len(options)]))
 
 
 def _other_indent(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Position]:
@@ -191,7 +197,7 @@ def _other_indent(file: FileLines, hunk: Hunk, only: int | None) -> Iterator[Pos
     for at in _match_indices(file.stripped, [text.strip(BLANKS) for text in hunk.old], only):
         results, other_unit = reindented(hunk, file.right_stripped[at : at + size])
         for added in sorted(results):
-            ended = _with_line_ends(list(added), file.lines[at : at + size])
+            ended = with_line_ends(list(added), file.lines[at : at + size])
             yield Position(at, ended, reindented=True, other_unit=other_unit)
 
 
@@ -249,10 +255,11 @@ def _consistent_indices(hunks: list[Hunk]) -> list[int | None]:
     indices: list[int | None] = []
     for hunk in hunks:
         at = None
-        if hunk.start and hunk.new_start is not None:
-            # A hunk with no new lines states the line before it.
+        if hunk.start is not None and hunk.new_start is not None and (hunk.start or not hunk.old):
+            # A hunk with no old or no new lines states the line before it.
+            start = hunk.start if hunk.old else hunk.start + 1
             new_start = hunk.new_start if hunk.new else hunk.new_start + 1
-            at = hunk.start - 1 if new_start - hunk.start == growth else None
+            at = start - 1 if new_start - start == growth else None
         indices.append(at)
         growth += len(hunk.new) - len(hunk.old)
     return indices

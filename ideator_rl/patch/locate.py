@@ -6,14 +6,26 @@ Also checks what the added lines may not contain: marks for left-out lines, line
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
+from dataclasses import replace
 
 from ideator_rl.patch.edit import Hunk, PatchError
 from ideator_rl.patch.elision import is_mark, least_mark_indent, pieces_between_marks, stray_mark
-from ideator_rl.patch.find import FileLines, Position, choose_positions, find_positions, stated_positions
+from ideator_rl.patch.find import (
+    FileLines,
+    Position,
+    choose_positions,
+    find_positions,
+    stated_positions,
+    with_line_ends,
+)
 from ideator_rl.patch.indent import is_flattened
 from ideator_rl.patch.line_numbers import stray_number, without_numbers
+from ideator_rl.patch.spelling import respelled
 
+_ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#39;": "'", "&#x27;": "'", "&apos;": "'"}
+_ENTITY = re.compile("|".join(_ENTITIES))
 MAX_PIECES = 50
 """Pieces of one hunk around the lines that it leaves out."""
 
@@ -38,7 +50,7 @@ def fits(file: FileLines, hunk: Hunk) -> bool:
     if not any(text.strip() for text in hunk.old):
         return False
     try:
-        return all(find_positions(file, piece) for piece in _reading(file, hunk))
+        return all(find_positions(file, piece) for piece in _reading(file, hunk, respell=False))
     except PatchError:
         return False
 
@@ -70,8 +82,9 @@ def _is_tab_indented(text: str) -> bool:
     return text.startswith("\t") and bool(text.strip())
 
 
-def _reading(file: FileLines, hunk: Hunk) -> list[Hunk]:
-    """The hunk in the first reading that has positions: as it is, without line numbers, or split at its marks."""
+def _reading(file: FileLines, hunk: Hunk, respell: bool = True) -> list[Hunk]:
+    """The hunk in the first reading that has positions: as it is, without line numbers, split at its marks, without
+    HTML entities; or, unless `respell` is false, as the file spells the same code."""
     if find_positions(file, hunk):
         return [hunk]
     unnumbered = list(without_numbers(hunk))
@@ -83,8 +96,54 @@ def _reading(file: FileLines, hunk: Hunk) -> list[Hunk]:
             file.positions[reading] = at_number or positions
             return [reading]
     splits = [split for reading in [*unnumbered, hunk] if (split := _split_at_marks(file, reading))]
+    fitting = [split for split in splits if all(file.positions[piece] for piece in split)]
+    if fitting:
+        return fitting[0]
+    for reading in _unescaped(hunk):
+        if any(not position.reindented for position in find_positions(file, reading)):
+            return [reading]
+    if respell and not splits and (written := _respelled_once(file, hunk)):
+        return [written]
     # If no reading fits, the first one explains best why.
-    return next((split for split in splits if all(file.positions[piece] for piece in split)), [*splits, [hunk]][0])
+    return [*splits, [hunk]][0]
+
+
+def _unescaped(hunk: Hunk) -> list[Hunk]:
+    """The hunk without HTML entities, if its lines to look for have any."""
+    if not any(_ENTITY.search(text) for text in hunk.old):
+        return []
+    return [replace(hunk, lines=tuple((mark, _without_entities(text)) for mark, text in hunk.lines), unescaped=True)]
+
+
+def has_entity(hunk: Hunk) -> bool:
+    """Whether the added lines hold an HTML entity."""
+    return any(_ENTITY.search(text) for text in hunk.added)
+
+
+def _without_entities(text: str) -> str:
+    return _ENTITY.sub(lambda entity: _ENTITIES[entity[0]], text)
+
+
+def _respelled_once(file: FileLines, hunk: Hunk) -> Hunk | None:
+    """The hunk in the file's spelling, if exactly one place holds its code."""
+    for reading in [hunk, *_unescaped(hunk)]:
+        file.count_search(reading)
+        places = respelled(file.path, file.lines, reading)
+        if len(places) != 1:
+            continue
+        written, at = places[0].hunk, places[0].at
+        # The lines that the header states and the hunk lacks are those of the file between the others, or cut off.
+        if hunk.old_count is not None and len(written.old) != hunk.old_count > len(hunk.old):
+            return None
+        ended = with_line_ends(written.added, file.lines[at : at + len(written.old)])
+        file.positions[written] = [Position(at, ended)]
+        return written
+    return None
+
+
+def respelled_places(file: FileLines, hunk: Hunk) -> int:
+    """The places in a file that hold the code of a hunk, however it is spelled."""
+    return max(len(respelled(file.path, file.lines, reading)) for reading in [hunk, *_unescaped(hunk)])
 
 
 def _split_at_marks(file: FileLines, hunk: Hunk) -> list[Hunk]:

@@ -19,6 +19,7 @@ from ideator_rl.patch.paths import diff_git_names, header_name, unquote
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
 _BINARY = re.compile(r"(?:GIT binary patch|Binary files .* differ)\s*$")
 _REFUSED_MODE = re.compile(r"(?:(?:new|old|new file|deleted file) mode|index [0-9a-f]+\.\.[0-9a-f]+) (120000|160000)\b")
+_BLOBS = re.compile(r"index ([0-9a-f]{7,40})\.\.[0-9a-f]{7,40}\b")
 _CONTEXT_DIFF = re.compile(r"\*{3} \d+(?:,\d+)? \*{4}\s*$")
 _MAIL = re.compile(r"From [0-9a-f]{40} Mon Sep 17 00:00:00 2001\s*$")
 _ENCODED = re.compile(r"Content-Transfer-Encoding:\s*(quoted-printable|base64)\s*$", re.I)
@@ -148,6 +149,8 @@ class _Reader:
                 edit.old, edit.prefix_removed = unquote(line.split(" from ", 1)[1]), True
             elif line.startswith(("rename to ", "copy to ")):
                 edit.new, edit.prefix_removed = unquote(line.split(" to ", 1)[1]), True
+            elif blobs := _BLOBS.match(line):
+                edit.old_blob = blobs[1]
             elif not line.startswith(_EXTENDED):
                 break
             self.at += 1
@@ -211,7 +214,9 @@ class _Reader:
         if counted is None and self.fenced and self.at == len(self.lines):
             raise PatchError(f"{self.edit.name}, {label}: the text ends within it; the answer may be cut off")
         starts = (int(stated[1]), int(stated[3]))
-        self.edit.hunks.append(diff_hunk(body, label, stated[5].strip(), starts, counts_match=counted is not None))
+        cut = counted is None and self.at == len(self.lines)
+        old_count = counts[0] if cut else None
+        self.edit.hunks.append(diff_hunk(body, label, stated[5].strip(), starts, counted is not None, old_count))
 
     def _counted_body(self, at: int, counts: tuple[int, int]) -> tuple[list[str], int] | None:
         """The lines of a hunk with `counts` (old, new) lines, and the index after them; None if these are wrong."""
