@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from patch_answers import block
-from patch_damage import ODD, Damaged, Piece, lines_of, pieces
+from patch_damage import ODD, Damaged, Piece, count, lines_of, pieces
 from patch_edits import OPERATIONS, Case
 
 from ideator_rl.patch import Tree
@@ -42,9 +42,16 @@ class Comments:
         self.whole: set[str] = set()
         self.code_before: dict[str, str] = {}
         """Line -> its code, for lines that end with a comment."""
+        self.swapped: dict[str, str] = {}
+        """Lines with simple strings (not those of a docstring, whose quotes are prose) -> with the other quotes."""
         for text in texts:
             lines = lines_of(text)
             for token in tokenize.generate_tokens(io.StringIO(text).readline):
+                if token.type == tokenize.STRING and re.fullmatch(r"([\"'])[^\"'\\{}]*\1", token.string):
+                    line, other = lines[token.start[0] - 1], "'" if token.string[0] == '"' else '"'
+                    before = self.swapped.get(line, line)
+                    at, end = token.start[1], token.end[1] - 1
+                    self.swapped[line] = before[:at] + other + before[at + 1 : end] + other + before[end + 1 :]
                 if token.type == tokenize.COMMENT:
                     line, code = lines[token.start[0] - 1], lines[token.start[0] - 1][: token.start[1]].rstrip()
                     self.code_before[line] = code
@@ -180,16 +187,9 @@ def _typo(rng: random.Random, rows: list[Row], comments: Comments) -> list[Row] 
     return [*rows[:index], (" ", typo), *rows[index + 1 :]] if typo != text else None
 
 
-def _swapped(text: str) -> str:
-    if '"""' in text or "'''" in text:
-        return text
-    pattern = r"(?<![\w'\"])\"([^\"'\\{}]*)\"|(?<![\w'\"])'([^\"'\\{}]*)'"
-    return re.sub(pattern, lambda m: f"'{m[1]}'" if m[1] is not None else f'"{m[2]}"', text)
-
-
 def _quotes(rng: random.Random, rows: list[Row], comments: Comments) -> list[Row] | None:
     """Every simple string of the hunk in quotes of the other kind, those of added lines too."""
-    swapped = [(m, _swapped(t) if t not in comments.code_before else t) for m, t in rows]
+    swapped = [(m, comments.swapped.get(t, t)) for m, t in rows]
     return swapped if any(a != b for a, b in zip(swapped, rows, strict=True) if a[0] != "+") else None
 
 
@@ -335,9 +335,14 @@ def _twins(rng: random.Random, case: Case) -> Damaged | None:
         return None
     lines = lines_of(case.base[path])
     twin = lines[max(0, piece.at - 2) : piece.at + len(piece.old) + 2]
+    if "\n".join(twin).count('"""') % 2:
+        return None
     if rng.random() < 0.5:
         twin = [comments.code_before.get(line, line) for line in twin if line.strip()]
     base = {path: "\n".join([*lines, "", "", *twin]) + "\n"}
+    # Without a blank line at its end a copy is still exact.
+    if count(lines_of(base[path]), [text for mark, text in rows if mark != "+"]):
+        return None
     if rng.random() < 0.5 and not any(ODD.match(text) for _, text in rows):
         patch = block(path, [t for m, t in rows if m != "+"], [t for m, t in rows if m != "-"])
     else:

@@ -18,6 +18,7 @@ from itertools import islice
 
 from ideator_rl.patch.edit import Hunk, PatchError
 from ideator_rl.patch.indent import BLANKS, reindented
+from ideator_rl.patch.tokens import Tokens, tokenize
 
 _DEFINES = re.compile(r"\s*(?:async\s+)?(?:def|class)\b|[A-Za-z_$]")
 
@@ -66,13 +67,17 @@ class FileLines:
     def stripped(self) -> list[str]:
         return [line.strip(BLANKS) for line in self.lines]
 
-    def count_search(self, hunk: Hunk) -> None:
-        """Add the work of a search.
+    @cached_property
+    def tokens(self) -> Tokens:
+        return tokenize(self.lines)
+
+    def count_search(self, hunk: Hunk, times: int = 1) -> None:
+        """Add the work of a search, or of one that takes as long as so many.
 
         Raises:
             PatchError: placing the hunks would take minutes.
         """
-        self.work += int(len(self.lines) * (1 + len(hunk.old) / 20))
+        self.work += times * int(len(self.lines) * (1 + len(hunk.old) / 20))
         if self.work > MAX_WORK:
             raise PatchError(
                 f"{self.path}: too many or too long hunks to look for in {len(self.lines)} lines; "

@@ -26,6 +26,8 @@ from ideator_rl.patch.spelling import respelled
 
 _ENTITIES = {"&lt;": "<", "&gt;": ">", "&amp;": "&", "&quot;": '"', "&#39;": "'", "&#x27;": "'", "&apos;": "'"}
 _ENTITY = re.compile("|".join(_ENTITIES))
+TOKENS_A_LINE = 20
+"""Work of comparing a line by its tokens, in lines compared."""
 MAX_PIECES = 50
 """Pieces of one hunk around the lines that it leaves out."""
 
@@ -127,13 +129,13 @@ def _without_entities(text: str) -> str:
 def _respelled_once(file: FileLines, hunk: Hunk) -> Hunk | None:
     """The hunk in the file's spelling, if exactly one place holds its code."""
     for reading in [hunk, *_unescaped(hunk)]:
-        file.count_search(reading)
-        places = respelled(file.path, file.lines, reading)
+        file.count_search(reading, times=TOKENS_A_LINE)
+        places = respelled(file.path, file.lines, file.tokens, reading)
         if len(places) != 1:
             continue
         written, at = places[0].hunk, places[0].at
         # The lines that the header states and the hunk lacks are those of the file between the others, or cut off.
-        if hunk.old_count is not None and len(written.old) != hunk.old_count > len(hunk.old):
+        if hunk.old_count is not None and hunk.old_count > len(hunk.old) and hunk.old_count not in places[0].counts:
             return None
         ended = with_line_ends(written.added, file.lines[at : at + len(written.old)])
         file.positions[written] = [Position(at, ended)]
@@ -143,7 +145,7 @@ def _respelled_once(file: FileLines, hunk: Hunk) -> Hunk | None:
 
 def respelled_places(file: FileLines, hunk: Hunk) -> int:
     """The places in a file that hold the code of a hunk, however it is spelled."""
-    return max(len(respelled(file.path, file.lines, reading)) for reading in [hunk, *_unescaped(hunk)])
+    return max(len(respelled(file.path, file.lines, file.tokens, reading)) for reading in [hunk, *_unescaped(hunk)])
 
 
 def _split_at_marks(file: FileLines, hunk: Hunk) -> list[Hunk]:

@@ -35,16 +35,17 @@ class Respelled:
 
     hunk: Hunk
     at: int
+    counts: range
+    """How many lines of the file the hunk may have meant: it may have left out comments at its top."""
 
 
-def respelled(path: str, lines: list[str], hunk: Hunk) -> list[Respelled]:
+def respelled(path: str, lines: list[str], file: Tokens, hunk: Hunk) -> list[Respelled]:
     """The hunk in the spelling of each place that holds its code.
 
-    Empty if there is none; also if, at one of them, it is not certain what a change of the hunk means.
+    `file` holds the tokens of its lines.  Empty if there is none; also if, at one of them, it is not certain what a change of the hunk means.
     """
     if not path.endswith(_SUFFIXES) or not hunk.old:
         return []
-    file = tokenize(lines)
     places = {(place.start, place.end): place for place in _places(file, hunk)}
     try:
         return [_written(lines, file, place, hunk) for place in places.values()]
@@ -94,9 +95,7 @@ def _places(file: Tokens, hunk: Hunk) -> Iterator[_Place]:
         if not any(token.key[0].isalnum() or token.key[0] in "_'\"" for token in tokens):
             continue
         wanted = [token.key for token in tokens]
-        at = -1
-        while wanted[0] in keys[at + 1 :]:
-            at = keys.index(wanted[0], at + 1)
+        for at in (index for index, key in enumerate(keys) if key == wanted[0]):
             if keys[at : at + len(wanted)] != wanted:
                 continue
             place = _Place(old, file.tokens[at : at + len(wanted)])
@@ -130,27 +129,29 @@ def _written(lines: list[str], file: Tokens, place: _Place, hunk: Hunk) -> Respe
     entries = paired(list(hunk.lines))
     entry_of_row = [index for index, (mark, _) in enumerate(entries) if mark != "+"]
     removed = _removed_spellings(lines, place, entries, entry_of_row)
-    above, below = _margins(lines, file, place)
+    top, bottom = _margins(lines, file, place)
     marked: Marked = []
-    next_entry, next_line = 0, above.start
+    next_entry, next_line = 0, top.start
     for rows, span in place.runs():
         start, stop = entry_of_row[rows[0]], entry_of_row[rows[-1]] + 1
         # The line that replaces a single one belongs to it, so that the file's spelling of the rest can stay.
         if _is_replaced(entries, start, stop):
             stop += 1
-        gap, code = entries[next_entry:start], lines[span.start : span.stop]
-        marked += filled_gap(gap, lines[next_line : span.start], code[0], removed, span.start in file.in_string)
-        is_string = span.start in file.in_string
+        is_string, code = span.start in file.in_string, lines[span.start : span.stop]
+        above = entries[next_entry - 1] if next_entry else None
+        gap = entries[next_entry:start], lines[next_line : span.start]
+        marked += filled_gap(*gap, above, code[0], removed, is_string)
         if not is_string:
             check_comments([text for mark, text in entries[start:stop] if mark != "+"], code)
         marked += _code(entries[start:stop], code, is_string)
         next_entry, next_line = stop, span.stop
-    marked += filled_gap(entries[next_entry:], lines[next_line : below.stop], "", removed, below.stop in file.in_string)
+    rest = entries[next_entry:], lines[next_line : bottom.stop]
+    marked += filled_gap(*rest, entries[next_entry - 1], "", removed, in_string=False)
     # Blank lines and comments at both ends are only there for changes among them.
     start, stop = 0, len(marked)
-    while start < len(above) and marked[start][0] == " ":
+    while start < len(top) and marked[start][0] == " ":
         start += 1
-    while stop > len(marked) - len(below) and marked[stop - 1][0] == " ":
+    while stop > len(marked) - len(bottom) and marked[stop - 1][0] == " ":
         stop -= 1
     written = replace(
         hunk,
@@ -161,7 +162,11 @@ def _written(lines: list[str], file: Tokens, place: _Place, hunk: Hunk) -> Respe
         counts_match=False,
         respelled=True,
     )
-    return Respelled(written, above.start + start)
+    first, last = place.hunk.tokens[0].line, place.hunk.tokens[-1].line
+    outside = first + len(hunk.old) - 1 - last
+    most = outside + max(0, len(top) - first) if first else outside
+    counts = range(place.end - place.start + outside, place.end - place.start + most + 1)
+    return Respelled(written, top.start + start, counts)
 
 
 def _margins(lines: list[str], file: Tokens, place: _Place) -> tuple[range, range]:

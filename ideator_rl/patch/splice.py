@@ -54,14 +54,23 @@ def _ratio(first: str | tuple[str, ...], second: str | tuple[str, ...]) -> float
     return SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
-def filled_gap(entries: Marked, lines: list[str], code_below: str, removed: Spellings, in_string: bool) -> Marked:
+def filled_gap(
+    entries: Marked, lines: list[str], above: tuple[str, str] | None, below: str, removed: Spellings, in_string: bool
+) -> Marked:
     """The blank lines and comments between two lines of code, with the changes of the hunk's lines between the same.
+
+    Args:
+        entries, lines: what the hunk has there, and what the file has.
+        above: the hunk's last line before, with its mark; None at its beginning.
+        below: the file's next line of code; empty at the hunk's end.
 
     Raises:
         UncertainChange: the hunk has a comment that is not there, or adds to a string at an uncertain line.
     """
     line_of = _aligned([text for mark, text in entries if mark != "+"], lines)
-    if in_string and any(mark == "+" for mark, _ in entries) and len(lines) != len(line_of):
+    # What replaces a line has the place of that line, whatever is left out below it.
+    replaces = above is not None and above[0] != " "
+    if in_string and not replaces and any(mark == "+" for mark, _ in entries) and len(lines) != len(line_of):
         raise UncertainChange
     out: Marked = []
     next_line = row = 0
@@ -69,7 +78,8 @@ def filled_gap(entries: Marked, lines: list[str], code_below: str, removed: Spel
     for index, (mark, text) in enumerate(entries):
         if mark == "+":
             # Before the comment that belongs to the code below, if the added lines go with that code.
-            if next_line > last_line and _goes_below(entries[index:], out, code_below):
+            previous = entries[index - 1] if index else above
+            if next_line > last_line and _goes_below(entries[index:], previous, below):
                 end = _end_of_blanks(lines, next_line)
                 out += [(" ", line) for line in lines[next_line:end]]
                 next_line = end
@@ -108,12 +118,14 @@ def _is_copy(comment: str, original: str) -> bool:
     return not is_longer and _ratio(comment, original) > ALIKE
 
 
-def _goes_below(entries: Marked, above: Marked, code_below: str) -> bool:
-    """Whether added lines belong to the code below rather than above: it is right below, and indented like them."""
-    if not code_below or any(mark != "+" for mark, _ in entries) or (above and above[-1][0] == "+"):
+def _goes_below(entries: Marked, above: tuple[str, str] | None, below: str) -> bool:
+    """Whether added lines belong to the code right below them rather than to the line above: by their indentation."""
+    if not below or any(mark != "+" for mark, _ in entries):
         return False
+    if above is None:
+        return True
     first = next((text for _, text in entries if text.strip()), "")
-    return not above or first.startswith(("def ", "class ", "@")) or _indent(first) == _indent(code_below)
+    return above[0] == " " and _indent(first) == _indent(below) != _indent(above[1])
 
 
 def _end_of_blanks(lines: list[str], start: int) -> int:
