@@ -105,7 +105,6 @@ def carry(reply: socket.socket) -> None:
                 keep(reply, request, descriptors)
             os._exit(0)
         os.waitpid(link, 0)
-        reply.send(b'{"started": true}')
         os._exit(0)
     except BaseException as error:
         reply.send(json.dumps({"refused": f"{type(error).__name__}: {error}"[:500]}).encode())
@@ -125,6 +124,8 @@ def keep(reply: socket.socket, request: dict, descriptors: list[int]) -> None:
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
     if instructions:
         load_filter(instructions)
+    # What fails from here on is the script's; before, the client makes a cold start of it.
+    reply.send(b'{"started": true}')
     script = os.fork()
     if script == 0:
         reply.detach()  # closed with all others below; the script can reach this object through its frames

@@ -258,7 +258,7 @@ def _request_fork(forks: socket.socket, key: ForkServerKey) -> socket.socket:
 
 
 def _wait_until_forked(reply: socket.socket, heartbeat: Callable[[], None]) -> None:
-    """Wait for the courier's answer.  Raises: ForkRefused."""
+    """Wait for the keeper's answer.  Raises: ForkRefused."""
     deadline = time.monotonic() + SERVER_SECONDS
     while time.monotonic() < deadline:
         if select.select([reply], [], [], 1.0)[0]:
