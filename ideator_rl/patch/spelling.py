@@ -40,9 +40,9 @@ class Respelled:
 
 
 def respelled(path: str, lines: list[str], file: Tokens, hunk: Hunk) -> list[Respelled]:
-    """The hunk in the spelling of each place that holds its code.
+    """The hunk in the spelling of each place that holds its code; `file` holds the tokens of the lines.
 
-    `file` holds the tokens of its lines.  Empty if there is none; also if, at one of them, it is not certain what a change of the hunk means.
+    Empty if there is none; also if, at one of them, it is not certain what a change of the hunk means.
     """
     if not path.endswith(_SUFFIXES) or not hunk.old:
         return []

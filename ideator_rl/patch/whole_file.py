@@ -5,12 +5,19 @@ Refused: excerpts, and files with left-out lines or line numbers where these can
 
 from __future__ import annotations
 
+import re
+
 from ideator_rl.patch.edit import FileEdit, PatchError
 from ideator_rl.patch.elision import fill_marks, is_mark, is_stub
 from ideator_rl.patch.line_numbers import file_without_numbers
+from ideator_rl.patch.rewrite import is_rewrite
 
 COPY_SHARE = 0.3
 """Share of an existing file's lines in a new file, from which on the new one may have been meant to replace it."""
+
+
+WHOLE_FILE = re.compile(r"(?:#|//|--|;|%) ?whole file\.?", re.I)
+"""The first line of a file that is certainly complete; it is no part of the file."""
 
 
 def split_lines(text: str) -> tuple[list[str], bool]:
@@ -31,6 +38,9 @@ def replacement_text(path: str, text: str, new: list[str]) -> str:
     Raises:
         PatchError: `new` may be an excerpt, or leaves lines out.
     """
+    marked = bool(new) and WHOLE_FILE.fullmatch(new[0].strip()) is not None
+    if marked:
+        new = new[1:]
     # Lines are compared without carriage returns, and get those of the file back at the end.
     (old, newline), crlf = split_lines(text), text.count("\r\n") == text.count("\n") > 0
     if crlf or ("\r" not in text and all(line.endswith("\r") for line in new)):
@@ -41,10 +51,12 @@ def replacement_text(path: str, text: str, new: list[str]) -> str:
     # Without the first or last line, or with less than half of the lines, it may be an excerpt.
     old_content = [line.strip() for line in old if line.strip()]
     new_content = {line.strip() for line in new}
-    if old_content and (2 * len(new) < len(old) or not {old_content[0], old_content[-1]} <= new_content):
+    may_be_excerpt = 2 * len(new) < len(old) or not {*old_content[:1], *old_content[-1:]} <= new_content
+    if old_content and may_be_excerpt and not marked and not is_rewrite(path, old, new):
         raise PatchError(
             f"{path}: {len(new)} lines given for a file of {len(old)}, without its first, its last or most "
-            "lines; that may be an excerpt, so nothing was replaced. Write a unified diff or SEARCH/REPLACE blocks"
+            "lines; that may be an excerpt, so nothing was replaced. Write a unified diff or SEARCH/REPLACE blocks; "
+            "or, if it is complete, `# whole file` as its first line"
         )
     return join_lines([line + "\r" * crlf for line in new], newline or not old)
 
@@ -59,6 +71,8 @@ def new_file_text(path: str, edit: FileEdit) -> str:
     if context is not None:
         raise PatchError(f"{path}: a new file holds nothing yet, but the patch looks for {context[:160]!r} in it")
     lines = [text for hunk in edit.hunks for text in hunk.new]
+    if edit.action == "whole" and lines and WHOLE_FILE.fullmatch(lines[0].strip()):
+        lines = lines[1:]
     if not all(hunk.counts_match for hunk in edit.hunks):
         _check_new_lines(path, lines)
     return join_lines(lines, not (edit.hunks and edit.hunks[-1].new_unterminated))
