@@ -31,7 +31,7 @@ def new_workdir() -> Iterator[Path]:
         try:
             yield folder
         finally:
-            _remove(folder)
+            remove_folder(folder)
 
 
 def remove_stale_workdirs() -> None:
@@ -39,7 +39,7 @@ def remove_stale_workdirs() -> None:
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         with suppress(FileNotFoundError):  # another worker removes it too
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _is_stale(folder):
-                _remove(folder)
+                remove_folder(folder)
 
 
 def _is_stale(folder: Path) -> bool:
@@ -55,7 +55,7 @@ def _is_stale(folder: Path) -> bool:
     return True
 
 
-def _remove(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove a folder that hostile code wrote into: deeper than Python recurses, or closed to its owner."""
     for command in (["rm", "-rf"], ["chmod", "-R", "u+rwX"], ["rm", "-rf"]):
         if folder.exists():

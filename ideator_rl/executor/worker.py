@@ -27,8 +27,9 @@ from typing import Any
 from ideator_rl.environments.environment import Environment, Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.executor.workdirs import new_workdir, remove_stale_workdirs
-from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, TIMED_OUT, Experiment
+from ideator_rl.executor.machine import MachineCheck, MachineFault
+from ideator_rl.executor.workdirs import new_workdir, remove_folder, remove_stale_workdirs
+from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import choose_sandbox
@@ -91,6 +92,9 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
             record.finished = time.time()
             record_store.save_record(bucket, record)
         return 0
+    except OSError as error:  # of the scratch folder: full, read-only, removed
+        record_store.abandon_attempt(bucket, spec.id, number, f"The machine failed: {error}")
+        return 1
     except Exception as error:
         expected = isinstance(error, IdeatorError)
         reason = str(error) if expected else traceback.format_exc(limit=-3)
@@ -162,24 +166,44 @@ class Worker:
         return bounds is not None and self.environment.metric.better(value, bounds.beyond)
 
     def _run_trial(self, tree: Tree, folder: Path, seed: int, split: str, share: float = 1.0) -> Trial:
-        """Run and measure once.  `share`: of the budget."""
+        """Run and measure once.  `share`: of the budget.
+
+        Raises:
+            MachineFault: it failed, and the machine lacked something meanwhile.
+        """
         # Two copies: the run may change its own; the scorer's is unpatched where ideas may change the weights alone.
         patched = self.environment.scorer_code == "patched"
         write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
         folder.chmod(0o711)
-        with sized_workspace(folder / "run", self.preset.resources):
-            write_tree(tree, folder / "run")
-            result = self._run_sealed(folder / "run", seed, share)
-            if not result.artifact_complete:
-                status = TIMED_OUT if result.status == "timed_out" else FAILED
-                return Trial(result, Measurement(status, result.message), 0.0)
-            started = time.monotonic()
-            fault = collect(folder / "run" / "artifact", folder / "artifact")
-        if fault:
-            return Trial(result, Measurement(FAILED, fault), time.monotonic() - started)
-        is_baseline = tree == self.environment.baseline(self.preset.name)
-        measurement = self._measure(folder, split, is_baseline)
+        machine = MachineCheck(folder, self.preset.resources, self.environment.data(self.preset.name))
+        result, fault = self._run_and_collect(tree, folder / "run", folder / "artifact", seed, share)
+        if result.killed:
+            # By the machine, or by itself: only a second run tells.  One that kills itself gets no third.
+            machine.raise_fault()
+            remove_folder(folder / "run")
+            result, fault = self._run_and_collect(tree, folder / "rerun", folder / "artifact", seed, share)
+        if result.status == LOST:
+            raise MachineFault(result.message)
+        started = time.monotonic()
+        if fault is None:
+            is_baseline = tree == self.environment.baseline(self.preset.name)
+            measurement = self._measure(folder, split, is_baseline)
+        else:
+            measurement = Measurement(TIMED_OUT if result.status == TIMED_OUT else FAILED, fault)
+        if measurement.status in (FAILED, TIMED_OUT):
+            machine.raise_fault()
         return Trial(result, measurement, time.monotonic() - started)
+
+    def _run_and_collect(
+        self, tree: Tree, workspace: Path, artifact: Path, seed: int, share: float
+    ) -> tuple[RunResult, str | None]:
+        """Run once and copy what it left; returns also why there is nothing to measure, None if there is."""
+        with sized_workspace(workspace, self.preset.resources):
+            write_tree(tree, workspace)
+            result = self._run_sealed(workspace, seed, share)
+            if not result.artifact_complete:
+                return result, result.message
+            return result, collect(workspace / "artifact", artifact)
 
     def _measure(self, folder: Path, split: str, is_baseline: bool) -> Measurement:
         """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""

@@ -19,6 +19,8 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_CHILD_SUBREAPER = 36
+SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
+"""By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
 MAX_DESCRIPTORS = 20_000
 """Descriptors of all processes together that are looked at: takes about 0.1 s."""
 MAX_MAPPINGS = 20_000

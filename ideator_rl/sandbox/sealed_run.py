@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import resource
 import selectors
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,8 +31,6 @@ from ideator_rl.sandbox.start import ColdProcess, start_script
 
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
-SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
-"""By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +194,7 @@ def _result(
         last_line = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
         message = f"ended with status {exit_code}: {last_line.strip()[:300]}"
         if watch.marked:
-            broken, killed = (FAILED, message), _signal_number(exit_code) in SENT_SIGNALS
+            broken, killed = (FAILED, message), _signal_number(exit_code) in process_tree.SENT_SIGNALS
         else:
             # bubblewrap, Python or a module that is preloaded: no code of the experiment was there yet.
             broken = (LOST, f"The experiment did not start: it {message}")

@@ -21,7 +21,14 @@ from ideator_rl.environments.environment import Environment, Metric, load_enviro
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring.allowance import ScorerSeconds
-from ideator_rl.scoring.scoring import Implausible, OverAllowance, ScorerFailed, ScoringRun
+from ideator_rl.scoring.scoring import (
+    Implausible,
+    OverAllowance,
+    ScorerFailed,
+    ScorerKilled,
+    ScorerNotStarted,
+    ScoringRun,
+)
 
 METRIC_DIGITS = 4
 """Significant digits of a metric for which a scorer ran."""
@@ -96,8 +103,9 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
     except Implausible as error:
         return {"invalid": str(error)}
     except ScorerFailed as error:
-        return {"failed": str(error), "over_allowance": isinstance(error, OverAllowance)}
-    except (MemoryError, ImportError):
+        over, killed = isinstance(error, OverAllowance), isinstance(error, ScorerKilled)
+        return {"failed": str(error), "over_allowance": over, "killed": killed}
+    except (MemoryError, ImportError, ScorerNotStarted):
         raise  # of this machine: ours
     except Exception as error:
         # The artifact is hostile: an error that it causes in the evaluator is the experiment's.

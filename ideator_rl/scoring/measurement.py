@@ -66,6 +66,8 @@ class Measurement:
     """What it took; None where no scorer ran to its end."""
     over_allowance: bool = False
     """The evaluator or a scorer used more time than it may."""
+    killed: bool = False
+    """A scorer was ended by a signal that we did not send."""
 
 
 def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
@@ -74,6 +76,12 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
     Raises:
         IdeatorError: the evaluator itself broke: ours, not the idea's.
     """
+    measurement = _measure_once(subject, heartbeat)
+    # By the machine, or by the model itself: only a second measurement tells, and there is no third.
+    return _measure_once(subject, heartbeat) if measurement.killed else measurement
+
+
+def _measure_once(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
     workdir, environment, preset = subject.workdir, subject.environment, subject.preset
     answer, errors = workdir / "answer.json", workdir / "evaluator.log"
     config = {
@@ -86,6 +94,7 @@ def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
         "sandbox": subject.sandbox.to_json(),
         "limits": [asdict(scorer) for scorer in subject.limits.scorers or ()],
     }
+    answer.unlink(missing_ok=True)
     _make_readable(workdir / "score")
     pid = _start_evaluator(subject, config, answer, errors)
     end = os.pidfd_open(pid)
@@ -131,7 +140,8 @@ def _measurement(answer: dict[str, Any], wall: float) -> Measurement:
     for status in (FAILED, INVALID):
         if status in answer:
             over = answer.get("over_allowance", False)
-            return Measurement(status, answer[status], value, notes, over_allowance=over)
+            killed = answer.get("killed", False)
+            return Measurement(status, answer[status], value, notes, over_allowance=over, killed=killed)
     cost = ScoringCost(tuple(ScorerSeconds(**seconds) for seconds in answer.get("scorers", ())), wall)
     return Measurement(SUCCEEDED, "", float(answer["metric"]), notes, cost)
 

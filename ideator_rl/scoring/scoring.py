@@ -20,7 +20,7 @@ import select
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
 ANSWER_SECONDS = 120.0
 """Wall seconds that a scorer may take for one answer, and for its imports and loading."""
+ENDING_SECONDS = 2.0
 SLOT_BYTES = 256 << 20
 """The largest answer.  Two are reserved, one to be filled while the other is read; memory is used where written."""
 _SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -56,6 +57,18 @@ class ScorerFailed(IdeatorError):
 
 class OverAllowance(ScorerFailed):
     """A scorer used more CPU time than it may."""
+
+
+class ScorerEnded(ScorerFailed):
+    """The scorer's process ended without an answer."""
+
+
+class ScorerKilled(ScorerFailed):
+    """A signal that a crash does not raise ended the scorer: by the machine, or by the model itself."""
+
+
+class ScorerNotStarted(IdeatorError):
+    """No code of the experiment had run when the scorer ended: ours, not the experiment's."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +205,7 @@ class Scorer:
                 raise ScorerFailed(f"the model {late}")
             chunk = os.read(self._answer, min(missing, 1 << 20))
             if not chunk:
-                raise ScorerFailed("the model's process ended without an answer")
+                raise ScorerEnded("the model's process ended without an answer")
             chunks.append(chunk)
             missing -= len(chunk)
         return b"".join(chunks)
@@ -273,6 +286,8 @@ class ScoringRun:
         try:
             yield scorer
             scorer.end()
+        except ScorerEnded as ended:
+            raise _why_ended(process, ended) from None
         finally:
             meter.check(now=True)
             self.spent.append(meter.seconds())
@@ -306,3 +321,18 @@ class ScoringRun:
         mounts = Mounts({}, readonly, self.masked, image=image, processes=False)
         cwd = visible_path(self.tree, WORKSPACE)
         return start_script(self.sandbox, script, Inside(mounts, cwd, counted=True, silent=True, descriptors=handles))
+
+
+def _why_ended(process: Process, ended: ScorerEnded) -> IdeatorError:
+    """The error for a scorer that ended without an answer."""
+    # The answer's pipe may close a moment before the process has ended.
+    select.select([process.end], [], [], ENDING_SECONDS)
+    status = process.poll() or 0
+    assert process.ready is not None
+    os.set_blocking(process.ready, False)
+    with suppress(BlockingIOError):
+        if not os.read(process.ready, 1):
+            return ScorerNotStarted(f"The scorer did not start (status {status}).")
+    if status - 128 in process_tree.SENT_SIGNALS:
+        return ScorerKilled(f"the model's process was ended by signal {status - 128}")
+    return ended
