@@ -1,5 +1,6 @@
 """What holds up the watch of a run, and runs that use such a moment."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -13,6 +14,15 @@ from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.limits import OVERRUN_SECONDS
 from ideator_rl.sandbox.sandbox import NONE
 from ideator_rl.sandbox.slow_look import SlowLook, TooSlow
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_worker():
+    """Adopt what loses its parent, so that its CPU time is counted here."""
+    process_tree.become_subreaper()
+    yield
+    ctypes.CDLL(None).prctl(process_tree.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
 
 # The artifact is complete at once, and its page is dirty: later stores through the mapping move no change time.
 DIRTY = (
@@ -57,6 +67,19 @@ def test_a_run_far_over_its_budget_keeps_nothing_even_if_its_artifact_looks_comp
 
     ended = go(DIRTY + "while time.process_time() < 9: pass\n", seconds=0.5, heartbeat=hold_up)
     assert ended.status == "timed_out" and ended.cpu > 0.5 + OVERRUN_SECONDS and not ended.artifact_complete
+
+
+def test_the_kernel_ends_a_process_that_outlasts_its_budget_while_the_watch_is_held_up(go):  # noqa: F811
+    def hold_up():
+        until = time.monotonic() + 60
+        while any((process_tree.own_seconds(pid) or 0.0) > 0.3 for pid in tree()) and time.monotonic() < until:
+            time.sleep(0.05)
+
+    def tree():
+        return process_tree.descendants(os.getpid())[1:]
+
+    ended = go(DIRTY + "while time.process_time() < 30: pass\n", seconds=0.5, allowance=0.5, heartbeat=hold_up)
+    assert ended.status == "timed_out" and 1.0 < ended.cpu < 3.0 and not ended.artifact_complete, ended
 
 
 @pytest.mark.skipif(best_sandbox().level == NONE, reason="needs a PID namespace")

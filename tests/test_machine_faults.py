@@ -17,10 +17,14 @@ from conftest import TOY, replace_line
 
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Resources
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.scoring import measurement
+from ideator_rl.scoring.scoring import ScorerEnded, ScorerFailed, ScorerKilled, ScorerNotStarted, ScoringRun
 from ideator_rl.storage.bucket import open_bucket
 
 OWN_SIGNALS = [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
@@ -282,3 +286,42 @@ def test_a_very_deep_folder_does_not_stop_the_look_at_it(check):
     os.chdir(here)
     started.raise_fault()
     subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def scorer_error(tmp_path, body, preload=()):
+    """What `open_scorer` raises for a model with this body of `load`."""
+    tree, artifact = tmp_path / "tree", tmp_path / "artifact"
+    for folder in (tree, artifact):
+        folder.mkdir()
+        folder.chmod(0o755)
+    (tree / "model.py").write_text(f"import os, signal\ndef load(artifact):\n    {body}\n")
+    run = ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, 4, best_sandbox(), tree, "model:load", preload=preload)
+    with pytest.raises(IdeatorError) as caught, run.open_scorer() as scorer:
+        scorer.load()
+    return caught.type
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("os.kill(os.getpid(), 9)", ScorerKilled),
+        ("os._exit(3)", ScorerEnded),
+        ("os.abort()", ScorerEnded),
+        ("raise ValueError", ScorerFailed),
+    ],
+)
+def test_a_scorer_that_a_signal_ended_is_told_from_one_that_broke(tmp_path, body, error):
+    assert scorer_error(tmp_path, body) is error
+
+
+def test_a_scorer_that_did_not_start_is_not_the_ideas(tmp_path):
+    assert scorer_error(tmp_path, "pass", preload=("no_such_module",)) is ScorerNotStarted
+
+
+@pytest.mark.parametrize(("second", "status"), [("succeeded", "succeeded"), ("killed", "failed")])
+def test_a_measurement_whose_scorer_was_killed_is_made_once_more_only(monkeypatch, second, status):
+    killed = measurement.Measurement("failed", "gone", killed=True)
+    answers = iter([killed, killed if second == "killed" else measurement.Measurement("succeeded", value=1.0)])
+    monkeypatch.setattr(measurement, "_measure_once", lambda *_: next(answers))
+    assert measurement.measure(None, None).status == status
+    assert next(answers, None) is None

@@ -117,7 +117,10 @@ class Doors:
 
     def _take_listener(self, channel: socket.socket) -> None:
         # Sent by our own code before any of the experiment's ran, so that it can be believed.
-        message, descriptors, _, _ = socket.recv_fds(channel, 256, 1)
+        try:
+            message, descriptors, _, _ = socket.recv_fds(channel, 256, 1)
+        except ConnectionError:
+            return  # it died with what we sent unread
         if not message:
             return  # it died
         error, _, startup = message.decode().partition(" ")

@@ -104,13 +104,14 @@ class ForkedProcess:
             output = nowhere if inside.output is None else inside.output
             passed = {0: nowhere, 1: output, 2: output, ready: ready}
             passed |= {number: number for number in inside.descriptors}
+            limits = KERNEL_LIMITS | ({} if inside.cpu_seconds is None else {"cpu": inside.cpu_seconds})
             request = {
                 "script": script.path,
                 "arguments": script.arguments,
                 "variables": dict(script.variables),
                 "cwd": inside.cwd,
                 "uid": experiment_uid(sandbox.level) if os.getuid() == 0 else None,
-                "limits": {f"RLIMIT_{name.upper()}": limit for name, limit in KERNEL_LIMITS.items()},
+                "limits": {f"RLIMIT_{name.upper()}": limit for name, limit in limits.items()},
                 "filtered": sandbox.level == BWRAP,
                 "ready": ready,
                 "descriptors": list(passed),

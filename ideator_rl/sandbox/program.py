@@ -32,7 +32,8 @@ class Inside:
     """As the process sees it."""
     counted: bool = False
     silent: bool = False
-    """As for `Sandbox.start`."""
+    cpu_seconds: int | None = None
+    """These three as for `Sandbox.start`."""
     descriptors: tuple[int, ...] = ()
     """These stay open in it, under the same numbers."""
     output: int | None = None

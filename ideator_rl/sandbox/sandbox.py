@@ -91,6 +91,7 @@ class Sandbox:
         *,
         counted: bool = False,
         silent: bool = False,
+        cpu_seconds: int | None = None,
         pass_fds: Iterable[int] = (),
         **streams: Any,
     ) -> subprocess.Popen[Any]:
@@ -100,10 +101,11 @@ class Sandbox:
             cwd: a path as the process sees it; see `visible_path`.
             counted: its CPU time is its budget: it cannot ignore the end of its children, which would hide theirs.
             silent: it has read secrets: its file locks have no effect, since other sandboxes could see them.
+            cpu_seconds: the kernel kills each process that computes for longer.
             streams: as for `subprocess.Popen`.
         """
         with ExitStack() as stack:
-            inherited, command = list(pass_fds), _limit_prefix()
+            inherited, command = list(pass_fds), _limit_prefix(cpu_seconds)
             if self.level != NONE:
                 users = stack.enter_context(_readable(_passwd()))
                 inherited.append(users)
@@ -213,12 +215,14 @@ KERNEL_LIMITS = {"core": 0, "fsize": MAX_FILE_BYTES, "nofile": MAX_OPEN_FILES, "
 `limits` watches memory."""
 
 
-def _limit_prefix(*, inside: bool = False) -> list[str]:
+def _limit_prefix(cpu_seconds: int | None = None, *, inside: bool = False) -> list[str]:
     # A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
     prlimit = shutil.which("prlimit", path="/usr/bin:/bin" if inside else None)
     # Processes are limited inside, where the count of a user namespace starts anew: outside, all that the user runs
     # would count.
     limits = [f"--{name}={limit}" for name, limit in KERNEL_LIMITS.items() if (name == "nproc") == inside]
+    if cpu_seconds is not None:
+        limits.append(f"--cpu={cpu_seconds}")
     return [prlimit, *limits, "--"] if prlimit else []
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.limits import Watch
+from ideator_rl.sandbox.limits import Watch, kernel_cpu_seconds
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import COLD, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
@@ -95,10 +95,9 @@ def run(
     """Run a command in the sandbox until it ends or breaks a limit.  `heartbeat` is called at every poll."""
     workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
-    counted = budget.clock == "cpu" and sandbox.level == BWRAP
     output, write_output = os.pipe()
     try:
-        process = _start(sandbox, command, mounts, workspace, counted, write_output, heartbeat)
+        process = _start(sandbox, command, mounts, workspace, budget, write_output, heartbeat)
     except BaseException:
         os.close(output)
         raise
@@ -107,7 +106,8 @@ def run(
     # A fork server may just have imported for a minute what the first experiment preloads: not this run's time.
     started = process.started
     has_mark = process.ready is not None
-    watch = Watch(process.pid, budget, resources, workspace, started, has_mark=has_mark, counted=counted)
+    watch = Watch(process.pid, budget, resources, workspace, started, has_mark=has_mark,
+                  counted=_is_counted(sandbox, budget))  # fmt: skip
     log = _Log()
     try:
         broken = _follow(process, output, log, watch, heartbeat)
@@ -132,18 +132,23 @@ def _start(
     command: Command,
     mounts: Mounts,
     workspace: Path,
-    counted: bool,
+    budget: Budget,
     output: int,
     heartbeat: Callable[[], None],
 ) -> Process:
     """Start the command: a Python script with its preload, anything else as it is."""
     argv = command.argv
-    inside = Inside(mounts, sandbox.visible_path(workspace, WORKSPACE), counted=counted, output=output)
+    cwd, counted = sandbox.visible_path(workspace, WORKSPACE), _is_counted(sandbox, budget)
+    inside = Inside(mounts, cwd, counted=counted, cpu_seconds=kernel_cpu_seconds(budget), output=output)
     if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
         script = Script(argv[1], argv[2:], command.preload, command.variables)
         return start_script(sandbox, script, inside, heartbeat)
     program = sys.executable if argv[0] == "python" else argv[0]
     return ColdProcess(sandbox, [program, *argv[1:]], command.variables, inside)
+
+
+def _is_counted(sandbox: Sandbox, budget: Budget) -> bool:
+    return budget.clock == "cpu" and sandbox.level == BWRAP
 
 
 def _follow(

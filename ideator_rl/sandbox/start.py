@@ -71,6 +71,7 @@ class ColdProcess:
             inside.cwd,
             counted=inside.counted,
             silent=inside.silent,
+            cpu_seconds=inside.cpu_seconds,
             pass_fds=inside.descriptors,
             stdin=subprocess.DEVNULL,
             stdout=output,
