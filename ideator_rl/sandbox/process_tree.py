@@ -19,6 +19,8 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_CHILD_SUBREAPER = 36
+REAPING_SECONDS = 5.0
+"""How long the processes that reap others are spared when a tree is killed."""
 SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
 """By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
 MAX_DESCRIPTORS = 20_000
@@ -144,7 +146,7 @@ def open_resources(pids: list[int], device: int) -> OpenResources:
     return OpenResources(sum(files.values()), len(sockets), page_tables)
 
 
-def kill_tree(root: int, timeout: float = 5.0, reapers: int = 0) -> None:
+def kill_tree(root: int, timeout: float = 30.0, reapers: int = 0) -> None:
     """Kill the descendants of `root`, and `root` unless it is this process, until none is left.
 
     Args:
@@ -155,15 +157,16 @@ def kill_tree(root: int, timeout: float = 5.0, reapers: int = 0) -> None:
     Raises:
         RuntimeError: a process survives SIGKILL for `timeout` seconds (it hangs in the kernel).
     """
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline, patience = began + timeout, began + min(REAPING_SECONDS, timeout / 2)
     # In rounds: a process may fork between the look at the tree and the signal.
     while time.monotonic() < deadline:
         tree = [pid for pid in descendants(root) if pid != os.getpid()]
         alive = [pid for pid in tree if start_time(pid) is not None]
         if not alive:
             return
-        # For half of the time only: a reaper that was stopped would wait for ever.
-        spared = min(reapers, len(tree) - 1) if time.monotonic() < deadline - timeout / 2 else 0
+        # Not for ever: a reaper may have been stopped.
+        spared = min(reapers, len(tree) - 1) if time.monotonic() < patience else 0
         for pid in set(alive) - set(tree[:spared]):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
