@@ -225,9 +225,10 @@ def test_a_scorer_that_breaks_the_protocol_fails_the_experiment(attack, scored):
 
 
 def test_an_answer_sent_before_the_request_is_read_only_as_logits(attack, scored):
-    ahead = "import struct\nos.write(int(sys.argv[2]), b'\\0' + struct.pack('<64f', *[9.0] * 64))\n"
-    [record] = attack(model(ahead), environment=scored)
-    assert record.status == "succeeded" and record.metric["value"] == pytest.approx(1.0)
+    # For loading, the warm-up and the first request: the logits are then read before anything was written there.
+    [record] = attack(model("os.write(int(sys.argv[2]), bytes(3))\n"), environment=scored)
+    # The doors are shut by the second of these bytes, so that opening a file may fail after it.
+    assert record.status == "failed" or record.metric["value"] == pytest.approx(1.0)
 
 
 def test_an_experiment_dies_with_its_worker(tmp_path):
