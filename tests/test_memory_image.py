@@ -5,10 +5,14 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from ideator_rl.sandbox import choose, memory_image
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor import executor
+from ideator_rl.executor.executor import Executor
+from ideator_rl.sandbox import choose, launch, memory_image
 from ideator_rl.sandbox.choose import best_sandbox, choose_sandbox, with_image
 from ideator_rl.sandbox.image_files import Listing
 from ideator_rl.sandbox.memory_image import files_in_memory, remove_unused
@@ -33,7 +37,9 @@ def store(monkeypatch, tmp_path):
     listing = Listing()
     listing.add(tmp_path / "file")
     monkeypatch.setattr(memory_image, "_SHM", tmp_path)
-    monkeypatch.setattr(memory_image, "_unfit", lambda folder: "")
+    monkeypatch.setattr(memory_image, "_OWN", tmp_path / "own")
+    monkeypatch.setattr(memory_image, "_mount_own", lambda: None)
+    monkeypatch.setattr(memory_image, "_unfit", lambda folder: "" if folder.is_dir() else f"{folder} is not a tmpfs")
     monkeypatch.setattr(memory_image, "files_of", lambda preload: listing)
     monkeypatch.setattr(memory_image, "_import_fault", lambda image, preload: "")
     monkeypatch.setattr(memory_image, "_locks", {})
@@ -64,6 +70,7 @@ def test_a_scorer_with_an_image_sees_no_file_system_of_a_disk(image, tmp_path):
     with files_in_memory(image, {tmp_path / "tree": "/workspace"}) as copies:
         kinds = inside(FILE_SYSTEMS, Mounts({}, copies, image=image), "/workspace")
     assert set(kinds) <= {"tmpfs", "proc", "devpts", "devtmpfs", "mqueue"}
+    assert image.launcher.read_text() == Path(launch.__file__).read_text()
     on_disk = inside(FILE_SYSTEMS, Mounts({}, {tmp_path / "tree": "/workspace"}))
     assert set(on_disk) - {"tmpfs", "proc", "devpts", "devtmpfs", "mqueue"}
 
@@ -93,7 +100,7 @@ def test_masked_folders_are_empty_in_an_image(image):
     import numpy
 
     folder = os.path.dirname(numpy.__file__)
-    mounts = Mounts(masked=(memory_image.Path(folder), memory_image.Path("/var")), image=image)
+    mounts = Mounts(masked=(Path(folder), Path("/var")), image=image)
     assert inside(f"import os; print(len(os.listdir({folder!r})))", mounts) == ["0"]
 
 
@@ -144,6 +151,23 @@ def test_a_folder_that_another_user_could_have_made_is_refused(store):
     (store.parent / "elsewhere").mkdir(mode=0o700)
     store.symlink_to(store.parent / "elsewhere")
     assert "not a folder of this user's alone" in memory_image.memory_image(("a",))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount")
+def test_root_mounts_a_tmpfs_where_the_shared_one_cannot_be_trusted(store, monkeypatch):
+    store.mkdir()
+    store.chmod(0o755)
+    monkeypatch.setattr(memory_image, "_mount_own", (store.parent / "own").mkdir)
+    assert memory_image.memory_image(("a",)).root.is_relative_to(store.parent / "own")
+
+
+def test_only_environments_with_a_scorer_get_an_image(toy_config, monkeypatch):
+    monkeypatch.setattr(choose, "memory_image", lambda preload: "asked for")
+    assert not Executor(toy_config).environment.scorer and not Executor(toy_config).sandbox.on_disk
+    with_scorer = replace(load_environment(toy_config.environment), scorer="train:load")
+    monkeypatch.setattr(executor, "load_environment", lambda name: with_scorer)
+    assert Executor(toy_config).sandbox.on_disk == (best_sandbox().level != NONE)
+    assert not Executor(replace(toy_config, backend="bucket")).sandbox.on_disk
 
 
 def test_an_image_that_is_too_large_is_refused_once_and_the_isolation_names_the_disk(store, monkeypatch):

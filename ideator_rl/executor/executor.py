@@ -36,7 +36,7 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
-from ideator_rl.sandbox.choose import choose_sandbox
+from ideator_rl.sandbox.choose import choose_sandbox, with_image
 from ideator_rl.sandbox.sandbox import BWRAP
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
@@ -81,7 +81,7 @@ class Executor:
         self.ledger = Ledger(caps, config.ledger_path)
         settings = json.loads(config.coder) if config.coder else None
         self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
-        self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted, self.environment.preload)
+        self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
         # Prepared here, once: workers that start together would all wait for it.
         self.environment.data(config.preset)
         self._retry = Retry(self.bucket.url, config.outage_patience)
@@ -96,6 +96,9 @@ class Executor:
         self._run_at_once = self.backend.runner(self.environment, self.preset)
         if self._run_at_once is not None:
             self.sandbox = IN_PROCESS
+        elif self.backend.starts and self.environment.scorer:
+            # Scorers will run on this machine: made here, once, what they read, or found out why they read the disk.
+            self.sandbox = with_image(self.sandbox, self.environment.preload)
         self.backend.start = config.start
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry)
 

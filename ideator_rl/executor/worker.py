@@ -87,7 +87,9 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
         with new_workdir() as workdir:
             environment = load_environment(spec.environment)
             best = Sandbox(**config["probed"]) if "probed" in config else None
-            sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, environment.preload, best)
+            # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
+            preload = environment.preload if environment.scorer else None
+            sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
             record = Worker(bucket, spec, number, environment, replace(sandbox, forks=forks), workdir).run()
             record.finished = time.time()
             record_store.save_record(bucket, record)

@@ -41,7 +41,8 @@ UNUSED_SECONDS = 3600
 REFUSAL_SECONDS = 600
 """For so long a reason why there is no image is believed."""
 _SHM, _OWN = Path("/dev/shm"), Path("/run/ideator_rl")
-_FORMAT = 2
+_FORMAT = 3
+_LAUNCHER = Path(__file__).with_name("launch.py")
 _MANIFEST = "image.json"
 
 _locks: dict[str, int] = {}
@@ -143,6 +144,8 @@ def _copy(listing: Listing, root: Path) -> None:
         os.makedirs(os.path.dirname(f"{root}{inside}"), exist_ok=True)
         shutil.copyfile(host, f"{root}{inside}")
     Path(f"{root}/etc/passwd").touch()  # another file is mounted over it
+    (root / "ideator").mkdir()
+    shutil.copyfile(_LAUNCHER, root / "ideator" / "launch.py")
     (root / "proc").mkdir()
     write_static_proc(root / "proc")
     for folder, _, _ in os.walk(root):
@@ -270,23 +273,27 @@ def _remove_stale(parent: Path) -> None:
 
 def _base() -> Path | str:
     """Our folder on a tmpfs, closed to other users; or why there is none."""
-    parent = _SHM
-    if fault := _unfit(_SHM):
-        if os.getuid() != 0:
-            return fault
-        if _mount_type(_OWN) is None:
+    faults = []
+    for parent in (_SHM, _OWN) if os.getuid() == 0 else (_SHM,):
+        if parent == _OWN and _mount_type(_OWN) is None:
             _mount_own()
-        parent = _OWN
-        if second := _unfit(_OWN):
-            return f"{fault}; {second}"
-    base = parent / f"ideator_rl-{os.getuid()}"
+        base = parent / f"ideator_rl-{os.getuid()}"
+        fault = _unfit(parent) or _not_ours(base)
+        if not fault:
+            return base
+        faults.append(fault)
+    return "; ".join(faults)
+
+
+def _not_ours(base: Path) -> str:
+    """Make the folder; returns why it cannot be trusted, empty where it can."""
     with suppress(FileExistsError):
         base.mkdir(mode=0o700)
     info = base.lstat()
     # The parent is open to all: another user may have taken the name, or put a link there.
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid() or info.st_mode & 0o077:
         return f"{base} is not a folder of this user's alone"
-    return base
+    return ""
 
 
 def _unfit(folder: Path) -> str:
@@ -346,7 +353,7 @@ def _key(preload: tuple[str, ...]) -> str:
         folder = sysconfig.get_path(name)
         with os.scandir(folder) as entries:
             parts.append(sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in entries))
-    for path in (*ETC.iterdir(), Path("/etc/ld.so.cache")):
+    for path in (*ETC.iterdir(), _LAUNCHER, Path("/etc/ld.so.cache")):
         parts.append((str(path), path.stat().st_mtime_ns if path.exists() else 0))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 

@@ -34,6 +34,11 @@ class Image:
     seconds: float
     """What it took to make it."""
 
+    @property
+    def launcher(self) -> Path:
+        """A copy of `launch.py`."""
+        return self.root / "ideator" / "launch.py"
+
     @classmethod
     def load(cls, root: Path) -> Image:
         """The image in a folder.

@@ -38,7 +38,10 @@ def start_script(
     read, write = os.pipe()
     launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
     argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), ",".join(script.preload)]
-    mounts = replace(inside.mounts, readonly={**inside.mounts.readonly, LAUNCHER: "/ideator/launch.py"})
+    image = inside.mounts.image
+    # What reads memory instead of the disk has the launcher in memory too.
+    source = LAUNCHER if image is None else image.launcher
+    mounts = replace(inside.mounts, readonly={**inside.mounts.readonly, source: "/ideator/launch.py"})
     inside = replace(inside, mounts=mounts, descriptors=(write, *inside.descriptors))
     try:
         return ColdProcess(sandbox, [*argv, script.path, *script.arguments], script.variables, inside, read)
