@@ -36,7 +36,7 @@ SHARE = 0.125
 """Of the machine's memory, at most for one image."""
 FREE_SHARE = 0.5
 """Of the free room of the tmpfs, and of the memory that is available now, at most for one image."""
-UNUSED_SECONDS = 3600
+UNUSED_SECONDS = 900
 """An image without users is removed after this time, or as soon as another one needs its room."""
 REFUSAL_SECONDS = 600
 """For so long a reason why there is no image is believed."""
@@ -65,7 +65,9 @@ def memory_image(preload: tuple[str, ...]) -> Image | str:
             return base
         folder = base / "images"
         folder.mkdir(mode=0o700, exist_ok=True)
-        return _locked_image(folder, _key(preload), preload)
+        image = _locked_image(folder, _key(preload), preload)
+        remove_unused(folder)
+        return image
     except OSError as error:
         return f"no image in memory: {error}"
 
