@@ -22,6 +22,10 @@ from ideator_rl.evaluation.losses import nats
 from ideator_rl.scoring.scoring import Implausible, Request, ScoringRun
 
 
+MAX_GAP = 100.0
+"""Nats; a larger gap is reported as this one, since its digits would be a message of the model's."""
+
+
 @dataclass(frozen=True)
 class Audit:
     """When and how a loss is audited."""
@@ -110,6 +114,8 @@ def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K:
             audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
             gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))
     gap = max(gaps, default=0.0)
+    if math.isfinite(gap):
+        gap = min(gap, MAX_GAP)
     run.notes.update({"audit_gap": _rounded(gap, audit.tolerance), "seconds_audit": time.monotonic() - started})
     return gap
 
