@@ -21,6 +21,9 @@ import numpy as np
 from ideator_rl.evaluation.losses import nats
 from ideator_rl.scoring.scoring import Implausible, Request, ScoringRun
 
+MAX_GAP = 10.0
+"""Nats; a larger gap is recorded as this."""
+
 
 MAX_GAP = 100.0
 """Nats; a larger gap is reported as this one, since its digits would be a message of the model's."""
@@ -74,7 +77,8 @@ def token_loss(
     if audit.below is None or loss < audit.below:
         gap = _audit(run, tokens, losses_WK, scored_K, audit)
         if not gap <= audit.tolerance:  # a gap that is not a number fails too
-            raise Implausible(f"The loss rose by {gap:.3f} nats when the model saw only what precedes the target.")
+            rise = f"{gap:.2f}" if gap < MAX_GAP else f"over {MAX_GAP:g}"
+            raise Implausible(f"The loss rose by {rise} nats when the model saw only what precedes the target.")
     return loss
 
 
@@ -124,4 +128,6 @@ def _rounded(gap: float, tolerance: float) -> float | None:
     """The gap to a tenth of the tolerance: the model has seen hidden tokens and can choose all further digits."""
     if not math.isfinite(gap):
         return None
+    # A gap of no meaning, such as 1e32, would have room for digits before the point.
+    gap = max(-MAX_GAP, min(gap, MAX_GAP))
     return round(gap, max(0, 1 - math.floor(math.log10(tolerance))) if tolerance > 0 else 4)
