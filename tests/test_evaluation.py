@@ -271,4 +271,4 @@ def test_a_generator_without_finite_logits_fails(run_of):
 def test_an_audit_gap_has_no_room_for_digits_that_a_model_chooses():
     assert models._rounded(2.0291929169125644e32, 0.004) == models.MAX_GAP
     assert models._rounded(-1e300, 0.004) == -models.MAX_GAP
-    assert models._rounded(0.123456, 0.004) == 0.123 and models._rounded(float("nan"), 0.004) is None
+    assert models._rounded(0.123456, 0.01) == 0.123 and models._rounded(float("nan"), 0.004) is None

@@ -25,10 +25,6 @@ MAX_GAP = 10.0
 """Nats; a larger gap is recorded as this."""
 
 
-MAX_GAP = 100.0
-"""Nats; a larger gap is reported as this one, since its digits would be a message of the model's."""
-
-
 @dataclass(frozen=True)
 class Audit:
     """When and how a loss is audited."""
@@ -118,8 +114,6 @@ def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K:
             audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
             gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))
     gap = max(gaps, default=0.0)
-    if math.isfinite(gap):
-        gap = min(gap, MAX_GAP)
     run.notes.update({"audit_gap": _rounded(gap, audit.tolerance), "seconds_audit": time.monotonic() - started})
     return gap
 
