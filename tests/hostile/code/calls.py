@@ -59,16 +59,23 @@ setattr_mount = system_call(442, -100, None, 0, AREA, 32)
 getxattrat = system_call(464, -100, None, 0, b"user.x", AREA, 16)
 
 
+def _socket(kind):
+    """Made once, before calls are refused."""
+    if kind not in _handles:
+        _handles[kind] = socket.socket(socket.AF_UNIX, kind)
+    return _handles[kind]
+
+
 def connect(path):
     """Connecting to a socket looks its path up."""
     name = path.encode()
-    ours = _handles.setdefault("stream", socket.socket(socket.AF_UNIX))
+    ours = _socket(socket.SOCK_STREAM)
     LIBC.connect(ours.fileno(), b"\1\0" + name + b"\0", len(name) + 3)
 
 
 def send(path):
     """So does sending to it, from a socket that was made before."""
-    ours = _handles.setdefault("datagram", socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    ours = _socket(socket.SOCK_DGRAM)
     name = b"\1\0" + path.encode() + b"\0"
     kept = ctypes.create_string_buffer(name, len(name))
     header = (ctypes.c_uint64 * 7)(ctypes.addressof(kept), len(name), ctypes.addressof(VECTOR), 1, 0, 0, 0)
@@ -163,7 +170,7 @@ def touch_costs_no_read(handle, page):
 
 
 def send_file(handle, page):
-    pipe = _handles.setdefault("pipe", os.pipe())
+    pipe = _handles["pipe"] = _handles.get("pipe") or os.pipe()
     os.splice(handle, pipe[1], 1, offset_src=4096 * page)
     os.read(pipe[0], 1)
 
