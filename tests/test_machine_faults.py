@@ -118,13 +118,13 @@ def wait_for(worker, *words):
 
 def kill_script(machine, worker, rng):
     os.kill(wait_for(worker, "launch.py", "train.py"), rng.choice(OWN_SIGNALS))
-    return "succeeded"
+    return None  # lost, if on a busy machine it comes before the mark
 
 
 def kill_sandbox(machine, worker, rng):
     wait_for(worker, "launch.py", "train.py")
     os.kill(process_tree.descendants(worker.pid)[1], signal.SIGKILL)
-    return "succeeded"
+    return None
 
 
 def kill_evaluator(machine, worker, rng):
