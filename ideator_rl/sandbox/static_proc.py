@@ -27,7 +27,7 @@ MASKED_FILES = (
     "uptime", "vmstat", "zoneinfo",
 )  # fmt: skip
 """Readable by all.  Those that only root reads, such as slabinfo, are closed to an experiment already."""
-MASKED_FOLDERS = ("fs", "pressure")
+MASKED_FOLDERS = ("fs", "irq", "pressure")
 PARAMETERS = "sys"
 _CONSTANT = (
     "fs/file-max", "fs/nr_open", "fs/pipe-max-size", "kernel/cap_last_cap", "kernel/ngroups_max", "kernel/osrelease",
@@ -41,7 +41,7 @@ _CONSTANT = (
 def static_proc() -> Path:
     """The folder with these files, made once for what they contain."""
     files = _files()
-    key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((sorted(files.items()), MASKED_FOLDERS)).encode()).hexdigest()[:16]
     target = cache_root() / "proc" / key
     if not target.is_dir():
         # Another process may win; its folder is the same.
