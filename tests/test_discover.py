@@ -36,7 +36,8 @@ class Counted:
 
 
 def toy_spec(id, toy):
-    body = {name: "" for name in record_store.Spec.__dataclass_fields__}
+    empty = {"str": "", "int": 0, "float": 0.0, "bool": True}
+    body = {name: empty[item.type] for name, item in record_store.Spec.__dataclass_fields__.items()}
     return record_store.Spec(**body | {"id": id, "preset": "cpu", "environment": str(toy)})
 
 
