@@ -41,3 +41,26 @@ def test_a_symbolic_link_is_not_removed_as_a_stale_workdir(temporary):
     (temporary / f"{PREFIX}link").symlink_to(temporary / "precious")
     remove_stale_workdirs()
     assert (temporary / "precious").is_dir()
+
+
+def test_a_bubblewrap_that_waits_for_ever_is_killed_with_the_folder_of_its_worker(temporary):
+    """Its second process waits like that for the first one, where that was killed together with the worker."""
+    stale = temporary / f"{PREFIX}gone"
+    stale.mkdir()
+    stale.chmod(0o711)
+    program = temporary / "bwrap"
+    program.symlink_to(os.path.realpath(sys.executable))
+    wait = ["-c", "import time; print(flush=True); time.sleep(60)"]
+    commands = [[str(program), *wait, f"{stale}/first/run"], [str(program), *wait, "elsewhere"],
+                [sys.executable, *wait, f"{stale}/first/run"]]  # fmt: skip
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for command in commands]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        remove_stale_workdirs()
+        assert processes[0].wait(10) == -signal.SIGKILL and not stale.exists()
+        assert [process.poll() for process in processes[1:]] == [None, None]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ideator_rl.sandbox import process_tree
+
 PREFIX = "ideator-run-"
 LOCK = "lock"
 OPEN_MODE = 0o711
@@ -39,6 +41,7 @@ def remove_stale_workdirs() -> None:
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         with suppress(FileNotFoundError):  # another worker removes it too
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _is_stale(folder):
+                process_tree.kill_stuck_sandboxes(folder)
                 remove_folder(folder)
 
 

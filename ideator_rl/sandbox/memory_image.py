@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.image_files import Listing, files_of
 from ideator_rl.sandbox.mounts import ETC, Image, Mounts, etc_files
 from ideator_rl.sandbox.sandbox import NAMESPACES, Sandbox, bwrap_path
@@ -268,6 +269,7 @@ def _remove_stale(parent: Path) -> None:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                process_tree.kill_stuck_sandboxes(folder)
                 shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(handle)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 REAPING_SECONDS = 5.0
 """How long the processes that reap others are spared when a tree is killed."""
 SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
@@ -32,6 +32,35 @@ MAX_MAPPINGS = 20_000
 def become_subreaper() -> None:
     """Adopt daemons that processes below this one leave behind."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process, just forked, when its parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # The parent may have ended before the kernel was told.
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def kill_stuck_sandboxes(folder: Path) -> None:
+    """Kill bubblewrap processes that were to mount something below a folder whose worker is gone.
+
+    Where a worker is killed in the moment in which bubblewrap starts, its second process waits for ever for the first.
+    """
+    for entry in os.scandir("/proc"):
+        with contextlib.suppress(OSError):
+            if not entry.name.isdigit() or entry.stat().st_uid != os.getuid():
+                continue
+            with open(f"/proc/{entry.name}/comm") as comm:
+                if comm.read().strip() != "bwrap":
+                    continue
+            # The descriptor is that of the process whose command line is read, whoever has the number later.
+            pidfd = os.pidfd_open(int(entry.name))
+            try:
+                if str(folder).encode() in Path(f"/proc/{entry.name}/cmdline").read_bytes():
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
 
 
 def start_time(pid: int) -> str | None:

@@ -8,7 +8,6 @@ Covered: a look that takes too long is given up, and its child is killed; a chil
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import os
@@ -20,12 +19,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ideator_rl.sandbox.process_tree import own_seconds
+from ideator_rl.sandbox.process_tree import die_with_parent, own_seconds
 
 CPU_SECONDS, WALL_SECONDS = 2.0, 10.0
 """What one look may take.  The largest that is within all limits takes a tenth of that."""
-PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class TooSlow(Exception):
@@ -41,8 +38,10 @@ class SlowLook:
         """CPU seconds of the child, once it has been collected."""
         self._started = time.monotonic()
         self._read, write = os.pipe()
+        parent = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
+            die_with_parent(parent)
             _answer(function, write)
         os.close(write)
 
@@ -86,7 +85,6 @@ def _answer(function: Callable[[], Any], write: int) -> None:
     """The child: call the function and write what it returns.  Never returns."""
     try:
         gc.disable()  # a collection would copy the parent's memory page by page
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         limit = int(CPU_SECONDS) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         body = memoryview(json.dumps(function()).encode())

@@ -128,8 +128,10 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
             nowhere = subprocess.DEVNULL
             return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
         # This process has the evaluator's imports and one thread: see `executor.zygote`.
+        worker = os.getpid()
         pid = os.fork()
         if pid == 0:
+            process_tree.die_with_parent(worker)
             os.dup2(stderr.fileno(), 2)
             os._exit(evaluate.run(config, subject.sandbox, answer))
         return pid
