@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -19,13 +20,14 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.environments.environment import Budget, Resources
+from ideator_rl.executor import start_worker
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.sandbox import forked
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import Inside, Script
-from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, WORKSPACE, Sandbox, experiment_uid
+from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command
 from ideator_rl.sandbox.sealed_run import run as sealed_run
 from ideator_rl.sandbox.start import start_script
@@ -348,3 +350,64 @@ def test_the_seconds_of_a_run_are_those_of_a_control_group(how, tmp_path):
     # The group also counts what is not the run's: bubblewrap, the server's forks, and looks at disk and descriptors,
     # which are the more the longer a busy machine takes.
     assert group - 0.3 - 0.05 * ended.wall < ended.cpu + ended.startup < 1.03 * group
+
+
+def test_every_process_inside_is_filtered_and_limited(tmp_path):
+    """Without root, the script has the user of the process that holds the sandbox, and could write to its memory."""
+    code = """
+import os
+pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+status = lambda pid, key: open(f"/proc/{pid}/status").read().split(key + ":")[1].split()[0]
+print(len(pids) > 2, {status(pid, "Seccomp") for pid in pids}, {status(pid, "NoNewPrivs") for pid in pids})
+"""
+    if best_sandbox().level != BWRAP:
+        pytest.skip("no filter works here")
+    with forking() as (sandbox, *router):
+        assert output_of(sandbox, code, tmp_path, router=router)[1] == "True {'2'} {'1'}\n"
+
+
+def test_a_zygote_that_does_not_react_is_killed_and_the_start_is_cold(toy_config, monkeypatch):
+    monkeypatch.setattr(start_worker, "CLOSE_SECONDS", 0.5)
+    executor = Executor(toy_config)
+    run(executor.execute(idea("Set x to 1.5.")))
+    zygote = executor.backend._zygote
+    zygote._control.settimeout(0.5)
+    os.kill(zygote.pid, signal.SIGSTOP)
+    record = run(executor.execute(idea("Set x to 2.5.")))
+    assert (record.status, record.start, record.attempt) == ("succeeded", "cold", 0)
+    assert not os.path.exists(f"/proc/{zygote.pid}")
+    executor.close()
+
+
+def test_after_three_refusals_all_starts_are_cold(toy_config, caplog, monkeypatch):
+    def refuse(*args):
+        raise start_worker.ZygoteRefused("the zygote has 2 threads")
+
+    monkeypatch.setattr(ZygoteClient, "fork_worker", refuse)
+    executor = Executor(toy_config)
+    with caplog.at_level(logging.WARNING):
+        records = [run(executor.execute(idea(f"Set x to {x}.5."))) for x in range(5)]
+    assert {record.start for record in records} == {"cold"} and executor.backend.start == "cold"
+    assert sum("2 threads" in line for line in caplog.messages) == 3
+
+
+def test_a_caller_that_ignores_the_end_of_children_can_fork(toy_config):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        executor = Executor(toy_config)
+        assert {run(executor.execute(idea(f"Set x to {x}.5."))).start for x in range(3)} == {"forked"}
+        executor.backend._zygote._control.close()
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_fork_server_that_hangs_is_killed_and_another_one_serves(monkeypatch, tmp_path):
+    monkeypatch.setattr(forked, "SERVER_SECONDS", 1.0)
+    with forking() as (sandbox, theirs, servers):
+        assert output_of(sandbox, "print(1)", tmp_path, router=(theirs, servers))[2] == "forked"
+        [(process, _)] = servers.values()
+        os.kill(process.pid, signal.SIGSTOP)
+        # As the zygote does when it hears of it; until then the request, with the output's descriptor, lies there.
+        threading.Timer(2.0, process.kill).start()
+        assert output_of(sandbox, "print(1)", tmp_path, router=(theirs, servers))[1:] == ("1\n", "cold")
+        assert [*json.loads(theirs.recv(4096))] == ["hung"]

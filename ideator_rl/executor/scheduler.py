@@ -188,8 +188,13 @@ class Scheduler:
             while self._waiting:
                 wake.clear()
                 began = time.monotonic()
-                self.tick()
-                ends.watch(self.backend.end_descriptors())
+                try:
+                    self.tick()
+                    ends.watch(self.backend.end_descriptors())
+                except Exception:
+                    # A fault of the backend, such as too few descriptors: without the clock, nothing would ever end.
+                    log.exception("The scheduler failed in a tick, and goes on.")
+                    await asyncio.sleep(LONGEST_REST)
                 took = time.monotonic() - began
                 # A slow bucket must not take the event loop for itself, however many events there are.
                 await asyncio.sleep(min(REST_FACTOR * took, LONGEST_REST) if took > SLOW_TICK_SECONDS else 0.0)
@@ -348,11 +353,16 @@ class EndWatch:
             self._remove(gone)
         for descriptor in descriptors:
             if descriptor not in self._duplicates:
-                duplicate = self._duplicates[descriptor] = os.dup(descriptor)
-                self._loop.add_reader(duplicate, self._on_end, descriptor)
+                # Another thread may have found the attempt ended, and closed it: the next tick looks at that.
+                with suppress(OSError):
+                    self._add(descriptor)
 
     def close(self) -> None:
         self.watch([])
+
+    def _add(self, descriptor: int) -> None:
+        duplicate = self._duplicates[descriptor] = os.dup(descriptor)
+        self._loop.add_reader(duplicate, self._on_end, descriptor)
 
     def _on_end(self, descriptor: int) -> None:
         # It stays readable, and would wake the clock for ever.  Its number may already be that of a new attempt's

@@ -5,10 +5,10 @@ Either way the worker is detached: neither an interrupt nor the end of this proc
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -18,12 +18,14 @@ from typing import Any
 
 from ideator_rl._imports import ROOT
 from ideator_rl.errors import IdeatorError
+from ideator_rl.sandbox.process_tree import readable
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """The variables a worker inherits; an experiment inherits none."""
-ZYGOTE_SECONDS = 60.0
-"""How long the zygote may take to start, and to fork a worker."""
-MAX_MESSAGE = 1 << 16
+ZYGOTE_SECONDS, CLOSE_SECONDS = 60.0, 5.0
+"""How long the zygote may take to start and to fork a worker, and to end."""
+MAX_MESSAGE, MAX_SLOTS = 1 << 16, 250
+"""Bytes, and descriptors, of one message."""
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class RunningWorker:
     """Of a cold start: a child of this process, to be collected."""
 
     def running(self) -> bool:
-        return not select.select([self.end], [], [], 0)[0]
+        return not readable(self.end, 0)
 
     def close(self) -> None:
         """Release what belongs to a worker that has ended."""
@@ -77,6 +79,8 @@ class ZygoteClient:
         finally:
             theirs.close()
         self._reported: set[str] = set()
+        # A process that this one forks has the connection too, and must not use it.
+        self._owner = os.getpid()
 
     @property
     def pid(self) -> int:
@@ -84,41 +88,62 @@ class ZygoteClient:
 
     def fork_worker(self, config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker:
         """Raises: ZygoteRefused, OSError."""
-        request = json.dumps({"config": config, "variables": variables}).encode()
+        if len(slots) > MAX_SLOTS or self._owner != os.getpid():
+            raise ZygoteRefused("too many slots" if len(slots) > MAX_SLOTS else "the zygote is another process's")
+        request = {"config": config, "variables": worker_variables(variables), "slots": len(slots)}
+        try:
+            return self._request(json.dumps(request).encode(), slots)
+        except ZygoteRefused:
+            raise
+        except BaseException:
+            # An answer may be under way, and would be taken for that of the next request.
+            self.close()
+            raise
+
+    def _request(self, request: bytes, slots: list[int]) -> RunningWorker:
         try:
             socket.send_fds(self._control, [request], slots)
             while True:
                 body, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 1)
                 answer: dict[str, Any] = json.loads(body) if body else {"refused": "the zygote ended"}
+                if "pid" in answer and not descriptors:
+                    raise OSError(errno.EMFILE, "this process is out of descriptors")
                 if "pid" in answer:
                     return RunningWorker(answer["pid"], descriptors[0])
                 if "refused" in answer:
                     raise ZygoteRefused(answer["refused"])
-                self._report(answer["refusal"])
+                self._report(answer.get("refusal", ""))
         except TimeoutError:
+            self._process.kill()  # it would fork the worker later, beside the one that starts cold now
             raise ZygoteRefused(f"the zygote gave no answer within {ZYGOTE_SECONDS:g} s") from None
         except (BrokenPipeError, ConnectionResetError):
             raise ZygoteRefused("the zygote ended") from None
 
     def read_reports(self) -> None:
         """Log what workers have reported since the last call."""
-        while select.select([self._control], [], [], 0)[0]:
+        while self._control.fileno() >= 0 and readable(self._control.fileno(), 0):
             with suppress(OSError):
                 if body := self._control.recv(MAX_MESSAGE):
-                    self._report(json.loads(body)["refusal"])
+                    self._report(json.loads(body).get("refusal", ""))
                     continue
             return
 
     def _report(self, reason: str) -> None:
         # Once each: what refuses one forked start mostly refuses all.
-        if reason not in self._reported:
+        if reason and reason not in self._reported:
             self._reported.add(reason)
             log.warning("Experiments start cold: %s.", reason)
 
     def close(self) -> None:
         """Let the zygote end."""
         self._control.close()
-        self._process.wait()
+        if self._owner != os.getpid():
+            return
+        try:
+            self._process.wait(CLOSE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _popen(module: str, argument: str, variables: dict[str, str], descriptors: list[int]) -> subprocess.Popen[bytes]:

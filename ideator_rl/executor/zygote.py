@@ -19,6 +19,7 @@ import importlib.util
 import json
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from typing import Any
 import ideator_rl.scoring.evaluate  # noqa: F401
 from ideator_rl.executor import worker
 from ideator_rl.sandbox.choose import best_sandbox
-from ideator_rl.sandbox.forked import ForkRefused, ForkServerKey
+from ideator_rl.sandbox.forked import ForkServerKey
 
 MAX_DEATHS = 3
 """Of fork servers with the same modules, before no more is started."""
@@ -52,8 +53,9 @@ class ForkServer:
 class Zygote:
     """All of its state belongs to the one thread of its process."""
 
-    def __init__(self, control: socket.socket):
-        self._control = control
+    def __init__(self, control: socket.socket, parent: int):
+        """`parent`: a descriptor that becomes readable when the backend's process ends."""
+        self._control, self._parent = control, parent
         # Workers inherit the second end; what they send arrives at the first.
         self._requests, self.forks = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._servers: dict[ForkServerKey, ForkServer] = {}
@@ -63,8 +65,12 @@ class Zygote:
     def serve(self) -> None:
         """Answer requests until the backend's process has ended."""
         while True:
-            readable, _, _ = select.select([self._control, self._requests], [], [])
+            sources: list[socket.socket | int] = [self._control, self._requests, self._parent]
+            readable, _, _ = select.select(sources, [], [])
             self._reap()
+            # The connection may live on in a process that the parent has forked.
+            if self._parent in readable:
+                return
             if self._requests in readable:
                 self._serve_worker()
             if self._control in readable and not self._serve_backend():
@@ -77,20 +83,30 @@ class Zygote:
             return False
         request = json.loads(body)
         threads = len(os.listdir("/proc/self/task"))
-        if threads > 1:
-            self._control.send(json.dumps({"refused": f"the zygote has {threads} threads"}).encode())
-        else:
-            pid = os.fork()
-            if pid == 0:
-                self._become_worker(request)
-            self._workers.add(pid)
-            # Taken before the worker can be reaped: the descriptor is that of no other process.
-            end = os.pidfd_open(pid)
-            socket.send_fds(self._control, [json.dumps({"pid": pid}).encode()], [end])
-            os.close(end)
+        try:
+            if threads > 1:
+                self._send({"refused": f"the zygote has {threads} threads"})
+            elif len(slots) != request["slots"]:
+                self._send({"refused": "the zygote is out of descriptors"})
+            else:
+                self._fork_worker(request)
+        except OSError as error:
+            self._send({"refused": f"no process can be forked: {error.strerror}"})
         for slot in slots:
             os.close(slot)  # the worker has the lock now
         return True
+
+    def _fork_worker(self, request: dict[str, Any]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(request)
+        self._workers.add(pid)
+        # Taken before the worker can be reaped: the descriptor is that of no other process.
+        end = os.pidfd_open(pid)
+        try:
+            socket.send_fds(self._control, [json.dumps({"pid": pid}).encode()], [end])
+        finally:
+            os.close(end)
 
     def _become_worker(self, request: dict[str, Any]) -> None:
         """Never returns.  The slots stay open, and with them the locks."""
@@ -101,6 +117,8 @@ class Zygote:
             self._requests.close()
             for server in self._servers.values():
                 server.connection.close()
+            os.close(self._parent)
+            os.environ.clear()
             os.environ.update(request["variables"])
             status = worker.main(request["config"], self.forks)
         except BaseException:
@@ -115,13 +133,24 @@ class Zygote:
         try:
             if "refusal" in request:
                 self._report(request["refusal"])
+            elif "hung" in request:
+                self._kill_server(ForkServerKey(**request["hung"]))
+            elif not connections:
+                self._report("the zygote is out of descriptors")
             elif server := self._server(ForkServerKey(**request["fork"])):
                 socket.send_fds(server.connection, [b"\0"], connections)
-        except (OSError, ForkRefused) as error:
+        except Exception as error:
+            # Of this one request: the worker then starts its script cold.
             self._report(f"there is no fork server: {error}")
         finally:
             for connection in connections:
                 os.close(connection)
+
+    def _kill_server(self, key: ForkServerKey) -> None:
+        """End a fork server that does not answer; the next request starts another one."""
+        if key in self._servers:
+            self._servers[key].process.kill()
+            self._servers[key].process.wait()
 
     def _server(self, key: ForkServerKey) -> ForkServer | None:
         """The fork server for a key, started when there is none that can be used."""
@@ -139,6 +168,8 @@ class Zygote:
             server = None
         if server is None and self._deaths.get(key, 0) < MAX_DEATHS:
             server = self._servers[key] = ForkServer(*key.start(), packages)
+            # A server that serves nothing must not block this process once its queue is full.
+            server.connection.setblocking(False)
         return server
 
     def _reap(self) -> None:
@@ -146,8 +177,12 @@ class Zygote:
         self._workers -= {pid for pid in self._workers if os.waitpid(pid, os.WNOHANG)[0]}
 
     def _report(self, text: str) -> None:
+        self._send({"refusal": text})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        # A backend that reads nothing for long must not hold up its workers.
         with contextlib.suppress(OSError):
-            self._control.send(json.dumps({"refusal": text}).encode())
+            self._control.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
 
 
 def _packages(modules: str) -> tuple[int, ...]:
@@ -161,8 +196,11 @@ def _packages(modules: str) -> tuple[int, ...]:
 
 
 def main(control: int) -> None:
+    # Some callers leave this signal ignored, and children can then not be waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    parent = os.pidfd_open(os.getppid())
     best_sandbox()  # probed here, for all workers
-    Zygote(socket.socket(fileno=control)).serve()
+    Zygote(socket.socket(fileno=control), parent).serve()
 
 
 if __name__ == "__main__":

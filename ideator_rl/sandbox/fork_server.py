@@ -24,6 +24,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import socket
 import sys
 
@@ -40,6 +41,8 @@ LAUNCH = runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)),
 
 
 def main() -> None:
+    # Some callers leave this signal ignored, and children can then not be waited for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     listener = socket.socket(fileno=int(sys.argv[1]))
     LAUNCH["import_all"](sys.argv[2])
     end_idle_threads()
@@ -47,6 +50,8 @@ def main() -> None:
         byte, descriptors, _, _ = socket.recv_fds(listener, 1, 1)
         if not byte:
             return
+        if not descriptors:
+            continue
         reply = socket.socket(fileno=descriptors[0])
         refusal = why_not_fork()
         if refusal:
@@ -107,8 +112,11 @@ def carry(reply: socket.socket) -> None:
         os.waitpid(link, 0)
         os._exit(0)
     except BaseException as error:
-        reply.send(json.dumps({"refused": f"{type(error).__name__}: {error}"[:500]}).encode())
-        os._exit(1)
+        # The client may be gone, and this process must not go on as a second fork server.
+        try:
+            reply.send(json.dumps({"refused": f"{type(error).__name__}: {error}"[:500]}).encode())
+        finally:
+            os._exit(1)
 
 
 def keep(reply: socket.socket, request: dict, descriptors: list[int]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -24,12 +24,13 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.memory_image import memory_image
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import FORKED, Inside, Script
 from ideator_rl.sandbox.sandbox import BWRAP, KERNEL_LIMITS, NONE, Sandbox, experiment_uid
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
-HOLDER_SECONDS, SERVER_SECONDS = 20.0, 300.0
+HOLDER_SECONDS, SERVER_SECONDS, SCORER_SECONDS = 20.0, 300.0, 20.0
 """How long to wait for bubblewrap, and for a fork server that may still be importing what is preloaded."""
 _NAMESPACES = {"user": 0x1000_0000, "mnt": 0x2_0000, "pid": 0x2000_0000, "ipc": 0x800_0000, "uts": 0x400_0000,
                "net": 0x4000_0000, "cgroup": 0x200_0000}  # fmt: skip
@@ -66,7 +67,7 @@ class ForkServerKey:
         argv = [sys.executable, "-I", "-B", "-u", program, str(theirs.fileno()), self.modules]
         try:
             if not self.in_memory:
-                return subprocess.Popen(argv, **options), ours
+                return _start_on_disk(argv, options), ours
             image = memory_image(tuple(filter(None, self.modules.split(","))))
             if isinstance(image, str):
                 raise ForkRefused(image)
@@ -77,6 +78,21 @@ class ForkServerKey:
             raise
         finally:
             theirs.close()
+
+
+def _start_on_disk(argv: list[str], options: dict[str, Any]) -> subprocess.Popen[bytes]:
+    if os.getuid() == 0:
+        return subprocess.Popen(argv, **options)
+    # From a copy of the interpreter that has no name: through /proc/self/exe a script that has this user could change
+    # the mode and times of the file, for all others.
+    copy = os.memfd_create("python", os.MFD_CLOEXEC)
+    try:
+        with open(os.path.realpath(sys.executable), "rb") as source, open(copy, "wb", closefd=False) as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        options = options | {"pass_fds": [*options["pass_fds"], copy], "executable": f"/proc/self/fd/{copy}"}
+        return subprocess.Popen(argv, **options)
+    finally:
+        os.close(copy)
 
 
 class ForkedProcess:
@@ -125,7 +141,7 @@ class ForkedProcess:
                 in_memory=inside.mounts.image is not None and os.getuid() == 0,
             )
             reply = after.enter_context(_request_fork(sandbox.forks, key))
-            self._holder = _Holder(sandbox, inside.mounts)
+            self._holder = _Holder(sandbox, inside)
             on_failure.callback(self._holder.close)
             request["namespaces"] = self._holder.namespaces
             body = json.dumps(request).encode()
@@ -134,12 +150,16 @@ class ForkedProcess:
                 socket.send_fds(reply, [b"\0"], [self._holder.init])
             except OSError as error:
                 raise ForkRefused(f"the fork server ended: {error.strerror}") from None
-            _wait_until_forked(reply, heartbeat)
+            # What a scorer waits counts against the time of its measurement: it rather starts cold.
+            seconds = SCORER_SECONDS if inside.silent else SERVER_SECONDS
+            if not _wait_until_forked(reply, seconds, heartbeat):
+                _report(sandbox.forks, {"hung": vars(key)})
+                raise ForkRefused(f"the fork server gave no answer within {seconds:g} s")
             on_failure.pop_all()
         self.pid, self.started = self._holder.pid, time.monotonic()
 
     def poll(self) -> int | None:
-        if self._status is None and select.select([self.end], [], [], 0)[0]:
+        if self._status is None and readable(self.end, 0):
             text = os.read(self.end, 16)
             # The keeper always reports, unless it was killed together with the script.
             self._status = int(text) if text.isdigit() else 137
@@ -156,21 +176,28 @@ class ForkedProcess:
 class _Holder:
     """A sandbox without an experiment, and a descriptor of its init."""
 
-    def __init__(self, sandbox: Sandbox, mounts: Mounts):
+    def __init__(self, sandbox: Sandbox, inside: Inside):
         info_read, info_write = os.pipe()
         try:
-            self._process = sandbox.start_holder(mounts, info_write)
+            self._process = sandbox.start_holder(inside, info_write)
+        except BaseException:
+            os.close(info_read)
+            raise
         finally:
             os.close(info_write)
         self.pid = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             # Complete: everything is mounted when the holder's own first line arrives.
-            if not select.select([self._process.stdout], [], [], HOLDER_SECONDS)[0] or not self._process.stdout.read(1):
+            output = self._process.stdout
+            if not readable(output.fileno(), HOLDER_SECONDS) or not output.read(1):
                 raise ForkRefused("bubblewrap built no sandbox")
-            init = int(json.loads(os.read(info_read, 4096))["child-pid"])
-            self.init = os.pidfd_open(init)
+            try:
+                init = int(json.loads(os.read(info_read, 4096))["child-pid"])
+            except (ValueError, KeyError):
+                raise ForkRefused("bubblewrap did not name its process") from None
             self.namespaces = _differing_namespaces(init)
+            self.init = os.pidfd_open(init)
         except BaseException:
             self._kill()
             raise
@@ -215,7 +242,7 @@ def forked_start_fault(sandbox: Sandbox) -> str:
             script = Script("/dev/null", variables={"OMP_NUM_THREADS": "1"})
             process = ForkedProcess(replace(sandbox, forks=ours, image=None), script, Inside(Mounts(), "/tmp"))
             try:
-                ended = select.select([process.end], [], [], HOLDER_SECONDS)[0]
+                ended = readable(process.end, HOLDER_SECONDS)
                 return "" if ended and process.poll() == 0 else "the script did not end as it should"
             finally:
                 process.close()
@@ -239,8 +266,12 @@ def _route_one(requests: socket.socket, server: socket.socket) -> None:
 
 def report_refusal(forks: socket.socket, reason: str) -> None:
     """Have the reason of a cold start logged where the backend lives."""
+    _report(forks, {"refusal": reason})
+
+
+def _report(forks: socket.socket, message: dict[str, Any]) -> None:
     try:
-        forks.send(json.dumps({"refusal": reason}).encode())
+        forks.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
     except OSError:
         return  # the zygote is gone, and the backend logs that
 
@@ -258,20 +289,20 @@ def _request_fork(forks: socket.socket, key: ForkServerKey) -> socket.socket:
     return ours
 
 
-def _wait_until_forked(reply: socket.socket, heartbeat: Callable[[], None]) -> None:
-    """Wait for the keeper's answer.  Raises: ForkRefused."""
-    deadline = time.monotonic() + SERVER_SECONDS
+def _wait_until_forked(reply: socket.socket, seconds: float, heartbeat: Callable[[], None]) -> bool:
+    """Wait for the keeper's answer; False when none comes in time.  Raises: ForkRefused."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if select.select([reply], [], [], 1.0)[0]:
+        if readable(reply.fileno(), 1.0):
             try:
                 answer = json.loads(reply.recv(4096) or b'{"refused": "the fork server ended"}')
             except OSError as error:
                 raise ForkRefused(f"the fork server ended: {error.strerror}") from None
             if "refused" in answer:
                 raise ForkRefused(answer["refused"])
-            return
+            return True
         heartbeat()
-    raise ForkRefused(f"the fork server gave no answer within {SERVER_SECONDS:g} s")
+    return False
 
 
 def _differing_namespaces(pid: int) -> int:

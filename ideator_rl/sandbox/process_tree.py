@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import stat
 import time
@@ -32,6 +33,13 @@ MAX_MAPPINGS = 20_000
 def become_subreaper() -> None:
     """Adopt daemons that processes below this one leave behind."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def readable(descriptor: int, seconds: float) -> bool:
+    """Wait until a descriptor is readable; works for any number, where `select` ends at 1,023."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(1000 * seconds))
 
 
 def die_with_parent(parent: int) -> None:

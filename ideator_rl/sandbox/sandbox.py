@@ -31,6 +31,7 @@ from typing import Any
 
 from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds
+from ideator_rl.sandbox.program import Inside
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
 ON_DISK = "-disk"
@@ -122,22 +123,30 @@ class Sandbox:
             host_cwd = cwd if self.level == NONE else "/"
             return subprocess.Popen(command, cwd=host_cwd, env={}, pass_fds=inherited, **streams)
 
-    def start_holder(self, mounts: Mounts, info: int) -> subprocess.Popen[bytes]:
+    def start_holder(self, inside: Inside, info: int) -> subprocess.Popen[bytes]:
         """Build the sandbox around a process that does nothing, until its input is closed.
 
-        It writes a line to its output when the sandbox is complete.  Nothing limits it: a forked start brings the
-        limits, the filter and the user along.
+        It writes a line to its output when the sandbox is complete.  It has the filter and the limits of what will join
+        it: where no root starts it, a script has the same user and could take the process over.
 
         Args:
             info: bubblewrap writes here, as JSON, the pid of the sandbox's init on the host.
         """
-        with _readable(_passwd()) as users:
-            command = [*_bubblewrap(mounts, users), "--info-fd", str(info), "--", "/bin/sh", "-c", "echo; read x"]
+        with ExitStack() as stack:
+            users = stack.enter_context(_readable(_passwd()))
+            descriptors, command = [users, info], _limit_prefix(inside.cpu_seconds)
+            command += [*_bubblewrap(inside.mounts, users), "--info-fd", str(info)]
+            if self.level == BWRAP:
+                handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=inside.counted, silent=inside.silent)
+                stack.callback(os.close, handle)
+                descriptors.append(handle)
+                command += ["--seccomp", str(handle)]
+            command += ["--", *_limit_prefix(inside=True), "/bin/sh", "-c", "echo; read x"]
             return subprocess.Popen(
                 command,
                 cwd="/",
                 env={},
-                pass_fds=[users, info],
+                pass_fds=descriptors,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
 from ideator_rl.sandbox.choose import best_sandbox
-from ideator_rl.sandbox.program import FORKED
+from ideator_rl.sandbox.program import COLD, FORKED
+
+MAX_REFUSALS = 3
+"""Of zygotes, before all further experiments start cold."""
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,9 @@ class LocalBackend(Backend):
         self._processes: dict[str, RunningWorker] = {}
         # The scheduler's thread starts it with the first experiment, and drops it when it has died.
         self._zygote: ZygoteClient | None = None
+        self._refusals = 0
+        # Guards the workers' descriptors, which one thread may close while another one looks at them.
+        self._lock = threading.Lock()
 
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here."""
@@ -76,20 +83,22 @@ class LocalBackend(Backend):
                 self._zygote = ZygoteClient(worker_variables({}))
             return self._zygote.fork_worker(config, variables, slots)
         except (OSError, ZygoteRefused) as error:
-            log.warning("An experiment starts cold: %s.", error)
+            self._refusals += 1
+            always = self._refusals >= MAX_REFUSALS
+            log.warning("%s cold: %s.", "From here on, experiments start" if always else "An experiment starts", error)
+            self.start = COLD if always else self.start
             self.close()
             return None
 
     def active(self, id: str) -> bool:
         """Whether a worker that this backend started for the experiment is still alive."""
-        worker = self._processes.get(id)
-        if worker is None:
-            return False
-        if worker.running():
-            return True
-        if self._processes.pop(id, None) is not None:
+        with self._lock:
+            worker = self._processes.get(id)
+            if worker is None or worker.running():
+                return worker is not None
+            del self._processes[id]
             worker.close()
-        return False
+            return False
 
     def end_descriptors(self) -> list[int]:
         """Descriptors of the running workers, each readable once its worker has ended."""
