@@ -241,6 +241,8 @@ def _trailing_comma(rng: random.Random, rows: list[Row], comments: Comments) -> 
         and text not in comments.code_before
         and rows[i + 1][0] == " "
         and re.match(r"\s*[)\]}]", rows[i + 1][1])
+        # After a single element in plain parentheses it would make a tuple.
+        and re.search(r",$|\w\($|(?<![\w)\]])\[$|\{$", rows[i - 1][1] if i else "")
         and re.search(r"[\w\"')\]],?$", text)
     ]
     if not at:

@@ -111,9 +111,36 @@ def test_equal_code_has_equal_tokens_and_other_code_has_not():
         return [token.key for token in tokenize(text.split("\n")).tokens]
 
     assert keys("f('a', [1,\n 2,],)  # x") == keys('f(\n"a", [1, 2])')
-    assert keys("x = f\"{d['a']}\"") == keys("x = f'{d[\"a\"]}'")
-    for other in ("f('b')", "f(b'a')", "f(r'a')", "f('''a''')", "f(a)", "f('a',)[0]"):
+    assert keys("f('a',)[{1,}], [2,], g('b')(c,)") == keys("f('a')[{1}], [2], g('b')(c)")
+    assert keys("x = f\"{a}\", r'b'") == keys("x = f'{a}', r\"b\"")
+    for other in ("f('b')", "f(b'a')", "f(r'a')", "f('''a''')", "f(a)"):
         assert keys("f('a')") != keys(other)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("y = (x)", "y = (x,)"),
+        ("f((x))", "f((x,))"),
+        ("return (x)", "return (x,)"),
+        ("y = x[0]", "y = x[0,]"),
+        ("f(x)[0]", "f(x)[0,]"),
+        ("'ab'[0]", "'ab'[0,]"),
+        ("case (x):", "case (x,):"),
+        ("'%s' % (x)", "'%s' % (x,)"),
+        ("y = x\n(x)", "y = x\n(x,)"),
+        ('r"\\\'a"', 'r"\'a"'),
+        ('f"{x}\'s"', "f'{x}\"s'"),
+        ('"\\\\\'"', '"\\\'"'),
+        ('"""a  """', '"""a"""'),
+        ('"""  """', '""""""'),
+        ('"""don\'t"""', '"""don"t"""'),
+        ('"""\n  a\n"""', '"""\na\n"""'),
+    ],
+)
+def test_what_means_something_else_has_other_tokens(first, second):
+    keys = [[token.key for token in tokenize(text.split("\n")).tokens] for text in (first, second)]
+    assert keys[0] != keys[1]
 
 
 @pytest.mark.parametrize("kind", [*SPELLINGS, *REFUSED])
@@ -132,3 +159,103 @@ def test_misspelled_patches_of_real_files_are_restored_or_refused(kind):
         assert same_code(result, damaged.meant), f"{kind}, seed {seed}: accepted with another meaning"
         good += damaged.repairable
     assert good >= repairable - 1
+
+
+STAGES = """\
+def build(cfg):
+    # encoder blocks
+    layers = make(cfg.width, cfg.depth)
+    dropout = 0.1
+    # decoder blocks
+    heads = make(cfg.width, cfg.heads)
+    rate = 0.1  # uses lr 0.1
+    # stage 1
+    x = step(heads)
+    lr = 0.1
+    # do not use dropout here
+    # do not use dropout there
+    return layers, heads
+"""
+PLACES = {
+    "{}    layers = make(cfg.width, cfg.depth)\n    dropout = 0.1\n": ("dropout = 0.1", "dropout = 0.3"),
+    "{}    x = step(heads)\n    lr = 0.1\n": ("    lr = 0.1", "    lr = 0.3"),
+    "    heads = make(cfg.width, cfg.heads)\n    rate = 0.1  {}": ("rate = 0.1", "rate = 0.3"),
+    "    lr = 0.1\n{}    return layers, heads\n": ("    lr = 0.1", "    lr = 0.3"),
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "comment", "applies"),
+    [
+        (0, "# encoder blocsk", True),
+        (0, "# encodr blocks", True),
+        (0, "# decoder blocks", False),  # is elsewhere
+        (0, "# decodr blocks", False),  # as like to that one
+        (0, "# layers blocks", False),
+        (0, "# encoder and blocks", False),
+        (0, "# blocks", False),  # which of the two
+        (1, "# stgae 1", True),
+        (1, "# stage 2", False),
+        (1, "# step 1", False),
+        (2, "# uses lr 0.2", False),
+        (2, "# usse lr 0.1", True),
+        (3, "# do not use dropout ther", False),  # which of the two
+    ],
+)
+def test_a_mistyped_comment_is_a_copy_only_if_it_can_be_no_other(place, comment, applies):
+    pattern, (old, new) = list(PLACES.items())[place]
+    search = pattern.format(comment if pattern.startswith("    heads") else f"    {comment}\n")
+    search += "\n" * (not search.endswith("\n"))
+    patch = block(search, search.replace(old, new))
+    if applies:
+        assert apply_patch({"train.py": STAGES}, patch) == {"train.py": STAGES.replace(old, new, 1)}
+    else:
+        refusal(patch, {"train.py": STAGES})
+
+
+def test_a_hunk_does_not_land_under_another_comment_however_its_header_reads():
+    for comment, code, lines in (
+        ("decoder blocks", "layers = make(cfg.width, cfg.depth)", ("dropout = 0.1", "dropout = 0.3")),
+        ("stage 2", "x = step(heads)", ("lr = 0.1", "lr = 0.3")),
+    ):
+        body = f"     # {comment}\n     {code}\n-    {lines[0]}\n+    {lines[1]}\n"
+        for start in (2, 5, 8):
+            refusal(f"--- a/train.py\n+++ b/train.py\n@@ -{start},3 +{start},3 @@\n{body}", {"train.py": STAGES})
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("f(args=(x))", "f(args=(x,))"),
+        ("(x.size(0))", "(x.size(0),)"),
+        ("x[0]", "x[0,]"),
+        ('r"\\\'a"', 'r"\'a"'),
+        ('f"{x}\'s"', "f'{x}\"s'"),
+        ('"""don\'t  """', '"""don"t"""'),
+        ("f(x, 1)", "f(x, 1,)"),
+        ("f(x, 1)", "f(y, 1,)"),
+        ("'a\\\"b'", "'a\"b'"),
+    ],
+)
+def test_a_change_that_only_tokens_hide_is_written_with_the_others_of_its_hunk(old, new):
+    text = "def f(x):\n    # note\n    y = {}\n    z = 1\n    return y\n"
+    search = text.format(old).replace("    # note\n", "")
+    replacement = search.replace(old, new).replace("z = 1", "z = 2")
+    expected = text.format(new).replace("z = 1", "z = 2")
+    assert apply_patch({"train.py": text.format(old)}, block(search, replacement)) == {"train.py": expected}
+
+
+def test_an_added_line_is_not_taken_for_a_removed_one_that_is_written_otherwise():
+    text = "def f(x):\n    # note\n    y = g(x, 1)  # sum\n    return y\n"
+    hunk = " def f(x):\n-    y = g(x, 1)\n-    return y\n+    if x:\n+        y = g(x, 1,)\n+    return y\n"
+    tree = apply_patch({"train.py": text}, f"--- a/train.py\n+++ b/train.py\n@@ -1,3 +1,4 @@\n{hunk}")
+    assert "g(x, 1,)" in tree["train.py"]
+
+
+def test_a_comma_whose_bracket_begins_above_a_hunk_may_be_copied_but_makes_no_tuple():
+    call = "y = f(\n    x,\n)\n# note\nz = 1\n"
+    search = "    x,\n)\nz = 1\n"
+    assert apply_patch({"train.py": call}, block(search, search.replace("z = 1", "z = 2"))) == {
+        "train.py": call.replace("z = 1", "z = 2")
+    }
+    refusal(block(search, search.replace("z = 1", "z = 2")), {"train.py": "y = (\n    x\n)\n# note\nz = 1\n"})

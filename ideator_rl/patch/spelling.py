@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from ideator_rl.patch.comments import FileComments
 from ideator_rl.patch.edit import Hunk
 from ideator_rl.patch.splice import (
     Marked,
@@ -117,6 +118,8 @@ def _fits(place: _Place) -> bool:
             return False
         if old.first and not token.first and not token.free:
             return False
+        if old.doubtful and not token.comma:
+            return False
     return True
 
 
@@ -130,6 +133,7 @@ def _written(lines: list[str], file: Tokens, place: _Place, hunk: Hunk) -> Respe
     entry_of_row = [index for index, (mark, _) in enumerate(entries) if mark != "+"]
     removed = _removed_spellings(lines, place, entries, entry_of_row)
     top, bottom = _margins(lines, file, place)
+    comments = FileComments(lines, file)
     marked: Marked = []
     next_entry, next_line = 0, top.start
     for rows, span in place.runs():
@@ -140,13 +144,13 @@ def _written(lines: list[str], file: Tokens, place: _Place, hunk: Hunk) -> Respe
         is_string, code = span.start in file.in_string, lines[span.start : span.stop]
         above = entries[next_entry - 1] if next_entry else None
         gap = entries[next_entry:start], lines[next_line : span.start]
-        marked += filled_gap(*gap, above, code[0], removed, is_string)
+        marked += filled_gap(*gap, above, code[0], removed, comments, is_string)
         if not is_string:
-            check_comments([text for mark, text in entries[start:stop] if mark != "+"], code)
+            check_comments([text for mark, text in entries[start:stop] if mark != "+"], code, comments)
         marked += _code(entries[start:stop], code, is_string)
         next_entry, next_line = stop, span.stop
     rest = entries[next_entry:], lines[next_line : bottom.stop]
-    marked += filled_gap(*rest, entries[next_entry - 1], "", removed, in_string=False)
+    marked += filled_gap(*rest, entries[next_entry - 1], "", removed, comments, in_string=False)
     # Blank lines and comments at both ends are only there for changes among them.
     start, stop = 0, len(marked)
     while start < len(top) and marked[start][0] == " ":

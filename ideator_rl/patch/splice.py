@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import SequenceMatcher
 
+from ideator_rl.patch.comments import FileComments
 from ideator_rl.patch.tokens import Token, tokenize
 
 Marked = list[tuple[str, str]]
@@ -12,7 +13,7 @@ Spellings = dict[tuple[str, ...], tuple[str, str]]
 """Tokens of a removed line -> the line as the hunk and as the file spells it."""
 
 ALIKE = 0.6
-"""Similarity from which on two comments are one with a typo, and two lines of code one that was changed."""
+"""Similarity from which on two lines of code are one that was changed."""
 
 
 class UncertainChange(Exception):
@@ -55,7 +56,13 @@ def _ratio(first: str | tuple[str, ...], second: str | tuple[str, ...]) -> float
 
 
 def filled_gap(
-    entries: Marked, lines: list[str], above: tuple[str, str] | None, below: str, removed: Spellings, in_string: bool
+    entries: Marked,
+    lines: list[str],
+    above: tuple[str, str] | None,
+    below: str,
+    removed: Spellings,
+    comments: FileComments,
+    in_string: bool,
 ) -> Marked:
     """The blank lines and comments between two lines of code, with the changes of the hunk's lines between the same.
 
@@ -67,7 +74,7 @@ def filled_gap(
     Raises:
         UncertainChange: the hunk has a comment that is not there, or adds to a string at an uncertain line.
     """
-    line_of = _aligned([text for mark, text in entries if mark != "+"], lines)
+    line_of = _aligned([text for mark, text in entries if mark != "+"], lines, comments)
     # What replaces a line has the place of that line, whatever is left out below it.
     replaces = above is not None and above[0] != " "
     if in_string and not replaces and any(mark == "+" for mark, _ in entries) and len(lines) != len(line_of):
@@ -96,7 +103,7 @@ def filled_gap(
     return out + [(" ", line) for line in lines[next_line:]]
 
 
-def _aligned(rows: list[str], lines: list[str]) -> dict[int, int]:
+def _aligned(rows: list[str], lines: list[str], comments: FileComments) -> dict[int, int]:
     """For rows of a hunk the lines that they copy, in order: equal ones, and comments with a typo between these."""
     bare_rows, bare_lines = [text.strip() for text in rows], [line.strip() for line in lines]
     line_of: dict[int, int] = {}
@@ -106,16 +113,10 @@ def _aligned(rows: list[str], lines: list[str]) -> dict[int, int]:
         next_line = j1
         for row in range(i1, i2) if tag == "replace" else ():
             for line in range(next_line, j2):
-                if bare_rows[row] and bare_lines[line] and _is_copy(bare_rows[row], bare_lines[line]):
+                if bare_rows[row] and bare_lines[line] and comments.is_copy(bare_rows[row], [bare_lines[line]]):
                     line_of[row], next_line = line, line + 1
                     break
     return line_of
-
-
-def _is_copy(comment: str, original: str) -> bool:
-    """Whether a comment is another one with a typo; what only adds to it is an invention."""
-    is_longer = comment != original and comment.startswith(original)
-    return not is_longer and _ratio(comment, original) > ALIKE
 
 
 def _goes_below(entries: Marked, above: tuple[str, str] | None, below: str) -> bool:
@@ -140,7 +141,7 @@ def _indent(text: str) -> str:
 def _as_in_file(text: str, removed: Spellings) -> str:
     """An added line; one that was removed too has the spelling of the file, with the indentation of the hunk."""
     spelled = removed.get(token_keys(text)) if text.strip() else None
-    if spelled is None or _comment(spelled[0]) != _comment(text):
+    if spelled is None or _comment(spelled[0]) != _comment(text) or _written([spelled[0]]) != _written([text]):
         return text
     return _indent(text) + spelled[1].lstrip()
 
@@ -151,15 +152,20 @@ def _comment(text: str) -> str:
     return "" if at is None else text[len(text[:at].rstrip()) :]
 
 
-def check_comments(old: list[str], code: list[str]) -> None:
+def _written(lines: list[str]) -> list[tuple[str, bool]]:
+    """Each token as it is written, up to the kind of quotes, and whether a trailing comma follows."""
+    return [(lines[t.line][t.start : t.end].replace('"', "'"), t.comma) for t in tokenize(lines).tokens]
+
+
+def check_comments(old: list[str], code: list[str], comments: FileComments) -> None:
     """Check that each comment that a hunk copies with code is one of the file's, perhaps with a typo.
 
     Raises:
         UncertainChange: a comment is not in the file: then the line may be another one.
     """
-    file_comments = [comment.strip() for comment in map(_comment, code) if comment]
+    originals = [comment for comment in map(_comment, code) if comment]
     for comment in map(_comment, old):
-        if comment and not any(_is_copy(comment.strip(), other) for other in file_comments):
+        if comment and not comments.is_copy(comment.strip(), originals):
             raise UncertainChange
 
 
@@ -191,9 +197,13 @@ def _spliced(code: list[str], old: list[str], new: list[str]) -> list[str] | Non
     if not new_tokens or not file_tokens:
         return None
     out = list(code)
+    old_written, new_written = _written(old), _written(new)
     operations = SequenceMatcher(None, old_keys, new_keys, autojunk=False).get_opcodes()
     for tag, i1, i2, j1, j2 in reversed(operations):
         if tag == "equal":
+            # Tokens that mean the same here may be a change that is meant, as a comma is; it must not get lost.
+            if old_written[i1:i2] != new_written[j1:j2]:
+                return None
             continue
         place = _span(file_tokens, i1, i2)
         text = _text(new, new_tokens, j1, j2, i1 < i2)

@@ -5,8 +5,9 @@ Works on fragments too: nothing has to parse, and a fragment may begin inside a 
 
 from __future__ import annotations
 
+import keyword
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _TOKEN = re.compile(
     r"""(?P<blank>[\s\\]+)|(?P<comment>\#.*)
@@ -16,6 +17,9 @@ _TOKEN = re.compile(
     re.X,
 )
 _OPENING, _CLOSING = "([{", ")]}"
+_NAME = re.compile(r"[^\W\d]\w*")
+_BEFORE_TUPLES = {*keyword.kwlist, "match", "case"} - {"import"}
+"""Words after which a parenthesis is no call; in `from a import (b,)` the comma makes no tuple."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Token:
     """Whether a line may break before it without a change of meaning: inside brackets, or after a backslash."""
     comma: bool = False
     """Whether a comma follows that only a closing bracket makes superfluous."""
+    doubtful: bool = False
+    """Whether that comma may make a tuple: its bracket begins before the lines."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,9 @@ def tokenize(lines: list[str], quote: str = "") -> Tokens:
                 # A string of several lines is one token a line, and its closing quotes another.
                 stop = _closing(line, at, quote)
                 end = len(line) if stop < 0 else stop
-                # Quotes in it are of no kind either: prose is copied with the quotes of its writer.
-                if text := line[at:end].strip().replace('"', "'"):
+                # Each blank and quote in it counts, except in a line of blanks, which is often lost.
+                text = line[at:end]
+                if text.strip() or (text and stop >= 0):
                     tokens.append(Token('"' + text, number, at, end, first, False, False))
                     first = False
                 at = end
@@ -93,10 +100,10 @@ def _key(match: re.Match[str]) -> str:
     if match["long"]:
         return prefix + '"""'
     body = match["double"] if match["double"] is not None else match["single"]
-    # In an f-string the other quotes are inside its braces, and are swapped with the outer ones.
-    if "f" in prefix:
-        body = body.replace('"', "'")
-    return f"{prefix}'" + re.sub(r"\\([\"'])", r"\1", body)
+    # In a raw string a backslash stays, and the quotes in an f-string may be text: then no other spelling is equal.
+    if ("r" in prefix or "f" in prefix) and re.search(r"[\"'\\]", body):
+        return match[0]
+    return f"{prefix}'" + re.sub(r"\\(.)", lambda escape: escape[1] if escape[1] in "\"'" else escape[0], body)
 
 
 def _closing(line: str, at: int, quote: str) -> int:
@@ -105,13 +112,46 @@ def _closing(line: str, at: int, quote: str) -> int:
     return match.end() if match else -1
 
 
+@dataclass
+class _Bracket:
+    ignores_comma: bool
+    """Whether a comma after a single element means nothing."""
+    began: bool = True
+    """Whether its opening bracket is in the lines."""
+    commas: int = 0
+
+
 def _without_trailing_commas(tokens: list[Token]) -> list[Token]:
     out: list[Token] = []
+    brackets = [_Bracket(ignores_comma=False, began=False)]
     for index, token in enumerate(tokens):
+        bracket = brackets[-1]
         closes = index + 1 < len(tokens) and tokens[index + 1].key in _CLOSING
         if token.key == "," and closes and out and not token.first:
-            last = out[-1]
-            out[-1] = Token(last.key, last.line, last.start, last.end, last.first, last.statement, last.free, True)
-        else:
-            out.append(token)
+            is_certain = bracket.ignores_comma or bracket.commas > 0
+            if is_certain or not bracket.began:
+                out[-1] = replace(out[-1], comma=True, doubtful=not is_certain)
+                continue
+        if token.key == ",":
+            bracket.commas += 1
+        elif token.key in _OPENING:
+            brackets.append(_Bracket(_ignores_comma(token, tokens[index - 1] if index else None)))
+        elif token.key in _CLOSING:
+            brackets.pop()
+            # What the next bracket out holds before these lines is not known.
+            brackets = brackets or [_Bracket(ignores_comma=False, began=False)]
+        out.append(token)
     return out
+
+
+def _ignores_comma(opening: Token, before: Token | None) -> bool:
+    """Whether a comma after the only element makes no tuple: in calls, definitions and displays, not in subscripts."""
+    if opening.key == "{":
+        return True
+    if before is None or opening.statement:
+        return False
+    is_name = _NAME.fullmatch(before.key) is not None and before.key not in _BEFORE_TUPLES
+    if opening.key == "(":
+        return is_name or before.key in _CLOSING
+    # A string may be subscripted too.
+    return not is_name and before.key not in _CLOSING and not re.search(r"[\"']", before.key)
