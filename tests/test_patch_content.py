@@ -91,6 +91,18 @@ def test_every_edit_of_a_shipped_catalogue_is_far_below_the_limits(name):
         judge(base, tree, half)
 
 
+@pytest.mark.parametrize("name", ["nanogpt", "grpo_math"])
+def test_shipped_environments_accept_a_rewrite_of_eighteen_kilobytes(name):
+    environment = load_environment(name)
+    base = environment.baseline("cpu")
+    package = importlib.util.find_spec("jinja2").submodule_search_locations[0]
+    text = Path(package, "loaders.py").read_text()[:18_000]
+    path = next(path for path in base if path in ("train.py", "grpo.py"))
+    tree = base | {path: text}
+    assert new_content(base, tree, enough=0) > 4_096
+    judge(base, tree, environment.rules)
+
+
 @pytest.mark.parametrize("path", ["torch/optim/adam.py", "torch/nn/modules/transformer.py", "yaml/scanner.py",
                                   "trl/trainer/reward_trainer.py"])  # fmt: skip
 def test_a_new_file_of_real_code_is_accepted(path):

@@ -163,7 +163,7 @@ class Manifest(Section):
     max_bytes: Count = 1_000_000
     """Bytes of UTF-8 in all files that a patch may make differ from the baseline."""
     max_compressed_bytes: Count = 16_384
-    """Bytes beyond the baseline, after compression: code compresses to about a fifth, weights hardly."""
+    """Bytes beyond the baseline, after compression: code compresses to a third to a fifth, weights hardly."""
     metric: MetricKeys
     """See below."""
     reward: RewardKeys = RewardKeys()
