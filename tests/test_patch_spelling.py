@@ -259,3 +259,10 @@ def test_a_comma_whose_bracket_begins_above_a_hunk_may_be_copied_but_makes_no_tu
         "train.py": call.replace("z = 1", "z = 2")
     }
     refusal(block(search, search.replace("z = 1", "z = 2")), {"train.py": "y = (\n    x\n)\n# note\nz = 1\n"})
+
+
+def test_a_line_break_that_would_leave_its_brackets_is_not_kept():
+    text = "def f(x):\n    # note\n    y = [\n        (\n        x\n    )]\n    return y\n"
+    search = "def f(x):\n    y = [(x)]\n"
+    tree = apply_patch({"train.py": text}, block(search, search.replace("[(x)]", "g(x)[0]")))
+    assert tree == {"train.py": "def f(x):\n    # note\n    y = g(x)[0]\n    return y\n"}

@@ -217,7 +217,9 @@ def _spliced(code: list[str], old: list[str], new: list[str]) -> list[str] | Non
         if len(out) > 1:
             return None
         out[0] = shift[0] + out[0].lstrip()
-    return out if [token.key for token in tokenize(out).tokens] == new_keys else None
+    # A line break of the file may no longer be within brackets.
+    written = [(token.key, token.statement) for token in tokenize(out).tokens]
+    return out if written == [(token.key, token.statement) for token in new_tokens] else None
 
 
 def _span(tokens: list[Token], start: int, end: int) -> tuple[int, int, int] | None:
