@@ -1,5 +1,7 @@
 """CPU and wall seconds of scoring: limits from the baseline's cost, training in a scorer is stopped, sleep too."""
 
+import json
+import sys
 import textwrap
 import time
 from dataclasses import replace
@@ -16,12 +18,12 @@ from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.scoring import allowance
-from ideator_rl.scoring.allowance import Limits, Meter, ScorerSeconds, ScoringCost, limits
+from ideator_rl.scoring.allowance import Address, Limits, Meter, ScorerLimit, ScorerSeconds, ScoringCost, larger, limits
 from ideator_rl.scoring.measurement import Subject, measure
 from ideator_rl.scoring.scoring import OverAllowance, ScoringRun
 
 CPU, WALL = Budget("cpu", 3.0, 30.0), Budget("wall", 300.0, 60.0)
-COST = ScoringCost((ScorerSeconds(0.1, 0.2), ScorerSeconds(0.05, 0.1)), 2.0)
+COST = ScoringCost((ScorerSeconds(0.1, 0.2, 100), ScorerSeconds(0.05, 0.1, 10)), 2.0)
 HOSTILE = Path(__file__).parent / "hostile" / "env"
 BURN = """
 import time
@@ -36,13 +38,13 @@ def burn(seconds):
 
 def test_limits_are_multiples_of_what_each_scorer_of_the_baseline_took():
     bounds = limits(COST, CPU)
-    assert bounds.scorers == (ScorerSeconds(0.45, 1.25), ScorerSeconds(0.35, 0.75))
+    assert bounds.scorers == (ScorerLimit(0.45, 0.25, 0.01), ScorerLimit(0.35, 0.25, 0.05))
     assert bounds.wall == 50.0 and not bounds.assumed
 
 
 def test_without_a_measured_baseline_the_limits_follow_from_the_budget_and_are_assumed():
     bounds = limits(None, CPU)
-    assert bounds.assumed and bounds.wall == 60.0 and bounds.scorers == (ScorerSeconds(0.5, 0.55),)
+    assert bounds.assumed and bounds.wall == 60.0 and bounds.scorers == (ScorerLimit(0.5, 0.55, 0.0),)
 
 
 def test_on_the_wall_clock_only_wall_seconds_are_limited():
@@ -51,27 +53,71 @@ def test_on_the_wall_clock_only_wall_seconds_are_limited():
 
 def test_a_cost_is_stored_for_one_environment_preset_and_machine(monkeypatch, tmp_path):
     monkeypatch.setattr(allowance, "cache_root", lambda: tmp_path)
-    allowance.store_cost("env", "cpu", "a" * 64, COST)
-    assert allowance.load_cost("env", "cpu", "a" * 64) == COST
-    assert allowance.load_cost("env", "cpu", "b" * 64) is None and allowance.load_cost("env", "gpu", "a" * 64) is None
+    address = Address("env", "cpu", "a" * 64)
+    allowance.store_cost(address, COST)
+    assert allowance.load_cost(address) == COST
+    assert allowance.load_cost(replace(address, digest="b" * 64)) is None
+    assert allowance.load_cost(replace(address, preset="gpu")) is None
     monkeypatch.setattr(allowance, "_machine", lambda: "another")
-    assert allowance.load_cost("env", "cpu", "a" * 64) is None
+    assert allowance.load_cost(address) is None
 
 
-def test_a_meter_allows_passes_in_proportion_to_what_was_asked():
+def test_a_cost_holds_for_one_python_and_one_release_of_what_scorers_import(monkeypatch, tmp_path):
+    monkeypatch.setattr(allowance, "cache_root", lambda: tmp_path)
+    address = Address("env", "cpu", "a" * 64, ("yaml", "json"))
+    releases = {"numpy": "1", "yaml": "1"}
+    monkeypatch.setattr(allowance, "_release", releases.__getitem__)
+    allowance.store_cost(address, COST)
+    for name, package in ((sys.prefix, "yaml"), ("/another/venv", None)):
+        monkeypatch.setattr(sys, "prefix", name)
+        if package:
+            releases[package] = "2"
+        allowance._software.cache_clear()
+        assert allowance.load_cost(address) is None
+        releases["yaml"] = "1"
+    monkeypatch.undo()
+    allowance._software.cache_clear()
+    assert allowance._release("yaml").startswith("PyYAML ") and allowance._release("numpy") == np.__version__
+
+
+def test_a_cost_without_tokens_is_ignored(monkeypatch, tmp_path):
+    monkeypatch.setattr(allowance, "cache_root", lambda: tmp_path)
+    address = Address("env", "cpu", "a" * 64)
+    allowance.store_cost(address, COST)
+    address.path.write_text('{"scorers": [{"loading": 0.1, "passes": 0.2}], "wall": 2.0}')
+    assert allowance.load_cost(address) is None
+
+
+def test_the_larger_of_two_costs_is_taken_field_by_field_with_passes_compared_a_token():
+    other = ScoringCost((ScorerSeconds(0.05, 0.3, 300), ScorerSeconds(0.06, 0.11, 10)), 3.0)
+    expected = ScoringCost((ScorerSeconds(0.1, 0.2, 100), ScorerSeconds(0.06, 0.11, 10)), 3.0)
+    assert larger(COST, other) == expected == larger(other, COST)
+
+
+def test_a_meter_allows_passes_by_the_tokens_asked_so_far():
     used = [1.0]
-    meter = Meter(lambda: used[0], lambda: 1.0, ScorerSeconds(0.5, 2.0))
-    meter.progress = 0.25
+    meter = Meter(lambda: used[0], lambda: 1.0, ScorerLimit(0.5, 0.25, 0.01))
     used[0] = 1.4
     assert meter.check(now=True) == "" and meter.warm() == ""
+    meter.tokens = 25
     used[0] = 1.9
     assert meter.check(now=True) == ""
     used[0] = 2.1
     assert "for what it was asked so far" in meter.check(now=True)
-    meter.progress = 1.0
+    meter.tokens = 100
     assert meter.check(now=True) == ""
     used[0] = 0.0  # a process that just ended
-    assert meter.seconds() == ScorerSeconds(pytest.approx(0.4), pytest.approx(0.7))
+    assert meter.seconds() == ScorerSeconds(pytest.approx(0.4), pytest.approx(0.7), 100)
+
+
+def test_the_time_at_which_a_scorer_burns_does_not_show_in_the_message():
+    def message(tokens):
+        meter = Meter(lambda: 1e3, lambda: 0.0, ScorerLimit(1e4, 0.25, 0.01))
+        meter.warm()
+        meter._limit, meter.tokens = ScorerLimit(0.5, 0.25, 0.01), tokens
+        return meter.check(now=True)
+
+    assert message(10) == message(5000) != ""
 
 
 @pytest.fixture
@@ -99,7 +145,7 @@ PLAIN = "return lambda tokens: np.zeros((*tokens.shape, 4), np.float32)"
 
 
 def test_an_honest_model_is_measured_and_start_up_is_not_counted(scored):
-    spent = scored(PLAIN, (ScorerSeconds(0.25, 0.25),))
+    spent = scored(PLAIN, (ScorerLimit(0.4, 0.25, 0.0),))
     assert len(spent) == 2 and all(scorer.loading + scorer.passes < 0.3 for scorer in spent)
 
 
@@ -112,7 +158,7 @@ def test_an_honest_model_is_measured_and_start_up_is_not_counted(scored):
             id="a child that ended",
         ),
         pytest.param(
-            "calls = []\ndef model(tokens):\n    calls.append(1)\n    burn(1.0 * (len(calls) == 2))\n"
+            "calls = []\ndef model(tokens):\n    calls.append(1)\n    burn(1.2 * (len(calls) == 2))\n"
             "    return np.zeros((*tokens.shape, 4), np.float32)\nreturn model",
             id="before the first answer",
         ),
@@ -120,7 +166,7 @@ def test_an_honest_model_is_measured_and_start_up_is_not_counted(scored):
 )
 def test_training_in_a_scorer_is_stopped(body, scored):
     with pytest.raises(OverAllowance):
-        scored(body, (ScorerSeconds(0.4, 0.8),))
+        scored(body, (ScorerLimit(0.4, 0.25, 0.001),))
 
 
 @pytest.fixture
@@ -149,6 +195,22 @@ def test_where_the_baseline_was_never_measured_the_first_experiment_that_needs_i
     slow = f"{LOAD}\n    import time\n    while time.process_time() < 2:\n        pass"
     record = run(letters.score_patch(replace_line(LOAD, slow)))
     assert record.status == "failed" and len(list((tmp_path / "cache" / "ideator_rl" / "scoring").iterdir())) == 1
+
+
+def test_a_cost_from_a_time_when_the_machine_was_idle_is_measured_again_before_an_honest_model_fails(letters, tmp_path):
+    assert run(letters.baseline()).status == "succeeded"
+    (path,) = (tmp_path / "cache" / "ideator_rl" / "scoring").iterdir()
+    stored = json.loads(path.read_text())
+    # Loading for 0.4 s exceeds 2 x 0 + 0.25 s by less than a factor of two, as on a machine that is busier now.
+    idle = {"scorers": [s | {"loading": 0.0} for s in stored["scorers"]], "wall": stored["wall"]}
+    path.write_text(json.dumps(idle))
+    burn = f"{LOAD}\n    import time\n    end = time.process_time() + 0.3\n    while time.process_time() < end:\n        pass"
+    run(letters.score_patch(replace_line(LOAD, burn)))
+    assert json.loads(path.read_text())["scorers"][0]["loading"] > 0
+    path.write_text(json.dumps(idle))
+    slow = burn.replace("0.3", "2.0")
+    assert run(letters.score_patch(replace_line(LOAD, slow))).status == "failed"
+    assert json.loads(path.read_text())["scorers"][0]["loading"] == 0
 
 
 def test_a_model_that_sleeps_is_stopped_at_the_wall_limit(tmp_path):

@@ -137,7 +137,7 @@ def scored_baseline(toy, monkeypatch):
     return checks
 
 
-COST = ScoringCost((ScorerSeconds(0.1, 0.2),), 2.0)
+COST = ScoringCost((ScorerSeconds(0.1, 0.2, 100),), 2.0)
 
 
 def test_the_check_states_what_scoring_costs_and_what_an_experiment_may_take(scored_baseline):

@@ -2,13 +2,16 @@
 
 import math
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from ideator_rl.environments.preset import Budget
 from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, models, nats, sample, token_loss
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.scoring import evaluate
+from ideator_rl.scoring.allowance import ScoringCost, limits
 from ideator_rl.scoring.scoring import Request, ScoringRun
 
 VOCAB, LENGTH = 12, 16
@@ -272,3 +275,60 @@ def test_an_audit_gap_has_no_room_for_digits_that_a_model_chooses():
     assert models._rounded(2.0291929169125644e32, 0.004) == models.MAX_GAP
     assert models._rounded(-1e300, 0.004) == -models.MAX_GAP
     assert models._rounded(0.123456, 0.01) == 0.123 and models._rounded(float("nan"), 0.004) is None
+
+
+def test_an_honest_generator_that_answers_longer_than_the_baseline_is_not_stopped(run_of):
+    run = run_of("""
+        import time
+        def model(tokens):
+            end = time.process_time() + 3e-3 * tokens.size
+            while time.process_time() < end: pass
+            # It counts down from the prompt's last token.
+            return 9.0 * (np.arange(V) == np.maximum(0, tokens[..., None] - 1)).astype(np.float32)
+        return model""")
+
+    def answer(run, start):
+        return graded(run, [[start] * 5] * 4, lambda _, answer: len(answer), max_tokens=40, stop=0)
+
+    assert answer(run, 1) == 0
+    bounds = limits(ScoringCost(tuple(run.spent), 1.0), Budget("cpu", 10.0, 30.0)).scorers
+    longer = replace(run, limits=bounds, spent=[])
+    assert answer(longer, 11) == 10
+    assert longer.spent[0].tokens > 5 * run.spent[0].tokens
+
+
+def test_a_model_that_knows_only_the_tokens_of_its_training_data_is_warmed_up_on_those(run_of, text):
+    body = """
+        def model(tokens):
+            if (tokens > 9).any(): raise KeyError
+            return honest(tokens)
+        return model"""
+    tokens = text[0] % 10
+    assert token_loss(run_of(body), tokens, 64, ALWAYS, public=np.arange(10)) > 0
+
+
+def test_public_tokens_fewer_than_a_window_are_repeated(run_of, text):
+    assert token_loss(run_of("return honest"), text[0], 64, ALWAYS, public=np.array([3])) > 0
+
+
+def test_the_first_shortest_and_longest_shape_are_warmed_up_before_the_doors_are_shut(run_of):
+    run = run_of("""
+        opened = set()
+        def model(tokens):
+            # As a compiler that opens files for each of three shapes, and then has code for any.
+            if len(opened) < 3 and tokens.shape not in opened:
+                open(os.path.abspath(__file__)).close()
+                opened.add(tokens.shape)
+            return honest(tokens)
+        return model""")
+    with run.open_scorer() as scorer:
+        requests = [Request(np.zeros((8, length), np.int32), [length - 1]) for length in (9, 4, 12, 2, 7)]
+        assert [len(answer) for answer in scorer.stream(requests)] == [8] * 5
+    assert run.notes["doors"] == "shut"
+
+
+def test_a_scorer_that_ended_before_the_warm_up_has_no_state_of_doors(run_of, text):
+    run = run_of("os._exit(0)")
+    with pytest.raises(ScorerFailed):
+        token_loss(run, text[0], 64, ALWAYS)
+    assert "doors" not in run.notes

@@ -24,7 +24,7 @@ from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import PatchError, Tree, judge
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
-from ideator_rl.scoring.allowance import forget_cost
+from ideator_rl.scoring.allowance import Address, forget_cost
 
 VARIABLES = {
     "IDEATOR_ARTIFACT": "the folder for the result",
@@ -72,7 +72,8 @@ def _runs(environment: Environment, config: BufferConfig, seeds: int) -> Generat
 
     before = fingerprint(environment, config.preset)
     try:
-        forget_cost(environment.name, config.preset, environment.digest(config.preset))
+        digest = environment.digest(config.preset)
+        forget_cost(Address(environment.name, config.preset, digest, environment.preload))
         records = _run(config, baseline)
         check, noise = _noise(environment, config.preset, records)
         yield check

@@ -28,7 +28,7 @@ from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
-from ideator_rl.scoring.allowance import limits, load_cost
+from ideator_rl.scoring.allowance import Address, limits, load_cost
 
 MOVES = 2
 """Standard deviations by which a known-good edit must beat the baseline's mean."""
@@ -93,13 +93,15 @@ def known_good(environment: Environment, noise: Noise, record: Experiment | None
 
 def scoring(environment: Environment, preset: str, records: list[Experiment]) -> Iterator[Check]:
     """What the baseline's scoring costs here, which limits that of experiments, and whether every loss is audited."""
-    cost = load_cost(environment.name, preset, environment.digest(preset))
+    cost = load_cost(Address(environment.name, preset, environment.digest(preset), environment.preload))
     if cost is not None and cost.scorers:
         cpu = sum(scorer.loading + scorer.passes for scorer in cost.scorers)
         bounds = limits(cost, environment.preset(preset).budget)
         allowed = f"an experiment may take {bounds.wall:.0f} s"
         if bounds.scorers is not None:
-            loading, most = bounds.scorers[0].loading, sum(s.loading + s.passes for s in bounds.scorers)
+            loading = bounds.scorers[0].loading
+            pairs = zip(bounds.scorers, cost.scorers, strict=True)
+            most = sum(limit.loading + limit.passes + limit.per_token * scorer.tokens for limit, scorer in pairs)
             allowed += f" and {most:.1f} CPU seconds, {loading:.1f} to load in its first scorer"
         text = f"{cpu:.2f} CPU seconds in {len(cost.scorers)} scorers, {cost.wall:.1f} s in all; {allowed}"
         reasons = sorted({str(record.scoring.get("doors", "shut")) for record in records} - {"shut"})

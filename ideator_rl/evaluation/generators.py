@@ -30,6 +30,7 @@ def graded(
     temperature: float = 0.0,
     batch: int = 256,
     seed: int = 0,
+    public: np.ndarray | None = None,
 ) -> float:
     """Mean grade of one answer to each prompt.
 
@@ -40,6 +41,7 @@ def graded(
         temperature: 0 draws the likeliest token, the lowest one of equals.
         batch: prompts a request.
         seed: of the draws; the same for every experiment.
+        public: token ids that are not hidden, int (N,), for the scorer's warm-up; None draws from the whole vocabulary.
 
     Raises:
         ScorerFailed: the model cannot be loaded or run, or returned logits that are not finite or of another shape.
@@ -49,7 +51,7 @@ def graded(
     rng = np.random.default_rng(seed)
     grades: list[float] = []
     tokens = 0
-    with run.open_scorer() as scorer:
+    with run.open_scorer(public=public) as scorer:
         for i in range(0, len(prompts), batch):
             answers = sample(scorer, prompts[i : i + batch], max_tokens, stop, temperature, rng)
             tokens += sum(map(len, answers))
@@ -82,6 +84,7 @@ def sample(
     rng = rng or np.random.default_rng(0)
     texts, answers = [list(prompt) for prompt in prompts], [Tokens() for _ in prompts]
     unfinished = set(range(len(texts)))
+    scorer.warm_up(_warm_up_shapes(texts, max_tokens))
     for _ in range(max_tokens):
         for length, rows in _by_length(texts, unfinished).items():
             logits = scorer.logits(np.array([texts[row] for row in rows], np.int32), [length - 1])[:, 0]
@@ -94,6 +97,20 @@ def sample(
         if not unfinished:
             break
     return answers
+
+
+def _warm_up_shapes(texts: list[Tokens], max_tokens: int) -> list[tuple[int, int]]:
+    """Shapes for the warm-up (B, T): what is asked first, then other batches and lengths.
+
+    Batches shrink as answers end, and texts grow: code that compiles for a shape has to see both change, and a batch of
+    one, before its doors are shut.  No text is longer than one that is asked anyway.
+    """
+    if not texts:
+        return []
+    shortest, longest = min(map(len, texts)), max(map(len, texts))
+    first = _by_length(texts, set(range(len(texts))))[shortest]
+    grown = longest + (1 if max_tokens > 1 else 0)
+    return [(len(first), shortest), (1, grown), (2, grown)]
 
 
 def _by_length(texts: list[Tokens], unfinished: set[int]) -> dict[int, list[int]]:

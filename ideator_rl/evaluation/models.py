@@ -49,6 +49,7 @@ def token_loss(
     audit: Audit,
     positions: int | None = None,
     seed: int = 0,
+    public: np.ndarray | None = None,
 ) -> float:
     """Mean loss, nats a token, of windows of hidden text.
 
@@ -57,6 +58,8 @@ def token_loss(
         batch: windows a request.
         positions: score only that many positions of each window, the same in all of them and in every experiment
             with this `seed`, so that losses stay paired; None scores all T.
+        public: token ids that are not hidden, int (N,): the scorers warm up on windows of them.  None draws ids from
+            the whole vocabulary, which a model that knows only the ids of its training data cannot answer.
 
     Raises:
         ScorerFailed: the model cannot be loaded or run, or its logits are not finite or of another shape.
@@ -67,22 +70,24 @@ def token_loss(
     scored_K = np.arange(length)
     if positions is not None and positions < length:
         scored_K = np.sort(np.random.default_rng(seed).choice(length, positions, replace=False))
-    losses_WK = _full_pass(run, tokens, batch, scored_K)
+    losses_WK = _full_pass(run, tokens, batch, scored_K, public)
     loss = float(losses_WK.mean())
     run.notes.update({"tokens": losses_WK.size, "of_tokens": len(tokens) * length})
     if audit.below is None or loss < audit.below:
-        gap = _audit(run, tokens, losses_WK, scored_K, audit)
+        gap = _audit(run, tokens, losses_WK, scored_K, audit, public)
         if not gap <= audit.tolerance:  # a gap that is not a number fails too
             rise = f"{gap:.2f}" if gap < MAX_GAP else f"over {MAX_GAP:g}"
             raise Implausible(f"The loss rose by {rise} nats when the model saw only what precedes the target.")
     return loss
 
 
-def _full_pass(run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.ndarray) -> np.ndarray:
+def _full_pass(
+    run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.ndarray, public: np.ndarray | None
+) -> np.ndarray:
     inputs, targets = tokens[:, :-1], tokens[:, 1:][:, scored_K]
     positions = None if len(scored_K) == inputs.shape[1] else scored_K
     starts = range(0, len(inputs), batch)
-    with run.open_scorer() as scorer:
+    with run.open_scorer(public=public) as scorer:
         scorer.load()
         started = time.monotonic()
         answers = scorer.stream([Request(inputs[i : i + batch], positions) for i in starts])
@@ -97,7 +102,14 @@ def _full_pass(run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.nda
     return np.concatenate(losses)
 
 
-def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K: np.ndarray, audit: Audit) -> float:
+def _audit(
+    run: ScoringRun,
+    tokens: np.ndarray,
+    losses_WK: np.ndarray,
+    scored_K: np.ndarray,
+    audit: Audit,
+    public: np.ndarray | None,
+) -> float:
     """The most, in nats, by which one length's next token is predicted worse from the beginning alone."""
     # No seed: an experiment could compute what a seeded draw will be.
     started, rng = time.monotonic(), np.random.default_rng()
@@ -109,7 +121,7 @@ def _audit(run: ScoringRun, tokens: np.ndarray, losses_WK: np.ndarray, scored_K:
         for index, rows in zip(indices_L, rows_LR, strict=True)
     ]
     gaps = []
-    with run.open_scorer() as scorer:
+    with run.open_scorer(public=public) as scorer:
         for index, rows, answer in zip(indices_L, rows_LR, scorer.stream(requests), strict=True):
             audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
             gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))

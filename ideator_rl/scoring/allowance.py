@@ -3,8 +3,9 @@
 Covered:
 - start-up (Python and what is preloaded) is not counted: a cold start and a forked one are alike
 - a scorer that ended or was killed stays counted, since it is measured until its end
-- loading is limited for itself, and later passes in proportion to the tokens asked so far: a model that trains in its
-  scorer has the loading share for it, and one that trains on between answers is caught by the audit
+- loading is limited for itself, and later passes by the tokens asked so far, at the baseline's seconds a token: a model
+  that trains in its scorer has the loading share for it, and one that trains on between answers is caught by the audit
+- a generator that answers longer than the baseline is asked for more tokens, and may use more seconds
 - wall seconds of a whole measurement: how long a model that sleeps holds a slot
 
 Not covered: CPU seconds where the budget is wall clock.
@@ -17,11 +18,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
 
 from ideator_rl.environments.environment import Budget
@@ -42,12 +46,30 @@ UNMEASURED_WALL_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ScorerSeconds:
-    """CPU seconds of one scorer, or the most that it may use."""
+    """CPU seconds that one scorer used."""
 
     loading: float
-    """Until its first pass, over tokens that are not hidden, is answered."""
+    """Until its warm-up, over tokens that are not hidden, is answered."""
     passes: float
     """From then on to its end."""
+    tokens: int = 0
+    """Tokens of all requests after the first pass, B x T each; 0 for a scorer that was asked for none."""
+
+    @property
+    def per_token(self) -> float:
+        return self.passes / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True)
+class ScorerLimit:
+    """The most CPU seconds that one scorer may use."""
+
+    loading: float
+    """Until its warm-up, over tokens that are not hidden, is answered."""
+    passes: float
+    """From then on, whatever it is asked."""
+    per_token: float
+    """More, for each token that it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class ScoringCost:
 class Limits:
     """What one measurement may use."""
 
-    scorers: tuple[ScorerSeconds, ...] | None
+    scorers: tuple[ScorerLimit, ...] | None
     """CPU seconds in the order of the scorers, the last for all further ones; None limits none."""
     wall: float
     """Seconds for evaluator and scorers."""
@@ -74,23 +96,44 @@ class Limits:
 
 def limits(cost: ScoringCost | None, budget: Budget) -> Limits:
     """The limits that follow from the baseline's cost; assumed ones if it is not known."""
-    by_default = ScorerSeconds(SLACK_SECONDS / 2, UNMEASURED * budget.seconds / PASSES_FACTOR)
-    scorers = (cost.scorers if cost else ()) or (by_default,)
+    scorers = cost.scorers if cost else ()
     wall = WALL_FACTOR * cost.wall + WALL_SLACK_SECONDS if cost else UNMEASURED_WALL_SECONDS
+    # A scorer of the baseline that was asked for nothing has no seconds a token: those of the slowest one apply.
+    slowest = max((scorer.per_token for scorer in scorers), default=0.0)
     allowed = tuple(
-        ScorerSeconds(
+        ScorerLimit(
             LOADING_FACTOR * scorer.loading + SLACK_SECONDS,
-            PASSES_FACTOR * scorer.passes + SLACK_SECONDS,
+            SLACK_SECONDS,
+            PASSES_FACTOR * (scorer.per_token if scorer.tokens else slowest),
         )
         for scorer in scorers
-    )
+    ) or (ScorerLimit(2 * SLACK_SECONDS, UNMEASURED * budget.seconds + SLACK_SECONDS, 0.0),)
     return Limits(allowed if budget.clock == "cpu" else None, wall, assumed=cost is None)
+
+
+def larger(cost: ScoringCost, other: ScoringCost) -> ScoringCost:
+    """The larger of two measurements of one baseline, field by field."""
+    nothing = ScorerSeconds(0.0, 0.0)
+    scorers = []
+    for one, two in zip_longest(cost.scorers, other.scorers, fillvalue=nothing):
+        # An audit draws its lengths: seconds are compared a token.
+        slower = max(one, two, key=lambda scorer: scorer.per_token)
+        scorers.append(replace(slower, loading=max(one.loading, two.loading)))
+    return ScoringCost(tuple(scorers), max(cost.wall, other.wall))
+
+
+def doubled(bounds: Limits) -> Limits:
+    """These limits with twice the CPU seconds."""
+    if bounds.scorers is None:
+        return bounds
+    scorers = (ScorerLimit(2 * s.loading, 2 * s.passes, 2 * s.per_token) for s in bounds.scorers)
+    return replace(bounds, scorers=tuple(scorers))
 
 
 class Meter:
     """Measures one scorer against its limit.  Used by the evaluator's one thread."""
 
-    def __init__(self, seconds: Callable[[], float], startup: Callable[[], float | None], limit: ScorerSeconds | None):
+    def __init__(self, seconds: Callable[[], float], startup: Callable[[], float | None], limit: ScorerLimit | None):
         """
         Args:
             seconds: CPU seconds of all processes of the scorer so far.
@@ -100,8 +143,8 @@ class Meter:
         self._seconds, self._startup, self._limit = seconds, startup, limit
         self._next_check, self._used = 0.0, 0.0
         self._loading: float | None = None
-        self.progress = 1.0
-        """Share of the tokens of all requests that was asked for so far; the one who asks writes it."""
+        self.tokens = 0
+        """Tokens of all requests so far, those of the warm-up left out; the one who asks adds to it."""
 
     def check(self, now: bool = False) -> str:
         """What is exceeded, as a sentence without a subject; empty if nothing is.  Looks at most every 50 ms."""
@@ -114,42 +157,55 @@ class Meter:
         if self._limit is None:
             return ""
         if self._used > (allowed := self._limit.loading) and self._loading is None:
-            return f"took over {allowed:.2g} CPU seconds to load and for its first pass"
-        if self._used > (allowed := self._limit.loading + self._limit.passes * self.progress):
-            return f"took over {allowed:.2g} CPU seconds for what it was asked so far"
+            return f"took over {allowed:.2g} CPU seconds to load and to warm up"
+        # Without the number: a scorer that chooses when to burn would choose it, and so write hidden text down.
+        if self._used > self._limit.loading + self._limit.passes + self._limit.per_token * self.tokens:
+            return "took more CPU seconds than it may for what it was asked so far"
         return ""
 
     def warm(self) -> str:
-        """The first pass is answered; returns what is exceeded, as `check`."""
+        """The warm-up is answered; returns what is exceeded, as `check`."""
         exceeded = self.check(now=True)
         self._loading = self._used
         return exceeded
 
     def seconds(self) -> ScorerSeconds:
         loading = self._used if self._loading is None else self._loading
-        return ScorerSeconds(loading, self._used - loading)
+        return ScorerSeconds(loading, self._used - loading, self.tokens)
 
 
-def store_cost(environment: str, preset: str, digest: str, cost: ScoringCost) -> None:
+@dataclass(frozen=True)
+class Address:
+    """Where a baseline's cost is stored: one file for each environment, preset, machine and software."""
+
+    environment: str
+    preset: str
+    digest: str
+    preload: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        name = f"{self.environment}-{self.preset}-{self.digest[:16]}-{_machine()}-{_software(self.preload)}.json"
+        return cache_root() / "scoring" / name
+
+
+def store_cost(address: Address, cost: ScoringCost) -> None:
     """Store the baseline's cost for this machine; replaces an earlier one."""
-    write_atomic(_path(environment, preset, digest), json.dumps(asdict(cost)))
+    write_atomic(address.path, json.dumps(asdict(cost)))
 
 
-def forget_cost(environment: str, preset: str, digest: str) -> None:
+def forget_cost(address: Address) -> None:
     """Have the next baseline measured anew."""
-    _path(environment, preset, digest).unlink(missing_ok=True)
+    address.path.unlink(missing_ok=True)
 
 
-def load_cost(environment: str, preset: str, digest: str) -> ScoringCost | None:
+def load_cost(address: Address) -> ScoringCost | None:
     """The baseline's cost on this machine for an environment of this digest; None if it was not measured."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(_path(environment, preset, digest).read_text())
-        return ScoringCost(tuple(ScorerSeconds(**scorer) for scorer in stored["scorers"]), float(stored["wall"]))
+        stored = json.loads(address.path.read_text())
+        scorers = tuple(ScorerSeconds(s["loading"], s["passes"], s["tokens"]) for s in stored["scorers"])
+        return ScoringCost(scorers, float(stored["wall"]))
     return None
-
-
-def _path(environment: str, preset: str, digest: str) -> Path:
-    return cache_root() / "scoring" / f"{environment}-{preset}-{digest[:16]}-{_machine()}.json"
 
 
 @cache
@@ -160,3 +216,20 @@ def _machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line for line in lines if line.startswith("model name")), "")
     return hashlib.sha256(f"{platform.node()} {platform.machine()} {model}".encode()).hexdigest()[:12]
+
+
+@cache
+def _software(preload: tuple[str, ...]) -> str:
+    """A short name for this Python and the releases of what a scorer imports: another release takes other seconds."""
+    packages = sorted({"numpy", *(module.partition(".")[0] for module in preload)} - sys.stdlib_module_names)
+    releases = [f"{package} {_release(package)}" for package in packages]
+    return hashlib.sha256("\n".join([sys.version, sys.prefix, *releases]).encode()).hexdigest()[:12]
+
+
+def _release(package: str) -> str:
+    """The releases of the distributions that hold a package; empty for none."""
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(package)
+    # The slow way: a package's name may differ from its distribution's.
+    names = metadata.packages_distributions().get(package, [])
+    return " ".join(sorted(f"{name} {metadata.version(name)}" for name in names))

@@ -20,7 +20,7 @@ from ideator_rl.environments.data import load_trusted, trusted_line
 from ideator_rl.environments.environment import Environment, Metric, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
-from ideator_rl.scoring.allowance import ScorerSeconds
+from ideator_rl.scoring.allowance import ScorerLimit
 from ideator_rl.scoring.scoring import (
     Implausible,
     OverAllowance,
@@ -73,13 +73,13 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
         masked=data.masked,
         split=config.get("split", "main"),
         preload=environment.preload,
-        limits=tuple(ScorerSeconds(**limit) for limit in config["limits"]) if config.get("limits") else None,
+        limits=tuple(ScorerLimit(**limit) for limit in config["limits"]) if config.get("limits") else None,
     )
     answer = _call_evaluator(run, environment)
     if run.spent:
         run.notes["seconds_cpu"] = sum(scorer.loading + scorer.passes for scorer in run.spent)
         answer["scorers"] = [asdict(scorer) for scorer in run.spent]
-    return (_rounded(answer) if "doors" in run.notes else answer) | {"scoring": _rounded_seconds(run.notes)}
+    return (_rounded(answer) if run.spent else answer) | {"scoring": _rounded_seconds(run.notes)}
 
 
 def _rounded(answer: dict[str, Any]) -> dict[str, Any]:

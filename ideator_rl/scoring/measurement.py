@@ -66,6 +66,8 @@ class Measurement:
     """What it took; None where no scorer ran to its end."""
     over_allowance: bool = False
     """The evaluator or a scorer used more time than it may."""
+    over_wall: bool = False
+    """It was the evaluator, by wall seconds."""
     killed: bool = False
     """A scorer was ended by a signal that we did not send."""
 
@@ -104,7 +106,8 @@ def _measure_once(subject: Subject, heartbeat: Callable[[], None]) -> Measuremen
         while not select.select([end], [], [], POLL_SECONDS)[0]:
             heartbeat()
             if time.monotonic() > deadline:
-                return Measurement(FAILED, f"scoring took over {subject.limits.wall:.0f} s", over_allowance=True)
+                late = f"scoring took over {subject.limits.wall:.0f} s"
+                return Measurement(FAILED, late, over_allowance=True, over_wall=True)
             if fault := _broken_limit(pid, subject):
                 return Measurement(FAILED, fault)
     finally:

@@ -35,7 +35,7 @@ from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import Inside, Process, Script
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 from ideator_rl.sandbox.start import start_script
-from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerSeconds
+from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerLimit, ScorerSeconds
 
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
@@ -90,6 +90,10 @@ class Scorer:
         self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
         self._doors, self._meter = doors, meter
         self._loaded, self._warm = False, False
+        self.public: np.ndarray | None = None
+        """Token ids that are not hidden, int (N,), for the warm-up; None has it draw them from the whole vocabulary."""
+        self.doors_state = ""
+        """`shut`, or `open: REASON`; empty as long as it got no hidden token."""
         self.received = 0
         self.seconds_loading = 0.0
 
@@ -111,19 +115,16 @@ class Scorer:
         Raises:
             ScorerFailed, ValueError: as `logits`.
         """
-        self.load()
-        if requests and not self._warm:
-            self._warm_up(requests[0])
+        if requests:
+            shapes = [request.tokens.shape for request in requests]
+            by_length = sorted(shapes, key=lambda shape: shape[::-1])
+            self.warm_up([shapes[0], by_length[0], by_length[-1]])
         # Two slots in turn: the scorer fills one while the caller reads the other.
         for number, request in enumerate(requests[:1]):
-            self._ask(request, number % 2)
-        work, asked = sum(request.tokens.size for request in requests), 0
+            self._ask_hidden(request, number % 2)
         for number, request in enumerate(requests):
-            # It may work on the next request already: that one counts as asked too.
-            asked = sum(later.tokens.size for later in requests[: number + 2])
             if number + 1 < len(requests):
-                self._ask(requests[number + 1], (number + 1) % 2)
-            self._meter.progress = asked / work
+                self._ask_hidden(requests[number + 1], (number + 1) % 2)
             self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
             shape = (len(request.tokens), request.wanted, self._vocab)
             count = shape[0] * shape[1] * shape[2]
@@ -141,15 +142,34 @@ class Scorer:
             self._receive_status(f"was not loaded within {ANSWER_SECONDS:g} s")
             self._loaded, self.seconds_loading = True, time.monotonic() - started
 
-    def _warm_up(self, first: Request) -> None:
-        """Let the model answer tokens that are not hidden, in the shape of the first request; then shut its doors."""
-        # Honest code imports and opens files in its first pass; after it, it only computes.
-        tokens = np.random.default_rng(0).integers(0, self._vocab, first.tokens.shape)
-        self._ask(Request(tokens, first.positions), 0)
-        self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
+    def warm_up(self, shapes: Sequence[tuple[int, ...]]) -> None:
+        """Let the model answer tokens that are not hidden, in each of these shapes (B, T); then shut its doors.
+
+        Without effect on a scorer that is warm.  `stream` calls it with the shapes of its first, shortest and longest
+        request.
+
+        Raises:
+            ScorerFailed: as `logits`.
+        """
+        self.load()
+        if self._warm:
+            return
+        # Honest code imports, opens files and compiles for a shape in its first passes; after them, it only computes.
+        rng = np.random.default_rng(0)
+        for shape in dict.fromkeys(shapes):
+            # One position: what is warmed up is the model, which answers all of them anyway.
+            self._ask(Request(self._public_tokens(shape, rng), [shape[1] - 1]), 0)
+            self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
         self._doors.shut()
+        self.doors_state = f"open: {self._doors.missing}" if self._doors.missing else "shut"
         self._refuse(self._meter.warm())
         self._warm = True
+
+    def _public_tokens(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        if self.public is None or not self.public.size:
+            return rng.integers(0, self._vocab, shape)
+        starts = rng.integers(0, max(1, self.public.size - shape[1] + 1), shape[0])
+        return np.take(self.public, starts[:, None] + np.arange(shape[1]), mode="wrap")
 
     def end(self) -> None:
         """Look a last time at what it used: it may have worked on while nothing was asked.
@@ -158,6 +178,11 @@ class Scorer:
             OverAllowance: more than it may.
         """
         self._refuse(self._meter.check(now=True))
+
+    def _ask_hidden(self, request: Request, slot: int) -> None:
+        # Before it is sent: the scorer may work on it at once, while the answer before is still read.
+        self._meter.tokens += request.tokens.size
+        self._ask(request, slot)
 
     def _ask(self, request: Request, slot: int) -> None:
         batch, length = request.tokens.shape
@@ -248,7 +273,7 @@ class ScoringRun:
     """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
     preload: tuple[str, ...] = ()
     """Modules that a scorer imports before any code of the experiment."""
-    limits: tuple[ScorerSeconds, ...] | None = None
+    limits: tuple[ScorerLimit, ...] | None = None
     """CPU seconds of the scorers in the order in which they are started, the last for all further ones; None for the
     baseline, which is only measured."""
     spent: list[ScorerSeconds] = field(default_factory=list)
@@ -257,8 +282,12 @@ class ScoringRun:
     """Facts of the measurement, such as bytes and seconds; they go into the record."""
 
     @contextmanager
-    def open_scorer(self, vocab: int | None = None) -> Iterator[Scorer]:
-        """A fresh process that loads the experiment's model; it ends with the `with` block."""
+    def open_scorer(self, vocab: int | None = None, public: np.ndarray | None = None) -> Iterator[Scorer]:
+        """A fresh process that loads the experiment's model; it ends with the `with` block.
+
+        Args:
+            public: token ids that are not hidden, int (N,), for its warm-up; None draws from the whole vocabulary.
+        """
         vocab = vocab or self.vocab
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
@@ -283,6 +312,7 @@ class ScoringRun:
             limit,
         )
         scorer = Scorer(request_write, answer_read, shared, vocab, doors, meter)
+        scorer.public = public
         try:
             yield scorer
             scorer.end()
@@ -291,8 +321,9 @@ class ScoringRun:
         finally:
             meter.check(now=True)
             self.spent.append(meter.seconds())
-            if doors.missing or "doors" not in self.notes:
-                self.notes["doors"] = f"open: {doors.missing}" if doors.missing else "shut"
+            # A scorer that ended before it got hidden tokens says nothing about doors; one that was open stays noted.
+            if scorer.doors_state and not self.notes.get("doors", "").startswith("open"):
+                self.notes["doors"] = scorer.doors_state
             doors.shut()
             os.close(request_write)
             os.close(answer_read)

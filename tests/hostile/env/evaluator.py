@@ -10,4 +10,6 @@ AUDIT = Audit(tolerance=0.001)
 
 def evaluate(run):
     text = np.fromfile(run.private / f"{run.split}.bin", np.uint8)
-    return token_loss(run, text[: WINDOWS * (LENGTH + 1)].reshape(WINDOWS, LENGTH + 1), batch=32, audit=AUDIT)
+    windows = text[: WINDOWS * (LENGTH + 1)].reshape(WINDOWS, LENGTH + 1)
+    public = np.fromfile(run.public / "train.bin", np.uint8)
+    return token_loss(run, windows, batch=32, audit=AUDIT, public=public)
