@@ -23,6 +23,7 @@ def private(tmp_path_factory):
     words = np.frombuffer(b"the quick brown fox jumps over a lazy dog. ", np.uint8)
     text = np.random.default_rng(0).choice(np.split(words, 43), 80_000).tobytes()
     (folder / "val.bin").write_bytes(text)
+    (folder / "train.bin").write_bytes(text)
     return folder
 
 
@@ -47,10 +48,13 @@ def run_of(make_model, private):
     """A run whose every scorer is a fresh `make_model()`."""
 
     @contextmanager
-    def open_scorer():
+    def open_scorer(public=None):
+        assert public is not None
         yield Answering(make_model())
 
-    return SimpleNamespace(private=private, preset="cpu", split="main", notes={}, open_scorer=open_scorer)
+    return SimpleNamespace(
+        private=private, public=private, preset="cpu", split="main", notes={}, open_scorer=open_scorer
+    )
 
 
 def unigram():
