@@ -18,7 +18,7 @@ from conftest import TOY, replace_line
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import record_store
+from ideator_rl.executor import record_store, worker
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.sandbox import process_tree
@@ -232,6 +232,22 @@ def test_a_crash_is_the_ideas_at_once(machine, own):
     assert machine.outcome(id)[0] == "failed" and time.monotonic() - began < 60
 
 
+def test_the_sandbox_is_chosen_before_the_attempt_is_claimed_and_its_fault_ends_the_attempt(machine, monkeypatch):
+    """To make an image takes up to minutes, without heartbeats."""
+    id, claimed = machine.submit(1), []
+
+    def broken(*_):
+        claimed.append(record_store.count_attempts(machine.bucket, id))
+        raise ValueError("no sandbox today")
+
+    monkeypatch.setattr(worker, "choose_sandbox", broken)
+    for name in ("become_subreaper", "host_identity"):
+        monkeypatch.setattr(process_tree, name, lambda: "here")
+    assert worker.main({"bucket": machine.bucket.url, "id": id}) == 1
+    assert claimed == [0] and record_store.count_attempts(machine.bucket, id) == 1
+    assert "no sandbox today" in record_store.last_failure_reason(machine.bucket, id)
+
+
 @pytest.fixture
 def check(tmp_path, monkeypatch):
     """A check of a folder whose device has as much room as the test gives it."""
@@ -260,6 +276,16 @@ def test_room_that_others_took_during_a_run_is_a_fault_but_what_the_run_took_its
     device.f_bavail = 0.9e6
     with pytest.raises(MachineFault, match="free"):
         started.raise_fault()
+
+
+def test_a_run_whose_workspace_is_in_memory_needs_the_disk_for_its_artifact_alone(check):
+    device, folder, _ = check
+    arguments = (folder, Resources(disk_gb=1.0), Data(folder.parent / "public", folder.parent / "private", ()))
+    device.f_bavail = 0.3e6
+    MachineCheck(*arguments, workspace_in_memory=True).raise_fault()
+    device.f_bavail = 0.2e6
+    with pytest.raises(MachineFault, match="0.2 GB free.*may use 0.27 GB"):
+        MachineCheck(*arguments, workspace_in_memory=True)
 
 
 def test_changed_data_and_a_removed_folder_are_faults(check):

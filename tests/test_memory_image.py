@@ -3,21 +3,24 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import executor
 from ideator_rl.executor.executor import Executor
-from ideator_rl.sandbox import choose, launch, memory_image
+from ideator_rl.sandbox import choose, launch, memory_image, scorer_files
 from ideator_rl.sandbox.choose import best_sandbox, choose_sandbox, with_image
-from ideator_rl.sandbox.image_files import Listing
-from ideator_rl.sandbox.memory_image import files_in_memory, remove_unused
+from ideator_rl.sandbox.image_files import Listing, _record
+from ideator_rl.sandbox.memory_image import remove_unused
 from ideator_rl.sandbox.mounts import Image, Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, Sandbox
+from ideator_rl.sandbox.scorer_files import files_in_memory
 
 sealed = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
@@ -216,7 +219,172 @@ def test_a_scorers_files_that_find_no_room_are_a_fault_of_the_machine(store, mon
         raise OSError(28, "No space left on device")
 
     image = memory_image.memory_image(("a",))
-    monkeypatch.setattr(memory_image, "_copied", full)
+    monkeypatch.setattr(scorer_files, "_copied", full)
     with pytest.raises(MemoryError, match="No space left"), files_in_memory(image, {tmp_path: "/x"}):
         pass
+    assert not list((store / "scorers").iterdir())
+
+
+def test_a_remover_that_locked_a_removed_lock_leaves_the_new_image_alone(store, monkeypatch):
+    folder = store / "images"
+    folder.mkdir(parents=True)
+    (folder / "k.lock").touch()
+    os.utime(folder / "k.lock", (0, 0))
+    lock, held = fcntl.flock, []
+
+    def after_others(handle, kind):
+        # Between opening and locking, another one removes the image, and a third makes it anew and uses it.
+        if not held:
+            (folder / "k.lock").unlink()
+            held.append(os.open(folder / "k.lock", os.O_RDWR | os.O_CREAT))
+            lock(held[0], fcntl.LOCK_SH)
+            (folder / "k").mkdir()
+        lock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", after_others)
+    remove_unused(folder)
+    os.close(held[0])
+    assert (folder / "k").is_dir() and (folder / "k.lock").exists()
+
+
+def test_an_image_that_was_used_before_the_remover_had_the_lock_stays(store, monkeypatch):
+    image = memory_image.memory_image(("a",))
+    os.close(memory_image._locks.pop(image.root.name))
+    path, lock = image.root.with_suffix(".lock"), fcntl.flock
+    os.utime(path, (0, 0))
+
+    def after_use(handle, kind):
+        os.utime(path)
+        lock(handle, kind)
+
+    monkeypatch.setattr(fcntl, "flock", after_use)
+    remove_unused(store / "images")
+    assert image.root.is_dir()
+
+
+def is_free(path):
+    with open(path) as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("error", [OSError("no room"), ValueError("broken")])
+def test_a_making_that_fails_without_room_for_its_reason_leaves_no_lock(store, monkeypatch, error):
+    def fail(image, preload):
+        raise error
+
+    def full(path, text):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(memory_image, "_make", fail)
+    monkeypatch.setattr(Path, "write_text", full)
+    try:
+        assert memory_image.memory_image(("a",)) == "no room"
+    except ValueError:
+        assert isinstance(error, ValueError)
+    assert [path.suffix for path in (store / "images").iterdir()] == [".lock"]
+    assert is_free(next((store / "images").glob("*.lock")))
+
+
+def test_who_waits_too_long_for_the_maker_of_an_image_does_without(store, monkeypatch):
+    monkeypatch.setattr(memory_image, "WAIT_SECONDS", 0.2, raising=False)
+    folder = store / "images"
+    folder.mkdir(parents=True, mode=0o700)
+    store.chmod(0o700)
+    with open(folder / f"{memory_image._key(('a',))}.lock", "w") as maker:
+        fcntl.flock(maker, fcntl.LOCK_EX)
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+        waiter = context.Process(target=lambda: answers.put(memory_image.memory_image(("a",))))
+        waiter.start()
+        waiter.join(10)
+        waiter.kill()
+        assert waiter.exitcode == 0 and "another process" in answers.get()
+
+
+def test_an_image_that_was_removed_under_its_user_is_made_again(store):
+    image = memory_image.memory_image(("a",))
+    (image.root / "image.json").unlink()
+    assert memory_image.memory_image(("a",)) == Image.load(image.root)
+
+
+def test_only_equal_files_of_two_images_are_shared(store, tmp_path):
+    first = memory_image.memory_image(("a",))
+    second = memory_image.memory_image(("b",))
+    inner = str(tmp_path / "file").lstrip("/")
+    assert (first.root / inner).samefile(second.root / inner)
+    info = (tmp_path / "file").stat()
+    (tmp_path / "file").write_text("LIBRARY")
+    os.utime(tmp_path / "file", ns=(info.st_atime_ns, info.st_mtime_ns))
+    third = memory_image.memory_image(("c",))
+    assert (third.root / inner).read_text() == "LIBRARY"
+
+
+def test_the_key_changes_with_what_is_installed_but_not_with_what_is_compiled(tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    for folder in ("package", "package-1.dist-info"):
+        (site / folder).mkdir(parents=True)
+    (site / "package-1.dist-info" / "RECORD").touch()
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site)])
+    keys = [memory_image._key(())]
+    for folder in (site, site / "package"):
+        (folder / "__pycache__").mkdir()
+    assert memory_image._key(()) == keys[0]
+    os.utime(site / "package-1.dist-info" / "RECORD", (0, 0))
+    keys.append(memory_image._key(()))
+    (site / "package-1.dist-info").rename(site / "package-2.dist-info")
+    keys.append(memory_image._key(()))
+    (site / "alone.py").touch()
+    keys.append(memory_image._key(()))
+    assert len(set(keys)) == 4
+
+
+def test_the_key_does_not_change_when_a_package_is_compiled(tmp_path):
+    import numpy
+
+    folder, before = Path(numpy.__file__).parent, memory_image._key(())
+    times = folder.stat()
+    try:
+        os.utime(folder)
+        assert memory_image._key(()) == before
+    finally:
+        os.utime(folder, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_libraries_in_the_prefix_that_a_distribution_records_are_taken_along():
+    root = f"{sys.prefix}/lib/python3.11/site-packages"
+    record = "../../libmkl_core.so.2,,\n../../../bin/tool,,\n../../../../elsewhere,,\nmkl/a.so,,\n"
+    distribution = SimpleNamespace(locate_file=lambda name: root, read_text=lambda name: record)
+    assert _record(distribution) == [f"{sys.prefix}/lib/libmkl_core.so.2", f"{root}/mkl/a.so"]
+
+
+@sealed
+def test_a_library_that_opens_another_at_first_use_is_tried(image, monkeypatch):
+    assert memory_image._import_fault(image, ()) == ""
+    late = "import ctypes\nnumpy.linalg.solve = lambda *_: ctypes.CDLL('libnowhere.so')\n"
+    monkeypatch.setattr(memory_image, "_TRIAL", late + memory_image._TRIAL)
+    assert "libnowhere.so" in memory_image._import_fault(image, ())
+
+
+@sealed
+def test_imports_that_never_end_are_a_reason_for_the_disk(image, monkeypatch):
+    monkeypatch.setattr(memory_image, "TRIAL_SECONDS", 0.5)
+    monkeypatch.setattr(memory_image, "_TRIAL", "import time; time.sleep(30)")
+    assert "over 0.5 s" in memory_image._import_fault(image, ())
+
+
+@pytest.mark.parametrize("name", ["mkdtemp", "rename", "iterdir"])
+def test_a_scorers_folder_that_cannot_be_made_is_a_fault_of_the_machine(store, monkeypatch, tmp_path, name):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    image = memory_image.memory_image(("a",))
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile if name == "mkdtemp" else Path, name, full)
+        with pytest.raises(MemoryError, match="No space left"), files_in_memory(image, {tmp_path: "/x"}):
+            pass
     assert not list((store / "scorers").iterdir())

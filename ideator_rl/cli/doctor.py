@@ -25,7 +25,8 @@ from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names, registered_names
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.forked import forked_start_fault
-from ideator_rl.sandbox.memory_image import SHARE, machine_memory, memory_image, swaps
+from ideator_rl.sandbox.memory import machine_memory, swaps
+from ideator_rl.sandbox.memory_image import SHARE, memory_image
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
 from ideator_rl.sandbox.workspace import workspace_fault
 from ideator_rl.storage.bucket import FileBucket

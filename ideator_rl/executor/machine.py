@@ -15,6 +15,7 @@ from pathlib import Path
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
+from ideator_rl.scoring.measurement import MAX_ARTIFACT_BYTES
 
 MIN_FREE_INODES = 1_000
 MAX_ENTRIES = 200_000
@@ -30,15 +31,18 @@ class MachineFault(IdeatorError):
 class MachineCheck:
     """Compares the machine now with what it was when this object was made."""
 
-    def __init__(self, scratch: Path, resources: Resources, data: Data):
+    def __init__(self, scratch: Path, resources: Resources, data: Data, workspace_in_memory: bool = False):
         """
         Args:
             scratch: the folder of one run; its device is to have the space that the run may use.
+            workspace_in_memory: the run fills a file system of its own, and only its artifact is copied to the device.
 
         Raises:
             MachineFault: there is too little space, or no such folder.
         """
-        self._scratch, self._resources, self._data = scratch, resources, data
+        self._scratch, self._data = scratch, data
+        size = resources.disk_gb * 1e9
+        self._needed = min(size, MAX_ARTIFACT_BYTES) if workspace_in_memory else size
         self._identity = _identity(scratch)
         self._data_before = _data_state(data)
         if fault := self._shortage(used=0, inodes=0):
@@ -67,12 +71,12 @@ class MachineCheck:
             device = os.statvfs(self._scratch)
         except OSError as error:
             return f"The folder {self._scratch} cannot be used: {error.strerror}."
-        free, needed = device.f_bavail * device.f_frsize + used, self._resources.disk_gb * 1e9
+        free = device.f_bavail * device.f_frsize + used
         advice = "Free space there, or set TMPDIR to a folder on another disk."
-        if free < needed:
+        if free < self._needed:
             return (
                 f"{self._scratch.parent} has {free / 1e9:.2g} GB free, and experiments of this preset may use "
-                f"{self._resources.disk_gb:g} GB. {advice}"
+                f"{self._needed / 1e9:.2g} GB. {advice}"
             )
         # Some file systems have no fixed number of them, and report none at all.
         if device.f_files and device.f_favail + inodes < MIN_FREE_INODES:

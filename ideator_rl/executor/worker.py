@@ -36,7 +36,7 @@ from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
-from ideator_rl.sandbox.workspace import sized_workspace
+from ideator_rl.sandbox.workspace import in_memory, sized_workspace
 from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
 from ideator_rl.scoring.measurement import CONFIRM, MAIN, SCORE_SECONDS, Measurement, Subject, collect, measure
 from ideator_rl.storage.bucket import Bucket, open_bucket
@@ -79,17 +79,22 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
     remove_stale_workdirs()
     bucket = open_bucket(config["bucket"])
     spec = record_store.Spec.load(bucket, config["id"])
-    number = record_store.claim_attempt(bucket, config["id"]) if spec is not None else None
-    if spec is None or number is None:
+    if spec is None:
+        return 0
+    # Before the claim: to make an image takes up to minutes, and a claim without heartbeats counts as dead.
+    try:
+        environment, sandbox = _environment_and_sandbox(spec, config)
+        fault = None
+    except Exception as error:
+        fault = error
+    number = record_store.claim_attempt(bucket, config["id"])
+    if number is None:
         return 0
     # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
     try:
+        if fault is not None:
+            raise fault
         with new_workdir() as workdir:
-            environment = load_environment(spec.environment)
-            best = Sandbox(**config["probed"]) if "probed" in config else None
-            # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
-            preload = environment.preload if environment.scorer else None
-            sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
             record = Worker(bucket, spec, number, environment, replace(sandbox, forks=forks), workdir).run()
             record.finished = time.time()
             record_store.save_record(bucket, record)
@@ -102,6 +107,14 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
         reason = str(error) if expected else traceback.format_exc(limit=-3)
         record_store.abandon_attempt(bucket, spec.id, number, reason)
         return 1
+
+
+def _environment_and_sandbox(spec: record_store.Spec, config: dict[str, Any]) -> tuple[Environment, Sandbox]:
+    environment = load_environment(spec.environment)
+    best = Sandbox(**config["probed"]) if "probed" in config else None
+    # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
+    preload = environment.preload if environment.scorer else None
+    return environment, choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
 
 
 @dataclass(frozen=True)
@@ -179,7 +192,8 @@ class Worker:
         patched = self.environment.scorer_code == "patched"
         write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
         folder.chmod(0o711)
-        machine = MachineCheck(folder, self.preset.resources, self.environment.data(self.preset.name))
+        resources, data = self.preset.resources, self.environment.data(self.preset.name)
+        machine = MachineCheck(folder, resources, data, in_memory(resources))
         result, fault = self._run_and_collect(tree, folder / "run", folder / "artifact", seed, share)
         if result.killed:
             # By the machine, or by itself: only a second run tells.  One that kills itself gets no third.

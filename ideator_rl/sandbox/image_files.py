@@ -30,7 +30,8 @@ IMPORT_SECONDS = 300
 _COMMANDS = ("env", "setpriv", "prlimit", "sh", "dash", "bash")
 _LEFT_OUT = {"test", "tests", "include", "cmake", "idlelib", "tkinter", "turtledemo", "ensurepip"}
 """Folders in a package or in the standard library."""
-_SITES = ("site-packages", "dist-packages")
+SITES = ("site-packages", "dist-packages")
+"""Names of folders of packages."""
 _LEFT_OUT_SUFFIXES = (".a", ".h", ".hpp", ".cuh", ".lib", ".pdb")
 _SHARED_LIBRARY = re.compile(r"\.so(\.\d+)*$")
 _TAG = str(sys.implementation.cache_tag)
@@ -93,7 +94,7 @@ def files_of(preload: Iterable[str]) -> Listing:
     for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
         for file in _walk(folder, loaded):
             listing.add(file)
-    sites = [folder for folder in path if folder.endswith(("site-packages", "dist-packages"))]
+    sites = [folder for folder in path if folder.endswith(SITES)]
     for file in _package_files(sites, modules, loaded):
         listing.add(file)
     _add_libraries(listing)
@@ -145,15 +146,21 @@ def _package_files(sites: list[str], modules: list[str], loaded: set[str]) -> It
         requirements = [line for line in available[name].requires or [] if "extra ==" not in line]
         needed += [_normal(re.split(r"[^\w.-]", line, maxsplit=1)[0]) for line in requirements]
         root = str(available[name].locate_file(""))
-        yield from (file for file in records[name] if file in loaded or _is_needed(file[len(root) :]))
+        for file in records[name]:
+            if file in loaded or _is_needed(file.removeprefix(root if file.startswith(f"{root}/") else sys.prefix)):
+                yield file
 
 
 def _record(distribution: Distribution) -> list[str]:
-    """Absolute paths of a distribution's files below its folder of packages."""
+    """Absolute paths of a distribution's files, below its folder of packages or below Python's prefix."""
     root = str(distribution.locate_file(""))
     lines = (distribution.read_text("RECORD") or "").splitlines()
     names = [line.rsplit(",", 2)[0].strip('"') for line in lines]
-    files = [f"{root}/{name}" for name in names if name and not name.startswith(("..", "/"))]
+    files = [os.path.normpath(f"{root}/{name}") for name in names if name and not name.startswith("/")]
+    # Some put shared libraries into lib/ of the prefix.  No scorer starts a program of bin/.
+    files = [
+        f for f in files if f.startswith((f"{root}/", f"{sys.prefix}/")) and not f.startswith(f"{sys.prefix}/bin/")
+    ]
     # Installers may compile without listing the result.
     compiled = [_compiled(file) for file in files if file.endswith(".py")]
     return list(dict.fromkeys([*files, *compiled]))
@@ -167,7 +174,7 @@ def _compiled(source: str) -> str:
 def _walk(folder: str, loaded: set[str]) -> Iterator[str]:
     """Files below a folder of modules that are needed or loaded; packages of a folder in it are another matter."""
     for top, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _SITES]
+        folders[:] = [name for name in folders if name not in SITES]
         for name in names:
             file = f"{top}/{name}"
             if file in loaded or _is_needed(file[len(folder) :]):

@@ -5,7 +5,7 @@ experiment could read them.  On a tmpfs a page is always there, and a name that 
 
     FOLDER/ideator_rl-UID/images/KEY/…       the image; `image.json` in it is written last
     FOLDER/ideator_rl-UID/images/KEY.lock    shared by its users, exclusive for who makes or removes it
-    FOLDER/ideator_rl-UID/scorers/NAME/…     files of one scorer, locked while it lives
+    FOLDER/ideator_rl-UID/scorers/NAME/…     files of one scorer, see `scorer_files`
 
 FOLDER is /dev/shm where that is a tmpfs from which programs can start, else for root a tmpfs of our own.
 """
@@ -13,6 +13,7 @@ FOLDER is /dev/shm where that is a tmpfs from which programs can start, else for
 from __future__ import annotations
 
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
@@ -21,14 +22,12 @@ import stat
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.image_files import Listing, files_of
+from ideator_rl.sandbox.image_files import SITES, Listing, files_of
+from ideator_rl.sandbox.memory import available_memory, machine_memory
 from ideator_rl.sandbox.mounts import ETC, Image, Mounts, etc_files
 from ideator_rl.sandbox.sandbox import NAMESPACES, Sandbox, bwrap_path
 from ideator_rl.sandbox.static_proc import write_static_proc
@@ -41,10 +40,25 @@ UNUSED_SECONDS = 900
 """An image without users is removed after this time, or as soon as another one needs its room."""
 REFUSAL_SECONDS = 600
 """For so long a reason why there is no image is believed."""
+WAIT_SECONDS = 300
+"""For so long another process may take to make an image that this one needs."""
+TRIAL_SECONDS = 300
+"""For so long the modules may take to be imported from a new image."""
 _SHM, _OWN = Path("/dev/shm"), Path("/run/ideator_rl")
-_FORMAT = 3
+_FORMAT = 4
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _MANIFEST = "image.json"
+_TRIAL = """
+import sys
+# Some libraries open others by name when they first compute: MKL the one for the machine's processor.
+for kind in (numpy.float32, numpy.float64):
+    square = numpy.eye(64, dtype=kind) + kind(1)
+    numpy.linalg.solve(square, square @ square)
+if torch := sys.modules.get("torch"):
+    for kind in (torch.float32, torch.float64):
+        square = torch.eye(64, dtype=kind) + 1
+        torch.linalg.solve(square, square @ square)
+"""
 
 _locks: dict[str, int] = {}
 """Key → descriptor with the shared lock, for as long as this process and its children live."""
@@ -75,28 +89,84 @@ def memory_image(preload: tuple[str, ...]) -> Image | str:
 
 def _locked_image(folder: Path, key: str, preload: tuple[str, ...]) -> Image | str:
     """The image with this key, with a shared lock on it; made under an exclusive lock."""
-    image, refusal = folder / key, folder / f"{key}.refused"
-    while True:
-        lock = _locks.get(key) or _open_lock(folder / f"{key}.lock")
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    image, path = folder / key, folder / f"{key}.lock"
+    if key in _locks:
+        if _is_current(_locks[key], path) and (image / _MANIFEST).is_file():
+            os.utime(path)
+            return Image.load(image)
+        # Somebody removed the image in spite of the lock.
+        os.close(_locks.pop(key))
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if (found := _shared(image, path, deadline)) is not None:
+            return found
+        # The change from a shared lock to an exclusive one is not one step, and a lock that was inherited by children
+        # would stay exclusive in them: so each lock has a descriptor of its own.
+        started = time.monotonic()
+        if (fault := _make_locked(image, path, preload)) is not None:
+            return fault
+        deadline += time.monotonic() - started  # our own work is no waiting
+    return f"another process has been making it for over {WAIT_SECONDS} s"
+
+
+def _shared(image: Path, path: Path, deadline: float) -> Image | str | None:
+    """The image, whose shared lock is then kept, or why there is none; None where it is yet to be made."""
+    refusal = image.with_suffix(".refused")
+    lock = _open_lock(path)
+    try:
         # A remover may have unlinked the lock's file between its opening and its locking.
-        if _is_current(lock, folder / f"{key}.lock"):
-            if (image / _MANIFEST).is_file():
-                _locks[key] = lock
-                os.utime(folder / f"{key}.lock")
-                return Image.load(image)
-            if refusal.is_file() and time.time() - refusal.stat().st_mtime < REFUSAL_SECONDS:
-                os.close(lock)
-                return refusal.read_text()
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if _is_current(lock, folder / f"{key}.lock") and not (image / _MANIFEST).is_file():
-                try:
-                    _make(image, preload)
-                except OSError as error:
-                    refusal.write_text(str(error))
-        # Round again: the change from an exclusive lock to a shared one is not one step.
-        _locks.pop(key, None)
+        if not _lock_shared(lock, deadline) or not _is_current(lock, path):
+            return None
+        if (image / _MANIFEST).is_file():
+            os.utime(path)
+            found = Image.load(image)
+            # Another thread may have been faster; the lock of one is enough.
+            lock = -1 if _locks.setdefault(image.name, lock) == lock else lock
+            return found
+        if refusal.is_file() and time.time() - refusal.stat().st_mtime < REFUSAL_SECONDS:
+            return refusal.read_text() or None
+        return None
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def _lock_shared(lock: int, deadline: float) -> bool:
+    """Wait for whoever makes the image, until a deadline; returns whether the lock was taken."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+
+
+def _make_locked(image: Path, path: Path, preload: tuple[str, ...]) -> str | None:
+    """Make the image, unless another process does; returns why it cannot be made, else None."""
+    lock = _open_lock(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(lock)
+        return None
+    try:
+        if _is_current(lock, path) and not (image / _MANIFEST).is_file():
+            _make(image, preload)
+    except OSError as error:
+        refusal = image.with_suffix(".refused")
+        try:
+            refusal.write_text(str(error))
+        except OSError:  # no room for it either
+            with suppress(OSError):
+                refusal.unlink()
+        return str(error)
+    finally:
+        # Not only closed: a child that was forked meanwhile has the descriptor as well.
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)
+    return None
 
 
 def _make(image: Path, preload: tuple[str, ...]) -> None:
@@ -132,6 +202,7 @@ def _copy(listing: Listing, root: Path) -> None:
     """Copy to the same paths below `root`, readable by all."""
     for folder in {os.path.dirname(path) for path in (*listing.files, *listing.links)}:
         os.makedirs(f"{root}{folder}", mode=0o755, exist_ok=True)
+    filecmp.clear_cache()
     others = [other for other in root.parent.iterdir() if (other / _MANIFEST).is_file()]
     for path, info in listing.files.items():
         if _linked(path, info, root, others):
@@ -160,25 +231,19 @@ def _linked(path: str, info: os.stat_result, root: Path, others: list[Path]) -> 
     for other in others:
         with suppress(OSError):
             copy = os.stat(f"{other}{path}")
-            if (copy.st_size, copy.st_mtime_ns) == (info.st_size, info.st_mtime_ns):
+            # Equal times prove nothing: builds that can be repeated give the same to all files.
+            same = (copy.st_size, copy.st_mtime_ns) == (info.st_size, info.st_mtime_ns)
+            if same and filecmp.cmp(path, f"{other}{path}", shallow=False):
                 os.link(f"{other}{path}", f"{root}{path}")
                 return True
     return False
 
 
 def _import_fault(image: Image, preload: tuple[str, ...]) -> str:
-    """Import the modules in a sandbox that sees the image; empty where that works."""
-    argv = [
-        "/usr/bin/env",
-        "-i",
-        sys.executable,
-        "-I",
-        "-B",
-        "-c",
-        "".join(f"import {m}\n" for m in (*preload, "numpy")),
-    ]
+    """Import the modules in a sandbox that sees the image, and compute; empty where that works."""
+    code = "".join(f"import {module}\n" for module in (*preload, "numpy")) + _TRIAL
     process = Sandbox(NAMESPACES).start(
-        argv,
+        ["/usr/bin/env", "-i", sys.executable, "-I", "-B", "-c", code],
         Mounts(image=image),
         "/tmp",
         stdin=subprocess.DEVNULL,
@@ -186,7 +251,12 @@ def _import_fault(image: Image, preload: tuple[str, ...]) -> str:
         stderr=subprocess.PIPE,
         text=True,
     )
-    _, errors = process.communicate()
+    try:
+        _, errors = process.communicate(timeout=TRIAL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return f"its imports took over {TRIAL_SECONDS} s"
     return "" if process.returncode == 0 else (errors.strip().splitlines() or ["no output"])[-1]
 
 
@@ -198,7 +268,7 @@ def _no_room(folder: Path, size: int) -> str:
         return f"its {size / 1e6:.0f} MB are over {SHARE:.1%} of the memory of {memory / 1e9:.1f} GB"
     if size > FREE_SHARE * free:
         return f"its {size / 1e6:.0f} MB are over half of the {free / 1e6:.0f} MB free in {folder}"
-    if size > FREE_SHARE * (available := _available_memory()):
+    if size > FREE_SHARE * (available := available_memory()):
         return f"its {size / 1e6:.0f} MB are over half of the {available / 1e6:.0f} MB of memory available now"
     return ""
 
@@ -210,69 +280,14 @@ def remove_unused(folder: Path, seconds: float = UNUSED_SECONDS) -> None:
             if time.time() - path.stat().st_mtime < seconds:
                 continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between its opening and its locking, another remover may have unlinked it and a maker made it anew; or the
+            # image was used.
+            if not _is_current(lock.fileno(), path) or time.time() - os.fstat(lock.fileno()).st_mtime < seconds:
+                continue
             for leftover in (path.with_suffix(""), path.with_suffix(".new")):
                 shutil.rmtree(leftover, ignore_errors=True)
             path.with_suffix(".refused").unlink(missing_ok=True)
             path.unlink()
-
-
-@contextmanager
-def files_in_memory(image: Image | None, readonly: Mapping[Path, str]) -> Iterator[dict[Path, str]]:
-    """Copies in memory of files and folders for one scorer, removed at the end; without an image the originals.
-
-    Args:
-        readonly: host path → path inside, as in `Mounts`.
-
-    Raises:
-        MemoryError: no room: a fault of the machine, not of the experiment.
-    """
-    if image is None:
-        yield dict(readonly)
-        return
-    parent = image.root.parent.parent / "scorers"
-    parent.mkdir(mode=0o700, exist_ok=True)
-    _remove_stale(parent)
-    folder = Path(tempfile.mkdtemp(prefix="new-", dir=parent))
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        # Only now that it is locked: a folder of this name with a free lock counts as stale.
-        folder = folder.rename(parent / folder.name.removeprefix("new-"))
-        folder.chmod(0o755)
-        try:
-            copies = {_copied(source, folder / str(n)): inside for n, (source, inside) in enumerate(readonly.items())}
-        except OSError as error:
-            raise MemoryError(f"a scorer's files could not be copied to memory: {error}") from error
-        yield copies
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
-
-
-def _copied(source: Path, target: Path) -> Path:
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
-    else:
-        shutil.copyfile(source, target)
-    for path in (target, *target.rglob("*")):
-        if not path.is_symlink():
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    return target
-
-
-def _remove_stale(parent: Path) -> None:
-    """Remove the folders of scorers whose process was killed."""
-    for folder in parent.iterdir():
-        with suppress(OSError):
-            if folder.name.startswith("new-") and time.time() - folder.stat().st_mtime < UNUSED_SECONDS:
-                continue
-            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                process_tree.kill_stuck_sandboxes(folder)
-                shutil.rmtree(folder, ignore_errors=True)
-            finally:
-                os.close(handle)
 
 
 def _base() -> Path | str:
@@ -330,36 +345,29 @@ def _mount_own() -> None:
             return
 
 
-def machine_memory() -> float:
-    """Bytes of memory, or less where a control group allows less."""
-    total = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with suppress(OSError, ValueError):
-            total = min(total, float(Path(path).read_text()))
-    return total
-
-
-def _available_memory() -> float:
-    """Bytes that could be used now without swapping."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    return float(fields["MemAvailable"].split()[0]) * 1024
-
-
-def swaps() -> bool:
-    """Whether the machine can move pages of a tmpfs to a disk."""
-    return len(Path("/proc/swaps").read_text().splitlines()) > 1
-
-
 def _key(preload: tuple[str, ...]) -> str:
-    """Changes with what is installed: with the entries of the folders of packages and their times."""
+    """Changes with what is installed: with the records of distributions, and with files that belong to none."""
     parts: list[object] = [_FORMAT, preload, sys.prefix, sys.base_prefix, sys.executable, sys.version]
-    for name in ("purelib", "platlib", "stdlib"):
-        folder = sysconfig.get_path(name)
-        with os.scandir(folder) as entries:
-            parts.append(sorted((entry.name, entry.stat(follow_symlinks=False).st_mtime_ns) for entry in entries))
+    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
+    folders |= {folder for folder in sys.path if folder.endswith(SITES)}
+    parts += [(folder, _installed(folder)) for folder in sorted(folders) if os.path.isdir(folder)]
     for path in (*ETC.iterdir(), _LAUNCHER, Path("/etc/ld.so.cache")):
         parts.append((str(path), path.stat().st_mtime_ns if path.exists() else 0))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _installed(folder: str) -> list[tuple[str, int]]:
+    """Entry of a folder of packages → a time in ns that changes when it is installed anew."""
+    times = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            # The time of a folder changes with every compiled file that is put into it, so a package has none.
+            time_of = entry.path
+            if entry.is_dir():
+                time_of = f"{entry.path}/RECORD" if entry.name.endswith(".dist-info") else ""
+            if entry.name != "__pycache__":
+                times.append((entry.name, os.stat(time_of).st_mtime_ns if os.path.exists(time_of) else 0))
+    return sorted(times)
 
 
 def _open_lock(path: Path) -> int:

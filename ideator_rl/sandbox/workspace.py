@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ideator_rl.environments.environment import Resources
 from ideator_rl.sandbox.limits import MAX_ENTRIES
-from ideator_rl.sandbox.memory_image import machine_memory
+from ideator_rl.sandbox.memory import machine_memory
 
 SHARE = 0.25
 """Of the machine's memory, at most for the workspaces of as many runs as fit on its cores."""
@@ -39,7 +39,7 @@ def sized_workspace(folder: Path, resources: Resources) -> Iterator[bool]:
     """
     folder.mkdir(parents=True)
     size = int(resources.disk_gb * 1e9)
-    if workspace_fault(resources) or not _take_own_mounts():
+    if not in_memory(resources):
         yield False
         return
     options = f"size={size},nr_inodes={MAX_ENTRIES + 1000},mode=0755"
@@ -50,6 +50,11 @@ def sized_workspace(folder: Path, resources: Resources) -> Iterator[bool]:
     finally:
         if mounted:
             libc.umount2(os.fsencode(folder), _DETACH)
+
+
+def in_memory(resources: Resources) -> bool:
+    """Whether workspaces of this size are mounted in memory by this process."""
+    return not workspace_fault(resources) and _take_own_mounts()
 
 
 def workspace_fault(resources: Resources) -> str:

@@ -30,10 +30,10 @@ import numpy as np
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
-from ideator_rl.sandbox.memory_image import files_in_memory
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import Inside, Process, Script
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
+from ideator_rl.sandbox.scorer_files import files_in_memory
 from ideator_rl.sandbox.start import start_script
 from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerLimit, ScorerSeconds
 
