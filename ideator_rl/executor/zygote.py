@@ -31,13 +31,12 @@ from typing import Any
 # Imported before any fork, for the workers and evaluators.
 import ideator_rl.scoring.evaluate  # noqa: F401
 from ideator_rl.executor import worker
+from ideator_rl.executor.start_worker import MAX_MESSAGE, MAX_SLOTS
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.forked import ForkServerKey
 
 MAX_DEATHS = 3
 """Of fork servers with the same modules, before no more is started."""
-MAX_MESSAGE, MAX_SLOTS = 1 << 16, 253
-"""Bytes, and descriptors, of one message."""
 
 
 @dataclass
@@ -137,14 +136,25 @@ class Zygote:
                 self._kill_server(ForkServerKey(**request["hung"]))
             elif not connections:
                 self._report("the zygote is out of descriptors")
-            elif server := self._server(ForkServerKey(**request["fork"])):
-                socket.send_fds(server.connection, [b"\0"], connections)
+            else:
+                self._hand_on(ForkServerKey(**request["fork"]), connections)
         except Exception as error:
             # Of this one request: the worker then starts its script cold.
             self._report(f"there is no fork server: {error}")
         finally:
             for connection in connections:
                 os.close(connection)
+
+    def _hand_on(self, key: ForkServerKey, connections: list[int]) -> None:
+        server = self._server(key)
+        if server is None:
+            return
+        try:
+            socket.send_fds(server.connection, [b"\0"], connections)
+        except BlockingIOError:
+            # Hundreds of requests wait: it serves none.
+            self._kill_server(key)
+            raise
 
     def _kill_server(self, key: ForkServerKey) -> None:
         """End a fork server that does not answer; the next request starts another one."""

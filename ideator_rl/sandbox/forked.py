@@ -150,10 +150,12 @@ class ForkedProcess:
                 socket.send_fds(reply, [b"\0"], [self._holder.init])
             except OSError as error:
                 raise ForkRefused(f"the fork server ended: {error.strerror}") from None
-            # What a scorer waits counts against the time of its measurement: it rather starts cold.
+            # What a scorer waits counts against the time of its measurement, so it rather starts cold.  Its server may
+            # only be slow to import: a run's long wait alone shows that a server hangs.
             seconds = SCORER_SECONDS if inside.silent else SERVER_SECONDS
             if not _wait_until_forked(reply, seconds, heartbeat):
-                _report(sandbox.forks, {"hung": vars(key)})
+                if not inside.silent:
+                    _report(sandbox.forks, {"hung": vars(key)})
                 raise ForkRefused(f"the fork server gave no answer within {seconds:g} s")
             on_failure.pop_all()
         self.pid, self.started = self._holder.pid, time.monotonic()

@@ -90,8 +90,6 @@ class Limits:
     """CPU seconds in the order of the scorers, the last for all further ones; None limits none."""
     wall: float
     """Seconds for evaluator and scorers."""
-    assumed: bool = False
-    """The baseline was not measured on this machine: what breaks these limits is judged again after that."""
 
 
 def limits(cost: ScoringCost | None, budget: Budget) -> Limits:
@@ -108,7 +106,7 @@ def limits(cost: ScoringCost | None, budget: Budget) -> Limits:
         )
         for scorer in scorers
     ) or (ScorerLimit(2 * SLACK_SECONDS, UNMEASURED * budget.seconds + SLACK_SECONDS, 0.0),)
-    return Limits(allowed if budget.clock == "cpu" else None, wall, assumed=cost is None)
+    return Limits(allowed if budget.clock == "cpu" else None, wall)
 
 
 def larger(cost: ScoringCost, other: ScoringCost) -> ScoringCost:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import shutil
 import stat
 import subprocess
@@ -103,7 +102,7 @@ def _measure_once(subject: Subject, heartbeat: Callable[[], None]) -> Measuremen
     started = time.monotonic()
     deadline = started + subject.limits.wall
     try:
-        while not select.select([end], [], [], POLL_SECONDS)[0]:
+        while not process_tree.readable(end, POLL_SECONDS):
             heartbeat()
             if time.monotonic() > deadline:
                 late = f"scoring took over {subject.limits.wall:.0f} s"
