@@ -126,22 +126,23 @@ class Sandbox:
     def start_holder(self, inside: Inside, info: int) -> subprocess.Popen[bytes]:
         """Build the sandbox around a process that does nothing, until its input is closed.
 
-        It writes a line to its output when the sandbox is complete.  It has the filter and the limits of what will join
-        it: where no root starts it, a script has the same user and could take the process over.
+        It writes a line to its output when the sandbox is complete.  It has the filter, and where no root starts it the
+        limits, of what will join it: a script then has the same user and could take the process over.
 
         Args:
             info: bubblewrap writes here, as JSON, the pid of the sandbox's init on the host.
         """
         with ExitStack() as stack:
             users = stack.enter_context(_readable(_passwd()))
-            descriptors, command = [users, info], _limit_prefix(inside.cpu_seconds)
+            is_root = os.getuid() == 0
+            descriptors, command = [users, info], [] if is_root else _limit_prefix(inside.cpu_seconds)
             command += [*_bubblewrap(inside.mounts, users), "--info-fd", str(info)]
             if self.level == BWRAP:
                 handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=inside.counted, silent=inside.silent)
                 stack.callback(os.close, handle)
                 descriptors.append(handle)
                 command += ["--seccomp", str(handle)]
-            command += ["--", *_limit_prefix(inside=True), "/bin/sh", "-c", "echo; read x"]
+            command += ["--", *([] if is_root else _limit_prefix(inside=True)), "/bin/sh", "-c", "echo; read x"]
             return subprocess.Popen(
                 command,
                 cwd="/",
