@@ -1,6 +1,7 @@
 """Legitimate edits that look unusual, through the real command line: none is taken for cheating.  See README.md."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ CONFIRMED = ("counting_model",)
 """So good that they must be run again, and then believed."""
 WORST = {"nanogpt": 4.0, "grpo_math": 0.2}
 """What an edit that works at all reaches: guessing bytes is 5.5 nats, the untrained policy's accuracy 0.24."""
+START = os.environ.get("IDEATOR_START", "forked")
+"""`forked` or `cold`: how Python starts for the experiments."""
 pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
 
@@ -41,7 +44,18 @@ def table(request):
 
 
 def execute(environment, bucket, *options):
-    command = [sys.executable, "-m", "ideator_rl.cli", "execute", environment, "--json", "--slots", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "ideator_rl.cli",
+        "execute",
+        environment,
+        "--json",
+        "--slots",
+        "1",
+        "--start",
+        START,
+    ]
     process = subprocess.run([*command, "--bucket", str(bucket), *options], capture_output=True, text=True, timeout=280)
     return json.loads(process.stdout), process.stderr
 

@@ -22,6 +22,8 @@ from bystanders import Bystanders, end, survivors
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 
+START = os.environ.get("IDEATOR_START", "forked")
+"""`forked` or `cold`: how Python starts for the attacks."""
 SECONDS = 280
 """Wall seconds that a command may take."""
 LOG_BYTES = 70_000
@@ -117,6 +119,8 @@ class Campaign:
             "--json",
             "--slots",
             "1",
+            "--start",
+            START,
         ]
         argv += ["--bucket", f"file://{self.root / bucket}"]
         if patch is None:
