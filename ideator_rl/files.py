@@ -2,11 +2,18 @@
 
 `write_atomic` is durable: data and name are on disk when it returns.  `atomic_folder` and `exclusive` are for what
 several processes may try to make at the same time.
+
+Locks are those of `flock`: the kernel releases them after any kill.  Some file systems have none (Lustre without its
+mount option, NFS without its lock service).  `open_lock` then takes a file in this machine's temporary folder, which
+keeps apart the processes of one user on this machine, and no others.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +21,79 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from ideator_rl.errors import IdeatorError
+
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_without_locks: set[Path] = set()
+"""Folders that a log line has named."""
+
+log = logging.getLogger(__name__)
+
+
+class NoFileLocks(IdeatorError):
+    """A file system on which `flock` fails."""
+
+    def __init__(self, path: Path, error: OSError):
+        super().__init__(
+            f"The file system of {path.parent} has no file locks (flock: {error.strerror}), by which processes keep apart. "
+            "Set TMPDIR to a folder on a local disk, or have the file system mounted with flock."
+        )
+
+
+def try_lock(handle: int, path: Path, shared: bool = False) -> bool:
+    """Lock an open file; False where another process holds it.
+
+    Raises:
+        NoFileLocks: the file system of `path` has no locks.
+    """
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise (NoFileLocks(path, error) if error.errno in _NO_LOCKS else error) from error
+    return True
+
+
+def open_lock(path: Path) -> int:
+    """Open a lock file for `try_lock` and `wait_for_lock`: at `path`, or where no locks are there, on this machine.
+
+    Raises:
+        NoFileLocks: this machine's temporary folder has none either.
+        OSError: no file can be opened at `path`.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        # A shared lock that is free or not says the same about the file system.
+        if try_lock(handle, path, shared=True):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        return handle
+    except NoFileLocks:
+        os.close(handle)
+        return _open_local_lock(path)
+
+
+def wait_for_lock(handle: int) -> None:
+    """Lock an open file of `open_lock`, as soon as no other process holds it."""
+    fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _open_local_lock(path: Path) -> int:
+    folder = Path(tempfile.gettempdir()) / f"ideator_rl-locks-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    local = folder / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
+    handle = os.open(local, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if try_lock(handle, local, shared=True):
+            fcntl.flock(handle, fcntl.LOCK_UN)
+    except NoFileLocks:
+        os.close(handle)
+        raise
+    if path.parent not in _without_locks:
+        _without_locks.add(path.parent)
+        log.warning("%s has no file locks: only processes of this machine are kept apart there.", path.parent)
+    return handle
 
 
 def cache_root() -> Path:
@@ -75,6 +155,9 @@ def exclusive(target: Path) -> Iterator[None]:
     """Lock `target` between processes while it is made; the others wait, and then find it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # The lock is a separate file, because `target` is replaced while it is held.
-    with open(target.with_name(f".{target.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = open_lock(target.with_name(f".{target.name}.lock"))
+    try:
+        wait_for_lock(lock)
         yield
+    finally:
+        os.close(lock)

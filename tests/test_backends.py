@@ -1,7 +1,10 @@
 """Backends by name, and an executor that puts experiments in a bucket while a scheduler runs them."""
 
 import asyncio
+import errno
 import json
+import os
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,12 +14,14 @@ from scripted import idea
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.executor.backends import BUILT_IN, backend_class
+from ideator_rl.executor.backends import BUILT_IN, backend_class, local
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.scheduler import Scheduler
+from ideator_rl.files import NoFileLocks
 from ideator_rl.registry import UnknownName
+from ideator_rl.sandbox.program import COLD
 from ideator_rl.storage.bucket import open_bucket
 
 
@@ -117,3 +122,82 @@ def test_a_class_without_the_base_class_may_call_the_constructor_of_its_parent()
 def test_a_function_in_place_of_a_backend_class_is_refused():
     with pytest.raises(IdeatorError, match="test_backends.create_backend is <function .*Expected a class"):
         backend_class("test_backends.create_backend")
+
+
+@pytest.fixture
+def six_processors(monkeypatch, tmp_path):
+    """Two runs share processors 4 to 9; nothing is started."""
+    monkeypatch.setattr(local, "slots_folder", lambda: tmp_path / "slots")
+    monkeypatch.setattr(local.share, "processors", lambda: [4, 5, 6, 7, 8, 9])
+    monkeypatch.setattr(local.share, "cpu_share", lambda: 6)
+    monkeypatch.setattr(local.share, "gpus", list)
+
+    class Worker:
+        def __init__(self, config, variables, slots):
+            self.end, self.slots, self.ended = -1, [os.dup(slot) for slot in slots], False
+
+        def running(self):
+            return not self.ended
+
+        def close(self):
+            for slot in self.slots:
+                os.close(slot)
+
+    monkeypatch.setattr(local, "start_worker", Worker)
+
+    def backend(slots):
+        made = LocalBackend("file:///bucket", slots)
+        made.start = COLD
+        return made
+
+    return backend
+
+
+def test_runs_share_the_processors_and_each_keeps_its_own_number_of_slots(six_processors):
+    one, two = six_processors(2), six_processors(None)
+    assert [one.submit(id, Resources(1, 0, 1)) for id in "abc"] == [True, True, False]
+    assert [two.submit(id, Resources(2, 0, 1)) for id in "def"] == [True, True, False]
+    assert local.slots_in_use() == 6
+    one._processes["a"].ended = True
+    assert one.submit("c", Resources(1, 0, 1)) and not one.submit("g", Resources(1, 0, 1))
+
+
+def test_more_slots_than_processors_are_taken_on_request(six_processors):
+    one = six_processors(8)
+    assert all(one.submit(str(number), Resources(1, 0, 1)) for number in range(8))
+    assert not one.submit("8", Resources(1, 0, 1))
+
+
+def test_a_run_that_waits_for_slots_of_other_runs_logs_for_which_and_how_long(six_processors, monkeypatch, caplog):
+    one, two = six_processors(None), six_processors(None)
+    assert all(one.submit(str(number), Resources(1, 0, 1)) for number in range(6))
+    clock = [time.monotonic()]
+    monkeypatch.setattr(local.time, "monotonic", lambda: clock[0])
+    for seconds in (0, 5, 6, 100, 100, 100):
+        clock[0] += seconds
+        assert not two.submit("x", Resources(1, 0, 1))
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and "Waiting for 11 s for CPU slots" in lines[0] and "Waiting for 311 s" in lines[1]
+    assert f": 6 by process {os.getpid()} (bucket file:///bucket) for up to 0 s." in lines[0]
+
+
+def test_a_run_whose_own_experiments_run_says_nothing(six_processors, caplog, monkeypatch):
+    one, two = six_processors(5), six_processors(6)
+    assert all(one.submit(str(number), Resources(1, 0, 1)) for number in range(5)) and two.submit(
+        "x", Resources(1, 0, 1)
+    )
+    clock = [time.monotonic()]
+    monkeypatch.setattr(local.time, "monotonic", lambda: clock[0])
+    for _ in range(3):
+        clock[0] += 100
+        assert not two.submit("y", Resources(1, 0, 1))
+    assert not caplog.records
+
+
+def test_slots_on_a_file_system_without_locks_are_refused_before_the_first_experiment(six_processors, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.raises(NoFileLocks, match="has no file locks .*Set TMPDIR"):
+        six_processors(1).refuse_if_too_large(Resources(1, 0, 1))

@@ -190,7 +190,7 @@ def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call
 
 TRAINER = (
     "import sys, time; from pathlib import Path; from ideator_rl.storage import run_folder\n"
-    "lock = run_folder.take(Path(sys.argv[1]), True); print('taken', flush=True); time.sleep(60)"
+    "with run_folder.take(Path(sys.argv[1]), True): print('taken', flush=True); time.sleep(60)"
 )
 
 

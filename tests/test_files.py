@@ -1,10 +1,13 @@
 """Files and folders appear whole or not at all."""
 
+import errno
+import fcntl
 import os
 
 import pytest
 
-from ideator_rl.files import atomic_folder, write_atomic
+from ideator_rl.files import NoFileLocks, atomic_folder, exclusive, open_lock, try_lock, write_atomic
+from ideator_rl.storage.run_folder import take
 
 
 def test_a_write_makes_the_folder_and_replaces_an_older_file(tmp_path):
@@ -46,3 +49,38 @@ def test_a_folder_that_must_not_be_overwritten_is_kept(tmp_path):
     with pytest.raises(OSError), atomic_folder(tmp_path / "target", overwrite=False):
         pass
     assert (tmp_path / "target" / "mine").read_text() == "kept"
+
+
+@pytest.fixture
+def without_locks(monkeypatch):
+    """A function that takes the locks from the files of some folders."""
+    flock, folders = fcntl.flock, []
+
+    def refuse(handle, operation):
+        path = os.readlink(f"/proc/self/fd/{handle if isinstance(handle, int) else handle.fileno()}")
+        if any(path.startswith(str(folder)) for folder in folders):
+            raise OSError(errno.ENOLCK, "No locks available")
+        return flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    return folders.append
+
+
+def test_a_file_system_without_locks_is_replaced_by_this_machines_temporary_folder(without_locks, tmp_path, caplog):
+    without_locks(tmp_path)
+    target = tmp_path / "data"
+    with exclusive(target):
+        other = open_lock(tmp_path / ".data.lock")
+        assert not try_lock(other, target)
+    assert try_lock(other, target)
+    os.close(other)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert f"{tmp_path} has no file locks: only processes of this machine are kept apart" in line
+
+
+def test_without_any_locks_the_reason_is_one_sentence_with_a_way_on(without_locks, tmp_path):
+    without_locks("/")
+    with pytest.raises(NoFileLocks, match=r"has no file locks \(flock: No locks available\).*Set TMPDIR"):
+        open_lock(tmp_path / "lock")
+    with pytest.raises(NoFileLocks), take(tmp_path / "run", resume=False):
+        pass

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import os
 import threading
 import time
 
@@ -8,7 +9,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import record_store
+from ideator_rl.executor import record_store, scheduler
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.watched import WatchedBucket
@@ -84,7 +85,8 @@ def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(b
     assert run(scenario()).id == "b"
 
 
-def test_an_experiment_that_another_process_runs_is_not_started_again(bucket):
+def test_an_experiment_that_another_process_runs_is_not_started_again(bucket, monkeypatch, caplog):
+    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.0)
     backend = ScriptedBackend(bucket, [])
     record_store.claim_attempt(bucket, "a")
 
@@ -95,6 +97,8 @@ def test_an_experiment_that_another_process_runs_is_not_started_again(bucket):
         return await future
 
     assert run(scenario()).status == "failed" and backend.submitted == []
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"Process {os.getpid()} of this machine has run the experiment a for another run for 0 s;")
 
 
 def test_discover_runs_the_experiments_that_a_dead_executor_left(toy_config):

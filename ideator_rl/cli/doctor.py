@@ -6,7 +6,6 @@ Never prints the value of a key.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import platform
 import shutil
@@ -19,8 +18,9 @@ from typing import Any
 from ideator_rl.cli.output import bucket_path, print_json, print_text
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import share
 from ideator_rl.executor.backends import BUILT_IN
-from ideator_rl.executor.backends.local import gpu_count, slots_folder
+from ideator_rl.executor.backends.local import slots_in_use
 from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names, registered_names
 from ideator_rl.sandbox.choose import best_sandbox
@@ -64,10 +64,10 @@ def _facts(bucket: str) -> dict[str, Any]:
         "start": _start(sandbox),
         "scorers": _scorers(sandbox),
         "workspaces": f"on disk: {fault}" if (fault := workspace_fault(Resources())) else "in memory, of disk_gb each",
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": share.cpu_share(),
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9:.1f} GB",
-        "gpus": gpu_count(),
-        "slots_in_use": _slots_in_use(),
+        "gpus": _gpus(),
+        "slots_in_use": slots_in_use(),
         "backends": registered_names("backends", BUILT_IN),
         "bucket": bucket,
         "environments": environment_names(),
@@ -162,23 +162,11 @@ def _race(bucket: FileBucket, key: str) -> int:
     return sum(outcomes)
 
 
-def _slots_in_use() -> int:
-    """Slots that workers of this user hold, CPU and GPU together.
-
-    Trying a slot locks it for an instant: a scheduler that misses it takes it at its next tick.
-    """
-    return sum(_is_locked(path) for path in slots_folder().glob("*"))
-
-
-def _is_locked(path: Path) -> bool:
+def _gpus() -> int | str:
     try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+        return len(share.gpus())
+    except IdeatorError as error:
+        return str(error)
 
 
 def _version(name: str) -> str:

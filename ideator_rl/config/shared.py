@@ -34,7 +34,7 @@ class ExperimentSettings(RunLimits):
     """What starts experiments: local, bucket (any scheduler that watches the bucket), in_process (codebases that are
     data), an entry point, or a dotted path of a class."""
     slots: Count | None = None
-    """CPU slots for experiments on this machine; null for the number of cores."""
+    """CPU slots for experiments on this machine; null for this process's share of its cores."""
     isolation: Annotated[str, Expected("auto or none", ("auto", "none").__contains__)] = "auto"
     """auto for the strongest sandbox that works here; none risks the machine."""
     start: Annotated[str, Expected("forked or cold", ("forked", "cold").__contains__)] = "forked"

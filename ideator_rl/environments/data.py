@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.files import atomic_folder, cache_root, exclusive
+from ideator_rl.files import NoFileLocks, atomic_folder, cache_root, exclusive
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
                 return  # another process has prepared it meanwhile
             with atomic_folder(folder) as scratch:
                 _fill(scratch, prepare, preset)
+    except NoFileLocks:
+        raise
     except OSError as error:
         raise IdeatorError(
             f"Could not prepare data in {folder}: {error.strerror or error}. "

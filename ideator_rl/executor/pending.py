@@ -32,6 +32,8 @@ class PendingExperiment:
     running_elsewhere: bool = False
     """At the last check of its claim, an attempt was running that is not one of our backend: of another scheduler, of
     an earlier process, or of a watched bucket."""
+    next_elsewhere_line: float = 0.0
+    """When the log is to say again that another run's attempt is waited for; 0 while none is."""
     start_when_room: bool = True
     """An attempt may be started as soon as there is room."""
     next_record_check: float = 0.0

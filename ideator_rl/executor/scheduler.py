@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import record_store
@@ -29,6 +30,7 @@ from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.pending import Agenda, PendingExperiment
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
+from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 TICK_SECONDS = 0.1
@@ -41,6 +43,8 @@ CLAIM_CHECK_FRACTION, MIN_CLAIM_CHECK_SECONDS, MAX_CLAIM_CHECK_SECONDS = 1 / 5, 
 """The same for checks of the claim of an attempt."""
 LISTING_REST_FACTOR = 50
 """After a listing of all experiments, the next one rests this many times as long as it took."""
+ELSEWHERE_SECONDS, ELSEWHERE_AGAIN_SECONDS = 30.0, 600.0
+"""The log says that an attempt of another run is waited for after the first, and again after the second."""
 GRACE_SECONDS = 2 * record_store.HEARTBEAT_SECONDS
 """Wait this long after an outage before judging the age of a heartbeat: no worker could write one meanwhile."""
 
@@ -291,13 +295,16 @@ class Scheduler:
         Returns whether there is still room for more.
         """
         claimed = record_store.count_attempts(self.bucket, id)
-        entry.running_elsewhere = claimed > 0 and record_store.live_claim(self.bucket, id, claimed - 1) is not None
+        claim = record_store.live_claim(self.bucket, id, claimed - 1) if claimed else None
+        entry.running_elsewhere = claim is not None
         entry.start_when_room = not entry.running_elsewhere
         if entry.ended_before is None:
             entry.ended_before = claimed - entry.running_elsewhere
         # It may be a worker of an earlier process of this run, or of another scheduler.
-        if entry.running_elsewhere:
+        if claim is not None:
+            self._say_elsewhere(id, entry, claim)
             return True
+        entry.next_elsewhere_line = 0.0
         used = entry.started_attempts if self.backend.starts else claimed - entry.ended_before
         if used >= self.max_attempts:
             self._settle(id, Lost(record_store.last_failure_reason(self.bucket, id)))
@@ -313,6 +320,23 @@ class Scheduler:
                 # It has the request now: another one at the next tick would not help.
                 entry.start_when_room = False
         return True
+
+    def _say_elsewhere(self, id: str, entry: PendingExperiment, claim: dict[str, Any]) -> None:
+        """Log for which process an experiment waits, and for how long it has run.  A watched bucket is no surprise."""
+        now = time.monotonic()
+        if not entry.next_elsewhere_line:
+            entry.next_elsewhere_line = now + ELSEWHERE_SECONDS
+        if now < entry.next_elsewhere_line or not self.backend.starts:
+            return
+        entry.next_elsewhere_line = now + ELSEWHERE_AGAIN_SECONDS
+        machine = "this machine" if claim["place"] == process_tree.host_identity() else "another machine"
+        log.warning(
+            "Process %d of %s has run the experiment %s for another run for %.0f s; its record counts here too.",
+            claim["pid"],
+            machine,
+            id,
+            max(0.0, time.time() - claim["time"]),
+        )
 
     def _back_off(self, id: str, entry: PendingExperiment, now: float, error: Exception) -> None:
         entry.backoff = entry.backoff or Backoff(self._retry)

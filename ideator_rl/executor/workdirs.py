@@ -6,7 +6,6 @@ worker; the next worker of the same user removes it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ideator_rl.files import try_lock
 from ideator_rl.sandbox import process_tree
 
 PREFIX = "ideator-run-"
@@ -27,7 +27,7 @@ def new_workdir() -> Iterator[Path]:
     """A fresh folder that other users may enter but not list; removed at the end, whatever was written there."""
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     with os.fdopen(os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)) as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try_lock(lock.fileno(), folder / LOCK)
         # Only now that the lock is taken: a folder with this mode and a free lock counts as stale.
         folder.chmod(OPEN_MODE)
         try:
@@ -50,12 +50,9 @@ def _is_stale(folder: Path) -> bool:
         return False
     try:
         with open(folder / LOCK) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return try_lock(lock.fileno(), folder / LOCK)
     except FileNotFoundError:
         return True
-    except OSError:
-        return False
-    return True
 
 
 def remove_folder(folder: Path) -> None:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import random
 import time
 from collections import Counter
@@ -35,6 +34,7 @@ from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.share import cpu_share
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
@@ -119,7 +119,7 @@ class SearchEngine:
         """Ids of the distinct codebases that this search asked for."""
         self.ideas = buffer.journal.rollout_count()
         self._next_question = self.journal.next_number
-        self._in_flight = config.in_flight or 2 * (config.slots or os.cpu_count() or 1)
+        self._in_flight = config.in_flight or 2 * (config.slots or cpu_share())
 
         # Ideas that run.  `_track` adds to the first two, `_collect` removes.
         self._running: dict[Running, PendingIdea] = {}

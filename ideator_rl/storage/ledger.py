@@ -4,7 +4,7 @@ Guarantee: nothing is started that could break a cap.  The maximum cost of a cal
 it starts, and replaced by its actual cost when it ends.  Thread-safe.
 
 With a file, the totals survive restarts, and all processes that use it keep the caps together: the ranks of stock TRL,
-or `rerun` on a run that goes on (one machine, or a shared file system with flock).  When a process is killed, its
+or `rerun` on a run that goes on (one machine, or a shared file system with locks).  When a process is killed, its
 reserved USD and tokens count as spent, since the calls are paid for anyway; its GPU-hours are released, since the
 process that resumes the experiment books them.  Without caps nothing is reserved, so a killed process's calls are not
 counted.  Must not be used on both sides of a fork.
@@ -13,7 +13,6 @@ counted.  Must not be used on both sides of a fork.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import threading
@@ -25,7 +24,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.files import exclusive, write_atomic
+from ideator_rl.files import exclusive, open_lock, try_lock, wait_for_lock, write_atomic
 
 POLL = 0.05
 """Seconds between two attempts to reserve, while other reservations leave no room."""
@@ -221,8 +220,8 @@ class Ledger:
     def _show_life(self, totals: Totals) -> None:
         """Once something is reserved, hold a lock that the system releases when this process ends, however it ends."""
         if self._life is None and self._id in totals.flight:
-            self._life = os.open(self._life_file(self._id), os.O_WRONLY | os.O_CREAT, 0o644)
-            fcntl.flock(self._life, fcntl.LOCK_EX)
+            self._life = open_lock(self._life_file(self._id))
+            wait_for_lock(self._life)
             weakref.finalize(self, _end_life, self._life, self._life_file(self._id), os.getpid())
 
     def _life_file(self, id: str) -> Path:
@@ -254,14 +253,13 @@ def _exclusive(path: Path) -> Iterator[None]:
 
 def _is_alive(life_file: Path) -> bool:
     """Whether a process holds the lock on this file."""
+    if not life_file.exists():
+        return False
+    handle = open_lock(life_file)
     try:
-        with open(life_file) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
+        return not try_lock(handle, life_file, shared=True)
+    finally:
+        os.close(handle)
 
 
 def _end_life(handle: int, life_file: Path, pid: int) -> None:

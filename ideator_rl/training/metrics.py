@@ -8,13 +8,13 @@ on this machine, `fleet/use` is the busy share of its slots.  `fleet/running` an
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from ideator_rl.executor.share import cpu_share
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.batch_closing import Layout, Outcome, TrainBatch
@@ -105,5 +105,5 @@ class FleetMetrics:
         # Only on this machine is the number of slots known.
         if buffer.config.backend == "local":
             cpus = buffer.executor.environment.preset(buffer.config.preset).resources.cpus
-            metrics["fleet/use"] = busy * cpus / (buffer.config.slots or os.cpu_count() or 1)
+            metrics["fleet/use"] = busy * cpus / (buffer.config.slots or cpu_share())
         return metrics | {"cost/usd": spent.usd, "cost/tokens": spent.tokens, "cost/gpu_hours": spent.gpu_hours}

@@ -3,29 +3,36 @@
 A worker is forked from a zygote (`executor.zygote`), or, with `start: cold`, is a new interpreter.
 
 A slot is a file that the worker keeps locked for as long as it lives.  The kernel releases the lock after any kill, and
-several runs of one user on one machine share the slots.
+several runs of one user on one machine share the slots: one for each processor and GPU.  A run takes as many as its
+`slots` allows, at first those of its own share (`executor.share`).  The file names the holder, for runs that wait.
 """
 
 from __future__ import annotations
 
-import fcntl
+import json
 import logging
 import os
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import share
 from ideator_rl.executor.backends.backend import Backend
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
+from ideator_rl.files import try_lock
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.program import COLD, FORKED
+from ideator_rl.text.display import visible
 
 MAX_REFUSALS = 3
 """Of zygotes, before all further experiments start cold."""
+WAITING_SECONDS, WAITING_AGAIN_SECONDS = 10.0, 300.0
+"""A run without a worker says that it waits for other runs after the first, and again after the second."""
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +40,19 @@ log = logging.getLogger(__name__)
 class LocalBackend(Backend):
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         self._bucket_url, self._isolation = bucket_url, isolation
-        self.slots = slots or os.cpu_count() or 1
-        self._gpus = gpu_count()
+        self.slots = slots or share.cpu_share()
+        self._gpus = share.gpus()
+        processors = share.processors()
+        # More slots than processors: those in excess are shared by all runs that want so many.
+        self._cpus = processors + [number for number in range(self.slots) if number not in processors]
+        self._cpus = self._cpus[: max(self.slots, len(processors))]
         # Workers started here, by experiment.  The scheduler's thread adds them; any thread that calls `active` removes
         # those that have ended.
         self._processes: dict[str, RunningWorker] = {}
+        self._cpus_in_use: dict[str, int] = {}
+        # The scheduler's thread alone reads and writes these: since when no worker runs and no slot is free.
+        self._waiting_since: float | None = None
+        self._next_waiting_line = 0.0
         # The scheduler's thread starts it with the first experiment, and drops it when it has died.
         self._zygote: ZygoteClient | None = None
         self._refusals = 0
@@ -46,7 +61,12 @@ class LocalBackend(Backend):
 
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here."""
-        for kind, needed, available in (("CPU", resources.cpus, self.slots), ("GPU", resources.gpus, self._gpus)):
+        handle, path = _open_slot("check")
+        try:
+            try_lock(handle, path, shared=True)  # refused here where the folder has no locks
+        finally:
+            os.close(handle)
+        for kind, needed, available in (("CPU", resources.cpus, self.slots), ("GPU", resources.gpus, len(self._gpus))):
             if needed > available and not (kind == "CPU" and resources.gpus):
                 raise IdeatorError(
                     f"An experiment of this preset needs {needed} {kind} slots and this machine offers {available}. "
@@ -56,13 +76,18 @@ class LocalBackend(Backend):
     def submit(self, id: str, resources: Resources) -> bool:
         """Start a worker for an experiment; False when no slot is free now."""
         # An experiment on GPUs takes GPU slots alone.
-        cpus = _take_slots("cpu", self.slots, resources.cpus if resources.gpus == 0 else 0)
-        if cpus is None:
+        needed_cpus = resources.cpus if resources.gpus == 0 else 0
+        in_use = sum(cpus for running, cpus in list(self._cpus_in_use.items()) if self.active(running))
+        if in_use + needed_cpus > self.slots:
             return False
-        gpus = _take_slots("gpu", self._gpus, resources.gpus)
-        if gpus is None:
-            _release(cpus)
+        holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": id}
+        cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
+        gpus = _take_slots("gpu", self._gpus, resources.gpus, holder) if cpus is not None else None
+        if cpus is None or gpus is None:
+            _release(cpus or {})
+            self._say_waiting("cpu" if cpus is None else "gpu")
             return False
+        self._waiting_since = None
         variables = {"IDEATOR_GPUS": ",".join(str(index) for index in gpus)} if gpus else {}
         sandbox = best_sandbox()  # probed once here, instead of by each worker
         config: dict[str, Any] = {"bucket": self._bucket_url, "id": id, "isolation": self._isolation}
@@ -71,6 +96,7 @@ class LocalBackend(Backend):
             slots = [*cpus.values(), *gpus.values()]
             worker = self._fork(config, variables, slots) if self.start == FORKED else None
             self._processes[id] = worker or start_worker(config, variables, slots)
+            self._cpus_in_use[id] = needed_cpus
         finally:
             # The worker has inherited the descriptors, and with them the locks.
             _release(cpus | gpus)
@@ -97,8 +123,25 @@ class LocalBackend(Backend):
             if worker is None or worker.running():
                 return worker is not None
             del self._processes[id]
+            self._cpus_in_use.pop(id, None)
             worker.close()
             return False
+
+    def _say_waiting(self, kind: str) -> None:
+        """Log which processes have the slots, once this run has waited for them alone for a while."""
+        now = time.monotonic()
+        if self._waiting_since is None or any(self.active(id) for id in list(self._processes)):
+            self._waiting_since, self._next_waiting_line = now, now + WAITING_SECONDS
+        if now < self._next_waiting_line:
+            return
+        self._next_waiting_line = now + WAITING_AGAIN_SECONDS
+        numbers = self._cpus if kind == "cpu" else self._gpus
+        log.warning(
+            "Waiting for %d s for %s slots of this machine, which other runs have: %s. Runs of one user share them.",
+            now - self._waiting_since,
+            kind.upper(),
+            "; ".join(_holders(kind, numbers)) or "none any more",
+        )
 
     def end_descriptors(self) -> list[int]:
         """Descriptors of the running workers, each readable once its worker has ended."""
@@ -117,28 +160,71 @@ def slots_folder() -> Path:
     return Path(tempfile.gettempdir()) / f"ideator_rl-slots-{os.getuid()}"
 
 
-def gpu_count() -> int:
-    return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+def slots_in_use() -> int:
+    """Slots that workers of this user have, CPU and GPU together.
+
+    A look at a slot locks it for an instant: a scheduler that misses it takes it at its next tick.
+    """
+    return sum(_is_taken(path) for path in slots_folder().glob("[cg]pu*"))
 
 
-def _take_slots(kind: str, count: int, wanted: int) -> dict[int, int] | None:
-    """Lock `wanted` of `count` slots: slot number → file descriptor; None, and none locked, when too few are free."""
-    folder = slots_folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+def _take_slots(kind: str, numbers: list[int], wanted: int, holder: dict[str, Any]) -> dict[int, int] | None:
+    """Lock `wanted` of the slots: slot number → file descriptor; None, and none locked, when too few are free."""
     locks: dict[int, int] = {}
-    for number in range(count):
+    for number in numbers:
         if len(locks) == wanted:
             break
-        handle = os.open(folder / f"{kind}{number}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locks[number] = handle
-        except OSError:
+        handle, path = _open_slot(f"{kind}{number}")
+        if not try_lock(handle, path):
             os.close(handle)
+            continue
+        locks[number] = handle
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(holder).encode(), 0)
     if len(locks) < wanted:
         _release(locks)
         return None
     return locks
+
+
+def _open_slot(name: str) -> tuple[int, Path]:
+    """A slot's file, open, and its path.
+
+    Raises:
+        IdeatorError: the folder of slots cannot be used.
+    """
+    path = slots_folder() / name
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise IdeatorError(
+            f"The slots of this machine, files in {path.parent}, cannot be used: {error.strerror or error}. "
+            "Set TMPDIR to a folder on a local disk that this user may write to, the same for all runs."
+        ) from error
+    return handle, path
+
+
+def _holders(kind: str, numbers: list[int]) -> list[str]:
+    """Which processes have the slots that are taken: how many, and for how long."""
+    seconds: dict[str, list[float]] = {}
+    for number in numbers:
+        path = slots_folder() / f"{kind}{number}"
+        if path.exists() and _is_taken(path):
+            # Text of another run, which may be writing it at this moment.
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                holder = json.loads(path.read_bytes())
+                run = f"process {int(holder['pid'])} (bucket {visible(str(holder['bucket']))})"
+                seconds.setdefault(run, []).append(max(0.0, time.time() - holder["since"]))
+    return [f"{len(times)} by {run} for up to {max(times):.0f} s" for run, times in seconds.items()]
+
+
+def _is_taken(path: Path) -> bool:
+    handle, path = _open_slot(path.name)
+    try:
+        return not try_lock(handle, path, shared=True)
+    finally:
+        os.close(handle)
 
 
 def _release(locks: dict[int, int]) -> None:
