@@ -2,9 +2,10 @@
 
     <optional thought> [Experiment] what to try and why [Code Changes] what to change where [End]
 
-`parse_idea` takes a whole completion.  The first complete set of sections is the idea; text before it is the
-thought, text after `[End]` is dropped; marks inside SEARCH/REPLACE blocks and hunks of a diff are code.  A completion
-without all three marks, in order and each followed by text, is malformed: no code is written for it and no GPU spent.
+`parse_idea` takes a whole completion.  The first complete set of sections after a model's marked thoughts
+(`text.thoughts`) is the idea; all text before it is its thought, text after `[End]` is dropped.  Section marks inside
+thoughts, SEARCH/REPLACE blocks and hunks of a diff are quotations.  A completion without all three marks, in order and
+each followed by text, is malformed: no code is written for it and no GPU spent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import re
 from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.text.code_spans import FENCE, Span, code_spans
+from ideator_rl.text.thoughts import Thoughts, split_thoughts
 
 EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
 FORM = f"{EXPERIMENT} … {CHANGES} … {END}"
@@ -23,7 +26,6 @@ MAX_CHARS = 131_072
 _TEXT = r"(?:(?!\[Experiment\]|\[Code Changes\]|\[End\]).)*"
 _SECTIONS = re.compile(rf"\[Experiment\](?P<experiment>{_TEXT})\[Code Changes\](?P<changes>{_TEXT})\[End\]", re.S)
 _MARK = re.compile(r"\[(?=(?:Experiment|Code Changes|End)\])")
-_BLOCK, _BLOCK_END = re.compile(r"<{5,9} ?SEARCH\b"), re.compile(r">{5,9} ?REPLACE\b")
 
 
 class MalformedIdea(IdeatorError):
@@ -55,13 +57,10 @@ def parse_idea(completion: str) -> Idea:
     Raises:
         MalformedIdea: a section mark is missing, out of order, or followed by nothing.
     """
-    match = _SECTIONS.search(_marks_in_edits_hidden(completion)) or _SECTIONS.search(completion)
+    thoughts = split_thoughts(completion)
+    match = next(iter(_ideas_in(thoughts)), None)
     if match is None:
-        missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in completion]
-        reason = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
-        raise MalformedIdea(
-            f"This text holds no idea: {reason}. Expected the form {FORM}. It began: {_start(completion)}"
-        )
+        raise MalformedIdea(_what_is_missing(thoughts))
     experiment, changes = (completion[slice(*match.span(name))].strip() for name in ("experiment", "changes"))
     if not experiment or not changes:
         empty = EXPERIMENT if not experiment else CHANGES
@@ -76,26 +75,42 @@ def parse_idea(completion: str) -> Idea:
 
 def spans_of_ideas(text: str) -> list[tuple[int, int]]:
     """Start and end of each complete set of sections in a text that holds several ideas, in order."""
-    matches = list(_SECTIONS.finditer(_marks_in_edits_hidden(text))) or list(_SECTIONS.finditer(text))
-    return [match.span() for match in matches]
+    return [match.span() for match in _ideas_in(split_thoughts(text))]
 
 
 def unmarked(text: str) -> str:
-    """The text without section marks, so that a quotation in a thought is no idea."""
+    """The text without section marks, at equal positions, so that a quotation in a thought is no idea."""
     return _MARK.sub("(", text)
 
 
-def _marks_in_edits_hidden(completion: str) -> str:
-    """The text with the marks inside SEARCH/REPLACE blocks and hunks of a diff disabled, at equal positions."""
-    lines, inside = completion.split("\n"), ""
-    for index, line in enumerate(lines):
-        if (inside == "hunk" and line[:1] not in tuple(" +-\\")) or (inside == "block" and _BLOCK_END.match(line)):
-            inside = ""
-        if not inside:
-            inside = "block" if _BLOCK.match(line) else "hunk" if line.startswith("@@ ") else ""
-        if inside:
-            lines[index] = _MARK.sub("(", line)
-    return "\n".join(lines)
+def _ideas_in(thoughts: Thoughts) -> list[re.Match[str]]:
+    """Every complete set of sections outside the thoughts, at its position in the text."""
+    text = _unmarked_at(thoughts.text, [*thoughts.spans, *thoughts.mentions])
+    edits = [span for span, kind in code_spans(text) if kind != FENCE]
+    # An edit that is not closed swallows the sections after it: then edits are read like any other text.
+    return list(_SECTIONS.finditer(_unmarked_at(text, edits))) or list(_SECTIONS.finditer(text))
+
+
+def _unmarked_at(text: str, spans: list[Span]) -> str:
+    parts, at = [], 0
+    for start, end in sorted(spans):
+        parts += [text[at:start], unmarked(text[start:end])] if start >= at else []
+        at = max(at, end)
+    return "".join(parts) + text[at:]
+
+
+def _what_is_missing(thoughts: Thoughts) -> str:
+    """Why a text holds no idea, and what to do."""
+    text = thoughts.answer
+    if not thoughts.ended:
+        return (
+            f"This text holds no idea: the model's thoughts never end, so no {FORM} was reached. Allow longer answers "
+            f"(max_tokens; in training max_completion_length). It began: {_start(thoughts.text)}"
+        )
+    missing = [mark for mark in (EXPERIMENT, CHANGES, END) if mark not in text]
+    reason = f"no {' and no '.join(missing)}" if missing else "the section marks are repeated or out of order"
+    after = " after the model's thoughts" if thoughts.spans else ""
+    return f"This text holds no idea{after}: {reason}. Expected the form {FORM}. It began: {_start(text)}"
 
 
 def _start(text: str, length: int = 80) -> str:

@@ -11,13 +11,13 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import parse_idea
 from ideator_rl.implementers.coder import HALVINGS, CoderImplementer, CoderSettings
-from ideator_rl.implementers.coder_answer import without_thoughts
 from ideator_rl.implementers.coder_prompt import prompts_version
 from ideator_rl.implementers.implementer import ImplementerUnavailable, NotImplementable
 from ideator_rl.llm import ContextTooLong, LLMUnavailable, Reply
 from ideator_rl.llm.recording import RecordingError
 from ideator_rl.patch import apply_patch
 from ideator_rl.storage.ledger import BudgetSpent, Ledger
+from ideator_rl.text.thoughts import split_thoughts
 
 GOOD = replace_line("x = 4.0", "x = 1.0")
 UNFIT = replace_line("x = 99.0", "x = 1.0")
@@ -159,11 +159,11 @@ def test_a_codebase_equal_to_the_baseline_is_refused():
 
 def test_thoughts_are_removed_but_not_code_that_contains_their_tags():
     code = "train.py\n<<<<<<< SEARCH\nx = 4.0\n=======\nx = '''\n</think>\n'''\n>>>>>>> REPLACE\n"
-    assert without_thoughts(code) == code
+    assert split_thoughts(code).answer == code
     hunk = "--- a/t.py\n+++ b/t.py\n@@ -1,2 +1,2 @@\n </think>\n-a\n+b\n"
-    assert without_thoughts(hunk) == hunk
-    assert without_thoughts(f"<think>a</think>{code}") == code
-    assert without_thoughts(f"so {code}\n</think>\n{code}").strip() == code.strip()
+    assert split_thoughts(hunk).answer == hunk
+    assert split_thoughts(f"<think>a</think>{code}").answer == code
+    assert split_thoughts(f"so {code}\n</think>\n{code}").answer.strip() == code.strip()
 
 
 # --- the race

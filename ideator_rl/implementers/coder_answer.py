@@ -1,6 +1,6 @@
 """Reads one answer of a coder: a patched codebase, or the fault that prevents it.
 
-Guaranteed: nothing is applied from an answer that was cut off, nor from a model's thoughts.
+Guaranteed: nothing is applied from an answer that was or may be cut off, nor from a model's thoughts.
 """
 
 from __future__ import annotations
@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from ideator_rl.llm import Reply
 from ideator_rl.patch import PatchError, Rules, Tree, patched_tree
 from ideator_rl.patch.edit import Kind
+from ideator_rl.text.thoughts import split_thoughts
 
 DECLINED = re.compile(r"^[ \t*_>`]*CANNOT:[ \t*_]*(\S.*)", re.M)
 """How the prompt asks a coder to state that an idea cannot be done."""
-_OPENING_TAG = re.compile(r"\s*<think(?:ing)?>")
-_CLOSING_TAG = re.compile(r"</think(?:ing)?>")
-_CLOSING_LINE = re.compile(r"^</think(?:ing)?>[ \t]*$", re.M)
 _EDIT = re.compile(r"^(?:<{5,9} ?SEARCH|@@|diff --git )", re.M)
-_BLOCK_EDGE = re.compile(r"^(?:<{5,9} ?SEARCH|>{5,9} ?REPLACE|`{3,}|~{3,})", re.M)
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ EMPTY, CUT_OFF, REFUSED, GAVE_UP = "empty", "cut off", "refused", "declined"
 UNFIT, BROKE_RULE = "unfit", "rule"
 REASONS = {
     EMPTY: "the answer held no text",
-    CUT_OFF: "the answer was cut off at its greatest length",
+    CUT_OFF: "the answer was cut off, or ended for an unknown reason",
     REFUSED: "the model refused to answer",
     GAVE_UP: "the coder answered that the idea cannot be done",
     UNFIT: "the patch did not apply",
@@ -52,12 +49,16 @@ REASONS = {
 def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
     """The codebase that an answer leads to, or its fault."""
     if reply.finish == "length":
-        return Fault(CUT_OFF, f"the answer was cut off after {reply.completion_tokens} tokens, and nothing was applied")
+        return Fault(CUT_OFF, f"{reply.lack}; nothing was applied")
     if reply.finish == "refused":
         return Fault(REFUSED, f"the model refused: {_beginning(reply.text)}")
-    text = without_thoughts(reply.text)
-    if reply.finish == "empty" or not text.strip():
-        return Fault(EMPTY, "the answer held no text" + (" after the model's thoughts" if reply.text.strip() else ""))
+    thoughts = split_thoughts(reply.text)
+    text = thoughts.answer
+    if reply.finish == "empty":
+        return Fault(EMPTY, reply.lack)
+    if not text.strip():
+        ended = "after the model's thoughts" if thoughts.ended else "outside the model's thoughts, which never end"
+        return Fault(EMPTY, f"the answer held no text {ended}")
     try:
         return patched_tree(base, text, rules)
     except PatchError as error:
@@ -67,22 +68,6 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
         if (declined := DECLINED.search(text)) and not _EDIT.search(text):
             return Fault(GAVE_UP, f"the coder answered: {_beginning(declined[1])}")
         return Fault(UNFIT, str(error))
-
-
-def without_thoughts(text: str) -> str:
-    """An answer without a reasoning model's thoughts before it; empty if the thoughts never end.
-
-    Some servers drop the opening tag: then a closing tag on a line of its own, outside of blocks and fences, ends the
-    thoughts.
-    """
-    if opening := _OPENING_TAG.match(text):
-        closing = _CLOSING_TAG.search(text, opening.end())
-        return text[closing.end() :] if closing else ""
-    for closing in _CLOSING_LINE.finditer(text):
-        # An even number of edges before the tag: it is not inside a block or fence.
-        if len(_BLOCK_EDGE.findall(text, 0, closing.start())) % 2 == 0:
-            return text[closing.end() :]
-    return text
 
 
 def _beginning(text: str, length: int = 300) -> str:

@@ -132,7 +132,7 @@ class ChatClient:
         async with slot, self.ledger.reserve_when_free(request.max_cost(price)) as reservation:
             started = time.monotonic()
             try:
-                answer = read_answer(await self._send(connections, request))
+                answer = read_answer(await self._send(connections, request), request.max_tokens)
             except Fault as fault:
                 # Without an actual cost, the whole reservation is booked.
                 reservation.actual = None if fault.maybe_billed else Spent()
@@ -169,7 +169,10 @@ class ChatClient:
             tokens_of(answer.text) + tokens_of(answer.reasoning),
         )
         usd = price.usd(*tokens)
-        return Reply(answer.text, answer.finish, request.model, *tokens, usd, seconds, answer.tokens is None)
+        return Reply(
+            answer.text, answer.finish, request.model, *tokens, usd, seconds, answer.tokens is None,
+            answer.finish_reason, answer.reasoning, answer.reasoning_field,
+        )  # fmt: skip
 
     def _refuse_if_too_long(self, request: Request) -> None:
         window, prompt_size = self.settings.context_tokens, prompt_tokens(request.messages)

@@ -102,5 +102,5 @@ class ChatIdeator(Ideator):
                 if halvings == HALVINGS or not (prompt.past_ideas or ask.avoid):
                     raise
                 continue
-            return [prompt.answer(idea) for idea in ideas_of_reply(reply.text, count)]
+            return [prompt.answer(idea) for idea in ideas_of_reply(reply, count)]
         raise AssertionError("the last attempt returns or raises")

@@ -8,21 +8,26 @@ taken for an idea.
 from __future__ import annotations
 
 from ideator_rl.ideas import EXPERIMENT, spans_of_ideas, unmarked
-from ideator_rl.implementers.coder_answer import without_thoughts
+from ideator_rl.llm import Reply
+from ideator_rl.text.thoughts import split_thoughts
 
 
-def ideas_of_reply(text: str, count: int) -> list[str]:
+def ideas_of_reply(reply: Reply, count: int) -> list[str]:
     """At most `count` completions; further ideas are dropped.
 
     A reasoning model's thoughts stay with a single idea (`count` 1); with several ideas they are left out.
     """
+    thoughts = split_thoughts(reply.text)
+    thought = thoughts.thought
+    if reply.reasoning:
+        # In one text again, as the model wrote it: readers of completions know thoughts by their marks only.
+        thought = f"<think>\n{reply.reasoning}\n</think>\n{thought}"
     # Ideas are looked for outside the thoughts, where a model often drafts some.
-    reply = without_thoughts(text)
-    completions = _split(reply)[:count]
+    completions = _split(thoughts.answer)[:count]
     if not completions:
-        return [unmarked(text) if text != reply else text]
+        return [unmarked(thought) + thoughts.answer]
     if count == 1:
-        completions[0] = unmarked(text[: len(text) - len(reply)]) + completions[0]
+        completions[0] = unmarked(thought) + completions[0]
     return completions
 
 

@@ -1,0 +1,266 @@
+"""The reader of a model's thoughts: which characters of a text are thoughts, and which are the answer.
+
+Marks in pairs: `<think>`, `<thinking>`, `<thought>`, `<reasoning>`, `<seed:think>`, `[THINK]`, `<|begin_of_thought|>`
+and every tag with such a word in its name, in any case.  Channels: those of gpt-oss (harmony), with or without their
+special tokens.  A closing mark without an opening one ends thoughts that the prompt's template opened: everything
+before it is thought.  Thoughts without an end leave no answer.
+
+Marks inside SEARCH/REPLACE blocks, hunks, patches and fences are code; marks in quotes, or in the middle of a sentence,
+are words about marks.  In doubt a text counts as thought, because an answer is acted on.
+
+Not covered: thoughts without any mark, and marks that a tokenizer dropped as special tokens (`[THINK]`).
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ideator_rl.text.code_spans import FENCE, Cover, Span, code_spans
+
+STEMS = (
+    "think", "thought", "reason", "reflect", "scratchpad", "monolog", "deliberat", "ponder", "rationale", "analysis",
+    "brainstorm", "draft",
+)  # fmt: skip
+"""A tag whose name has a word that starts with one of these is a mark of thoughts; so does a field of a message."""
+_QUOTES = '"`'
+_EDGE_WORDS = ("begin", "start", "end", "of")
+
+_MARK = re.compile(
+    # Gemma's channels and the tokens of MedGemma are no tags.
+    r"(?P<opening><\|channel>thought\b|<unused94>thought\b)|(?P<closing><channel\|>|<unused95>)"
+    r"|(?P<bracket>[<\[◁])\|?(?P<slash>/?)\s?(?P<name>[A-Za-z][\w:.-]{1,40})(?P<more>\s[^<>\[\]\n]{0,200})?\|?[>\]▷]"
+)
+_CLOSING_TAG = re.compile(r".*[<\[◁]\|?/\s?([A-Za-z][\w:.-]{1,40})\|?[>\]▷]")
+_SPECIAL = re.compile(r"(?:\s|<\|[^|>\n]*\|>|[*>#_])*")
+"""What may precede an opening mark on its line: blanks, special tokens and marks of Markdown."""
+_SENTENCE_END = re.compile(r"[.!?…][ \t]*$")
+_CONTINUES = re.compile(r"[.,;:!?)]|[ \t]+\(?[a-z]+(?=[\s,.;:)]|$)(?!\.\w)")
+"""What follows a mark that a sentence mentions; a path after it is no sentence."""
+
+_HEADER = re.compile(
+    r"(?:<\|start\|>[^<\n]{0,80})?<\|channel\|>(?P<channel>(?:(?!<\|message\|>|<\|end\|>|<\|start\|>).){0,200})<\|message\|>",
+    re.S,
+)
+_BODY_END = re.compile(r"<\|(?:end|return|call)\|>")
+_BARE_CHANNEL = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=\S)")
+_BARE_SENTENCE = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)[A-Z][a-z']*[ ,]")
+_BARE_FINAL = "assistantfinal"
+
+_CONTEXT = 300
+"""Characters of a line before a mark that are looked at."""
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """A text with its thoughts marked."""
+
+    text: str
+    spans: tuple[Span, ...]
+    """The thoughts with their marks, in order, without overlap."""
+    ended: bool = True
+    """Whether an answer may follow; False for thoughts that never end."""
+    mentions: tuple[Span, ...] = ()
+    """Pairs of marks inside one line of the answer: more likely words about marks than thoughts."""
+
+    @property
+    def answer(self) -> str:
+        """The text without its thoughts."""
+        starts = [0, *(end for _, end in self.spans)]
+        ends = [*(start for start, _ in self.spans), len(self.text)]
+        return "".join(self.text[start:end] for start, end in zip(starts, ends, strict=True))
+
+    @property
+    def thought(self) -> str:
+        """The thoughts with their marks."""
+        return "".join(self.text[start:end] for start, end in self.spans)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    start: int
+    end: int
+    name: str
+    """The words of the tag without begin, start, end and of, in lower case."""
+    closing: bool
+    in_brackets: bool = False
+
+
+def split_thoughts(text: str) -> Thoughts:
+    """Which parts of a text are thoughts."""
+    code = code_spans(text, _after_thoughts)
+    return _harmony(text, code) or _bare_harmony(text) or _tagged(text, code)
+
+
+def names_thoughts(name: str) -> bool:
+    """Whether a tag or a field of a message is named after thoughts."""
+    return any(word.startswith(STEMS) or word == "cot" for word in _words(name))
+
+
+def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
+    """Thoughts between tags."""
+    unquoted = list(_unquoted(text, _marks(text)))
+    in_code = Cover(span for span, _ in code)
+    marks = [mark for mark in unquoted if mark.start not in in_code]
+    mentioned = {mark.start for mark in marks if _is_mentioned(text, mark)}
+    closings = _Closings([mark for mark in marks if mark.start not in mentioned])
+    any_closings = _Closings(marks)
+    # A fence that the thoughts left open may have swallowed their closing mark.
+    in_edit = Cover(span for span, kind in code if kind != FENCE)
+    fenced = max((m.end for m in unquoted if m.closing and m.start in in_code and m.start not in in_edit), default=0)
+    spans: list[Span] = []
+    mentions: list[Span] = []
+    handled = 0  # marks before this position belong to a pair
+    for mark in marks:
+        if mark.start < handled:
+            continue
+        if mark.closing:
+            # Its opening mark was in the prompt: whatever came before is thought, earlier answers too.
+            if mark.start not in mentioned:
+                spans, mentions = [(0, mark.end)], []
+            continue
+        if mark.start in mentioned or not _begins(text, mark, spans[-1][1] if spans else 0):
+            # In the middle of a line, a pair on that line is a mention; a pair over several lines holds thoughts.
+            same_line = any_closings.after(mark)
+            if same_line and "\n" not in text[mark.end : same_line]:
+                mentions.append((mark.start, same_line))
+                handled = same_line
+            elif mark.start not in mentioned and (end := closings.after(mark)):
+                spans.append((mark.start, end))
+                handled = end
+            continue
+        end = closings.after(mark) or (fenced if fenced > mark.end else None)
+        if end is not None:
+            spans.append((mark.start, end))
+            handled = end
+        # `[Thought]` may head a section; only the mark of Mistral's models opens thoughts without an end.
+        elif not mark.in_brackets or text[mark.start : mark.end] in ("[THINK]", "[THINKING]"):
+            return Thoughts(text, (*spans, (mark.start, len(text))), ended=False)
+    return Thoughts(text, tuple(spans), mentions=tuple(mentions))
+
+
+class _Closings:
+    """Closing marks by name and position."""
+
+    def __init__(self, marks: Sequence[_Mark]):
+        self._by_name: dict[str, list[_Mark]] = {}
+        self._orphans: list[_Mark] = []
+        """Those without an opening mark of their name."""
+        open_marks: Counter[str] = Counter()
+        for mark in marks:
+            if not mark.closing:
+                open_marks[mark.name] += 1
+                continue
+            self._by_name.setdefault(mark.name, []).append(mark)
+            if open_marks[mark.name]:
+                open_marks[mark.name] -= 1
+            else:
+                self._orphans.append(mark)
+
+    def after(self, opening: _Mark) -> int | None:
+        """The end of the first closing mark of the same name, else of the first that closes no other thoughts."""
+        for marks in (self._by_name.get(opening.name, []), self._orphans):
+            index = bisect_right(marks, opening.start, key=lambda mark: mark.start)
+            if index < len(marks):
+                return marks[index].end
+        return None
+
+
+def _marks(text: str) -> Iterator[_Mark]:
+    for match in _MARK.finditer(text):
+        if match["name"] is None:
+            yield _Mark(*match.span(), "channel", match["closing"] is not None)
+        elif names_thoughts(match["name"]) and not (match["more"] or "").endswith("/"):
+            words = _words(match["name"])
+            name = "_".join(word for word in words if word not in _EDGE_WORDS)
+            yield _Mark(*match.span(), name, bool(match["slash"]) or words[0] == "end", match["bracket"] == "[")
+
+
+def _unquoted(text: str, marks: Iterator[_Mark]) -> Iterator[_Mark]:
+    """The marks that are not in quotes or in a code span of their line."""
+    counted = line_end = -1
+    counts: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for mark in marks:
+        # Quotes are counted once per line, however many marks it has.
+        if mark.start >= line_end:
+            counted = text.rfind("\n", 0, mark.start) + 1
+            line_end = text.find("\n", mark.end)
+            line_end = line_end if line_end >= 0 else len(text)
+            counts = dict.fromkeys(_QUOTES, 0)
+            last = {quote: text.rfind(quote, counted, line_end) for quote in _QUOTES}
+        for quote in _QUOTES:
+            counts[quote] += text.count(quote, counted, mark.start)
+        counted = mark.start
+        around = text[mark.start - 1 : mark.start] + text[mark.end : mark.end + 1]
+        in_quotes = any(counts[quote] % 2 and last[quote] >= mark.end for quote in _QUOTES)
+        if not in_quotes and around not in ("''", '""', "``"):
+            yield mark
+
+
+def _line_before(text: str, mark: _Mark) -> str:
+    """The end of the line before a mark."""
+    return text[max(0, mark.start - _CONTEXT) : mark.start].rpartition("\n")[2]
+
+
+def _begins(text: str, mark: _Mark, thoughts_end: int) -> bool:
+    """Whether a mark begins a line, or follows a whole sentence or other thoughts."""
+    before = _line_before(text, mark)
+    if _SENTENCE_END.search(before) or (thoughts_end and not text[thoughts_end : mark.start].strip()):
+        return True
+    return len(before) < _CONTEXT and _SPECIAL.fullmatch(before) is not None
+
+
+def _is_mentioned(text: str, mark: _Mark) -> bool:
+    """Whether a sentence goes on after a mark in its middle: it is then about marks."""
+    before = _line_before(text, mark)
+    in_sentence = before[-1:] in (" ", "\t", "(") and before.strip() and not _SENTENCE_END.search(before)
+    return bool(in_sentence and _CONTINUES.match(text, mark.end))
+
+
+def _after_thoughts(line: str) -> str:
+    """The part of a line after the last mark that ends thoughts."""
+    closing = _CLOSING_TAG.match(line)
+    return line[closing.end() :] if closing and names_thoughts(closing[1]) else line
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name such as `seed:think`, `begin_of_thought` or `antThinking`, in lower case."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("_", " ").replace(":", " ").split()
+
+
+def _harmony(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts | None:
+    """The channels of gpt-oss with their special tokens: the last one named final is the answer."""
+    in_code = Cover(span for span, _ in code)
+
+    def real(pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        matches = {match.start(): match for match in pattern.finditer(text)}
+        marks = _unquoted(text, (_Mark(*match.span(), "channel", False) for match in matches.values()))
+        return [matches[mark.start] for mark in marks if mark.start not in in_code]
+
+    headers = real(_HEADER)
+    if not headers:
+        # A damaged header at the start has no message, so no answer either.
+        starts = re.match(r"\s*(?:<\|start\|>\w*)?<\|channel\|>", text)
+        return Thoughts(text, ((0, len(text)),), ended=False) if starts else None
+    finals = [match for match in headers if match["channel"].strip().startswith("final")]
+    if not finals:
+        return Thoughts(text, ((0, len(text)),), ended=False)
+    start = finals[-1].end()
+    ends = [match.start() for match in (*headers, *real(_BODY_END)) if match.start() >= start]
+    end = min(ends, default=len(text))
+    return Thoughts(text, ((0, start), (end, len(text))) if end < len(text) else ((0, start),))
+
+
+def _bare_harmony(text: str) -> Thoughts | None:
+    """The same channels after a tokenizer dropped the special tokens: `analysisWe need …assistantfinal…`."""
+    if not _BARE_CHANNEL.match(text):
+        return None
+    final = text.rfind(_BARE_FINAL)
+    if final >= 0:
+        return Thoughts(text, ((0, final + len(_BARE_FINAL)),))
+    # Without the last channel, only a sentence shows that this is no path such as analysis/plot.py.
+    return Thoughts(text, ((0, len(text)),), ended=False) if _BARE_SENTENCE.match(text) else None
