@@ -36,7 +36,7 @@ class NoFileLocks(IdeatorError):
 
     def __init__(self, path: Path, error: OSError):
         super().__init__(
-            f"The file system of {path.parent} has no file locks (flock: {error.strerror}), which keep processes apart. "
+            f"The file system of {path.parent} has no file locks (flock: {error.strerror}). They keep runs apart. "
             "Set TMPDIR to a folder on a local disk, or have the file system mounted with flock."
         )
 

@@ -58,7 +58,7 @@ def test_a_run_is_pushed_as_two_repos_and_the_token_goes_in_the_header_only(tmp_
     assert {"README.md", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "reward.svg"} <= set(
         model
     )
-    assert set(dataset) == {"README.md", "data/trajectories.parquet", "data/experiments.parquet"}
+    assert set(dataset) == {"README.md", "recipe.yaml", "data/trajectories.parquet", "data/experiments.parquet"}
     assert b"- somebody/ideator-trajectories" in model["README.md"] and b"somebody/ideator)" in dataset["README.md"]
     assert hub.private == {("model", NAMES.model): True, ("dataset", NAMES.dataset): True}
     headers = {path: header for path, header in hub.authorizations}
@@ -82,6 +82,14 @@ def test_pushing_again_sends_nothing_twice_and_replaces_older_weights(hub, folde
     (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
     push(NAMES, model, dataset, private=False)
     assert set(hub.repos["model", NAMES.model]) == {"README.md", "model-00001-of-00001.safetensors", "notes.txt"}
+
+
+def test_a_dataset_alone_is_pushed_under_the_name_that_was_given(hub, folders):
+    model, dataset = folders
+    names = full_names(None, "ideas")
+    assert names == Names(None, "somebody/ideas")
+    assert push(names, model, dataset, private=True) == (None, f"{hub.url}/datasets/somebody/ideas")
+    assert list(hub.repos) == [("dataset", "somebody/ideas")]
 
 
 REFUSALS = {

@@ -247,12 +247,15 @@ def _add_report(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    command = _command(commands, "export", "a run's model and trajectories, with their cards")
+    command = _command(commands, "export", "a run's model and trajectories, with their cards; a search has no model")
     command.add_argument("run", metavar="RUN", help="the folder that a recipe names as output_dir")
     destination = command.add_mutually_exclusive_group(required=True)
     destination.add_argument("--out", metavar="DIR", help="a new folder")
-    destination.add_argument("--push-to-hub", metavar="REPO", help="the model's name; needs HF_TOKEN or a login")
+    destination.add_argument(
+        "--push-to-hub", metavar="REPO", help="the model's name, or that of a dataset alone; needs HF_TOKEN or a login"
+    )
     command.add_argument("--dataset-repo", metavar="REPO", help="the dataset's name; default: REPO-trajectories")
+    command.add_argument("--dataset-only", action="store_true", help="the trajectories without the model")
     command.add_argument("--private", action="store_true", help="create private repos")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; default: as trained")
     command.add_argument("--license", metavar="ID", help="such as apache-2.0; default: none")

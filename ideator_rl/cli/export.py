@@ -1,4 +1,7 @@
-"""`ideator-rl export`: a run's model and trajectories, with their cards, into a folder or onto the hub."""
+"""`ideator-rl export`: a run's model and trajectories, with their cards, into a folder or onto the hub.
+
+A search has trajectories alone.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def main(args: argparse.Namespace) -> int:
         from ideator_rl.publishing.export import Options, export_to_folder, export_to_hub
 
     run = Path(args.run)
-    options = Options(args.dtype, args.license, dataset=args.dataset_repo, report=print_progress)
+    options = Options(
+        args.dtype, args.license, dataset=args.dataset_repo, dataset_only=args.dataset_only, report=print_progress
+    )
     with redirect_stdout(sys.stderr):
         if args.push_to_hub:
             exported = export_to_hub(run, args.push_to_hub, args.dataset_repo, args.private, options)
@@ -33,6 +38,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print_json(asdict(exported))
         return 0
-    print_text(f"model:   {exported.model} ({exported.weights})")
+    if exported.model:
+        print_text(f"model:   {exported.model} ({exported.weights})")
     print_text(f"dataset: {exported.dataset} ({', '.join(f'{count} {name}' for name, count in exported.rows.items())})")
     return 0

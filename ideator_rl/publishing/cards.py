@@ -67,7 +67,7 @@ def model_card(recipe: Recipe, exported: ExportedModel | None = None) -> str:
         tags=["ideator_rl", "grpo", "trl"],
     )
     values = {
-        **_common_values(recipe, redactor),
+        **_common_values(recipe.ours.as_mapping(), redactor),
         "ours": recipe.ours,
         "grpo": recipe.grpo,
         "base": redactor.settings(recipe.ours.model_name_or_path),
@@ -88,7 +88,7 @@ def model_card(recipe: Recipe, exported: ExportedModel | None = None) -> str:
     return f"{card}\n"
 
 
-def dataset_card(run: Run, recipe: Recipe, model: str | None, license: str | None) -> str:
+def dataset_card(run: Run, model: str | None, license: str | None) -> str:
     """The card of a run's trajectories.
 
     Args:
@@ -107,9 +107,10 @@ def dataset_card(run: Run, recipe: Recipe, model: str | None, license: str | Non
     card: Any = DatasetCard.from_template(
         metadata,
         str(Path(__file__).with_name("dataset_card.md.j2")),
-        **_common_values(recipe, Redactor(recipe.ours.as_mapping())),
+        **_common_values(run.recipe, Redactor(run.recipe)),
         **_metric_values(run),
-        ours=recipe.ours,
+        recipe=run.recipe,
+        is_search=run.is_search,
         model=model,
         license_text=license or "unknown; none was stated",
         kinds=dict(Counter(kind_of(record) for record in run.experiments.values())),
@@ -122,8 +123,12 @@ def dataset_card(run: Run, recipe: Recipe, model: str | None, license: str | Non
 
 def public_recipe(recipe: Recipe, redactor: Redactor) -> str:
     """The resolved recipe as YAML, without secrets and without the folders of this machine."""
-    settings = redactor.settings(yaml.safe_load(recipe.text()))
-    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    return public_settings(yaml.safe_load(recipe.text()), redactor)
+
+
+def public_settings(settings: dict[str, Any], redactor: Redactor) -> str:
+    """The same for the settings of any saved recipe."""
+    return yaml.safe_dump(redactor.settings(settings), sort_keys=False, allow_unicode=True)
 
 
 def fenced(text: str, language: str = "") -> str:
@@ -132,8 +137,8 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _common_values(recipe: Recipe, redactor: Redactor) -> dict[str, Any]:
-    environment = redactor.text(Path(recipe.ours.env).name)
+def _common_values(recipe: dict[str, Any], redactor: Redactor) -> dict[str, Any]:
+    environment = redactor.text(Path(str(recipe.get("env", ""))).name)
     functions = {"fenced": fenced, "number": number, "share": share, "measured": _measured}
     return {"environment": environment, "ideator_rl": version("ideator-rl"), **functions}
 

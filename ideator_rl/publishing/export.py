@@ -1,11 +1,12 @@
 """Export of a run: the merged model with its card, and its trajectories as a dataset with a card of their own.
 
     OUT/model/     weights, config, tokenizer, generation config, README.md, recipe.yaml, charts
-    OUT/dataset/   README.md, data/trajectories.parquet, data/experiments.parquet
+    OUT/dataset/   README.md, recipe.yaml, data/trajectories.parquet, data/experiments.parquet
 
 Contract:
 - OUT appears complete or not at all, and nothing is overwritten.  A push sends the same folders to the Hub.
 - A finished run can be exported, and one that was interrupted after a checkpoint.  Nothing is trained or run.
+- A search trains no model: its export is the dataset alone.  So is that of any run with `dataset_only`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
 from ideator_rl.publishing import hub
-from ideator_rl.publishing.cards import ExportedModel, dataset_card, model_card, public_recipe
+from ideator_rl.publishing.cards import ExportedModel, dataset_card, model_card, public_recipe, public_settings
 from ideator_rl.publishing.charts import charts_of_run
 from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.publishing.weights import newest_weights, weight_hashes, write_model
@@ -45,6 +46,8 @@ class Options:
     """Name of the model on the Hub, for the dataset's card."""
     dataset: str | None = None
     """Name of the dataset on the Hub, for the model's card."""
+    dataset_only: bool = False
+    """Leave the model out, as is done for a search."""
     report: Callable[[str], None] = lambda _: None
     """Called with a line of progress: a large model takes minutes."""
 
@@ -53,10 +56,11 @@ class Options:
 class Exported:
     """The result of an export, as `--json` prints it."""
 
-    model: str
-    """Folder or URL."""
+    model: str | None
+    """Folder or URL; None where only the dataset was exported."""
     dataset: str
-    weights: str
+    """Folder or URL."""
+    weights: str | None
     """Where the weights were taken from."""
     sha256: dict[str, str]
     """By file of weights."""
@@ -74,26 +78,28 @@ def export_to_folder(run: Path, out: Path, options: Options) -> Exported:
         raise ExportError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
     with atomic_folder(out.absolute()) as scratch:
         exported = _write(run, scratch, options)
-    return replace(exported, model=str(out / "model"), dataset=str(out / "dataset"))
+    model = str(out / "model") if exported.model else None
+    return replace(exported, model=model, dataset=str(out / "dataset"))
 
 
 def export_to_hub(run: Path, model: str, dataset: str | None, private: bool, options: Options) -> Exported:
     """Write the export to a scratch folder inside the run's, and push it.
 
     Args:
+        model: name of the model's repository; of the dataset's where there is no model.
         dataset: name of its repository; None for the model's with "-trajectories".
 
     Raises:
         IdeatorError: as `export_to_folder`; or the Hub refuses, if possible before the export is written.
     """
     # The cheap refusals first: no run, no token, an invalid name.
-    read_run(run)
-    names = hub.full_names(model, dataset)
+    dataset_only = options.dataset_only or read_run(run).is_search
+    names = hub.full_names(None if dataset_only else model, dataset or (model if dataset_only else None))
     # Inside the run, because weights may be too large for the disk of /tmp.
     with tempfile.TemporaryDirectory(prefix=".export-", dir=run) as scratch:
         folder = Path(scratch)
         exported = _write(run, folder, replace(options, model=names.model, dataset=names.dataset))
-        options.report(f"sending {names.dataset} and {names.model}")
+        options.report(f"sending {' and '.join(filter(None, (names.dataset, names.model)))}")
         model_url, dataset_url = hub.push(names, folder / "model", folder / "dataset", private)
     return replace(exported, model=model_url, dataset=dataset_url)
 
@@ -107,19 +113,23 @@ def recipe_of(run: Run) -> Recipe:
     if not run.recipe.get("env") or not run.recipe.get("output_dir"):
         raise ExportError(
             f"{run.folder} holds no {MARK} of a training run, so there is no model to export. Expected the folder that "
-            "a training recipe names as output_dir."
+            "a training recipe names as output_dir; or export the trajectories alone with --dataset-only."
         )
     return parse_stored_recipe(run.recipe, f"The recipe of {run.folder} has")
 
 
 def _write(folder: Path, out: Path, options: Options) -> Exported:
-    """Write both folders under `out`."""
+    """Write the folders under `out`."""
+    run = read_run(folder)
+    if options.dataset_only or run.is_search:
+        if options.dtype:
+            raise ExportError("--dtype is about weights, and this export has none. Leave it out.")
+        return Exported(None, str(out / "dataset"), None, {}, _write_dataset(run, out / "dataset", options))
     prepare_libraries(None)
     from transformers import AutoTokenizer
 
-    run = read_run(folder)
     recipe = recipe_of(run)
-    redactor = Redactor(recipe.ours.as_mapping())
+    redactor = Redactor(run.recipe)
     model, dataset = out / "model", out / "dataset"
 
     # The model first: its card states the hashes of the files that were written.
@@ -143,6 +153,13 @@ def _write(folder: Path, out: Path, options: Options) -> Exported:
     )
     (model / "README.md").write_text(model_card(recipe, facts), encoding="utf-8")
 
+    return Exported(str(model), str(dataset), source.description, hashes, _write_dataset(run, dataset, options))
+
+
+def _write_dataset(run: Run, dataset: Path, options: Options) -> dict[str, int]:
+    """Write the trajectories with their card.  Returns the number of rows by table."""
+    redactor = Redactor(run.recipe)
     rows = write_trajectories(run, dataset, redactor)
-    (dataset / "README.md").write_text(dataset_card(run, recipe, options.model, options.license), encoding="utf-8")
-    return Exported(str(model), str(dataset), source.description, hashes, rows)
+    (dataset / MARK).write_text(public_settings(run.recipe, redactor), encoding="utf-8")
+    (dataset / "README.md").write_text(dataset_card(run, options.model, options.license), encoding="utf-8")
+    return rows

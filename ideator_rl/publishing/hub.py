@@ -43,13 +43,14 @@ class HubError(IdeatorError):
 
 @dataclass(frozen=True)
 class Names:
-    """Full names of the two repositories."""
+    """Full names of the repositories."""
 
-    model: str
+    model: str | None
+    """None where only the dataset is published."""
     dataset: str
 
 
-def full_names(model: str, dataset: str | None) -> Names:
+def full_names(model: str | None, dataset: str | None) -> Names:
     """Check the names and the token, and put the user's namespace before names that have none.
 
     Raises:
@@ -59,7 +60,7 @@ def full_names(model: str, dataset: str | None) -> Names:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    names = (model, dataset or model + SUFFIX)
+    names = [name for name in (model, dataset or f"{model}{SUFFIX}") if name]
     for name in names:
         try:
             validate_repo_id(name)
@@ -68,26 +69,29 @@ def full_names(model: str, dataset: str | None) -> Names:
                 f"{name!r} cannot be the name of a repo. Expected NAME or OWNER/NAME of letters, digits, '-', '_' and "
                 "'.', at most 96 characters, without '--' or '..'."
             ) from None
-    if names[0] == names[1]:
+    if len(set(names)) < len(names):
         raise HubError(f"Model and dataset cannot both be {model}: their pages link to each other. Name another one.")
     with _one_sentence("The user's name cannot be read from the hub"):
         if get_token() is None:
             raise HubError(f"{NO_TOKEN[0].upper()}{NO_TOKEN[1:]}.")
         user = HfApi().whoami()["name"]
-    return Names(*(name if "/" in name else f"{user}/{name}" for name in names))
+    full = [name if "/" in name else f"{user}/{name}" for name in names]
+    return Names(full[0] if model else None, full[-1])
 
 
-def push(names: Names, model: Path, dataset: Path, private: bool) -> tuple[str, str]:
-    """Create both repositories and send the folders, the dataset first: the model's card links to it.
+def push(names: Names, model: Path, dataset: Path, private: bool) -> tuple[str | None, str]:
+    """Create the repositories and send the folders, the dataset first: the model's card links to it.
 
     Returns:
-        URLs of the model and of the dataset.
+        URLs of the model, if it has a name, and of the dataset.
 
     Raises:
         HubError: states which of the two is already published.
     """
-    progress = "Nothing of the model was sent yet; the same line goes on safely."
+    progress = f"{'Nothing of the model was sent yet; t' if names.model else 'T'}he same line goes on safely."
     dataset_url = _send(names.dataset, "dataset", dataset, private, progress)
+    if names.model is None:
+        return None, dataset_url
     progress = f"The dataset is published already ({dataset_url}); the same line goes on safely."
     return _send(names.model, "model", model, private, progress), dataset_url
 

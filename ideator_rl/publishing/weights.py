@@ -65,7 +65,7 @@ def newest_weights(run: Path, max_steps: int) -> Source:
     if last is None:
         raise ModelError(
             f"{run} holds neither a trained model nor a whole checkpoint. Go on with the run (--resume) until it has "
-            "saved one: see save_steps in its recipe."
+            "saved one: see save_steps in its recipe. Or export the trajectories alone, with --dataset-only."
         )
     if not any(checkpoints[last].glob("*.safetensors")):
         raise ModelError(

@@ -65,6 +65,11 @@ class Run:
     """Which experiments were proposed in answer to which, in the order written."""
 
     @property
+    def is_search(self) -> bool:
+        """No model is trained: only the recipe of a search names an ideator."""
+        return "ideator" in self.recipe
+
+    @property
     def direction(self) -> str:
         return next((e.metric["direction"] for e in self.experiments.values() if e.metric), "min")
 

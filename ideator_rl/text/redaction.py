@@ -32,11 +32,11 @@ class Redactor:
     def __init__(self, recipe: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ):
         """
         Args:
-            recipe: a recipe whose coder may name the environment variable of its key.
+            recipe: a recipe whose coder and ideator may name the environment variables of their keys.
         """
-        coder = (recipe or {}).get("coder")
-        coder_key = coder.get("api_key_env") if isinstance(coder, dict) else None
-        values = {value for name, value in environ.items() if _SECRET_KEY.search(name) or name == coder_key}
+        clients = [(recipe or {}).get(key) for key in ("coder", "ideator_options")]
+        keys = {client.get("api_key_env") for client in clients if isinstance(client, dict)}
+        values = {value for name, value in environ.items() if _SECRET_KEY.search(name) or name in keys}
         # Longest first: one secret may be the beginning of another.
         secrets = sorted((value for value in values if len(value) >= MIN_SECRET_LENGTH), key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, secrets))) if secrets else None
