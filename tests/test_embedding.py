@@ -98,8 +98,8 @@ def test_an_own_embedder_is_named_by_a_dotted_path_and_brings_its_thresholds():
 def test_an_unknown_embedder_is_refused_with_the_known_ones():
     with pytest.raises(EmbedderError, match="Expected auto, hashed, minilm"):
         get_embedder("minilmm")
-    with pytest.raises(EmbedderError, match="expected one with `name` and `embed`"):
-        get_embedder("os.path.join")
+    with pytest.raises(EmbedderError, match="without embed. Expected a class"):
+        get_embedder("numpy.array")
 
 
 def test_minilm_from_its_package_gives_valid_rows(monkeypatch):

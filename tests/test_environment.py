@@ -60,7 +60,7 @@ def test_the_digest_changes_with_everything_that_decides_the_metric(toy, copy):
         (lambda raw: raw["metric"].pop("plausible"), "no 'metric.plausible'"),
         (lambda raw: raw["presets"]["cpu"].pop("budget"), "no 'presets.cpu.budget'"),
         (lambda raw: raw["presets"]["cpu"]["budget"].update(clock="sun"), "Expected cpu or wall"),
-        (lambda raw: raw["presets"]["cpu"]["budget"].update(seconds="4"), "Expected a number of at least 0"),
+        (lambda raw: raw["presets"]["cpu"]["budget"].update(seconds="4"), "Expected a number above 0"),
         (lambda raw: raw["presets"]["cpu"]["settings"].update(w=1), "assigns it 0 times"),
         (lambda raw: raw.update(presets={}), "presets: {}. Expected a mapping with at least one preset"),
         (lambda raw: raw["reward"].update(transform="square"), "Expected inverse or identity"),

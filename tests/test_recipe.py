@@ -63,7 +63,7 @@ def test_a_key_similar_to_none_is_refused_without_a_guess(write_recipe):
         ("reward_funcs", 3, "a list"),
         ("scratch_model", 3, "a mapping or null"),
         ("learning_rate", "fast", "a number of at least 0"),
-        ("env", 7, "text"),
+        ("env", [7], "text"),
         ("use_peft", 1, "true or false"),
     ],
 )
@@ -224,7 +224,7 @@ def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(w
         ("- a\n", "must be a mapping"),
         ("", "must be a mapping"),
         ("env: [\n", "not readable YAML"),
-        (b"\xff\xfe\x00", "not readable YAML"),
+        (b"\xff\xfe\x00", "is not UTF-8 text (UTF-16)"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_with_one_sentence(tmp_path, text, argv):

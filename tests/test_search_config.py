@@ -66,7 +66,7 @@ def test_a_single_source_needs_no_list(tmp_path):
         ({"quorum": 1.5}, "Expected a number from 0 to 1"),
         ({"max_seconds": -1}, "at least 0"),
         ({"max_seconds": ".nan"}, "finite"),
-        ({"max_seconds": 10**400}, "0…. Expected a number"),
+        ({"max_seconds": 10**400}, "401 digits. Expected at most 300"),
         ({"flow": "steddy"}, "Expected epochs or steady"),
         ({"near_duplicates": "drop"}, "Expected count or reject or penalise or null"),
         ({"max_experiments": None}, "has no end"),
@@ -82,8 +82,8 @@ def test_an_unusable_recipe_is_refused_with_one_sentence(tmp_path, keys, text):
     assert text in str(refusal.value)
 
 
-def test_whole_numbers_have_no_upper_limit_and_are_printed_in_full(tmp_path):
-    assert load_search(written(tmp_path, max_experiments=10**400)).max_experiments == 10**400
+def test_whole_numbers_of_300_digits_are_read_and_a_million_is_printed_in_full(tmp_path):
+    assert load_search(written(tmp_path, max_experiments=10**299)).max_experiments == 10**299
     config = load_search(written(tmp_path, max_experiments=1234567, env="nanogpt"))
     assert "max_experiments 1234567," in dry_run.dry_run(config)
 

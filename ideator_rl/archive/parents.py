@@ -24,7 +24,7 @@ from typing import Any, Protocol, runtime_checkable
 from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.registry import resolve
+from ideator_rl.registry import PluginError, plugin_code, require_members, resolve
 
 Parents = tuple[Experiment, ...]
 
@@ -152,7 +152,9 @@ def get_strategy(name: str, **settings: Any) -> Strategy:
         UnknownName: no strategy has this name.
         IdeatorError: the strategy does not take these settings.
     """
-    strategy: Strategy = create(name, resolve("strategies", name, BUILT_IN), settings)
+    strategy_class = resolve("strategies", name, BUILT_IN)
+    require_members("strategies", name, strategy_class, "parents")
+    strategy: Strategy = create(name, strategy_class, settings)
     return strategy
 
 
@@ -163,11 +165,14 @@ def create(name: str, strategy_class: Any, options: dict[str, Any]) -> Any:
         IdeatorError: the class does not take these options.
     """
     try:
-        return strategy_class(**options)
-    except TypeError as error:
+        with plugin_code(f"The strategy {name!r}"):
+            return strategy_class(**options)
+    except PluginError as error:
+        if not isinstance(error.__cause__, TypeError):
+            raise
         raise IdeatorError(
-            f"The strategy {name} cannot be created with {', '.join(options) or 'no options'}: {error}. Expected a "
-            "class that takes these as keyword arguments."
+            f"The strategy {name} cannot be created with {', '.join(options) or 'no options'}: {error.__cause__}. "
+            "Expected a class that takes these as keyword arguments."
         ) from error
 
 

@@ -7,7 +7,6 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
@@ -18,6 +17,7 @@ from ideator_rl.environments.new import NewEnvironment, new_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.storage.bucket import check_url, folder_of
 
 HIDDEN_BUCKET = ".bucket"
 """A bucket next to a dataset: TRL does not load hidden folders."""
@@ -120,7 +120,8 @@ def _check_bucket_is_not_loaded(dataset: Path, bucket: str) -> None:
     Raises:
         IdeatorError: the bucket is in the dataset's folder.
     """
-    folder = Path(unquote(urlsplit(bucket).path) if bucket.startswith("file:") else bucket).absolute()
+    check_url(bucket)
+    folder = (folder_of(bucket) or Path(bucket)).absolute()
     parts = folder.relative_to(dataset.parent).parts if folder.is_relative_to(dataset.parent) else None
     if parts is not None and not any(part.startswith(".") for part in parts):
         raise IdeatorError(

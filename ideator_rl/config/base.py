@@ -9,6 +9,7 @@ Text is never read as a number, nor a number as text or as true or false.  A who
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +22,7 @@ from pydantic import (
     StrictBool,
     StrictFloat,
     StrictInt,
+    TypeAdapter,
     ValidationError,
     create_model,
 )
@@ -43,6 +45,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 PlainNumber = StrictInt | Number
 """A number that stays a whole number where it was written as one: hashes depend on its text."""
 PlainAmount = CountOrZero | Amount
+PlainPositive = Annotated[StrictInt, Field(gt=0)] | Positive
 _SINGLE = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 Names = Annotated[list[str], _SINGLE]
 """Several names; a single one may be written without a list."""
@@ -116,6 +119,37 @@ def read_config(
         return built
     except ValidationError as problem:
         raise error(_sentence(kind, problem, lead, unknown_hint)) from None
+
+
+def use_words(kind: Any, values: Mapping[str, Any], words: Mapping[str, str]) -> dict[str, Any]:
+    """Values as YAML reads them, but the words as written where a key takes text and not what YAML made of them.
+
+    So `save_strategy: no`, `run_name: 007` and `run_name: 2026-01-01` are text, and `push_to_hub: no` is false.
+
+    Args:
+        words: the words of unquoted values, by key.
+    """
+    result = dict(values)
+    for key, value in values.items():
+        field = config_fields(kind).get(key)
+        members = [] if field is None else [member for member in _members(field.annotation) if member is not Any]
+        takes_text = any(member is str or get_origin(member) is Literal for member in members)
+        if isinstance(value, str):
+            # In quotes a number with an exponent is text, which recipes have used as a number.
+            if members and not takes_text and {int, float} & set(members) and _EXPONENT.fullmatch(value):
+                result[key] = float(value)
+        elif takes_text and key in words and field is not None:
+            try:
+                kind_of_value: Any = field.annotation
+                for item in field.metadata:
+                    kind_of_value = Annotated[kind_of_value, item]
+                TypeAdapter(kind_of_value).validate_python(value)
+            except ValidationError:
+                result[key] = words[key]
+    return result
+
+
+_EXPONENT = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}")
 
 
 def check_options(kind: type, options: Mapping[str, Any], lead: str) -> None:
@@ -203,6 +237,9 @@ def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str 
         return f"{lead} {raised}"
     if error["type"] == "finite_number":
         text = text.replace("a number", "a finite number")
+    # A word that YAML reads as something other than text is what a person meant as text.
+    meant_text = isinstance(error["input"], bool) and error["type"] in ("string_type", "literal_error")
+    text += "; in quotes it is text" if meant_text and "quotes" not in text else ""
     value = repr(error["input"])
     value = value if len(value) <= 200 else f"{value[:100]}…"
     return f"{lead} {path}: {value}. Expected {text}." if path else f"{lead} {value}. Expected {text}."

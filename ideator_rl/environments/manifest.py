@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, StrictFloat, StrictInt, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.base import (
@@ -21,6 +23,7 @@ from ideator_rl.config.base import (
     Integer,
     PlainAmount,
     PlainNumber,
+    PlainPositive,
     config_fields,
     read_config,
 )
@@ -28,12 +31,44 @@ from ideator_rl.errors import IdeatorError
 
 Transform = Literal["inverse", "identity", "negative", "over_baseline"]
 TRANSFORMS: tuple[str, ...] = get_args(Transform)
-Texts = list[Annotated[str, Expected("text; in quotes it is one")]]
+Texts = list[Annotated[str, Expected("text; in quotes it is one", str.strip)]]
+NAME = re.compile(r"[^\W_][\w .+-]{0,99}")
+"""Names become parts of paths in the user's cache."""
 
 
 def _is_function(text: str) -> bool:
     module, _, function = text.partition(":")
     return not text or bool(module and function)
+
+
+def _is_name(text: str) -> bool:
+    return NAME.fullmatch(text) is not None
+
+
+def _is_inside(path: str) -> bool:
+    return not path.startswith(("/", "~")) and ".." not in path.split("/") and "\n" not in path
+
+
+def _is_setting(value: Any, depth: int = 0) -> bool:
+    """Whether a value can be written into a line of the settings file: plain data of one line, finite."""
+    if isinstance(value, str):
+        return value.isprintable()
+    if isinstance(value, list | dict):
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth < 10 and all(_is_setting(item, depth + 1) for item in inner)
+    return value is None or (isinstance(value, bool | int | float) and math.isfinite(value))
+
+
+def _have_names(mapping: dict[str, Any]) -> bool:
+    return bool(mapping) and all(map(_is_name, mapping))
+
+
+Name = Annotated[str, Expected("a name of letters, digits, spaces and _ . + -, at most 100, no mark first", _is_name)]
+File = Annotated[str, Expected("the path of a file inside the environment's folder", _is_inside)]
+Line = Annotated[str, Expected("one line of text", lambda text: text.strip() and text.isprintable())]
+Setting = Annotated[
+    Any, Expected("a number, true, false, one line of text, or a list or mapping of these", _is_setting)
+]
 
 
 class Section(Config):
@@ -53,11 +88,11 @@ class Section(Config):
 class MetricKeys(Section):
     """What the evaluator measures."""
 
-    name: str
+    name: Line
     """Name in records and reports."""
     direction: Literal["min", "max"]
     """min: lower is better; max: higher is better."""
-    plausible: tuple[StrictInt | StrictFloat, StrictInt | StrictFloat]
+    plausible: tuple[PlainNumber, PlainNumber]
     """[lowest, highest]: a value outside makes the experiment `invalid`."""
 
     @model_validator(mode="after")
@@ -73,7 +108,7 @@ class BudgetKeys(Section):
 
     clock: Literal["cpu", "wall"]
     """cpu: CPU seconds of the whole process tree; wall: wall-clock seconds."""
-    seconds: PlainAmount
+    seconds: PlainPositive
     """Seconds that the experiment may spend after start-up."""
     startup_allowance: PlainAmount = 60.0
     """Seconds, on the same clock, for importing `preload` before the experiment's code is loaded."""
@@ -87,9 +122,9 @@ class ResourcesKeys(Section):
     """CPU cores."""
     gpus: CountOrZero = 0
     """GPUs."""
-    memory_gb: PlainAmount = 2.0
+    memory_gb: PlainPositive = 2.0
     """GB (10^9 bytes) of resident memory, of the whole process tree."""
-    disk_gb: PlainAmount = 2.0
+    disk_gb: PlainPositive = 2.0
     """GB (10^9 bytes) in the workspace, the artifact included."""
     processes: Count = 512
     """Processes and threads at the same time."""
@@ -103,7 +138,7 @@ class SuspiciousKeys(Section):
 
     beyond: PlainNumber
     """A metric better than this is run again."""
-    agree: PlainNumber
+    agree: PlainAmount
     """How far the two runs may differ, in the metric's unit; a larger difference is `invalid`."""
     control: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Share of the budget, such as 0.1, for a third run that must be worse by over `agree`, else `invalid`: a result
@@ -126,11 +161,11 @@ class PresetKeys(Section):
 
     budget: BudgetKeys
     """See below."""
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[Line, Setting] = Field(default_factory=dict)
     """Values that are written into `settings_file`, by the name that a line there assigns."""
     resources: ResourcesKeys = ResourcesKeys()
     """See below."""
-    vocab: Count = 256
+    vocab: Annotated[Integer, Field(ge=2)] = 256
     """Classes that a model under test predicts, for the library's losses."""
     suspicious: SuspiciousKeys | None = None
     """See below; null to trust every plausible result."""
@@ -140,15 +175,15 @@ class PresetKeys(Section):
 class Manifest(Section):
     """The keys of an env.yaml; paths are relative to its folder."""
 
-    schema: Integer = 1
+    schema: Annotated[Integer, Expected("1, the version that this release reads", (1).__eq__)] = 1
     """Version of this format."""
-    name: str
+    name: Name
     """Name of the environment."""
     title: str = ""
     """One line for lists."""
-    task: str
+    task: File
     """File with the task's text, which prompts include."""
-    prompts: dict[str, str] = Field(default_factory=dict)
+    prompts: dict[str, File] = Field(default_factory=dict)
     """Files of prompts by kind, such as {short: prompts/short.md}; `{task}` and `{files}` are filled in."""
     command: Annotated[Texts, Field(min_length=1)]
     """Command of an experiment, such as [python, train.py]."""
@@ -168,23 +203,23 @@ class Manifest(Section):
     """See below."""
     reward: RewardKeys = RewardKeys()
     """See below."""
-    evaluator: str
+    evaluator: File
     """Trusted file that measures the metric."""
     scorer: Annotated[str, Expected("module:function, such as 'train:load'", _is_function)] = ""
     """`module:function` of the codebase that loads its result for the evaluator; empty where none is needed."""
     scorer_code: Literal["patched", "baseline"] = "patched"
     """Code that the scorer comes from: the patched codebase, or the baseline if ideas change weights only."""
-    prepare: str | None = None
+    prepare: File | None = None
     """Trusted file that prepares public and private data."""
-    catalogue: str | None = None
+    catalogue: File | None = None
     """File of known edits in words, for the rules implementer and the warm-up."""
-    known_good: str | None = None
+    known_good: File | None = None
     """Patch that improves the metric: `env check` uses it to prove that the metric moves."""
-    settings_file: str | None = None
+    settings_file: File | None = None
     """File of the baseline that a preset's settings are written into."""
     in_process: Flag = False
     """Codebases are data: the evaluator's `measured(tree, settings, replicate)` replaces a run."""
-    presets: Annotated[dict[str, PresetKeys], Expected("a mapping with at least one preset", len)]
+    presets: Annotated[dict[str, PresetKeys], Expected("a mapping with at least one preset", _have_names)]
     """Presets by name."""
 
 

@@ -16,7 +16,7 @@ from ideator_rl.ideas import Idea
 from ideator_rl.llm.estimate import Estimate
 from ideator_rl.patch import PatchError, Tree
 from ideator_rl.patch.edit import Kind
-from ideator_rl.registry import resolve
+from ideator_rl.registry import plugin_code, require_members, resolve
 from ideator_rl.storage.ledger import Ledger
 
 BUILT_IN = {
@@ -100,8 +100,9 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
         UnknownName: there is no implementer of that name.
         IdeatorError: settings for an implementer that takes none, or unusable ones.
     """
-    from_settings = _member(resolve("implementers", name, BUILT_IN), "from_settings")
-    implementer: Implementer = from_settings(settings or {}, ledger or Ledger())
+    from_settings = _member(_class_of(name), "from_settings")
+    with plugin_code(f"The implementer {name!r}, created with its settings,"):
+        implementer: Implementer = from_settings(settings or {}, ledger or Ledger())
     # The default for a class without the base class, and the safe one: its code runs in a sandbox only.
     if not hasattr(implementer, "trusted"):
         implementer.trusted = Implementer.trusted
@@ -114,7 +115,7 @@ def writes_trusted_code(name: str) -> bool:
     Raises:
         UnknownName: there is no implementer of that name.
     """
-    return _member(resolve("implementers", name, BUILT_IN), "trusted") is True
+    return _member(_class_of(name), "trusted") is True
 
 
 def estimate_cost(
@@ -126,9 +127,15 @@ def estimate_cost(
         UnknownName: there is no implementer of that name.
         IdeatorError: unusable settings.
     """
-    estimate = _member(resolve("implementers", name, BUILT_IN), "estimate")
+    estimate = _member(_class_of(name), "estimate")
     cost: Estimate | None = estimate(settings or {}, ideas, environment, preset)
     return cost
+
+
+def _class_of(name: str) -> Any:
+    plugin = resolve("implementers", name, BUILT_IN)
+    require_members("implementers", name, plugin, "implement")
+    return plugin
 
 
 def _member(plugin: Any, member: str) -> Any:

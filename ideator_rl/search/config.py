@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.base import Amount, Count, CountOrZero, Fraction, Names, read_config
-from ideator_rl.config.recipe_file import RecipeError, read_recipe
+from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.shared import ExperimentSettings
+from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.storage.bucket import check_url
 from ideator_rl.storage.run_folder import MARK
 
 EPOCHS, STEADY = "epochs", "steady"
@@ -101,7 +102,7 @@ class SearchConfig(ExperimentSettings):
     def text(self) -> str:
         """The recipe as YAML: it can be run as it is."""
         values = {key: value for key, value in self.as_mapping().items() if value not in ("", []) or key == "env"}
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return dump_yaml(values)
 
     def buffer(self) -> BufferConfig:
         """Where and how the experiments are run."""
@@ -124,13 +125,15 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, a number out of its range, or no end to the search.
     """
-    raw, file = read_recipe(path, overrides), read_recipe(path)
+    raw, file = read_recipe(path, SearchConfig, overrides), read_recipe(path, SearchConfig)
     for name in ("strategy", "ideator"):
         options = f"{name}_options"
         if raw.get(name) != file.get(name) and raw.get(options) == file.get(options):
             raw.pop(options, None)
     hint = "docs/reference/recipe_search.md lists the keys of a search; training recipes are for `ideator-rl train`."
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
+    if config.bucket:
+        check_url(config.bucket)
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} has {problem}")
     return config
@@ -153,7 +156,7 @@ FIXED = ("env", "preset", "seed", "reward_transform", "schedule", "epoch_size", 
 def saved_recipe(folder: Path) -> dict[str, Any] | None:
     """The recipe that a run's folder holds; None for a new folder."""
     saved = folder / MARK
-    return (yaml.safe_load(saved.read_text(encoding="utf-8")) or {}) if saved.is_file() else None
+    return read_saved(saved) if saved.is_file() else None
 
 
 def refuse_other(config: SearchConfig) -> None:
@@ -161,7 +164,7 @@ def refuse_other(config: SearchConfig) -> None:
     Raises:
         RecipeError: the run in the recipe's folder is not a search, or was begun with another value of a fixed key.
     """
-    before, now = saved_recipe(config.folder), yaml.safe_load(config.text())
+    before, now = saved_recipe(config.folder), parse_yaml(config.text(), "The recipe", RecipeError)
     if before is None:
         return
     if "strategy" not in before:

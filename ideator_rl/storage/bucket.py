@@ -91,20 +91,46 @@ def open_bucket(url: str) -> Bucket:
     Raises:
         BucketError: unknown scheme, or a folder that cannot be made or written.
     """
+    check_url(url)
+    folder = folder_of(url)
+    return MemoryBucket.named(url) if folder is None else FileBucket(folder)
+
+
+def check_url(url: str) -> None:
+    """
+    Raises:
+        BucketError: no bucket can be at this URL.  Nothing is opened.
+    """
+    advice = "A bucket is file:///absolute/path (three slashes), a plain path, or memory://name."
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise BucketError(f"The bucket {url!r} is no URL: {error}. {advice}") from None
+    if parts.scheme not in ("", "file", "memory"):
+        raise BucketError(
+            f"The bucket {url!r} has the scheme {parts.scheme!r}; atomic create is proved for file:// and memory:// "
+            "only. Use one of these."
+        )
+    if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
+        raise BucketError(f"The bucket {url!r} names a host, {parts.netloc!r}. {advice}")
+    if parts.scheme == "file" and (parts.query or parts.fragment):
+        raise BucketError(f"The bucket {url!r} has a ? or #, which a URL's path spells %3F and %23. {advice}")
+    if (folder := folder_of(url)) is not None:
+        if not str(folder).isprintable() or not url.strip():
+            raise BucketError(f"The bucket {url!r} has no printable path. {advice}")
+        if parts.scheme and not folder.is_absolute():
+            raise BucketError(f"The bucket {url!r} has no absolute path. {advice}")
+        # A forgotten name: the root of the file system is never a folder for objects.
+        if not os.path.abspath(folder).strip("/"):
+            raise BucketError(f"The bucket {url!r} is the root of the file system. Name a folder there. {advice}")
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder of a file bucket; None for another scheme.  Expects a URL that `check_url` accepts."""
     parts = urlsplit(url)
-    if parts.scheme in ("", "file"):
-        if parts.scheme == "file" and parts.netloc not in ("", "localhost"):
-            raise BucketError(
-                f"The bucket {url!r} names a host, {parts.netloc!r}. A file bucket is file:///absolute/path "
-                "(three slashes) or a plain path."
-            )
-        return FileBucket(Path(unquote(parts.path) if parts.scheme else url))
-    if parts.scheme == "memory":
-        return MemoryBucket.named(url)
-    raise BucketError(
-        f"The bucket {url!r} has the scheme {parts.scheme!r}; atomic create is proved for file:// and memory:// only. "
-        "Use one of these."
-    )
+    if parts.scheme == "file":
+        return Path(unquote(parts.path, errors="surrogateescape"))
+    return Path(url) if not parts.scheme else None
 
 
 def bucket_at(target: str) -> Bucket:
@@ -113,9 +139,9 @@ def bucket_at(target: str) -> Bucket:
     Raises:
         BucketError: there is none.
     """
-    parts = urlsplit(target)
-    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(target) if not parts.scheme else None
-    if path is not None and not any((path / name).is_dir() for name in ("experiments", ".scratch")):
+    check_url(target)
+    path = folder_of(target)
+    if path is not None and not any(os.path.isdir(path / name) for name in ("experiments", ".scratch")):
         raise BucketError(
             f"{target} is neither a run nor a bucket with experiments. Give the folder that a recipe names as "
             "output_dir, or the URL of a bucket."
@@ -127,7 +153,10 @@ class FileBucket:
     """A folder.  Works on any POSIX file system with hard links; several processes may use it at once."""
 
     def __init__(self, root: Path):
-        self.root = root.expanduser().absolute()
+        try:
+            self.root = root.expanduser().absolute()
+        except RuntimeError as error:
+            raise BucketError(f"The bucket {str(root)!r} names no folder: {error} Give an absolute path.") from None
         self.url = self.root.as_uri()
         self._base = str(self.root)
         try:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.text.display import encodable
 
 HIDDEN = "(hidden)"
@@ -19,11 +20,37 @@ HIDDEN = "(hidden)"
 MIN_SECRET_LENGTH = 8
 """Characters; a shorter value of an environment variable is taken for an ordinary word."""
 _SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
+_SECRET_SETTING = re.compile(
+    r"(?:^|_)(?:hub|hf|auth|access|api|bearer)_token$|secret$|passw(?:ord|d)$|api_?key$|access_?key(?:_id)?$|^authorization$",
+    re.IGNORECASE,
+)
+"""Names of settings that are given only for their secret; `eos_token` and `api_key_env` are not."""
 _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16})"
 )
 _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
+    """
+    Args:
+        lead: how a message begins, such as `The recipe r.yaml has`.
+
+    Raises:
+        error: settings of any depth hold a secret, which run folders, buckets and trackers would store.
+    """
+    items = (
+        settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
+    )
+    for key, value in items:
+        name = str(key).replace("-", "_")
+        if isinstance(value, str) and value and _SECRET_SETTING.search(name):
+            advice = "Set HF_TOKEN in the environment, or run `hf auth login`"
+            if re.search("hub|hf|auth", name) is None:
+                advice = "Set it as an environment variable, and name that in `api_key_env`"
+            raise error(f"{lead} the key {key!r}, a secret that run folders and trackers would store. {advice}.")
+        refuse_secrets(value, lead, error)
 
 
 class Redactor:

@@ -15,7 +15,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import Tree
-from ideator_rl.registry import resolve
+from ideator_rl.registry import require_members, resolve
 from ideator_rl.sandbox.program import FORKED
 from ideator_rl.storage.bucket import Bucket
 
@@ -86,6 +86,7 @@ def backend_class(name: str) -> type[Backend]:
     backend: type[Backend] = resolve("backends", name, BUILT_IN)
     if not isclass(backend):
         raise IdeatorError(f"The backend {name} is {backend!r}. Expected a class with the methods of `Backend`.")
+    require_members("backends", name, backend, "submit", "active")
     # A class written without the base class gets the defaults of the methods that it leaves out.
     if Backend not in backend.__mro__:
         return type(backend.__name__, (backend, Backend), {})

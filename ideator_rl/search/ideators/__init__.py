@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.registry import resolve
+from ideator_rl.registry import plugin_code, resolve
 from ideator_rl.search.ideator import Ideator, Subject
 from ideator_rl.storage.ledger import Ledger
 
@@ -32,7 +32,8 @@ def get_ideator(name: str, settings: dict[str, Any] | None, subject: Subject, le
     kind = resolve("ideators", name, BUILT_IN)
     if not callable(getattr(kind, "from_settings", None)):
         raise IdeatorError(f"The ideator {name} is {kind!r}. Expected a class with `from_settings`; {PAGE}.")
-    ideator: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
+    with plugin_code(f"The ideator {name!r}, created with its settings,"):
+        ideator: Ideator = kind.from_settings(settings or {}, subject, ledger or Ledger())
     # Checked now: a class of another kind would fail only after the baseline has run.
     if missing := [member for member in ("name", "ideas", "close") if not hasattr(ideator, member)]:
         raise IdeatorError(f"The ideator {name} has no {' and no '.join(missing)}; {PAGE}.")

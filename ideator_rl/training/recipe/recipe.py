@@ -14,10 +14,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ideator_rl.config.base import read_config
-from ideator_rl.config.recipe_file import RecipeError, read_recipe
+from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
+from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
+from ideator_rl.storage.bucket import check_url
 from ideator_rl.training.recipe.keys import (
     REMOVED_KEYS,
     REMOVED_VALUES,
@@ -81,7 +81,7 @@ class Recipe:
     def text(self) -> str:
         """The resolved recipe as YAML: it can be run as it is."""
         ours = {key: value for key, value in self.ours.as_mapping().items() if value not in (None, "")}
-        return yaml.safe_dump({**ours, **self.model, **self.grpo}, sort_keys=False, allow_unicode=True)
+        return dump_yaml({**ours, **self.model, **self.grpo})
 
     def save(self, path: Path) -> None:
         path.write_text(self.text(), encoding="utf-8")
@@ -99,7 +99,9 @@ def load_recipe(
     Raises:
         RecipeError: no such file, an unknown key, a wrong type, or numbers that do not fit together.
     """
-    recipe = parse_recipe(read_recipe(path, overrides), f"The recipe {path} has")
+    recipe = parse_recipe(read_recipe(path, recipe_model(), overrides), f"The recipe {path} has")
+    if recipe.ours.bucket:
+        check_url(recipe.ours.bucket)
     if world is not None:
         recipe.world = world
     for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
@@ -171,7 +173,7 @@ def refuse_other(recipe: Recipe) -> None:
     saved = recipe.output_dir / "recipe.yaml"
     if not saved.is_file():
         return
-    before, now = yaml.safe_load(saved.read_text(encoding="utf-8")) or {}, yaml.safe_load(recipe.text())
+    before, now = read_saved(saved), parse_yaml(recipe.text(), "The recipe", RecipeError)
     for key in FIXED:
         if before.get(key) != now.get(key):
             raise RecipeError(
@@ -201,8 +203,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has save_only_model: true, which leaves nothing to resume from. Leave it out."
     if grpo.get("push_to_hub"):
         yield "has push_to_hub: true, which would upload journals too. Leave it out, and use `ideator-rl export`."
-    # YAML reads a bare `no` as false.
-    if str(grpo.get("eval_strategy", "no")) not in ("no", "False"):
+    if grpo.get("eval_strategy", "no") not in ("no", None):
         yield "has an eval_strategy. Evaluation during training is not done; measure checkpoints apart."
     if ours.advantage_options and ours.advantage is None:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
