@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 PRELUDE = """
     import datetime, json, os, sys, time
     import torch, torch.distributed as dist
-    from ideator_rl.training.ranks import OtherRankFailed, Ranks
+    from ideator_rl.training.ranks import OtherRankFailed, Ranks, keep_to_this_machine
+    keep_to_this_machine()
     dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=3))
     ranks, rank = Ranks(), int(os.environ["RANK"])
 """
@@ -24,6 +25,7 @@ def run_ranks(tmp_path, body, world=2, port=None):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(PRELUDE) + textwrap.dedent(body))
     base = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port or free_port()), "WORLD_SIZE": str(world)}
+    base["LOCAL_WORLD_SIZE"] = str(world)
     base["PYTHONPATH"] = str(ROOT)
     running = [
         subprocess.Popen([sys.executable, script], env=base | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
@@ -101,3 +103,28 @@ def test_a_single_process_needs_no_store():
     )
     with pytest.raises(KeyError):
         ranks.broadcast("w", lambda: {}["missing"])
+
+
+def test_ranks_of_one_machine_listen_on_loopback_alone(tmp_path):
+    """Torch's own store listens everywhere; what this library opens does not."""
+    results, codes = run_ranks(
+        tmp_path,
+        """
+        # Of the table's columns, the second is address:port and the fourth the state: 0A listens.
+        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        own = {os.readlink(name) for name in names if os.path.islink(name)}
+        addresses = []
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for row in open(table).read().splitlines()[1:]:
+                column = row.split()
+                if column[3] == "0A" and f"socket:[{column[9]}]" in own:
+                    addresses.append(column[1])
+        print(json.dumps([addresses, os.environ["MASTER_PORT"]]))
+        ranks.barrier("end")
+        """,
+    )
+    assert codes == [0, 0]
+    of_torch = f"{int(results[0][1]):04X}"
+    loopback = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+    ours = [address.split(":") for address in results[0][0] + results[1][0] if address.split(":")[1] != of_torch]
+    assert ours and all(address in loopback for address, _ in ours), ours

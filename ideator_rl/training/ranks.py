@@ -122,16 +122,26 @@ def _open_store(rank: int) -> dist.TCPStore:
     # Not the default group's store: its keys and time-outs belong to torch.
     port: list[Any] = [None]
     store = None
-    host = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    timeout = timedelta(minutes=5)
+    # The store has no password: where all ranks are on one machine, no other machine is to reach it.
+    host = "127.0.0.1" if _all_on_this_machine() else os.environ.get("MASTER_ADDR", "127.0.0.1")
+    options: dict[str, Any] = {"wait_for_workers": False, "timeout": timedelta(minutes=5)}
     if rank == 0:
-        port = [_free_port()]
-        store = dist.TCPStore(host, port[0], is_master=True, wait_for_workers=False, timeout=timeout)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1" if _all_on_this_machine() else "", 0))
+        listener.listen(128)
+        port = [int(listener.getsockname()[1])]
+        # The store closes the descriptor at its end.
+        store = dist.TCPStore(host, port[0], is_master=True, master_listen_fd=listener.detach(), **options)
     dist.broadcast_object_list(port, src=0)
-    return store or dist.TCPStore(host, port[0], is_master=False, wait_for_workers=False, timeout=timeout)
+    return store or dist.TCPStore(host, port[0], is_master=False, **options)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def keep_to_this_machine() -> None:
+    """Have gloo listen on loopback where all ranks are on this machine.  Call it before the process group exists."""
+    if os.environ.get("WORLD_SIZE", "1") != "1" and _all_on_this_machine():
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+
+
+def _all_on_this_machine() -> bool:
+    """Whether the launcher started every rank of the run on this machine, as its variables state."""
+    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE", "1")

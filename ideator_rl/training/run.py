@@ -107,8 +107,10 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None) -> Rec
         from ideator_rl.training.imitation import elite_examples
         from ideator_rl.training.libraries import prepare_libraries
         from ideator_rl.training.prompts import archive_prompts
+        from ideator_rl.training.ranks import keep_to_this_machine
 
         prepare_libraries(recipe.ours.cpu_threads)
+        keep_to_this_machine()
     # The ideator's own computations would slow the baseline down, so every rank waits for its end.
     if baseline is not None:
         with progress.phase("baseline"):
