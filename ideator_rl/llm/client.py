@@ -13,24 +13,30 @@ import random
 import threading
 import time
 import weakref
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ideator_rl.llm import faults
-from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable
+from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable, PromptRefused
 from ideator_rl.llm.gate import gate
 from ideator_rl.llm.prices import FREE, Price
 from ideator_rl.llm.recording import Recording, Replay
+from ideator_rl.llm.refusals import Refusals
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
 from ideator_rl.llm.settings import LLMSettings, SettingsError
-from ideator_rl.storage.ledger import Ledger, Spent
+from ideator_rl.storage.ledger import BudgetSpent, Ledger, Spent
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 BACKOFF, LONGEST = 1.0, 60.0
 """Seconds: the n-th wait is drawn from [0, BACKOFF · 2ⁿ], at most LONGEST (full jitter)."""
+PROBE_TOKENS = 16
+"""Tokens that a probe asks for; some servers refuse fewer."""
+PROBE_SECONDS, PROBE_RETRIES = 120.0, 2
 
 
 class ChatClient:
@@ -47,6 +53,7 @@ class ChatClient:
         self._prices = {} if settings.replay else {name: self._price(name) for name in settings.models}
         self._key = "" if settings.replay else self._api_key()
         self._gate = gate(settings.url)
+        self._refusals = Refusals(settings.shown_url)
         self._clients: weakref.WeakKeyDictionary[Any, AsyncOpenAI] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()  # guards `_clients`, which every loop's thread reads and writes
         self._random = random.Random()
@@ -76,7 +83,8 @@ class ChatClient:
             salt: names the call; it selects the model, by weight, and the seed.
 
         Raises:
-            LLMUnavailable: all attempts failed, or the server refuses for a permanent reason.
+            LLMUnavailable: all attempts failed, or the server refuses.  After two permanent faults in a row every call
+                raises it at once, and nothing is sent.
             ContextTooLong: prompt and completion do not fit the model's window.
             BudgetSpent: the call could break a cap.
         """
@@ -92,7 +100,7 @@ class ChatClient:
                 "cancelled. Give the same ones, or write `record` instead of `replay`, which makes the missing calls."
             )
         self._refuse_if_too_long(request)
-        reply = await self._call_with_retries(request)
+        reply = await self._call_with_retries(request, self.settings.retries)
         if self._recording is not None:
             self._recording.add(key, vars(request), reply)
         return reply
@@ -108,18 +116,54 @@ class ChatClient:
             elif loop.is_running():
                 asyncio.run_coroutine_threadsafe(client.close(), loop)
 
-    async def _call_with_retries(self, request: Request) -> Reply:
-        for attempt in range(self.settings.retries + 1):
+    async def probe(self, messages: list[dict[str, str]]) -> None:
+        """Ask each model for a few tokens, before a run pays for more: this shows a wrong key, address or parameter.
+
+        The calls are reserved and booked as any other.  They are neither read from a recording nor added to it.
+
+        Raises:
+            LLMUnavailable: a model refused, or gave no answer.
+        """
+        if self.settings.replay:
+            return
+        tokens = min(PROBE_TOKENS, self.settings.max_tokens)
+        try:
+            for model in (name for name, weight in self.settings.models.items() if weight > 0):
+                request = replace(make_request(self.settings, messages, "probe", max_tokens=tokens), model=model)
+                # A refused prompt has shown that key, model and address are right.
+                async with asyncio.timeout(PROBE_SECONDS):
+                    with suppress(PromptRefused):
+                        await self._call_with_retries(request, min(PROBE_RETRIES, self.settings.retries))
+        except TimeoutError:
+            raise LLMUnavailable(
+                f"The LLM at {self.settings.shown_url} gave no answer within {PROBE_SECONDS:g} s. Check that it runs."
+            ) from None
+        except BudgetSpent:
+            pass  # the run itself ends at its cap
+        finally:
+            # The loop of a probe ends with it, and its connections cannot be used in another one.
+            with self._lock:
+                connections = self._clients.pop(asyncio.get_running_loop(), None)
+            if connections is not None:
+                await connections.close()
+
+    async def _call_with_retries(self, request: Request, retries: int) -> Reply:
+        for attempt in range(retries + 1):
             try:
-                return await self._call_once(request)
+                reply = await self._call_once(request)
             except Fault as fault:
-                if not fault.temporary or attempt == self.settings.retries:
+                self._refusals.count(request, fault)
+                self._refusals.check()
+                if not fault.temporary or attempt == retries:
                     raise fault.final_error(self.settings.shown_url, attempt + 1) from fault
                 wait = self._random.uniform(0, min(LONGEST, BACKOFF * 2**attempt))
                 if fault.retry_after is not None:
                     # The hint is for the server as a whole, so it stops the other calls of this process too.
                     self._gate.pause(fault.retry_after)
                     wait = fault.retry_after + min(wait, BACKOFF)
+            else:
+                self._refusals.answered(request)
+                return reply
             # The slot is free during the wait: other calls may need it.
             await asyncio.sleep(wait)
         raise AssertionError("the last attempt returns or raises")
@@ -132,10 +176,15 @@ class ChatClient:
         async with slot, self.ledger.reserve_when_free(request.max_cost(price)) as reservation:
             started = time.monotonic()
             try:
+                # Asked here, after the wait for a slot: calls that waited meanwhile must not be sent either.
+                self._refusals.check()
                 answer = read_answer(await self._send(connections, request), request.max_tokens)
             except Fault as fault:
                 # Without an actual cost, the whole reservation is booked.
                 reservation.actual = None if fault.maybe_billed else Spent()
+                raise
+            except LLMUnavailable:
+                reservation.actual = Spent()
                 raise
             reply = self._reply(request, answer, price, time.monotonic() - started)
             reservation.actual = Spent(usd=reply.usd, tokens=reply.prompt_tokens + reply.completion_tokens)

@@ -1,12 +1,17 @@
-"""The faults of a call, and which of them are temporary.
+"""The faults of a call: which are retried, and which no wait cures.
 
-A temporary fault is retried.  A permanent one is raised at once as `LLMUnavailable`, or as `ContextTooLong` if the
-prompt does not fit the model's window.
+- Temporary (overload, no connection): retried, then raised as `LLMUnavailable`.
+- Permanent (key, model, address, quota, parameters): raised at once as `LLMUnavailable` with `permanent`.
+- Unreadable (a 2xx answer that is not the API's JSON, such as a login page): retried once, then permanent.
+- Of this prompt (too long, stopped by a content filter): raised at once; the next prompt may be answered.
+
+`refusals` counts the permanent ones in a row.
 """
 
 from __future__ import annotations
 
 import email.utils
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -22,6 +27,12 @@ TEMPORARY = (408, 409, 425, 429)
 """Statuses below 500 that are retried."""
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 """Codes of a 429 that no wait cures."""
+OF_ADDRESS = (300, 301, 302, 303, 307, 308, 404, 405, 410)
+"""Statuses of an address, or a model, that is not there."""
+FILTERED = re.compile(r"content[_ ]?(filter|policy|management)|moderation|flagged", re.IGNORECASE)
+"""Messages of servers when a filter stops one prompt."""
+CUT_SHORT = re.compile(r"could not finish the message because max_tokens", re.IGNORECASE)
+"""A status 400 of some reasoning models, for an answer that max_tokens cut off before its first word."""
 TOO_LONG = re.compile(
     r"context[_ ]length|context[_ ]window|context[_ ]size|maximum context|max_model_len|max_seq_len"
     r"|(prompt|input|request|messages?)( is| are)? too (long|large)|too many (input )?tokens|reduce the length"
@@ -32,7 +43,18 @@ TOO_LONG = re.compile(
 
 
 class LLMUnavailable(IdeatorError):
-    """The code LLM gave no answer, so the idea cannot be judged."""
+    """The LLM gave no answer."""
+
+    def __init__(self, message: str, permanent: bool = False, repeated: bool = False):
+        super().__init__(message)
+        self.permanent = permanent
+        """No wait cures the cause: a person has to."""
+        self.repeated = repeated
+        """It was not the first permanent fault in a row; the client sends no further call."""
+
+
+class PromptRefused(LLMUnavailable):
+    """The LLM refuses this prompt alone; the next one may be answered."""
 
 
 class ContextTooLong(IdeatorError):
@@ -47,6 +69,10 @@ class Fault(Exception):
     advice: str = ""
     """The next step, for a permanent fault."""
     temporary: bool = True
+    permanent: bool = False
+    """No wait cures it.  Neither this nor `temporary`: the fault is of this prompt."""
+    of_parameters: bool = False
+    """Permanent if another prompt is refused too: the server may refuse only this one."""
     too_long: bool = False
     maybe_billed: bool = False
     """The request was sent, and whether the server bills it is not known."""
@@ -57,8 +83,9 @@ class Fault(Exception):
         """The error for the caller, when there is no further attempt."""
         if self.too_long:
             return ContextTooLong(f"The prompt is too long for the LLM at {url}: {self.description}. {self.advice}")
-        if not self.temporary:
-            return LLMUnavailable(f"The LLM at {url} refuses to answer: {self.description}. {self.advice}")
+        if self.permanent or not self.temporary:
+            text = f"The LLM at {url} refuses to answer: {self.description.rstrip('.')}. {self.advice}"
+            return LLMUnavailable(text, permanent=True) if self.permanent else PromptRefused(text)
         times = "once" if attempts == 1 else f"{attempts} times"
         return LLMUnavailable(
             f"The LLM at {url} was asked {times} and gave no answer. The last attempt: {self.description}. "
@@ -76,17 +103,42 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
     if status in (400, 413, 422) and (TOO_LONG.search(code) or TOO_LONG.search(message)):
         advice = "Show less of the codebase, or lower max_tokens."
         return Fault(description, advice, temporary=False, too_long=True)
+    # Neither is a fault of key or settings: the next prompt may be answered.
+    if status in (400, 403) and (FILTERED.search(code) or FILTERED.search(message)):
+        return Fault(description, "A content filter stopped this prompt.", temporary=False)
+    if status == 400 and CUT_SHORT.search(message):
+        return Fault(description, "Raise max_tokens.", temporary=False)
     # Some servers answer 429 for an empty account too, which no wait refills.
-    if status == 429 and code in QUOTA:
+    if status == 402 or (status == 429 and code in QUOTA):
         advice = "The account has no quota left: top it up, and continue with --resume."
-        return Fault(description, advice, temporary=False)
+        return Fault(description, advice, temporary=False, permanent=True)
     if status in TEMPORARY or status >= 500:
         seconds = retry_after(headers)
         if seconds is not None and seconds > MAX_RETRY_AFTER:
             advice = f"It asks to wait {seconds:.0f} s; continue with --resume after that."
-            return Fault(description, advice, temporary=False)
+            return Fault(description, advice, temporary=False, permanent=True)
         return Fault(description, retry_after=seconds)
-    return Fault(description, _advice(status, key_env), temporary=False)
+    of_parameters = status not in (401, 403, *OF_ADDRESS)
+    return Fault(description, _advice(status, key_env), temporary=False, permanent=True, of_parameters=of_parameters)
+
+
+def of_body(raw: bytes) -> Fault:
+    """The fault of a 2xx answer that is no chat completion.  It may be billed."""
+    try:
+        error = json.loads(raw)["error"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        error = None
+    if isinstance(error, str | dict) and error:
+        # Gateways send the fault of the server behind them as an object, whose code is its status.
+        body = {"message": error} if isinstance(error, str) else error
+        code = body.get("code")
+        fault = of_status(code if isinstance(code, int) and 400 <= code < 600 else 500, body, "", {}, None)
+        fault.description = f"the answer is no chat completion but an error: {fault.description}"
+        fault.maybe_billed = True
+        return fault
+    quoted = shortened(raw[:2000].decode("utf-8", "replace"))
+    advice = "Check `base_url` (it usually ends with /v1), and that no proxy or login page answers instead."
+    return Fault(f"the answer is no chat completion: {quoted!r}", advice, permanent=True, maybe_billed=True)
 
 
 def of_connection(error: BaseException, timeout: float) -> Fault:
@@ -128,6 +180,6 @@ def shortened(text: str) -> str:
 def _advice(status: int, key_env: str | None) -> str:
     if status in (401, 403):
         return f"Check the key in {key_env}." if key_env else "It needs a key: name its variable with `api_key_env`."
-    if status == 404:
+    if status in OF_ADDRESS:
         return "Check `base_url` (it usually ends with /v1) and the names in `models`."
     return "Check the names in `models`; `extra_body: {seed: null}` leaves out a parameter that it does not support."

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ideator_rl.llm.faults import Fault, shortened
+from ideator_rl.llm.faults import of_body
 from ideator_rl.text.display import encodable
 from ideator_rl.text.thoughts import names_thoughts
 
@@ -112,8 +112,7 @@ def read_answer(raw: bytes, max_tokens: int | None = None) -> Answer:
         reasoning, field = (in_parts, "content") if in_parts else _other_text(message)
         reason = choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        quoted = shortened(raw[:2000].decode("utf-8", "replace"))
-        raise Fault(f"the answer is no chat completion: {quoted!r}", maybe_billed=True) from error
+        raise of_body(raw) from error
     tokens = _tokens(body.get("usage"))
     # A server that counts nothing for a text has not counted.
     if tokens is not None and tokens[1] == 0 and (text or reasoning):
