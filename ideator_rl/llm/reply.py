@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ideator_rl.llm.faults import of_body
+from ideator_rl.llm.faults import of_body, shortened
 from ideator_rl.text.display import encodable
 from ideator_rl.text.thoughts import names_thoughts
 
