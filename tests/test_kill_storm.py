@@ -34,6 +34,7 @@ def check(report, kills):
         assert report[fault] == [], f"seed {report['seed']}"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("start", STARTS)
 def test_fifteen_kills_repeat_no_experiment_lose_none_and_leave_nothing_running(tmp_path, start):

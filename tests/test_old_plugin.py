@@ -210,6 +210,7 @@ def test_a_script_of_the_plugin_searches_with_parts_that_it_makes_one_by_one(ins
     assert notes(tmp_path, "newest") and notes(tmp_path, "counting") and len(records(tmp_path / "by_hand")) >= 3
 
 
+@pytest.mark.slow
 def test_a_training_run_is_made_of_the_plugin_s_rewards_prompts_and_advantage(installed, tmp_path):
     (tmp_path / "train.yaml").write_text(TRAIN)
     done = run(installed, tmp_path, sys.executable, "-m", "ideator_rl.train", "--config", "train.yaml")
