@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.text.code_spans import FENCE, Span, code_spans
-from ideator_rl.text.thoughts import Thoughts, split_thoughts
+from ideator_rl.text.thoughts import Thoughts, field_of_thoughts, split_thoughts
 
 EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
 FORM = f"{EXPERIMENT} … {CHANGES} … {END}"
@@ -102,6 +102,11 @@ def _unmarked_at(text: str, spans: list[Span]) -> str:
 def _what_is_missing(thoughts: Thoughts) -> str:
     """Why a text holds no idea, and what to do."""
     text = thoughts.answer
+    if field := field_of_thoughts(thoughts.text):
+        return (
+            f"This text holds no idea: the answer's text came in {field}, as thoughts, and its content was empty. "
+            f"Raise max_tokens, or let the model think less. It began: {_start(thoughts.text.partition(chr(10))[2])}"
+        )
     if not thoughts.ended:
         return (
             f"This text holds no idea: the model's thoughts never end, so no {FORM} was reached. Allow longer answers "

@@ -36,6 +36,7 @@ from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.share import cpu_share
 from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.llm.faults import shortened
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
@@ -129,6 +130,8 @@ class SearchEngine:
         """Questions with open answers that led to a new codebase."""
         self._questions_without_new_codebase = 0
         """Questions in a row that led to no new codebase; reset by one that did."""
+        self._last_failure = ""
+        """The error of the last idea without a codebase since then; reset with it."""
         self._budget_spent: BudgetSpent | None = None
         """Set once an ideator had no room on the ledger for a call; never reset."""
 
@@ -227,10 +230,11 @@ class SearchEngine:
             return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
         # No budget is used up, but an ideator that only repeats itself would ask and pay for ever.
         if (count := self._questions_without_new_codebase) >= config.patience:
+            cause = self._last_failure or "the ideator repeats itself, or its ideas cannot be run."
             return StopReason(
                 "patience",
-                f"the last {count} questions led to no new codebase: the ideator repeats itself, or its ideas cannot "
-                "be run. Look at the outcomes; patience is the number of such questions that is allowed",
+                f"the last {count} questions led to no new codebase: {cause} Look at the outcomes; patience is the "
+                "number of such questions that is allowed",
             )
         return None
 
@@ -369,6 +373,8 @@ class SearchEngine:
                     self._questions_with_new_codebase.add(idea.question)
                     if idea.is_near_duplicate and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
+                elif not record.tree and record.error:
+                    self._last_failure = f"{record.error_kind}: {shortened(record.error.get('message', ''))}"
                 if idea.parents:
                     descents.append((record.id, idea.parents, idea.step))
             self._open_answers[idea.question] -= 1
@@ -382,7 +388,7 @@ class SearchEngine:
         self._questions_without_new_codebase += 1
         if number in self._questions_with_new_codebase:
             self._questions_with_new_codebase.remove(number)
-            self._questions_without_new_codebase = 0
+            self._questions_without_new_codebase, self._last_failure = 0, ""
 
     def _report_epoch(self) -> None:
         if not self._texts:  # the budget ended the search as the epoch began

@@ -50,6 +50,7 @@ _BARE_CHANNEL = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=\S)")
 _BARE_SENTENCE = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)[A-Z][a-z']*[ ,]")
 _BARE_FINAL = "assistantfinal"
 
+_FIELD = "field"
 _CONTEXT = 300
 """Characters of a line before a mark that are looked at."""
 
@@ -75,8 +76,10 @@ class Thoughts:
 
     @property
     def thought(self) -> str:
-        """The thoughts with their marks."""
-        return "".join(self.text[start:end] for start, end in self.spans)
+        """The thoughts with their marks, without what follows the answer."""
+        follows = self.ended and len(self.spans) > 1 and self.spans[-1][1] == len(self.text)
+        spans = self.spans[:-1] if follows else self.spans
+        return "".join(self.text[start:end] for start, end in spans)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,35 @@ def split_thoughts(text: str) -> Thoughts:
     """Which parts of a text are thoughts."""
     code = code_spans(text, _after_thoughts)
     return _harmony(text, code) or _bare_harmony(text) or _tagged(text, code)
+
+
+def opening_mark(prompt: str) -> str:
+    """The mark at the end of a prompt that opens thoughts; empty if it ends with none."""
+    end = prompt.rstrip()
+    for mark in _marks(end[-_CONTEXT:]):
+        if not mark.closing and mark.end == min(len(end), _CONTEXT):
+            return prompt[len(end) - (mark.end - mark.start) :]
+    return ""
+
+
+def has_marks(text: str) -> bool:
+    """Whether there is a mark of thoughts in a text."""
+    return any(True for _ in _marks(text))
+
+
+def thoughts_from_field(text: str, field: str, are_all: bool) -> str:
+    """Thoughts that came in a field of a message, as the beginning of a text.
+
+    Args:
+        are_all: nothing came in the content, so the thoughts stay open.
+    """
+    return f'<think {_FIELD}="{field}">\n{text}' if are_all else f"<think>\n{text}\n</think>\n"
+
+
+def field_of_thoughts(text: str) -> str:
+    """The field that all of a text came in, by `thoughts_from_field`; empty for any other text."""
+    match = re.match(rf'<think {_FIELD}="([^"\n]*)">', text)
+    return match[1] if match else ""
 
 
 def names_thoughts(name: str) -> bool:

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
 from ideator_rl.training.batch_closing import Layout, TrainBatch
@@ -161,6 +162,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             output = super()._generate_and_score_completions(rows)
             assert self._sampled_texts is not None
             completions, ids = self._sampled_texts
+        completions = [self._marked(*row) for row in zip(rows, completions, ids, strict=True)]
         # Of rewards that are not known yet; computed when the batch is closed.
         output.pop("advantages")
         if names := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
@@ -169,6 +171,19 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         all_completions = gather_object(completions)
         all_ids = gather_object([list(map(int, row)) for row in ids])
         return Batch(index, self._batch_index(), groups, all_completions, all_ids, output, random_state(), uid)
+
+    def _marked(self, row: dict[str, Any], completion: Any, ids: Any) -> Any:
+        """A completion with the marks of its thoughts that decoding lost."""
+        message = completion[-1] if isinstance(completion, list) and completion else {}
+        text, prompt = completion if isinstance(completion, str) else message.get("content"), row["prompt"]
+        if not isinstance(text, str):
+            return completion
+        is_cut = len(ids) >= self.max_completion_length
+        if is_cut and not isinstance(prompt, str):
+            kwargs = getattr(self, "chat_template_kwargs", None) or {}
+            prompt = self._tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **kwargs)
+        text = sampled_text(self._tokenizer, ids, text, prompt if is_cut else "", is_cut)
+        return text if isinstance(completion, str) else [*completion[:-1], {**message, "content": text}]
 
     def give_up(self) -> bool:
         """False; a subclass returns whether its budget is spent, so that an empty batch may be closed."""

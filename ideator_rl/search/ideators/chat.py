@@ -12,6 +12,7 @@ stored, and a resumed search does not pay for them again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from pydantic import model_validator
@@ -20,7 +21,7 @@ from pydantic.dataclasses import dataclass
 from ideator_rl.archive.archive import Archive
 from ideator_rl.config.base import Count, read_config
 from ideator_rl.implementers.shown_files import tokens
-from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings
+from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, Reply
 from ideator_rl.search.ideator import Ask, Ideator, Subject, successful
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.replies import ideas_of_reply
@@ -59,6 +60,7 @@ class ChatIdeator(Ideator):
 
     def __init__(self, client: ChatClient, settings: ChatSettings, prompts: PromptWriter):
         self._client, self.settings, self._prompts = client, settings, prompts
+        self._has_warned = False
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any], subject: Subject, ledger: Ledger) -> ChatIdeator:
@@ -102,5 +104,12 @@ class ChatIdeator(Ideator):
                 if halvings == HALVINGS or not (prompt.past_ideas or ask.avoid):
                     raise
                 continue
+            self._warn_once(reply)
             return [prompt.answer(idea) for idea in ideas_of_reply(reply, count)]
         raise AssertionError("the last attempt returns or raises")
+
+    def _warn_once(self, reply: Reply) -> None:
+        """Log why a reply has no text: the outcome of its idea only states that there is none."""
+        if not self._has_warned and not reply.text.strip():
+            self._has_warned = True
+            logging.getLogger(__name__).warning("The ideator gave no ideas: %s.", reply.lack)

@@ -22,6 +22,7 @@ from pydantic.dataclasses import dataclass
 from ideator_rl.archive.archive import Archive
 from ideator_rl.config.base import Amount, Count, Expected, Flag, read_config
 from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
+from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.search.ideator import Ask, Ideator, Subject
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
@@ -170,16 +171,24 @@ class _Model:
         rows, seeds = [index_of[prompt] for prompt, _ in requests], [seed for _, seed in requests]
         answers = self._sampler.answers(ids, rows, seeds, stop)
         texts: list[str] = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return texts
+        return [
+            sampled_text(self._tokenizer, ids, text, self._as_read(prompt), len(ids) >= self._sampler.max_tokens)
+            for ids, text, (prompt, _) in zip(answers, texts, requests, strict=True)
+        ]
 
     def _ids(self, prompt: str) -> list[int]:
         """Token ids, as the trainer makes them."""
-        if self._chat:
-            prompt = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-            )
-        ids: list[int] = self._tokenizer(prompt, add_special_tokens=not self._chat).input_ids
+        ids: list[int] = self._tokenizer(self._as_read(prompt), add_special_tokens=not self._chat).input_ids
         return ids
+
+    def _as_read(self, prompt: str) -> str:
+        """A prompt in the model's chat template, if it has one."""
+        if not self._chat:
+            return prompt
+        text: str = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+        )
+        return text
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ideator_rl.ideas import EXPERIMENT, spans_of_ideas, unmarked
 from ideator_rl.llm import Reply
-from ideator_rl.text.thoughts import split_thoughts
+from ideator_rl.text.thoughts import split_thoughts, thoughts_from_field
 
 
 def ideas_of_reply(reply: Reply, count: int) -> list[str]:
@@ -21,7 +21,8 @@ def ideas_of_reply(reply: Reply, count: int) -> list[str]:
     thought = thoughts.thought
     if reply.reasoning:
         # In one text again, as the model wrote it: readers of completions know thoughts by their marks only.
-        thought = f"<think>\n{reply.reasoning}\n</think>\n{thought}"
+        is_all = not reply.text.strip()
+        thought = thoughts_from_field(reply.reasoning, reply.reasoning_field, is_all) + thought
     # Ideas are looked for outside the thoughts, where a model often drafts some.
     completions = _split(thoughts.answer)[:count]
     if not completions:
