@@ -16,6 +16,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from ideator_rl.cli.interrupt import guard, keep
 from ideator_rl.cli.options import parse, sft_options
 from ideator_rl.errors import IdeatorError
 
@@ -26,18 +27,33 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        args, overrides = parse(sys.argv[1:] if argv is None else argv, sft_options)
-        recipe, request = read_request(args, overrides)
-        from ideator_rl.training.progress import Progress
-        from ideator_rl.training.sft.run import sft
-
-        sft(recipe, request, Progress())
+        return run(sys.argv[1:] if argv is None else argv)
     except IdeatorError as error:
         print(f"ideator_rl.sft: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("ideator_rl.sft: interrupted; nothing was stored.", file=sys.stderr)
-        return 130
+
+
+def run(argv: list[str]) -> int:
+    """Train in this process; returns 0.
+
+    Raises:
+        IdeatorError: the warm-up cannot be done.
+    """
+    args, overrides = parse(argv, sft_options)
+    recipe, request = read_request(args, overrides)
+    from ideator_rl.training.libraries import silence
+    from ideator_rl.training.progress import Progress
+    from ideator_rl.training.sft.run import sft
+
+    silence()
+    keep(
+        lambda: (
+            f"the model is complete in {request.out}"
+            if request.out.exists()
+            else "no model was stored, and the same line starts anew"
+        )
+    )
+    sft(recipe, request, Progress())
     if int(os.environ.get("RANK", "0")) == 0:
         scratch = " --scratch_model null" if recipe.ours.scratch_model else ""
         print(f"The model is in {request.out}. To train it: ideator-rl train {args.config}{scratch} --sft_steps 0 "
@@ -65,4 +81,5 @@ def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe
 
 
 if __name__ == "__main__":
+    guard("ideator_rl.sft")
     sys.exit(main())

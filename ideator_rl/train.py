@@ -14,6 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from ideator_rl.cli.interrupt import guard, keep_run
 from ideator_rl.cli.options import accelerate_options, parse, train_options
 from ideator_rl.errors import IdeatorError
 
@@ -22,36 +23,53 @@ FULL_DISK_BYTES = 16 << 20
 
 
 def main(argv: list[str] | None = None) -> int:
-    folder: Path | None = None
     try:
-        args, overrides = parse(sys.argv[1:] if argv is None else argv, train_options, accelerate_options)
-        if args.dry_run:
-            return _dry_run(args, overrides)
-        if args.accelerate_config or args.num_processes:
-            raise IdeatorError(
-                "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
-            )
-        from ideator_rl.training.progress import Progress
-        from ideator_rl.training.recipe.check_names import check_installed, check_names
-        from ideator_rl.training.recipe.recipe import load_recipe
-
-        recipe = load_recipe(args.config, overrides)
-        check_names(recipe)
-        check_installed(recipe)
-        from ideator_rl.publishing.cards import model_card
-        from ideator_rl.training.run import train
-
-        folder = recipe.output_dir
-        train(recipe, args.resume, Progress(), model_card, at_end=_report)
+        return run(sys.argv[1:] if argv is None else argv)
     except IdeatorError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("ideator_rl.train: interrupted. The same line with --resume goes on.", file=sys.stderr)
-        return 130
+        # It may quote a server or a model: nothing in it may act on the terminal.
+        from ideator_rl.text.display import visible
+
+        print(f"ideator_rl.train: {visible(str(error))}", file=sys.stderr)
+        return 2
+
+
+def run(argv: list[str]) -> int:
+    """Train in this process; returns 0.
+
+    Raises:
+        IdeatorError: the run cannot be done.
+    """
+    args, overrides = parse(argv, train_options, accelerate_options)
+    if args.dry_run:
+        return _dry_run(args, overrides)
+    if args.accelerate_config or args.num_processes:
+        raise IdeatorError(
+            "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
+        )
+    from ideator_rl.training.libraries import silence
+    from ideator_rl.training.progress import Progress
+    from ideator_rl.training.recipe.check_names import check_installed, check_names
+    from ideator_rl.training.recipe.recipe import load_recipe
+
+    silence()
+    recipe = load_recipe(args.config, overrides)
+    folder = recipe.output_dir
+    keep_run(folder, "finished experiments and checkpoints")
+    check_names(recipe)
+    check_installed(recipe)
+    from ideator_rl.publishing.cards import model_card
+    from ideator_rl.training.run import train
+
+    try:
+        train(recipe, args.resume, Progress(), model_card, at_end=_report)
+    except IdeatorError:
+        raise
     except Exception as error:
-        if folder is None or not _is_disk_full(error, folder):
+        if not _is_disk_full(error, folder):
             raise
-        return _fail(f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume.")
+        raise IdeatorError(
+            f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume."
+        ) from error
     return 0
 
 
@@ -77,14 +95,6 @@ def _report(folder: Path) -> None:
     print(summary(folder), flush=True)
 
 
-def _fail(sentence: str) -> int:
-    """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
-    from ideator_rl.text.display import visible
-
-    print(f"ideator_rl.train: {visible(sentence)}", file=sys.stderr)
-    return 2
-
-
 def _is_disk_full(error: BaseException | None, folder: Path) -> bool:
     """Whether a full disk caused an error; torch and safetensors hide the errno in other exceptions."""
     if folder.is_dir() and shutil.disk_usage(folder).free < FULL_DISK_BYTES:
@@ -97,4 +107,5 @@ def _is_disk_full(error: BaseException | None, folder: Path) -> bool:
 
 
 if __name__ == "__main__":
+    guard("ideator_rl.train")
     sys.exit(main())

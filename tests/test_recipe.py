@@ -236,12 +236,19 @@ def test_a_file_that_is_no_recipe_is_refused_with_one_sentence(tmp_path, text, a
 
 def test_a_missing_file_is_refused_with_the_shipped_names():
     message = refusal("nowhere.yaml")
-    assert "There is no recipe 'nowhere.yaml'" in message and "quickstart.yaml" in message
+    assert "There is no recipe 'nowhere.yaml'" in message and "quickstart" in message
+    assert "Did you mean 'quickstart'?" in refusal("quikstart")
 
 
-def test_a_shipped_recipe_loads_by_name_from_anywhere(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["quickstart", "quickstart.yaml", "recipes/quickstart.yaml"])
+def test_a_shipped_recipe_loads_by_name_from_anywhere(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_recipe("quickstart.yaml").ours.env == "nanogpt"
+    (tmp_path / "quickstart").mkdir()  # an own folder of this name is no recipe
+    assert load_recipe(name).ours.env == "nanogpt"
+
+
+def test_a_misspelled_folder_does_not_load_the_shipped_recipe_of_the_same_name():
+    assert "There is no recipe 'mine/quickstart.yaml'" in refusal("mine/quickstart.yaml")
 
 
 @pytest.mark.parametrize("word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true"])

@@ -261,17 +261,23 @@ def test_unusable_options_are_refused_with_one_sentence(words, text, capsys):
     assert text in err and err.count("\n") == 1
 
 
-def test_the_command_becomes_the_accelerate_line(monkeypatch, call, tmp_path):
-    became = []
-    monkeypatch.setattr(os, "execv", lambda program, words: became.append(words) or 0)
+def test_one_process_is_this_one_and_several_are_launched_by_accelerate(monkeypatch, call, tmp_path):
+    launched, ran = [], []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launched.append)
+    monkeypatch.setattr("ideator_rl.sft.run", lambda argv: ran.append(argv) or 0)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # without an accelerate config of the user's
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
     recipe, out = str(HERE / "toy_recipe.yaml"), str(tmp_path / "m")
-    with pytest.raises(TypeError):  # execv does not return
-        call("sft", recipe, "--env", str(HERE / "toy_env"), "--from-run", "r", "--out", out, "--seed", "5")
-    line = " ".join(became[0][1:])
-    assert line == (
-        f"-m accelerate.commands.launch --quiet -m ideator_rl.sft --config {recipe} --from-run r --out {out} "
-        f"--env {HERE / 'toy_env'} --seed 5"
-    )
+    words = ["sft", recipe, "--env", str(HERE / "toy_env"), "--from-run", "r", "--out", out, "--seed", "5"]
+    expected = ["--config", recipe, "--from-run", "r", "--out", out, "--env", str(HERE / "toy_env"), "--seed", "5"]
+    assert call(*words, "--num-processes", "1")[0] == 0 and ran == [expected] and not launched
+    config = str(HERE.parent / "recipes" / "accelerate" / "cpu2.yaml")
+    assert call(*words, "--accelerate-config", config, "--num-processes", "2")[0] == 0
+    (args,) = launched
+    assert (args.quiet, args.module, args.config_file, args.num_processes) == (True, True, config, 2)
+    assert [args.training_script, *args.training_script_args] == ["ideator_rl.sft", *expected]
+    assert os.environ["PYTHONSAFEPATH"] == "1"
     assert call("sft", recipe, "--sft_steps", "0")[0] == 2
 
 

@@ -239,15 +239,6 @@ def test_other_errors_keep_their_traceback(tmp_path, monkeypatch):
         train(tmp_path / "x")
 
 
-def test_an_interrupted_run_prints_how_to_continue(tmp_path, capsys, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("ideator_rl.training.run.train", interrupted)
-    assert train(tmp_path / "x") == 130
-    assert "--resume goes on" in capsys.readouterr().err
-
-
 def test_a_baseline_that_fails_stops_the_run(tmp_path, capsys):
     broken = tmp_path / "env"
     shutil.copytree(HERE / "toy_env", broken)

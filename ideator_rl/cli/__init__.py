@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status.  The entry point of `ideator-rl`."""
+    from ideator_rl.cli.interrupt import guard
+
+    guard()
     from ideator_rl.cli import commands
 
     return commands.main(argv)

@@ -14,12 +14,21 @@ import sys
 from typing import Any
 
 from ideator_rl import __version__
+from ideator_rl.cli.interrupt import keep
 from ideator_rl.cli.options import accelerate_options, int_from, sft_options, train_options
 from ideator_rl.errors import IdeatorError
 
-FAILED, IMPOSSIBLE, INTERRUPTED = 1, 2, 130
+FAILED, IMPOSSIBLE = 1, 2
 TAKES_RECIPE_KEYS = ("train", "sft", "search")
 """Commands whose further arguments are keys of a recipe."""
+FINDS_RESULTS = "finished experiments are kept, and the same line finds their results"
+KEPT = {
+    "execute": FINDS_RESULTS,
+    "rerun": FINDS_RESULTS,
+    "scheduler": "the next scheduler of this bucket starts the experiments that ran here again",
+    "status": "nothing was changed, and a run that is under way goes on",
+}
+"""What an interrupted command keeps; `train`, `sft` and `search` know that only once their recipe is read."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         args.overrides = rest
     elif rest:
         arguments.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` lists the options")
+    if args.command in KEPT:
+        keep(KEPT[args.command])
     try:
         command = getattr(importlib.import_module(f"ideator_rl.{args.module}"), args.function)
         return int(command(args))
@@ -42,21 +53,14 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{file}{error.strerror or error}. What was stored before is safe; fix this and repeat.")
-    except KeyboardInterrupt:
-        resume = " with --resume" if args.command == "search" else ""
-        return _refuse(
-            f"interrupted. Experiments under way run on, and the same line{resume} finds their results; "
-            "`ideator-rl cancel RUN_OR_BUCKET` ends them.",
-            INTERRUPTED,
-        )
 
 
-def _refuse(sentence: str, status: int = IMPOSSIBLE) -> int:
+def _refuse(sentence: str) -> int:
     """Print the reason.  It may quote a server or a model: nothing in it may act on the terminal."""
     from ideator_rl.text.display import visible
 
     print(f"ideator-rl: {visible(sentence)}", file=sys.stderr)
-    return status
+    return IMPOSSIBLE
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,38 +1,38 @@
-"""`ideator-rl train` and `ideator-rl sft`: each becomes the accelerate line that runs the module of its name."""
+"""`ideator-rl train` and `ideator-rl sft`: in this process, or in several that accelerate launches."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-import sys
 from pathlib import Path
-from typing import NoReturn
 
+from ideator_rl.cli.interrupt import guard_launch, park_if_interrupted
 from ideator_rl.cli.options import AddOptions, OptionParser, accelerate_options, sft_options, train_options
-from ideator_rl.cli.output import print_progress
+from ideator_rl.errors import IdeatorError
 
 
 def train(args: argparse.Namespace) -> int:
-    """Becomes the accelerate line; a dry run stays in this process.
+    """Returns the exit status of the run.
 
     Raises:
-        IdeatorError: the recipe is not usable.
+        IdeatorError: the recipe is not usable, or the run failed for an expected reason.
     """
     if args.dry_run:
         from ideator_rl import train as module
 
-        return module.main(_module_argv(args, train_options, accelerate_options))
-    # accelerate takes seconds to import: refuse a wrong recipe before, where the number of processes is known.
-    if args.accelerate_config or args.num_processes or _starts_one_process():
+        return module.run(_module_argv(args, train_options, accelerate_options))
+    if not _starts_one_process(args) and (args.accelerate_config or args.num_processes):
+        # accelerate takes seconds to import: refuse a wrong recipe before, where the number of processes is known.
         from ideator_rl.training.recipe.processes import read_num_processes
         from ideator_rl.training.recipe.recipe import load_recipe
 
         load_recipe(args.recipe, args.overrides, read_num_processes(args.accelerate_config, args.num_processes) or 1)
-    _launch("ideator_rl.train", _module_argv(args, train_options), args)
+    return _launch("ideator_rl.train", _module_argv(args, train_options), args)
 
 
 def sft(args: argparse.Namespace) -> int:
-    """Becomes the accelerate line.
+    """Returns the exit status of the warm-up.
 
     Raises:
         IdeatorError: the recipe or the source of ideas is not usable.
@@ -41,7 +41,7 @@ def sft(args: argparse.Namespace) -> int:
 
     args.config = args.recipe
     read_request(args, args.overrides)
-    _launch("ideator_rl.sft", _module_argv(args, sft_options), args)
+    return _launch("ideator_rl.sft", _module_argv(args, sft_options), args)
 
 
 def _module_argv(args: argparse.Namespace, *add_options: AddOptions) -> list[str]:
@@ -59,18 +59,41 @@ def _module_argv(args: argparse.Namespace, *add_options: AddOptions) -> list[str
     return argv + args.overrides
 
 
-def _launch(module: str, module_argv: list[str], args: argparse.Namespace) -> NoReturn:
-    """Replace this process by accelerate, so that signals and the exit status are those of the run."""
+def _launch(module: str, module_argv: list[str], args: argparse.Namespace) -> int:
+    # As accelerate has it: more threads, of each process, would compete with those of the experiments.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if _starts_one_process(args):
+        return int(importlib.import_module(module).run(module_argv))
+    # A module in the working directory hides no library: the registry looks there for a user's own functions.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    guard_launch()
+    from ideator_rl.training.libraries import silence
+
+    silence()
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     argv = ["--config_file", args.accelerate_config] if args.accelerate_config else []
     argv += ["--num_processes", str(args.num_processes)] if args.num_processes else []
-    argv += ["-m", module, *module_argv]
-    print_progress("accelerate launch " + " ".join(argv))
-    # --quiet: no traceback of accelerate follows the one sentence that a failed run ends with
-    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *argv])
+    try:
+        # --quiet: no traceback of accelerate follows the one sentence that a failed run ends with
+        launch_command(launch_command_parser().parse_args(["--quiet", *argv, "-m", module, *module_argv]))
+    except SystemExit as error:
+        return int(error.code or 0)
+    except ChildFailedError as error:
+        return int(error.get_first_failure()[1].exitcode)
+    except ValueError as error:
+        raise IdeatorError(f"accelerate refuses to launch: {error}") from error
+    finally:
+        park_if_interrupted()
+    return 0
 
 
-def _starts_one_process() -> bool:
-    """Whether accelerate will start one process; a recipe's batches must divide by the number of them."""
+def _starts_one_process(args: argparse.Namespace) -> bool:
+    """Whether accelerate would start one process, with no settings of the user's: then it is not needed."""
     cache = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    configured = any(Path(cache, "accelerate").glob("default_config.*"))
-    return not configured and len(list(Path("/dev").glob("nvidia[0-9]*"))) < 2
+    if args.accelerate_config or any(Path(cache, "accelerate").glob("default_config.*")):
+        return False
+    if args.num_processes:
+        return bool(args.num_processes == 1)
+    return len(list(Path("/dev").glob("nvidia[0-9]*"))) < 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ideator_rl.cli.interrupt import keep_run
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.report.summary import summary
 from ideator_rl.search.search_summary import read_search_summary, report_notes
@@ -25,6 +26,7 @@ def main(args: argparse.Namespace) -> int:
 
         print_text(dry_run(config))
         return 0
+    keep_run(config.folder, "finished experiments")
     # Imported here: a wrong recipe is refused without the second that matplotlib takes.
     from ideator_rl.report import write_report
     from ideator_rl.search.run import run_search

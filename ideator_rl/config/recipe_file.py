@@ -11,6 +11,7 @@ from typing import Any
 from ideator_rl._imports import shipped_folder
 from ideator_rl.config.base import ConfigError, use_words
 from ideator_rl.config.reader import read_text
+from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.config.yaml_reader import parse_words, parse_yaml, read_yaml
 from ideator_rl.text.redaction import refuse_secrets
 
@@ -23,7 +24,7 @@ def read_recipe(path: str, kind: Any, overrides: list[str] | None = None) -> dic
     """Keys and values of a recipe file; those of the command line replace them.
 
     Args:
-        path: a file, or the file name of a shipped recipe.
+        path: a file, or the name of a shipped recipe: `quickstart`, `quickstart.yaml` or `recipes/quickstart.yaml`.
         kind: the configuration class, whose keys decide whether `no` or `007` is text.
         overrides: `--key value`, `--key=value`, or `--key` for true.
 
@@ -55,17 +56,24 @@ def read_saved(file: Path) -> dict[str, Any]:
 
 
 def _find(path: str) -> Path:
+    file, folder = Path(path), shipped_folder("recipes")
     # A path that exists and is no file, such as a pipe, gets its own message when it is read.
     try:
-        if Path(path).exists():
-            return Path(path)
+        if file.exists() and not (file.is_dir() and file.name == path):
+            return file
     except (OSError, ValueError) as error:
         raise RecipeError(f"There is no recipe {path[:200]!r} ({error}). Give the path of a YAML file.") from None
-    folder = shipped_folder("recipes")
-    if (folder / Path(path).name).is_file():
-        return folder / Path(path).name
-    names = sorted(file.name for file in folder.glob("*.yaml"))
-    raise RecipeError(f"There is no recipe {path!r}. Give the path of a YAML file, or one of: {', '.join(names)}.")
+    shipped = {recipe.stem: recipe for recipe in folder.glob("*.yaml")}
+    name = file.name.removesuffix(".yaml")
+    # Not for any path with this name: a misspelled folder must not run another recipe than the user's own.
+    if name in shipped and str(file.parent) in (".", folder.name):
+        return shipped[name]
+    if file.exists():
+        return file
+    hint = did_you_mean(name, sorted(shipped))
+    raise RecipeError(
+        f"There is no recipe {path!r}. {hint} Give the path of a YAML file, or the name of a shipped recipe."
+    )
 
 
 def _parse_argument(key: str, text: str) -> Any:

@@ -42,9 +42,9 @@ def readable(descriptor: int, seconds: float) -> bool:
     return bool(poll.poll(1000 * seconds))
 
 
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process, just forked, when its parent ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(parent: int, number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process, just started, a signal when its parent ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
     # The parent may have ended before the kernel was told.
     if os.getppid() != parent:
         os._exit(1)
@@ -93,7 +93,18 @@ def descendants(root: int) -> list[int]:
     while queue:
         pid = queue.pop()
         pids.append(pid)
-        queue.extend(_children(pid))
+        queue.extend(children(pid))
+    return pids
+
+
+def children(pid: int) -> list[int]:
+    """The pids of the children of a process."""
+    # Each thread has children of its own.
+    pids: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                pids.extend(int(child) for child in file.read().split())
     return pids
 
 
@@ -209,16 +220,6 @@ def kill_tree(root: int, timeout: float = 30.0, reapers: int = 0) -> None:
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.005)
     raise RuntimeError(f"processes below {root} outlived SIGKILL for {timeout} s")
-
-
-def _children(pid: int) -> list[int]:
-    # Each thread has children of its own.
-    children: list[int] = []
-    with contextlib.suppress(OSError, ValueError):
-        for task in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                children.extend(int(child) for child in file.read().split())
-    return children
 
 
 def _proportional_memory(pid: int) -> int:
