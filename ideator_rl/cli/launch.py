@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ideator_rl.cli.interrupt import guard_launch, park_if_interrupted
 from ideator_rl.cli.options import AddOptions, OptionParser, accelerate_options, sft_options, train_options
-from ideator_rl.errors import IdeatorError
 
 
 def train(args: argparse.Namespace) -> int:
@@ -22,7 +21,7 @@ def train(args: argparse.Namespace) -> int:
         from ideator_rl import train as module
 
         return module.run(_module_argv(args, train_options, accelerate_options))
-    if not _starts_one_process(args) and (args.accelerate_config or args.num_processes):
+    if args.accelerate_config or args.num_processes:
         # accelerate takes seconds to import: refuse a wrong recipe before, where the number of processes is known.
         from ideator_rl.training.recipe.processes import read_num_processes
         from ideator_rl.training.recipe.recipe import load_recipe
@@ -64,29 +63,15 @@ def _launch(module: str, module_argv: list[str], args: argparse.Namespace) -> in
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if _starts_one_process(args):
         return int(importlib.import_module(module).run(module_argv))
-    # A module in the working directory hides no library: the registry looks there for a user's own functions.
-    os.environ["PYTHONSAFEPATH"] = "1"
     guard_launch()
-    from ideator_rl.training.libraries import silence
-
-    silence()
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from ideator_rl.training.launch import launch
 
     argv = ["--config_file", args.accelerate_config] if args.accelerate_config else []
     argv += ["--num_processes", str(args.num_processes)] if args.num_processes else []
     try:
-        # --quiet: no traceback of accelerate follows the one sentence that a failed run ends with
-        launch_command(launch_command_parser().parse_args(["--quiet", *argv, "-m", module, *module_argv]))
-    except SystemExit as error:
-        return int(error.code or 0)
-    except ChildFailedError as error:
-        return int(error.get_first_failure()[1].exitcode)
-    except ValueError as error:
-        raise IdeatorError(f"accelerate refuses to launch: {error}") from error
+        return launch([*argv, "-m", module, *module_argv])
     finally:
         park_if_interrupted()
-    return 0
 
 
 def _starts_one_process(args: argparse.Namespace) -> bool:
