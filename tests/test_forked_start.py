@@ -72,7 +72,9 @@ def output_of(sandbox, code, tmp_path, preload=(), variables=None, router=None, 
         threading.Thread(target=route, args=router, daemon=True).start()
     process = start_script(
         sandbox,
-        Script("/code/script.py", ("argument",), preload, variables or {"PATH": "/usr/bin:/bin"}),
+        Script(
+            "/code/script.py", ("argument",), preload, variables or {"PATH": "/usr/bin:/bin"}, ("/code/own", "/code")
+        ),
         Inside(mounts, "/code", output=write),
     )
     os.close(write)
@@ -90,7 +92,7 @@ FACTS = """
 import json, os, sys
 status = dict(line.split(":\\t", 1) for line in open("/proc/self/status").read().splitlines() if ":\\t" in line)
 facts = {
-    "argv": sys.argv, "path": sys.path[0], "cwd": os.getcwd(), "uid": os.getuid() != 0,
+    "argv": sys.argv, "path": sys.path[:2], "cwd": os.getcwd(), "uid": os.getuid() != 0,
     "variables": dict(os.environ), "descriptors": sorted(map(int, os.listdir("/proc/self/fd")))[:-1],
     "capabilities": {name: status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")},
     "no_new_privs": status["NoNewPrivs"], "filter": status["Seccomp"], "threads": status["Threads"],
@@ -116,7 +118,7 @@ def test_a_forked_script_finds_what_a_cold_one_finds(level, tmp_path):
     assert (status, how) == (0, "forked"), by_fork
     cold, by_fork = json.loads(cold), json.loads(by_fork)
     assert by_fork["capabilities"] == dict.fromkeys(by_fork["capabilities"], "0000000000000000")
-    assert by_fork["descriptors"] == [0, 1, 2]
+    assert by_fork["descriptors"] == [0, 1, 2] and by_fork["path"] == ["/code/own", "/code"]
     # The cold start's own launcher, and what bubblewrap leaves open.
     cold["files"].remove("ideator")
     cold["descriptors"] = cold["descriptors"][:3]

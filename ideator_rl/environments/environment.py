@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import posixpath
 import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -61,6 +62,8 @@ class Environment:
     known_good: str | None = None
     """A patch that improves the metric: `env check` uses it to prove that the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
+    python_path: tuple[str, ...] = ()
+    """Folders of the codebase that Python imports from, besides the script's own and the root."""
 
     def preset(self, name: str) -> Preset:
         """Raises: EnvironmentError_ when there is no such preset."""
@@ -69,6 +72,18 @@ class Environment:
                 f"The environment {self.name} has no preset {name!r}. It has: {', '.join(self.presets)}."
             )
         return self.presets[name]
+
+    @property
+    def script(self) -> str:
+        """The path of the script that the command runs, as `python SCRIPT`; empty for another command."""
+        is_script = self.command[0] == "python" and len(self.command) > 1 and self.command[1].endswith(".py")
+        return posixpath.normpath(self.command[1]) if is_script else ""
+
+    @property
+    def import_folders(self) -> tuple[str, ...]:
+        """Folders of the codebase that Python imports from, in their order; empty for the root."""
+        # `python SCRIPT` looks in the script's own folder; the root stands for a package that is installed from there.
+        return tuple(dict.fromkeys((posixpath.dirname(self.script), *self.python_path, "")))
 
     @cached_property
     def _files(self) -> Tree:
@@ -105,6 +120,8 @@ class Environment:
             "vocab": keys.vocab,
             "suspicious": asdict(keys.suspicious) if keys.suspicious else None,
         }
+        if self.python_path:
+            parts["python_path"] = self.python_path
         if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well
             parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -232,6 +249,7 @@ def _build(root: Path, keys: dict[str, Any]) -> Environment:
         task=read_text(root / keys["task"], error=EnvironmentError_).strip(),
         command=tuple(keys["command"]),
         preload=tuple(keys["preload"]),
+        python_path=tuple(posixpath.normpath(folder) for folder in keys["python_path"]),
         hidden=tuple(keys["hidden"]),
         rules=Rules(
             editable=tuple(keys["editable"]),
@@ -280,6 +298,11 @@ def _assign(source: str, name: str, value: Any, environment: Environment) -> str
                 f"{old.strip()[:80]} there. Expected {wanted}."
             )
     return pattern.sub(lambda m: m["left"] + repr(value) + m["tail"], source)
+
+
+def joined_folders(root: str, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders of a codebase below the folder that holds it."""
+    return tuple(posixpath.join(root, folder).rstrip("/") for folder in folders)
 
 
 def _file_hash(path: Path) -> str:

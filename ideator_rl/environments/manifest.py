@@ -71,6 +71,10 @@ Setting = Annotated[
 ]
 
 
+def _are_folders(folders: list[str]) -> bool:
+    return all(folder and ":" not in folder and _is_inside(folder) for folder in folders)
+
+
 class Section(Config):
     """A mapping in an env.yaml."""
 
@@ -189,6 +193,10 @@ class Manifest(Section):
     """Command of an experiment, such as [python, train.py]."""
     preload: Texts = Field(default_factory=list)
     """Modules that are imported before the budget's clock starts."""
+    python_path: Annotated[Texts, Expected("folders of baseline/, such as [src]", _are_folders)] = Field(
+        default_factory=list
+    )
+    """Folders of the codebase that Python imports from, such as [src], besides the script's own folder and the root."""
     editable: Texts = Field(default_factory=lambda: ["**/*.py"])
     """Globs of files that ideas may change or add."""
     protected: Texts = Field(default_factory=list)

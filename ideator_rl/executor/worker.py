@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.environments.environment import Environment, Preset, load_environment
+from ideator_rl.environments.environment import Environment, Preset, joined_folders, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.machine import MachineCheck, MachineFault
@@ -290,7 +290,11 @@ class Worker:
             # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
             visible = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
-        command = Command(self.environment.command, self.environment.preload, variables)
+        folders = self.environment.import_folders
+        if len(folders) > 1:
+            # So that a module that is run with -m, and Python that a script starts, import from them too.
+            variables["PYTHONPATH"] = os.pathsep.join(joined_folders(inside, folders))
+        command = Command(self.environment.command, self.environment.preload, variables, folders)
         network = self.preset.resources.network
         mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
         return run(self.sandbox, command, mounts, budget, self.preset.resources, self._heartbeat)

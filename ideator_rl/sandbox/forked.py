@@ -124,6 +124,7 @@ class ForkedProcess:
             request = {
                 "script": script.path,
                 "arguments": script.arguments,
+                "folders": script.folders,
                 "variables": dict(script.variables),
                 "cwd": inside.cwd,
                 "uid": experiment_uid(sandbox.level) if os.getuid() == 0 else None,

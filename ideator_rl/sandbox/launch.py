@@ -4,7 +4,7 @@ The parent starts the budget's clock at the mark.  It is sent before any code of
 slow import takes nothing of the budget, and training cannot be hidden in it.  Standard library only: this file is
 mounted alone.  `fork_server` runs scripts by the same function, so that both starts cost an experiment the same.
 
-usage: launch.py READY_FD MODULE,MODULE SCRIPT [ARG …]
+usage: launch.py READY_FD MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
 """
 
 import atexit
@@ -27,13 +27,17 @@ def import_all(modules: str) -> None:
     gc.freeze()  # else each collection walks all that was imported: 0.6 s of the experiment's CPU for torch
 
 
-def run_script(ready: int, script: str, arguments: list[str]) -> None:
-    """Send the mark and run the script as `__main__`; ends the process with the script's exit status."""
+def run_script(ready: int, folders: list[str], script: str, arguments: list[str]) -> None:
+    """Send the mark and run the script as `__main__`; ends the process with the script's exit status.
+
+    Args:
+        folders: put first on `sys.path`.
+    """
     os.write(ready, b"1")
     os.close(ready)
     sys.argv = [script, *arguments]
     os.sysconf = _sysconf
-    sys.path.insert(0, os.getcwd())
+    sys.path[:0] = folders
     status = 0
     try:
         runpy.run_path(script, run_name="__main__")
@@ -80,7 +84,7 @@ def _finish() -> int:
 
 def main() -> None:
     import_all(sys.argv[2])
-    run_script(int(sys.argv[1]), sys.argv[3], sys.argv[4:])
+    run_script(int(sys.argv[1]), sys.argv[3].split(os.pathsep) if sys.argv[3] else [], sys.argv[4], sys.argv[5:])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ class Script:
     preload: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     """All of its variables."""
+    folders: tuple[str, ...] = ()
+    """Folders that come first on its `sys.path`, as the process sees them."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ideator_rl.environments.environment import Budget, Resources
+from ideator_rl.environments.environment import Budget, Resources, joined_folders
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.limits import Watch, kernel_cpu_seconds
@@ -40,6 +40,8 @@ class Command:
     argv: tuple[str, ...]
     preload: tuple[str, ...]
     variables: dict[str, str]
+    folders: tuple[str, ...] = ("",)
+    """Folders of the workspace that come first on a Python script's `sys.path`."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _start(
     cwd, counted = sandbox.visible_path(workspace, WORKSPACE), _is_counted(sandbox, budget)
     inside = Inside(mounts, cwd, counted=counted, cpu_seconds=kernel_cpu_seconds(budget), output=output)
     if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
-        script = Script(argv[1], argv[2:], command.preload, command.variables)
+        script = Script(argv[1], argv[2:], command.preload, command.variables, joined_folders(cwd, command.folders))
         return start_script(sandbox, script, inside, heartbeat)
     program = sys.executable if argv[0] == "python" else argv[0]
     return ColdProcess(sandbox, [program, *argv[1:]], command.variables, inside)

@@ -37,7 +37,16 @@ def start_script(
             report_refusal(sandbox.forks, str(refusal))
     read, write = os.pipe()
     launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
-    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), ",".join(script.preload)]
+    argv = [
+        sys.executable,
+        "-I",
+        "-B",
+        "-u",
+        launcher,
+        str(write),
+        ",".join(script.preload),
+        os.pathsep.join(script.folders),
+    ]
     image = inside.mounts.image
     # What reads memory instead of the disk has the launcher in memory too.
     source = LAUNCHER if image is None else image.launcher

@@ -73,6 +73,7 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
         masked=data.masked,
         split=config.get("split", "main"),
         preload=environment.preload,
+        folders=environment.import_folders,
         limits=tuple(ScorerLimit(**limit) for limit in config["limits"]) if config.get("limits") else None,
     )
     answer = _call_evaluator(run, environment)

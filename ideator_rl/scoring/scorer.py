@@ -12,24 +12,19 @@ Protocol, little-endian; V and the size of a slot are fixed by the evaluator:
 Everything here is untrusted as soon as the experiment's code is imported.  The other side takes only sizes that it
 computed itself.
 
-usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD DOORS_FD SLOT_BYTES PRELOAD MODULE:FUNCTION ARTIFACT_FOLDER VOCAB
-where PRELOAD is MODULE,MODULE
+usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD DOORS_FD SLOT_BYTES PRELOAD MODULE:FUNCTION ARTIFACT_FOLDER VOCAB FOLDERS
+where PRELOAD is MODULE,MODULE and FOLDERS is FOLDER:FOLDER, the folders of the codebase that it imports from
 """
 
+import ctypes
+import importlib
+import mmap
 import os
+import platform
+import socket
+import struct
 import sys
-
-# The launcher puts the workspace on the path.  Not yet: a file there could take the place of a module below, and code
-# of the experiment would run before the doors are handed over.  These two modules are loaded already.
-sys.path[:] = [folder for folder in sys.path if folder != os.getcwd()]
-
-import ctypes  # noqa: E402
-import importlib  # noqa: E402
-import mmap  # noqa: E402
-import platform  # noqa: E402
-import socket  # noqa: E402
-import struct  # noqa: E402
-import time  # noqa: E402
+import time
 
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 """Numbers of the system call `seccomp`."""
@@ -72,7 +67,6 @@ def main() -> None:
     memory, slot_bytes = int(sys.argv[3]), int(sys.argv[5])
     module, _, function = sys.argv[7].partition(":")
     vocab = int(sys.argv[9])
-    workspace = os.getcwd()
     try:
         # Our own code and packages first, so that nothing of the experiment can be imported in their place.
         for name in filter(None, ("numpy", *sys.argv[6].split(","))):
@@ -81,7 +75,8 @@ def main() -> None:
 
         shared = mmap.mmap(memory, 0)
         hand_over_doors(int(sys.argv[4]))
-        sys.path.insert(0, workspace)
+        # Not before: a file of the codebase could take the place of a module that is imported above.
+        sys.path[:0] = sys.argv[10].split(os.pathsep)
         model = getattr(importlib.import_module(module), function)(sys.argv[8])
         answer.write(b"\0")
         answer.flush()

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from ideator_rl.environments.environment import joined_folders
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
@@ -273,6 +274,8 @@ class ScoringRun:
     """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
     preload: tuple[str, ...] = ()
     """Modules that a scorer imports before any code of the experiment."""
+    folders: tuple[str, ...] = ("",)
+    """Folders of the codebase that a scorer imports from, relative to its root."""
     limits: tuple[ScorerLimit, ...] | None = None
     """CPU seconds of the scorers in the order in which they are started, the last for all further ones; None for the
     baseline, which is only measured."""
@@ -345,6 +348,7 @@ class ScoringRun:
                 self.scorer,
                 visible_path(self.artifact, ARTIFACT),
                 str(vocab),
+                os.pathsep.join(joined_folders(visible_path(self.tree, WORKSPACE), self.folders)),
             ),
             self.preload,
             {"OMP_NUM_THREADS": "1", "HOME": "/tmp", "USER": "experiment", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin"},
