@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ideator_rl.environments.noise import Noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import REJECTED, SUCCEEDED, Experiment
 from ideator_rl.patch import PatchError, Rules, Tree, diff, judge, write_tree
+from ideator_rl.patch.source import parsed, shown
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
@@ -130,9 +132,13 @@ def wrecking_patch(environment: Environment, preset: str) -> str:
     base, argv = environment.baseline(preset), environment.command
     if argv[0] != "python" or len(argv) < 2 or argv[1] not in base:
         raise IdeatorError(f"the command {' '.join(argv)} is not `python SCRIPT`")
-    lines = base[argv[1]].split("\n")
-    head = _head(base[argv[1]])
-    tree = base | {argv[1]: "\n".join(lines[:head]) + WRECKER + "\n".join(lines[head:])}
+    source = shown(base[argv[1]])
+    mark, lines = base[argv[1]].removesuffix(source), source.split("\n")
+    try:
+        head = _head(source)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise IdeatorError(f"{argv[1]} is not Python {sys.version_info[0]}.{sys.version_info[1]}: {error}") from None
+    tree = base | {argv[1]: mark + "\n".join(lines[:head]) + WRECKER + "\n".join(lines[head:])}
     try:
         judge(base, tree, environment.rules)
     except PatchError as error:
@@ -141,9 +147,9 @@ def wrecking_patch(environment: Environment, preset: str) -> str:
 
 
 def _head(source: str) -> int:
-    """How many lines must stay first in a script: its docstring and imports from `__future__`."""
-    last = 0
-    for number, node in enumerate(ast.parse(source).body):
+    """How many lines must stay first in a script: its encoding, its docstring and imports from `__future__`."""
+    last = len(list(takewhile(lambda line: line.startswith("#"), source.split("\n")[:2])))
+    for number, node in enumerate(parsed(source).body):
         docstring = number == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if docstring or (isinstance(node, ast.ImportFrom) and node.module == "__future__"):
             last = node.end_lineno or 0

@@ -25,6 +25,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected
+from ideator_rl.patch.source import shown
 from ideator_rl.registry import environment_folder, environment_names
 
 __all__ = ["Budget", "Environment", "EnvironmentError_", "Metric", "Preset", "Resources", "Suspicious",
@@ -148,11 +149,14 @@ class Environment:
                 f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(self.prompt_files)}."
             )
         text = read_text(self.root / self.prompt_files[kind], error=EnvironmentError_)
+        files = ""
         if "{files}" in text:
             visible = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
-            files = "\n\n".join(f"# {path}\n{body}" for path, body in sorted(visible.items()))
-            text = text.replace("{files}", files)
-        return text.replace("{task}", self.task).strip()
+            files = "\n\n".join(f"# {path}\n{shown(body)}" for path, body in sorted(visible.items()))
+        # One pass: braces in the files and in the task are theirs.
+        return re.sub(
+            r"\{task\}|\{files\}", lambda field: {"{task}": self.task, "{files}": files}[field[0]], text
+        ).strip()
 
 
 def load_environment(name_or_path: str | Path) -> Environment:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 from ideator_rl.patch import Tree
+from ideator_rl.patch.source import parsed
 
 
 def import_distances(base: Tree, roots: Iterable[str]) -> dict[str, int]:
@@ -47,7 +48,7 @@ def _imports(path: str, text: str) -> tuple[tuple[int, str], ...]:
     if not path.endswith(".py"):
         return ()
     try:
-        module = ast.parse(text)
+        module = parsed(text)
     except (SyntaxError, ValueError, RecursionError):
         return ()
     names: list[tuple[int, str]] = []

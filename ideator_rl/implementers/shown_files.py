@@ -20,6 +20,7 @@ from collections import Counter
 
 from ideator_rl.implementers.import_graph import import_distances
 from ideator_rl.patch import Tree
+from ideator_rl.patch.source import shown
 
 BYTES_PER_TOKEN = 3
 """Code has three to four bytes a token in common vocabularies; three errs on the safe side."""
@@ -40,6 +41,7 @@ def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, nu
         idea: its text; a file that it names is essential.
         numbered: whether each line carries its number, as `12 | text`.
     """
+    base = {path: shown(text) for path, text in base.items()}
     blocks = {path: _block(path, text, numbered) for path, text in base.items()}
     sizes = {path: tokens(block) for path, block in blocks.items()}
     if sum(sizes.values()) <= budget:

@@ -24,6 +24,7 @@ from ideator_rl.patch.edit import FileEdit, PatchError
 from ideator_rl.patch.judge import UNREAD_FOLDERS, Rules, check_name, is_protected, judge, protected_error, rejected
 from ideator_rl.patch.parsing import parse
 from ideator_rl.patch.paths import Tree, quote
+from ideator_rl.patch.source import decoded, encoded
 
 __all__ = [
     "PatchError", "Rules", "Tree", "apply_patch", "diff", "judge", "patched_tree", "read_tree", "tree_hash",
@@ -164,7 +165,7 @@ def read_tree(folder: Path) -> Tree:
     """Every file below a folder, as text, without `.git` and `__pycache__`.
 
     Raises:
-        PatchError: "rejected", for a symbolic link, a special file, or a file that is not UTF-8 text.
+        PatchError: "rejected", for a symbolic link, a special file, or a file that is not text as Python reads it.
     """
     tree: Tree = {}
     pending = [Path(folder)]
@@ -178,18 +179,8 @@ def read_tree(folder: Path) -> Tree:
             if entry.is_dir():
                 pending.append(entry)
             else:
-                tree[name] = _read_text(entry, name)
+                tree[name] = decoded(name, entry.read_bytes())
     return dict(sorted(tree.items()))
-
-
-def _read_text(file: Path, name: str) -> str:
-    try:
-        text = file.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise rejected(f"{name}: not UTF-8 text (byte {error.start}); a codebase holds text files only") from None
-    if "\0" in text:
-        raise rejected(f"{name}: holds a NUL character; a codebase holds text files only")
-    return text
 
 
 def write_tree(tree: Tree, folder: Path) -> None:
@@ -209,4 +200,4 @@ def write_tree(tree: Tree, folder: Path) -> None:
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as out:
-            out.write(text.encode())
+            out.write(encoded(path, text))

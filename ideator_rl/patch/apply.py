@@ -16,6 +16,7 @@ from ideator_rl.patch.edit import FileEdit, Hunk, PatchError
 from ideator_rl.patch.find import FileLines, Position, find_positions, quote_lines
 from ideator_rl.patch.locate import fits, has_entity, locate_hunks, respelled_places
 from ideator_rl.patch.paths import Tree, existing_file, new_file_path, normal_path, target_file
+from ideator_rl.patch.source import BYTE_ORDER_MARK, shown
 from ideator_rl.patch.whole_file import check_not_copied, join_lines, new_file_text, replacement_text, split_lines
 
 Protected = Callable[[str], PatchError | None]
@@ -152,7 +153,8 @@ def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence, protected: Protect
         path = normal_path(tree, edit, path)
         if path in tree:
             _refuse_protected(path, protected)
-            return [(path, replacement_text(path, tree[path], edit.hunks[0].new))]
+            mark, text = _split_mark(tree[path], edit.hunks)
+            return [(path, mark + replacement_text(path, text, edit.hunks[0].new))]
         file_name = path.rsplit("/", 1)[-1]
         namesakes = {file: text for file, text in tree.items() if file.rsplit("/", 1)[-1] == file_name}
         namesakes = {file: text for file, text in namesakes.items() if protected(file) is None}
@@ -167,7 +169,15 @@ def _changes(tree: Tree, edit: FileEdit, evidence: _Evidence, protected: Protect
     _refuse_protected(path, protected)
     if edit.style == "diff":
         return [(path, _apply_hunks(path, tree[path], edit, evidence))]
-    return [(path, _apply_blocks(path, tree[path], edit.hunks, evidence))]
+    mark, text = _split_mark(tree[path], edit.hunks)
+    return [(path, mark + _apply_blocks(path, text, edit.hunks, evidence))]
+
+
+def _split_mark(text: str, hunks: list[Hunk]) -> tuple[str, str]:
+    """A byte order mark and the text after it, as prompts show it; no mark where the patch holds one itself."""
+    if text.startswith(BYTE_ORDER_MARK) and not any(BYTE_ORDER_MARK in line for h in hunks for _, line in h.lines):
+        return BYTE_ORDER_MARK, shown(text)
+    return "", text
 
 
 def _refuse_protected(path: str, protected: Protected) -> None:
@@ -201,8 +211,9 @@ def _delete_or_move(
 
 def _apply_hunks(path: str, text: str, edit: FileEdit, evidence: _Evidence) -> str:
     """Diff hunks, all placed in the text as it was."""
-    hunks, (lines, newline) = edit.hunks, split_lines(text)
-    if not lines and len(hunks) == 1 and not hunks[0].old:
+    hunks, (byte_order_mark, rest) = edit.hunks, _split_mark(text, edit.hunks)
+    lines, newline = split_lines(rest)
+    if not text and len(hunks) == 1 and not hunks[0].old:
         return join_lines(hunks[0].new, not hunks[0].new_unterminated)
     is_stated_blob = bool(edit.old_blob) and _blob_name(text).startswith(edit.old_blob)
     placed = locate_hunks(FileLines(path, lines, is_stated_blob=is_stated_blob), hunks)
@@ -212,7 +223,7 @@ def _apply_hunks(path: str, text: str, edit: FileEdit, evidence: _Evidence) -> s
         evidence.note(path, hunk, position)
         if hunk.old_unterminated != hunk.new_unterminated and position.at + len(hunk.old) == len(lines):
             newline = not hunk.new_unterminated
-    return join_lines(_splice(path, lines, list(distinct.values())), newline)
+    return byte_order_mark + join_lines(_splice(path, lines, list(distinct.values())), newline)
 
 
 def _blob_name(text: str) -> str:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from ideator_rl.patch.content import new_content
 from ideator_rl.patch.edit import PatchError
 from ideator_rl.patch.paths import Tree
+from ideator_rl.patch.source import encoded
 
 _PYTHON_CACHE = "__pycache__"
 UNREAD_FOLDERS = (".git", _PYTHON_CACHE)
@@ -57,7 +58,7 @@ def judge(base: Tree, tree: Tree, rules: Rules) -> None:
         raise rejected(
             f"the changed files hold {total} bytes together; at most {rules.max_bytes} are allowed (max_bytes)"
         )
-    _judge_collisions(tree)
+    _judge_collisions(base, tree)
     content = new_content(base, tree, enough=rules.max_compressed_bytes)
     if content > rules.max_compressed_bytes:
         raise rejected(
@@ -115,6 +116,7 @@ def _judge_text(path: str, text: str, rules: Rules) -> int:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise rejected(f"{path}: not UTF-8 text (character {error.start})") from None
+    encoded(path, text)  # raises where the file's own encoding has no room for what a patch writes
     if "\0" in text:
         raise rejected(f"{path}: holds a NUL character; text files only")
     if size > rules.max_bytes:
@@ -122,18 +124,27 @@ def _judge_text(path: str, text: str, rules: Rules) -> int:
     return size
 
 
-def _judge_collisions(tree: Tree) -> None:
-    """Refuse two names, of files or folders, that are one on a disk; and a file that is also a folder."""
+def _judge_collisions(base: Tree, tree: Tree) -> None:
+    """Refuse two names, of files or folders, that are one on a disk; and a file that is also a folder.
+
+    Names that the baseline has side by side are its own affair.
+    """
+    base_names = {name for path in base for name in _prefixes(path)}
     names: dict[str, str] = {}
-    for path in sorted(tree):
-        components = path.split("/")
-        for depth in range(1, len(components) + 1):
-            name = "/".join(components[:depth])
+    # The baseline's names come first, so that each new one is compared with one of them.
+    for path in sorted(tree, key=lambda path: (path not in base, path)):
+        for name in _prefixes(path):
             first_name = names.setdefault(_fold(name), name)
-            if first_name != name:
+            if first_name != name and name not in base_names:
                 raise rejected(f"{path}: {name} and {first_name} differ only in case, and are one file on some disks")
-            if depth < len(components) and name in tree:
+            if name != path and name in tree:
                 raise rejected(f"{path}: {name} is a file, so it cannot be a folder too")
+
+
+def _prefixes(path: str) -> list[str]:
+    """A path and the folders that it is in, outermost first."""
+    components = path.split("/")
+    return ["/".join(components[:depth]) for depth in range(1, len(components) + 1)]
 
 
 def _fold(path: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import builtins
 
+from ideator_rl.patch.source import parsed
+
 MAX_LINES = 120
 """Lines of the longest file that counts as a short script."""
 COPIED_SHARE = 0.5
@@ -21,7 +23,7 @@ def is_rewrite(path: str, old: list[str], new: list[str]) -> bool:
     if not path.endswith(".py") or len(old) > MAX_LINES:
         return False
     try:
-        before, after = (ast.parse("\n".join(lines)) for lines in (old, new))
+        before, after = (parsed("\n".join(lines)) for lines in (old, new))
     except (SyntaxError, ValueError, RecursionError):
         return False
     old_lines = {line.strip() for line in old}

@@ -12,8 +12,8 @@ Protocol, little-endian; V and the size of a slot are fixed by the evaluator:
 Everything here is untrusted as soon as the experiment's code is imported.  The other side takes only sizes that it
 computed itself.
 
-usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD DOORS_FD SLOT_BYTES PRELOAD MODULE:FUNCTION ARTIFACT_FOLDER VOCAB FOLDERS
-where PRELOAD is MODULE,MODULE and FOLDERS is FOLDER:FOLDER, the folders of the codebase that it imports from
+usage: scorer.py REQUEST_FD ANSWER_FD MEMORY_FD DOORS_FD SLOT_BYTES PRELOAD MODULE:FUNCTION ARTIFACT VOCAB FOLDERS
+where PRELOAD is MODULE,MODULE, ARTIFACT a folder, and FOLDERS is FOLDER:FOLDER, those of the codebase to import from
 """
 
 import ctypes
