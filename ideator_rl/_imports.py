@@ -49,7 +49,7 @@ OLD_MODULES = {
     "environment_check": "checks.check", "environment_data": "environments.data",
     "environment_new": "environments.new", "environment_noise": "environments.noise",
     "environment_proofs": "checks.proofs", "environment_search": "checks.text_search",
-    "executor.attempts": "executor.record_store", "executor.code_parts": "implementers.import_graph",
+    "executor.attempts": "executor.record_store", "executor.code_parts": "patch.import_graph",
     "executor.coder": "implementers.coder", "executor.coder_answer": "implementers.coder_answer",
     "executor.coder_prompt": "implementers.coder_prompt", "executor.direct": "implementers.direct",
     "executor.evaluate": "scoring.evaluate", "executor.homes": "executor.workdirs",

@@ -146,7 +146,14 @@ def _add_env(commands: Any) -> None:
     new.add_argument("path", metavar="PATH", help="a new folder")
     new.add_argument("--name", help="default: the folder's name")
     new.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
-    new.add_argument("--script", metavar="FILE.py", help="the file of FOLDER that trains; default: its only one")
+    new.add_argument("--script", metavar="FILE", help="the .py or .ipynb file of FOLDER that trains")
+    new.add_argument(
+        "--data",
+        action="append",
+        metavar="PATH",
+        help="a file or folder that is data, once for each; default: a guess",
+    )
+    new.add_argument("--metric", metavar="NAME[:min|max]", help="what is measured; default: val_loss:min")
     _json(new)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
 from ideator_rl.cli.output import bucket_url, print_json, print_text, write_new
+from ideator_rl.environments.codebase import Codebase
 from ideator_rl.environments.environment import Environment, load_environment
-from ideator_rl.environments.new import NewEnvironment, new_environment
+from ideator_rl.environments.new import new_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
@@ -147,31 +149,57 @@ def check(args: argparse.Namespace) -> int:
 
 def new(args: argparse.Namespace) -> int:
     """Write a new environment, and print the next steps."""
-    written = new_environment(Path(args.path), args.name, Path(args.source) if args.source else None, args.script)
-    files = _codebase_files(written)
+    source = Path(args.source) if args.source else None
+    written = new_environment(Path(args.path), args.name, source, args.script, args.data, args.metric)
     if args.json:
-        print_json({"environment": str(written.folder), "name": written.name} | files)
+        facts: dict[str, Any] = {"environment": str(written.folder), "name": written.name}
+        print_json(facts | (_codebase_facts(written.codebase) if written.codebase else {}))
         return 0
     # The printed commands must work as they are: a bare name would be taken for a built-in environment.
-    path = str(written.folder) if "/" in str(written.folder) else f"./{written.folder}"
-    lines = [
-        f"{destination + ':':<10}{', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
-        for destination, names in files.items()
-    ]
+    path = shlex.quote(str(written.folder) if "/" in str(written.folder) else f"./{written.folder}")
     if written.codebase is not None:
+        script = shlex.quote(f"baseline/{written.codebase.script}")
+        lines = _choices(written.codebase, written.metric)
         lines.append(f"\n{path} is the frame of an environment. {path}/README.md lists what is to be wired. Next:")
-        lines.append(f"  edit {path}/baseline/{written.codebase.script}, {path}/evaluator.py and {path}/env.yaml")
+        lines.append(f"  edit {path}/{script}, {path}/evaluator.py and {path}/env.yaml")
     else:
-        lines += [f"{path} is a complete environment. Next:", f"  ideator-rl env show {path}"]
+        lines = [f"{path} is a complete environment. Next:", f"  ideator-rl env show {path}"]
     lines += [f"  ideator-rl env check {path}", f"  ideator-rl execute {path} --baseline"]
     print_text("\n".join(lines))
     return 0
 
 
-def _codebase_files(written: NewEnvironment) -> dict[str, list[str]]:
-    """The files of the user's codebase by where they went."""
-    codebase = written.codebase
-    if codebase is None:
-        return {}
-    files = {"baseline/": codebase.code, "data/": codebase.data, "left out": codebase.left_out}
-    return {destination: names for destination, names in files.items() if names}
+def _codebase_facts(codebase: Codebase) -> dict[str, Any]:
+    """Where the files of the user's codebase went, and what was read from them."""
+    return {
+        "script": codebase.script,
+        "baseline/": list(codebase.code),
+        "data/": list(codebase.data),
+        "left out": [f"{name} ({reason})" for name, reason in codebase.left_out.items()],
+        "preload": codebase.preload,
+        "python_path": codebase.python_path,
+        "not installed": codebase.missing,
+    }
+
+
+def _choices(codebase: Codebase, metric: str) -> list[str]:
+    """What `env new` chose, why, and which option chooses otherwise."""
+    reason = f" ({codebase.script_reason}; --script FILE for another)" if codebase.script_reason else ""
+    data = [f"{name} ({codebase.reasons[name]})" for name in codebase.data]
+    nothing = "nothing looks like data: --data PATH takes a file or folder, also from elsewhere"
+    left_out = sorted(codebase.left_out.items(), key=lambda item: item[1] == "hidden")
+    rows = {
+        "script": codebase.script + reason,
+        "baseline/": _some(list(codebase.code)),
+        "data/": _some(data) + (" (--data PATH for other data)" if data and "--data" not in data[0] else "") or nothing,
+        "left out": _some([f"{name} ({reason})" for name, reason in left_out]),
+        "metric": f"{metric} (--metric NAME:max for another)",
+        "path": ", ".join(codebase.python_path),
+        "preload": ", ".join(codebase.preload),
+        "missing": ", ".join(codebase.missing) and f"{', '.join(codebase.missing)}: imported, but not installed here",
+    }
+    return [f"{title + ':':<11}{text}" for title, text in rows.items() if text]
+
+
+def _some(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -63,6 +63,8 @@ class Environment:
     known_good: str | None = None
     """A patch that improves the metric: `env check` uses it to prove that the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    """Names of installed packages that ideas may import, besides those that the codebase imports."""
     python_path: tuple[str, ...] = ()
     """Folders of the codebase that Python imports from, besides the script's own and the root."""
 
@@ -253,6 +255,7 @@ def _build(root: Path, keys: dict[str, Any]) -> Environment:
         task=read_text(root / keys["task"], error=EnvironmentError_).strip(),
         command=tuple(keys["command"]),
         preload=tuple(keys["preload"]),
+        packages=tuple(keys["packages"]),
         python_path=tuple(posixpath.normpath(folder) for folder in keys["python_path"]),
         hidden=tuple(keys["hidden"]),
         rules=Rules(

@@ -197,6 +197,8 @@ class Manifest(Section):
         default_factory=list
     )
     """Folders of the codebase that Python imports from, such as [src], besides the script's own folder and the root."""
+    packages: Texts = Field(default_factory=list)
+    """Installed packages that ideas may import, besides those that the codebase imports."""
     editable: Texts = Field(default_factory=lambda: ["**/*.py"])
     """Globs of files that ideas may change or add."""
     protected: Texts = Field(default_factory=list)

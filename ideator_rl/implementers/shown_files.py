@@ -18,8 +18,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from ideator_rl.implementers.import_graph import import_distances
 from ideator_rl.patch import Tree
+from ideator_rl.patch.import_graph import import_distances
 from ideator_rl.patch.source import shown
 
 BYTES_PER_TOKEN = 3

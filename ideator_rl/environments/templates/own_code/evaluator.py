@@ -27,6 +27,7 @@ def evaluate(run) -> float:
 
 def windows(folder):
     """Token ids, int (windows, LENGTH + 1): each window's inputs and, one further, its targets."""
-    text = np.frombuffer(b"".join(path.read_bytes() for path in sorted(folder.iterdir())), np.uint8)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    text = np.frombuffer(b"".join(path.read_bytes() for path in files), np.uint8)
     count = min(WINDOWS, len(text) // (LENGTH + 1))
     return text[: count * (LENGTH + 1)].reshape(count, LENGTH + 1)

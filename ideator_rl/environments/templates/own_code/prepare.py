@@ -11,7 +11,9 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 BLOCK = 100
-"""Lines that stay together."""
+"""Lines that stay together, in a file that has enough of them."""
+BLOCKS = 20
+"""Blocks of a file, at least."""
 HIDDEN = {"main": 0.1, "confirm": 0.1}
 """Shares of the blocks that are held out: to measure every experiment, and to confirm what is too good to believe."""
 
@@ -23,28 +25,41 @@ def sources():
 
 def version():
     """What the data depends on besides this file."""
-    return hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in _files())).hexdigest()
+    parts = (str(path.relative_to(DATA)).encode() + b"\0" + path.read_bytes() for path in _files())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def prepare(public, private, preset):
-    """Write each file's training lines to public, and its held-out ones to `private/main` and `private/confirm`."""
+    """Write each file's training blocks to public, and its held-out ones to `private/main` and `private/confirm`."""
     if not _files():
         raise FileNotFoundError(f"there is no file in {DATA}; put the data there, or write another prepare()")
-    for split in HIDDEN:
-        (private / split).mkdir()
     for path in _files():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        blocks = ["".join(lines[i : i + BLOCK]) for i in range(0, len(lines), BLOCK)]
+        blocks, name = _blocks(path), path.relative_to(DATA)
         order = random.Random(0).sample(range(len(blocks)), len(blocks))
-        if len(blocks) < 10:
-            raise ValueError(
-                f"{path} has only {len(lines)} lines; at least {10 * BLOCK} are needed, or a smaller BLOCK"
-            )
         for split, share in HIDDEN.items():
             held, order = order[: int(share * len(blocks))], order[int(share * len(blocks)) :]
-            (private / split / path.name).write_text("".join(blocks[i] for i in sorted(held)), encoding="utf-8")
-        (public / path.name).write_text("".join(blocks[i] for i in sorted(order)), encoding="utf-8")
+            _write(private / split / name, [blocks[i] for i in sorted(held)])
+        _write(public / name, [blocks[i] for i in sorted(order)])
+
+
+def _blocks(path):
+    """The text of a file in pieces of some lines each; of characters where it has few lines."""
+    data = path.read_bytes()
+    if b"\0" in data:
+        raise ValueError(f"{path} is no text: write another prepare(), which splits it")
+    lines = data.splitlines(keepends=True)
+    if len(lines) < BLOCKS:
+        lines = [data[i : i + 80] for i in range(0, len(data), 80)]
+    if len(lines) < BLOCKS:
+        raise ValueError(f"{path} holds only {len(data)} bytes; remove it, or put more data there")
+    step = min(BLOCK, len(lines) // BLOCKS)
+    return [b"".join(lines[i : i + step]) for i in range(0, len(lines), step)]
+
+
+def _write(path, blocks):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(blocks))
 
 
 def _files():
-    return sorted(path for path in DATA.glob("*") if path.is_file())
+    return sorted(path for path in DATA.rglob("*") if path.is_file())
