@@ -71,5 +71,5 @@ def test_python_imports_from_the_folder_of_the_script_the_declared_ones_and_the_
 @pytest.mark.parametrize("folder", ["/usr", "../other", "a:b", ""])
 def test_a_folder_outside_the_codebase_is_refused_in_python_path(toy, tmp_path, folder):
     (tmp_path / "env.yaml").write_text((toy / "env.yaml").read_text() + f"python_path: ['{folder}']\n")
-    with pytest.raises(IdeatorError, match=r"python_path.*folders of baseline/"):
+    with pytest.raises(IdeatorError, match="python_path"):
         load_environment(tmp_path)
