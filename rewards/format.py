@@ -12,6 +12,7 @@ with nothing but white space after its `[End]`, earns 1: later text is never rea
 from __future__ import annotations
 
 from ideator_rl.ideas import END, EXPERIMENT, Idea, MalformedIdea, parse_idea
+from ideator_rl.text.thoughts import split_thoughts
 
 from .support.decorator import Call
 from .support.options import Option
@@ -34,14 +35,14 @@ def holds_idea(text: str, strict: bool = False) -> bool:
     """Whether a completion holds an idea.
 
     Args:
-        strict: no text may follow it, and no second `[Experiment]` may precede it.
+        strict: no text may follow it, and no second `[Experiment]` may precede it outside a model's marked thoughts.
     """
     idea = _idea(text)
     if idea is None or not strict:
         return idea is not None
     text = text.rstrip()
     closes = text.endswith(END) and _idea(text.removesuffix(END)) != idea  # no [End] before the last one ended it
-    return closes and EXPERIMENT not in idea.thought
+    return closes and EXPERIMENT not in split_thoughts(idea.thought).answer
 
 
 def _idea(text: str) -> Idea | None:

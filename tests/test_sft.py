@@ -89,6 +89,8 @@ def test_a_completion_is_kept_up_to_the_end_of_its_idea():
     assert cut_after_idea("I think\n" + IDEA.format(1) + " and so on [End]") == "I think\n" + IDEA.format(1)
     hunk = "[Experiment] x [Code Changes]\n@@ -1 +1 @@\n-[End]\n+b\n[End]"
     assert cut_after_idea(hunk + "\nmore") == hunk
+    drafted = f"As in {IDEA.format(1)}, so\n</think>\n{IDEA.format(1)}"
+    assert cut_after_idea(drafted + " and on") == drafted
 
 
 @pytest.fixture

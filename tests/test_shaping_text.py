@@ -36,6 +36,8 @@ def test_messages_are_read_as_text():
         (idea("x = 1") + idea("x = 2"), False),
         (idea("x = 1") + "[End]", False),
         (idea("x = 1", "[Experiment] no, rather this:"), False),
+        (idea("x = 1", f"<think>The form: {idea('x')}</think>"), True),
+        (idea("x = 1", f"The form: {idea('x')}</think>"), True),
         (idea("a.py\n<<<<<<< SEARCH\n[End]\n=======\n[Experiment]\n>>>>>>> REPLACE\n"), True),
     ],
 )

@@ -17,6 +17,7 @@ from ideator_rl.environments.catalogue.edits import Choice, Edit
 from ideator_rl.environments.catalogue.numbers import direction, factor, stated
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError
+from ideator_rl.text.thoughts import split_thoughts
 
 SENTENCE = 400
 """Characters; longer sentences are read in pieces, which bounds the time that a hostile text can take."""
@@ -82,7 +83,7 @@ def read(edits: dict[str, Edit], idea: Idea, numbers: dict[str, float]) -> Readi
     missed = []
     last = ""
     for section, is_code in ((idea.experiment, False), (idea.changes, True)):
-        for original, sentence in _sentences(section):
+        for original, sentence in _sentences(split_thoughts(section).answer):
             # "increase it": the pronoun means the last setting that was named.
             if last:
                 sentence = _IT.sub(rf"\1 {last}", sentence)

@@ -17,7 +17,7 @@ from ideator_rl.archive.recombination import recombined_ideas
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
-from ideator_rl.ideas import END, MalformedIdea, parse_idea
+from ideator_rl.ideas import MalformedIdea, parse_idea, spans_of_ideas
 from ideator_rl.storage.run_reader import Rollout, Run, read_run
 from ideator_rl.training.recipe.keys import IdeatorConfig
 
@@ -186,16 +186,9 @@ def cut_after_idea(completion: str) -> str:
     Raises:
         MalformedIdea: it contains no idea.
     """
-    key, position = parse_idea(completion).key, 0
-    # A diff in the idea may contain the end mark: the end is the first mark that leaves the idea the same.
-    while (position := completion.find(END, position)) >= 0:
-        position += len(END)
-        try:
-            if parse_idea(completion[:position]).key == key:
-                return completion[:position]
-        except MalformedIdea:
-            continue
-    return completion
+    parse_idea(completion)
+    _, end = spans_of_ideas(completion)[0]
+    return completion[:end]
 
 
 def as_messages(prompt: str) -> list[dict[str, str]]:
