@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
+
+from ideator_rl.config.reader import parse_json
 
 SCHEMA = 1
 
@@ -114,10 +118,35 @@ class Experiment:
         Raises:
             ValueError: not a JSON object of an experiment.
         """
-        raw = json.loads(text)
+        raw = parse_json(text, "it", finite=False)
         if not isinstance(raw, dict) or "id" not in raw or "status" not in raw:
             raise ValueError("not an experiment record: expected a JSON object with id and status")
         return cls(**typed_fields(cls, raw))
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: it is no record that a run writes: an unknown status, or a number that is none or not finite.
+        """
+        if self.status not in (*FINAL, LOST, RUNNING):
+            raise ValueError(f"a record has no status {self.status[:64]!r}")
+        if self.metric is not None:
+            require_finite([self.metric["value"]])
+            if not isinstance(self.metric["name"], str) or self.metric["direction"] not in ("min", "max"):
+                raise ValueError("its metric has no name and direction")
+        elif self.status == SUCCEEDED:
+            raise ValueError("it succeeded and has no metric")
+        if self.error is not None and not all(isinstance(value, str) for value in self.error.values()):
+            raise ValueError("its error holds something other than text")
+        numbers = [*self.seconds.values(), *self.cost.values(), self.created, self.finished]
+        require_finite(numbers + ([] if self.reward is None else [self.reward]))
+
+
+def require_finite(numbers: Iterable[Any]) -> None:
+    """Raises: ValueError for anything but finite numbers."""
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise ValueError(f"{str(number)[:60]!r} is no finite number")
 
 
 def typed_fields(cls: Any, raw: dict[str, Any]) -> dict[str, Any]:

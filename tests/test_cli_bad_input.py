@@ -61,7 +61,7 @@ def test_the_number_of_a_bad_line_of_ideas_is_in_the_error(call, tmp_path):
     assert "line 2" in sentence(code, err)
     (tmp_path / "ideas.jsonl").write_text("[" * 200_000)
     code, _, err = execute(call, tmp_path, "--ideas", tmp_path / "ideas.jsonl")
-    assert "line 1 is not JSON" in sentence(code, err)
+    assert "line 1 is nested too deeply" in sentence(code, err)
 
 
 def test_a_patch_on_a_protected_file_is_rejected_before_it_is_run_too(call, tmp_path):

@@ -21,6 +21,7 @@ from typing import Any
 
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.archive.parents import Strategy
+from ideator_rl.config.reader import read_text
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
@@ -116,7 +117,7 @@ def parent_prompt(
         "baseline": "" if baseline is None else f", and the baseline has {baseline:.5g}",
     }
     # In one pass, so that braces in an idea or a task are not filled in.
-    return _FIELD.sub(lambda match: values[match[1]], template.read_text(encoding="utf-8")).strip()
+    return _FIELD.sub(lambda match: values[match[1]], read_text(template)).strip()
 
 
 def outcome(record: Experiment, archive: Archive) -> float | str | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ideator_rl.checks import proofs
 from ideator_rl.checks.proofs import Check, may_become
+from ideator_rl.config.reader import read_text
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import Environment, load_environment
@@ -99,7 +100,7 @@ def _patches(environment: Environment, config: BufferConfig, noise: Noise) -> It
         wreck = proofs.wrecking_patch(environment, config.preset)
     except IdeatorError as error:
         wreck = error  # this script cannot be patched so: the check is then a warning
-    good = (environment.root / environment.known_good).read_text() if environment.known_good else None
+    good = read_text(environment.root / environment.known_good) if environment.known_good else None
     patches = [proofs.forged_evaluator(environment), *(patch for patch in (good, wreck) if isinstance(patch, str))]
     forgery, *records = _run(config, lambda buffer: [buffer.score_patch(patch) for patch in patches])
     yield proofs.known_good(environment, noise, records.pop(0) if good is not None else None)

@@ -10,13 +10,14 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-import yaml
-
 from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, read_patch, read_text
+from ideator_rl.config.reader import parse_json
+from ideator_rl.config.yaml_reader import parse_yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.text.display import encodable, number
+from ideator_rl.text.redaction import refuse_secrets
 
 PROMISED_KEYS = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
 """Keys of a printed record that programs may rely on, in this order; more may follow."""
@@ -111,12 +112,10 @@ def _coder(name: str | None) -> str:
     """The settings in a YAML file, as JSON; empty for none."""
     if name is None:
         return ""
-    try:
-        settings = yaml.safe_load(read_text(name))
-    except yaml.YAMLError as error:
-        raise IdeatorError(f"{name} is not readable YAML: {' '.join(str(error).split())}") from None
+    settings = parse_yaml(read_text(name), name, IdeatorError)
     if not isinstance(settings, dict):
         raise IdeatorError(f"{name} must be a mapping of settings, got {type(settings).__name__}.")
+    refuse_secrets(settings, f"{name} has", IdeatorError)
     return json.dumps(settings, sort_keys=True)
 
 
@@ -134,10 +133,7 @@ def _ideas(args: argparse.Namespace) -> list[str] | None:
 
 
 def _idea(line: str, location: str) -> str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise IdeatorError(f"{location} is not JSON ({error}). Expected a text or an object with 'idea'.") from None
+    value = parse_json(line, location, IdeatorError)
     idea = value.get("idea", value.get("completion")) if isinstance(value, dict) else value
     if not isinstance(idea, str):
         raise IdeatorError(f"{location} has no idea. Expected a text in quotes or an object with 'idea'.")

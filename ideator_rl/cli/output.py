@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import MAX_DATA_BYTES, decode, read_bytes
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root
 from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
@@ -33,15 +34,20 @@ def read_text(name: str) -> str:
     """A file's text, or that of stdin for `-`.
 
     Raises:
-        IdeatorError: no such file, or it is not UTF-8 text.
+        IdeatorError: no such file, no file, too large, or it is not UTF-8 text.
     """
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise IdeatorError(f"{name} is not UTF-8 text (byte {error.start}). Give a text file.") from None
-    except OSError as error:
-        raise IdeatorError(f"{name} cannot be read: {error.strerror}. Give the path of a file.") from None
+    # A shell hands over the output of another program as such a path: `--diff <(git diff)`.
+    if name == "-" or name.startswith(("/dev/fd/", "/dev/stdin", "/proc/self/fd/")):
+        try:
+            with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+                data = file.read(MAX_DATA_BYTES + 1)
+        except (OSError, ValueError) as error:
+            raise IdeatorError(f"{name} cannot be read: {error}. Give the path of a file.") from None
+        if len(data) > MAX_DATA_BYTES:
+            raise IdeatorError(f"{name} has more than {MAX_DATA_BYTES} bytes. Give less.")
+    else:
+        data = read_bytes(name, error=IdeatorError, max_bytes=MAX_DATA_BYTES)
+    return decode(data, name, IdeatorError)
 
 
 def read_patch(name: str) -> str:

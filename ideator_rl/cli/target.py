@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import read_text
 from ideator_rl.executor import record_store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
@@ -57,7 +58,7 @@ def find_trainer(folder: Path) -> Process | None:
     # The id alone is not enough: after a crash another process may get the same one.
     try:
         lock = folder / ".lock"
-        pid = int(lock.read_text())
+        pid = int(read_text(lock))
         start = process_tree.start_time(pid)
         open_files = {os.path.realpath(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
     except (OSError, ValueError):

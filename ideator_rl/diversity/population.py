@@ -6,12 +6,12 @@ Windows and figures: `window` and `figure_table`; docs/reference/diversity.md ex
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_text
 from ideator_rl.diversity.embedding import Embedder, get_embedder
 from ideator_rl.diversity.environment_context import context_of_run
 from ideator_rl.diversity.figure_table import FIGURES, FigureInfo
@@ -64,8 +64,10 @@ def _entropies(run: Run) -> dict[int, float]:
     if not logs:
         return {}
     try:
-        history: list[dict[str, Any]] = json.loads(logs[max(logs)].read_text(encoding="utf-8"))["log_history"]
-    except (OSError, ValueError, KeyError):
+        text = read_text(logs[max(logs)], max_bytes=MAX_DATA_BYTES)
+        history = parse_json(text, LOG, finite=False)["log_history"]
+        history = [entry for entry in history if isinstance(entry, dict) and isinstance(entry.get("step"), int)]
+    except (ValueError, LookupError, TypeError):
         return {}
     per_batch = _steps_per_batch(run.recipe)
     return {

@@ -11,6 +11,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
@@ -40,10 +41,14 @@ def store_noise(environment: Environment, preset: str, values: list[float]) -> N
 
 def load_noise(environment: Environment, preset: str) -> Noise | None:
     """The noise that `store_noise` stored for the environment as it is now; None if there is none."""
-    try:
-        return Noise(tuple(json.loads(_path(environment, preset).read_text())["values"]))
-    except FileNotFoundError:
+    path = _path(environment, preset)
+    if not path.exists():
         return None
+    body = read_json(path, error=IdeatorError)
+    values = body.get("values") if isinstance(body, dict) else None
+    if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
+        raise IdeatorError(f"{path} does not hold the baseline's values. Remove it and measure them again: env check.")
+    return Noise(tuple(values))
 
 
 def needed_noise(environment: Environment, preset: str) -> Noise:

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ideator_rl.config.reader import parse_json
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
@@ -157,7 +158,7 @@ def head_of_refused(text: str) -> str:
 
 def _parse_answer(raw: bytes) -> dict[str, Any]:
     """An answer from the bucket, without its cost: it was paid for by another caller."""
-    answer: dict[str, Any] = json.loads(raw)
+    answer: dict[str, Any] = parse_json(raw, "it")
     if not all(isinstance(answer[name], str) for name in ("status", "message", "patch")):
         raise ValueError("a text is missing")
     if answer["status"] not in ("ok", *OWN_FAILURES) or not math.isfinite(answer["seconds"]):

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from dataclasses import replace
@@ -22,6 +21,7 @@ from pathlib import Path
 from pydantic.dataclasses import dataclass as config_dataclass
 
 from ideator_rl.config.base import Integer, PlainAmount
+from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
@@ -79,7 +79,7 @@ class Executor:
         self.bucket: Bucket = open_bucket(config.bucket)
         caps = Caps(config.max_usd, config.max_coder_tokens, config.max_gpu_hours)
         self.ledger = Ledger(caps, config.ledger_path)
-        settings = json.loads(config.coder) if config.coder else None
+        settings = parse_json(config.coder, "The coder's settings", IdeatorError) if config.coder else None
         self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
         self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
         # Prepared here, once: workers that start together would all wait for it.

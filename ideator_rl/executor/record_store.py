@@ -28,13 +28,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
-from ideator_rl.experiment import FINAL, SUCCEEDED, Experiment, typed_fields
+from ideator_rl.config.reader import parse_json
+from ideator_rl.experiment import FINAL, Experiment, require_finite, typed_fields
 from ideator_rl.patch import tree_hash
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, BucketError, read_object
@@ -289,7 +289,7 @@ def _attempt(id: str, number: int) -> str:
 
 
 def _parse_object(raw: bytes) -> dict[str, Any]:
-    value = json.loads(raw)
+    value = parse_json(raw, "it", finite=False)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value
@@ -301,7 +301,7 @@ def _parse_spec(id: str, raw: bytes) -> Spec:
     if surplus := sorted(body.keys() - {item.name for item in fields(Spec)}):
         raise ValueError(f"{surplus[0]!r} is not known to this version")
     spec = Spec(**typed_fields(Spec, body))
-    _require_finite((spec.implement_seconds, spec.created))
+    require_finite((spec.implement_seconds, spec.created))
     if spec.id != id:
         raise ValueError(f"it is of the experiment {spec.id[:64]!r}")
     return spec
@@ -320,20 +320,13 @@ def _parse_record(id: str, raw: bytes) -> Experiment:
         raise ValueError(f"it is of the experiment {record.id[:64]!r}")
     if record.status not in FINAL:
         raise ValueError(f"a record has no status {record.status[:64]!r}")
-    if record.metric is not None:
-        _require_finite([record.metric["value"]])
-        if not isinstance(record.metric["name"], str) or record.metric["direction"] not in ("min", "max"):
-            raise ValueError("its metric has no name and direction")
-    elif record.status == SUCCEEDED:
-        raise ValueError("it succeeded and has no metric")
-    numbers = [*record.seconds.values(), *record.cost.values(), record.created, record.finished]
-    _require_finite(numbers + ([] if record.reward is None else [record.reward]))
+    record.check()
     return record
 
 
 def _parse_claim(raw: bytes) -> dict[str, Any]:
     claim = _parse_object(raw)
-    _require_finite((claim["time"], claim["pid"]))
+    require_finite((claim["time"], claim["pid"]))
     if not all(isinstance(claim[name], str) for name in ("host", "place")) or not isinstance(claim["pid"], int):
         raise ValueError("it names no process")
     return claim | {"start": claim["start"]}
@@ -341,16 +334,10 @@ def _parse_claim(raw: bytes) -> dict[str, Any]:
 
 def _parse_beat(raw: bytes) -> dict[str, float]:
     beat = _parse_object(raw)
-    _require_finite((beat["time"],))
+    require_finite((beat["time"],))
     return beat
 
 
 def _parse_end(raw: bytes) -> dict[str, Any]:
     end = _parse_object(raw)
     return end | {"reason": str(end["reason"])}
-
-
-def _require_finite(numbers: Iterable[Any]) -> None:
-    for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise ValueError(f"{str(number)[:60]!r} is no finite number")

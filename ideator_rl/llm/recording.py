@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import parse_json
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.reply import Reply
 
@@ -66,9 +67,9 @@ class Recording:
                 file.seek(0)
                 for line in file:
                     try:
-                        row = json.loads(line)
+                        row = parse_json(line, "it", finite=False)
                         self._replies.setdefault(row["key"], Reply(**row["reply"]))
-                    except (ValueError, KeyError, TypeError):
+                    except (ValueError, LookupError, TypeError):
                         damaged += bool(line.strip())
         except OSError as error:
             raise self._unusable(error) from error

@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
+from ideator_rl.config.yaml_reader import parse_yaml
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
@@ -123,7 +124,7 @@ def dataset_card(run: Run, model: str | None, license: str | None) -> str:
 
 def public_recipe(recipe: Recipe, redactor: Redactor) -> str:
     """The resolved recipe as YAML, without secrets and without the folders of this machine."""
-    return public_settings(yaml.safe_load(recipe.text()), redactor)
+    return public_settings(parse_yaml(recipe.text(), "The recipe"), redactor)
 
 
 def public_settings(settings: dict[str, Any], redactor: Redactor) -> str:

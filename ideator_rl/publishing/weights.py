@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.training.checkpoints import CHECKPOINT, MODEL, STATE, is_whole
 from ideator_rl.training.models import ModelError, build_ideator, save_weights
 from ideator_rl.training.recipe.recipe import Recipe
@@ -120,7 +121,11 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / INDEX).is_file():
         return []
-    paths = [folder / name for name in sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))]
+    index = read_json(folder / INDEX, error=ModelError)
+    try:
+        paths = [folder / name for name in sorted(set(index["weight_map"].values()))]
+    except (LookupError, TypeError, AttributeError):
+        raise ModelError(f"{folder / INDEX} lists no files of weights. Restore it from where the model came.") from None
     return paths if all(path.is_file() for path in paths) else []
 
 
@@ -176,7 +181,7 @@ def _problem(folder: Path) -> str | None:
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     if path.is_file():
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path, error=ModelError)
         change(settings)
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

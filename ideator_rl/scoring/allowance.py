@@ -28,6 +28,7 @@ from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.environments.environment import Budget
 from ideator_rl.files import cache_root, write_atomic
 
@@ -200,7 +201,7 @@ def forget_cost(address: Address) -> None:
 def load_cost(address: Address) -> ScoringCost | None:
     """The baseline's cost on this machine for an environment of this digest; None if it was not measured."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(address.path.read_text())
+        stored = read_json(address.path)
         scorers = tuple(ScorerSeconds(s["loading"], s["passes"], s["tokens"]) for s in stored["scorers"])
         return ScoringCost(scorers, float(stored["wall"]))
     return None

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ideator_rl.config.reader import MAX_DATA_BYTES, read_text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.experiment import LOST, Experiment
@@ -40,7 +41,13 @@ def imported_records(buffer: RewardBuffer, sources: list[str], folder: Path) -> 
         return []
     # A resumed search keeps the records it began with, even if the sources have grown.
     if saved.is_file():
-        return [Experiment.from_json(line) for line in saved.read_text(encoding="utf-8").splitlines()]
+        lines = read_text(saved, max_bytes=MAX_DATA_BYTES).split("\n")
+        try:
+            return [Experiment.from_json(line) for line in lines if line.strip()]
+        except ValueError as error:
+            raise IdeatorError(
+                f"{saved} is damaged: {error}. Restore it, or remove it to read {', '.join(sources)} anew."
+            ) from None
     rule = reward_rule(buffer.executor.environment, buffer.config.preset, buffer.config.reward_transform)
     records: dict[str, Experiment] = {}
     for source in sources:

@@ -38,7 +38,7 @@ from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
-from ideator_rl.storage.run_folder import keep_recipe, take
+from ideator_rl.storage.run_folder import keep_recipe, lost_journal, take
 from ideator_rl.text.display import number
 
 
@@ -108,6 +108,8 @@ def run_search(
     with take(config.folder, resume):
         if resume:
             refuse_other(config)
+            if note := lost_journal(config.folder):
+                progress.say(note)
         buffer = _open_buffer(config.buffer(), resume)
         try:
             # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.

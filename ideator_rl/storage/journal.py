@@ -145,7 +145,10 @@ class Journal(JournalQueries):
     def read(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         """Rows for the other modules of this package."""
         with self._lock:
-            return self._db.execute(query, values).fetchall()
+            try:
+                return self._db.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._error(error) from error
 
     def write(self, note: Callable[[sqlite3.Connection], object]) -> None:
         """Run the statements of `note` in one transaction, for the other modules of this package."""
@@ -288,7 +291,7 @@ class Journal(JournalQueries):
     def _holds_final(self, experiment_id: str) -> bool:
         row = self._db.execute("select record_json from experiments where id=?", (experiment_id,)).fetchone()
         # Parsed here: a record may hold NaN, which is no JSON to SQLite.
-        return row is not None and json.loads(row[0])["status"] != LOST
+        return row is not None and Experiment.from_json(row[0]).status != LOST
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -311,6 +314,12 @@ class Journal(JournalQueries):
                 raise
 
     def _error(self, error: Exception) -> JournalError:
+        # SQLite reports what is no database, or one with a damaged page, by this class and none below it.
+        if type(error) is sqlite3.DatabaseError:
+            return JournalError(
+                f"The run's journal {self.path} is damaged: {error}. Restore it from a copy. Without one, move it away "
+                "and resume: a new one begins, and what was run already is in the bucket."
+            )
         return JournalError(
             f"Could not write the run's journal {self.path}: {error}. Free space on its disk, or check that this user "
             "may write there, and resume: what was run already is in the bucket."

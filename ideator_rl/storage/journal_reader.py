@@ -6,7 +6,6 @@ they were first entered.  A journal of an earlier version is read as far as it h
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -15,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.reader import parse_json
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, RUNNING, Experiment
+from ideator_rl.experiment import FINAL, LOST, RUNNING, Experiment, require_finite
 
 JOURNAL = "buffer.sqlite"
 """Its file in a run's folder."""
@@ -76,7 +76,7 @@ class JournalQueries(ABC):
             "and (? is null or created >= ?) order by step, rank, position",
             (first_step, last_step, since, since),
         )
-        return [Rollout(*row) for row in rows]
+        return [_checked(Rollout(*row)) for row in rows]
 
     def running(self, first_step: int, last_step: int, since: float) -> int:
         """How many rows of these steps have no outcome yet."""
@@ -116,22 +116,62 @@ class JournalQueries(ABC):
             JournalError: a record is damaged.
         """
         rows = self.read("select record_json from experiments order by rowid")
-        try:
-            return [Experiment.from_json(text) for (text,) in rows]
-        except (ValueError, TypeError) as error:
-            raise JournalError(
-                f"A record in the run's journal cannot be read: {error}. The records are in the run's bucket too."
-            ) from error
+        with _refuse_damage("A record"):
+            records = [Experiment.from_json(text) for (text,) in rows]
+            for record in records:
+                record.check()
+        return records
 
     def lineage(self) -> list[Descent]:
         """Every descent, in the order written; none in a journal from before prompts showed past ideas."""
         if not self.has_table("lineage"):
             return []
         rows = self.read("select child, parents_json, step from lineage order by rowid")
-        return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
+        return [(child, parse_parents(parents), step) for child, parents, step in rows]
 
     def has_table(self, name: str) -> bool:
         return bool(self.read("select 1 from sqlite_master where name=?", (name,)))
+
+
+def parse_parents(text: str) -> tuple[str, ...]:
+    """Ids of experiments in a row of the journal.
+
+    Raises:
+        JournalError: the row is damaged.
+    """
+    with _refuse_damage("A list of parents"):
+        parents = parse_json(text, "it")
+        if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+            raise ValueError(f"{text[:60]!r} is no list of ids")
+    return tuple(parents)
+
+
+def _checked(rollout: Rollout) -> Rollout:
+    """SQLite stores any type in any column: what the rest of the library relies on is looked at here."""
+    texts = (rollout.completion, rollout.thought, rollout.idea, rollout.experiment_id, rollout.status)
+    numbers = (rollout.reward, rollout.metric, rollout.created, rollout.finished)
+    with _refuse_damage("A row"):
+        if not all(isinstance(text, str) for text in texts) or rollout.status not in (*FINAL, LOST, RUNNING):
+            raise ValueError(f"its status is {rollout.status!r}, or a text is none")
+        if not all(isinstance(number, int) for number in (rollout.step, rollout.position, rollout.rank)):
+            raise ValueError("its step, position or rank is no whole number")
+        require_finite(number for number in numbers if number is not None)
+    return rollout
+
+
+@contextmanager
+def _refuse_damage(part: str) -> Iterator[None]:
+    """
+    Raises:
+        JournalError: a part of the journal is not as it was written.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise JournalError(
+            f"{part} in the run's journal is damaged: {type(error).__name__}: {str(error)[:200]}. Restore the journal "
+            "from a copy; the records are in the run's bucket too."
+        ) from error
 
 
 class JournalReader(JournalQueries):

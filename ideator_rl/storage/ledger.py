@@ -23,6 +23,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import exclusive, open_lock, try_lock, wait_for_lock, write_atomic
 
@@ -271,13 +272,23 @@ def _end_life(handle: int, life_file: Path, pid: int) -> None:
 def _read(path: Path) -> Totals:
     """Raises: LedgerError where the file is not what `_write` writes."""
     try:
-        raw = json.loads(path.read_text())
-        flight = {id: Spent(**amounts) for id, amounts in raw.pop("flight", {}).items()}
-        return Totals(Spent(**raw), flight)
+        path.lstat()
+        raw = read_json(path)
+        flight = {id: _amounts(amounts) for id, amounts in raw.pop("flight", {}).items()}
+        return Totals(_amounts(raw), flight)
     except FileNotFoundError:
         return Totals()
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise _unusable(path, error) from error
+
+
+def _amounts(raw: dict[str, float]) -> Spent:
+    """Raises: ValueError where an amount is no number from 0, by which no cap could be kept."""
+    for name, value in raw.items():
+        # A release may leave a rounding error below 0.
+        if type(value) not in (int, float) or not value > -1e-6:
+            raise ValueError(f"{name} is {str(value)[:60]!r}, and an amount from 0 was expected")
+    return Spent(**raw)
 
 
 def _write(path: Path, totals: Totals) -> None:

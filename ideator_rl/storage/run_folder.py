@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import open_lock, try_lock, write_atomic
+from ideator_rl.storage.journal_reader import JOURNAL
 
 MARK = "recipe.yaml"
 """The resolved recipe; a folder with this file holds a run."""
@@ -16,6 +17,22 @@ MARK = "recipe.yaml"
 
 class RunFolderError(IdeatorError):
     """The output folder is taken."""
+
+
+def lost_journal(folder: Path) -> str | None:
+    """A sentence where a run to resume has no journal any more, although it had begun; else None."""
+    journal = folder / JOURNAL
+    if journal.is_file() and journal.stat().st_size:
+        return None
+    # A run that was killed before its first experiment has none of these.
+    names = ("ledger.json", "rollouts", "timings.json", "bucket/experiments", "checkpoint-*")
+    if not any(path for name in names for path in folder.glob(name)):
+        return None
+    state = "is empty" if journal.exists() else "is gone"
+    return (
+        f"The run's journal {journal} {state}: which ideas led to which results is lost, and a new journal begins. "
+        "Results in the bucket are found again and not paid for twice. To keep the old journal, stop and restore it."
+    )
 
 
 def keep_recipe(folder: Path, text: str) -> None:

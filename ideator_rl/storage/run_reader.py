@@ -11,8 +11,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from ideator_rl.config.reader import read_json
+from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
 from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
@@ -193,7 +193,7 @@ def read_run(folder: Path | str) -> Run:
         mapping(folder / "recipe.yaml"),
         rows,
         {record.id: record for record in sorted(records, key=lambda record: record.finished)},
-        mapping(folder / "timings.json"),
+        {key: value for key, value in mapping(folder / "timings.json").items() if isinstance(value, int | float)},
         lineage,
     )
 
@@ -201,8 +201,8 @@ def read_run(folder: Path | str) -> Run:
 def mapping(path: Path) -> dict[str, Any]:
     """A small YAML or JSON file of a run; empty where there is none, or one that a kill cut short."""
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        value = read_json(path) if path.suffix == ".json" else read_yaml(path)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.storage.journal import Journal, Note
-from ideator_rl.storage.journal_reader import Descent, JournalReader
+from ideator_rl.storage.journal_reader import Descent, JournalReader, parse_parents
 
 SCHEMA = (
     "create table if not exists asks (number integer primary key, step integer, kind text, wanted integer, "
@@ -168,7 +168,7 @@ class SearchJournal:
     def pending_idea(self, step: int, position: int) -> PendingIdea:
         query = "select ask, parents_json, similarity from origins where step=? and position=?"
         for ask, parents, similarity in self._journal.read(query, (step, position)):
-            return PendingIdea(step, position, ask, tuple(json.loads(parents)), similarity is not None)
+            return PendingIdea(step, position, ask, parse_parents(parents), similarity is not None)
         return PendingIdea(step, position, -1, ())
 
     def retry_lost(self, room: int | None = None) -> None:
@@ -199,7 +199,7 @@ class SearchJournal:
             "select experiment_id, parents_json, step from rollouts join origins using (step, position) "
             f"where experiment_id is not null and status != '{LOST}' and parents_json != '[]' order by step, position"
         )
-        return [(child, tuple(json.loads(parents)), step) for child, parents, step in rows]
+        return [(child, parse_parents(parents), step) for child, parents, step in rows]
 
     def seconds(self) -> float:
         """Wall seconds of all earlier sessions."""

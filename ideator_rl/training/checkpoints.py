@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import struct
@@ -10,6 +9,8 @@ import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+
+from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_text
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
 MODEL = "model"
@@ -46,7 +47,8 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
     The file names are those of transformers' Trainer, which leaves shards to accelerate's FSDP and to DeepSpeed.
     """
     try:
-        json.loads((checkpoint / STATE).read_text())
+        # Transformers writes NaN for a loss that is none.
+        parse_json(read_text(checkpoint / STATE, max_bytes=MAX_DATA_BYTES), STATE, finite=False)
         weights, deepspeed = [*checkpoint.glob("*.safetensors")], [*checkpoint.glob("global_step*/*")]
         fsdp = [*checkpoint.glob("pytorch_model_fsdp*")]
         archives = [checkpoint / "optimizer.pt", checkpoint / "optimizer.bin", checkpoint / "scheduler.pt"]
@@ -67,7 +69,7 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
             and all(_is_safetensors(path) for path in weights)
             and all(zipfile.is_zipfile(path) for path in archives)
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
         return False
 
 
@@ -92,7 +94,7 @@ def _is_safetensors(path: Path) -> bool:
     """Whether the header parses and the file has the length that it gives."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        header = json.loads(file.read(min(length, path.stat().st_size)))
+        header = parse_json(file.read(min(length, path.stat().st_size)), path.name)
     # The header lists every tensor's end, so a file that was cut short is found without reading its weights.
     ends = [body["data_offsets"][1] for name, body in header.items() if name != "__metadata__"]
     return path.stat().st_size == 8 + length + max(ends, default=0)

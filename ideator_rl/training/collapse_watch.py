@@ -26,6 +26,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.diversity.alarms import COLLAPSE, SPAN, STOP, WARN, Alarm
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.diversity.environment_context import environment_context
@@ -228,12 +229,12 @@ def read_stops(path: Path) -> list[Stop]:
     # Keys that 0.1.0 stored as well are ignored.
     names = [field.name for field in fields(Stop)]
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
         for entry in entries:
             if entry["action"] != STOP:
                 log.warning("The run took %s at step %d, which has no effect any more.", entry["action"], entry["step"])
         return [Stop(**{name: entry[name] for name in names}) for entry in entries if entry["action"] == STOP]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise IdeatorError(
             f"{path} cannot be read: {error}. It records where a collapse has stopped the run; restore it, or remove "
             "it to go on as the recipe says."

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from ideator_rl.config.reader import parse_json, read_json
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import write_atomic
 from ideator_rl.training.batch_closing import TrainBatch
@@ -140,7 +142,7 @@ class RolloutStore:
         if self._rank == 0:
             texts = self._folder(index) / "batch.json"
             with _refuse_damage(texts):
-                body = json.loads(texts.read_text(encoding="utf-8"))
+                body = read_json(texts)
                 batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
         return batch
 
@@ -164,7 +166,7 @@ class RolloutStore:
         except FileNotFoundError:
             return []
         with _refuse_damage(self._root / CLOSINGS):
-            return [TrainBatch.from_json(json.loads(line)) for line in lines]
+            return [TrainBatch.from_json(parse_json(line, "a line", finite=False)) for line in lines]
 
     def append(self, train_batch: TrainBatch) -> None:
         """Store how a batch was closed; on disk when this returns.
@@ -185,7 +187,8 @@ class RolloutStore:
     def examples(self, index: int) -> list[dict[str, Any]]:
         """The ideas that were imitated with a closed batch."""
         path = self._folder(index) / "examples.json"
-        examples: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+        with _refuse_damage(path):
+            examples: list[dict[str, Any]] = read_json(path) if path.is_file() else []
         return examples
 
     def replace_train_batches(self, train_batches: Sequence[TrainBatch]) -> None:
@@ -236,8 +239,9 @@ def _unpack(data: bytes) -> dict[str, Any] | None:
 def _read_facts(path: Path) -> dict[str, Any]:
     """The metadata of a rank's part; its tensors are not read."""
     with _refuse_damage(path), open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        facts: dict[str, Any] = json.loads(header["__metadata__"]["facts"])
+        length = int.from_bytes(file.read(8), "little")
+        header = parse_json(file.read(min(length, path.stat().st_size)), "its header")
+        facts: dict[str, Any] = parse_json(header["__metadata__"]["facts"], "its header")
     return facts
 
 
@@ -249,7 +253,8 @@ def _refuse_damage(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, KeyError, SafetensorError, EOFError, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, SafetensorError, EOFError, OverflowError,
+            UnpicklingError) as error:  # fmt: skip
         raise IdeatorError(
             f"{path} is damaged ({type(error).__name__}: {str(error)[:100]}). Move it away and resume: "
             "the run samples or decides again what the file held, and pays for no experiment twice."

@@ -19,7 +19,7 @@ from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.retry import Retry
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.storage.run_folder import MARK, take
+from ideator_rl.storage.run_folder import MARK, lost_journal, take
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
@@ -55,6 +55,8 @@ def train(
     with take(recipe.output_dir, resume):
         if resume:
             refuse_other(recipe)
+            if note := lost_journal(recipe.output_dir):
+                progress.say(note)
         buffer = _open_buffer(buffer_config(recipe), resume)
         progress.buffer = buffer
         try:

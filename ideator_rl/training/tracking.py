@@ -13,6 +13,7 @@ import os
 import secrets
 from pathlib import Path
 
+from ideator_rl.config.reader import read_text
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.errors import IdeatorError
 from ideator_rl.training.recipe.recipe import Recipe
@@ -112,7 +113,7 @@ def _is_installed(name: str) -> bool:
 
 def _wandb_run_id(file: Path) -> str:
     """The run's id on a server, the same in every session of the run."""
-    if file.is_file() and (stored := file.read_text(encoding="utf-8").strip()):
+    if file.is_file() and (stored := read_text(file).strip()):
         return stored
     # Stored before wandb starts, so that a session killed at its start is continued under the same id.
     file.parent.mkdir(parents=True, exist_ok=True)

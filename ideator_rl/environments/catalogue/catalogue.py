@@ -13,8 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.environments.catalogue.edits import Block, Choice, Edit, Parameter, assignment, merge
 from ideator_rl.environments.catalogue.reading import Reading, read
 from ideator_rl.environments.environment import Environment
@@ -101,10 +100,10 @@ def load_catalogue(path: Path) -> Catalogue:
     Raises:
         CatalogueError: a key is unknown or missing, or a pattern does not compile.
     """
-    raw = yaml.safe_load(path.read_text())
+    raw = read_yaml(path, error=CatalogueError)
     try:
         return Catalogue(raw["file"], {key: _edit(key, body) for key, body in raw["edits"].items()})
-    except (KeyError, TypeError, ValueError, re.error) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
         raise CatalogueError(f"{path} is not a catalogue of edits: {type(error).__name__}: {error}.") from error
 
 

@@ -5,10 +5,7 @@ Read without accelerate, which takes seconds to import.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import yaml
-
+from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.errors import IdeatorError
 
 
@@ -24,11 +21,7 @@ def read_num_processes(file: str | None, override: int | None = None) -> int | N
     """
     if file is None:
         return override
-    try:
-        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML too
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LaunchError(f"The accelerate config {file} cannot be read: {reason}.") from error
+    config = read_yaml(file, f"The accelerate config {file}", LaunchError)  # JSON is YAML too
     if not isinstance(config, dict):
         raise LaunchError(f"The accelerate config {file} must be a mapping of keys to values.")
     count = override or config.get("num_processes")

@@ -7,13 +7,13 @@ Contract:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.archive.recombination import recombined_ideas
+from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_json, read_text
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
@@ -80,13 +80,7 @@ def rows_from_file(file: Path, default_prompt: str) -> RowSource:
     Raises:
         WarmupDataError: the file is missing or has no row, or a line is not a row.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise WarmupDataError(
-            f"The trajectory file {file} cannot be read: {reason}. Give the path of a file."
-        ) from error
+    lines = read_text(file, f"The trajectory file {file}", WarmupDataError, MAX_DATA_BYTES).split("\n")
     # One bad line refuses the file: a silent gap would change what the model learns.
     rows: list[Row] = []
     without_prompt = failed = 0
@@ -197,10 +191,7 @@ def as_messages(prompt: str) -> list[dict[str, str]]:
 
 
 def _json_object(line: str) -> dict[str, Any]:
-    try:
-        values = json.loads(line)
-    except ValueError as error:
-        raise WarmupDataError(f"not JSON ({error}). Expected one object a line.") from None
+    values = parse_json(line, "it", WarmupDataError)
     if not isinstance(values, dict):
         raise WarmupDataError(f"a {type(values).__name__}. Expected an object.")
     return values
@@ -240,8 +231,8 @@ def _beats_baseline(record: Experiment, run: Run) -> bool:
 def _stored_prompt(folder: Path, rollout: Rollout) -> Any:
     """The prompt that a completion answered, from the file of its batch; None once that was deleted."""
     try:
-        batch = json.loads((folder / "rollouts" / f"{rollout.step:06d}" / "batch.json").read_text(encoding="utf-8"))
+        batch = read_json(folder / "rollouts" / f"{rollout.step:06d}" / "batch.json")
         group_size = len(batch["completions"]) // len(batch["groups"])
         return batch["groups"][rollout.position // group_size]["prompt"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, ArithmeticError):
         return None
