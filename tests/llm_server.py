@@ -16,6 +16,20 @@ def answer(text="Hello.", finish="stop", usage=USAGE, **message):
     return body | ({"usage": usage} if usage else {})
 
 
+def streamed(*events, done=True, **step):
+    """A step that answers with server-sent events; texts are deltas of the content."""
+    rows = [{"choices": [{"index": 0, "delta": {"content": row}}]} if isinstance(row, str) else row for row in events]
+    lines = [f"data: {json.dumps(row, ensure_ascii=False)}\n\n" for row in rows]
+    body = "".join([": hello\n\n", *lines, "data: [DONE]\n\n" if done else ""]).encode()
+    return {"headers": {"Content-Type": "text/event-stream"}, "body": body, **step}
+
+
+def ending(reason="stop", usage=USAGE, **delta):
+    """The last events of a stream: the finish, and the tokens after it."""
+    end = {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+    return (end, {"choices": [], "usage": usage}) if usage else (end,)
+
+
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request, client_address):
         """Ignore clients that closed their connection."""
@@ -26,12 +40,13 @@ class _Server(ThreadingHTTPServer):
 class Scripted:
     """Answers with the steps of the script in order, and repeats the last one; a step may be a function of the request.
 
-    A step is a dict: `status`, `headers`, `body` (an object, or bytes sent as they are), `delay` (seconds), `drop`.
+    A step is a dict: `status`, `headers`, `body` (an object, or bytes sent as they are), `delay` (seconds), `drop`
+    (close without an answer), `cut` (close after that many bytes of the body).
     """
 
     def __init__(self, *script):
         self.script = script or ({},)
-        self.requests, self.headers, self.times = [], [], []
+        self.requests, self.headers, self.times, self.paths = [], [], [], []
         self.inside = self.most_inside = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
@@ -71,6 +86,7 @@ class Scripted:
                     self.close_connection = True  # the client was killed
                     return
                 body = json.loads(data)
+                scripted.paths.append(self.path)
                 step = scripted._begin(body, {name.lower(): value for name, value in self.headers.items()})
                 try:
                     time.sleep(step.get("delay", 0))
@@ -91,8 +107,9 @@ class Scripted:
                         self.send_header(name, value)
                     self.send_header("Content-Length", str(len(data)))
                     self.end_headers()
-                    self.wfile.write(data)
+                    self.wfile.write(data[: step.get("cut")])
                     self.wfile.flush()
+                    self.close_connection |= "cut" in step
                 except (BrokenPipeError, ConnectionResetError):
                     self.close_connection = True  # the client gave up
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ideator_rl.text.redaction import HIDDEN, Redactor
+from ideator_rl.errors import IdeatorError
+from ideator_rl.text.redaction import HIDDEN, Redactor, refuse_secrets
 
 TOKEN = "hf_" + "A1" * 12
 ENVIRON = {"SOME_API_KEY": "key-of-the-environment", "SHORT_TOKEN": "word", "MY_NAME": "key-of-nothing", "PHRASE": "from-the-recipe"}  # fmt: skip
@@ -44,3 +45,14 @@ def test_an_empty_secret_stays_empty(redactor):
 def test_absolute_paths_keep_their_last_part_only_if_shortened(redactor, path):
     assert redactor.settings({"model": path}) == {"model": "…/mine"}
     assert redactor.settings({"model": path}, shorten_paths=False) == {"model": path}
+
+
+def test_headers_and_parameters_of_an_address_show_the_names_of_variables_alone():
+    recipe = {
+        "ideator_options": {"extra_headers": {"X-Plain": "word", "api-key": "${PHRASE}"}, "extra_query": {"v": 1}}
+    }
+    redactor = Redactor(recipe, ENVIRON)
+    hidden = {"extra_headers": {"X-Plain": HIDDEN, "api-key": "${PHRASE}"}, "extra_query": {"v": HIDDEN}}
+    assert redactor.settings(recipe) == {"ideator_options": hidden}
+    assert redactor.text("a from-the-recipe b") == f"a {HIDDEN} b"
+    refuse_secrets(recipe, "The recipe has", IdeatorError)

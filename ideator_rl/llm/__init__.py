@@ -7,7 +7,7 @@ Guaranteed:
 - With a recording, a call that has an answer there is neither sent nor paid again.
 - An odd answer (empty, refused, cut off) is a `Reply` with that `finish`.  Only a missing answer is an error.
 
-Not covered: streaming, and anything but text.
+Not covered: anything but text.
 """
 
 from ideator_rl.llm.client import ChatClient

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ideator_rl.llm import faults
+from ideator_rl.llm import faults, wire
 from ideator_rl.llm.faults import ContextTooLong, Fault, LLMUnavailable, PromptRefused
 from ideator_rl.llm.gate import gate
 from ideator_rl.llm.prices import FREE, Price
@@ -27,9 +27,12 @@ from ideator_rl.llm.refusals import Refusals
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
 from ideator_rl.llm.settings import LLMSettings, SettingsError
+from ideator_rl.llm.stream import assemble
+from ideator_rl.llm.wire import WireForm
 from ideator_rl.storage.ledger import BudgetSpent, Ledger, Spent
 
 if TYPE_CHECKING:
+    import openai
     from openai import AsyncOpenAI
 
 BACKOFF, LONGEST = 1.0, 60.0
@@ -52,6 +55,8 @@ class ChatClient:
         self._recording = self._open_recording()
         self._prices = {} if settings.replay else {name: self._price(name) for name in settings.models}
         self._key = "" if settings.replay else self._api_key()
+        self._headers = {} if settings.replay else self._extra_headers()
+        self._query = {} if settings.replay else settings.filled(settings.extra_query)
         self._gate = gate(settings.url)
         self._refusals = Refusals(settings.shown_url)
         self._clients: weakref.WeakKeyDictionary[Any, AsyncOpenAI] = weakref.WeakKeyDictionary()
@@ -61,8 +66,7 @@ class ChatClient:
     @property
     def version(self) -> str:
         """A hash of the settings that an answer depends on."""
-        settings = self.settings
-        return digest_of([settings.models, settings.temperature, settings.max_tokens, settings.extra_body])[:16]
+        return digest_of(self.settings.sampling)[:16]
 
     async def complete(
         self,
@@ -89,7 +93,7 @@ class ChatClient:
             BudgetSpent: the call could break a cap.
         """
         request = make_request(self.settings, messages, salt, temperature, max_tokens)
-        key = request.key(self.settings.extra_body)
+        key = request.key(self.settings)
         # A recorded answer is free, so neither the window nor the budget is checked for it.
         if self._recording is not None and (recorded := self._recording.get(key)) is not None:
             return recorded
@@ -191,26 +195,60 @@ class ChatClient:
         return reply
 
     async def _send(self, connections: AsyncOpenAI, request: Request) -> bytes:
-        """The body of the answer.
+        """The body of the answer.  A server that refuses a form of the request gets the other one at once.
 
         Raises:
             Fault: any status but 2xx, no answer in time, or no connection.
         """
         import openai
 
-        create: Any = connections.chat.completions.with_raw_response.create
-        try:
-            async with asyncio.timeout(self.settings.timeout):
-                raw = await create(**request.parameters(self.settings), timeout=self.settings.timeout)
+        settings = self.settings
+        form = wire.form_for(settings, request.model)
+        tried = {form}
+        while True:
+            try:
+                async with asyncio.timeout(settings.timeout):
+                    body = await self._post(connections, request, form)
+            except openai.APIStatusError as error:
+                # A refusal is not billed, so the reservation of this attempt covers the next form too.
+                other = wire.other_form(form, settings, error.response.text, request.has_system)
+                if error.status_code not in wire.REFUSALS or other is None or other in tried:
+                    # `from None`: the openai client's error holds the request, and with it the key.
+                    raise self._refusal(error, request, form) from None
+                form = other
+                tried.add(form)
+            except (openai.APIConnectionError, TimeoutError) as error:
+                raise faults.of_connection(error, settings.timeout) from None
+            else:
+                wire.remember(settings, request.model, form)
+                return body
+
+    async def _post(self, connections: AsyncOpenAI, request: Request, form: WireForm) -> bytes:
+        parameters = request.parameters(self.settings, form)
+        parameters |= {"extra_headers": self._headers, "extra_query": self._query, "timeout": self.settings.timeout}
+        completions: Any = connections.chat.completions
+        if not self.settings.stream:
+            raw = await completions.with_raw_response.create(**parameters)
             return bytes(raw.http_response.content)
-        except openai.APIStatusError as error:
-            text = self._without_key(error.response.text)
-            body = json.loads(self._without_key(json.dumps(error.body)))
-            headers, key_env = error.response.headers, self.settings.api_key_env
-            # `from None`: the openai client's error holds the request, and with it the key.
-            raise faults.of_status(error.status_code, body, text, headers, key_env) from None
-        except (openai.APIConnectionError, TimeoutError) as error:
-            raise faults.of_connection(error, self.settings.timeout) from None
+        async with completions.with_streaming_response.create(**parameters) as response:
+            # Some servers answer in one piece all the same.
+            if "event-stream" not in response.headers.get("content-type", ""):
+                return bytes(await response.read())
+            try:
+                return await assemble(response.iter_bytes())
+            except Exception as error:
+                # The openai client passes on the errors of its HTTP library, httpx or httpx2, as they are.
+                if not type(error).__module__.startswith("httpx"):
+                    raise
+                raise Fault(f"the stream broke off ({faults.shortened(str(error))})", maybe_billed=True) from None
+
+    def _refusal(self, error: openai.APIStatusError, request: Request, form: WireForm) -> Fault:
+        text = self._without_secrets(error.response.text)
+        body = json.loads(self._without_secrets(json.dumps(error.body)))
+        fault = faults.of_status(error.status_code, body, text, error.response.headers, self.settings.api_key_env)
+        if not fault.temporary and not fault.too_long and error.status_code in wire.REFUSALS:
+            fault.advice = wire.advice(form, text, request.has_system) or fault.advice
+        return fault
 
     def _reply(self, request: Request, answer: Answer, price: Price, seconds: float) -> Reply:
         tokens = answer.tokens or (
@@ -238,7 +276,7 @@ class ChatClient:
         with self._lock:
             if loop not in self._clients:
                 self._clients[loop] = openai.AsyncOpenAI(
-                    api_key=self._key,
+                    api_key=self._key or "none",
                     base_url=self.settings.url,
                     max_retries=0,
                     # A proxy of the environment does not serve addresses of this machine.
@@ -271,7 +309,19 @@ class ChatClient:
                 f"The environment variable {name} with the key of {self.settings.shown_url} is not set. Set it, name "
                 "another with `api_key_env`, or write `api_key_env: null` if the server needs no key."
             )
-        return key or "none"
+        return key
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if len(self._key) >= 8 else text
+    def _extra_headers(self) -> dict[str, Any]:
+        import openai
+
+        headers: dict[str, Any] = {**self.settings.filled(self.settings.extra_headers)}
+        # Without a key no placeholder is sent: some gateways refuse it although another header names the caller.
+        if not self._key and "authorization" not in map(str.lower, headers):
+            headers["Authorization"] = openai.Omit()
+        return headers
+
+    def _without_secrets(self, text: str) -> str:
+        """A server's text without the key and without the values of headers and address that it may repeat."""
+        for secret in (self._key, *self._headers.values(), *self._query.values()):
+            text = text.replace(secret, "***") if isinstance(secret, str) and len(secret) >= 8 else text
+        return text

@@ -10,11 +10,9 @@ from typing import Any
 from ideator_rl.llm.prices import Price
 from ideator_rl.llm.reply import max_prompt_tokens
 from ideator_rl.llm.settings import LLMSettings
+from ideator_rl.llm.wire import WireForm, merged
 from ideator_rl.storage.ledger import Spent
 from ideator_rl.text.display import encodable
-
-COMPLETION_TOKENS_HOSTS = ("openai.com", "openai.azure.com")
-"""Hosts where max_tokens is called max_completion_tokens; they refuse the old name for reasoning models."""
 
 
 @dataclass(frozen=True)
@@ -26,25 +24,34 @@ class Request:
     seed: int
     salt: str
 
-    def key(self, extra_body: dict[str, Any]) -> str:
-        """The key of a recorded answer: equal for calls that may share one."""
-        return digest_of({**vars(self), "extra_body": extra_body})
+    def key(self, settings: LLMSettings) -> str:
+        """The key of a recorded answer: equal for calls that may share one, whichever way they are sent."""
+        limit = None if settings.max_tokens_key is None else self.max_tokens
+        return digest_of({**vars(self), "max_tokens": limit, "extra_body": settings.extra_body})
 
     def max_cost(self, price: Price) -> Spent:
         """An upper bound for one attempt."""
         prompt = max_prompt_tokens(self.messages)
         return Spent(usd=price.usd(prompt, self.max_tokens), tokens=prompt + self.max_tokens)
 
-    def parameters(self, settings: LLMSettings) -> dict[str, Any]:
+    @property
+    def has_system(self) -> bool:
+        return any(message["role"] == "system" for message in self.messages)
+
+    def parameters(self, settings: LLMSettings, form: WireForm) -> dict[str, Any]:
         """The arguments of the openai client; the settings' `extra_body` replaces ours, and null leaves one out."""
-        new_name = any(f".{settings.host}".endswith(f".{host}") for host in COMPLETION_TOKENS_HOSTS)
-        parameters = {
+        parameters: dict[str, Any] = {
             "model": self.model,
-            "messages": self.messages,
+            "messages": merged(self.messages) if form.merge_system else self.messages,
             "temperature": self.temperature,
-            "max_completion_tokens" if new_name else "max_tokens": self.max_tokens,
             "seed": self.seed,
         }
+        if form.max_tokens_key is not None:
+            parameters[form.max_tokens_key] = self.max_tokens
+        if settings.stream:
+            parameters["stream"] = True
+            if form.stream_usage:
+                parameters["stream_options"] = {"include_usage": True}
         # The openai client sends `extra_body` as it is; a parameter of the same name must not be sent twice.
         extra = settings.extra_body
         extra_body = {name: value for name, value in extra.items() if value is not None}

@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from ideator_rl.config.base import Amount, Config, Count, CountOrZero, Expected, PlainAmount, Positive, read_config
+from ideator_rl.config.base import (
+    Amount,
+    Config,
+    Count,
+    CountOrZero,
+    Expected,
+    Flag,
+    PlainAmount,
+    Positive,
+    read_config,
+)
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.prices import FREE, Price, shipped
+from ideator_rl.text.redaction import is_secret_key
+from ideator_rl.text.variables import UnsetVariable, fill, variables
 
-RESERVED = ("model", "messages", "max_tokens", "max_completion_tokens", "n", "stream")
-"""Keys that an `extra_body` must not hold: reserved costs and recordings depend on them."""
+RESERVED = {
+    "model": "models",
+    "messages": "system_role",
+    "max_tokens": "max_tokens` and `max_tokens_key",
+    "max_completion_tokens": "max_tokens` and `max_tokens_key",
+    "n": "samples",
+    "stream": "stream",
+    "stream_options": "stream",
+}
+"""Keys that an `extra_body` must not hold, because reserved costs and recordings depend on them, and what sets them."""
+
+
+MAPPINGS = ("prices", "extra_body", "extra_headers", "extra_query")
 
 
 class SettingsError(IdeatorError):
@@ -22,16 +45,20 @@ class SettingsError(IdeatorError):
 
 
 def _is_url(value: str) -> bool:
-    return urlsplit(value).scheme in ("http", "https") and bool(urlsplit(value).hostname)
+    parts = urlsplit(value)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
 
 
 def _have_weight(models: dict[str, float]) -> bool:
     return all(name.strip() for name in models) and sum(models.values()) > 0
 
 
-Url = Annotated[str, Expected("the address of a server, such as http://localhost:8000/v1", _is_url)]
+Url = Annotated[
+    str, Expected("the address of a server, such as http://localhost:8000/v1, its parameters in `extra_query`", _is_url)
+]
 Variable = Annotated[str, Expected("the name of an environment variable", str.strip)]
 File = Annotated[str, Expected("the path of a file", str.strip)]
+Texts = dict[str, Annotated[str, Expected("text", lambda value: "\n" not in value and "\r" not in value)]]
 Models = Annotated[
     dict[str, Amount],
     BeforeValidator(lambda value: {value: 1.0} if isinstance(value, str) else value),
@@ -53,6 +80,12 @@ class LLMSettings(Config):
     """Sampling temperature."""
     max_tokens: Count = 8192
     """Tokens of a completion, reasoning included."""
+    max_tokens_key: Literal["auto", "max_tokens", "max_completion_tokens"] | None = "auto"
+    """Name under which `max_tokens` is sent; auto for the one that the server takes; null to send no limit."""
+    system_role: Literal["auto", "send", "merge"] = "auto"
+    """merge puts the system text at the head of the first user message; auto does so once a server refuses the role."""
+    stream: Flag = False
+    """Read answers as a stream, for gateways that cut long silent connections."""
     context_tokens: Count | None = None
     """Tokens of the model's window, prompt and completion together; null where it is not known."""
     timeout: Positive = 300.0
@@ -71,20 +104,30 @@ class LLMSettings(Config):
     """USD per 1 million tokens by model, {prompt: USD, completion: USD}; they replace those that are shipped."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the server; `seed: null` or `temperature: null` leaves one out."""
+    extra_headers: Texts = Field(default_factory=dict)
+    """Headers of every call; `${NAME}` in a value stands for an environment variable, which a secret needs."""
+    extra_query: Texts = Field(default_factory=dict)
+    """The same for parameters of the address, such as `{api-version: 2024-10-21}`."""
 
     @model_validator(mode="before")
     @classmethod
     def _empty(cls, values: Any) -> Any:
         """Of a mapping in YAML: a key without a value stands for an empty mapping."""
         if isinstance(values, dict):
-            return {key: {} if key in ("prices", "extra_body") and value is None else value
-                    for key, value in values.items()}  # fmt: skip
+            return {key: {} if key in MAPPINGS and value is None else value for key, value in values.items()}
         return values
 
     @model_validator(mode="after")
     def _fits_together(self) -> LLMSettings:
         if reserved := [key for key in RESERVED if key in self.extra_body]:
-            raise ValueError(f"{reserved[0]!r} in extra_body. The library sends it; see `models` and `max_tokens`.")
+            raise ValueError(f"{reserved[0]!r} in extra_body. The library sends it; see `{RESERVED[reserved[0]]}`.")
+        for name in ("extra_headers", "extra_query"):
+            for key, text in getattr(self, name).items():
+                if is_secret_key(key) and text and not variables(text):
+                    raise ValueError(
+                        f"a secret in {name}.{key}. Put it into an environment variable and write "
+                        f"`{name}: {{{key}: ${{NAME_OF_THE_VARIABLE}}}}`."
+                    )
         if self.record and self.replay:
             raise ValueError("both record and replay. `record` answers from its file too, and asks for the rest.")
         if self.context_tokens is not None and self.context_tokens <= self.max_tokens:
@@ -98,6 +141,26 @@ class LLMSettings(Config):
     def from_mapping(cls, raw: dict[str, Any]) -> LLMSettings:
         """Raises: SettingsError for an unknown key, a wrong type, or a number out of range."""
         return read_config(cls, raw, "The settings of the LLM have", SettingsError)
+
+    @property
+    def sampling(self) -> list[Any]:
+        """The settings that change what an answer may be; all others change only how it is fetched."""
+        limit = None if self.max_tokens_key is None else self.max_tokens
+        return [self.models, self.temperature, limit, self.extra_body]
+
+    def filled(self, texts: dict[str, str]) -> dict[str, str]:
+        """Headers or parameters of the address with the values of their environment variables.
+
+        Raises:
+            SettingsError: a variable is not set.
+        """
+        try:
+            return {name: fill(text) for name, text in texts.items()}
+        except UnsetVariable as error:
+            raise SettingsError(
+                f"The environment variable {error} that the calls to {self.shown_url} need is not set. Set it, or "
+                "change `extra_headers` or `extra_query`."
+            ) from None
 
     @property
     def room(self) -> int | None:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.text.display import encodable
+from ideator_rl.text.variables import variables
 
 HIDDEN = "(hidden)"
 """Replaces a secret."""
+WIRE_SETTINGS = ("extra_headers", "extra_query")
+"""Settings of an LLM whose values are shown only where they name an environment variable."""
 MIN_SECRET_LENGTH = 8
 """Characters; a shorter value of an environment variable is taken for an ordinary word."""
-_SECRET_KEY = re.compile(r"token$|secret|passw|api_?key|access_?key|credential|authorization|cookie", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"token$|secret|passw|api[_-]?key|access[_-]?key|subscription-key|credential|authorization|cookie", re.IGNORECASE
+)
 _SECRET_SETTING = re.compile(
     r"(?:^|_)(?:hub|hf|auth|access|api|bearer)_token$|secret$|passw(?:ord|d)$|api_?key$|access_?key(?:_id)?$|^authorization$",
     re.IGNORECASE,
@@ -45,12 +50,17 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
     )
     for key, value in items:
         name = str(key).replace("-", "_")
-        if isinstance(value, str) and value and _SECRET_SETTING.search(name):
+        if isinstance(value, str) and value and _SECRET_SETTING.search(name) and not variables(value):
             advice = "Set HF_TOKEN in the environment, or run `hf auth login`"
             if re.search("hub|hf|auth", name) is None:
-                advice = "Set it as an environment variable, and name that in `api_key_env`"
+                advice = "Set it as an environment variable, and name that in `api_key_env`; a header takes `${NAME}`"
             raise error(f"{lead} the key {key!r}, a secret that run folders and trackers would store. {advice}.")
         refuse_secrets(value, lead, error)
+
+
+def is_secret_key(key: str) -> bool:
+    """Whether a setting of this name usually holds a secret."""
+    return _SECRET_KEY.search(key) is not None
 
 
 class Redactor:
@@ -59,11 +69,10 @@ class Redactor:
     def __init__(self, recipe: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ):
         """
         Args:
-            recipe: a recipe whose coder and ideator may name the environment variables of their keys.
+            recipe: a recipe, which may name the environment variables of keys and headers.
         """
-        clients = [(recipe or {}).get(key) for key in ("coder", "ideator_options")]
-        keys = {client.get("api_key_env") for client in clients if isinstance(client, dict)}
-        values = {value for name, value in environ.items() if _SECRET_KEY.search(name) or name in keys}
+        named = set(_variables_of(recipe))
+        values = {value for name, value in environ.items() if is_secret_key(name) or name in named}
         # Longest first: one secret may be the beginning of another.
         secrets = sorted((value for value in values if len(value) >= MIN_SECRET_LENGTH), key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, secrets))) if secrets else None
@@ -83,9 +92,10 @@ class Redactor:
         """
         if isinstance(value, dict):
             return {
-                key: HIDDEN if inner and _SECRET_KEY.search(str(key)) else self.settings(inner, shorten_paths)
+                key: self._wire(inner) if key in WIRE_SETTINGS and isinstance(inner, dict)
+                else HIDDEN if inner and is_secret_key(str(key)) else self.settings(inner, shorten_paths)
                 for key, inner in value.items()
-            }
+            }  # fmt: skip
         if isinstance(value, list):
             return [self.settings(inner, shorten_paths) for inner in value]
         if not isinstance(value, str):
@@ -93,3 +103,21 @@ class Redactor:
         if shorten_paths and value.startswith(("/", "~", "file:")):
             return "…/" + self.text(value.rstrip("/").rpartition("/")[2])
         return self.text(re.split(r"[?#]", value, maxsplit=1)[0] if _URL.match(value) else value)
+
+    def _wire(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Headers and parameters of an address: only a text that names an environment variable is shown."""
+        return {key: self.text(text) if variables(str(text)) else HIDDEN for key, text in values.items()}
+
+
+def _variables_of(value: Any) -> Iterator[str]:
+    """The environment variables that a recipe names, at any depth: `api_key_env: NAME`, and `${NAME}` in a text."""
+    if isinstance(value, Mapping):
+        if isinstance(name := value.get("api_key_env"), str):
+            yield name
+        for inner in value.values():
+            yield from _variables_of(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _variables_of(inner)
+    elif isinstance(value, str):
+        yield from variables(value)

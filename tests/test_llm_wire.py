@@ -1,0 +1,264 @@
+"""Forms of a request that servers differ in: each is found by itself, or set, and changes no identity."""
+
+import asyncio
+import json
+
+import pytest
+from llm_server import Scripted, answer, ending, streamed
+
+from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable, client, wire
+from ideator_rl.llm.settings import SettingsError
+from ideator_rl.storage.ledger import Ledger
+
+SYSTEM = [{"role": "system", "content": "You write patches."}, {"role": "user", "content": "Go."}]
+AZURE = {"error": {"message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.", "param": "max_tokens", "code": "unsupported_parameter"}}  # fmt: skip
+GEMMA = {"object": "error", "message": "System role not supported", "type": "BadRequestError", "code": 400}
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(wire, "_answered", {})
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def new_client(url, ledger=None, **settings):
+    raw = {"base_url": url, "models": "m", "max_tokens": 100, "retries": 0, **settings}
+    return ChatClient(LLMSettings.from_mapping(raw), ledger or Ledger())
+
+
+def ask(server, ledger=None, salts="a", messages=SYSTEM, **settings):
+    async def all_of_them():
+        chat_client = new_client(server.url, ledger, **settings)
+        replies = [await chat_client.complete(messages, salt=salt) for salt in salts]
+        await chat_client.close()
+        return replies
+
+    return asyncio.run(all_of_them())
+
+
+def refusing(when, body, status=400, reply=None):
+    """A step that refuses requests for which `when` holds."""
+    return lambda asked: {"status": status, "body": body} if when(asked) else reply or {}
+
+
+def has_system(asked):
+    return any(message["role"] == "system" for message in asked["messages"])
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "body"),
+    [
+        ("max_tokens", 400, AZURE),
+        ("max_tokens", 400, {"error": {"message": "Unrecognized request argument supplied: max_tokens"}}),
+        ("max_tokens", 400, [{"error": {"code": 400, "message": "Invalid JSON payload received. Unknown name \"max_tokens\": Cannot find field."}}]),
+        ("max_tokens", 422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}]}),
+        ("max_tokens", 422, {"detail": "Unexpected fields in the request: {'max_tokens'}"}),
+        ("max_tokens", 400, {"error": {"message": "property 'max_tokens' is unsupported"}}),
+    ],
+)  # fmt: skip
+def test_a_refused_name_of_the_limit_is_replaced_at_once_and_for_the_rest_of_the_process(name, status, body, caplog):
+    ledger = Ledger()
+    with Scripted(refusing(lambda asked: name in asked, body, status)) as server:
+        assert [reply.text for reply in ask(server, ledger, "ab")] == ["Hello."] * 2
+        ask(server, ledger, "c")
+    limits = [sorted(key for key in asked if key in wire.LIMITS) for asked in server.requests]
+    assert limits == [["max_tokens"], *[["max_completion_tokens"]] * 3] and ledger.spent.tokens == 3 * 15
+    assert [record.message.count("max_tokens_key: max_completion_tokens") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 9000. This model supports at most 4096 completion tokens.",
+        "Invalid 'max_tokens': integer above maximum value.",
+        "max_tokens: 9000 > 8192, which is the maximum allowed number of output tokens",
+        "Unsupported value: 'temperature' does not support 0.5 with this model.",
+    ],
+)
+def test_a_refused_value_is_no_refused_name(message):
+    step = {"status": 400, "body": {"error": {"message": message}}}
+    with Scripted(step) as server, pytest.raises(LLMUnavailable, match="status 400"):
+        ask(server)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, "System role not supported"),
+        (500, "Jinja Exception: System role not supported"),
+        (400, "Unsupported value: 'messages[0].role' does not support 'system' with this model."),
+        (400, "Developer instruction is not enabled for models/gemma-3-27b-it"),
+        (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
+        (422, "Template error: unknown role: system"),
+        (400, "Only user and assistant roles are supported!"),
+    ],
+)
+def test_a_refused_system_role_moves_its_text_to_the_head_of_the_first_user_message(status, message, caplog):
+    with Scripted(refusing(has_system, GEMMA | {"message": message}, status)) as server:
+        ask(server, salts="ab")
+        ask(server, messages=SYSTEM[1:])
+    sent = [asked["messages"] for asked in server.requests]
+    assert sent == [SYSTEM, *[[{"role": "user", "content": "You write patches.\n\nGo."}]] * 2, SYSTEM[1:]]
+    assert caplog.text.count("system_role: merge") == 1
+
+
+def test_both_refusals_and_a_stream_without_counts_are_overcome_in_one_call():
+    def picky(asked):
+        if "stream_options" in asked:
+            return {"status": 422, "body": {"detail": "Unexpected fields in the request: {'stream_options'}"}}
+        if "max_tokens" in asked:
+            return {"status": 400, "body": AZURE}
+        return {"status": 400, "body": GEMMA} if has_system(asked) else streamed("Hi.", *ending(usage=None))
+
+    with Scripted(picky) as server:
+        (reply,) = ask(server, stream=True)
+    assert reply.text == "Hi." and reply.estimated and len(server.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "body", "message"),
+    [
+        ({"max_tokens_key": "max_tokens"}, AZURE, "Write `max_tokens_key: max_completion_tokens`"),
+        ({"system_role": "send"}, GEMMA, "Write `system_role: merge`"),
+        ({}, {"error": {"message": "Unsupported parameter: 'seed' is not supported."}}, r"`extra_body: \{seed: null\}`"),
+    ],
+)  # fmt: skip
+def test_a_form_that_is_set_is_kept_and_the_error_names_the_line_to_write(settings, body, message):
+    with Scripted({"status": 400, "body": body}) as server, pytest.raises(LLMUnavailable, match=message):
+        ask(server, **settings)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens", None])
+def test_the_limit_is_sent_under_the_name_that_is_set_or_not_at_all(key):
+    with Scripted() as server:
+        ask(server, max_tokens_key=key, system_role="merge")
+    sent = server.requests[0]
+    assert {name: sent.get(name) for name in wire.LIMITS if name in sent} == ({key: 100} if key else {})
+    assert len(sent["messages"]) == 1
+
+
+def test_a_server_that_takes_neither_name_is_asked_twice_and_the_error_says_how_to_leave_both_out():
+    refused = lambda asked: {"status": 400, "body": {"error": {"message": f"Unknown parameter: '{next(k for k in wire.LIMITS if k in asked)}'."}}}  # noqa: E731  # fmt: skip
+    with Scripted(refused) as server, pytest.raises(LLMUnavailable, match="`max_tokens_key: null`"):
+        ask(server)
+    assert len(server.requests) == 2
+
+
+def test_headers_and_query_come_from_the_environment_and_no_error_shows_them(monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", "very-secret-1")
+    extra = {
+        "extra_headers": {"api-key": "${GATEWAY_KEY}", "X-Team": "a ${GATEWAY_KEY} b"},
+        "extra_query": {"api-version": "2024-10-21"},
+    }
+    with Scripted({}, {"status": 403, "body": {"error": {"message": "no very-secret-1"}}}) as server:
+        ask(server, api_key_env=None, **extra)
+        with pytest.raises(LLMUnavailable, match=r"no \*\*\*"):
+            ask(server, **extra)
+    headers = server.headers[0]
+    assert (headers["api-key"], headers["x-team"]) == ("very-secret-1", "a very-secret-1 b")
+    assert "authorization" not in headers and server.paths[0] == "/v1/chat/completions?api-version=2024-10-21"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"extra_headers": {"api-key": "very-secret-1"}}, r"a secret in extra_headers.api-key.*\$\{NAME_OF_THE_VARIABLE\}"),
+        ({"extra_headers": {"X-A": "a\nb"}}, "extra_headers.X-A"),
+        ({"extra_headers": {"X-A": 1}}, "extra_headers.X-A: 1. Expected text"),
+        ({"extra_body": {"stream": True}}, "see `stream`"),
+        ({"max_tokens_key": "tokens"}, "Expected auto or max_tokens or max_completion_tokens or null"),
+        ({"system_role": "drop"}, "Expected auto or send or merge"),
+        ({"base_url": "https://x.example/v1?api-version=1"}, "extra_query"),
+    ],
+)  # fmt: skip
+def test_unusable_forms_are_refused_with_the_reason_and_without_the_secret(settings, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        LLMSettings.from_mapping({"models": "m", **settings})
+    assert "very-secret" not in str(caught.value)
+
+
+def test_a_header_whose_variable_is_not_set_is_reported_by_its_name_before_any_call():
+    with pytest.raises(SettingsError, match="The environment variable NOT_SET.*extra_headers"):
+        new_client("http://127.0.0.1:1/v1", extra_headers={"api-key": "${NOT_SET}"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "same"),
+    [
+        ({"stream": True, "system_role": "merge", "max_tokens_key": "max_completion_tokens"}, True),
+        ({"extra_headers": {"X-A": "b"}, "extra_query": {"a": "b"}}, True),
+        ({"stream": True, "max_tokens_key": None}, False),
+    ],
+)
+def test_forms_of_the_wire_change_neither_identity_nor_recording_but_a_limit_that_is_not_sent_does(
+    settings, same, tmp_path
+):
+    file = tmp_path / "calls.jsonl"
+    plain = new_client("http://127.0.0.1:1/v1").version
+    assert (new_client("http://127.0.0.1:1/v1", **settings).version == plain) == same
+    with Scripted({"body": answer("one")}, streamed("two", *ending())) as server:
+        ask(server, record=str(file))
+        (again,) = ask(server, record=str(file), **settings)
+    assert (again.text == "one") == same
+    recorded = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all("extra_headers" not in row["request"] for row in recorded)
+
+
+PART = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm"}]}
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        (("He", "llo\u2028.", *ending()), ("Hello\u2028.", "stop", 10, 5)),
+        (({"choices": [{"delta": {"role": "assistant", "content": ""}}]}, "Half", *ending("length")), ("Half", "length", 10, 5)),
+        (({"choices": [{"delta": {"role": "assistant", "reasoning_content": "Hm"}}]}, {"choices": [{"delta": {"role": "assistant", "reasoning_content": "m"}}]}, "Yes", *ending()), ("Yes", "stop", 10, 5)),
+        (({"choices": [{"delta": {"content": [PART]}}]}, "Yes", *ending()), ("Yes", "stop", 10, 5)),
+        (({"choices": [{"index": 1, "delta": {"content": "other"}}]}, "Yes", *ending()), ("Yes", "stop", 10, 5)),
+        (({"choices": [], "usage": None}, "Yes", {"choices": [{"delta": {}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}), ("Yes", "stop", 7, 3)),
+        ((*ending(refusal="No."),), ("No.", "refused", 10, 5)),
+    ],
+)  # fmt: skip
+def test_a_stream_gives_the_same_reply_as_an_answer_in_one_piece(events, expected):
+    with Scripted(streamed(*events)) as server:
+        (reply,) = ask(server, stream=True)
+    assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == expected
+    assert server.requests[0]["stream"] is True and server.requests[0]["stream_options"] == {"include_usage": True}
+
+
+def test_thoughts_of_a_stream_count_where_the_server_does_not_count():
+    thought = {"choices": [{"delta": {"reasoning_content": "y" * 40}}]}
+    with Scripted(streamed(thought, "x" * 8, *ending(usage=None))) as server:
+        (reply,) = ask(server, stream=True)
+    assert reply.estimated and reply.completion_tokens == 12
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        streamed("Half an ans", done=False),
+        streamed("Half an answer", *ending(), cut=60),
+        streamed("Half", {"error": {"message": "overloaded", "code": 503}}),
+        streamed("Half", {"choices": [{"delta": {}}], "error": "gone"}, *ending()),
+        {"headers": {"Content-Type": "text/event-stream"}, "body": b"data: {\n\n"},
+        {"headers": {"Content-Type": "text/event-stream"}, "body": b""},
+    ],
+)
+def test_a_stream_that_breaks_is_asked_for_again_and_its_reservation_is_booked(broken):
+    ledger = Ledger()
+    with Scripted(broken, streamed("Whole.", *ending())) as server:
+        (reply,) = ask(server, ledger, stream=True, retries=1)
+    assert reply.text == "Whole." and ledger.spent.tokens > 100 + 15 and len(server.requests) == 2
+
+
+def test_an_answer_in_one_piece_to_a_call_for_a_stream_is_read_as_it_is():
+    with Scripted({"body": answer("Whole.")}) as server:
+        assert ask(server, stream=True)[0].text == "Whole."
+
+
+def test_a_stream_that_is_too_slow_is_a_timeout():
+    with Scripted({"delay": 2}, streamed("Whole.", *ending())) as server:
+        assert ask(server, stream=True, timeout=0.3, retries=1)[0].text == "Whole."
