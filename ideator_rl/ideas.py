@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.text.code_spans import FENCE, Span, code_spans
+from ideator_rl.text.code_spans import FENCE, Cover, Span, code_spans
 from ideator_rl.text.thoughts import Thoughts, field_of_thoughts, split_thoughts
 
 EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
@@ -88,7 +88,11 @@ def _ideas_in(thoughts: Thoughts) -> list[re.Match[str]]:
     text = _unmarked_at(thoughts.text, [*thoughts.spans, *thoughts.mentions])
     edits = [span for span, kind in code_spans(text) if kind != FENCE]
     # An edit that is not closed swallows the sections after it: then edits are read like any other text.
-    return list(_SECTIONS.finditer(_unmarked_at(text, edits))) or list(_SECTIONS.finditer(text))
+    ideas = list(_SECTIONS.finditer(_unmarked_at(text, edits))) or list(_SECTIONS.finditer(text))
+    # An idea before a place where the answer may begin is a draft, if there is one after it.
+    in_idea = Cover(match.span() for match in ideas)
+    starts = [at for at in thoughts.answer_starts if at not in in_idea and at <= ideas[-1].start()] if ideas else []
+    return [match for match in ideas if match.start() >= max(starts, default=0)]
 
 
 def _unmarked_at(text: str, spans: list[Span]) -> str:

@@ -124,7 +124,9 @@ def test_an_answer_that_was_cut_off_is_never_applied_even_if_its_beginning_parse
     assert error.kind == "unpatchable" and "cut off" in str(error)
 
 
-@pytest.mark.parametrize("answer", ["", "   \n", "<think>I think and think", "<think>done</think>"])
+@pytest.mark.parametrize(
+    "answer", ["", "   \n", "<think>I think and think", "<think>done</think>", f"{UNFIT}\n<think>\nNo"]
+)
 def test_an_empty_answer_is_revised(answer):
     implementation, client = implement([answer, GOOD])
     assert "+x = 1.0" in implementation.patch and "held no text" in client.questions(0)[1]

@@ -1,10 +1,13 @@
 """The marks of thoughts that decoding loses: special tokens, and the opening mark of the prompt."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.text.thoughts import opening_mark
+from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 DRAFT, IDEA = "[Experiment] a [Code Changes] draft [End]", "[Experiment] a [Code Changes] b [End]"
 
@@ -47,3 +50,21 @@ def test_a_completion_that_was_cut_inside_the_thoughts_of_its_prompt_holds_no_id
 @pytest.mark.parametrize("prompt", ["Hi", "<think>\n\n</think>\n\n", "Use <think> marks", ""])
 def test_a_prompt_without_an_open_mark_opens_no_thoughts(prompt):
     assert opening_mark(prompt) == "" and text_of(IDEA, prompt, is_cut=True) == IDEA
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_the_trainer_marks_completions_that_were_cut_inside_the_thoughts_of_their_prompt(is_chat):
+    class Chat(Plain):
+        def apply_chat_template(self, messages, enable_thinking, **_):
+            return f"{messages[0]['content']}<think>{'' if enable_thinking else '</think>'}\n"
+
+    def marked(words, length, thinking=True):
+        kwargs = {"enable_thinking": thinking}
+        trainer = SimpleNamespace(_tokenizer=Chat(), max_completion_length=length, chat_template_kwargs=kwargs)
+        prompt = [{"role": "user", "content": "Hi"}] if is_chat else "Hi<think>\n" if thinking else "Hi"
+        completion = [{"role": "assistant", "content": words}] if is_chat else words
+        result = IdeatorGRPOTrainer._marked(trainer, {"prompt": prompt}, completion, words.split())
+        return result[0]["content"] if is_chat else result
+
+    assert marked(DRAFT, 6) == f"<think>\n{DRAFT}"
+    assert marked(DRAFT, 7) == marked(DRAFT, 6, thinking=False) == DRAFT

@@ -56,9 +56,10 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
     text = thoughts.answer
     if reply.finish == "empty":
         return Fault(EMPTY, reply.lack)
+    if not thoughts.ended:
+        return Fault(EMPTY, "the answer held no whole text: the model's thoughts in it never end")
     if not text.strip():
-        ended = "after the model's thoughts" if thoughts.ended else "outside the model's thoughts, which never end"
-        return Fault(EMPTY, f"the answer held no text {ended}")
+        return Fault(EMPTY, "the answer held no text after the model's thoughts")
     try:
         return patched_tree(base, text, rules)
     except PatchError as error:

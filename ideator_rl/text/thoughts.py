@@ -25,17 +25,21 @@ STEMS = (
     "think", "thought", "reason", "reflect", "scratchpad", "monolog", "deliberat", "ponder", "rationale", "analysis",
     "brainstorm", "draft",
 )  # fmt: skip
-"""A tag whose name has a word that starts with one of these is a mark of thoughts; so does a field of a message."""
-_QUOTES = '"`'
+"""A tag or a field of a message is named after thoughts if a word of its name starts with one of these."""
+_WORDS, _NO_WORDS = ("cot", "plan", "planning"), ("no", "off")
+"""Whole words with the same effect, and words that undo it."""
 _EDGE_WORDS = ("begin", "start", "end", "of")
+_QUOTES = '"`'
 
 _MARK = re.compile(
     # Gemma's channels and the tokens of MedGemma are no tags.
     r"(?P<opening><\|channel>thought\b|<unused94>thought\b)|(?P<closing><channel\|>|<unused95>)"
-    r"|(?P<bracket>[<\[◁])\|?(?P<slash>/?)\s?(?P<name>[A-Za-z][\w:.-]{1,40})(?P<more>\s[^<>\[\]\n]{0,200})?\|?[>\]▷]"
+    r"|(?P<bracket>[<\[◁]|&lt;)\|?(?P<slash>/?)\s?(?P<name>[A-Za-z][\w:.-]{1,40})(?P<more>\s[^<>\[\]\n]{0,200})?"
+    r"\|?(?:[>\]▷]|&gt;)"
 )
+_ANSWER = re.compile(r"<(?:final_)?answer>|<\|begin_of_solution\|>", re.I)
 _CLOSING_TAG = re.compile(r".*[<\[◁]\|?/\s?([A-Za-z][\w:.-]{1,40})\|?[>\]▷]")
-_SPECIAL = re.compile(r"(?:\s|<\|[^|>\n]*\|>|[*>#_])*")
+_SPECIAL = re.compile(r"(?:[\s\u200b\u2060\ufeff]|<\|[^|>\n]*\|>|[*>#_])*")
 """What may precede an opening mark on its line: blanks, special tokens and marks of Markdown."""
 _SENTENCE_END = re.compile(r"[.!?…][ \t]*$")
 _CONTINUES = re.compile(r"[.,;:!?)]|[ \t]+\(?[a-z]+(?=[\s,.;:)]|$)(?!\.\w)")
@@ -66,6 +70,9 @@ class Thoughts:
     """Whether an answer may follow; False for thoughts that never end."""
     mentions: tuple[Span, ...] = ()
     """Pairs of marks inside one line of the answer: more likely words about marks than thoughts."""
+    answer_starts: tuple[int, ...] = ()
+    """Where the answer may begin in what is no thought: after a closing mark inside a sentence, or the first tag
+    `<answer>`."""
 
     @property
     def answer(self) -> str:
@@ -129,7 +136,8 @@ def field_of_thoughts(text: str) -> str:
 
 def names_thoughts(name: str) -> bool:
     """Whether a tag or a field of a message is named after thoughts."""
-    return any(word.startswith(STEMS) or word == "cot" for word in _words(name))
+    words = _words(name)
+    return any(word.startswith(STEMS) or word in _WORDS for word in words) and not any(w in _NO_WORDS for w in words)
 
 
 def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
@@ -145,13 +153,16 @@ def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
     fenced = max((m.end for m in unquoted if m.closing and m.start in in_code and m.start not in in_edit), default=0)
     spans: list[Span] = []
     mentions: list[Span] = []
+    starts = [match.start() for match in [_ANSWER.search(text)] if match]
     handled = 0  # marks before this position belong to a pair
     for mark in marks:
         if mark.start < handled:
             continue
         if mark.closing:
             # Its opening mark was in the prompt: whatever came before is thought, earlier answers too.
-            if mark.start not in mentioned:
+            if mark.start in mentioned:
+                starts.append(mark.start)
+            else:
                 spans, mentions = [(0, mark.end)], []
             continue
         if mark.start in mentioned or not _begins(text, mark, spans[-1][1] if spans else 0):
@@ -171,7 +182,7 @@ def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
         # `[Thought]` may head a section; only the mark of Mistral's models opens thoughts without an end.
         elif not mark.in_brackets or text[mark.start : mark.end] in ("[THINK]", "[THINKING]"):
             return Thoughts(text, (*spans, (mark.start, len(text))), ended=False)
-    return Thoughts(text, tuple(spans), mentions=tuple(mentions))
+    return Thoughts(text, tuple(spans), mentions=tuple(mentions), answer_starts=tuple(sorted(starts)))
 
 
 class _Closings:
@@ -208,7 +219,7 @@ def _marks(text: str) -> Iterator[_Mark]:
         elif names_thoughts(match["name"]) and not (match["more"] or "").endswith("/"):
             words = _words(match["name"])
             name = "_".join(word for word in words if word not in _EDGE_WORDS)
-            yield _Mark(*match.span(), name, bool(match["slash"]) or words[0] == "end", match["bracket"] == "[")
+            yield _Mark(*match.span(), name, bool(match["slash"]) or "end" in words, match["bracket"] == "[")
 
 
 def _unquoted(text: str, marks: Iterator[_Mark]) -> Iterator[_Mark]:
