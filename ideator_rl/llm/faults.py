@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.retry_hints import retry_after
 
 MAX_RETRY_AFTER = 300.0
 """Seconds; a server that asks for a longer wait counts as unavailable."""
@@ -113,7 +112,7 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
         advice = "The account has no quota left: top it up, and continue with --resume."
         return Fault(description, advice, temporary=False, permanent=True)
     if status in TEMPORARY or status >= 500:
-        seconds = retry_after(headers)
+        seconds = retry_after(headers, body, message)
         if seconds is not None and seconds > MAX_RETRY_AFTER:
             advice = f"It asks to wait {seconds:.0f} s; continue with --resume after that."
             return Fault(description, advice, temporary=False, permanent=True)
@@ -155,21 +154,6 @@ def of_connection(error: BaseException, timeout: float) -> Fault:
         return Fault(f"no answer within {timeout:g} s", maybe_billed=True)
     kind = "no connection" if unsent else "the connection broke"
     return Fault(f"{kind} ({shortened(str(causes[-1])) or names[-1]})", maybe_billed=not unsent)
-
-
-def retry_after(headers: Any) -> float | None:
-    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3); None without one."""
-    raw = headers.get("retry-after")
-    if raw is None:
-        return None
-    try:
-        return max(0.0, float(raw))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(raw).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def shortened(text: str) -> str:
