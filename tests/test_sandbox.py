@@ -164,7 +164,7 @@ def test_x32_system_calls_fail():
     ],
 )
 def test_ordinary_programs_run_under_the_filter(ordinary):
-    process = inside(ordinary, counted=True)
+    process = inside(ordinary, no_child_signal=True)
     assert process.stdout.strip() == "fine", process.stderr
 
 
@@ -178,7 +178,7 @@ def test_a_process_whose_cpu_time_counts_cannot_ignore_the_end_of_children(count
         "try: print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
         "except ChildProcessError: print('gone')\n"
     )
-    assert inside(code, counted=counted).stdout.strip() == ("7" if counted else "gone")
+    assert inside(code, no_child_signal=counted).stdout.strip() == ("7" if counted else "gone")
 
 
 @filtered
@@ -208,7 +208,7 @@ def test_a_silent_process_cannot_lock_files_that_other_sandboxes_see(lock, silen
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("silent", [True, False])
 def test_the_filter_is_a_valid_program_for_the_kernel(machine, silent):
-    filter = seccomp.program(machine, memfd=False, counted=True, silent=silent)
+    filter = seccomp.program(machine, memfd=False, no_child_signal=True, silent=silent)
     instructions = [struct.unpack_from("=HBBI", filter, offset) for offset in range(0, len(filter), 8)]
     for index, (code, when_true, when_false, _) in enumerate(instructions):
         if code not in (0x20, 0x06):

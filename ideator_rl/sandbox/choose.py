@@ -100,7 +100,7 @@ def _probe(level: str) -> dict[str, bool] | str:
             [sys.executable, "-I", "-c", _PROBE.read_text()],
             Mounts(),
             "/tmp",
-            counted=True,
+            no_child_signal=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

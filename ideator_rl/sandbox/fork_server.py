@@ -159,7 +159,9 @@ def run(request: dict, status: int, descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["variables"])
     seed_generators()
-    LAUNCH["run_script"](request["ready"], request["folders"], request["script"], request["arguments"])
+    LAUNCH["run_script"](
+        request["ready"], request["guard"], request["folders"], request["script"], request["arguments"]
+    )
 
 
 def drop_privileges(uid: int | None) -> None:

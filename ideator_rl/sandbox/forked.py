@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.memory_image import memory_image
-from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import FORKED, Inside, Script
 from ideator_rl.sandbox.sandbox import BWRAP, KERNEL_LIMITS, NONE, Sandbox, experiment_uid
@@ -111,8 +110,7 @@ class ForkedProcess:
         assert sandbox.forks is not None
         self._status: int | None = None
         with ExitStack() as on_failure, ExitStack() as after:
-            ready_read, ready = _pipe(on_failure, after)
-            self.ready: int | None = ready_read
+            self.ready, ready = _pipe(on_failure, after)
             self.end, status = _pipe(on_failure, after)
             handles = _opened(after, sandbox, inside)
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -131,6 +129,7 @@ class ForkedProcess:
                 "limits": {f"RLIMIT_{name.upper()}": limit for name, limit in limits.items()},
                 "filtered": sandbox.level == BWRAP,
                 "ready": ready,
+                "guard": inside.guard,
                 "descriptors": list(passed),
                 "namespaces": 0,
             }
@@ -172,8 +171,7 @@ class ForkedProcess:
     def close(self) -> None:
         self._holder.close()
         os.close(self.end)
-        if self.ready is not None:
-            os.close(self.ready)
+        os.close(self.ready)
 
 
 class _Holder:
@@ -326,9 +324,6 @@ def _pipe(on_failure: ExitStack, after: ExitStack) -> tuple[int, int]:
 
 def _opened(after: ExitStack, sandbox: Sandbox, inside: Inside) -> list[int]:
     """A descriptor of the filter's program, for the process to load; of nothing where the level has no filter."""
-    if sandbox.level == BWRAP:
-        handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=inside.counted, silent=inside.silent)
-    else:
-        handle = os.open(os.devnull, os.O_RDONLY)
+    handle = inside.open_filter() if sandbox.level == BWRAP else os.open(os.devnull, os.O_RDONLY)
     after.callback(os.close, handle)
     return [handle]

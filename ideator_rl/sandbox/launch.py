@@ -4,7 +4,9 @@ The parent starts the budget's clock at the mark.  It is sent before any code of
 slow import takes nothing of the budget, and training cannot be hidden in it.  Standard library only: this file is
 mounted alone.  `fork_server` runs scripts by the same function, so that both starts cost an experiment the same.
 
-usage: launch.py READY_FD MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
+usage: launch.py READY_FD GUARD_FD MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
+       launch.py READY_FD GUARD_FD "" "" --program PROGRAM [ARG …]   for a command that is no Python script
+where GUARD_FD is -1 if the action for the end of children is not guarded
 """
 
 import atexit
@@ -27,14 +29,13 @@ def import_all(modules: str) -> None:
     gc.freeze()  # else each collection walks all that was imported: 0.6 s of the experiment's CPU for torch
 
 
-def run_script(ready: int, folders: list[str], script: str, arguments: list[str]) -> None:
+def run_script(ready: int, guard: int, folders: list[str], script: str, arguments: list[str]) -> None:
     """Send the mark and run the script as `__main__`; ends the process with the script's exit status.
 
     Args:
         folders: put first on `sys.path`.
     """
-    os.write(ready, b"1")
-    os.close(ready)
+    send_mark(ready, guard)
     sys.argv = [script, *arguments]
     os.sysconf = _sysconf
     sys.path[:0] = folders
@@ -47,6 +48,61 @@ def run_script(ready: int, folders: list[str], script: str, arguments: list[str]
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         status = 1
     os._exit(_finish() or status)
+
+
+def hand_over_child_signal(guard: int) -> None:
+    """From now on a call that sets the action for SIGCHLD waits for the worker (see `ideator_rl.sandbox.child_signal`).
+
+    The worker sent two filters through this socket.  It gets the listener of the first one.  Where the kernel has no
+    listeners, the second filter makes these calls succeed without an effect.
+    """
+    # Imported before the mark: the workspace is not on the path yet.
+    import _socket
+    import ctypes
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+    channel, libc = _socket.socket(fileno=guard), ctypes.CDLL(None, use_errno=True)
+    number, waiting, effectless = int(channel.recv(16)), channel.recv(4096), channel.recv(4096)
+    libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+
+    def load(program: bytes, flags: int) -> int:
+        return int(libc.syscall(number, 1, flags, ctypes.byref(Program(len(program) // 8, program))))
+
+    # TSYNC, NEW_LISTENER and TSYNC_ESRCH: for threads of preloaded modules too.
+    listener = load(waiting, 1 | 8 | 16)
+    if listener >= 0:
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))
+        channel.sendmsg([b"1"], [rights])
+        os.close(listener)
+    elif load(effectless, 1) == 0:
+        channel.send(b"0")
+    else:
+        raise OSError(ctypes.get_errno(), "cannot filter the action for the end of children")
+    channel.close()
+
+
+def become(program: str, arguments: list[str]) -> None:
+    """Run a program in this process; ends it where that fails, as a shell does."""
+    import _signal
+
+    # Python ignores these, and a program would inherit that.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):
+        _signal.signal(number, _signal.SIG_DFL)
+    try:
+        os.execvp(program, [program, *arguments])
+    except OSError as error:
+        print(f"{program}: {error.strerror}", file=sys.stderr)
+        os._exit(126 if isinstance(error, PermissionError) else 127)
+
+
+def send_mark(ready: int, guard: int) -> None:
+    """From here on the experiment's budget runs, and its code may."""
+    if guard >= 0:
+        hand_over_child_signal(guard)
+    os.write(ready, b"1")
+    os.close(ready)
 
 
 def _sysconf(name: str | int) -> int:
@@ -83,8 +139,13 @@ def _finish() -> int:
 
 
 def main() -> None:
-    import_all(sys.argv[2])
-    run_script(int(sys.argv[1]), sys.argv[3].split(os.pathsep) if sys.argv[3] else [], sys.argv[4], sys.argv[5:])
+    import_all(sys.argv[3])
+    ready, guard, folders = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4].split(os.pathsep) if sys.argv[4] else []
+    script, arguments = sys.argv[5], sys.argv[6:]
+    if script == "--program":
+        send_mark(ready, guard)
+        become(arguments[0], arguments[1:])
+    run_script(ready, guard, folders, script, arguments)
 
 
 if __name__ == "__main__":

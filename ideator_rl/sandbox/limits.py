@@ -24,6 +24,7 @@ from typing import Any
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.child_signal import ChildSignal
 from ideator_rl.sandbox.slow_look import SlowLook, TooSlow
 
 POLL_SECONDS, SHORTEST_POLL_SECONDS = 0.05, 0.01
@@ -60,19 +61,19 @@ class Watch:
         resources: Resources,
         workspace: Path,
         started: float,
+        guard: ChildSignal | None = None,
         *,
-        has_mark: bool,
         counted: bool,
     ):
         """
         Args:
             started: monotonic seconds.
-            has_mark: a launcher reports the end of start-up; without one, the budget includes the allowance for it.
+            guard: counts what the kernel's own sums lose.
             counted: no time of children can be lost; a sum that falls was only read while a child ended.
         """
         self.pid, self.budget, self.resources, self.workspace = pid, budget, resources, workspace
-        self.started, self.startup, self.marked = started, 0.0, not has_mark
-        self._counted = counted
+        self.started, self.startup, self.marked = started, 0.0, False
+        self._guard, self._counted = guard, counted
         self.cpu_seen = 0.0
         """CPU seconds of the tree, the highest sum so far."""
         self.cpu_of_looks = 0.0
@@ -87,7 +88,6 @@ class Watch:
         self._artifact = workspace / "artifact"
         self._artifact_in_time: tuple[tuple[str, int, int], ...] = ()
         """The artifact's files at the last look within the budget."""
-        self._has_mark, self._allowance = has_mark, 0.0 if has_mark else budget.startup_allowance
 
     def mark(self) -> None:
         """The launcher has imported what is preloaded: the budget runs from here."""
@@ -111,12 +111,13 @@ class Watch:
         if time.monotonic() < self._next_check:
             return None
         fault = self._broken_limit()
-        return (LOST, fault[1]) if fault and not self.marked and self._has_mark else fault
+        return (LOST, fault[1]) if fault and not self.marked else fault
 
     def _broken_limit(self) -> tuple[str, str] | None:
         pids = process_tree.descendants(self.pid)
         used = process_tree.usage(pids)
-        cpu = used.seconds
+        traced = self._guard.seconds(pids) if self._guard is not None else None
+        cpu = used.seconds if traced is None else traced
         # Where children can be ignored, their time then vanishes from the tree: what was seen once stays counted.
         self._vanished_cpu += 0.0 if self._counted else max(0.0, self._last_cpu - cpu)
         self._last_cpu, cpu = cpu, cpu + self._vanished_cpu
@@ -156,7 +157,7 @@ class Watch:
     def _left(self, cpu: float, wall: float) -> float:
         """Seconds of the budget that are left; negative when it is exceeded."""
         spent = cpu if self.budget.clock == "cpu" else wall - self._startup_wall
-        return self.budget.seconds + self._allowance - spent
+        return self.budget.seconds - spent
 
     def _pause(self, cpu: float, wall: float) -> float:
         """Seconds until the next look: shorter than all processors together need to spend what is left."""
@@ -177,7 +178,10 @@ class Watch:
         elif budget.clock == "cpu" and wall - self._startup_wall > 30 + 6 * budget.seconds:
             # A run that stretches a CPU budget this far may hide CPU time: its artifact does not count.
             self._artifact_in_time = ()
-            return TIMED_OUT, f"idle: {wall:.0f} s of wall clock for a budget of {budget.seconds:g} CPU seconds"
+            message = f"idle: {wall:.0f} s of wall clock for a budget of {budget.seconds:g} CPU seconds"
+            if self._guard is not None and self._guard.fault:
+                message += f"; no process gets SIGCHLD here ({self._guard.fault}), and one may have waited for it"
+            return TIMED_OUT, message
         return None
 
     def _broken_memory_limit(self, pids: list[int], resident: int) -> tuple[str, str] | None:

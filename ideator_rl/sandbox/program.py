@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox import seccomp
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 
 FORKED, COLD = "forked", "cold"
+PROGRAM = "--program"
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Script:
     """A Python script to run inside, after the modules that are preloaded."""
 
     path: str
-    """As the process sees it."""
+    """As the process sees it; `PROGRAM` for a command that is no Python script, which is then in the arguments."""
     arguments: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +34,7 @@ class Inside:
     mounts: Mounts
     cwd: str
     """As the process sees it."""
-    counted: bool = False
+    no_child_signal: bool = False
     silent: bool = False
     cpu_seconds: int | None = None
     """These three as for `Sandbox.start`."""
@@ -40,6 +42,14 @@ class Inside:
     """These stay open in it, under the same numbers."""
     output: int | None = None
     """Its output and errors go to this descriptor; to nowhere if None."""
+    guard: int = -1
+    """One of `descriptors`: where the launcher hands over the action for SIGCHLD (see `child_signal`)."""
+
+    def open_filter(self) -> int:
+        """A descriptor of its filter of system calls, as `seccomp.open_filter` returns it."""
+        return seccomp.open_filter(
+            memfd=bool(allotted_gpus()), no_child_signal=self.no_child_signal, silent=self.silent
+        )
 
 
 class Process(Protocol):
@@ -47,9 +57,8 @@ class Process(Protocol):
 
     pid: int
     """The root of a process tree that holds all of its processes."""
-    ready: int | None
-    """Becomes readable with one byte when the imports are done, without one when the script ended before.  None for a
-    command that our launcher does not start."""
+    ready: int
+    """Becomes readable with one byte when the imports are done, without one when the script ended before."""
     end: int
     """Becomes readable when the program has ended."""
     started: float

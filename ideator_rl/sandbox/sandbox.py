@@ -90,7 +90,7 @@ class Sandbox:
         mounts: Mounts,
         cwd: str,
         *,
-        counted: bool = False,
+        no_child_signal: bool = False,
         silent: bool = False,
         cpu_seconds: int | None = None,
         pass_fds: Iterable[int] = (),
@@ -100,7 +100,7 @@ class Sandbox:
 
         Args:
             cwd: a path as the process sees it; see `visible_path`.
-            counted: its CPU time is its budget: it cannot ignore the end of its children, which would hide theirs.
+            no_child_signal: it cannot ignore the end of its children, which would hide their CPU time.
             silent: it has read secrets: its file locks have no effect, since other sandboxes could see them.
             cpu_seconds: the kernel kills each process that computes for longer.
             streams: as for `subprocess.Popen`.
@@ -113,7 +113,9 @@ class Sandbox:
                 command += _bubblewrap(mounts, users)
                 if self.level == BWRAP:
                     # bubblewrap reads the filter from this descriptor and installs it before it starts the command.
-                    handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=counted, silent=silent)
+                    handle = seccomp.open_filter(
+                        memfd=bool(allotted_gpus()), no_child_signal=no_child_signal, silent=silent
+                    )
                     stack.callback(os.close, handle)
                     inherited.append(handle)
                     command += ["--seccomp", str(handle)]
@@ -138,7 +140,7 @@ class Sandbox:
             descriptors, command = [users, info], [] if is_root else _limit_prefix(inside.cpu_seconds)
             command += [*_bubblewrap(inside.mounts, users), "--info-fd", str(info)]
             if self.level == BWRAP:
-                handle = seccomp.open_filter(memfd=bool(allotted_gpus()), counted=inside.counted, silent=inside.silent)
+                handle = inside.open_filter()
                 stack.callback(os.close, handle)
                 descriptors.append(handle)
                 command += ["--seccomp", str(handle)]

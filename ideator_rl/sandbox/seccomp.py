@@ -3,8 +3,8 @@
 Covered, on x86-64 and 64-bit ARM:
 - namespaces, mounts, the keyring, tracing and reading other processes, io_uring, interfaces for administrators
 - sockets other than Unix, IP and routing ones; characters pushed into a terminal; calls of another architecture
-- what would hide resources from the watch: memory without a file (`memfd`, System V); a process that ignores the end
-  of its children, whose CPU time the kernel then forgets
+- what would hide resources from the watch: memory without a file (`memfd`, System V); children that no tracer sees;
+  where asked for, an action for the end of children: ignored children take their CPU time along (see `child_signal`)
 - what would carry a message from one sandbox to another through files that both see: watching files; asking which of
   their pages the kernel has in memory, and advice that changes this; and, for a process that has read secrets, locking
 - what counts over the whole machine: `sysinfo`, asynchronous requests; and, for a process that has read secrets, free
@@ -76,6 +76,7 @@ _SYNCHRONOUS = 4  # MS_SYNC
 _LOCKING = (6, 7, 37, 38)  # F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW
 _WATCHING = (1024, 1026)  # F_SETLEASE, F_NOTIFY
 
+_UNTRACED = 0x0080_2000  # CLONE_UNTRACED and CLONE_PTRACE: children that our tracer would not see
 _NAMESPACES = 0x0002_0000 | 0x7E00_0000  # CLONE_NEWNS, and NEWCGROUP … NEWNET
 _NEWTIME = 0x80  # in unshare; in clone these bits are the signal
 _OWN_FILES = 0x400  # in unshare: a thread's own table of descriptors, which the watch does not look at
@@ -100,28 +101,28 @@ def supported() -> bool:
     return platform.machine() in _MACHINES
 
 
-def open_filter(*, memfd: bool = False, counted: bool = False, silent: bool = False) -> int:
+def open_filter(*, memfd: bool = False, no_child_signal: bool = False, silent: bool = False) -> int:
     """A fresh descriptor from which the filter can be read once, to its end; the caller closes it.
 
     Args:
         memfd: allow memory without a file (GPU libraries share memory by it).
-        counted: keep the signal for the end of a child as it is, so that no CPU time is hidden.  A program that waits
-            for that signal instead of for the child waits in vain.
+        no_child_signal: setting an action for the end of children returns success and does nothing, so that no CPU
+            time is hidden.  A program that waits for that signal instead of for the child waits in vain.
         silent: calls that lock a file return success and lock nothing: other sandboxes could see a lock.
     """
     # Opened anew by its path, so that each reader has an offset of its own.
-    return os.open(f"/proc/self/fd/{_filter_file(memfd, counted, silent)}", os.O_RDONLY | os.O_CLOEXEC)
+    return os.open(f"/proc/self/fd/{_filter_file(memfd, no_child_signal, silent)}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 @cache
-def _filter_file(memfd: bool, counted: bool, silent: bool) -> int:
+def _filter_file(memfd: bool, no_child_signal: bool, silent: bool) -> int:
     """The descriptor of a filter in memory; open for as long as this process lives."""
     handle = os.memfd_create("seccomp", os.MFD_CLOEXEC)
-    os.write(handle, program(platform.machine(), memfd=memfd, counted=counted, silent=silent))
+    os.write(handle, program(platform.machine(), memfd=memfd, no_child_signal=no_child_signal, silent=silent))
     return handle
 
 
-def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
+def program(machine: str, *, memfd: bool, no_child_signal: bool, silent: bool) -> bytes:
     """The filter as the kernel reads it: an array of `struct sock_filter`.
 
     Raises:
@@ -136,7 +137,7 @@ def program(machine: str, *, memfd: bool, counted: bool, silent: bool) -> bytes:
         for numbers in table.values():
             if numbers[column] >= 0:
                 out += [(_EQUAL, 0, 1, numbers[column]), _error(code)]
-    for numbers, body in _conditional(counted, silent):
+    for numbers, body in _conditional(no_child_signal, silent):
         out += [(_EQUAL, 0, len(body), numbers[column]), *body]
     return _assembled(out)
 
@@ -168,6 +169,30 @@ def notifying(
     return _assembled(out)
 
 
+def child_signal(machine: str, *, notify: bool) -> bytes:
+    """A filter for `rt_sigaction` that sets the action for SIGCHLD; empty without a table for the machine.
+
+    Args:
+        notify: the call waits for the holder of the filter's listener; else it returns success and does nothing.
+    """
+    if machine not in _MACHINES:
+        return b""
+    column, out = _MACHINES[machine][0], _prologue(machine)
+    body = _if_child_signal_is_set((_RETURN, 0, 0, _NOTIFY) if notify else _error(0))
+    return _assembled([*out, (_EQUAL, 0, len(body), _SIGACTION[column]), *body])
+
+
+def load_call(machine: str) -> int:
+    """The number of the system call `seccomp`.  Raises: KeyError without a table for the machine."""
+    return _SECCOMP[_MACHINES[machine][0]]
+
+
+def _if_child_signal_is_set(verdict: Instruction) -> list[Instruction]:
+    """The body for `rt_sigaction`: the verdict where it sets an action for SIGCHLD; reading the action passes."""
+    is_set = [_argument(1), (_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), verdict]
+    return [_argument(0), (_EQUAL, 0, 5, SIGCHLD), *is_set, (_RETURN, 0, 0, _ALLOW)]
+
+
 def _prologue(machine: str) -> list[Instruction]:
     """Refuses calls of other architectures; then the number of the call is loaded."""
     # A call of another architecture has other numbers: no table would fit it.
@@ -183,7 +208,7 @@ def _assembled(instructions: list[Instruction]) -> bytes:
     return b"".join(struct.pack("=HBBI", *item) for item in [*instructions, (_RETURN, 0, 0, _ALLOW)])
 
 
-def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
+def _conditional(no_child_signal: bool, silent: bool) -> list[tuple[tuple[int, int], list[Instruction]]]:
     """Calls that depend on their arguments, each with a body that ends in a verdict."""
     allow, deny = (_RETURN, 0, 0, _ALLOW), _error(errno.EPERM)
     # The memory of all network sockets of the machine is readable in /proc/net: who has read secrets gets none.
@@ -191,7 +216,7 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
     family = [(_EQUAL, len(families) + 2 - index, 0, value) for index, value in enumerate(families)]
     unless_nowait = [_argument(5), (_ANY_BIT, 1, 0, _NOWAIT), allow, _error(errno.EOPNOTSUPP)]
     calls: list[tuple[tuple[int, int], list[Instruction]]] = [
-        (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES), allow, deny]),
+        (_CLONE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _UNTRACED), allow, deny]),
         (_UNSHARE, [_argument(0), (_ANY_BIT, 1, 0, _NAMESPACES | _NEWTIME | _OWN_FILES), allow, deny]),
         (_IOCTL, [_argument(1), *_any_of(_TERMINAL_INPUT), allow, deny]),
         # Of netlink only protocol 0, routing: what lists a machine's addresses.
@@ -203,10 +228,8 @@ def _conditional(counted: bool, silent: bool) -> list[tuple[tuple[int, int], lis
         (_MADVISE, [_argument(2), *_any_of(_CACHE_ADVICE), allow, _error(0)]),
         (_MSYNC, [_argument(2), (_ANY_BIT, 1, 0, _SYNCHRONOUS), allow, _error(0)]),
     ]  # fmt: skip
-    if counted:
-        # Setting an action for SIGCHLD returns success and does nothing; reading it (no new action given) still works.
-        read_only = [(_EQUAL, 0, 2, 0), _argument(1, high=True), (_EQUAL, 1, 0, 0), _error(0), allow]
-        calls.append((_SIGACTION, [_argument(0), (_EQUAL, 0, 5, SIGCHLD), _argument(1), *read_only]))
+    if no_child_signal:
+        calls.append((_SIGACTION, _if_child_signal_is_set(_error(0))))
     if silent:
         calls.append((_FLOCK, [_error(0)]))
         calls.append((_FCNTL, [_argument(1), *_any_of(_LOCKING + _WATCHING), allow, _error(0)]))

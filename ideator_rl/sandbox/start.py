@@ -37,16 +37,8 @@ def start_script(
             report_refusal(sandbox.forks, str(refusal))
     read, write = os.pipe()
     launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
-    argv = [
-        sys.executable,
-        "-I",
-        "-B",
-        "-u",
-        launcher,
-        str(write),
-        ",".join(script.preload),
-        os.pathsep.join(script.folders),
-    ]
+    modules, folders = ",".join(script.preload), os.pathsep.join(script.folders)
+    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), str(inside.guard), modules, folders]
     image = inside.mounts.image
     # What reads memory instead of the disk has the launcher in memory too.
     source = LAUNCHER if image is None else image.launcher
@@ -73,7 +65,7 @@ class ColdProcess:
         argv: list[str],
         variables: Mapping[str, str],
         inside: Inside,
-        ready: int | None = None,
+        ready: int,
     ):
         self.ready, self.started = ready, time.monotonic()
         output = subprocess.DEVNULL if inside.output is None else inside.output
@@ -81,7 +73,7 @@ class ColdProcess:
             ["/usr/bin/env", "-i", *(f"{name}={value}" for name, value in variables.items()), *argv],
             inside.mounts,
             inside.cwd,
-            counted=inside.counted,
+            no_child_signal=inside.no_child_signal,
             silent=inside.silent,
             cpu_seconds=inside.cpu_seconds,
             pass_fds=inside.descriptors,
@@ -100,5 +92,4 @@ class ColdProcess:
         self._process.kill()
         self._process.wait()
         os.close(self.end)
-        if self.ready is not None:
-            os.close(self.ready)
+        os.close(self.ready)

@@ -355,7 +355,8 @@ class ScoringRun:
         )
         mounts = Mounts({}, readonly, self.masked, image=image, processes=False)
         cwd = visible_path(self.tree, WORKSPACE)
-        return start_script(self.sandbox, script, Inside(mounts, cwd, counted=True, silent=True, descriptors=handles))
+        inside = Inside(mounts, cwd, no_child_signal=True, silent=True, descriptors=handles)
+        return start_script(self.sandbox, script, inside)
 
 
 def _why_ended(process: Process, ended: ScorerEnded) -> IdeatorError:
@@ -363,7 +364,6 @@ def _why_ended(process: Process, ended: ScorerEnded) -> IdeatorError:
     # The answer's pipe may close a moment before the process has ended.
     select.select([process.end], [], [], ENDING_SECONDS)
     status = process.poll() or 0
-    assert process.ready is not None
     os.set_blocking(process.ready, False)
     with suppress(BlockingIOError):
         if not os.read(process.ready, 1):
