@@ -333,6 +333,9 @@ _open: dict[BufferConfig, RewardBuffer] = {}
 
 def open_buffer(config: BufferConfig) -> RewardBuffer:
     """The buffer for a configuration; equal configurations share one in a process."""
+    # One that had to stop asks nothing any more; the caller comes back because the cause was mended.
+    if config in _open and _open[config].executor.losses.stop is not None:
+        _open[config].close()
     if config not in _open:
         _open[config] = RewardBuffer(config)
     return _open[config]

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ideator_rl.cli.interrupt import guard, keep_run
-from ideator_rl.cli.options import accelerate_options, parse, train_options
+from ideator_rl.cli.options import accelerate_options, parse, probe_override, train_options
 from ideator_rl.errors import IdeatorError
 
 FULL_DISK_BYTES = 16 << 20
@@ -40,6 +40,7 @@ def run(argv: list[str]) -> int:
         IdeatorError: the run cannot be done.
     """
     args, overrides = parse(argv, train_options, accelerate_options)
+    overrides += probe_override(args)
     if args.dry_run:
         return _dry_run(args, overrides)
     if args.accelerate_config or args.num_processes:

@@ -26,6 +26,7 @@ async def execution_reward(call: Call) -> AsyncIterator[RowReward]:
     """Run the idea in every completion and return its reward; None where the outcome is `lost`.
 
     Raises:
+        RunStopped: the coder's LLM refuses for a reason that no wait cures, or ideas are lost in a row.
         IdeatorError: a needed column is missing; the environment, bucket or sandbox is not usable; or, in the list
             form, every experiment of the batch was lost: something is broken, and training on would be blind.
     """

@@ -135,12 +135,12 @@ def test_after_several_errors_the_search_still_waits_for_the_other_ideas(tmp_pat
 @pytest.mark.parametrize(
     ("texts", "cause"),
     [
-        ([], "repeats itself"),
-        ([text({1: 1})] * 400, "repeats itself"),
-        (["no idea at all"] * 400, "malformed: This text holds no idea: no [Experiment]"),
+        ([], "Their ideas: none"),
+        ([text({1: 1})] * 400, "Their ideas: 20 known already"),
+        (["no idea at all"] * 400, "Their ideas: 20 malformed. The last message: This text holds no idea"),
     ],
 )
-def test_an_ideator_without_new_ideas_runs_out_of_patience(tmp_path, texts, cause):
+def test_an_ideator_without_new_ideas_runs_out_of_patience_and_the_cause_is_named(tmp_path, texts, cause):
     reason = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
     assert reason.budget == "patience" and cause in reason.text
     assert len(read_search_summary(tmp_path).kinds or {}) <= 1 and read_search_summary(tmp_path).asks <= 7

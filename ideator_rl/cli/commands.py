@@ -15,7 +15,7 @@ from typing import Any
 
 from ideator_rl import __version__
 from ideator_rl.cli.interrupt import keep
-from ideator_rl.cli.options import accelerate_options, int_from, sft_options, train_options
+from ideator_rl.cli.options import accelerate_options, int_from, probe_option, sft_options, train_options
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE = 1, 2
@@ -179,6 +179,7 @@ def _add_execute(commands: Any) -> None:
     command.add_argument("--coder", metavar="FILE.yaml", help="settings of an implementer that asks an LLM")
     command.add_argument("--max-usd", type=_amount, metavar="USD", help="limit on the cost of the LLM in this command")
     command.add_argument("--max-coder-tokens", type=int_from(1), metavar="N", help="limit on the tokens of the LLM")
+    probe_option(command)
     command.add_argument("--seed", type=int_from(0), default=0, metavar="N")
     command.add_argument(
         "--replicates", type=int_from(1), default=1, metavar="N", help="runs of each, with other seeds"
@@ -221,6 +222,7 @@ def _add_search(commands: Any) -> None:
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
     command.add_argument("--dry-run", action="store_true", help="estimate what it may cost, and start nothing")
+    probe_option(command)
     _json(command)
 
 

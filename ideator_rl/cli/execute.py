@@ -14,7 +14,8 @@ from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_
 from ideator_rl.config.reader import parse_json
 from ideator_rl.config.yaml_reader import parse_yaml
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
+from ideator_rl.llm.probe import probe_all
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.text.display import encodable, number
 from ideator_rl.text.redaction import refuse_secrets
@@ -51,9 +52,21 @@ def main(args: argparse.Namespace) -> int:
     isolation = sandbox.isolation + (f" ({sandbox.reason})" if sandbox.reason else "")
     print_progress(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
     try:
+        if ideas is not None and not args.no_probe:
+            asyncio.run(_probe(buffer, ideas))
         return asyncio.run(_execute(buffer, ideas, patch, args.json))
     finally:
         buffer.close()
+
+
+async def _probe(buffer: RewardBuffer, ideas: list[str]) -> None:
+    """
+    Raises:
+        ProbeFailed: the implementer's service would not answer.
+    """
+    # Answers in the bucket cost nothing, and need no service.
+    if not await buffer.executor.has_answers(ideas):
+        await probe_all(buffer.executor.probe)
 
 
 async def with_progress(buffer: RewardBuffer, work: Coroutine[Any, Any, T]) -> T:
@@ -72,7 +85,10 @@ async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | N
         succeeded = True
         async for record in _records(buffer, ideas, patch):
             succeeded &= record.status == SUCCEEDED
-            print_json(record_facts(record)) if as_json else _show(record)
+            # Once the run has to stop, that is the reason of every further loss: it is printed once, at the end.
+            stopped = buffer.executor.losses.stop is not None and record.status == LOST
+            print_json(record_facts(record)) if as_json else _show(record, with_reason=not stopped)
+        buffer.executor.losses.refuse()
         return succeeded
 
     return 0 if await with_progress(buffer, work()) else 1
@@ -151,7 +167,7 @@ async def _progress(buffer: RewardBuffer) -> None:
         previous = line
 
 
-def _show(record: Experiment) -> None:
+def _show(record: Experiment, with_reason: bool) -> None:
     parts = [record.status]
     if record.metric is not None:
         parts.append(f"{record.metric['name']} {number(record.metric['value'])}")
@@ -161,7 +177,7 @@ def _show(record: Experiment) -> None:
         parts.append(f"{record.seconds['run']:.1f} s")
     parts.append(f"isolation {record.isolation}" if record.isolation else "not run")
     print_text("  ".join([*parts, record.id]) + ("  (from the bucket)" if record.replayed else ""))
-    if record.error is not None:
+    if record.error is not None and with_reason:
         print_text("  " + record.error["message"].replace("\n", "\n  "))
     if record.patch:
         print_text("  " + record.patch.rstrip("\n").replace("\n", "\n  "))

@@ -18,6 +18,18 @@ AddOptions = Callable[[argparse.ArgumentParser], None]
 def train_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
     parser.add_argument("--dry-run", action="store_true", help="estimate what it would cost, and start nothing")
+    probe_option(parser)
+
+
+def probe_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-probe", action="store_true", help="do not ask the LLMs for a few tokens before anything is paid"
+    )
+
+
+def probe_override(args: argparse.Namespace) -> list[str]:
+    """The option as an override of a recipe."""
+    return ["--probe", "false"] if args.no_probe else []
 
 
 def sft_options(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ideator_rl.cli.interrupt import keep_run
+from ideator_rl.cli.options import probe_override
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.report.summary import summary
 from ideator_rl.search.search_summary import read_search_summary, report_notes
@@ -20,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
     """
     from ideator_rl.search.config import load_search
 
-    config = load_search(args.recipe, args.overrides)
+    config = load_search(args.recipe, args.overrides + probe_override(args))
     if args.dry_run:
         from ideator_rl.search.dry_run import dry_run
 

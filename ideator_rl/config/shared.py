@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
-from ideator_rl.config.base import Config, Count, CountOrZero, Expected, PlainAmount
+from ideator_rl.config.base import Config, Count, CountOrZero, Expected, Flag, PlainAmount
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,17 @@ class ExperimentSettings(RunLimits):
     start: Annotated[str, Expected("forked or cold", ("forked", "cold").__contains__)] = "forked"
     """How Python starts for an experiment: forked from a process that has the imports, or cold, anew each time.  The
     results are equal."""
+    max_losses_in_a_row: Count | None = None
+    """Ideas lost in a row, whatever the cause, after which the run ends with an error; null for one batch."""
 
     def experiment_settings(self) -> dict[str, Any]:
         """The fields of this class by name, for another configuration that inherits them."""
         return {field.name: getattr(self, field.name) for field in fields(ExperimentSettings)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(ExperimentSettings):
+    """Settings of runs that a recipe describes."""
+
+    probe: Flag = True
+    """Before anything is paid, ask each LLM that the run names for a few tokens; false is the option --no-probe."""

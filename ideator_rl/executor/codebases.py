@@ -80,6 +80,14 @@ class Codebases:
     def baseline(self) -> Codebase:
         return Codebase(self.base, tree_hash(self.base), "", "", BASELINE, trusted=True)
 
+    async def has_answer(self, idea: Idea) -> bool:
+        """Whether the implementer's answer for an idea is stored.
+
+        Raises:
+            BucketError: the bucket cannot be read.
+        """
+        return await self._stored_answer(self.key(idea.text)) is not None
+
     async def of_idea(self, idea: Idea) -> Codebase | NoCodebase:
         """The codebase for an idea, or why there is none.
 
@@ -118,17 +126,19 @@ class Codebases:
 
     async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
         """The stored answer for an idea, else a new one."""
-        path = f"implementations/{key}.json"
-        stored = await self._retry.call(lambda: read_object(self._bucket, path, _parse_answer))
+        stored = await self._stored_answer(key)
         if stored is not None:
             return stored
         answer = await self._implement(idea)
-        created = await self._retry.call(lambda: self._bucket.create(path, json.dumps(answer).encode()))
+        created = await self._retry.call(lambda: self._bucket.create(_path(key), json.dumps(answer).encode()))
         if not created:
             # Another process was quicker: its answer counts, so that one idea has one codebase.  We paid all the same.
-            stored = await self._retry.call(lambda: read_object(self._bucket, path, _parse_answer))
+            stored = await self._stored_answer(key)
             return answer if stored is None else stored | {"usage": answer["usage"]}
         return answer
+
+    async def _stored_answer(self, key: str) -> dict[str, Any] | None:
+        return await self._retry.call(lambda: read_object(self._bucket, _path(key), _parse_answer))
 
     async def _implement(self, idea: Idea) -> dict[str, Any]:
         started, patch, usage = time.monotonic(), "", dict[str, float]()
@@ -154,6 +164,10 @@ def head_of_refused(text: str) -> str:
     # The hash keeps the records of two long patches apart that begin alike.
     name = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
     return f"{text[:MAX_REFUSED_PATCH]}\n… cut here; {len(text)} characters, SHA-256 {name}\n"
+
+
+def _path(key: str) -> str:
+    return f"implementations/{key}.json"
 
 
 def _parse_answer(raw: bytes) -> dict[str, Any]:

@@ -7,6 +7,7 @@
 - Equal ideas are implemented once and equal codebases run once, by whichever run: later the record is replayed from the
   bucket.
 - A `lost` record is our fault.  It is never stored as a result, so that a later run may try again.
+- A cause of loss that does not pass ends the run (`losses`): from then on ideas are lost at once, and nothing is asked.
 - An outage of the bucket shorter than `outage_patience` loses nothing and pays for nothing twice.
 """
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,11 +32,12 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
 from ideator_rl.executor.backends.in_process import IN_PROCESS
 from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, head_of_refused
+from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import BUDGET, LOST, MALFORMED, Experiment, experiment_id, hardware_class
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer
+from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer, probe
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import choose_sandbox, with_image
@@ -79,6 +83,7 @@ class Executor:
         self.bucket: Bucket = open_bucket(config.bucket)
         caps = Caps(config.max_usd, config.max_coder_tokens, config.max_gpu_hours)
         self.ledger = Ledger(caps, config.ledger_path)
+        self.losses = Losses(config.max_losses_in_a_row)
         settings = parse_json(config.coder, "The coder's settings", IdeatorError) if config.coder else None
         self.implementer: Implementer = get_implementer(config.implementer, settings, self.ledger)
         self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
@@ -106,8 +111,34 @@ class Executor:
         """Release what serves to start experiments; those that run go on."""
         self.backend.close()
 
+    async def probe(self) -> None:
+        """Have the implementer ask its service for as little as possible; to be called before anything is paid.
+
+        Raises:
+            IdeatorError: the service would not answer.
+        """
+        await probe(self.implementer)
+
+    async def has_answers(self, completions: Iterable[str]) -> bool:
+        """Whether the bucket holds the implementer's answers for the ideas in all completions, so that none is asked.
+
+        Raises:
+            BucketError: the bucket cannot be read.
+        """
+        for completion in completions:
+            with suppress(MalformedIdea):  # it is not sent to the implementer
+                if not await self._codebases.has_answer(parse_idea(encodable(completion))):
+                    return False
+        return True
+
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""
+        record = await self._execute(completion, replicate)
+        if record.status not in (LOST, MALFORMED):
+            self.losses.reset()
+        return record
+
+    async def _execute(self, completion: str, replicate: int) -> Experiment:
         created = time.time()
         # Half a surrogate pair, which a tokenizer may give, has no bytes and could not be stored.
         completion = encodable(completion)
@@ -116,11 +147,12 @@ class Executor:
         except MalformedIdea as error:
             return await self._failure(NoCodebase(MALFORMED, str(error), "", {}), completion, created)
         try:
+            self.losses.refuse()
             codebase = await self._codebases.of_idea(idea)
             if isinstance(codebase, NoCodebase):
                 return await self._failure(codebase, idea.text, created)
             return await self._run(codebase, created, replicate)
-        except (BucketError, ImplementerUnavailable, BudgetSpent) as error:
+        except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped) as error:
             return self._lost(idea.text, created, error)
         except IdeatorError:
             raise  # a fault of the run, not of this idea
@@ -244,6 +276,8 @@ class Executor:
         record = self._new_record(LOST, idea, created)
         budget_spent = isinstance(error, BudgetSpent) or isinstance(error.__cause__, BudgetSpent)
         record.error = {"kind": BUDGET if budget_spent else LOST, "message": str(error)}
+        if not budget_spent and not isinstance(error, RunStopped):
+            self.losses.count(error)
         return record
 
     def _new_record(self, status: str, idea: str, created: float) -> Experiment:

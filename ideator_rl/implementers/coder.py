@@ -41,6 +41,8 @@ HALVINGS = 4
 """How often less of the codebase is shown when a server answers that the prompt is too long: down to a sixteenth."""
 UNLIMITED = 1 << 40
 """Tokens of a prompt where the settings give no context length: all is shown until the server refuses it."""
+PROBE = [{"role": "system", "content": "Answer in one word."}, {"role": "user", "content": "Write OK."}]
+"""The roles are those of a draft's prompt: some models take no system message."""
 TYPICAL_IDEA = 300
 """Tokens of an idea in a cost estimate."""
 
@@ -79,6 +81,8 @@ class Client(Protocol):
     def version(self) -> str: ...
 
     async def complete(self, messages: list[Message], *, salt: str) -> Reply: ...
+
+    async def probe(self, messages: list[Message]) -> None: ...
 
 
 @dataclass
@@ -135,6 +139,14 @@ class CoderImplementer:
         """A hash of the models and their sampling, the drafts, and the prompts."""
         parts = [self._client.version, asdict(self.settings), self._prompt_budget, prompts_version()]
         return f"{self.name} {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
+
+    async def probe(self) -> None:
+        """Ask every model for a few tokens.
+
+        Raises:
+            LLMUnavailable: one would not answer.
+        """
+        await self._client.probe(PROBE)
 
     async def implement(self, idea: Idea, base: Tree, environment: Environment, preset: str) -> Implementation:
         """The diff of the winning draft, and the cost of all drafts' answers.
@@ -228,14 +240,20 @@ class _Race:
                 draft.halvings += 1
 
 
+def _permanence(error: IdeatorError) -> tuple[bool, bool]:
+    """Whether no wait cures the error, and whether it was not the first such one in a row."""
+    return (error.permanent, error.repeated) if isinstance(error, LLMUnavailable) else (False, False)
+
+
 def _failure(drafts: list[Draft], settings: CoderSettings, usage: dict[str, float]) -> IdeatorError:
     """The error when no draft is valid: the idea's fault if a draft was answered to its end, else ours."""
     faults = [(draft.fault, draft.replies[-1].text) for draft in drafts if draft.fault is not None]
     if not faults:
         errors = [draft.unavailable for draft in drafts if draft.unavailable is not None]
-        # The budget comes first: the executor records it under another error kind than an outage.
-        cause = next((error for error in errors if isinstance(error, BudgetSpent)), errors[0])
-        unavailable = ImplementerUnavailable(f"The coder gave no answer to judge the idea by: {cause}")
+        # The budget first, which has an error kind of its own in records; then a permanent fault, which ends a run.
+        cause = max(errors, key=lambda error: (isinstance(error, BudgetSpent), *_permanence(error)))
+        text = f"The coder gave no answer to judge the idea by: {cause}"
+        unavailable = ImplementerUnavailable(text, *_permanence(cause))
         unavailable.__cause__ = cause
         return unavailable
     # Of several faults, the most common reason is reported, with its last message and answer.

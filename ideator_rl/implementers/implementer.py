@@ -48,6 +48,13 @@ class NotImplementable(PatchError):
 class ImplementerUnavailable(IdeatorError):
     """The implementer cannot be reached, or its budget is spent: the fault is ours, and the experiment is `lost`."""
 
+    def __init__(self, message: str, permanent: bool = False, repeated: bool = False):
+        super().__init__(message)
+        self.permanent = permanent
+        """No wait cures the cause, such as a wrong key: a run ends after the second such error in a row."""
+        self.repeated = repeated
+        """The implementer has seen it more than once in a row already: a run ends at once."""
+
 
 class Implementer(Protocol):
     """What an implementer has.  A class need not derive from this one; the defaults below hold for it all the same."""
@@ -92,6 +99,14 @@ class Implementer(Protocol):
         """
         ...
 
+    async def probe(self) -> None:
+        """Ask the service for as little as possible, before a run pays for more.  Optional; the default asks nothing.
+
+        Raises:
+            IdeatorError: it would not answer: the key, the address or a model is wrong.
+        """
+        return
+
 
 def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: Ledger | None = None) -> Implementer:
     """An implementer by name (`rules`, `llm`, `direct`), entry point, or dotted path of a class.
@@ -107,6 +122,15 @@ def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: L
     if not hasattr(implementer, "trusted"):
         implementer.trusted = Implementer.trusted
     return implementer
+
+
+async def probe(implementer: Implementer) -> None:
+    """`Implementer.probe`, also of a class that does not derive from it.
+
+    Raises:
+        IdeatorError: the implementer's service would not answer.
+    """
+    await _member(type(implementer), "probe")(implementer)
 
 
 def writes_trusted_code(name: str) -> bool:

@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.base import Amount, Count, CountOrZero, Fraction, Names, read_config
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
-from ideator_rl.config.shared import ExperimentSettings
+from ideator_rl.config.shared import RunSettings
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
@@ -30,7 +30,7 @@ BUDGETS = ("max_experiments", "max_ideas", "max_epochs", "max_usd", "max_coder_t
 
 
 @dataclass(frozen=True)
-class SearchConfig(ExperimentSettings):
+class SearchConfig(RunSettings):
     """Every key of a search's recipe."""
 
     output_dir: str = ""
@@ -113,8 +113,14 @@ class SearchConfig(ExperimentSettings):
             coder=json.dumps(self.coder, sort_keys=True) if self.coder else "",
             seed=self.seed,
             run_dir=self.output_dir,
-            **self.experiment_settings(),
+            **self.experiment_settings() | {"max_losses_in_a_row": self.loss_limit},
         )
+
+    @property
+    def loss_limit(self) -> int:
+        """Losses in a row that end the search: by default one batch, or all ideas of a smaller search."""
+        limits = (self.batch, self.max_ideas, self.max_experiments, self.epoch_size)
+        return self.max_losses_in_a_row or min(limit for limit in limits if limit is not None)
 
 
 def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
+from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.ideator import Subject
@@ -50,6 +51,8 @@ def dry_run(config: SearchConfig) -> str:
                 f"coder LLM    {coder.low.usd:,.2f} USD if every first draft is right, at most {coder.high.usd:,.2f}, "
                 "for as many ideas as experiments"
             )
+    if config.probe and (config.ideator == "chat" or config.implementer == "llm"):
+        lines.append(NOT_ASKED)
     return "\n".join(lines)
 
 

@@ -27,22 +27,24 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.losses import REMEDY, RunStopped
 from ideator_rl.executor.share import cpu_share
 from ideator_rl.experiment import LOST, Experiment
-from ideator_rl.llm.faults import shortened
+from ideator_rl.llm import LLMUnavailable
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
 from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
+from ideator_rl.search.stopping import Patience, StopReason
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
@@ -52,16 +54,6 @@ from ideator_rl.text.display import encodable, number
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0
 """The longest wait between two looks at the clock."""
-
-
-@dataclass(frozen=True)
-class StopReason:
-    """Why a search ended."""
-
-    budget: str
-    """The recipe key that ended it."""
-    text: str
-    """For a person."""
 
 
 async def search_loop(
@@ -80,16 +72,21 @@ async def search_loop(
         on_epoch: called with the number of every epoch that has ended; some of its outcomes may still be missing.
 
     Raises:
-        IdeatorError: the ideator or strategy failed, the journal cannot be written, or a sandbox does not work.  Raised
-            after the ideas that still run have ended.
+        RunStopped: losses in a row, or permanent faults of an LLM, ended the search.
+        IdeatorError: the ideator or strategy failed, the journal cannot be written, or a sandbox does not work.  Both
+            are raised after the ideas that still run have ended.
     """
     engine = SearchEngine(config, buffer, ideator, strategy, log_line, on_epoch)
     try:
         reason = await engine.run()
-    except IdeatorError:
+        await engine.drain()
+        # The last ideas may have shown that none is asked for with success.
+        buffer.executor.losses.refuse()
+    except IdeatorError as error:
         await engine.abandon()
+        if isinstance(error, RunStopped):
+            engine.journal.heartbeat(ended_by=error.key)
         raise
-    await engine.drain()
     engine.journal.heartbeat(ended_by=reason.budget)
     return reason
 
@@ -126,14 +123,11 @@ class SearchEngine:
         self._running: dict[Running, PendingIdea] = {}
         self._open_answers: Counter[int] = Counter()
         """Ideas that run, by the number of their question."""
-        self._questions_with_new_codebase: set[int] = set()
-        """Questions with open answers that led to a new codebase."""
-        self._questions_without_new_codebase = 0
-        """Questions in a row that led to no new codebase; reset by one that did."""
-        self._last_failure = ""
-        """The error of the last idea without a codebase since then; reset with it."""
+        self._patience = Patience(config.patience)
         self._budget_spent: BudgetSpent | None = None
         """Set once an ideator had no room on the ledger for a call; never reset."""
+        self._ideator_refused = False
+        """The last question met a permanent fault of the ideator's LLM; reset by an answer."""
 
         self._archive: Archive | None = None
         """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
@@ -149,6 +143,7 @@ class SearchEngine:
         while True:
             # Outcomes first: budgets, the quorum and the room for new ideas depend on them.
             self._collect()
+            self._buffer.executor.losses.refuse()
             if (reason := self._stop_reason()) is not None:
                 return reason
             # Then exactly one turn: begin an epoch, ask for ideas, or wait.  Each may change what the next turn sees.
@@ -213,7 +208,7 @@ class SearchEngine:
     # Budgets and room
 
     def _stop_reason(self) -> StopReason | None:
-        """The budget that is used up; None while the search may go on."""
+        """The budget, or the patience, that is used up; None while the search may go on."""
         config = self._config
         # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
@@ -228,15 +223,7 @@ class SearchEngine:
             return StopReason("max_epochs", f"{self.epoch + 1} epochs have ended")
         if config.max_seconds is not None and self.seconds >= config.max_seconds:
             return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
-        # No budget is used up, but an ideator that only repeats itself would ask and pay for ever.
-        if (count := self._questions_without_new_codebase) >= config.patience:
-            cause = self._last_failure or "the ideator repeats itself, or its ideas cannot be run."
-            return StopReason(
-                "patience",
-                f"the last {count} questions led to no new codebase: {cause} Look at the outcomes; patience is the "
-                "number of such questions that is allowed",
-            )
-        return None
+        return self._patience.reason()
 
     @property
     def seconds(self) -> float:
@@ -295,6 +282,15 @@ class SearchEngine:
         except BudgetSpent as error:
             self._budget_spent = error
             return
+        except LLMUnavailable as error:
+            if not error.permanent:
+                raise
+            # One may be an accident of a gateway: the loop comes back with the same question, once.
+            if self._ideator_refused or error.repeated:
+                raise RunStopped(f"{error} {REMEDY}") from error
+            self._ideator_refused = True
+            return
+        self._ideator_refused = False
         self._propose([(ask, texts) for ask, texts in zip(asks, answers, strict=True)], room)
 
     def _archive_for_questions(self) -> Archive:
@@ -336,6 +332,8 @@ class SearchEngine:
         self._texts += texts
         self._kinds.update(ask.kind for _, ask, _ in rows)
         self._settled += len(rows)
+        for index, record in refused.items():
+            self._patience.outcome(origins[index][0], record, is_new=False)
         for index, task in tasks.items():
             number, origin = origins[index]
             is_duplicate = origin.like is not None
@@ -343,7 +341,7 @@ class SearchEngine:
         # A question whose answers all have an outcome already (none, or all rejected) ends here, not in `_collect`.
         for number in questions:
             if not self._open_answers[number]:
-                self._question_ended(number)
+                self._patience.question_ended(number)
 
     # Wait and collect
 
@@ -367,28 +365,20 @@ class SearchEngine:
                 self._settled += 1
             # A lost idea costs no budget, has no descendants, and is run again by the next session.  A codebase that
             # this search has asked for before costs nothing either, and is nothing new.
+            is_new = record.status != LOST and bool(record.tree) and record.id not in self.charged_ids
+            self._patience.outcome(idea.question, record, is_new)
             if record.status != LOST:
-                if record.tree and record.id not in self.charged_ids:
+                if is_new:
                     self.charged_ids.add(record.id)
-                    self._questions_with_new_codebase.add(idea.question)
                     if idea.is_near_duplicate and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
-                elif not record.tree and record.error:
-                    self._last_failure = f"{record.error_kind}: {shortened(record.error.get('message', ''))}"
                 if idea.parents:
                     descents.append((record.id, idea.parents, idea.step))
             self._open_answers[idea.question] -= 1
             if not self._open_answers[idea.question]:
-                self._question_ended(idea.question)
+                self._patience.question_ended(idea.question)
         if descents:
             self._buffer.descend_all(descents)
-
-    def _question_ended(self, number: int) -> None:
-        """All answers to a question have an outcome."""
-        self._questions_without_new_codebase += 1
-        if number in self._questions_with_new_codebase:
-            self._questions_with_new_codebase.remove(number)
-            self._questions_without_new_codebase, self._last_failure = 0, ""
 
     def _report_epoch(self) -> None:
         if not self._texts:  # the budget ended the search as the epoch began

@@ -115,6 +115,16 @@ class Ideator(Protocol):
         results = await asyncio.gather(*map(ask_one, asks), return_exceptions=True)
         return successful(results, "questions")
 
+    async def probe(self) -> None:
+        """Ask the ideator's service for as little as possible, before a search pays for more.
+
+        Optional; the default asks nothing.
+
+        Raises:
+            IdeatorError: it would not answer: the key, the address or a model is wrong.
+        """
+        return
+
     def remember(self, texts: Sequence[str]) -> None:
         """Receives, once, the completions of earlier sessions, for an ideator that does not repeat itself.
 
@@ -136,7 +146,7 @@ class _WithDefaults(Ideator):
     # Instance attributes hide the methods of the class: the plugin's own, or the default bound to this object.
     def __init__(self, ideator: Any):
         self.name = ideator.name
-        for method in ("ideas", "ideas_many", "remember", "close"):
+        for method in ("ideas", "ideas_many", "probe", "remember", "close"):
             setattr(self, method, getattr(ideator, method, getattr(self, method)))
 
 
@@ -201,9 +211,9 @@ def successful(results: Sequence[list[str] | BaseException], calls: str) -> list
     for error in errors:
         if not isinstance(error, IdeatorError):
             raise error
-    # If nothing came back, a spent budget is the reason that the engine can act on.
+    # If nothing came back, the reason is raised that the engine can act on: a spent budget, then a permanent fault.
     if errors and len(errors) == len(results):
-        raise next((error for error in errors if isinstance(error, BudgetSpent)), errors[0])
+        raise max(errors, key=lambda error: (isinstance(error, BudgetSpent), getattr(error, "permanent", False)))
     if errors:
         reason = visible(str(errors[0]))  # it may quote a server
         logging.getLogger(__name__).warning("%d of %d %s failed: %s", len(errors), len(results), calls, reason)

@@ -27,11 +27,12 @@ from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import record_store
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.llm.probe import probe_all
 from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other, saved_recipe
 from ideator_rl.search.engine import StopReason, search_loop
-from ideator_rl.search.ideator import Ideator, Subject
+from ideator_rl.search.ideator import Ideator, Subject, with_defaults
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.population_watch import PopulationWatch
@@ -96,6 +97,7 @@ def run_search(
 
     Raises:
         RecipeError: the recipe has an unknown key, a wrong value or no budget, or does not fit the resumed search.
+        RunStopped: losses in a row, or permanent faults of an LLM, ended the search; its results are kept.
         IdeatorError: the folder is in use; the environment, bucket, sandbox, strategy or ideator cannot be used; the
             baseline fails.
     """
@@ -119,6 +121,8 @@ def run_search(
             get_embedder(config.embedder)
             ideator = _get_ideator(config, buffer)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
+            if config.probe:
+                asyncio.run(probe_all(with_defaults(ideator).probe, buffer.executor.probe))
             keep_recipe(config.folder, config.text())
             # From here on the folder holds a run, which `resume` continues.
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         """Wait for rewards that no batch waits for any more: buffer, archive and report still store them."""
         if self.reward_runner is not None and self.session.buffer is not None:
             self.reward_runner.run(self.session.buffer.drain())
+
+    def end_together(self) -> None:
+        """Wait until every rank has called this: a launcher kills the others once one has exited with an error."""
+        if self.pipeline is not None:
+            # The store is gone when rank 0 has ended for another reason than a stop, and does not come here.
+            with suppress(RuntimeError):
+                self.pipeline.ranks.barrier("end")
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write our card: TRL's names a local base model "None"."""

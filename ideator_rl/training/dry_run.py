@@ -13,6 +13,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.llm.model_files import PACKAGE
+from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
@@ -54,6 +55,8 @@ def dry_run(recipe: Recipe) -> str:
             + _cap(ours.max_usd, "USD")
             + _cap(ours.max_coder_tokens, "tokens")
         )
+        if ours.probe:
+            lines.append(NOT_ASKED)
     model = ours.model_name_or_path or ""
     if model and not model.startswith(PACKAGE) and not Path(model).exists():
         lines.append(f"memory       not estimated here; for a model on the hub: accelerate estimate-memory {model}")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from ideator_rl.errors import IdeatorError
+from ideator_rl.training.session import OtherRankFailed
 
 POLL_SECONDS = (0.002, 0.2)
 """The first pause between two looks at the store, and the longest."""
@@ -27,10 +27,6 @@ LIVE_KEYS = 64
 """Keys in the store before the oldest is deleted; every rank has read it long before."""
 FAILED = "!"
 """Begins the value of a broadcast that failed; JSON never does."""
-
-
-class OtherRankFailed(IdeatorError):
-    """Rank 0 failed to compute what it was to broadcast."""
 
 
 class Ranks:

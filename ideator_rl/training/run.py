@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any
 from ideator_rl.archive.prompt_rows import prompt_of
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.executor.losses import RunStopped
 from ideator_rl.executor.retry import Retry
+from ideator_rl.llm.probe import probe_all
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.run_folder import MARK, lost_journal, take
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe.recipe import Recipe, refuse_other
-from ideator_rl.training.session import Session, buffer_config, is_rank_zero
+from ideator_rl.training.session import OtherRankFailed, Session, buffer_config, is_rank_zero
 from ideator_rl.training.tracking import set_tracker_defaults, where_to_look
 
 if TYPE_CHECKING:
@@ -46,7 +48,9 @@ def train(
         at_end: called at rank 0 with the run's folder, which this process still holds: writes the report.
 
     Raises:
-        IdeatorError: the folder is taken, the environment, bucket or sandbox is not usable, or the baseline fails.
+        RunStopped: losses in a row, or permanent faults of the coder's LLM, ended the run; what ran is kept.
+        IdeatorError: the folder is taken, the environment, bucket or sandbox is not usable, the coder's LLM would not
+            answer, or the baseline fails.
     """
     if not is_rank_zero():
         _run_other_rank(Session(recipe, progress, model_card, resume))
@@ -67,6 +71,8 @@ def train(
                 _run_rank_zero(Session(recipe, progress, model_card, resume, buffer), buffer)
             if at_end is not None:
                 at_end(recipe.output_dir)
+            # Of experiments that no batch waited for any more: the model is saved, but its last results are missing.
+            buffer.executor.losses.refuse()
         finally:
             progress.end()
             buffer.close()
@@ -74,15 +80,25 @@ def train(
 
 def _run_rank_zero(session: Session, buffer: RewardBuffer) -> None:
     recipe, progress = session.recipe, session.progress
+    # Before the recipe is saved: a refused start leaves the folder free for a corrected one.
+    if recipe.ours.probe:
+        asyncio.run(probe_all(buffer.executor.probe))
     recipe.save(recipe.output_dir / MARK)
     _introduce(recipe, buffer, progress)
     # Experiments of the baseline and imports of libraries take about as long: they run at the same time.
     baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
     trainer = _make_trainer(session, baseline)
-    _train_and_save(trainer, session)
+    try:
+        _train_and_save(trainer, session)
+    except RunStopped:
+        with progress.phase("draining"):
+            _say_outstanding(buffer, progress, "the run stops")
+            trainer.drain()
+        trainer.end_together()
+        raise
     # Rewards that came too late to be trained are still results: buffer, archive and report get them.
     with progress.phase("draining"):
-        _say_outstanding(buffer, progress)
+        _say_outstanding(buffer, progress, "the model is saved")
         trainer.drain()
     (recipe.output_dir / "timings.json").write_text(json.dumps(progress.timings(), indent=1))
 
@@ -92,7 +108,13 @@ def _run_other_rank(session: Session) -> None:
     if session.resume and _is_complete(session.recipe):
         return
     try:
-        _train_and_save(_make_trainer(session), session)
+        trainer = _make_trainer(session)
+        try:
+            _train_and_save(trainer, session)
+        except OtherRankFailed:
+            # Rank 0 prints the reason, perhaps after a wait for experiments.
+            trainer.end_together()
+            raise SystemExit(2) from None
     finally:
         session.progress.end()
 
@@ -195,13 +217,13 @@ async def _finish_experiments(buffer: RewardBuffer, progress: Progress) -> None:
     """Store the outcomes that a process was waiting for when it was killed after its last step."""
     buffer.reattach()
     await asyncio.sleep(0)
-    _say_outstanding(buffer, progress)
+    _say_outstanding(buffer, progress, "the model is saved")
     await buffer.drain()
 
 
-def _say_outstanding(buffer: RewardBuffer, progress: Progress) -> None:
+def _say_outstanding(buffer: RewardBuffer, progress: Progress, state: str) -> None:
     if count := buffer.outstanding:
-        progress.say(f"the model is saved; waiting for {count} experiments still under way (--resume enters them too)")
+        progress.say(f"{state}; waiting for {count} experiments still under way (--resume enters them too)")
 
 
 def _introduce(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe.recipe import Recipe
@@ -30,6 +31,10 @@ class Session:
         return self.buffer.executor.ledger.exhausted if self.buffer is not None else None
 
 
+class OtherRankFailed(IdeatorError):
+    """Rank 0 failed to compute what it was to broadcast."""
+
+
 def is_rank_zero() -> bool:
     """Whether this process runs the experiments; read from the environment, since torch may not be loaded yet."""
     return int(os.environ.get("RANK", "0")) == 0
@@ -46,5 +51,5 @@ def buffer_config(recipe: Recipe) -> BufferConfig:
         replicates=ours.replicates,
         seed=recipe.seed,
         run_dir=str(recipe.output_dir),
-        **ours.experiment_settings(),
+        **ours.experiment_settings() | {"max_losses_in_a_row": ours.max_losses_in_a_row or recipe.generation_batch},
     )

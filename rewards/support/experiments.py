@@ -31,11 +31,15 @@ async def experiments(call: Call) -> AsyncIterator[ExecutedRow]:
     """Run the ideas of a batch; yields each row as soon as its record is known.
 
     Raises:
+        RunStopped: losses in a row, or permanent faults of the coder's LLM: the trainer must not go on.  Experiments
+            that run are still entered in the buffer.
         IdeatorError: a needed column is missing; the environment, bucket or sandbox is not usable.
     """
     rows_by_buffer = buffers_of(call)
     with announced(call) as outcomes:
         async for executed in _merged([_run(call, buffer, rows) for buffer, rows in rows_by_buffer.items()]):
+            # Before the row is rewarded: a batch that closed with it would be trained without what was lost.
+            executed.buffer.executor.losses.refuse()
             outcomes.enter(executed.row, executed.record)
             yield executed
 

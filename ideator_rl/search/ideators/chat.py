@@ -5,8 +5,9 @@ picks its model by weight.  Cost is reserved on the run's ledger before every at
 
 Guarantees: a bad answer (junk, refused, cut off, too few ideas) costs only itself: its complete ideas count, the rest
 is malformed.  If some calls of a question fail for good, the answers of the others are returned, and the next question
-shows whether the fault lasts.  Not guaranteed: the same ideas twice from a live endpoint.  With `record`, answers are
-stored, and a resumed search does not pay for them again.
+shows whether the fault lasts: after two permanent faults in a row of any model, it raises at once.  Not guaranteed: the
+same ideas twice from a live endpoint.  With `record`, answers are stored, and a resumed search does not pay for them
+again.
 """
 
 from __future__ import annotations
@@ -73,6 +74,14 @@ class ChatIdeator(Ideator):
         subject.prompt()
         chat = read_config(ChatSettings, settings, "The settings of the ideator chat have")
         return cls(ChatClient(chat, ledger), chat, PromptWriter(subject, chat, tokens, chat.room))
+
+    async def probe(self) -> None:
+        """Ask every model for a few tokens.
+
+        Raises:
+            LLMUnavailable: one would not answer.
+        """
+        await self._client.probe([{"role": "user", "content": "Answer in one word: write OK."}])
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         """See `Ideator`.

@@ -28,12 +28,12 @@ from ideator_rl.config.base import (
     Number,
     config_fields,
 )
-from ideator_rl.config.shared import ExperimentSettings
+from ideator_rl.config.shared import RunSettings
 from ideator_rl.training.pipeline_config import PipelineConfig
 
 
 @dataclass(frozen=True)
-class IdeatorConfig(PipelineConfig, ExperimentSettings):
+class IdeatorConfig(PipelineConfig, RunSettings):
     """The keys that TRL does not have."""
 
     env: str = ""
