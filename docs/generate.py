@@ -15,7 +15,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from ideator_rl.config.base import config_fields, expected
-from ideator_rl.config.shared import ExperimentSettings, RunLimits
+from ideator_rl.config.shared import RunLimits, RunSettings
 from ideator_rl.environments import manifest
 from ideator_rl.implementers.coder import CoderSettings
 from ideator_rl.llm.settings import LLMSettings
@@ -80,7 +80,7 @@ def _training() -> str:
         "such as `output_dir`, `num_generations`, `learning_rate`, `max_steps`, `save_steps` or `report_to`, and of "
         f"its [ModelConfig]({TRL}script_utils#trl.ModelConfig), such as `dtype`, `use_peft` or `lora_r`. "
         "How they work together: [training](../how-to/training.md).",
-        *_grouped(IdeatorConfig, TRAINING_GROUPS, (PipelineConfig, ExperimentSettings)),
+        *_grouped(IdeatorConfig, TRAINING_GROUPS, (PipelineConfig, RunSettings)),
         *_inherited(IdeatorConfig),
         _section("Sampling ahead of training", _table(IdeatorConfig, config_fields(PipelineConfig))),
     )
@@ -91,7 +91,7 @@ def _search() -> str:
         "Keys of a search recipe",
         "A recipe is one flat YAML file. `ideator-rl search RECIPE.yaml --key value` overrides a key. "
         "How they work together: [search](search.md).",
-        *_grouped(SearchConfig, SEARCH_GROUPS, (ExperimentSettings,)),
+        *_grouped(SearchConfig, SEARCH_GROUPS, (RunSettings,)),
         *_inherited(SearchConfig),
     )
 
@@ -144,9 +144,9 @@ def _grouped(kind: Any, groups: Mapping[str, list[str]], bases: tuple[Any, ...])
 
 
 def _inherited(kind: Any) -> list[str]:
-    limits = config_fields(RunLimits)
-    settings = [name for name in config_fields(ExperimentSettings) if name not in limits]
-    return [_section("Where experiments run", _table(kind, settings)), _section("Caps", _table(kind, limits))]
+    ends = [*config_fields(RunLimits), "max_losses_in_a_row", "probe"]
+    settings = [name for name in config_fields(RunSettings) if name not in ends]
+    return [_section("Where experiments run", _table(kind, settings)), _section("What ends a run", _table(kind, ends))]
 
 
 def _page(title: str, intro: str, *sections: str) -> str:

@@ -381,7 +381,7 @@ def test_a_search_ends_at_its_usd_cap_and_continues_with_a_higher_one(tmp_path):
         }  # fmt: skip
         recipe = {
             "output_dir": str(tmp_path / "run"), "env": str(TOY), "strategy": "evolution", "epoch_size": 6, "batch": 3,
-            "quorum": 1.0, "slots": 2, "embedder": "hashed", "ideator": "chat", "ideator_options": options,
+            "quorum": 1.0, "slots": 2, "embedder": "hashed", "ideator": "chat", "ideator_options": options, "probe": False,
         }  # fmt: skip
         reason = run_search(SearchConfig(**recipe, max_usd=108), resume=False)
         assert reason.budget == "max_usd" and "max_usd" in reason.text and len(prompts) == 2

@@ -33,4 +33,4 @@ def test_every_key_of_a_recipe_has_a_description(generate):
 def test_a_key_in_no_group_is_noticed(generate):
     groups = {**generate.SEARCH_GROUPS, "Flow": ["flow"]}
     with pytest.raises(ValueError, match="every key of SearchConfig"):
-        generate._grouped(generate.SearchConfig, groups, (generate.ExperimentSettings,))
+        generate._grouped(generate.SearchConfig, groups, (generate.RunSettings,))

@@ -12,7 +12,7 @@ from ideator_rl.storage.ledger import Caps, Ledger
 HTML = {"body": b"<!doctype html><title>Log in</title>", "headers": {"Content-Type": "text/html"}}
 WRONG_KEY = {"status": 401, "body": {"error": {"message": "Incorrect API key provided."}}}
 NO_MODEL = {"status": 404, "body": {"error": {"message": "The model m does not exist."}}}
-REFUSED = {"status": 400, "body": {"error": {"message": "Unsupported parameter: max_tokens."}}}
+REFUSED = {"status": 400, "body": {"error": {"message": "Unexpected field: flavour."}}}
 FILTERED = {"status": 400, "body": {"error": {"code": "content_filter", "message": "The prompt was filtered."}}}
 OVERLOADED = {"status": 502, "body": b"<html>Bad gateway</html>"}
 PERMANENT = {
@@ -20,7 +20,7 @@ PERMANENT = {
     "forbidden": ({"status": 403}, "403.*Check the key"),
     "no such model": (NO_MODEL, "does not exist.*`models`"),
     "moved": ({"status": 302}, "302.*`base_url`"),
-    "parameter": (REFUSED, "Unsupported parameter.*`models`"),
+    "parameter": (REFUSED, "flavour.*`models`"),
     "no money": ({"status": 402}, "no quota left"),
     "login page": (HTML, "Log in.*login page"),
     "no JSON": ({"body": b"pong"}, "no chat completion.*pong.*`base_url`"),
