@@ -21,7 +21,7 @@ from ideator_rl.config.base import (
     read_config,
 )
 from ideator_rl.errors import IdeatorError
-from ideator_rl.llm.prices import FREE, Price, shipped
+from ideator_rl.llm.prices import CLOSED, FREE, MILLION, Price, listed
 from ideator_rl.text.redaction import is_secret_key
 from ideator_rl.text.variables import UnsetVariable, fill, variables
 
@@ -101,7 +101,7 @@ class LLMSettings(Config):
     replay: File | None = None
     """File to answer from; no server is called."""
     prices: dict[str, Price] = Field(default_factory=dict)
-    """USD per 1 million tokens by model, {prompt: USD, completion: USD}; they replace those that are shipped."""
+    """USD per 1 million tokens by model, {prompt: USD, completion: USD}; they replace those of genai-prices."""
     extra_body: dict[str, Any] = Field(default_factory=dict)
     """Passed on to the server; `seed: null` or `temperature: null` leaves one out."""
     extra_headers: Texts = Field(default_factory=dict)
@@ -168,8 +168,12 @@ class LLMSettings(Config):
         return self.context_tokens - self.max_tokens if self.context_tokens else None
 
     def price(self, model: str) -> Price | None:
-        """USD for a model's tokens, nothing on this machine; None where it is not known."""
-        return self.prices.get(model) or shipped().get(model) or (FREE if self.loopback else None)
+        """USD for a model's tokens; nothing on this machine, unless only its maker serves it; None if not known."""
+        if model in self.prices:
+            return self.prices[model]
+        if self.loopback and not CLOSED.search(model):
+            return FREE
+        return listed(model, self.url, self.room or MILLION) or (FREE if self.loopback else None)
 
     @property
     def url(self) -> str:
