@@ -70,6 +70,7 @@ def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe
     Raises:
         IdeatorError: the recipe or the source of ideas is not usable.
     """
+    from ideator_rl.training.preflight import check_recipe
     from ideator_rl.training.recipe.recipe import load_recipe
     from ideator_rl.training.sft.run import WarmupRequest, check
 
@@ -77,6 +78,7 @@ def read_request(args: argparse.Namespace, overrides: list[str]) -> tuple[Recipe
     out = args.out or recipe.output_dir.with_name(f"{recipe.output_dir.name}-sft")
     request = WarmupRequest(out, args.data, args.from_run, args.best, args.above_baseline, args.adapters)
     check(recipe, request)
+    check_recipe(recipe, for_rewards=False)
     return recipe, request
 
 

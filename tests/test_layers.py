@@ -32,7 +32,7 @@ LAYERS = [
 """A package imports from its own line and from those above it."""
 NO_SIBLINGS = LAYERS[5]
 """These three do not import one another."""
-LAZY = {"llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
+LAZY = {"llm/model_check.py", "llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

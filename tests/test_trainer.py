@@ -9,6 +9,7 @@ from tiny_policy import arguments, build, by_text, draw, save_policy, weights
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward import RowReward
 from ideator_rl.training.batch_tensors import row_scale
 from ideator_rl.training.imitation import imitation_loss
@@ -297,6 +298,8 @@ def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):
         trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path / str(weight), max_steps=6), learning=learning)
         trainer.train()
         with torch.no_grad():
-            loss = imitation_loss(trainer.model, trainer.processing_class, examples, torch.device("cpu"), 12)
+            loss = imitation_loss(
+                trainer.model, PromptForm(trainer.processing_class), examples, torch.device("cpu"), 12
+            )
         losses[weight] = loss.item()
     assert losses[2.0] < losses[0.0] - 0.5

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ideator_rl.environments.environment import Environment
+from ideator_rl.llm.prompt_form import as_messages
 from ideator_rl.reward_buffer import BufferConfig
 
 
@@ -27,4 +28,4 @@ def prompt_rows(
 def prompt_of(environment: Environment, preset: str, kind: str = "short", chat: bool = False) -> Any:
     """One of the environment's prompts, as text or as messages."""
     text = environment.prompt(preset, kind)
-    return [{"role": "user", "content": text}] if chat else text
+    return as_messages(text) if chat else text

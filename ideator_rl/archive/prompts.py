@@ -26,6 +26,7 @@ from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
+from ideator_rl.llm.prompt_form import as_messages
 from ideator_rl.reward_buffer import RewardBuffer
 
 PARENTS, EXPLORE = "parents", "explore"
@@ -76,7 +77,7 @@ class ArchivePrompts:
             results = [(record.idea, outcome(record, archive)) for record in parents]
             baseline = archive.baseline.metric if archive.baseline else None
             text = parent_prompt(environment, text, results, baseline, self.idea_chars)
-        return [{"role": "user", "content": text}] if self.chat else text
+        return as_messages(text) if self.chat else text
 
     def _free(self, batch: int, groups: int) -> int:
         """How many groups of a batch are free: integers that add up to the share over batches."""

@@ -21,12 +21,16 @@ def train(args: argparse.Namespace) -> int:
         from ideator_rl import train as module
 
         return module.run(_module_argv(args, train_options, accelerate_options))
-    if args.accelerate_config or args.num_processes:
-        # accelerate takes seconds to import: refuse a wrong recipe before, where the number of processes is known.
+    if not _starts_one_process(args):
+        # accelerate takes seconds to import: what can be refused without it is refused before.
+        from ideator_rl.training.preflight import check_recipe
         from ideator_rl.training.recipe.processes import read_num_processes
         from ideator_rl.training.recipe.recipe import load_recipe
 
-        load_recipe(args.recipe, args.overrides, read_num_processes(args.accelerate_config, args.num_processes) or 1)
+        # Batches must divide by the number of processes, which accelerate's own settings may hold.
+        known = bool(args.accelerate_config or args.num_processes)
+        count = read_num_processes(args.accelerate_config, args.num_processes) or 1
+        check_recipe(load_recipe(args.recipe, args.overrides, count, batches=known), args.resume)
     return _launch("ideator_rl.train", _module_argv(args, train_options), args)
 
 

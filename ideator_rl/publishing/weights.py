@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.config.reader import read_json
+from ideator_rl.llm.model_check import config_problem
+from ideator_rl.llm.model_files import load_tokenizer, save_weights
+from ideator_rl.llm.model_lookup import ADAPTER, CONFIG, INDEX, WEIGHTS, ModelError, first_line, weight_files
 from ideator_rl.training.checkpoints import CHECKPOINT, MODEL, STATE, is_whole
-from ideator_rl.training.models import ModelError, build_ideator, save_weights
+from ideator_rl.training.models import build_ideator
 from ideator_rl.training.recipe.recipe import Recipe
 
-CONFIG, TOKENIZER, ADAPTER = "config.json", "tokenizer_config.json", "adapter_config.json"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TOKENIZER = "tokenizer_config.json"
 TOKENIZER_CLASSES = {"TokenizersBackend": "PreTrainedTokenizerFast"}
 """Names of transformers 5, and those of transformers 4 for the same classes."""
 
@@ -89,13 +91,12 @@ def write_model(source: Source, run: Path, recipe: Recipe, out: Path, dtype: str
         shutil.copytree(source.folder, out, ignore=shutil.ignore_patterns("README.md"))
     else:
         import torch
-        from transformers import AutoTokenizer
 
         try:
             model = _merged(source, run, recipe) if source.has_adapter else _load(str(source.folder), "auto")
-            tokenizer = AutoTokenizer.from_pretrained(source.folder)
+            tokenizer = load_tokenizer(source.folder)[0]
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"The model of {source.folder} cannot be read: {_first_line(error)}") from error
+            raise ModelError(f"The model of {source.folder} cannot be read: {first_line(error)}") from error
         save_weights(model if dtype is None else model.to(getattr(torch, dtype)), tokenizer, out)
     make_loadable(out)
 
@@ -113,20 +114,6 @@ def make_loadable(folder: Path) -> None:
     _rewrite(folder / CONFIG, _add_old_rope)
     if problem := _problem(folder):
         raise ModelError(f"The model in {folder.name} cannot be served: {problem}")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors of a model, in order; empty if there are none or one of the index is missing."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).is_file():
-        return []
-    index = read_json(folder / INDEX, error=ModelError)
-    try:
-        paths = [folder / name for name in sorted(set(index["weight_map"].values()))]
-    except (LookupError, TypeError, AttributeError):
-        raise ModelError(f"{folder / INDEX} lists no files of weights. Restore it from where the model came.") from None
-    return paths if all(path.is_file() for path in paths) else []
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
@@ -162,21 +149,9 @@ def _load(name: str, dtype: str, **options: str) -> Any:
 
 
 def _problem(folder: Path) -> str | None:
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.models.auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
     if not weight_files(folder):
         return f"it has no complete set of safetensors. Expected {WEIGHTS}, or {INDEX} with all of its files."
-    try:
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        return f"{_first_line(error)} Models that need code of their own are not exported."
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or not config.architectures:
-        return f"{type(config).__name__} names no causal language model of transformers itself."
-    if len(tokenizer) > config.get_text_config().vocab_size:
-        return f"the tokenizer has {len(tokenizer)} tokens, more than the embedding has rows."
-    return None
+    return config_problem(folder)
 
 
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -198,7 +173,3 @@ def _add_old_rope(config: dict[str, Any]) -> None:
     config.setdefault("rope_theta", rope["rope_theta"])
     if rope.get("rope_type", "default") != "default":
         config.setdefault("rope_scaling", {key: value for key, value in rope.items() if key != "rope_theta"})
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

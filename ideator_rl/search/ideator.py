@@ -125,6 +125,17 @@ class Ideator(Protocol):
         """
         return
 
+    def check(self) -> list[str]:
+        """Try, before the baseline runs, what an answer needs.  Optional: by default nothing is tried.
+
+        Returns:
+            sentences for people, none of which stops the search.
+
+        Raises:
+            IdeatorError: the ideator could not answer; the message names the remedy.
+        """
+        return []
+
     def remember(self, texts: Sequence[str]) -> None:
         """Receives, once, the completions of earlier sessions, for an ideator that does not repeat itself.
 
@@ -146,7 +157,7 @@ class _WithDefaults(Ideator):
     # Instance attributes hide the methods of the class: the plugin's own, or the default bound to this object.
     def __init__(self, ideator: Any):
         self.name = ideator.name
-        for method in ("ideas", "ideas_many", "probe", "remember", "close"):
+        for method in ("ideas", "ideas_many", "check", "probe", "remember", "close"):
             setattr(self, method, getattr(ideator, method, getattr(self, method)))
 
 

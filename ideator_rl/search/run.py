@@ -119,10 +119,12 @@ def run_search(
             _refuse_changed_environment(config, buffer)
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)
-            ideator = _get_ideator(config, buffer)
+            ideator = with_defaults(_get_ideator(config, buffer))
+            for note in ideator.check():
+                progress.say(note)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             if config.probe:
-                asyncio.run(probe_all(with_defaults(ideator).probe, buffer.executor.probe))
+                asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
             keep_recipe(config.folder, config.text())
             # From here on the folder holds a run, which `resume` continues.
             try:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +39,38 @@ def lost_journal(folder: Path) -> str | None:
 def keep_recipe(folder: Path, text: str) -> None:
     """Save the resolved recipe: a resumed run is compared with it."""
     write_atomic(folder / MARK, text)
+
+
+class Start:
+    """Guards the start of a run: until `begun` is called, an error leaves the folder as if nothing had been started.
+
+    Mended, the same command then works without --resume.  The bucket stays, since its results are paid for.
+    """
+
+    def __init__(self, folder: Path, written: Collection[str]):
+        """
+        Args:
+            written: names in the folder that a start writes; those that are there already stay.
+        """
+        self._new = [path for name in written if not (path := folder / name).exists()]
+        self._begun = False
+
+    def __enter__(self) -> Start:
+        return self
+
+    def begun(self) -> None:
+        """Something that --resume continues is in the folder."""
+        self._begun = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An interrupted start is continued with --resume; one that was refused is mended and started again.
+        if kind is None or self._begun or not issubclass(kind, Exception):
+            return
+        for path in self._new:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager

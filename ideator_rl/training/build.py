@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
 from ideator_rl.files import atomic_folder
+from ideator_rl.llm.model_files import load_tokenizer, repair_generation_config, save_weights
 from ideator_rl.registry import resolve_reward
 from ideator_rl.text.display import number
 from ideator_rl.training.advantages import make_advantage
@@ -19,7 +20,6 @@ from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.imitation import Draw
 from ideator_rl.training.metrics import FleetMetrics
-from ideator_rl.training.models import save_weights
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
@@ -136,7 +136,7 @@ def build_trainer(
             reward_funcs=rewards,
             args=grpo_config(recipe, model),
             train_dataset=Dataset.from_list(rows),
-            processing_class=AutoTokenizer.from_pretrained(source),
+            processing_class=load_tokenizer(source, _revision(recipe))[0],
             quantization_config=get_quantization_config(model),
             peft_config=get_peft_config(model),
             callbacks=[_StepReporter(session)],
@@ -146,6 +146,8 @@ def build_trainer(
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
+    # Else transformers refuses to save the model at the end.
+    repair_generation_config(trainer.model.generation_config)
     trainer.remove_callback(PrinterCallback)  # it prints every log as a raw dictionary
     if recipe.ours.diversity:
         trainer.add_callback(
@@ -185,10 +187,26 @@ def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
     values.setdefault("disable_tqdm", True)  # it would break our own progress line
     config = GRPOConfig(**values)
     init: dict[str, Any] = {"dtype": model.dtype or "float32", "attn_implementation": model.attn_implementation}
-    if not recipe.ours.sft_steps:
-        init["revision"] = model.model_revision  # of the hub model; the folder of a warm-up has none
+    init["revision"] = _revision(recipe)
     config.model_init_kwargs = {**init, **recipe.grpo.get("model_init_kwargs", {})}
     return config
+
+
+def check_trl(recipe: Recipe) -> None:
+    """Try the recipe's values on TRL's configuration, before a model is loaded.
+
+    Raises:
+        RecipeError: TRL refuses one of them.
+    """
+    try:
+        grpo_config(recipe, ModelConfig(**recipe.model))
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"TRL refuses this recipe: {error}") from error
+
+
+def _revision(recipe: Recipe) -> str | None:
+    """Of the hub model; None for the folder of a warm-up, which has none."""
+    return None if recipe.ours.sft_steps else recipe.model.get("model_revision")
 
 
 def save_model(trainer: RecipeTrainer) -> None:

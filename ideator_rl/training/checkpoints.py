@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-import struct
 import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
 from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_text
+from ideator_rl.llm.model_lookup import is_safetensors
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
-MODEL = "model"
+MODEL, SCRATCH, WARMUP = "model", "scratch", "warmup"
+"""Folders of a run: the trained model, a model from scratch, and the model after its warm-up."""
 BASELINE_DONE, POLL_SECONDS = ".baseline-known", 0.5
 STATE = "trainer_state.json"
 """The file that the Trainer writes last."""
@@ -66,7 +67,7 @@ def is_whole(checkpoint: Path, world: int | None = None) -> bool:
             and bool(list(checkpoint.glob("rng_state*.pth")))
             and ((checkpoint / "scheduler.pt").is_file() or bool(deepspeed))
             and all(path.is_file() for path in random_states)
-            and all(_is_safetensors(path) for path in weights)
+            and all(is_safetensors(path) for path in weights)
             and all(zipfile.is_zipfile(path) for path in archives)
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
@@ -88,13 +89,3 @@ def wait_for_baseline(folder: Path) -> None:
     """Called at the other ranks: a baseline may take hours, and joining a process group times out after minutes."""
     while not (folder / BASELINE_DONE).exists():
         time.sleep(POLL_SECONDS)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Whether the header parses and the file has the length that it gives."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
-        header = parse_json(file.read(min(length, path.stat().st_size)), path.name)
-    # The header lists every tensor's end, so a file that was cut short is found without reading its weights.
-    ends = [body["data_offsets"][1] for name, body in header.items() if name != "__metadata__"]
-    return path.stat().st_size == 8 + length + max(ends, default=0)

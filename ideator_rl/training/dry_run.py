@@ -7,29 +7,30 @@ implemented cost less.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
-from ideator_rl.llm.model_files import PACKAGE
+from ideator_rl.llm.model_lookup import PACKAGE
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.training.recipe.recipe import Recipe
-from ideator_rl.training.tracking import trackers
 
 EPOCHS = 3
 """TRL's default, where a recipe gives no max_steps."""
 
 
-def dry_run(recipe: Recipe) -> str:
+def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     """The estimate as text, for `recipe.world` processes.
+
+    Args:
+        notes: sentences of the checks that the run would make, for people.
 
     Raises:
         IdeatorError: the environment is not usable, or there is no sandbox here.
     """
-    # Only for its errors: a dry run fails where the run would.
-    trackers(recipe)
     ours = recipe.ours
     environment = load_environment(ours.env)
     preset = environment.preset(ours.preset)
@@ -60,7 +61,7 @@ def dry_run(recipe: Recipe) -> str:
     model = ours.model_name_or_path or ""
     if model and not model.startswith(PACKAGE) and not Path(model).exists():
         lines.append(f"memory       not estimated here; for a model on the hub: accelerate estimate-memory {model}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note         {note}" for note in notes)])
 
 
 def _amount(amount: Amount) -> str:

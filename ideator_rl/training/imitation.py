@@ -17,6 +17,7 @@ import torch
 from ideator_rl.archive.archive import archive_of, elites_for_imitation
 from ideator_rl.archive.parents import get_strategy
 from ideator_rl.archive.prompts import ArchivePrompts
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.recipe.recipe import Recipe
 
@@ -64,17 +65,18 @@ def elite_examples(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> EliteExa
 
 
 def imitation_loss(
-    model: Any, tokenizer: Any, examples: Examples, device: torch.device, max_tokens: int
+    model: Any, form: PromptForm, examples: Examples, device: torch.device, max_tokens: int
 ) -> torch.Tensor:
     """Negative log-likelihood of the examples' completions.
 
     Args:
+        form: of the prompts, as the trainer's.
         max_tokens: of a completion; a longer one is cut, and then has no end token.
     """
-    pairs = [_token_ids(tokenizer, example, max_tokens) for example in examples]
+    pairs = [_token_ids(form, example, max_tokens) for example in examples]
     length = max(len(prompt) + len(completion) for prompt, completion in pairs)
     # Padded on the right: with causal attention, padding there changes no other position.
-    ids = torch.full((len(pairs), length), tokenizer.pad_token_id, device=device)
+    ids = torch.full((len(pairs), length), form.tokenizer.pad_token_id, device=device)
     attention, learned = torch.zeros_like(ids), torch.zeros_like(ids)
     for row, (prompt, completion) in enumerate(pairs):
         end = len(prompt) + len(completion)
@@ -88,13 +90,7 @@ def imitation_loss(
     return ((nll * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
-def _token_ids(tokenizer: Any, example: dict[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
+def _token_ids(form: PromptForm, example: dict[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
     """The ids of prompt and completion."""
-    prompt = example["prompt"]
-    if isinstance(prompt, str):
-        prompt_ids = tokenizer(prompt)["input_ids"]
-    else:
-        chat = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
-        prompt_ids = chat["input_ids"]
-    completion_ids = tokenizer(example["completion"], add_special_tokens=False)["input_ids"]
-    return list(prompt_ids), [*completion_ids, tokenizer.eos_token_id][:max_tokens]
+    completion_ids = form.tokenizer(example["completion"], add_special_tokens=False)["input_ids"]
+    return form.ids(example["prompt"]), [*completion_ids, form.tokenizer.eos_token_id][:max_tokens]

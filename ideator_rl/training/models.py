@@ -7,11 +7,13 @@ whole or not at all, so a kill leaves no unfinished model behind.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.files import atomic_folder, exclusive
-from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package, save_weights
+from ideator_rl.llm.model_files import loadable, save_weights
+from ideator_rl.llm.model_lookup import PACKAGE, ModelError
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 END_OF_TEXT, PADDING = "<|end|>", "<|pad|>"
@@ -39,7 +41,7 @@ def build_ideator(name: str | None, scratch: dict[str, int] | None, corpus: list
                     _from_scratch(dict(scratch), corpus, folder, seed)
         return str(home)
     assert name is not None
-    return str(from_package(name.removeprefix(PACKAGE))) if name.startswith(PACKAGE) else name
+    return loadable(name)
 
 
 def hub_name(name: str | None) -> str | None:
@@ -52,26 +54,43 @@ def hub_name(name: str | None) -> str | None:
 def _from_scratch(numbers: dict[str, Any], corpus: list[str], folder: Path, seed: int) -> None:
     """A small Llama with random weights and a tokenizer of its own."""
     import torch
+    from transformers import LlamaForCausalLM
+
+    tokenizer = phrase_tokenizer(corpus, numbers.get("vocab_size", 1024))
+    config = scratch_config(numbers, len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id)
+    torch.manual_seed(seed)
+    save_weights(LlamaForCausalLM(config), tokenizer, folder)
+
+
+def scratch_config(numbers: Mapping[str, Any], tokens: int, end: int = 0, padding: int = 1) -> Any:
+    """The LlamaConfig of a recipe's `scratch_model`, tried without memory for its weights.
+
+    Raises:
+        ModelError: an unknown key, or numbers that do not fit together.
+    """
+    import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import LlamaConfig, LlamaForCausalLM
 
     valid_keys = LlamaConfig().to_dict()
-    tokenizer = phrase_tokenizer(corpus, numbers.pop("vocab_size", 1024))
     if unknown := [key for key in numbers if key not in valid_keys]:
         raise ModelError(f"scratch_model has the unknown key {unknown[0]!r}; expected vocab_size or LlamaConfig keys.")
-    torch.manual_seed(seed)
+    sizes = {key: value for key, value in numbers.items() if key != "vocab_size"}
     try:
         config = LlamaConfig(
-            vocab_size=len(tokenizer),
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            vocab_size=tokens,
+            eos_token_id=end,
+            pad_token_id=padding,
             bos_token_id=None,
             tie_word_embeddings=True,
-            **numbers,
+            **sizes,
         )
-    except (StrictDataclassError, ValueError) as error:
+        with torch.device("meta"):
+            LlamaForCausalLM(config)
+    # torch refuses sizes with its own exceptions, and divides by them.
+    except (StrictDataclassError, ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"scratch_model is not a LlamaConfig: {' '.join(str(error).split())}") from error
-    save_weights(LlamaForCausalLM(config), tokenizer, folder)
+    return config
 
 
 def phrase_tokenizer(corpus: list[str], vocab: int) -> Any:

@@ -12,18 +12,23 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ideator_rl.archive.prompt_rows import prompt_of
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.losses import RunStopped
 from ideator_rl.executor.retry import Retry
+from ideator_rl.llm.model_files import load_tokenizer
 from ideator_rl.llm.probe import probe_all
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.storage.run_folder import MARK, lost_journal, take
+from ideator_rl.storage.journal_reader import JOURNAL
+from ideator_rl.storage.run_folder import MARK, Start, lost_journal, take
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
+from ideator_rl.training.checkpoints import SCRATCH, WARMUP
+from ideator_rl.training.preflight import check_ideator, has_warmup
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe.recipe import Recipe, refuse_other
 from ideator_rl.training.session import OtherRankFailed, Session, buffer_config, is_rank_zero
@@ -31,6 +36,11 @@ from ideator_rl.training.tracking import set_tracker_defaults, where_to_look
 
 if TYPE_CHECKING:
     from ideator_rl.training.build import RecipeTrainer
+
+WRITTEN_BY_START = (
+    MARK, JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", SCRATCH, f".{SCRATCH}.lock", WARMUP, checkpoints.BASELINE_DONE,
+)  # fmt: skip
+"""What is in a run's folder before the first batch; the bucket stays in any case, since its results are paid for."""
 
 
 def train(
@@ -56,19 +66,26 @@ def train(
         _run_other_rank(Session(recipe, progress, model_card, resume))
         return
     # The lock holds until the end: two processes would train into one folder.
-    with take(recipe.output_dir, resume):
+    with take(recipe.output_dir, resume), Start(recipe.output_dir, WRITTEN_BY_START) as start:
         if resume:
             refuse_other(recipe)
             if note := lost_journal(recipe.output_dir):
                 progress.say(note)
+            start.begun()
+        complete = resume and _is_complete(recipe)
+        # What the end of the run needs is tried before the first experiment is paid for.
+        needs_model = not complete and not has_warmup(recipe, resume)
+        notes = check_ideator(recipe, load_environment(recipe.ours.env)) if needs_model else []
         buffer = _open_buffer(buffer_config(recipe), resume)
         progress.buffer = buffer
         try:
-            if resume and _is_complete(recipe):
+            if complete:
                 progress.say(f"the run in {recipe.output_dir} is complete; nothing is left to do")
                 asyncio.run(_finish_experiments(buffer, progress))
             else:
-                _run_rank_zero(Session(recipe, progress, model_card, resume, buffer), buffer)
+                for note in notes:
+                    progress.say(note)
+                _run_rank_zero(Session(recipe, progress, model_card, resume, buffer), buffer, start)
             if at_end is not None:
                 at_end(recipe.output_dir)
             # Of experiments that no batch waited for any more: the model is saved, but its last results are missing.
@@ -78,7 +95,7 @@ def train(
             buffer.close()
 
 
-def _run_rank_zero(session: Session, buffer: RewardBuffer) -> None:
+def _run_rank_zero(session: Session, buffer: RewardBuffer, start: Start) -> None:
     recipe, progress = session.recipe, session.progress
     # Before the recipe is saved: a refused start leaves the folder free for a corrected one.
     if recipe.ours.probe:
@@ -87,7 +104,7 @@ def _run_rank_zero(session: Session, buffer: RewardBuffer) -> None:
     _introduce(recipe, buffer, progress)
     # Experiments of the baseline and imports of libraries take about as long: they run at the same time.
     baseline = BaselineRuns(buffer, recipe.ours.baseline_replicates)
-    trainer = _make_trainer(session, baseline)
+    trainer = _make_trainer(session, baseline, start)
     try:
         _train_and_save(trainer, session)
     except RunStopped:
@@ -119,15 +136,15 @@ def _run_other_rank(session: Session) -> None:
         session.progress.end()
 
 
-def _make_trainer(session: Session, baseline: BaselineRuns | None = None) -> RecipeTrainer:
-    """The trainer with its model and prompts; `baseline` is given at rank 0 only, whose runs it waits for."""
+def _make_trainer(session: Session, baseline: BaselineRuns | None = None, start: Start | None = None) -> RecipeTrainer:
+    """The trainer with its model and prompts; `baseline`, whose runs it waits for, and `start` are rank 0's."""
     recipe, progress, buffer = session.recipe, session.progress, session.buffer
     with progress.phase("imports"):
         if buffer is not None:
             progress.say("loading libraries while the baseline runs")
         set_tracker_defaults(recipe)  # before trl is imported
         # Imported late, since these load torch and trl: the baseline is under way by then.
-        from ideator_rl.training.build import build_trainer
+        from ideator_rl.training.build import build_trainer, check_trl
         from ideator_rl.training.imitation import elite_examples
         from ideator_rl.training.libraries import prepare_libraries
         from ideator_rl.training.prompts import archive_prompts
@@ -135,6 +152,7 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None) -> Rec
 
         prepare_libraries(recipe.ours.cpu_threads)
         keep_to_this_machine()
+        check_trl(recipe)
     # The ideator's own computations would slow the baseline down, so every rank waits for its end.
     if baseline is not None:
         with progress.phase("baseline"):
@@ -145,6 +163,9 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None) -> Rec
     environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env)
     with progress.phase("warmup"):
         source, chat = prepare_ideator(recipe, environment, progress)
+    # A warm-up has its price: from here on there is something that --resume continues.
+    if start is not None:
+        start.begun()
     with progress.phase("loading"):
         prompt = prompt_of(environment, recipe.ours.preset, recipe.ours.prompts, chat)
         rows = [{"prompt": prompt}] * recipe.groups_per_epoch
@@ -177,8 +198,6 @@ def prepare_ideator(recipe: Recipe, environment: Environment, progress: Progress
     Returns:
         the folder or hub name to load it from, and whether its tokenizer has a chat template.
     """
-    from transformers import AutoTokenizer
-
     from ideator_rl.training.models import build_ideator
     from ideator_rl.training.sft.data import tokenizer_corpus, with_recombinations
     from ideator_rl.training.sft.warmup import warm_up
@@ -188,19 +207,20 @@ def prepare_ideator(recipe: Recipe, environment: Environment, progress: Progress
     text = environment.prompt(ours.preset, ours.prompts)
     # A tokenizer from scratch learns from the very texts of the warm-up.
     corpus = tokenizer_corpus(with_recombinations([(text, idea) for idea in ideas], ours, seed))
-    source = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus, folder / "scratch", seed)
-    chat = bool(AutoTokenizer.from_pretrained(source).chat_template)
-    target = folder / "warmup"
+    source = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus, folder / SCRATCH, seed)
+    # The folder of a model from scratch has no revision, and a warm-up allows none.
+    form = PromptForm(load_tokenizer(source, recipe.model.get("model_revision"))[0], recipe.template_arguments)
+    target = folder / WARMUP
     if not ours.sft_steps:
-        return source, chat
+        return source, form.is_chat
     # The folder appears when the warm-up is complete, so one that is there is whole.
     if target.is_dir():
         progress.say("the warm-up is there from before")
     else:
         progress.say(f"warm-up: {ours.sft_steps} steps of SFT on {len(ideas)} ideas from the environment's catalogue")
-        prompt: Any = [{"role": "user", "content": text}] if chat else text
-        warm_up(source, target, prompt, ideas, ours, seed, progress.warmup)
-    return str(target), chat
+        prompt, arguments = form.prompt(text), form.template_arguments
+        warm_up(source, target, prompt, ideas, ours, seed, progress.warmup, arguments)
+    return str(target), form.is_chat
 
 
 def _open_buffer(config: BufferConfig, resume: bool) -> RewardBuffer:

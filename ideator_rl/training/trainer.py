@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
@@ -179,11 +180,11 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         if not isinstance(text, str):
             return completion
         is_cut = len(ids) >= self.max_completion_length
-        if is_cut and not isinstance(prompt, str):
-            kwargs = getattr(self, "chat_template_kwargs", None) or {}
-            prompt = self._tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False, **kwargs)
-        text = sampled_text(self._tokenizer, ids, text, prompt if is_cut else "", is_cut)
+        text = sampled_text(self._tokenizer, ids, text, self._prompt_form().text(prompt) if is_cut else "", is_cut)
         return text if isinstance(completion, str) else [*completion[:-1], {**message, "content": text}]
+
+    def _prompt_form(self) -> PromptForm:
+        return PromptForm(self._tokenizer, cast(dict[str, Any], self.chat_template_kwargs))
 
     def give_up(self) -> bool:
         """False; a subclass returns whether its budget is spent, so that an empty batch may be closed."""
@@ -266,7 +267,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         finally:
             self.beta, self._old_logps = beta, None
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
-            imitation = imitation_loss(model, self._tokenizer, self._examples, self.device, self.max_completion_length)
+            limit, form = self.max_completion_length, self._prompt_form()
+            imitation = imitation_loss(model, form, self._examples, self.device, limit)
             imitation = imitation * self.learning.imitation_weight
             self._metric_values["imitation_loss"].append(imitation.item())
             loss = loss + imitation

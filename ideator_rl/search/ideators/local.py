@@ -21,22 +21,25 @@ from pydantic.dataclasses import dataclass
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.config.base import Amount, Count, Expected, Flag, read_config
-from ideator_rl.llm.model_files import PACKAGE, ModelError, from_package
+from ideator_rl.llm.model_check import check_model
+from ideator_rl.llm.model_files import load_tokenizer, loadable, quiet_transformers
+from ideator_rl.llm.model_lookup import EXPECTED, ModelError, first_line, require_model
+from ideator_rl.llm.prompt_form import PromptForm, read_template_arguments
 from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.search.ideator import Ask, Ideator, Subject
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import PromptStyle
 from ideator_rl.storage.ledger import Ledger
-
-MODEL = "a name on the hub, a folder, or package:NAME/FILE.gguf"
+from ideator_rl.storage.run_folder import MARK
+from ideator_rl.storage.run_reader import mapping
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings(PromptStyle):
     """How ideas are sampled."""
 
-    model: Annotated[str, Expected(MODEL, str.strip)]
+    model: Annotated[str, Expected(EXPECTED, str.strip)]
     """Name on the hub, a folder, or package:NAME/FILE.gguf."""
     temperature: Amount = 1.0
     """Sampling temperature; 0 for the likeliest token."""
@@ -52,6 +55,9 @@ class LocalSettings(PromptStyle):
     """Threads of torch in this process; null for its default.  1 is best for a small model next to experiments."""
     as_trained: Flag = True
     """Ask with exactly the prompts of warm-up and training."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Arguments of the chat template, such as {enable_thinking: false}; null for those that the model was trained with,
+    from the recipe in its folder."""
 
 
 class LocalIdeator(Ideator):
@@ -59,7 +65,7 @@ class LocalIdeator(Ideator):
 
     def __init__(self, settings: LocalSettings, subject: Subject):
         self.settings = settings
-        self._subject, self._source = subject, model_source(settings.model)
+        self._subject = subject
         self._model: _Model | None = None
         """Loaded and used by the ideator's thread; dropped by `close` after that thread has ended."""
         self._thread = ThreadPoolExecutor(1, "local-ideator")
@@ -73,9 +79,21 @@ class LocalIdeator(Ideator):
         Raises:
             IdeatorError: an unknown key, a wrong value, no such model, or no such prompt.
         """
-        # Raises now if there is no such prompt, and not after the baseline has run.
+        # Raises now if there is no such prompt or model, and not after the baseline has run.
         subject.prompt()
-        return cls(read_config(LocalSettings, settings, "The settings of the ideator local have"), subject)
+        checked = read_config(LocalSettings, settings, "The settings of the ideator local have")
+        require_model(checked.model, ask_hub=False)
+        return cls(checked, subject)
+
+    def check(self) -> list[str]:
+        """Load the model without its weights, and write its prompt.
+
+        Raises:
+            ModelError: the model cannot be loaded or asked.
+        """
+        settings = self.settings
+        arguments = template_arguments(settings)
+        return check_model(settings.model, self._subject.prompt(), None, settings.dtype, arguments).notes
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         """See `Ideator`."""
@@ -99,7 +117,7 @@ class LocalIdeator(Ideator):
     def _ideas(self, asks: list[Ask], archive: Archive) -> list[list[str]]:
         """Runs in the ideator's thread."""
         if self._model is None:
-            self._model = _Model(self._source, self.settings, self._subject)
+            self._model = _Model(self.settings, self._subject)
         # One prompt a completion, with a seed of its own: batches may then mix questions freely.
         requests = [
             (self._model.prompts.write(ask, archive, 1, index), f"{ask.salt}:{index}")
@@ -120,30 +138,27 @@ class LocalIdeator(Ideator):
 class _Model:
     """The model, its tokenizer and its prompts, in memory."""
 
-    def __init__(self, source: str, settings: LocalSettings, subject: Subject):
+    def __init__(self, settings: LocalSettings, subject: Subject):
         """
         Raises:
             ModelError: the model cannot be loaded.
         """
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-        from transformers.utils import logging
+        from transformers import AutoModelForCausalLM
 
-        # Progress bars and notices of transformers would interrupt the progress line of the search.
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        quiet_transformers()
         if settings.cpu_threads is not None:
             torch.set_num_threads(settings.cpu_threads)
+        source = loadable(settings.model)
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            tokenizer, _ = load_tokenizer(source)
             model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
             model.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelError(
-                f"The local ideator cannot be loaded from {settings.model}: {first_line} Expected {MODEL}."
+                f"The local ideator cannot be loaded from {settings.model}: {first_line(error)} Expected {EXPECTED}."
             ) from error
-        self._tokenizer, self._chat = tokenizer, bool(tokenizer.chat_template)
+        self._form = PromptForm(tokenizer, template_arguments(settings))
         self._sampler = Sampler(model.eval(), _end_tokens(model, tokenizer), settings.max_tokens, settings.temperature)
         # A prompt and its answer share the context.
         window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -170,25 +185,16 @@ class _Model:
         index_of = {prompt: index for index, prompt in enumerate(prompts)}
         rows, seeds = [index_of[prompt] for prompt, _ in requests], [seed for _, seed in requests]
         answers = self._sampler.answers(ids, rows, seeds, stop)
-        texts: list[str] = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
+        tokenizer, limit = self._form.tokenizer, self._sampler.max_tokens
+        texts: list[str] = tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [
-            sampled_text(self._tokenizer, ids, text, self._as_read(prompt), len(ids) >= self._sampler.max_tokens)
+            sampled_text(tokenizer, ids, text, self._form.text(self._form.prompt(prompt)), len(ids) >= limit)
             for ids, text, (prompt, _) in zip(answers, texts, requests, strict=True)
         ]
 
     def _ids(self, prompt: str) -> list[int]:
         """Token ids, as the trainer makes them."""
-        ids: list[int] = self._tokenizer(self._as_read(prompt), add_special_tokens=not self._chat).input_ids
-        return ids
-
-    def _as_read(self, prompt: str) -> str:
-        """A prompt in the model's chat template, if it has one."""
-        if not self._chat:
-            return prompt
-        text: str = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-        )
-        return text
+        return self._form.ids(self._form.prompt(prompt))
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
@@ -198,23 +204,16 @@ def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset(token for token in [*tokens, tokenizer.eos_token_id] if token is not None)
 
 
-def model_source(name: str) -> str:
-    """The folder or hub name that transformers loads.
+def template_arguments(settings: LocalSettings) -> dict[str, Any]:
+    """The arguments of the chat template: those of the settings, else those that the model was trained with.
 
     Raises:
-        ModelError: no such package or folder, or the folder holds no complete model.
+        ModelError: the recipe of the training run has no mapping there.
     """
-    if name.startswith(PACKAGE):
-        return str(from_package(name.removeprefix(PACKAGE)))
-    folder = Path(name).expanduser()
-    for candidate in (folder, folder / "model"):
-        if (candidate / "config.json").is_file():
-            return str(candidate)
-    if folder.is_dir():
-        raise ModelError(
-            f"The folder {name} holds no complete model (config.json, or model/config.json). For a run that was "
-            f"interrupted: run `ideator-rl export {name} --out DIR`, and name DIR."
-        )
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ModelError(f"There is no folder {name}. Expected {MODEL}.")
-    return name
+    if settings.chat_template_kwargs is not None:
+        return settings.chat_template_kwargs
+    folder = Path(settings.model).expanduser()
+    # An export has the recipe beside its weights, a run above them.
+    candidates = [folder / MARK, folder / "model" / MARK, *([folder.parent / MARK] if folder.name == "model" else [])]
+    recipe = next((mapping(file) for file in candidates if file.is_file()), {})
+    return read_template_arguments(recipe.get("chat_template_kwargs"))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ideator_rl.llm.model_files import ModelError
+from ideator_rl.llm.model_lookup import ModelError
 
 
 class Stopped(Exception):

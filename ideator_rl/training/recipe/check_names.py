@@ -6,7 +6,6 @@ and an embedder that is a model, import torch.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import fields
 from typing import Any
 
@@ -86,15 +85,3 @@ def _check_options(options: dict[str, Any], names: list[str], traits: list[Rewar
         elif all(trait.options is not None for trait in traits):
             hint = did_you_mean(name, sorted(declared))
             raise IdeatorError(f"reward_options has {name!r}, which none of {', '.join(names)} takes. {hint}")
-
-
-def check_installed(recipe: Recipe) -> None:
-    """
-    Raises:
-        IdeatorError: the recipe needs a package that this machine lacks.
-    """
-    if recipe.grpo.get("use_vllm") and importlib.util.find_spec("vllm") is None:
-        raise IdeatorError(
-            "The recipe has use_vllm: true, and vllm is not installed here. Install it (docs/how-to/scaling.md), "
-            "or give --use_vllm false."
-        )

@@ -17,6 +17,7 @@ from typing import Any
 from ideator_rl.config.base import read_config
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
+from ideator_rl.llm.prompt_form import read_template_arguments
 from ideator_rl.storage.bucket import check_url
 from ideator_rl.training.recipe.keys import (
     REMOVED_KEYS,
@@ -53,6 +54,15 @@ class Recipe:
     @property
     def num_generations(self) -> int:
         return self.grpo.get("num_generations") or 8
+
+    @property
+    def template_arguments(self) -> dict[str, Any]:
+        """`chat_template_kwargs`: arguments of the model's chat template.
+
+        Raises:
+            ModelError: it is no mapping.
+        """
+        return read_template_arguments(self.grpo.get("chat_template_kwargs"))
 
     @property
     def micro_batch(self) -> int:
@@ -160,7 +170,7 @@ def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
 FIXED = (
     "preset", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
-    "num_iterations",
+    "num_iterations", "chat_template_kwargs",
 )  # fmt: skip
 """Keys that a resumed run cannot change: its records, batches and checkpoints would not fit together."""
 

@@ -18,6 +18,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea, spans_of_ideas
+from ideator_rl.llm.prompt_form import as_messages
 from ideator_rl.storage.run_reader import Rollout, Run, read_run
 from ideator_rl.training.recipe.keys import IdeatorConfig
 
@@ -183,11 +184,6 @@ def cut_after_idea(completion: str) -> str:
     parse_idea(completion)
     _, end = spans_of_ideas(completion)[0]
     return completion[:end]
-
-
-def as_messages(prompt: str) -> list[dict[str, str]]:
-    """A text prompt as a chat of one message."""
-    return [{"role": "user", "content": prompt}]
 
 
 def _json_object(line: str) -> dict[str, Any]:

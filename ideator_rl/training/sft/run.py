@@ -17,7 +17,10 @@ from typing import Any
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
+from ideator_rl.llm.model_files import load_tokenizer
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.training.models import hub_name
+from ideator_rl.training.preflight import check_ideator
 from ideator_rl.training.progress import Progress
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.sft.data import (
@@ -53,29 +56,33 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
         IdeatorError: the folder exists, there is nothing to learn from, or the ideator cannot be loaded.
     """
     check(recipe, request)
-    source = _read_rows(recipe, request, load_environment(recipe.ours.env))
+    environment = load_environment(recipe.ours.env)
+    source = _read_rows(recipe, request, environment)
     is_first = int(os.environ.get("RANK", "0")) == 0
     if is_first:
         for line in (f"learning from {source.origin}", *source.notes):
             progress.say(line)
     # Imported late: a refused request must not wait seconds for torch and transformers.
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
 
     from ideator_rl.training.libraries import prepare_libraries
     from ideator_rl.training.models import build_ideator
     from ideator_rl.training.sft.warmup import FitSettings, fine_tune
 
     prepare_libraries(recipe.ours.cpu_threads)
+    if is_first:
+        for note in check_ideator(recipe, environment, request.out.parent):
+            progress.say(note)
     # A model from scratch is built in a hidden folder beside the target, on the same disk.
     ours, scratch = recipe.ours, request.out.with_name(f".{request.out.name}.scratch")
     model = build_ideator(
         ours.model_name_or_path, ours.scratch_model, tokenizer_corpus(source.rows), scratch, recipe.seed
     )
     # Rows can be checked only now: their form and length depend on the tokenizer.
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    max_length = getattr(AutoConfig.from_pretrained(model), "max_position_embeddings", None)
-    is_chat = bool(tokenizer.chat_template)
-    rows = rows_for_model(source, is_chat, lambda row: _count_tokens(tokenizer, row), max_length)
+    form = PromptForm(load_tokenizer(model)[0], recipe.template_arguments)
+    config: Any = AutoConfig.from_pretrained(model)
+    max_length = getattr(config.get_text_config(), "max_position_embeddings", None)
+    rows = rows_for_model(source, form.is_chat, lambda row: form.length(*row), max_length)
     settings = FitSettings(
         steps=ours.sft_steps,
         learning_rate=ours.sft_learning_rate,
@@ -84,6 +91,7 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
         dtype=recipe.model.get("dtype") or "float32",
         adapters=_adapter_config(recipe) if request.adapters else None,
         gradient_checkpointing=bool(recipe.grpo.get("gradient_checkpointing", False)),
+        template_arguments=recipe.template_arguments,
     )
     card = warmup_card(recipe, source, rows, "adapters, merged in" if request.adapters else "all weights")
     fine_tune(model, request.out, rows, settings, progress.warmup, card)
@@ -150,14 +158,6 @@ def _read_rows(recipe: Recipe, request: WarmupRequest, environment: Environment)
     recombined = sum(row_prompt != prompt for row_prompt, _ in rows)
     notes = [f"{recombined} of them answer prompts that show past ideas"] if recombined else []
     return RowSource(rows, f"{len(rows)} ideas sampled from the environment's catalogue", notes)
-
-
-def _count_tokens(tokenizer: Any, row: Row) -> int:
-    prompt, completion = row
-    if isinstance(prompt, str):
-        return len(tokenizer(prompt + completion).input_ids) + 1  # the end of text
-    messages = [*prompt, {"role": "assistant", "content": completion}]
-    return len(tokenizer(tokenizer.apply_chat_template(messages, tokenize=False)).input_ids)
 
 
 def _adapter_config(recipe: Recipe) -> Any:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
-from ideator_rl.training.models import save_weights
+from ideator_rl.llm.model_files import dtype_of, load_tokenizer, repair_generation_config, save_weights
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.sft.data import Row, with_recombinations
 
@@ -42,10 +42,19 @@ class FitSettings:
     """A peft configuration; None to train the whole model."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template, the same as in training (`chat_template_kwargs`)."""
 
 
 def warm_up(
-    source: str, target: Path, prompt: Any, ideas: list[str], config: IdeatorConfig, seed: int, report: ReportLoss
+    source: str,
+    target: Path,
+    prompt: Any,
+    ideas: list[str],
+    config: IdeatorConfig,
+    seed: int,
+    report: ReportLoss,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> None:
     """Fine-tune the model at `source` on `ideas` as answers to `prompt`; write it to `target`.
 
@@ -53,8 +62,15 @@ def warm_up(
 
     Args:
         prompt: text, or messages for a model with a chat template.
+        template_arguments: of that template.
     """
-    settings = FitSettings(config.sft_steps, config.sft_learning_rate, config.sft_batch_size, seed)
+    settings = FitSettings(
+        config.sft_steps,
+        config.sft_learning_rate,
+        config.sft_batch_size,
+        seed,
+        template_arguments=template_arguments or {},
+    )
     rows = with_recombinations([(prompt, idea) for idea in ideas], config, seed)
     fine_tune(source, target, rows, settings, report)
 
@@ -69,22 +85,20 @@ def fine_tune(
     Raises:
         IdeatorError: the launch does not gather the weights.
     """
-    import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+    from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
     from trl import SFTTrainer
 
     set_seed(settings.seed)
     with tempfile.TemporaryDirectory() as unused:
         args = _arguments(unused, settings)  # before the model: it tells from_pretrained how to shard the weights
-        tokenizer: Any = AutoTokenizer.from_pretrained(source)
-        # Padding is masked in the loss, so any existing token will do.
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer, _ = load_tokenizer(source)
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=dtype_of(settings.dtype))
+        repair_generation_config(model.generation_config)  # else transformers refuses to save the model at the end
         trainer: Any = SFTTrainer(
-            model=AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype)),
+            model=model,
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list([{"prompt": p, "completion": _as_answer(p, c)} for p, c in rows]),
+            train_dataset=Dataset.from_list([_dataset_row(row, settings.template_arguments) for row in rows]),
             callbacks=[_loss_callback(settings.steps, report)],
             peft_config=settings.adapters,
             args=args,
@@ -128,7 +142,6 @@ def _arguments(folder: str, settings: FitSettings) -> Any:
 
 def _save(trainer: Any, source: str, folder: Path, settings: FitSettings) -> None:
     """Weights gathered from every process, however sharded; adapters merged into a fresh copy of their base."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     if settings.adapters is None:
@@ -148,7 +161,7 @@ def _save(trainer: Any, source: str, folder: Path, settings: FitSettings) -> Non
         trainer.save_model(adapters)
         if trainer.is_world_process_zero():
             # Merged into the stored base: the one in memory may be sharded or in another dtype.
-            base = AutoModelForCausalLM.from_pretrained(source, dtype=getattr(torch, settings.dtype))
+            base = AutoModelForCausalLM.from_pretrained(source, dtype=dtype_of(settings.dtype))
             merged: Any = PeftModel.from_pretrained(base, adapters)
             save_weights(merged.merge_and_unload(), trainer.processing_class, folder)
 
@@ -167,5 +180,11 @@ def _loss_callback(steps: int, report: ReportLoss) -> Any:
     return LossCallback()
 
 
-def _as_answer(prompt: Any, text: str) -> Any:
-    return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+def _dataset_row(row: Row, template_arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of TRL's SFT, which reads the arguments of the chat template from a column of that name."""
+    prompt, completion = row
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": completion}
+    answer = [{"role": "assistant", "content": completion}]
+    arguments = {"chat_template_kwargs": dict(template_arguments)} if template_arguments else {}
+    return {"prompt": prompt, "completion": answer, **arguments}
