@@ -1,6 +1,8 @@
 """The prompt of a coder: each fact once, the idea inside its section, no hidden file."""
 
 import re
+from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 from conftest import TOY
@@ -95,3 +97,13 @@ def test_long_answers_and_errors_are_shortened_in_a_revision():
     messages = prompt(budget=4_000).revision("a" * 50_000, "unfit", "b" * 50_000)
     assert sum(len(message["content"]) for message in messages) < 4_000
     assert "bytes are left out here" in messages[0]["content"] and "bytes are left out here" in messages[1]["content"]
+
+
+def test_a_coder_reads_what_is_installed_with_versions_and_what_the_budget_does_not_pay():
+    base = BASE | {"more.py": "import numpy\nimport yaml\nimport no_such_package\n"}
+    environment = replace(ENVIRONMENT, packages=("scipy", "no_other_package"), preload=("numpy", "scipy.optimize"))
+    text = content(base=base, environment=environment)
+    assert f"certain: numpy {version('numpy')}, scipy {version('scipy')}, yaml {version('PyYAML')}." in text
+    assert "The budget starts after numpy, scipy.optimize are imported." in text
+    assert "no_such_package," not in text and "no_other_package" not in text
+    assert "The budget starts after" not in content()

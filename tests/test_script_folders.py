@@ -73,3 +73,12 @@ def test_a_folder_outside_the_codebase_is_refused_in_python_path(toy, tmp_path, 
     (tmp_path / "env.yaml").write_text((toy / "env.yaml").read_text() + f"python_path: ['{folder}']\n")
     with pytest.raises(IdeatorError, match="python_path"):
         load_environment(tmp_path)
+
+
+def test_a_module_of_a_source_folder_starts_with_its_preload_as_python_m_would(tree):
+    (tree / "src" / "package" / "train.py").write_text(
+        "import sys\nfrom . import VALUE\nprint(VALUE, 'json' in sys.modules, sys.argv[1:], __name__)\n"
+    )
+    command = Command(("python", "-m", "package.train", "-x"), ("json",), {"PATH": "/usr/bin:/bin"}, ("", "src"))
+    ended = run(best_sandbox(), command, Mounts({tree: WORKSPACE}), Budget("cpu", 5, 10), Resources())
+    assert (ended.status, ended.log) == ("ok", "2 True ['-x'] __main__\n"), ended.log

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import shlex
 import tempfile
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from ideator_rl.checks.proofs import Check, may_become
 from ideator_rl.config.reader import read_text
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
-from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.environments.environment import Environment, joined_folders, load_environment
 from ideator_rl.environments.noise import Noise, store_noise
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
@@ -201,12 +203,16 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
 def _by_hand(environment: Environment, preset: str) -> str:
     """Commands that show an error in full; the evaluator reports only its type."""
     module, _, function = environment.scorer.partition(":")
+    root = environment.root / "baseline"
+    folders = os.pathsep.join(joined_folders(str(root), environment.import_folders))
     data, seconds = environment.data(preset).public, environment.preset(preset).budget.seconds
-    variables = f"IDEATOR_DATA={data} IDEATOR_ARTIFACT=/tmp/artifact IDEATOR_BUDGET_SECONDS={seconds:g} IDEATOR_SEED=0"
+    variables = f"IDEATOR_DATA={shlex.quote(str(data))} IDEATOR_ARTIFACT=/tmp/artifact "
+    variables += f"IDEATOR_BUDGET_SECONDS={seconds:g} IDEATOR_SEED=0"
     lines = (
-        f"mkdir -p /tmp/artifact; cd {environment.root / 'baseline'}",
-        f"{variables} {' '.join(environment.command)}",
-        f"""python -c "import numpy, {module}; m = {module}.{function}('/tmp/artifact'); """
+        f"mkdir -p /tmp/artifact; cd {shlex.quote(str(root))}",
+        f"export PYTHONPATH={shlex.quote(folders)}",
+        f"{variables} {shlex.join(environment.command)}",
+        f"""python -c "import importlib, numpy; m = importlib.import_module('{module}').{function}('/tmp/artifact'); """
         """print(m(numpy.zeros((2, 8), 'int32')).shape)\"""",
     )
     shape = f"(2, 8, {environment.preset(preset).vocab})"

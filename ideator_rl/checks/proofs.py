@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import json
 import math
+import posixpath
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -129,21 +131,32 @@ def wrecking_patch(environment: Environment, preset: str) -> str:
     Raises:
         IdeatorError: the command is no script of the baseline, or no patch may change it.
     """
-    base, argv = environment.baseline(preset), environment.command
-    if argv[0] != "python" or len(argv) < 2 or argv[1] not in base:
-        raise IdeatorError(f"the command {' '.join(argv)} is not `python SCRIPT`")
-    source = shown(base[argv[1]])
-    mark, lines = base[argv[1]].removesuffix(source), source.split("\n")
+    base = environment.baseline(preset)
+    script = environment.script or _module_file(environment, base)
+    if script not in base:
+        raise IdeatorError(f"the command {shlex.join(environment.command)} is not `python SCRIPT`")
+    source = shown(base[script])
+    mark, lines = base[script].removesuffix(source), source.split("\n")
     try:
         head = _head(source)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise IdeatorError(f"{argv[1]} is not Python {sys.version_info[0]}.{sys.version_info[1]}: {error}") from None
-    tree = base | {argv[1]: mark + "\n".join(lines[:head]) + WRECKER + "\n".join(lines[head:])}
+        raise IdeatorError(f"{script} is not Python {sys.version_info[0]}.{sys.version_info[1]}: {error}") from None
+    tree = base | {script: mark + "\n".join(lines[:head]) + WRECKER + "\n".join(lines[head:])}
     try:
         judge(base, tree, environment.rules)
     except PatchError as error:
         raise IdeatorError(f"no patch may change the script: {error}") from None
     return diff(base, tree)
+
+
+def _module_file(environment: Environment, base: Tree) -> str:
+    """The file that `python -m MODULE` runs; empty for another command."""
+    command = environment.command
+    path = command[2].replace(".", "/") if command[:2] == ("python", "-m") and len(command) > 2 else ""
+    places = (
+        posixpath.join(folder, path + end) for folder in environment.import_folders for end in (".py", "/__main__.py")
+    )
+    return next((place for place in places if path and place in base), "")
 
 
 def _head(source: str) -> int:

@@ -7,9 +7,12 @@ a killed preparation leaves nothing that looks finished.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -56,21 +59,24 @@ def trusted_line(error: BaseException, path: Path) -> str:
 
 def data_version(prepare: Path) -> str:
     """The text that prepare.py's `version()` returns for its sources; empty without such a function."""
-    module = load_trusted(prepare)
-    return str(module.version()) if hasattr(module, "version") else ""
+    with _blamed(prepare, "state its version()"):
+        module = load_trusted(prepare)
+        return str(module.version()) if hasattr(module, "version") else ""
 
 
 def prepared(name: str, prepare: Path | None, preset: str) -> Data:
     """The data folders of an environment's preset, prepared on first use.
 
     Raises:
-        IdeatorError: prepare.py failed; its own error is the cause.
+        IdeatorError: prepare.py failed, and the message has its error and its line; or the cache cannot be written.
     """
     body = (prepare.read_text() + data_version(prepare)) if prepare else ""
     digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
     folder = cache_root() / "data" / f"{name}-{preset}-{digest}"
-    sources = getattr(load_trusted(prepare), "sources", list) if prepare else list
-    masked = tuple(Path(source) for source in sources())
+    masked: tuple[Path, ...] = ()
+    if prepare:
+        with _blamed(prepare, "name its sources()"):
+            masked = tuple(Path(source) for source in getattr(load_trusted(prepare), "sources", list)())
     if not folder.is_dir():
         _prepare(folder, prepare, preset)
     return Data(folder / "public", folder / "private", masked)
@@ -86,15 +92,28 @@ def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
     except NoFileLocks:
         raise
     except OSError as error:
-        raise IdeatorError(
-            f"Could not prepare data in {folder}: {error.strerror or error}. "
-            "Free space there, or set XDG_CACHE_HOME to a folder that this user may write to."
-        ) from error
-    except Exception as error:
-        where = trusted_line(error, prepare) if prepare else ""
-        raise IdeatorError(
-            f"{prepare} could not prepare data for the preset {preset!r}: {error or type(error).__name__}{where}"
-        ) from error
+        # What prepare.py itself raises has been turned into an IdeatorError: this is our own folder.
+        remedy = "Set XDG_CACHE_HOME to another folder."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Free space there, or set XDG_CACHE_HOME to a folder with more."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            remedy = "Set XDG_CACHE_HOME to a folder that this user may write to."
+        reason = error.strerror or error
+        raise IdeatorError(f"The folder of prepared data, {folder}, cannot be written: {reason}. {remedy}") from error
+
+
+@contextmanager
+def _blamed(path: Path, task: str) -> Iterator[None]:
+    """Turn every error of a trusted file into one sentence with the file, what was raised, and the line.
+
+    Raises:
+        IdeatorError: what the block raised.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        text = str(error) if isinstance(error, IdeatorError) else f"{type(error).__name__}: {error}"
+        raise IdeatorError(f"{path} could not {task}: {text}{trusted_line(error, path)}") from error
 
 
 def _fill(folder: Path, prepare: Path | None, preset: str) -> None:
@@ -103,7 +122,8 @@ def _fill(folder: Path, prepare: Path | None, preset: str) -> None:
     (folder / "private").mkdir(mode=0o700)
     if prepare is None:
         return
-    function = getattr(load_trusted(prepare), "prepare", None)
-    if function is None:
-        raise IdeatorError("it has no function prepare(public, private, preset)")
-    function(folder / "public", folder / "private", preset)
+    with _blamed(prepare, f"prepare data for the preset {preset!r}"):
+        function = getattr(load_trusted(prepare), "prepare", None)
+        if function is None:
+            raise IdeatorError("it has no function prepare(public, private, preset)")
+        function(folder / "public", folder / "private", preset)

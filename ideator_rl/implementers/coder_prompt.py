@@ -9,8 +9,12 @@ cannot contain.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from jinja2 import Environment as Templates
@@ -101,7 +105,9 @@ class Prompt:
             command=self.environment.command,
             budget=preset.budget,
             resources=preset.resources,
-            packages=third_party_packages(self.base),
+            packages=installed_packages((*third_party_packages(self.base), *self.environment.packages)),
+            preload=self.environment.preload,
+            python=platform.python_version(),
             metric=self.environment.metric,
             scorer=self.environment.scorer if self.environment.scorer_code == "patched" else "",
             edit_format=self.edit_format,
@@ -119,6 +125,34 @@ class Prompt:
             idea=self.idea.text,
             mark=mark,
         )
+
+
+def installed_packages(names: Iterable[str]) -> list[str]:
+    """Those of the top-level names that are installed here, each with its version where one is known."""
+    return [f"{name} {_version(name)}".rstrip() for name in sorted(set(names)) if _is_installed(name)]
+
+
+@cache
+def _is_installed(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@cache
+def _version(name: str) -> str:
+    # The name of a distribution is often another: scikit-learn has sklearn.
+    distributions = _distributions().get(name, [name])
+    try:
+        return importlib.metadata.version(distributions[0])
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _is_fixed(path: str, rules: Rules) -> bool:

@@ -34,6 +34,7 @@ def run_script(ready: int, guard: int, folders: list[str], script: str, argument
 
     Args:
         folders: put first on `sys.path`.
+        script: its path, or `-m` for the module that is the first argument.
     """
     send_mark(ready, guard)
     sys.argv = [script, *arguments]
@@ -41,7 +42,11 @@ def run_script(ready: int, guard: int, folders: list[str], script: str, argument
     sys.path[:0] = folders
     status = 0
     try:
-        runpy.run_path(script, run_name="__main__")
+        if script == "-m":
+            sys.argv = arguments
+            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
         status = _exit_status(error.code)
     except BaseException:

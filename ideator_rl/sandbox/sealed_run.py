@@ -147,12 +147,13 @@ def _start(
     guard: ChildSignal | None,
     heartbeat: Callable[[], None],
 ) -> Process:
-    """Start the command: a Python script with its preload, anything else as it is."""
+    """Start the command: a Python script or module with its preload, anything else as it is."""
     argv, cwd = command.argv, sandbox.visible_path(workspace, WORKSPACE)
     inside = Inside(mounts, cwd, cpu_seconds=kernel_cpu_seconds(budget), output=output)
     if guard is not None:
         inside = replace(inside, descriptors=(guard.inherited,), guard=guard.inherited)
-    if argv[0] == "python" and len(argv) > 1 and argv[1].endswith(".py"):
+    is_module = argv[1:2] == ("-m",) and len(argv) > 2
+    if argv[0] == "python" and (is_module or (len(argv) > 1 and argv[1].endswith(".py"))):
         script = Script(argv[1], argv[2:], command.preload, command.variables, joined_folders(cwd, command.folders))
         return start_script(sandbox, script, inside, heartbeat)
     program = sys.executable if argv[0] == "python" else argv[0]
