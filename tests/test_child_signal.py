@@ -109,7 +109,7 @@ def run(tmp_path):
 def test_programs_that_wait_for_the_signal_end_and_are_counted(run, program):
     ended = run("sh", "-c", PROGRAMS[program])
     assert ended.status == "ok" and ended.wall < 20, ended
-    assert ended.cpu == pytest.approx(0.4, rel=0.03, abs=0.03)
+    assert 0.4 <= ended.cpu < 0.5
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

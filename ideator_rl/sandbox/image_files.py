@@ -10,6 +10,7 @@ Folders of tests, headers and static libraries are left out, but for modules tha
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -21,7 +22,8 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
-from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.launch import add_packages
+from ideator_rl.sandbox.mounts import SITES, Mounts, package_folders
 from ideator_rl.sandbox.sandbox import NAMESPACES, Sandbox
 
 COMMON = ("einops", "pyyaml", "safetensors", "tqdm")
@@ -30,14 +32,12 @@ IMPORT_SECONDS = 300
 _COMMANDS = ("env", "setpriv", "prlimit", "sh", "dash", "bash")
 _LEFT_OUT = {"test", "tests", "include", "cmake", "idlelib", "tkinter", "turtledemo", "ensurepip"}
 """Folders in a package or in the standard library."""
-SITES = ("site-packages", "dist-packages")
-"""Names of folders of packages."""
 _LEFT_OUT_SUFFIXES = (".a", ".h", ".hpp", ".cuh", ".lib", ".pdb")
 _SHARED_LIBRARY = re.compile(r"\.so(\.\d+)*$")
 _TAG = str(sys.implementation.cache_tag)
 
 _LOADED = """
-import importlib, json, sys
+import importlib, json
 for name in sys.argv[1].split(","):
     importlib.import_module(name)
 files = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
@@ -78,6 +78,11 @@ class Listing:
         return sum(-(-info.st_size // page) * page for info in self.files.values())
 
 
+def path_code() -> str:
+    """Code that lets a Python which was started with -I import from `package_folders`."""
+    return f"import sys\n{inspect.getsource(add_packages)}\nadd_packages({os.pathsep.join(package_folders())!r})\n"
+
+
 def files_of(preload: Iterable[str]) -> Listing:
     """The files that a scorer needs whose environment preloads these modules.
 
@@ -94,7 +99,7 @@ def files_of(preload: Iterable[str]) -> Listing:
     for folder in {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")}:
         for file in _walk(folder, loaded):
             listing.add(file)
-    sites = [folder for folder in path if folder.endswith(SITES)]
+    sites = [folder for folder in path if folder.endswith(SITES) or folder in package_folders()]
     for file in _package_files(sites, modules, loaded):
         listing.add(file)
     _add_libraries(listing)
@@ -106,7 +111,7 @@ def files_of(preload: Iterable[str]) -> Listing:
 
 def _import_all(modules: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Files of loaded modules, mapped files and `sys.path` after these imports, in a sandbox on disk."""
-    argv = [sys.executable, "-I", "-B", "-c", _LOADED, ",".join(modules)]
+    argv = [sys.executable, "-I", "-B", "-c", path_code() + _LOADED, ",".join(modules)]
     process = Sandbox(NAMESPACES).start(
         argv, Mounts(), "/tmp", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -4,9 +4,9 @@ The parent starts the budget's clock at the mark.  It is sent before any code of
 slow import takes nothing of the budget, and training cannot be hidden in it.  Standard library only: this file is
 mounted alone.  `fork_server` runs scripts by the same function, so that both starts cost an experiment the same.
 
-usage: launch.py READY_FD GUARD_FD MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
-       launch.py READY_FD GUARD_FD "" "" --program PROGRAM [ARG …]   for a command that is no Python script
-where GUARD_FD is -1 if the action for the end of children is not guarded
+usage: launch.py READY_FD GUARD_FD PACKAGES MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
+       launch.py READY_FD GUARD_FD "" "" "" --program PROGRAM [ARG …]   for a command that is no Python script
+where GUARD_FD is -1 if the action for the end of children is not guarded, and PACKAGES are folders as well
 """
 
 import atexit
@@ -19,6 +19,13 @@ import sys
 import threading
 
 SYSCONF = os.sysconf
+
+
+def add_packages(folders: str) -> None:
+    """Let this Python import from more folders of packages, before its own ones and after the standard library."""
+    sites = [index for index, path in enumerate(sys.path) if path.endswith(("site-packages", "dist-packages"))]
+    at = min(sites, default=len(sys.path))
+    sys.path[at:at] = folders.split(":") if folders else []
 
 
 def import_all(modules: str) -> None:
@@ -144,13 +151,13 @@ def _finish() -> int:
 
 
 def main() -> None:
-    import_all(sys.argv[3])
-    ready, guard, folders = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4].split(os.pathsep) if sys.argv[4] else []
-    script, arguments = sys.argv[5], sys.argv[6:]
+    ready, guard, packages, modules, folders, script, *arguments = sys.argv[1:]
+    add_packages(packages)
+    import_all(modules)
     if script == "--program":
-        send_mark(ready, guard)
+        send_mark(int(ready), int(guard))
         become(arguments[0], arguments[1:])
-    run_script(ready, guard, folders, script, arguments)
+    run_script(int(ready), int(guard), folders.split(os.pathsep) if folders else [], script, arguments)
 
 
 if __name__ == "__main__":

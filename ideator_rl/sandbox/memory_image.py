@@ -26,9 +26,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ideator_rl.sandbox.image_files import SITES, Listing, files_of
+from ideator_rl.sandbox.image_files import Listing, files_of, path_code
 from ideator_rl.sandbox.memory import available_memory, machine_memory
-from ideator_rl.sandbox.mounts import ETC, Image, Mounts, etc_files
+from ideator_rl.sandbox.mounts import ETC, SITES, Image, Mounts, etc_files, package_folders
 from ideator_rl.sandbox.sandbox import NAMESPACES, Sandbox, bwrap_path
 from ideator_rl.sandbox.static_proc import write_static_proc
 
@@ -241,7 +241,7 @@ def _linked(path: str, info: os.stat_result, root: Path, others: list[Path]) -> 
 
 def _import_fault(image: Image, preload: tuple[str, ...]) -> str:
     """Import the modules in a sandbox that sees the image, and compute; empty where that works."""
-    code = "".join(f"import {module}\n" for module in (*preload, "numpy")) + _TRIAL
+    code = path_code() + "".join(f"import {module}\n" for module in (*preload, "numpy")) + _TRIAL
     process = Sandbox(NAMESPACES).start(
         ["/usr/bin/env", "-i", sys.executable, "-I", "-B", "-c", code],
         Mounts(image=image),
@@ -349,7 +349,7 @@ def _key(preload: tuple[str, ...]) -> str:
     """Changes with what is installed: with the records of distributions, and with files that belong to none."""
     parts: list[object] = [_FORMAT, preload, sys.prefix, sys.base_prefix, sys.executable, sys.version]
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")}
-    folders |= {folder for folder in sys.path if folder.endswith(SITES)}
+    folders |= {folder for folder in sys.path if folder.endswith(SITES)} | {*package_folders()}
     parts += [(folder, _installed(folder)) for folder in sorted(folders) if os.path.isdir(folder)]
     for path in (*ETC.iterdir(), _LAUNCHER, Path("/etc/ld.so.cache")):
         parts.append((str(path), path.stat().st_mtime_ns if path.exists() else 0))

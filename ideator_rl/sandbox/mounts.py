@@ -19,6 +19,8 @@ from ideator_rl.sandbox.static_proc import MASKED_FILES, MASKED_FOLDERS, PARAMET
 
 SHM_BYTES = 256 << 20
 """Of /dev/shm and of /tmp, each."""
+SITES = ("site-packages", "dist-packages")
+"""Names of folders of packages."""
 ETC = Path(__file__).with_name("etc")
 _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
@@ -106,7 +108,8 @@ def binds(mounts: Mounts, users: int) -> list[str]:
     created.update({"/proc", "/dev", "/tmp"})
     out.extend(_devices())
     for python_folder in python_folders():
-        if not python_folder.startswith("/usr/"):
+        # Of a folder of packages an image may have taken nothing.
+        if not python_folder.startswith("/usr/") and os.path.isdir(source + python_folder):
             bind("--ro-bind", source + python_folder, python_folder)
     for alias, real in python_aliases():  # a link, not a second mount that a mask would miss
         create_parents(alias)
@@ -162,7 +165,34 @@ def _devices() -> list[str]:
 @cache
 def python_folders() -> tuple[str, ...]:
     """The folders Python needs: its prefixes and installed packages, and nothing of the project's checkout."""
-    folders = {sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    return _topmost([*_own_folders(), *package_folders()])
+
+
+@cache
+def package_folders() -> tuple[str, ...]:
+    """Folders of installed packages outside Python's own, in the order of `sys.path`.
+
+    This Python finds them by PYTHONPATH (modules of a cluster), in the user's site, or by a .pth file; one that is
+    started with -I does not.  A folder of source code is none of them: private data may lie next to the code.
+    """
+    own = ("/usr", *_own_folders())
+    folders = dict.fromkeys(os.path.realpath(folder) for folder in sys.path if folder)
+    return tuple(f for f in folders if not any(f == o or f.startswith(o + "/") for o in own) and _has_packages(f))
+
+
+def _has_packages(folder: str) -> bool:
+    """Whether a folder is one that installers fill, by its name or by their records; never one that holds a home."""
+    home = os.path.expanduser("~")
+    if f"{home}/".startswith(f"{folder}/") or not os.path.isdir(folder):
+        return False
+    return folder.endswith(SITES) or any(name.endswith(".dist-info") for name in os.listdir(folder))
+
+
+def _own_folders() -> tuple[str, ...]:
+    return _topmost([sys.prefix, sys.base_prefix, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+
+
+def _topmost(folders: Iterable[str]) -> tuple[str, ...]:
     real = {os.path.realpath(p) for p in folders}
     return tuple(sorted(p for p in real if not any(p != q and p.startswith(q + "/") for q in real)))
 

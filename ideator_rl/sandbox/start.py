@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ideator_rl.sandbox.forked import LAUNCHER, ForkedProcess, ForkRefused, report_refusal
+from ideator_rl.sandbox.mounts import package_folders
 from ideator_rl.sandbox.program import COLD, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import NONE, Sandbox
 
@@ -38,7 +39,8 @@ def start_script(
     read, write = os.pipe()
     launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
     modules, folders = ",".join(script.preload), os.pathsep.join(script.folders)
-    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), str(inside.guard), modules, folders]
+    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), str(inside.guard)]
+    argv += [os.pathsep.join(package_folders()), modules, folders]
     image = inside.mounts.image
     # What reads memory instead of the disk has the launcher in memory too.
     source = LAUNCHER if image is None else image.launcher
