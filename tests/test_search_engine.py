@@ -18,6 +18,7 @@ from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, SearchJournal
+from ideator_rl.text.thoughts import thoughts_from_field
 
 
 def test_max_experiments_counts_distinct_codebases_exactly(tmp_path):
@@ -138,6 +139,7 @@ def test_after_several_errors_the_search_still_waits_for_the_other_ideas(tmp_pat
         ([], "Their ideas: none"),
         ([text({1: 1})] * 400, "Their ideas: 20 known already"),
         (["no idea at all"] * 400, "Their ideas: 20 malformed. The last message: This text holds no idea"),
+        ([thoughts_from_field("So.", "reasoning_content", True)] * 400, "the answer's text came in reasoning_content"),
     ],
 )
 def test_an_ideator_without_new_ideas_runs_out_of_patience_and_the_cause_is_named(tmp_path, texts, cause):

@@ -12,6 +12,8 @@ BLOCK, HUNK, FENCE = "block", "hunk", "fence"
 
 _SEARCH, _REPLACE = re.compile(r"<{5,9} ?SEARCH\b"), re.compile(r">{5,9} ?REPLACE\b")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_SIGNS = ("SEARCH", "@@", "*** Begin Patch", "```", "~~~")
+"""A text without any of these has no code."""
 
 
 class Cover:
@@ -40,6 +42,8 @@ def code_spans(text: str, answer_of: Callable[[str], str] = str) -> list[tuple[S
         answer_of: removes from a line what precedes the answer on it.
     """
     spans: list[tuple[Span, str]] = []
+    if not any(sign in text for sign in _SIGNS):
+        return spans
     block = hunk = fence = None  # where each began
     fence_mark = block_end = ""
     at = 0

@@ -101,6 +101,9 @@ class _Mark:
 
 def split_thoughts(text: str) -> Thoughts:
     """Which parts of a text are thoughts."""
+    # Most texts have no mark at all, and then none of them need be placed.
+    if "<|channel|>" not in text and not _BARE_CHANNEL.match(text) and not has_marks(text):
+        return Thoughts(text, (), answer_starts=_answer_tag(text))
     code = code_spans(text, _after_thoughts)
     return _harmony(text, code) or _bare_harmony(text) or _tagged(text, code)
 
@@ -153,7 +156,7 @@ def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
     fenced = max((m.end for m in unquoted if m.closing and m.start in in_code and m.start not in in_edit), default=0)
     spans: list[Span] = []
     mentions: list[Span] = []
-    starts = [match.start() for match in [_ANSWER.search(text)] if match]
+    starts = list(_answer_tag(text))
     handled = 0  # marks before this position belong to a pair
     for mark in marks:
         if mark.start < handled:
@@ -183,6 +186,11 @@ def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
         elif not mark.in_brackets or text[mark.start : mark.end] in ("[THINK]", "[THINKING]"):
             return Thoughts(text, (*spans, (mark.start, len(text))), ended=False)
     return Thoughts(text, tuple(spans), mentions=tuple(mentions), answer_starts=tuple(sorted(starts)))
+
+
+def _answer_tag(text: str) -> tuple[int, ...]:
+    match = _ANSWER.search(text)
+    return (match.start(),) if match else ()
 
 
 class _Closings:
