@@ -19,6 +19,8 @@ from typing import Any
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
+from ideator_rl.llm.model_files import load_tokenizer
+from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.recipe.recipe import Recipe, load_recipe
 from ideator_rl.training.session import buffer_config
@@ -45,26 +47,25 @@ def main() -> None:
 
 def sample(folder: Path, recipe: Recipe, count: int, seed: int) -> list[str]:
     """Completions of the policy in a folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    import torch
+    from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(seed)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    tokenizer, _ = load_tokenizer(folder, padding_side="left")
+    form = PromptForm(tokenizer, recipe.template_arguments)
     model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
     text = load_environment(recipe.ours.env).prompt(recipe.ours.preset, recipe.ours.prompts)
-    if tokenizer.chat_template:
-        message = [{"role": "user", "content": text}]
-        text = tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    inputs = tokenizer([text] * count, return_tensors="pt", add_special_tokens=False)
-    inputs.pop("token_type_ids", None)
+    prompt = torch.tensor([form.ids(form.prompt(text))] * count)
     ids = model.generate(
-        **inputs,
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
         do_sample=True,
         temperature=recipe.grpo.get("temperature", 1.0),
         top_k=0,
         top_p=1.0,
         max_new_tokens=recipe.grpo.get("max_completion_length", 256),
     )
-    return tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return tokenizer.batch_decode(ids[:, prompt.shape[1] :], skip_special_tokens=True)
 
 
 async def run_all(options: Any, recipe: Recipe, texts: dict[str, list[str]]) -> dict[str, list[Experiment]]:

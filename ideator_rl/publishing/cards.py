@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from keyword import iskeyword
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -84,6 +85,7 @@ def model_card(recipe: Recipe, exported: ExportedModel | None = None) -> str:
             metadata.model_name = exported.model.rpartition("/")[2]
             metadata.eval_results = results
         values |= {"exported": exported, "prompt": _training_prompt(recipe, redactor), "seed": recipe.seed}
+        values["template_arguments"] = redactor.text(_as_keywords(recipe.template_arguments))
         values |= _result_values(exported.run, redactor) | _provenance_values(exported.run)
     card: Any = ModelCard.from_template(metadata, str(Path(__file__).with_name("model_card.md.j2")), **values)
     return f"{card}\n"
@@ -156,6 +158,13 @@ def _training_prompt(recipe: Recipe, redactor: Redactor) -> str | None:
         return redactor.text(load_environment(recipe.ours.env).prompt(recipe.ours.preset, recipe.ours.prompts))
     except (IdeatorError, OSError):
         return None
+
+
+def _as_keywords(arguments: dict[str, Any]) -> str:
+    """The end of a call in Python with these arguments, such as `, enable_thinking=False`; empty for none."""
+    if all(name.isidentifier() and not iskeyword(name) for name in arguments):
+        return "".join(f", {name}={value!r}" for name, value in arguments.items())
+    return f", **{arguments!r}"
 
 
 def _result_values(run: Run, redactor: Redactor) -> dict[str, Any]:
