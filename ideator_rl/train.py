@@ -28,8 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     except IdeatorError as error:
         # It may quote a server or a model: nothing in it may act on the terminal.
         from ideator_rl.text.display import visible
+        from ideator_rl.training.session import OtherRankFailed
 
-        print(f"ideator_rl.train: {visible(str(error))}", file=sys.stderr)
+        if not isinstance(error, OtherRankFailed):  # rank 0 prints the reason, once
+            print(f"ideator_rl.train: {visible(str(error))}", file=sys.stderr)
         return 2
 
 

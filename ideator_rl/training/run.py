@@ -131,7 +131,7 @@ def _run_other_rank(session: Session) -> None:
         except OtherRankFailed:
             # Rank 0 prints the reason, perhaps after a wait for experiments.
             trainer.end_together()
-            raise SystemExit(2) from None
+            raise
     finally:
         session.progress.end()
 
