@@ -5,6 +5,7 @@ import random
 import time
 
 import pytest
+from conftest import TOY
 
 from ideator_rl.environments.catalogue.catalogue import (
     CatalogueError,
@@ -129,6 +130,39 @@ def read(experiment, changes="Edit train.py accordingly."):
 )
 def test_an_idea_is_read_as_the_edits_that_it_names(text, expected):
     assert read(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Set x to -3.0.", -3.0), ("Set x to −3.0", -3.0), ("x=-.5", -0.5), ("set x to 1e-4", 1e-4), ("x to –3", -3.0),
+        ("Set x from 0.1 to 0.3", 0.3), ("change x from -2 to -5", -5.0), ("x: 4.0 → -3.0", -3.0), ("x 4.0->-1", -1.0),
+        ("Set x to minus 3", -3.0), ("Move x to negative 2.5", -2.5), ("Set x to 10^-3", 1e-3), ("x of 10⁻³", 1e-3),
+        ("x = 2×10⁻³", 2e-3), ("Set x to (-3.0)", -3.0), ("Set `x` to `-3.0`", -3.0), ("**x = -3**", -3.0),
+        ("set x to 5%", 0.05), ("set x to -5%", -0.05), ("x: 1.e-4", 1e-4), ("Set x to +3.0", 3.0), ("x to $-3$", -3.0),
+        ("use -3 as x", -3.0), ("Set x to about -3", -3.0), ("x -3", -3.0),
+    ],
+)  # fmt: skip
+def test_a_number_is_read_with_its_sign_and_its_exponent(text, value):
+    toy = load_environment(TOY)
+    choices = environment_catalogue(toy).read(Idea(text, "Edit train.py."), toy.baseline("cpu")).choices
+    assert [(choice.key, choice.value) for choice in choices] == [("x", value)]
+
+
+def test_a_comma_that_may_be_a_decimal_point_is_not_guessed():
+    toy = load_environment(TOY)
+    with pytest.raises(PatchError, match="names no edit"):
+        environment_catalogue(toy).read(Idea("Set x to 1,5", "Edit train.py."), toy.baseline("cpu"))
+
+
+def test_every_sampled_value_of_the_toy_is_read_as_itself():
+    toy = load_environment(TOY)
+    own, base = environment_catalogue(toy), toy.baseline("cpu")
+    for key, edit in own.edits.items():
+        for value in edit.parameter.sample:
+            for seed in range(4):
+                choice = Choice(key, value)
+                assert own.read(own.describe([choice], random.Random(seed)), base).choices == (choice,)
 
 
 def test_a_hostile_text_is_read_in_bounded_time():

@@ -326,7 +326,7 @@ def test_the_version_changes_with_the_prompts(tmp_path, monkeypatch):
         ({"sample": 3}, "Did you mean 'samples'?"),
         ({"base_ulr": "http://localhost"}, "Did you mean 'base_url'?"),
         ({"samples": "3"}, "Expected a whole number"),
-        ({"samples": 0}, "of at least 1"),
+        ({"samples": 0}, "from 1 to 1000"),
         ({"samples": True}, "Expected a whole number"),
         ({"edit_format": "whole"}, "Expected blocks or diff or auto"),
     ],

@@ -57,7 +57,7 @@ def test_a_key_similar_to_none_is_refused_without_a_guess(write_recipe):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("max_steps", 3.5, "a whole number other than 0"),
+        ("max_steps", 3.5, "a whole number other than 0, at most 10^9"),
         ("bf16", "maybe", "true or false or null"),
         ("slots", "two", "a whole number of at least 1 or null"),
         ("reward_funcs", 3, "a list"),

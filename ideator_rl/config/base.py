@@ -91,7 +91,11 @@ class Expected:
 
     def _checked(self, value: Any) -> Any:
         assert self.check is not None
-        if not self.check(value):
+        try:
+            fits = self.check(value)
+        except (ValueError, TypeError, OverflowError):
+            fits = False
+        if not fits:
             raise _Unexpected
         return value
 

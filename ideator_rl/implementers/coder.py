@@ -19,11 +19,12 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass as config_dataclass
 
-from ideator_rl.config.base import Config, Count, CountOrZero, read_config
+from ideator_rl.config.base import Config, CountOrZero, Integer, read_config
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
@@ -51,7 +52,7 @@ TYPICAL_IDEA = 300
 class CoderSettings(Config):
     """How drafts are requested; all other settings are those of the client."""
 
-    samples: Count = 10
+    samples: Annotated[Integer, Field(ge=1, le=1000)] = 10
     """Drafts an idea, at once; Si et al. (arXiv 2601.14525) take ten."""
     revisions: CountOrZero = 2
     """Times that a draft is requested again, with the error."""

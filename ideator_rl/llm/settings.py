@@ -46,7 +46,9 @@ class SettingsError(IdeatorError):
 
 def _is_url(value: str) -> bool:
     parts = urlsplit(value)
-    return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.query
+    # A port out of range raises a ValueError when it is read.
+    valid_port = parts.port != 0
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and valid_port and not parts.query
 
 
 def _have_weight(models: dict[str, float]) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-_DIGITS = r"(?<![\w.])(\d+(?:,\d{3})+|\d*\.?\d+(?:e-?\d+)?)"
+# A sign belongs to the number: behind one, a match must not begin.
+_DIGITS = r"(?<![\w.-])(-?(?:\d+(?:,\d{3})+(?:\.\d+)?|\d*\.?\d+(?:e-?\d+)?))"
 _PERCENT = r"( ?%| percent)?(?: ?[x×])?(?!\w)"
-NUMBER = rf"{_DIGITS}(?! ?(?:gb|mb|gpus?|seconds?|minutes?)\b){_PERCENT}"
+NUMBER = rf"{_DIGITS}(?![.,]\d)(?! ?(?:gb|mb|gpus?|seconds?|minutes?)\b){_PERCENT}"
 """Group 1 is the number, group 2 a percent sign."""
 _FILL = r"(?: (?:the|a|an|our|its|number|value|of|model|total|peak|overall))*"
 _MORE = r"(?:rais\w+|increas\w+|higher|larger|bigger|more|greater|boost\w*|enlarg\w+)"

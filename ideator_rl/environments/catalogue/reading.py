@@ -40,6 +40,8 @@ _KEPT = re.compile(
     r"|fixed|intact|at (?:its|their|the) (?:default|baseline)\w*)\b"
 )
 _IT = re.compile(r"\b((?:increas|rais|lower|reduc|decreas|chang|set|mov|bump|doubl|halv|tripl)\w*) (?:it|this)\b")
+_DASH = re.compile(r"(?<=\de)-(?=\d)|(?<![\w.)\]}%])-(?=\.?\d)|([-_`*\"—])")
+"""A dash in an exponent and the sign of a number stay; group 1 is what only joins or marks words."""
 _WORDS = dict(two=2, three=3, four=4, five=5, six=6, seven=7, eight=8, nine=9, ten=10, twelve=12, sixteen=16)
 
 
@@ -154,10 +156,15 @@ def _sentences(text: str) -> Iterator[tuple[str, str]]:
 
 def _normal(text: str) -> str:
     """Lower case; hyphens, underscores and code marks are spaces; numbers in one spelling."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'").replace("−", "-")
+    text = re.sub(r"(?<![\d.×x*])(?<![×x*] )10⁻(?=[⁰¹²³⁴-⁹])", "1e-", text)
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    text = re.sub(r"[−‐–]", "-", re.sub(r"(?<=\d)\.(?=e-?\d)", "", text))
     text = re.sub(r"(\d(?:\.\d+)?) ?[×x*] ?10 ?\^?\{? ?- ?(\d+)\}?", r"\1e-\2", text)
+    text = re.sub(r"(?<![\d.])10 ?(?:\^|\*\*) ?\{? ?- ?(\d+)\}?", r"1e-\1", text)
     text = re.sub(r"→|-+>", " to ", text)
-    text = re.sub(r"(?<!\de)-|-(?!\d)|[_`*\"–—]", " ", text)
+    text = re.sub(r"\b(?:minus|negative) (?=\.?\d)", "-", text)
+    text = re.sub(r"(?<![\w.)\]}%])\+(?=\.?\d)|\$", " ", text)
+    text = _DASH.sub(lambda match: " " if match[1] else match[0], text)
     text = re.sub(r"\b1 ?/ ?sqrt\b", "inverse sqrt", text)
     text = re.sub(r"\s*(=|×)\s*", r" \1 ", text)
     text = re.sub(r"\b(?:one|a single|single)(?= (?:transformer |attention )?(?:layer|head)\b)", "1", text)

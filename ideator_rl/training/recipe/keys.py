@@ -74,7 +74,7 @@ class IdeatorConfig(PipelineConfig, RunSettings):
     """Kinds of change of which the best idea may be imitated."""
     model_name_or_path: str | None = None
     """Hub name, folder, or `package:NAME/FILE.gguf` inside an installed package; null with `scratch_model`."""
-    scratch_model: dict[str, Integer] | None = None
+    scratch_model: dict[str, Annotated[Integer, Field(ge=1, le=10**8)]] | None = None
     """Builds a small Llama and its tokenizer: `vocab_size` and numbers of LlamaConfig."""
     cpu_threads: Count | None = None
     """Threads of the ideator's own computations; null for torch's choice.  Experiments have one each."""
@@ -124,7 +124,9 @@ _TRL_RANGES: dict[str, Any] = {
          "max_completion_length"), Field(ge=1)),
     **dict.fromkeys(("learning_rate", "weight_decay", "beta", "max_grad_norm", "epsilon"), Field(ge=0)),
     "temperature": Field(gt=0),
-    "max_steps": Expected("a whole number other than 0", bool),
+    "max_steps": Expected("a whole number other than 0, at most 10^9", lambda steps: steps and steps <= 10**9),
+    # Of numpy's generator, which transformers seeds.
+    **dict.fromkeys(("seed", "data_seed"), Field(ge=0, le=2**32 - 1)),
 }  # fmt: skip
 """Ranges that TRL or torch would report in a traceback only."""
 _LOSSES = Literal["grpo", "dr_grpo", "dapo", "bnpo", "luspo", "cispo", "sapo", "vespo"]
