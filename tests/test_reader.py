@@ -173,7 +173,7 @@ def test_a_secret_in_a_recipe_is_refused_without_being_shown(recipe, lines, advi
     with pytest.raises(RecipeError, match=advice) as caught:
         recipe(lines)
     assert "abc" not in str(caught.value)
-    recipe("hub_token: null\ncoder: {models: m, api_key_env: KEY}\n")
+    recipe("hub_token: null\ncoder: {models: m, api_key_env: KEY, extra_headers: {api-key: '${KEY}'}}\n")
 
 
 @pytest.mark.parametrize(

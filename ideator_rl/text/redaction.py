@@ -49,6 +49,9 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
         settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
     )
     for key, value in items:
+        # Headers may name variables instead; the settings of the LLM look at each.
+        if key in WIRE_SETTINGS:
+            continue
         name = str(key).replace("-", "_")
         if isinstance(value, str) and value and _SECRET_SETTING.search(name) and not variables(value):
             advice = "Set HF_TOKEN in the environment, or run `hf auth login`"
