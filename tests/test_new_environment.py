@@ -289,3 +289,21 @@ def test_the_command_says_what_was_taken_why_and_how_to_choose_otherwise(call, t
     ):
         assert text in out
     assert code == 0 and yaml.safe_load((tmp_path / "e" / "env.yaml").read_text())["packages"] == []
+
+
+def test_two_files_of_one_name_are_not_merged_and_a_file_that_cannot_be_read_is_left_out(new, tmp_path, monkeypatch):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text(TEXT)
+    with pytest.raises(IdeatorError, match=r"would both become data/a.txt. Rename one"):
+        new({"train.py": TRAIN}, data=[str(tmp_path / "one/a.txt"), str(tmp_path / "two/a.txt")])
+
+    def refuse(path, name):
+        raise PermissionError(13, "Permission denied")
+
+    kind_of = codebase_module.kind_of
+    monkeypatch.setattr(
+        codebase_module, "kind_of", lambda path, name: (kind_of if name == "train.py" else refuse)(path, name)
+    )
+    codebase, _ = new({"train.py": TRAIN, "secret.txt": "x"}, script="./data/../train.py")
+    assert codebase.left_out["secret.txt"] == "cannot be read: Permission denied"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -109,7 +110,13 @@ def _walk(folder: Path, codebase: Codebase, target: Path, ignores: list, scripts
     if (rules := folder / ".gitignore").is_file():
         lines = rules.read_text(encoding="utf-8", errors="replace").splitlines()
         ignores = [*ignores, (folder, GitIgnoreSpec.from_lines(lines))]
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        name = folder.relative_to(codebase.folder).as_posix()
+        codebase.left_out[name + "/"] = f"cannot be read: {error.strerror}"
+        return
+    for path in paths:
         name = path.relative_to(codebase.folder).as_posix()
         if path.is_symlink() or not (path.is_dir() or path.is_file()):
             codebase.left_out[name] = "a link or special file"
@@ -148,9 +155,13 @@ def _sort_in(path: Path, codebase: Codebase, data_is_chosen: bool, chosen: set[P
     name = path.relative_to(codebase.folder).as_posix()
     if path.resolve() in chosen:
         return
-    kind, reason = kind_of(path, name)
+    try:
+        kind, reason = kind_of(path, name)
+        text = decoded(name, path.read_bytes()) if kind == CODE else ""
+    except OSError as error:
+        kind, reason, text = LEFT_OUT, f"cannot be read: {error.strerror}", ""
     if kind == CODE:
-        codebase.code[name] = decoded(name, path.read_bytes())
+        codebase.code[name] = text
     elif kind == DATA and not data_is_chosen:
         codebase.data[name], codebase.reasons[name] = path, reason
     else:
@@ -159,10 +170,11 @@ def _sort_in(path: Path, codebase: Codebase, data_is_chosen: bool, chosen: set[P
 
 def _relative(name: str, folder: Path) -> str:
     """A path as one relative to the codebase, where it lies there."""
-    path = Path(name)
+    path = Path(os.path.normpath(name))
     if not path.is_absolute() and (folder / path).exists():
         path = folder / path
-    path, root = Path(path).absolute(), folder.absolute()
+    # Without following links: a folder of data is often one.
+    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else name.removeprefix("./")
 
 
@@ -187,7 +199,10 @@ def _chosen_data(folder: Path, data: list[str]) -> dict[str, Path]:
                     f"--data {path}: {size / 1e6:.0f} MB; at most {MAX_FILE_BYTES / 1e6:.0f} are copied. Leave it out, "
                     "and let prepare.py read it from where it is."
                 )
-            chosen["/".join((prefix, *path.relative_to(start).parts)) if start.is_dir() else prefix] = path
+            target = "/".join((prefix, *path.relative_to(start).parts)) if start.is_dir() else prefix
+            if chosen.get(target, path) != path:
+                raise IdeatorError(f"--data: {chosen[target]} and {path} would both become data/{target}. Rename one.")
+            chosen[target] = path
         if not files:
             raise IdeatorError(f"--data {name}: the folder {start} holds no file.")
     return chosen

@@ -64,9 +64,9 @@ class Environment:
     """A patch that improves the metric: `env check` uses it to prove that the metric moves."""
     prompt_files: dict[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
-    """Names of installed packages that ideas may import, besides those that the codebase imports."""
+    """Names of installed packages that ideas may import, in addition to what the codebase imports."""
     python_path: tuple[str, ...] = ()
-    """Folders of the codebase that Python imports from, besides the script's own and the root."""
+    """Folders of the codebase that Python imports from, after the script's own and before the root."""
 
     def preset(self, name: str) -> Preset:
         """Raises: EnvironmentError_ when there is no such preset."""

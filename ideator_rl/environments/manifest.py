@@ -196,9 +196,9 @@ class Manifest(Section):
     python_path: Annotated[Texts, Expected("folders of baseline/, such as [src]", _are_folders)] = Field(
         default_factory=list
     )
-    """Folders of the codebase that Python imports from, such as [src], besides the script's own folder and the root."""
+    """Folders of the codebase that Python imports from after the script's own folder and before the root, such as [src]."""
     packages: Texts = Field(default_factory=list)
-    """Installed packages that ideas may import, besides those that the codebase imports."""
+    """Installed packages that ideas may import too; coders also read of those that the codebase imports."""
     editable: Texts = Field(default_factory=lambda: ["**/*.py"])
     """Globs of files that ideas may change or add."""
     protected: Texts = Field(default_factory=list)
