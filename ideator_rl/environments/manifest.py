@@ -196,7 +196,7 @@ class Manifest(Section):
     python_path: Annotated[Texts, Expected("folders of baseline/, such as [src]", _are_folders)] = Field(
         default_factory=list
     )
-    """Folders of the codebase that Python imports from after the script's own folder and before the root, such as [src]."""
+    """Folders such as src that Python imports from, after the script's own folder and before the root."""
     packages: Texts = Field(default_factory=list)
     """Installed packages that ideas may import too; coders also read of those that the codebase imports."""
     editable: Texts = Field(default_factory=lambda: ["**/*.py"])
