@@ -6,6 +6,13 @@ torch: `ideator_rl.run_search`, `from ideator_rl import load_environment`.
 
 from __future__ import annotations
 
+import sys
+
+# `python -m ideator_rl.train` puts the working directory first, where a user's `random.py` would hide a library's.
+# While Python looks for the module that `-m` names, the program's name is "-m".
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and any(word.startswith("ideator_rl") for word in sys.orig_argv):
+    sys.path.append(sys.path.pop(0))
+
 import importlib
 from typing import TYPE_CHECKING, Any
 

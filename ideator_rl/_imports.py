@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -173,7 +174,27 @@ def is_shadowed(name: str) -> bool:
     except (ImportError, ValueError):
         return True
     # A loaded alias has the spec of its canonical module, whose origin is the shipped file as well.
-    return spec is None or Path(spec.origin or "").resolve() != shipped_folder(name) / "__init__.py"
+    return spec is None or Path(spec.origin or "").resolve() != _init_file(name)
+
+
+def _init_file(name: str) -> Path:
+    return shipped_folder(name) / "__init__.py"
+
+
+def import_own(module: str) -> ModuleType:
+    """Import a module that a user names; the working directory comes last, so that no file there hides a library.
+
+    Only the names of the shipped folders are looked for there first: a `rewards.py` of the user's is meant.
+    """
+    folder, top = os.getcwd(), module.partition(".")[0]
+    if folder not in sys.path:
+        sys.path.append(folder)
+    if top in SHIPPED and top not in sys.modules:
+        spec = PathFinder.find_spec(top, [folder])
+        if spec is not None and spec.loader is not None and Path(spec.origin or "").resolve() != _init_file(top):
+            sys.modules[top] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[top])
+    return importlib.import_module(module)
 
 
 def renamed(module: str) -> Callable[[str], Any]:

@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from ideator_rl._imports import PACKAGE, SHIPPED, is_shadowed, shipped_folder
+from ideator_rl._imports import PACKAGE, SHIPPED, import_own, is_shadowed, shipped_folder
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.errors import IdeatorError
 
@@ -157,7 +157,7 @@ def _import_attribute(group: str, path: str) -> Any:
     _refuse_standard_library(group, path, top)
     try:
         with plugin_code(f"The import of {path!r} ({group})"):
-            loaded = importlib.import_module(module)
+            loaded = import_own(module)
     except PluginError as error:
         cause = error.__cause__
         # Whether the module is missing, or one that it imports: the first error's text names it.
@@ -171,7 +171,11 @@ def _import_attribute(group: str, path: str) -> Any:
         return getattr(loaded, attribute)
     except AttributeError as error:
         _refuse_shadowed(group, path, top, error)
-        raise UnknownName(f"{path!r} ({group}): the module {module} has no {attribute!r}.") from error
+        where = f" in {loaded.__file__}" if getattr(loaded, "__file__", None) else ""
+        raise UnknownName(
+            f"{path!r} ({group}): the module {module}{where} has no {attribute!r}. A library's module comes before one "
+            "of the working directory."
+        ) from error
 
 
 def _refuse_standard_library(group: str, path: str, top: str) -> None:

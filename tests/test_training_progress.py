@@ -1,5 +1,9 @@
 import io
+import re
 import time
+
+import pytest
+from rich.cells import cell_len
 
 from ideator_rl.training.progress import Progress
 
@@ -52,13 +56,23 @@ def test_the_share_done_counts_the_finished_experiments_of_the_current_step():
     assert shares == [0.0, 0.0, 0.125, 0.25, 0.25, 0.25, 0.375]
 
 
-def test_a_line_while_waiting_shows_what_runs_and_the_time_left():
+def waiting(seconds=30, **counts):
     progress = Progress()
-    progress.steps, progress._training_since = 4, time.monotonic() - 30
-    buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4)
-    progress.buffer = buffer
-    assert progress.line() == "step 1/4 · experiments: 2 running, 1 waiting, 1 done (1 failed, 0 reused)"
-    assert progress.left() == " · about 7:30 left"
+    progress.steps, progress._training_since = 4, time.monotonic() - seconds
+    progress.buffer = Buffer(running=2, waiting=1, done=1, failed=1, proposed=4, **counts)
+    return progress
+
+
+def drawn(terminal):
+    """What the last picture shows, without its control codes."""
+    last = terminal.getvalue().rpartition("\x1b[?25l")[2].rpartition("\x1b[2K")[2]
+    return [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in last.splitlines()]
+
+
+def test_a_line_while_waiting_shows_what_runs_and_the_time_left():
+    progress = waiting()
+    assert progress.parts() == ["step 1/4", "2 running, 1 waiting", "1 done (1 failed, 0 reused)"]
+    assert progress.left() == "about 7:30 left" and progress.share() == 0.0625
 
 
 def test_a_log_file_gets_a_line_only_when_it_has_changed(monkeypatch, capsys):
@@ -75,16 +89,65 @@ def test_a_log_file_gets_a_line_only_when_it_has_changed(monkeypatch, capsys):
     assert len(lines) == 2 and "0 done" in lines[0] and "1 done" in lines[1] and "\r" not in "".join(lines)
 
 
-def test_a_terminal_overwrites_a_passing_line(monkeypatch):
+@pytest.mark.parametrize("force", ["FORCE_COLOR", "TTY_COMPATIBLE"])
+def test_a_log_gets_whole_lines_and_no_control_codes_whatever_rich_is_told(monkeypatch, capsys, force):
+    monkeypatch.setenv(force, "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    progress = waiting()
+    progress.say("run folder " + "long/" * 40)
+    progress.show()
+    progress.end()
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2 and "\x1b" not in err and "step 1/4 · 2 running, 1 waiting" in err
+
+
+@pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "xterm-256color"}])
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_a_picture_on_a_terminal_is_cut_to_its_width(monkeypatch, columns, variables):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    progress = Progress()
-    progress.say("passing", passing=True)
-    progress.say("stays")
-    assert terminal.getvalue() == "\r\x1b[K[0:00] passing\r\x1b[K[0:00] stays\n"
-    assert not Progress().end()
+    for name, value in {"TERM": "xterm", "COLUMNS": str(columns), **variables}.items():
+        monkeypatch.setenv(name, value)
+    progress = waiting(best=None)
+    progress.say("run folder " + "very_long_name_" * 20)
+    progress.show()
+    lines = drawn(terminal)
+    progress.end()
+    assert len(lines) == 2 and all(cell_len(line) <= columns for line in lines), lines
+    assert lines[0].startswith("step 1") and lines[1].startswith("2 running, 1 wait")
+    if columns >= 80:
+        assert lines[0].rstrip().endswith("about 7:30 left") and "━" in lines[0]
+    assert "very_long_name_" in terminal.getvalue()
+    if "NO_COLOR" in variables:
+        assert not re.search(r"\x1b\[[0-9;]*3\d", terminal.getvalue())
+    assert terminal.getvalue().endswith("\x1b[2K") or "\x1b[?25h" in terminal.getvalue()
+
+
+def test_a_terminal_that_cannot_redraw_gets_lines(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    progress = waiting()
+    progress.show()
+    assert terminal.getvalue().count("\n") >= 1 and "\x1b" not in terminal.getvalue()
+
+
+def test_nothing_in_a_name_acts_on_the_terminal(capsys):
+    Progress().say("run folder \x1b[2J\x1b]0;x\x07[bold]:smile:")
+    assert "\x1b" not in (err := capsys.readouterr().err) and "[bold]:smile:" in err
+
+
+def test_of_several_ranks_the_first_prints(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    progress = waiting()
+    progress.say("loading")
+    progress.show()
+    assert capsys.readouterr().err == ""
 
 
 def test_the_warm_up_shows_its_own_time_left(capsys):
-    Progress().warmup(50, 200, 1.25, 20.0)
-    assert "warm-up step 50/200 · loss 1.250 · about 1:00 of warm-up left" in capsys.readouterr().err
+    progress = Progress()
+    progress.warmup(50, 200, 1.25, 20.0)
+    assert "warm-up 50/200 · loss 1.250 · about 1:00 of warm-up left" in capsys.readouterr().err
+    progress.warmup(200, 200, 0.5, 80.0)
+    assert "warm-up done: 200 steps, loss 0.500" in capsys.readouterr().err

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any
 
 from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, read_patch, read_text
 from ideator_rl.config.reader import parse_json
@@ -16,15 +15,14 @@ from ideator_rl.config.yaml_reader import parse_yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, SUCCEEDED, Experiment
 from ideator_rl.llm.probe import probe_all
+from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.text.display import encodable, number
 from ideator_rl.text.redaction import refuse_secrets
 
 PROMISED_KEYS = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
 """Keys of a printed record that programs may rely on, in this order; more may follow."""
-T = TypeVar("T")
 PHASES = ("implement", "queue", "run", "score")
-PROGRESS_SECONDS = 5.0
 
 
 def main(args: argparse.Namespace) -> int:
@@ -51,11 +49,14 @@ def main(args: argparse.Namespace) -> int:
     sandbox = buffer.executor.sandbox
     isolation = sandbox.isolation + (f" ({sandbox.reason})" if sandbox.reason else "")
     print_progress(f"implementer: {buffer.executor.implementer.name}; isolation: {isolation}; bucket: {bucket}")
+    progress = ExperimentProgress(buffer)
+    progress.watch()
     try:
         if ideas is not None and not args.no_probe:
             asyncio.run(_probe(buffer, ideas))
-        return asyncio.run(_execute(buffer, ideas, patch, args.json))
+        return asyncio.run(_execute(buffer, ideas, patch, args.json, progress))
     finally:
+        progress.end()
         buffer.close()
 
 
@@ -69,29 +70,30 @@ async def _probe(buffer: RewardBuffer, ideas: list[str]) -> None:
         await probe_all(buffer.executor.probe)
 
 
-async def with_progress(buffer: RewardBuffer, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work on a buffer, and print its progress on stderr."""
-    progress = asyncio.create_task(_progress(buffer))
-    try:
-        return await work
-    finally:
-        progress.cancel()
-        with suppress(asyncio.CancelledError):
-            await progress
+class ExperimentProgress(ProgressReporter):
+    """The experiments of a command."""
+
+    def __init__(self, buffer: RewardBuffer):
+        super().__init__()
+        self._buffer = buffer
+
+    def parts(self) -> list[str]:
+        counts = self._buffer.counts()
+        return [f"{counts['done']} done", f"{counts['running']} running, {counts['waiting']} waiting"]
 
 
-async def _execute(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None, as_json: bool) -> int:
-    async def work() -> bool:
-        succeeded = True
-        async for record in _records(buffer, ideas, patch):
-            succeeded &= record.status == SUCCEEDED
-            # Once the run has to stop, that is the reason of every further loss: it is printed once, at the end.
-            stopped = buffer.executor.losses.stop is not None and record.status == LOST
-            print_json(record_facts(record)) if as_json else _show(record, with_reason=not stopped)
-        buffer.executor.losses.refuse()
-        return succeeded
-
-    return 0 if await with_progress(buffer, work()) else 1
+async def _execute(
+    buffer: RewardBuffer, ideas: list[str] | None, patch: str | None, as_json: bool, progress: ExperimentProgress
+) -> int:
+    succeeded = True
+    async for record in _records(buffer, ideas, patch):
+        succeeded &= record.status == SUCCEEDED
+        # Once the run has to stop, that is the reason of every further loss: it is printed once, at the end.
+        stopped = buffer.executor.losses.stop is not None and record.status == LOST
+        progress.hide()
+        print_json(record_facts(record)) if as_json else _show(record, with_reason=not stopped)
+    buffer.executor.losses.refuse()
+    return 0 if succeeded else 1
 
 
 async def _records(buffer: RewardBuffer, ideas: list[str] | None, patch: str | None) -> AsyncIterator[Experiment]:
@@ -154,17 +156,6 @@ def _idea(line: str, location: str) -> str:
     if not isinstance(idea, str):
         raise IdeatorError(f"{location} has no idea. Expected a text in quotes or an object with 'idea'.")
     return encodable(idea)
-
-
-async def _progress(buffer: RewardBuffer) -> None:
-    previous = ""
-    while True:
-        await asyncio.sleep(PROGRESS_SECONDS)
-        counts = buffer.counts()
-        line = f"{counts['running']} running, {counts['waiting']} waiting, {counts['done']} done"
-        if line != previous:
-            print_progress(line)
-        previous = line
 
 
 def _show(record: Experiment, with_reason: bool) -> None:

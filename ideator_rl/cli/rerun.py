@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from statistics import mean, stdev
 
-from ideator_rl.cli.execute import with_progress
+from ideator_rl.cli.execute import ExperimentProgress
 from ideator_rl.cli.output import print_json, print_progress, print_text
 from ideator_rl.cli.target import bucket_at, run_folder
 from ideator_rl.search.rerun import Rerun, Source, rerun, source_of_run
@@ -22,9 +22,12 @@ def main(args: argparse.Namespace) -> int:
     print_progress(
         f"{len(records)} ideas and the baseline, {args.replicates} runs of each; bucket: {source.bucket.url}"
     )
+    progress = ExperimentProgress(buffer)
+    progress.watch()
     try:
-        reruns = asyncio.run(with_progress(buffer, rerun(buffer, records, args.replicates)))
+        reruns = asyncio.run(rerun(buffer, records, args.replicates))
     finally:
+        progress.end()
         buffer.close()
     if reruns and not args.json:
         print_text(f"baseline {_values(reruns[0].baseline)}")

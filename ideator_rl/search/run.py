@@ -48,7 +48,8 @@ class SearchProgress(ProgressReporter):
 
     def __init__(self, config: SearchConfig):
         super().__init__()
-        self._limit = f"/{config.max_experiments}" if config.max_experiments else ""
+        self._max_experiments = config.max_experiments
+        self._share: float | None = None
         self.buffer: RewardBuffer | None = None
         """Set by the main thread before the reporting thread starts; read by both, never reset."""
 
@@ -57,23 +58,28 @@ class SearchProgress(ProgressReporter):
         self.buffer = buffer
         self.watch()
 
-    def line(self) -> str:
+    def parts(self) -> list[str]:
         if self.buffer is None:
-            return ""
+            return []
         counts = self.buffer.counts()
         charged = len(charged_codebases(self.buffer))
-        text = (
-            f"{counts['running']} running, {counts['waiting']} waiting · {charged}{self._limit} experiments · "
-            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)"
-        )
+        self._share = charged / self._max_experiments if self._max_experiments else None
+        parts = [
+            f"{charged}{f'/{self._max_experiments}' if self._max_experiments else ''} experiments",
+            f"{counts['running']} running, {counts['waiting']} waiting",
+            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)",
+        ]
         metric = self.buffer.executor.environment.metric
         # A copy: the buffer's loop appends to the history while this thread reads it.
         history = tuple(self.buffer.history)
         values = [float(record.metric["value"]) for record in history if record.status == SUCCEEDED and record.metric]
-        if not values:
-            return text
-        best = min(values) if metric.direction == "min" else max(values)
-        return f"{text} · best {metric.name} {number(best)}"
+        if values:
+            best = min(values) if metric.direction == "min" else max(values)
+            parts.append(f"best {metric.name} {number(best)}")
+        return parts
+
+    def share(self) -> float | None:
+        return self._share
 
 
 def run_search(

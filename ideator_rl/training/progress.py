@@ -14,7 +14,7 @@ from ideator_rl.text.display import number
 
 
 class Progress(ProgressReporter):
-    """The run's progress.  The main thread writes the fields; the reporter's thread reads them in `line` and `left`."""
+    """The run's progress.  The main thread writes the fields; the reporter's thread reads them to show the picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,18 +22,26 @@ class Progress(ProgressReporter):
         """The run's experiments, set when they can be counted; None at every rank but 0, and for a warm-up alone."""
         self.step, self.steps = 0, 0
         """Optimizer steps that are done, and all of them."""
+        self._warmup: tuple[int, int, float] | None = None
+        """Step, steps and loss of the warm-up while it goes on."""
+        self._warmup_left = 0.0
         self._first_step, self._training_since = 0, 0.0
         self._counts_at_step = (0, 0)
         """Proposed and done ideas when the last step ended."""
 
     def warmup(self, step: int, steps: int, loss: float, seconds: float) -> None:
         """Report a warm-up step, `seconds` after the first one began."""
-        left = clock(seconds / step * (steps - step))
-        self.say(f"warm-up step {step}/{steps} · loss {loss:.3f} · about {left} of warm-up left")
+        self._warmup = (step, steps, loss)
+        self._warmup_left = seconds / step * (steps - step)
+        self.show()
+        if step == steps:
+            self.hide()
+            self.say(f"warm-up done: {steps} steps, loss {loss:.3f}")
 
     def begin(self, step: int, steps: int) -> None:
         """Training starts at `step` of `steps`."""
         self.step, self.steps, self._first_step = step, steps, step
+        self._warmup = None
         self._training_since = time.monotonic()
         self.watch()
 
@@ -41,24 +49,30 @@ class Progress(ProgressReporter):
         """`step` steps are done."""
         self.step, self._counts_at_step = step, self._idea_counts()
 
-    def line(self) -> str:
+    def parts(self) -> list[str]:
+        if self._warmup is not None:
+            step, steps, loss = self._warmup
+            return [f"warm-up {step}/{steps}", f"loss {loss:.3f}"]
         parts = [f"step {min(self.step + 1, self.steps)}/{self.steps}"]
         if self.buffer is not None:
             counts = self.buffer.counts()
-            parts.append(
-                f"experiments: {counts['running']} running, {counts['waiting']} waiting, {counts['done']} done "
-                f"({counts['failed']} failed, {counts['reused']} reused)"
-            )
+            parts.append(f"{counts['running']} running, {counts['waiting']} waiting")
+            parts.append(f"{counts['done']} done ({counts['failed']} failed, {counts['reused']} reused)")
             if counts["best"] is not None:
                 parts.append(f"best {self.buffer.executor.environment.metric.name} {number(counts['best'])}")
-        return " · ".join(parts)
+        return parts
+
+    def share(self) -> float | None:
+        return self._share_done() if self._warmup is None else self._warmup[0] / self._warmup[1]
 
     def left(self) -> str:
+        if self._warmup is not None:
+            return f"about {clock(self._warmup_left)} of warm-up left"
         # A forecast from this session alone: its machine and settings may differ from an earlier one's.
         share = self._share_done()
         if share == 0.0:
             return ""
-        return f" · about {clock((time.monotonic() - self._training_since) * (1 / share - 1))} left"
+        return f"about {clock((time.monotonic() - self._training_since) * (1 / share - 1))} left"
 
     def _share_done(self) -> float:
         """The share of this session's training that is done; the current step counts by its finished experiments."""
