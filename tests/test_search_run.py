@@ -138,10 +138,13 @@ def test_the_progress_of_a_resumed_search_covers_all_sessions(tmp_path):
     voice = SearchProgress(config)
     voice.buffer = buffer
     asyncio.run(buffer.score([texts[0], texts[0], "no idea"], step=1))
-    line = voice.line()
-    assert " · 4 experiments · 3 ideas done (1 failed, 2 reused)" in line
+    parts = voice.parts()
     best = max(values) if buffer.executor.environment.metric.direction == "max" else min(values)
-    assert len(values) > 1 and line.endswith(f"best quality {best:.4f}")
+    assert len(values) > 1 and voice.share() is None
+    assert parts[0] == "4 experiments" and parts[2:] == [
+        "3 ideas done (1 failed, 2 reused)",
+        f"best quality {best:.4f}",
+    ]
     buffer.close()
 
 

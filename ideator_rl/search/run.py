@@ -118,6 +118,7 @@ def run_search(
             refuse_other(config)
             if note := lost_journal(config.folder):
                 progress.say(note)
+        progress.say(f"run folder {config.folder}")
         buffer = _open_buffer(config.buffer(), resume)
         try:
             # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
@@ -230,7 +231,6 @@ def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, prog
     sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
-    progress.say(f"run folder {config.folder}")
     if buffer.imported:
         progress.say(import_note(buffer.imported, config.seed))
 
