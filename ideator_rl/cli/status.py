@@ -19,7 +19,7 @@ from ideator_rl.executor import record_store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes, run_summary
 from ideator_rl.search.search_summary import SearchSummary, read_search_summary
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, BucketError
 from ideator_rl.storage.run_reader import JOURNAL, Run, read_run
 
 RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.json", "report.html")
@@ -28,18 +28,36 @@ RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.j
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0."""
-    folder = run_folder(args.target)
-    status: RunStatus | BucketStatus = RunStatus(folder) if folder else BucketStatus(bucket_at(args.target))
     if args.watch:
         from ideator_rl.cli.watch import watch  # rich takes a moment, which `--json` need not wait for
 
-        return watch(status)
+        waiting = f"{args.target} holds no run yet: waiting for one to begin. Ctrl-C ends the wait."
+        return watch(lambda: _find_status(args.target, wait=True), waiting)
+    status = _find_status(args.target)
+    assert status is not None
     status.refresh()
     if args.json:
         print_json(status.facts())
     else:
         print_text(status.text())
     return 0
+
+
+def _find_status(target: str, wait: bool = False) -> RunStatus | BucketStatus | None:
+    """The status of a run or of a bucket; with `wait`, None for a folder that is neither yet.
+
+    Raises:
+        BucketError: the target is neither, or cannot be one.
+    """
+    folder = run_folder(target)
+    if folder is not None:
+        return RunStatus(folder)
+    try:
+        return BucketStatus(bucket_at(target))
+    except BucketError:
+        if not wait or "://" in target:
+            raise
+        return None
 
 
 class RunStatus:

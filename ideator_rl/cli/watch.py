@@ -2,26 +2,25 @@
 
 A terminal shows one picture that is kept up to date.  Where the output goes elsewhere, or to a terminal that cannot
 redraw (`TERM=dumb`), a line is written when something changed, and the whole summary at the end.
-Watching changes nothing: Ctrl-C or SIGTERM ends the watching, not the run.
+Watching changes nothing: Ctrl-C ends the watching, not the run.
 """
 
 from __future__ import annotations
 
-import signal
+import sys
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from ideator_rl.cli.output import print_text
+from ideator_rl.cli.output import print_progress, print_text
 from ideator_rl.text.display import visible
 
 LOOK_SECONDS = 2.0
 """Between two looks, at least."""
-SIGNAL_SECONDS = 0.1
-"""Between two looks for a signal: it does not end a sleep."""
 LOOK_SHARE = 0.1
 """Of the time, at most, is spent on looks: a run of thousands of experiments takes a second to read."""
 
@@ -39,48 +38,44 @@ class Status(Protocol):
         """The whole summary, in at most `rows` lines."""
 
 
-def watch(status: Status) -> int:
-    """Returns 0, when the run ended as well as when the user left."""
-    # The handlers add to it, and the loops below read it: no exception can leave the terminal without its cursor.
-    # A list and no `Event`, whose lock a second signal would wait for inside the handler of the first.
-    signals: list[int] = []
-    handlers = {
-        number: signal.signal(number, lambda number, _: signals.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+def watch(find_status: Callable[[], Status | None], waiting: str) -> int:
+    """Returns 0 when nothing is under way any more.
+
+    Args:
+        find_status: returns None while there is nothing to watch yet; then `waiting` is printed, once.
+    """
     console = Console()
-    try:
-        if console.is_terminal and not console.is_dumb_terminal:
-            _redraw(status, signals, console)
-        else:
-            _write_lines(status, signals)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    status = find_status()
+    if status is None:
+        print_progress(waiting)
+    while status is None:
+        time.sleep(LOOK_SECONDS)
+        status = find_status()
+    if sys.stdout.isatty() and not console.is_dumb_terminal:
+        _redraw(status, console)
+    else:
+        _write_lines(status)
     return 0
 
 
-def _redraw(status: Status, signals: list[int], console: Console) -> None:
+def _redraw(status: Status, console: Console) -> None:
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
-        while not signals:
+        while True:
             pause = _refresh(status)
             live.update(Text(visible(status.text(console.height))), refresh=True)
             if pause is None:
                 return
-            _sleep(pause, signals)
+            time.sleep(pause)
 
 
-def _write_lines(status: Status, signals: list[int]) -> None:
+def _write_lines(status: Status) -> None:
     previous = ""
-    while not signals:
-        pause = _refresh(status)
-        if pause is None:
-            print_text(status.text())
-            return
+    while (pause := _refresh(status)) is not None:
         if (line := status.headline()) != previous:
             print_text(line)
             previous = line
-        _sleep(pause, signals)
+        time.sleep(pause)
+    print_text(status.text())
 
 
 def _refresh(status: Status) -> float | None:
@@ -88,10 +83,3 @@ def _refresh(status: Status) -> float | None:
     start = time.monotonic()
     under_way = status.refresh()
     return max(LOOK_SECONDS, (time.monotonic() - start) / LOOK_SHARE) if under_way else None
-
-
-def _sleep(seconds: float, signals: list[int]) -> None:
-    """Sleep, but only until a signal arrives."""
-    end = time.monotonic() + seconds
-    while not signals and time.monotonic() < end:
-        time.sleep(SIGNAL_SECONDS)

@@ -118,7 +118,6 @@ def run_search(
             refuse_other(config)
             if note := lost_journal(config.folder):
                 progress.say(note)
-        progress.say(f"run folder {config.folder}")
         buffer = _open_buffer(config.buffer(), resume)
         try:
             # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
@@ -229,6 +228,7 @@ async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
 def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: ProgressReporter) -> None:
     executor = buffer.executor
     sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
+    progress.say(f"run folder {config.folder}")
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
     if buffer.imported:

@@ -76,7 +76,6 @@ def train(
         # What the end of the run needs is tried before the first experiment is paid for.
         needs_model = not complete and not has_warmup(recipe, resume)
         notes = check_ideator(recipe, load_environment(recipe.ours.env)) if needs_model else []
-        progress.say(f"run folder {recipe.output_dir}")
         buffer = _open_buffer(buffer_config(recipe), resume)
         progress.buffer = buffer
         try:
@@ -251,5 +250,6 @@ def _introduce(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> None
     executor, ours = buffer.executor, recipe.ours
     sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     rules = " (reads the environment's catalogue, asks no LLM)" if ours.implementer == "rules" else ""
+    progress.say(f"run folder {recipe.output_dir}")
     progress.say(f"environment {executor.environment.name}, preset {ours.preset}; isolation {sandbox}")
     progress.say(f"implementer {executor.implementer.name}{rules}")
