@@ -43,18 +43,19 @@ def run(argv: list[str]) -> int:
     """
     args, overrides = parse(argv, train_options, accelerate_options)
     overrides += probe_override(args)
+    from ideator_rl.training.libraries import silence
+
+    silence()
     if args.dry_run:
         return _dry_run(args, overrides)
     if args.accelerate_config or args.num_processes:
         raise IdeatorError(
             "--accelerate-config and --num-processes are for --dry-run here; accelerate launch takes them."
         )
-    from ideator_rl.training.libraries import silence
     from ideator_rl.training.preflight import check_recipe
     from ideator_rl.training.progress import Progress
     from ideator_rl.training.recipe.recipe import load_recipe
 
-    silence()
     recipe = load_recipe(args.config, overrides)
     folder = recipe.output_dir
     keep_run(folder, "finished experiments and checkpoints")
