@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TOY
 from hub_server import Hub
 from tiny_policy import save_policy
@@ -100,6 +101,12 @@ def test_the_folder_of_a_run_stands_for_its_model(model, tmp_path):
         require_model(str(tmp_path))
 
 
+class Harmful:
+    def __reduce__(self):
+        return pytest.fail, ("the pickle ran code",)
+
+
+HARMFUL = Harmful()
 BROKEN_MODELS = {
     "a token without a row": (
         lambda m: change(m / "tokenizer_config.json", pad_token="<pad>", added_tokens_decoder={}),
@@ -121,6 +128,22 @@ BROKEN_MODELS = {
     "no architecture": (lambda m: change(m / "config.json", architectures=None), "names no causal language model"),
     "weights of another size": (lambda m: change(m / "config.json", hidden_size=64), "hold no fitting weights"),
     "weights of more layers": (lambda m: change(m / "config.json", num_hidden_layers=3), "which would be random"),
+    "code of its own": (
+        lambda m: change(m / "config.json", model_type="mine", auto_map={"AutoConfig": "c.C"}),
+        "contains custom code",
+    ),
+    "a tokenizer that is none": (
+        lambda m: (m / "tokenizer.json").write_text("{}"),
+        "tokenizer of .* cannot be loaded: KeyError: 'added_tokens' Expected what `save_pretrained` writes",
+    ),
+    "another way to store weights": (
+        lambda m: change(m / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}),
+        "cannot be loaded: Loading a GPTQ quantized model requires",
+    ),
+    "a pickle that would run code": (
+        lambda m: (remove(m, "model.safetensors"), torch.save({"a": HARMFUL}, m / "pytorch_model.bin")),
+        "cannot be loaded: Weights only load failed",
+    ),
     "a template that fails": (
         lambda m: (m / "chat_template.jinja").write_text("{{ raise_exception('one role') }}"),
         "chat template cannot write the prompt: one role",
@@ -306,3 +329,18 @@ def test_a_disk_without_room_for_one_checkpoint_is_refused(policy, tmp_path, mon
         recipe_for(tmp_path / "run", policy, "--max_steps", "9", "--save_total_limit", "null"), environment
     )
     assert "give --save_total_limit 2" in notes[-1]
+
+
+def test_a_context_that_is_too_short_is_refused_where_positions_are_learned(policy, tmp_path):
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    environment = load_environment(str(TOY))
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), eos_token_id=0, **sizes)).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    with pytest.raises(PreflightError, match="the model has positions for 32. Lower max_completion_length"):
+        check_ideator(recipe_for(tmp_path / "run", tmp_path / "m"), environment)
+    # Rotary positions go on, at a loss of quality.
+    notes = check_ideator(recipe_for(tmp_path / "run", policy, "--max_completion_length", "500"), environment)
+    assert "more than the 128 of the model's context" in notes[0]

@@ -41,6 +41,11 @@ class CheckedModel:
         window: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return window
 
+    @property
+    def has_learned_positions(self) -> bool:
+        """Whether positions have rows of an embedding, so that a text beyond the window fails."""
+        return not getattr(self.model.config.get_text_config(), "rope_parameters", None)
+
 
 def check_model(
     name: str,
@@ -131,7 +136,7 @@ def _on_meta(source: str, revision: str | None, dtype: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config: Any = AutoConfig.from_pretrained(source, revision=revision)
+        config: Any = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         if problem := _architecture_problem(config):
             raise ValueError(problem)
         # TRL loads the class that the configuration names.
@@ -142,6 +147,7 @@ def _on_meta(source: str, revision: str | None, dtype: str) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
+            trust_remote_code=False,
             dtype=dtype_of(dtype),
             device_map="meta",
             output_loading_info=True,

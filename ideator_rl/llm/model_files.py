@@ -32,10 +32,13 @@ def load_tokenizer(source: str | Path, revision: str | None = None, **options: A
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision, **options)
-    # Files of other people go through much code of transformers, which raises nearly everything.
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
+    # Files of other people go through much code of transformers, which raises nearly everything.  Without an answer to
+    # trust_remote_code it would ask the terminal.
     except Exception as error:
-        raise ModelError(f"The tokenizer of {source} cannot be loaded: {first_line(error)}") from error
+        raise ModelError(
+            f"The tokenizer of {source} cannot be loaded: {first_line(error)} Expected what `save_pretrained` writes."
+        ) from error
     notes = []
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_of_model(tokenizer, source, revision)

@@ -13,6 +13,7 @@ from typing import Any
 
 from ideator_rl.config.reader import MAX_DATA_BYTES, ReadError, parse_json, read_text
 from ideator_rl.errors import IdeatorError
+from ideator_rl.text.display import shorten
 
 PACKAGE = "package:"
 """Prefix of a model that a package ships: `package:<import name>/<file>.gguf`."""
@@ -165,7 +166,11 @@ def is_safetensors(path: Path) -> bool:
 
 def first_line(error: BaseException) -> str:
     """The first line of a message; libraries add advice that does not fit a recipe's user."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [""])[0]
+    # Of these the message alone is a name or a fragment.
+    if not line or isinstance(error, LookupError | AttributeError | TypeError):
+        line = f"{type(error).__name__}: {line}".rstrip(": ")
+    return shorten(line, 240)
 
 
 def _why_no_config(folder: Path) -> str:

@@ -101,6 +101,11 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
     if checked.window is not None:
         prompt = environment.prompt(ours.preset, ours.prompts)
         needed = len(checked.form.ids(checked.form.prompt(prompt))) + int(recipe.grpo.get("max_completion_length", 256))
+        if needed > checked.window and checked.has_learned_positions:
+            raise PreflightError(
+                f"Prompt and max_completion_length have {needed} tokens, and the model has positions for "
+                f"{checked.window}. Lower max_completion_length, or choose a shorter prompt (`prompts`)."
+            )
         if needed > checked.window:
             notes.append(
                 f"prompt and max_completion_length have {needed} tokens, more than the {checked.window} of the "
