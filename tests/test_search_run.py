@@ -295,3 +295,16 @@ def test_the_ideator_catalogue_is_refused_without_a_catalogue(tmp_path):
 
 def test_ideas_of_the_catalogue_can_be_parsed(catalogue):
     assert all(parse_idea(idea).changes for idea in answered(catalogue, Ask(FREE, 5, salt="a")))
+
+
+def test_a_search_whose_baseline_fails_is_mended_and_started_by_the_same_command(call, recipe, tmp_path):
+    shutil.copytree(TOY, tmp_path / "env")
+    script = tmp_path / "env" / "baseline" / "train.py"
+    text = script.read_text()
+    script.write_text(text.replace("time.sleep(pause)", "raise SystemExit('broken')"))
+    words = ("search", recipe, *KEYS, "--env", tmp_path / "env", "--max_experiments", "2")
+    code, _, err = call(*words)
+    assert code == 2 and "give the same command again" in err
+    script.write_text(text)
+    code, _, err = call(*words)
+    assert code == 0, err

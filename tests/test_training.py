@@ -246,6 +246,8 @@ def test_a_baseline_that_fails_stops_the_run(tmp_path, capsys):
     script.write_text(script.read_text().replace("time.sleep(pause)", "raise SystemExit('broken')"))
     assert train(tmp_path / "run", "--env", str(broken)) == 2
     assert "The baseline itself did not succeed (failed)" in capsys.readouterr().err
+    # Nothing is there to continue: mended, the same command starts.
+    assert not (tmp_path / "run" / "recipe.yaml").exists() and not (tmp_path / "run" / "buffer.sqlite").exists()
 
 
 def test_a_missing_package_is_refused_with_the_line_that_installs_it():

@@ -61,7 +61,7 @@ def baseline_line(records: Sequence[Experiment], metric: str) -> str:
         reason = first.error["message"] if first.error else "no reason is known"
         raise IdeatorError(
             f"The baseline itself did not succeed ({first.status}): {reason} No idea can be compared with it. "
-            "Correct it (`ideator-rl execute ENV --baseline` runs it alone), then continue with --resume."
+            "Correct it (`ideator-rl execute ENV --baseline` runs it alone), then give the same command again."
         )
     failures = [record.status for record in records if record.status != SUCCEEDED]
     missing = f"; of {len(records)} runs {len(failures)} did not succeed: {', '.join(failures)}" if failures else ""

@@ -39,7 +39,7 @@ from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
-from ideator_rl.storage.run_folder import keep_recipe, lost_journal, take
+from ideator_rl.storage.run_folder import Start, keep_recipe, lost_journal, take
 from ideator_rl.text.display import number
 
 
@@ -113,9 +113,10 @@ def run_search(
     # Before the folder is taken: a wrong option leaves nothing behind.
     strategy = get_search_strategy(config.strategy, config.strategy_options)
     progress = SearchProgress(config)
-    with take(config.folder, resume):
+    with take(config.folder, resume), Start(config.folder) as start:
         if resume:
             refuse_other(config)
+            start.begun()
             if note := lost_journal(config.folder):
                 progress.say(note)
         buffer = _open_buffer(config.buffer(), resume)
@@ -132,9 +133,9 @@ def run_search(
             if config.probe:
                 asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
             keep_recipe(config.folder, config.text())
-            # From here on the folder holds a run, which `resume` continues.
+            # From the baseline's success on, the folder holds a run that `resume` continues.
             try:
-                reason = _run(config, buffer, ideator, strategy, progress)
+                reason = _run(config, buffer, ideator, strategy, progress, start)
             finally:
                 ideator.close()
             if at_end is not None:
@@ -147,7 +148,12 @@ def run_search(
 
 
 def _run(
-    config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, strategy: SearchStrategy, progress: SearchProgress
+    config: SearchConfig,
+    buffer: RewardBuffer,
+    ideator: Ideator,
+    strategy: SearchStrategy,
+    progress: SearchProgress,
+    start: Start,
 ) -> StopReason:
     _describe(config, buffer, ideator, progress)
     progress.follow(buffer)
@@ -156,6 +162,7 @@ def _run(
     async def work() -> StopReason:
         with progress.phase("baseline"):
             progress.say(await _run_baseline(buffer, config.baseline_replicates))
+        start.begun()
         with progress.phase("search"):
             watch = PopulationWatch(buffer, get_embedder(config.embedder), config.folder, progress.say)
             return await search_loop(config, buffer, ideator, strategy, progress.say, watch)

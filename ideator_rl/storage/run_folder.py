@@ -47,12 +47,14 @@ class Start:
     Mended, the same command then works without --resume.  The bucket stays, since its results are paid for.
     """
 
-    def __init__(self, folder: Path, written: Collection[str]):
+    def __init__(self, folder: Path, written: Collection[str] = ()):
         """
         Args:
-            written: names in the folder that a start writes; those that are there already stay.
+            written: names in the folder that a start writes, beside recipe and journal.
         """
-        self._new = [path for name in written if not (path := folder / name).exists()]
+        names = (MARK, JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", *written)
+        # What was there before the start stays.
+        self._new = [path for name in names if not (path := folder / name).exists()]
         self._begun = False
 
     def __enter__(self) -> Start:

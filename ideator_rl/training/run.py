@@ -23,7 +23,6 @@ from ideator_rl.llm.model_files import load_tokenizer
 from ideator_rl.llm.probe import probe_all
 from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
-from ideator_rl.storage.journal_reader import JOURNAL
 from ideator_rl.storage.run_folder import MARK, Start, lost_journal, take
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
@@ -37,9 +36,7 @@ from ideator_rl.training.tracking import set_tracker_defaults, where_to_look
 if TYPE_CHECKING:
     from ideator_rl.training.build import RecipeTrainer
 
-WRITTEN_BY_START = (
-    MARK, JOURNAL, f"{JOURNAL}-wal", f"{JOURNAL}-shm", SCRATCH, f".{SCRATCH}.lock", WARMUP, checkpoints.BASELINE_DONE,
-)  # fmt: skip
+WRITTEN_BY_START = (SCRATCH, f".{SCRATCH}.lock", WARMUP, checkpoints.BASELINE_DONE)
 """What is in a run's folder before the first batch; the bucket stays in any case, since its results are paid for."""
 
 
