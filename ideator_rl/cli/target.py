@@ -12,7 +12,8 @@ from ideator_rl.executor import record_store
 from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, bucket_at
-from ideator_rl.storage.run_reader import JOURNAL
+from ideator_rl.storage.run_folder import MARK, lost_journal
+from ideator_rl.storage.run_reader import JOURNAL, NoRun
 
 __all__ = ["Entry", "Process", "bucket_at", "find_trainer", "read_entries", "read_entry", "run_folder"]
 WAITING = "waiting"
@@ -44,8 +45,17 @@ class Entry:
 
 
 def run_folder(target: str) -> Path | None:
-    """The folder if the target is one of a run, else None."""
-    return Path(target) if (Path(target) / JOURNAL).is_file() else None
+    """The folder if the target is one of a run, else None.
+
+    Raises:
+        NoRun: the folder is one of a run that has lost its journal.
+    """
+    folder = Path(target)
+    if os.path.isfile(folder / JOURNAL):
+        return folder
+    if os.path.isfile(folder / MARK) and (note := lost_journal(folder)):
+        raise NoRun(note)
+    return None
 
 
 def read_entries(bucket: Bucket) -> list[Entry]:

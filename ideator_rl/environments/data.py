@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+from ideator_rl.config.reader import read_text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import NoFileLocks, atomic_folder, cache_root, exclusive
 
@@ -70,7 +71,7 @@ def prepared(name: str, prepare: Path | None, preset: str) -> Data:
     Raises:
         IdeatorError: prepare.py failed, and the message has its error and its line; or the cache cannot be written.
     """
-    body = (prepare.read_text() + data_version(prepare)) if prepare else ""
+    body = (read_text(prepare, error=IdeatorError) + data_version(prepare)) if prepare else ""
     digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
     folder = cache_root() / "data" / f"{name}-{preset}-{digest}"
     masked: tuple[Path, ...] = ()

@@ -31,8 +31,8 @@ def lost_journal(folder: Path) -> str | None:
         return None
     state = "is empty" if journal.exists() else "is gone"
     return (
-        f"The run's journal {journal} {state}: which ideas led to which results is lost, and a new journal begins. "
-        "Results in the bucket are found again and not paid for twice. To keep the old journal, stop and restore it."
+        f"The run's journal {journal} {state}: which ideas led to which results is lost. A resumed run "
+        "begins a new one; results in the bucket are found again and not paid for twice. Restore it to keep it."
     )
 
 
