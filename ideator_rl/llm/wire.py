@@ -43,7 +43,9 @@ class WireForm:
     """Name under which the limit on a completion's tokens is sent; None leaves it out."""
     merge_system: bool
     """Whether the system text is put at the head of the first user message."""
-    stream_usage: bool
+    seed: bool = True
+    """Whether a seed is sent: without one a draft cannot be sampled again, which few servers promise anyway."""
+    stream_usage: bool = True
     """Whether a streamed answer is asked to count its tokens."""
 
 
@@ -57,7 +59,7 @@ def first_form(settings: LLMSettings) -> WireForm:
     key: str | None = settings.max_tokens_key
     if key == "auto":
         key = LIMITS[any(f".{settings.host}".endswith(f".{host}") for host in NEW_LIMIT_HOSTS)]
-    return WireForm(key, settings.system_role == "merge", True)
+    return WireForm(key, settings.system_role == "merge")
 
 
 def form_for(settings: LLMSettings, model: str) -> WireForm:
@@ -80,6 +82,8 @@ def remember(settings: LLMSettings, model: str, form: WireForm) -> None:
         lines.append(f"max_tokens_key: {form.max_tokens_key}")
     if form.merge_system != previous.merge_system:
         lines.append("system_role: merge")
+    if form.seed != previous.seed:
+        lines.append("extra_body: {seed: null}")
     if form.stream_usage != previous.stream_usage:
         lines.append("no token counts in streams: they are estimated")
     logging.getLogger(__name__).warning(
@@ -100,6 +104,8 @@ def other_form(form: WireForm, settings: LLMSettings, text: str, has_system: boo
         return replace(form, max_tokens_key=LIMITS[key == LIMITS[0]])
     if has_system and not form.merge_system and settings.system_role == "auto" and _SYSTEM_REFUSED.search(text):
         return replace(form, merge_system=True)
+    if form.seed and "seed" not in settings.extra_body and refuses("seed", text):
+        return replace(form, seed=False)
     if settings.stream and form.stream_usage and refuses("stream_options", text):
         return replace(form, stream_usage=False)
     return None
@@ -121,9 +127,8 @@ def advice(form: WireForm, text: str, has_system: bool) -> str:
         )
     if has_system and not form.merge_system and _SYSTEM_REFUSED.search(text):
         return "Write `system_role: merge`."
-    for name in ("temperature", "seed"):
-        if refuses(name, text):
-            return f"Write `extra_body: {{{name}: null}}`, which leaves it out."
+    if refuses("temperature", text):
+        return "Write `extra_body: {temperature: null}`, which leaves the temperature to the server."
     return ""
 
 
