@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
+import yaml
+from doc_blocks import blocks
 from llm_server import Scripted, answer, ending, streamed
 
 from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable, client, wire
@@ -276,3 +279,9 @@ def test_an_answer_in_one_piece_to_a_call_for_a_stream_is_read_as_it_is():
 def test_a_stream_that_is_too_slow_is_a_timeout():
     with Scripted({"delay": 2}, streamed("Whole.", *ending())) as server:
         assert ask(server, stream=True, timeout=0.3, retries=1)[0].text == "Whole."
+
+
+def test_every_example_of_the_page_about_endpoints_is_a_valid_mapping_without_a_secret():
+    page = Path(__file__).parent.parent / "docs" / "how-to" / "endpoints.md"
+    examples = [yaml.safe_load(block.text) for block in blocks(page) if block.language == "yaml"]
+    assert len(examples) >= 9 and all(LLMSettings.from_mapping(example).models for example in examples)
