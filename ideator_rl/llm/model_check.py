@@ -53,6 +53,7 @@ def check_model(
     revision: str | None = None,
     dtype: str = "float32",
     template_arguments: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> CheckedModel:
     """Load a model without its weights, and try what a run does with it.
 
@@ -61,6 +62,7 @@ def check_model(
         prompt: text of a prompt that the model will be asked.
         dtype: of the weights: a name of torch's, or `auto`.
         template_arguments: `chat_template_kwargs` of the recipe.
+        options: further arguments of `from_pretrained`, such as `attn_implementation`.
 
     Raises:
         ModelError: it cannot be loaded, asked or saved; one sentence, with what to do.
@@ -70,7 +72,7 @@ def check_model(
     source = loadable(name)
     tokenizer, notes = load_tokenizer(source, revision)
     form = PromptForm(tokenizer, template_arguments or {})
-    model = _on_meta(source, revision, dtype)
+    model = _on_meta(source, revision, {**(options or {}), "dtype": dtype_of(dtype)})
     if dropped := repair_generation_config(model.generation_config):
         notes.append(
             f"generation_config.json of {name} cannot be saved with {', '.join(dropped)}, which have no effect there; "
@@ -126,7 +128,7 @@ def _architecture_problem(config: Any) -> str | None:
     return None
 
 
-def _on_meta(source: str, revision: str | None, dtype: str) -> Any:
+def _on_meta(source: str, revision: str | None, options: Mapping[str, Any]) -> Any:
     """The model without memory for its weights.
 
     Raises:
@@ -147,8 +149,8 @@ def _on_meta(source: str, revision: str | None, dtype: str) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
+            **options,
             trust_remote_code=False,
-            dtype=dtype_of(dtype),
             device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,

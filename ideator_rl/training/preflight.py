@@ -17,12 +17,20 @@ from typing import Any
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.llm.model_lookup import ModelError, NotInstalled, first_line, require_model
+from ideator_rl.llm.model_lookup import PACKAGE, ModelError, NotInstalled, first_line, require_model
 from ideator_rl.training.checkpoints import WARMUP
 from ideator_rl.training.recipe.check_names import check_names
 from ideator_rl.training.recipe.recipe import Recipe
 
 GIB = 1 << 30
+_PACKAGES = {
+    "use_vllm": "vllm",
+    "use_peft": "peft",
+    "use_liger_kernel": "liger_kernel",
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+}
+"""Packages that keys of TRL need."""
 _BYTES = {"float16": 2, "bfloat16": 2}
 """Of a weight, by dtype; 4 for others."""
 
@@ -60,7 +68,10 @@ def check_recipe(recipe: Recipe, resume: bool = False, dry: bool = False, for_re
     try:
         _check_packages(recipe)
         if ours.model_name_or_path is not None and not has_warmup(recipe, resume):
-            notes.append(require_model(ours.model_name_or_path, recipe.model.get("model_revision"), ask_hub=not dry))
+            name = ours.model_name_or_path
+            notes.append(require_model(name, recipe.model.get("model_revision"), ask_hub=not dry))
+            if dry and name.startswith(PACKAGE):  # its conversion takes a while
+                notes.append(f"{name} is tried at the start of the run only")
     except NotInstalled as error:
         if not dry:
             raise
@@ -96,6 +107,7 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
         recipe.model.get("model_revision"),
         recipe.model.get("dtype") or "float32",
         recipe.template_arguments,
+        _load_options(recipe),
     )
     notes = list(checked.notes)
     if checked.window is not None:
@@ -127,14 +139,23 @@ def _check_packages(recipe: Recipe) -> None:
     Raises:
         NotInstalled: the recipe needs a package that this machine lacks.
     """
-    needed = {"use_vllm": ("vllm", "(docs/how-to/scaling.md)"), "use_peft": ("peft", "(`pip install peft`)")}
-    for key, (package, how) in needed.items():
+    for key, package in _PACKAGES.items():
         wanted = recipe.grpo.get(key) or recipe.model.get(key)
         if wanted and importlib.util.find_spec(package) is None:
+            how = "docs/how-to/scaling.md" if package == "vllm" else f"`pip install {package.replace('_', '-')}`"
             raise NotInstalled(
-                f"The recipe has {key}: true, and {package} is not installed here. Install it {how}, or give "
+                f"The recipe has {key}: true, and {package} is not installed here. Install it ({how}), or give "
                 f"--{key} false."
             )
+
+
+def _load_options(recipe: Recipe) -> dict[str, Any]:
+    """What the trainer gives to `from_pretrained`, beside revision, dtype and places of the weights."""
+    options = {"attn_implementation": recipe.model.get("attn_implementation")}
+    given = recipe.grpo.get("model_init_kwargs")
+    options |= given if isinstance(given, dict) else {}  # TRL takes its JSON too, and reads it itself
+    ours = ("dtype", "torch_dtype", "device_map", "revision", "trust_remote_code", "quantization_config")
+    return {name: value for name, value in options.items() if name not in ours and value is not None}
 
 
 def _check_writable(folder: Path) -> None:
