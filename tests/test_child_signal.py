@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from ideator_rl.environments.environment import Budget, Resources
-from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox import process_tree, tracer
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid
@@ -23,7 +23,7 @@ from burn import burn
 import multiprocessing
 if __name__ == "__main__":
     with multiprocessing.get_context({method!r}).Pool(1) as pool:
-        pool.map(burn, [0.4])
+        pool.map(burn, [0.24])
 """
 LOADER = """
 from burn import burn
@@ -93,7 +93,7 @@ def run(tmp_path):
             path.chmod(0o755)
     for path in (workspace, workspace / "artifact"):
         os.chown(path, experiment_uid(best_sandbox().level), -1)
-    (workspace / "burn.py").write_text(BURN + "if __name__ == '__main__': burn(0.2)\n")
+    (workspace / "burn.py").write_text(BURN + "if __name__ == '__main__': burn(0.12)\n")
 
     def start(*argv, code="", seconds=20.0):
         (workspace / "main.py").write_text(code)
@@ -109,7 +109,7 @@ def run(tmp_path):
 def test_programs_that_wait_for_the_signal_end_and_are_counted(run, program):
     ended = run("sh", "-c", PROGRAMS[program])
     assert ended.status == "ok" and ended.wall < 20, ended
-    assert 0.4 <= ended.cpu < 0.5
+    assert 0.24 <= ended.cpu < 0.34
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -117,7 +117,7 @@ def test_scripts_that_wait_for_children_end_and_are_counted(run, script):
     argv = [sys.executable, "-I", "-S", "burn.py"]
     ended = run(code=SCRIPTS[script].replace("{argv}", repr(argv)))
     assert ended.status == "ok" and ended.wall < 20, ended
-    assert 0.4 <= ended.cpu < 0.7
+    assert 0.24 <= ended.cpu < 0.55
 
 
 @pytest.mark.slow
@@ -140,10 +140,10 @@ gate = os.pipe()
 def all_have_ended():
     os.close(gate[1])
     os.read(gate[0], 1)
-def burn(seconds=0.003):
+def burn(seconds=0.006):
     end = time.process_time() + seconds
     while time.process_time() < end: pass
-def children(count=60, fork=os.fork):
+def children(count=25, fork=os.fork):
     for _ in range(count):
         if fork() == 0:
             burn()
@@ -160,7 +160,7 @@ HIDING = {
     + NO_WAIT
     + "children()",
     "grandchildren whose parent has ended": (
-        SIG_IGN + "for _ in range(60):\n"
+        SIG_IGN + "for _ in range(25):\n"
         "    if os.fork() == 0:\n"
         "        if os.fork() == 0: burn()\n"
         "        os._exit(0)\n"
@@ -172,19 +172,19 @@ HIDING = {
     ),
     "children of the parent's parent": (
         SIG_IGN + "if os.fork() == 0:\n"
-        "    for _ in range(60):\n"
+        "    for _ in range(25):\n"
         "        if libc.syscall(56, 0x8000 | 17, 0, 0, 0, 0) == 0: burn(); os._exit(0)\n"
         "    os._exit(0)\n"
         "all_have_ended()\n"
     ),
     "children that were looked at and left": (
-        SIG_IGN + "for _ in range(60):\n"
+        SIG_IGN + "for _ in range(25):\n"
         "    if os.fork() == 0: burn(); os._exit(0)\n"
         "    try: os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)\n"
         "    except ChildProcessError: pass\n"
     ),
     "children from before": (
-        "for _ in range(60):\n    if os.fork() == 0: burn(); os._exit(0)\n"
+        "for _ in range(25):\n    if os.fork() == 0: burn(); os._exit(0)\n"
         "all_have_ended()\n" + SIG_IGN + "try:\n    while os.wait(): pass\nexcept ChildProcessError: pass\n"
     ),
     "what was reaped before, by a child that is ignored": (
@@ -214,7 +214,7 @@ HIDING = {
         "except ChildProcessError: pass\n"
     ),
     "ignored children that are killed": (
-        SIG_IGN + "for _ in range(60):\n"
+        SIG_IGN + "for _ in range(25):\n"
         "    if os.fork() == 0: burn(); os.kill(os.getpid(), 9)\n"
         "    try: os.wait()\n"
         "    except ChildProcessError: pass\n"
@@ -232,4 +232,14 @@ HIDING = {
 def test_an_experiment_hides_no_time_of_its_children(run, attempt):
     ended = run(code=IGNORE + HIDING[attempt])
     assert ended.status == "ok", ended
-    assert ended.cpu >= 0.18
+    assert ended.cpu >= 0.15
+
+
+def test_where_nothing_can_be_traced_ignored_children_are_counted_and_the_cause_is_kept(run, monkeypatch):
+    monkeypatch.setattr(tracer, "_attach", lambda libc, pid: "Operation not permitted")
+    faults = []
+    close = tracer.Tracer.close
+    monkeypatch.setattr(tracer.Tracer, "close", lambda self: faults.append(self.fault) or close(self))
+    ended = run(code=IGNORE + SIG_IGN + "children()")
+    assert ended.status == "ok" and ended.cpu >= 0.15, ended
+    assert faults == ["Operation not permitted"]

@@ -5,5 +5,5 @@ sandbox      the command line that seals           limits         clock, memory,
 mounts       which files a process sees            process_tree   what processes use, and how they are killed
 seccomp      which system calls it may make        launch, probe  run inside the sandbox
 doors        which of them a scorer loses before it reads hidden data
-child_signal what a run does about the end of its children; `tracer` then counts their time
+tracer       counts children that a run ignores
 """

@@ -6,7 +6,7 @@ mounted alone.  `fork_server` runs scripts by the same function, so that both st
 
 usage: launch.py READY_FD GUARD_FD PACKAGES MODULE,MODULE FOLDER:FOLDER SCRIPT [ARG …]
        launch.py READY_FD GUARD_FD "" "" "" --program PROGRAM [ARG …]   for a command that is no Python script
-where GUARD_FD is -1 if the action for the end of children is not guarded, and PACKAGES are folders as well
+where GUARD_FD is -1 if nothing is traced, and PACKAGES are folders as well
 """
 
 import atexit
@@ -62,37 +62,36 @@ def run_script(ready: int, guard: int, folders: list[str], script: str, argument
     os._exit(_finish() or status)
 
 
-def hand_over_child_signal(guard: int) -> None:
-    """From now on a call that sets the action for SIGCHLD waits for the worker (see `ideator_rl.sandbox.child_signal`).
+def be_traced(guard: int) -> None:
+    """Wait until this process is traced (see `ideator_rl.sandbox.tracer`).
 
-    The worker sent two filters through this socket.  It gets the listener of the first one.  Where the kernel has no
-    listeners, the second filter makes these calls succeed without an effect.
+    Where that is not possible, the answer is a filter: calls that set the action for SIGCHLD have no effect then.
     """
     # Imported before the mark: the workspace is not on the path yet.
     import _socket
+
+    channel = _socket.socket(fileno=guard)
+    channel.send(b"1")
+    answer = channel.recv(4096)
+    channel.close()
+    if not answer:
+        raise OSError("the tracer ended")
+    if answer != b"\0":
+        number, _, program = answer.partition(b" ")
+        load_filter(int(number), program)
+
+
+def load_filter(number: int, instructions: bytes) -> None:
+    """Install a filter of system calls for all threads.  Args: `number` of the system call `seccomp`."""
     import ctypes
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
 
-    channel, libc = _socket.socket(fileno=guard), ctypes.CDLL(None, use_errno=True)
-    number, waiting, effectless = int(channel.recv(16)), channel.recv(4096), channel.recv(4096)
+    libc, program = ctypes.CDLL(None, use_errno=True), Program(len(instructions) // 8, instructions)
     libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-
-    def load(program: bytes, flags: int) -> int:
-        return int(libc.syscall(number, 1, flags, ctypes.byref(Program(len(program) // 8, program))))
-
-    # TSYNC, NEW_LISTENER and TSYNC_ESRCH: for threads of preloaded modules too.
-    listener = load(waiting, 1 | 8 | 16)
-    if listener >= 0:
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(4, sys.byteorder))
-        channel.sendmsg([b"1"], [rights])
-        os.close(listener)
-    elif load(effectless, 1) == 0:
-        channel.send(b"0")
-    else:
-        raise OSError(ctypes.get_errno(), "cannot filter the action for the end of children")
-    channel.close()
+    if libc.syscall(number, 1, 1, ctypes.byref(program)) != 0:  # SECCOMP_SET_MODE_FILTER, TSYNC
+        raise OSError(ctypes.get_errno(), "cannot filter system calls")
 
 
 def become(program: str, arguments: list[str]) -> None:
@@ -112,7 +111,7 @@ def become(program: str, arguments: list[str]) -> None:
 def send_mark(ready: int, guard: int) -> None:
     """From here on the experiment's budget runs, and its code may."""
     if guard >= 0:
-        hand_over_child_signal(guard)
+        be_traced(guard)
     os.write(ready, b"1")
     os.close(ready)
 

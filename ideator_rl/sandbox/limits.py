@@ -24,8 +24,8 @@ from typing import Any
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.child_signal import ChildSignal
 from ideator_rl.sandbox.slow_look import SlowLook, TooSlow
+from ideator_rl.sandbox.tracer import Tracer
 
 POLL_SECONDS, SHORTEST_POLL_SECONDS = 0.05, 0.01
 """Between two looks at the clock: the first while much of the budget is left, the second at its end."""
@@ -61,19 +61,19 @@ class Watch:
         resources: Resources,
         workspace: Path,
         started: float,
-        guard: ChildSignal | None = None,
+        tracer: Tracer | None = None,
         *,
         counted: bool,
     ):
         """
         Args:
             started: monotonic seconds.
-            guard: counts what the kernel's own sums lose.
+            tracer: counts what the kernel's own sums lose.
             counted: no time of children can be lost; a sum that falls was only read while a child ended.
         """
         self.pid, self.budget, self.resources, self.workspace = pid, budget, resources, workspace
         self.started, self.startup, self.marked = started, 0.0, False
-        self._guard, self._counted = guard, counted
+        self._tracer, self._counted = tracer, counted
         self.cpu_seen = 0.0
         """CPU seconds of the tree, the highest sum so far."""
         self.cpu_of_looks = 0.0
@@ -91,7 +91,10 @@ class Watch:
 
     def mark(self) -> None:
         """The launcher has imported what is preloaded: the budget runs from here."""
-        self.startup = process_tree.usage(process_tree.descendants(self.pid)).seconds
+        pids = process_tree.descendants(self.pid)
+        self.startup = process_tree.usage(pids).seconds
+        if self._tracer is not None:
+            self._tracer.mark(pids)
         self._startup_wall = time.monotonic() - self.started
         self.marked = True
 
@@ -116,7 +119,7 @@ class Watch:
     def _broken_limit(self) -> tuple[str, str] | None:
         pids = process_tree.descendants(self.pid)
         used = process_tree.usage(pids)
-        traced = self._guard.seconds(pids) if self._guard is not None else None
+        traced = self._tracer.seconds(pids) if self._tracer is not None and self.marked else None
         cpu = used.seconds if traced is None else traced
         # Where children can be ignored, their time then vanishes from the tree: what was seen once stays counted.
         self._vanished_cpu += 0.0 if self._counted else max(0.0, self._last_cpu - cpu)
@@ -179,8 +182,8 @@ class Watch:
             # A run that stretches a CPU budget this far may hide CPU time: its artifact does not count.
             self._artifact_in_time = ()
             message = f"idle: {wall:.0f} s of wall clock for a budget of {budget.seconds:g} CPU seconds"
-            if self._guard is not None and self._guard.fault:
-                message += f"; no process gets SIGCHLD here ({self._guard.fault}), and one may have waited for it"
+            if self._tracer is not None and self._tracer.fault:
+                message += f"; no process can handle SIGCHLD here ({self._tracer.fault}), and one may have waited"
             return TIMED_OUT, message
         return None
 

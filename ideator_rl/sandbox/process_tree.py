@@ -130,7 +130,7 @@ def usage(pids: list[int]) -> Usage:
         # The kernel rounds each of these figures down to a tick of 10 ms: 500 processes could hide seconds.
         own = own_seconds(pid)
         seconds += sum(int(fields[i]) for i in (11, 12)) / TICKS if own is None else own
-        seconds += sum(int(fields[i]) for i in (13, 14)) / TICKS  # as `reaped_seconds`
+        seconds += sum(int(fields[i]) for i in (13, 14)) / TICKS  # of the children that it has reaped
         tasks += int(fields[17])
         thread = _living_thread(pid, fields)
         # A process whose main thread has ended shows its memory at its other threads only.
@@ -145,12 +145,6 @@ def own_seconds(pid: int) -> float | None:
     with contextlib.suppress(OSError, OverflowError):
         return time.clock_gettime((~pid << 3) | 2)
     return None
-
-
-def reaped_seconds(pid: int) -> float:
-    """CPU seconds of the children that a process has waited for, rounded down to ticks of 10 ms for user and system."""
-    fields = _stat(pid)
-    return 0.0 if fields is None else sum(int(fields[i]) for i in (13, 14)) / TICKS
 
 
 def status_fields(pid: int) -> dict[str, str]:

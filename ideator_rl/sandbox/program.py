@@ -43,7 +43,7 @@ class Inside:
     output: int | None = None
     """Its output and errors go to this descriptor; to nowhere if None."""
     guard: int = -1
-    """One of `descriptors`: where the launcher hands over the action for SIGCHLD (see `child_signal`)."""
+    """One of `descriptors`: where the launcher asks to be traced (see `tracer`)."""
 
     def open_filter(self) -> int:
         """A descriptor of its filter of system calls, as `seccomp.open_filter` returns it."""

@@ -23,12 +23,12 @@ from pathlib import Path
 from ideator_rl.environments.environment import Budget, Resources, joined_folders
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.child_signal import ChildSignal
 from ideator_rl.sandbox.limits import Watch, kernel_cpu_seconds
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import COLD, PROGRAM, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
 from ideator_rl.sandbox.start import start_script
+from ideator_rl.sandbox.tracer import Tracer
 
 LOG_HEAD, LOG_TAIL = 16_384, 49_152
 """Bytes of output kept from the start and from the end."""
@@ -98,40 +98,42 @@ def run(
     """Run a command in the sandbox until it ends or breaks a limit.  `heartbeat` is called at every poll."""
     workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
-    output, write_output = os.pipe()
     counted = budget.clock == "cpu" and sandbox.level == BWRAP
-    guard = ChildSignal() if counted else None
+    # Forked first: it is ready when the sandbox is, and has no descriptor of the run.
+    tracer = Tracer() if counted else None
+    output, write_output = os.pipe()
     try:
-        process = _start(sandbox, command, mounts, workspace, budget, write_output, guard, heartbeat)
+        process = _start(sandbox, command, mounts, workspace, budget, write_output, tracer, heartbeat)
     except BaseException:
         os.close(output)
-        if guard is not None:
-            guard.close()
+        if tracer is not None:
+            tracer.close_inherited()
+            tracer.close()
         raise
     finally:
         os.close(write_output)
-        if guard is not None:
-            guard.close_inherited()
+        if tracer is not None:
+            tracer.close_inherited()
     # A fork server may just have imported for a minute what the first experiment preloads: not this run's time.
     started = process.started
-    watch = Watch(process.pid, budget, resources, workspace, started, guard, counted=counted)
-    log, traced_cpu, cpu_of_tracer = _Log(), 0.0, 0.0
+    watch = Watch(process.pid, budget, resources, workspace, started, tracer, counted=counted)
+    log, traced_cpu = _Log(), 0.0
     try:
-        broken = _follow(process, output, log, watch, guard, heartbeat)
+        broken = _follow(process, output, log, watch, heartbeat)
         exit_code = process.poll()
     finally:
         watch.close()
         # The tree of the command first; then daemons that left it, which this process has adopted.
         if process.poll() is None:
             process_tree.kill_tree(process.pid, reapers=0 if sandbox.level == NONE else 2)
-        if guard is not None:
-            traced_cpu, cpu_of_tracer = guard.close()
+        if tracer is not None:
+            traced_cpu = tracer.close()
         process.close()
         process_tree.kill_tree(os.getpid())
         _reap()
         os.close(output)
     # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
-    children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks - cpu_of_tracer
+    children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks - (tracer.cpu if tracer else 0.0)
     cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
     return replace(_result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how)
@@ -144,14 +146,14 @@ def _start(
     workspace: Path,
     budget: Budget,
     output: int,
-    guard: ChildSignal | None,
+    tracer: Tracer | None,
     heartbeat: Callable[[], None],
 ) -> Process:
     """Start the command: a Python script or module with its preload, anything else as it is."""
     argv, cwd = command.argv, sandbox.visible_path(workspace, WORKSPACE)
     inside = Inside(mounts, cwd, cpu_seconds=kernel_cpu_seconds(budget), output=output)
-    if guard is not None:
-        inside = replace(inside, descriptors=(guard.inherited,), guard=guard.inherited)
+    if tracer is not None:
+        inside = replace(inside, descriptors=(tracer.inherited,), guard=tracer.inherited)
     is_module = argv[1:2] == ("-m",) and len(argv) > 2
     if argv[0] == "python" and (is_module or (len(argv) > 1 and argv[1].endswith(".py"))):
         script = Script(argv[1], argv[2:], command.preload, command.variables, joined_folders(cwd, command.folders))
@@ -163,12 +165,7 @@ def _start(
 
 
 def _follow(
-    process: Process,
-    output: int,
-    log: _Log,
-    watch: Watch,
-    guard: ChildSignal | None,
-    heartbeat: Callable[[], None],
+    process: Process, output: int, log: _Log, watch: Watch, heartbeat: Callable[[], None]
 ) -> tuple[str, str] | None:
     """Read output and the start mark until the process ends (None) or a limit breaks (which one)."""
     with selectors.DefaultSelector() as selector:
@@ -179,18 +176,12 @@ def _follow(
             for key, _ in selector.select(watch.seconds_to_next_look()):
                 if key.fd == process.end:
                     continue
-                if guard is not None and key.fd == guard.listener:
-                    if not guard.answer(process.pid):
-                        selector.unregister(key.fd)
-                    continue
                 data = os.read(key.fd, 65_536)
                 if key.fd == output and data:
                     log.add(data)
                     continue
                 if key.fd == process.ready and data:
                     watch.mark()
-                    if guard is not None and guard.take_listener():
-                        selector.register(guard.listener, selectors.EVENT_READ)
                 selector.unregister(key.fd)  # nothing more will come
             if broken := watch.broken_limit():
                 return broken

@@ -4,7 +4,7 @@ Covered, on x86-64 and 64-bit ARM:
 - namespaces, mounts, the keyring, tracing and reading other processes, io_uring, interfaces for administrators
 - sockets other than Unix, IP and routing ones; characters pushed into a terminal; calls of another architecture
 - what would hide resources from the watch: memory without a file (`memfd`, System V); children that no tracer sees;
-  where asked for, an action for the end of children: ignored children take their CPU time along (see `child_signal`)
+  where asked for, an action for the end of children: ignored children take their CPU time along (see `tracer`)
 - what would carry a message from one sandbox to another through files that both see: watching files; asking which of
   their pages the kernel has in memory, and advice that changes this; and, for a process that has read secrets, locking
 - what counts over the whole machine: `sysinfo`, asynchronous requests; and, for a process that has read secrets, free
@@ -169,17 +169,10 @@ def notifying(
     return _assembled(out)
 
 
-def child_signal(machine: str, *, notify: bool) -> bytes:
-    """A filter for `rt_sigaction` that sets the action for SIGCHLD; empty without a table for the machine.
-
-    Args:
-        notify: the call waits for the holder of the filter's listener; else it returns success and does nothing.
-    """
-    if machine not in _MACHINES:
-        return b""
-    column, out = _MACHINES[machine][0], _prologue(machine)
-    body = _if_child_signal_is_set((_RETURN, 0, 0, _NOTIFY) if notify else _error(0))
-    return _assembled([*out, (_EQUAL, 0, len(body), _SIGACTION[column]), *body])
+def no_child_signal(machine: str) -> bytes:
+    """A filter by which setting the action for SIGCHLD returns success and does nothing.  Raises: KeyError."""
+    column, body = _MACHINES[machine][0], _if_child_signal_is_set(_error(0))
+    return _assembled([*_prologue(machine), (_EQUAL, 0, len(body), _SIGACTION[column]), *body])
 
 
 def load_call(machine: str) -> int:
