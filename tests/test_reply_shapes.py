@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from archives import archive
 from conftest import TOY, replace_line
-from llm_server import Scripted, answer
+from llm_server import Scripted, answer, ending, streamed
 from scripted import idea
 
 from ideator_rl.environments.environment import load_environment
@@ -67,6 +67,31 @@ SHAPES = {
     "a name of its own": lambda thought, text: answer(text, inner_monologue=thought, thought={"content": thought}),
 }
 
+
+def pieces(value, size=9):
+    """A field of a message as it arrives: texts in pieces, also those of a part."""
+    if isinstance(value, str):
+        return [value[at : at + size] for at in range(0, len(value), size)]
+    if isinstance(value, dict):
+        names = [name for name in ("thinking", "text", "summary", "content") if name in value]
+        return [{**value, names[0]: piece} for piece in pieces(value[names[0]], size)] if names else [value]
+    return [[piece] for item in value for piece in pieces(item, size)]
+
+
+def sent(body, stream):
+    """The step of a server that sends this body at once, or as a stream."""
+    if not stream:
+        return {"body": body}
+    (choice,) = body["choices"]
+    fields = {name: value for name, value in choice["message"].items() if name != "role" and value}
+    # Thoughts come before the content.
+    deltas = [
+        {name: piece} for name in sorted(fields, key=lambda name: name == "content") for piece in pieces(fields[name])
+    ]
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    return streamed(*events, *ending(choice["finish_reason"], body.get("usage")))
+
+
 DRAFT, EDIT = replace_line("y = 4.0", "y = 9.0"), replace_line("x = 4.0", "x = 1.0")
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 
@@ -91,10 +116,12 @@ def refusal(server, **settings):
 
 
 @shapes
-@pytest.mark.parametrize("thought", [f"Or so:\n\n{DRAFT}\nbut the idea asks for x.", DRAFT], ids=["prose", "bare"])
-def test_an_edit_in_the_thoughts_is_not_applied(shape, thought):
-    with Scripted({"body": shape(thought, EDIT)}) as server:
-        patch = implement(server).patch
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_edit_in_the_thoughts_is_not_applied(shape, stream):
+    thought = DRAFT if stream else f"Or so:\n\n{DRAFT}\nbut the idea asks for x."
+    with Scripted(sent(shape(thought, EDIT), stream)) as server:
+        patch = implement(server, stream=stream).patch
+        assert bool(server.requests[0].get("stream")) == stream
     assert "+x = 1.0" in patch and "y = 9.0" not in patch
 
 
@@ -105,11 +132,12 @@ def test_an_edit_in_the_thoughts_of_a_coder_that_declines_is_not_applied(shape):
 
 
 @shapes
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_idea_in_the_thoughts_is_not_proposed(shape, count):
+@pytest.mark.parametrize(("count", "stream"), [(1, False), (1, True), (2, False)])
+def test_an_idea_in_the_thoughts_is_not_proposed(shape, count, stream):
     thought = f"The form is {idea('what to change')}, so: {idea('a draft')}"
-    with Scripted({"body": shape(thought, "\n".join(idea(f"x = {n}") for n in range(count)))}) as server:
-        texts = ideas(server, count)
+    body = shape(thought, "\n".join(idea(f"x = {n}") for n in range(count)))
+    with Scripted(sent(body, stream)) as server:
+        texts = ideas(server, count, stream=stream)
     assert [parse_idea(text).changes for text in texts] == [f"x = {n}" for n in range(count)]
 
 
@@ -120,11 +148,12 @@ def test_the_thoughts_stay_with_a_single_idea(name):
     assert "The rate is too low." in parse_idea(text).thought
 
 
+@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("reason", ["length", "MAX_TOKENS", "max_tokens", "FinishReason.MAX_TOKENS", "model_length",
     "insufficient_system_resource", "error", "abort", "pause_turn", "any new word", 2])  # fmt: skip
-def test_nothing_of_an_answer_that_may_be_cut_off_is_applied(reason):
-    with Scripted({"body": answer(f"{EDIT}\nNow the second, more important chan", reason)}) as server:
-        message = refusal(server)
+def test_nothing_of_an_answer_that_may_be_cut_off_is_applied(reason, stream):
+    with Scripted(sent(answer(f"{EDIT}\nNow the second, more important chan", reason), stream)) as server:
+        message = refusal(server, stream=stream)
     assert "cut off" in message and (reason == "length" or str(reason) in message)
 
 
@@ -159,9 +188,9 @@ FIELDS = [
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: next(iter(field)))
 @pytest.mark.parametrize("finish", ["stop", "length"])
 def test_text_that_came_in_another_field_is_named_and_not_applied(field, finish):
-    (name,) = field
-    with Scripted({"body": answer(None, finish, **field)}) as server:
-        message = refusal(server)
+    (name,), stream = field, finish == "length"
+    with Scripted(sent(answer(None, finish, **field), stream)) as server:
+        message = refusal(server, stream=stream)
     assert f"came in {name}" in message and "raise max_tokens" in message
 
 

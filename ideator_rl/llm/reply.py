@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from ideator_rl.llm.faults import of_body, shortened
 from ideator_rl.text.display import encodable
-from ideator_rl.text.thoughts import names_thoughts
+from ideator_rl.text.thought_marks import names_thoughts
 
 Finish = Literal["stop", "length", "refused", "empty"]
 TEMPLATE_TOKENS = 64

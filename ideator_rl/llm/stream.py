@@ -85,9 +85,12 @@ def _add(completion: dict[str, Any], choice: dict[str, Any], event: dict[str, An
 
 
 def _joined(before: Any, after: Any) -> Any:
-    """Texts and lists grow.  A text beside a list of parts, as Mistral streams thoughts, becomes a part of it."""
+    """Texts, lists and fields grow.  A text beside a list of parts, as Mistral streams it, becomes one of them."""
     if isinstance(before, str) and isinstance(after, str):
         return before + after
+    if isinstance(before, dict) and isinstance(after, dict):
+        after = {key: value for key, value in after.items() if value is not None}
+        return before | {key: _joined(before[key], value) if key in before else value for key, value in after.items()}
     if isinstance(before, list | str) and isinstance(after, list | str):
         return _parts(before) + _parts(after)
     return after

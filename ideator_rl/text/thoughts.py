@@ -14,36 +14,20 @@ Not covered: thoughts without any mark, and marks that a tokenizer dropped as sp
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.text.code_spans import FENCE, Cover, Span, code_spans
-
-STEMS = (
-    "think", "thought", "reason", "reflect", "scratchpad", "monolog", "deliberat", "ponder", "rationale", "analysis",
-    "brainstorm", "draft",
-)  # fmt: skip
-"""A tag or a field of a message is named after thoughts if a word of its name starts with one of these."""
-_WORDS, _NO_WORDS = ("cot", "plan", "planning"), ("no", "off")
-"""Whole words with the same effect, and words that undo it."""
-_EDGE_WORDS = ("begin", "start", "end", "of")
-_QUOTES = '"`'
-
-_MARK = re.compile(
-    # Gemma's channels and the tokens of MedGemma are no tags.
-    r"(?P<opening><\|channel>thought\b|<unused94>thought\b)|(?P<closing><channel\|>|<unused95>)"
-    r"|(?P<bracket>[<\[◁]|&lt;)\|?(?P<slash>/?)\s?(?P<name>[A-Za-z][\w:.-]{1,40})(?P<more>\s[^<>\[\]\n]{0,200})?"
-    r"\|?(?:[>\]▷]|&gt;)"
+from ideator_rl.text.thought_marks import (
+    CONTEXT,
+    Closings,
+    Mark,
+    after_thoughts,
+    begins,
+    is_mentioned,
+    marks_in,
+    unquoted,
 )
-_ANSWER = re.compile(r"<(?:final_)?answer>|<\|begin_of_solution\|>", re.I)
-_CLOSING_TAG = re.compile(r".*[<\[◁]\|?/\s?([A-Za-z][\w:.-]{1,40})\|?[>\]▷]")
-_SPECIAL = re.compile(r"(?:[\s\u200b\u2060\ufeff]|<\|[^|>\n]*\|>|[*>#_])*")
-"""What may precede an opening mark on its line: blanks, special tokens and marks of Markdown."""
-_SENTENCE_END = re.compile(r"[.!?…][ \t]*$")
-_CONTINUES = re.compile(r"[.,;:!?)]|[ \t]+\(?[a-z]+(?=[\s,.;:)]|$)(?!\.\w)")
-"""What follows a mark that a sentence mentions; a path after it is no sentence."""
 
 _HEADER = re.compile(
     r"(?:<\|start\|>[^<\n]{0,80})?<\|channel\|>(?P<channel>(?:(?!<\|message\|>|<\|end\|>|<\|start\|>).){0,200})<\|message\|>",
@@ -53,10 +37,8 @@ _BODY_END = re.compile(r"<\|(?:end|return|call)\|>")
 _BARE_CHANNEL = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?=\S)")
 _BARE_SENTENCE = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)[A-Z][a-z']*[ ,]")
 _BARE_FINAL = "assistantfinal"
-
+_ANSWER = re.compile(r"<(?:final_)?answer>|<\|begin_of_solution\|>", re.I)
 _FIELD = "field"
-_CONTEXT = 300
-"""Characters of a line before a mark that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -89,37 +71,27 @@ class Thoughts:
         return "".join(self.text[start:end] for start, end in spans)
 
 
-@dataclass(frozen=True)
-class _Mark:
-    start: int
-    end: int
-    name: str
-    """The words of the tag without begin, start, end and of, in lower case."""
-    closing: bool
-    in_brackets: bool = False
-
-
 def split_thoughts(text: str) -> Thoughts:
     """Which parts of a text are thoughts."""
     # Most texts have no mark at all, and then none of them need be placed.
     if "<|channel|>" not in text and not _BARE_CHANNEL.match(text) and not has_marks(text):
         return Thoughts(text, (), answer_starts=_answer_tag(text))
-    code = code_spans(text, _after_thoughts)
+    code = code_spans(text, after_thoughts)
     return _harmony(text, code) or _bare_harmony(text) or _tagged(text, code)
 
 
 def opening_mark(prompt: str) -> str:
     """The mark at the end of a prompt that opens thoughts; empty if it ends with none."""
     end = prompt.rstrip()
-    for mark in _marks(end[-_CONTEXT:]):
-        if not mark.closing and mark.end == min(len(end), _CONTEXT):
+    for mark in marks_in(end[-CONTEXT:]):
+        if not mark.closing and mark.end == min(len(end), CONTEXT):
             return prompt[len(end) - (mark.end - mark.start) :]
     return ""
 
 
 def has_marks(text: str) -> bool:
     """Whether there is a mark of thoughts in a text."""
-    return any(True for _ in _marks(text))
+    return any(True for _ in marks_in(text))
 
 
 def thoughts_from_field(text: str, field: str, are_all: bool) -> str:
@@ -137,23 +109,19 @@ def field_of_thoughts(text: str) -> str:
     return match[1] if match else ""
 
 
-def names_thoughts(name: str) -> bool:
-    """Whether a tag or a field of a message is named after thoughts."""
-    words = _words(name)
-    return any(word.startswith(STEMS) or word in _WORDS for word in words) and not any(w in _NO_WORDS for w in words)
-
-
 def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
     """Thoughts between tags."""
-    unquoted = list(_unquoted(text, _marks(text)))
+    outside_quotes = list(unquoted(text, marks_in(text)))
     in_code = Cover(span for span, _ in code)
-    marks = [mark for mark in unquoted if mark.start not in in_code]
-    mentioned = {mark.start for mark in marks if _is_mentioned(text, mark)}
-    closings = _Closings([mark for mark in marks if mark.start not in mentioned])
-    any_closings = _Closings(marks)
+    marks = [mark for mark in outside_quotes if mark.start not in in_code]
+    mentioned = {mark.start for mark in marks if is_mentioned(text, mark)}
+    closings = Closings([mark for mark in marks if mark.start not in mentioned])
+    any_closings = Closings(marks)
     # A fence that the thoughts left open may have swallowed their closing mark.
     in_edit = Cover(span for span, kind in code if kind != FENCE)
-    fenced = max((m.end for m in unquoted if m.closing and m.start in in_code and m.start not in in_edit), default=0)
+    fenced = max(
+        (m.end for m in outside_quotes if m.closing and m.start in in_code and m.start not in in_edit), default=0
+    )
     spans: list[Span] = []
     mentions: list[Span] = []
     starts = list(_answer_tag(text))
@@ -168,7 +136,7 @@ def _tagged(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts:
             else:
                 spans, mentions = [(0, mark.end)], []
             continue
-        if mark.start in mentioned or not _begins(text, mark, spans[-1][1] if spans else 0):
+        if mark.start in mentioned or not begins(text, mark, spans[-1][1] if spans else 0):
             # In the middle of a line, a pair on that line is a mention; a pair over several lines holds thoughts.
             same_line = any_closings.after(mark)
             if same_line and "\n" not in text[mark.end : same_line]:
@@ -193,103 +161,13 @@ def _answer_tag(text: str) -> tuple[int, ...]:
     return (match.start(),) if match else ()
 
 
-class _Closings:
-    """Closing marks by name and position."""
-
-    def __init__(self, marks: Sequence[_Mark]):
-        self._by_name: dict[str, list[_Mark]] = {}
-        self._orphans: list[_Mark] = []
-        """Those without an opening mark of their name."""
-        open_marks: Counter[str] = Counter()
-        for mark in marks:
-            if not mark.closing:
-                open_marks[mark.name] += 1
-                continue
-            self._by_name.setdefault(mark.name, []).append(mark)
-            if open_marks[mark.name]:
-                open_marks[mark.name] -= 1
-            else:
-                self._orphans.append(mark)
-
-    def after(self, opening: _Mark) -> int | None:
-        """The end of the first closing mark of the same name, else of the first that closes no other thoughts."""
-        for marks in (self._by_name.get(opening.name, []), self._orphans):
-            index = bisect_right(marks, opening.start, key=lambda mark: mark.start)
-            if index < len(marks):
-                return marks[index].end
-        return None
-
-
-def _marks(text: str) -> Iterator[_Mark]:
-    for match in _MARK.finditer(text):
-        if match["name"] is None:
-            yield _Mark(*match.span(), "channel", match["closing"] is not None)
-        elif names_thoughts(match["name"]) and not (match["more"] or "").endswith("/"):
-            words = _words(match["name"])
-            name = "_".join(word for word in words if word not in _EDGE_WORDS)
-            yield _Mark(*match.span(), name, bool(match["slash"]) or "end" in words, match["bracket"] == "[")
-
-
-def _unquoted(text: str, marks: Iterator[_Mark]) -> Iterator[_Mark]:
-    """The marks that are not in quotes or in a code span of their line."""
-    counted = line_end = -1
-    counts: dict[str, int] = {}
-    last: dict[str, int] = {}
-    for mark in marks:
-        # Quotes are counted once per line, however many marks it has.
-        if mark.start >= line_end:
-            counted = text.rfind("\n", 0, mark.start) + 1
-            line_end = text.find("\n", mark.end)
-            line_end = line_end if line_end >= 0 else len(text)
-            counts = dict.fromkeys(_QUOTES, 0)
-            last = {quote: text.rfind(quote, counted, line_end) for quote in _QUOTES}
-        for quote in _QUOTES:
-            counts[quote] += text.count(quote, counted, mark.start)
-        counted = mark.start
-        around = text[mark.start - 1 : mark.start] + text[mark.end : mark.end + 1]
-        in_quotes = any(counts[quote] % 2 and last[quote] >= mark.end for quote in _QUOTES)
-        if not in_quotes and around not in ("''", '""', "``"):
-            yield mark
-
-
-def _line_before(text: str, mark: _Mark) -> str:
-    """The end of the line before a mark."""
-    return text[max(0, mark.start - _CONTEXT) : mark.start].rpartition("\n")[2]
-
-
-def _begins(text: str, mark: _Mark, thoughts_end: int) -> bool:
-    """Whether a mark begins a line, or follows a whole sentence or other thoughts."""
-    before = _line_before(text, mark)
-    if _SENTENCE_END.search(before) or (thoughts_end and not text[thoughts_end : mark.start].strip()):
-        return True
-    return len(before) < _CONTEXT and _SPECIAL.fullmatch(before) is not None
-
-
-def _is_mentioned(text: str, mark: _Mark) -> bool:
-    """Whether a sentence goes on after a mark in its middle: it is then about marks."""
-    before = _line_before(text, mark)
-    in_sentence = before[-1:] in (" ", "\t", "(") and before.strip() and not _SENTENCE_END.search(before)
-    return bool(in_sentence and _CONTINUES.match(text, mark.end))
-
-
-def _after_thoughts(line: str) -> str:
-    """The part of a line after the last mark that ends thoughts."""
-    closing = _CLOSING_TAG.match(line)
-    return line[closing.end() :] if closing and names_thoughts(closing[1]) else line
-
-
-def _words(name: str) -> list[str]:
-    """The words of a name such as `seed:think`, `begin_of_thought` or `antThinking`, in lower case."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower().replace("_", " ").replace(":", " ").split()
-
-
 def _harmony(text: str, code: Sequence[tuple[Span, str]]) -> Thoughts | None:
     """The channels of gpt-oss with their special tokens: the last one named final is the answer."""
     in_code = Cover(span for span, _ in code)
 
     def real(pattern: re.Pattern[str]) -> list[re.Match[str]]:
         matches = {match.start(): match for match in pattern.finditer(text)}
-        marks = _unquoted(text, (_Mark(*match.span(), "channel", False) for match in matches.values()))
+        marks = unquoted(text, (Mark(*match.span(), "channel", False) for match in matches.values()))
         return [matches[mark.start] for mark in marks if mark.start not in in_code]
 
     headers = real(_HEADER)
