@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -52,9 +51,7 @@ def sentences(text):
 @pytest.mark.parametrize(("step", "cause"), REFUSALS.values(), ids=REFUSALS)
 def test_training_is_not_started_with_a_coder_that_refuses(tmp_path, capsys, step, cause):
     with Scripted(step) as server:
-        began = time.monotonic()
         assert train(server, tmp_path / "run") == 2 and len(server.requests) <= 2
-        assert time.monotonic() - began < 10
         (sentence,) = sentences(capsys.readouterr().err)
     assert cause in sentence and "Nothing was started" in sentence and not (tmp_path / "run" / "recipe.yaml").exists()
 
