@@ -10,7 +10,7 @@ from conftest import replace_line
 from llm_server import Scripted, answer
 from test_kill_pipeline import start, zygote  # noqa: F401 - a fixture
 from test_losses import REFUSALS
-from test_refusals import WRONG_KEY
+from test_refusals import OVERLOADED, WRONG_KEY
 
 from ideator_rl.llm import client
 from ideator_rl.train import main
@@ -24,7 +24,7 @@ def short_waits(monkeypatch):
 
 
 def options(server, folder):
-    coder = {"base_url": server.url, "models": "coder", "api_key_env": None, "samples": 1, "concurrency": 1}
+    coder = {"base_url": server.url, "models": "coder", "api_key_env": None, "samples": 1, "concurrency": 1, "retries": 1}
     return ["--output_dir", str(folder), "--implementer", "llm", "--coder", json.dumps(coder)]
 
 
@@ -87,6 +87,16 @@ def test_a_key_that_is_revoked_in_the_middle_ends_training_and_only_what_was_los
         # Each idea is paid for once, over both sessions.
         assert len(server.requests) <= after.total() - after["malformed"] - 3
     assert after.total() == 24 and not after["lost"] and (folder / "model").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "losses"), [([], 4), (["--max_losses_in_a_row", "7"], 7)])
+def test_losses_in_a_row_of_any_cause_end_training(tmp_path, capfd, limit, losses):
+    folder = tmp_path / "run"
+    with Scripted(OVERLOADED) as server:
+        assert train(server, folder, "--no-probe", "--sft_steps", "120", "--max_steps", "12", *limit) == 2
+    assert f"{losses} ideas in a row were lost (max_losses_in_a_row)" in sentences(capfd.readouterr().err)[-1]
+    assert statuses(folder)["lost"] >= losses and not statuses(folder)["succeeded"]
 
 
 @pytest.mark.slow

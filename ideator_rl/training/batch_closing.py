@@ -5,7 +5,7 @@ Pure decisions: no clock, no torch.  `Pipeline._close` waits and asks.
 - A batch is due when a share of its rows, the quorum, has an outcome, or when its deadline has passed.
 - A batch that is due closes if it has a group to train, its own or a deferred one.  Else it waits for its outcomes.
 - When every outcome has come and there is still no group to train, it closes empty.  It raises if every row was lost,
-  unless the budget is spent.
+  unless the budget is spent or the recipe says how many may be lost.
 - A group is ready when the quorum of *its* rows has an outcome and two or more rows have a reward.  Its missing rows
   are masked.
 - A group that is not ready is deferred: it waits for a later batch that has a free slot with the same rows per rank.
@@ -197,12 +197,13 @@ class ClosingRule:
                 still_deferred.append((batch, group))
         return TrainBatch(index, slots, still_deferred + newly_deferred, dropped, waited)
 
-    def may_close_empty(self, outcomes: Mapping[int, Outcomes], budget_is_spent: Callable[[], bool]) -> bool:
+    def may_close_empty(self, outcomes: Mapping[int, Outcomes], may_lose_all: Callable[[], bool]) -> bool:
         """Whether a batch without any group to train may be closed.
 
         Args:
             outcomes: as for `close`.
-            budget_is_spent: called only when every outcome has come.
+            may_lose_all: whether a spent budget explains the losses, or another limit ends the run; called only when
+                every outcome has come.
 
         Raises:
             IdeatorError: everything was lost, and training on would be blind.
@@ -211,8 +212,8 @@ class ClosingRule:
         # A row that is awaited may still make a group ready.
         if any(outcome is None for outcome in rows):
             return False
-        # One reward shows that experiments work: the groups were only unlucky.  A spent budget explains the losses.
-        if budget_is_spent() or any(outcome.has_reward for outcome in rows if outcome):
+        # One reward shows that experiments work: the groups were only unlucky.
+        if may_lose_all() or any(outcome.has_reward for outcome in rows if outcome):
             return True
         raise IdeatorError(
             "Every experiment of this batch was lost, so there is nothing to learn from, and nothing else is lost. "

@@ -54,7 +54,10 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         super().log(logs, *args, **kwargs)
 
     def give_up(self) -> bool:
-        return self.session.spent_cap() is not None
+        if self.buffer is not None:
+            # Of reward functions that run experiments without `rewards.support`, which raises by itself.
+            self.buffer.executor.losses.refuse()
+        return self.session.spent_cap() is not None or self.session.recipe.ours.max_losses_in_a_row is not None
 
     def reattach(self, submitted: set[int]) -> None:
         assert self.reward_runner is not None and self.session.buffer is not None

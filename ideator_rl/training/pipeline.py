@@ -47,7 +47,11 @@ class Host(Protocol):
         ...
 
     def give_up(self) -> bool:
-        """Whether a batch of which no group can be trained may be closed empty, because the budget is spent."""
+        """Whether a batch that was lost as a whole may be closed empty: the budget is spent, or the recipe allows it.
+
+        Raises:
+            RunStopped: too many ideas were lost in a row.
+        """
         ...
 
     def reattach(self, submitted: set[int]) -> None:
