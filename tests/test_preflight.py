@@ -299,7 +299,14 @@ def test_without_a_network_a_model_that_is_not_in_the_cache_is_refused(monkeypat
         (["--load_in_4bit", "true"], "bitsandbytes is not installed here"),
         (["--attn_implementation", "flash_attention_2"], "cannot be loaded: .*[Ff]lash"),
         (
-            ["--scratch_model", "{{hidden_size: 15, num_attention_heads: 2}}", "--model_name_or_path", "null", "--sft_steps", "2"],
+            [
+                "--scratch_model",
+                "{{hidden_size: 15, num_attention_heads: 2}}",
+                "--model_name_or_path",
+                "null",
+                "--sft_steps",
+                "2",
+            ],
             "not a Llama",
         ),
         (["--use_peft", "--lora_target_modules", "[nothing]"], "adapters do not fit the model: "),

@@ -1,13 +1,11 @@
 """The marks of thoughts that decoding loses: special tokens, and the opening mark of the prompt."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.llm.sampled_text import sampled_text
+from ideator_rl.llm.prompt_form import PromptForm
+from ideator_rl.llm.sampled_text import marked_completions, sampled_text
 from ideator_rl.text.thoughts import opening_mark
-from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 DRAFT, IDEA = "[Experiment] a [Code Changes] draft [End]", "[Experiment] a [Code Changes] b [End]"
 
@@ -59,11 +57,10 @@ def test_the_trainer_marks_completions_that_were_cut_inside_the_thoughts_of_thei
             return f"{messages[0]['content']}<think>{'' if enable_thinking else '</think>'}\n"
 
     def marked(words, length, thinking=True):
-        kwargs = {"enable_thinking": thinking}
-        trainer = SimpleNamespace(_tokenizer=Chat(), max_completion_length=length, chat_template_kwargs=kwargs)
+        form = PromptForm(Chat(), {"enable_thinking": thinking})
         prompt = [{"role": "user", "content": "Hi"}] if is_chat else "Hi<think>\n" if thinking else "Hi"
         completion = [{"role": "assistant", "content": words}] if is_chat else words
-        result = IdeatorGRPOTrainer._marked(trainer, {"prompt": prompt}, completion, words.split())
+        (result,) = marked_completions(form, [{"prompt": prompt}], [completion], [words.split()], length)
         return result[0]["content"] if is_chat else result
 
     assert marked(DRAFT, 6) == f"<think>\n{DRAFT}"

@@ -24,7 +24,7 @@ from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.prompt_form import PromptForm
-from ideator_rl.llm.sampled_text import sampled_text
+from ideator_rl.llm.sampled_text import marked_completions
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
 from ideator_rl.training.batch_closing import Layout, TrainBatch
@@ -163,7 +163,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             output = super()._generate_and_score_completions(rows)
             assert self._sampled_texts is not None
             completions, ids = self._sampled_texts
-        completions = [self._marked(*row) for row in zip(rows, completions, ids, strict=True)]
+        completions = marked_completions(self._prompt_form(), rows, completions, ids, self.max_completion_length)
         # Of rewards that are not known yet; computed when the batch is closed.
         output.pop("advantages")
         if names := [name for name, value in output.items() if not isinstance(value, torch.Tensor)]:
@@ -172,16 +172,6 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         all_completions = gather_object(completions)
         all_ids = gather_object([list(map(int, row)) for row in ids])
         return Batch(index, self._batch_index(), groups, all_completions, all_ids, output, random_state(), uid)
-
-    def _marked(self, row: dict[str, Any], completion: Any, ids: Any) -> Any:
-        """A completion with the marks of its thoughts that decoding lost."""
-        message = completion[-1] if isinstance(completion, list) and completion else {}
-        text, prompt = completion if isinstance(completion, str) else message.get("content"), row["prompt"]
-        if not isinstance(text, str):
-            return completion
-        is_cut = len(ids) >= self.max_completion_length
-        text = sampled_text(self._tokenizer, ids, text, self._prompt_form().text(prompt) if is_cut else "", is_cut)
-        return text if isinstance(completion, str) else [*completion[:-1], {**message, "content": text}]
 
     def _prompt_form(self) -> PromptForm:
         return PromptForm(self._tokenizer, cast(dict[str, Any], self.chat_template_kwargs))
@@ -267,9 +257,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         finally:
             self.beta, self._old_logps = beta, None
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
-            limit, form = self.max_completion_length, self._prompt_form()
-            imitation = imitation_loss(model, form, self._examples, self.device, limit)
-            imitation = imitation * self.learning.imitation_weight
+            form, limit = self._prompt_form(), self.max_completion_length
+            imitation = imitation_loss(model, form, self._examples, self.device, limit) * self.learning.imitation_weight
             self._metric_values["imitation_loss"].append(imitation.item())
             loss = loss + imitation
         return loss
