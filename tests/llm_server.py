@@ -24,6 +24,20 @@ def streamed(*events, done=True, **step):
     return {"headers": {"Content-Type": "text/event-stream"}, "body": body, **step}
 
 
+def as_stream(body):
+    """The step that streams a chat completion, in pieces of seven characters."""
+    (choice,) = body["choices"]
+    events = []
+    for key, value in choice["message"].items():
+        pieces = [value]
+        if isinstance(value, str | list) and key != "role":
+            size = 7 if isinstance(value, str) else 1
+            pieces = [value[start : start + size] for start in range(0, len(value), size)]
+        events += [{"choices": [{"index": 0, "delta": {"role": "assistant", key: piece}}]} for piece in pieces]
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]}
+    return streamed(*events, end, {"choices": [], "usage": body.get("usage")})
+
+
 def ending(reason="stop", usage=USAGE, **delta):
     """The last events of a stream: the finish, and the tokens after it."""
     end = {"choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from doc_blocks import blocks
-from llm_server import Scripted, answer, ending, streamed
+from llm_server import Scripted, answer, as_stream, ending, streamed
+from test_reply_shapes import SHAPES
 
 from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable, client, wire
 from ideator_rl.llm.settings import SettingsError
@@ -77,6 +79,10 @@ def test_a_refused_name_of_the_limit_is_replaced_at_once_and_for_the_rest_of_the
         "Invalid 'max_tokens': integer above maximum value.",
         "max_tokens: 9000 > 8192, which is the maximum allowed number of output tokens",
         "Unsupported value: 'temperature' does not support 0.5 with this model.",
+        "The file system does not support locks.",
+        "The system is overloaded. Unexpected load.",
+        "Image input is not supported by this system",
+        "Tool choice is not supported. The system prompt was 12 tokens",
     ],
 )
 def test_a_refused_value_is_no_refused_name(message):
@@ -95,6 +101,9 @@ def test_a_refused_value_is_no_refused_name(message):
         (400, "Developer instruction is not enabled for models/gemma-3-27b-it"),
         (400, "Conversation roles must alternate user/assistant/user/assistant/..."),
         (422, "Template error: unknown role: system"),
+        (400, "role 'system' is not allowed"),
+        (400, "System messages are not supported by this model."),
+        (400, "This model does not support system prompts"),
         (400, "Only user and assistant roles are supported!"),
     ],
 )
@@ -246,6 +255,17 @@ def test_a_stream_gives_the_same_reply_as_an_answer_in_one_piece(events, expecte
     assert server.requests[0]["stream"] is True and server.requests[0]["stream_options"] == {"include_usage": True}
 
 
+def test_every_shape_of_an_answer_gives_the_same_reply_as_a_stream():
+    bodies = [shape("Hm, so be it. ", "Yes.") for shape in SHAPES.values()]
+    bodies += [answer(None), answer("Half", "MAX_TOKENS"), answer("x", None), answer("y", usage=None)]
+    salts = [str(number) for number in range(len(bodies))]
+    with Scripted(*({"body": body} for body in bodies)) as server:
+        whole = ask(server, salts=salts)
+    with Scripted(*map(as_stream, bodies)) as server:
+        pieces = ask(server, salts=salts, stream=True)
+    assert [replace(reply, seconds=0) for reply in pieces] == [replace(reply, seconds=0) for reply in whole]
+
+
 def test_thoughts_of_a_stream_count_where_the_server_does_not_count():
     thought = {"choices": [{"delta": {"reasoning_content": "y" * 40}}]}
     with Scripted(streamed(thought, "x" * 8, *ending(usage=None))) as server:
@@ -274,6 +294,11 @@ def test_a_stream_that_breaks_is_asked_for_again_and_its_reservation_is_booked(b
 def test_an_answer_in_one_piece_to_a_call_for_a_stream_is_read_as_it_is():
     with Scripted({"body": answer("Whole.")}) as server:
         assert ask(server, stream=True)[0].text == "Whole."
+
+
+def test_a_stream_without_being_asked_for_is_read_too():
+    with Scripted(streamed("Whole.", *ending())) as server:
+        assert ask(server)[0].text == "Whole."
 
 
 def test_a_stream_that_is_too_slow_is_a_timeout():

@@ -27,7 +27,7 @@ from ideator_rl.llm.refusals import Refusals
 from ideator_rl.llm.reply import Answer, Reply, prompt_tokens, read_answer, tokens_of
 from ideator_rl.llm.request import Request, digest_of, make_request
 from ideator_rl.llm.settings import LLMSettings, SettingsError
-from ideator_rl.llm.stream import assemble
+from ideator_rl.llm.stream import assemble, is_stream, once
 from ideator_rl.llm.wire import WireForm
 from ideator_rl.storage.ledger import BudgetSpent, Ledger, Spent
 
@@ -211,8 +211,8 @@ class ChatClient:
                     body = await self._post(connections, request, form)
             except openai.APIStatusError as error:
                 # A refusal is not billed, so the reservation of this attempt covers the next form too.
-                other = wire.other_form(form, settings, error.response.text, request.has_system)
-                if error.status_code not in wire.REFUSALS or other is None or other in tried:
+                other = wire.other_form(form, settings, error.status_code, error.response.text, request.has_system)
+                if other is None or other in tried:
                     # `from None`: the openai client's error holds the request, and with it the key.
                     raise self._refusal(error, request, form) from None
                 form = other
@@ -229,10 +229,10 @@ class ChatClient:
         completions: Any = connections.chat.completions
         if not self.settings.stream:
             raw = await completions.with_raw_response.create(**parameters)
-            return bytes(raw.http_response.content)
+            body = bytes(raw.http_response.content)
+            return await assemble(once(body)) if is_stream(raw.http_response.headers) else body
         async with completions.with_streaming_response.create(**parameters) as response:
-            # Some servers answer in one piece all the same.
-            if "event-stream" not in response.headers.get("content-type", ""):
+            if not is_stream(response.headers):
                 return bytes(await response.read())
             try:
                 return await assemble(response.iter_bytes())

@@ -39,6 +39,16 @@ async def assemble(chunks: AsyncIterator[bytes]) -> bytes:
     return json.dumps({**completion, "object": "chat.completion", "choices": [choice]}).encode()
 
 
+def is_stream(headers: Any) -> bool:
+    """Whether an answer is a stream: some servers stream unasked, others answer in one piece all the same."""
+    return "event-stream" in headers.get("content-type", "").lower()
+
+
+async def once(body: bytes) -> AsyncIterator[bytes]:
+    """The chunks of a stream that was read already."""
+    yield body
+
+
 async def _lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The lines of a stream.
 

@@ -20,18 +20,19 @@ LIMITS = ("max_tokens", "max_completion_tokens")
 """The two names of the limit on a completion's tokens."""
 NEW_LIMIT_HOSTS = ("openai.com", "openai.azure.com")
 """Hosts that are asked by the second name first; they refuse the first one for reasoning models."""
-REFUSALS = (400, 404, 422, 500)
-"""Statuses with which servers refuse a form.  llama.cpp and others fail with 500 in the model's chat template."""
+IN_TEMPLATE = 500
+"""Status with which llama.cpp and others fail in the model's chat template, which may refuse the system role."""
+REFUSALS = (400, 404, 422, IN_TEMPLATE)
+"""Statuses with which servers refuse a form."""
 _NO = (
     r"unsupported|not supported|does(?: not|n't) support|unrecogni[sz]ed|unknown|unexpected|not permitted"
     r"|extra_forbidden|no longer|deprecated"
 )
+_SYSTEM = r"(?:\b(?:system|developer) (?:role|message|prompt|instruction)s?\b|role\W{1,4}system\b|['\"`]system['\"`])"
 _SYSTEM_REFUSED = re.compile(
-    r"\b(?:system|developer)\b['\"`]?(?: (?:role|roles|messages?|prompts?|instructions?))?[^.]{0,40}?"
-    r"(?:not (?:supported|enabled|allowed|permitted)|unsupported|does(?: not|n't) support)"
-    r"|(?:unsupported|unknown|unexpected|invalid|not supported?|n't support)[^.]{0,40}"
-    r"(?:\b(?:system|developer)\b['\"`]? (?:role|message|prompt|instruction)|role\W{1,4}system\b)"
-    r"|does(?: not|n't) support ['\"`]?system\b|only user and assistant roles|roles must alternate",
+    rf"{_SYSTEM}[^.]{{0,20}}?\b(?:not (?:supported|enabled|allowed|permitted|available)|unsupported)\b"
+    rf"|(?:unsupported|unknown|unexpected|invalid|does(?: not|n't) (?:support|allow|accept))[^.]{{0,20}}?{_SYSTEM}"
+    r"|only user and assistant roles|roles must alternate",
     re.IGNORECASE,
 )
 """Messages of servers, and of models' chat templates, about a prompt with a system message."""
@@ -92,18 +93,22 @@ def remember(settings: LLMSettings, model: str, form: WireForm) -> None:
     )  # fmt: skip
 
 
-def other_form(form: WireForm, settings: LLMSettings, text: str, has_system: bool) -> WireForm | None:
+def other_form(form: WireForm, settings: LLMSettings, status: int, text: str, has_system: bool) -> WireForm | None:
     """The form to try after a refusal; None where the refusal is not about a form that the settings leave open.
 
     Args:
         text: body of the refusal.
         has_system: whether the request has a system message.
     """
+    if status not in REFUSALS:
+        return None
+    if has_system and not form.merge_system and settings.system_role == "auto" and _SYSTEM_REFUSED.search(text):
+        return replace(form, merge_system=True)
+    if status == IN_TEMPLATE:
+        return None
     key = form.max_tokens_key
     if key is not None and settings.max_tokens_key == "auto" and refuses(key, text):
         return replace(form, max_tokens_key=LIMITS[key == LIMITS[0]])
-    if has_system and not form.merge_system and settings.system_role == "auto" and _SYSTEM_REFUSED.search(text):
-        return replace(form, merge_system=True)
     if form.seed and "seed" not in settings.extra_body and refuses("seed", text):
         return replace(form, seed=False)
     if settings.stream and form.stream_usage and refuses("stream_options", text):
