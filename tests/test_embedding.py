@@ -35,6 +35,7 @@ def test_only_the_description_is_embedded():
     assert description(IDEA) == "Use a wider MLP."
     assert description("a plain sentence") == "a plain sentence"
     assert description("[Experiment] cut short") == "cut short"
+    assert description("The form: [Experiment] what </think> [Experiment] cut short") == "cut short"
     assert description("") == ""
 
 

@@ -203,6 +203,8 @@ def test_a_prompt_that_the_server_refuses_as_too_long_is_halved_until_it_fits():
         (f"<think>perhaps {idea('no')}</think>{idea('a')}", ["a"]),
         (f"<think>perhaps {idea('no')} and so on without end", [None]),
         (f"perhaps {idea('no')}\n</think>\n{idea('a')}{idea('b')}", ["a", "b"]),
+        (f"Perhaps {idea('no')}\n<answer>{idea('a')} {idea('b')}</answer>", ["a", "b"]),
+        (f"Perhaps {idea('no')} or so </think> then {idea('a')}", ["a"]),
         (" ".join(idea(str(number)) for number in range(9)), ["0", "1", "2", "3"]),
         ("[Experiment] [Code Changes] [End]", [None]),
         (f"{idea('a')} and \ud83d half a pair {idea('b')}", ["a", "b"]),

