@@ -1,7 +1,7 @@
 """Made-up bad input at every door where people or buckets hand something in: a value, or one sentence; never a hang.
 
 Two properties for each door.  Any text at all is taken or refused by an `IdeatorError` of one line.  A valid text with a
-damage that no reader may overlook is refused.  The draws are the same in each run; `slow` draws a hundred times more.
+damage that no reader may overlook is refused.  The draws are the same in each run; `slow` draws twenty times more.
 """
 
 import io
@@ -244,7 +244,7 @@ def test_bad_input_is_one_sentence_at_every_door(path):
 
 @pytest.mark.slow
 def test_much_bad_input_is_one_sentence_at_every_door(path):
-    assert properties(path, examples=1000) >= 20_000
+    assert properties(path, examples=300) >= 6_000
 
 
 ENV = YAML_DOORS[environment]

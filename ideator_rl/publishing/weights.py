@@ -157,6 +157,8 @@ def _problem(folder: Path) -> str | None:
 def _rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     if path.is_file():
         settings = read_json(path, error=ModelError)
+        if not isinstance(settings, dict):
+            raise ModelError(f"{path} is no JSON object. Restore it from where the model came.")
         change(settings)
         path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
