@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from doc_blocks import blocks
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from llm_server import Scripted, answer, as_stream, ending, streamed
 from test_reply_shapes import SHAPES
 
 from ideator_rl.llm import ChatClient, LLMSettings, LLMUnavailable, client, wire
+from ideator_rl.llm.faults import Fault
+from ideator_rl.llm.reply import read_answer
 from ideator_rl.llm.settings import SettingsError
+from ideator_rl.llm.stream import assemble
 from ideator_rl.storage.ledger import Ledger
 
 SYSTEM = [{"role": "system", "content": "You write patches."}, {"role": "user", "content": "Go."}]
@@ -253,6 +259,24 @@ def test_a_stream_gives_the_same_reply_as_an_answer_in_one_piece(events, expecte
         (reply,) = ask(server, stream=True)
     assert (reply.text, reply.finish, reply.prompt_tokens, reply.completion_tokens) == expected
     assert server.requests[0]["stream"] is True and server.requests[0]["stream_options"] == {"include_usage": True}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["choices", "delta", "index", "content", "error", "usage", "finish_reason"]), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=60, derandomize=True, database=None, deadline=None)
+@given(st.lists(JSON.map(lambda event: f"data: {json.dumps(event)}\n".encode()) | st.binary(max_size=20), max_size=4))
+def test_any_bytes_of_a_stream_are_an_answer_or_a_fault(chunks):
+    async def stream():
+        for chunk in chunks:
+            yield chunk
+
+    with suppress(Fault):
+        read_answer(asyncio.run(assemble(stream())))
 
 
 def test_every_shape_of_an_answer_gives_the_same_reply_as_a_stream():

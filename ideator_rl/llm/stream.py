@@ -36,7 +36,10 @@ async def assemble(chunks: AsyncIterator[bytes]) -> bytes:
             _add(completion, choice, _event(data))
     if not ended and choice["finish_reason"] is None:
         raise Fault("the stream broke off before the answer's end", maybe_billed=True)
-    return json.dumps({**completion, "object": "chat.completion", "choices": [choice]}).encode()
+    try:
+        return json.dumps({**completion, "object": "chat.completion", "choices": [choice]}).encode()
+    except RecursionError:
+        raise Fault("the stream holds an answer that is nested too deeply", maybe_billed=True) from None
 
 
 def is_stream(headers: Any) -> bool:
