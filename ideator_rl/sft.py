@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -56,8 +57,9 @@ def run(argv: list[str]) -> int:
     sft(recipe, request, Progress())
     if int(os.environ.get("RANK", "0")) == 0:
         scratch = " --scratch_model null" if recipe.ours.scratch_model else ""
-        print(f"The model is in {request.out}. To train it: ideator-rl train {args.config}{scratch} --sft_steps 0 "
-              f"--model_name_or_path {request.out}")  # fmt: skip
+        config, model = shlex.quote(str(args.config)), shlex.quote(str(request.out))
+        print(f"The model is in {request.out}. To train it: ideator-rl train {config}{scratch} --sft_steps 0 "
+              f"--model_name_or_path {model}")  # fmt: skip
     return 0
 
 

@@ -34,7 +34,7 @@ def test_over_baseline_counts_standard_deviations_of_the_baseline_and_never_less
 
 
 def test_missing_or_zero_noise_is_an_error_with_the_command_that_measures_it(environment):
-    with pytest.raises(IdeatorError, match="env check toy --preset cpu --seeds 5"):
+    with pytest.raises(IdeatorError, match=r"env check \S*toy_env --preset cpu --seeds 5"):
         reward_rule(environment, "cpu", "over_baseline")
     store_noise(environment, "cpu", [2.0, 2.0])
     with pytest.raises(IdeatorError, match="no spread over 2 runs"):

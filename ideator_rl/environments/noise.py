@@ -7,6 +7,7 @@ of this machine: in the same seconds a faster one computes more.
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from ideator_rl.config.reader import read_json
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
+from ideator_rl.registry import environment_folder
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def needed_noise(environment: Environment, preset: str) -> Noise:
         IdeatorError: it was never measured, or it is 0.
     """
     noise = load_noise(environment, preset)
-    advice = f"`ideator-rl env check {environment.name} --preset {preset} --seeds 5` measures it."
+    # An environment of a folder is found by its path alone.
+    name = environment.name if environment_folder(environment.name) == environment.root else str(environment.root)
+    advice = f"`ideator-rl env check {shlex.quote(name)} --preset {preset} --seeds 5` measures it."
     if noise is None:
         raise IdeatorError(
             f"The reward is relative to the baseline's noise, and none is stored for {environment.name} ({preset}) as "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import struct
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,8 @@ def _why_no_config(folder: Path) -> str:
     if (folder / ADAPTER).is_file():
         return "it holds adapters without their base. Merge them (merge_and_unload of peft), and name that folder."
     return (
-        f"expected {CONFIG}, or model/{CONFIG}. For a run that was interrupted: run `ideator-rl export {folder} --out "
-        "DIR`, and name DIR."
+        f"expected {CONFIG}, or model/{CONFIG}. For a run that was interrupted: run "
+        f"`ideator-rl export {shlex.quote(str(folder))} --out DIR`, and name DIR."
     )
 
 

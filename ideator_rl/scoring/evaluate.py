@@ -106,8 +106,11 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
     except ScorerFailed as error:
         over, killed = isinstance(error, OverAllowance), isinstance(error, ScorerKilled)
         return {"failed": str(error), "over_allowance": over, "killed": killed}
-    except (MemoryError, ImportError, ScorerNotStarted):
+    except (MemoryError, ScorerNotStarted):
         raise  # of this machine: ours
+    except ImportError as error:
+        line = trusted_line(error, environment.root / environment.evaluator)
+        raise IdeatorError(f"{type(error).__name__}: {error}{line}") from error
     except Exception as error:
         # The artifact is hostile: an error that it causes in the evaluator is the experiment's.
         # Only the kind of the error and a line of trusted code: its message could carry hidden data into the record.
