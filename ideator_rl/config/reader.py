@@ -95,15 +95,16 @@ def decode(data: bytes, name: str, error: type[IdeatorError] = ReadError) -> str
         raise error(f"{name} is not UTF-8 text ({form}). Give a text file, saved as UTF-8.") from None
 
 
-def read_json(
-    path: Path | str, name: str = "", error: type[IdeatorError] = ReadError, max_bytes: int = MAX_DATA_BYTES
-) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path | str, name: str = "", error: type[IdeatorError] = ReadError, finite: bool = True) -> Any:
+    """The value in a JSON file of at most `MAX_DATA_BYTES`.
+
+    Args:
+        finite: as `parse_json`.
 
     Raises:
         error: as `read_text` and `parse_json`.
     """
-    return parse_json(read_text(path, name, error, max_bytes), name or str(path), error)
+    return parse_json(read_text(path, name, error, MAX_DATA_BYTES), name or str(path), error, finite)
 
 
 def parse_json(text: str | bytes, name: str, error: type[IdeatorError] = ReadError, finite: bool = True) -> Any:

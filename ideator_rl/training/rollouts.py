@@ -142,7 +142,7 @@ class RolloutStore:
         if self._rank == 0:
             texts = self._folder(index) / "batch.json"
             with _refuse_damage(texts):
-                body = read_json(texts)
+                body = read_json(texts, finite=False)
                 batch.groups, batch.completions, batch.ids = body["groups"], body["completions"], body["ids"]
         return batch
 
@@ -188,7 +188,7 @@ class RolloutStore:
         """The ideas that were imitated with a closed batch."""
         path = self._folder(index) / "examples.json"
         with _refuse_damage(path):
-            examples: list[dict[str, Any]] = read_json(path) if path.is_file() else []
+            examples: list[dict[str, Any]] = read_json(path, finite=False) if path.is_file() else []
         return examples
 
     def replace_train_batches(self, train_batches: Sequence[TrainBatch]) -> None:
