@@ -1,6 +1,7 @@
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: install wheel smollm2 quickstart test test-all check format reference docs bench clean
 
@@ -18,8 +19,8 @@ smollm2: install
 
 quickstart: install
 	@test ! -e runs/quickstart/recipe.yaml || { echo "runs/quickstart holds a run already. Go on with it:" \
-	  ".venv/bin/ideator-rl train recipes/quickstart.yaml --resume; or move the folder away for a new one."; exit 2; }
-	accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml
+	  ".venv/bin/ideator-rl train quickstart --resume; or move the folder away for a new one."; exit 2; }
+	ideator-rl train quickstart
 
 test: install
 	pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=93

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -62,9 +62,15 @@ class ProgressReporter:
             line, last_line = " · ".join(parts), self._last_line
             self._last_line = line
             if self._redraws:
-                self._draw(parts)
+                self._draw(self._picture(parts))
             elif line != last_line:
                 self.say(" · ".join(filter(None, [line, self.left()])))
+
+    def wait(self, text: str) -> None:
+        """Show on a terminal, where nothing else moves, what takes a while; `hide` or `end` erases it."""
+        if self._redraws and self._prints:
+            with self._lock:
+                self._draw(Text(visible(text), no_wrap=True, overflow="ellipsis"))
 
     def hide(self) -> None:
         """Erase the picture, until it is shown again."""
@@ -113,22 +119,25 @@ class ProgressReporter:
         """The time left, as the end of that line; empty while it is unknown."""
         return ""
 
-    def _draw(self, parts: list[str]) -> None:
+    def _picture(self, parts: list[str]) -> RenderableType:
         times = ", ".join(filter(None, [clock(time.monotonic() - self.started), self.left()]))
         share = self.share()
         first = Table.grid(padding=(0, 1), expand=True)
         first.add_column(no_wrap=True, min_width=len(parts[0]))
         first.add_column(ratio=1)
         first.add_column(no_wrap=True)
-        first.add_row(parts[0], ProgressBar(1.0, share or 0.0) if share is not None else "", times)
+        first.add_row(parts[0], ProgressBar(1.0, share) if share is not None else "", times)
+        details = Text(" · ".join(parts[1:]), no_wrap=True, overflow="ellipsis")
+        return Group(first, details) if parts[1:] else first
+
+    def _draw(self, picture: RenderableType) -> None:
         if self._live is None:
             # stdout may be a file, which rich would print on the terminal instead.
             self._live = Live(
                 console=self._console, auto_refresh=False, transient=True, redirect_stdout=sys.stdout.isatty()
             )
             self._live.start()
-        details = Text(" · ".join(parts[1:]), no_wrap=True, overflow="ellipsis")
-        self._live.update(Group(first, details) if parts[1:] else first, refresh=True)
+        self._live.update(picture, refresh=True)
 
     def _watch(self) -> None:
         while not self._stop.wait(INTERVAL_SECONDS):

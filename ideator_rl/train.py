@@ -59,12 +59,14 @@ def run(argv: list[str]) -> int:
     recipe = load_recipe(args.config, overrides)
     folder = recipe.output_dir
     keep_run(folder, "finished experiments and checkpoints")
-    check_recipe(recipe, args.resume)
-    from ideator_rl.publishing.cards import model_card
-    from ideator_rl.training.run import train
-
+    progress = Progress()
+    progress.wait("checking the recipe, the model and the environment")
     try:
-        train(recipe, args.resume, Progress(), model_card, at_end=_report)
+        check_recipe(recipe, args.resume)
+        from ideator_rl.publishing.cards import model_card
+        from ideator_rl.training.run import train
+
+        train(recipe, args.resume, progress, model_card, at_end=_report)
     except IdeatorError:
         raise
     except Exception as error:
@@ -73,6 +75,8 @@ def run(argv: list[str]) -> int:
         raise IdeatorError(
             f"There is no room left on the disk of {folder} ({error}). Free some, and go on with --resume."
         ) from error
+    finally:
+        progress.end()
     return 0
 
 

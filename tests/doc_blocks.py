@@ -34,7 +34,7 @@ BLOCK = re.compile(r"(?:<!-- test: (?P<mode>[^>]*?) -->\n)?^```(?P<language>\w*)
 HEREDOC = re.compile(r"<<'?END'?\n.*?\nEND$", re.M | re.S)
 MODEL = "Qwen/Qwen3-0.6B"
 ENDPOINT = "http://localhost:8000/v1"
-TRAIN = "accelerate launch -m ideator_rl.train --config recipes/quickstart.yaml"
+TRAIN = "ideator-rl train quickstart"
 
 SHORT = " --max_experiments 8"
 FINISHED: set[str] = set()

@@ -151,3 +151,16 @@ def test_the_warm_up_shows_its_own_time_left(capsys):
     assert "warm-up 50/200 · loss 1.250 · about 1:00 of warm-up left" in capsys.readouterr().err
     progress.warmup(200, 200, 0.5, 80.0)
     assert "warm-up done: 200 steps, loss 0.500" in capsys.readouterr().err
+
+
+def test_a_wait_is_shown_on_a_terminal_alone_and_erased(monkeypatch, capsys):
+    Progress().wait("checking")
+    assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    progress = Progress()
+    progress.wait("checking")
+    assert "checking" in terminal.getvalue()
+    progress.end()
+    assert terminal.getvalue().rstrip().endswith(("\x1b[2K", "\x1b[?25h"))

@@ -244,6 +244,7 @@ def _say_outstanding(buffer: RewardBuffer, progress: Progress, state: str) -> No
 
 
 def _introduce(recipe: Recipe, buffer: RewardBuffer, progress: Progress) -> None:
+    progress.hide()  # what was shown while the checks went on
     executor, ours = buffer.executor, recipe.ours
     sandbox = executor.sandbox.isolation + (f" ({executor.sandbox.reason})" if executor.sandbox.reason else "")
     rules = " (reads the environment's catalogue, asks no LLM)" if ours.implementer == "rules" else ""
