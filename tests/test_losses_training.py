@@ -24,7 +24,14 @@ def short_waits(monkeypatch):
 
 
 def options(server, folder):
-    coder = {"base_url": server.url, "models": "coder", "api_key_env": None, "samples": 1, "concurrency": 1, "retries": 1}
+    coder = {
+        "base_url": server.url,
+        "models": "coder",
+        "api_key_env": None,
+        "samples": 1,
+        "concurrency": 1,
+        "retries": 1,
+    }
     return ["--output_dir", str(folder), "--implementer", "llm", "--coder", json.dumps(coder)]
 
 
