@@ -99,7 +99,6 @@ def run(
     workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
     counted = budget.clock == "cpu" and sandbox.level == BWRAP
-    # Forked first: it is ready when the sandbox is, and has no descriptor of the run.
     tracer = Tracer() if counted else None
     output, write_output = os.pipe()
     try:
@@ -133,7 +132,7 @@ def run(
         _reap()
         os.close(output)
     # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
-    children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks - (tracer.cpu if tracer else 0.0)
+    children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks
     cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
     return replace(_result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how)

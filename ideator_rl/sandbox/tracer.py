@@ -12,57 +12,47 @@ Covered:
 Not covered: where the launcher cannot be traced, it installs a filter by which calls that set an action for SIGCHLD
 succeed without an effect.  No time is lost then, and a program that waits for the signal waits in vain.
 
-The tracer is a forked process, because the one that holds the clock must never wait for a run.  Shared memory: the
-tracer writes and the clock's process reads.
+The tracer is a thread, because the one that holds the clock must never wait for a run.  It writes `_ended` and `fault`,
+and the clock's thread reads them.  No other thread may wait for any child (-1) meanwhile: that would take its events.
 """
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import mmap
 import os
 import platform
 import signal
 import socket
 import struct
+import threading
 from contextlib import suppress
 
 from ideator_rl.sandbox import seccomp
-from ideator_rl.sandbox.process_tree import die_with_parent, own_seconds, readable, start_time, status_fields
+from ideator_rl.sandbox.process_tree import own_seconds, start_time, status_fields
 
 END_SECONDS = 10.0
 _CONT, _SEIZE, _LISTEN = 7, 0x4206, 0x4208
 _OPTIONS = 0x2 | 0x4 | 0x8 | 0x10_0000  # fork, vfork and clone are followed; the processes are killed with the tracer
 _STOP_EVENT = 128
 _STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-_ALL = 0x4000_0000  # __WALL: threads, and children whose end sends another signal
-_SECONDS = struct.Struct("@d")
+_ALL = 0x6000_0000  # __WALL, threads, and children whose end sends another signal; __WNOTHREAD, none of other threads
 _CREDENTIALS = struct.Struct("@iII")
 
 
 class Tracer:
-    """The process that traces one run, and what it has counted.  Used by the thread that follows the run."""
+    """The thread that traces one run, and what it has counted.  Used by the thread that follows the run."""
 
     def __init__(self) -> None:
         self.fault = ""
-        """Why nothing is traced; empty when all is, and before `mark`."""
-        self.cpu = 0.0
-        """CPU seconds of the tracer's process, once it has been collected."""
+        """Why nothing is traced; empty when all is, and before the launcher's mark."""
+        self._ended = 0.0
+        """CPU seconds of the traced processes that have ended."""
         self._ours = 0.0
-        self._memory = mmap.mmap(-1, _SECONDS.size)
         self._theirs, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The kernel then names the sender of each message, by the number that it has here.
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self._read, write = os.pipe()
-        parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            die_with_parent(parent)
-            self._theirs.close()
-            _trace(channel, self._memory, write)
-        channel.close()
-        os.close(write)
+        self._thread = threading.Thread(target=self._trace, args=(channel,), daemon=True)
+        self._thread.start()
 
     @property
     def inherited(self) -> int:
@@ -74,7 +64,6 @@ class Tracer:
 
     def mark(self, pids: list[int]) -> None:
         """The launcher has sent its mark, and before that it was traced or refused.  Args: `pids` of the whole tree."""
-        self.fault = os.read(self._read, 512).decode().strip("\0")
         self._ours = sum(own_seconds(pid) or 0.0 for pid in pids if not self._holds(pid))
 
     def seconds(self, pids: list[int]) -> float | None:
@@ -82,59 +71,52 @@ class Tracer:
         if self.fault:
             return None
         # First what has ended: a process that ends after this is missing until the next look, and never counted twice.
-        ended = self._ended()
+        ended = self._ended
         return ended + sum(own_seconds(pid) or 0.0 for pid in pids if start_time(pid) or self._holds(pid))
 
     def close(self) -> float:
         """The run's processes are dead: wait until all are counted; returns the CPU seconds of the run."""
-        # At its end at the latest nothing of the run is left to wait for.  Killing it is the way out if a process hangs
-        # in the kernel.
-        if not _ends(self._read, END_SECONDS):
-            os.kill(self.pid, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            used = os.wait4(self.pid, 0)[2]
-            self.cpu = used.ru_utime + used.ru_stime
-        os.close(self._read)
-        return self._ended() + self._ours
+        self._thread.join(END_SECONDS)  # not for ever: a process may hang in the kernel
+        return self._ended + self._ours
 
     def _holds(self, pid: int) -> bool:
         """Whether a process is traced.  One that has ended and is traced is not yet among the ended ones."""
-        return status_fields(pid).get("TracerPid") == str(self.pid)
+        return status_fields(pid).get("TracerPid") == str(self._thread.native_id)
 
-    def _ended(self) -> float:
-        """CPU seconds of the traced processes that have ended."""
-        while True:  # until it was not read in the middle of a write
-            (seconds,) = _SECONDS.unpack_from(self._memory)
-            if (seconds,) == _SECONDS.unpack_from(self._memory):
-                return float(seconds)
-
-
-def _ends(pipe: int, seconds: float) -> bool:
-    """Wait for the end of what is written to a pipe; a few bytes may be left in it."""
-    while readable(pipe, seconds):
-        if not os.read(pipe, 512):
-            return True
-    return False
-
-
-def _trace(channel: socket.socket, memory: mmap.mmap, write: int) -> None:
-    """The tracer's process.  Never returns."""
-    try:
-        gc.disable()  # a collection would copy the parent's memory page by page
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    def _trace(self, channel: socket.socket) -> None:
+        """The thread: attach to the launcher when it asks for that, and follow the run to its end."""
         libc = ctypes.CDLL(None, use_errno=True)
         libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
-        message, ancillary, _, _ = channel.recvmsg(16, socket.CMSG_SPACE(_CREDENTIALS.size))
-        if message:
-            fault = _attach(libc, _CREDENTIALS.unpack_from(ancillary[0][2])[0])
-            os.write(write, fault.encode() or b"\0")
+        with channel:
+            message, ancillary, _, _ = channel.recvmsg(16, socket.CMSG_SPACE(_CREDENTIALS.size))
+            if not message:
+                return  # it was not started
+            self.fault = _attach(libc, _CREDENTIALS.unpack_from(ancillary[0][2])[0])
             machine = platform.machine()
             refusing = f"{seccomp.load_call(machine)} ".encode() + seccomp.no_child_signal(machine)
-            channel.send(refusing if fault else b"\0")
-            channel.close()
-            _follow(libc, memory)
-    finally:
-        os._exit(0)
+            with suppress(BrokenPipeError):  # it was killed
+                channel.send(refusing if self.fault else b"\0")
+        self._follow(libc)
+
+    def _follow(self, libc: ctypes.CDLL) -> None:
+        """Let the processes go on at each stop, and add up the time of those that end, until none is left."""
+        with suppress(ChildProcessError):
+            while True:
+                event = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | _ALL)
+                assert event is not None
+                pid = event.si_pid
+                if event.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
+                    seconds = own_seconds(pid) or 0.0  # 0 for a thread: its time is in its process's
+                    os.waitpid(pid, _ALL)
+                    # After the wait: `seconds` counts a process as living while this thread has it.
+                    self._ended += seconds
+                    continue
+                kind, number = event.si_status >> 8, event.si_status & 0xFF
+                if kind == _STOP_EVENT and number in _STOPPING:
+                    libc.ptrace(_LISTEN, pid, None, None)  # stopped as without a tracer, until a signal continues it
+                else:
+                    # A signal is delivered; the stop of a new process or thread, and of its parent, is for us alone.
+                    libc.ptrace(_CONT, pid, None, 0 if kind else number)
 
 
 def _attach(libc: ctypes.CDLL, pid: int) -> str:
@@ -143,26 +125,3 @@ def _attach(libc: ctypes.CDLL, pid: int) -> str:
         if libc.ptrace(_SEIZE, task, None, _OPTIONS) != 0:
             return os.strerror(ctypes.get_errno())
     return ""
-
-
-def _follow(libc: ctypes.CDLL, memory: mmap.mmap) -> None:
-    """Let the processes go on at each stop, and add up the time of those that end, until none is left."""
-    ended = 0.0
-    with suppress(ChildProcessError):
-        while True:
-            event = os.waitid(os.P_ALL, 0, os.WEXITED | os.WSTOPPED | os.WNOWAIT | _ALL)
-            assert event is not None
-            pid = event.si_pid
-            if event.si_code in (os.CLD_EXITED, os.CLD_KILLED, os.CLD_DUMPED):
-                seconds = own_seconds(pid) or 0.0  # 0 for a thread: its time is in its process's
-                os.waitpid(pid, _ALL)
-                # After the wait: `Tracer.seconds` counts a process as living while the tracer has it.
-                ended += seconds
-                _SECONDS.pack_into(memory, 0, ended)
-                continue
-            kind, number = event.si_status >> 8, event.si_status & 0xFF
-            if kind == _STOP_EVENT and number in _STOPPING:
-                libc.ptrace(_LISTEN, pid, None, None)  # stopped as without a tracer, until a signal continues it
-            else:
-                # A signal is delivered; the stop of a new process or thread, and of its parent, is for us alone.
-                libc.ptrace(_CONT, pid, None, 0 if kind else number)
