@@ -22,6 +22,7 @@ PERMANENT = {
     "moved": ({"status": 302}, "302.*`base_url`"),
     "parameter": (REFUSED, "flavour.*`models`"),
     "no money": ({"status": 402}, "no quota left"),
+    "no quota": ({"status": 429, "body": {"error": {"type": "insufficient_quota", "code": "429"}}}, "no quota left"),
     "login page": (HTML, "Log in.*login page"),
     "no JSON": ({"body": b"pong"}, "no chat completion.*pong.*`base_url`"),
     "nothing": ({"body": b""}, "no chat completion"),

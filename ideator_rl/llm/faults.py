@@ -95,6 +95,7 @@ class Fault(Exception):
 def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | None) -> Fault:
     """The fault of a status other than 2xx.  Servers do not bill these."""
     code = str(body.get("code") or body.get("type") or "") if isinstance(body, dict) else ""
+    kind = str(body.get("type") or "") if isinstance(body, dict) else ""
     message = shortened(
         str((body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body or text)
     )
@@ -108,7 +109,7 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
     if status == 400 and CUT_SHORT.search(message):
         return Fault(description, "Raise max_tokens.", temporary=False)
     # Some servers answer 429 for an empty account too, which no wait refills.
-    if status == 402 or (status == 429 and code in QUOTA):
+    if status == 402 or (status == 429 and {code, kind} & set(QUOTA)):
         advice = "The account has no quota left: top it up, and continue with --resume."
         return Fault(description, advice, temporary=False, permanent=True)
     if status in TEMPORARY or status >= 500:
@@ -163,7 +164,9 @@ def shortened(text: str) -> str:
 
 def _advice(status: int, key_env: str | None) -> str:
     if status in (401, 403):
-        return f"Check the key in {key_env}." if key_env else "It needs a key: name its variable with `api_key_env`."
+        return (
+            f"Check the key in {key_env}." if key_env else "Check the key; `api_key_env` names its variable."
+        )
     if status in OF_ADDRESS:
         return "Check `base_url` (it usually ends with /v1) and the names in `models`."
     return "Check the names in `models`; `extra_body: {seed: null}` leaves out a parameter that it does not support."
