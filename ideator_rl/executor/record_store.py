@@ -329,6 +329,8 @@ def _parse_claim(raw: bytes) -> dict[str, Any]:
     require_finite((claim["time"], claim["pid"]))
     if not all(isinstance(claim[name], str) for name in ("host", "place")) or not isinstance(claim["pid"], int):
         raise ValueError("it names no process")
+    if not isinstance(claim["start"], str | None):
+        raise ValueError(f"its process has the start {str(claim['start'])[:60]!r}")
     return claim | {"start": claim["start"]}
 
 
