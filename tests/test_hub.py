@@ -58,7 +58,7 @@ def test_a_run_is_pushed_as_two_repos_and_the_token_goes_in_the_header_only(tmp_
     assert {"README.md", "model.safetensors", "config.json", "tokenizer.json", "recipe.yaml", "reward.svg"} <= set(
         model
     )
-    assert set(dataset) == {"README.md", "recipe.yaml", "data/trajectories.parquet", "data/experiments.parquet"}
+    assert set(dataset) == {"README.md", "data/trajectories.parquet", "data/experiments.parquet"}
     assert b"- somebody/ideator-trajectories" in model["README.md"] and b"somebody/ideator)" in dataset["README.md"]
     assert hub.private == {("model", NAMES.model): True, ("dataset", NAMES.dataset): True}
     headers = {path: header for path, header in hub.authorizations}

@@ -1,7 +1,7 @@
 """Export of a run: the merged model with its card, and its trajectories as a dataset with a card of their own.
 
     OUT/model/     weights, config, tokenizer, generation config, README.md, recipe.yaml, charts
-    OUT/dataset/   README.md, recipe.yaml, data/trajectories.parquet, data/experiments.parquet
+    OUT/dataset/   README.md, data/trajectories.parquet, data/experiments.parquet; without a model, recipe.yaml
 
 Contract:
 - OUT appears complete or not at all, and nothing is overwritten.  A push sends the same folders to the Hub.
@@ -124,7 +124,11 @@ def _write(folder: Path, out: Path, options: Options) -> Exported:
     if options.dataset_only or run.is_search:
         if options.dtype:
             raise ExportError("--dtype is about weights, and this export has none. Leave it out.")
-        return Exported(None, str(out / "dataset"), None, {}, _write_dataset(run, out / "dataset", options))
+        rows = _write_dataset(run, out / "dataset", options)
+        # With a model, the recipe is in the model's folder.
+        recipe_text = public_settings(run.recipe, Redactor(run.recipe))
+        (out / "dataset" / MARK).write_text(recipe_text, encoding="utf-8")
+        return Exported(None, str(out / "dataset"), None, {}, rows)
     prepare_libraries(None)
     from transformers import AutoTokenizer
 
@@ -158,8 +162,6 @@ def _write(folder: Path, out: Path, options: Options) -> Exported:
 
 def _write_dataset(run: Run, dataset: Path, options: Options) -> dict[str, int]:
     """Write the trajectories with their card.  Returns the number of rows by table."""
-    redactor = Redactor(run.recipe)
-    rows = write_trajectories(run, dataset, redactor)
-    (dataset / MARK).write_text(public_settings(run.recipe, redactor), encoding="utf-8")
+    rows = write_trajectories(run, dataset, Redactor(run.recipe))
     (dataset / "README.md").write_text(dataset_card(run, options.model, options.license), encoding="utf-8")
     return rows
