@@ -60,6 +60,7 @@ def new(project, tmp_path):
         ("data/prepare.py", "x = 1\n", "code"),
         ("data/readme.md", "where it is from", "code"),
         ("run.sh", "python train.py", "code"),
+        ("package/data/__init__.py", "", "code"),
         ("names.txt", TEXT, "data"),
         ("points.csv", "1,2\n" * 20_000, "data"),
         ("data/input.txt", "short\n", "data"),
@@ -122,6 +123,18 @@ def test_data_takes_the_place_of_every_guess(new, project, named):
     codebase, _ = new({}, data=[named.format(project=root)])
     assert set(codebase.data) == {"a/one.txt"}
     assert codebase.left_out["names.txt"] == "data that --data does not name"
+
+
+def test_a_script_in_an_ignored_folder_is_taken_and_lines_that_are_no_pattern_are_passed_over(new):
+    rules = b"\xef\xbb\xbf[\n!\n\\\n# x\n\n/[a-\n\xff\n*.log\nsrc/\n"
+    codebase, _ = new({"src/fit.py": TRAIN, "src/x.py": "", ".gitignore": rules, "a.log": "x"}, script="src/fit.py")
+    assert list(codebase.code) == ["src/fit.py"]
+    assert codebase.left_out["a.log"] == codebase.left_out["src/x.py"] == "ignored by .gitignore"
+
+
+def test_a_small_file_of_a_package_that_is_called_data_is_code(new):
+    codebase, _ = new({"train.py": TRAIN, "lm/data/__init__.py": "", "lm/data/vocab.txt": "a b", "data/x.txt": TEXT})
+    assert "lm/data/vocab.txt" in codebase.code and list(codebase.data) == ["x.txt"]
 
 
 def test_data_may_lie_outside_the_codebase(new, tmp_path):
@@ -208,6 +221,8 @@ def test_the_script_and_the_folders_of_pythons_path_follow_from_names_and_import
         ({"a.py": "", "b.py": ""}, {}, "Which file of .* trains. Give --script, one of: a.py, b.py"),
         ({"a/train.py": "", "b/train.py": ""}, {}, "--script, one of: a/train.py, b/train.py"),
         ({"a.py": "print 'x'\n"}, {}, "a.py is not Python 3"),
+        ({"a.py": "-" * 200_000 + "1\n"}, {}, "a.py is not Python 3.*too deeply nested"),
+        ({"a.ipynb": NOTEBOOK}, {}, "--script, one of: a.ipynb"),
         ({"a.py": ""}, {"script": "b.py"}, "--script b.py is not a Python file of .*There are: a.py"),
         ({"a.py": "", "b.ipynb": "{}"}, {"script": "b.ipynb"}, "b.ipynb is not a notebook of format 4: KeyError"),
         ({"a.py": ""}, {"data": ["b.txt"]}, "--data b.txt: there is no such file"),

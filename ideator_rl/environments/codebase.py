@@ -11,8 +11,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.environments.file_kinds import CODE, DATA, LEFT_OUT, MAX_FILE_BYTES, kind_of
 from ideator_rl.errors import IdeatorError
@@ -105,11 +107,8 @@ def _walk(folder: Path, codebase: Codebase, target: Path, ignores: list, scripts
         ignores: (folder, rules) of the .gitignore files above, outermost first.
         scripts: paths that are taken although a .gitignore names them.
     """
-    from pathspec import GitIgnoreSpec
-
     if (rules := folder / ".gitignore").is_file():
-        lines = rules.read_text(encoding="utf-8", errors="replace").splitlines()
-        ignores = [*ignores, (folder, GitIgnoreSpec.from_lines(lines))]
+        ignores = [*ignores, (folder, _ignore_rules(rules))]
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
@@ -122,12 +121,23 @@ def _walk(folder: Path, codebase: Codebase, target: Path, ignores: list, scripts
             codebase.left_out[name] = "a link or special file"
         elif path.is_dir() and (reason := _why_skipped(path, target)):
             codebase.left_out[name + "/"] = reason
-        elif name not in scripts and _is_ignored(path, ignores):
+        elif not any(f"{script}/".startswith(f"{name}/") for script in scripts) and _is_ignored(path, ignores):
             codebase.left_out[name + "/" * path.is_dir()] = "ignored by .gitignore"
         elif path.is_file():
             yield path
         else:
             yield from _walk(path, codebase, target, ignores, scripts)
+
+
+def _ignore_rules(file: Path) -> Any:
+    """The rules of a .gitignore; a line that is no pattern is left out, as git does."""
+    from pathspec import GitIgnoreSpec
+
+    rules = GitIgnoreSpec([])
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+        with suppress(ValueError):
+            rules += GitIgnoreSpec.from_lines([line])
+    return rules
 
 
 def _why_skipped(folder: Path, target: Path) -> str:
@@ -215,6 +225,7 @@ def _find_script(codebase: Codebase, script: str | None) -> None:
         codebase.script = _named_script(codebase, script, scripts)
         return
     top = [name for name in scripts if "/" not in name and name not in ("setup.py", "conftest.py")]
+    choices = scripts or [name for name in codebase.left_out if name.endswith(".ipynb")]
     usual = [name for usual in USUAL_SCRIPTS for name in scripts if name.rpartition("/")[2] == usual]
     if len(top) == 1:
         codebase.script, codebase.script_reason = top[0], "the only Python file at the top"
@@ -222,7 +233,7 @@ def _find_script(codebase: Codebase, script: str | None) -> None:
         codebase.script, codebase.script_reason = usual[0], "by its name"
     else:
         raise IdeatorError(
-            f"Which file of {codebase.folder} trains? Give --script, one of: {_list_some(usual + top or scripts)}."
+            f"Which file of {codebase.folder} trains? Give --script, one of: {_list_some(usual + top or choices)}."
         )
 
 

@@ -62,7 +62,10 @@ def kind_of(path: Path, name: str) -> tuple[str, str]:
 
 
 def _kind_by_content(path: Path, name: str, size: int) -> tuple[str, str]:
-    suffix, folders = path.suffix.lower(), {part.lower() for part in PurePosixPath(name).parts[:-1]}
+    suffix = path.suffix.lower()
+    # A Python package may be called data too, and reads its own small files.
+    parents = path.parents[: len(PurePosixPath(name).parts) - 1]
+    folders = {folder.name.lower() for folder in parents if not (folder / "__init__.py").exists()}
     try:
         decoded(name, path.read_bytes())
     except PatchError as error:

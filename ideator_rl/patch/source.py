@@ -79,4 +79,7 @@ def parsed(text: str) -> ast.Module:
     Raises:
         SyntaxError, ValueError, RecursionError: Python cannot read it.
     """
-    return ast.parse(shown(text))
+    try:
+        return ast.parse(shown(text))
+    except MemoryError:  # the parser's own stack, not the machine's memory
+        raise SyntaxError("too deeply nested") from None
