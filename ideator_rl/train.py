@@ -55,6 +55,7 @@ def run(argv: list[str]) -> int:
     from ideator_rl.training.preflight import check_recipe
     from ideator_rl.training.progress import Progress
     from ideator_rl.training.recipe.recipe import load_recipe
+    from ideator_rl.training.session import is_rank_zero
 
     recipe = load_recipe(args.config, overrides)
     folder = recipe.output_dir
@@ -62,7 +63,10 @@ def run(argv: list[str]) -> int:
     progress = Progress()
     progress.wait("checking the recipe, the model and the environment")
     try:
-        check_recipe(recipe, args.resume)
+        notes = check_recipe(recipe, args.resume)
+        if is_rank_zero():
+            for note in notes:
+                progress.say(note)
         from ideator_rl.publishing.cards import model_card
         from ideator_rl.training.run import train
 

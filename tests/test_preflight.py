@@ -357,3 +357,13 @@ def test_a_context_that_is_too_short_is_refused_where_positions_are_learned(poli
     # Rotary positions go on, at a loss of quality.
     notes = check_ideator(recipe_for(tmp_path / "run", policy, "--max_completion_length", "500"), environment)
     assert "more than the 128 of the model's context" in notes[0]
+
+
+def test_an_own_function_in_the_working_directory_is_found_by_a_dry_run_as_by_the_run(policy, tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "def short(completions, **_):\n    return [0.0 for _ in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    recipe = recipe_for(tmp_path / "run", policy, "--reward_funcs", "[rewards_of_mine.short]")
+    assert check_recipe(recipe, dry=True) == check_recipe(recipe) == []
