@@ -1,10 +1,12 @@
 import io
+import logging
 import re
 import time
 
 import pytest
 from rich.cells import cell_len
 
+from ideator_rl.training.libraries import silence
 from ideator_rl.training.progress import Progress
 
 
@@ -164,3 +166,21 @@ def test_a_wait_is_shown_on_a_terminal_alone_and_erased(monkeypatch, capsys):
     assert "checking" in terminal.getvalue()
     progress.end()
     assert terminal.getvalue().rstrip().endswith(("\x1b[2K", "\x1b[?25h"))
+
+
+def test_a_library_that_sets_its_level_when_it_is_imported_shows_errors_alone(monkeypatch):
+    for name in ("TOKENIZERS_PARALLELISM", "HF_DATASETS_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "")
+    silence()
+    stream = io.StringIO()
+    logger = logging.getLogger("DeepSpeed")
+    handler = logging.StreamHandler(stream)
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        logger.warning("Setting accelerator to CPU")
+        logger.error("out of memory")
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == "out of memory\n"

@@ -21,6 +21,7 @@ def silence() -> None:
     # Their bars would break our own progress line.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
     modules = r"(accelerate|datasets|deepspeed|peft|torch|torchao|transformers|trl)\."
     warnings.filterwarnings("ignore", category=UserWarning, module=modules)
