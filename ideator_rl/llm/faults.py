@@ -164,9 +164,7 @@ def shortened(text: str) -> str:
 
 def _advice(status: int, key_env: str | None) -> str:
     if status in (401, 403):
-        return (
-            f"Check the key in {key_env}." if key_env else "Check the key; `api_key_env` names its variable."
-        )
+        return f"Check the key in {key_env}." if key_env else "Check the key; `api_key_env` names its variable."
     if status in OF_ADDRESS:
         return "Check `base_url` (it usually ends with /v1) and the names in `models`."
     return "Check the names in `models`; `extra_body: {seed: null}` leaves out a parameter that it does not support."

@@ -103,7 +103,7 @@ class _StepReporter(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "reward" in logs and state.is_world_process_zero:
-            self._progress.say(f"step {state.global_step}/{state.max_steps} done · {step_text(logs)}")
+            self._progress.say(f"step {state.global_step}/{state.max_steps}: {step_text(logs)}")
 
 
 def build_trainer(
@@ -254,10 +254,10 @@ def _any_rank(flag: bool) -> bool:
 def step_text(logs: dict[str, Any]) -> str:
     """A step's result for the progress line."""
     parts = [f"mean reward {number(logs['reward'])}" if logs["reward"] is not None else "no reward"]
+    if (best := logs.get("reward_best")) is not None:
+        parts[0] += f", best {number(best)}"
     if (success := logs.get("execution/success")) is not None:
         parts.append(f"success {success:.0%}")
-    if (best := logs.get("reward_best")) is not None:
-        parts.append(f"best reward {number(best)}")
     if (length := logs.get("completions/mean_length")) is not None:
         parts.append(f"{length:.0f} tokens")
     return " · ".join(parts)
