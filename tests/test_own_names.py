@@ -32,7 +32,13 @@ def start(command, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize("program", [[*CLI, "train"], [sys.executable, "-m", "ideator_rl.train", "--config"]])
+@pytest.mark.parametrize(
+    "program",
+    [
+        pytest.param([*CLI, "train"], marks=pytest.mark.slow),
+        [sys.executable, "-m", "ideator_rl.train", "--config"],
+    ],
+)
 def test_own_files_hide_no_library_and_own_rewards_are_found(program, own_project):
     rewards = "[execution, my_rewards.mine, rewards.mine]"
     ended = start([*program, str(RECIPE), "--env", str(TOY), "--reward_funcs", rewards, "--dry-run"], own_project)
