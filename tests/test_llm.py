@@ -112,7 +112,7 @@ def test_a_server_that_is_down_costs_nothing_and_is_unavailable():
     assert ledger.spent.tokens == 0
 
 
-@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'{"choices": []}', b'{"error": {"message": "overloaded"}}', b'{"choices": [null]}'])  # fmt: skip
+@pytest.mark.parametrize("body", [b"{", b"", b"[]", b'{"choices": []}', b'{"error": {"message": "overloaded"}}', b'{"choices": [null]}', {"choices": [{"finish_reason": "error", "error": {"code": 502, "message": "gone"}, "message": {"content": "Half"}}]}])  # fmt: skip
 def test_a_body_that_is_no_chat_completion_is_retried(body):
     with Scripted({"body": body}, {}) as server:
         assert ask(server).text == "Hello."

@@ -27,6 +27,18 @@ PERMANENT = {
     "no JSON": ({"body": b"pong"}, "no chat completion.*pong.*`base_url`"),
     "nothing": ({"body": b""}, "no chat completion"),
     "other JSON": ({"body": {"ok": True}}, "no chat completion"),
+    "Gemini's wrong key": (
+        {
+            "status": 400,
+            "body": [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key."}}],
+        },
+        "status 400: API key not valid.*Check the key",
+    ),
+    "xAI's wrong key": (
+        {"status": 400, "body": {"code": "invalid argument", "error": "Incorrect API key provided: xx."}},
+        "status 400: Incorrect API key.*Check the key",
+    ),
+    "wrong key as an answer": ({"body": {"error": "invalid api key"}}, "no chat completion.*Check the key"),
     "error as an answer": ({"body": {"error": {"code": 401, "message": "No key."}}}, "no chat completion.*No key"),
 }
 

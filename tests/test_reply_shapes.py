@@ -231,6 +231,10 @@ def test_an_ideator_whose_text_came_in_another_field_names_it(count, caplog):
         ({"input_tokens": 20, "output_tokens": 5, "cache_read_input_tokens": 100}, (120, 5)),
         ({"prompt_tokens": 20.0, "completion_tokens": 5.0}, (20, 5)),
         ({"prompt_tokens": 20, "total_tokens": 70}, (20, 50)),
+        ({"completion_tokens": 50, "total_tokens": 70}, (20, 50)),
+        # Of a sum alone all may be completion, which costs more.
+        ({"total_tokens": 5060}, (0, 5060)),
+        ({"prompt_tokens": "20", "completion_tokens": "5000"}, (20, 5000)),
     ],
 )  # fmt: skip
 def test_the_larger_sum_of_a_usage_is_booked(usage, tokens):
@@ -245,7 +249,7 @@ def test_the_larger_sum_of_a_usage_is_booked(usage, tokens):
     None, [], {"prompt_tokens": 5}, {"prompt_tokens": None, "completion_tokens": None},
     {"prompt_tokens": -1, "completion_tokens": 5}, {"prompt_tokens": True, "completion_tokens": 5},
     {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}, {"prompt_tokens": 1e999, "completion_tokens": 1},
-    {"prompt_tokens": "9", "completion_tokens": "5"},
+    {"prompt_tokens": "nine", "completion_tokens": "5"},
 ])  # fmt: skip
 def test_a_usage_that_counts_nothing_is_estimated(usage):
     async def reply(url):

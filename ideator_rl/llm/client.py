@@ -251,13 +251,14 @@ class ChatClient:
         return fault
 
     def _reply(self, request: Request, answer: Answer, price: Price, seconds: float) -> Reply:
-        tokens = answer.tokens or (
-            prompt_tokens(request.messages),
-            tokens_of(answer.text) + tokens_of(answer.reasoning),
-        )
+        prompt, completion = answer.tokens or (None, 0)
+        if estimated := prompt is None:
+            prompt = prompt_tokens(request.messages)
+            completion = max(completion, tokens_of(answer.text) + tokens_of(answer.reasoning))
+        tokens = (prompt, completion)
         usd = price.usd(*tokens)
         return Reply(
-            answer.text, answer.finish, request.model, *tokens, usd, seconds, answer.tokens is None,
+            answer.text, answer.finish, request.model, *tokens, usd, seconds, estimated,
             answer.finish_reason, answer.reasoning, answer.reasoning_field,
         )  # fmt: skip
 

@@ -32,6 +32,12 @@ FILTERED = re.compile(r"content[_ ]?(filter|policy|management)|moderation|flagge
 """Messages of servers when a filter stops one prompt."""
 CUT_SHORT = re.compile(r"could not finish the message because max_tokens", re.IGNORECASE)
 """A status 400 of some reasoning models, for an answer that max_tokens cut off before its first word."""
+KEY_REFUSED = re.compile(
+    r"(invalid|incorrect|wrong|expired|missing|revoked) [\w ]{0,20}api[ _-]?key"
+    r"|api[ _-]?key [\w ]{0,20}(not valid|invalid|incorrect|expired|not found|missing|revoked)",
+    re.IGNORECASE,
+)
+"""Messages of servers that refuse a key with another status than 401 and 403."""
 TOO_LONG = re.compile(
     r"context[_ ]length|context[_ ]window|context[_ ]size|maximum context|max_model_len|max_seq_len"
     r"|(prompt|input|request|messages?)( is| are)? too (long|large)|too many (input )?tokens|reduce the length"
@@ -94,6 +100,10 @@ class Fault(Exception):
 
 def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | None) -> Fault:
     """The fault of a status other than 2xx.  Servers do not bill these."""
+    if isinstance(body, list) and len(body) == 1:
+        body = body[0]  # as Gemini sends it
+    if isinstance(body, dict) and isinstance(body.get("error"), str | dict):
+        body = body["error"]
     code = str(body.get("code") or body.get("type") or "") if isinstance(body, dict) else ""
     kind = str(body.get("type") or "") if isinstance(body, dict) else ""
     message = shortened(
@@ -108,6 +118,9 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
         return Fault(description, "A content filter stopped this prompt.", temporary=False)
     if status == 400 and CUT_SHORT.search(message):
         return Fault(description, "Raise max_tokens.", temporary=False)
+    # Gemini and xAI answer 400, some gateways 200 with an error that has no status.
+    if status in (400, 500) and KEY_REFUSED.search(message):
+        return Fault(description, _advice(401, key_env), temporary=False, permanent=True)
     # Some servers answer 429 for an empty account too, which no wait refills.
     if status == 402 or (status == 429 and {code, kind} & set(QUOTA)):
         advice = "The account has no quota left: top it up, and continue with --resume."
@@ -129,16 +142,20 @@ def of_body(raw: bytes) -> Fault:
     except (ValueError, LookupError, TypeError, RecursionError):
         error = None
     if isinstance(error, str | dict) and error:
-        # Gateways send the fault of the server behind them as an object, whose code is its status.
-        body = {"message": error} if isinstance(error, str) else error
-        code = body.get("code")
-        fault = of_status(code if isinstance(code, int) and 400 <= code < 600 else 500, body, "", {}, None)
-        fault.description = f"the answer is no chat completion but an error: {fault.description}"
-        fault.maybe_billed = True
-        return fault
+        return of_error(error)
     quoted = shortened(raw[:2000].decode("utf-8", "replace"))
     advice = "Check `base_url` (it usually ends with /v1), and that no proxy or login page answers instead."
     return Fault(f"the answer is no chat completion: {quoted!r}", advice, permanent=True, maybe_billed=True)
+
+
+def of_error(error: Any) -> Fault:
+    """The fault of a 2xx answer that holds an error: of a gateway, whose code is the status of the server behind it."""
+    body = error if isinstance(error, dict) else {"message": str(error)}
+    code = body.get("code")
+    fault = of_status(code if isinstance(code, int) and 400 <= code < 600 else 500, body, "", {}, None)
+    fault.description = f"the answer is no chat completion but an error: {fault.description}"
+    fault.maybe_billed = True
+    return fault
 
 
 def of_connection(error: BaseException, timeout: float) -> Fault:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ideator_rl.llm.faults import of_body, shortened
+from ideator_rl.llm.faults import of_body, of_error, shortened
 from ideator_rl.text.display import encodable
 from ideator_rl.text.thought_marks import names_thoughts
 
@@ -87,8 +87,8 @@ class Answer:
 
     text: str
     finish: Finish
-    tokens: tuple[int, int] | None
-    """Of prompt and completion; None if the server does not count them."""
+    tokens: tuple[int | None, int] | None
+    """Of prompt and completion; None for what the server does not count."""
     reasoning: str
     reasoning_field: str = ""
     finish_reason: str = ""
@@ -101,18 +101,22 @@ def read_answer(raw: bytes, max_tokens: int | None = None) -> Answer:
         max_tokens: of the request; an answer without a reason to finish is whole if it has fewer tokens.
 
     Raises:
-        Fault: the body is no chat completion.
+        Fault: the body is no chat completion, or says that the answer broke off.
     """
     try:
         body = json.loads(raw)
         choice = body["choices"][0]
         message = choice["message"]
+        error = choice.get("error")
         text, in_parts = _parts(message.get("content"))
         refusal = _text(message.get("refusal"))
         reasoning, field = (in_parts, "content") if in_parts else _other_text(message)
         reason = choice.get("finish_reason")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise of_body(raw) from error
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as fault:
+        raise of_body(raw) from fault
+    if error:
+        # A gateway whose provider failed in the middle of an answer.
+        raise of_error(error)
     tokens = _tokens(body.get("usage"))
     # A server that counts nothing for a text has not counted.
     if tokens is not None and tokens[1] == 0 and (text or reasoning):
@@ -149,8 +153,8 @@ def _finish(text: str, refusal: str, reason: Any) -> Finish:
     return "stop" if text.strip() else "empty"
 
 
-def _tokens(usage: Any) -> tuple[int, int] | None:
-    """Tokens of prompt and completion, reasoning included; None if the server does not count them."""
+def _tokens(usage: Any) -> tuple[int | None, int] | None:
+    """Tokens of prompt and completion, reasoning included; None for what the server does not count."""
     if not isinstance(usage, dict):
         return None
     details = [value for name, value in usage.items() if name.endswith("_details") and isinstance(value, dict)]
@@ -158,19 +162,24 @@ def _tokens(usage: Any) -> tuple[int, int] | None:
     reasoning = max((_count(counts, _REASONING_TOKENS) or 0 for counts in (usage, *details)), default=0)
     if prompt is not None and "prompt_tokens" not in usage:
         prompt += sum(_count(usage, (name,)) or 0 for name in _CACHE_TOKENS)
-    if prompt is None or (completion is None and total is None and not reasoning):
+    if completion is None and total is None and not reasoning:
         return None
+    # Of a sum alone it is not known how much is prompt: all counts as completion, which costs more.
+    if prompt is None and total is not None:
+        prompt = max(total - completion - reasoning, 0) if completion else 0
     completion = completion or 0
     # Some servers count reasoning beside the completion: a sum or the size shows it; without a sum it may be.
     if reasoning > completion or total is None:
         completion += reasoning
-    return prompt, max(completion, (total or 0) - prompt)
+    return prompt, max(completion, (total or 0) - (prompt or 0))
 
 
 def _count(counts: dict[str, Any], names: Sequence[str]) -> int | None:
-    """The first of some counts that is a whole number from 0."""
+    """The first of some counts that is a whole number from 0, perhaps as text."""
     for name in names:
         value = counts.get(name)
+        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
+            value = int(value)
         if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and value == value // 1:
             return int(value)
     return None
