@@ -44,6 +44,13 @@ def test_baseline_diff_and_ideas_are_executed_alike(call, tmp_path):
     assert code == 1 and statuses == ["succeeded", "succeeded", "malformed"]
 
 
+def test_shells_and_make_find_this_python_by_its_name(call, tmp_path):
+    check = "__import__('subprocess').check_output(['sh', '-c', 'python -c \"print(2.0)\"'])"
+    (tmp_path / "p.diff").write_text(replace_line("x = 4.0", f"x = float({check})"))
+    code, out, _ = execute(call, tmp_path, "--diff", tmp_path / "p.diff")
+    assert code == 0 and json.loads(out)["metric"]["value"] == pytest.approx(HEIGHT)
+
+
 def test_a_patch_on_the_evaluator_is_rejected_and_names_it(call, tmp_path):
     (tmp_path / "p.diff").write_text("--- /dev/null\n+++ b/lib/evaluator.py\n@@ -0,0 +1 @@\n+x = 1\n")
     code, out, _ = execute(call, tmp_path, "--diff", tmp_path / "p.diff")

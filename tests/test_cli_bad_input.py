@@ -132,3 +132,9 @@ def test_a_wrong_command_line_is_refused_by_the_real_program(tmp_path):
         text=True,
     )
     assert process.returncode == 2 and "usage:" in process.stderr
+
+
+def test_closed_streams_are_as_good_as_the_null_device(tmp_path):
+    command = f"'{sys.executable}' -m ideator_rl.cli env list <&- >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -347,3 +347,16 @@ def test_the_version_depends_on_the_settings_that_change_an_answer():
     same = [version(), version(concurrency=3), version(retries=1, timeout=5), version(api_key_env=None)]
     changed = [version(models="n"), version(temperature=0), version(max_tokens=5), version(extra_body={"top_p": 0.9})]
     assert len(set(same)) == 1 and len({*same, *changed}) == 5
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"api_key_env": "sk-abcabcabcabcabcabc"}, "api_key_env: .*name of an environment variable"),
+        ({"base_url": "http://me:abc@host/v1?key=abc"}, r"http://host/v1\?\(hidden\)"),
+    ],
+)
+def test_a_secret_in_a_setting_that_does_not_take_it_is_not_shown(setting, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        LLMSettings.from_mapping({"models": "m", **setting})
+    assert "abc" not in str(caught.value)

@@ -220,7 +220,9 @@ def test_the_script_and_the_folders_of_pythons_path_follow_from_names_and_import
     [
         ({"a.py": "", "b.py": ""}, {}, "Which file of .* trains. Give --script, one of: a.py, b.py"),
         ({"a/train.py": "", "b/train.py": ""}, {}, "--script, one of: a/train.py, b/train.py"),
-        ({"a.py": "print 'x'\n"}, {}, "a.py is not Python 3"),
+        ({"a.py": "print 'x'\n"}, {}, r"a.py is not Python 3.*print\(.*, line 1. Give another"),
+        ({"a.txt": "x"}, {}, "There is no Python file in"),
+        ({"a.py": "x = 1\0"}, {}, r"There is no Python file in .*; left out: a.py \(holds a NUL character\)"),
         ({"a.py": "-" * 200_000 + "1\n"}, {}, "a.py is not Python 3.*too deeply nested"),
         ({"a.ipynb": NOTEBOOK}, {}, "--script, one of: a.ipynb"),
         ({"a.py": ""}, {"script": "b.py"}, "--script b.py is not a Python file of .*There are: a.py"),

@@ -167,6 +167,7 @@ def test_a_boolean_where_text_belongs_names_the_quotes(recipe):
         ("api_key: sk-abc\n", "api_key_env"),
         ("coder: {models: m, api_key: sk-abc}\n", "api_key_env"),
         ("coder: {models: m, extra_body: {x: [{access_token: abc}]}}\n", "api_key_env"),
+        ("coder: {models: m, extra_body: {auth_token: abc}}\n", "api_key_env"),
     ],
 )
 def test_a_secret_in_a_recipe_is_refused_without_being_shown(recipe, lines, advice):

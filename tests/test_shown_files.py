@@ -123,7 +123,7 @@ def test_lines_are_numbered_as_in_the_file():
 
 def test_third_party_packages_are_those_from_outside_the_codebase():
     base = BASE | {
-        "more.py": "import os.path\nimport numpy as np\nfrom torch.nn import functional\nimport layers.norm\n"
+        "more.py": "import os.path, __main__\nimport numpy as np\nfrom torch.nn import functional\nimport layers.norm\n"
     }
     assert third_party_packages(base) == ["numpy", "torch"]
 

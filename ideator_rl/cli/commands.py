@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from ideator_rl import __version__
@@ -33,6 +34,7 @@ KEPT = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    _open_closed_streams()
     arguments = parser()
     args, rest = arguments.parse_known_args(argv)
     if args.command in TAKES_RECIPE_KEYS:
@@ -53,6 +55,17 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
         return _refuse(f"{file}{error.strerror or error}. What was stored before is safe; fix this and repeat.")
+
+
+def _open_closed_streams() -> None:
+    """Open on the null device what the caller closed: a file of ours with the number 2 would receive error messages."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                # The lowest free number, which is the stream's own as soon as those before it are open.
+                opened = os.open(os.devnull, os.O_RDWR)
+                os.set_inheritable(opened, True)
+                setattr(sys, name, open(opened, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
 
 
 def _refuse(sentence: str) -> int:

@@ -31,6 +31,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.errors import IdeatorError
+from ideator_rl.text.redaction import without_tokens
 
 Built = TypeVar("Built")
 
@@ -244,7 +245,7 @@ def _sentence(kind: Any, problem: ValidationError, lead: str, unknown_hint: str 
     # A word that YAML reads as something other than text is what a person meant as text.
     meant_text = isinstance(error["input"], bool) and error["type"] in ("string_type", "literal_error")
     text += "; in quotes it is text" if meant_text and "quotes" not in text else ""
-    value = repr(error["input"])
+    value = without_tokens(repr(error["input"]))
     value = value if len(value) <= 200 else f"{value[:100]}…"
     return f"{lead} {path}: {value}. Expected {text}." if path else f"{lead} {value}. Expected {text}."
 

@@ -231,10 +231,14 @@ def _find_script(codebase: Codebase, script: str | None) -> None:
         codebase.script, codebase.script_reason = top[0], "the only Python file at the top"
     elif len([name for name in usual if name.endswith(usual[0].rpartition("/")[2])]) == 1:
         codebase.script, codebase.script_reason = usual[0], "by its name"
-    else:
+    elif choices:
         raise IdeatorError(
             f"Which file of {codebase.folder} trains? Give --script, one of: {_list_some(usual + top or choices)}."
         )
+    else:
+        left_out = [f"{name} ({reason})" for name, reason in codebase.left_out.items() if name.endswith(".py")]
+        because = f"; left out: {_list_some(left_out)}" if left_out else ""
+        raise IdeatorError(f"There is no Python file in {codebase.folder}{because}. Give the folder that holds one.")
 
 
 def _named_script(codebase: Codebase, script: str, scripts: list[str]) -> str:
@@ -276,7 +280,8 @@ def _read_imports(codebase: Codebase) -> None:
         tree = parsed(source)
     except (SyntaxError, ValueError, RecursionError) as error:
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        raise IdeatorError(f"{script} is not Python {version}: {error}. Give another --script, or mend it.") from None
+        reason = f"{error.msg.rstrip('.')}, line {error.lineno}" if isinstance(error, SyntaxError) else error
+        raise IdeatorError(f"{script} is not Python {version}: {reason}. Give another --script, or mend it.") from None
     codebase.as_module = any(getattr(node, "level", 0) for node in tree.body)
     if "." in codebase.script.removesuffix(".py").rpartition("/")[2]:
         raise IdeatorError(f"--script {script}: Python cannot import a file with a dot in its name. Rename it.")

@@ -276,7 +276,8 @@ class Worker:
         inside = self.sandbox.visible_path(workspace, WORKSPACE)
         # An allow-list: nothing of this process's own environment reaches the experiment.
         variables = {
-            "PATH": "/usr/bin:/bin",
+            # With this Python, which make and shell scripts call by its name.
+            "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin",
             "HOME": inside,
             "USER": "experiment",
             "LANG": "C.UTF-8",

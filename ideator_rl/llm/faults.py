@@ -87,7 +87,9 @@ class Fault(Exception):
     def final_error(self, url: str, attempts: int) -> IdeatorError:
         """The error for the caller, when there is no further attempt."""
         if self.too_long:
-            return ContextTooLong(f"The prompt is too long for the LLM at {url}: {self.description}. {self.advice}")
+            return ContextTooLong(
+                f"The prompt is too long for the LLM at {url}: {self.description.rstrip('.')}. {self.advice}"
+            )
         if self.permanent or not self.temporary:
             text = f"The LLM at {url} refuses to answer: {self.description.rstrip('.')}. {self.advice}"
             return LLMUnavailable(text, permanent=True) if self.permanent else PromptRefused(text)

@@ -58,7 +58,7 @@ def _have_weight(models: dict[str, float]) -> bool:
 Url = Annotated[
     str, Expected("the address of a server, such as http://localhost:8000/v1, its parameters in `extra_query`", _is_url)
 ]
-Variable = Annotated[str, Expected("the name of an environment variable", str.strip)]
+Variable = Annotated[str, Expected("the name of an environment variable", str.isidentifier)]
 File = Annotated[str, Expected("the path of a file", str.strip)]
 Texts = dict[str, Annotated[str, Expected("text", lambda value: "\n" not in value and "\r" not in value)]]
 Models = Annotated[

@@ -15,6 +15,9 @@ from functools import lru_cache
 from ideator_rl.patch import Tree
 from ideator_rl.patch.source import parsed
 
+STANDARD = sys.stdlib_module_names | {"__main__"}
+"""Top-level names that every Python has."""
+
 SOURCE_FOLDERS = ("src", "lib", "python")
 """Folders that hold packages which users install from the codebase."""
 
@@ -43,7 +46,7 @@ def third_party_packages(base: Tree) -> list[str]:
     """The top-level names that a codebase imports, without its own modules and the standard library."""
     imported = {name.split(".")[0] for path in base for level, name in _imports(path, base[path]) if not level and name}
     own_modules = {folder_or_stem for path in base for folder_or_stem in path.removesuffix(".py").split("/")}
-    return sorted(imported - own_modules - sys.stdlib_module_names)
+    return sorted(imported - own_modules - STANDARD)
 
 
 def start_imports(base: Tree, script: str) -> dict[str, bool]:
@@ -63,7 +66,7 @@ def start_imports(base: Tree, script: str) -> dict[str, bool]:
                 visited.update(files)
                 queue.extend(files)
                 top = name.split(".")[0]
-                if not level and top and not is_own(base, folder, top) and top not in sys.stdlib_module_names:
+                if not level and top and not is_own(base, folder, top) and top not in STANDARD:
                     needed[top] = needed.get(top, False) or is_needed
     return dict(sorted(needed.items()))
 

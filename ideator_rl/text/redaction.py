@@ -34,6 +34,7 @@ _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16})"
 )
 _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*\?)[^\s\"'<>]+", re.IGNORECASE)
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -55,10 +56,15 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
         name = str(key).replace("-", "_")
         if isinstance(value, str) and value and _SECRET_SETTING.search(name) and not variables(value):
             advice = "Set HF_TOKEN in the environment, or run `hf auth login`"
-            if re.search("hub|hf|auth", name) is None:
+            if re.search("hub|hf", name) is None:
                 advice = "Set it as an environment variable, and name that in `api_key_env`; a header takes `${NAME}`"
             raise error(f"{lead} the key {key!r}, a secret that run folders and trackers would store. {advice}.")
         refuse_secrets(value, lead, error)
+
+
+def without_tokens(text: str) -> str:
+    """A text without what looks like a secret by itself: logins and queries of URLs, and tokens of known forms."""
+    return _TOKEN.sub(HIDDEN, _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(r"\1", text)))
 
 
 def is_secret_key(key: str) -> bool:
