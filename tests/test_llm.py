@@ -164,6 +164,24 @@ def test_a_permanent_fault_is_raised_at_once_and_never_shows_the_key(status, mes
 
 
 @pytest.mark.parametrize(
+    "step",
+    [
+        {"body": {"error": {"code": 401, "message": "bad sk-secret-123 there"}}},
+        {"body": b"<p>no sk-secret-123</p>"},
+        {
+            "body": b'data: {"error": {"message": "sk-secret-123"}}\n\n',
+            "headers": {"Content-Type": "text/event-stream"},
+        },
+    ],
+)
+def test_an_answer_with_status_200_that_repeats_the_key_never_shows_it(step, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-secret-123")
+    with Scripted(step) as server, pytest.raises(LLMUnavailable) as caught:
+        ask(server, api_key_env="MY_KEY", retries=0)
+    assert "sk-secret" not in str(caught.value) and "***" in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "error",
     [
         {"code": "context_length_exceeded", "message": "no"},

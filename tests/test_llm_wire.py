@@ -194,6 +194,15 @@ def test_headers_and_query_come_from_the_environment_and_no_error_shows_them(mon
     assert "authorization" not in headers and server.paths[0] == "/v1/chat/completions?api-version=2024-10-21"
 
 
+def test_a_secret_that_is_a_part_of_a_header_is_shown_by_no_error(monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", "very-secret-1")
+    with (
+        Scripted({"status": 403, "body": {"error": {"message": "no very-secret-1"}}}) as server,
+        pytest.raises(LLMUnavailable, match=r"no \*\*\*"),
+    ):
+        ask(server, api_key_env=None, extra_headers={"Authorization": "Bearer ${GATEWAY_KEY}"})
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -30,6 +30,7 @@ from ideator_rl.llm.settings import LLMSettings, SettingsError
 from ideator_rl.llm.stream import assemble, is_stream, once
 from ideator_rl.llm.wire import WireForm
 from ideator_rl.storage.ledger import BudgetSpent, Ledger, Spent
+from ideator_rl.text.variables import variables
 
 if TYPE_CHECKING:
     import openai
@@ -57,6 +58,7 @@ class ChatClient:
         self._key = "" if settings.replay else self._api_key()
         self._headers = {} if settings.replay else self._extra_headers()
         self._query = {} if settings.replay else settings.filled(settings.extra_query)
+        self._secrets = [] if settings.replay else self._find_secrets()
         self._gate = gate(settings.url)
         self._refusals = Refusals(settings.shown_url)
         self._clients: weakref.WeakKeyDictionary[Any, AsyncOpenAI] = weakref.WeakKeyDictionary()
@@ -184,6 +186,8 @@ class ChatClient:
                 self._refusals.check()
                 answer = read_answer(await self._send(connections, request), request.max_tokens)
             except Fault as fault:
+                # It may quote an answer with status 200, or an event of a stream, which repeats the key.
+                fault.description = self._without_secrets(fault.description)
                 # Without an actual cost, the whole reservation is booked.
                 reservation.actual = None if fault.maybe_billed else Spent()
                 raise
@@ -321,8 +325,16 @@ class ChatClient:
             headers["Authorization"] = openai.Omit()
         return headers
 
+    def _find_secrets(self) -> list[str]:
+        """The key, the values of headers and address, and those of the variables in them, which are parts of these."""
+        names = [name for texts in (self.settings.extra_headers, self.settings.extra_query)
+                 for text in texts.values() for name in variables(text)]  # fmt: skip
+        values = {self._key, *self._headers.values(), *self._query.values(), *(os.environ[name] for name in names)}
+        # Longest first: one secret may be a part of another.
+        return sorted((text for text in values if isinstance(text, str) and len(text) >= 8), key=len, reverse=True)
+
     def _without_secrets(self, text: str) -> str:
-        """A server's text without the key and without the values of headers and address that it may repeat."""
-        for secret in (self._key, *self._headers.values(), *self._query.values()):
-            text = text.replace(secret, "***") if isinstance(secret, str) and len(secret) >= 8 else text
+        """A server's text without the secrets that it may repeat."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
         return text
