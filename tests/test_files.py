@@ -7,6 +7,8 @@ import os
 import pytest
 
 from ideator_rl.files import NoFileLocks, atomic_folder, exclusive, open_lock, try_lock, write_atomic
+from ideator_rl.llm import Reply
+from ideator_rl.llm.recording import Recording
 from ideator_rl.storage.run_folder import take
 
 
@@ -76,6 +78,13 @@ def test_a_file_system_without_locks_is_replaced_by_this_machines_temporary_fold
     os.close(other)
     [line] = [record.getMessage() for record in caplog.records]
     assert f"{tmp_path} has no file locks: only processes of this machine are kept apart" in line
+
+
+def test_a_recording_on_a_file_system_without_locks_is_written_all_the_same(without_locks, tmp_path):
+    without_locks(tmp_path)
+    reply = Reply("text", "stop", "m", 1, 1, 0.0, 0.1)
+    Recording(tmp_path / "calls.jsonl").add("key", {}, reply)
+    assert Recording(tmp_path / "calls.jsonl").get("key") == reply
 
 
 def test_without_any_locks_the_reason_is_one_sentence_with_a_way_on(without_locks, tmp_path):

@@ -72,6 +72,21 @@ def read_until(process, text):
     raise AssertionError("".join(lines))
 
 
+@pytest.mark.parametrize(
+    "command, launches",
+    [
+        (["python", "/venv/bin/accelerate", "launch", "-m", "ideator_rl.train"], True),
+        (["python", "-P", "/venv/bin/torchrun", "train.py"], True),
+        (["python", "-m", "torch.distributed.run", "train.py"], True),
+        (["python", "-m", "accelerate.commands.launch", "train.py"], True),
+        (["bash", "-c", "pip install accelerate && ideator-rl train quickstart &"], False),
+        (["bash", "/home/me/accelerate/torchrun_all.sh"], False),
+    ],
+)
+def test_only_a_launcher_takes_its_processes_along_at_its_end(command, launches):
+    assert interrupt.is_launcher("\0".join([*command, ""]).encode()) is launches
+
+
 def test_ctrl_c_ends_the_experiments_and_states_what_is_kept(tmp_path):
     process = start(EXECUTE, tmp_path)
     read_until(process, " running")

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import share
+from ideator_rl.executor.backends.local import LocalBackend
 
 
 @pytest.fixture
@@ -55,6 +57,14 @@ def test_a_gpu_that_is_not_here_is_refused_and_never_means_all(root, monkeypatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(IdeatorError, match="CUDA_VISIBLE_DEVICES names"):
         share.gpus()
+
+
+def test_a_part_of_a_gpu_is_no_obstacle_for_experiments_without_gpus(root, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-GPU-1abc/1/0")
+    backend = LocalBackend("file:///nowhere", slots=1)
+    backend.refuse_if_too_large(Resources(1, 0, 1))
+    with pytest.raises(IdeatorError, match="whole GPUs"):
+        backend.refuse_if_too_large(Resources(1, 1, 1))
 
 
 def test_slurms_gpus_count_where_cudas_variable_was_removed(root, monkeypatch):

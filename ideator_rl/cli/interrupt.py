@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
@@ -27,6 +28,9 @@ EXIT_SECONDS, KILL_SECONDS = 3.0, 5.0
 """For trackers to send what they hold, and for killed processes to be gone."""
 LAUNCHER = "IDEATOR_RL_LAUNCHER"
 """Set for the processes of a launch: the launcher prints the sentence for all of them."""
+LAUNCHERS = {b"accelerate", b"accelerate-launch", b"torchrun"}
+LAUNCHER_MODULES = {b"accelerate.commands.launch", b"accelerate.commands.accelerate_cli", b"torch.distributed.run",
+                    b"torch.distributed.launch"}  # fmt: skip
 LINE_START = "\r\x1b[K\x1b[?25h"
 """Erases the progress line of a terminal, and shows the cursor."""
 
@@ -159,6 +163,16 @@ def _end_processes() -> None:
 def _accelerate_launched() -> bool:
     """Whether the parent is `accelerate launch` or torchrun: it may end without ending this process."""
     with suppress(OSError):
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-        return b"accelerate" in words or b"torchrun" in words or b"torch.distributed" in words
+        return is_launcher(Path(f"/proc/{os.getppid()}/cmdline").read_bytes())
     return False
+
+
+def is_launcher(command_line: bytes) -> bool:
+    """Whether a command line, as /proc has it, starts processes of a launch: `torchrun`, `python -m torch…`.
+
+    A shell or script that has one of these words in its path or text may end, and what it started goes on.
+    """
+    words = command_line.split(b"\0")
+    names = {word.rpartition(b"/")[2] for word in [word for word in words if word[:1] != b"-"][:2]}
+    modules = {module for flag, module in pairwise(words[:4]) if flag == b"-m"}
+    return bool(names & LAUNCHERS or modules & LAUNCHER_MODULES)

@@ -7,7 +7,6 @@ key the first counts.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from typing import Any
 
 from ideator_rl.config.reader import parse_json
 from ideator_rl.errors import IdeatorError
+from ideator_rl.files import open_lock, wait_for_lock
 from ideator_rl.llm.reply import Reply
 
 
@@ -44,17 +44,13 @@ class Recording:
         row = {"key": key, "request": request, "reply": asdict(reply)}
         data = (json.dumps(row) + "\n").encode()
         try:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            # Not the file that is written: where its file system has no locks, the lock is elsewhere.
+            lock = open_lock(self.path)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                # A killed process may have left half a line; a newline keeps this one apart from it.
-                if (size := os.fstat(handle).st_size) and os.pread(handle, 1, size - 1) != b"\n":
-                    data = b"\n" + data
-                if os.write(handle, data) != len(data):
-                    raise OSError("only a part of a line could be written")
-                os.fsync(handle)
+                wait_for_lock(lock)
+                _append(self.path, data)
             finally:
-                os.close(handle)
+                os.close(lock)
         except OSError as error:
             raise self._unusable(error) from error
         self._replies.setdefault(key, reply)
@@ -81,6 +77,19 @@ class Recording:
             f"The recording {self.path} cannot be used: {error}. Free space on its disk, or check that this user may "
             "read and write it."
         )
+
+
+def _append(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        # A killed process may have left half a line; a newline keeps this one apart from it.
+        if (size := os.fstat(handle).st_size) and os.pread(handle, 1, size - 1) != b"\n":
+            data = b"\n" + data
+        if os.write(handle, data) != len(data):
+            raise OSError("only a part of a line could be written")
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class Replay(Recording):

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class LocalBackend(Backend):
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         self._bucket_url, self._isolation = bucket_url, isolation
         self.slots = slots or share.cpu_share()
-        self._gpus = share.gpus()
         processors = share.processors()
         # More slots than processors: those in excess are shared by all runs that want so many.
         self._cpus = processors + [number for number in range(self.slots) if number not in processors]
@@ -59,6 +59,11 @@ class LocalBackend(Backend):
         # Guards the workers' descriptors, which one thread may close while another one looks at them.
         self._lock = threading.Lock()
 
+    @cached_property
+    def _gpus(self) -> list[int]:
+        # Looked for when an experiment needs one: parts of a GPU (MIG) may serve the ideator alone.
+        return share.gpus()
+
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here."""
         handle, path = _open_slot("check")
@@ -66,7 +71,8 @@ class LocalBackend(Backend):
             try_lock(handle, path, shared=True)  # refused here where the folder has no locks
         finally:
             os.close(handle)
-        for kind, needed, available in (("CPU", resources.cpus, self.slots), ("GPU", resources.gpus, len(self._gpus))):
+        gpus = len(self._gpus) if resources.gpus else 0
+        for kind, needed, available in (("CPU", resources.cpus, self.slots), ("GPU", resources.gpus, gpus)):
             if needed > available and not (kind == "CPU" and resources.gpus):
                 raise IdeatorError(
                     f"An experiment of this preset needs {needed} {kind} slots and this machine offers {available}. "
@@ -82,7 +88,9 @@ class LocalBackend(Backend):
             return False
         holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": id}
         cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
-        gpus = _take_slots("gpu", self._gpus, resources.gpus, holder) if cpus is not None else None
+        gpus = {} if resources.gpus == 0 else None
+        if resources.gpus and cpus is not None:
+            gpus = _take_slots("gpu", self._gpus, resources.gpus, holder)
         if cpus is None or gpus is None:
             _release(cpus or {})
             self._say_waiting("cpu" if cpus is None else "gpu")
