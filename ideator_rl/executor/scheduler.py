@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from typing import Any
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend
+from ideator_rl.executor.end_watch import EndWatch
 from ideator_rl.executor.pending import Agenda, PendingExperiment
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment
@@ -361,43 +361,6 @@ class Scheduler:
                 # A future may be set in its own loop only; if that was closed, the task that waited is gone.
                 with suppress(RuntimeError):
                     future.get_loop().call_soon_threadsafe(_set, future, outcome)
-
-
-class EndWatch:
-    """Wakes the clock of one event loop when an attempt of the backend ends."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, wake: asyncio.Event):
-        self._loop, self._wake = loop, wake
-        # The backend's descriptor → our duplicate, which the backend cannot close while the loop waits for it.
-        self._duplicates: dict[int, int] = {}
-
-    def watch(self, descriptors: list[int]) -> None:
-        """Wait for exactly these descriptors from now on."""
-        for gone in self._duplicates.keys() - set(descriptors):
-            self._remove(gone)
-        for descriptor in descriptors:
-            if descriptor not in self._duplicates:
-                # Another thread may have found the attempt ended, and closed it: the next tick looks at that.
-                with suppress(OSError):
-                    self._add(descriptor)
-
-    def close(self) -> None:
-        self.watch([])
-
-    def _add(self, descriptor: int) -> None:
-        duplicate = self._duplicates[descriptor] = os.dup(descriptor)
-        self._loop.add_reader(duplicate, self._on_end, descriptor)
-
-    def _on_end(self, descriptor: int) -> None:
-        # It stays readable, and would wake the clock for ever.  Its number may already be that of a new attempt's
-        # descriptor: the tick that follows watches that one.
-        self._remove(descriptor)
-        self._wake.set()
-
-    def _remove(self, descriptor: int) -> None:
-        duplicate = self._duplicates.pop(descriptor)
-        self._loop.remove_reader(duplicate)
-        os.close(duplicate)
 
 
 def _current_loop() -> asyncio.AbstractEventLoop | None:

@@ -88,8 +88,8 @@ class LocalBackend(Backend):
             return False
         holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": id}
         cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
-        gpus = {} if resources.gpus == 0 else None
-        if resources.gpus and cpus is not None:
+        gpus: dict[int, int] | None = {}
+        if cpus is not None and resources.gpus:
             gpus = _take_slots("gpu", self._gpus, resources.gpus, holder)
         if cpus is None or gpus is None:
             _release(cpus or {})
