@@ -7,6 +7,7 @@ from search_runs import RandomEdits, configured, go, rows, text
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.search.ideator import Ask
+from ideator_rl.search.run import run_search
 from ideator_rl.search.search_summary import read_search_summary
 
 
@@ -97,3 +98,31 @@ def test_a_faulty_ideator_ends_the_search_after_running_ideas_have_ended(tmp_pat
     with pytest.raises(IdeatorError, match=message):
         go(configured(tmp_path, max_experiments=100), ideator)
     assert len(rows(tmp_path)) == 4 and "running" not in {row[2] for row in rows(tmp_path)}
+
+
+class Faulty(RandomEdits):
+    """An ideator whose method of this name is wrong."""
+
+    def __init__(self, method):
+        super().__init__()
+        setattr(self, method, getattr(self, f"wrong_{method}"))
+
+    @classmethod
+    def from_settings(cls, settings, subject, ledger):
+        return cls(**settings)
+
+    def wrong_check(self):
+        return [1 / 0]
+
+    async def wrong_probe(self):
+        raise KeyError("no such field")
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [("check", "ZeroDivisionError"), ("probe", "KeyError.*test_search_own")]
+)
+def test_an_ideator_that_fails_before_the_start_leaves_the_folder_free(tmp_path, method, message):
+    options = {"ideator": "test_search_own.Faulty", "ideator_options": {"method": method}}
+    with pytest.raises(IdeatorError, match=message):
+        run_search(configured(tmp_path, max_ideas=2, **options))
+    assert not (tmp_path / "recipe.yaml").exists()

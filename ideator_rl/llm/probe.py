@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.registry import plugin_code
 
 NOT_ASKED = "endpoint     not asked here; the run begins with a call for a few tokens, which shows a wrong key or model"
 """The line of a dry run, which uses no network."""
@@ -22,10 +23,11 @@ async def probe_all(*probes: Callable[[], Awaitable[None]]) -> None:
     """Await each probe in turn.
 
     Raises:
-        ProbeFailed: one raised an IdeatorError; its message is that one's.
+        ProbeFailed: one raised an error; the message is that one's, for a plugin's with its file and line.
     """
     for probe in probes:
         try:
-            await probe()
+            with plugin_code("The first call of a service"):
+                await probe()
         except IdeatorError as error:
             raise ProbeFailed(f"{error} Nothing was started; --no-probe leaves out this first call.") from error

@@ -32,7 +32,7 @@ from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other, saved_recipe
 from ideator_rl.search.engine import StopReason, search_loop
-from ideator_rl.search.ideator import Ideator, Subject, with_defaults
+from ideator_rl.search.ideator import Ideator, Subject, plugin_errors, with_defaults
 from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.population_watch import PopulationWatch
@@ -110,8 +110,7 @@ def run_search(
     config = recipe if isinstance(recipe, SearchConfig) else load_search(str(recipe), list(overrides))
     # A resumed search keeps the numbers of its schedule, which its saved recipe has.
     config = with_schedule(config, saved_recipe(config.folder) if resume else None)
-    # Before the folder is taken: a wrong option leaves nothing behind.
-    strategy = get_search_strategy(config.strategy, config.strategy_options)
+    strategy = get_search_strategy(config.strategy, config.strategy_options)  # a wrong option leaves nothing behind
     progress = SearchProgress(config)
     with take(config.folder, resume), Start(config.folder) as start:
         if resume:
@@ -126,9 +125,7 @@ def run_search(
             _refuse_changed_environment(config, buffer)
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)
-            ideator = with_defaults(_get_ideator(config, buffer))
-            for note in ideator.check():
-                progress.say(note)
+            ideator = _get_ideator(config, buffer, progress)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             if config.probe:
                 asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
@@ -217,9 +214,15 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
         )
 
 
-def _get_ideator(config: SearchConfig, buffer: RewardBuffer) -> Ideator:
+def _get_ideator(config: SearchConfig, buffer: RewardBuffer, progress: SearchProgress) -> Ideator:
+    """The ideator, once it has tried what its answers need."""
     subject = Subject(buffer.executor.environment, config.preset, config.prompts)
-    return get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger)
+    ideator = with_defaults(get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger))
+    with plugin_errors(f"The ideator {ideator.name}"):
+        notes = list(ideator.check())
+    for note in notes:
+        progress.say(note)
+    return ideator
 
 
 async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
