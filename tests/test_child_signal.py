@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 import sys
 
 import pytest
@@ -243,3 +244,47 @@ def test_where_nothing_can_be_traced_ignored_children_are_counted_and_the_cause_
     ended = run(code=IGNORE + SIG_IGN + "children()")
     assert ended.status == "ok" and ended.cpu >= 0.15, ended
     assert faults == ["Operation not permitted"]
+
+
+# x86-64: ignore SIGCHLD; 40 times fork a child that counts to 20 million and ends, and sleep 10 ms; end with status 0.
+IGNORING_PROGRAM = (
+    "b80d000000bf11000000488d354c00000031d241ba080000000f0541bc28000000b8390000000f0585c0741e488d3d4a0000"
+    "0031f6b8230000000f0541ffcc75e031ffb8e70000000f05b9002d310148ffc975fb31ffb83c0000000f0501000000000000"
+    "0000000004000000000000000000000000000000000000000000000000000000008096980000000000"
+)
+TAKE_OVER_THE_INIT = """
+import os, time
+try:
+    memory = open("/proc/1/mem", "r+b", buffering=0)
+except PermissionError:
+    raise SystemExit("no access to the init")
+memory.seek(int(open("/proc/1/syscall").read().split()[-1], 16))
+memory.write(bytes.fromhex("{program}"))
+if os.fork() == 0:
+    os.fork() or os._exit(0)  # an orphan, whose end the init waits for
+    os._exit(0)
+time.sleep(10)
+"""
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root's sandbox has an init of another user")
+def test_a_sandbox_init_that_an_experiment_took_over_hides_no_time(run):
+    ended = run(code=TAKE_OVER_THE_INIT.format(program=IGNORING_PROGRAM))
+    if "no access to the init" in ended.log:
+        pytest.skip("this kernel keeps processes of one user apart")
+    assert ended.status == "ok" and ended.cpu >= 0.1, ended
+
+
+def test_nothing_outside_the_sandbox_is_ever_traced():
+    """What is traced is killed with the tracer: the search for it must not leave the sandbox."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        assert (
+            tracer._sandboxed_with(child.pid) == [] == tracer._sandboxed_with(os.getpid()) == tracer._sandboxed_with(1)
+        )
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert tracer._sandboxed_with(child.pid) == []
+    finally:
+        child.communicate()
+    assert tracer._sandboxed_with(child.pid) == []

@@ -5,6 +5,7 @@ sets SA_NOCLDWAIT, loses it.  A traced process stays until its tracer has looked
 
 Covered:
 - the launcher is traced before any code of the experiment is loaded, and then all processes and threads that it starts
+- so are the other processes of the sandbox: without root, an experiment may write to the memory of its init
 - the time of each process that ends is read before it is released, to the nanosecond
 - signals, stops and the waits of the processes among themselves are as without a tracer; a stop costs some 10 µs
 - the run's processes are killed when the tracer ends, and the tracer when its parent ends
@@ -28,7 +29,7 @@ import threading
 from contextlib import suppress
 
 from ideator_rl.sandbox import seccomp
-from ideator_rl.sandbox.process_tree import own_seconds, start_time, status_fields
+from ideator_rl.sandbox.process_tree import descendants, own_seconds, start_time, status_fields
 
 END_SECONDS = 10.0
 _CONT, _SEIZE, _LISTEN = 7, 0x4206, 0x4208
@@ -124,4 +125,26 @@ def _attach(libc: ctypes.CDLL, pid: int) -> str:
     for task in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
         if libc.ptrace(_SEIZE, task, None, _OPTIONS) != 0:
             return os.strerror(ctypes.get_errno())
+    # The sandbox's init and what waits in it have one thread each.  One that refuses us refuses the experiment too.
+    for other in _sandboxed_with(pid):
+        if other != pid:
+            libc.ptrace(_SEIZE, other, None, _OPTIONS)
     return ""
+
+
+def _sandboxed_with(pid: int) -> list[int]:
+    """The processes below this one that are in the PID namespace of a sandboxed one; none where that is our own.
+
+    What is traced is killed with the tracer.  So nothing is found by climbing from a process to its parents: these may
+    end at any moment, and the next one above is then not of the sandbox.
+    """
+    namespace = _pid_namespace(pid)
+    if namespace in (None, _pid_namespace(os.getpid())):
+        return []
+    return [other for other in descendants(os.getpid()) if _pid_namespace(other) == namespace]
+
+
+def _pid_namespace(pid: int) -> str | None:
+    with suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return None
