@@ -54,6 +54,25 @@ def test_a_file_that_python_would_not_read_is_refused_with_its_name(name, data, 
         decoded(name, data)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["utf-7", "raw_unicode_escape", "unicode_escape", "punycode", "idna", "undefined", "hex", "utf-16", "cp500"],
+)
+def test_an_encoding_by_which_python_would_run_another_text_is_refused(encoding, end):
+    text = f"{end}# coding: {encoding}{end}# +AAo-x = 1 \\u000ax = 1{end}"
+    with pytest.raises(PatchError, match="declare utf-8") as refusal:
+        judge({}, {"a.py": text}, RULES)
+    assert refusal.value.kind == "rejected"
+    with pytest.raises(PatchError):
+        decoded("a.py", text.encode())
+
+
+def test_a_character_that_an_encoding_would_read_as_another_is_refused():
+    with pytest.raises(PatchError, match="another text in shift_jis"):
+        encoded("a.py", "# coding: shift_jis\nx = '¥n'\n")
+
+
 @pytest.mark.parametrize(
     "patch",
     [
