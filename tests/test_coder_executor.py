@@ -44,6 +44,7 @@ def by_revision(first, revised=GOOD):
         (by_revision(FORGED, FORGED), "rejected", "protected"),
         ({"body": answer(GOOD, "length")}, "unpatchable", "cut off"),
         ({"body": answer("")}, "unpatchable", "held no text"),
+        ({"body": answer(None, finish="tool_calls", tool_calls=[{"id": "1"}])}, "unpatchable", "reason 'tool_calls'"),
         ({"body": answer("", refusal="I cannot help with that.")}, "unpatchable", "I cannot help with that."),
         ({"body": answer("CANNOT: there is no y.")}, "unpatchable", "there is no y"),
         ({"status": 503, "body": {"error": {"message": "overloaded"}}}, "lost", "overloaded"),

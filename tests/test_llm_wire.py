@@ -203,6 +203,19 @@ def test_a_secret_that_is_a_part_of_a_header_is_shown_by_no_error(monkeypatch):
         ask(server, api_key_env=None, extra_headers={"Authorization": "Bearer ${GATEWAY_KEY}"})
 
 
+@pytest.mark.parametrize("settings", [{"api_key_env": "A_KEY"}, {"extra_headers": {"api-key": "${A_KEY}"}}])
+def test_a_key_is_sent_without_its_line_end_and_refused_unseen_with_a_character_of_no_header(settings, monkeypatch):
+    monkeypatch.setenv("A_KEY", "very-secret-1\r\n")
+    with Scripted({}) as server:
+        ask(server, **settings)
+    assert "very-secret-1" in server.headers[0].get("api-key", server.headers[0].get("authorization"))
+    for wrong in ("very\u2013secret-1", "very\nsecret-1"):
+        monkeypatch.setenv("A_KEY", wrong)
+        with pytest.raises(SettingsError, match="at place 5. Copy") as caught:
+            ask(server, **settings)
+        assert "secret-1" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -130,7 +130,7 @@ BROKEN_MODELS = {
     "weights of more layers": (lambda m: change(m / "config.json", num_hidden_layers=3), "which would be random"),
     "code of its own": (
         lambda m: change(m / "config.json", model_type="mine", auto_map={"AutoConfig": "c.C"}),
-        "contains custom code",
+        "needs code of its repository, which is never run",
     ),
     "a tokenizer that is none": (
         lambda m: (m / "tokenizer.json").write_text("{}"),

@@ -38,7 +38,10 @@ PERMANENT = {
         {"status": 400, "body": {"code": "invalid argument", "error": "Incorrect API key provided: xx."}},
         "status 400: Incorrect API key.*Check the key",
     ),
-    "wrong key as an answer": ({"body": {"error": "invalid api key"}}, "no chat completion.*Check the key"),
+    "wrong key as an answer": (
+        {"body": {"error": "invalid api key"}},
+        "no chat completion but an error: invalid api key.*Check the key",
+    ),
     "error as an answer": ({"body": {"error": {"code": 401, "message": "No key."}}}, "no chat completion.*No key"),
 }
 

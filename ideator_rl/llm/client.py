@@ -308,18 +308,21 @@ class ChatClient:
 
     def _api_key(self) -> str:
         name = self.settings.api_key_env
-        key = os.environ.get(name, "") if name else ""
+        key = os.environ.get(name, "").strip() if name else ""
         if not key and name and not self.settings.loopback:
             raise SettingsError(
                 f"The environment variable {name} with the key of {self.settings.shown_url} is not set. Set it, name "
                 "another with `api_key_env`, or write `api_key_env: null` if the server needs no key."
             )
+        _check_header(f"The environment variable {name}", key)
         return key
 
     def _extra_headers(self) -> dict[str, Any]:
         import openai
 
         headers: dict[str, Any] = {**self.settings.filled(self.settings.extra_headers)}
+        for name, value in headers.items():
+            _check_header(f"The header {name}", value)
         # Without a key no placeholder is sent: some gateways refuse it although another header names the caller.
         if not self._key and "authorization" not in map(str.lower, headers):
             headers["Authorization"] = openai.Omit()
@@ -338,3 +341,14 @@ class ChatClient:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _check_header(lead: str, value: str) -> None:
+    """Refuse what HTTP cannot send, since its library would quote the whole header, with the key.
+
+    Raises:
+        SettingsError: a character that is not printable ASCII.
+    """
+    wrong = [place for place, mark in enumerate(value, 1) if not (mark.isascii() and mark.isprintable())]
+    if wrong:
+        raise SettingsError(f"{lead} has a character that HTTP cannot send, at place {wrong[0]}. Copy the value again.")

@@ -154,7 +154,12 @@ def of_error(error: Any) -> Fault:
     """The fault of a 2xx answer that holds an error: of a gateway, whose code is the status of the server behind it."""
     body = error if isinstance(error, dict) else {"message": str(error)}
     code = body.get("code")
-    fault = of_status(code if isinstance(code, int) and 400 <= code < 600 else 500, body, "", {}, None)
+    if isinstance(code, int) and 400 <= code < 600:
+        fault = of_status(code, body, "", {}, None)
+    else:
+        # Without a status it may pass, unless it is about the key.
+        fault = of_status(500, body, "", {}, None)
+        fault.description = fault.description.removeprefix("status 500: ")
     fault.description = f"the answer is no chat completion but an error: {fault.description}"
     fault.maybe_billed = True
     return fault

@@ -158,7 +158,12 @@ def _on_meta(source: str, revision: str | None, options: Mapping[str, Any]) -> A
         model, loading = loaded
     # Files of other people go through much code of transformers, which raises nearly everything.
     except Exception as error:
-        raise ModelError(f"The model {source} cannot be loaded: {first_line(error)}") from error
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            reason = (
+                "it needs code of its repository, which is never run. Expected an architecture of transformers itself."
+            )
+        raise ModelError(f"The model {source} cannot be loaded: {reason}") from error
     # transformers makes up missing weights at random, with a warning at most.
     missing = sorted(loading["missing_keys"]) + sorted(name for name, *_ in loading["mismatched_keys"])
     if missing:

@@ -76,6 +76,8 @@ class Reply:
             cut = f"the answer may be cut off: {reason}, after {self.completion_tokens} tokens"
         else:
             cut = f"the answer was cut off after {self.completion_tokens} tokens" if self.finish == "length" else ""
+        if not self.text.strip() and not cut and self.finish_reason.lower() not in ("", "stop"):
+            cut = f"the answer held no text; it ended with the reason {shortened(self.finish_reason)!r}"
         if self.text.strip() or not where:
             return cut or "the answer held no text"
         return f"{cut or 'the answer held no text'}; its {where}: raise max_tokens, or let the model think less"

@@ -45,10 +45,10 @@ class SearchSummary:
         """For a person."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "none"
         duplicates = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
+        elsewhere = f", {self.elsewhere} of them executed by other runs ({self.elsewhere_succeeded} successes)"
         return [
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
-            f"Experiments: {self.charged} charged, {self.elsewhere} of them executed by other runs "
-            f"({self.elsewhere_succeeded} successes)",
+            f"Experiments: {self.charged} charged{elsewhere if self.elsewhere else ''}",
             f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {duplicates}",
         ]
 

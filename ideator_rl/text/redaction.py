@@ -81,7 +81,7 @@ class Redactor:
             recipe: a recipe, which may name the environment variables of keys and headers.
         """
         named = set(_variables_of(recipe))
-        values = {value for name, value in environ.items() if is_secret_key(name) or name in named}
+        values = {value.strip() for name, value in environ.items() if is_secret_key(name) or name in named}
         # Longest first: one secret may be the beginning of another.
         secrets = sorted((value for value in values if len(value) >= MIN_SECRET_LENGTH), key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, secrets))) if secrets else None

@@ -22,12 +22,12 @@ def variables(text: str) -> list[str]:
 
 
 def fill(text: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The text with the values of its variables.
+    """The text with the values of its variables, without the line end that a file of a key may have left.
 
     Raises:
         UnsetVariable: a variable is not set, or empty.
     """
     for name in variables(text):
-        if not environ.get(name):
+        if not environ.get(name, "").strip():
             raise UnsetVariable(name)
-    return _VARIABLE.sub(lambda match: environ[match[1]], text)
+    return _VARIABLE.sub(lambda match: environ[match[1]].strip(), text)
