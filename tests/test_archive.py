@@ -184,7 +184,8 @@ def test_the_journal_keeps_the_order_of_outcomes_and_the_record_count_of_each_pr
     journal = Journal(tmp_path / "buffer.sqlite")
     for id, status, reward in [("a", "succeeded", float("nan")), ("b", "lost", None), ("c", "failed", 0.0),
                                ("a", "succeeded", 2.0), ("b", "succeeded", 3.0), ("c", "lost", None)]:  # fmt: skip
-        journal.record(Experiment(id, status, 'say "status": "lost"', "toy", "cpu", reward=reward))
+        metric = {"name": "m", "value": 1.0, "direction": "min"} if status == "succeeded" else None
+        journal.record(Experiment(id, status, 'say "status": "lost"', "toy", "cpu", metric=metric, reward=reward))
     assert [(e.id, e.reward) for e in journal.experiments()] == [("a", 2.0), ("c", 0.0), ("b", 3.0)]
     assert journal.mark(7, 3) == 3 and journal.mark(7, 5) == 3 and journal.mark(8, 5) == 5
     journal.descend("b", ("a", "c"), 7)

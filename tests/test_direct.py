@@ -92,6 +92,8 @@ class MinimalImplementer:
 
     name = "minimal"
 
+    async def implement(self, idea, base, environment, preset): ...
+
 
 def test_a_class_with_no_optional_member_gets_the_defaults_of_the_interface(monkeypatch):
     monkeypatch.setattr("ideator_rl.implementers.implementer.BUILT_IN", {"minimal": f"{__name__}.MinimalImplementer"})
