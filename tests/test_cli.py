@@ -13,6 +13,7 @@ import pytest
 from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.cli.commands import main
+from ideator_rl.cli.execute import MAX_LINES, shown_lines
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import local
 from ideator_rl.sandbox import process_tree
@@ -61,6 +62,11 @@ def test_a_patch_on_the_evaluator_is_rejected_and_names_it(call, tmp_path):
 def test_replicates_run_under_seeds_of_their_own(call, tmp_path):
     code, out, _ = execute(call, tmp_path, "--baseline", "--replicates", "2")
     assert code == 0 and len({json.loads(line)["id"] for line in out.splitlines()}) == 2
+
+
+def test_a_long_patch_is_cut_for_a_person():
+    assert shown_lines("+x\n" * MAX_LINES) == ["+x"] * MAX_LINES
+    assert shown_lines("+x\n" * (MAX_LINES + 9))[MAX_LINES:] == ["… and 9 more lines; --json prints all"]
 
 
 def test_the_human_text_shows_metric_patch_and_reason(call, tmp_path):

@@ -378,3 +378,8 @@ def test_a_secret_in_a_setting_that_does_not_take_it_is_not_shown(setting, messa
     with pytest.raises(SettingsError, match=message) as caught:
         LLMSettings.from_mapping({"models": "m", **setting})
     assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["", "/", "/chat/completions", "/chat/completions/"])
+def test_the_address_of_a_call_serves_as_that_of_the_server(end):
+    assert LLMSettings.from_mapping({"models": "m", "base_url": f"http://host/v1{end}"}).url == "http://host/v1"

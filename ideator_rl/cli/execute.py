@@ -22,6 +22,8 @@ from ideator_rl.text.redaction import refuse_secrets
 
 PROMISED_KEYS = ("id", "status", "metric", "reward", "error", "seconds", "patch", "log", "isolation")
 """Keys of a printed record that programs may rely on, in this order; more may follow."""
+MAX_LINES = 200
+"""Lines of a patch that a person is shown."""
 PHASES = ("implement", "queue", "run", "score")
 
 
@@ -171,4 +173,12 @@ def _show(record: Experiment, with_reason: bool) -> None:
     if record.error is not None and with_reason:
         print_text("  " + record.error["message"].replace("\n", "\n  "))
     if record.patch:
-        print_text("  " + record.patch.rstrip("\n").replace("\n", "\n  "))
+        print_text("\n".join("  " + line for line in shown_lines(record.patch)))
+
+
+def shown_lines(patch: str) -> list[str]:
+    """The lines of a patch, or of the answer that is none, for a person: a model may have written thousands."""
+    lines = patch.rstrip("\n").split("\n")
+    if len(lines) <= MAX_LINES:
+        return lines
+    return [*lines[:MAX_LINES], f"… and {len(lines) - MAX_LINES} more lines; --json prints all"]

@@ -180,7 +180,9 @@ class LLMSettings(Config):
     @property
     def url(self) -> str:
         """Where calls go."""
-        return (self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1").rstrip("/")
+        url = self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        # Examples of servers show the address of a call, which people copy.
+        return url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
 
     @property
     def shown_url(self) -> str:
