@@ -29,10 +29,14 @@ def path(monkeypatch):
     mounts.python_folders.cache_clear()
 
 
+RECORD = "numpy-1.0.dist-info/RECORD"
+
+
 def folder(root, name, *entries):
     (root / name).mkdir(parents=True)
     for entry in entries:
-        (root / name / entry).write_text("")
+        (root / name / entry).parent.mkdir(exist_ok=True)
+        (root / name / entry).write_text("numpy/__init__.py,,\n../../bin/f2py,,\n" if entry == RECORD else "")
     return root / name
 
 
@@ -41,7 +45,10 @@ def folder(root, name, *entries):
     [
         ("apps/scipy/lib/python3.11/site-packages", (), True),
         ("local/lib/python3/dist-packages", (), True),
-        ("target", ("numpy-1.0.dist-info",), True),
+        ("target", (RECORD, "numpy/__init__.py", "bin/f2py"), True),
+        ("target", ("numpy-1.0.dist-info/METADATA",), False),
+        ("project", (RECORD, "numpy/__init__.py", ".env"), False),
+        ("project", (RECORD, "numpy/__init__.py", "bucket/records.json"), False),
         ("checkout", ("setup.py", "mine.egg-info"), False),
         ("notes", ("secret.txt",), False),
     ],
@@ -54,10 +61,13 @@ def test_folders_that_installers_fill_are_shown_and_no_others(path, tmp_path, na
 
 
 def test_a_home_with_packages_is_not_shown(path, tmp_path, monkeypatch):
-    home = folder(tmp_path, "home", "numpy-1.0.dist-info")
-    monkeypatch.setenv("HOME", str(folder(home, "me")))
+    home = folder(tmp_path, "home", RECORD, "numpy/__init__.py")
+    (tmp_path / "link").symlink_to(home)
     path(home)
-    assert mounts.package_folders() == ()
+    for name in ("home", "home/numpy", "link", "link/numpy"):
+        monkeypatch.setenv("HOME", str(tmp_path / name))
+        mounts.package_folders.cache_clear()
+        assert mounts.package_folders() == ()
 
 
 def test_folders_of_this_python_are_no_others(path):

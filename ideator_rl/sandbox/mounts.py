@@ -21,6 +21,8 @@ SHM_BYTES = 256 << 20
 """Of /dev/shm and of /tmp, each."""
 SITES = ("site-packages", "dist-packages")
 """Names of folders of packages."""
+_MADE_BY_INSTALLERS = ("bin", "__pycache__", ".lock")
+"""What installers add to a folder without a record."""
 ETC = Path(__file__).with_name("etc")
 _DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 
@@ -181,11 +183,21 @@ def package_folders() -> tuple[str, ...]:
 
 
 def _has_packages(folder: str) -> bool:
-    """Whether a folder is one that installers fill, by its name or by their records; never one that holds a home."""
-    home = os.path.expanduser("~")
-    if f"{home}/".startswith(f"{folder}/") or not os.path.isdir(folder):
+    """Whether a folder is one that installers fill: by its name, or because their records name all that is in it.
+
+    Never one that holds a home.  A project that packages were installed into may hold keys, private data and a bucket.
+    """
+    home = os.path.realpath(os.path.expanduser("~"))
+    if Path(home).is_relative_to(folder) or not os.path.isdir(folder):
         return False
-    return folder.endswith(SITES) or any(name.endswith(".dist-info") for name in os.listdir(folder))
+    if folder.endswith(SITES):
+        return True
+    installed = set(_MADE_BY_INSTALLERS)
+    for record in Path(folder).glob("*.dist-info/RECORD"):
+        installed.add(record.parent.name)
+        for line in record.read_text(errors="replace").splitlines():
+            installed.add(line.removeprefix('"').replace("../", "").partition(",")[0].partition("/")[0])
+    return len(installed) > len(_MADE_BY_INSTALLERS) and installed.issuperset(os.listdir(folder))
 
 
 def _own_folders() -> tuple[str, ...]:
