@@ -103,3 +103,14 @@ def write_journal(folder):
     ]
     bases = [baseline(i, value) for i, value in enumerate((4.5, 5.0, 5.5))]
     return journal(folder, steps, [*bases, *reruns])
+
+
+def exported_text(folder):
+    """Every text of an export, those inside Parquet too."""
+    from pyarrow import parquet
+
+    texts = []
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        tables = [str(parquet.read_table(path).to_pylist())] if path.suffix == ".parquet" else []
+        texts += [path.read_bytes().decode("utf-8", "replace"), *tables]
+    return "\n".join(texts)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import sentence
-from exported_run import RECIPE, checkpoint, interrupted, policy
+from exported_run import RECIPE, checkpoint, exported_text, interrupted, policy
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors.torch import load_file
 
@@ -53,17 +53,6 @@ def finish(run):
 def rewrite(run, **keys):
     recipe = yaml.safe_load((run / "recipe.yaml").read_text())
     (run / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **keys}))
-
-
-def exported_text(folder):
-    """Every text of an export, those inside Parquet too."""
-    from pyarrow import parquet
-
-    texts = []
-    for path in (path for path in folder.rglob("*") if path.is_file()):
-        tables = [str(parquet.read_table(path).to_pylist())] if path.suffix == ".parquet" else []
-        texts += [path.read_bytes().decode("utf-8", "replace"), *tables]
-    return "\n".join(texts)
 
 
 def test_the_exported_model_loads_and_generates(out):
@@ -394,41 +383,3 @@ def test_a_base_model_is_named_in_the_metadata_only_if_it_is_on_the_hub(copy, na
     rewrite(copy, scratch_model=None, model_name_or_path=name)
     text = model_card(recipe_of(read_run(copy)))
     assert ModelCard(text).data.base_model == base and "/data/models" not in text
-
-
-def as_search(run):
-    """The same records as those of a search, which has no weights."""
-    for path in (*run.glob("checkpoint-*"), run / "warmup"):
-        shutil.rmtree(path, ignore_errors=True)
-    search = {"output_dir": "run", "env": "me/toy", "preset": "cpu", "implementer": "llm", "strategy": "evolution"}
-    options = {"base_url": "http://me:pass@host/v1", "api_key_env": "MY_NAME_FOR_IT"}
-    (run / "recipe.yaml").write_text(yaml.safe_dump({**search, "ideator": "chat", "ideator_options": options}))
-
-
-def test_a_search_exports_its_trajectories_alone(copy, call, tmp_path, monkeypatch):
-    from datasets import load_dataset
-
-    as_search(copy)
-    monkeypatch.setenv("MY_NAME_FOR_IT", "hush-hush-hush")
-    with sqlite3.connect(copy / "buffer.sqlite") as db:
-        db.execute("update rollouts set completion = completion || ' hush-hush-hush' where position = 0")
-    code, out, err = call("export", copy, "--out", tmp_path / "out")
-    assert code == 0 and "dataset:" in out and "model" not in out, err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset"]
-    rows = load_dataset(str(tmp_path / "out" / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert rows.num_rows == 8
-    card = (tmp_path / "out" / "dataset" / "README.md").read_text()
-    assert "# Trajectories of a search on toy" in card and "the ideator `chat`" in card and "`evolution`" in card
-    texts = exported_text(tmp_path / "out")
-    assert "hush-hush-hush" not in texts and "me:pass" not in texts and "(hidden)" in texts
-
-
-def test_a_training_run_without_a_checkpoint_exports_its_trajectories_on_request(copy, call, tmp_path):
-    for path in copy.glob("checkpoint-*"):
-        shutil.rmtree(path)
-    assert "--dataset-only" in sentence(*call("export", copy, "--out", tmp_path / "out")[::2])
-    code, out, _ = call("export", copy, "--out", tmp_path / "out", "--dataset-only", "--json")
-    facts = json.loads(out)
-    assert code == 0 and facts["model"] is facts["weights"] is None and facts["rows"]["trajectories"] == 8
-    code, _, err = call("export", copy, "--out", tmp_path / "two", "--dataset-only", "--dtype", "float32")
-    assert "--dtype is about weights" in sentence(code, err)
