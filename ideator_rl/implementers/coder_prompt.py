@@ -27,7 +27,6 @@ from ideator_rl.patch import PatchError, Rules, Tree, judge
 from ideator_rl.patch.import_graph import third_party_packages
 
 FOLDER = Path(__file__).with_name("prompts")
-FORMATS = ("blocks", "diff", "auto")
 REVISION_SHARE = 4
 """One part in so many of the prompt's tokens is reserved for a revision: the last answer and its error."""
 
