@@ -102,7 +102,8 @@ def _json(command: Any) -> None:
 
 
 def _slots(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--slots", type=int_from(1), metavar="N", help="CPU slots on this machine; default: this process's share")
+    share = "CPU slots on this machine; default: this process's share"
+    command.add_argument("--slots", type=int_from(1), metavar="N", help=share)
     command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
 
 
