@@ -107,6 +107,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written; an older one is unchanged.
     """
+    if path.is_dir():  # such as `.`, which has no name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:

@@ -134,6 +134,8 @@ def environment_folder(name_or_path: str) -> Path | None:
     path = Path(name_or_path).expanduser()
     if ("/" in name_or_path or name_or_path.startswith(".")) and path.is_dir():
         return path.resolve()
+    if path.name == "env.yaml" and path.is_file():
+        return path.resolve().parent
     built_in = shipped_folder("envs") / name_or_path
     if (built_in / "env.yaml").is_file():
         return built_in

@@ -138,3 +138,15 @@ def test_closed_streams_are_as_good_as_the_null_device(tmp_path):
     command = f"'{sys.executable}' -m ideator_rl.cli env list <&- >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_removed_working_folder_is_one_sentence(call, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    code, _, err = call("env", "list")
+    assert "working folder was removed" in sentence(code, err)
+
+
+def test_an_environment_may_be_named_by_its_manifest(call):
+    assert call("env", "show", f"{TOY}/env.yaml")[0] == 0

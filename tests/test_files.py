@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+from pathlib import Path
 
 import pytest
 
@@ -93,3 +94,11 @@ def test_without_any_locks_the_reason_is_one_sentence_with_a_way_on(without_lock
         open_lock(tmp_path / "lock")
     with pytest.raises(NoFileLocks), take(tmp_path / "run", resume=False):
         pass
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/", "sub"])
+def test_a_folder_is_not_replaced_by_a_file(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_atomic(Path(folder), b"x")

@@ -346,3 +346,11 @@ def test_a_silent_process_has_no_network_sockets_and_sees_no_free_room():
 def test_ordinary_programs_that_read_and_write_files_run_under_the_filter(ordinary):
     process = inside(ordinary)
     assert process.stdout.strip() == "fine", process.stderr
+
+
+def test_no_limit_is_above_the_hard_one_of_this_process(monkeypatch):
+    hard = {sandbox.resource.RLIMIT_NOFILE: 900, sandbox.resource.RLIMIT_NPROC: sandbox.resource.RLIM_INFINITY}
+    monkeypatch.setattr(sandbox.resource, "getrlimit", lambda limit: (1, hard.get(limit, 1 << 40)))
+    limits = sandbox.kernel_limits()
+    assert (limits["nofile"], limits["nproc"]) == (900, sandbox.MAX_PROCESSES)
+    assert limits["fsize"] == sandbox.MAX_FILE_BYTES

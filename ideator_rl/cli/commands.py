@@ -35,6 +35,10 @@ KEPT = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     _open_closed_streams()
+    try:
+        os.getcwd()
+    except OSError:
+        return _refuse("The working folder was removed. Change to another one, and repeat.")
     arguments = parser()
     args, rest = arguments.parse_known_args(argv)
     if args.command in TAKES_RECIPE_KEYS:

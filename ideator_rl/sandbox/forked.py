@@ -25,7 +25,7 @@ from ideator_rl.sandbox.memory_image import memory_image
 from ideator_rl.sandbox.mounts import Mounts, package_folders
 from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import FORKED, Inside, Script
-from ideator_rl.sandbox.sandbox import BWRAP, KERNEL_LIMITS, NONE, Sandbox, experiment_uid
+from ideator_rl.sandbox.sandbox import BWRAP, NONE, Sandbox, experiment_uid, kernel_limits
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 FORK_SERVER = Path(__file__).with_name("fork_server.py")
@@ -119,7 +119,7 @@ class ForkedProcess:
             output = nowhere if inside.output is None else inside.output
             passed = {0: nowhere, 1: output, 2: output, ready: ready}
             passed |= {number: number for number in inside.descriptors}
-            limits = KERNEL_LIMITS | ({} if inside.cpu_seconds is None else {"cpu": inside.cpu_seconds})
+            limits = kernel_limits() | ({} if inside.cpu_seconds is None else {"cpu": inside.cpu_seconds})
             request = {
                 "script": script.path,
                 "arguments": script.arguments,

@@ -17,6 +17,7 @@ Not covered here:
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -227,12 +228,21 @@ KERNEL_LIMITS = {"core": 0, "fsize": MAX_FILE_BYTES, "nofile": MAX_OPEN_FILES, "
 `limits` watches memory."""
 
 
+def kernel_limits() -> dict[str, int]:
+    """`KERNEL_LIMITS`, each at most this process's own hard limit: a cluster's is often lower."""
+    hard = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1] for name in KERNEL_LIMITS}
+    return {
+        name: limit if hard[name] == resource.RLIM_INFINITY else min(limit, hard[name])
+        for name, limit in KERNEL_LIMITS.items()
+    }
+
+
 def _limit_prefix(cpu_seconds: int | None = None, *, inside: bool = False) -> list[str]:
     # A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
     prlimit = shutil.which("prlimit", path="/usr/bin:/bin" if inside else None)
     # Processes are limited inside, where the count of a user namespace starts anew: outside, all that the user runs
     # would count.
-    limits = [f"--{name}={limit}" for name, limit in KERNEL_LIMITS.items() if (name == "nproc") == inside]
+    limits = [f"--{name}={limit}" for name, limit in kernel_limits().items() if (name == "nproc") == inside]
     if cpu_seconds is not None:
         limits.append(f"--cpu={cpu_seconds}")
     return [prlimit, *limits, "--"] if prlimit else []
