@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from ideator_rl.cli import interrupt
+from ideator_rl.cli import interrupt, main
 from ideator_rl.cli.interrupt import keep_run
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +86,14 @@ def read_until(process, text):
 )
 def test_only_a_launcher_takes_its_processes_along_at_its_end(command, launches):
     assert interrupt.is_launcher("\0".join([*command, ""]).encode()) is launches
+
+
+def test_a_program_that_runs_a_command_in_a_thread_keeps_its_signal_handlers(capsys):
+    handlers = [signal.getsignal(number) for number in interrupt.SIGNALS]
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(main, ["env", "list"]).result() == 0
+    assert [signal.getsignal(number) for number in interrupt.SIGNALS] == handlers
+    assert "nanogpt" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_the_experiments_and_states_what_is_kept(tmp_path):
