@@ -160,6 +160,13 @@ def test_nested_data_is_split_with_its_paths_and_in_blocks_that_fit_its_length(n
     assert windows.dtype == np.uint8 and len(windows) > 50
 
 
+def test_a_text_without_lines_is_split_between_its_characters(new):
+    _, environment = new({"train.py": TRAIN, "data/long.txt": "a" + "漢字" * 3000})
+    data = environment.data("cpu")
+    parts = [(folder / "long.txt").read_text() for folder in (data.public, *data.private.iterdir())]
+    assert sum(map(len, parts)) == 6001
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

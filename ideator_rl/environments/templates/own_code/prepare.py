@@ -49,11 +49,20 @@ def _blocks(path):
         raise ValueError(f"{path} is no text: write another prepare(), which splits it")
     lines = data.splitlines(keepends=True)
     if len(lines) < BLOCKS:
-        lines = [data[i : i + 80] for i in range(0, len(data), 80)]
+        lines = _pieces(data)
     if len(lines) < BLOCKS:
         raise ValueError(f"{path} holds only {len(data)} bytes; remove it, or put more data there")
     step = min(BLOCK, len(lines) // BLOCKS)
     return [b"".join(lines[i : i + step]) for i in range(0, len(lines), step)]
+
+
+def _pieces(data):
+    """Pieces of 80 characters: a character of several bytes stays whole, so that each split is text."""
+    try:
+        text, encoding = data.decode(), "utf-8"
+    except UnicodeDecodeError:
+        text, encoding = data.decode("latin-1"), "latin-1"  # a byte is a character
+    return [text[i : i + 80].encode(encoding) for i in range(0, len(text), 80)]
 
 
 def _write(path, blocks):
