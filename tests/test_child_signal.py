@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ideator_rl.environments.environment import Budget, Resources
-from ideator_rl.sandbox import process_tree, tracer
+from ideator_rl.sandbox import mounts, process_tree, start, tracer
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid
@@ -96,13 +96,13 @@ def run(tmp_path):
         os.chown(path, experiment_uid(best_sandbox().level), -1)
     (workspace / "burn.py").write_text(BURN + "if __name__ == '__main__': burn(0.12)\n")
 
-    def start(*argv, code="", seconds=20.0):
+    def start_in_workspace(*argv, code="", seconds=20.0, preload=()):
         (workspace / "main.py").write_text(code)
-        command = Command(argv or ("python", "main.py"), (), {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"})
-        budget, mounts = Budget("cpu", seconds, 60), Mounts({workspace: WORKSPACE})
-        return sealed_run(best_sandbox(), command, mounts, budget, Resources(1, 0, 4))
+        command = Command(argv or ("python", "main.py"), preload, {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"})
+        budget, seen = Budget("cpu", seconds, 60), Mounts({workspace: WORKSPACE})
+        return sealed_run(best_sandbox(), command, seen, budget, Resources(1, 0, 4))
 
-    yield start
+    yield start_in_workspace
     ctypes.CDLL(None).prctl(process_tree.PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
@@ -244,6 +244,20 @@ def test_where_nothing_can_be_traced_ignored_children_are_counted_and_the_cause_
     ended = run(code=IGNORE + SIG_IGN + "children()")
     assert ended.status == "ok" and ended.cpu >= 0.15, ended
     assert faults == ["Operation not permitted"]
+
+
+def test_programs_that_a_preloaded_module_ran_give_no_time(run, tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    site.mkdir()
+    argv = [sys.executable, "-I", "-S", "-c", "import time\nwhile time.process_time() < 0.8: pass"]
+    (site / "compiles.py").write_text(f"import subprocess\nsubprocess.run({argv})\n")
+    visible = (*mounts.python_folders(), str(site))
+    for module in (mounts, start):
+        monkeypatch.setattr(module, "package_folders", lambda: (str(site),))
+    monkeypatch.setattr(mounts, "python_folders", lambda: visible)
+    ended = run(code="while True: pass", seconds=0.2, preload=("compiles",))
+    assert ended.status == "timed_out" and ended.startup > 0.8, ended
+    assert 0.2 <= ended.cpu < 0.6
 
 
 # x86-64: ignore SIGCHLD; 40 times fork a child that counts to 20 million and ends, and sleep 10 ms; end with status 0.

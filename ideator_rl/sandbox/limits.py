@@ -94,7 +94,7 @@ class Watch:
         pids = process_tree.descendants(self.pid)
         self.startup = process_tree.usage(pids).seconds
         if self._tracer is not None:
-            self._tracer.mark(pids)
+            self._tracer.mark(pids, self.startup)
         self._startup_wall = time.monotonic() - self.started
         self.marked = True
 

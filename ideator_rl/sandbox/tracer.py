@@ -49,6 +49,8 @@ class Tracer:
         self._ended = 0.0
         """CPU seconds of the traced processes that have ended."""
         self._ours = 0.0
+        """CPU seconds until the mark of what is not traced, and of what had been reaped by then."""
+        self._reaped = 0.0
         self._theirs, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # The kernel then names the sender of each message, by the number that it has here.
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -63,9 +65,17 @@ class Tracer:
     def close_inherited(self) -> None:
         self._theirs.close()
 
-    def mark(self, pids: list[int]) -> None:
-        """The launcher has sent its mark, and before that it was traced or refused.  Args: `pids` of the whole tree."""
-        self._ours = sum(own_seconds(pid) or 0.0 for pid in pids if not self._holds(pid))
+    def mark(self, pids: list[int], startup: float) -> None:
+        """The launcher has sent its mark, and before that it was traced or refused.
+
+        Args:
+            pids: of the whole tree.
+            startup: its CPU seconds so far, of reaped children too.
+        """
+        own = {pid: own_seconds(pid) or 0.0 for pid in pids}
+        # What a preloaded module has started and waited for; below zero by what was computed since `startup`.
+        self._reaped = max(0.0, startup - sum(own.values()))
+        self._ours = self._reaped + sum(own[pid] for pid in pids if not self._holds(pid))
 
     def seconds(self, pids: list[int]) -> float | None:
         """CPU seconds of the run so far; None where the kernel's sums lose nothing.  Args: `pids` of the whole tree."""
@@ -73,7 +83,8 @@ class Tracer:
             return None
         # First what has ended: a process that ends after this is missing until the next look, and never counted twice.
         ended = self._ended
-        return ended + sum(own_seconds(pid) or 0.0 for pid in pids if start_time(pid) or self._holds(pid))
+        counted = [pid for pid in pids if start_time(pid) or self._holds(pid)]
+        return ended + self._reaped + sum(own_seconds(pid) or 0.0 for pid in counted)
 
     def close(self) -> float:
         """The run's processes are dead: wait until all are counted; returns the CPU seconds of the run."""
