@@ -27,6 +27,7 @@ import runpy
 import signal
 import socket
 import sys
+import time
 
 MAX_REQUEST_BYTES = 1 << 18
 MAX_DESCRIPTORS = 16
@@ -128,6 +129,10 @@ def keep(reply: socket.socket, request: dict, descriptors: list[int]) -> None:
         resource.setrlimit(getattr(resource, name), (limit, limit))
     program, status = descriptors[0], descriptors[1]
     instructions = os.pread(program, 1 << 20, 0) if request["filtered"] else b""
+    # Only below the sandbox's init does the watch see this process.  The link may be slow to end, and outside the init
+    # it would be a process with the script's user that no watch sees.
+    while os.getppid() != 1:
+        time.sleep(0.0005)
     drop_privileges(request["uid"])
     # The script has this user too: it may not look into the keeper, whose pipe says how the script ended.
     LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
