@@ -168,6 +168,9 @@ def test_a_boolean_where_text_belongs_names_the_quotes(recipe):
         ("coder: {models: m, api_key: sk-abc}\n", "api_key_env"),
         ("coder: {models: m, extra_body: {x: [{access_token: abc}]}}\n", "api_key_env"),
         ("coder: {models: m, extra_body: {auth_token: abc}}\n", "api_key_env"),
+        ("coder: {models: m, api_key_env: sk-proj-abc0123456789}\n", "api_key_env"),
+        ("coder: {models: m, stop: [gsk_abc0123456789012345]}\n", "api_key_env"),
+        ("model_init_kwargs: {token: hf_abc0123456789012345}\n", "HF_TOKEN"),
     ],
 )
 def test_a_secret_in_a_recipe_is_refused_without_being_shown(recipe, lines, advice):

@@ -31,7 +31,8 @@ _SECRET_SETTING = re.compile(
 )
 """Names of settings that are given only for their secret; `eos_token` and `api_key_env` are not."""
 _TOKEN = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16})"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16}"
+    r"|gsk_[A-Za-z0-9]{16,}|xai-[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35})"
 )
 _LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*\?)[^\s\"'<>]+", re.IGNORECASE)
@@ -44,7 +45,8 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
         lead: how a message begins, such as `The recipe r.yaml has`.
 
     Raises:
-        error: settings of any depth hold a secret, which run folders, buckets and trackers would store.
+        error: settings of any depth hold a secret, by its key or by its form, which run folders, buckets and trackers
+            would store.
     """
     items = (
         settings.items() if isinstance(settings, dict) else enumerate(settings) if isinstance(settings, list) else ()
@@ -54,11 +56,15 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
         if key in WIRE_SETTINGS:
             continue
         name = str(key).replace("-", "_")
-        if isinstance(value, str) and value and _SECRET_SETTING.search(name) and not variables(value):
+        text = value if isinstance(value, str) and not variables(value) else ""
+        # Some paste the key itself where its variable is to be named.
+        is_token = _TOKEN.search(text) is not None
+        if is_token or (text and _SECRET_SETTING.search(name)):
             advice = "Set HF_TOKEN in the environment, or run `hf auth login`"
-            if re.search("hub|hf", name) is None:
+            if re.search("hub|hf", name) is None and not text.startswith("hf_"):
                 advice = "Set it as an environment variable, and name that in `api_key_env`; a header takes `${NAME}`"
-            raise error(f"{lead} the key {key!r}, a secret that run folders and trackers would store. {advice}.")
+            secret = f"a token in {key!r}" if is_token else f"the key {key!r}, a secret"
+            raise error(f"{lead} {secret} that run folders and trackers would store. {advice}.")
         refuse_secrets(value, lead, error)
 
 
