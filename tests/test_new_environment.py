@@ -331,3 +331,9 @@ def test_two_files_of_one_name_are_not_merged_and_a_file_that_cannot_be_read_is_
     )
     codebase, _ = new({"train.py": TRAIN, "secret.txt": "x"}, script="./data/../train.py")
     assert codebase.left_out["secret.txt"] == "cannot be read: Permission denied"
+
+
+@pytest.mark.parametrize("name", ["no", "on", "null"])
+def test_a_name_that_yaml_reads_as_something_else_is_refused(name, tmp_path):
+    with pytest.raises(IdeatorError, match="no word such as `no`"):
+        new_environment(tmp_path / "env", name=name)

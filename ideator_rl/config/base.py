@@ -200,9 +200,13 @@ def _range(metadata: tuple[Any, ...]) -> str:
     names = {"ge": "of at least", "gt": "above", "le": "at most", "lt": "below"}
     bounds = {name: getattr(item, name) for item in metadata for name in names if hasattr(item, name)}
     if {"ge", "le"} <= bounds.keys():
-        return f" from {bounds['ge']:g} to {bounds['le']:g}"
-    parts = [f"{text} {bounds[name]:g}" for name, text in names.items() if name in bounds]
+        return f" from {_bound(bounds['ge'])} to {_bound(bounds['le'])}"
+    parts = [f"{text} {_bound(bounds[name])}" for name, text in names.items() if name in bounds]
     return f" {' and '.join(parts)}" if parts else ""
+
+
+def _bound(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"
 
 
 def _unwrapped(annotation: Any, metadata: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

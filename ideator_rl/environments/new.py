@@ -130,11 +130,11 @@ def _is_loss(metric: str) -> bool:
 def _check_name(folder: Path, name: str | None) -> str:
     """The name, or one made from the folder's."""
     chosen = name or folder.name.lower().replace("-", "_")
-    if not NAME.fullmatch(chosen):
+    if not NAME.fullmatch(chosen) or _yaml(chosen) != chosen:
         origin = f"--name {name}" if name else f"the folder's name, {folder.name!r},"
         raise IdeatorError(
             f"{origin} is not a name for an environment: expected at most 40 lower-case letters, digits and _, with a "
-            "letter first. Give one with --name."
+            "letter first, and no word such as `no` that YAML reads otherwise. Give one with --name."
         )
     return chosen
 
