@@ -133,7 +133,11 @@ class Tracer:
 
 def _attach(libc: ctypes.CDLL, pid: int) -> str:
     """Seize every thread of the launcher, which waits and starts none; returns why that fails, or nothing."""
-    for task in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):
+    try:
+        tasks = sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except FileNotFoundError:
+        return "it has been killed"
+    for task in tasks:
         if libc.ptrace(_SEIZE, task, None, _OPTIONS) != 0:
             return os.strerror(ctypes.get_errno())
     # The sandbox's init and what waits in it have one thread each.  One that refuses us refuses the experiment too.
