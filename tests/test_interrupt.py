@@ -97,7 +97,8 @@ def test_a_program_that_runs_a_command_in_a_thread_keeps_its_signal_handlers(cap
 
 
 def test_ctrl_c_ends_the_experiments_and_states_what_is_kept(tmp_path):
-    process = start(EXECUTE, tmp_path)
+    # Slow experiments: the first line of progress comes after a second or two, and they must not be over by then.
+    process = start([*EXECUTE, "--preset", "slow"], tmp_path)
     read_until(process, " running")
     os.killpg(process.pid, signal.SIGINT)
     assert "finished experiments are kept, and the same line finds their results" in check_end(process, tmp_path)

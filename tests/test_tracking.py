@@ -168,10 +168,15 @@ def test_trackio_curves_are_in_the_run_s_folder_and_continue_after_a_resume(tmp_
     assert line == f"curves: `TRACKIO_DIR={tmp_path}/run/trackio trackio show --project ideator_rl`"
 
 
-def test_wandb_writes_offline_and_continues_under_the_same_id(tmp_path):
-    pytest.importorskip("wandb")
-    import wandb
+@pytest.fixture
+def wandb():
+    """Its service is a child of this process, and would end, with its CPU time, in any test of a run that follows."""
+    wandb = pytest.importorskip("wandb")
+    yield wandb
+    wandb.teardown()
 
+
+def test_wandb_writes_offline_and_continues_under_the_same_id(wandb, tmp_path):
     train(tmp_path / "run", "wandb", 2)
     first = wandb.run.id
     wandb.finish()

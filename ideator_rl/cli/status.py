@@ -24,6 +24,8 @@ from ideator_rl.storage.run_reader import JOURNAL, Run, read_run
 
 RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.json", "report.html")
 """Files of a run's folder that its summary depends on; a write to the journal shows as a new time of its WAL file."""
+SETTLED_NANOSECONDS = 100_000_000
+"""File systems keep times in steps of some milliseconds: a later time of a file may hide a further write."""
 
 
 def main(args: argparse.Namespace) -> int:
@@ -81,8 +83,10 @@ class RunStatus:
         self.process = find_trainer(self.folder)
         change_times = tuple(_change_time(self.folder / name) for name in RUN_FILES)
         if change_times != self._change_times:
+            before = time.time_ns() - SETTLED_NANOSECONDS
             self.run, self.search = read_run(self.folder), read_search_summary(self.folder)
-            self._change_times = change_times
+            # A file may be written again without a new time: the records are then read once more at the next look.
+            self._change_times = change_times if max(change_times) < before else ()
         return self.process is not None
 
     def headline(self) -> str:
