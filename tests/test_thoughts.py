@@ -135,7 +135,10 @@ def test_a_swallowed_closing_mark_is_found_behind_an_open_fence_or_block():
 def test_a_text_of_marks_alone_is_read_in_linear_time(piece):
     seconds = []
     for size in (2_000, 20_000):
-        started = time.process_time()
-        split_thoughts(piece * (size // len(piece)))
-        seconds.append(time.process_time() - started)
+        runs = []
+        for _ in range(3):  # the least: a garbage collection of the whole suite's objects may fall into one
+            started = time.process_time()
+            split_thoughts(piece * (size // len(piece)))
+            runs.append(time.process_time() - started)
+        seconds.append(min(runs))
     assert seconds[1] < 40 * seconds[0] + 0.05
