@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.text.code_spans import FENCE, Cover, Span, code_spans
+from ideator_rl.text.display import shorten
 from ideator_rl.text.thoughts import Thoughts, field_of_thoughts, split_thoughts
 
 EXPERIMENT, CHANGES, END = "[Experiment]", "[Code Changes]", "[End]"
@@ -123,7 +124,4 @@ def _what_is_missing(thoughts: Thoughts) -> str:
 
 
 def _start(text: str, length: int = 80) -> str:
-    flat = " ".join(text.split())
-    if not flat:
-        return "(nothing)"
-    return repr(flat if len(flat) <= length else flat[:length] + "…")
+    return repr(shorten(text, length)) if text.strip() else "(nothing)"

@@ -155,7 +155,7 @@ def is_deeper(value: Any, depth: int) -> bool:
     return True
 
 
-def shortened(text: object, limit: int = 80) -> str:
+def quoted(text: object, limit: int = 80) -> str:
     """A value for a message: the start of one that is long."""
     shown = repr(text)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
@@ -166,7 +166,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(mapping) < len(pairs):
         keys = [key for key, _ in pairs]
         double = next(key for key in keys if keys.count(key) > 1)
-        raise ReadError(f"the key {shortened(double)} twice; keep one")
+        raise ReadError(f"the key {quoted(double)} twice; keep one")
     return mapping
 
 
@@ -179,5 +179,5 @@ def _whole(digits: str) -> int:
 def _decimal(digits: str) -> float:
     number = float(digits) if len(digits) <= MAX_DIGITS else math.inf
     if not math.isfinite(number):
-        raise ReadError(f"the number {shortened(digits)}, which is too large or too long")
+        raise ReadError(f"the number {quoted(digits)}, which is too large or too long")
     return number

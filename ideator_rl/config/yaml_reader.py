@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from ideator_rl.config.reader import MAX_DEPTH, MAX_DIGITS, ReadError, decode, read_text, shortened
+from ideator_rl.config.reader import MAX_DEPTH, MAX_DIGITS, ReadError, decode, quoted, read_text
 from ideator_rl.errors import IdeatorError
 
 MAX_NODES = 10_000
@@ -116,11 +116,11 @@ class _Loader(yaml.SafeLoader):
             self._count(*self._sizes.get(event.anchor or "", (0, 0)), event)
             return super().compose_node(parent, index)
         if getattr(event, "tag", None) not in (None, "!", *(_TAG + kind for kind in ("str", "int", "float", "bool"))):
-            raise _Refused(f"the tag {shortened(event.tag)}. Write the value without it.", event)
+            raise _Refused(f"the tag {quoted(event.tag)}. Write the value without it.", event)
         nodes, characters = self._nodes, self._characters
         text = event.value if isinstance(event, yaml.ScalarEvent) else ""
         if _UNSTORABLE.search(text):
-            raise _Refused(f"{shortened(text)}. Expected text without NUL and without half a surrogate pair.", event)
+            raise _Refused(f"{quoted(text)}. Expected text without NUL and without half a surrogate pair.", event)
         self._count(1, len(text), event)
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -147,7 +147,7 @@ class _Loader(yaml.SafeLoader):
                 raise _Refused("a list or mapping as a key. Expected a word as the key of a value.", key)
             if key.value in lines and key.tag != _TAG + "merge":
                 where = f" (lines {lines[key.value]} and {key.start_mark.line + 1})"
-                raise _Refused(f"the key {shortened(key.value)} twice{where}. Keep one.", None)
+                raise _Refused(f"the key {quoted(key.value)} twice{where}. Keep one.", None)
             lines[key.value] = key.start_mark.line + 1
         self.flatten_mapping(node)
         return {key.value: self.construct_object(value, deep=deep) for key, value in node.value}
@@ -156,7 +156,7 @@ class _Loader(yaml.SafeLoader):
         if len(node.value) > MAX_DIGITS:
             raise _Refused(f"a number of {len(node.value)} digits. Expected at most {MAX_DIGITS}.", node)
         if not _INTEGER.match(node.value):
-            raise _Refused(f"{shortened(node.value)}. Expected a whole number.", node)
+            raise _Refused(f"{quoted(node.value)}. Expected a whole number.", node)
         return int(node.value, 0) if node.value.strip("+-")[:2] in ("0x", "0b") else int(node.value)
 
     def construct_decimal(self, node: Any) -> float:
@@ -164,9 +164,9 @@ class _Loader(yaml.SafeLoader):
         try:
             number = float(text.replace(".inf", "inf").replace(".nan", "nan")) if len(text) <= MAX_DIGITS else math.inf
         except ValueError:
-            raise _Refused(f"{shortened(node.value)}. Expected a number.", node) from None
+            raise _Refused(f"{quoted(node.value)}. Expected a number.", node) from None
         if not math.isfinite(number):
-            raise _Refused(f"{shortened(node.value)}. Expected a finite number of at most {MAX_DIGITS} digits.", node)
+            raise _Refused(f"{quoted(node.value)}. Expected a finite number of at most {MAX_DIGITS} digits.", node)
         return number
 
 

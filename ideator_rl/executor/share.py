@@ -99,7 +99,7 @@ def _uuids() -> dict[str, int]:
 @cache
 def _control_group_processors() -> float | None:
     """Processors that this process's control groups pay for; None without a limit."""
-    quotas = []
+    quotas: list[float | None] = []
     lines: list[str] = []
     with suppress(OSError):
         lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
@@ -113,10 +113,14 @@ def _control_group_processors() -> float | None:
             continue
         # A limit of any group above holds too.  In a container the path may be of another tree: its root is tried.
         group = mount / path.lstrip("/")
-        for folder in {group, *group.parents, mount}:
-            if folder == mount or mount in folder.parents:
-                with suppress(OSError, ValueError):
-                    quota, period = " ".join((folder / name).read_text() for name in files).split()
-                    if quota not in ("max", "-1"):
-                        quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
+        folders = [folder for folder in {group, *group.parents, mount} if folder == mount or mount in folder.parents]
+        quotas += [_quota([folder / name for name in files]) for folder in folders]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(files: list[Path]) -> float | None:
+    """Processors that one control group pays for: the files hold a time, or none, and the period for it."""
+    with suppress(OSError, ValueError):
+        quota, period = " ".join(file.read_text() for file in files).split()
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    return None

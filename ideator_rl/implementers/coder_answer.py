@@ -9,8 +9,10 @@ import re
 from dataclasses import dataclass
 
 from ideator_rl.llm import Reply
+from ideator_rl.llm.faults import MAX_QUOTED
 from ideator_rl.patch import PatchError, Rules, Tree, patched_tree
 from ideator_rl.patch.edit import Kind
+from ideator_rl.text.display import shorten
 from ideator_rl.text.thoughts import split_thoughts
 
 DECLINED = re.compile(r"^[ \t*_>`]*CANNOT:[ \t*_]*(\S.*)", re.M)
@@ -51,7 +53,7 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
     if reply.finish == "length":
         return Fault(CUT_OFF, f"{reply.lack}; nothing was applied")
     if reply.finish == "refused":
-        return Fault(REFUSED, f"the model refused: {_beginning(reply.text)}")
+        return Fault(REFUSED, f"the model refused: {shorten(reply.text, MAX_QUOTED)}")
     thoughts = split_thoughts(reply.text)
     text = thoughts.answer
     if reply.finish == "empty":
@@ -67,10 +69,5 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
             return Fault(BROKE_RULE, str(error), "rejected")
         # A patch may quote the word in a comment: only an answer without any edit declines.
         if (declined := DECLINED.search(text)) and not _EDIT.search(text):
-            return Fault(GAVE_UP, f"the coder answered: {_beginning(declined[1])}")
+            return Fault(GAVE_UP, f"the coder answered: {shorten(declined[1], MAX_QUOTED)}")
         return Fault(UNFIT, str(error))
-
-
-def _beginning(text: str, length: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[:length] + "…"

@@ -30,6 +30,7 @@ from ideator_rl.llm.settings import LLMSettings, SettingsError
 from ideator_rl.llm.stream import assemble, is_stream, once
 from ideator_rl.llm.wire import WireForm
 from ideator_rl.storage.ledger import BudgetSpent, Ledger, Spent
+from ideator_rl.text.display import shorten
 from ideator_rl.text.variables import variables
 
 if TYPE_CHECKING:
@@ -244,7 +245,9 @@ class ChatClient:
                 # The openai client passes on the errors of its HTTP library, httpx or httpx2, as they are.
                 if not type(error).__module__.startswith("httpx"):
                     raise
-                raise Fault(f"the stream broke off ({faults.shortened(str(error))})", maybe_billed=True) from None
+                raise Fault(
+                    f"the stream broke off ({shorten(str(error), faults.MAX_QUOTED)})", maybe_billed=True
+                ) from None
 
     def _refusal(self, error: openai.APIStatusError, request: Request, form: WireForm) -> Fault:
         text = self._without_secrets(error.response.text)

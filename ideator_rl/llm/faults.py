@@ -17,6 +17,7 @@ from typing import Any
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.retry_hints import retry_after
+from ideator_rl.text.display import shorten
 
 MAX_RETRY_AFTER = 300.0
 """Seconds; a server that asks for a longer wait counts as unavailable."""
@@ -108,8 +109,9 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
         body = body["error"]
     code = str(body.get("code") or body.get("type") or "") if isinstance(body, dict) else ""
     kind = str(body.get("type") or "") if isinstance(body, dict) else ""
-    message = shortened(
-        str((body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body or text)
+    message = shorten(
+        str((body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body or text),
+        MAX_QUOTED,
     )
     description = f"status {status}: {message}" if message else f"status {status}"
     if status in (400, 413, 422) and (TOO_LONG.search(code) or TOO_LONG.search(message)):
@@ -145,7 +147,7 @@ def of_body(raw: bytes) -> Fault:
         error = None
     if isinstance(error, str | dict) and error:
         return of_error(error)
-    quoted = shortened(raw[:2000].decode("utf-8", "replace"))
+    quoted = shorten(raw[:2000].decode("utf-8", "replace"), MAX_QUOTED)
     advice = "Check `base_url` (it usually ends with /v1), and that no proxy or login page answers instead."
     return Fault(f"the answer is no chat completion: {quoted!r}", advice, permanent=True, maybe_billed=True)
 
@@ -178,12 +180,7 @@ def of_connection(error: BaseException, timeout: float) -> Fault:
     if not unsent and any("Timeout" in name for name in names):
         return Fault(f"no answer within {timeout:g} s", maybe_billed=True)
     kind = "no connection" if unsent else "the connection broke"
-    return Fault(f"{kind} ({shortened(str(causes[-1])) or names[-1]})", maybe_billed=not unsent)
-
-
-def shortened(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_QUOTED else line[:MAX_QUOTED] + " …"
+    return Fault(f"{kind} ({shorten(str(causes[-1]), MAX_QUOTED) or names[-1]})", maybe_billed=not unsent)
 
 
 def _advice(status: int, key_env: str | None) -> str:

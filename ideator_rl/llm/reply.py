@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ideator_rl.llm.faults import of_body, of_error, shortened
-from ideator_rl.text.display import encodable
+from ideator_rl.llm.faults import MAX_QUOTED, of_body, of_error
+from ideator_rl.text.display import encodable, shorten
 from ideator_rl.text.thought_marks import names_thoughts
 
 Finish = Literal["stop", "length", "refused", "empty"]
@@ -71,13 +71,15 @@ class Reply:
         where = f"{len(self.reasoning)} characters came in {self.reasoning_field}" if self.reasoning else ""
         if self.finish == "length" and self.finish_reason.lower() != "length":
             reason = (
-                f"it ended with the reason {shortened(self.finish_reason)!r}" if self.finish_reason else "no reason"
+                f"it ended with the reason {shorten(self.finish_reason, MAX_QUOTED)!r}"
+                if self.finish_reason
+                else "no reason"
             )
             cut = f"the answer may be cut off: {reason}, after {self.completion_tokens} tokens"
         else:
             cut = f"the answer was cut off after {self.completion_tokens} tokens" if self.finish == "length" else ""
         if not self.text.strip() and not cut and self.finish_reason.lower() not in ("", "stop"):
-            cut = f"the answer held no text; it ended with the reason {shortened(self.finish_reason)!r}"
+            cut = f"the answer held no text; it ended with the reason {shorten(self.finish_reason, MAX_QUOTED)!r}"
         if self.text.strip() or not where:
             return cut or "the answer held no text"
         return f"{cut or 'the answer held no text'}; its {where}: raise max_tokens, or let the model think less"

@@ -9,7 +9,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, Experiment
-from ideator_rl.llm.faults import shortened
+from ideator_rl.llm.faults import MAX_QUOTED
+from ideator_rl.text.display import shorten
 
 KNOWN = "known already"
 """An outcome: the codebase is one that this search has asked for before."""
@@ -59,7 +60,7 @@ class Patience:
             outcome = KNOWN if record.tree and record.status != LOST else record.status
         self._outcomes[outcome] += 1
         if record.error is not None and outcome != KNOWN:
-            self._message = shortened(record.error.get("message", ""))
+            self._message = shorten(record.error.get("message", ""), MAX_QUOTED)
 
     def question_ended(self, question: int) -> None:
         """All answers to a question have an outcome."""
