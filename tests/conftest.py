@@ -5,9 +5,12 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from ideator_rl.sandbox import process_tree
 
 TOY = Path(__file__).parent / "toy_env"
 
@@ -38,6 +41,15 @@ def workers_are_measured() -> None:
     from ideator_rl.executor import start_worker
 
     start_worker.INHERITED = (*start_worker.INHERITED, *(name for name in os.environ if name.startswith("COVERAGE_")))
+
+
+@pytest.fixture
+def no_other_children() -> None:
+    """End what earlier tests left: a run ends and collects all children, and would count their CPU seconds as its own."""
+    process_tree.kill_tree(os.getpid())
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 @pytest.fixture

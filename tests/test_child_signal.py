@@ -84,7 +84,7 @@ SCRIPTS = {
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, no_other_children):
     """Run a command in a workspace that holds `burn.py`, as a worker does."""
     process_tree.become_subreaper()
     workspace = tmp_path / "run"

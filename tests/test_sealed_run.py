@@ -13,7 +13,7 @@ from ideator_rl.sandbox.sealed_run import run as sealed_run
 
 
 @pytest.fixture
-def go(tmp_path):
+def go(tmp_path, no_other_children):
     workspace = tmp_path / "run"
     workspace.mkdir()
     for folder in (tmp_path, *tmp_path.parents):
