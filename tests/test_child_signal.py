@@ -167,9 +167,13 @@ HIDING = {
         "        os._exit(0)\n"
         "all_have_ended()\n"
     ),
-    "children that send no signal": SIG_IGN + "children(fork=lambda: libc.syscall(56, 0, 0, 0, 0, 0))",
+    # `wait` sees none of these: without a wait of its own, the script would end, and be killed with them, before they do.
+    "children that send no signal": (
+        SIG_IGN + "children(fork=lambda: libc.syscall(56, 0, 0, 0, 0, 0)); all_have_ended()"
+    ),
     "children that send another signal": (
-        SIG_IGN + "signal.signal(10, signal.SIG_IGN); children(fork=lambda: libc.syscall(56, 10, 0, 0, 0, 0))"
+        SIG_IGN
+        + "signal.signal(10, signal.SIG_IGN); children(fork=lambda: libc.syscall(56, 10, 0, 0, 0, 0)); all_have_ended()"
     ),
     "children of the parent's parent": (
         SIG_IGN + "if os.fork() == 0:\n"
