@@ -21,7 +21,7 @@ def main(args: argparse.Namespace) -> int:
     backend = LocalBackend(bucket.url, args.slots, args.isolation)
     backend.start = args.start
     print_progress(f"serving {bucket.url} with {backend.slots} slots")
-    return asyncio.run(_serve(Scheduler(bucket, backend), args.once))
+    return asyncio.run(_serve(Scheduler(bucket, backend, isolation=args.isolation), args.once))
 
 
 async def _serve(scheduler: Scheduler, once: bool) -> int:

@@ -105,7 +105,7 @@ class Executor:
             # Scorers will run on this machine: made here, once, what they read, or found out why they read the disk.
             self.sandbox = with_image(self.sandbox, self.environment.preload)
         self.backend.start = config.start
-        self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry)
+        self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry, isolation=config.isolation)
 
     def close(self) -> None:
         """Release what serves to start experiments; those that run go on."""

@@ -25,7 +25,9 @@ from typing import Any
 
 from ideator_rl.environments.environment import Resources, load_environment
 from ideator_rl.executor import record_store
-from ideator_rl.executor.backends import Backend
+from ideator_rl.executor.backends import Backend, Job
+from ideator_rl.executor.backends.backend import OVER, job_name
+from ideator_rl.executor.backends.one_by_one import adapted
 from ideator_rl.executor.end_watch import EndWatch
 from ideator_rl.executor.pending import Agenda, PendingExperiment
 from ideator_rl.executor.retry import OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
@@ -56,8 +58,19 @@ class Lost(Exception):
 
 
 class Scheduler:
-    def __init__(self, bucket: Bucket, backend: Backend, max_attempts: int = 3, retry: Retry | None = None):
-        self.bucket, self.backend, self.max_attempts = bucket, backend, max_attempts
+    def __init__(
+        self,
+        bucket: Bucket,
+        backend: Backend,
+        max_attempts: int = 3,
+        retry: Retry | None = None,
+        isolation: str = "auto",
+    ):
+        self._isolation = isolation
+        self.bucket, self.backend, self.max_attempts = bucket, adapted(backend), max_attempts
+        # Experiments whose job the backend has; the clock's loop writes it at each tick.
+        self._active: set[str] = set()
+        self._jobs: dict[str, str] = {}
         self._retry = retry or Retry(bucket.url, 3600.0)
         # The lock guards `_waiting` (every loop adds, the clock's loop removes), `_clock` and `_wake`.
         self._lock = threading.Lock()
@@ -106,7 +119,7 @@ class Scheduler:
     @property
     def running_count(self) -> int:
         """How many experiments are running now, as far as the last checks showed."""
-        return sum(entry.running_elsewhere or self.backend.active(id) for id, entry in list(self._waiting.items()))
+        return sum(entry.running_elsewhere or id in self._active for id, entry in list(self._waiting.items()))
 
     def discover(self) -> dict[str, asyncio.Future[Experiment]]:
         """Take on every experiment in the bucket that has no record: for a scheduler on a machine of its own.
@@ -224,8 +237,10 @@ class Scheduler:
         Costs nothing for what is neither due, nor running on our backend, nor to be started now.
         """
         now = time.monotonic()
+        listing = self.backend.listing() or {}
+        self._active = {id for name, id in self._jobs.items() if name in listing and listing[name].state != OVER}
         # The record, or the next attempt, of what has ended is due at once.
-        for id in [id for id in self._submitted if not self.backend.active(id)]:
+        for id in [id for id in self._submitted if id not in self._active]:
             self._submitted.discard(id)
             entry = self._waiting[id]
             entry.start_when_room, entry.next_record_check = True, now
@@ -272,7 +287,7 @@ class Scheduler:
 
         Returns whether there is still room for more.
         """
-        if self.backend.active(id):
+        if id in self._active:
             self._submitted.add(id)
             return True
         waited = now - entry.since
@@ -311,8 +326,10 @@ class Scheduler:
         elif start:
             if claimed:
                 record_store.end_dead_attempt(self.bucket, id)
-            if not self.backend.submit(id, entry.resources):
+            job = Job(job_name(self.bucket.url, id, claimed), id, self.bucket.url, self._isolation, entry.resources, 0)
+            if job.name not in self.backend.submit([job]):
                 return False
+            self._jobs[job.name] = id
             entry.started_attempts += 1
             if self.backend.starts:
                 self._submitted.add(id)

@@ -1,14 +1,18 @@
-"""The base class of backends, which start the attempts at experiments, and the backends by name.
+"""The seam between the scheduler and what starts attempts, an engine: a batch in, one listing out, a batch cancelled.
 
-To add one, write a class that inherits from `Backend`.  A recipe names it by its dotted path; a package registers it as
-an entry point of `ideator_rl.backends`; one of ours gets a line in `BUILT_IN` and a file in this folder.
+To add a backend, write a class that inherits from `Backend`; only `submit` has no default.  A recipe names it by its
+dotted path; a package registers it as an entry point of `ideator_rl.backends`; one of ours gets a line in `BUILT_IN`
+and a file in this folder.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import isclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 from ideator_rl.environments.environment import Environment, Preset, Resources
 from ideator_rl.errors import IdeatorError
@@ -25,46 +29,145 @@ BUILT_IN = {
     "in_process": "ideator_rl.executor.backends.in_process.InProcessBackend",
 }
 
+WORKER_MODULE = "ideator_rl.executor.worker"
+WAITING: Literal["waiting"] = "waiting"
+RUNNING: Literal["running"] = "running"
+OVER: Literal["over"] = "over"
+JOB_FAILED, JOB_PREEMPTED, NODE_FAIL, JOB_TIMEOUT, JOB_CANCELLED = (
+    "failed",
+    "preempted",
+    "node_fail",
+    "timeout",
+    "cancelled",
+)
+"""Reasons why a job is over, as its engine gives them; empty for a job that ended well, or for no known reason."""
+
 Runner = Callable[[Spec, Tree], Experiment]
 """Runs an experiment at once: the record of a specification and its codebase."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """One start of a worker for one experiment."""
+
+    name: str
+    """Equal for every scheduler of the bucket that would start this attempt: what makes a submission idempotent."""
+    id: str
+    """Of the experiment."""
+    bucket: str
+    """URL."""
+    isolation: str
+    resources: Resources
+    minutes: int
+    """Time limit, after which an engine may kill the job."""
+    hardware: str = ""
+    avoid: tuple[str, ...] = ()
+    """Names of hosts where an attempt failed: an engine that can choose takes others."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The argument of the worker."""
+        config = {"bucket": self.bucket, "id": self.id, "isolation": self.isolation}
+        return config | ({"hardware": self.hardware} if self.hardware else {})
+
+    def argv(self, python: str) -> list[str]:
+        """The command of the worker.
+
+        Args:
+            python: an interpreter, on the machine of the worker, that has this package.
+        """
+        return [python, "-P", "-m", WORKER_MODULE, json.dumps(self.config)]
+
+
+def job_prefix(bucket_url: str) -> str:
+    """How the names of all jobs for a bucket begin."""
+    return f"i{hashlib.sha256(bucket_url.encode()).hexdigest()[:8]}-"
+
+
+def job_name(bucket_url: str, id: str, claimed: int) -> str:
+    """The name of the job for the next attempt at an experiment, of which `claimed` were claimed so far."""
+    return f"{job_prefix(bucket_url)}{id}-{claimed}"
+
+
+@dataclass(frozen=True)
+class JobState:
+    state: Literal["waiting", "running", "over"]
+    reason: str = ""
+    """Of a job that is over."""
+
+
 class Backend(Protocol):
-    """One thread calls all methods; other threads call `active` as well."""
+    """One thread, the scheduler's, calls all methods but `close`.  A call may block, and has a timeout of its own."""
 
     starts: bool = True
-    """It starts attempts itself, and the scheduler counts those.  Else attempts are counted in the bucket."""
+    """It starts attempts.  Else another process does, and `submit` is never called."""
 
     start: str = FORKED
     """`forked` or `cold`: how it is to start Python for workers and experiments.  Set before the first submission."""
+
+    every: float = 0.0
+    """Seconds between two listings; 0 for at each tick of the scheduler."""
 
     # With defaults, so that `super().__init__()` works in a class that was written without this base class.
     def __init__(self, bucket_url: str = "", slots: int | None = None, isolation: str = "auto") -> None:
         del bucket_url, slots, isolation
 
     @classmethod
-    def create(cls, bucket: Bucket, slots: int | None, isolation: str) -> Backend:
-        """The backend for a bucket.  Override it to use the bucket object that the executor has open."""
+    def create(
+        cls, bucket: Bucket, slots: int | None, isolation: str, settings: dict[str, Any] | None = None
+    ) -> Backend:
+        """The backend for a bucket.
+
+        Args:
+            settings: the mapping `backend_config` of a recipe; a backend with settings reads it by a class of its own.
+
+        Raises:
+            IdeatorError: settings that it does not take.
+        """
+        if settings:
+            raise IdeatorError(
+                f"The backend {cls.__name__} has no settings, and backend_config sets {', '.join(settings)}."
+            )
         return cls(bucket.url, slots, isolation)
 
-    def submit(self, id: str, resources: Resources) -> bool:
-        """Start an attempt at an experiment; False when there is no room now."""
+    def submit(self, jobs: list[Job]) -> dict[str, str | None]:
+        """Start jobs, in this order.
+
+        A name that the engine already has is taken without a second job, unless the earlier one is over.
+
+        Returns:
+            For each name None where the engine has the job, or a sentence why it refused.  A name that is left out had
+            no room now.  An error that leaves open whether the engine has the job is a sentence too: it is listed
+            before it is submitted again.
+        """
         ...
 
-    def active(self, id: str) -> bool:
-        """Whether an attempt that was started here still runs."""
-        ...
+    def listing(self) -> dict[str, JobState] | None:
+        """State by name of the jobs that the engine has, in one call; None where it cannot be found out now.
+
+        A job that is over may be left out, at once or after a while.  Of several jobs of one name, the one that is not
+        over counts.
+        """
+        return {}
+
+    def cancel(self, names: list[str]) -> None:
+        """End these jobs, in one call; a name that the engine does not have is no error."""
+        del names
+
+    def log_tail(self, name: str) -> str:
+        """The last lines of the engine's log of a job, for a person; empty where there is none."""
+        del name
+        return ""
 
     def end_descriptors(self) -> list[int]:
-        """Descriptors that become readable when an attempt that was started here ends: the scheduler then looks.
+        """Descriptors that become readable when a job ends: the scheduler then asks for a listing.
 
-        Called by the thread that calls `submit`.  A descriptor of an attempt that had ended is no longer among them.
-        By default there is none.
+        A descriptor of a job that a listing showed as over is no longer among them.  By default there is none.
         """
         return []
 
     def close(self) -> None:
-        """Release what serves to start attempts; those that run go on."""
+        """Release what serves to start jobs; those that run go on."""
 
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when an experiment could never start here.  By default nothing is too large."""
@@ -86,7 +189,7 @@ def backend_class(name: str) -> type[Backend]:
     backend: type[Backend] = resolve("backends", name, BUILT_IN)
     if not isclass(backend):
         raise IdeatorError(f"The backend {name} is {backend!r}. Expected a class with the methods of `Backend`.")
-    require_members("backends", name, backend, "submit", "active")
+    require_members("backends", name, backend, "submit")
     # A class written without the base class gets the defaults of the methods that it leaves out.
     if Backend not in backend.__mro__:
         return type(backend.__name__, (backend, Backend), {})

@@ -15,9 +15,9 @@ import math
 import time
 
 from ideator_rl.environments.data import load_trusted
-from ideator_rl.environments.environment import Environment, Preset, Resources
+from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.backends.backend import Backend, Runner
+from ideator_rl.executor.backends.backend import Backend, Job, Runner
 from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
@@ -33,11 +33,8 @@ class InProcessBackend(Backend):
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         del bucket_url, slots, isolation  # no process is started, and there is nothing to seal
 
-    def submit(self, id: str, resources: Resources) -> bool:
+    def submit(self, jobs: list[Job]) -> dict[str, str | None]:
         raise IdeatorError("The backend in_process starts no attempts: it runs experiments at once.")
-
-    def active(self, id: str) -> bool:
-        return False
 
     def runner(self, environment: Environment, preset: Preset) -> Runner:
         """What runs this environment's experiments.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -23,7 +24,7 @@ from typing import Any
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import share
-from ideator_rl.executor.backends.backend import Backend
+from ideator_rl.executor.backends.backend import OVER, RUNNING, Backend, Job, JobState
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
 from ideator_rl.files import try_lock
 from ideator_rl.sandbox.choose import best_sandbox
@@ -46,7 +47,7 @@ class LocalBackend(Backend):
         # More slots than processors: those in excess are shared by all runs that want so many.
         self._cpus = processors + [number for number in range(self.slots) if number not in processors]
         self._cpus = self._cpus[: max(self.slots, len(processors))]
-        # Workers started here, by experiment.  The scheduler's thread adds them; any thread that calls `active` removes
+        # Workers started here, by job.  The scheduler's thread adds them; any thread that calls `active` removes
         # those that have ended.
         self._processes: dict[str, RunningWorker] = {}
         self._cpus_in_use: dict[str, int] = {}
@@ -79,14 +80,28 @@ class LocalBackend(Backend):
                     "Choose a smaller preset, or more slots."
                 )
 
-    def submit(self, id: str, resources: Resources) -> bool:
-        """Start a worker for an experiment; False when no slot is free now."""
+    # With the second parameter it is `submit(id, resources)` of 0.1.0, which subclasses of that version call.
+    def submit(self, jobs: list[Job], resources: Resources | None = None) -> dict[str, str | None]:
+        """Start a worker for each job, in this order, until no slot is free."""
+        if resources is not None:
+            id = str(jobs)
+            return self._start(Job(id, id, self._bucket_url, self._isolation, resources, 0))  # type: ignore[return-value]
+        taken: dict[str, str | None] = {}
+        for job in jobs:
+            if not self._start(job):
+                break
+            taken[job.name] = None
+        return taken
+
+    def _start(self, job: Job) -> bool:
+        """Start a worker; False when no slot is free now."""
+        resources = job.resources
         # An experiment on GPUs takes GPU slots alone.
         needed_cpus = resources.cpus if resources.gpus == 0 else 0
         in_use = sum(cpus for running, cpus in list(self._cpus_in_use.items()) if self.active(running))
         if in_use + needed_cpus > self.slots:
             return False
-        holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": id}
+        holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": job.id}
         cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
         gpus: dict[int, int] | None = {}
         if cpus is not None and resources.gpus:
@@ -98,13 +113,12 @@ class LocalBackend(Backend):
         self._waiting_since = None
         variables = {"IDEATOR_GPUS": ",".join(str(index) for index in gpus)} if gpus else {}
         sandbox = best_sandbox()  # probed once here, instead of by each worker
-        config: dict[str, Any] = {"bucket": self._bucket_url, "id": id, "isolation": self._isolation}
-        config |= {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
+        config = job.config | {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
         try:
             slots = [*cpus.values(), *gpus.values()]
             worker = self._fork(config, variables, slots) if self.start == FORKED else None
-            self._processes[id] = worker or start_worker(config, variables, slots)
-            self._cpus_in_use[id] = needed_cpus
+            self._processes[job.name] = worker or start_worker(config, variables, slots)
+            self._cpus_in_use[job.name] = needed_cpus
         finally:
             # The worker has inherited the descriptors, and with them the locks.
             _release(cpus | gpus)
@@ -124,14 +138,26 @@ class LocalBackend(Backend):
             self.close()
             return None
 
-    def active(self, id: str) -> bool:
-        """Whether a worker that this backend started for the experiment is still alive."""
+    def listing(self) -> dict[str, JobState]:
+        """Each running worker, and once more each that has ended since the last listing."""
+        return {name: JobState(RUNNING if self.active(name) else OVER) for name in list(self._processes)}
+
+    def cancel(self, names: list[str]) -> None:
+        """Ask workers to end, which they do with a reason in the bucket."""
+        for name in names:
+            if (worker := self._processes.get(name)) is not None:
+                # By its descriptor: the pid may belong to another process by now.
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(worker.end, signal.SIGTERM)
+
+    def active(self, name: str) -> bool:
+        """Whether the worker of a job is still alive."""
         with self._lock:
-            worker = self._processes.get(id)
+            worker = self._processes.get(name)
             if worker is None or worker.running():
                 return worker is not None
-            del self._processes[id]
-            self._cpus_in_use.pop(id, None)
+            del self._processes[name]
+            self._cpus_in_use.pop(name, None)
             worker.close()
             return False
 

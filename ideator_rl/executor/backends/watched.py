@@ -6,10 +6,11 @@ an experiment that was given up is proposed again, such as a week later, a new r
 
 from __future__ import annotations
 
+from typing import Any
+
 from ideator_rl._imports import renamed
-from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import record_store
-from ideator_rl.executor.backends.backend import Backend
+from ideator_rl.executor.backends.backend import Backend, Job
 from ideator_rl.storage.bucket import Bucket
 
 __getattr__ = renamed(__name__)
@@ -22,13 +23,13 @@ class WatchedBucket(Backend):
         self._bucket = bucket
 
     @classmethod
-    def create(cls, bucket: Bucket, slots: int | None, isolation: str) -> WatchedBucket:
-        return cls(bucket)  # slots and isolation are the watcher's own
+    def create(
+        cls, bucket: Bucket, slots: int | None, isolation: str, settings: dict[str, Any] | None = None
+    ) -> WatchedBucket:
+        return cls(bucket)  # slots, isolation and settings are the watcher's own
 
-    def submit(self, id: str, resources: Resources) -> bool:
-        """Request an attempt; there is always room."""
-        record_store.request_retry(self._bucket, id)
-        return True
-
-    def active(self, id: str) -> bool:
-        return False
+    def submit(self, jobs: list[Job]) -> dict[str, str | None]:
+        """Request attempts; there is always room."""
+        for job in jobs:
+            record_store.request_retry(self._bucket, job.id)
+        return {job.name: None for job in jobs}
