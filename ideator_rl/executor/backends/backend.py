@@ -27,6 +27,8 @@ BUILT_IN = {
     "local": "ideator_rl.executor.backends.local.LocalBackend",
     "bucket": "ideator_rl.executor.backends.watched.WatchedBucket",
     "in_process": "ideator_rl.executor.backends.in_process.InProcessBackend",
+    "command": "ideator_rl.executor.backends.command.CommandBackend",
+    "slurm": "ideator_rl.executor.backends.slurm.SlurmBackend",
 }
 
 WORKER_MODULE = "ideator_rl.executor.worker"
