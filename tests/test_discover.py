@@ -67,7 +67,7 @@ def test_discover_finds_experiments_of_a_version_without_a_queue(bucket, toy):
     async def serve():
         assert scheduler.discover() == {}
         toy_spec("new", toy).save(bucket)
-        bucket.unmark("queue/new")
+        bucket.delete("queue/new")
         futures = {}
         while not futures:
             await asyncio.sleep(0.05)
@@ -91,13 +91,13 @@ def test_the_queue_holds_an_experiment_until_it_has_a_record(bucket, toy):
 def test_discover_removes_from_the_queue_what_has_a_record(bucket, toy):
     toy_spec("a", toy).save(bucket)
     record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
-    bucket.mark("queue/a")
+    bucket.put("queue/a", b"")
     scheduler = Scheduler(bucket, ScriptedBackend(bucket, []))
     assert scheduler.discover() == {} and record_store.queued(bucket) == {}
 
 
 def test_discover_takes_on_an_experiment_whose_specification_appears_late(bucket, toy):
-    bucket.mark("queue/a")
+    bucket.put("queue/a", b"")
     scheduler = Scheduler(bucket, ScriptedBackend(bucket, ["works"]))
 
     async def serve():

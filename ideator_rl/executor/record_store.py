@@ -78,7 +78,7 @@ class Spec:
         Raises:
             DamagedObject: the one that it has cannot be read, by this process or by a worker.
         """
-        bucket.mark(f"{QUEUE}/{self.id}")
+        bucket.put(f"{QUEUE}/{self.id}", b"")
         created = bucket.create(f"experiments/{self.id}/spec.json", json.dumps(vars(self)).encode())
         if not created:
             Spec.load(bucket, self.id)
@@ -152,7 +152,7 @@ def queued(bucket: Bucket) -> dict[str, bool]:
 def remove_from_queue(bucket: Bucket, id: str, attempt: int) -> None:
     """Remove an experiment whose record is that of an attempt, and the requests to run it again before that one."""
     for name in (id, *(f"{id}.{number}" for number in range(1, attempt + 1))):
-        bucket.unmark(f"{QUEUE}/{name}")
+        bucket.delete(f"{QUEUE}/{name}")
 
 
 def count_attempts(bucket: Bucket, id: str) -> int:
@@ -213,7 +213,7 @@ def request_retry(bucket: Bucket, id: str) -> None:
     """Ask for one more round of attempts at an experiment that was given up."""
     if number := count_attempts(bucket, id):
         bucket.create(f"experiments/{id}/wanted/{number}.json", b"{}")
-        bucket.mark(f"{QUEUE}/{id}.{number}")
+        bucket.put(f"{QUEUE}/{id}.{number}", b"")
 
 
 def retry_requested(bucket: Bucket, id: str) -> bool:
