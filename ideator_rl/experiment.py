@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -189,6 +190,24 @@ def _address(*parts: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:32]
 
 
-def hardware_class(gpus: int) -> str:
-    """The kind of machine that a budget in seconds is spent on; results of different classes are never mixed."""
-    return "cpu-" + platform.machine() if gpus == 0 else f"gpu-{platform.machine()}"
+def hardware_class(gpus: int, declared: str = "") -> str:
+    """The kind of machine that a budget in seconds is spent on; results of different classes are never mixed.
+
+    Args:
+        declared: the model that workers check; empty for the architecture of this machine.
+    """
+    model = "-".join(hardware_words(declared)) or platform.machine()
+    return f"cpu-{model}" if gpus == 0 else f"gpu-{model}"
+
+
+def hardware_words(name: str) -> list[str]:
+    """The words of a model's name, in lower case: `a100`, `sxm4`, `80gb`."""
+    return re.findall(r"[a-z0-9.]+", name.lower())
+
+
+HARDWARE = "words of a model's name, such as h100 or a100 80gb"
+
+
+def is_hardware(text: str) -> bool:
+    """Whether a text can declare a model of machines; the empty one declares none."""
+    return re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._ -]{0,63})?", text) is not None

@@ -117,6 +117,29 @@ def _start(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--backend", default="local", metavar="NAME", help="what starts experiments; see `doctor`")
+    command.add_argument("--backend-config", metavar="FILE.yaml", help="settings of the backend")
+
+
+def _hardware(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--hardware",
+        type=_hardware_model,
+        default="",
+        metavar="MODEL",
+        help="such as h100; other workers refuse",
+    )
+
+
+def _hardware_model(text: str) -> str:
+    from ideator_rl.experiment import HARDWARE, is_hardware
+
+    if not is_hardware(text):
+        raise argparse.ArgumentTypeError(f"expected {HARDWARE}; got {text!r}")
+    return text
+
+
 def _amount(text: str) -> float:
     try:
         value = float(text)
@@ -203,6 +226,8 @@ def _add_execute(commands: Any) -> None:
         "--replicates", type=int_from(1), default=1, metavar="N", help="runs of each, with other seeds"
     )
     command.add_argument("--bucket", metavar="URL", help="the bucket for the records; default: the user's cache")
+    _backend(command)
+    _hardware(command)
     _slots(command)
     _start(command)
     _json(command)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, read_patch, read_text
+from ideator_rl.config.backend_config import backend_config_text
 from ideator_rl.config.reader import parse_json
 from ideator_rl.config.yaml_reader import parse_yaml
 from ideator_rl.errors import IdeatorError
@@ -40,6 +41,9 @@ def main(args: argparse.Namespace) -> int:
             coder=_coder(args.coder),
             max_usd=args.max_usd,
             max_coder_tokens=args.max_coder_tokens,
+            backend=args.backend,
+            backend_config=backend_config_text(args.backend_config),
+            hardware=args.hardware,
             slots=args.slots,
             isolation=args.isolation,
             start=args.start,

@@ -36,7 +36,11 @@ def read_recipe(path: str, kind: Any, overrides: list[str] | None = None) -> dic
     if not isinstance(values, dict):
         raise RecipeError(f"{lead} must be a mapping of keys to values, got {type(values).__name__}.")
     arguments = _parse_overrides(overrides or [])
-    values |= {key: _parse_argument(key, text) for key, text in arguments.items()}
+    overriding = {key: _parse_argument(key, text) for key, text in arguments.items()}
+    # Settings belong to one backend: another one of the command line does not get them.
+    if overriding.get("backend", values.get("backend")) != values.get("backend"):
+        values.pop("backend_config", None)
+    values |= overriding
     values = use_words(kind, values, words | arguments)
     refuse_secrets(values, f"{lead} has", RecipeError)
     return values

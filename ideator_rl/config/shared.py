@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from pydantic.dataclasses import dataclass
 
+from ideator_rl.config.backend_config import backend_config_text
 from ideator_rl.config.base import Config, Count, CountOrZero, Expected, Flag, PlainAmount
+from ideator_rl.experiment import HARDWARE, is_hardware
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,10 @@ class ExperimentSettings(RunLimits):
     backend: str = "local"
     """What starts experiments: local, bucket (any scheduler that watches the bucket), in_process (codebases that are
     data), an entry point, or a dotted path of a class."""
+    hardware: Annotated[str, Expected(HARDWARE, is_hardware)] = ""
+    """Model of the machines that run experiments, such as h100: words of the GPU's name as `nvidia-smi -L` lists it, or
+    of the processor's where a preset has no GPUs.  It is part of an experiment's id, and workers on another model
+    refuse; empty for not declared."""
     slots: Count | None = None
     """CPU slots for experiments on this machine; null for this process's share of its cores."""
     isolation: Annotated[str, Expected("auto or none", ("auto", "none").__contains__)] = "auto"
@@ -43,10 +49,6 @@ class ExperimentSettings(RunLimits):
     max_losses_in_a_row: Count | None = None
     """Ideas lost in a row, whatever the cause, after which the run ends with an error; null for one batch."""
 
-    def experiment_settings(self) -> dict[str, Any]:
-        """The fields of this class by name, for another configuration that inherits them."""
-        return {field.name: getattr(self, field.name) for field in fields(ExperimentSettings)}
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(ExperimentSettings):
@@ -54,3 +56,14 @@ class RunSettings(ExperimentSettings):
 
     probe: Flag = True
     """Before anything is paid, ask each LLM that the run names for a few tokens; false is the option --no-probe."""
+    backend_config: dict[str, Any] | str | None = None
+    """Settings of the backend: a mapping, the path of a YAML file, or the name of a shipped one such as slurm."""
+
+    def experiment_settings(self) -> dict[str, Any]:
+        """The settings of experiments by name, for an executor's configuration.
+
+        Raises:
+            ConfigError: `backend_config` names no file, or one that is no mapping.
+        """
+        settings = {field.name: getattr(self, field.name) for field in fields(ExperimentSettings)}
+        return settings | {"backend_config": backend_config_text(self.backend_config)}

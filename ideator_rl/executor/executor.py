@@ -61,6 +61,8 @@ class ExecutorConfig(ExperimentSettings):
     """URL of the bucket."""
     seed: Integer = 0
     """Seed of the experiments."""
+    backend_config: str = ""
+    """Settings of the backend, as JSON; empty for its defaults."""
     coder: str = ""
     """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
     run_dir: str | None = None
@@ -94,9 +96,9 @@ class Executor:
         self.base = self._codebases.base
         self._digest = self.environment.digest(config.preset)
         self._rule: RewardRule = reward_rule(self.environment, config.preset, config.reward_transform)
-        self._hardware = hardware_class(self.preset.resources.gpus)
+        self._hardware = hardware_class(self.preset.resources.gpus, config.hardware)
         # All that can be refused is refused here, before the first idea is paid for.
-        self.backend: Backend = backend_class(config.backend).create(self.bucket, config.slots, config.isolation)
+        self.backend: Backend = self._create_backend()
         self.backend.refuse_if_too_large(self.preset.resources)
         self._run_at_once = self.backend.runner(self.environment, self.preset)
         if self._run_at_once is not None:
@@ -106,6 +108,15 @@ class Executor:
             self.sandbox = with_image(self.sandbox, self.environment.preload)
         self.backend.start = config.start
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry, isolation=config.isolation)
+
+    def _create_backend(self) -> Backend:
+        config = self.config
+        text = config.backend_config
+        settings = parse_json(text, "The backend's settings", IdeatorError) if text else None
+        # A class that was written before backends had settings takes three arguments.
+        return backend_class(config.backend).create(
+            self.bucket, config.slots, config.isolation, *([settings] if settings else ())
+        )
 
     def close(self) -> None:
         """Release what serves to start experiments; those that run go on."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import Amount, Count, CountOrZero, Fraction, Names, read_config
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.shared import RunSettings
@@ -140,6 +141,7 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
     if config.bucket:
         check_url(config.bucket)
+    read_backend_config(config.backend_config)  # for its error
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} has {problem}")
     return config
@@ -155,7 +157,7 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield f"no end. Add one of {', '.join(BUDGETS)}, for example `max_experiments: 48`."
 
 
-FIXED = ("env", "preset", "seed", "reward_transform", "schedule", "epoch_size", "archive_from")
+FIXED = ("env", "preset", "hardware", "seed", "reward_transform", "schedule", "epoch_size", "archive_from")
 """Keys that a resumed search cannot change: its records and epochs would not fit together."""
 
 

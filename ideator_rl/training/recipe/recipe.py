@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import read_config
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
@@ -112,6 +113,7 @@ def load_recipe(
     recipe = parse_recipe(read_recipe(path, recipe_model(), overrides), f"The recipe {path} has")
     if recipe.ours.bucket:
         check_url(recipe.ours.bucket)
+    read_backend_config(recipe.ours.backend_config)  # for its error
     if world is not None:
         recipe.world = world
     for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
@@ -168,7 +170,7 @@ def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
 
 
 FIXED = (
-    "preset", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
+    "preset", "hardware", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "num_iterations", "chat_template_kwargs",
 )  # fmt: skip

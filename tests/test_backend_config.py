@@ -1,0 +1,115 @@
+"""Settings of backends and declared hardware: recipe keys, options of commands, and what an experiment's id holds."""
+
+import json
+import platform
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import TOY, execute
+
+from ideator_rl.config.backend_config import read_backend_config
+from ideator_rl.config.base import ConfigError
+from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.executor import Executor
+from ideator_rl.experiment import hardware_class
+from ideator_rl.search.config import RecipeError, load_search, refuse_other
+from ideator_rl.storage.run_folder import MARK
+from ideator_rl.training.recipe.recipe import load_recipe
+from ideator_rl.training.session import buffer_config
+
+TRAINING = str(Path(__file__).parent / "toy_recipe.yaml")
+
+
+class Configured(LocalBackend):
+    """The local backend, with the settings that it was created with."""
+
+    @classmethod
+    def create(cls, bucket, slots, isolation, settings=None):
+        backend = cls(bucket.url, slots, isolation)
+        backend.settings = settings
+        return backend
+
+
+def search_recipe(tmp_path, *lines):
+    path = tmp_path / "search.yaml"
+    path.write_text("\n".join([f"env: {TOY}", f"output_dir: {tmp_path}/run", "max_ideas: 2", *lines]))
+    return str(path)
+
+
+@pytest.mark.parametrize("of_search", [True, False])
+def test_a_recipe_gives_a_backend_a_mapping_or_a_file(tmp_path, of_search):
+    file = tmp_path / "engine.yaml"
+    file.write_text("partition: gpu\nmost: 8\n")
+    for value in (str(file), "{partition: gpu, most: 8}"):
+        options = ["--backend", "slurm", "--backend-config", value, "--hardware", "H100"]
+        if of_search:
+            config = load_search(search_recipe(tmp_path), options).buffer()
+        else:
+            config = buffer_config(load_recipe(TRAINING, options))
+        assert (config.backend, config.hardware) == ("slurm", "H100")
+        assert json.loads(config.backend_config) == {"partition": "gpu", "most": 8}
+        hash(config)
+
+
+def test_another_backend_on_the_command_line_does_not_get_the_recipes_settings(tmp_path):
+    recipe = search_recipe(tmp_path, "backend: slurm", "backend_config: {partition: gpu}")
+    assert load_search(recipe).buffer().backend_config == '{"partition": "gpu"}'
+    assert load_search(recipe, ["--backend", "local"]).buffer().backend_config == ""
+    assert load_search(recipe, ["--backend", "slurm"]).buffer().backend_config == '{"partition": "gpu"}'
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        (None, "no settings of a backend in .*missing.yaml"),
+        ("- a list", "must be a mapping of settings, got list"),
+        ("partition: [", "is not readable YAML"),
+        ("token: hf_abcdefghijklmnopqrstuvwxyz012345", "secret|token"),
+    ],
+)
+def test_unusable_settings_are_refused_with_the_recipe(tmp_path, text, sentence):
+    file = tmp_path / "missing.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=sentence):
+        load_search(search_recipe(tmp_path), ["--backend_config", str(file)])
+    with pytest.raises(ConfigError, match=sentence):
+        read_backend_config(str(file))
+
+
+def test_the_backend_is_created_with_its_settings(toy_config):
+    config = replace(toy_config, backend="test_backend_config.Configured", backend_config='{"most": 4}')
+    assert Executor(config).backend.settings == {"most": 4}
+    assert Executor(replace(config, backend_config="")).backend.settings is None
+
+
+def test_execute_takes_a_backend_with_its_settings_and_the_hardware(call, tmp_path):
+    file = tmp_path / "engine.yaml"
+    file.write_text("most: 4\n")
+    words = ("--baseline", "--backend", "test_backend_config.Configured", "--backend-config", file)
+    code, out, err = execute(call, tmp_path, *words)
+    assert code == 0, err
+    assert json.loads(out)["hardware"] == hardware_class(0)
+    with pytest.raises(SystemExit):
+        execute(call, tmp_path, "--baseline", "--hardware", "H100!")
+    code, _, err = execute(call, tmp_path, "--baseline", "--backend-config", tmp_path / "none.yaml")
+    assert code == 2 and "no settings of a backend" in err
+
+
+def test_declared_hardware_is_part_of_the_id_and_independent_of_this_machine(toy_config):
+    def hardware(**changes):
+        return Executor(replace(toy_config, backend="bucket", **changes))._hardware
+
+    assert hardware() == f"cpu-{platform.machine()}"
+    assert hardware(hardware="AMD EPYC") == hardware(hardware="amd-epyc") == "cpu-amd-epyc"
+    assert hardware_class(8, "A100 80GB") == "gpu-a100-80gb" and hardware_class(8) == f"gpu-{platform.machine()}"
+
+
+def test_a_resumed_run_keeps_its_hardware(tmp_path):
+    config = load_search(search_recipe(tmp_path), ["--hardware", "h100"])
+    config.folder.mkdir()
+    (config.folder / MARK).write_text(config.text())
+    refuse_other(config)
+    with pytest.raises(RecipeError, match="hardware: 'h100'"):
+        refuse_other(load_search(search_recipe(tmp_path), ["--hardware", "a100"]))
