@@ -126,7 +126,7 @@ def test_doctor_shows_the_sandbox_tests_the_bucket_and_hides_keys(call, monkeypa
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     code, out, _ = call("doctor", "--json")
     facts = json.loads(out)
-    assert facts["bucket"].startswith("create-once holds") and not list(Path(cache).rglob(".doctor-*"))
+    assert facts["bucket"].startswith("create-once holds") and not list(Path(cache).rglob("proof/*"))
     assert facts["sandbox"] in ("bwrap", "namespaces", "none") and code == (1 if facts["sandbox"] == "none" else 0)
     assert set(facts["seals"].values()) <= {"yes"} or facts["sandbox"] != "bwrap"
     assert facts["slots_in_use"] == 0

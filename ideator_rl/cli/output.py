@@ -10,7 +10,7 @@ from typing import Any
 from ideator_rl.config.reader import MAX_DATA_BYTES, decode, read_bytes
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root
-from ideator_rl.storage.bucket import BucketError, FileBucket, open_bucket
+from ideator_rl.storage.bucket import Bucket, BucketError, MemoryBucket, open_bucket
 from ideator_rl.text.display import visible
 
 
@@ -83,17 +83,23 @@ def write_new(path: Path, text: str) -> None:
 
 
 def bucket_url(url: str | None) -> str:
-    """The URL of this bucket, or of the one in the user's cache.
+    """The URL of this bucket, or of the one in the user's cache.  It is opened once, so that it exists.
 
     Raises:
         BucketError: it cannot be used, or not by several processes.
     """
-    return bucket_path(url).as_uri()
+    return open_shared_bucket(url).url
 
 
-def bucket_path(url: str | None) -> Path:
-    """The folder of that bucket."""
+def open_shared_bucket(url: str | None) -> Bucket:
+    """That bucket, opened.
+
+    Raises:
+        BucketError: as `bucket_url`.
+    """
     bucket = open_bucket(url or str(cache_root() / "bucket"))
-    if not isinstance(bucket, FileBucket):
-        raise BucketError(f"The bucket {url!r} exists in one process, and experiments run in others. Use file://.")
-    return bucket.root
+    if isinstance(bucket, MemoryBucket):
+        raise BucketError(
+            f"The bucket {url!r} exists in one process, and experiments run in others. Use file:// or s3://."
+        )
+    return bucket

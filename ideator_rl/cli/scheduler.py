@@ -6,18 +6,17 @@ import argparse
 import asyncio
 from functools import partial
 
-from ideator_rl.cli.output import bucket_url, print_progress, print_text
+from ideator_rl.cli.output import open_shared_bucket, print_progress, print_text
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.experiment import Experiment
-from ideator_rl.storage.bucket import open_bucket
 
 LOOK_SECONDS = 1.0
 
 
 def main(args: argparse.Namespace) -> int:
     """Returns 0 when nothing was lost; without `--once` it runs until it is interrupted."""
-    bucket = open_bucket(bucket_url(args.bucket))
+    bucket = open_shared_bucket(args.bucket)
     backend = LocalBackend(bucket.url, args.slots, args.isolation)
     backend.start = args.start
     print_progress(f"serving {bucket.url} with {backend.slots} slots")

@@ -26,13 +26,13 @@ def ensure_proved(bucket: Bucket) -> None:
 
 
 def prove(bucket: Bucket, races: int = RACES) -> None:
-    """Let writers race for objects in a folder of their own, which is empty afterwards.
+    """Let writers race for objects of their own, which are removed afterwards.
 
     Raises:
         BucketError: a race had not one winner, an object was replaced, or the listing lacks one.
     """
-    folder = f".ideator/proof-{uuid.uuid4().hex}"
-    keys = [f"{folder}/{number}" for number in range(races)]
+    folder, own = ".ideator/proof", uuid.uuid4().hex
+    keys = [f"{folder}/{own}-{number}" for number in range(races)]
     try:
         for key in keys:
             winners = _race(bucket, key)
