@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
@@ -30,7 +29,7 @@ from typing import Any
 from ideator_rl.config.base import read_config
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import OVER, WAITING, Backend, Job, JobState, job_prefix
-from ideator_rl.executor.backends.command_line import BRACE, Answer, render, run_line
+from ideator_rl.executor.backends.command_line import BRACE, Answer, job_values, render, run_line
 from ideator_rl.executor.backends.command_settings import CommandSettings
 from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.files import cache_root
@@ -44,8 +43,6 @@ AWAY_SECONDS = 30.0
 """After a call without an answer, the engine is left alone for this long."""
 GRACE_SECONDS = 60.0
 """For this long after its submission a job may be absent from the engine's list."""
-WORKER_MEMORY_GB = 1
-"""For the worker itself, where an engine limits the memory of a job."""
 LOG_BYTES, LOG_LINES = 4096, 12
 NAMES_PER_CALL = 1000
 """Of `cancel`: a command has a greatest length."""
@@ -107,16 +104,16 @@ class CommandBackend(Backend):
         return answers
 
     def listing(self) -> dict[str, JobState] | None:
-        answer = self._call(self.settings.list, {"prefix": self.prefix})
+        answer = self._call(self.settings.list, {"prefix": self.prefix[:-1]})
         if answer is None or answer.status:
             self._leave_alone()
             return None
         self._listed, self._ended = {}, Counter()
         for line in answer.output.splitlines():
-            name, _, text = line.strip().partition(" ")
+            name, *text = line.split(None, 1) or [""]
             if not name.startswith(self.prefix):
                 continue
-            state = self.settings.state(text.strip())
+            state = self.settings.state("".join(text).strip())
             self._ended[name] += state.state == OVER
             # A job that is not over counts more than one before it that had the same name.
             if state.state != OVER or not _is_live(self._listed, name):
@@ -128,7 +125,7 @@ class CommandBackend(Backend):
         braces = set(BRACE.findall(self.settings.cancel))
         size = 1 if "name" in braces else NAMES_PER_CALL
         for batch in (names[start : start + size] for start in range(0, len(names), size)):
-            values = {"name": batch[0], "names": ",".join(batch), "prefix": self.prefix}
+            values = {"name": batch[0], "names": ",".join(batch)}
             quoted = {"names_spaced": " ".join(map(shlex.quote, batch))}
             answer = self._call(self.settings.cancel, values, quoted)
             if answer is None or answer.status:
@@ -162,7 +159,11 @@ class CommandBackend(Backend):
         for job in jobs if self.settings.forget else ():
             if self._ended[job.name]:
                 self._call(self.settings.forget, {"name": job.name})
-        values = [self._values(job) for job in jobs]
+        python, launcher = self.settings.python or sys.executable, self.settings.launcher
+        shared = {"prefix": self.prefix[:-1], "exports": ",".join(self._exports)}
+        values = [
+            job_values(job, python, launcher) | shared | {"log": str(self._logs / f"{job.name}.log")} for job in jobs
+        ]
         if self.settings.batch:
             answer = self._call(self.settings.submit, {}, standard_input=json.dumps(values))
         else:
@@ -182,28 +183,6 @@ class CommandBackend(Backend):
         if answer.status and any(job.avoid for job in jobs):
             return self._send([replace(job, avoid=()) for job in jobs])
         return answer
-
-    def _values(self, job: Job) -> dict[str, Any]:
-        """What a job's templates can name."""
-        python = self.settings.python or sys.executable
-        argv = [*shlex.split(self.settings.launcher), *job.argv(python)]
-        return {
-            "name": job.name,
-            "id": job.id,
-            "prefix": self.prefix,
-            "cpus": job.resources.cpus,
-            "gpus": job.resources.gpus,
-            "memory_gb": math.ceil(job.resources.memory_gb) + WORKER_MEMORY_GB,
-            "minutes": job.minutes,
-            "hardware": job.hardware,
-            "hosts": ",".join(job.avoid),
-            "log": str(self._logs / f"{job.name}.log"),
-            "python": python,
-            "exports": ",".join(self._exports),
-            "argv": argv,
-            # With `exec`, a signal for the shell that an engine starts reaches the worker.
-            "worker": f"exec {shlex.join(argv)}",
-        }
 
     def _leave_alone(self) -> None:
         self._listed, self._away_until = None, time.monotonic() + AWAY_SECONDS

@@ -1,8 +1,9 @@
-"""Command lines of an engine: made from templates, run with a time limit."""
+"""Command lines of an engine: made from templates and a job's values, run with a time limit."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -12,11 +13,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from ideator_rl.executor.backends.backend import Job
 from ideator_rl.text.display import shorten, visible
 from ideator_rl.text.redaction import without_tokens
 
-BRACE = re.compile(r"\{([a-z_]+)\}")
-"""The name of a value in a template."""
+BRACE = re.compile(r"(?<!\{)\{([a-z_]+)\}")
+"""The name of a value in a template; two braces are the engine's own."""
+WORKER_MEMORY_GB = 1
+"""For the worker itself, where an engine limits the memory of a job."""
 
 
 class Answer(NamedTuple):
@@ -33,6 +37,26 @@ class Answer(NamedTuple):
         """What went wrong, for a person: the last lines of the output."""
         lines = (self.errors.strip() or self.output.strip() or f"exit status {self.status}").splitlines()
         return shorten(without_tokens(visible("; ".join(lines[-3:]))), 400)
+
+
+def job_values(job: Job, python: str, launcher: str) -> dict[str, Any]:
+    """What templates can name of a job.  `launcher`: words before the worker's command, as a shell splits them."""
+    argv = [*shlex.split(launcher), *job.argv(python)]
+    return {
+        "name": job.name,
+        "id": job.id,
+        "cpus": job.resources.cpus,
+        "gpus": job.resources.gpus,
+        "memory_gb": math.ceil(job.resources.memory_gb) + WORKER_MEMORY_GB,
+        "minutes": job.minutes,
+        "seconds": 60 * job.minutes,
+        "hardware": job.hardware,
+        "hosts": ",".join(job.avoid),
+        "python": python,
+        "argv": argv,
+        # With `exec`, a signal for the shell that an engine starts reaches the worker.
+        "worker": f"exec {shlex.join(argv)}",
+    }
 
 
 def render(

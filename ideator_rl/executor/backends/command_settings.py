@@ -22,21 +22,21 @@ from ideator_rl.executor.backends.backend import (
 )
 from ideator_rl.executor.backends.command_line import BRACE
 
-_JOB = ("name", "id", "prefix", "cpus", "gpus", "memory_gb", "minutes", "hardware", "hosts", "log", "python", "exports",
-        "worker", "argv", "gpu", "exclude")  # fmt: skip
+_JOB = ("name", "id", "cpus", "gpus", "memory_gb", "minutes", "seconds", "hardware", "hosts", "python", "worker",
+        "argv", "prefix", "log", "exports", "gpu", "exclude")  # fmt: skip
 _VALUES = {
     "submit": _JOB,
     "stdin": _JOB,
     "gpu": _JOB[:-2],
     "exclude": _JOB[:-2],
     "list": ("prefix",),
-    "cancel": ("name", "names", "names_spaced", "prefix"),
+    "cancel": ("name", "names", "names_spaced"),
     "forget": ("name",),
     "log": ("name", "log"),
 }
 """What each template may name in braces."""
 _REASONS = {
-    "": r"(?i)^(complete|succe|done|finished)",
+    "": r"(?i)^(complete|succe|done|finished|over)",
     JOB_PREEMPTED: r"(?i)preempt|evict|spot",
     NODE_FAIL: r"(?i)node.?(fail|lost|down)|boot.?fail",
     JOB_TIMEOUT: r"(?i)time.?out|deadline|time.?limit",
@@ -74,7 +74,7 @@ class CommandSettings(EngineSettings):
     """Prints a line for each job: its name, its state, and perhaps a reason."""
     cancel: str = ""
     """Ends jobs: {names} are separated by commas, {names_spaced} by spaces; with {name}, one call for each."""
-    over: str = r"(?i)complete(d|$)|succe|fail|cancel|time.?out|preempted|memory|deadline|error|stopped|dead|over"
+    over: str = r"(?i)complete(d|$)|succe|fail|cancel|time.?out|preempted|memory|deadline|error|stopped|dele|\bover\b"
     """Pattern of the states of jobs that have ended."""
     running: str = r"(?i)running|completing"
     """Pattern of the states of jobs that run; all others wait."""
@@ -117,8 +117,8 @@ class CommandSettings(EngineSettings):
 
     def state(self, text: str) -> JobState:
         """The state of a job, from what its engine's list shows after its name."""
-        word, _, rest = text.partition(" ")
+        word, *rest = text.split(None, 1) or [""]
         if re.search(self.over, word):
             reasons = (reason for reason, pattern in _REASONS.items() if re.search(pattern, text))
             return JobState(OVER, next(reasons))
-        return JobState(RUNNING) if re.search(self.running, word) else JobState(WAITING, rest)
+        return JobState(RUNNING) if re.search(self.running, word) else JobState(WAITING, "".join(rest))
