@@ -163,7 +163,8 @@ def typed_fields(cls: Any, raw: dict[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"it has no {item.name!r}")
             continue
         value, kind = raw[item.name], str(item.type)
-        expected = _JSON_TYPES[kind.partition("[")[0].partition(" ")[0]]
+        # Anything else is a dataclass, which is an object in JSON.
+        expected = _JSON_TYPES.get(kind.partition("[")[0].partition(" ")[0], dict)
         # JSON writes a whole number without a point, and Python counts True as a number.
         right = isinstance(value, expected) and isinstance(value, bool) == (expected is bool)
         if not right and not (value is None and kind.endswith("| None")):
@@ -172,7 +173,7 @@ def typed_fields(cls: Any, raw: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-_JSON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "dict": dict}
+_JSON_TYPES: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def experiment_id(tree: str, digest: str, preset: str, hardware: str, seed: int, replicate: int) -> str:

@@ -37,8 +37,8 @@ class ScriptedBackend(Backend):
             record_store.save_record(self.bucket, success(id))
         else:
             number = record_store.count_attempts(self.bucket, id)
-            path = f"experiments/{id}/attempts/{number}"
-            self.bucket.create(f"{path}/claim.json", json.dumps({"place": "x", "time": 0}).encode())
+            body = {"host": "far", "place": "far", "pid": 1, "start": "0", "time": 0.0}
+            self.bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
             record_store.abandon_attempt(self.bucket, id, number, "node on fire")
         return True
 

@@ -140,6 +140,18 @@ def parse_json(text: str | bytes, name: str, error: type[IdeatorError] = ReadErr
     return value
 
 
+def parse_json_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object, which may hold NaN and infinities.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = parse_json(raw, "it", finite=False)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
 def is_deeper(value: Any, depth: int) -> bool:
     """Whether mappings and lists are inside one another more than `depth` times."""
     level = [value]

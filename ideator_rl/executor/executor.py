@@ -83,6 +83,7 @@ class Executor:
         self.environment: Environment = load_environment(config.environment)
         self.preset = self.environment.preset(config.preset)
         self.bucket: Bucket = open_bucket(config.bucket)
+        record_store.upgrade(self.bucket)
         caps = Caps(config.max_usd, config.max_coder_tokens, config.max_gpu_hours)
         self.ledger = Ledger(caps, config.ledger_path)
         self.losses = Losses(config.max_losses_in_a_row)
@@ -220,10 +221,10 @@ class Executor:
                 # A runner goes first, so that what it refuses leaves no codebase in the bucket that waits to be run.
                 record = self._run_at_once(spec, codebase.tree) if self._run_at_once is not None else None
                 await self._retry.call(lambda: record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree))
-                await self._retry.call(lambda: spec.save(self.bucket))
                 if record is None:
-                    record = await self._schedule(id)
+                    record = await self._schedule(spec)
                 else:
+                    await self._retry.call(lambda: spec.save(self.bucket))
                     await self._save(record)
         except (Lost, BucketError, BudgetSpent) as error:
             lost = self._lost(codebase.idea, created, error)
@@ -231,13 +232,18 @@ class Executor:
         # A copy: callers that wait for one experiment share its record, and each has paid for an idea of its own.
         return replace(record, reward=self._rule.reward(record), cost=codebase.cost)
 
-    async def _schedule(self, id: str) -> Experiment:
+    async def _schedule(self, spec: record_store.Spec) -> Experiment:
         """The record of an experiment, its GPU-hours booked once, however many callers wait for it.
 
         Raises:
             Lost: its attempts were used up.
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
+        id = spec.id
+        if id not in self.scheduler.without_record:
+            run = self.config.run_dir or ""
+            await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, run=run))
+        # From here on until the scheduler has it there is no await, so that one caller alone books its GPU-hours.
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
         if id in self.scheduler.without_record:
             return await asyncio.shield(self.scheduler.result(id, self.preset.resources))
@@ -281,7 +287,7 @@ class Executor:
         return record
 
     async def _save(self, record: Experiment) -> None:
-        await self._retry.call(lambda: record_store.save_record(self.bucket, record))
+        await self._retry.call(lambda: record_store.save_record(self.bucket, record, queued=False))
 
     def _lost(self, idea: str, created: float, error: Exception) -> Experiment:
         record = self._new_record(LOST, idea, created)

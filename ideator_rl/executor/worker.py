@@ -87,9 +87,10 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
         fault = None
     except Exception as error:
         fault = error
-    number = record_store.claim_attempt(bucket, config["id"])
-    if number is None:
+    claim = record_store.claim_attempt(bucket, config["id"])
+    if claim is None:
         return 0
+    number = claim.number
     # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
     try:
         if fault is not None:
