@@ -89,19 +89,6 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
     assert record.status == "succeeded" and record_store.count_attempts(executor.bucket, record.id) == 1
 
 
-def test_a_retry_is_requested_only_after_an_abandoned_attempt(toy_config):
-    bucket = Executor(toy_config).bucket
-    record_store.request_retry(bucket, "a")
-    assert not record_store.retry_requested(bucket, "a") and bucket.names("experiments/a") == []
-    number = record_store.claim_attempt(bucket, "a")
-    record_store.abandon_attempt(bucket, "a", number, "no luck")
-    assert not record_store.retry_requested(bucket, "a")
-    record_store.request_retry(bucket, "a")
-    assert record_store.retry_requested(bucket, "a")
-    record_store.abandon_attempt(bucket, "a", record_store.claim_attempt(bucket, "a"), "no luck")
-    assert not record_store.retry_requested(bucket, "a")
-
-
 class OfVersion010(WithoutBaseClass):
     """As a backend of 0.1.0 with a parent of its own."""
 

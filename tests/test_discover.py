@@ -6,6 +6,7 @@ import pytest
 from conftest import run
 from test_scheduler import ScriptedBackend
 
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import record_store
 from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.experiment import Experiment
@@ -27,12 +28,17 @@ class Counted:
         self.calls.append(key)
         return self.bucket.get(key)
 
-    def names(self, prefix):
+    def list(self, prefix):
         self.calls.append(prefix)
-        return self.bucket.names(prefix)
+        return self.bucket.list(prefix)
 
     def __getattr__(self, name):
         return getattr(self.bucket, name)
+
+
+def put(bucket, id, toy):
+    """Another process requests an experiment."""
+    record_store.request_run(bucket, toy_spec(id, toy), load_environment(str(toy)).preset("cpu"))
 
 
 def toy_spec(id, toy):
@@ -44,7 +50,7 @@ def toy_spec(id, toy):
 def test_discover_reads_what_is_new_however_many_experiments_have_ended(bucket, toy):
     bucket = Counted(bucket)
     for number in range(300):
-        toy_spec(f"old{number}", toy).save(bucket)
+        put(bucket, f"old{number}", toy)
         record_store.save_record(bucket, Experiment(f"old{number}", "failed", "", "toy", "cpu"))
     scheduler = Scheduler(bucket, ScriptedBackend(bucket, ["works"]))
 
@@ -53,7 +59,7 @@ def test_discover_reads_what_is_new_however_many_experiments_have_ended(bucket, 
         scheduler._next_listing = float("inf")
         bucket.calls.clear()
         assert scheduler.discover() == {} and bucket.calls == ["queue"]
-        toy_spec("new", toy).save(bucket)
+        put(bucket, "new", toy)
         [future] = scheduler.discover().values()
         assert len(bucket.calls) <= 5
         return await future
@@ -66,7 +72,7 @@ def test_discover_finds_experiments_of_a_version_without_a_queue(bucket, toy):
 
     async def serve():
         assert scheduler.discover() == {}
-        toy_spec("new", toy).save(bucket)
+        put(bucket, "new", toy)
         bucket.delete("queue/new")
         futures = {}
         while not futures:
@@ -78,10 +84,10 @@ def test_discover_finds_experiments_of_a_version_without_a_queue(bucket, toy):
 
 
 def test_the_queue_holds_an_experiment_until_it_has_a_record(bucket, toy):
-    toy_spec("a", toy).save(bucket)
+    put(bucket, "a", toy)
     assert record_store.queued(bucket) == {"a": False}
-    number = record_store.claim_attempt(bucket, "a")
-    record_store.abandon_attempt(bucket, "a", number, "lost")
+    claim = record_store.claim_attempt(bucket, "a")
+    record_store.end_attempt(bucket, "a", claim.number, record_store.FAILED, "lost")
     record_store.request_retry(bucket, "a")
     assert record_store.queued(bucket) == {"a": True}
     record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu", attempt=1))
@@ -89,7 +95,7 @@ def test_the_queue_holds_an_experiment_until_it_has_a_record(bucket, toy):
 
 
 def test_discover_removes_from_the_queue_what_has_a_record(bucket, toy):
-    toy_spec("a", toy).save(bucket)
+    put(bucket, "a", toy)
     record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
     bucket.put("queue/a", b"")
     scheduler = Scheduler(bucket, ScriptedBackend(bucket, []))
@@ -102,7 +108,7 @@ def test_discover_takes_on_an_experiment_whose_specification_appears_late(bucket
 
     async def serve():
         assert scheduler.discover() == {}
-        toy_spec("a", toy).save(bucket)
+        put(bucket, "a", toy)
         [future] = scheduler.discover().values()
         return await future
 

@@ -266,6 +266,7 @@ def test_a_request_for_an_experiment_that_failed_begins_a_new_round(bucket, toy)
     [entry] = record_store.read_queue(bucket, ["e"]).values()
     assert (entry.from_attempt, entry.run, entry.resources) == (0, "r", preset.resources)
     claim_elsewhere(bucket)
+    spec = replace(spec, created=1.0)
     record_store.request_run(bucket, spec, preset)
     assert record_store.read_queue(bucket, ["e"])["e"].from_attempt == 0  # the attempt still runs
     record_store.end_attempt(bucket, "e", 0, record_store.FAILED, "")

@@ -241,8 +241,8 @@ class Executor:
         """
         id = spec.id
         if id not in self.scheduler.without_record:
-            run = self.config.run_dir or ""
-            await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, run=run))
+            more = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
+            await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, **more))
         # From here on until the scheduler has it there is no await, so that one caller alone books its GPU-hours.
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
         if id in self.scheduler.without_record:

@@ -43,7 +43,7 @@ class QueueEntry:
     environment: str = ""
     preset: str = ""
     hardware: str = ""
-    """Kind of GPU that a run declares; empty for any."""
+    """Model of machines that the run declares; empty for any."""
     priority: int = 0
     run: str = ""
     """The run that waits for it, for people."""
