@@ -30,6 +30,14 @@ def own_scratch() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def own_trackio() -> Iterator[None]:
+    """Runs of tests must not appear among the user's."""
+    with tempfile.TemporaryDirectory(prefix="ideator-trackio-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRACKIO_DIR", folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def ctrl_c_reaches_commands() -> None:
     """A shell ignores SIGINT in what it starts in the background, and all that a test starts would inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

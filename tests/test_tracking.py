@@ -1,9 +1,11 @@
-"""Trackers without a network: a real transformers Trainer writes curves that are read back from the run's folder."""
+"""Trackers without a network: a real transformers Trainer writes curves that are read back from their files."""
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ import pytest
 from ideator_rl.training import tracking
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.recipe.recipe import Recipe
-from ideator_rl.training.tracking import TRACKERS, TrackingError, set_tracker_defaults, trackers, where_to_look
+from ideator_rl.training.tracking import (
+    TRACKERS,
+    TrackingError,
+    run_name,
+    send_alarm,
+    set_tracker_defaults,
+    trackers,
+    where_to_look,
+)
 
 HERE = Path(__file__).parent
 
@@ -53,7 +63,7 @@ def train(folder, tracker, max_steps, resume=False):
         logging_steps=1,
         save_steps=1,
         report_to=[tracker],
-        run_name=folder.name,
+        run_name=run_name(folder),
         project=tracking.PROJECT,
         disable_tqdm=True,
         use_cpu=True,
@@ -69,6 +79,8 @@ def test_the_trainer_is_given_the_names_that_the_docs_give(tmp_path):
 
     config = grpo_config(recipe(tmp_path / "mine", report_to="none"), ModelConfig())
     assert (config.run_name, config.project, config.report_to) == ("mine", "ideator_rl", [])
+    tracked = grpo_config(recipe(tmp_path / "mine", report_to="tensorboard"), ModelConfig())
+    assert tracked.run_name == run_name(tmp_path / "mine") != "mine"
     config = grpo_config(recipe(tmp_path / "mine", report_to="none", run_name="x", project="y"), ModelConfig())
     assert (config.run_name, config.project) == ("x", "y")
 
@@ -150,22 +162,50 @@ def test_tensorboard_curves_continue_after_a_resume(tmp_path):
     assert where_to_look(["tensorboard"], "p") == f"curves: `tensorboard --logdir {tmp_path}/run/tensorboard`"
 
 
-def test_trackio_curves_are_in_the_run_s_folder_and_continue_after_a_resume(tmp_path):
+def trackio_facts(tmp_path, query):
+    """Rows of trackio's database of all runs."""
+    with closing(sqlite3.connect(tmp_path / "hub" / "trackio" / "ideator_rl.db")) as database:
+        return database.execute(query).fetchall()
+
+
+def in_new_process(code, home):
+    """trackio reads its variable when it is imported, so each session is a process of its own, as in a real run."""
+    variables = {**os.environ, "PYTHONPATH": str(HERE), "HF_HOME": str(home)}
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=variables)
+
+
+def test_trackio_has_the_curves_of_all_runs_in_one_database_and_continues_after_a_resume(tmp_path):
     pytest.importorskip("trackio")
-    # trackio reads its variable when it is imported, so each session is a process of its own, as in a real run.
-    code = "import sys, pathlib; from test_tracking import train; train(pathlib.Path(sys.argv[1]), 'trackio', {})"
-    for arguments in ("2", "4, resume=True"):
-        line = [sys.executable, "-c", code.format(arguments), str(tmp_path / "run")]
-        subprocess.run(line, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(HERE)})
-    assert list((tmp_path / "run" / "trackio").glob("*.db"))
-    set_tracker_defaults(recipe(tmp_path / "run", report_to="trackio"))
-    argv = ["get", "metric", "--project", "ideator_rl", "--run", "run", "--metric", "train/global_step", "--json"]
-    result = subprocess.run(
-        [sys.executable, "-m", "trackio.cli", *argv], capture_output=True, text=True, env=dict(os.environ)
-    )
-    assert [row["value"] for row in json.loads(result.stdout)["values"]] == [1, 2, 2, 3, 4, 4], result
-    line = where_to_look(["trackio"], "ideator_rl")
-    assert line == f"curves: `TRACKIO_DIR={tmp_path}/run/trackio trackio show --project ideator_rl`"
+    code = "from pathlib import Path; from test_tracking import train; "
+    first, second = (f"train(Path('{tmp_path}/{name}/run'), 'trackio', " for name in "ab")
+    in_new_process(f"{code} {first} 2)", tmp_path / "hub")
+    in_new_process(f"{code} {first} 4, resume=True); {second} 1)", tmp_path / "hub")
+    rows = trackio_facts(tmp_path, "select run_name, metrics from metrics order by id")
+    steps = [(name, json.loads(text)["train/global_step"]) for name, text in rows]
+    first, second = run_name(tmp_path / "a" / "run"), run_name(tmp_path / "b" / "run")
+    assert first != second and first.startswith("run-")
+    assert steps == [(first, step) for step in (1, 2, 2, 3, 4, 4)] + [(second, 1), (second, 1)]
+    assert where_to_look(["trackio"], "ideator_rl") == "curves: `trackio show --project ideator_rl`"
+
+
+def test_trackio_shows_alarms_as_alerts_and_completions_as_traces(tmp_path):
+    pytest.importorskip("trackio")
+    code = """
+import trackio
+from ideator_rl.diversity.alarms import Alarm
+from ideator_rl.training.tracking import send_alarm, send_traces
+run = trackio.init(project="ideator_rl", name="r", embed=False)
+send_alarm(["trackio"], Alarm(3, "vendi", "stop", "few ideas"))
+chat = [{"role": "user", "content": "ask"}]
+send_traces(["trackio"], [("ask", "answer\x1b]0;x", {"execution": 0.5}), (chat, "second", {})], 3)
+trackio.finish()
+"""
+    in_new_process(code, tmp_path / "hub")
+    assert trackio_facts(tmp_path, "select title, text, level from alerts") == [("vendi", "few ideas", "error")]
+    (first, facts), (second, _) = trackio_facts(tmp_path, "select messages, metadata from traces order by trace_index")
+    assert [m["role"] for m in json.loads(first)] == [m["role"] for m in json.loads(second)] == ["user", "assistant"]
+    assert json.loads(facts)["execution"] == 0.5 and "\x1b" not in json.loads(first)[1]["content"]
+    send_alarm(["wandb"], None)  # without trackio nothing is imported or sent
 
 
 @pytest.fixture

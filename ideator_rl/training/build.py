@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -24,7 +27,7 @@ from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.session import Session
-from ideator_rl.training.tracking import PROJECT, trackers
+from ideator_rl.training.tracking import PROJECT, run_name, send_alarm, send_traces, trackers
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
 
@@ -35,6 +38,8 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         self.session = session
         super().__init__(*args, buffer=session.buffer, resume=session.resume, **kwargs)
         self._fleet = FleetMetrics(session.buffer) if session.buffer is not None else None
+        self._traced = 0
+        """The last step whose completions a tracker has; 0 at the start of a session, which logs nothing there."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         with self.session.progress.phase("update"):
@@ -52,6 +57,16 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         if self.model.training and self._fleet is not None:
             logs.update(self._fleet.read())
         super().log(logs, *args, **kwargs)
+        if self._traced != self.state.global_step and self.is_world_process_zero():
+            self._traced = self.state.global_step
+            send_traces(self.args.report_to, self._trained_rows(), self.state.global_step)
+
+    def _trained_rows(self) -> Iterator[tuple[Any, Any, dict[str, float]]]:
+        """Prompt, completion and rewards of the rows of the last batch; a reward that a row lacks is left out."""
+        logs = cast(Any, self._logs)
+        for row, (prompt, completion) in enumerate(zip(logs["prompt"], logs["completion"], strict=True)):
+            rewards = {name: values[row] for name, values in logs["rewards"].items() if not math.isnan(values[row])}
+            yield prompt, completion, rewards
 
     def give_up(self) -> bool:
         if self.buffer is not None:
@@ -160,6 +175,7 @@ def build_trainer(
                 embedder=recipe.ours.diversity_embedder,
                 say=progress.say,
                 buffer=session.buffer,
+                alert=partial(send_alarm, trainer.args.report_to),
             )
         )
     return trainer
@@ -185,7 +201,7 @@ def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:
         values.setdefault("use_cpu", True)
         values.setdefault("bf16", False)
     values["report_to"] = trackers(recipe)
-    values["run_name"] = values.get("run_name") or recipe.output_dir.absolute().name
+    values["run_name"] = values.get("run_name") or run_name(recipe.output_dir, values["report_to"])
     values["project"] = values.get("project") or PROJECT
     values.setdefault("disable_tqdm", True)  # it would break our own progress line
     config = GRPOConfig(**values)

@@ -91,6 +91,7 @@ class CollapseWatch(TrainerCallback):
         action: what to do at an alarm: `warn` prints it; `stop` ends the run as well, if its level is stop.
         embedder: as `get_embedder` takes it; loaded when training begins.
         say: prints a line.
+        alert: takes each alarm that begins or rises, beside its line.
         buffer: the run's experiments; the default is the trainer's, or those that the columns of its dataset name.
 
     Raises:
@@ -104,9 +105,11 @@ class CollapseWatch(TrainerCallback):
         *,
         embedder: str = "auto",
         say: Callable[[str], None] = log.warning,
+        alert: Callable[[Alarm], None] | None = None,
         buffer: RewardBuffer | None = None,
     ):
         self._trainer, self.action, self._embedder, self._say = trainer, check_action(action), embedder, say
+        self._alert = alert
         self._buffer = buffer if buffer is not None else getattr(trainer, "buffer", None)
         # All fields below are rank 0's; `on_train_begin` resets what belongs to a session.
         self.watch: DiversityWatch | None = None
@@ -180,6 +183,8 @@ class CollapseWatch(TrainerCallback):
         if windows := self.watch.update(rows):
             for alarm in self.watch.new_alarms:
                 self._say(f"{alarm.level}: {alarm.text}")
+                if self._alert is not None:
+                    self._alert(alarm)
             for name, value in self.watch.metrics(windows[-1]).items():
                 self._trainer._metrics["train"][name].append(value)
 

@@ -1,9 +1,9 @@
 """Trackers: where a run's curves go, by TRL's key `report_to`.
 
-trackio, wandb and tensorboard write files under the run's folder, and nothing leaves the machine: wandb is offline
-unless `WANDB_API_KEY` or `WANDB_MODE` is set.  A variable of a tracker that the user has set always wins.  A resumed
-run goes on under its name; steps that it takes again are written again.  Other trackers of transformers are passed on
-as they are.
+wandb and tensorboard write files under the run's folder, trackio writes into its one database of all runs.  Nothing
+leaves the machine: wandb is offline unless `WANDB_API_KEY` or `WANDB_MODE` is set.  A variable of a tracker that the
+user has set always wins.  A resumed run goes on under its name; steps that it takes again are written again.  Other
+trackers of transformers are passed on as they are.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+from collections.abc import Collection, Iterable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 from ideator_rl.config.reader import read_text
 from ideator_rl.config.suggest import did_you_mean
+from ideator_rl.diversity.alarms import STOP, Alarm
 from ideator_rl.errors import IdeatorError
+from ideator_rl.text.display import visible
 from ideator_rl.training.recipe.recipe import Recipe
 
 PROJECT = "ideator_rl"
 TRACKERS = {"trackio": ("trackio",), "wandb": ("wandb",), "tensorboard": ("tensorboard", "tensorboardX")}
-"""Trackers whose files are put under the run's folder, each with the packages of which one is needed."""
+"""Trackers that this library sets up, each with the packages of which one is needed."""
 
 
 _own_values: dict[str, str] = {}
@@ -48,12 +53,24 @@ def trackers(recipe: Recipe) -> list[str]:
     for name in names:
         if name not in TRACKERS:
             _check_known(str(name))
-        elif not _is_installed(name):
-            raise TrackingError(
-                f"report_to names {name}, which is not installed. `pip install 'ideator-rl[{name}]'`, or give another "
-                "report_to, for example none."
-            )
+        else:
+            refuse_missing(name, "report_to names")
     return names
+
+
+def refuse_missing(name: str, lead: str) -> None:
+    """
+    Args:
+        lead: how the message begins, such as `report_to names`.
+
+    Raises:
+        TrackingError: this tracker is not installed.
+    """
+    if not _is_installed(name):
+        raise TrackingError(
+            f"{lead} {name}, which is not installed. `pip install 'ideator-rl[{name}]'`, or give another tracker, or "
+            "none."
+        )
 
 
 def set_tracker_defaults(recipe: Recipe) -> None:
@@ -63,8 +80,6 @@ def set_tracker_defaults(recipe: Recipe) -> None:
     """
     names, folder = trackers(recipe), recipe.output_dir.absolute()
     defaults: dict[str, str] = {}
-    if "trackio" in names:
-        defaults["TRACKIO_DIR"] = str(folder / "trackio")
     if "tensorboard" in names:
         defaults["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
     if "wandb" in names:
@@ -75,18 +90,55 @@ def set_tracker_defaults(recipe: Recipe) -> None:
             defaults["WANDB_MODE"] = "offline"
         # Every rank has these variables, but only rank 0 has a run at the server.
         if int(os.environ.get("RANK", "0")) == 0:
-            defaults["WANDB_RUN_ID"] = _wandb_run_id(folder / "wandb" / "run_id")
+            defaults["WANDB_RUN_ID"] = _run_id(folder)
     for variable, value in defaults.items():
         # A run before this one in the same process may have set it: that is not the user's choice.
         if os.environ.get(variable) in (None, _own_values.get(variable)):
             os.environ[variable] = _own_values[variable] = value
 
 
+def send_alarm(names: Collection[str], alarm: Alarm) -> None:
+    """Show an alarm of this process's run among the alerts of trackio, where that is one of its trackers."""
+    if "trackio" not in names:
+        return
+    import trackio
+
+    level = trackio.AlertLevel.ERROR if alarm.level == STOP else trackio.AlertLevel.WARN
+    # The progress line shows the alarm already; trackio would print it once more.
+    with open(os.devnull, "w") as silence, redirect_stdout(silence):
+        trackio.alert(title=alarm.kind, text=alarm.text, level=level)
+
+
+def send_traces(names: Collection[str], rows: Iterable[tuple[Any, Any, dict[str, float]]], step: int) -> None:
+    """Show prompts with their completions among the traces of trackio, where that is one of this run's trackers.
+
+    Args:
+        rows: prompt and completion, each a text or messages, and the rewards by name.
+    """
+    if "trackio" not in names:
+        return
+    import trackio
+
+    traces = [
+        trackio.Trace(_messages(prompt, "user") + _messages(completion, "assistant"), {"step": step} | rewards)
+        for prompt, completion, rewards in rows
+    ]
+    if traces:
+        trackio.log({"completions": traces}, step=step)
+
+
+def _messages(text: Any, role: str) -> list[dict[str, str]]:
+    """A prompt or completion as messages, with no character that acts on a page."""
+    messages = [{"role": role, "content": text}] if isinstance(text, str) else text
+    return [{"role": str(m.get("role", role)), "content": visible(str(m.get("content", "")))} for m in messages]
+
+
 def where_to_look(names: list[str], project: str) -> str:
     """One line on where the curves of these trackers are; empty for none."""
+    trackio_dir = f"TRACKIO_DIR={folder} " if (folder := os.environ.get("TRACKIO_DIR")) else ""
     wandb_files = f"`wandb sync {os.environ.get('WANDB_DIR')}/wandb/offline-run-*`"
     places = {
-        "trackio": f"`TRACKIO_DIR={os.environ.get('TRACKIO_DIR')} trackio show --project {project}`",
+        "trackio": f"`{trackio_dir}trackio show --project {project}`",
         "tensorboard": f"`tensorboard --logdir {os.environ.get('TENSORBOARD_LOGGING_DIR')}`",
         "wandb": wandb_files if os.environ.get("WANDB_MODE") == "offline" else "your account at W&B",
     }
@@ -111,12 +163,25 @@ def _is_installed(name: str) -> bool:
     return any(spec is not None and spec.origin is not None for spec in specs)
 
 
-def _wandb_run_id(file: Path) -> str:
-    """The run's id on a server, the same in every session of the run."""
-    if file.is_file() and (stored := read_text(file).strip()):
-        return stored
-    # Stored before wandb starts, so that a session killed at its start is continued under the same id.
+def run_name(folder: Path, names: Collection[str] = tuple(TRACKERS)) -> str:
+    """The name of a run in trackers: that of its folder, with four characters of its id, since trackers show the runs
+    of many folders together.  Without a tracker, that of the folder."""
+    name = folder.absolute().name
+    return f"{name}-{_run_id(folder)[:4]}" if names else name
+
+
+def _run_id(folder: Path) -> str:
+    """The run's id in trackers, the same in every session of the run."""
+    # The older one of the two is that of runs of 0.1.0.
+    for file in (folder / "wandb" / "run_id", folder / "track" / "run_id"):
+        if file.is_file() and (stored := read_text(file).strip()):
+            return stored
+    # Stored before a tracker starts, so that a session killed at its start is continued under the same id.  Several
+    # processes of the run may come here at once: a link has one winner.
     file.parent.mkdir(parents=True, exist_ok=True)
-    run_id = secrets.token_hex(6)
-    file.write_text(run_id + "\n", encoding="utf-8")
-    return run_id
+    scratch = file.with_name(f".run_id-{os.getpid()}")
+    scratch.write_text(secrets.token_hex(6) + "\n", encoding="utf-8")
+    with suppress(FileExistsError):
+        os.link(scratch, file)
+    scratch.unlink()
+    return read_text(file).strip()
