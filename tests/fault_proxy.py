@@ -18,8 +18,14 @@ from collections import Counter
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-FAULTS = ("lose_reply", "lose_request", "hang", "strip", "302", "409", "500", "503", "507")
-CODES = {"409": "ConditionalRequestConflict", "500": "InternalError", "503": "SlowDown", "507": "InsufficientStorage"}
+FAULTS = ("lose_reply", "lose_request", "hang", "strip", "302")
+CODES = {
+    "403": "AccessDenied",
+    "409": "ConditionalRequestConflict",
+    "500": "InternalError",
+    "503": "SlowDown",
+    "507": "InsufficientStorage",
+}
 
 
 @dataclass
@@ -28,7 +34,8 @@ class Fault:
 
     name: str
     """`lose_reply`: the store has it, the client hears nothing.  `lose_request`: nothing reaches the store.  `strip`: the
-    condition `If-None-Match` is removed.  `302`: a redirect.  A number: that status."""
+    condition `If-None-Match` is removed.  `302`: a redirect.  A status, or a status and a code of S3:
+    `403:RequestTimeTooSkewed`."""
     kind: str
     key: str
     times: int
@@ -50,7 +57,7 @@ class FaultProxy:
         self._port, self._loop, self._tasks = port, asyncio.new_event_loop(), set()
 
     def fail(self, name, kind="", key="", times=1):
-        assert name in FAULTS, name
+        assert name in FAULTS or name[:3] in CODES or ":" in name, name
         self.faults.append(Fault(name, kind, key, times))
 
     def counts(self):
@@ -109,8 +116,9 @@ class FaultProxy:
         fault = self._next_fault(kind, key)
         if self.delay:
             await asyncio.sleep(self.delay)
-        if fault in CODES:
-            return _reply(fault, f"<Error><Code>{CODES[fault]}</Code><Message>by the fault proxy</Message></Error>")
+        status, _, code = fault.partition(":")
+        if code or status in CODES:
+            return _reply(status, f"<Error><Code>{code or CODES[status]}</Code><Message>by the proxy</Message></Error>")
         if fault == "302":
             # As to a signed URL: the request there needs no headers of its own.
             moved = f"/-/moved/{len(self.requests)}"

@@ -4,6 +4,7 @@
     seaweedfs    ports are fixed: one a machine
     localbucket  the store that is only just good enough: no bulk delete, `If-Match` ignored
     azurite      Azure, by npm
+    gcs_stub     Google Cloud Storage, our own stub: there is no emulator of the API that the library speaks
 
 A test asks for the fixture `s3_url`: a new URL `s3://lab/<name>`, with the variables of the server in the environment.
 """
@@ -11,6 +12,7 @@ A test asks for the fixture `s3_url`: a new URL `s3://lab/<name>`, with the vari
 import base64
 import hashlib
 import hmac
+import json
 import os
 import shutil
 import signal
@@ -116,6 +118,21 @@ def azurite() -> Iterator[Store]:
             },
             "az://lab",
         )
+
+
+@contextmanager
+def gcs_stub() -> Iterator[Store]:
+    program = str(Path(__file__).with_name("gcs_stub.py"))
+    with _server(sys.executable, lambda port, folder: [program, str(port)]) as (endpoint, _):
+        account = {
+            "gcs_base_url": endpoint,
+            "disable_oauth": True,
+            "client_email": "",
+            "private_key": "",
+            "private_key_id": "",
+        }
+        variables = {"GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(account), "GOOGLE_BASE_URL": endpoint}
+        yield Store(endpoint, variables, "gs://lab", raw=f"{endpoint}/lab")
 
 
 def _create_container(endpoint: str) -> None:

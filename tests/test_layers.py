@@ -34,6 +34,8 @@ NO_SIBLINGS = LAYERS[5]
 """These three do not import one another."""
 LAZY = {"llm/model_check.py", "llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
+ONE_HOME = {"obstore": "storage/object_store.py"}
+"""A package that only one module imports."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
@@ -78,6 +80,8 @@ def test_heavy_packages_stay_in_their_rooms(path):
     lazy = {"torch", "transformers"} if str(path.relative_to(CORE)) in LAZY else set()
     for name in imports(path):
         package = name.split(".")[0]
+        home = ONE_HOME.get(package, str(path.relative_to(CORE)))
+        assert home == str(path.relative_to(CORE)), f"{path.name} imports {name}: only {home} does"
         if package in lazy and name not in imports(path, top=True):
             continue
         if package in ("trl", "peft", "transformers", "datasets", "tokenizers"):

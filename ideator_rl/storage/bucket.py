@@ -123,7 +123,7 @@ def _check_remote_url(url: str) -> None:
         )
     if not parts.netloc or ":" in parts.netloc:
         raise BucketError(f"The bucket {url!r} names no bucket of a store. {ADVICE}")
-    if not url.isprintable() or any(part in (".", "..", "") for part in parts.path.strip("/").split("/")[1:]):
+    if not url.isprintable() or any(part in (".", "..", "") for part in parts.path.rstrip("/").split("/")[1:]):
         raise BucketError(f"The bucket {url!r} has no plain prefix. {ADVICE}")
     if find_spec("obstore") is None:
         raise BucketError(f"The bucket {url!r} needs the package obstore. Install it: pip install 'ideator-rl[s3]'.")

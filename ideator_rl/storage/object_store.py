@@ -1,7 +1,6 @@
 """A bucket in an object store: S3 and what speaks its protocol, Google Cloud Storage, Azure.  By obstore.
 
-Only this module imports obstore.  Credentials, region and endpoint come from the environment, as each service names
-them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`, …).
+Only this module imports obstore.  Credentials, region and endpoint come from the variables of each service.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
 
 from ideator_rl.storage.bucket_protocol import BucketError, check_key
-from ideator_rl.storage.store_errors import NO_BUCKET, advice, own_sentence
+from ideator_rl.storage.store_access import SETTINGS, is_bucket_missing, is_plain, store_error, uses_profile
 
 T = TypeVar("T")
 LARGE_BYTES = 4 << 20
@@ -80,8 +78,7 @@ class ObjectBucket:
         if not keys:
             return {}
         with ThreadPoolExecutor(min(PARALLEL, len(keys))) as pool:
-            objects = zip(keys, pool.map(self.get, keys), strict=True)
-            return {key: data for key, data in objects if data is not None}
+            return {key: data for key, data in zip(keys, pool.map(self.get, keys), strict=True) if data is not None}
 
     def list(self, prefix: str) -> dict[str, str]:
         folder = prefix.rstrip("/")
@@ -115,11 +112,9 @@ class ObjectBucket:
         except AlreadyExistsError:
             raise
         except (*MISSING, BaseError, OSError, ValueError) as error:
-            sentence = own_sentence(error)
-            if missing and isinstance(error, MISSING) and not any(word in sentence for word in NO_BUCKET):
+            if missing and isinstance(error, MISSING) and not is_bucket_missing(error):
                 return missing["missing"]
-            what = f"{verb} {key or 'all objects'} in the bucket {self.url}"
-            raise BucketError(f"Could not {what}: {sentence}. {advice(sentence)}") from None
+            raise store_error(f"{verb} {key or 'all objects'} in the bucket {self.url}", error) from None
 
 
 def _refuse_fork(url: str) -> None:
@@ -135,31 +130,20 @@ def _refuse_fork(url: str) -> None:
 
 def _connect(url: str, seconds: float) -> Any:
     """Raises: BucketError when the settings in the environment contradict one another."""
-    options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": timedelta(seconds=5)}
-    # A plain endpoint is one that the user has named; without one, the services are reached by https only.
-    options["allow_http"] = any(v.startswith("http://") for k, v in os.environ.items() if "ENDPOINT" in k)
+    named = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))}
+    options: dict[str, Any] = {"timeout": timedelta(seconds=seconds), "connect_timeout": "5s"}
     settings: dict[str, Any] = {"retry_config": {"retry_timeout": timedelta(seconds=RETRY_SECONDS)}}
     try:
-        if bundle := os.environ.get("AWS_CA_BUNDLE"):
+        options["allow_http"] = is_plain(named)
+        if bundle := named.get("AWS_CA_BUNDLE"):
             options["root_certificate"] = Path(bundle).read_bytes()
         if url.startswith("s3:"):
             # A bulk delete is a request of its own kind, which small servers and other clouds lack.
-            settings |= {"disable_bulk_delete": True} | _profile()
-        connect: Any = from_url
-        return connect(url, client_options=options, **settings)
+            settings["disable_bulk_delete"] = True
+            if uses_profile(named):
+                from obstore.auth.boto3 import Boto3CredentialProvider
+
+                settings["credential_provider"] = Boto3CredentialProvider()
+        return from_url(url, client_options=options, **settings)  # type: ignore[call-overload]
     except (BaseError, OSError, ValueError) as error:
-        raise BucketError(
-            f"The bucket {url} cannot be opened: {own_sentence(error)}. Check the variables of its service."
-        ) from None
-
-
-def _profile() -> dict[str, Any]:
-    """Credentials of a profile in ~/.aws, when no variable names any and boto3 can read them."""
-    variables = ("ACCESS_KEY_ID", "WEB_IDENTITY", "CONTAINER_CREDENTIALS", "SKIP_SIGNATURE")
-    has_files = any(Path.home().joinpath(".aws", name).exists() for name in ("config", "credentials"))
-    named = any(name.startswith("AWS_") and any(word in name for word in variables) for name in os.environ)
-    if named or not has_files or find_spec("boto3") is None:
-        return {}
-    from obstore.auth.boto3 import Boto3CredentialProvider
-
-    return {"credential_provider": Boto3CredentialProvider()}
+        raise store_error(f"open the bucket {url}", error, SETTINGS) from None
