@@ -11,6 +11,7 @@ from conftest import run
 from scripted import idea
 
 from ideator_rl.executor import record_store
+from ideator_rl.executor.bucket_watch import BucketWatch
 from ideator_rl.executor.executor import Executor
 from ideator_rl.storage.bucket import BucketError, DamagedObject, FileBucket, open_bucket, read_object
 
@@ -206,14 +207,13 @@ def test_an_error_of_the_bucket_is_not_taken_for_damage():
     assert not isinstance(caught.value, DamagedObject)
 
 
-def test_a_heartbeat_that_is_damaged_is_named(tmp_path):
+def test_a_heartbeat_counts_by_its_version_whatever_its_bytes(tmp_path):
     bucket = FileBucket(tmp_path / "b")
-    claim = {"host": "far", "place": "far", "pid": 1, "start": "0", "time": 1e12}
-    bucket.create("experiments/e/attempts/0/claim.json", json.dumps(claim).encode())
+    watch = BucketWatch(bucket)
     for wrong in WRONG_BYTES.values():
-        bucket.put("experiments/e/attempts/0/beat.json", wrong)
-        with pytest.raises(DamagedObject, match="attempts/0/beat.json .*Remove experiments/e "):
-            record_store.running_claim(bucket, "e")
+        bucket.put("beats/e", wrong)
+        watch.look()
+        assert watch.alive("e") and list(watch.beats) == ["e"]
 
 
 def test_damage_of_one_experiment_is_one_sentence_on_the_command_line(call, copy):

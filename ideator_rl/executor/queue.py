@@ -14,16 +14,12 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from ideator_rl.config.reader import parse_json_object
 from ideator_rl.environments.environment import Preset, Resources
 from ideator_rl.experiment import require_finite, typed_fields
 from ideator_rl.scoring.measurement import SCORE_SECONDS
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object
-
-if TYPE_CHECKING:
-    from ideator_rl.executor.record_store import Spec
 
 QUEUE = "queue"
 TOGETHER = 512
@@ -51,11 +47,6 @@ class QueueEntry:
     """Unix seconds by the clock of that run: for people, and for the order of starts."""
     from_attempt: int = 0
     """Attempts before this number do not count: a new round puts the entry again with a higher one."""
-
-
-def queue_entry(spec: Spec, preset: Preset, **more: Any) -> QueueEntry:
-    """The entry of an experiment.  `more`: further fields."""
-    return QueueEntry(spec.id, preset.resources, job_minutes(preset), spec.environment, spec.preset, **more)
 
 
 def job_minutes(preset: Preset) -> int:

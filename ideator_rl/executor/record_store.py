@@ -62,7 +62,6 @@ from ideator_rl.executor.queue import (
     enqueue,
     job_minutes,
     leave_queue,
-    queue_entry,
     read_queue,
     request_cancel,
     withdraw_cancel,
@@ -257,6 +256,11 @@ def _both_ends(data: bytes) -> bytes:
     note = f"\n… {len(data) - MAX_LOG_BYTES} bytes left out …\n".encode()
     half = (MAX_LOG_BYTES - len(note)) // 2
     return data[:half] + note + data[-half:]
+
+
+def queue_entry(spec: Spec, preset: Preset, **more: Any) -> QueueEntry:
+    """The entry of an experiment.  `more`: further fields."""
+    return QueueEntry(spec.id, preset.resources, job_minutes(preset), spec.environment, spec.preset, **more)
 
 
 def request_run(bucket: Bucket, spec: Spec, preset: Preset, **more: Any) -> None:
