@@ -14,6 +14,7 @@ from conftest import TOY, execute, replace_line, sentence
 
 from ideator_rl.cli.commands import main
 from ideator_rl.cli.execute import MAX_LINES, shown_lines
+from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import local
 from ideator_rl.sandbox import process_tree
@@ -149,8 +150,7 @@ def test_status_counts_the_experiments_of_a_bucket_and_refuses_an_unknown_target
     assert not (tmp_path / "gone").exists()
 
 
-def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_config, call, tmp_path):
-    """A detached experiment is cancelled from outside, then taken up by `ideator-rl scheduler`."""
+def test_a_cancelled_experiment_ends_and_runs_again_only_when_it_is_requested_again(call, tmp_path):
     argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
     child = subprocess.Popen([*argv, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
@@ -166,8 +166,9 @@ def test_cancel_ends_a_running_experiment_and_a_scheduler_runs_it_later(toy_conf
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
     assert [row["attempt"] for row in facts["running"]] == [0]
     code, out, _ = call("cancel", tmp_path / "bucket")
-    assert code == 0 and "ended 1 running experiments" in out
-    code, out, _ = call("scheduler", "--bucket", tmp_path / "bucket", "--once")
+    assert code == 0 and "cancelled 1 experiments" in out and "1 workers ended on this machine" in out
+    assert bucket.list("queue") == {}
+    code, out, _ = call(*argv[3:], "--bucket", f"file://{tmp_path}/bucket")
     assert code == 0 and "succeeded" in out
 
 
@@ -178,6 +179,7 @@ def claimed(bucket, id, pid, start):
     record_store.Spec(id=id, created=0.0, **spec).save(bucket)
     claim = {"host": "here", "place": process_tree.host_identity(), "pid": pid, "start": start, "time": time.time()}
     bucket.create(f"experiments/{id}/attempts/0/claim.json", json.dumps(claim).encode())
+    record_store.enqueue(bucket, record_store.QueueEntry(id, Resources(), 5))
 
 
 def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call, tmp_path):
@@ -189,7 +191,8 @@ def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call
     threading.Thread(target=sleepers[0].wait, daemon=True).start()
     try:
         code, out, _ = call("cancel", tmp_path / "bucket", "--json")
-        assert code == 0 and json.loads(out) == {"trainer": None, "experiments": ["own"]}
+        facts = {"trainer": None, "experiments": ["other", "own"], "ended_here": ["own"], "jobs": []}
+        assert code == 0 and json.loads(out) == facts
         assert sleepers[1].poll() is None
         assert (
             "cancel" in record_store.last_failure_reason(bucket, "own")

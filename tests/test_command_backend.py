@@ -12,8 +12,10 @@ import pytest
 import scripted_engine
 
 from ideator_rl.config.base import ConfigError
+from ideator_rl.config.yaml_reader import dump_yaml
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import command
 from ideator_rl.executor.backends.backend import OVER, RUNNING, WAITING, Job, JobState, job_name
 from ideator_rl.executor.backends.command import CommandBackend
@@ -162,6 +164,25 @@ def test_hosts_to_avoid_are_left_out_once_a_job_found_no_other(bucket, tmp_path)
     assert engine.submit([one]) == {one.name: None}
     assert [len(call) for call in calls(folder, "submit")] == [4, 3]
     assert calls(folder, "submit")[0][3] == "--exclude=n1,n2"
+
+
+def test_cancel_from_another_process_ends_all_jobs_with_two_calls(bucket, tmp_path, call):
+    folder = tmp_path / "e"
+    settings = scripted_engine.settings(folder, launcher=SLEEP)
+    (tmp_path / "engine.yaml").write_text(dump_yaml(settings))
+    jobs = [job(bucket, f"a{number}") for number in range(6)]
+    for one in jobs:
+        record_store.enqueue(bucket, record_store.QueueEntry(one.id, one.resources, one.minutes))
+    CommandBackend.create(bucket, None, "auto", settings).submit(jobs)
+    before = len(scripted_engine.calls(folder))
+    options = ("--backend", "command", "--backend-config", tmp_path / "engine.yaml", "--json")
+    code, out, _ = call("cancel", bucket.url, *options)
+    facts = json.loads(out)
+    assert (
+        code == 0 and facts["jobs"] == [one.name for one in jobs] and facts["experiments"] == [one.id for one in jobs]
+    )
+    assert [call[0] for call in scripted_engine.calls(folder)[before:]] == ["list", "cancel"]
+    assert bucket.list("queue") == {} and all(record_store.cancel_requested(bucket, one.id) for one in jobs)
 
 
 def test_no_value_of_a_variable_is_in_a_command(bucket, tmp_path, monkeypatch):

@@ -286,8 +286,14 @@ def _add_status(commands: Any) -> None:
 
 
 def _add_cancel(commands: Any) -> None:
-    command = _command(commands, "cancel", "end a run's trainer and experiments on this machine")
+    command = _command(commands, "cancel", "end a run's trainer and experiments, wherever they run")
     command.add_argument("target", metavar="RUN_OR_BUCKET")
+    command.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="whose jobs are cancelled at once; default: that of the run's recipe, or local",
+    )
+    command.add_argument("--backend-config", metavar="FILE.yaml", help="settings of the backend")
     _json(command)
 
 

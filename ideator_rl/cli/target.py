@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ class Process:
     @property
     def alive(self) -> bool:
         return process_tree.start_time(self.pid) == self.start
+
+    def signal(self, number: int) -> None:
+        """Send a signal, if the process is alive."""
+        with suppress(ProcessLookupError):
+            if self.alive:
+                os.kill(self.pid, number)
 
 
 @dataclass(frozen=True)

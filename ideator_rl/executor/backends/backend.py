@@ -91,6 +91,11 @@ def job_name(bucket_url: str, id: str, claimed: int) -> str:
     return f"{job_prefix(bucket_url)}{id}-{claimed}"
 
 
+def experiment_of(job_name: str) -> str:
+    """The id of the experiment in the name of a job."""
+    return job_name.partition("-")[2].rpartition("-")[0]
+
+
 @dataclass(frozen=True)
 class JobState:
     state: Literal["waiting", "running", "over"]
