@@ -25,6 +25,8 @@ from pathlib import Path
 from ideator_rl.errors import IdeatorError
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
+_SHARED = ("nfs", "lustre", "cifs", "smb", "gpfs", "beegfs", "ceph", "fuse.")
+"""How the types of file systems of several hosts begin; SQLite's write-ahead log does not work there."""
 _without_locks: set[Path] = set()
 """Folders that a log line has named."""
 
@@ -99,6 +101,24 @@ def _open_local_lock(path: Path) -> int:
 def cache_root() -> Path:
     """The folder for everything the library can make again: `$XDG_CACHE_HOME/ideator_rl`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ideator_rl"
+
+
+def local_cache(name: str) -> Path:
+    """A folder of the cache on a disk of this host, for databases: in `cache_root()`, or in the folder for temporary
+    files where that is on a file system of several hosts.  It is not made."""
+    folder = cache_root() / name
+    return Path(tempfile.gettempdir()) / f"ideator_rl-{name}-{os.getuid()}" if _is_shared(folder) else folder
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether a folder is on a file system of several hosts, as far as the kernel's table of mounts shows."""
+    with suppress(OSError, ValueError):
+        rows = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
+        # The longest mount point on the path is the one that holds the folder; the kernel writes a space as \040.
+        types = {row[1].replace("\\040", " "): row[2] for row in rows}
+        path = Path(os.path.realpath(folder))
+        return next((types[str(p)] for p in (path, *path.parents) if str(p) in types), "").startswith(_SHARED)
+    return False
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -67,10 +67,13 @@ def run(argv: list[str]) -> int:
         if is_rank_zero():
             for note in notes:
                 progress.say(note)
+        from ideator_rl.cli.track import tracking_process
         from ideator_rl.publishing.cards import model_card
         from ideator_rl.training.run import train
 
-        train(recipe, args.resume, progress, model_card, at_end=_report)
+        tracker = recipe.ours.track if is_rank_zero() else ""
+        with tracking_process(folder, tracker, recipe.ours.track_runs):
+            train(recipe, args.resume, progress, model_card, at_end=_report)
     except IdeatorError:
         raise
     except Exception as error:

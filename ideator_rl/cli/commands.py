@@ -27,6 +27,7 @@ KEPT = {
     "execute": FINDS_RESULTS,
     "rerun": FINDS_RESULTS,
     "scheduler": "the next scheduler of this bucket starts the experiments that ran here again",
+    "track": "the same line sends the rest, and nothing twice",
     "status": "nothing was changed, and a run that is under way goes on",
 }
 """What an interrupted command keeps; `train`, `sft` and `search` know that only once their recipe is read."""
@@ -88,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_sft, _add_train, _add_search,
-                _add_scheduler, _add_status, _add_cancel, _add_report, _add_export):  # fmt: skip
+                _add_scheduler, _add_status, _add_cancel, _add_report, _add_export, _add_track):  # fmt: skip
         add(commands)
     return top
 
@@ -322,3 +323,16 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="of the weights; default: as trained")
     command.add_argument("--license", metavar="ID", help="such as apache-2.0; default: none")
     _json(command)
+
+
+def _add_track(commands: Any) -> None:
+    command = _command(commands, "track", "send experiments to a tracker: a run each, and one table")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    command.add_argument("--to", required=True, choices=("wandb", "trackio", "tensorboard"), help="the tracker")
+    command.add_argument("--follow", action="store_true", help="go on, until the run has ended or Ctrl-C")
+    command.add_argument(
+        "--runs", choices=("all", "successes", "none"), default="all", help="experiments that get a run of their own"
+    )
+    command.add_argument("--project", default="ideator_rl", metavar="NAME", help="default: ideator_rl")
+    command.add_argument("--dir", metavar="DIR", help="of the tracker's files; default: the run's, or this folder")
+    command.add_argument("--until-closed", action="store_true", help=argparse.SUPPRESS)

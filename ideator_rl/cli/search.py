@@ -8,6 +8,7 @@ from pathlib import Path
 from ideator_rl.cli.interrupt import keep_run
 from ideator_rl.cli.options import probe_override
 from ideator_rl.cli.output import print_json, print_text
+from ideator_rl.cli.track import tracking_process
 from ideator_rl.report.summary import summary
 from ideator_rl.search.search_summary import read_search_summary, report_notes
 from ideator_rl.storage.run_reader import read_run
@@ -35,7 +36,8 @@ def main(args: argparse.Namespace) -> int:
     def report(folder: Path) -> None:
         write_report([folder], folder / "report.html", notes=report_notes)
 
-    reason = run_search(config, args.resume, at_end=report)
+    with tracking_process(config.folder, config.track, config.track_runs):
+        reason = run_search(config, args.resume, at_end=report)
     figures = read_search_summary(config.folder)
     assert figures is not None, "a search has just ended there"
     if args.json:

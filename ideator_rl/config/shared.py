@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
@@ -56,6 +56,10 @@ class RunSettings(ExperimentSettings):
 
     probe: Flag = True
     """Before anything is paid, ask each LLM that the run names for a few tokens; false is the option --no-probe."""
+    track: Literal["", "wandb", "trackio", "tensorboard"] = ""
+    """Tracker that gets a run for each experiment and a table of all; empty for none.  See docs/how-to/tracking.md."""
+    track_runs: Literal["all", "successes", "none"] = "all"
+    """Experiments that get a run of their own in that tracker; the table has all."""
     backend_config: dict[str, Any] | str | None = None
     """Settings of the backend: a mapping, the path of a YAML file, or the name of a shipped one such as slurm."""
 

@@ -24,7 +24,8 @@ from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.rerun import bucket_of_run
-from ideator_rl.storage.bucket import Bucket, bucket_at
+from ideator_rl.storage.bucket import Bucket, DamagedObject, bucket_at
+from ideator_rl.storage.index import read_results
 from ideator_rl.storage.run_reader import JOURNAL, read_run
 
 FILE = "archive_from.jsonl"
@@ -67,10 +68,9 @@ def import_note(records: Sequence[Experiment], seed: int) -> str:
 
 
 def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
-    bucket, ids = _open_source(source)
+    bucket, results, count = _read_source(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     fitting, unfit = [], Counter[str]()
-    results = [record for id in ids if (record := record_store.load_record(bucket, id)) is not None]
     # Lost experiments have no outcome, and this search measures the baseline itself.
     for record in results:
         if record.status == LOST or record.is_baseline:
@@ -80,9 +80,9 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
         else:
             unfit[f"{record.environment}/{record.preset}"] += 1
     # Two errors: the bucket is not the one that was written to, or it belongs to another environment.
-    if ids and not results:
+    if count and not results:
         raise IdeatorError(
-            f"archive_from: {source} names {len(ids)} experiments, but its bucket {bucket.url} holds no result of "
+            f"archive_from: {source} names {count} experiments, but its bucket {bucket.url} holds no result of "
             "them. A memory:// bucket ends with its process; for another, check that it is the one of that run."
         )
     if not fitting:
@@ -100,14 +100,20 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
     return fitting
 
 
-def _open_source(source: str) -> tuple[Bucket, list[str]]:
-    """The bucket of a run folder or URL, and the ids of its experiments."""
+def _read_source(source: str) -> tuple[Bucket, list[Experiment], int]:
+    """The bucket of a run folder or URL, the results in it, and how many experiments the run has."""
     folder = Path(source)
     if not (folder / JOURNAL).is_file():
         bucket = bucket_at(source)
-        return bucket, bucket.names("experiments")
+        results = read_results(bucket, record_store.load_records)
+        return bucket, results, len(results) or len(bucket.names("experiments"))
     run = read_run(folder)
-    return bucket_of_run(run), list(run.experiments)
+    bucket = bucket_of_run(run)
+    records = [record for _, record in record_store.load_records(bucket, run.experiments)]
+    for record in records:
+        if isinstance(record, DamagedObject):
+            raise record
+    return bucket, [record for record in records if isinstance(record, Experiment)], len(run.experiments)
 
 
 def _copy(source: Bucket, target: Bucket, record: Experiment) -> None:

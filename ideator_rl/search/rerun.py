@@ -16,6 +16,7 @@ from ideator_rl.executor import record_store
 from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
+from ideator_rl.storage.index import read_results
 from ideator_rl.storage.run_reader import Run, read_run
 
 
@@ -137,11 +138,11 @@ def _value(record: Experiment) -> float | None:
 
 def _ranked(bucket: Bucket) -> list[Experiment]:
     """The first success of every codebase in a bucket, best metric first."""
-    results = (record_store.load_record(bucket, id) for id in bucket.names("experiments"))
-    good = [r for r in results if r and r.status == SUCCEEDED and r.metric and not r.is_baseline]
+    results = read_results(bucket, record_store.load_records, SUCCEEDED)
+    good = [record for record in results if record.metric and not record.is_baseline]
     # Of a codebase that ran several times the original run counts, not the luckiest one.
     first_by_tree: dict[str, Experiment] = {}
-    for record in sorted(good, key=lambda record: (record.replicate, record.seed)):
+    for record in sorted(good, key=lambda record: (record.replicate, record.seed, record.id)):
         first_by_tree.setdefault(record.tree, record)
     sign = 1 if good and good[0].metric and good[0].metric["direction"] == "min" else -1
     return sorted(first_by_tree.values(), key=lambda record: sign * record.metric["value"] if record.metric else 0.0)
