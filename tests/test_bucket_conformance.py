@@ -211,6 +211,23 @@ def test_a_forked_process_gets_an_error_at_once(s3_url):
     assert "forked" in message and "spawn" in message and seconds < 1
 
 
+AFTER_IMPORT = """
+import os, sys, threading
+import ideator_rl.storage.object_store
+from ideator_rl.storage.bucket import open_bucket
+assert len(os.listdir("/proc/self/task")) == 1
+if child := os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+assert open_bucket(sys.argv[1], proved=True).create("forked", b"1")
+"""
+
+
+def test_a_process_that_only_imported_the_client_can_fork_users_of_it(s3_url):
+    """A zygote does."""
+    assert subprocess.run([sys.executable, "-c", AFTER_IMPORT, s3_url], timeout=60).returncode == 0
+    assert open_bucket(s3_url).get("forked") == b"1"
+
+
 def test_the_bucket_of_a_store_that_is_missing_is_never_an_empty_one(s3_url):
     url = "s3://no-such-bucket/x"
     for call in (lambda: open_bucket(url), lambda: bucket_at(url)):

@@ -46,8 +46,11 @@ CONNECTION = (
 )  # fmt: skip
 
 
-def open_bucket(url: str) -> Bucket:
+def open_bucket(url: str, proved: bool = False) -> Bucket:
     """Open the bucket at a URL; a folder is made when there is none.
+
+    Args:
+        proved: another process has opened it for this one.  It saves one request.
 
     Raises:
         BucketError: unknown scheme, a folder that cannot be made or written, or a store that cannot be reached or does
@@ -58,7 +61,8 @@ def open_bucket(url: str) -> Bucket:
         from ideator_rl.storage.object_store import ObjectBucket
 
         bucket = ObjectBucket(url)
-        ensure_proved(bucket)
+        if not proved:
+            ensure_proved(bucket)
         return bucket
     folder = folder_of(url)
     return MemoryBucket.named(url) if folder is None else FileBucket(folder)

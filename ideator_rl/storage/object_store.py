@@ -13,16 +13,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError
 from obstore.store import from_url
 
-from ideator_rl.storage.bucket_protocol import BucketError, check_key
+from ideator_rl.storage.bucket_protocol import MAX_OBJECT_BYTES, BucketError, check_key, damaged_object
 from ideator_rl.storage.store_access import SETTINGS, is_bucket_missing, is_plain, store_error, uses_profile
 
-T = TypeVar("T")
 LARGE_BYTES = 4 << 20
 SECONDS, LARGE_SECONDS, RETRY_SECONDS = 10, 300, 20
 """The longest time of a request, of one for a large object, and of all retries by the library."""
@@ -70,7 +69,9 @@ class ObjectBucket:
 
     def _get(self, key: str) -> bytes:
         answer = obstore.get(self._small, key)
-        if answer.meta["size"] > LARGE_BYTES:
+        if (size := answer.meta["size"]) > MAX_OBJECT_BYTES:
+            raise damaged_object(self.url, key, f"{size} bytes; at most {MAX_OBJECT_BYTES} are read")
+        if size > LARGE_BYTES:
             answer = obstore.get(self._large, key)
         return bytes(answer.bytes())
 
@@ -97,7 +98,7 @@ class ObjectBucket:
     def delete(self, key: str) -> None:
         self._call("delete", key, lambda: obstore.delete(self._small, key), missing=None)
 
-    def _call(self, verb: str, key: str, function: Callable[[], T], **missing: T) -> T:
+    def _call(self, verb: str, key: str, function: Callable[[], Any], **missing: Any) -> Any:
         """Call the store.  `missing` is the result for an object that does not exist, where that is no error.
 
         Raises:
