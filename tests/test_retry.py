@@ -57,6 +57,21 @@ def test_many_callers_wait_out_one_outage_with_two_log_lines_and_a_free_event_lo
     assert "full" in caplog.records[0].message and "no call is waiting" in caplog.records[1].message
 
 
+def test_the_calls_of_a_remote_bucket_run_together_and_leave_the_event_loop_free():
+    async def scenario():
+        retry = Retry("s3://b", 5.0, remote=True)
+        calls = [asyncio.create_task(retry.call(lambda: time.sleep(0.3))) for _ in range(10)]
+        began, longest = time.monotonic(), 0.0
+        while not all(task.done() for task in calls):
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            longest = max(longest, time.monotonic() - before)
+        return time.monotonic() - began, longest
+
+    lasted, longest = run(scenario())
+    assert lasted < 1.5 and longest < 0.2
+
+
 def test_an_outage_beyond_the_limit_raises_with_its_cause(quick):
     began = time.monotonic()
     with pytest.raises(RetriesExhausted, match="away"):

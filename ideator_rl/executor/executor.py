@@ -92,7 +92,7 @@ class Executor:
         self.sandbox = choose_sandbox(config.isolation, self.implementer.trusted)
         # Prepared here, once: workers that start together would all wait for it.
         self.environment.data(config.preset)
-        self._retry = Retry(self.bucket.url, config.outage_patience)
+        self._retry = Retry(self.bucket.url, config.outage_patience, self.bucket.remote)
         self._codebases = Codebases(self.environment, self.preset, self.implementer, self.bucket, self._retry)
         self.base = self._codebases.base
         self._digest = self.environment.digest(config.preset)

@@ -5,7 +5,7 @@
   hundreds of callers do not come back together.
 - Nothing is lost until an outage has lasted for `Retry.max_seconds`.
 - One line is logged when the first caller begins to wait, one when the last stops waiting.
-- Waiting never blocks the event loop.  The call itself may, for as long as the bucket takes to answer.
+- Waiting never blocks the event loop, nor does the call where the bucket is remote: it then runs in a thread.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from ideator_rl.storage.bucket import BucketError, DamagedObject
@@ -25,6 +26,8 @@ T = TypeVar("T")
 OUTAGE_ERRORS = (BucketError, OSError)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between two tries."""
+THREADS = 32
+"""Calls of a remote bucket at once: the ideas of a batch arrive together."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +39,15 @@ class RetriesExhausted(BucketError):
 class Retry:
     """How long callers of one bucket wait out an outage, and how many are waiting.  Thread-safe."""
 
-    def __init__(self, url: str, max_seconds: float):
+    def __init__(self, url: str, max_seconds: float, remote: bool = False):
         """
         Args:
             max_seconds: the longest outage that loses nothing; 0 to give up at the first failure.
+            remote: each call is a network round trip, and is made in a thread.
         """
         self.url, self.max_seconds = url, max_seconds
+        # A local call takes less than the way to a thread and back.
+        self._threads = ThreadPoolExecutor(THREADS, "bucket") if remote else None
         # Callers waiting now, and when the first began.  Every `Backoff` of this bucket writes both, from any thread.
         self._lock, self._waiting, self._began = threading.Lock(), 0, 0.0
 
@@ -56,7 +62,9 @@ class Retry:
         try:
             while True:
                 try:
-                    return function()
+                    if self._threads is None:
+                        return function()
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, function)
                 except DamagedObject:
                     raise  # it is not repaired by waiting
                 except OUTAGE_ERRORS as error:
