@@ -17,6 +17,8 @@ from pydantic_core import PydanticUndefined
 from ideator_rl.config.base import config_fields, expected
 from ideator_rl.config.shared import RunLimits, RunSettings
 from ideator_rl.environments import manifest
+from ideator_rl.executor.backends.command_settings import CommandSettings, EngineSettings
+from ideator_rl.executor.backends.slurm import SlurmSettings
 from ideator_rl.implementers.coder import CoderSettings
 from ideator_rl.llm.settings import LLMSettings
 from ideator_rl.search.config import SearchConfig
@@ -60,6 +62,7 @@ def pages() -> dict[str, str]:
         "recipe_search.md": _search(),
         "coder_and_ideators.md": _coder_and_ideators(),
         "env_yaml.md": _env_yaml(),
+        "backends.md": _backends(),
     }
 
 
@@ -109,6 +112,28 @@ def _coder_and_ideators() -> str:
         _section("Ideator `chat`: prompts", _table(ChatSettings, chat)),
         _section("Ideator `local`", _table(LocalSettings)),
         _section("Ideator `catalogue`", _table(CatalogueSettings)),
+    )
+
+
+def _backends() -> str:
+    shared = config_fields(EngineSettings)
+    own = {
+        kind: [name for name in config_fields(kind) if name not in shared] for kind in (CommandSettings, SlurmSettings)
+    }
+    templates = (
+        "A template is a line for `sh`. The value of each name in braces is quoted for the shell, in `stdin` as JSON: "
+        "`{name}` and `{id}` of the job and of the experiment, `{cpus}`, `{gpus}`, `{memory_gb}`, `{minutes}`, "
+        "`{seconds}`, `{hardware}`, `{hosts}` to avoid, `{worker}` as one line for a shell, `{argv}` as a JSON list, "
+        "`{python}`, `{log}`, `{prefix}` of all jobs' names for this bucket, and `{exports}`, the names of the "
+        "variables that a worker needs. Configurations of eight engines are in `recipes/fleet`."
+    )
+    return _page(
+        "Settings of backends",
+        "`backend_config` in a recipe, or `--backend-config FILE.yaml`, sets the backend that `backend` names. "
+        "`local`, `bucket` and `in_process` have no settings.",
+        _section("`slurm` and `command`", _table(EngineSettings)),
+        _section("`slurm`", _table(SlurmSettings, own[SlurmSettings])),
+        _section("`command`", f"{templates}\n\n{_table(CommandSettings, own[CommandSettings])}"),
     )
 
 

@@ -203,7 +203,7 @@ def test_no_value_of_a_variable_is_in_a_command(bucket, tmp_path, monkeypatch):
     [
         ({"submit": "sbatch {nmae} {worker}"}, r"in submit the unknown value {nmae}\. Did you mean 'name'"),
         ({"submit": "sbatch {name}"}, "without {worker}"),
-        ({"list": ""}, "no 'list'"),
+        ({"list": ""}, "an empty 'list'"),
         ({"over": "("}, "Expected a regular expression"),
         ({"every": 0}, "every: 0. Expected a number above 0"),
         ({"sumbit": "x"}, "unknown key 'sumbit'. Did you mean 'submit'"),

@@ -66,13 +66,13 @@ class EngineSettings(Config):
     """Seconds for a command of the engine."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CommandSettings(EngineSettings):
-    submit: str = ""
+    submit: str
     """Submits one job; with `batch`, all jobs of a JSON list on standard input."""
-    list: str = ""
+    list: str
     """Prints a line for each job: its name, its state, and perhaps a reason."""
-    cancel: str = ""
+    cancel: str
     """Ends jobs: {names} are separated by commas, {names_spaced} by spaces; with {name}, one call for each."""
     over: str = r"(?i)complete(d|$)|succe|fail|cancel|time.?out|preempted|memory|deadline|error|stopped|dele|\bover\b"
     """Pattern of the states of jobs that have ended."""
@@ -105,7 +105,7 @@ class CommandSettings(EngineSettings):
                     raise ValueError(f"in {key} the unknown value {{{name}}}. {did_you_mean(name, names)}")
         for key in ("submit", "list", "cancel"):
             if not getattr(self, key).strip():
-                raise ValueError(f"no {key!r}. Expected the engine's command, as text.")
+                raise ValueError(f"an empty {key!r}. Expected the engine's command.")
         used = BRACE.findall(self.submit + self.stdin)
         if not self.batch and not ("name" in used and {"worker", "argv"} & set(used)):
             raise ValueError("a submit without {name} or without {worker}. Expected both, in submit or in stdin.")

@@ -45,10 +45,13 @@ SLURM: dict[str, Any] = {
 @dataclass(frozen=True)
 class SlurmSettings(EngineSettings):
     partition: str = ""
-    """Of sbatch, as the next three."""
+    """Partition of the jobs; empty for the cluster's default."""
     account: str = ""
+    """Account that the jobs are charged to."""
     qos: str = ""
+    """Quality of service of the jobs."""
     constraint: str = ""
+    """Features that a node must have, such as `h100`."""
     options: Names = ()  # type: ignore[assignment]
     """More options of sbatch, each as `--reservation=today`."""
 
