@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,8 +27,8 @@ ADVICE = {
         "ExpiredToken",
         "InvalidToken",
     ): (
-        "Set valid credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role). Profiles in ~/.aws are read "
-        "when boto3 is installed."
+        "Set valid credentials in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role). "
+        "Profiles in ~/.aws are read when boto3 is installed."
     ),
     ("QuotaExceeded", "StorageFull", "InsufficientStorage", "EntityTooLarge"): (
         "Free space at the store and resume: everything already stored is kept."
@@ -45,9 +46,11 @@ def is_bucket_missing(error: Exception) -> bool:
 
 def store_error(action: str, error: Exception, otherwise: str = NETWORK) -> BucketError:
     """The error for a user: the store's own sentence without the library's internals, and what to do."""
-    sentence = " ".join(str(error).partition("\n\nDebug source")[0].split())[:600]
-    todo = next((todo for words, todo in ADVICE.items() if any(word in sentence for word in words)), otherwise)
-    return BucketError(f"Could not {action}: {sentence}. {todo}")
+    text = "".join(char if char.isprintable() else " " for char in str(error).partition("\n\nDebug source")[0])
+    todo = next((todo for words, todo in ADVICE.items() if any(word in text for word in words)), otherwise)
+    if answer := re.search(r"<Code>(.*?)</Code>.*?<Message>(.*?)</Message>", text):
+        text = ": ".join(answer.groups())
+    return BucketError(f"Could not {action}: {' '.join(text.split())[:400].rstrip('.')}. {todo}")
 
 
 def is_plain(variables: dict[str, str]) -> bool:
