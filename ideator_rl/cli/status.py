@@ -13,13 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.cli.bucket_status import BucketStatus
 from ideator_rl.cli.output import print_json, print_text
-from ideator_rl.cli.target import WAITING, Entry, Process, bucket_at, find_trainer, read_entry, run_folder
-from ideator_rl.executor import record_store
-from ideator_rl.experiment import RUNNING
+from ideator_rl.cli.target import Process, bucket_at, find_trainer, run_folder
 from ideator_rl.report.summary import outcomes, run_summary
 from ideator_rl.search.search_summary import SearchSummary, read_search_summary
-from ideator_rl.storage.bucket import Bucket, BucketError
+from ideator_rl.storage.bucket import BucketError
 from ideator_rl.storage.run_reader import JOURNAL, Run, read_run
 
 RUN_FILES = (JOURNAL, f"{JOURNAL}-wal", "recipe.yaml", "ledger.json", "timings.json", "report.html")
@@ -124,60 +123,6 @@ class RunStatus:
         if self.run.recipe and not self.run.timings:  # a run of a recipe writes its timings last
             return "not under way on this machine; a trainer on another machine cannot be seen from here"
         return "not under way"
-
-
-class BucketStatus:
-    """A bucket; a record that is final is not read again."""
-
-    def __init__(self, bucket: Bucket):
-        self.bucket = bucket
-        self._final_statuses: dict[str, str] = {}
-        self._open_entries: list[Entry] = []
-
-    def refresh(self) -> bool:
-        """Look at the bucket; returns whether an experiment runs or waits."""
-        self._open_entries = []
-        for id in self.bucket.names("experiments"):
-            if id in self._final_statuses:
-                continue
-            entry = read_entry(self.bucket, id)
-            if entry.status in (WAITING, RUNNING):
-                self._open_entries.append(entry)
-            else:
-                self._final_statuses[id] = entry.status
-        return bool(self._open_entries)
-
-    def headline(self) -> str:
-        """One line."""
-        counts = outcomes(self._statuses()) or "no experiments yet"
-        return counts if self._open_entries else f"{counts} · nothing runs or waits"
-
-    def text(self, rows: int | None = None) -> str:
-        """The headline, and what runs now."""
-        running = [
-            f"running  {row['id']}  on {row['host']} for {row['seconds']:.0f} s, attempt {row['attempt']}"
-            for row in self._running()
-        ]
-        return "\n".join([self.headline(), *(running[: rows - 2] if rows else running)])
-
-    def facts(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {"bucket": self.bucket.url, "statuses": dict(Counter(self._statuses())), "running": self._running()}
-
-    def _statuses(self) -> list[str]:
-        return [*self._final_statuses.values(), *(entry.status for entry in self._open_entries)]
-
-    def _running(self) -> list[dict[str, Any]]:
-        return [
-            {
-                "id": entry.id,
-                "host": entry.claim["host"],
-                "seconds": time.time() - entry.claim["time"],
-                "attempt": record_store.count_attempts(self.bucket, entry.id) - 1,
-            }
-            for entry in self._open_entries
-            if entry.claim
-        ]
 
 
 def _change_time(path: Path) -> int:

@@ -6,17 +6,14 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ideator_rl.config.reader import read_text
-from ideator_rl.executor import record_store
-from ideator_rl.experiment import RUNNING
 from ideator_rl.sandbox import process_tree
-from ideator_rl.storage.bucket import Bucket, bucket_at
+from ideator_rl.storage.bucket import bucket_at
 from ideator_rl.storage.run_folder import MARK, lost_journal
 from ideator_rl.storage.run_reader import JOURNAL, NoRun
 
-__all__ = ["Entry", "Process", "bucket_at", "find_trainer", "read_entries", "read_entry", "run_folder"]
+__all__ = ["Process", "bucket_at", "find_trainer", "run_folder"]
 WAITING = "waiting"
 
 
@@ -38,19 +35,6 @@ class Process:
                 os.kill(self.pid, number)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One experiment of a bucket."""
-
-    id: str
-    status: str
-    """The status of its record; `running` or `waiting` while there is none."""
-    claim: dict[str, Any] | None
-    """The process that runs it now; see `executor.record_store`."""
-    spec: record_store.Spec | None
-    """None for an idea without a codebase."""
-
-
 def run_folder(target: str) -> Path | None:
     """The folder if the target is one of a run, else None.
 
@@ -65,11 +49,6 @@ def run_folder(target: str) -> Path | None:
     return None
 
 
-def read_entries(bucket: Bucket) -> list[Entry]:
-    """Every experiment of a bucket, ideas without a codebase included."""
-    return [read_entry(bucket, id) for id in bucket.names("experiments")]
-
-
 def find_trainer(folder: Path) -> Process | None:
     """The trainer of a run on this machine: the process whose id is in the lock file, and that has that file open."""
     # The id alone is not enough: after a crash another process may get the same one.
@@ -81,12 +60,3 @@ def find_trainer(folder: Path) -> Process | None:
     except (OSError, ValueError):
         return None
     return Process(pid, start) if start is not None and os.path.realpath(lock) in open_files else None
-
-
-def read_entry(bucket: Bucket, id: str) -> Entry:
-    """One experiment of a bucket, by its id."""
-    record, spec = record_store.load_record(bucket, id), record_store.Spec.load(bucket, id)
-    if record is not None:
-        return Entry(id, record.status, None, spec)
-    claim = record_store.running_claim(bucket, id)
-    return Entry(id, WAITING if claim is None else RUNNING, claim, spec)

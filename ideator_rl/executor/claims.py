@@ -109,6 +109,20 @@ def attempts(bucket: Bucket, id: str) -> list[Attempt]:
     ]
 
 
+def read_claims(bucket: Bucket, numbers: dict[str, int]) -> dict[str, Claim]:
+    """The claims of some attempts, one of each experiment, read together.
+
+    Args:
+        numbers: the attempt's number by the experiment's id.
+
+    Raises:
+        DamagedObject: a claim.
+    """
+    objects = bucket.get_many([_key(id, number, "claim") for id, number in numbers.items()])
+    stored = {id: number for id, number in numbers.items() if _key(id, number, "claim") in objects}
+    return {id: _claim_of(bucket, id, number, objects) for id, number in stored.items()}
+
+
 def claim_attempt(bucket: Bucket, id: str, node: str = "", pid: int | None = None) -> Claim | None:
     """Claim the next attempt for a process, this one by default, and write its first heartbeat.
 

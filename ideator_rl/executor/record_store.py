@@ -51,6 +51,7 @@ from ideator_rl.executor.claims import (
     end_attempt,
     end_if_process_gone,
     has_record,
+    read_claims,
     running_attempt,
     write_beat,
 )
@@ -73,8 +74,8 @@ from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object, read_
 __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attempt", "Claim", "End", "QueueEntry",
            "Spec", "attempts", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
            "enqueue", "has_record", "job_minutes", "leave_queue", "load_log", "load_record", "load_records",
-           "load_tree", "queue_entry", "read_queue", "request_cancel", "request_run", "running_attempt", "save_record",
-           "save_tree", "upgrade", "withdraw_cancel", "write_beat"]  # fmt: skip
+           "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run",
+           "running_attempt", "save_record", "save_tree", "upgrade", "withdraw_cancel", "write_beat"]  # fmt: skip
 
 BEAT_SECONDS = float(os.environ.get("IDEATOR_BEAT_SECONDS") or 30.0)
 """Between two heartbeats of an attempt."""

@@ -64,6 +64,9 @@ class ResultIndex:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._marks
+
     def close(self) -> None:
         self._db.close()
 
