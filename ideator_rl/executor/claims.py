@@ -132,11 +132,11 @@ def claim_attempt(bucket: Bucket, id: str, node: str = "", pid: int | None = Non
     Raises:
         DamagedObject: a claim.
     """
-    if has_record(bucket, id):
-        return None
     number = 0
     if earlier := attempts(bucket, id):
         last = earlier[-1]
+        if has_record(bucket, id):
+            return None
         # Of a process elsewhere an observer has to judge: this one may just have started, and saw no heartbeat yet.
         if last.end is None and not end_if_process_gone(bucket, last):
             return None
@@ -155,7 +155,7 @@ def claim_attempt(bucket: Bucket, id: str, node: str = "", pid: int | None = Non
     )
     if not bucket.create(_key(id, number, "claim"), json.dumps(asdict(claim)).encode()):
         return None
-    # The last process may have published and ended between the two looks.
+    # The last process may have published and ended since that look; and a record may have come without an attempt.
     if has_record(bucket, id):
         end_attempt(bucket, id, number, CANCELLED, "it already had a result")
         return None

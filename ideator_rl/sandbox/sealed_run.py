@@ -30,8 +30,10 @@ from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
 from ideator_rl.sandbox.start import start_script
 from ideator_rl.sandbox.tracer import Tracer
 
-LOG_HEAD, LOG_TAIL = 16_384, 49_152
+LOG_HEAD, LOG_TAIL = 4_990_000, 4_990_000
 """Bytes of output kept from the start and from the end."""
+LAST_LINE_CHARACTERS = 65_536
+"""The last line of the output is looked for in so many."""
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,22 @@ class _Log:
     """The first and the last bytes of a stream."""
 
     def __init__(self) -> None:
-        self._head, self._tail, self.total = b"", b"", 0
+        self._head, self._tail, self.total = bytearray(), bytearray(), 0
 
     def add(self, data: bytes) -> None:
         self.total += len(data)
         room = LOG_HEAD - len(self._head)
         self._head += data[:room]
-        self._tail = (self._tail + data[room:])[-LOG_TAIL:] if len(data) > room else self._tail
+        self._tail += data[room:] if room else data
+        # Only now and then, so that a long log is not copied for each read.
+        if len(self._tail) > 2 * LOG_TAIL:
+            del self._tail[:-LOG_TAIL]
 
     def text(self) -> str:
-        cut = self.total - len(self._head) - len(self._tail)
+        tail = self._tail[-LOG_TAIL:]
+        cut = self.total - len(self._head) - len(tail)
         middle = f"\n… {cut} bytes left out …\n".encode() if cut else b""
-        return (self._head + middle + self._tail).decode("utf-8", "replace")
+        return (self._head + middle + tail).decode("utf-8", "replace")
 
 
 def run(
@@ -207,7 +213,8 @@ def _result(
     if broken is None and watch.marked and watch.over_budget(cpu, wall):
         broken = (TIMED_OUT, watch.over_budget_message())
     if broken is None and (exit_code != 0 or not watch.marked):
-        last_line = next((line for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
+        lines = reversed(text[-LAST_LINE_CHARACTERS:].splitlines())
+        last_line = next((line for line in lines if line.strip()), "it printed nothing")
         message = f"ended with status {exit_code}: {last_line.strip()[:300]}"
         if watch.marked:
             broken, killed = (FAILED, message), _signal_number(exit_code) in process_tree.SENT_SIGNALS
