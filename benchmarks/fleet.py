@@ -19,63 +19,84 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
-import threading
 import time
-from collections import deque
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from benchmarks.fleet_floor import Attempt, Floor, Nature, read_ledger
+from benchmarks.fleet_floor import Floor, Nature, read_ledger
 from benchmarks.fleet_outage import Outage
-from ideator_rl.environments.environment import Environment, Resources
+from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import record_store
-from ideator_rl.executor.backends import Backend
-from ideator_rl.executor.retry import OUTAGE_ERRORS
+from ideator_rl.executor import attempt_policy, record_store
+from ideator_rl.executor.backends import Backend, Job, JobState
+from ideator_rl.executor.backends.backend import OVER, RUNNING
+from ideator_rl.executor.retry import OUTAGE_ERRORS, Retry
+from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementation
 from ideator_rl.patch import PatchError, Tree
-from ideator_rl.storage.bucket import Bucket, open_bucket
+from ideator_rl.storage.bucket import open_bucket
 
-__all__ = ["HashedIdeas", "SimulatedFleet", "Watcher", "main", "read_ledger"]
+__all__ = ["HashedIdeas", "SimulatedFleet", "main", "read_ledger"]
 
 VARIABLE = "IDEATOR_FLEET"
 SLOTS = 64
-LOOK_SECONDS, DISCOVER_SECONDS, RETRY_SECONDS = 0.02, 0.2, 1.0
-"""Between two looks at the clock, at the bucket for new experiments, and for requested retries."""
+LOOK_SECONDS = 0.02
+"""Between two looks at the clock."""
 
 
 class SimulatedFleet(Backend):
     """Slots inside this process; an experiment takes one, whatever its resources."""
 
-    def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
+    def __init__(
+        self, bucket_url: str, slots: int | None = None, isolation: str = "auto", settings: dict | None = None
+    ):
         """
         Raises:
             IdeatorError: unknown settings, or a bucket with results that were measured.
         """
         del isolation
-        settings = _settings(os.environ.get(VARIABLE, "{}"))
+        settings = settings or _settings(os.environ.get(VARIABLE, "{}"))
         slots, ledger = slots or settings.pop("slots", SLOTS), settings.pop("ledger", None)
         self.floor = Floor(open_bucket(bucket_url), slots, Nature(**settings), Path(ledger) if ledger else None)
-        self.began, self._lock = time.time(), threading.Lock()
+        self.began, self._next_beat = time.time(), 0.0
+        self._ids: dict[str, str] = {}
 
-    def submit(self, id: str, resources: Resources) -> bool:
-        with self._lock:
-            self.floor.sweep()
-            return self.floor.start(id)
+    def submit(self, jobs: list[Job]) -> dict[str, str | None]:
+        answers: dict[str, str | None] = {}
+        for job in jobs:
+            # What cannot be claimed now is running or over: its next look shows which.
+            if not self.floor.start(job.id) and len(self.floor.running) >= self.floor.slots:
+                break
+            answers[job.name] = None
+            self._ids[job.name] = job.id
+        return answers
 
-    def active(self, id: str) -> bool:
-        # Under a lock, since progress reports call this from another thread.
-        with self._lock:
-            self.floor.sweep()
+    def listing(self) -> dict[str, JobState]:
+        self.floor.sweep()
+        self._keep_alive()
+        states = {}
+        for name, id in list(self._ids.items()):
             attempt = self.floor.running.get(id)
             # An attempt that an outage keeps from being published is over.
-            return attempt is not None and not attempt.over
+            states[name] = JobState(OVER if attempt is None or attempt.over else RUNNING)
+            if states[name].state == OVER:
+                del self._ids[name]
+        return states
+
+    def _keep_alive(self) -> None:
+        if self.floor.ledger:
+            self.floor.ledger.mark_alive()
+        if time.monotonic() >= self._next_beat:
+            with suppress(*OUTAGE_ERRORS):
+                self.floor.write_beats()
+            self._next_beat = time.monotonic() + record_store.BEAT_SECONDS
 
     def utilisation(self) -> float:
         """Share of the slots' time since the start that experiments took, running ones included."""
@@ -113,79 +134,6 @@ class HashedIdeas:
         return Implementation(edit)
 
 
-class Watcher:
-    """Serves a bucket: new experiments in order of their appearance, each up to `max_attempts` times."""
-
-    def __init__(self, bucket: Bucket, floor: Floor, max_attempts: int):
-        self.bucket, self.floor, self.max_attempts = bucket, floor, max_attempts
-        self._seen: set[str] = set()
-        self._queue: deque[str] = deque()
-        self._tries: dict[str, int] = {}
-        self._given_up: set[str] = set()
-        self._next_discover = self._next_retry = self._next_heartbeat = 0.0
-
-    def step(self) -> None:
-        """Look once at everything; what an outage hides is looked at again in the next step."""
-        for attempt in self.floor.sweep():
-            self._ended(attempt)
-        if self.floor.ledger:
-            self.floor.ledger.mark_alive()
-        with suppress(*OUTAGE_ERRORS):
-            self._discover()
-            self._start()
-            if time.monotonic() >= self._next_heartbeat:
-                self.floor.write_heartbeats()
-                self._next_heartbeat = time.monotonic() + record_store.HEARTBEAT_SECONDS
-
-    def _ended(self, attempt: Attempt) -> None:
-        if attempt.succeeds:
-            return
-        self._tries[attempt.id] = self._tries.get(attempt.id, 0) + 1
-        if self._tries[attempt.id] < self.max_attempts:
-            self._queue.append(attempt.id)
-        else:
-            self._given_up.add(attempt.id)
-
-    def _discover(self) -> None:
-        now = time.monotonic()
-        if now >= self._next_discover:
-            self._next_discover = now + DISCOVER_SECONDS
-            for id in self.bucket.names("experiments"):
-                if id not in self._seen and self._take_on(id):
-                    self._seen.add(id)
-        if now >= self._next_retry:
-            self._next_retry = now + RETRY_SECONDS
-            for id in [id for id in self._given_up if record_store.retry_requested(self.bucket, id)]:
-                self._given_up.discard(id)
-                self._tries[id] = 0
-                self._queue.append(id)
-
-    def _take_on(self, id: str) -> bool:
-        """Queue an experiment that is to be run; returns False when it has to be looked at again later."""
-        if record_store.load_record(self.bucket, id) is not None:
-            return True
-        if record_store.Spec.load(self.bucket, id) is None:
-            return False
-        claimed = record_store.count_attempts(self.bucket, id)
-        ends = (self.bucket.get(f"experiments/{id}/attempts/{number}/end.json") for number in range(claimed))
-        self._tries[id] = sum(end is not None for end in ends)  # by an earlier process
-        if self._tries[id] < self.max_attempts:
-            self._queue.append(id)
-        else:
-            self._given_up.add(id)
-        return True
-
-    def _start(self) -> None:
-        for _ in range(len(self._queue)):
-            if len(self.floor.running) >= self.floor.slots:
-                return
-            id = self._queue[0]
-            started = self.floor.start(id) or record_store.load_record(self.bucket, id) is not None
-            self._queue.popleft()
-            if not started:
-                self._queue.append(id)  # another process runs it
-
-
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; returns 0."""
     args = _parser().parse_args(argv)
@@ -196,7 +144,12 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.__setitem__(0, True))
     bucket = open_bucket(args.bucket)
     ledger = args.ledger or root.with_name(root.name + ".ledger.jsonl")
-    watcher = Watcher(bucket, Floor(bucket, args.slots, nature, ledger), args.max_attempts)
+    settings = vars(nature) | {"slots": args.slots, "ledger": str(ledger)}
+    fleet = SimulatedFleet(bucket.url, settings=settings)
+    # Seconds stand for minutes here.
+    attempt_policy.BACKOFF_SECONDS = (0.1, 0.2, 0.4)
+    scheduler = Scheduler(bucket, fleet, args.max_attempts, retry=Retry(bucket.url, math.inf))
+    scheduler.serve(lambda id, outcome: None)
     print(f"a SIMULATED fleet of {args.slots} slots serves {bucket.url}: no experiment runs", flush=True)
     began = time.monotonic()
     try:
@@ -204,8 +157,8 @@ def main(argv: list[str] | None = None) -> int:
             if args.outage_every:
                 into = (time.monotonic() - began) % (args.outage_every + args.outage_seconds)
                 outage.begin() if into >= args.outage_every else outage.end()
-            watcher.step()
             time.sleep(LOOK_SECONDS)
+        scheduler.close()
     finally:
         outage.end()
     return 0

@@ -69,6 +69,7 @@ class Nature:
 class Attempt:
     id: str
     number: int
+    claim: record_store.Claim
     spec: record_store.Spec
     started: float
     """Unix seconds."""
@@ -166,30 +167,31 @@ class Floor:
         if id in self.running or len(self.running) >= self.slots:
             return False
         spec = record_store.Spec.load(self.bucket, id)
-        number = self._claim(id) if spec is not None else None
-        if spec is None or number is None:
+        claim = self._claim(id) if spec is not None else None
+        if spec is None or claim is None:
             return False
+        number = claim.number
         seconds, succeeds = self.nature.fate(id, number)
-        self.running[id] = attempt = Attempt(id, number, spec, time.time(), seconds, succeeds)
+        self.running[id] = attempt = Attempt(id, number, claim, spec, time.time(), seconds, succeeds)
         heapq.heappush(self._ends, (attempt.started + seconds, id))
         if self.ledger:
             self.ledger.start(id, number)
         return True
 
-    def _claim(self, id: str) -> int | None:
+    def _claim(self, id: str) -> record_store.Claim | None:
         """As a worker does; but this process outlives an outage that hid from it whether its claim was written."""
         try:
-            number = record_store.claim_attempt(self.bucket, id)
+            claim = record_store.claim_attempt(self.bucket, id)
         except OUTAGE_ERRORS:
             self._unsure.add(id)
             raise
-        if number is None and id in self._unsure and record_store.load_record(self.bucket, id) is None:
-            claim = record_store.running_claim(self.bucket, id)
+        if claim is None and id in self._unsure and record_store.load_record(self.bucket, id) is None:
+            running = record_store.running_attempt(self.bucket, id)
             own = (process_tree.host_identity(), os.getpid())
-            if claim is not None and (claim["place"], claim["pid"]) == own:
-                number = record_store.count_attempts(self.bucket, id) - 1
+            if running is not None and (running.claim.place, running.claim.pid) == own:
+                claim = running.claim
         self._unsure.discard(id)
-        return number
+        return claim
 
     def sweep(self) -> list[Attempt]:
         """Publish the attempts that have ended and free their slots; returns them.  An outage only delays that."""
@@ -204,18 +206,17 @@ class Floor:
             ended.append(self.running.pop(id))
         return ended
 
-    def write_heartbeats(self) -> None:
+    def write_beats(self) -> None:
         """For all attempts."""
         for attempt in self.running.values():
-            record_store.write_heartbeat(self.bucket, attempt.id, attempt.number)
+            record_store.write_beat(self.bucket, attempt.claim)
 
     def _publish(self, attempt: Attempt) -> None:
         if attempt.succeeds:
             record_store.save_record(self.bucket, self._record(attempt))
         else:
-            record_store.abandon_attempt(
-                self.bucket, attempt.id, attempt.number, "simulated: it is one of those that are lost"
-            )
+            reason = "simulated: it is one of those that are lost"
+            record_store.end_attempt(self.bucket, attempt.id, attempt.number, record_store.FAILED, reason)
         self.slot_seconds += attempt.seconds
         if self.ledger:
             outcome = SUCCEEDED if attempt.succeeds else "gave up"

@@ -52,6 +52,14 @@ def workers_are_measured() -> None:
     start_worker.INHERITED = (*start_worker.INHERITED, *(name for name in os.environ if name.startswith("COVERAGE_")))
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch) -> None:
+    """Attempts at an experiment follow one another quickly."""
+    from ideator_rl.executor import attempt_policy
+
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (0.05, 0.1, 0.2))
+
+
 @pytest.fixture
 def no_other_children() -> None:
     """End what earlier tests left: a run ends and collects all children, and would count their CPU seconds as its own."""

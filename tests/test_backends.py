@@ -82,8 +82,11 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
         await asyncio.sleep(0.5)
         assert not task.done() and len(executor.scheduler.without_record) == 1
         watcher = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
-        assert len(watcher.discover()) == 1
-        return await asyncio.wait_for(task, 20)
+        watcher.serve(lambda id, outcome: None)
+        try:
+            return await asyncio.wait_for(task, 20)
+        finally:
+            watcher.close()
 
     record = run(scenario())
     assert record.status == "succeeded" and record_store.count_attempts(executor.bucket, record.id) == 1

@@ -1,5 +1,7 @@
+"""The seam with a scripted engine: what is started, how often, and what an experiment's outcome is."""
+
 import asyncio
-import json
+import dataclasses
 import os
 import threading
 import time
@@ -7,12 +9,15 @@ import time
 import pytest
 from conftest import run
 from scripted import idea
+from test_backends import WithoutBaseClass
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import record_store, scheduler
-from ideator_rl.executor.backends import Backend
+from ideator_rl.executor import attempt_policy, breaker, dispatcher, jobs, record_store
+from ideator_rl.executor.backends import Backend, Job, JobState
 from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.backends.one_by_one import adapted
 from ideator_rl.executor.backends.watched import WatchedBucket
+from ideator_rl.executor.record_store import QueueEntry
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
@@ -23,27 +28,73 @@ def success(id):
     return Experiment(id, "succeeded", "", "toy", "cpu", metric={"name": "m", "value": 1.0, "direction": "min"})
 
 
-class ScriptedBackend(Backend):
-    """Plays a fleet: each submission takes the next step of a script."""
+def entry(id, **more):
+    return QueueEntry(id, Resources(), 1, **more)
 
-    def __init__(self, bucket, script, room=10):
-        self.bucket, self.script, self.room, self.submitted = bucket, iter(script), room, []
 
-    def submit(self, id, resources):
-        if len(self.submitted) >= self.room:
-            return False
-        self.submitted.append(id)
-        if next(self.script) == "works":
-            record_store.save_record(self.bucket, success(id))
-        else:
-            number = record_store.count_attempts(self.bucket, id)
-            body = {"host": "far", "place": "far", "pid": 1, "start": "0", "time": 0.0}
-            self.bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
-            record_store.abandon_attempt(self.bucket, id, number, "node on fire")
-        return True
+def claim(bucket, id, place="x"):
+    """Claim the next attempt for a process of another machine."""
+    number = len(record_store.attempts(bucket, id))
+    body = record_store.Claim(id, number, "nonce", "far", place, 1, "1", 0.0)
+    bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json_of(body))
+    record_store.write_beat(bucket, body)
+    return body
 
-    def active(self, id):
-        return False
+
+def json_of(value):
+    import json
+
+    return json.dumps(dataclasses.asdict(value)).encode()
+
+
+def attempt(bucket, id, kind=record_store.FAILED, reason="node on fire"):
+    """An attempt of another machine, from its claim to its end."""
+    body = claim(bucket, id)
+    record_store.end_attempt(bucket, id, body.number, kind, reason)
+
+
+class ScriptedEngine(Backend):
+    """Plays a fleet: each job takes the next step of a script and is over at the next listing.
+
+    Steps: `works`, a kind of an attempt's end, `unclaimed`, `refused`.
+    """
+
+    def __init__(self, bucket, script, room=10**6):
+        self.bucket, self.script, self.room = bucket, iter(script), room
+        self.names, self.cancelled, self.over, self.away = [], [], {}, False
+
+    @property
+    def submitted(self):
+        return [name.split("-")[1] for name in self.names]
+
+    def submit(self, jobs: list[Job]):
+        answers = {}
+        for job in jobs[: max(0, self.room - len(self.names))]:
+            self.names.append(job.name)
+            answers[job.name] = self.play(job, next(self.script))
+        return answers
+
+    def play(self, job, step):
+        if step == "refused":
+            return "invalid partition"
+        if step == "works":
+            record_store.save_record(self.bucket, success(job.id))
+        elif step != "unclaimed":
+            attempt(self.bucket, job.id, step, f"reason {len(self.names)}")
+        self.over[job.name] = JobState("over", "failed" if step == "unclaimed" else "")
+        return None
+
+    def listing(self):
+        if self.away:
+            return None
+        over, self.over = self.over, {}
+        return over
+
+    def cancel(self, names):
+        self.cancelled.append(names)
+
+    def log_tail(self, name):
+        return f"Traceback\nModuleNotFoundError: No module named 'numpy' ({name})\n"
 
 
 @pytest.fixture
@@ -51,57 +102,431 @@ def bucket(tmp_path):
     return open_bucket(f"memory://{tmp_path}")
 
 
-def test_an_experiment_is_tried_again_after_a_lost_attempt(bucket):
-    backend = ScriptedBackend(bucket, ["dies", "dies", "works"])
+def result(scheduler, entry):
+    """Put an experiment into the queue and request its record."""
+    record_store.enqueue(scheduler.bucket, entry)
+    return scheduler.result(entry)
+
+
+async def outcomes(scheduler, ids):
+    futures = [result(scheduler, entry(id)) for id in ids]
+    try:
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
+    finally:
+        scheduler.close()
+
+
+def outcome(bucket, engine, **more):
+    [value] = run(outcomes(Scheduler(bucket, engine, **more), ["a"]))
+    return value
+
+
+def test_an_experiment_is_tried_again_after_attempts_that_failed(bucket):
+    engine = ScriptedEngine(bucket, ["failed", "dead", "works"])
+    assert outcome(bucket, engine).status == "succeeded"
+    assert [name[-4:] for name in engine.names] == ["-a-0", "-a-1", "-a-2"] and len(set(engine.names)) == 3
+
+
+def test_after_its_last_attempt_an_experiment_is_lost_with_the_last_reason_and_leaves_the_queue(bucket):
+    engine = ScriptedEngine(bucket, ["failed"] * 9)
+    lost = outcome(bucket, engine, max_attempts=2)
+    assert isinstance(lost, Lost) and str(lost) == "reason 2" and len(engine.names) == 2
+    assert bucket.list("queue") == {} and bucket.list("beats") == {}
+
+
+def test_a_new_round_does_not_count_the_attempts_before_it(bucket):
+    for _ in range(3):
+        attempt(bucket, "a")
+    engine = ScriptedEngine(bucket, ["failed", "failed", "works"])
+    [record] = run(outcomes_of(Scheduler(bucket, engine), entry("a", from_attempt=3)))
+    assert record.status == "succeeded" and engine.names[0].endswith("-a-3")
+
+
+async def outcomes_of(scheduler, *entries):
+    futures = [result(scheduler, each) for each in entries]
+    try:
+        return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 20)
+    finally:
+        scheduler.close()
+
+
+def test_twenty_preemptions_are_free_and_later_ones_count(bucket):
+    engine = ScriptedEngine(bucket, ["preempted"] * 20 + ["works"])
+    assert outcome(bucket, engine).status == "succeeded" and len(engine.names) == 21
+
+
+def test_preemptions_beyond_twenty_lose_an_experiment_in_the_end(bucket):
+    lost = outcome(bucket, ScriptedEngine(bucket, ["preempted"] * 99))
+    assert isinstance(lost, Lost) and len(record_store.attempts(bucket, "a")) == 23
+
+
+def test_a_cancelled_attempt_is_not_repeated(bucket):
+    engine = ScriptedEngine(bucket, ["cancelled", "works"])
+    assert isinstance(outcome(bucket, engine), Lost) and len(engine.names) == 1
+
+
+def test_starts_that_claim_nothing_open_the_breaker_and_lose_nothing(bucket, monkeypatch, caplog):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.2)
+    engine = ScriptedEngine(bucket, ["unclaimed"] * 9 + ["works"] * 8)
+    records = run(outcomes(Scheduler(bucket, engine), "abcdefgh"))
+    assert [record.status for record in records] == ["succeeded"] * 8
+    lines = [record.getMessage() for record in caplog.records]
+    line = lines[0]
+    assert "5 jobs ended before they claimed anything; the last said: ModuleNotFoundError: No module named" in line
+    assert "submitted again" in lines[-1] and record_store.attempts(bucket, "a") == []
+
+
+def test_while_the_breaker_is_open_nothing_is_submitted_and_then_one_job(bucket, monkeypatch):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.4)
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (0.01,))
+    engine = ScriptedEngine(bucket, ["refused"] * 99)
 
     async def scenario():
-        return await Scheduler(bucket, backend).result("a", Resources())
+        scheduler = Scheduler(bucket, engine)
+        futures = [result(scheduler, entry(id)) for id in "abcde"]
+        await asyncio.sleep(0.3)
+        assert len(engine.names) == 5 and "invalid partition" in scheduler.dispatcher.breaker.reason
+        await asyncio.sleep(0.5)
+        assert len(engine.names) == 6 and not any(future.done() for future in futures)
+        scheduler.close()
 
-    assert run(scenario()).status == "succeeded"
-    assert backend.submitted == ["a"] * 3
+    run(scenario())
 
 
-def test_after_its_last_attempt_an_experiment_is_lost_with_the_last_reason(bucket):
+def test_an_engine_that_is_away_is_asked_rarely_and_its_jobs_are_not_over(bucket, monkeypatch):
+    monkeypatch.setattr(jobs, "AWAY_SECONDS", 0.4)
+
+    class Slow(ScriptedEngine):
+        calls = 0
+        state = JobState("running")
+
+        def play(self, job, step):
+            return None
+
+        def listing(self):
+            self.calls += 1
+            return None if self.away else {name: self.state for name in self.names}
+
+    engine = Slow(bucket, ["works"] * 9)
+
     async def scenario():
-        await Scheduler(bucket, ScriptedBackend(bucket, ["dies"] * 9), max_attempts=2).result("a", Resources())
+        scheduler = Scheduler(bucket, engine)
+        future = result(scheduler, entry("a"))
+        await asyncio.sleep(0.2)
+        assert engine.submitted == ["a"] and scheduler.running_count == 1
+        engine.away, engine.calls = True, 0
+        later = result(scheduler, entry("b"))
+        await asyncio.sleep(0.5)
+        assert engine.calls <= 3 and engine.submitted == ["a"] and not future.done()
+        engine.away = False
+        await asyncio.sleep(0.6)
+        assert engine.submitted == ["a", "b"] and not later.done()
+        scheduler.close()
 
-    with pytest.raises(Lost, match="node on fire"):
-        run(scenario())
-    assert record_store.count_attempts(bucket, "a") == 2
+    run(scenario())
+
+
+def test_a_job_that_still_waits_is_cancelled_when_another_process_has_the_record(bucket):
+    class Waiting(ScriptedEngine):
+        def play(self, job, step):
+            return None
+
+        def listing(self):
+            return {name: JobState("waiting") for name in self.names}
+
+    engine = Waiting(bucket, ["works"] * 9)
+
+    async def scenario():
+        scheduler = Scheduler(bucket, engine)
+        futures = [result(scheduler, entry(id)) for id in "ab"]
+        await asyncio.sleep(0.3)
+        assert scheduler.running_count == 0
+        for id in "ab":
+            record_store.save_record(bucket, success(id))
+        await asyncio.wait_for(asyncio.gather(*futures), 5)
+        await asyncio.sleep(0.1)
+        scheduler.close()
+
+    run(scenario())
+    assert sorted(name for names in engine.cancelled for name in names) == sorted(engine.names)
+    assert len(engine.names) == 2 and len(engine.cancelled) <= 2
+
+
+def test_a_cancelled_experiment_ends_its_job_and_is_lost(bucket):
+    class Running(ScriptedEngine):
+        def play(self, job, step):
+            return None
+
+        def listing(self):
+            return {name: JobState("running") for name in self.names}
+
+    engine = Running(bucket, ["works"] * 9)
+
+    async def scenario():
+        scheduler = Scheduler(bucket, engine)
+        futures = [result(scheduler, entry(id)) for id in "ab"]
+        await asyncio.sleep(0.3)
+        record_store.request_cancel(bucket, "ab")
+        values = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+        await asyncio.sleep(0.1)
+        scheduler.close()
+        return values
+
+    assert [str(value) for value in run(scenario())] == ["It was cancelled."] * 2
+    assert [sorted(names) for names in engine.cancelled] == [sorted(engine.names)]
 
 
 def test_equal_ids_share_one_future_and_an_experiment_waits_for_a_full_backend(bucket):
-    backend = ScriptedBackend(bucket, ["works"] * 9, room=1)
+    engine = ScriptedEngine(bucket, ["works"] * 9, room=1)
 
     async def scenario():
-        scheduler = Scheduler(bucket, backend)
-        first, same, second = (scheduler.result(id, Resources()) for id in ("a", "a", "b"))
+        scheduler = Scheduler(bucket, engine)
+        first, same, second = (result(scheduler, entry(id)) for id in ("a", "a", "b"))
         assert first is same
         await first
         assert not second.done() and scheduler.without_record == ["b"]
-        backend.room = 2
-        return await second
+        engine.room = 2
+        return await asyncio.wait_for(second, 5)
 
     assert run(scenario()).id == "b"
 
 
+def test_higher_priority_starts_first(bucket):
+    engine = ScriptedEngine(bucket, ["works"] * 9)
+    entries = [entry("a"), entry("b", priority=5), entry("c", priority=1)]
+    scheduler = Scheduler(bucket, engine)
+    scheduler._start_or_wake = lambda: None
+
+    async def scenario():
+        futures = [result(scheduler, each) for each in entries]
+        scheduler.tick()
+        scheduler.tick()
+        await asyncio.wait_for(asyncio.gather(*futures), 5)
+
+    run(scenario())
+    assert engine.submitted == ["b", "c", "a"]
+
+
 def test_an_experiment_that_another_process_runs_is_not_started_again(bucket, monkeypatch, caplog):
-    monkeypatch.setattr(scheduler, "ELSEWHERE_SECONDS", 0.0)
-    backend = ScriptedBackend(bucket, [])
+    monkeypatch.setattr(dispatcher, "ELSEWHERE_SECONDS", 0.0)
+    engine = ScriptedEngine(bucket, [])
     record_store.claim_attempt(bucket, "a")
 
     async def scenario():
-        future = Scheduler(bucket, backend).result("a", Resources())
-        await asyncio.sleep(0.3)
+        scheduler = Scheduler(bucket, engine)
+        future = result(scheduler, entry("a"))
+        await asyncio.sleep(0.5)
+        assert scheduler.running_count == 1
         record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
-        return await future
+        return await asyncio.wait_for(future, 5)
 
-    assert run(scenario()).status == "failed" and backend.submitted == []
+    assert run(scenario()).status == "failed" and engine.submitted == []
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"Process {os.getpid()} of this machine has run the experiment a for another run for 0 s;")
 
 
-def test_discover_runs_the_experiments_that_a_dead_executor_left(toy_config):
+def test_a_dead_attempt_of_another_machine_is_ended_after_a_lease_without_a_new_heartbeat(bucket, monkeypatch):
+    monkeypatch.setattr(record_store, "LEASE_SECONDS", 0.6)
+    engine = ScriptedEngine(bucket, ["works"])
+    body = claim(bucket, "a")
+
+    async def scenario():
+        scheduler = Scheduler(bucket, engine)
+        future = result(scheduler, entry("a"))
+        for _ in range(5):
+            await asyncio.sleep(0.3)
+            record_store.write_beat(bucket, body)
+        assert engine.names == []
+        died = time.monotonic()
+        await asyncio.wait_for(future, 5)
+        scheduler.close()
+        return time.monotonic() - died
+
+    assert 0.5 < run(scenario()) < 2
+    [dead] = record_store.attempts(bucket, "a")
+    assert dead.end.kind == record_store.DEAD
+
+
+def test_what_failed_on_another_host_is_tried_here_at_once(bucket, monkeypatch):
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (60.0,))
+    engine = ScriptedEngine(bucket, ["failed", "works"])
+    began = time.monotonic()
+    assert outcome(bucket, engine).status == "succeeded" and time.monotonic() - began < 10
+
+
+def test_a_process_that_starts_nothing_sees_what_others_gave_up_and_puts_back_what_is_missing(bucket):
+    async def scenario():
+        scheduler = Scheduler(bucket, WatchedBucket())
+        future = result(scheduler, entry("a"))
+        await asyncio.sleep(0.3)
+        bucket.delete("queue/a")  # as after a power failure
+        await asyncio.sleep(0.7)
+        assert "a" in bucket.list("queue") and not future.done()
+        attempt(bucket, "a", reason="reason 0")
+        await asyncio.sleep(0.3)
+        assert not future.done()
+        record_store.leave_queue(bucket, "a")
+        with pytest.raises(Lost, match="reason 0"):
+            await asyncio.wait_for(future, 5)
+        scheduler.close()
+
+    run(scenario())
+
+
+class Faulty:
+    """A bucket whose reads can be made to fail; the rest is a memory bucket's."""
+
+    def __init__(self, bucket, fault=None):
+        self.bucket, self.fault, self.url, self.remote = bucket, fault, bucket.url, False
+
+    def get(self, key):
+        if self.fault and (error := self.fault(key)):
+            raise error
+        return self.bucket.get(key)
+
+    def get_many(self, keys):
+        return {key: raw for key in keys if (raw := self.get(key)) is not None}
+
+    def list(self, prefix):
+        if self.fault and (error := self.fault(prefix)):
+            raise error
+        return self.bucket.list(prefix)
+
+    def __getattr__(self, name):
+        return getattr(self.bucket, name)
+
+
+def test_a_fault_of_one_experiment_does_not_fail_another(bucket):
+    bucket.create("experiments/a/result.json", b"no json")
+    attempt(bucket, "a")
+    engine = ScriptedEngine(bucket, ["works"] * 9)
+    play = engine.play
+    engine.play = lambda job, step: play(job, step) if job.id != "b" else [][0]
+    first, second, third = run(outcomes(Scheduler(bucket, engine), "abc"))
+    assert isinstance(first, Lost) and isinstance(second, Lost) and "IndexError" in str(second)
+    assert third.status == "succeeded"
+
+
+@pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
+def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
+    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
+    end = time.monotonic() + 0.5
+    faulty = Faulty(bucket, lambda key: error if time.monotonic() < end else None)
+    engine = ScriptedEngine(bucket, ["works"] * 2)
+    records = run(outcomes(Scheduler(faulty, engine, max_attempts=1), "ab"))
+    assert [record.status for record in records] == ["succeeded"] * 2 and time.monotonic() > end
+
+
+def test_an_outage_beyond_the_limit_loses_what_waits(bucket):
+    faulty = Faulty(bucket, lambda key: BucketError("away"))
+    [lost] = run(outcomes(Scheduler(faulty, ScriptedEngine(bucket, []), retry=Retry(bucket.url, 0.2)), "a"))
+    assert isinstance(lost, Lost) and "away" in str(lost)
+
+
+def test_an_outage_of_one_object_beyond_the_limit_loses_only_that_experiment(bucket, monkeypatch):
+    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
+    faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
+    scheduler = Scheduler(faulty, ScriptedEngine(bucket, ["works"] * 2), retry=Retry(bucket.url, 0.3))
+    lost, good = run(outcomes(scheduler, "ab"))
+    assert isinstance(lost, Lost) and "not yours" in str(lost) and good.status == "succeeded"
+
+
+def test_no_call_of_bucket_or_backend_is_made_in_an_event_loop(bucket):
+    threads = set()
+
+    class Noting(ScriptedEngine):
+        def submit(self, jobs):
+            threads.add(threading.current_thread().name)
+            return super().submit(jobs)
+
+    faulty = Faulty(bucket, lambda key: threads.add(threading.current_thread().name))
+    run(outcomes(Scheduler(faulty, Noting(bucket, ["works"] * 9)), "abc"))
+    assert threads == {"scheduler"}
+
+
+def test_a_tick_costs_two_listings_however_many_experiments_wait(bucket):
+    calls = []
+    faulty = Faulty(bucket, lambda key: calls.append(key))
+    engine = ScriptedEngine(bucket, [], room=0)
+
+    async def scenario():
+        scheduler = Scheduler(faulty, engine)
+        scheduler._start_or_wake = lambda: None
+        futures = [result(scheduler, entry(str(number))) for number in range(256)]
+        scheduler.tick()
+        time.sleep(0.2)
+        scheduler.tick()  # it reads the entries, which are new in the queue
+        calls.clear()
+        for _ in range(3):
+            scheduler.dispatcher._next_look = 0.0
+            scheduler.tick()
+        assert sorted(calls) == ["beats"] * 3 + ["queue"] * 3 and not any(future.done() for future in futures)
+
+    run(scenario())
+
+
+def test_two_event_loops_may_wait_at_once_and_one_outlives_the_other(bucket):
+    engine = ScriptedEngine(bucket, ["works"] * 9, room=0)
+    scheduler, results = Scheduler(bucket, engine), []
+    started = threading.Event()
+
+    async def second():
+        futures = [result(scheduler, entry(id)) for id in "ab"]
+        started.set()
+        results.extend(await asyncio.wait_for(asyncio.gather(*futures), 10))
+
+    async def first():
+        future = result(scheduler, entry("a"))
+        thread = threading.Thread(target=asyncio.run, args=(second(),))
+        thread.start()
+        await asyncio.to_thread(started.wait)
+        engine.room = 1
+        assert (await asyncio.wait_for(future, 10)).id == "a"
+        return thread
+
+    thread = run(first())
+    engine.room = 2
+    thread.join(10)
+    assert [record.id for record in results] == ["a", "b"] and engine.submitted == ["a", "b"]
+
+
+def test_the_thread_ends_when_nothing_waits_and_a_later_request_starts_it_again(bucket, monkeypatch):
+    monkeypatch.setattr("ideator_rl.executor.scheduler.LINGER_SECONDS", 0.1)
+    scheduler = Scheduler(bucket, ScriptedEngine(bucket, ["works"] * 9))
+
+    async def scenario(id):
+        await asyncio.wait_for(result(scheduler, entry(id)), 5)
+        deadline = time.monotonic() + 5
+        while scheduler._thread is not None and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert scheduler._thread is None
+
+    run(scenario("a"))
+    run(scenario("b"))
+
+
+class OldBackend(WithoutBaseClass):
+    """As a plugin of 0.1.0: one attempt a call."""
+
+    def __init__(self, bucket):
+        self.bucket, self.ids = bucket, []
+
+    def submit(self, id, resources):
+        self.ids.append(id)
+        record_store.save_record(self.bucket, success(id))
+        return True
+
+
+def test_a_backend_of_0_1_0_is_served_with_a_warning(bucket):
+    backend = OldBackend(bucket)
+    with pytest.warns(DeprecationWarning, match="submit\\(jobs\\)"):
+        scheduler = Scheduler(bucket, backend)
+    assert [record.id for record in run(outcomes(scheduler, "ab"))] == ["a", "b"] and backend.ids == ["a", "b"]
+    engine = ScriptedEngine(bucket, [])
+    assert adapted(engine) is engine
+
+
+def test_a_scheduler_of_its_own_runs_the_experiments_that_a_dead_executor_left(toy_config):
     """An executor proposes and dies; another scheduler runs each of its experiments once."""
     from ideator_rl.executor.executor import Executor
 
@@ -114,189 +539,12 @@ def test_discover_runs_the_experiments_that_a_dead_executor_left(toy_config):
         for task in tasks:
             task.cancel()
 
-    async def serve():
-        scheduler = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
-        records = await asyncio.gather(*scheduler.discover().values())
-        assert scheduler.discover() == {}
-        return records
-
     run(propose())
-    assert [record.status for record in run(serve())] == ["succeeded", "succeeded"]
-
-
-class Faulty:
-    """A bucket whose reads of results can be counted and made to fail; the rest is a memory bucket's."""
-
-    def __init__(self, bucket, fault=None):
-        self.bucket, self.fault, self.reads, self.url = bucket, fault, 0, bucket.url
-
-    def get(self, key):
-        self.reads += 1
-        if self.fault and (error := self.fault(key)):
-            raise error
-        return self.bucket.get(key)
-
-    def __getattr__(self, name):
-        return getattr(self.bucket, name)
-
-
-async def outcomes(scheduler, ids):
-    return await asyncio.gather(*(scheduler.result(id, Resources()) for id in ids), return_exceptions=True)
-
-
-def test_a_fault_of_one_experiment_does_not_fail_another(bucket):
-    bucket.create("experiments/a/result.json", b"no json")
-    backend = ScriptedBackend(bucket, ["works"] * 9)
-    start = backend.submit
-    backend.submit = lambda id, resources: start(id, resources) if id != "b" else [][0]
-    first, second, third = run(outcomes(Scheduler(bucket, backend), "abc"))
-    assert isinstance(first, Lost) and isinstance(second, Lost) and "IndexError" in str(second)
-    assert third.status == "succeeded" and backend.submitted == ["c"]
-
-
-@pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
-def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
-    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
-    end = time.monotonic() + 0.5
-    faulty = Faulty(bucket, lambda key: error if time.monotonic() < end else None)
-    backend = ScriptedBackend(bucket, ["works"] * 2)
-    records = run(outcomes(Scheduler(faulty, backend, max_attempts=1), "ab"))
-    assert [record.status for record in records] == ["succeeded"] * 2 and time.monotonic() > end
-
-
-def test_an_outage_of_one_object_beyond_the_limit_loses_only_that_experiment(bucket, monkeypatch):
-    monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
-    faulty = Faulty(bucket, lambda key: PermissionError(13, "not yours") if "/a/" in key else None)
-    scheduler = Scheduler(faulty, ScriptedBackend(bucket, ["works"] * 2), retry=Retry(bucket.url, 0.3))
-    lost, good = run(outcomes(scheduler, "ab"))
-    assert isinstance(lost, Lost) and "not yours" in str(lost) and good.status == "succeeded"
-
-
-def attempt(bucket, id, ended=True):
-    """Another machine claims an attempt, and abandons it if `ended`."""
-    number = record_store.count_attempts(bucket, id)
-    body = {"host": "far", "place": "x", "pid": 1, "start": "1", "time": time.time()}
-    bucket.create(f"experiments/{id}/attempts/{number}/claim.json", json.dumps(body).encode())
-    if ended:
-        record_store.abandon_attempt(bucket, id, number, f"reason {number}")
-
-
-def test_where_the_backend_starts_nothing_attempts_that_ended_since_the_first_look_are_counted(bucket):
-    for _ in range(3):
-        attempt(bucket, "a")
-
-    async def scenario():
-        future = Scheduler(bucket, WatchedBucket(bucket), max_attempts=2).result("a", Resources())
-        await asyncio.sleep(0.3)
-        assert not future.done() and record_store.read_queue(bucket, ["a"])["a"].from_attempt == 3
-        attempt(bucket, "a")
-        await asyncio.sleep(1.3)
-        assert not future.done()
-        attempt(bucket, "a", ended=False)
-        await asyncio.sleep(1.3)
-        assert not future.done()
-        record_store.abandon_attempt(bucket, "a", 4, "reason 4")
-        with pytest.raises(Lost, match="reason 4"):
-            await asyncio.wait_for(future, 3)
-
-    run(scenario())
-
-
-def test_experiments_that_wait_long_are_checked_rarely_except_the_first_in_the_queue(bucket):
-    class Full(Backend):
-        room = False
-
-        def active(self, id):
-            return False
-
-        def submit(self, id, resources):
-            return self.room and not record_store.save_record(bucket, success(id))
-
-    faulty, backend = Faulty(bucket), Full(bucket.url, None, "auto")
-
-    async def scenario():
-        scheduler = Scheduler(faulty, backend)
-        future = scheduler.result("first", Resources())
-        later = [scheduler.result(f"{number}", Resources()) for number in range(256)]
-        scheduler.tick()
-        for entry in scheduler._waiting.values():
-            entry.since -= 600
-            entry.next_record_check = entry.next_claim_check = 0.0
-        scheduler.tick()
-        faulty.reads = 0
-        for _ in range(20):
-            scheduler.tick()
-        assert 20 <= faulty.reads <= 20 * 10
-        record_store.save_record(bucket, success("first"))
-        scheduler.tick()
-        assert future.done() and not any(future.done() for future in later)
-
-    run(scenario())
-
-
-def test_two_event_loops_may_wait_at_once_and_the_clock_outlives_the_first(bucket):
-    backend = ScriptedBackend(bucket, ["works"] * 9, room=0)
-    scheduler, results = Scheduler(bucket, backend), []
-    started = threading.Event()
-
-    async def second():
-        futures = [scheduler.result(id, Resources()) for id in "ab"]
-        started.set()
-        results.extend(await asyncio.wait_for(asyncio.gather(*futures), 10))
-
-    async def first():
-        future = scheduler.result("a", Resources())
-        thread = threading.Thread(target=asyncio.run, args=(second(),))
-        thread.start()
-        await asyncio.to_thread(started.wait)
-        backend.room = 1
-        assert (await asyncio.wait_for(future, 10)).id == "a"
-        return thread
-
-    thread = run(first())
-    backend.room = 2
-    thread.join(10)
-    assert [record.id for record in results] == ["a", "b"] and backend.submitted == ["a", "b"]
-
-
-def test_discover_skips_experiments_it_cannot_run_and_takes_on_requested_retries(bucket, toy, caplog):
-    def spec(id, **more):
-        body = {name: "" for name in record_store.Spec.__dataclass_fields__} | {"id": id, "preset": "cpu"}
-        body |= {"seed": 0, "replicate": 0, "trusted": True, "implement_seconds": 0.0, "created": 0.0} | more
-        bucket.create(f"experiments/{id}/spec.json", json.dumps(body).encode())
-
-    spec("a", environment="nowhere")
-    spec("b", environment=str(toy), surplus=1)
-    spec("c", environment=str(toy))
-    backend = ScriptedBackend(bucket, ["dies", "dies", "works"])
-    scheduler = Scheduler(bucket, backend, max_attempts=2)
-
-    async def serve():
-        [future] = scheduler.discover().values()
-        with pytest.raises(Lost):
-            await future
-        assert scheduler.discover() == {}
-        record_store.request_retry(bucket, "c")
-        [future] = scheduler.discover().values()
-        return await future
-
-    assert run(serve()).status == "succeeded" and backend.submitted == ["c"] * 3
-    assert sum("is skipped" in record.message for record in caplog.records) == 2
-
-
-def test_discover_returns_nothing_during_an_outage(bucket, toy):
-    class Away(Faulty):
-        def names(self, prefix):
-            if self.fault:
-                raise BucketError("away")
-            return self.bucket.names(prefix)
-
-    away = Away(bucket, lambda key: BucketError("away"))
-    scheduler = Scheduler(away, ScriptedBackend(bucket, []))
-
-    async def serve():
-        assert scheduler.discover() == scheduler.discover() == {}
-        away.fault = None
-        assert scheduler.discover() == {}
-
-    run(serve())
+    ends = {}
+    scheduler = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
+    scheduler.serve(ends.__setitem__)
+    deadline = time.monotonic() + 30
+    while len(ends) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    scheduler.close()
+    assert [record.status for record in ends.values()] == ["succeeded", "succeeded"]

@@ -141,6 +141,13 @@ def _hardware_model(text: str) -> str:
     return text
 
 
+def _seconds(text: str) -> float:
+    seconds = _amount(text)
+    if seconds == 0:
+        raise argparse.ArgumentTypeError("expected more than 0 seconds")
+    return seconds
+
+
 def _amount(text: str) -> float:
     try:
         value = float(text)
@@ -271,11 +278,16 @@ def _add_search(commands: Any) -> None:
 
 
 def _add_scheduler(commands: Any) -> None:
-    command = _command(commands, "scheduler", "run on this machine what a bucket waits for")
+    command = _command(commands, "scheduler", "run, on this machine or an engine, what a bucket waits for")
     command.add_argument("--bucket", required=True, metavar="URL")
     _slots(command)
     _start(command)
+    _backend(command)
+    _hardware(command)
+    pace = "between two looks at bucket and engine; default: by load"
+    command.add_argument("--every", type=_seconds, metavar="SECONDS", help=pace)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
+    _json(command)
 
 
 def _add_status(commands: Any) -> None:

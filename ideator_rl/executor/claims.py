@@ -16,6 +16,7 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ideator_rl.config.reader import parse_json_object
@@ -121,6 +122,12 @@ def read_claims(bucket: Bucket, numbers: dict[str, int]) -> dict[str, Claim]:
     objects = bucket.get_many([_key(id, number, "claim") for id, number in numbers.items()])
     stored = {id: number for id, number in numbers.items() if _key(id, number, "claim") in objects}
     return {id: _claim_of(bucket, id, number, objects) for id, number in stored.items()}
+
+
+def attempts_of(bucket: Bucket, ids: Sequence[str]) -> dict[str, list[Attempt]]:
+    """The same for many experiments: one request for all that have no attempt."""
+    first = bucket.get_many([_key(id, 0, "claim") for id in ids])
+    return {id: attempts(bucket, id) if _key(id, 0, "claim") in first else [] for id in ids}
 
 
 def claim_attempt(bucket: Bucket, id: str, node: str = "", pid: int | None = None) -> Claim | None:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pydantic.dataclasses import dataclass as config_dataclass
 
@@ -121,6 +122,7 @@ class Executor:
 
     def close(self) -> None:
         """Release what serves to start experiments; those that run go on."""
+        self.scheduler.close()
         self.backend.close()
 
     async def probe(self) -> None:
@@ -239,18 +241,18 @@ class Executor:
             Lost: its attempts were used up.
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
-        id = spec.id
-        if id not in self.scheduler.without_record:
-            more = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
-            await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, **more))
+        more: dict[str, Any] = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
+        entry = record_store.queue_entry(spec, self.preset, **more)
+        if spec.id not in self.scheduler.without_record:
+            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, **more))
         # From here on until the scheduler has it there is no await, so that one caller alone books its GPU-hours.
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
-        if id in self.scheduler.without_record:
-            return await asyncio.shield(self.scheduler.result(id, self.preset.resources))
+        if spec.id in self.scheduler.without_record:
+            return await asyncio.shield(self.scheduler.result(entry))
         gpus, budget = self.preset.resources.gpus, self.preset.budget
         maximum = Spent(gpu_hours=gpus * (budget.seconds + budget.startup_allowance) / 3600)
         with self.ledger.reserve(maximum) as reservation:
-            record = await asyncio.shield(self.scheduler.result(id, self.preset.resources))
+            record = await asyncio.shield(self.scheduler.result(entry))
             reservation.actual = Spent(gpu_hours=gpus * record.seconds.get("run", 0.0) / 3600)
         return record
 

@@ -1,96 +1,129 @@
-"""Experiments without a record yet, and which of them the scheduler is to look at next."""
+"""Experiments without a record yet, and which of them the dispatcher is to look at or to start next.
+
+All of it belongs to the thread that ticks.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
-import threading
 import time
 from dataclasses import dataclass, field
+from enum import Enum
 
-from ideator_rl.environments.environment import Resources
+from ideator_rl.executor.record_store import Claim, QueueEntry
 from ideator_rl.executor.retry import Backoff
-from ideator_rl.experiment import Experiment
+
+
+class Phase(Enum):
+    """What the dispatcher waits for at an experiment."""
+
+    CHECK = "for the time of its next look at record and attempts"
+    READY = "for room at the backend"
+    SUBMITTED = "for the end of its job"
+    ELSEWHERE = "for an attempt that is not a job of this dispatcher"
 
 
 @dataclass
 class PendingExperiment:
-    """An experiment without a record yet.  Read and written by the loop that runs the clock, `futures` under the lock
-    of the scheduler by every loop that requests the record."""
-
-    resources: Resources
-    futures: list[asyncio.Future[Experiment]] = field(default_factory=list)
-    """One for each event loop that requested the record."""
+    entry: QueueEntry
+    awaited: bool = True
+    """A run of this process waits for it; else it is only in the queue of the bucket."""
     since: float = field(default_factory=time.monotonic)
+    """Of the last request: a listing of the queue that began before need not name it."""
     order: int = field(default_factory=itertools.count().__next__)
-    """Of its request: attempts start in this order."""
-    started_attempts: int = 0
-    """By this scheduler."""
-    ended_before: int | None = None
-    """Attempts that had ended when it was first looked at."""
-    running_elsewhere: bool = False
-    """At the last check of its claim, an attempt was running that is not one of our backend: of another scheduler, of
-    an earlier process, or of a watched bucket."""
+    phase: Phase = Phase.CHECK
+    found_now: bool = False
+    """It was taken from the queue, and nothing has been found out about it yet."""
+    expects_record: bool = False
+    """At its next look there is probably a record, which is then read first."""
+    left_queue: bool = False
+    """The last listing of the queue did not name it."""
+    claimed: int = 0
+    """Attempts that were claimed, at the last look at them."""
+    hosts: tuple[str, ...] = ()
+    """Where those that count ran."""
+    had_beat: bool = False
+    """The last listing of heartbeats named it."""
+    claim: Claim | None = None
+    """Of an attempt that runs elsewhere."""
     next_elsewhere_line: float = 0.0
-    """When the log is to say again that another run's attempt is waited for; 0 while none is."""
-    start_when_room: bool = True
-    """An attempt may be started as soon as there is room."""
-    next_record_check: float = 0.0
-    next_claim_check: float = 0.0
+    """When the log is to say again that it is waited for; 0 while it is not."""
+    job: str = ""
+    """Its job at the backend; empty while there is none."""
+    submitted: float = 0.0
+    """When that was."""
+    ended_job: str = ""
+    """A job that is over and whose meaning the next look is to find out; `job_reason` is the engine's reason."""
+    job_reason: str = ""
+    unclaimed: int = 0
+    """Jobs in a row that ended before they claimed anything."""
     backoff: Backoff | None = None
-    retry_at: float = 0.0
-    """During an outage: not to be looked at before."""
+    """Of an outage of its own objects."""
 
     @property
-    def next_look(self) -> float:
-        return max(self.next_record_check, self.retry_at)
+    def rank(self) -> tuple[int, int]:
+        """Attempts start in this order."""
+        return -self.entry.priority, self.order
 
 
 class Agenda:
-    """What is due, at the cost of what is due: by time, and by order of request for those that wait for room.
-
-    Every loop adds; the clock's loop takes.  What is taken has to be added again where it is still to be done.
-    """
+    """Ids whose time has come, at the cost of those alone."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._times: list[tuple[float, str]] = []
-        self._starts: list[tuple[int, str]] = []
-        # What is in the lists, so that nothing is in one of them twice.
-        self._timed: dict[str, float] = {}
-        self._queued: set[str] = set()
+        self._heap: list[tuple[float, str]] = []
+        # The time of each id.  Entries of the heap with another time are outdated.
+        self._times: dict[str, float] = {}
 
-    def look(self, id: str, at: float) -> None:
-        """Have an experiment looked at; an earlier look that is planned already stays."""
-        with self._lock:
-            if at < self._timed.get(id, float("inf")):
-                self._timed[id] = at
-                heapq.heappush(self._times, (at, id))
+    def put(self, id: str, at: float) -> None:
+        """Have an experiment looked at; an earlier time that is planned already stays."""
+        if at < self._times.get(id, float("inf")):
+            self._times[id] = at
+            heapq.heappush(self._heap, (at, id))
+
+    def drop(self, id: str) -> None:
+        self._times.pop(id, None)
 
     def due(self, now: float) -> list[str]:
         """Take those whose time has come."""
         ids = []
-        with self._lock:
-            while self._times and self._times[0][0] <= now:
-                at, id = heapq.heappop(self._times)
-                if self._timed.get(id) == at:
-                    del self._timed[id]
-                    ids.append(id)
+        while self._heap and self._heap[0][0] <= now:
+            at, id = heapq.heappop(self._heap)
+            if self._times.get(id) == at:
+                del self._times[id]
+                ids.append(id)
         return ids
 
-    def start(self, id: str, order: int) -> None:
-        """Have an attempt started when there is room."""
-        with self._lock:
-            if id not in self._queued:
-                self._queued.add(id)
-                heapq.heappush(self._starts, (order, id))
+    @property
+    def next(self) -> float:
+        """The earliest time; infinite when nothing is planned."""
+        return self._heap[0][0] if self._heap else float("inf")
 
-    def next_to_start(self) -> str | None:
-        """Take the one that was requested first."""
-        with self._lock:
-            if not self._starts:
-                return None
-            _, id = heapq.heappop(self._starts)
-            self._queued.discard(id)
-            return id
+
+class StartOrder:
+    """Ids that wait for room, in the order of their starts."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[int, int], str]] = []
+        self._ids: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def put(self, id: str, rank: tuple[int, int]) -> None:
+        if id not in self._ids:
+            self._ids.add(id)
+            heapq.heappush(self._heap, (rank, id))
+
+    def drop(self, id: str) -> None:
+        self._ids.discard(id)
+
+    def take(self, most: int) -> list[str]:
+        """Take the first ones."""
+        ids: list[str] = []
+        while self._heap and len(ids) < most:
+            _, id = heapq.heappop(self._heap)
+            if id in self._ids:
+                self._ids.discard(id)
+                ids.append(id)
+        return ids

@@ -47,6 +47,7 @@ from ideator_rl.executor.claims import (
     Claim,
     End,
     attempts,
+    attempts_of,
     claim_attempt,
     end_attempt,
     end_if_process_gone,
@@ -72,7 +73,7 @@ from ideator_rl.patch import tree_hash
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object, read_object
 
 __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attempt", "Claim", "End", "QueueEntry",
-           "Spec", "attempts", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
+           "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
            "enqueue", "has_record", "job_minutes", "leave_queue", "load_log", "load_record", "load_records",
            "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run",
            "running_attempt", "save_record", "save_tree", "upgrade", "withdraw_cancel", "write_beat"]  # fmt: skip
@@ -264,14 +265,16 @@ def queue_entry(spec: Spec, preset: Preset, **more: Any) -> QueueEntry:
     return QueueEntry(spec.id, preset.resources, job_minutes(preset), spec.environment, spec.preset, **more)
 
 
-def request_run(bucket: Bucket, spec: Spec, preset: Preset, **more: Any) -> None:
-    """Store a specification and put its experiment into the queue.  `more`: further fields of the entry."""
+def request_run(bucket: Bucket, spec: Spec, preset: Preset, **more: Any) -> QueueEntry:
+    """Store a specification and put its experiment into the queue; returns the entry.  `more`: further fields of it."""
     from_attempt = 0
     if not spec.save(bucket):
         # It was requested before: a new round of attempts begins, and an earlier cancellation does not count any more.
         from_attempt = sum(attempt.end is not None for attempt in attempts(bucket, spec.id))
         withdraw_cancel(bucket, spec.id)
-    enqueue(bucket, queue_entry(spec, preset, created=spec.created, from_attempt=from_attempt, **more))
+    entry = queue_entry(spec, preset, created=spec.created, from_attempt=from_attempt, **more)
+    enqueue(bucket, entry)
+    return entry
 
 
 def upgrade(bucket: Bucket) -> None:

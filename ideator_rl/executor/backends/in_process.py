@@ -30,6 +30,8 @@ IN_PROCESS = Sandbox("in_process", "codebases are data, and nothing of them is e
 
 
 class InProcessBackend(Backend):
+    starts = False
+
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         del bucket_url, slots, isolation  # no process is started, and there is nothing to seal
 

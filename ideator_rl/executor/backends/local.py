@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from functools import cached_property
@@ -47,18 +46,15 @@ class LocalBackend(Backend):
         # More slots than processors: those in excess are shared by all runs that want so many.
         self._cpus = processors + [number for number in range(self.slots) if number not in processors]
         self._cpus = self._cpus[: max(self.slots, len(processors))]
-        # Workers started here, by job.  The scheduler's thread adds them; any thread that calls `active` removes
-        # those that have ended.
+        # The scheduler's thread alone reads and writes what follows.  Workers started here, by job:
         self._processes: dict[str, RunningWorker] = {}
         self._cpus_in_use: dict[str, int] = {}
-        # The scheduler's thread alone reads and writes these: since when no worker runs and no slot is free.
+        # Since when no worker runs and no slot is free.
         self._waiting_since: float | None = None
         self._next_waiting_line = 0.0
-        # The scheduler's thread starts it with the first experiment, and drops it when it has died.
+        # Started with the first experiment, and dropped when it has died.
         self._zygote: ZygoteClient | None = None
         self._refusals = 0
-        # Guards the workers' descriptors, which one thread may close while another one looks at them.
-        self._lock = threading.Lock()
 
     @cached_property
     def _gpus(self) -> list[int]:
@@ -88,7 +84,7 @@ class LocalBackend(Backend):
             return self._start(Job(id, id, self._bucket_url, self._isolation, resources, 0))  # type: ignore[return-value]
         taken: dict[str, str | None] = {}
         for job in jobs:
-            if not self._start(job):
+            if not (self.active(job.name) or self._start(job)):
                 break
             taken[job.name] = None
         return taken
@@ -152,14 +148,13 @@ class LocalBackend(Backend):
 
     def active(self, name: str) -> bool:
         """Whether the worker of a job is still alive."""
-        with self._lock:
-            worker = self._processes.get(name)
-            if worker is None or worker.running():
-                return worker is not None
-            del self._processes[name]
-            self._cpus_in_use.pop(name, None)
-            worker.close()
-            return False
+        worker = self._processes.get(name)
+        if worker is None or worker.running():
+            return worker is not None
+        del self._processes[name]
+        self._cpus_in_use.pop(name, None)
+        worker.close()
+        return False
 
     def _say_waiting(self, kind: str) -> None:
         """Log which processes have the slots, once this run has waited for them alone for a while."""

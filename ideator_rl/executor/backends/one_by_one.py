@@ -6,7 +6,6 @@ import inspect
 import warnings
 from typing import Any
 
-from ideator_rl.environments.environment import Resources
 from ideator_rl.executor.backends.backend import OVER, RUNNING, Backend, Job, JobState
 
 
@@ -37,14 +36,11 @@ class OneByOneBackend(Backend):
     def submit(self, jobs: list[Job]) -> dict[str, str | None]:
         taken: dict[str, str | None] = {}
         for job in jobs:
-            if not self._submit_one(job.id, job.resources):
+            if job.name not in self._ids and not self._backend.submit(job.id, job.resources):
                 break
             taken[job.name] = None
             self._ids[job.name] = job.id
         return taken
-
-    def _submit_one(self, id: str, resources: Resources) -> bool:
-        return bool(self._backend.submit(id, resources))
 
     def listing(self) -> dict[str, JobState]:
         states = {name: JobState(RUNNING if self._backend.active(id) else OVER) for name, id in self._ids.items()}

@@ -1,7 +1,7 @@
-"""The backend `bucket`: starts nothing; another process watches the bucket and runs what is put there.
+"""The backend `bucket`: starts nothing; other processes watch the bucket and run what is in its queue.
 
-`ideator-rl scheduler` on another machine is such a process.  Each watcher stops after some attempts of its own.  When
-an experiment that was given up is proposed again, such as a week later, a new round of attempts is requested.
+`ideator-rl scheduler` and `ideator-rl worker` are such processes.  An experiment that they gave up has left the queue
+without a record: it is lost for the run that waits for it, too.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ideator_rl._imports import renamed
-from ideator_rl.executor import record_store
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend, Job
 from ideator_rl.storage.bucket import Bucket
 
@@ -19,17 +19,11 @@ __getattr__ = renamed(__name__)
 class WatchedBucket(Backend):
     starts = False
 
-    def __init__(self, bucket: Bucket):
-        self._bucket = bucket
-
     @classmethod
     def create(
         cls, bucket: Bucket, slots: int | None, isolation: str, settings: dict[str, Any] | None = None
     ) -> WatchedBucket:
-        return cls(bucket)  # slots, isolation and settings are the watcher's own
+        return cls()  # slots, isolation and settings are the watcher's own
 
     def submit(self, jobs: list[Job]) -> dict[str, str | None]:
-        """Request attempts; there is always room."""
-        for job in jobs:
-            record_store.request_retry(self._bucket, job.id)
-        return {job.name: None for job in jobs}
+        raise IdeatorError("The backend bucket starts no attempts: other processes do.")
