@@ -11,22 +11,17 @@ from ideator_rl.storage.bucket_protocol import BucketError
 
 NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
 """Of a bucket that is away, every object seems to be missing: these tell the two apart."""
+CREDENTIALS = (
+    "169.254.169.254", "metadata", "SecretAccessKey", "AccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+    "InvalidToken", "AuthenticationFailed", "AuthorizationFailure",
+)  # fmt: skip
 ADVICE = {
     NO_BUCKET: "Create it at the store, or correct the name.",
     ("RequestTimeTooSkewed",): "The clock of this machine is wrong: set it.",
     ("PermanentRedirect", "incorrectly configured region", "AuthorizationHeaderMalformed", "IllegalLocation"): (
         "The bucket is in another region: set AWS_REGION to it."
     ),
-    (
-        "169.254.169.254",
-        "metadata",
-        "SecretAccessKey",
-        "AccessKeyId",
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "ExpiredToken",
-        "InvalidToken",
-    ): (
+    CREDENTIALS: (
         "Set valid credentials in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role). "
         "Profiles in ~/.aws are read when boto3 is installed."
     ),
