@@ -54,12 +54,14 @@ class FileBucket:
         Raises:
             BucketError: hard links do not work at all.
         """
-        folder = self._scratch / f"probe-{uuid.uuid4().hex}"
-        probe, errors = Path(f"{folder}-file"), list[OSError]()
+        name = f"probe-{uuid.uuid4().hex}"
+        probe, errors = self._scratch / name, list[OSError]()
+        # Both folders stay: to remove one takes milliseconds.
+        links = (self.root / ".ideator" / name, self._scratch / f"{name}-link")
         try:
             probe.write_bytes(b"")
-            folder.mkdir()
-            for link in (folder / "link", Path(f"{folder}-link")):
+            links[0].parent.mkdir(exist_ok=True)
+            for link in links:
                 try:
                     os.link(probe, link)
                     return not errors
@@ -70,10 +72,8 @@ class FileBucket:
                 "Use a folder on another disk, or an object store (s3://bucket/prefix)."
             )
         finally:
-            for path in (probe, folder / "link", f"{folder}-link"):
+            for path in (probe, *links):
                 _remove(path)
-            with suppress(OSError):
-                folder.rmdir()
 
     def _path(self, key: str) -> str:
         check_key(key)
