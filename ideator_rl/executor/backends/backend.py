@@ -26,6 +26,7 @@ from ideator_rl.storage.bucket import Bucket
 BUILT_IN = {
     "local": "ideator_rl.executor.backends.local.LocalBackend",
     "bucket": "ideator_rl.executor.backends.watched.WatchedBucket",
+    "ray": "ideator_rl.executor.backends.ray.RayBackend",
     "in_process": "ideator_rl.executor.backends.in_process.InProcessBackend",
     "command": "ideator_rl.executor.backends.command.CommandBackend",
     "slurm": "ideator_rl.executor.backends.slurm.SlurmBackend",
