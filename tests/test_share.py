@@ -1,6 +1,7 @@
 """A process's share of the machine, on made-up device files, control groups and variables."""
 
 import os
+import shutil
 
 import pytest
 
@@ -15,7 +16,7 @@ def root(tmp_path, monkeypatch):
     """A machine with four GPUs, of which a control group hides the first."""
     monkeypatch.setattr(share, "ROOT", tmp_path)
     share._control_group_processors.cache_clear()
-    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_CPUS_PER_TASK"):
+    for name in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "dev").mkdir()
     for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl", "nvidia-uvm"):
@@ -70,9 +71,109 @@ def test_a_part_of_a_gpu_is_no_obstacle_for_experiments_without_gpus(root, monke
 def test_slurms_gpus_count_where_cudas_variable_was_removed(root, monkeypatch):
     monkeypatch.setenv("SLURM_STEP_GPUS", "2,3")
     assert share.gpus() == [2, 3]
-    # A control group has renumbered them, or shows others: what can be opened counts.
-    monkeypatch.setenv("SLURM_STEP_GPUS", "7")
-    assert share.gpus() == [1, 2, 3]
+    monkeypatch.delenv("SLURM_STEP_GPUS")
+    monkeypatch.setenv("SLURM_JOB_GPUS", "1-2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    assert share.gpus() == [1, 2]
+    # Numbers that fit no device never mean all.
+    monkeypatch.setenv("SLURM_JOB_GPUS", "7")
+    assert share.gpus() == []
+
+
+def test_numbers_count_by_pci_address_where_device_files_have_another_order(root, monkeypatch):
+    for number, address in ((1, "0000:f1:00.0"), (2, "0000:0a:00.0"), (3, "0000:81:00.0")):
+        folder = root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0"
+        folder.rename(folder.with_name(address))
+    assert share.gpus() == [2, 3, 1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert share.gpus() == [2] and share.visible_names([2]) == "GPU-2abc"
+    (root / "proc/driver/nvidia/gpus/0000:0a:00.0/information").unlink()
+    assert share.gpus() == [1] and share.visible_names([2]) == "2"
+
+
+def test_a_gpu_that_is_split_into_parts_is_none(root):
+    split = root / "proc/driver/nvidia/capabilities"
+    (split / "gpu2/mig/gi1").mkdir(parents=True)
+    assert share.gpus() == [1, 3]
+    for number in (1, 3):
+        (split / f"gpu{number}/mig/gi7").mkdir(parents=True)
+    with pytest.raises(IdeatorError, match=r"split into parts \(MIG\)"):
+        share.gpus()
+
+
+def test_an_engines_job_gets_its_own_gpus_and_never_all_that_can_be_opened(root, monkeypatch):
+    with pytest.raises(IdeatorError, match="can open 3: nothing shows which are its own"):
+        share.allot(2)
+    assert share.allot(3) == [1, 2, 3]
+    with pytest.raises(IdeatorError, match="needs 4 GPUs, and this job can use 3"):
+        share.allot(4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0")
+    assert share.allot(1) == [3] and share.allot(2) == [3, 1]
+    for nothing in ("", "NoDevFiles"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", nothing)
+        with pytest.raises(IdeatorError, match="can use 0"):
+            share.allot(1)
+
+
+def test_a_worker_takes_its_gpus_once_and_compares_their_model(root, monkeypatch):
+    monkeypatch.delenv("IDEATOR_GPUS", raising=False)
+    share.take_gpus(0)
+    assert "IDEATOR_GPUS" not in os.environ
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-3,GPU-2")
+    share.take_gpus(2, "h100")
+    assert os.environ["IDEATOR_GPUS"] == "3,2"
+    # The backend `local` has chosen: its slot counts.
+    monkeypatch.setenv("IDEATOR_GPUS", "1")
+    share.take_gpus(1)
+    with pytest.raises(IdeatorError, match="hardware 'a100'"):
+        share.take_gpus(1, "a100")
+    assert os.environ["IDEATOR_GPUS"] == "1"
+
+
+@pytest.mark.parametrize(
+    "declared, model, fits",
+    [
+        ("h100", "NVIDIA H100 80GB HBM3", True),
+        ("H100-80GB", "NVIDIA H100 80GB HBM3", True),
+        ("a10", "NVIDIA A100-SXM4-80GB", False),
+        ("a100 80gb", "NVIDIA A100-SXM4-80GB", True),
+        ("a100 80gb", "NVIDIA A100-SXM4-40GB", False),
+        ("", "NVIDIA A100-SXM4-40GB", True),
+        ("h100", "", False),
+    ],
+)
+def test_a_worker_on_another_model_than_the_declared_one_refuses(root, declared, model, fits):
+    for number in range(4):
+        file = root / f"proc/driver/nvidia/gpus/0000:0{number}:00.0/information"
+        file.write_text(
+            file.read_text().replace("H100", model if number == 3 else model + " H100 A100 80GB" if fits else model)
+        )
+    if fits:
+        share.refuse_other_hardware(declared, [1, 3])
+        return
+    with pytest.raises(IdeatorError, match=f"for the hardware '{declared}', and this worker has {model or 'an unk'}"):
+        share.refuse_other_hardware(declared, [1, 3])
+
+
+def test_where_the_driver_lists_nothing_nvidia_smi_is_asked(root, monkeypatch):
+    shutil.rmtree(root / "proc/driver")
+    program = root / "nvidia-smi"
+    names = [f"GPU {number}: NVIDIA {name} (UUID: GPU-{number})" for number, name in enumerate(["L4", "A10", "L40S"])]
+    program.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(names) + "\nEND\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{root}:{os.environ['PATH']}")
+    assert share.gpu_models([3, 1]) == ["NVIDIA L40S", "NVIDIA L4"]
+    program.write_text("#!/bin/sh\nexit 9\n")
+    assert share.gpu_models([3]) == [""]
+
+
+def test_without_gpus_the_processors_model_counts(root):
+    with pytest.raises(IdeatorError, match="an unknown model"):
+        share.refuse_other_hardware("epyc", [])
+    (root / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 9654 96-Core Processor\n")
+    share.refuse_other_hardware("epyc 9654", [])
+    with pytest.raises(IdeatorError, match="AMD EPYC 9654"):
+        share.refuse_other_hardware("xeon", [])
 
 
 def test_the_smallest_of_affinity_control_group_and_slurm_counts(root, monkeypatch):

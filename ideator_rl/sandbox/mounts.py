@@ -17,6 +17,8 @@ from pathlib import Path
 
 from ideator_rl.sandbox.static_proc import MASKED_FILES, MASKED_FOLDERS, PARAMETERS, static_proc
 
+GPUS_VARIABLE = "IDEATOR_GPUS"
+"""Of a worker: the numbers N of the device files /dev/nvidiaN that its experiment may use."""
 SHM_BYTES = 256 << 20
 """Of /dev/shm and of /tmp, each."""
 SITES = ("site-packages", "dist-packages")
@@ -73,7 +75,7 @@ class Mounts:
 
 def allotted_gpus() -> list[str]:
     """The numbers of the GPUs that this process, and experiments below it, may use."""
-    return [number for number in os.environ.get("IDEATOR_GPUS", "").split(",") if number]
+    return [number for number in os.environ.get(GPUS_VARIABLE, "").split(",") if number]
 
 
 def binds(mounts: Mounts, users: int) -> list[str]:

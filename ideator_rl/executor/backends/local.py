@@ -27,6 +27,7 @@ from ideator_rl.executor.backends.backend import OVER, RUNNING, Backend, Job, Jo
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
 from ideator_rl.files import try_lock
 from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.mounts import GPUS_VARIABLE
 from ideator_rl.sandbox.program import COLD, FORKED
 from ideator_rl.text.display import visible
 
@@ -107,7 +108,7 @@ class LocalBackend(Backend):
             self._say_waiting("cpu" if cpus is None else "gpu")
             return False
         self._waiting_since = None
-        variables = {"IDEATOR_GPUS": ",".join(str(index) for index in gpus)} if gpus else {}
+        variables = {GPUS_VARIABLE: ",".join(str(index) for index in gpus)} if gpus else {}
         sandbox = best_sandbox()  # probed once here, instead of by each worker
         config = job.config | {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
         try:
