@@ -36,9 +36,11 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 SLEEPER = "#!/bin/sh\nexec sleep 600\n"
 SUBMIT = """
 import json, os, signal, sys
-from test_ray import backend, job
+from test_ray import backend, job, states_of
 sleeper, names = sys.argv[1], json.loads(sys.argv[2])
-assert set(backend(python=sleeper).submit([job(name) for name in names]).values()) == {None}
+ray = backend(python=sleeper)
+assert set(ray.submit([job(name) for name in names]).values()) == {None}
+states_of(ray, ["running", "running", "waiting"])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -86,7 +88,16 @@ def names(*ids):
     return [job_name("memory://ray", id, 0) for id in ids]
 
 
-def wait_for(ray, expected, seconds=60):
+def states_of(ray, expected, seconds=120):
+    """Wait until the listing has these states."""
+    deadline, states = time.monotonic() + seconds, []
+    while states != expected:
+        assert time.monotonic() < deadline, states
+        time.sleep(0.2)
+        states = sorted(state.state for state in (ray.listing() or {}).values())
+
+
+def wait_for(ray, expected, seconds=120):
     """The listing, once the jobs have the expected states; a job that is over is listed once."""
     over, deadline = {}, time.monotonic() + seconds
     while True:
@@ -129,11 +140,7 @@ def test_a_restarted_scheduler_finds_its_jobs_by_name_and_starts_none_twice(clus
     assert submitter.returncode == -signal.SIGKILL
     ray = backend(python=script)
     # Two CPUs: the third waits.
-    deadline, states = time.monotonic() + 60, []
-    while states != [RUNNING, RUNNING, WAITING]:
-        assert time.monotonic() < deadline, states
-        time.sleep(0.2)
-        states = sorted(state.state for state in ray.listing().values())
+    states_of(ray, [RUNNING, RUNNING, WAITING])
     assert ray.submit([job(name) for name in jobs]) == dict.fromkeys(jobs)
     assert len(ray.listing()) == 3
     ray.cancel(jobs)
