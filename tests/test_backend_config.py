@@ -2,18 +2,22 @@
 
 import json
 import platform
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import TOY, execute
 
+from ideator_rl.cli import engine_check
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import ConfigError
+from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import hardware_class
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
+from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.recipe.recipe import load_recipe
 from ideator_rl.training.session import buffer_config
@@ -95,6 +99,55 @@ def test_execute_takes_a_backend_with_its_settings_and_the_hardware(call, tmp_pa
         execute(call, tmp_path, "--baseline", "--hardware", "H100!")
     code, _, err = execute(call, tmp_path, "--baseline", "--backend-config", tmp_path / "none.yaml")
     assert code == 2 and "no settings of a backend" in err
+
+
+class Broken(Backend):
+    """An engine whose jobs end at once, or never."""
+
+    every = 0.01
+
+    @classmethod
+    def create(cls, bucket, slots, isolation, settings=None):
+        backend = cls()
+        backend.reason, backend.names = (settings or {}).get("reason"), []
+        return backend
+
+    def submit(self, jobs):
+        self.names = [job.name for job in jobs]
+        return (
+            dict.fromkeys(self.names) if self.reason != "refused" else dict.fromkeys(self.names, "No such partition.")
+        )
+
+    def listing(self):
+        return {name: JobState("over", self.reason) if self.reason else JobState("waiting") for name in self.names}
+
+    def log_tail(self, name):
+        return "Traceback\nModuleNotFoundError: No module named 'ideator_rl'\n"
+
+
+@pytest.mark.parametrize(
+    "reason, sentence",
+    [
+        ("failed", "ended as failed: .*No module named 'ideator_rl'"),
+        ("refused", "took no job: No such partition"),
+        (None, "it is waiting; it was cancelled"),
+    ],
+)
+def test_doctor_shows_why_an_engine_ran_no_job(tmp_path, monkeypatch, reason, sentence):
+    monkeypatch.setattr(engine_check, "WAIT_SECONDS", 1.0)
+    settings = {"reason": reason} if reason else {}
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    works, text = engine_check.try_backend("test_backend_config.Broken", bucket, settings, lambda line: None)
+    assert not works and re.search(sentence, text)
+
+
+def test_doctor_proves_a_backend_with_a_worker_that_finds_nothing_to_do(call, tmp_path):
+    code, out, err = call("doctor", "--bucket", f"file://{tmp_path}/bucket", "--backend", "local", "--json")
+    assert code == 0 and "local started a worker that opened the bucket" in json.loads(out)["backend"]
+    assert "one job that does nothing" in err
+    code, out, _ = call("doctor", "--bucket", f"file://{tmp_path}/bucket", "--backend", "slurmm", "--json")
+    assert code == 1 and "no backends named 'slurmm'" in json.loads(out)["backend"]
+    assert not list((tmp_path / "bucket").glob("experiments/*"))
 
 
 def test_declared_hardware_is_part_of_the_id_and_independent_of_this_machine(toy_config):

@@ -161,6 +161,8 @@ def _amount(text: str) -> float:
 def _add_doctor(commands: Any) -> None:
     command = _command(commands, "doctor", "what works here: sandbox, bucket, GPUs, environments, keys")
     command.add_argument("--bucket", metavar="URL", help="the bucket to test; default: the user's cache")
+    command.add_argument("--backend", metavar="NAME", help="have it start one worker that does nothing")
+    command.add_argument("--backend-config", metavar="FILE.yaml", help="settings of the backend")
     _json(command)
 
 

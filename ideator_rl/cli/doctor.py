@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.cli.output import open_shared_bucket, print_json, print_text
+from ideator_rl.cli.engine_check import try_backend
+from ideator_rl.cli.output import open_shared_bucket, print_json, print_progress, print_text
+from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import share
@@ -36,9 +38,12 @@ RACES = 20
 
 
 def main(args: argparse.Namespace) -> int:
-    """Returns 0 when experiments can be run sealed here and the bucket keeps its promise, 1 when not."""
+    """Returns 0 when experiments can be run sealed here, and bucket and backend work; 1 when not."""
     bucket_works, bucket = _try_bucket(args.bucket)
     facts = _facts(bucket)
+    backend_works = True
+    if args.backend:
+        backend_works, facts["backend"] = _try_backend(args)
     if args.json:
         print_json(facts)
     else:
@@ -47,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
             print_text(f"{name:<14}{', '.join(parts) if isinstance(parts, list) else parts}")
         for line in _advice(facts):
             print_text(f"\n{line}")
-    return 0 if facts["sandbox"] != NONE and bucket_works else 1
+    return 0 if facts["sandbox"] != NONE and bucket_works and backend_works else 1
 
 
 def _facts(bucket: str) -> dict[str, Any]:
@@ -130,6 +135,15 @@ def _try_bucket(url: str | None) -> tuple[bool, str]:
     except IdeatorError as error:
         return False, str(error)
     return True, f"create-once holds in {bucket.url}: {RACES} races of {WRITERS} writers had one winner each"
+
+
+def _try_backend(args: argparse.Namespace) -> tuple[bool, str]:
+    """Returns: whether the engine runs a worker that opens the bucket, and a sentence."""
+    try:
+        settings = read_backend_config(args.backend_config)
+        return try_backend(args.backend, open_shared_bucket(args.bucket), settings, print_progress)
+    except IdeatorError as error:
+        return False, str(error)
 
 
 def _gpus() -> int | str:
