@@ -18,6 +18,7 @@ from ideator_rl.config.base import config_fields, expected
 from ideator_rl.config.shared import RunLimits, RunSettings
 from ideator_rl.environments import manifest
 from ideator_rl.executor.backends.command_settings import CommandSettings, EngineSettings
+from ideator_rl.executor.backends.ray_settings import RaySettings
 from ideator_rl.executor.backends.slurm import SlurmSettings
 from ideator_rl.implementers.coder import CoderSettings
 from ideator_rl.llm.settings import LLMSettings
@@ -134,6 +135,7 @@ def _backends() -> str:
         _section("`slurm` and `command`", _table(EngineSettings)),
         _section("`slurm`", _table(SlurmSettings, own[SlurmSettings])),
         _section("`command`", f"{templates}\n\n{_table(CommandSettings, own[CommandSettings])}"),
+        _section("`ray`", _table(RaySettings)),
     )
 
 

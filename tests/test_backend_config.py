@@ -12,12 +12,14 @@ from conftest import TOY, execute
 from ideator_rl.cli import engine_check
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import ConfigError
+from ideator_rl.environments.environment import Preset, load_environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import hardware_class
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
-from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.storage.bucket import FileBucket, open_bucket
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.training.recipe.recipe import load_recipe
 from ideator_rl.training.session import buffer_config
@@ -148,6 +150,25 @@ def test_doctor_proves_a_backend_with_a_worker_that_finds_nothing_to_do(call, tm
     code, out, _ = call("doctor", "--bucket", f"file://{tmp_path}/bucket", "--backend", "slurmm", "--json")
     assert code == 1 and "no backends named 'slurmm'" in json.loads(out)["backend"]
     assert not list((tmp_path / "bucket").glob("experiments/*"))
+
+
+def test_a_preset_with_the_network_is_refused_on_a_remote_bucket():
+    preset = load_environment(str(TOY)).preset("cpu")
+    preset.refuse_network("s3://lab")
+    preset = replace(preset, resources=replace(preset.resources, network=True))
+    with pytest.raises(IdeatorError, match="s3://lab is remote: .* Use a preset without"):
+        preset.refuse_network("s3://lab")
+
+
+def test_an_executor_asks_that_of_remote_buckets_alone(toy_config, monkeypatch):
+    def refuse(preset, url):
+        raise IdeatorError(f"refused for {url}")
+
+    monkeypatch.setattr(Preset, "refuse_network", refuse)
+    Executor(toy_config)
+    monkeypatch.setattr(FileBucket, "remote", True)
+    with pytest.raises(IdeatorError, match="refused for file"):
+        Executor(toy_config)
 
 
 def test_declared_hardware_is_part_of_the_id_and_independent_of_this_machine(toy_config):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ideator_rl.errors import IdeatorError
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -89,6 +91,18 @@ class Preset:
             vocab=keys["vocab"],
             suspicious=Suspicious(**keys["suspicious"]) if keys["suspicious"] else None,
         )
+
+    def refuse_network(self, bucket_url: str) -> None:
+        """To be called for a remote bucket: its workers have credentials, or run where the node's role gives some.
+
+        Raises:
+            IdeatorError: experiments would have the machine's network.
+        """
+        if self.resources.network:
+            raise IdeatorError(
+                f"The preset {self.name} has `network: true`, and the bucket {bucket_url} is remote: experiments could "
+                "ask the node for its cloud credentials (169.254.169.254). Use a preset without, or a file bucket."
+            )
 
     def hours(self, experiments: int) -> tuple[float, float]:
         """GPU-hours and CPU-hours of so many experiments at most, start-up included.

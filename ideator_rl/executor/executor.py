@@ -100,6 +100,8 @@ class Executor:
         self._rule: RewardRule = reward_rule(self.environment, config.preset, config.reward_transform)
         self._hardware = hardware_class(self.preset.resources.gpus, config.hardware)
         # All that can be refused is refused here, before the first idea is paid for.
+        if self.bucket.remote:
+            self.preset.refuse_network(self.bucket.url)
         self.backend: Backend = self._create_backend()
         self.backend.refuse_if_too_large(self.preset.resources)
         self._run_at_once = self.backend.runner(self.environment, self.preset)
