@@ -1,6 +1,6 @@
 """An engine for the backend `command`: jobs are processes of this machine, described by files in a folder.
 
-usage: python scripted_engine.py FOLDER submit NAME WORKER LOG | list | cancel NAMES
+usage: python scripted_engine.py FOLDER submit NAME WORKER LOG | list | cancel IDS
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def settings(folder: Path, **more: Any) -> dict[str, Any]:
     return {
         "submit": f"{engine} submit {{name}} {{worker}} {{log}}",
         "list": f"{engine} list",
-        "cancel": f"{engine} cancel {{names}}",
+        "cancel": f"{engine} cancel {{ids}}",
         "logs": str(folder / "logs"),
         "every": 0.2,
         **more,
@@ -60,13 +60,13 @@ def submit(folder: Path, name: str, worker: str, log: str) -> int:
 
 def list_jobs(folder: Path) -> int:
     for name, pid in _jobs(folder):
-        print(name, "RUNNING" if _runs(pid) else "COMPLETED")
+        print(f"{name}={pid}", "RUNNING" if _runs(pid) else "COMPLETED")
     return 0
 
 
-def cancel(folder: Path, names: str) -> int:
-    for name, pid in _jobs(folder):
-        if name in names.split(",") and _runs(pid):
+def cancel(folder: Path, *ids: str) -> int:
+    for _, pid in _jobs(folder):
+        if str(pid) in ids and _runs(pid):
             os.killpg(pid, signal.SIGTERM)
     return 0
 

@@ -108,12 +108,12 @@ def test_a_submission_names_the_job_what_it_needs_and_the_worker(config, engine)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS))
-def test_jobs_are_cancelled_by_name(config, engine):
+def test_jobs_are_cancelled_by_name_or_by_the_id_of_the_listing(config, engine):
     backend, both = create(config, engine), jobs(engine)
-    (engine / "listing").write_text("an-id\n")
+    (engine / "listing").write_text("".join(f"{job.name}=id-{job.id} RUNNING\n" for job in both))
     backend.cancel([job.name for job in both])
-    said = " ".join(" ".join(words) for words, _ in calls(engine))
-    assert all(job.name in said for job in both)
+    everything = " ".join(" ".join(words) for words, _ in calls(engine))
+    assert all(job.name in everything or f"id-{job.id}" in everything for job in both)
 
 
 def test_slurm_gets_options_for_gpus_memory_time_and_containers(engine):

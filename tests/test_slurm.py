@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +65,20 @@ def start(cluster, bucket, tmp_path, monkeypatch):
         process.communicate()
 
 
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    """The calls of Slurm's commands so far, each as its program, its exit status and the second of its end."""
+    folder, log = tmp_path / "bin", tmp_path / "calls"
+    folder.mkdir()
+    log.touch()
+    for name in ("sbatch", "squeue", "scancel", "sinfo"):
+        line = f'{shutil.which(name)} "$@"; status=$?; echo {name} $status $(date +%s) >>{log}; exit $status\n'
+        (folder / name).write_text(f"#!/bin/sh\n{line}")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return lambda: [line.split() for line in log.read_text().splitlines()]
+
+
 def baselines(bucket: Bucket, count: int, seed: int = 0) -> list[object]:
     """The words of `execute` for experiments that differ in their seed alone."""
     words = ["execute", TOY, "--preset", "cpu", "--baseline", "--bucket", bucket.url]
@@ -70,7 +87,7 @@ def baselines(bucket: Bucket, count: int, seed: int = 0) -> list[object]:
 
 def jobs(cluster: SlurmCluster, bucket: Bucket) -> Counter[str]:
     """How many jobs of each name there were for a bucket."""
-    names = cluster.command("squeue", "--me", "-h", "-t", "all", "-o", "%j").splitlines()
+    names = cluster.command("squeue", "--me", "-h", "-t", "all", "-o", "%j").split()
     return Counter(name for name in names if name.startswith(job_prefix(bucket.url)))
 
 
@@ -87,6 +104,18 @@ def test_fifty_of_fifty_experiments_run_each_in_one_job(start, cluster, bucket, 
     assert statuses(start(*baselines(bucket, 50), backend=backend, **shipped)) == {"succeeded": 50}
     record_property("seconds", round(time.monotonic() - began, 1))
     assert set(jobs(cluster, bucket).values()) == {1} and len(jobs(cluster, bucket)) == 50
+
+
+def test_jobs_reach_an_object_store_and_no_key_is_in_a_command(start, cluster, s3_url):
+    bucket = open_bucket(s3_url)
+    assert statuses(start(*baselines(bucket, 8))) == {"succeeded": 8}
+    assert len(jobs(cluster, bucket)) == 8
+    for name in jobs(cluster, bucket):
+        id = cluster.command("squeue", "--me", "-h", "-t", "all", "-n", name, "-o", "%A").strip()
+        shown = cluster.command("scontrol", "show", "job", id) + cluster.command(
+            "scontrol", "write", "batch_script", id, "-"
+        )
+        assert name in shown and "secretkey1" not in shown
 
 
 def _shipped() -> dict[str, object]:
@@ -119,12 +148,16 @@ def test_a_job_that_is_cancelled_by_slurm_ends_its_attempt_with_a_reason(start, 
     assert {record_store.attempts(bucket, id)[0].end.kind for id in ids} == {record_store.PREEMPTED}
 
 
-def test_cancel_from_another_process_ends_running_and_waiting_jobs(start, cluster, bucket):
+def test_cancel_from_another_process_ends_running_and_waiting_jobs(start, cluster, bucket, calls):
     process = start("execute", TOY, "--preset", "slow", "--baseline", "--replicates", 12, "--bucket", bucket.url)
     _wait_for_claims(bucket, 4)
+    process.kill()
+    process.communicate()
+    before = len(calls())
     out, err = start("cancel", bucket.url, "--json").communicate(timeout=60)
+    assert [name for name, *_ in calls()[before:]] == ["squeue", "scancel"]
     assert len(json.loads(out)["experiments"]) >= 8, err
-    process.communicate(timeout=60)
+    time.sleep(3)
     states = cluster.command("squeue", "--me", "-h", "-t", "pending,running", "-o", "%j")
     assert job_prefix(bucket.url) not in states
 
@@ -142,7 +175,7 @@ def test_an_interpreter_without_the_library_loses_nothing_and_is_named(start, cl
     assert statuses(start(*baselines(bucket, 20))) == {"succeeded": 20}
 
 
-def test_two_minutes_without_slurmctld_lose_nothing(start, cluster, bucket, tmp_path):
+def test_two_minutes_without_slurmctld_lose_nothing(start, cluster, bucket, calls):
     process = start(*baselines(bucket, 30))
     _wait_for_claims(bucket, 4)
     cluster.stop_controller()
@@ -150,6 +183,8 @@ def test_two_minutes_without_slurmctld_lose_nothing(start, cluster, bucket, tmp_
     cluster.start_controller()
     assert statuses(process) == {"succeeded": 30}
     assert set(jobs(cluster, bucket).values()) == {1} and len(jobs(cluster, bucket)) == 30
+    failed = [int(second) for _, status, second in calls() if status != "0"]
+    assert failed and all(later - earlier >= 30 for earlier, later in itertools.pairwise(failed))
 
 
 def _wait_for_claims(bucket: Bucket, count: int) -> list[str]:

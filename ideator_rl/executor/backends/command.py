@@ -1,11 +1,12 @@
 """The backend `command`: jobs of any engine that has a command line, described by templates of its commands.
 
     submit: sbatch --parsable --no-requeue --job-name={name} --cpus-per-task={cpus} --output={log} --wrap {worker}
-    list:   squeue --me -h -t all -o '%j %T'
-    cancel: scancel --me --name={names}
+    list:   squeue --me -h -t all -o '%j=%A %T %r'
+    cancel: scancel {ids}
 
 - A template is a line for `sh`.  A value takes the place of its name in braces, quoted for the shell.
-- `list` prints one job a line: its name, its state, and perhaps a reason.  One call serves all jobs.
+- `list` prints one job a line: its name, perhaps `=` and the engine's id, its state, and perhaps a reason.  One call
+  serves all jobs.
 - The name identifies a job.  The engine lists its jobs before the first one is sent, so that a scheduler that was
   killed submits nothing twice.
 - A call without a clear answer is unknown, not failed: nothing is sent until the engine has listed its jobs again.
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -33,7 +35,7 @@ from ideator_rl.executor.backends.command_line import BRACE, Answer, job_values,
 from ideator_rl.executor.backends.command_settings import CommandSettings
 from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.files import cache_root
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, credential_variables
 from ideator_rl.text.display import visible
 from ideator_rl.text.redaction import without_tokens
 
@@ -43,9 +45,13 @@ AWAY_SECONDS = 30.0
 """After a call without an answer, the engine is left alone for this long."""
 GRACE_SECONDS = 60.0
 """For this long after its submission a job may be absent from the engine's list."""
+LEFT_ALONE = Answer(1, "", "it did not answer a moment ago", True)
 LOG_BYTES, LOG_LINES = 4096, 12
 NAMES_PER_CALL = 1000
 """Of `cancel`: a command has a greatest length."""
+
+
+log = logging.getLogger(__name__)
 
 
 class CommandBackend(Backend):
@@ -61,13 +67,15 @@ class CommandBackend(Backend):
         self._logs = Path(settings.logs or cache_root() / "jobs").expanduser().absolute()
         if missing := [name for name in settings.variables if name not in os.environ]:
             raise IdeatorError(f"The backend {self.name} is to pass {missing[0]} to workers, but it is not set here.")
-        variables = worker_variables({})
+        variables = worker_variables(credential_variables() if bucket.remote else {})
         for name in OWN_INTERPRETER if settings.python else ():
             variables.pop(name, None)
         self._exports = sorted({*variables, *settings.variables})
         self._environment = {**os.environ, **variables}
         # What the engine listed last: None before the first time, and while it does not answer.
         self._listed: dict[str, JobState] | None = None
+        # The engine's own ids of jobs that are not over, by name; as of the last listing.
+        self._ids: dict[str, list[str]] = {}
         # After a call without an answer: no call before this time, on the monotonic clock.
         self._away_until = 0.0
         # Of each name, how many jobs are over: a job that is sent again has the name of the one before.
@@ -104,39 +112,48 @@ class CommandBackend(Backend):
         return answers
 
     def listing(self) -> dict[str, JobState] | None:
-        answer = self._call(self.settings.list, {"prefix": self.prefix[:-1]})
-        if answer is None or answer.status:
-            self._leave_alone()
+        answer = self._call(render(self.settings.list, {"prefix": self.prefix[:-1]}))
+        if answer.status:
+            if answer is not LEFT_ALONE:
+                self._leave_alone()
+                log.warning("The backend %s waits, since its engine does not list jobs: %s", self.name, answer.sentence)
             return None
-        self._listed, self._ended = {}, Counter()
+        self._listed, self._ids, self._ended = {}, {}, Counter()
         for line in answer.output.splitlines():
-            name, *text = line.split(None, 1) or [""]
+            word, *text = line.split(None, 1) or [""]
+            name, _, engine_id = word.partition("=")
             if not name.startswith(self.prefix):
                 continue
             state = self.settings.state("".join(text).strip())
-            self._ended[name] += state.state == OVER
-            # A job that is not over counts more than one before it that had the same name.
-            if state.state != OVER or not _is_live(self._listed, name):
+            # Of several jobs of one name, the one that is not over counts.
+            if state.state != OVER:
+                self._ids.setdefault(name, []).append(engine_id)
                 self._listed[name] = state
+            else:
+                self._ended[name] += 1
+                self._listed.setdefault(name, state)
         return self._states()
 
     def cancel(self, names: list[str]) -> None:
         """Raises: IdeatorError when the engine refuses, or does not answer."""
-        braces = set(BRACE.findall(self.settings.cancel))
-        size = 1 if "name" in braces else NAMES_PER_CALL
+        used = set(BRACE.findall(self.settings.cancel))
+        if "ids" in used and not all(name in self._ids for name in names):
+            self.listing()
+            names = [name for name in names if name in self._ids]
+        size = 1 if "name" in used else NAMES_PER_CALL
         for batch in (names[start : start + size] for start in range(0, len(names), size)):
-            values = {"name": batch[0], "names": ",".join(batch)}
-            quoted = {"names_spaced": " ".join(map(shlex.quote, batch))}
-            answer = self._call(self.settings.cancel, values, quoted)
-            if answer is None or answer.status:
-                text = "it is left alone for a while, since it did not answer" if answer is None else answer.sentence
-                raise IdeatorError(f"The engine did not cancel {len(batch)} jobs: {text}. Repeat the command.")
+            ids = [id for name in batch for id in self._ids.get(name, [])]
+            words = {"name": batch[0], "names": shlex.join(batch), "ids": shlex.join(ids)}
+            answer = self._call(render(self.settings.cancel, {}, words))
+            if answer.status:
+                raise IdeatorError(
+                    f"The engine did not cancel {len(batch)} jobs: {answer.sentence}. Repeat the command."
+                )
 
     def log_tail(self, name: str) -> str:
         path, text = self._logs / f"{name}.log", ""
         if self.settings.log:
-            answer = self._call(self.settings.log, {"name": name, "log": str(path)})
-            text = "" if answer is None else answer.output
+            text = self._call(render(self.settings.log, {"name": name, "log": str(path)})).output
         else:
             with suppress(OSError), open(path, "rb") as file:
                 file.seek(max(0, path.stat().st_size - LOG_BYTES))
@@ -158,43 +175,31 @@ class CommandBackend(Backend):
         self._logs.mkdir(parents=True, exist_ok=True)
         for job in jobs if self.settings.forget else ():
             if self._ended[job.name]:
-                self._call(self.settings.forget, {"name": job.name})
-        python, launcher = self.settings.python or sys.executable, self.settings.launcher
+                self._call(render(self.settings.forget, {"name": job.name}))
         shared = {"prefix": self.prefix[:-1], "exports": ",".join(self._exports)}
-        values = [
-            job_values(job, python, launcher) | shared | {"log": str(self._logs / f"{job.name}.log")} for job in jobs
-        ]
+        python = self.settings.python or sys.executable
+        values = [job_values(job, python, self.settings.launcher, self._logs) | shared for job in jobs]
         if self.settings.batch:
-            answer = self._call(self.settings.submit, {}, standard_input=json.dumps(values))
+            answer = self._call(self.settings.submit, json.dumps(values))
         else:
-            job = jobs[0]
             # A job of this name that ended before it claimed anything may have found no other host.
-            avoids = bool(job.avoid) and not self._ended[job.name]
-            raw = {
-                "gpu": self.settings.gpu if job.resources.gpus else "",
-                "exclude": self.settings.exclude if avoids else "",
-            }
-            quoted = {name: render(text, values[0]) for name, text in raw.items()}
-            text = render(self.settings.stdin, values[0], quoted, json.dumps)
-            answer = self._call(self.settings.submit, values[0], quoted, text)
-        if answer is None or answer.away:
-            self._leave_alone()
-            return answer or Answer(1, "", "", True)
-        if answer.status and any(job.avoid for job in jobs):
+            avoids = bool(jobs[0].avoid) and not self._ended[jobs[0].name]
+            answer = self._call(*self.settings.submission(values[0], avoids))
+        if answer.status and not answer.away and any(job.avoid for job in jobs):
             return self._send([replace(job, avoid=()) for job in jobs])
         return answer
 
     def _leave_alone(self) -> None:
         self._listed, self._away_until = None, time.monotonic() + AWAY_SECONDS
 
-    def _call(
-        self, template: str, values: dict[str, Any], quoted: dict[str, str] | None = None, standard_input: str = ""
-    ) -> Answer | None:
-        """Run a command of the engine; None while the engine is left alone."""
+    def _call(self, line: str, standard_input: str = "") -> Answer:
+        """Run a command of the engine, unless it is left alone."""
         if time.monotonic() < self._away_until:
-            return None
-        line = render(template, values, quoted)
-        return run_line(line, self._environment, self.settings.timeout, self.settings.away, standard_input)
+            return LEFT_ALONE
+        answer = run_line(line, self._environment, self.settings.timeout, self.settings.away, standard_input)
+        if answer.away:
+            self._leave_alone()
+        return answer
 
 
 def _is_live(states: dict[str, JobState], name: str) -> bool:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ideator_rl.executor.backends.backend import Job
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
         return shorten(without_tokens(visible("; ".join(lines[-3:]))), 400)
 
 
-def job_values(job: Job, python: str, launcher: str) -> dict[str, Any]:
+def job_values(job: Job, python: str, launcher: str, logs: Path) -> dict[str, Any]:
     """What templates can name of a job.  `launcher`: words before the worker's command, as a shell splits them."""
     argv = [*shlex.split(launcher), *job.argv(python)]
     return {
@@ -53,6 +54,7 @@ def job_values(job: Job, python: str, launcher: str) -> dict[str, Any]:
         "hardware": job.hardware,
         "hosts": ",".join(job.avoid),
         "python": python,
+        "log": str(logs / f"{job.name}.log"),
         "argv": argv,
         # With `exec`, a signal for the shell that an engine starts reaches the worker.
         "worker": f"exec {shlex.join(argv)}",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import field
+from typing import Any
 
 from pydantic.dataclasses import dataclass
 
@@ -20,7 +22,7 @@ from ideator_rl.executor.backends.backend import (
     WAITING,
     JobState,
 )
-from ideator_rl.executor.backends.command_line import BRACE
+from ideator_rl.executor.backends.command_line import BRACE, render
 
 _JOB = ("name", "id", "cpus", "gpus", "memory_gb", "minutes", "seconds", "hardware", "hosts", "python", "worker",
         "argv", "prefix", "log", "exports", "gpu", "exclude")  # fmt: skip
@@ -30,7 +32,7 @@ _VALUES = {
     "gpu": _JOB[:-2],
     "exclude": _JOB[:-2],
     "list": ("prefix",),
-    "cancel": ("name", "names", "names_spaced"),
+    "cancel": ("name", "names", "ids"),
     "forget": ("name",),
     "log": ("name", "log"),
 }
@@ -71,9 +73,9 @@ class CommandSettings(EngineSettings):
     submit: str
     """Submits one job; with `batch`, all jobs of a JSON list on standard input."""
     list: str
-    """Prints a line for each job: its name, its state, and perhaps a reason."""
+    """Prints a line for each job: its name, perhaps `=` and the engine's id, its state, and perhaps a reason."""
     cancel: str
-    """Ends jobs: {names} are separated by commas, {names_spaced} by spaces; with {name}, one call for each."""
+    """Ends the jobs of all {names} or {ids}; with {name}, one call for each."""
     over: str = r"(?i)complete(d|$)|succe|fail|cancel|time.?out|preempted|memory|deadline|error|stopped|dele|\bover\b"
     """Pattern of the states of jobs that have ended."""
     running: str = r"(?i)running|completing"
@@ -114,6 +116,12 @@ class CommandSettings(EngineSettings):
                 re.compile(getattr(self, key))
             except re.error as error:
                 raise ValueError(f"{key}: {getattr(self, key)!r}. Expected a regular expression: {error}.") from None
+
+    def submission(self, values: dict[str, Any], avoids: bool) -> tuple[str, str]:
+        """The line that submits a job, and its standard input.  `avoids`: whether hosts are left out."""
+        parts = {"gpu": self.gpu if values["gpus"] else "", "exclude": self.exclude if avoids else ""}
+        words = {name: render(text, values) for name, text in parts.items()}
+        return render(self.submit, values, words), render(self.stdin, values, words, json.dumps)
 
     def state(self, text: str) -> JobState:
         """The state of a job, from what its engine's list shows after its name."""

@@ -5,6 +5,7 @@ file system that all nodes share.
 
 - `squeue -t all` shows jobs that are over for `MinJobAge` seconds, with or without accounting.  A listing names no
   partition, since jobs may move to another one.
+- `scancel --name` takes one name: jobs are cancelled by the ids of the listing, in one call.
 - A job is never requeued: a worker whose job is started again by Slurm would be an attempt that no scheduler started.
 - 30 seconds before its time limit a worker gets SIGTERM, and ends its attempt with a reason.
 - A job has the variables of `--export` alone, none of this process's keys.
@@ -33,8 +34,8 @@ SUBMIT = (
     "--wrap {worker}"
 )
 SLURM: dict[str, Any] = {
-    "list": "squeue --me -h -t all -o '%j %T %r'",
-    "cancel": "scancel --me --name={names}",
+    "list": "squeue --me -h -t all -o '%j=%A %T %r'",
+    "cancel": "scancel {ids}",
     "gpu": "--gpus-per-node={gpus}",
     "exclude": "--exclude={hosts}",
     "over": "COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL|PREEMPTED|OUT_OF_MEMORY|BOOT_FAIL|DEADLINE|REVOKED",
@@ -89,8 +90,8 @@ class SlurmBackend(CommandBackend):
     def refuse_if_too_large(self, resources: Resources) -> None:
         """Raises: IdeatorError when no node is large enough: Slurm would let the job wait without end."""
         partition = f" --partition={shlex.quote(self._partition)}" if self._partition else ""
-        answer = self._call(f"sinfo -h -N -o '%c %G'{partition}", {})
-        if answer is None or answer.status:
+        answer = self._call(f"sinfo -h -N -o '%c %G'{partition}")
+        if answer.status:
             return  # found out at the first submission
         nodes = []
         for line in answer.output.splitlines():
