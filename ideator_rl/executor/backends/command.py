@@ -5,8 +5,7 @@
     cancel: scancel {ids}
 
 - A template is a line for `sh`.  A value takes the place of its name in braces, quoted for the shell.
-- `list` prints one job a line: its name, perhaps `=` and the engine's id, its state, and perhaps a reason.  One call
-  serves all jobs.
+- `list` prints one job a line: its name, perhaps `=` and the engine's id, its state, and perhaps a reason.
 - The name identifies a job.  The engine lists its jobs before the first one is sent, so that a scheduler that was
   killed submits nothing twice.
 - A call without a clear answer is unknown, not failed: nothing is sent until the engine has listed its jobs again.
@@ -47,16 +46,13 @@ GRACE_SECONDS = 60.0
 """For this long after its submission a job may be absent from the engine's list."""
 LEFT_ALONE = Answer(1, "", "it did not answer a moment ago", True)
 LOG_BYTES, LOG_LINES = 4096, 12
-NAMES_PER_CALL = 1000
-"""Of `cancel`: a command has a greatest length."""
+NAMES_PER_CALL = 1000  # a command has a greatest length
 
 
 log = logging.getLogger(__name__)
 
 
 class CommandBackend(Backend):
-    """The scheduler's thread alone calls its methods."""
-
     name = "command"
 
     def __init__(self, bucket: Bucket, slots: int | None, settings: CommandSettings):
@@ -106,8 +102,7 @@ class CommandBackend(Backend):
             if answer.status and not re.search(self.settings.exists, answer.output + answer.errors):
                 # The next one would meet the same fault, as a rule.
                 return answers | {job.name: f"The engine refused the job: {answer.sentence}" for job in batch}
-            now = time.monotonic()
-            self._fresh |= {job.name: (now, self._ended[job.name]) for job in batch}
+            self._fresh |= {job.name: (time.monotonic(), self._ended[job.name]) for job in batch}
             answers |= {job.name: None for job in batch}
         return answers
 
@@ -173,9 +168,8 @@ class CommandBackend(Backend):
     def _send(self, jobs: list[Job]) -> Answer:
         """Submit one job, or a batch; a second time without its hosts to avoid when the engine refuses the first."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        for job in jobs if self.settings.forget else ():
-            if self._ended[job.name]:
-                self._call(render(self.settings.forget, {"name": job.name}))
+        for name in [job.name for job in jobs if self.settings.forget and self._ended[job.name]]:
+            self._call(render(self.settings.forget, {"name": name}))
         shared = {"prefix": self.prefix[:-1], "exports": ",".join(self._exports)}
         python = self.settings.python or sys.executable
         values = [job_values(job, python, self.settings.launcher, self._logs) | shared for job in jobs]
