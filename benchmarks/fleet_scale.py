@@ -162,6 +162,7 @@ def cold(url: str, waiting: int) -> dict[str, Any]:
 def serve(url: str, waiting: int) -> dict[str, Any]:
     from ideator_rl.environments.environment import Resources
     from ideator_rl.executor.backends import Backend
+    from ideator_rl.executor.record_store import QueueEntry
     from ideator_rl.executor.scheduler import Scheduler
     from ideator_rl.storage.bucket import open_bucket
 
@@ -173,7 +174,7 @@ def serve(url: str, waiting: int) -> dict[str, Any]:
 
     async def lag() -> tuple[float, float]:
         scheduler = Scheduler(open_bucket(url), Full())
-        futures = [scheduler.result(id, Resources()) for id in _waiting(waiting)]
+        futures = [scheduler.result(QueueEntry(id, Resources(), 10)) for id in _waiting(waiting)]
         end, longest, blocked = time.monotonic() + SERVE_SECONDS, 0.0, 0.0
         while (before := time.monotonic()) < end:
             await asyncio.sleep(STEP_SECONDS)

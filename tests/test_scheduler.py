@@ -12,7 +12,7 @@ from scripted import idea
 from test_backends import WithoutBaseClass
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import attempt_policy, breaker, dispatcher, jobs, record_store
+from ideator_rl.executor import attempt_policy, breaker, jobs, pending, record_store
 from ideator_rl.executor.backends import Backend, Job, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.one_by_one import adapted
@@ -185,7 +185,7 @@ def test_while_the_breaker_is_open_nothing_is_submitted_and_then_one_job(bucket,
         scheduler = Scheduler(bucket, engine)
         futures = [result(scheduler, entry(id)) for id in "abcde"]
         await asyncio.sleep(0.3)
-        assert len(engine.names) == 5 and "invalid partition" in scheduler.dispatcher.breaker.reason
+        assert len(engine.names) == 5 and "invalid partition" in scheduler.dispatcher.jobs.breaker.reason
         await asyncio.sleep(0.5)
         assert len(engine.names) == 6 and not any(future.done() for future in futures)
         scheduler.close()
@@ -308,7 +308,7 @@ def test_higher_priority_starts_first(bucket):
 
 
 def test_an_experiment_that_another_process_runs_is_not_started_again(bucket, monkeypatch, caplog):
-    monkeypatch.setattr(dispatcher, "ELSEWHERE_SECONDS", 0.0)
+    monkeypatch.setattr(pending, "ELSEWHERE_SECONDS", 0.0)
     engine = ScriptedEngine(bucket, [])
     record_store.claim_attempt(bucket, "a")
 

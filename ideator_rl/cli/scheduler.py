@@ -6,14 +6,18 @@ import argparse
 import math
 import queue
 from contextlib import closing
+from functools import partial
+from typing import Any
 
 from ideator_rl.cli.output import open_shared_bucket, print_json, print_progress, print_text
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
+from ideator_rl.executor.backends.backend import WAITING
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
+from ideator_rl.executor.services import ServiceReporter
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.storage.bucket import Bucket
 
@@ -33,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
     scheduler = Scheduler(
         bucket, backend, retry=retry, isolation=args.isolation, hardware=args.hardware, every=args.every
     )
-    with closing(backend), closing(scheduler):
+    facts = partial(_facts, scheduler, args.backend)
+    with closing(backend), closing(scheduler), ServiceReporter(bucket, "scheduler", facts):
         return _serve(scheduler, args.once, args.json)
 
 
@@ -46,6 +51,16 @@ def _create_backend(args: argparse.Namespace, bucket: Bucket) -> Backend:
         )
     backend.start = args.start
     return backend
+
+
+def _facts(scheduler: Scheduler, backend: str) -> dict[str, Any]:
+    jobs = scheduler.dispatcher.jobs
+    return {
+        "backend": backend,
+        "queued": jobs.count(WAITING),
+        "running": scheduler.running_count,
+        "breaker": jobs.breaker.reason,
+    }
 
 
 def _serve(scheduler: Scheduler, once: bool, as_json: bool) -> int:

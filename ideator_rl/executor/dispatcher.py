@@ -15,38 +15,28 @@ An outage of the bucket is waited out (`retry`); nothing is started or given up 
 from __future__ import annotations
 
 import logging
-import random
 import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ideator_rl.executor import record_store
-from ideator_rl.executor.attempt_policy import Round, backoff
-from ideator_rl.executor.backends.backend import JOB_CANCELLED, JOB_PREEMPTED, NODE_FAIL, Job, job_name
+from ideator_rl.executor.attempt_policy import Round
+from ideator_rl.executor.backends.backend import JOB_CANCELLED, JOB_PREEMPTED, NODE_FAIL
 from ideator_rl.executor.backends.one_by_one import adapted
-from ideator_rl.executor.breaker import Breaker
 from ideator_rl.executor.bucket_watch import BucketWatch
-from ideator_rl.executor.jobs import BATCH, Jobs
+from ideator_rl.executor.jobs import Jobs
+from ideator_rl.executor.look_pace import look_interval
 from ideator_rl.executor.pending import Agenda, PendingExperiment, Phase, StartOrder
-from ideator_rl.executor.record_store import DEAD, PREEMPTED, Attempt, Claim, QueueEntry
+from ideator_rl.executor.record_store import DEAD, PREEMPTED, Attempt, QueueEntry
 from ideator_rl.executor.retry import LONGEST_WAIT, OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment, hardware_words
-from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, DamagedObject
-from ideator_rl.text.display import visible
 
-LOOK_SECONDS, LOOK_FRACTION, LOOK_FACTOR = (0.1, 0.5), 1 / 50, 20
-"""Between two looks at a bucket on this machine: a fraction of the time since something happened, within bounds, and
-at least a multiple of the time that a look takes."""
-YOUNG_SECONDS, REMOTE_YOUNG_LOOK, REMOTE_LOOK = 60.0, 2.0, (5.0, 10.0)
-"""The same over a network: while something happened lately that others may answer, and else, with jitter."""
 CLAIM_CHECK_SECONDS = 10.0
 """Between two reads of an attempt elsewhere that has no heartbeat."""
 TICK_SECONDS = 0.1
 """Between two tries to find room at a backend that reports no ends."""
-ELSEWHERE_SECONDS, ELSEWHERE_AGAIN_SECONDS = 30.0, 600.0
-"""The log says that an attempt of another run is waited for after the first, and again after the second."""
 NOT_OF_THE_START = (JOB_PREEMPTED, NODE_FAIL, JOB_CANCELLED)
 """Reasons of an engine to end a job that say nothing about how it was started."""
 
@@ -81,13 +71,13 @@ class Dispatcher:
         every: float | None = None,
     ):
         self.bucket, self.backend, self.max_attempts = bucket, adapted(backend), max_attempts
-        self.take_all, self.breaker = False, Breaker()
+        self.take_all = False
         self.pending: dict[str, PendingExperiment] = {}
-        self.jobs, self.watch = Jobs(self.backend, every), BucketWatch(bucket)
+        self.jobs, self.watch = Jobs(self.backend, bucket.url, isolation, every), BucketWatch(bucket)
         self.looks = 0
         """Looks at the bucket so far."""
         self._retry, self._on_end, self._every = retry, on_end, every
-        self._isolation, self._hardware, self._host = isolation, hardware_words(hardware), socket.gethostname()
+        self._hardware, self._host = hardware_words(hardware), socket.gethostname()
         self._agenda, self._ready = Agenda(), StartOrder()
         # Jobs that are to be cancelled at the end of this tick.
         self._to_cancel: list[str] = []
@@ -99,8 +89,6 @@ class Dispatcher:
         self._recorded: set[str] = set()
         # Those with a heartbeat at the last look; replaced as a whole, since other threads read it.
         self._beating: frozenset[str] = frozenset()
-        # The listing after which the backend had no room; without a newer one there is none.
-        self._full_at = float("nan")
 
     def add(self, entry: QueueEntry) -> None:
         """Take on an experiment that a run of this process waits for, and has put into the queue."""
@@ -134,9 +122,9 @@ class Dispatcher:
             times.append(self._next_look)
         if self.backend.every:
             times += [self.jobs.next_listing] if len(self.jobs) or len(self._ready) else []
-        elif len(self.jobs) or (len(self._ready) and not self.breaker.reason):
+        elif len(self.jobs) or (len(self._ready) and not self.jobs.breaker.reason):
             times.append(time.monotonic() + TICK_SECONDS)
-        if len(self._ready) and (next_try := self.breaker.next_try) is not None:
+        if len(self._ready) and (next_try := self.jobs.breaker.next_try) is not None:
             times.append(next_try)
         return min(times)
 
@@ -147,8 +135,7 @@ class Dispatcher:
         except OUTAGE_ERRORS as error:
             self._wait_out(error)
             return
-        has_work = bool(len(self._ready)) and self.breaker.most() != 0 and self._full_at != self.jobs.listed
-        for id, (name, reason) in self.jobs.take_ended(has_work).items():
+        for id, (name, reason) in self.jobs.take_ended(before_submission=len(self._ready) > 0).items():
             if (pending := self.pending.get(id)) is not None and pending.job == name:
                 pending.job, pending.ended_job, pending.job_reason = "", name, reason
                 self._check_now(id, pending)
@@ -196,19 +183,23 @@ class Dispatcher:
                 self._check_now(id, pending)
             elif self.backend.starts:
                 self._compare_beat(id, pending, id in beats)
-        self._next_look = began + self._pace(time.monotonic() - began)
+        # A backend on this machine reports ends itself, and what others do is rarely urgent.
+        by_others = self.take_all or not self.backend.starts
+        now = time.monotonic()
+        quiet = now - self._last_event
+        self._next_look = began + (self._every or look_interval(self.bucket, now - began, quiet, by_others))
 
     def _compare_beat(self, id: str, pending: PendingExperiment, has_beat: bool) -> None:
         """See whether an attempt has begun, ended or died since the last look."""
         changed, pending.had_beat = pending.had_beat != has_beat, has_beat
         if pending.job:
             if changed and has_beat:
-                self.breaker.count_claimed()
+                self.jobs.breaker.count_claimed()
         elif pending.phase is Phase.ELSEWHERE:
             if (changed and not has_beat) or not self.watch.alive(id, pending.claim):
                 self._check_now(id, pending)
-            elif pending.claim is not None:
-                self._say_elsewhere(id, pending, pending.claim)
+            elif (line := pending.elsewhere_line()) is not None:
+                log.warning("%s", line)
         elif changed and has_beat and pending.phase is Phase.READY:
             self._check_now(id, pending)
 
@@ -224,18 +215,6 @@ class Dispatcher:
             self._agenda.put(id, 0.0)
             self._last_event = time.monotonic()
         self._skipped = {id: entry for id, entry in self._skipped.items() if id in queue}
-
-    def _pace(self, took: float) -> float:
-        """Seconds from the begin of a look to the next one."""
-        quiet = time.monotonic() - self._last_event
-        if self._every is not None:
-            return self._every * random.uniform(0.8, 1.2)
-        if self.bucket.remote:
-            # A backend on this machine reports ends itself, and what others do is rarely urgent.
-            answered_by_others = self.take_all or not self.backend.starts
-            return REMOTE_YOUNG_LOOK if answered_by_others and quiet < YOUNG_SECONDS else random.uniform(*REMOTE_LOOK)
-        wanted = min(max(LOOK_SECONDS[0], LOOK_FRACTION * quiet), LOOK_SECONDS[1])
-        return max(wanted, min(LOOK_FACTOR * took, REMOTE_LOOK[1]))
 
     def _wait_out(self, error: Exception) -> None:
         """The bucket is out of reach: look again later, and give up what a run waits for when that takes too long."""
@@ -366,10 +345,10 @@ class Dispatcher:
         delay = judged.backoff("" if self.backend.every else self._host) if judged.claimed != pending.claimed else 0.0
         if pending.ended_job:
             if judged.claimed > pending.claimed:
-                self.breaker.count_claimed()
+                self.jobs.breaker.count_claimed()
                 pending.unclaimed = 0
             elif pending.job_reason not in NOT_OF_THE_START:
-                delay = self._count_unclaimed(pending, self._log_tail(pending.ended_job))
+                delay = self.jobs.count_unclaimed(pending, self.jobs.last_line(pending.ended_job))
         pending.claimed, pending.hosts, pending.claim = judged.claimed, judged.hosts, None
         pending.ended_job = pending.job_reason = ""
         pending.next_elsewhere_line = 0.0
@@ -380,71 +359,15 @@ class Dispatcher:
         else:
             self._ready.put(id, pending.rank)
 
-    def _count_unclaimed(self, pending: PendingExperiment, last_words: str) -> float:
-        """A start ended before it claimed anything; returns the seconds until the next one of this experiment."""
-        pending.unclaimed += 1
-        self.breaker.count_unclaimed(pending.submitted, last_words)
-        return backoff(pending.unclaimed)
-
-    def _log_tail(self, name: str) -> str:
-        lines = [line for line in visible(self.backend.log_tail(name)).splitlines() if line.strip()]
-        return lines[-1].strip()[:300] if lines else ""
-
-    # --- 4. Starts ---
-
     def _submit(self) -> None:
-        """Submit what is ready, in order, until there is no room."""
-        if self.jobs.away or self._full_at == self.jobs.listed:
-            return
-        while len(self._ready) and (most := self.breaker.most()) != 0:
-            if most is not None and len(self.jobs):
-                return  # one start is to show whether the cause is gone
-            left_out = self._submit_batch(self._ready.take(most or BATCH))
-            for id in left_out:
-                self._ready.put(id, self.pending[id].rank)
-            if left_out:
-                self._full_at = self.jobs.listed
-                return
+        """Submit what is ready; one that the backend refused, or at which it raised, waits or is lost alone."""
+        pauses, faults = self.jobs.start(self._ready, self.pending)
+        for id, seconds in pauses.items():
+            self._agenda.put(id, time.monotonic() + seconds)
+        for id, error in faults.items():
+            self._fault(id, error)
 
-    def _submit_batch(self, ids: list[str]) -> list[str]:
-        """Submit jobs for these experiments; returns those for which there was no room."""
-        jobs = [self._job(id) for id in ids]
-        try:
-            answers = self.jobs.submit(jobs)
-        except Exception as error:
-            if len(ids) == 1:
-                self._fault(ids[0], error)
-                return []
-            # One of them has a fault of its own; a name that was taken before it is not started twice.
-            return [left for id in ids for left in self._submit_batch([id])]
-        now, left_out = time.monotonic(), []
-        for id, job in zip(ids, jobs, strict=True):
-            pending = self.pending[id]
-            if job.name not in answers:
-                left_out.append(id)
-                continue
-            pending.submitted = now
-            if (refusal := answers[job.name]) is None:
-                pending.phase, pending.job = Phase.SUBMITTED, job.name
-            else:
-                self._agenda.put(id, now + self._count_unclaimed(pending, visible(refusal)[:300]))
-        return left_out
-
-    def _job(self, id: str) -> Job:
-        pending = self.pending[id]
-        entry = pending.entry
-        return Job(
-            name=job_name(self.bucket.url, id, pending.claimed),
-            id=id,
-            bucket=self.bucket.url,
-            isolation=self._isolation,
-            resources=entry.resources,
-            minutes=entry.minutes,
-            hardware=entry.hardware,
-            avoid=pending.hosts,
-        )
-
-    # --- Ends ---
+    # --- 4. Ends ---
 
     def _settle(self, id: str, outcome: Experiment | Lost, cancel: bool = False) -> None:
         """An experiment has an outcome.  `cancel`: its job is to end even if it runs."""
@@ -454,7 +377,7 @@ class Dispatcher:
         else:
             self._recorded.add(id)
             if pending.job or pending.ended_job:
-                self.breaker.count_claimed()
+                self.jobs.breaker.count_claimed()
             # Left in the queue by a worker that was killed after the record, before this process looked.
             if not pending.awaited and pending.found_now:
                 return
@@ -472,22 +395,3 @@ class Dispatcher:
             self._to_cancel.append(pending.job)
         self.jobs.forget(pending.job)
         return pending
-
-    def _say_elsewhere(self, id: str, pending: PendingExperiment, claim: Claim) -> None:
-        """Log for which process an experiment waits, and for how long it has run."""
-        now = time.monotonic()
-        if not pending.next_elsewhere_line:
-            pending.next_elsewhere_line = now + ELSEWHERE_SECONDS
-        if now < pending.next_elsewhere_line or not pending.awaited:
-            return
-        pending.next_elsewhere_line = now + ELSEWHERE_AGAIN_SECONDS
-        machine = (
-            "this machine" if claim.place == process_tree.host_identity() else f"the machine {visible(claim.host)}"
-        )
-        log.warning(
-            "Process %d of %s has run the experiment %s for another run for %.0f s; its record counts here too.",
-            claim.pid,
-            machine,
-            id,
-            max(0.0, time.time() - claim.time),
-        )

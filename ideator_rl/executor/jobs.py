@@ -1,4 +1,4 @@
-"""The jobs of one dispatcher at its backend: submitted in batches, listed in one call, cancelled in one call."""
+"""The jobs of one dispatcher at its backend: submitted in batches, and listed in one call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import logging
 import time
 from dataclasses import dataclass
 
-from ideator_rl.executor.backends.backend import OVER, RUNNING, WAITING, Backend, Job, JobState
+from ideator_rl.executor.attempt_policy import backoff
+from ideator_rl.executor.backends.backend import OVER, RUNNING, WAITING, Backend, Job, JobState, job_name
+from ideator_rl.executor.breaker import Breaker
+from ideator_rl.executor.pending import PendingExperiment, Phase, StartOrder
+from ideator_rl.text.display import visible
 
 BATCH = 64
 """Jobs of one submission."""
@@ -33,14 +37,17 @@ class _Sent:
 class Jobs:
     """Used by the thread that ticks; other threads may call `running` and `count`."""
 
-    def __init__(self, backend: Backend, every: float | None = None):
-        self.backend = backend
+    def __init__(self, backend: Backend, bucket_url: str, isolation: str, every: float | None = None):
+        self.backend, self._bucket_url, self._isolation = backend, bucket_url, isolation
+        self.breaker = Breaker()
         self.every = backend.every if every is None or not backend.every else every
         self.away = False
         """The last listing failed: nothing is submitted until one succeeds."""
         self._sent: dict[str, _Sent] = {}
         self.changes = 0
         """Submissions and ends so far."""
+        # The listing after which there was no room; without a newer one there is none.
+        self._full_at = float("nan")
         self._next_listing = 0.0
         self.listed = float("-inf")
         """Monotonic seconds of the last listing that succeeded."""
@@ -69,7 +76,7 @@ class Jobs:
         """
         now = time.monotonic()
         due = now >= self._next_listing
-        if before_submission and not self.away:
+        if before_submission and not self.away and not self._is_full and self.breaker.most() != 0:
             due |= now - self.listed >= FRESH_SECONDS
         if not due:
             return {}
@@ -103,24 +110,87 @@ class Jobs:
                 del self._sent[name]
         return ended
 
-    def submit(self, jobs: list[Job]) -> dict[str, str | None]:
-        """Submit jobs; returns what `Backend.submit` does.
+    @property
+    def _is_full(self) -> bool:
+        return self._full_at == self.listed
 
-        Raises:
-            Exception: the backend's.
+    def start(
+        self, ready: StartOrder, pending: dict[str, PendingExperiment]
+    ) -> tuple[dict[str, float], dict[str, Exception]]:
+        """Submit what is ready, in order, until there is no room.
+
+        Returns:
+            For each experiment whose job was refused, the seconds until it may be tried again; and what the backend
+            raised at one experiment.
         """
-        answers = self.backend.submit(jobs)
-        now = time.monotonic()
-        for job in jobs:
-            if job.name in answers and answers[job.name] is None:
-                self._sent[job.name] = _Sent(job.id, now)
-                self.changes += 1
-        return answers
+        pauses: dict[str, float] = {}
+        faults: dict[str, Exception] = {}
+        # While the engine is away nothing is submitted: it may have the jobs already.
+        while len(ready) and not self.away and not self._is_full and (most := self.breaker.most()) != 0:
+            if most is not None and self._sent:
+                break  # one start is to show whether the cause is gone
+            batch = [pending[id] for id in ready.take(most or BATCH)]
+            left_out = self._submit(batch, pauses, faults)
+            for item in left_out:
+                ready.put(item.entry.id, item.rank)
+            if left_out:
+                self._full_at = self.listed
+        return pauses, faults
 
-    def forget(self, name: str) -> JobState | None:
-        """The end of a job is of no interest any more; returns its state as last listed."""
-        sent = self._sent.pop(name, None)
-        return sent.state if sent is not None else None
+    def _submit(
+        self, batch: list[PendingExperiment], pauses: dict[str, float], faults: dict[str, Exception]
+    ) -> list[PendingExperiment]:
+        """Submit one batch; returns those for which there was no room."""
+        jobs = [self._job(item) for item in batch]
+        try:
+            answers = self.backend.submit(jobs)
+        except Exception as error:
+            if len(batch) == 1:
+                faults[batch[0].entry.id] = error
+                return []
+            # One of them has a fault of its own; a name that was taken before it is not started twice.
+            return [left for item in batch for left in self._submit([item], pauses, faults)]
+        now, left_out = time.monotonic(), []
+        for item, job in zip(batch, jobs, strict=True):
+            if job.name not in answers:
+                left_out.append(item)
+                continue
+            item.submitted = now
+            if (refusal := answers[job.name]) is not None:
+                pauses[job.id] = self.count_unclaimed(item, visible(refusal)[:300])
+                continue
+            item.phase, item.job = Phase.SUBMITTED, job.name
+            self._sent[job.name] = _Sent(job.id, now)
+            self.changes += 1
+        return left_out
+
+    def _job(self, item: PendingExperiment) -> Job:
+        entry = item.entry
+        return Job(
+            name=job_name(self._bucket_url, entry.id, item.claimed),
+            id=entry.id,
+            bucket=self._bucket_url,
+            isolation=self._isolation,
+            resources=entry.resources,
+            minutes=entry.minutes,
+            hardware=entry.hardware,
+            avoid=item.hosts,
+        )
+
+    def count_unclaimed(self, item: PendingExperiment, last_words: str) -> float:
+        """A start has ended before it claimed anything; returns the seconds until the next one of this experiment."""
+        item.unclaimed += 1
+        self.breaker.count_unclaimed(item.submitted, last_words)
+        return backoff(item.unclaimed)
+
+    def last_line(self, name: str) -> str:
+        """The last line of the engine's log of a job."""
+        lines = [line for line in visible(self.backend.log_tail(name)).splitlines() if line.strip()]
+        return lines[-1].strip()[:300] if lines else ""
+
+    def forget(self, name: str) -> None:
+        """The end of a job is of no interest any more."""
+        self._sent.pop(name, None)
 
     def is_waiting(self, name: str) -> bool:
         sent = self._sent.get(name)

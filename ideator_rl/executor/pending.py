@@ -13,6 +13,10 @@ from enum import Enum
 
 from ideator_rl.executor.record_store import Claim, QueueEntry
 from ideator_rl.executor.retry import Backoff
+from ideator_rl.text.display import visible
+
+ELSEWHERE_SECONDS, ELSEWHERE_AGAIN_SECONDS = 30.0, 600.0
+"""The log says that an attempt of another run is waited for after the first, and again after the second."""
 
 
 class Phase(Enum):
@@ -65,6 +69,20 @@ class PendingExperiment:
     def rank(self) -> tuple[int, int]:
         """Attempts start in this order."""
         return -self.entry.priority, self.order
+
+    def elsewhere_line(self) -> str | None:
+        """What the log is to say now of an attempt of another run that this one waits for; None for nothing."""
+        now = time.monotonic()
+        if not self.next_elsewhere_line:
+            self.next_elsewhere_line = now + ELSEWHERE_SECONDS
+        if self.claim is None or now < self.next_elsewhere_line or not self.awaited:
+            return None
+        self.next_elsewhere_line = now + ELSEWHERE_AGAIN_SECONDS
+        machine = "this machine" if self.claim.is_here else f"the machine {visible(self.claim.host)}"
+        return (
+            f"Process {self.claim.pid} of {machine} has run the experiment {self.entry.id} for another run for "
+            f"{max(0.0, time.time() - self.claim.time):.0f} s; its record counts here too."
+        )
 
 
 class Agenda:
