@@ -43,7 +43,7 @@ class IdeatorConfig(PipelineConfig, RunSettings):
     prompts: str = "short"
     """Kind of the environment's prompt that asks for an idea."""
     bucket: str = ""
-    """URL of the bucket; empty for `<output_dir>/bucket`."""
+    """URL of the bucket, a folder or an object store: docs/how-to/buckets.md; empty for `<output_dir>/bucket`."""
     coder: dict[str, Any] | None = None
     """Settings of an implementer that asks an LLM, such as its endpoint and models: docs/how-to/implementers.md."""
     replicates: Count = 1
