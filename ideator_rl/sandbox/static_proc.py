@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import sys
-from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -39,14 +38,22 @@ _CONSTANT = (
 
 
 def static_proc() -> Path:
-    """The folder with these files, made once for what they contain."""
+    """The folder with these files, made once for what they contain.
+
+    Raises:
+        OSError: the cache folder cannot be written.
+    """
     files = _files()
     key = hashlib.sha256(repr((sorted(files.items()), MASKED_FOLDERS)).encode()).hexdigest()[:16]
     target = cache_root() / "proc" / key
     if not target.is_dir():
         # Another process may win; its folder is the same.
-        with suppress(OSError), atomic_folder(target, overwrite=False) as folder:
-            write_static_proc(folder)
+        try:
+            with atomic_folder(target, overwrite=False) as folder:
+                write_static_proc(folder)
+        except OSError:
+            if not target.is_dir():
+                raise
     return target
 
 
