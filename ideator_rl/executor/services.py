@@ -88,9 +88,9 @@ class ServiceReporter:
             self._bucket.delete(f"{SERVICES}/{self._name}")
 
     def _put(self) -> None:
-        # Only remote buckets count their requests.
-        requests = dict(getattr(self._bucket, "requests", {}))
-        report = ServiceReport(self._name, self._kind, time.time(), requests=requests, **self._facts())
+        report = ServiceReport(
+            self._name, self._kind, time.time(), requests=dict(self._bucket.requests), **self._facts()
+        )
         self._bucket.put(f"{SERVICES}/{self._name}", json.dumps(asdict(report)).encode())
 
 

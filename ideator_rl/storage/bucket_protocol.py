@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from ideator_rl.errors import IdeatorError
@@ -24,6 +24,10 @@ class Bucket(Protocol):
     url: str
     remote: bool
     """Each call is a network round trip: never make one inside an event loop."""
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """Requests of this process that a store charges for, by kind (put, get, list, delete)."""
 
     def create(self, key: str, data: bytes) -> bool:
         """Store an object that must not exist yet; returns whether the stored object is `data`.

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +27,7 @@ STAGED = ".staged-"
 
 class FileBucket:
     remote = False
+    requests: Mapping[str, int] = {}
 
     def __init__(self, root: Path):
         try:

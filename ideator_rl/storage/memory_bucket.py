@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class MemoryBucket:
     remote = False
+    requests: Mapping[str, int] = {}
     _open: dict[str, MemoryBucket] = {}
     _guard = threading.Lock()
 
