@@ -50,7 +50,7 @@ def audit(run: Path, url: str, ledger: Path, steps: int, groups: int, group_size
         rows,
         [TrainBatch.from_json(json.loads(line)) for line in lines],
         {id: record_store.load_record(bucket, id) for id in experiment_ids},
-        {id: record_store.count_attempts(bucket, id) for id in experiment_ids},
+        {id: len(record_store.attempts(bucket, id)) for id in experiment_ids},
         read_ledger(ledger),
         archived,
         steps,

@@ -104,7 +104,7 @@ JSON_DOORS = {
     ideas: {"idea": IDEA, "more": [1.5]},
     bucket_object("experiments/e/result.json", lambda bucket: record_store.load_record(bucket, "e")): vars(RECORD),
     bucket_object("experiments/e/spec.json", lambda bucket: record_store.Spec.load(bucket, "e")): SPEC,
-    bucket_object("experiments/e/attempts/0/claim.json", lambda bucket: record_store.running_claim(bucket, "e")): CLAIM,
+    bucket_object("experiments/e/attempts/0/claim.json", lambda bucket: record_store.attempts(bucket, "e")): CLAIM,
     bucket_object("trees/t.json", lambda bucket: record_store.load_tree(bucket, "t")): {"a.py": "x = 1\n"},
     lambda path: Ledger(path=path): {"usd": 1.5, "tokens": 20.0, "gpu_hours": 0.0, "flight": {}},
     lambda path: rows_from_file(path, "prompt"): {"completion": IDEA, "prompt": "p", "status": "succeeded"},

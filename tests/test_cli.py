@@ -155,14 +155,12 @@ def test_a_cancelled_experiment_ends_and_runs_again_only_when_it_is_requested_ag
     child = subprocess.Popen([*argv, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     deadline = time.monotonic() + 30
-    while not (
-        slot_file := [claim for id in bucket.names("experiments") if (claim := record_store.running_claim(bucket, id))]
-    ):
+    while not (running := [a for id in bucket.names("experiments") if (a := record_store.running_attempt(bucket, id))]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     while not bucket.list("beats"):
         time.sleep(0.01)
-    os.kill(slot_file[0]["pid"], signal.SIGSTOP)  # else it may be done before it is cancelled
+    os.kill(running[0].claim.pid, signal.SIGSTOP)  # else it may be done before it is cancelled
     child.kill()
     child.wait()
     facts = json.loads(call("status", tmp_path / "bucket", "--json")[1])
@@ -197,8 +195,8 @@ def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call
         assert code == 0 and json.loads(out) == facts
         assert sleepers[1].poll() is None
         assert (
-            "cancel" in record_store.last_failure_reason(bucket, "own")
-            and record_store.running_claim(bucket, "own") is None
+            "cancel" in record_store.attempts(bucket, "own")[-1].end.reason
+            and record_store.running_attempt(bucket, "own") is None
         )
         # No run waits for them any more.
         assert json.loads(call("status", tmp_path / "bucket", "--json")[1])["statuses"] == {}

@@ -156,7 +156,7 @@ def test_other_objects_of_wrong_bytes_are_refused(copy, caplog, name, wrong):
     folder = bucket / "experiments" / id
     (folder / "result.json").unlink()
     if name == "end":
-        record_store.abandon_attempt(open_bucket(str(bucket)), id, 0, "drained")
+        record_store.end_attempt(open_bucket(str(bucket)), id, 0, record_store.FAILED, "drained")
         damaged = folder / "attempts/0/end.json"
     elif name == "implementation":
         [damaged] = (bucket / "implementations").iterdir()

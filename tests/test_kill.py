@@ -59,7 +59,7 @@ def claims(folder):
     """Experiment id → how many attempts were claimed, for every codebase in the run's bucket."""
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    return {id: record_store.count_attempts(bucket, id) for id in specs}
+    return {id: len(record_store.attempts(bucket, id)) for id in specs}
 
 
 def rollouts(folder):
@@ -75,11 +75,11 @@ def kill_and_resume(zygote, folder, length, kills, seed, also_workers):
         pid = zygote.start(folder, *resume)
         time.sleep(rng.uniform(0.1, length * 0.9))
         bucket = open_bucket(f"file://{folder}/bucket")
-        claimed = [c for id in bucket.names("experiments") if (c := record_store.running_claim(bucket, id))]
+        running = [a for id in bucket.names("experiments") if (a := record_store.running_attempt(bucket, id))]
         os.kill(pid, signal.SIGKILL)
-        if also_workers and claimed:
-            victim = rng.choice(claimed)
-            os.kill(victim["pid"], signal.SIGKILL)
+        if also_workers and running:
+            victim = rng.choice(running)
+            os.kill(victim.claim.pid, signal.SIGKILL)
             workers += 1
         assert zygote.ask(wait=pid) in (-signal.SIGKILL, 0)
         resume = ["--resume"]

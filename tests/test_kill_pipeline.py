@@ -94,7 +94,7 @@ def check_balance(folder):
     assert all(status not in ("running", "lost") for _, _, status, _ in rows)
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    claims = {id: record_store.count_attempts(bucket, id) for id in specs}
+    claims = {id: len(record_store.attempts(bucket, id)) for id in specs}
     records = {id: record_store.load_record(bucket, id) for id in specs}
     assert set(claims.values()) == {1}, "an experiment was run twice"
     assert all(records.values()), "an experiment was orphaned"

@@ -82,7 +82,7 @@ class Machine:
     def outcome(self, id):
         """The status of the record; else `lost` with the reason."""
         record = record_store.load_record(self.bucket, id)
-        return (record.status, "") if record else ("lost", record_store.last_failure_reason(self.bucket, id))
+        return (record.status, "") if record else ("lost", record_store.attempts(self.bucket, id)[-1].end.reason)
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_an_experiment_that_kills_itself_is_run_once_more_and_then_failed(machin
     id = machine.submit(1, f"open('ran', 'w').close()\n{own}")
     machine.start(id).communicate(timeout=60)
     record = record_store.load_record(machine.bucket, id)
-    assert record.status == "failed" and record.reward is None and record_store.count_attempts(machine.bucket, id) == 1
+    assert record.status == "failed" and record.reward is None and len(record_store.attempts(machine.bucket, id)) == 1
 
 
 @pytest.mark.parametrize("own", ["raise SystemExit(3)", "os.abort()", "import shutil; shutil.rmtree('artifact')"])
@@ -237,15 +237,15 @@ def test_the_sandbox_is_chosen_before_the_attempt_is_claimed_and_its_fault_ends_
     id, claimed = machine.submit(1), []
 
     def broken(*_):
-        claimed.append(record_store.count_attempts(machine.bucket, id))
+        claimed.append(len(record_store.attempts(machine.bucket, id)))
         raise ValueError("no sandbox today")
 
     monkeypatch.setattr(worker, "choose_sandbox", broken)
     for name in ("become_subreaper", "host_identity"):
         monkeypatch.setattr(process_tree, name, lambda: "here")
     assert worker.main({"bucket": machine.bucket.url, "id": id}) == 1
-    assert claimed == [0] and record_store.count_attempts(machine.bucket, id) == 1
-    assert "no sandbox today" in record_store.last_failure_reason(machine.bucket, id)
+    assert claimed == [0] and len(record_store.attempts(machine.bucket, id)) == 1
+    assert "no sandbox today" in record_store.attempts(machine.bucket, id)[-1].end.reason
 
 
 @pytest.fixture

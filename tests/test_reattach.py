@@ -47,7 +47,7 @@ def rows(config):
 
 def claims(buffer):
     bucket = buffer.executor.bucket
-    return [record_store.count_attempts(bucket, id) for id in bucket.names("experiments")]
+    return [len(record_store.attempts(bucket, id)) for id in bucket.names("experiments")]
 
 
 async def quorum(buffer, completions, enough, step=0):

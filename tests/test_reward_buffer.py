@@ -33,7 +33,7 @@ def rows(buffer):
 def ran(buffer):
     """Ids and attempts of all experiments that a worker claimed."""
     bucket = buffer.executor.bucket
-    count = {id: record_store.count_attempts(bucket, id) for id in bucket.names("experiments")}
+    count = {id: len(record_store.attempts(bucket, id)) for id in bucket.names("experiments")}
     return {id: number for id, number in count.items() if number}
 
 
@@ -125,11 +125,11 @@ def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_los
         task = asyncio.create_task(buffer.score([idea("x = 1.0")]))
         bucket = buffer.executor.bucket
         while (
-            not (claims := [record_store.running_claim(bucket, id) for id in bucket.names("experiments")])
-            or claims[0] is None
+            not (running := [record_store.running_attempt(bucket, id) for id in bucket.names("experiments")])
+            or running[0] is None
         ):
             await asyncio.sleep(0.01)
-        os.kill(claims[0]["pid"], signal.SIGKILL)
+        os.kill(running[0].claim.pid, signal.SIGKILL)
         return await task
 
     [record] = run(scenario())

@@ -50,7 +50,7 @@ def claims(folder):
     """Experiment id → how many attempts were claimed, for every codebase in the run's bucket."""
     bucket = open_bucket(f"file://{folder}/bucket")
     specs = [id for id in bucket.names("experiments") if bucket.get(f"experiments/{id}/spec.json")]
-    return {id: record_store.count_attempts(bucket, id) for id in specs}
+    return {id: len(record_store.attempts(bucket, id)) for id in specs}
 
 
 def read(folder, query):
