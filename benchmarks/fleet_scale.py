@@ -7,12 +7,10 @@ object store is seaweedfs on loopback, behind a proxy that adds `--delay` second
 figure is taken by a new process:
 
 look     `BucketWatch.look` when nothing has changed: median and most of 30, and the requests of one
-cold     from opening the bucket until the first look has read every waiting experiment, without imports
+cold     a stand-alone scheduler: from opening the bucket until it has taken on every experiment, without imports
 serve    an event loop whose scheduler waits for all of them for 20 s, with a backend that has no room: longest time
          that the loop was blocked, requests a minute
 rss      most memory of that process
-
-`reads of finished` counts reads of objects of experiments that have ended: goal 0.
 """
 
 from __future__ import annotations
@@ -94,7 +92,6 @@ def _start(store: str, delay: float, stack: ExitStack) -> tuple[str, dict[str, s
 
 def _fill(url: str, finished: int, waiting: int, direct: str | None) -> None:
     """Finished experiments have a record and nothing else: it is their number that counts."""
-    from ideator_rl.environments.environment import Resources
     from ideator_rl.executor import record_store
     from ideator_rl.experiment import Experiment
     from ideator_rl.storage.bucket import FileBucket, open_bucket
@@ -119,7 +116,7 @@ def _fill(url: str, finished: int, waiting: int, direct: str | None) -> None:
     with ThreadPoolExecutor(1 if isinstance(bucket, FileBucket) else 32) as pool:
         list(pool.map(put_finished, ids))
     for id in _waiting(waiting):
-        record_store.enqueue(bucket, record_store.QueueEntry(id, Resources(), 10, "toy", "cpu"))
+        record_store.enqueue(bucket, _entry(id))
     for id in _waiting(waiting)[::2]:
         bucket.put(f"{record_store.BEATS}/{id}", os.urandom(100))
     if proxy is not None:
@@ -128,6 +125,13 @@ def _fill(url: str, finished: int, waiting: int, direct: str | None) -> None:
 
 def _waiting(count: int) -> list[str]:
     return [f"waiting{number:025x}" for number in range(count)]
+
+
+def _entry(id: str) -> Any:
+    from ideator_rl.environments.environment import Resources
+    from ideator_rl.executor.record_store import QueueEntry
+
+    return QueueEntry(id, Resources(), 10, "toy", "cpu", created=5.0)
 
 
 def look(url: str, waiting: int) -> dict[str, Any]:
@@ -147,34 +151,39 @@ def look(url: str, waiting: int) -> dict[str, Any]:
 
 def cold(url: str, waiting: int) -> dict[str, Any]:
     from ideator_rl.executor import record_store
-    from ideator_rl.executor.bucket_watch import BucketWatch
+    from ideator_rl.executor.scheduler import Scheduler
     from ideator_rl.storage.bucket import open_bucket
 
     began = time.monotonic()
     bucket = open_bucket(url)
     record_store.upgrade(bucket)
-    watch = BucketWatch(bucket)
-    watch.look()
-    assert len(watch.queue) == waiting, len(watch.queue)
-    return {"seconds": round(time.monotonic() - began, 3), "rss_mb": _most_memory()}
+    scheduler = Scheduler(bucket, _full())
+    scheduler.serve(lambda id, outcome: None)
+    while len(scheduler.without_record) < waiting:
+        time.sleep(0.002)
+    seconds = time.monotonic() - began
+    scheduler.close()
+    return {"seconds": round(seconds, 3), "rss_mb": _most_memory()}
 
 
-def serve(url: str, waiting: int) -> dict[str, Any]:
-    from ideator_rl.environments.environment import Resources
+def _full() -> Any:
+    """A backend that has no room, and runs nothing."""
     from ideator_rl.executor.backends import Backend
-    from ideator_rl.executor.record_store import QueueEntry
-    from ideator_rl.executor.scheduler import Scheduler
-    from ideator_rl.storage.bucket import open_bucket
 
     class Full(Backend):
-        """Has no room, and runs nothing."""
-
         def submit(self, jobs: list[Any]) -> dict[str, str | None]:
             return {}
 
+    return Full()
+
+
+def serve(url: str, waiting: int) -> dict[str, Any]:
+    from ideator_rl.executor.scheduler import Scheduler
+    from ideator_rl.storage.bucket import open_bucket
+
     async def lag() -> tuple[float, float]:
-        scheduler = Scheduler(open_bucket(url), Full())
-        futures = [scheduler.result(QueueEntry(id, Resources(), 10)) for id in _waiting(waiting)]
+        scheduler = Scheduler(open_bucket(url), _full())
+        futures = [scheduler.result(_entry(id)) for id in _waiting(waiting)]
         end, longest, blocked = time.monotonic() + SERVE_SECONDS, 0.0, 0.0
         while (before := time.monotonic()) < end:
             await asyncio.sleep(STEP_SECONDS)
@@ -183,6 +192,7 @@ def serve(url: str, waiting: int) -> dict[str, Any]:
         assert not any(future.done() for future in futures)
         for future in futures:
             future.cancel()
+        scheduler.close()
         return longest, blocked / SERVE_SECONDS
 
     longest, share = asyncio.run(lag())

@@ -82,7 +82,10 @@ class Machine:
     def outcome(self, id):
         """The status of the record; else `lost` with the reason."""
         record = record_store.load_record(self.bucket, id)
-        return (record.status, "") if record else ("lost", record_store.attempts(self.bucket, id)[-1].end.reason)
+        if record:
+            return record.status, ""
+        end = record_store.attempts(self.bucket, id)[-1].end
+        return "lost", end.reason if end else "its worker died"
 
 
 @pytest.fixture
