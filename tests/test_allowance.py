@@ -223,6 +223,6 @@ def test_a_model_that_sleeps_is_stopped_at_the_wall_limit(tmp_path):
     subject = Subject(environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", bounds)
     process_tree.become_subreaper()
     started = time.monotonic()
-    ended = measure(subject, lambda: None)
+    ended = measure(subject)
     assert ended.status == "failed" and ended.message == "scoring took over 2 s" and ended.over_allowance
     assert time.monotonic() - started < 10

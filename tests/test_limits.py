@@ -52,7 +52,7 @@ MANY_MAPPINGS = DIRTY + (
 def test_a_run_that_is_slow_to_look_at_is_stopped_in_time(go, mappings, clones):  # noqa: F811
     beats = []
     code = MANY_MAPPINGS.format(mappings=mappings, clones=clones)
-    ended = go(code, heartbeat=lambda: beats.append(time.monotonic()), memory_gb=16, processes=512)
+    ended = go(code, after_look=lambda: beats.append(time.monotonic()), memory_gb=16, processes=512)
     # What is refused may have run on until it was killed: how long that takes depends on the machine.
     assert ended.status in ("failed", "timed_out") and ended.cpu <= (
         1 + OVERRUN_SECONDS if ended.artifact_complete else 3
@@ -68,7 +68,7 @@ def test_a_run_far_over_its_budget_keeps_nothing_even_if_its_artifact_looks_comp
         while 0.1 < process_tree.usage(run).seconds < 1.0:
             time.sleep(0.05)
 
-    ended = go(DIRTY + "while time.process_time() < 9: pass\n", seconds=0.5, heartbeat=hold_up)
+    ended = go(DIRTY + "while time.process_time() < 9: pass\n", seconds=0.5, after_look=hold_up)
     assert ended.status == "timed_out" and ended.cpu > 0.5 + OVERRUN_SECONDS and not ended.artifact_complete
 
 
@@ -81,7 +81,7 @@ def test_the_kernel_ends_a_process_that_outlasts_its_budget_while_the_watch_is_h
     def tree():
         return process_tree.descendants(os.getpid())[1:]
 
-    ended = go(DIRTY + "while time.process_time() < 30: pass\n", seconds=0.5, allowance=0.5, heartbeat=hold_up)
+    ended = go(DIRTY + "while time.process_time() < 30: pass\n", seconds=0.5, allowance=0.5, after_look=hold_up)
     assert ended.status == "timed_out" and 1.0 < ended.cpu < 3.0 and not ended.artifact_complete, ended
 
 

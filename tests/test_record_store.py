@@ -1,9 +1,7 @@
 import json
 import math
 import os
-import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -13,7 +11,7 @@ import pytest
 
 from ideator_rl.environments.environment import Resources, Suspicious, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import bucket_watch, claims, record_store, worker
+from ideator_rl.executor import bucket_watch, claims, record_store
 from ideator_rl.executor.bucket_watch import BucketWatch
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
@@ -321,22 +319,6 @@ def test_a_bucket_of_a_later_version_is_refused(bucket):
     bucket.put(".ideator/layout.json", b'{"version": 99}')
     with pytest.raises(IdeatorError, match="layout 99 of a later version"):
         record_store.upgrade(bucket)
-
-
-def test_cancel_kills_only_the_process_of_the_claim(bucket):
-    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    body = {
-        "host": "here",
-        "place": process_tree.host_identity(),
-        "pid": sleeper.pid,
-        "start": process_tree.start_time(sleeper.pid),
-        "time": time.time(),
-    }
-    bucket.create("experiments/e/attempts/0/claim.json", json.dumps(body).encode())
-    claim_elsewhere(bucket, place=process_tree.host_identity())
-    assert worker.cancel(bucket, ["e", "unknown"]) == ["e"]
-    assert sleeper.wait(5) == -signal.SIGKILL
-    assert worker.cancel(bucket, ["e"]) == []
 
 
 def test_a_record_survives_json_and_later_schemas():

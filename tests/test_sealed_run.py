@@ -6,6 +6,7 @@ import pytest
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.limits import Watch
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import BWRAP, WORKSPACE, experiment_uid
 from ideator_rl.sandbox.sealed_run import LOG_HEAD, LOG_TAIL, Command
@@ -13,7 +14,7 @@ from ideator_rl.sandbox.sealed_run import run as sealed_run
 
 
 @pytest.fixture
-def go(tmp_path, no_other_children):
+def go(tmp_path, no_other_children, monkeypatch):
     workspace = tmp_path / "run"
     workspace.mkdir()
     for folder in (tmp_path, *tmp_path.parents):
@@ -24,7 +25,7 @@ def go(tmp_path, no_other_children):
         os.chown(folder, experiment_uid(best_sandbox().level), -1)
 
     def start(
-        code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, heartbeat=lambda: None, **limits
+        code, seconds=1.0, clock="cpu", preload=(), allowance=10.0, memory_gb=1.0, after_look=lambda: None, **limits
     ):
         (workspace / "main.py").write_text(code)
         for left in (workspace / "artifact").iterdir():
@@ -32,7 +33,15 @@ def go(tmp_path, no_other_children):
         command = Command(("python", "main.py"), preload, {"PATH": "/usr/bin:/bin"})
         resources = Resources(1, 0, memory_gb, **limits)
         budget = Budget(clock, seconds, allowance)
-        return sealed_run(best_sandbox(), command, Mounts({workspace: WORKSPACE}), budget, resources, heartbeat)
+
+        class Look(Watch):
+            def broken_limit(self):
+                if (broken := super().broken_limit()) is None:
+                    after_look()
+                return broken
+
+        monkeypatch.setattr("ideator_rl.sandbox.sealed_run.Watch", Look)
+        return sealed_run(best_sandbox(), command, Mounts({workspace: WORKSPACE}), budget, resources)
 
     return start
 

@@ -28,6 +28,8 @@ FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds between two tries."""
 THREADS = 32
 """Calls of a remote bucket at once: the ideas of a batch arrive together."""
+LONGEST_BLOCKING_WAIT = 15.0
+"""The same for a worker: its record has to be there before others take its attempt for dead."""
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,33 @@ class Retry:
                     backoff = backoff or Backoff(self)
                     wait = backoff.next_wait(error)
                 await asyncio.sleep(wait)
+        finally:
+            if backoff is not None:
+                backoff.finish()
+
+    def call_blocking(self, function: Callable[[], T], on_outage: Callable[[], None] = lambda: None) -> T:
+        """As `call`, in a thread that may wait.
+
+        Args:
+            on_outage: called once, before the first wait.
+
+        Raises:
+            RetriesExhausted: it was out of reach for `max_seconds`.
+            DamagedObject: the function read one.
+        """
+        backoff: Backoff | None = None
+        try:
+            while True:
+                try:
+                    return function()
+                except DamagedObject:
+                    raise
+                except OUTAGE_ERRORS as error:
+                    if backoff is None:
+                        backoff = Backoff(self)
+                        on_outage()
+                    wait = backoff.next_wait(error)
+                time.sleep(min(wait, LONGEST_BLOCKING_WAIT))
         finally:
             if backoff is not None:
                 backoff.finish()

@@ -19,10 +19,11 @@ from typing import Any
 from ideator_rl._imports import ROOT
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.process_tree import readable
+from ideator_rl.storage.bucket import credential_variables, is_remote
 
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-             "PYTHONUSERBASE", "PYTHONNOUSERSITE")  # fmt: skip
-"""The variables a worker inherits; an experiment inherits none."""
+             "PYTHONUSERBASE", "PYTHONNOUSERSITE", "IDEATOR_BEAT_SECONDS", "IDEATOR_LEASE_SECONDS")  # fmt: skip
+"""The variables a worker inherits, besides those that reach its bucket; an experiment inherits none."""
 ZYGOTE_SECONDS, CLOSE_SECONDS = 60.0, 5.0
 """How long the zygote may take to start and to fork a worker, and to end."""
 MAX_MESSAGE, MAX_SLOTS = 1 << 16, 250
@@ -63,9 +64,16 @@ def worker_variables(more: dict[str, str]) -> dict[str, str]:
     return variables | more
 
 
+def _with_credentials(variables: dict[str, str], config: dict[str, Any]) -> dict[str, str]:
+    """The variables of a worker, and those with which this process reaches the worker's bucket."""
+    more = credential_variables() if is_remote(config["bucket"]) else {}
+    return worker_variables(more | variables)
+
+
 def start_worker(config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker:
     """Start a worker as a new interpreter; it inherits the descriptors of its slots."""
-    process = _popen("ideator_rl.executor.worker", json.dumps(config), worker_variables(variables), slots)
+    argument, variables = json.dumps(config | {"slots": slots}), _with_credentials(variables, config)
+    process = _popen("ideator_rl.executor.worker", argument, variables, slots)
     return RunningWorker(process.pid, os.pidfd_open(process.pid), process)
 
 
@@ -91,7 +99,8 @@ class ZygoteClient:
         """Raises: ZygoteRefused, OSError."""
         if len(slots) > MAX_SLOTS or self._owner != os.getpid():
             raise ZygoteRefused("too many slots" if len(slots) > MAX_SLOTS else "the zygote is another process's")
-        request = {"config": config, "variables": worker_variables(variables), "slots": len(slots)}
+        # Not among the variables of the zygote itself: the kernel shows those of all that it forks.
+        request = {"config": config, "variables": _with_credentials(variables, config), "slots": len(slots)}
         try:
             return self._request(json.dumps(request).encode(), slots)
         except ZygoteRefused:

@@ -15,6 +15,7 @@ usage: python -m ideator_rl.executor.zygote CONTROL_FD
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -35,6 +36,7 @@ from ideator_rl.executor.start_worker import MAX_MESSAGE, MAX_SLOTS
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.forked import ForkServerKey
 from ideator_rl.sandbox.mounts import package_folders
+from ideator_rl.storage.bucket import is_remote
 
 MAX_DEATHS = 3
 """Of fork servers with the same modules, before no more is started."""
@@ -89,17 +91,20 @@ class Zygote:
             elif len(slots) != request["slots"]:
                 self._send({"refused": "the zygote is out of descriptors"})
             else:
-                self._fork_worker(request)
+                self._fork_worker(request, slots)
         except OSError as error:
             self._send({"refused": f"no process can be forked: {error.strerror}"})
         for slot in slots:
             os.close(slot)  # the worker has the lock now
         return True
 
-    def _fork_worker(self, request: dict[str, Any]) -> None:
+    def _fork_worker(self, request: dict[str, Any], slots: list[int]) -> None:
+        if is_remote(request["config"]["bucket"]):
+            # Imported once here.  It starts threads only when a store is opened, which this process never does.
+            importlib.import_module("ideator_rl.storage.object_store")
         pid = os.fork()
         if pid == 0:
-            self._become_worker(request)
+            self._become_worker(request, slots)
         self._workers.add(pid)
         # Taken before the worker can be reaped: the descriptor is that of no other process.
         end = os.pidfd_open(pid)
@@ -108,7 +113,7 @@ class Zygote:
         finally:
             os.close(end)
 
-    def _become_worker(self, request: dict[str, Any]) -> None:
+    def _become_worker(self, request: dict[str, Any], slots: list[int]) -> None:
         """Never returns.  The slots stay open, and with them the locks."""
         status = 1
         try:
@@ -120,7 +125,7 @@ class Zygote:
             os.close(self._parent)
             os.environ.clear()
             os.environ.update(request["variables"])
-            status = worker.main(request["config"], self.forks)
+            status = worker.main(request["config"] | {"slots": slots}, self.forks)
         except BaseException:
             traceback.print_exc()
         finally:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,13 +99,7 @@ class ForkedProcess:
 
     how = FORKED
 
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        script: Script,
-        inside: Inside,
-        heartbeat: Callable[[], None] = lambda: None,
-    ):
+    def __init__(self, sandbox: Sandbox, script: Script, inside: Inside):
         """Raises: ForkRefused, OSError."""
         assert sandbox.forks is not None
         self._status: int | None = None
@@ -154,7 +147,7 @@ class ForkedProcess:
             # What a scorer waits counts against the time of its measurement, so it rather starts cold.  Its server may
             # only be slow to import: a run's long wait alone shows that a server hangs.
             seconds = SCORER_SECONDS if inside.silent else SERVER_SECONDS
-            if not _wait_until_forked(reply, seconds, heartbeat):
+            if not _wait_until_forked(reply, seconds):
                 if not inside.silent:
                     _report(sandbox.forks, {"hung": vars(key)})
                 raise ForkRefused(f"the fork server gave no answer within {seconds:g} s")
@@ -291,20 +284,17 @@ def _request_fork(forks: socket.socket, key: ForkServerKey) -> socket.socket:
     return ours
 
 
-def _wait_until_forked(reply: socket.socket, seconds: float, heartbeat: Callable[[], None]) -> bool:
+def _wait_until_forked(reply: socket.socket, seconds: float) -> bool:
     """Wait for the keeper's answer; False when none comes in time.  Raises: ForkRefused."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if readable(reply.fileno(), 1.0):
-            try:
-                answer = json.loads(reply.recv(4096) or b'{"refused": "the fork server ended"}')
-            except OSError as error:
-                raise ForkRefused(f"the fork server ended: {error.strerror}") from None
-            if "refused" in answer:
-                raise ForkRefused(answer["refused"])
-            return True
-        heartbeat()
-    return False
+    if not readable(reply.fileno(), seconds):
+        return False
+    try:
+        answer = json.loads(reply.recv(4096) or b'{"refused": "the fork server ended"}')
+    except OSError as error:
+        raise ForkRefused(f"the fork server ended: {error.strerror}") from None
+    if "refused" in answer:
+        raise ForkRefused(answer["refused"])
+    return True
 
 
 def _differing_namespaces(pid: int) -> int:

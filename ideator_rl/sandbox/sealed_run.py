@@ -16,7 +16,6 @@ import resource
 import selectors
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,16 +98,15 @@ def run(
     mounts: Mounts,
     budget: Budget,
     resources: Resources,
-    heartbeat: Callable[[], None] = lambda: None,
 ) -> RunResult:
-    """Run a command in the sandbox until it ends or breaks a limit.  `heartbeat` is called at every poll."""
+    """Run a command in the sandbox until it ends or breaks a limit."""
     workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
     counted = budget.clock == "cpu" and sandbox.level == BWRAP
     tracer = Tracer() if counted else None
     output, write_output = os.pipe()
     try:
-        process = _start(sandbox, command, mounts, workspace, budget, write_output, tracer, heartbeat)
+        process = _start(sandbox, command, mounts, workspace, budget, write_output, tracer)
     except BaseException:
         os.close(output)
         if tracer is not None:
@@ -124,7 +122,7 @@ def run(
     watch = Watch(process.pid, budget, resources, workspace, started, tracer, counted=counted)
     log, traced_cpu = _Log(), 0.0
     try:
-        broken = _follow(process, output, log, watch, heartbeat)
+        broken = _follow(process, output, log, watch)
         exit_code = process.poll()
     finally:
         watch.close()
@@ -152,7 +150,6 @@ def _start(
     budget: Budget,
     output: int,
     tracer: Tracer | None,
-    heartbeat: Callable[[], None],
 ) -> Process:
     """Start the command: a Python script or module with its preload, anything else as it is."""
     argv, cwd = command.argv, sandbox.visible_path(workspace, WORKSPACE)
@@ -162,16 +159,14 @@ def _start(
     is_module = argv[1:2] == ("-m",) and len(argv) > 2
     if argv[0] == "python" and (is_module or (len(argv) > 1 and argv[1].endswith(".py"))):
         script = Script(argv[1], argv[2:], command.preload, command.variables, joined_folders(cwd, command.folders))
-        return start_script(sandbox, script, inside, heartbeat)
+        return start_script(sandbox, script, inside)
     program = sys.executable if argv[0] == "python" else argv[0]
     # Without imports a new process is as quick as a forked one.
     script = Script(PROGRAM, (program, *argv[1:]), variables=command.variables)
-    return start_script(replace(sandbox, forks=None), script, inside, heartbeat)
+    return start_script(replace(sandbox, forks=None), script, inside)
 
 
-def _follow(
-    process: Process, output: int, log: _Log, watch: Watch, heartbeat: Callable[[], None]
-) -> tuple[str, str] | None:
+def _follow(process: Process, output: int, log: _Log, watch: Watch) -> tuple[str, str] | None:
     """Read output and the start mark until the process ends (None) or a limit breaks (which one)."""
     with selectors.DefaultSelector() as selector:
         # Each of them wakes this process, so that only the limits have to be polled for.
@@ -190,7 +185,6 @@ def _follow(
                 selector.unregister(key.fd)  # nothing more will come
             if broken := watch.broken_limit():
                 return broken
-            heartbeat()
     # A short program may end between two looks, with its mark unread.
     if not watch.marked:
         os.set_blocking(process.ready, False)

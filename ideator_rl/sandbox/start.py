@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from ideator_rl.sandbox.forked import LAUNCHER, ForkedProcess, ForkRefused, report_refusal
@@ -24,16 +24,14 @@ from ideator_rl.sandbox.program import COLD, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import NONE, Sandbox
 
 
-def start_script(
-    sandbox: Sandbox, script: Script, inside: Inside, heartbeat: Callable[[], None] = lambda: None
-) -> Process:
-    """Start a script in a sandbox.  `heartbeat` is called while a fork server imports what is preloaded."""
+def start_script(sandbox: Sandbox, script: Script, inside: Inside) -> Process:
+    """Start a script in a sandbox."""
     # What reads memory instead of the disk cannot be forked by a server that reads the disk, and only root's server can
     # read memory: an ordinary user has no mounts outside a sandbox.
     can_fork = os.getuid() == 0 or inside.mounts.image is None
     if sandbox.forks is not None and sandbox.level != NONE and can_fork:
         try:
-            return ForkedProcess(sandbox, script, inside, heartbeat)
+            return ForkedProcess(sandbox, script, inside)
         except (ForkRefused, OSError) as refusal:
             report_refusal(sandbox.forks, str(refusal))
     read, write = os.pipe()

@@ -17,7 +17,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.allowance import Limits, ScorerSeconds, ScoringCost
+from ideator_rl.storage.bucket import credential_variables
 
 MAX_ARTIFACT_BYTES = 256 << 20
 MAX_ARTIFACT_FILES = 64
@@ -71,18 +71,18 @@ class Measurement:
     """A scorer was ended by a signal that we did not send."""
 
 
-def measure(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
-    """Have the evaluator measure an artifact.  `heartbeat` is called while waiting.
+def measure(subject: Subject) -> Measurement:
+    """Have the evaluator measure an artifact.
 
     Raises:
         IdeatorError: the evaluator itself broke: ours, not the idea's.
     """
-    measurement = _measure_once(subject, heartbeat)
+    measurement = _measure_once(subject)
     # By the machine, or by the model itself: only a second measurement tells, and there is no third.
-    return _measure_once(subject, heartbeat) if measurement.killed else measurement
+    return _measure_once(subject) if measurement.killed else measurement
 
 
-def _measure_once(subject: Subject, heartbeat: Callable[[], None]) -> Measurement:
+def _measure_once(subject: Subject) -> Measurement:
     workdir, environment, preset = subject.workdir, subject.environment, subject.preset
     answer, errors = workdir / "answer.json", workdir / "evaluator.log"
     config = {
@@ -103,7 +103,6 @@ def _measure_once(subject: Subject, heartbeat: Callable[[], None]) -> Measuremen
     deadline = started + subject.limits.wall
     try:
         while not process_tree.readable(end, POLL_SECONDS):
-            heartbeat()
             if time.monotonic() > deadline:
                 late = f"scoring took over {subject.limits.wall:.0f} s"
                 return Measurement(FAILED, late, over_allowance=True, over_wall=True)
@@ -128,13 +127,17 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
             path.write_text(json.dumps(config))
             command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(path), str(answer)]
             nowhere = subprocess.DEVNULL
-            return subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
-        # This process has the evaluator's imports and one thread: see `executor.zygote`.
+            variables = {name: text for name, text in os.environ.items() if name not in credential_variables()}
+            return subprocess.Popen(command, env=variables, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
+        # This process has the evaluator's imports (see `executor.zygote`).  Its other threads wait or talk to the
+        # bucket, which the evaluator does not use: no lock that they may hold is one that it takes.
         worker = os.getpid()
         pid = os.fork()
         if pid == 0:
             process_tree.die_with_parent(worker)
             os.dup2(stderr.fileno(), 2)
+            for name in credential_variables():
+                del os.environ[name]
             os._exit(evaluate.run(config, subject.sandbox, answer))
         return pid
 

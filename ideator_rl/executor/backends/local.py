@@ -22,7 +22,7 @@ from typing import Any
 
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import share
+from ideator_rl.executor import share, spool
 from ideator_rl.executor.backends.backend import OVER, RUNNING, Backend, Job, JobState
 from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, ZygoteRefused, start_worker, worker_variables
 from ideator_rl.files import try_lock
@@ -49,7 +49,7 @@ class LocalBackend(Backend):
         self._cpus = self._cpus[: max(self.slots, len(processors))]
         # The scheduler's thread alone reads and writes what follows.  Workers started here, by job:
         self._processes: dict[str, RunningWorker] = {}
-        self._cpus_in_use: dict[str, int] = {}
+        self._cpus_in_use: dict[str, tuple[str, int]] = {}
         # Since when no worker runs and no slot is free.
         self._waiting_since: float | None = None
         self._next_waiting_line = 0.0
@@ -95,7 +95,11 @@ class LocalBackend(Backend):
         resources = job.resources
         # An experiment on GPUs takes GPU slots alone.
         needed_cpus = resources.cpus if resources.gpus == 0 else 0
-        in_use = sum(cpus for running, cpus in list(self._cpus_in_use.items()) if self.active(running))
+        # A worker whose record waits for the bucket has released its slots.
+        waiting = spool.waiting_ids()
+        in_use = sum(
+            cpus for name, (id, cpus) in list(self._cpus_in_use.items()) if self.active(name) and id not in waiting
+        )
         if in_use + needed_cpus > self.slots:
             return False
         holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": job.id}
@@ -115,7 +119,7 @@ class LocalBackend(Backend):
             slots = [*cpus.values(), *gpus.values()]
             worker = self._fork(config, variables, slots) if self.start == FORKED else None
             self._processes[job.name] = worker or start_worker(config, variables, slots)
-            self._cpus_in_use[job.name] = needed_cpus
+            self._cpus_in_use[job.name] = job.id, needed_cpus
         finally:
             # The worker has inherited the descriptors, and with them the locks.
             _release(cpus | gpus)

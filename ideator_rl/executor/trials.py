@@ -1,0 +1,276 @@
+"""The trials of one claimed experiment: run it, have it measured, and run it again where one result is not enough.
+
+- A result beyond the preset's `suspicious.beyond` counts only after a second run, under another seed and measured on
+  the second hidden split, agrees with it; the worse of the two is then the metric.  Otherwise it is `invalid`.
+- With `suspicious.control`, a third run with a part of the budget must also be worse: what needs no training was in the
+  code.
+- A fault that is not the idea's raises.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ideator_rl.environments.environment import Environment, Preset, joined_folders
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.machine import MachineCheck, MachineFault
+from ideator_rl.executor.record_store import Claim, Spec
+from ideator_rl.executor.workdirs import remove_folder
+from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
+from ideator_rl.patch import Tree, write_tree
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus, package_folders
+from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
+from ideator_rl.sandbox.sealed_run import Command, RunResult, run
+from ideator_rl.sandbox.workspace import in_memory, sized_workspace
+from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
+from ideator_rl.scoring.measurement import CONFIRM, MAIN, SCORE_SECONDS, Measurement, Subject, collect, measure
+
+SEEDS_PER_REPLICATE = 1000
+SECOND_SEED = 500
+"""Added for the second run: no replicate has that seed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run and its measurement."""
+
+    result: RunResult
+    measurement: Measurement
+    score_seconds: float
+
+
+class Trials:
+    """Runs and measures one claimed experiment inside `workdir`."""
+
+    def __init__(self, spec: Spec, claim: Claim, environment: Environment, sandbox: Sandbox, workdir: Path):
+        self.spec, self.claim, self.workdir = spec, claim, workdir
+        self.environment = environment
+        self.preset: Preset = self.environment.preset(spec.preset)
+        self.sandbox = sandbox
+        self._baseline_measured = False
+        """In this attempt, so that its cost is no question of another day's load."""
+
+    def run(self, tree: Tree) -> Experiment:
+        """Run a codebase and have it measured; returns the record, with all of the log that was kept.
+
+        Raises:
+            IdeatorError: the environment here is not the one the experiment was made for, or the evaluator itself
+                broke.
+        """
+        digest = self.environment.digest(self.preset.name)
+        if digest != self.spec.digest:
+            raise IdeatorError(
+                f"The environment {self.spec.environment} on this worker differs from the proposer's "
+                f"({digest[:12]} here, {self.spec.digest[:12]} there). Install the same version on both."
+            )
+        seed = self.spec.seed + SEEDS_PER_REPLICATE * self.spec.replicate
+        first = self._run_trial(tree, self.workdir / "first", seed, MAIN)
+        record = self._record(first)
+        # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.
+        if record.status == SUCCEEDED and record.metric is not None and self._is_suspicious(record.metric["value"]):
+            self._confirm(record, self._run_trial(tree, self.workdir / "second", seed + SECOND_SEED, CONFIRM))
+            # The same seed and hidden data as the second run: only the budget differs.
+            if record.status == SUCCEEDED and (share := self._control_share()):
+                trial = self._run_trial(tree, self.workdir / "control", seed + SECOND_SEED, CONFIRM, share)
+                self._compare_control(record, trial)
+        return record
+
+    def _control_share(self) -> float | None:
+        return self.preset.suspicious.control if self.preset.suspicious else None
+
+    def _is_suspicious(self, value: float) -> bool:
+        bounds = self.preset.suspicious
+        return bounds is not None and self.environment.metric.better(value, bounds.beyond)
+
+    def _run_trial(self, tree: Tree, folder: Path, seed: int, split: str, share: float = 1.0) -> Trial:
+        """Run and measure once.  `share`: of the budget.
+
+        Raises:
+            MachineFault: it failed, and the machine lacked something meanwhile.
+        """
+        # Two copies: the run may change its own; the scorer's is unpatched where ideas may change the weights alone.
+        patched = self.environment.scorer_code == "patched"
+        write_tree(tree if patched else self.environment.baseline(self.preset.name), folder / "score")
+        folder.chmod(0o711)
+        resources, data = self.preset.resources, self.environment.data(self.preset.name)
+        machine = MachineCheck(folder, resources, data, in_memory(resources))
+        result, fault = self._run_and_collect(tree, folder / "run", folder / "artifact", seed, share)
+        if result.killed:
+            # By the machine, or by itself: only a second run tells.  One that kills itself gets no third.
+            machine.raise_fault()
+            remove_folder(folder / "run")
+            result, fault = self._run_and_collect(tree, folder / "rerun", folder / "artifact", seed, share)
+        if result.status == LOST:
+            raise MachineFault(result.message)
+        started = time.monotonic()
+        if fault is None:
+            is_baseline = tree == self.environment.baseline(self.preset.name)
+            measurement = self._measure(folder, split, is_baseline)
+        else:
+            measurement = Measurement(TIMED_OUT if result.status == TIMED_OUT else FAILED, fault)
+        if measurement.status in (FAILED, TIMED_OUT):
+            machine.raise_fault()
+        return Trial(result, measurement, time.monotonic() - started)
+
+    def _run_and_collect(
+        self, tree: Tree, workspace: Path, artifact: Path, seed: int, share: float
+    ) -> tuple[RunResult, str | None]:
+        """Run once and copy what it left; returns also why there is nothing to measure, None if there is."""
+        with sized_workspace(workspace, self.preset.resources):
+            write_tree(tree, workspace)
+            result = self._run_sealed(workspace, seed, share)
+            if not result.artifact_complete:
+                return result, result.message
+            return result, collect(workspace / "artifact", artifact)
+
+    def _measure(self, folder: Path, split: str, is_baseline: bool) -> Measurement:
+        """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""
+        address = Address(self.environment.name, self.preset.name, self.spec.digest, self.environment.preload)
+        cost = load_cost(address)
+        # The baseline is the environment's own: it is measured without them, and they follow from it.
+        bounds = Limits(None, SCORE_SECONDS) if is_baseline else limits(cost, self.preset.budget)
+        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds)
+        measurement = measure(subject)
+        if is_baseline and measurement.cost is not None:
+            # CPU seconds as first measured; wall seconds when the machine was least busy.
+            fresh = measurement.cost
+            if cost is None or fresh.wall < cost.wall:
+                store_cost(address, replace(cost or fresh, wall=fresh.wall))
+        if measurement.over_allowance and not is_baseline and not self._baseline_measured:
+            return self._judge_again(subject, measurement, address)
+        return measurement
+
+    def _judge_again(self, subject: Subject, exceeded: Measurement, address: Address) -> Measurement:
+        """Measure the baseline now and judge by that what exceeded assumed limits, or those of an earlier cost."""
+        stored = load_cost(address)
+        if stored is not None:
+            # The machine may be busier than when the baseline was measured.  That explains a factor of two, not more.
+            wider = replace(subject, limits=doubled(subject.limits))
+            if exceeded.over_wall or measure(wider).status == FAILED:
+                return exceeded
+        # The first experiment that needs the true limits pays for a run of the baseline; at most one an attempt.
+        self._baseline_measured = True
+        fresh = self._measure_baseline(subject.workdir.with_name(subject.workdir.name + "-baseline"))
+        cost = larger(stored, fresh) if stored is not None else fresh
+        store_cost(address, cost)
+        return measure(replace(subject, limits=limits(cost, self.preset.budget)))
+
+    def _measure_baseline(self, folder: Path) -> ScoringCost:
+        """Run and measure the baseline; returns what its measurement took.
+
+        Raises:
+            IdeatorError: it did not succeed.
+        """
+        trial = self._run_trial(self.environment.baseline(self.preset.name), folder, self.spec.seed, MAIN)
+        if trial.measurement.status != SUCCEEDED:
+            reason = trial.measurement.message or trial.measurement.status
+            raise IdeatorError(f"The baseline of {self.environment.name} was to be measured and failed: {reason}")
+        assert trial.measurement.cost is not None
+        return trial.measurement.cost
+
+    def _run_sealed(self, workspace: Path, seed: int, share: float) -> RunResult:
+        budget = replace(self.preset.budget, seconds=share * self.preset.budget.seconds)
+        data = self.environment.data(self.preset.name)
+        (workspace / "artifact").mkdir()
+        _give_to(experiment_uid(self.sandbox.level), workspace)
+        inside = self.sandbox.visible_path(workspace, WORKSPACE)
+        # An allow-list: nothing of this process's own environment reaches the experiment.
+        variables = {
+            # With this Python, which make and shell scripts call by its name.
+            "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin",
+            "HOME": inside,
+            "USER": "experiment",
+            "LANG": "C.UTF-8",
+            "OMP_NUM_THREADS": str(self.preset.resources.cpus),
+            "IDEATOR_DATA": self.sandbox.visible_path(data.public, "/data"),
+            "IDEATOR_ARTIFACT": inside + "/artifact",
+            "IDEATOR_BUDGET_SECONDS": str(budget.seconds),
+            "IDEATOR_SEED": str(seed),
+        }
+        if gpus := allotted_gpus():
+            # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
+            visible = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+        folders = self.environment.import_folders
+        # So that a module that is run with -m, and Python that a script starts, import from them too.
+        paths = [*(joined_folders(inside, folders) if len(folders) > 1 else ()), *package_folders()]
+        if paths:
+            variables["PYTHONPATH"] = os.pathsep.join(paths)
+        command = Command(self.environment.command, self.environment.preload, variables, folders)
+        network = self.preset.resources.network
+        mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
+        return run(self.sandbox, command, mounts, budget, self.preset.resources)
+
+    def _confirm(self, record: Experiment, second: Trial) -> None:
+        """Let the second trial decide whether the first counts."""
+        metric, suspicious = self.environment.metric, self.preset.suspicious
+        assert record.metric is not None and suspicious is not None
+        first_value = record.metric["value"]
+        record.seconds["confirm"] = second.result.wall + second.score_seconds
+        second_value = second.measurement.value if second.measurement.status == SUCCEEDED else None
+        record.metric |= {"first": first_value, "second": second_value}
+        if second_value is not None:
+            # The worse of the two is the metric, so that a lucky run gains nothing.
+            record.metric["value"] = second_value if metric.better(first_value, second_value) else first_value
+            if abs(first_value - second_value) <= suspicious.agree:
+                return
+        record.status = INVALID
+        outcome = f"{second_value:.4g}" if second_value is not None else second.measurement.status
+        record.error = {
+            "kind": INVALID,
+            "message": f"{metric.name} {first_value:.4g} did not repeat under another seed on other hidden data: "
+            f"{outcome}",
+        }
+
+    def _compare_control(self, record: Experiment, control: Trial) -> None:
+        """Refuse a result that a part of the budget reaches as well."""
+        metric, suspicious = self.environment.metric, self.preset.suspicious
+        assert record.metric is not None and suspicious is not None and suspicious.control is not None
+        record.seconds["confirm"] += control.result.wall + control.score_seconds
+        value = control.measurement.value if control.measurement.status == SUCCEEDED else None
+        record.metric["control"] = value
+        # Without a result, the short budget was not enough: that is what the control is to show.
+        second = record.metric["second"]
+        if value is None or (metric.better(second, value) and abs(second - value) > suspicious.agree):
+            return
+        record.status = INVALID
+        record.error = {
+            "kind": INVALID,
+            "message": f"{metric.name} {second:.4g} does not come from training: {value:.4g} with "
+            f"{suspicious.control:.0%} of the budget",
+        }
+
+    def _record(self, trial: Trial) -> Experiment:
+        metric, result, measurement = self.environment.metric, trial.result, trial.measurement
+        error = {"kind": measurement.status, "message": measurement.message}
+        measured = {"name": metric.name, "value": measurement.value, "direction": metric.direction}
+        return self.spec.new_record(
+            measurement.status,
+            self.environment.name,
+            metric=measured if measurement.value is not None else None,
+            error=None if measurement.status == SUCCEEDED else error,
+            seconds={
+                "implement": self.spec.implement_seconds,
+                "queue": max(0.0, self.claim.time - self.spec.created - self.spec.implement_seconds),
+                "run": result.wall,
+                "score": trial.score_seconds,
+                "cpu": result.cpu,
+                "startup": result.startup,
+            },
+            log=result.log,
+            isolation=self.sandbox.isolation,
+            start=result.start,
+            attempt=self.claim.number,
+            scoring=measurement.notes,
+        )
+
+
+def _give_to(uid: int, folder: Path) -> None:
+    """Make a user the owner of a folder and of all it holds."""
+    if uid != os.getuid():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, uid)

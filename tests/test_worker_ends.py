@@ -1,0 +1,209 @@
+"""How an attempt ends early, and how its record outlasts an outage of the bucket; with beats of 0.1 s, a lease of 1 s."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TOY, replace_line
+
+from ideator_rl.executor import record_store, spool
+from ideator_rl.executor.executor import Executor, ExecutorConfig
+from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
+from ideator_rl.executor.workdirs import PREFIX
+from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.sandbox import NONE
+from ideator_rl.storage.bucket import open_bucket
+
+pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    client = ZygoteClient(worker_variables({"IDEATOR_BEAT_SECONDS": "0.1", "IDEATOR_LEASE_SECONDS": "1"}))
+    yield client
+    client.close()
+
+
+class Lab:
+    """One experiment in a bucket of its own, and its workers."""
+
+    def __init__(self, zygote, folder):
+        self.zygote, self.folder = zygote, folder / "bucket"
+        self.bucket = open_bucket(f"file://{self.folder}")
+        self.id, self.workers = "e" * 32, []
+
+    def submit(self, code):
+        maker = Executor(ExecutorConfig(str(TOY), "cpu", self.bucket.url, backend="bucket"))
+        codebase = maker._codebases.of_patch(replace_line("time.sleep(pause)", code), "", "diff", trusted=False)
+        record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree)
+        maker._spec(self.id, codebase, time.time(), 0).save(self.bucket)
+
+    def start(self, slots=(), **more):
+        config = {"bucket": self.bucket.url, "id": self.id, "isolation": "auto"} | more
+        worker = self.zygote.fork_worker(config, {}, list(slots))
+        self.workers.append(worker)
+        return worker
+
+    def start_running(self, code="time.sleep(30)", **more):
+        """A worker whose experiment runs, and all processes below it."""
+        self.submit(code)
+        worker = self.start(**more)
+        wait_until(lambda: any("fork_server.py" in command(pid) for pid in process_tree.descendants(worker.pid)))
+        return worker, process_tree.descendants(worker.pid)
+
+    @property
+    def last(self):
+        return record_store.attempts(self.bucket, self.id)[-1]
+
+    def away(self):
+        os.rename(self.folder, f"{self.folder}-away")
+
+    def back(self):
+        os.rename(f"{self.folder}-away", self.folder)
+
+    def close(self):
+        for worker in self.workers:
+            if worker.running():
+                process_tree.kill_tree(worker.pid)
+            worker.close()
+
+
+@pytest.fixture
+def lab(zygote, tmp_path):
+    lab = Lab(zygote, tmp_path)
+    yield lab
+    lab.close()
+    assert spool.waiting_ids() == set()
+
+
+def command(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def wait_until(condition, seconds=15.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it never happened"
+        time.sleep(0.01)
+
+
+def wait_for_end(worker, pids=()):
+    """Seconds until the worker and these processes are gone."""
+    began = time.monotonic()
+    wait_until(lambda: not worker.running() and not any(map(process_tree.start_time, pids)))
+    return time.monotonic() - began
+
+
+def workdirs():
+    return list(Path(tempfile.gettempdir()).glob(PREFIX + "*"))
+
+
+def test_sigterm_ends_the_attempt_as_preempted_and_leaves_nothing(lab):
+    worker, pids = lab.start_running()
+    os.kill(worker.pid, signal.SIGTERM)
+    assert wait_for_end(worker, pids) < 5
+    assert lab.last.end.kind == record_store.PREEMPTED and "SIGTERM" in lab.last.end.reason
+    assert lab.bucket.list("beats") == {} and not workdirs()
+    claim = record_store.claim_attempt(lab.bucket, lab.id)
+    assert claim is not None and claim.number == 1, "the next attempt needs no lease"
+
+
+def test_a_worker_ends_with_the_process_that_claimed_for_it(lab):
+    process = subprocess.Popen(["sleep", "30"])
+    lab.submit("time.sleep(30)")
+    claim = record_store.claim_attempt(lab.bucket, lab.id, pid=process.pid)
+    owner = {"pid": process.pid, "start": claim.start}
+    worker = lab.start(claim=vars(claim), owner=owner)
+    wait_until(lambda: any("fork_server.py" in command(pid) for pid in process_tree.descendants(worker.pid)))
+    pids = process_tree.descendants(worker.pid)
+    process.kill()
+    process.wait()
+    assert wait_for_end(worker, pids) < 5
+    assert lab.last.claim == claim and lab.last.end.kind == record_store.PREEMPTED
+    late = lab.start(claim=vars(claim), owner=owner)
+    assert wait_for_end(late) < 5, "its owner had gone before it started"
+
+
+def test_a_request_to_cancel_is_seen_after_a_beat(lab):
+    worker, pids = lab.start_running()
+    record_store.request_cancel(lab.bucket, [lab.id])
+    assert wait_for_end(worker, pids) < 5
+    assert lab.last.end.kind == record_store.CANCELLED
+
+
+def test_beats_that_fail_end_nothing(lab):
+    worker, _ = lab.start_running("time.sleep(0.8)")
+    lab.away()
+    time.sleep(0.5)
+    lab.back()
+    wait_for_end(worker)
+    record = record_store.load_record(lab.bucket, lab.id)
+    assert (record.status, record.attempt) == ("succeeded", 0) and lab.last.end is None
+
+
+def test_a_worker_that_was_taken_for_dead_during_a_long_stop_does_not_go_on(lab):
+    worker, pids = lab.start_running()
+    os.kill(worker.pid, signal.SIGSTOP)
+    record_store.end_attempt(lab.bucket, lab.id, 0, record_store.DEAD, "no beat for a lease")
+    time.sleep(1.2)
+    os.kill(worker.pid, signal.SIGCONT)
+    assert wait_for_end(worker, pids) < 5
+    assert lab.last.end.kind == record_store.DEAD and record_store.load_record(lab.bucket, lab.id) is None
+
+
+def test_a_record_outlasts_an_outage_and_its_slots_are_free_meanwhile(lab, tmp_path):
+    slot = os.open(tmp_path / "slot", os.O_RDWR | os.O_CREAT)
+    worker, _ = lab.start_running("time.sleep(0.3)", slots=[slot])
+    lab.away()
+    wait_until(lambda: spool.waiting_ids() == {lab.id})
+    wait_until(lambda: str(tmp_path / "slot") not in open_files(worker.pid))
+    assert worker.running() and not workdirs()
+    assert spool.publish_left(lab_bucket_elsewhere(tmp_path)) == 0, "its worker takes care of it"
+    lab.back()
+    wait_for_end(worker)
+    assert record_store.load_record(lab.bucket, lab.id).attempt == 0
+    os.close(slot)
+
+
+def lab_bucket_elsewhere(folder):
+    return open_bucket(f"file://{folder}/another")
+
+
+def open_files(pid):
+    return [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_record_of_a_worker_that_ended_during_an_outage_is_published_by_the_next(lab, number):
+    worker, _ = lab.start_running("print('x' * 20_000)")
+    lab.away()
+    wait_until(lambda: spool.waiting_ids() == {lab.id})
+    os.kill(worker.pid, number)
+    assert wait_for_end(worker) < 5
+    lab.back()
+    wait_for_end(lab.start())
+    record = record_store.load_record(lab.bucket, lab.id)
+    assert (record.status, record.attempt) == ("succeeded", 0)
+    assert len(record_store.attempts(lab.bucket, lab.id)) == 1, "nothing was run again"
+    assert record_store.load_log(lab.bucket, record).startswith("x" * 20_000)
+
+
+def test_a_spool_that_others_can_write_to_is_neither_read_nor_written(lab, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    record = {"id": lab.id, "status": "failed", "idea": "", "environment": "toy", "preset": "cpu"}
+    folder = spool._folder()
+    folder.mkdir()
+    (folder / f"{lab.id}-1.json").write_text(json.dumps({"bucket": lab.bucket.url, "record": record}))
+    folder.chmod(0o777)
+    assert spool.publish_left(lab.bucket) == 0
+    folder.chmod(0o700)
+    assert spool.publish_left(lab.bucket) == 1 and record_store.load_record(lab.bucket, lab.id).status == "failed"
