@@ -235,7 +235,7 @@ def test_an_experiment_dies_with_its_worker(tmp_path):
     async def killed():
         config = BufferConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2)
         buffer = open_buffer(config)
-        buffer.executor.scheduler.max_attempts = 1
+        buffer.executor.scheduler.dispatcher.max_attempts = 1
         base = load_environment(TOY).baseline("cpu")
         sleeper = diff(base, base | toy("print('up', flush=True); time.sleep(15); leave()"))
         task = asyncio.create_task(buffer.score_patch(sleeper))
