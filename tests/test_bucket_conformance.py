@@ -89,6 +89,14 @@ def check_large(bucket):
     assert bucket.create("large", data) and bucket.get("large") == data and not bucket.create("large", data[:-1] + b"x")
 
 
+def check_pages(bucket):
+    """A store answers with a thousand names at most."""
+    keys = [f"many/{number}" for number in range(1100)]
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda key: bucket.put(key, b"1"), keys))
+    assert len(bucket.list("many")) == 1100 and len(bucket.get_many(keys)) == 1100
+
+
 CHECKS = [check_objects, check_listing, check_removed_folder, check_large]
 
 
@@ -103,7 +111,7 @@ def test_a_bucket_keeps_its_guarantees(bucket):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("other_store", OTHERS, indirect=True)
 def test_another_store_keeps_them(other):
-    for check in CHECKS:
+    for check in [*CHECKS, check_pages]:
         check(other)
     check_races(other, 10)
 
