@@ -114,8 +114,8 @@ class Storm:
         if kind == "client":
             return [self.client]
         below = set(process_tree.descendants(os.getpid())) - {os.getpid(), self.client}
-        claims = (record_store.running_claim(self.bucket, id) for id in record_store.queued(self.bucket))
-        workers = {claim["pid"] for claim in claims if claim is not None} & below
+        running = (record_store.running_attempt(self.bucket, id) for id in self.bucket.list(record_store.QUEUE))
+        workers = {attempt.claim.pid for attempt in running if attempt is not None} & below
         if kind == "worker":
             return sorted(workers)
         return sorted(pid for pid in below if self._is_zygote(pid))
@@ -153,7 +153,7 @@ class Storm:
         for id in self.bucket.names("experiments"):
             claims = [
                 json.loads(self.bucket.get(f"experiments/{id}/attempts/{number}/claim.json") or b"{}")
-                for number in range(record_store.count_attempts(self.bucket, id))
+                for number in range(len(record_store.attempts(self.bucket, id)))
             ]
             self.report.experiments += 1
             self.report.attempts += len(claims)

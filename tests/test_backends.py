@@ -89,7 +89,7 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
             watcher.close()
 
     record = run(scenario())
-    assert record.status == "succeeded" and record_store.count_attempts(executor.bucket, record.id) == 1
+    assert record.status == "succeeded" and len(record_store.attempts(executor.bucket, record.id)) == 1
 
 
 class OfVersion010(WithoutBaseClass):

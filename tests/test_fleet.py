@@ -67,7 +67,7 @@ def test_slots_are_respected_and_the_ledger_balances_with_lost_attempts(tmp_path
     for record in records:
         expected = {"gave up": 3} if record.status == "lost" else {"succeeded": 1}
         assert paid[record.id].outcomes == expected and paid[record.id].starts == sum(expected.values())
-        assert record_store.count_attempts(maker.bucket, record.id) == paid[record.id].starts
+        assert len(record_store.attempts(maker.bucket, record.id)) == paid[record.id].starts
     total = sum(cost.seconds for cost in paid.values())
     assert total == pytest.approx(maker.backend.floor.slot_seconds) and wall >= total / 8
     assert 0.2 < maker.backend.utilisation() <= 1.0
@@ -103,7 +103,7 @@ def test_an_attempt_claimed_during_an_outage_is_recognised_by_its_claimer(tmp_pa
     with pytest.raises(BucketError):
         floor.start("a")
     monkeypatch.undo()
-    assert floor.start("a") and not floor.start("a") and record_store.count_attempts(bucket, "a") == 1
+    assert floor.start("a") and not floor.start("a") and len(record_store.attempts(bucket, "a")) == 1
     assert not Floor(bucket, 2, Nature()).start("a")
 
 
@@ -167,7 +167,7 @@ def test_the_ledger_of_a_fleet_balances_through_kills_and_outages(tmp_path, monk
     assert {record.id for record in records} >= set(paid) and len(paid) == 40
     for record in records:
         cost = paid[record.id]
-        claimed = record_store.count_attempts(maker.bucket, record.id)
+        claimed = len(record_store.attempts(maker.bucket, record.id))
         ends = sum(cost.outcomes.values())
         # A kill between the claim and the line of the ledger leaves a claim that nothing was paid for.
         assert cost.starts == ends and cost.starts <= claimed <= cost.starts + kills
@@ -187,7 +187,7 @@ def test_an_experiment_that_the_fleet_gave_up_is_tried_again_when_proposed_again
         for rounds in (1, 2):
             [record] = run(execute(executor(bucket, backend="bucket"), 1))
             assert record.status == "lost" and "simulated" in record.error["message"]
-            assert record_store.count_attempts(open_bucket(bucket), record.id) == 3 * rounds
+            assert len(record_store.attempts(open_bucket(bucket), record.id)) == 3 * rounds
     finally:
         fleet.terminate()
         fleet.wait()

@@ -30,12 +30,12 @@ import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
 from ideator_rl.config.reader import parse_json_object
-from ideator_rl.environments.environment import Preset, Resources, load_environment
+from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.claims import (
     BEATS,
@@ -353,63 +353,3 @@ def _parse_record(id: str, raw: bytes) -> tuple[Experiment, str]:
     # A key of the file alone: the record that is read in the end has none.
     whole = str(parse_json_object(raw).get("whole", "")) if b'"whole"' in raw else ""
     return record, whole
-
-
-# --- Names of the layout before, for callers that have not moved yet. ---
-
-HEARTBEAT_SECONDS = BEAT_SECONDS
-
-
-def count_attempts(bucket: Bucket, id: str) -> int:
-    return len(attempts(bucket, id))
-
-
-def live_claim(bucket: Bucket, id: str, number: int) -> dict[str, Any] | None:
-    attempt = running_attempt(bucket, id)
-    return asdict(attempt.claim) if attempt is not None and attempt.number == number else None
-
-
-def running_claim(bucket: Bucket, id: str) -> dict[str, Any] | None:
-    attempt = running_attempt(bucket, id)
-    return asdict(attempt.claim) if attempt is not None else None
-
-
-def abandon_attempt(bucket: Bucket, id: str, number: int, reason: str) -> None:
-    end_attempt(bucket, id, number, FAILED, reason)
-
-
-def write_heartbeat(bucket: Bucket, id: str, number: int) -> None:
-    write_beat(bucket, attempts(bucket, id)[number].claim)
-
-
-def has_ended(bucket: Bucket, id: str, number: int) -> bool:
-    return attempts(bucket, id)[number].end is not None
-
-
-def last_failure_reason(bucket: Bucket, id: str) -> str:
-    ends = [attempt.end for attempt in attempts(bucket, id)]
-    return ends[-1].reason if ends and ends[-1] is not None else "its worker died"
-
-
-def end_dead_attempt(bucket: Bucket, id: str) -> None:
-    if every := attempts(bucket, id):
-        end_if_process_gone(bucket, every[-1])
-
-
-def request_retry(bucket: Bucket, id: str) -> None:
-    if number := count_attempts(bucket, id):
-        entry = read_queue(bucket, [id]).get(id) or QueueEntry(id, Resources(), 60)
-        enqueue(bucket, replace(entry, from_attempt=number))
-
-
-def retry_requested(bucket: Bucket, id: str) -> bool:
-    entry, number = read_queue(bucket, [id]).get(id), count_attempts(bucket, id)
-    return entry is not None and 0 < number == entry.from_attempt
-
-
-def queued(bucket: Bucket) -> dict[str, bool]:
-    return {id: entry.from_attempt > 0 for id, entry in read_queue(bucket, bucket.list(QUEUE)).items()}
-
-
-def remove_from_queue(bucket: Bucket, id: str, attempt: int) -> None:
-    leave_queue(bucket, id)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ideator_rl._imports import renamed
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Backend, Job
 from ideator_rl.storage.bucket import Bucket
-
-__getattr__ = renamed(__name__)
 
 
 class WatchedBucket(Backend):
