@@ -71,7 +71,8 @@ class Experiment:
     error: dict[str, str] | None = None
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by phase: implement, queue, run, score; `cpu` and `startup` are CPU seconds of the run."""
+    """Wall seconds by phase: implement, queue, run, score; `cpu` and `startup` are CPU seconds of the run, and `gpu` is
+    the run on each of its GPUs added up, where it has any."""
     patch: str = ""
     log: str = ""
     """The end of the experiment's output: untrusted text."""

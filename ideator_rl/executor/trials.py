@@ -248,6 +248,7 @@ class Trials:
         metric, result, measurement = self.environment.metric, trial.result, trial.measurement
         error = {"kind": measurement.status, "message": measurement.message}
         measured = {"name": metric.name, "value": measurement.value, "direction": metric.direction}
+        gpus = self.preset.resources.gpus
         return self.spec.new_record(
             measurement.status,
             self.environment.name,
@@ -260,7 +261,8 @@ class Trials:
                 "score": trial.score_seconds,
                 "cpu": result.cpu,
                 "startup": result.startup,
-            },
+            }
+            | ({"gpu": gpus * result.wall} if gpus else {}),
             log=result.log,
             isolation=self.sandbox.isolation,
             start=result.start,
