@@ -59,7 +59,7 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     remove_stale_workdirs()
     try:
-        bucket = open_bucket(config["bucket"])
+        bucket = open_bucket(config["bucket"], proved=True)
     except IdeatorError as error:
         print(f"ideator-rl worker: {error}", file=sys.stderr)
         return 1
