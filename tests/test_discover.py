@@ -171,13 +171,13 @@ def test_three_schedulers_at_once_count_the_attempts_of_all(bucket, toy):
 
 def test_the_command_prints_each_end_and_ends_when_nothing_waits(tmp_path, toy, call):
     bucket = open_bucket(f"file://{tmp_path}/b")
-    put(bucket, "a", toy)  # for another version of the environment: each attempt fails
+    put(bucket, "a", toy)  # its codebase is missing: each attempt fails
     for _ in range(2):
         attempt(bucket, "a")
     code, out, err = call("scheduler", "--bucket", bucket.url, "--once", "--json", "--slots", "1", "--start", "cold")
     assert code == 1 and "by local with 1 slots" in err
     line = json.loads(out)
-    assert line["id"] == "a" and line["status"] == "lost" and "differs from the proposer's" in line["error"]
+    assert line["id"] == "a" and line["status"] == "lost" and "is not in the bucket" in line["error"]
 
 
 def test_the_command_refuses_a_backend_that_starts_nothing(tmp_path, call):

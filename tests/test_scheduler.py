@@ -407,6 +407,23 @@ def test_a_fault_of_one_experiment_does_not_fail_another(bucket):
     assert third.status == "succeeded"
 
 
+def test_a_damaged_specification_loses_an_experiment_for_all_that_wait(bucket):
+    bucket.put("experiments/a/spec.json", b"no specification")
+
+    async def scenario():
+        starter, waiter = (
+            Scheduler(bucket, ScriptedEngine(bucket, ["unclaimed"] * 9)),
+            Scheduler(bucket, WatchedBucket()),
+        )
+        futures = [result(scheduler, entry("a")) for scheduler in (waiter, starter)]
+        values = await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 10)
+        starter.close()
+        waiter.close()
+        return values
+
+    assert all(isinstance(value, Lost) and "spec.json" in str(value) for value in run(scenario()))
+
+
 @pytest.mark.parametrize("error", [BucketError("away"), OSError(28, "full"), PermissionError(13, "no")])
 def test_an_outage_is_waited_out_and_uses_up_no_attempt(bucket, monkeypatch, error):
     monkeypatch.setattr("ideator_rl.executor.retry.FIRST_WAIT", 0.05)
@@ -548,3 +565,27 @@ def test_a_scheduler_of_its_own_runs_the_experiments_that_a_dead_executor_left(t
         time.sleep(0.05)
     scheduler.close()
     assert [record.status for record in ends.values()] == ["succeeded", "succeeded"]
+
+
+@pytest.mark.parametrize("start", ["forked", "cold"])
+def test_a_local_worker_that_claims_nothing_is_named_by_its_last_words(tmp_path, toy, start, monkeypatch, caplog):
+    """As with credentials that the store refuses."""
+    monkeypatch.setattr(breaker, "UNCLAIMED_IN_A_ROW", 1)
+    bucket = open_bucket(f"file://{tmp_path}/b")
+    backend = LocalBackend(bucket.url, slots=1)
+    backend.start = start
+
+    async def scenario():
+        scheduler = Scheduler(bucket, backend)
+        # Of a bucket that the worker cannot open.
+        monkeypatch.setattr(scheduler.dispatcher.jobs, "_bucket_url", "file:///")
+        future = result(scheduler, entry("a"))
+        deadline = time.monotonic() + 20
+        while not scheduler.dispatcher.jobs.breaker.reason and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        assert not future.done()
+        scheduler.close()
+        return scheduler.dispatcher.jobs.breaker.reason
+
+    assert "the last said: " in (words := run(scenario())) and "is the root of the file system" in words
+    backend.close()

@@ -18,6 +18,8 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from ideator_rl.executor import record_store
@@ -238,9 +240,8 @@ class Dispatcher:
     def _check(self, ids: list[str]) -> None:
         """Read record and attempts of experiments, many at a time, and act on them."""
         self._settle_recorded([id for id in ids if self.pending[id].expects_record])
-        attempts = self._read(
-            [id for id in ids if id in self.pending], lambda ids: record_store.attempts_of(self.bucket, ids)
-        )
+        left = [id for id in ids if id in self.pending]
+        attempts = self._read(left, lambda ids: record_store.attempts_of(self.bucket, ids))
         # Without an attempt there is no record.
         self._settle_recorded([id for id, every in attempts.items() if every and not self.pending[id].expects_record])
         for id, every in attempts.items():
@@ -252,7 +253,10 @@ class Dispatcher:
 
     def _settle_recorded(self, ids: list[str]) -> None:
         for id, record in self._read(ids, lambda ids: dict(record_store.load_records(self.bucket, ids))).items():
-            self._settle(id, Lost(str(record)) if isinstance(record, DamagedObject) else record)
+            if isinstance(record, DamagedObject):
+                self._fault(id, record)
+            else:
+                self._settle(id, record)
 
     def _read(self, ids: list[str], read: Callable[[list[str]], dict[str, T]]) -> dict[str, T]:
         """What `read` returns for these experiments; one at which it raises is waited for or lost alone."""
@@ -277,6 +281,9 @@ class Dispatcher:
             except RetriesExhausted as exhausted:
                 self._settle(id, Lost(str(exhausted)))
         elif isinstance(error, DamagedObject):
+            with suppress(*OUTAGE_ERRORS):
+                if self.backend.starts:
+                    record_store.leave_queue(self.bucket, id)  # others that wait for it look, and find the same
             self._settle(id, Lost(str(error)))
         else:
             log.error("The experiment %s cannot be scheduled.", id, exc_info=error)
@@ -294,10 +301,9 @@ class Dispatcher:
             # The engine knows better than an observer why a process is gone.
             preempted = pending.job_reason in (JOB_PREEMPTED, NODE_FAIL)
             reason = f"its job ended: {pending.job_reason}" if pending.job_reason else "its worker died"
-            kind = PREEMPTED if preempted else DEAD
-            record_store.end_attempt(self.bucket, id, judged.running.number, kind, reason)
-            attempts = record_store.attempts(self.bucket, id)
-            judged = Round(attempts, pending.entry.from_attempt, self.max_attempts)
+            number, kind = judged.running.number, PREEMPTED if preempted else DEAD
+            record_store.end_attempt(self.bucket, id, number, kind, reason)
+            judged = replace(judged, attempts=record_store.attempts(self.bucket, id))
         if pending.left_queue and self._has_left(id, pending, judged):
             return
         if judged.running is not None:
@@ -333,7 +339,8 @@ class Dispatcher:
         elif not pending.awaited:
             self._forget(id)
         else:
-            # A power failure may take an entry away.
+            # A power failure may take an entry away; a scheduler does where the specification is damaged.
+            record_store.Spec.load(self.bucket, id)
             record_store.enqueue(self.bucket, pending.entry)
             pending.since = time.monotonic()
             return False
@@ -348,6 +355,7 @@ class Dispatcher:
                 self.jobs.breaker.count_claimed()
                 pending.unclaimed = 0
             elif pending.job_reason not in NOT_OF_THE_START:
+                record_store.Spec.load(self.bucket, id)  # a damaged one is no fault of the engine's
                 delay = self.jobs.count_unclaimed(pending, self.jobs.last_line(pending.ended_job))
         pending.claimed, pending.hosts, pending.claim = judged.claimed, judged.hosts, None
         pending.ended_job = pending.job_reason = ""

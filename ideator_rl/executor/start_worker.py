@@ -28,6 +28,8 @@ ZYGOTE_SECONDS, CLOSE_SECONDS = 60.0, 5.0
 """How long the zygote may take to start and to fork a worker, and to end."""
 MAX_MESSAGE, MAX_SLOTS = 1 << 16, 250
 """Bytes, and descriptors, of one message."""
+MAX_ERRORS = 4096
+"""Bytes of the end of a worker's standard error that are read."""
 
 log = logging.getLogger(__name__)
 
@@ -44,15 +46,20 @@ class RunningWorker:
     end: int
     process: subprocess.Popen[bytes] | None = None
     """Of a cold start: a child of this process, to be collected."""
+    errors: int = -1
+    """A file in memory with what it writes to its standard error."""
 
     def running(self) -> bool:
         return not readable(self.end, 0)
 
-    def close(self) -> None:
-        """Release what belongs to a worker that has ended."""
+    def close(self) -> str:
+        """Release what belongs to a worker that has ended; returns the end of what it wrote to its standard error."""
         if self.process is not None:
             self.process.wait()
         os.close(self.end)
+        text = os.pread(self.errors, MAX_ERRORS, max(0, os.fstat(self.errors).st_size - MAX_ERRORS))
+        os.close(self.errors)
+        return text.decode(errors="replace")
 
 
 def worker_variables(more: dict[str, str]) -> dict[str, str]:
@@ -73,8 +80,13 @@ def _with_credentials(variables: dict[str, str], config: dict[str, Any]) -> dict
 def start_worker(config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker:
     """Start a worker as a new interpreter; it inherits the descriptors of its slots."""
     argument, variables = json.dumps(config | {"slots": slots}), _with_credentials(variables, config)
-    process = _popen("ideator_rl.executor.worker", argument, variables, slots)
-    return RunningWorker(process.pid, os.pidfd_open(process.pid), process)
+    errors = os.memfd_create("worker-errors")
+    try:
+        process = _popen("ideator_rl.executor.worker", argument, variables, slots, errors)
+    except BaseException:
+        os.close(errors)
+        raise
+    return RunningWorker(process.pid, os.pidfd_open(process.pid), process, errors)
 
 
 class ZygoteClient:
@@ -101,11 +113,17 @@ class ZygoteClient:
             raise ZygoteRefused("too many slots" if len(slots) > MAX_SLOTS else "the zygote is another process's")
         # Not among the variables of the zygote itself: the kernel shows those of all that it forks.
         request = {"config": config, "variables": _with_credentials(variables, config), "slots": len(slots)}
+        errors = os.memfd_create("worker-errors")
+        request["errors"] = f"/proc/{os.getpid()}/fd/{errors}"
         try:
-            return self._request(json.dumps(request).encode(), slots)
+            worker = self._request(json.dumps(request).encode(), slots)
+            worker.errors = errors
+            return worker
         except ZygoteRefused:
+            os.close(errors)
             raise
         except BaseException:
+            os.close(errors)
             # An answer may be under way, and would be taken for that of the next request.
             self.close()
             raise
@@ -156,13 +174,15 @@ class ZygoteClient:
             self._process.wait()
 
 
-def _popen(module: str, argument: str, variables: dict[str, str], descriptors: list[int]) -> subprocess.Popen[bytes]:
+def _popen(
+    module: str, argument: str, variables: dict[str, str], descriptors: list[int], errors: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     # A session of its own: neither an interrupt nor the end of this process reaches it.
     return subprocess.Popen(
         [sys.executable, "-P", "-m", module, argument],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
         env=variables,
         start_new_session=True,
         pass_fds=descriptors,

@@ -123,6 +123,8 @@ class Zygote:
             for server in self._servers.values():
                 server.connection.close()
             os.close(self._parent)
+            with contextlib.suppress(OSError):  # the backend's process may have ended
+                os.dup2(os.open(request["errors"], os.O_WRONLY | os.O_APPEND), 2)
             os.environ.clear()
             os.environ.update(request["variables"])
             status = worker.main(request["config"] | {"slots": slots}, self.forks)

@@ -35,6 +35,8 @@ MAX_REFUSALS = 3
 """Of zygotes, before all further experiments start cold."""
 WAITING_SECONDS, WAITING_AGAIN_SECONDS = 10.0, 300.0
 """A run without a worker says that it waits for other runs after the first, and again after the second."""
+MAX_ERRORS_KEPT = 100
+"""Workers whose standard error is kept."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class LocalBackend(Backend):
         self._cpus = self._cpus[: max(self.slots, len(processors))]
         # The scheduler's thread alone reads and writes what follows.  Workers started here, by job:
         self._processes: dict[str, RunningWorker] = {}
+        # What ended workers wrote to their standard error, by job.
+        self._errors: dict[str, str] = {}
         self._cpus_in_use: dict[str, tuple[str, int]] = {}
         # Since when no worker runs and no slot is free.
         self._waiting_since: float | None = None
@@ -158,8 +162,15 @@ class LocalBackend(Backend):
             return worker is not None
         del self._processes[name]
         self._cpus_in_use.pop(name, None)
-        worker.close()
+        if text := worker.close():
+            self._errors[name] = text
+            # The scheduler asks soon, and only for workers that claimed nothing.
+            if len(self._errors) > MAX_ERRORS_KEPT:
+                del self._errors[next(iter(self._errors))]
         return False
+
+    def log_tail(self, name: str) -> str:
+        return self._errors.pop(name, "")
 
     def _say_waiting(self, kind: str) -> None:
         """Log which processes have the slots, once this run has waited for them alone for a while."""
