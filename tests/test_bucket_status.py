@@ -80,11 +80,11 @@ def test_services_report_what_their_engines_have_and_what_the_store_costs(bucket
     class Remote(Counted):
         requests = {"put": 2_000_000, "get": 1_000_000}
 
-    monkeypatch.setattr(services, "REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(services, "CHANGE_SECONDS", 0.02)
     bucket.put(f"{SERVICES}/broken", b"{")
     bucket.put(f"{SERVICES}/old-1", json.dumps({"name": "old-1", "kind": "worker", "time": 1.0}).encode())
     engine = {"backend": "slurm", "queued": 3, "running": 1, "breaker": ""}
-    with ServiceReporter(Remote(bucket), "scheduler", lambda: engine):
+    with ServiceReporter(Remote(bucket), "scheduler", lambda: dict(engine)):
         deadline = time.monotonic() + 30
         while [report.queued for report in read_services(bucket)] != [3]:
             assert time.monotonic() < deadline
@@ -118,3 +118,16 @@ def test_status_adds_the_gpu_hours_of_results(bucket):
     save_record(bucket, record(2))
     status = BucketStatus(bucket)
     assert not status.refresh() and status.facts()["gpu_hours"] == 4.0 and "4 GPU-hours" in status.text()
+
+
+def test_status_and_the_uploader_read_a_bucket_in_an_object_store(call, s3_url, tmp_path):
+    pytest.importorskip("tensorboard")
+    remote = open_bucket(s3_url)
+    for number in range(3):
+        save_record(remote, record(number))
+    wait_for(remote, "runs", "waits")
+    claim_attempt(remote, "runs")
+    facts = json.loads(call("status", s3_url, "--json")[1])
+    assert facts["statuses"] == {"succeeded": 3, "running": 1, "waiting": 1} and facts["outstanding"] == 2
+    code, out, _ = call("track", s3_url, "--to", "tensorboard", "--dir", tmp_path)
+    assert code == 0 and out.startswith("3 experiments sent")

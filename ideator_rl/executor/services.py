@@ -1,6 +1,6 @@
 """What the services of a bucket say of themselves, for `status`: schedulers and pull workers, on whatever machine.
 
-    services/<host>-<pid>   a report, put once a minute and removed at the end of the service
+    services/<host>-<pid>   a report, put once a minute and when it changes, removed at the end of the service
 
 A report is for people: nothing depends on it.  One that a killed service left is shown with its age, and removed by the
 next service after a day.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -25,7 +26,8 @@ from ideator_rl.experiment import typed_fields
 from ideator_rl.storage.bucket import Bucket
 
 SERVICES = "services"
-REPORT_SECONDS = 60.0
+REPORT_SECONDS, CHANGE_SECONDS = 60.0, 10.0
+"""Between two reports at most, and at least."""
 OLD_SECONDS = 86_400.0
 USD = {"put": 5e-6, "list": 5e-6, "get": 0.4e-6}
 """Price of a request in S3's standard class; deletions are free.  Other stores are of the same order."""
@@ -70,7 +72,7 @@ class ServiceReporter:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(REPORT_SECONDS)
+        self._thread.join(CHANGE_SECONDS)
 
     def _work(self) -> None:
         # A report that cannot be stored is not worth the service.
@@ -78,19 +80,21 @@ class ServiceReporter:
             for report in read_services(self._bucket):
                 if time.time() - report.time > OLD_SECONDS:
                     self._bucket.delete(f"{SERVICES}/{report.name}")
+        facts, last = None, -math.inf
         while not self._over.is_set():
             try:
-                self._put()
+                before, facts = facts, self._facts()
+                if facts != before or time.monotonic() - last >= REPORT_SECONDS:
+                    self._put(facts)
+                    last = time.monotonic()
             except Exception as error:
                 log.warning("The report of this %s is missing: %s", self._kind, error)
-            self._over.wait(REPORT_SECONDS)
+            self._over.wait(CHANGE_SECONDS)
         with suppress(IdeatorError):
             self._bucket.delete(f"{SERVICES}/{self._name}")
 
-    def _put(self) -> None:
-        report = ServiceReport(
-            self._name, self._kind, time.time(), requests=dict(self._bucket.requests), **self._facts()
-        )
+    def _put(self, facts: dict[str, Any]) -> None:
+        report = ServiceReport(self._name, self._kind, time.time(), requests=dict(self._bucket.requests), **facts)
         self._bucket.put(f"{SERVICES}/{self._name}", json.dumps(asdict(report)).encode())
 
 
