@@ -26,7 +26,6 @@ from ideator_rl.storage.bucket import open_bucket
 def clean(monkeypatch, tmp_path):
     """An index of the test's own, and no tracker that the machine's user has set up."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 
@@ -165,16 +164,19 @@ def test_wandb_gets_an_offline_run_for_each_experiment_and_a_table(call, tmp_pat
     wandb.teardown()
 
 
-def test_trackio_gets_a_run_for_each_experiment_and_repeats_none(tmp_path):
-    pytest.importorskip("trackio")
+def test_trackio_gets_a_run_for_each_experiment_and_repeats_none(call, tmp_path):
+    trackio = pytest.importorskip("trackio")
     fill(tmp_path, 2)
-    line = [sys.executable, "-m", "ideator_rl.cli", "track", str(tmp_path / "bucket"), "--to", "trackio"]
+    project = f"p{tmp_path.parent.name}{os.getpid()}"
     for _ in range(2):
-        subprocess.run([*line, "--dir", str(tmp_path)], check=True, capture_output=True)
+        line = ("track", tmp_path / "bucket", "--to", "trackio", "--dir", tmp_path, "--project", project)
+        code, out, _ = call(*line)
+        assert code == 0 and out.startswith("2 experiments sent") and "Trackio" not in out
         for cursor in (tmp_path / "track").glob("*.jsonl"):
             # As after a kill between the runs and their lines in the cursor.
             cursor.write_text("\n".join(line for line in cursor.read_text().split("\n") if '"id"' not in line))
-    with closing(sqlite3.connect(tmp_path / "trackio" / "ideator_rl.db")) as database:
+    # trackio has read its folder when it was imported.
+    with closing(sqlite3.connect(next(trackio.utils.TRACKIO_DIR.glob(f"{project}*.db")))) as database:
         rows = database.execute("select run_name, metrics from metrics order by id").fetchall()
     assert len(rows) == 3 and all("loss" in json.loads(text) for _, text in rows[:2])
     assert rows[2][0].endswith(" ideas") and json.loads(rows[2][1])["ideas"]["_type"] == "trackio.table"
@@ -225,7 +227,10 @@ def test_the_uploader_of_a_run_ends_with_it_and_has_sent_everything(monkeypatch,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["wandb", "trackio"])
-def test_an_uploader_that_is_killed_again_and_again_sends_three_hundred_experiments_once(tmp_path, tracker):
+def test_an_uploader_that_is_killed_again_and_again_sends_three_hundred_experiments_once(
+    monkeypatch, tmp_path, tracker
+):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     fill(tmp_path, 300)
     line = [sys.executable, "-m", "ideator_rl.cli", "track", str(tmp_path / "bucket"), "--to", tracker]
     line += ["--dir", str(tmp_path)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.training import tracking
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.recipe.recipe import Recipe
@@ -18,6 +19,7 @@ from ideator_rl.training.tracking import (
     TrackingError,
     run_name,
     send_alarm,
+    send_traces,
     set_tracker_defaults,
     trackers,
     where_to_look,
@@ -162,9 +164,9 @@ def test_tensorboard_curves_continue_after_a_resume(tmp_path):
     assert where_to_look(["tensorboard"], "p") == f"curves: `tensorboard --logdir {tmp_path}/run/tensorboard`"
 
 
-def trackio_facts(tmp_path, query):
-    """Rows of trackio's database of all runs."""
-    with closing(sqlite3.connect(tmp_path / "hub" / "trackio" / "ideator_rl.db")) as database:
+def trackio_facts(file, query):
+    """Rows of a database of trackio."""
+    with closing(sqlite3.connect(file)) as database:
         return database.execute(query).fetchall()
 
 
@@ -180,7 +182,8 @@ def test_trackio_has_the_curves_of_all_runs_in_one_database_and_continues_after_
     first, second = (f"train(Path('{tmp_path}/{name}/run'), 'trackio', " for name in "ab")
     in_new_process(f"{code} {first} 2)", tmp_path / "hub")
     in_new_process(f"{code} {first} 4, resume=True); {second} 1)", tmp_path / "hub")
-    rows = trackio_facts(tmp_path, "select run_name, metrics from metrics order by id")
+    file = tmp_path / "hub" / "trackio" / "ideator_rl.db"
+    rows = trackio_facts(file, "select run_name, metrics from metrics order by id")
     steps = [(name, json.loads(text)["train/global_step"]) for name, text in rows]
     first, second = run_name(tmp_path / "a" / "run"), run_name(tmp_path / "b" / "run")
     assert first != second and first.startswith("run-")
@@ -188,21 +191,17 @@ def test_trackio_has_the_curves_of_all_runs_in_one_database_and_continues_after_
     assert where_to_look(["trackio"], "ideator_rl") == "curves: `trackio show --project ideator_rl`"
 
 
-def test_trackio_shows_alarms_as_alerts_and_completions_as_traces(tmp_path):
-    pytest.importorskip("trackio")
-    code = """
-import trackio
-from ideator_rl.diversity.alarms import Alarm
-from ideator_rl.training.tracking import send_alarm, send_traces
-run = trackio.init(project="ideator_rl", name="r", embed=False)
-send_alarm(["trackio"], Alarm(3, "vendi", "stop", "few ideas"))
-chat = [{"role": "user", "content": "ask"}]
-send_traces(["trackio"], [("ask", "answer\x1b]0;x", {"execution": 0.5}), (chat, "second", {})], 3)
-trackio.finish()
-"""
-    in_new_process(code, tmp_path / "hub")
-    assert trackio_facts(tmp_path, "select title, text, level from alerts") == [("vendi", "few ideas", "error")]
-    (first, facts), (second, _) = trackio_facts(tmp_path, "select messages, metadata from traces order by trace_index")
+def test_trackio_shows_alarms_as_alerts_and_completions_as_traces():
+    trackio = pytest.importorskip("trackio")
+    project = f"alarms{os.getpid()}"
+    trackio.init(project=project, name="r", embed=False)
+    send_alarm(["trackio"], Alarm(3, "vendi", "stop", "few ideas"))
+    chat = [{"role": "user", "content": "ask"}]
+    send_traces(["trackio"], [("ask", "answer\x1b]0;x", {"execution": 0.5}), (chat, "second", {})], 3)
+    trackio.finish()
+    file = trackio.utils.TRACKIO_DIR / f"{project}.db"
+    assert trackio_facts(file, "select title, text, level from alerts") == [("vendi", "few ideas", "error")]
+    (first, facts), (second, _) = trackio_facts(file, "select messages, metadata from traces order by trace_index")
     assert [m["role"] for m in json.loads(first)] == [m["role"] for m in json.loads(second)] == ["user", "assistant"]
     assert json.loads(facts)["execution"] == 0.5 and "\x1b" not in json.loads(first)[1]["content"]
     send_alarm(["wandb"], None)  # without trackio nothing is imported or sent
