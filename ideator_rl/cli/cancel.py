@@ -119,6 +119,8 @@ def end_workers_here(bucket: Bucket, ids: Collection[str]) -> list[str]:
     """
     attempts = [record_store.running_attempt(bucket, id) for id in ids]
     claims = [attempt.claim for attempt in attempts if attempt is not None and attempt.claim.is_here]
+    # The process of a claim with a node is a pull worker, which runs others as well; its workers see the request.
+    claims = [claim for claim in claims if not claim.node]
     processes = {claim: Process(claim.pid, str(claim.start)) for claim in claims}
     for process in processes.values():
         # One that is stopped would not notice the first.

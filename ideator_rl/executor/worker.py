@@ -25,7 +25,7 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store, spool
 from ideator_rl.executor.attempt_guard import AttemptGuard
-from ideator_rl.executor.record_store import FAILED, Claim, Spec
+from ideator_rl.executor.record_store import CANCELLED, FAILED, Claim, Spec
 from ideator_rl.executor.retry import RetriesExhausted, Retry
 from ideator_rl.executor.trials import Trials
 from ideator_rl.executor.workdirs import new_workdir, remove_folder, remove_stale_workdirs
@@ -76,9 +76,15 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
 def _run_attempt(bucket: Bucket, config: dict[str, Any], guard: AttemptGuard, forks: socket.socket | None) -> int:
     """Raises: BucketError."""
     claim = guard.claim(lambda: Claim(**config["claim"])) if "claim" in config else None
-    spool.publish_left(bucket)
-    spec = Spec.load(bucket, config["id"])
+    if spool.publish_left(bucket) and claim is not None and record_store.has_record(bucket, claim.id):
+        # Its record was on this machine: the caller could not know when it claimed.
+        record_store.end_attempt(bucket, claim.id, claim.number, CANCELLED, "it already had a result")
+        return 0
+    # Once the attempt is claimed, a short outage must not cost it.
+    spec = Retry(bucket.url, END_SECONDS if claim else 0.0).call_blocking(lambda: Spec.load(bucket, config["id"]))
     if spec is None:
+        if claim is not None:
+            record_store.end_attempt(bucket, claim.id, claim.number, FAILED, "it has no specification")
         return 0
     # Before the claim: to make an image takes up to minutes, which an experiment need not spend as a claimed one.
     fault: Exception | None = None
@@ -93,7 +99,6 @@ def _run_attempt(bucket: Bucket, config: dict[str, Any], guard: AttemptGuard, fo
     try:
         if fault is not None:
             raise IdeatorError(f"The worker on {claim.host} cannot run it: {fault}") from fault
-        # The attempt counts already: a short outage must not cost it.
         tree = Retry(bucket.url, END_SECONDS).call_blocking(lambda: record_store.load_tree(bucket, spec.tree))
         if tree is None:
             raise IdeatorError(f"The codebase {spec.tree[:12]} is not in the bucket {bucket.url}.")
