@@ -92,7 +92,7 @@ class SlurmCluster:
         _wait(lambda: "UP" in self.command("scontrol", "ping"), "slurmctld does not answer")
 
     def stop_controller(self) -> None:
-        """Kill slurmctld, as a crash would; `start_controller` recovers its jobs."""
+        """End slurmctld; `start_controller` recovers its jobs.  After SIGKILL it would drain a node, for reasons of its own."""
         self._kill("slurmctld")
 
     def command(self, *argv: str) -> str:
@@ -113,7 +113,7 @@ class SlurmCluster:
     def _kill(self, name: str) -> None:
         process = self._processes.pop(name, None)
         if process is not None:
-            process.send_signal(signal.SIGKILL if name == "slurmctld" else signal.SIGTERM)
+            process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.attempt_policy import Round
 from ideator_rl.executor.backends.backend import JOB_CANCELLED, JOB_PREEMPTED, NODE_FAIL
@@ -149,7 +150,11 @@ class Dispatcher:
         self._submit()
         if self._to_cancel:
             names, self._to_cancel = self._to_cancel, []
-            self.backend.cancel(names)
+            # What is not cancelled now finds out itself that it is not needed any more.
+            try:
+                self.backend.cancel(names)
+            except IdeatorError as error:
+                log.warning("%s", error)
 
     # --- 1. The bucket ---
 

@@ -141,9 +141,7 @@ class CommandBackend(Backend):
             words = {"name": batch[0], "names": shlex.join(batch), "ids": shlex.join(ids)}
             answer = self._call(render(self.settings.cancel, {}, words))
             if answer.status:
-                raise IdeatorError(
-                    f"The engine did not cancel {len(batch)} jobs: {answer.sentence}. Repeat the command."
-                )
+                raise IdeatorError(f"The engine did not cancel {len(batch)} jobs: {answer.sentence}.")
 
     def log_tail(self, name: str) -> str:
         path, text = self._logs / f"{name}.log", ""
