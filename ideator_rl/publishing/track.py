@@ -95,7 +95,7 @@ class Uploader:
         """Send what is new; returns how many experiments got a run.
 
         Args:
-            last: the table is sent even if it has hardly grown.
+            last: the table is sent even if it has hardly grown, and the curves with their newest point.
         """
         count = 0
         for record, step in self._source.new_records():
@@ -113,7 +113,7 @@ class Uploader:
     def _send_group(self, last: bool) -> None:
         # A copy: what could not be sent is sent at the next look.
         sent = self._cursor.sent.copy()
-        news = self._source.group_news(sent)
+        news = self._source.group_news(sent, last)
         if self._total > sent["rows"] * (1 if last else GROWTH):
             news.table = list(self._rows)
             sent["rows"] = self._total

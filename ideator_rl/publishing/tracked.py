@@ -18,7 +18,7 @@ from ideator_rl.diversity.alarms import Alarm, alarms
 from ideator_rl.diversity.window import Window
 from ideator_rl.executor.record_store import load_records
 from ideator_rl.experiment import LOST, Experiment
-from ideator_rl.ideas import EXPERIMENT
+from ideator_rl.ideas import CHANGES, EXPERIMENT
 from ideator_rl.search.population_watch import FILE as WINDOWS_FILE
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.index import ResultIndex
@@ -74,8 +74,13 @@ class Source(Protocol):
         """Records that have ended since the last call, each with the step of its first proposal.  The one at which the
         caller stopped comes again."""
 
-    def group_news(self, sent: Counter[str]) -> GroupNews:
-        """Curves, alarms and traces after those that were sent; `sent` has their numbers so far, and is updated."""
+    def group_news(self, sent: Counter[str], last: bool) -> GroupNews:
+        """Curves, alarms and traces after those that were sent.
+
+        Args:
+            sent: their numbers so far; it is updated.
+            last: nothing will be added to the newest step.
+        """
 
 
 class BucketSource:
@@ -93,7 +98,7 @@ class BucketSource:
             yield record, None
             self._row = row
 
-    def group_news(self, sent: Counter[str]) -> GroupNews:
+    def group_news(self, sent: Counter[str], last: bool) -> GroupNews:
         return GroupNews(self.group)
 
 
@@ -116,12 +121,12 @@ class RunSource:
                 yield record, steps.get(record.id)
                 self._seen.add(record.id)
 
-    def group_news(self, sent: Counter[str]) -> GroupNews:
+    def group_news(self, sent: Counter[str], last: bool) -> GroupNews:
         news, run = GroupNews(self.group), self._run
         # A training run sends its curves, alarms and traces itself.
         if not run.is_search:
             return news
-        steps = run.by_step()[:-1]  # the newest one may still change
+        steps = run.by_step() if last else run.by_step()[:-1]
         windows = [Window(**line) for line in read_lines(self.folder / WINDOWS_FILE)]
         raised = alarms(windows)
         ended = sorted((row for row in run.rollouts if row.finished is not None), key=lambda row: row.finished or 0.0)
@@ -153,8 +158,9 @@ def tracked(record: Experiment, step: int | None, group: str, redactor: Redactor
 
 
 def _short_idea(record: Experiment, length: int, redactor: Redactor) -> str:
-    """The beginning of an idea on one line."""
-    return shorten(visible(redactor.text(record.idea.removeprefix(EXPERIMENT).strip())), length)
+    """What an idea is to try, on one line."""
+    experiment = record.idea.removeprefix(EXPERIMENT).partition(CHANGES)[0]
+    return shorten(visible(redactor.text(experiment)), length)
 
 
 def table_row(record: Experiment, step: int | None, redactor: Redactor) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ class TrackioSink:
             if news.table:
                 rows: list[Any] = news.table
                 run.log({"ideas": self._trackio.Table(data=rows)})
-            for trace in news.traces:
-                run.log({"completions": self._trackio.Trace(**trace)}, step=trace["metadata"]["step"])
+            for step, traces in groupby(news.traces, lambda trace: trace["metadata"]["step"]):
+                run.log({"completions": [self._trackio.Trace(**trace) for trace in traces]}, step=step)
             for alarm in news.alarms:
                 level = self._trackio.AlertLevel
                 run.alert(title=alarm.kind, text=alarm.text, level=level.ERROR if alarm.level == STOP else level.WARN)
