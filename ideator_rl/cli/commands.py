@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import sys
 from contextlib import suppress
@@ -16,7 +17,7 @@ from typing import Any
 
 from ideator_rl import __version__
 from ideator_rl.cli.interrupt import keep
-from ideator_rl.cli.options import accelerate_options, int_from, probe_option, sft_options, train_options
+from ideator_rl.cli.options import accelerate_options, end_time, int_from, probe_option, sft_options, train_options
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE = 1, 2
@@ -27,6 +28,7 @@ KEPT = {
     "execute": FINDS_RESULTS,
     "rerun": FINDS_RESULTS,
     "scheduler": "the next scheduler of this bucket starts the experiments that ran here again",
+    "worker": "the experiments that ran here start again on another node",
     "track": "the same line sends the rest, and nothing twice",
     "status": "nothing was changed, and a run that is under way goes on",
 }
@@ -89,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_sft, _add_train, _add_search,
-                _add_scheduler, _add_status, _add_cancel, _add_report, _add_export, _add_track):  # fmt: skip
+                _add_scheduler, _add_worker, _add_status, _add_cancel, _add_report, _add_export,
+                _add_track):  # fmt: skip
         add(commands)
     return top
 
@@ -290,6 +293,26 @@ def _add_scheduler(commands: Any) -> None:
     command.add_argument("--every", type=_seconds, metavar="SECONDS", help=pace)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
     _json(command)
+
+
+def _add_worker(commands: Any) -> None:
+    command = _command(commands, "worker", "run on this node, without an engine, what a bucket waits for")
+    command.add_argument("--bucket", required=True, metavar="URL")
+    share = command.add_mutually_exclusive_group()
+    share.add_argument("--slots", type=int_from(1), metavar="N", help="experiments that need CPUs alone, on N of them")
+    share.add_argument("--gpus", type=int_from(1), metavar="N", help="those that need GPUs, on N of them")
+    command.add_argument("--hardware", default="", metavar="NAME", help="refuse a node of other hardware, such as h100")
+    command.add_argument(
+        "--idle", type=_amount, default=math.inf, metavar="SECONDS", help="end when nothing has come for so long"
+    )
+    command.add_argument(
+        "--until",
+        type=end_time,
+        metavar="TIME",
+        help="take nothing that may end later: 2026-12-01T08:00, Unix seconds, or +SECONDS from now",
+    )
+    command.add_argument("--isolation", choices=("auto", "none"), default="auto", help="`none` risks the machine")
+    _start(command)
 
 
 def _add_status(commands: Any) -> None:

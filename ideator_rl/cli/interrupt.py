@@ -26,6 +26,8 @@ INTERRUPTED = 130
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_SECONDS, KILL_SECONDS = 3.0, 5.0
 """For trackers to send what they hold, and for killed processes to be gone."""
+BEFORE_EXIT_SECONDS = 20.0
+"""For a command to end its processes in its own way."""
 LAUNCHER = "IDEATOR_RL_LAUNCHER"
 """Set for the processes of a launch: the launcher prints the sentence for all of them."""
 LAUNCHERS = {b"accelerate", b"accelerate-launch", b"torchrun"}
@@ -42,6 +44,7 @@ class _State:
     guarded = False
     launches = False
     interrupted = False
+    before_exit: Callable[[], None] | None = None
 
     @staticmethod
     def kept() -> str:
@@ -64,6 +67,15 @@ def keep_run(folder: Path, results: str) -> None:
             else "nothing was kept, and the same line starts anew"
         )
     )
+
+
+def before_exit(function: Callable[[], None]) -> None:
+    """Have a command end its processes in its own way, before those that are left are killed.
+
+    It runs in a thread, while the main thread is stopped wherever it was: it must wait for no lock that this one may
+    hold, such as that of a stream.
+    """
+    _State.before_exit = staticmethod(function)  # type: ignore[assignment]
 
 
 def guard(program: str = "ideator-rl") -> None:
@@ -154,9 +166,11 @@ def _end_processes() -> None:
         while time.monotonic() < deadline and any(map(process_tree.start_time, children)):
             time.sleep(0.05)
     else:
-        hooks = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
-        hooks.start()
-        hooks.join(EXIT_SECONDS)
+        for function, seconds in ((_State.before_exit, BEFORE_EXIT_SECONDS), (atexit._run_exitfuncs, EXIT_SECONDS)):
+            if function is not None:
+                hook = threading.Thread(target=function, daemon=True)
+                hook.start()
+                hook.join(seconds)
     process_tree.kill_tree(os.getpid(), KILL_SECONDS)
 
 

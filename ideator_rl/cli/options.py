@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,6 +58,28 @@ def int_from(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return parse_int
+
+
+def end_time(text: str) -> float:
+    """`2026-12-01T08:00` by this machine's clock, Unix seconds, or `+SECONDS` from now, as Unix seconds.
+
+    Raises:
+        ArgumentTypeError: it is none of these, or has passed.
+    """
+    try:
+        if text.startswith("+"):
+            end = time.time() + float(text)
+        elif text.replace(".", "", 1).isdecimal():
+            end = float(text)
+        else:
+            end = datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        end = math.nan
+    if not time.time() < end < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"expected a time to come, such as 2026-12-01T08:00, Unix seconds, or +SECONDS from now, got {text!r}"
+        )
+    return end
 
 
 class OptionParser(argparse.ArgumentParser):

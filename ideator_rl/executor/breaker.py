@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 class Breaker:
     """Read and written by the scheduler's thread; other threads may read `reason`."""
 
+    fault: str = "jobs ended before they claimed anything"
+    """What it counts, as it is reported."""
     reason: str = ""
     """Why nothing is submitted now, for people; empty while it is closed."""
     _in_a_row: int = 0
@@ -66,5 +68,5 @@ class Breaker:
         self._opened = time.monotonic()
         self._ends = self._opened + self._pause
         words = f"the last said: {last_words}" if last_words else "the last one left no log"
-        self.reason = f"{self._in_a_row} jobs ended before they claimed anything; {words}"
+        self.reason = f"{self._in_a_row} {self.fault}; {words}"
         log.warning("%s. Nothing is submitted for %.0f s; all experiments keep waiting.", self.reason, self._pause)

@@ -15,6 +15,7 @@ import os
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from ideator_rl.executor.start_worker import RunningWorker, ZygoteClient, Zygote
 from ideator_rl.files import try_lock
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import GPUS_VARIABLE
+from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import COLD, FORKED
 from ideator_rl.text.display import visible
 
@@ -60,6 +62,9 @@ class LocalBackend(Backend):
         # Started with the first experiment, and dropped when it has died.
         self._zygote: ZygoteClient | None = None
         self._refusals = 0
+        # Called once a job has its slots: what is added to the worker's configuration, or None to start nothing.  The
+        # pull worker sets it, to claim the attempt itself.
+        self.before_start: Callable[[Job], dict[str, Any] | None] = lambda job: {}
 
     @cached_property
     def _gpus(self) -> list[int]:
@@ -120,6 +125,9 @@ class LocalBackend(Backend):
         sandbox = best_sandbox()  # probed once here, instead of by each worker
         config = job.config | {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
         try:
+            if (more := self.before_start(job)) is None:
+                return False
+            config |= more
             slots = [*cpus.values(), *gpus.values()]
             worker = self._fork(config, variables, slots) if self.start == FORKED else None
             self._processes[job.name] = worker or start_worker(config, variables, slots)
@@ -154,6 +162,17 @@ class LocalBackend(Backend):
                 # By its descriptor: the pid may belong to another process by now.
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(worker.end, signal.SIGTERM)
+
+    def end_all(self, seconds: float) -> None:
+        """Ask all workers to end, and wait for that.
+
+        Takes no lock: it may run in another thread, while a signal has stopped the one that calls the other methods.
+        """
+        workers = list(self._processes.values())
+        self.cancel(list(self._processes))
+        deadline = time.monotonic() + seconds
+        for worker in workers:
+            readable(worker.end, max(0.0, deadline - time.monotonic()))
 
     def active(self, name: str) -> bool:
         """Whether the worker of a job is still alive."""

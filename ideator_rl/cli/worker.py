@@ -1,0 +1,55 @@
+"""`ideator-rl worker`: run on this node what a bucket waits for, without an engine and without a scheduler."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from contextlib import suppress
+
+from ideator_rl.cli.interrupt import before_exit
+from ideator_rl.cli.output import print_progress
+from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import record_store, share
+from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.node import Terms
+from ideator_rl.executor.pull_worker import PullWorker
+from ideator_rl.storage.bucket import open_bucket
+
+SLURM_END = "SLURM_JOB_END_TIME"
+"""Slurm sets it in a job: Unix seconds."""
+
+
+def main(args: argparse.Namespace) -> int:
+    """Returns 0 at the end of the node's time, or when nothing has come for `--idle` seconds."""
+    cpus, gpus = _slots(args.slots, args.gpus)
+    share.refuse_other_hardware(args.hardware, share.gpus() if gpus else [])
+    bucket = open_bucket(args.bucket)
+    record_store.upgrade(bucket)
+    backend = LocalBackend(bucket.url, max(1, cpus), args.isolation)
+    backend.start = args.start
+    until = args.until or float(os.environ.get(SLURM_END) or math.inf)
+    terms = Terms(cpus, gpus, isolation=args.isolation, idle=args.idle, until=until)
+    worker = PullWorker(bucket, backend, terms, print_progress)
+    before_exit(worker.stop)
+    print_progress(f"serving {bucket.url} with slots for {cpus} CPUs and {gpus} GPUs")
+    worker.serve()
+    return 0
+
+
+def _slots(cpus: int | None, gpus: int | None) -> tuple[int, int]:
+    """Slots for experiments that need CPUs alone, and for those that need GPUs; of one kind where only that was named.
+
+    Raises:
+        IdeatorError: this process may use fewer GPUs.
+    """
+    if gpus is not None:
+        if (available := len(share.gpus())) < gpus:
+            raise IdeatorError(f"--gpus is {gpus}, and this process may use {available} GPUs. Ask for at most so many.")
+        return 0, gpus
+    if cpus is not None:
+        return cpus, 0
+    # Without GPUs that can be used, such as parts of one (MIG), CPUs are what this node offers.
+    with suppress(IdeatorError):
+        return share.cpu_share(), len(share.gpus())
+    return share.cpu_share(), 0

@@ -1,0 +1,294 @@
+"""The pull worker: what a node takes, how it claims, when it rests, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import ArgumentTypeError
+from dataclasses import replace
+
+import pytest
+from conftest import TOY, run, sentence
+from scripted import idea
+
+from ideator_rl.cli.options import end_time
+from ideator_rl.environments.environment import Resources
+from ideator_rl.executor import attempt_policy, pull_worker, record_store, share
+from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.executor import Executor
+from ideator_rl.executor.node import NodeFilter, Terms
+from ideator_rl.executor.pull_worker import PullWorker
+from ideator_rl.executor.record_store import FAILED, PREEMPTED, QueueEntry
+from ideator_rl.sandbox import process_tree
+from ideator_rl.storage.bucket import open_bucket
+
+
+def entry(id, **fields):
+    values = {"resources": Resources(1, 0, 1), "minutes": 2, "environment": str(TOY), "preset": "cpu"} | fields
+    return QueueEntry(id, **values)
+
+
+class ScriptedSlots:
+    """In the place of the local backend: a process is a moment, and then its outcome is in the bucket."""
+
+    def __init__(self, bucket, outcome="record"):
+        self.bucket, self.outcome = bucket, outcome
+        self.started, self._running, self.before_start = [], {}, None
+        self._ended, writer = os.pipe()
+        os.close(writer)  # readable from now on, as for a process that has ended
+
+    def submit(self, jobs):
+        (job,) = jobs
+        config = self.before_start(job)
+        if config is None:
+            return {}
+        self.started.append(job.id)
+        self._running[job.name] = config["claim"]
+        return {job.name: None}
+
+    def active(self, name):
+        if (claim := self._running.pop(name, None)) is None:
+            return False
+        if self.outcome == "record":
+            self.bucket.create(f"experiments/{name}/result.json", b"{}")
+            record_store.leave_queue(self.bucket, name)
+        elif self.outcome is not None:
+            record_store.end_attempt(self.bucket, name, claim["number"], *self.outcome)
+        return False
+
+    def end_descriptors(self):
+        return [self._ended] if self._running else []
+
+    def end_all(self, seconds):
+        self._running.clear()
+
+    def close(self):
+        pass
+
+
+def scripted(name, terms=None, outcome="record"):
+    bucket = open_bucket(f"memory://{name}-{time.monotonic()}")
+    slots, lines = ScriptedSlots(bucket, outcome), []
+    return PullWorker(bucket, slots, terms or Terms(cpus=2, idle=0.3), lines.append), slots, lines
+
+
+def test_two_nodes_share_a_queue_and_start_each_experiment_once():
+    worker, slots, _ = scripted("pull-two")
+    others = ScriptedSlots(worker.bucket)
+    other = PullWorker(worker.bucket, others, Terms(cpus=2, idle=0.3), lambda line: None)
+    ids = [f"e{number}" for number in range(40)]
+    for id in ids:
+        record_store.enqueue(worker.bucket, entry(id))
+    thread = threading.Thread(target=other.serve)
+    thread.start()
+    worker.serve()
+    thread.join()
+    assert sorted(slots.started + others.started) == sorted(ids)
+    assert all(len(record_store.attempts(worker.bucket, id)) == 1 for id in ids)
+    assert worker.bucket.list("queue") == {}
+
+
+def test_entries_of_a_higher_priority_are_taken_first():
+    worker, slots, _ = scripted("pull-priority", Terms(cpus=1, idle=0.2))
+    for number in range(6):
+        record_store.enqueue(worker.bucket, entry(f"e{number}", priority=number))
+    worker.serve()
+    assert slots.started == ["e5", "e4", "e3", "e2", "e1", "e0"]
+
+
+def test_a_node_leaves_what_is_too_large_or_of_other_hardware_and_prints_each_reason_once(monkeypatch):
+    lines = []
+    monkeypatch.setattr(share, "_processor_model", lambda: "Made-up CPU Model 9")
+    node = NodeFilter(Terms(cpus=4), lines.append)
+    assert node.takes(entry("a")) and node.takes(entry("b", hardware="model 9"))
+    for _ in range(2):
+        assert not node.takes(entry("c", resources=Resources(8, 0, 1)))
+        assert not node.takes(entry("d", resources=Resources(1, 1, 1)))
+        assert not node.takes(entry("e", hardware="h100"))
+    assert len(lines) == 3 and "need 8 CPUs and 0 GPUs" in lines[0] and "for the hardware h100" in lines[2]
+
+
+def test_an_environment_that_is_not_here_is_left_to_others_for_a_while_and_then_tried(monkeypatch):
+    lines, clock = [], [1000.0]
+    monkeypatch.setattr("ideator_rl.executor.node.time.monotonic", lambda: clock[0])
+    node = NodeFilter(Terms(cpus=1), lines.append)
+    missing = entry("a", environment="/no/such/environment")
+    assert not node.takes(missing) and not node.takes(missing) and len(lines) == 1
+    assert "/no/such/environment are left to other nodes" in lines[0]
+    clock[0] += 601
+    assert node.takes(missing)
+
+
+def test_nothing_is_taken_that_may_not_end_in_time():
+    worker, slots, _ = scripted("pull-until", Terms(cpus=2, idle=0.2, until=time.time() + 60 * 10))
+    record_store.enqueue(worker.bucket, entry("long", minutes=30))
+    record_store.enqueue(worker.bucket, entry("short", minutes=3))
+    worker.serve()
+    assert slots.started == ["short"]
+
+
+def test_a_node_ends_at_once_when_no_job_fits_into_its_time():
+    worker, _, _ = scripted("pull-over", Terms(cpus=2, until=time.time() + 30))
+    began = time.monotonic()
+    worker.serve()
+    assert time.monotonic() - began < 1
+
+
+def test_a_failed_experiment_is_left_to_other_nodes_and_a_preempted_one_is_not(monkeypatch):
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (60.0,))
+    worker, slots, lines = scripted("pull-failed", outcome=(FAILED, "Traceback …\nno luck"))
+    record_store.enqueue(worker.bucket, entry("a"))
+    worker.serve()
+    assert slots.started == ["a"] and "a  failed: no luck" in lines
+    again, slots, _ = scripted("pull-preempted", outcome=(PREEMPTED, "node drained"))
+    record_store.enqueue(again.bucket, entry("b"))
+    timer = threading.Timer(1.0, setattr, (slots, "outcome", "record"))
+    timer.start()
+    again.serve()
+    assert len(slots.started) > 1 and record_store.has_record(again.bucket, "b")
+
+
+def test_an_experiment_that_was_given_up_is_taken_again_in_a_new_round(monkeypatch):
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (60.0,))
+    worker, slots, _ = scripted("pull-round", outcome=(FAILED, "no luck"))
+    for number in range(record_store.MAX_ATTEMPTS):
+        record_store.claim_attempt(worker.bucket, "a")
+        record_store.end_attempt(worker.bucket, "a", number, FAILED, "no luck")
+    record_store.enqueue(worker.bucket, entry("a"))
+    worker.serve()
+    assert slots.started == []
+    record_store.enqueue(worker.bucket, entry("a", from_attempt=3))
+    worker.serve()
+    assert slots.started == ["a"]
+
+
+def test_five_failures_in_a_row_let_the_node_rest_and_print_the_last_reason(caplog):
+    worker, slots, _ = scripted("pull-breaker", outcome=(FAILED, "no module named torch"))
+    for number in range(20):
+        record_store.enqueue(worker.bucket, entry(f"e{number}"))
+    worker.serve()
+    assert 5 <= len(slots.started) <= 6
+    assert "attempts in a row failed on this node; the last said: no module named torch" in caplog.text
+
+
+def test_a_process_that_is_killed_gets_its_end_from_the_node():
+    worker, _, lines = scripted("pull-killed", outcome=None)
+    record_store.enqueue(worker.bucket, entry("a"))
+    worker.serve()
+    (attempt,) = record_store.attempts(worker.bucket, "a")
+    assert attempt.end.kind == record_store.DEAD and "a  failed: its process was killed" in lines
+
+
+def test_a_record_whose_experiment_is_still_in_the_queue_is_not_paid_again():
+    worker, slots, _ = scripted("pull-left")
+    worker.bucket.create("experiments/a/result.json", b"{}")
+    record_store.enqueue(worker.bucket, entry("a"))
+    worker.serve()
+    assert slots.started == [] and worker.bucket.list("queue") == {}
+
+
+def test_a_bucket_that_is_away_is_waited_for(monkeypatch):
+    monkeypatch.setattr(pull_worker, "OUTAGE_PACE", (0.1, 0.2))
+    worker, slots, lines = scripted("pull-away", Terms(cpus=2, idle=1.0))
+    look, failures = worker.queue.look, [OSError("away")] * 3
+
+    def failing():
+        if failures:
+            raise failures.pop()
+        look()
+
+    monkeypatch.setattr(worker.queue, "look", failing)
+    record_store.enqueue(worker.bucket, entry("a"))
+    worker.serve()
+    assert slots.started == ["a"] and sum("out of reach" in line for line in lines) == 1
+
+
+def test_a_claim_that_an_outage_left_without_a_process_is_made_anew(monkeypatch):
+    monkeypatch.setattr(pull_worker, "OUTAGE_PACE", (0.1, 0.2))
+    worker, slots, _ = scripted("pull-orphan", Terms(cpus=2, idle=1.0))
+    record_store.enqueue(worker.bucket, entry("a"))
+    write_beat, failures = record_store.write_beat, [OSError("away")]
+
+    def failing(*arguments):
+        if failures:
+            raise failures.pop()
+        write_beat(*arguments)
+
+    monkeypatch.setattr("ideator_rl.executor.claims.write_beat", failing)
+    worker.serve()
+    first, second = record_store.attempts(worker.bucket, "a")
+    assert slots.started == ["a"] and first.end.kind == PREEMPTED and second.end is None
+
+
+def test_stop_ends_a_claim_whose_process_was_not_started_yet():
+    worker, _, _ = scripted("pull-between")
+    worker._claiming = entry("a")
+    record_store.claim_attempt(worker.bucket, "a")
+    worker.stop()
+    (attempt,) = record_store.attempts(worker.bucket, "a")
+    assert attempt.end.kind == PREEMPTED
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2020-01-01T00:00", "-5", "+x", "nan", "inf"])
+def test_an_end_that_is_no_time_to_come_is_refused(text):
+    with pytest.raises(ArgumentTypeError, match="expected a time to come"):
+        end_time(text)
+
+
+def test_an_end_is_a_date_unix_seconds_or_seconds_from_now():
+    now = time.time()
+    assert end_time("+60") == pytest.approx(now + 60, abs=1) and end_time(str(int(now + 90))) == int(now + 90)
+    assert end_time("2100-01-01T00:00:00+00:00") == 4102444800
+
+
+def test_more_gpus_than_there_are_are_refused(call, tmp_path):
+    code, _, err = call("worker", "--bucket", tmp_path / "bucket", "--gpus", "99")
+    assert "--gpus is 99, and this process may use" in sentence(code, err)
+
+
+def test_a_node_of_other_hardware_refuses_to_start(call, tmp_path):
+    code, _, err = call("worker", "--bucket", tmp_path / "bucket", "--slots", "1", "--hardware", "h100")
+    assert "for the hardware 'h100', and this worker has" in sentence(code, err)
+
+
+def test_a_pull_worker_runs_what_a_proposer_puts_into_the_bucket(toy_config, tmp_path):
+    proposer = Executor(replace(toy_config, backend="bucket"))
+    backend = LocalBackend(proposer.bucket.url, slots=2)
+    worker = PullWorker(proposer.bucket, backend, Terms(cpus=2, idle=2.0), lambda line: None)
+    thread = threading.Thread(target=worker.serve)
+    thread.start()
+    records = [run(proposer.execute(idea(f"Set x to {number}.0."))) for number in (1, 2)]
+    thread.join()
+    assert [record.status for record in records] == ["succeeded"] * 2
+    for record in records:
+        (attempt,) = record_store.attempts(proposer.bucket, record.id)
+        assert attempt.claim.pid == os.getpid() and attempt.end is None
+    assert proposer.bucket.list("queue") == proposer.bucket.list("beats") == {}
+
+
+def test_sigterm_ends_the_experiments_of_a_node_as_preempted_and_leaves_nothing_running(toy_config, tmp_path):
+    proposer = Executor(replace(toy_config, preset="slow", backend="bucket"))
+    # Put there by hand: the proposer must not wait.
+    codebase = proposer._codebases.baseline()
+    spec = proposer._spec("0" * 16, codebase, time.time(), 0)
+    record_store.save_tree(proposer.bucket, codebase.tree_hash, codebase.tree)
+    spec.save(proposer.bucket)
+    record_store.enqueue(proposer.bucket, record_store.queue_entry(spec, proposer.preset))
+    command = [sys.executable, "-m", "ideator_rl.cli", "worker", "--bucket", proposer.bucket.url, "--slots", "1"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.endswith("started\n"):
+            break
+    time.sleep(0.2)
+    below = process_tree.descendants(process.pid)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 130
+    assert time.monotonic() - began < 8
+    assert "start again on another node" in process.stderr.read()
+    (attempt,) = record_store.attempts(proposer.bucket, spec.id)
+    assert attempt.end.kind == PREEMPTED
+    assert [pid for pid in below if process_tree.start_time(pid)] == []
+    assert spec.id in proposer.bucket.list("queue")
