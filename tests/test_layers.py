@@ -34,7 +34,7 @@ NO_SIBLINGS = LAYERS[5]
 """These three do not import one another."""
 LAZY = {"llm/model_check.py", "llm/model_files.py", "search/ideators/local.py", "search/ideators/sampling.py"}
 """Beside training, these may use torch and its kin, inside functions: a local ideator runs a model."""
-ONE_HOME = {"obstore": "storage/object_store.py"}
+ONE_HOME = {"obstore": "storage/object_store.py", "wandb": "publishing/trackers.py"}
 """A package that only one module imports."""
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -81,6 +81,8 @@ def test_trackers_get_rewards_outcomes_waiting_fleet_and_cost(run):
         assert log["cost/usd"] == 0 and log["fleet/waiting"] == 0
         assert 0 <= log["fleet/use"] == pytest.approx(log["fleet/busy"] / 2)  # of two slots
     assert max(log["fleet/busy"] for log in logs) > 0
+    assert any(0 <= log.get("fleet/queue_p50", -1) <= log["fleet/queue_p90"] for log in logs)
+    assert {log["fleet/lost"] for log in logs} == {0} and "fleet/store_requests" not in logs[0]
 
 
 def test_the_model_loads_and_its_card_names_no_missing_base(run):

@@ -3,6 +3,8 @@
 `pipeline/…` and `execution/…` are of trained rows.  `fleet/busy` is the mean number of experiments that ran at once
 since the last reading: wall seconds of those that ended, over the seconds between the readings.  Where experiments run
 on this machine, `fleet/use` is the busy share of its slots.  `fleet/running` and `fleet/waiting` are of the moment.
+`fleet/queue_p50` and `fleet/queue_p90` are seconds that experiments of this reading waited for a machine,
+`fleet/attempts` their mean number of attempts; `fleet/lost` and `fleet/store_requests` count since the session's start.
 `cost/…` is the ledger's, over all sessions of the run.
 """
 
@@ -102,6 +104,15 @@ class FleetMetrics:
         counts, spent = buffer.counts(), buffer.executor.ledger.spent
         busy = sum(record.seconds.get("run", 0.0) for record in ended if not record.replayed) / seconds
         metrics = {"fleet/busy": busy, "fleet/running": counts["running"], "fleet/waiting": counts["waiting"]}
+        metrics["fleet/lost"] = counts["lost"]
+        ran = [record for record in ended if record.tree and not record.replayed]
+        if ran:
+            queue_seconds = torch.tensor([record.seconds.get("queue", 0.0) for record in ran])
+            for percent in (50, 90):
+                metrics[f"fleet/queue_p{percent}"] = queue_seconds.quantile(percent / 100).item()
+            metrics["fleet/attempts"] = sum(record.attempt + 1 for record in ran) / len(ran)
+        if buffer.executor.bucket.remote:
+            metrics["fleet/store_requests"] = sum(buffer.executor.bucket.requests.values())
         # Only on this machine is the number of slots known.
         if buffer.config.backend == "local":
             cpus = buffer.executor.environment.preset(buffer.config.preset).resources.cpus
