@@ -205,7 +205,8 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
         return
     # A copy of the old bucket will do: what counts is that no experiment would be paid for twice.
     experiment_ids = charged_codebases(buffer)
-    missing = [id for id in experiment_ids if record_store.load_record(buffer.executor.bucket, id) is None]
+    present = dict(record_store.load_records(buffer.executor.bucket, experiment_ids))
+    missing = [id for id in experiment_ids if id not in present]
     if missing:
         raise RecipeError(
             f"The search in {config.output_dir} was started with the bucket {bucket_before or 'in its folder'}, and "
