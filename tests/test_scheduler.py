@@ -14,6 +14,7 @@ from test_backends import WithoutBaseClass
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import attempt_policy, breaker, jobs, pending, record_store
 from ideator_rl.executor.backends import Backend, Job, JobState
+from ideator_rl.executor.backends.backend import job_name
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.backends.one_by_one import adapted
 from ideator_rl.executor.backends.watched import WatchedBucket
@@ -197,7 +198,7 @@ def test_an_engine_that_is_away_is_asked_rarely_and_its_jobs_are_not_over(bucket
     monkeypatch.setattr(jobs, "AWAY_SECONDS", 0.4)
 
     class Slow(ScriptedEngine):
-        calls = 0
+        calls, every = 0, 0.05
         state = JobState("running")
 
         def play(self, job, step):
@@ -345,6 +346,19 @@ def test_a_dead_attempt_of_another_machine_is_ended_after_a_lease_without_a_new_
     assert 0.5 < run(scenario()) < 2
     [dead] = record_store.attempts(bucket, "a")
     assert dead.end.kind == record_store.DEAD
+
+
+def test_a_dead_attempt_is_free_where_the_engine_lost_its_node(bucket, monkeypatch):
+    """Also where another scheduler had submitted the job."""
+    monkeypatch.setattr(record_store, "LEASE_SECONDS", 0.3)
+    engine = ScriptedEngine(bucket, ["works"])
+    engine.over[job_name(bucket.url, "a", 0)] = JobState("over", "node_fail")
+    listing = engine.over
+    engine.listing = lambda: {**listing, **engine.over}
+    claim(bucket, "a")
+    assert outcome(bucket, engine, max_attempts=1).status == "succeeded"
+    [dead] = record_store.attempts(bucket, "a")
+    assert dead.end.kind == record_store.PREEMPTED and dead.end.reason == "its job ended: node_fail"
 
 
 def test_what_failed_on_another_host_is_tried_here_at_once(bucket, monkeypatch):

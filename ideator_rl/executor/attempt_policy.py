@@ -21,6 +21,10 @@ BACKOFF_SECONDS = tuple(factor * record_store.BEAT_SECONDS for factor in (1 / 6,
 """Between the end of the first, second, … attempt that counts and the next start on the same host."""
 
 
+class Lost(Exception):
+    """All attempts ended for reasons that are not the idea's."""
+
+
 def backoff(failures: int) -> float:
     """Seconds to wait after so many failures."""
     return BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS)) - 1] if failures else 0.0

@@ -24,31 +24,20 @@ from typing import Any, TypeVar
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.executor.attempt_policy import Round
-from ideator_rl.executor.backends.backend import JOB_CANCELLED, JOB_PREEMPTED, NODE_FAIL
+from ideator_rl.executor.attempt_policy import Lost, Round
+from ideator_rl.executor.backends.backend import JOB_PREEMPTED, NODE_FAIL
 from ideator_rl.executor.backends.one_by_one import adapted
 from ideator_rl.executor.bucket_watch import BucketWatch
-from ideator_rl.executor.jobs import Jobs
-from ideator_rl.executor.look_pace import look_interval
+from ideator_rl.executor.jobs import NOT_OF_THE_START, Jobs
+from ideator_rl.executor.look_pace import CLAIM_CHECK_SECONDS, TICK_SECONDS, look_interval
 from ideator_rl.executor.pending import Agenda, PendingExperiment, Phase, StartOrder
 from ideator_rl.executor.record_store import DEAD, PREEMPTED, Attempt, QueueEntry
 from ideator_rl.executor.retry import LONGEST_WAIT, OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
 from ideator_rl.experiment import Experiment, hardware_words
 from ideator_rl.storage.bucket import Bucket, DamagedObject
 
-CLAIM_CHECK_SECONDS = 10.0
-"""Between two reads of an attempt elsewhere that has no heartbeat."""
-TICK_SECONDS = 0.1
-"""Between two tries to find room at a backend that reports no ends."""
-NOT_OF_THE_START = (JOB_PREEMPTED, NODE_FAIL, JOB_CANCELLED)
-"""Reasons of an engine to end a job that say nothing about how it was started."""
-
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-class Lost(Exception):
-    """All attempts ended for reasons that are not the idea's."""
 
 
 class Dispatcher:
@@ -56,7 +45,6 @@ class Dispatcher:
 
     Args:
         on_end: called with the outcome of each experiment, in the thread that ticks.
-        take_all: take on every experiment of the queue, and not only what `add` names.
         hardware: the kind of GPU here; an experiment that declares another kind is left to others.
         every: seconds between two looks at the bucket, and at an engine's listing; None for a pace by load.
     """
@@ -75,6 +63,7 @@ class Dispatcher:
     ):
         self.bucket, self.backend, self.max_attempts = bucket, adapted(backend), max_attempts
         self.take_all = False
+        """Take on every experiment of the queue, and not only what `add` names."""
         self.pending: dict[str, PendingExperiment] = {}
         self.jobs, self.watch = Jobs(self.backend, bucket.url, isolation, every), BucketWatch(bucket)
         self.looks = 0
@@ -303,10 +292,11 @@ class Dispatcher:
         pending.found_now = False
         judged = Round(attempts, pending.entry.from_attempt, self.max_attempts)
         if judged.running is not None and not self._is_alive(id, judged.running):
+            number = judged.running.number
             # The engine knows better than an observer why a process is gone.
-            preempted = pending.job_reason in (JOB_PREEMPTED, NODE_FAIL)
-            reason = f"its job ended: {pending.job_reason}" if pending.job_reason else "its worker died"
-            number, kind = judged.running.number, PREEMPTED if preempted else DEAD
+            reason = pending.job_reason or self.jobs.end_reason(id, number)
+            kind = PREEMPTED if reason in (JOB_PREEMPTED, NODE_FAIL) else DEAD
+            reason = f"its job ended: {reason}" if reason else "its worker died"
             record_store.end_attempt(self.bucket, id, number, kind, reason)
             judged = replace(judged, attempts=record_store.attempts(self.bucket, id))
         if pending.left_queue and self._has_left(id, pending, judged):

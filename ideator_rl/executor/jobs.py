@@ -7,7 +7,18 @@ import time
 from dataclasses import dataclass
 
 from ideator_rl.executor.attempt_policy import backoff
-from ideator_rl.executor.backends.backend import OVER, RUNNING, WAITING, Backend, Job, JobState, job_name
+from ideator_rl.executor.backends.backend import (
+    JOB_CANCELLED,
+    JOB_PREEMPTED,
+    NODE_FAIL,
+    OVER,
+    RUNNING,
+    WAITING,
+    Backend,
+    Job,
+    JobState,
+    job_name,
+)
 from ideator_rl.executor.breaker import Breaker
 from ideator_rl.executor.pending import PendingExperiment, Phase, StartOrder
 from ideator_rl.text.display import visible
@@ -15,11 +26,15 @@ from ideator_rl.text.display import visible
 BATCH = 64
 """Jobs of one submission."""
 AWAY_SECONDS = 30.0
-"""After a listing that failed, the next one waits at least so long."""
+"""After a listing of an engine that failed, the next one waits at least so long."""
+FAULT_SECONDS = 1.0
+"""The same at a backend of this process."""
 FRESH_SECONDS = 2.0
 """Before a submission, a listing of an engine is repeated when it is older than this."""
 UNLISTED_SECONDS = 60.0
 """A job that no listing has shown is over so long after its submission."""
+NOT_OF_THE_START = (JOB_PREEMPTED, NODE_FAIL, JOB_CANCELLED)
+"""Reasons of an engine to end a job that say nothing about how it was started."""
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +61,7 @@ class Jobs:
         self._sent: dict[str, _Sent] = {}
         self.changes = 0
         """Submissions and ends so far."""
+        self._listing: dict[str, JobState] = {}
         # The listing after which there was no room; without a newer one there is none.
         self._full_at = float("nan")
         self._next_listing = 0.0
@@ -88,9 +104,9 @@ class Jobs:
         self.away = listing is None
         if listing is None:
             # It changes nothing: a job is not over because its engine is away.
-            self._next_listing = now + max(self.every, AWAY_SECONDS)
+            self._next_listing = now + (max(self.every, AWAY_SECONDS) if self.every else FAULT_SECONDS)
             return {}
-        self.listed, self._next_listing = now, now + self.every
+        self._listing, self.listed, self._next_listing = listing, now, now + self.every
         return self._ended(listing, now)
 
     def _ended(self, listing: dict[str, JobState], now: float) -> dict[str, tuple[str, str]]:
@@ -191,6 +207,11 @@ class Jobs:
     def forget(self, name: str) -> None:
         """The end of a job is of no interest any more."""
         self._sent.pop(name, None)
+
+    def end_reason(self, id: str, number: int) -> str:
+        """Why the job of an attempt is over, as the engine gives it: also of a job that another scheduler submitted."""
+        state = self._listing.get(job_name(self._bucket_url, id, number))
+        return state.reason if state is not None and state.state == OVER else ""
 
     def is_waiting(self, name: str) -> bool:
         sent = self._sent.get(name)

@@ -1,4 +1,4 @@
-"""How often a dispatcher looks at its bucket."""
+"""How often a dispatcher looks at its bucket and its backend."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ HERE_SECONDS, HERE_FRACTION, HERE_FACTOR = (0.1, 0.5), 1 / 50, 20
 that a look takes."""
 YOUNG_SECONDS, YOUNG_LOOK, REMOTE_LOOK = 60.0, 2.0, (5.0, 10.0)
 """Over a network, in requests that cost money: while something happened lately, and else.  Observers spread out."""
+
+CLAIM_CHECK_SECONDS = 10.0
+"""Between two reads of an attempt elsewhere that has no heartbeat."""
+TICK_SECONDS = 0.1
+"""Between two tries to find room at a backend that reports no ends."""
 
 
 def look_interval(bucket: Bucket, took: float, quiet: float, by_others: bool) -> float:

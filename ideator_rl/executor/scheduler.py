@@ -20,7 +20,8 @@ from contextlib import suppress
 from typing import Any
 
 from ideator_rl.executor import record_store
-from ideator_rl.executor.dispatcher import Dispatcher, Lost
+from ideator_rl.executor.attempt_policy import Lost
+from ideator_rl.executor.dispatcher import Dispatcher
 from ideator_rl.executor.record_store import QueueEntry
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import Experiment
