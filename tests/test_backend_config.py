@@ -1,22 +1,27 @@
 """Settings of backends and declared hardware: recipe keys, options of commands, and what an experiment's id holds."""
 
+import asyncio
 import json
 import platform
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import TOY, execute
+from conftest import TOY, execute, run
 
 from ideator_rl.cli import engine_check
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import ConfigError
 from ideator_rl.environments.environment import Preset, load_environment
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
+from ideator_rl.executor.queue import read_queue
 from ideator_rl.experiment import hardware_class
 from ideator_rl.sandbox import choose, static_proc
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
@@ -188,6 +193,26 @@ def test_a_resumed_run_keeps_its_hardware(tmp_path):
     refuse_other(config)
     with pytest.raises(RecipeError, match="hardware: 'h100'"):
         refuse_other(load_search(search_recipe(tmp_path), ["--hardware", "a100"]))
+
+
+def test_a_worker_on_other_hardware_leaves_the_experiment_to_others(toy_config, capsys, monkeypatch):
+    executor = Executor(replace(toy_config, backend="bucket", hardware="epyc 9999"))
+
+    async def propose():
+        waiting = asyncio.ensure_future(executor.baseline())
+        while not (ids := executor.bucket.list("queue/")):
+            await asyncio.sleep(0.02)
+        waiting.cancel()
+        return next(iter(ids))
+
+    id = run(propose())
+    (entry,) = read_queue(executor.bucket, [id]).values()
+    assert entry.hardware == "epyc 9999"
+    config = {"bucket": toy_config.bucket, "id": id, "isolation": "auto", "hardware": entry.hardware}
+    worker = [sys.executable, "-m", "ideator_rl.executor.worker", json.dumps(config)]
+    done = subprocess.run(worker, capture_output=True, text=True)
+    assert done.returncode == 1 and "is for the hardware 'epyc 9999', and this worker has" in done.stderr
+    assert record_store.attempts(executor.bucket, id) == []
 
 
 def test_in_a_container_the_options_that_a_sandbox_needs_are_listed(tmp_path, monkeypatch):

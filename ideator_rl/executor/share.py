@@ -28,6 +28,10 @@ SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 """Numbers of device files.  The step's are among the job's."""
 
 
+class UnfitNode(IdeatorError):
+    """This process may not run the experiment, and a worker on another node may."""
+
+
 @dataclass(frozen=True)
 class DriverGpu:
     """What the driver lists about a GPU."""
@@ -86,15 +90,15 @@ def allot(count: int) -> list[int]:
     """The GPUs of the one experiment that an engine had this process started for.
 
     Raises:
-        IdeatorError: the engine allotted too few; or this process can open more, and nothing shows which are its own.
+        UnfitNode: the engine allotted too few; or this process can open more, and nothing shows which are its own.
     """
     usable = gpus()
     if len(usable) < count:
-        raise IdeatorError(
+        raise UnfitNode(
             f"The experiment needs {count} GPUs, and this job can use {len(usable)}. Have the engine allot them."
         )
     if len(usable) > count and not any(name in os.environ for name in (CUDA_VARIABLE, *SLURM_VARIABLES)):
-        raise IdeatorError(
+        raise UnfitNode(
             f"The experiment needs {count} GPUs, and this job can open {len(usable)}: nothing shows which are its own. "
             f"Have the engine hide the others, or set {CUDA_VARIABLE}."
         )
@@ -108,7 +112,7 @@ def take_gpus(count: int, hardware: str = "") -> None:
         hardware: see `refuse_other_hardware`.
 
     Raises:
-        IdeatorError: as `allot` and `refuse_other_hardware`.
+        UnfitNode: as `allot` and `refuse_other_hardware`.
     """
     if count and GPUS_VARIABLE not in os.environ:
         os.environ[GPUS_VARIABLE] = ",".join(str(number) for number in allot(count))
@@ -128,7 +132,7 @@ def refuse_other_hardware(declared: str, gpus: list[int]) -> None:
         declared: words of a model's name, all of which the model must have; empty for no comparison.
 
     Raises:
-        IdeatorError: another model, or none that can be read.
+        UnfitNode: another model, or none that can be read.
     """
     if not declared:
         return
@@ -136,7 +140,7 @@ def refuse_other_hardware(declared: str, gpus: list[int]) -> None:
     models = gpu_models(gpus) if gpus else [_processor_model()]
     for model in models:
         if not words.issubset(hardware_words(model)):
-            raise IdeatorError(
+            raise UnfitNode(
                 f"The experiment is for the hardware {declared!r}, and this worker has {model or 'an unknown model'}. "
                 "Send it to other nodes, or declare what this model's name holds."
             )

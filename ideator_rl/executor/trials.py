@@ -19,6 +19,7 @@ from ideator_rl.environments.environment import Environment, Preset, joined_fold
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.executor.record_store import Claim, Spec
+from ideator_rl.executor.share import CUDA_VARIABLE, visible_names
 from ideator_rl.executor.workdirs import remove_folder
 from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
@@ -191,10 +192,13 @@ class Trials:
             "IDEATOR_BUDGET_SECONDS": str(budget.seconds),
             "IDEATOR_SEED": str(seed),
         }
-        if gpus := allotted_gpus():
+        gpus = [int(number) for number in allotted_gpus()]
+        if self.sandbox.level == NONE:
+            # All devices are there: without a variable, an experiment without GPUs would see all of them.
+            variables[CUDA_VARIABLE] = visible_names(gpus)
+        elif gpus:
             # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
-            visible = gpus if self.sandbox.level == NONE else [str(number) for number in range(len(gpus))]
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(visible)
+            variables[CUDA_VARIABLE] = ",".join(str(number) for number in range(len(gpus)))
         folders = self.environment.import_folders
         # So that a module that is run with -m, and Python that a script starts, import from them too.
         paths = [*(joined_folders(inside, folders) if len(folders) > 1 else ()), *package_folders()]

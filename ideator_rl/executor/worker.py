@@ -23,7 +23,7 @@ from typing import Any
 
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor import record_store, spool
+from ideator_rl.executor import record_store, share, spool
 from ideator_rl.executor.attempt_guard import AttemptGuard
 from ideator_rl.executor.record_store import CANCELLED, FAILED, Claim, Spec
 from ideator_rl.executor.retry import RetriesExhausted, Retry
@@ -90,6 +90,16 @@ def _run_attempt(bucket: Bucket, config: dict[str, Any], guard: AttemptGuard, fo
     fault: Exception | None = None
     try:
         environment, sandbox = _environment_and_sandbox(spec, config)
+        preset = environment.preset(spec.preset)
+        if bucket.remote:
+            preset.refuse_network(bucket.url)
+        share.take_gpus(preset.resources.gpus, config.get("hardware", ""))
+    except share.UnfitNode as error:
+        # Left unclaimed for a worker that fits, unless the caller has claimed it.
+        if claim is None:
+            print(f"ideator-rl worker: {error}", file=sys.stderr)
+            return 1
+        fault = error
     except Exception as error:
         fault = error
     claim = claim or guard.claim(lambda: record_store.claim_attempt(bucket, spec.id))
