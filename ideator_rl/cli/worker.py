@@ -14,6 +14,7 @@ from ideator_rl.executor import record_store, share
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.node import Terms
 from ideator_rl.executor.pull_worker import PullWorker
+from ideator_rl.executor.services import ServiceReporter
 from ideator_rl.storage.bucket import open_bucket
 
 SLURM_END = "SLURM_JOB_END_TIME"
@@ -31,9 +32,16 @@ def main(args: argparse.Namespace) -> int:
     until = args.until or float(os.environ.get(SLURM_END) or math.inf)
     terms = Terms(cpus, gpus, isolation=args.isolation, idle=args.idle, until=until)
     worker = PullWorker(bucket, backend, terms, print_progress)
-    before_exit(worker.stop)
+    reporter = ServiceReporter(bucket, "worker", worker.facts)
+
+    def stop() -> None:
+        worker.stop()
+        reporter.close()
+
+    before_exit(stop)
     print_progress(f"serving {bucket.url} with slots for {cpus} CPUs and {gpus} GPUs")
-    worker.serve()
+    with reporter:
+        worker.serve()
     return 0
 
 

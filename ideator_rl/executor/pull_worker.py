@@ -70,6 +70,10 @@ class PullWorker:
         self._pace, self._next_look, self._out_of_reach = 0.0, 0.0, False
         backend.before_start = self._claim
 
+    def facts(self) -> dict[str, Any]:
+        """What a report of this node holds; any thread may ask."""
+        return {"running": len(self._running), "breaker": self._breaker.reason}
+
     def serve(self) -> None:
         """Take experiments until the node's time is over, or nothing has come for long."""
         try:

@@ -28,6 +28,8 @@ from ideator_rl.storage.bucket import Bucket
 SERVICES = "services"
 REPORT_SECONDS, CHANGE_SECONDS = 60.0, 10.0
 """Between two reports at most, and at least."""
+CLOSE_SECONDS = 2.0
+"""For the report to be removed at the end of the service."""
 OLD_SECONDS = 86_400.0
 USD = {"put": 5e-6, "list": 5e-6, "get": 0.4e-6}
 """Price of a request in S3's standard class; deletions are free.  Other stores are of the same order."""
@@ -71,8 +73,12 @@ class ServiceReporter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the report and end."""
         self._over.set()
-        self._thread.join(CHANGE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _work(self) -> None:
         # A report that cannot be stored is not worth the service.
