@@ -251,6 +251,8 @@ def main() -> int:
         from ideator_rl.envs.landscape.prior import prior
 
         args.prior = prior()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(130))  # by way of the stack, which ends all processes
     with ExitStack() as stack:
         folder = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ideator-whole-")))
         folder.mkdir(parents=True, exist_ok=True)
