@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import TOY, run
 
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
@@ -131,6 +132,27 @@ def test_fifty_experiments_run_on_a_cluster(cluster, toy_config):
     assert [record.status for record in records] == ["succeeded"] * 50
     assert {record.attempt for record in records} == {0}
     buffer.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_scheduler_killed_at_twenty_moments_starts_nothing_twice(cluster, tmp_path):
+    bucket, settings = f"file://{tmp_path}/bucket", tmp_path / "ray.yaml"
+    settings.write_text("every: 1\n")
+    cli = [sys.executable, "-m", "ideator_rl.cli"]
+    ask = [*cli, "execute", str(TOY), "--baseline", "--replicates", "50", "--bucket", bucket, "--backend", "bucket"]
+    serve = [*cli, "scheduler", "--bucket", bucket, "--backend", "ray", "--backend-config", str(settings)]
+    moments = random.Random(3)
+    with subprocess.Popen(ask, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as proposer:
+        for _ in range(20):
+            with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as scheduler:
+                time.sleep(4 + moments.uniform(0, 8))
+                scheduler.kill()
+        with subprocess.Popen(serve, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as scheduler:
+            assert proposer.wait(900) == 0
+            scheduler.terminate()
+    folder = tmp_path / "bucket/experiments"
+    assert len(list(folder.glob("*/result.json"))) == len(list(folder.glob("*/attempts/*/claim.json"))) == 50
 
 
 @pytest.mark.slow

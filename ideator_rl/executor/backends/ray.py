@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Lock, Thread
 from typing import Any
 
 from ideator_rl.config.base import read_config
@@ -20,6 +17,7 @@ from ideator_rl.executor.backends.backend import Backend, Job, JobState
 from ideator_rl.executor.backends.command import OWN_INTERPRETER
 from ideator_rl.executor.backends.ray_actor import LINGER_SECONDS, LOG_BYTES, worker_actor
 from ideator_rl.executor.backends.ray_settings import RaySettings
+from ideator_rl.executor.backends.timed_calls import TimedCalls
 from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.storage.bucket import Bucket
 
@@ -29,7 +27,7 @@ RECONNECT_SECONDS = 7 * 86400
 
 
 class RayBackend(Backend):
-    """The scheduler's thread calls the methods; a thread of the backend makes Ray's calls, which may hang."""
+    """The scheduler's thread calls the methods; other threads make Ray's calls, which may hang."""
 
     def __init__(self, bucket: Bucket, slots: int | None, settings: RaySettings):
         try:
@@ -47,8 +45,7 @@ class RayBackend(Backend):
         self._jobs: dict[str, tuple[Any, Any, Any]] = {}
         self._cancelled: set[str] = set()
         self._tails: dict[str, str] = {}
-        # Held during a call of Ray.
-        self._idle = Lock()
+        self._call = TimedCalls(settings.timeout)
         try:
             self._call(self._connect)
         except Exception as error:
@@ -80,24 +77,6 @@ class RayBackend(Backend):
 
     def log_tail(self, name: str) -> str:
         return self._tails.get(name, "")
-
-    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Make a call of Ray.  It may hang while the head is away, and must not hold up the end of this process."""
-        answer: Future[Any] = Future()
-        if not self._idle.acquire(blocking=False):
-            raise TimeoutError("An earlier call has no answer yet.")
-
-        def call() -> None:
-            try:
-                answer.set_result(function(*arguments))
-            except Exception as error:
-                answer.set_exception(error)
-            finally:
-                self._idle.release()
-
-        # Not the main thread, where Ray would replace the handler of SIGTERM.
-        Thread(target=call, daemon=True).start()
-        return answer.result(self.settings.timeout)
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", str(RECONNECT_SECONDS))
