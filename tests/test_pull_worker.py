@@ -248,6 +248,11 @@ def test_more_gpus_than_there_are_are_refused(call, tmp_path):
     assert "--gpus is 99, and this process may use" in sentence(code, err)
 
 
+def test_a_bucket_of_one_process_is_refused(call):
+    code, _, err = call("worker", "--bucket", "memory://pull", "--slots", "1")
+    assert "exists in one process" in sentence(code, err)
+
+
 def test_a_node_of_other_hardware_refuses_to_start(call, tmp_path):
     code, _, err = call("worker", "--bucket", tmp_path / "bucket", "--slots", "1", "--hardware", "h100")
     assert "for the hardware 'h100', and this worker has" in sentence(code, err)

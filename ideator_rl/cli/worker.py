@@ -8,14 +8,14 @@ import os
 from contextlib import suppress
 
 from ideator_rl.cli.interrupt import before_exit
-from ideator_rl.cli.output import print_progress
+from ideator_rl.cli.output import open_shared_bucket, print_progress
+from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store, share
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.node import Terms
 from ideator_rl.executor.pull_worker import PullWorker
 from ideator_rl.executor.services import ServiceReporter
-from ideator_rl.storage.bucket import open_bucket
 
 SLURM_END = "SLURM_JOB_END_TIME"
 """Slurm sets it in a job: Unix seconds."""
@@ -25,9 +25,11 @@ def main(args: argparse.Namespace) -> int:
     """Returns 0 at the end of the node's time, or when nothing has come for `--idle` seconds."""
     cpus, gpus = _slots(args.slots, args.gpus)
     share.refuse_other_hardware(args.hardware, share.gpus() if gpus else [])
-    bucket = open_bucket(args.bucket)
+    bucket = open_shared_bucket(args.bucket)
     record_store.upgrade(bucket)
     backend = LocalBackend(bucket.url, max(1, cpus), args.isolation)
+    # Refused here where the slots' folder has no locks.
+    backend.refuse_if_too_large(Resources(1, 0, 1))
     backend.start = args.start
     until = args.until or float(os.environ.get(SLURM_END) or math.inf)
     terms = Terms(cpus, gpus, isolation=args.isolation, idle=args.idle, until=until)
