@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from conftest import TOY
+from conftest import TOY, replace_line
 from slurm_cluster import SlurmCluster
 
 from ideator_rl.executor import record_store
@@ -137,10 +137,12 @@ def test_a_submitter_killed_at_twenty_moments_submits_each_job_once(start, clust
     assert set(jobs(cluster, bucket).values()) == {1} and len(jobs(cluster, bucket)) == 60
 
 
-def test_a_job_that_is_cancelled_by_slurm_ends_its_attempt_with_a_reason(start, cluster, bucket):
-    start("execute", TOY, "--preset", "slow", "--baseline", "--replicates", 4, "--bucket", bucket.url)
+def test_a_job_that_is_cancelled_by_slurm_ends_its_attempt_with_a_reason(start, cluster, bucket, tmp_path):
+    (tmp_path / "patch").write_text(replace_line("time.sleep(pause)", "time.sleep(9)"))
+    words = ["--diff", tmp_path / "patch", "--replicates", 4, "--bucket", bucket.url]
+    start("execute", TOY, "--preset", "slow", *words)
     ids = _wait_for_claims(bucket, 4)
-    cluster.command("scancel", "--me")
+    cluster.command("scancel", "--me", "--state=running")
     deadline = time.monotonic() + 2.0
     while not all(record_store.attempts(bucket, id)[0].end for id in ids):
         assert time.monotonic() < deadline
