@@ -33,8 +33,8 @@ class ExperimentSettings(RunLimits):
     reward_transform: str | None = None
     """Replaces the environment's transform: inverse, identity, negative, or over_baseline (relative to its noise)."""
     backend: str = "local"
-    """What starts experiments: local, bucket (any scheduler that watches the bucket), in_process (codebases that are
-    data), an entry point, or a dotted path of a class."""
+    """What starts experiments: local, bucket (any scheduler that watches the bucket), slurm, ray, command (an engine by
+    its command line), in_process (codebases that are data), an entry point, or a dotted path of a class."""
     hardware: Annotated[str, Expected(HARDWARE, is_hardware)] = ""
     """Model of the machines that run experiments, such as h100: words of the GPU's name as `nvidia-smi -L` lists it, or
     of the processor's where a preset has no GPUs.  It is part of an experiment's id, and workers on another model
