@@ -1,7 +1,7 @@
 """Object stores on loopback, each in a process of its own.  A store whose program is absent skips its tests.
 
     moto         one session-wide server for the default tests; conditional writes are right
-    seaweedfs    ports are fixed: one a machine
+    seaweedfs    a server whose objects may be in a given folder, and survive it
     localbucket  the store that is only just good enough: no bulk delete, `If-Match` ignored
     azurite      Azure, by npm
     gcs_stub     Google Cloud Storage, our own stub: there is no emulator of the API that the library speaks
@@ -91,17 +91,36 @@ def seaweedfs(folder: Path | None = None) -> Iterator[Store]:
     Args:
         folder: where the objects are; a server that is started there again has them.
     """
-    if not _is_free(8333):
-        pytest.skip("the port 8333 is in use: seaweedfs runs once a machine")
+    ports = _seaweedfs_ports(folder)
+    flags = [f"-{name}={port}" for name, port in ports.items()]
 
     def words(port: int, new: Path) -> list[str]:
         return ["mini", f"-dir={folder or new}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=lab",
-                "-admin.ui=false", "-webdav=false", "-master.telemetry=false"]  # fmt: skip
+                "-admin.ui=false", "-webdav=false", "-master.telemetry=false", "-s3.port.iceberg=0",
+                "-s3.port.lance=0", *flags]  # fmt: skip
 
-    with _server("weed", words, port=8333) as (endpoint, _):
+    with _server("weed", words, port=ports["s3.port"]) as (endpoint, _):
         # The port answers before the bucket exists.
-        _until(lambda: _answers("http://127.0.0.1:8888/buckets/lab/"))
-        yield Store(endpoint, s3_variables(endpoint), raw="http://127.0.0.1:8888/buckets/lab")
+        raw = f"http://127.0.0.1:{ports['filer.port']}/buckets/lab"
+        _until(lambda: _answers(f"{raw}/"))
+        yield Store(endpoint, s3_variables(endpoint), raw=raw)
+
+
+def _seaweedfs_ports(folder: Path | None) -> dict[str, int]:
+    """Ports of its servers; those of a folder stay the same, so that a server that starts again has its endpoint."""
+    note = folder / "ports.json" if folder else None
+    if note is not None and note.exists():
+        return json.loads(note.read_text())
+    names = [f"{server}.port{kind}" for server in ("master", "filer", "volume", "s3") for kind in ("", ".grpc")]
+    ports = {name: free_port() for name in names}
+    # A part of it expects this port at that distance.
+    while (admin := free_port()) > 55_000 or not _is_free(admin + 10_000):
+        pass
+    ports |= {"admin.port": admin, "admin.port.grpc": admin + 10_000}
+    if note is not None:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(ports))
+    return ports
 
 
 @contextmanager
