@@ -30,6 +30,8 @@ class BucketStatus:
         self.bucket = bucket
         self._index = ResultIndex(bucket, record_store.load_records)
         self._watch = BucketWatch(bucket)
+        # A bucket of 0.1.0 has no queue until a run opens it.
+        self._requested_before = record_store.requested_before_upgrade(bucket)
         self._statuses: dict[str, int] = {}
         self._running: list[dict[str, Any]] = []
         self._services: list[ServiceReport] = []
@@ -92,7 +94,8 @@ class BucketStatus:
 
     def _waiting(self) -> list[str]:
         running = {row["id"] for row in self._running}
-        return [id for id in self._watch.queue if id not in running and id not in self._index]
+        requested = dict.fromkeys([*self._watch.queue, *self._requested_before])
+        return [id for id in requested if id not in running and id not in self._index]
 
     def _read_running(self) -> list[dict[str, Any]]:
         """The experiments with a heartbeat, longest without one first."""

@@ -76,7 +76,8 @@ __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attemp
            "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
            "enqueue", "has_record", "job_minutes", "leave_queue", "load_log", "load_record", "load_records",
            "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run",
-           "running_attempt", "save_record", "save_tree", "upgrade", "withdraw_cancel", "write_beat"]  # fmt: skip
+           "requested_before_upgrade", "running_attempt", "save_record", "save_tree", "upgrade",
+           "withdraw_cancel", "write_beat"]  # fmt: skip
 
 BEAT_SECONDS = float(os.environ.get("IDEATOR_BEAT_SECONDS") or 30.0)
 """Between two heartbeats of an attempt."""
@@ -86,7 +87,7 @@ MAX_ATTEMPTS = 3
 """Of one round, without those that were preempted or cancelled."""
 MAX_PREEMPTIONS = 20
 """Of one round: then preempted attempts count as failed ones."""
-LAYOUT_VERSION = 2
+LAYOUT_KEY, LAYOUT_VERSION = ".ideator/layout.json", 2
 MAX_RECORD_BYTES, LOG_TAIL_BYTES, MAX_LOG_BYTES = 16_384, 4_096, 10_000_000
 """Of `result.json`, of the end of the log in it, and of `log.txt`."""
 
@@ -277,6 +278,14 @@ def request_run(bucket: Bucket, spec: Spec, preset: Preset, **more: Any) -> Queu
     return entry
 
 
+def requested_before_upgrade(bucket: Bucket) -> list[str]:
+    """Ids of all experiments of a bucket that no process has upgraded, for readers; empty for any other bucket."""
+    if bucket.get(LAYOUT_KEY) is not None:
+        return []
+    keys = [f"experiments/{id}/spec.json" for id in bucket.list("experiments")]
+    return [key.split("/")[1] for batch in batches(keys) for key in bucket.get_many(batch)]
+
+
 def upgrade(bucket: Bucket) -> None:
     """Bring a bucket of 0.1.0 to this layout, once; to be called when a bucket is opened for writing.
 
@@ -286,8 +295,7 @@ def upgrade(bucket: Bucket) -> None:
     Raises:
         IdeatorError: a later version wrote the bucket.
     """
-    key = ".ideator/layout.json"
-    version = read_object(bucket, key, lambda raw: int(parse_json_object(raw)["version"]))
+    version = read_object(bucket, LAYOUT_KEY, lambda raw: int(parse_json_object(raw)["version"]))
     if version is not None and version > LAYOUT_VERSION:
         raise IdeatorError(
             f"The bucket {bucket.url} has the layout {version} of a later version; this one reads up to "
@@ -304,7 +312,7 @@ def upgrade(bucket: Bucket) -> None:
         for id in batch:
             if _record_key(id) not in records:
                 _enqueue_old(bucket, id)
-    bucket.put(key, json.dumps({"version": LAYOUT_VERSION}).encode())
+    bucket.put(LAYOUT_KEY, json.dumps({"version": LAYOUT_VERSION}).encode())
 
 
 def _enqueue_old(bucket: Bucket, id: str) -> None:
