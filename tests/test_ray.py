@@ -135,6 +135,17 @@ def test_fifty_experiments_run_on_a_cluster(cluster, toy_config):
 
 
 @pytest.mark.slow
+def test_workers_on_a_cluster_get_the_credentials_of_an_object_store(cluster, toy_config, s3_url):
+    buffer = RewardBuffer(replace(toy_config, backend="ray", bucket=s3_url, slots=None))
+
+    async def all_baselines():
+        return await asyncio.gather(*(buffer.baseline(number) for number in range(3)))
+
+    assert [record.status for record in run(all_baselines())] == ["succeeded"] * 3
+    buffer.close()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_scheduler_killed_at_twenty_moments_starts_nothing_twice(cluster, tmp_path):
     bucket, settings = f"file://{tmp_path}/bucket", tmp_path / "ray.yaml"

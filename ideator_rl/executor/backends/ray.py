@@ -19,7 +19,7 @@ from ideator_rl.executor.backends.ray_actor import LINGER_SECONDS, LOG_BYTES, wo
 from ideator_rl.executor.backends.ray_settings import RaySettings
 from ideator_rl.executor.backends.timed_calls import TimedCalls
 from ideator_rl.executor.start_worker import worker_variables
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, credential_variables
 
 MAX_TAILS = 100
 RECONNECT_SECONDS = 7 * 86400
@@ -38,7 +38,8 @@ class RayBackend(Backend):
         self._most, self._prefix = min(slots or settings.most, settings.most), seam.job_prefix(bucket.url)
         if missing := [name for name in settings.variables if name not in os.environ]:
             raise IdeatorError(f"The backend ray is to pass {missing[0]} to workers, but it is not set here.")
-        self._variables = worker_variables({name: os.environ[name] for name in settings.variables})
+        credentials = credential_variables() if bucket.remote else {}
+        self._variables = worker_variables(credentials | {name: os.environ[name] for name in settings.variables})
         for name in OWN_INTERPRETER if settings.python else ():
             self._variables.pop(name, None)
         # By name: the actor, and its answers that it runs and how its worker ended.  For the calls alone.

@@ -20,7 +20,7 @@ class RaySettings(Config):
     python: str = ""
     """The interpreter on the nodes, which has this package; by default the path of this one."""
     variables: Names = field(default_factory=list)
-    """Names of environment variables that workers are to have, such as AWS_ACCESS_KEY_ID."""
+    """Names of further environment variables that workers are to have.  Credentials of a remote bucket are passed."""
     resources: dict[str, Amount] = field(default_factory=dict)
     """Further Ray resources of each job, such as {"accelerator_type:H100": 0.001}."""
     every: Positive = 2
