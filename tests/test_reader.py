@@ -184,7 +184,7 @@ def test_a_secret_in_a_recipe_is_refused_without_being_shown(recipe, lines, advi
     ("lines", "message"),
     [
         ("max_steps: 1e20\n", "max_steps"), (f"seed: {'9' * 30}\n", "seed"), ("max_steps: 99999999999\n", "max_steps"),
-        ("bucket: s3://b/x\n", "scheme 's3'"), ("bucket: 'file://[::1'\n", "no URL"), ("bucket: file:///\n", "root"),
+        ("bucket: ftp://b/x\n", "scheme 'ftp'"), ("bucket: 'file://[::1'\n", "no URL"), ("bucket: file:///\n", "root"),
     ],
 )  # fmt: skip
 def test_a_number_or_bucket_that_no_run_can_have_is_refused_with_the_recipe(recipe, lines, message):
