@@ -43,8 +43,8 @@ SERVERS = {"scheduler": "scheduler", "worker1": "worker", "worker2": "worker"}
 KILLS = [("scheduler", "worker1"), ("worker2", "trainer")]
 """What is killed after one third, and after two thirds of the ideas."""
 SEAL_SECONDS = 3600.0
-BASELINE = (2.6025, 0.012)
-"""val_loss of the cpu preset's baseline and its standard deviation over 60 seeds: docs/performance.md."""
+DEVIATION = 0.012
+"""Standard deviation of the val_loss of the cpu preset's baseline over 60 seeds: docs/performance.md."""
 
 
 @dataclass
@@ -107,8 +107,11 @@ def train_on_fleet(fleet: Fleet, words: list[str], run: Path, ideas: int) -> flo
     for name in SERVERS:
         fleet.start_server(name)
     fleet.start("trainer", words)
+    bucket = open_bucket(fleet.bucket)
     while (status := fleet.processes["trainer"].poll()) is None:
-        if kills and len(rows(run)) >= ideas * (len(KILLS) - len(kills) + 1) / (len(KILLS) + 1):
+        due = kills and len(rows(run)) >= ideas * (len(KILLS) - len(kills) + 1) / (len(KILLS) + 1)
+        # Not between two batches, when nothing runs that a kill could hit.
+        if due and len(bucket.list("beats")) > 1:
             for name in kills.pop(0):
                 print(f"{time.monotonic() - began:6.0f} s  {len(rows(run))} ideas: {name} is killed", flush=True)
                 fleet.kill(name)
@@ -174,12 +177,20 @@ def nanogpt(args: argparse.Namespace, folder: Path, fleet: Fleet) -> bool:
         statuses[row[3]] = statuses.get(row[3], 0) + 1
     log = (folder / "trainer.log").read_text(errors="replace")
     baselines = [float(value) for value in re.findall(r"baseline val_loss ([\d.]+)", log)]
-    mean, deviation = BASELINE
+    # Its budget is in CPU seconds, which are worth less on a busy machine: compared with what is measured here and now.
+    local = [local_baseline(folder, number) for number in range(3)]
     print(f"fleet and {fleet.bucket}: {len(rows(run))} ideas in {seconds:.0f} s: {json.dumps(statuses)}")
-    print(f"baseline {baselines[-1:]}; expected {mean} ± {deviation} (sd)")
+    print(f"baseline {baselines}; afterwards on the local backend, the same seed: {local}; sd over seeds {DEVIATION}")
     print(json.dumps(counts))
-    spread = bool(baselines) and abs(baselines[-1] - mean) <= 3 * deviation
+    spread = bool(baselines) and min(local) - 3 * DEVIATION <= baselines[-1] <= max(local) + 3 * DEVIATION
     return len(rows(run)) == 144 and not statuses.get("lost") and spread and is_clean(counts)
+
+
+def local_baseline(folder: Path, number: int) -> float:
+    """val_loss of the quickstart's baseline on the local backend, in a bucket of its own."""
+    words = ["execute", "nanogpt", "--baseline", "--seed", "7", "--json", "--bucket", f"{folder}/baseline-{number}"]
+    output = subprocess.run([*CLI, *words], check=True, stdout=subprocess.PIPE, cwd=ROOT).stdout
+    return float(json.loads(output)["metric"]["value"])
 
 
 def is_clean(counts: dict[str, Any]) -> bool:
