@@ -22,7 +22,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from object_stores import s3_variables, seaweedfs
+from object_stores import seaweedfs
 
 from ideator_rl.executor import record_store
 from ideator_rl.executor.executor import Executor, ExecutorConfig
@@ -65,9 +65,9 @@ class Storm:
         if store == "file":
             self.url = f"file://{folder}/bucket"
         else:
-            os.environ.update(s3_variables("http://127.0.0.1:8333"))
-            (folder / "store").mkdir()
-            self.url = self.stack.enter_context(seaweedfs(folder / "store")).new_url()
+            server = self.stack.enter_context(seaweedfs(folder / "store"))
+            os.environ.update(server.variables)
+            self.url = server.new_url()
         self.bucket = open_bucket(self.url)
         maker = Executor(ExecutorConfig(str(TOY), "slow", self.url, backend="bucket"))
         base = maker._codebases.baseline()
