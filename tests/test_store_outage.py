@@ -21,6 +21,23 @@ AWAY = 4 * LEASE
 RUNS = 8
 
 
+def test_what_reaches_the_bucket_is_seen_by_no_experiment_and_by_no_zygote(s3_url, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "for-the-worker-alone")
+    executor = Executor(ExecutorConfig(str(TOY), "cpu", s3_url, slots=1, run_dir=str(tmp_path)))
+    look = (
+        "import glob, os\nprint(dict(os.environ))\n"
+        "for path in glob.glob('/proc/[0-9]*/environ'):\n"
+        "    try: print(open(path, 'rb').read())\n"
+        "    except OSError: pass\n"
+        "time.sleep(pause)"
+    )
+    record = run(executor.execute_patch(replace_line("time.sleep(pause)", look)))
+    zygote = Path(f"/proc/{executor.backend._zygote.pid}/environ").read_bytes()
+    executor.close()
+    assert record.status == "succeeded" and "IDEATOR_SEED" in record.log
+    assert "AWS_" not in record.log and b"AWS_" not in zygote
+
+
 class Door:
     """The way to the store, which can be closed."""
 

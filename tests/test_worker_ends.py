@@ -1,15 +1,17 @@
 """How an attempt ends early, and how its record outlasts an outage of the bucket; with beats of 0.1 s, a lease of 1 s."""
 
+import asyncio
 import json
 import os
 import signal
+import statistics
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY, replace_line
+from conftest import TOY, replace_line, run
 
 from ideator_rl.executor import record_store, spool
 from ideator_rl.executor.executor import Executor, ExecutorConfig
@@ -207,3 +209,41 @@ def test_a_spool_that_others_can_write_to_is_neither_read_nor_written(lab, monke
     assert spool.publish_left(lab.bucket) == 0
     folder.chmod(0o700)
     assert spool.publish_left(lab.bucket) == 1 and record_store.load_record(lab.bucket, lab.id).status == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_twenty_preemptions_lose_no_experiment(tmp_path):
+    config = ExecutorConfig(str(TOY), "cpu", f"file://{tmp_path}/bucket", slots=2, run_dir=str(tmp_path))
+    executor, bucket = Executor(config), open_bucket(config.bucket)
+    until_end, until_gone, until_next, began = [], [], [], 0.0
+
+    async def preempt_all():
+        nonlocal began
+        task = asyncio.create_task(executor.execute_patch(replace_line("time.sleep(pause)", "time.sleep(1.5)")))
+        for number in range(20):
+            while not (ids := bucket.list("beats")) or (attempt := running(next(iter(ids)), number)) is None:
+                await asyncio.sleep(0.01)
+            if until_gone:
+                until_next.append(time.monotonic() - began)
+            pids = process_tree.descendants(attempt.claim.pid)
+            began = time.monotonic()
+            os.kill(attempt.claim.pid, signal.SIGTERM)
+            while record_store.attempts(bucket, attempt.claim.id)[number].end is None:
+                await asyncio.sleep(0.005)
+            until_end.append(time.monotonic() - began)
+            while any(map(process_tree.start_time, pids)):
+                await asyncio.sleep(0.005)
+            until_gone.append(time.monotonic() - began)
+        return await task
+
+    def running(id, number):
+        attempt = record_store.running_attempt(bucket, id)
+        return attempt if attempt is not None and attempt.number == number else None
+
+    record = run(preempt_all())
+    executor.close()
+    for name, seconds in (("end.json", until_end), ("all gone", until_gone), ("next claim", until_next)):
+        print(f"{name}: median {statistics.median(seconds):.3f} s, most {max(seconds):.3f} s")
+    assert (record.status, record.attempt) == ("succeeded", 20)
+    assert max(until_end) < 2 and max(until_gone) < 5
