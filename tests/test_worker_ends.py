@@ -1,11 +1,14 @@
 """How an attempt ends early, and how its record outlasts an outage of the bucket; with beats of 0.1 s, a lease of 1 s."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,10 +16,12 @@ from pathlib import Path
 import pytest
 from conftest import TOY, replace_line, run
 
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import record_store, spool
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.executor.workdirs import PREFIX
+from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.sandbox import NONE
@@ -209,6 +214,62 @@ def test_a_spool_that_others_can_write_to_is_neither_read_nor_written(lab, monke
     assert spool.publish_left(lab.bucket) == 0
     folder.chmod(0o700)
     assert spool.publish_left(lab.bucket) == 1 and record_store.load_record(lab.bucket, lab.id).status == "failed"
+
+
+def test_an_environment_that_is_missing_on_the_node_is_named_as_the_reason(lab):
+    lab.submit("pass")
+    key = f"experiments/{lab.id}/spec.json"
+    spec = json.loads(lab.bucket.get(key)) | {"environment": "/nowhere/toy"}
+    lab.bucket.put(key, json.dumps(spec).encode())
+    wait_for_end(lab.start())
+    end = lab.last.end
+    assert end.kind == record_store.FAILED and f"on {socket.gethostname()} cannot run it" in end.reason
+    assert "/nowhere/toy" in end.reason
+
+
+def test_a_record_is_published_although_the_disk_has_no_room_for_it_meanwhile(lab, monkeypatch, caplog):
+    record = Experiment(lab.id, "failed", "", "toy", "cpu", error={"kind": "failed", "message": ""})
+    freed = []
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def back():
+        freed.append(True)
+        monkeypatch.undo()
+        lab.back()
+
+    monkeypatch.setattr(os, "fsync", full)
+    lab.away()
+    spool.publish(lab.bucket, record, 60.0, back)
+    assert freed == [True] and record_store.load_record(lab.bucket, lab.id).status == "failed"
+    assert "No space left" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.getuid() != 0, reason="only root has PID namespaces here")
+def test_the_next_attempt_after_a_kill_on_another_host_waits_for_the_lease(lab):
+    lab.submit("time.sleep(1.5)")
+    pace = {"IDEATOR_BEAT_SECONDS": "0.4", "IDEATOR_LEASE_SECONDS": "2"}
+    config = json.dumps({"bucket": lab.bucket.url, "id": lab.id, "isolation": "auto"})
+    elsewhere = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-P", "-m"]
+    worker = subprocess.Popen([*elsewhere, "ideator_rl.executor.worker", config], env=os.environ | pace)
+    wait_until(lambda: record_store.attempts(lab.bucket, lab.id))
+    spec = record_store.Spec.load(lab.bucket, lab.id)
+    record_store.enqueue(lab.bucket, record_store.queue_entry(spec, load_environment(str(TOY)).preset("cpu")))
+    program = str(Path(sys.executable).parent / "ideator-rl")
+    command = [program, "scheduler", "--bucket", lab.bucket.url, "--slots", "1", "--once"]
+    scheduler = subprocess.Popen(command, env=os.environ | pace)
+    time.sleep(1.0)
+    worker.kill()
+    killed = time.monotonic()
+    wait_until(lambda: len(record_store.attempts(lab.bucket, lab.id)) == 2)
+    took = time.monotonic() - killed
+    worker.wait()
+    assert scheduler.wait(60) == 0
+    print(f"{took:.1f} s after the kill, with a lease of 2 s")
+    assert took < 2 + 1.5 and record_store.load_record(lab.bucket, lab.id).attempt == 1
 
 
 @pytest.mark.slow
