@@ -88,6 +88,7 @@ class Storm:
             time.sleep(self.random.uniform(SHORTEST, LONGEST))
             self._kill_one()
             self._reap()
+            self._restart()
         self._finish()
         self._judge()
         self.stack.close()
@@ -107,6 +108,12 @@ class Storm:
                 (scratch / "sitecustomize.py").write_text(shift)
                 variables["PYTHONPATH"] = str(scratch)
             self.services[number] = subprocess.Popen(words, env=variables, stdout=log, stderr=log)
+
+    def _restart(self) -> None:
+        """Start schedulers again that found no store when they started, as the service manager of a machine does."""
+        for number, service in enumerate(self.services):
+            if service is not None and service.poll() is not None:
+                self._start(number)
 
     def _refill(self) -> None:
         """Keep so many experiments outstanding."""
@@ -182,6 +189,7 @@ class Storm:
                     spec = replace(self.spec, id=id, created=time.time())
                     record_store.request_run(self.bucket, spec, self.preset)
             self._reap()
+            self._restart()
             time.sleep(1.0)
         for service in self.services:
             assert service is not None
