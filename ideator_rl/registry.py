@@ -51,7 +51,10 @@ def resolve(group: str, name: str, built_in: Mapping[str, str] | None = None) ->
         return _import_attribute(group, path)
     registered = registered_names(group, built_in)
     hint = did_you_mean(name, registered)
-    raise UnknownName(f"There is no {group} named {name!r}. {hint} A dotted path package.module.attribute works too.")
+    raise UnknownName(
+        f"None of the {group.replace('_', ' ')} is named {name!r}. {hint} "
+        "A dotted path package.module.attribute works too."
+    )
 
 
 def registered_names(group: str, built_in: Mapping[str, str]) -> list[str]:

@@ -154,7 +154,7 @@ def test_doctor_proves_a_backend_with_a_worker_that_finds_nothing_to_do(call, tm
     assert code == 0 and "local started a worker that opened the bucket" in json.loads(out)["backend"]
     assert "one job that does nothing" in err
     code, out, _ = call("doctor", "--bucket", f"file://{tmp_path}/bucket", "--backend", "slurmm", "--json")
-    assert code == 1 and "no backends named 'slurmm'" in json.loads(out)["backend"]
+    assert code == 1 and "None of the backends is named 'slurmm'" in json.loads(out)["backend"]
     assert not list((tmp_path / "bucket").glob("experiments/*"))
 
 

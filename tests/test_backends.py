@@ -28,7 +28,7 @@ from ideator_rl.storage.bucket import open_bucket
 def test_a_backend_is_found_by_name_or_by_the_path_of_its_class():
     assert backend_class("local") is LocalBackend and backend_class("bucket") is WatchedBucket
     assert backend_class("test_backends.Recorded") is Recorded
-    with pytest.raises(UnknownName, match="no backends named 'slurmm'"):
+    with pytest.raises(UnknownName, match="None of the backends is named 'slurmm'"):
         backend_class("slurmm")
 
 

@@ -122,7 +122,7 @@ def test_a_strategy_is_resolved_by_name_or_dotted_path_and_a_wrong_one_is_refuse
     assert get_strategy("top_k", shown=3, elites=7) == TopK(3, 7) and get_strategy("puct", shown=1) == Puct(1)
     own = get_strategy("test_strategies.Worst", shown=1, elites=3)
     assert trees(own.parents(archive(record("a", 0.1), record("b", 0.2)), 1, random.Random(0))) == [("a",)]
-    with pytest.raises(UnknownName, match="no strategies named 'topk'"):
+    with pytest.raises(UnknownName, match="None of the strategies is named 'topk'"):
         get_strategy("topk")
     with pytest.raises(IdeatorError, match="top_k cannot be created with size"):
         get_strategy("top_k", size=3)

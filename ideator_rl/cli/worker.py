@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from contextlib import suppress
 
@@ -31,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
     # Refused here where the slots' folder has no locks.
     backend.refuse_if_too_large(Resources(1, 0, 1))
     backend.start = args.start
-    until = args.until or float(os.environ.get(SLURM_END) or math.inf)
+    until = args.until or _slurm_end()
     terms = Terms(cpus, gpus, isolation=args.isolation, idle=args.idle, until=until)
     worker = PullWorker(bucket, backend, terms, print_progress)
     reporter = ServiceReporter(bucket, "worker", worker.facts)
@@ -45,6 +44,19 @@ def main(args: argparse.Namespace) -> int:
     with reporter:
         worker.serve()
     return 0
+
+
+def _slurm_end() -> float:
+    """The end of the job of Slurm around this process, in Unix seconds; infinite outside of one.
+
+    Raises:
+        IdeatorError: the variable has another value.
+    """
+    text = os.environ.get(SLURM_END) or "inf"
+    try:
+        return float(text)
+    except ValueError:
+        raise IdeatorError(f"{SLURM_END} is {text!r}. Expected Unix seconds: correct it, or give --until.") from None
 
 
 def _slots(cpus: int | None, gpus: int | None) -> tuple[int, int]:

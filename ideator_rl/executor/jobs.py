@@ -65,6 +65,8 @@ class Jobs:
         # The listing after which there was no room; without a newer one there is none.
         self._full_at = float("nan")
         self._next_listing = 0.0
+        # Why the last job ended unclaimed: the same is reported once in a row.
+        self._last_words = ""
         self.listed = float("-inf")
         """Monotonic seconds of the last listing that succeeded."""
 
@@ -196,6 +198,10 @@ class Jobs:
     def count_unclaimed(self, item: PendingExperiment, last_words: str) -> float:
         """A start has ended before it claimed anything; returns the seconds until the next one of this experiment."""
         item.unclaimed += 1
+        if last_words and last_words != self._last_words:
+            # At the first one: the breaker opens much later where little waits.
+            log.warning("An experiment has not begun, and is sent again later: %s", last_words)
+        self._last_words = last_words
         self.breaker.count_unclaimed(item.submitted, last_words)
         return backoff(item.unclaimed)
 

@@ -141,7 +141,7 @@ def refuse_other_hardware(declared: str, gpus: list[int]) -> None:
     for model in models:
         if not words.issubset(hardware_words(model)):
             raise UnfitNode(
-                f"The experiment is for the hardware {declared!r}, and this worker has {model or 'an unknown model'}. "
+                f"What runs here is for the hardware {declared!r}, and this worker has {model or 'an unknown model'}. "
                 "Send it to other nodes, or declare what this model's name holds."
             )
 

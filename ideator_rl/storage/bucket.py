@@ -60,7 +60,7 @@ def open_bucket(url: str, proved: bool = False) -> Bucket:
     if is_remote(url):
         from ideator_rl.storage.object_store import ObjectBucket
 
-        bucket = ObjectBucket(url)
+        bucket = ObjectBucket(_remote_url(url))
         if not proved:
             ensure_proved(bucket)
         return bucket
@@ -78,7 +78,7 @@ def bucket_at(target: str) -> Bucket:
     if is_remote(target):
         from ideator_rl.storage.object_store import ObjectBucket
 
-        bucket = ObjectBucket(target)
+        bucket = ObjectBucket(_remote_url(target))
         if not bucket.list(""):
             raise BucketError(f"There is no object in the bucket {target}. Give the bucket that a run names.")
         return bucket
@@ -131,6 +131,11 @@ def _check_remote_url(url: str) -> None:
         raise BucketError(f"The bucket {url!r} has no plain prefix. {ADVICE}")
     if find_spec("obstore") is None:
         raise BucketError(f"The bucket {url!r} needs the package obstore. Install it: pip install 'ideator-rl[s3]'.")
+
+
+def _remote_url(url: str) -> str:
+    """The URL in the one way of writing it that jobs are named after: a scheme may be in capitals."""
+    return urlsplit(url).geturl()
 
 
 def is_remote(url: str) -> bool:

@@ -92,7 +92,7 @@ def parse_object(url: str, key: str, raw: bytes, parse: Callable[[bytes], T], re
         return parse(raw)
     except Exception as error:
         # Any kind: of damaged bytes no list of errors is complete (depth, digits, encodings, missing keys, types).
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split()).removesuffix(" Correct it there.").rstrip(".")[:200]
         raise damaged_object(url, key, f"{type(error).__name__}: {reason}", remove) from error
 
 

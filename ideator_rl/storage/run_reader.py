@@ -182,7 +182,12 @@ def read_run(folder: Path | str) -> Run:
     """
     folder = Path(folder)
     if not (folder / JOURNAL).is_file():
-        raise NoRun(f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.")
+        # A URL has lost one of its slashes as a path.
+        is_bucket = (folder / "experiments").is_dir() or folder.parts[:1] and folder.parts[0].endswith(":")
+        hint = " Of a bucket, `ideator-rl status` and `ideator-rl track` show the experiments." if is_bucket else ""
+        raise NoRun(
+            f"{folder} holds no run: expected the folder that a recipe names as output_dir, with a {JOURNAL}.{hint}"
+        )
     try:
         with JournalReader(folder / JOURNAL) as journal:
             rows, records, lineage = journal.rollouts(), journal.experiments(), journal.lineage()

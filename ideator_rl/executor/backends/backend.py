@@ -134,7 +134,8 @@ class Backend(Protocol):
         """
         if settings:
             raise IdeatorError(
-                f"The backend {cls.__name__} has no settings, and backend_config sets {', '.join(settings)}."
+                f"The backend {cls.__name__} has no settings, and backend_config sets {', '.join(map(str, settings))}. "
+                "Leave backend_config out, or name the backend that it is for."
             )
         return cls(bucket.url, slots, isolation)
 

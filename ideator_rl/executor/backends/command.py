@@ -30,7 +30,7 @@ from typing import Any
 from ideator_rl.config.base import read_config
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import OVER, WAITING, Backend, Job, JobState, job_prefix
-from ideator_rl.executor.backends.command_line import BRACE, Answer, job_values, render, run_line
+from ideator_rl.executor.backends.command_line import BRACE, Answer, job_values, refuse_missing, render, run_line
 from ideator_rl.executor.backends.command_settings import CommandSettings
 from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.files import cache_root
@@ -68,6 +68,7 @@ class CommandBackend(Backend):
             variables.pop(name, None)
         self._exports = sorted({*variables, *settings.variables})
         self._environment = {**os.environ, **variables}
+        refuse_missing(self.name, {key: getattr(settings, key) for key in ("list", "submit", "cancel")})
         # What the engine listed last: None before the first time, and while it does not answer.
         self._listed: dict[str, JobState] | None = None
         # The engine's own ids of jobs that are not over, by name; as of the last listing.

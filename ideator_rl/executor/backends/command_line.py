@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.backends.backend import Job
 from ideator_rl.text.display import shorten, visible
 from ideator_rl.text.redaction import without_tokens
@@ -79,6 +80,21 @@ def render(
 
 def _shell_word(value: Any) -> str:
     return shlex.quote(json.dumps(value) if isinstance(value, list) else str(value))
+
+
+def refuse_missing(backend: str, templates: dict[str, str]) -> None:
+    """Raises: IdeatorError when a template begins with a program that this machine does not have."""
+    for key, template in templates.items():
+        word = template.split(None, 1)[0]
+        if not re.fullmatch(r"[\w./+-]+", word):
+            continue  # quotes, a variable or a value: found out when it runs
+        # The shell knows its own words, such as `for`, as well as PATH.
+        found = subprocess.run(["/bin/sh", "-c", 'command -v "$1"', "sh", word], stdout=subprocess.DEVNULL)
+        if found.returncode:
+            raise IdeatorError(
+                f"The backend {backend} calls {word!r} to {key} jobs, and there is no such program here. Install it, "
+                "put its folder on PATH, or give its path in backend_config."
+            )
 
 
 def run_line(line: str, environment: dict[str, str], timeout: float, away: str, standard_input: str = "") -> Answer:
