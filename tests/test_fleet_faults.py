@@ -79,3 +79,12 @@ def test_a_command_for_runs_names_those_for_buckets(call, tmp_path, command):
 
 def test_a_scheme_in_capitals_is_the_same_bucket(s3_url):
     assert open_bucket(s3_url.replace("s3:", "S3:")).url == s3_url
+
+
+@pytest.mark.parametrize("beat", [b"", b"\0" * 40, b'{"attempt": 0}', b"[1]"])
+def test_a_heartbeat_that_a_power_failure_cut_hides_nothing_else(tmp_path, capsys, beat):
+    bucket = open_bucket(str(tmp_path))
+    bucket.put("beats/a", beat)
+    bucket.create("experiments/b/spec.json", b"{}")
+    assert commands.main(["status", str(tmp_path)]) == 0
+    assert "no experiments yet" in capsys.readouterr().out

@@ -358,7 +358,7 @@ class Mine(Half, RandomEdits):
 def test_an_ideator_is_resolved_by_name_or_dotted_path():
     ledger = Ledger()
     assert get_ideator(f"{__name__}.Mine", {"x": 1}, SUBJECT, ledger).arguments == ({"x": 1}, SUBJECT, ledger)
-    with pytest.raises(UnknownName, match="no ideators named 'caht'. Did you mean 'chat'"):
+    with pytest.raises(UnknownName, match="None of the ideators is named 'caht'. Did you mean 'chat'"):
         get_ideator("caht", {}, SUBJECT)
     with pytest.raises(IdeatorError, match="Half has no name and no ideas and no close; docs/how-to/ideators.md"):
         get_ideator(f"{__name__}.Half", {}, SUBJECT)

@@ -164,7 +164,7 @@ def test_a_spent_coder_budget_ends_the_search_and_a_higher_one_runs_its_lost_ide
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--strategy", "evolutoin"), "no search_strategies named 'evolutoin'. Did you mean 'evolution'?"),
+        (("--strategy", "evolutoin"), "None of the search strategies is named 'evolutoin'. Did you mean 'evolution'?"),
         (("--strategy", "top_k", "--strategy_options", "{shown: -1}"), "has shown: -1. Expected at least 0"),
         (("--strategy", "puct", "--strategy_options", "{elites: 0}"), "has elites: 0. Expected at least 1"),
         (("--strategy", "random", "--strategy_options", "{shown: -1}"), "has shown: -1. Expected at least 0"),
@@ -173,7 +173,7 @@ def test_a_spent_coder_budget_ends_the_search_and_a_higher_one_runs_its_lost_ide
         (("--ideator", "search_runs.text"), "Expected a class with `from_settings`"),
         (("--ideator", "chat", "--ideator_options", CHAT, "--prompts", "shrt"), "has no prompt 'shrt'. It has: "),
         (("--strategy_options", "{parent: 2}"), "Did you mean 'parents'"),
-        (("--ideator", "oracle"), "no ideators named 'oracle'"),
+        (("--ideator", "oracle"), "None of the ideators is named 'oracle'"),
         (("--ideator_options", "{keeep: 1}"), "unknown key 'keeep'. Did you mean 'keep'?"),
         (("--ideator_options", "{keep: 2}"), "Expected a number from 0 to 1"),
         (("--env", "nowhere"), "nowhere"),

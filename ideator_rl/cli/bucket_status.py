@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +19,7 @@ from ideator_rl.executor.bucket_watch import BucketWatch
 from ideator_rl.executor.services import ServiceReport, read_services, request_usd
 from ideator_rl.experiment import RUNNING
 from ideator_rl.report.summary import outcomes
-from ideator_rl.storage.bucket import Bucket, parse_object
+from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object
 from ideator_rl.storage.index import ResultIndex
 from ideator_rl.text.display import dollars, duration
 
@@ -121,9 +122,11 @@ class BucketStatus:
         keys = {f"{record_store.BEATS}/{id}": id for id in ages}
         beats = {}
         for key, raw in self.bucket.get_many(list(keys)).items():
-            id, beat = keys[key], parse_object(self.bucket.url, key, raw, _parse_beat)
-            # A first look has seen no change yet; the worker's own time is then the better answer.
-            beats[id] = beat | {"age": max(ages[id], time.time() - beat["time"], 0.0)}
+            # A power failure can cut a heartbeat; the next one replaces it.
+            with suppress(DamagedObject):
+                id, beat = keys[key], parse_object(self.bucket.url, key, raw, _parse_beat)
+                # A first look has seen no change yet; the worker's own time is then the better answer.
+                beats[id] = beat | {"age": max(ages[id], time.time() - beat["time"], 0.0)}
         return beats
 
 
