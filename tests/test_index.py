@@ -86,6 +86,15 @@ def test_a_remote_bucket_is_listed_in_full_once_an_hour_and_by_days_else(bucket,
         assert results.update() == 1 and remote.listed.count("experiments") == 2
 
 
+def test_a_result_that_two_days_name_is_read_once(bucket):
+    """As after a record that was stored again from the spool on the next day."""
+    remote = Counted(bucket, remote=True)
+    save_record(bucket, record(1))
+    bucket.put(f"done/20990101/{record(1).id}", b"")
+    with ResultIndex(remote, load_records) as results:
+        assert [results.update() for _ in range(4)] == [1, 0, 0, 0]
+
+
 def test_an_experiment_that_was_removed_and_run_again_has_its_new_result(tmp_path):
     import shutil
 

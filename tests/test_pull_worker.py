@@ -1,5 +1,6 @@
 """The pull worker: what a node takes, how it claims, when it rests, and how it ends."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,12 +16,14 @@ from scripted import idea
 
 from ideator_rl.cli.options import end_time
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import attempt_policy, pull_worker, record_store, share
+from ideator_rl.executor import attempt_policy, breaker, pull_worker, record_store, share
 from ideator_rl.executor.backends.local import LocalBackend
+from ideator_rl.executor.backends.watched import WatchedBucket
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.node import NodeFilter, Terms
-from ideator_rl.executor.pull_worker import PullWorker
+from ideator_rl.executor.pull_worker import PullWorker, Running
 from ideator_rl.executor.record_store import FAILED, PREEMPTED, QueueEntry
+from ideator_rl.executor.scheduler import Scheduler
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import open_bucket
 
@@ -209,17 +212,87 @@ def test_a_claim_that_an_outage_left_without_a_process_is_made_anew(monkeypatch)
     monkeypatch.setattr(pull_worker, "OUTAGE_PACE", (0.1, 0.2))
     worker, slots, _ = scripted("pull-orphan", Terms(cpus=2, idle=1.0))
     record_store.enqueue(worker.bucket, entry("a"))
-    write_beat, failures = record_store.write_beat, [OSError("away")]
+    create, failures = worker.bucket.create, [OSError("away")]
 
-    def failing(*arguments):
+    def create_without_reply(key, data):
+        created = create(key, data)
         if failures:
             raise failures.pop()
-        write_beat(*arguments)
+        return created
 
-    monkeypatch.setattr("ideator_rl.executor.claims.write_beat", failing)
+    monkeypatch.setattr(worker.bucket, "create", create_without_reply)
     worker.serve()
     first, second = record_store.attempts(worker.bucket, "a")
     assert slots.started == ["a"] and first.end.kind == PREEMPTED and second.end is None
+
+
+def test_an_outage_just_after_a_claim_costs_no_attempt(monkeypatch):
+    worker, slots, _ = scripted("pull-beat")
+    record_store.enqueue(worker.bucket, entry("a"))
+    put = worker.bucket.put
+
+    def away(key, data):
+        if key.startswith("beats/"):
+            raise OSError("away")
+        put(key, data)
+
+    monkeypatch.setattr(worker.bucket, "put", away)
+    worker.serve()
+    assert slots.started == ["a"] and len(record_store.attempts(worker.bucket, "a")) == 1
+
+
+def test_the_run_that_waits_hears_that_nodes_have_given_an_experiment_up_or_cannot_read_it(monkeypatch):
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (0.0,))
+    worker, slots, lines = scripted("pull-lost", outcome=(FAILED, "no luck"))
+    worker.bucket.create("experiments/b/attempts/0/claim.json", b"no claim")
+
+    async def wait():
+        scheduler = Scheduler(worker.bucket, WatchedBucket())
+        for id in "ab":
+            record_store.enqueue(worker.bucket, entry(id))
+        futures = [scheduler.result(entry(id)) for id in "ab"]
+        await asyncio.to_thread(worker.serve)
+        try:
+            return await asyncio.wait_for(asyncio.gather(*futures, return_exceptions=True), 5)
+        finally:
+            scheduler.close()
+
+    lost, damaged = run(wait())
+    assert str(lost) == "no luck" and slots.started == ["a"] * record_store.MAX_ATTEMPTS
+    assert "claim.json" in str(damaged) and sum("b  left the queue" in line for line in lines) == 1
+
+
+def test_a_node_with_long_experiments_tries_one_more_after_its_rest(monkeypatch):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
+    worker, slots, _ = scripted("pull-rest", Terms(cpus=2))
+    worker._running["long"] = Running(None, Resources(1, 0, 1), time.monotonic())
+    for _ in range(breaker.UNCLAIMED_IN_A_ROW):
+        worker._breaker.count_unclaimed(time.monotonic(), "no luck")
+    assert not worker._has_room()
+    time.sleep(0.06)
+    assert worker._has_room()
+    worker._running["try"] = Running(None, Resources(0, 0, 1), time.monotonic())
+    assert not worker._has_room()
+
+
+def test_the_attempt_of_a_cancelled_experiment_whose_process_was_killed_gets_its_end():
+    worker, slots, _ = scripted("pull-cancelled", outcome=None)
+    record_store.enqueue(worker.bucket, entry("a"))
+    started = slots.active
+    slots.active = lambda name: (record_store.request_cancel(worker.bucket, ["a"]), started(name))[1]
+    worker.serve()
+    [attempt] = record_store.attempts(worker.bucket, "a")
+    assert attempt.end.kind == record_store.DEAD
+
+
+def test_a_node_that_ends_while_the_bucket_is_away_closes_all_the_same(monkeypatch):
+    worker, slots, lines = scripted("pull-stop-away")
+    worker._claiming = entry("a")
+    closed = []
+    monkeypatch.setattr(slots, "close", lambda: closed.append(True))
+    monkeypatch.setattr(worker.bucket, "get", lambda key: (_ for _ in ()).throw(OSError("away")))
+    worker.stop()
+    assert closed and "out of reach at the end" in lines[-1]
 
 
 def test_stop_ends_a_claim_whose_process_was_not_started_yet():

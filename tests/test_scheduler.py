@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import os
+import subprocess
 import threading
 import time
 
@@ -12,7 +13,7 @@ from scripted import idea
 from test_backends import WithoutBaseClass
 
 from ideator_rl.environments.environment import Resources
-from ideator_rl.executor import attempt_policy, breaker, jobs, pending, record_store
+from ideator_rl.executor import attempt_policy, breaker, bucket_watch, dispatcher, jobs, pending, record_store
 from ideator_rl.executor.backends import Backend, Job, JobState
 from ideator_rl.executor.backends.backend import job_name
 from ideator_rl.executor.backends.local import LocalBackend
@@ -22,6 +23,7 @@ from ideator_rl.executor.record_store import QueueEntry
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import Experiment
+from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import BucketError, open_bucket
 
 
@@ -103,8 +105,16 @@ def bucket(tmp_path):
     return open_bucket(f"memory://{tmp_path}")
 
 
+def specify(bucket, id):
+    """Store a specification, without which no worker can run an experiment."""
+    texts = dict.fromkeys(("environment", "digest", "preset", "tree", "idea", "patch", "implementer", "hardware"), "")
+    spec = record_store.Spec(id, seed=0, replicate=0, trusted=True, implement_seconds=0.0, created=0.0, **texts)
+    bucket.create(f"experiments/{id}/spec.json", json_of(spec))
+
+
 def result(scheduler, entry):
     """Put an experiment into the queue and request its record."""
+    specify(scheduler.bucket, entry.id)
     record_store.enqueue(scheduler.bucket, entry)
     return scheduler.result(entry)
 
@@ -151,12 +161,14 @@ async def outcomes_of(scheduler, *entries):
         scheduler.close()
 
 
-def test_twenty_preemptions_are_free_and_later_ones_count(bucket):
+def test_twenty_preemptions_are_free_and_later_ones_count(bucket, monkeypatch):
+    monkeypatch.setattr(dispatcher, "TICK_SECONDS", 0.005)
     engine = ScriptedEngine(bucket, ["preempted"] * 20 + ["works"])
     assert outcome(bucket, engine).status == "succeeded" and len(engine.names) == 21
 
 
-def test_preemptions_beyond_twenty_lose_an_experiment_in_the_end(bucket):
+def test_preemptions_beyond_twenty_lose_an_experiment_in_the_end(bucket, monkeypatch):
+    monkeypatch.setattr(dispatcher, "TICK_SECONDS", 0.005)
     lost = outcome(bucket, ScriptedEngine(bucket, ["preempted"] * 99))
     assert isinstance(lost, Lost) and len(record_store.attempts(bucket, "a")) == 23
 
@@ -216,6 +228,8 @@ def test_an_engine_that_is_away_is_asked_rarely_and_its_jobs_are_not_over(bucket
         await asyncio.sleep(0.2)
         assert engine.submitted == ["a"] and scheduler.running_count == 1
         engine.away, engine.calls = True, 0
+        while not scheduler.dispatcher.jobs.away:  # what a listing of a moment ago allows may still be submitted
+            await asyncio.sleep(0.01)
         later = result(scheduler, entry("b"))
         await asyncio.sleep(0.5)
         assert engine.calls <= 3 and engine.submitted == ["a"] and not future.done()
@@ -579,6 +593,102 @@ def test_a_scheduler_of_its_own_runs_the_experiments_that_a_dead_executor_left(t
         time.sleep(0.05)
     scheduler.close()
     assert [record.status for record in ends.values()] == ["succeeded", "succeeded"]
+
+
+def test_an_entry_without_a_specification_is_taken_out_of_the_queue_and_opens_no_breaker(bucket):
+    record_store.enqueue(bucket, entry("a"))
+    ends = {}
+    scheduler = Scheduler(bucket, ScriptedEngine(bucket, ["unclaimed"] * 9))
+    scheduler.serve(ends.__setitem__)
+    deadline = time.monotonic() + 5
+    while not ends and time.monotonic() < deadline:
+        time.sleep(0.01)
+    scheduler.close()
+    assert "no specification" in str(ends["a"]) and bucket.list("queue") == {}
+
+
+def test_jobs_from_before_the_breaker_opened_do_not_keep_it_open(bucket, monkeypatch):
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (0.01,))
+    engine = ScriptedEngine(bucket, ["long"] + ["refused"] * 5 + ["works"] * 5)
+    play = engine.play
+    engine.play = lambda job, step: None if step == "long" else play(job, step)
+    listing = engine.listing
+    engine.listing = lambda: listing() | {engine.names[0]: JobState("running")} if engine.names else {}
+
+    async def scenario():
+        scheduler = Scheduler(bucket, engine)
+        futures = [result(scheduler, entry(id)) for id in "abcdef"]
+        records = await asyncio.wait_for(asyncio.gather(*futures[1:]), 5)
+        scheduler.close()
+        return records
+
+    assert len(run(scenario())) == 5
+
+
+def test_a_log_that_the_engine_cannot_show_costs_no_experiment(bucket):
+    engine = ScriptedEngine(bucket, ["unclaimed", "works"])
+    engine.log_tail = lambda name: [][0]
+    assert outcome(bucket, engine).status == "succeeded"
+
+
+def test_an_attempt_is_not_judged_while_its_record_cannot_be_read(bucket, monkeypatch):
+    """Else a process that has published and ended would be taken for dead."""
+    faults = [BucketError("503")]
+    faulty = Faulty(bucket, lambda key: faults.pop() if faults and key.endswith("result.json") else None)
+    attempt(bucket, "a")
+    gone = dataclasses.replace(claim(bucket, "a"), place=process_tree.host_identity())
+    bucket.put("experiments/a/attempts/1/claim.json", json_of(gone))
+    bucket.create("experiments/a/result.json", success("a").to_json().encode())
+    assert outcome(faulty, ScriptedEngine(bucket, []), max_attempts=2).status == "succeeded"
+    assert record_store.attempts(bucket, "a")[-1].end is None
+
+
+def test_a_record_that_is_stored_while_an_attempt_is_judged_counts(bucket):
+    gone = dataclasses.replace(claim(bucket, "a"), place=process_tree.host_identity())
+    bucket.put("experiments/a/attempts/0/claim.json", json_of(gone))
+    scheduler = Scheduler(bucket, ScriptedEngine(bucket, []), max_attempts=1)
+    alive = scheduler.dispatcher.watch.alive
+
+    def publish_and_end(id, claim=None):
+        bucket.create("experiments/a/result.json", success("a").to_json().encode())
+        return alive(id, claim)
+
+    scheduler.dispatcher.watch.alive = publish_and_end
+    [record] = run(outcomes(scheduler, ["a"]))
+    assert record.status == "succeeded" and record_store.attempts(bucket, "a")[0].end is None
+
+
+def test_a_scheduler_with_a_slow_pace_sees_dead_attempts_too(bucket, monkeypatch):
+    monkeypatch.setattr(bucket_watch, "MAX_LOOK_GAP_SECONDS", 0.05)
+    monkeypatch.setattr(record_store, "LEASE_SECONDS", 0.3)
+    claim(bucket, "a")
+    assert outcome(bucket, ScriptedEngine(bucket, ["works"]), every=0.1).status == "succeeded"
+
+
+def test_what_is_requested_while_the_thread_is_closing_is_served(bucket, monkeypatch):
+    monkeypatch.setattr("ideator_rl.executor.scheduler.CLOSE_SECONDS", 0.05)
+    engine = ScriptedEngine(bucket, ["works"] * 2)
+    inside, go_on = threading.Event(), threading.Event()
+    play = engine.play
+    engine.play = lambda job, step: (inside.set(), go_on.wait(5), play(job, step))[2]
+
+    async def scenario():
+        scheduler = Scheduler(bucket, engine)
+        first = result(scheduler, entry("a"))
+        await asyncio.to_thread(inside.wait, 5)
+        scheduler.close()  # the thread is in a call of the engine for longer than this waits
+        second = result(scheduler, entry("b"))
+        go_on.set()
+        return await asyncio.wait_for(asyncio.gather(first, second), 5)
+
+    assert [record.status for record in run(scenario())] == ["succeeded"] * 2
+
+
+def test_a_claim_for_a_process_that_was_gone_is_dead(bucket):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert not record_store.claim_attempt(bucket, "a", pid=process.pid).process_alive
 
 
 @pytest.mark.parametrize("start", ["forked", "cold"])

@@ -29,7 +29,8 @@ class Breaker:
     _in_a_row: int = 0
     _pause: float = 0.0
     """Of the last time it opened; 0 since a start claimed its attempt."""
-    _opened: float = 0.0
+    opened: float = 0.0
+    """Monotonic seconds of that time: starts before it do not show whether the cause is gone."""
     _ends: float = 0.0
     """Monotonic seconds of the end of the pause."""
 
@@ -62,11 +63,11 @@ class Breaker:
         """
         self._in_a_row += 1
         # Jobs that were under way when it opened do not make the pause longer.
-        if self._in_a_row < UNCLAIMED_IN_A_ROW or (self._pause and submitted < self._opened):
+        if self._in_a_row < UNCLAIMED_IN_A_ROW or (self._pause and submitted < self.opened):
             return
         self._pause = min(LONGEST_PAUSE, 2 * self._pause) if self._pause else FIRST_PAUSE
-        self._opened = time.monotonic()
-        self._ends = self._opened + self._pause
+        self.opened = time.monotonic()
+        self._ends = self.opened + self._pause
         words = f"the last said: {last_words}" if last_words else "the last one left no log"
         self.reason = f"{self._in_a_row} {self.fault}; {words}"
         log.warning("%s. Nothing is submitted for %.0f s; all experiments keep waiting.", self.reason, self._pause)

@@ -32,8 +32,12 @@ class _Beat:
 class BucketWatch:
     """Used by one thread.  Others may read `queue`, which each look replaces."""
 
-    def __init__(self, bucket: Bucket):
-        self.bucket = bucket
+    def __init__(self, bucket: Bucket, every: float = 0.0):
+        """
+        Args:
+            every: seconds between two looks, where its owner has a fixed pace.
+        """
+        self.bucket, self._max_gap = bucket, max(MAX_LOOK_GAP_SECONDS, 2 * every)
         self.queue: dict[str, QueueEntry] = {}
         """What runs wait for, as of the last look."""
         self._versions: dict[str, str] = {}
@@ -59,7 +63,7 @@ class BucketWatch:
 
     def _update_ages(self, beats: dict[str, str], looked: float | None) -> None:
         now = time.monotonic()
-        if looked is None or now - looked > MAX_LOOK_GAP_SECONDS:
+        if looked is None or now - looked > self._max_gap:
             self._beats = {}
         for id, version in beats.items():
             beat = self._beats.get(id)

@@ -12,6 +12,7 @@ takes the process for dead: on the same machine by its pid, elsewhere when its h
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -22,7 +23,7 @@ from dataclasses import asdict, dataclass
 from ideator_rl.config.reader import parse_json_object
 from ideator_rl.experiment import require_finite, typed_fields
 from ideator_rl.sandbox import process_tree
-from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object
+from ideator_rl.storage.bucket import Bucket, BucketError, DamagedObject, parse_object
 
 BEATS = "beats"
 
@@ -35,6 +36,8 @@ DEAD = "dead"
 CANCELLED = "cancelled"
 """Ended on request, and not tried again unless the experiment is requested anew."""
 KINDS = (FAILED, PREEMPTED, DEAD, CANCELLED)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class Claim:
 
     @property
     def process_alive(self) -> bool:
-        # A pid with another start time is another process.
-        return process_tree.start_time(self.pid) == self.start
+        # A pid with another start time is another process.  A claim without one was made for a process already gone.
+        return self.start is not None and process_tree.start_time(self.pid) == self.start
 
 
 @dataclass(frozen=True)
@@ -162,11 +165,17 @@ def claim_attempt(bucket: Bucket, id: str, node: str = "", pid: int | None = Non
     )
     if not bucket.create(_key(id, number, "claim"), json.dumps(asdict(claim)).encode()):
         return None
-    # The last process may have published and ended since that look; and a record may have come without an attempt.
-    if has_record(bucket, id):
-        end_attempt(bucket, id, number, CANCELLED, "it already had a result")
-        return None
-    write_beat(bucket, claim)
+    try:
+        # The last process may have published and ended since that look; and a record may have come without an attempt.
+        if has_record(bucket, id):
+            end_attempt(bucket, id, number, CANCELLED, "it already had a result")
+            return None
+        write_beat(bucket, claim)
+    except DamagedObject:
+        raise
+    except (BucketError, OSError) as error:
+        # The claim is stored: without its process the attempt would count as dead, for a short outage.
+        log.warning("The experiment %s was claimed, and then the bucket was out of reach: %s", id, error)
     return claim
 
 

@@ -22,7 +22,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.attempt_policy import Lost, Round
 from ideator_rl.executor.backends.backend import JOB_PREEMPTED, NODE_FAIL
@@ -65,7 +64,7 @@ class Dispatcher:
         self.take_all = False
         """Take on every experiment of the queue, and not only what `add` names."""
         self.pending: dict[str, PendingExperiment] = {}
-        self.jobs, self.watch = Jobs(self.backend, bucket.url, isolation, every), BucketWatch(bucket)
+        self.jobs, self.watch = Jobs(self.backend, bucket.url, isolation, every), BucketWatch(bucket, every or 0.0)
         self.looks = 0
         """Looks at the bucket so far."""
         self._retry, self._on_end, self._every = retry, on_end, every
@@ -125,25 +124,24 @@ class Dispatcher:
         try:
             self._look()
         except OUTAGE_ERRORS as error:
-            self._wait_out(error)
-            return
+            return self._wait_out(error)
         for id, (name, reason) in self.jobs.take_ended(before_submission=len(self._ready) > 0).items():
             if (pending := self.pending.get(id)) is not None and pending.job == name:
                 pending.job, pending.ended_job, pending.job_reason = "", name, reason
                 self._check_now(id, pending)
-        due = self._agenda.due(time.monotonic())
-        for id in due:
-            if (pending := self.pending.get(id)) is not None and pending.phase is Phase.READY:
-                self._ready.put(id, pending.rank)
-        self._check([id for id in due if id in self.pending and self.pending[id].phase is not Phase.READY])
-        self._submit()
-        if self._to_cancel:
-            names, self._to_cancel = self._to_cancel, []
-            # What is not cancelled now finds out itself that it is not needed any more.
-            try:
-                self.backend.cancel(names)
-            except IdeatorError as error:
-                log.warning("%s", error)
+        due = [id for id in self._agenda.due(time.monotonic()) if id in self.pending]
+        rested = {id for id in due if self.pending[id].phase is Phase.READY}
+        for id in rested:
+            self._ready.put(id, self.pending[id].rank)
+        self._check([id for id in due if id not in rested])
+        # One that the backend refused, or at which it raised, waits or is lost alone.
+        pauses, faults = self.jobs.start(self._ready, self.pending)
+        for id, seconds in pauses.items():
+            self._agenda.put(id, time.monotonic() + seconds)
+        for id, fault in faults.items():
+            self._fault(id, fault)
+        names, self._to_cancel = self._to_cancel, []
+        self.jobs.cancel(names)
 
     # --- 1. The bucket ---
 
@@ -157,7 +155,6 @@ class Dispatcher:
         if began < self._next_look or not (self.pending or self.take_all):
             return
         self.watch.look()
-        self.looks += 1
         if self._outage is not None:
             self._outage.finish()
             self._outage = None
@@ -175,8 +172,8 @@ class Dispatcher:
             pending.entry = queue.get(id, pending.entry)
             # One that was requested while the queue was listed may be missing in it.
             if id not in queue and pending.since < began:
-                pending.left_queue = pending.expects_record = True
-                self._check_now(id, pending)
+                pending.left_queue = True
+                self._check_now(id, pending, expects_record=True)
             elif self.backend.starts:
                 self._compare_beat(id, pending, id in beats)
         # A backend on this machine reports ends itself, and what others do is rarely urgent.
@@ -184,6 +181,8 @@ class Dispatcher:
         now = time.monotonic()
         quiet = now - self._last_event
         self._next_look = began + (self._every or look_interval(self.bucket, now - began, quiet, by_others))
+        # Last: other threads then see in `pending` what this look has found.
+        self.looks += 1
 
     def _compare_beat(self, id: str, pending: PendingExperiment, has_beat: bool) -> None:
         """See whether an attempt has begun, ended or died since the last look."""
@@ -225,32 +224,41 @@ class Dispatcher:
 
     # --- 2. and 3. What happened at an experiment ---
 
-    def _check_now(self, id: str, pending: PendingExperiment) -> None:
+    def _check_now(self, id: str, pending: PendingExperiment, expects_record: bool = False) -> None:
         self._ready.drop(id)
         pending.phase = Phase.CHECK
-        pending.expects_record |= bool(pending.ended_job)
+        pending.expects_record |= expects_record or bool(pending.ended_job)
         self._agenda.put(id, 0.0)
 
     def _check(self, ids: list[str]) -> None:
         """Read record and attempts of experiments, many at a time, and act on them."""
-        self._settle_recorded([id for id in ids if self.pending[id].expects_record])
-        left = [id for id in ids if id in self.pending]
+        expected = {id for id in ids if self.pending[id].expects_record}
+        left = [id for id in ids if id not in expected] + self._settle_recorded(list(expected))
         attempts = self._read(left, lambda ids: record_store.attempts_of(self.bucket, ids))
         # Without an attempt there is no record.
-        self._settle_recorded([id for id, every in attempts.items() if every and not self.pending[id].expects_record])
-        for id, every in attempts.items():
-            if (pending := self.pending.get(id)) is not None:
-                try:
-                    self._judge(id, pending, every)
-                except Exception as error:
-                    self._fault(id, error)
+        unread = [id for id, every in attempts.items() if every and id not in expected]
+        left_out = set(unread).difference(self._settle_recorded(unread))
+        for id in [id for id in attempts if id not in left_out]:
+            try:
+                self._judge(id, self.pending[id], attempts[id])
+            except Exception as error:
+                self._fault(id, error)
 
-    def _settle_recorded(self, ids: list[str]) -> None:
-        for id, record in self._read(ids, lambda ids: dict(record_store.load_records(self.bucket, ids))).items():
+    def _settle_recorded(self, ids: list[str]) -> list[str]:
+        """Settle those that have a record; returns those that have none, without those whose record was not read."""
+
+        def load(ids: list[str]) -> dict[str, Experiment | DamagedObject | None]:
+            return dict.fromkeys(ids) | dict(record_store.load_records(self.bucket, ids))
+
+        without = []
+        for id, record in self._read(ids, load).items():
             if isinstance(record, DamagedObject):
                 self._fault(id, record)
-            else:
+            elif record is not None:
                 self._settle(id, record)
+            else:
+                without.append(id)
+        return without
 
     def _read(self, ids: list[str], read: Callable[[list[str]], dict[str, T]]) -> dict[str, T]:
         """What `read` returns for these experiments; one at which it raises is waited for or lost alone."""
@@ -291,13 +299,16 @@ class Dispatcher:
             pending.backoff = None
         pending.found_now = False
         judged = Round(attempts, pending.entry.from_attempt, self.max_attempts)
-        if judged.running is not None and not self._is_alive(id, judged.running):
-            number = judged.running.number
+        running = judged.running
+        # Where this process starts nothing, those that do judge who is dead.
+        if running is not None and self.backend.starts and not self.watch.alive(id, running.claim):
+            if record_store.has_record(self.bucket, id):
+                return self._check_now(id, pending, True)  # it was stored after the record was looked for
             # The engine knows better than an observer why a process is gone.
-            reason = pending.job_reason or self.jobs.end_reason(id, number)
+            reason = pending.job_reason or self.jobs.end_reason(id, running.number)
             kind = PREEMPTED if reason in (JOB_PREEMPTED, NODE_FAIL) else DEAD
             reason = f"its job ended: {reason}" if reason else "its worker died"
-            record_store.end_attempt(self.bucket, id, number, kind, reason)
+            record_store.end_attempt(self.bucket, id, running.number, kind, reason)
             judged = replace(judged, attempts=record_store.attempts(self.bucket, id))
         if pending.left_queue and self._has_left(id, pending, judged):
             return
@@ -318,10 +329,6 @@ class Dispatcher:
         else:
             self._plan_start(id, pending, judged, now)
 
-    def _is_alive(self, id: str, attempt: Attempt) -> bool:
-        # Where this process starts nothing, those that do judge.
-        return not self.backend.starts or self.watch.alive(id, attempt.claim)
-
     def _has_left(self, id: str, pending: PendingExperiment, judged: Round) -> bool:
         """An experiment without a record is no longer in the queue; returns whether that settles it."""
         pending.left_queue = pending.expects_record = False
@@ -335,7 +342,7 @@ class Dispatcher:
             self._forget(id)
         else:
             # A power failure may take an entry away; a scheduler does where the specification is damaged.
-            record_store.Spec.load(self.bucket, id)
+            record_store.require_spec(self.bucket, id)
             record_store.enqueue(self.bucket, pending.entry)
             pending.since = time.monotonic()
             return False
@@ -350,7 +357,7 @@ class Dispatcher:
                 self.jobs.breaker.count_claimed()
                 pending.unclaimed = 0
             elif pending.job_reason not in NOT_OF_THE_START:
-                record_store.Spec.load(self.bucket, id)  # a damaged one is no fault of the engine's
+                record_store.require_spec(self.bucket, id)  # without one it is no fault of the engine's
                 delay = self.jobs.count_unclaimed(pending, self.jobs.last_line(pending.ended_job))
         pending.claimed, pending.hosts, pending.claim = judged.claimed, judged.hosts, None
         pending.ended_job = pending.job_reason = ""
@@ -361,14 +368,6 @@ class Dispatcher:
             self._agenda.put(id, now + delay)
         else:
             self._ready.put(id, pending.rank)
-
-    def _submit(self) -> None:
-        """Submit what is ready; one that the backend refused, or at which it raised, waits or is lost alone."""
-        pauses, faults = self.jobs.start(self._ready, self.pending)
-        for id, seconds in pauses.items():
-            self._agenda.put(id, time.monotonic() + seconds)
-        for id, error in faults.items():
-            self._fault(id, error)
 
     # --- 4. Ends ---
 

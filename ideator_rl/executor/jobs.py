@@ -145,8 +145,8 @@ class Jobs:
         faults: dict[str, Exception] = {}
         # While the engine is away nothing is submitted: it may have the jobs already.
         while len(ready) and not self.away and not self._is_full and (most := self.breaker.most()) != 0:
-            if most is not None and self._sent:
-                break  # one start is to show whether the cause is gone
+            if most is not None and any(sent.submitted >= self.breaker.opened for sent in self._sent.values()):
+                break  # one start is to show whether the cause is gone; those from before do not show it
             batch = [pending[id] for id in ready.take(most or BATCH)]
             left_out = self._submit(batch, pauses, faults)
             for item in left_out:
@@ -207,8 +207,20 @@ class Jobs:
 
     def last_line(self, name: str) -> str:
         """The last line of the engine's log of a job."""
-        lines = [line for line in visible(self.backend.log_tail(name)).splitlines() if line.strip()]
+        try:
+            lines = [line for line in visible(self.backend.log_tail(name)).splitlines() if line.strip()]
+        except Exception as error:
+            # The log is for people: an engine that cannot show it must not cost the experiment.
+            return f"its log cannot be read: {error!r}"[:300]
         return lines[-1].strip()[:300] if lines else ""
+
+    def cancel(self, names: list[str]) -> None:
+        """End jobs.  One that the engine does not end now finds out itself that it is not needed any more."""
+        try:
+            if names:
+                self.backend.cancel(names)
+        except Exception as error:
+            log.warning("The backend did not cancel %d jobs: %s", len(names), error)
 
     def forget(self, name: str) -> None:
         """The end of a job is of no interest any more."""

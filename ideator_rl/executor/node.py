@@ -16,7 +16,7 @@ from ideator_rl.executor import record_store, share
 from ideator_rl.executor.attempt_policy import Round
 from ideator_rl.executor.bucket_watch import BucketWatch
 from ideator_rl.executor.record_store import DEAD, PREEMPTED, Claim, QueueEntry
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 UNFIT_SECONDS = 600.0
 """Experiments whose environment cannot be loaded here are left to other nodes for so long.  Then they are taken all the
@@ -45,6 +45,7 @@ class NodeQueue:
 
     def __init__(self, bucket: Bucket, terms: Terms, report: Callable[[str], None]):
         self.bucket, self.watch, self._filter = bucket, BucketWatch(bucket), NodeFilter(terms, report)
+        self._report = report
         # By experiment and round, in monotonic seconds: not to be tried here before.
         self._resting: dict[tuple[str, int], float] = {}
         # By experiment: the number of the attempt for which this node has waited already.
@@ -70,6 +71,7 @@ class NodeQueue:
         """
         now, queue = time.monotonic(), self.watch.queue
         self._resting = {key: until for key, until in self._resting.items() if key[0] in queue and until > now}
+        self._waited = {id: number for id, number in self._waited.items() if id in queue}
         chosen = [
             entry
             for id, entry in queue.items()
@@ -84,12 +86,19 @@ class NodeQueue:
 
     def claim(self, entry: QueueEntry) -> Claim | None:
         """Claim the next attempt for this process; None where another one runs it, or this node is to wait."""
-        if seconds := self._seconds_to_wait(entry):
-            self._resting[entry.id, entry.from_attempt] = time.monotonic() + seconds
+        try:
+            if seconds := self._seconds_to_wait(entry):
+                self._resting[entry.id, entry.from_attempt] = time.monotonic() + seconds
+                return None
+            self._in_doubt.add(entry.id)
+            claim = record_store.claim_attempt(self.bucket, entry.id, socket.gethostname())
+            self._in_doubt.discard(entry.id)
+        except DamagedObject as error:
+            # Waiting does not help.  The run that waits for it looks, and finds the same.
+            self._report(f"{entry.id}  left the queue: {error}")
+            record_store.leave_queue(self.bucket, entry.id)
+            self._resting[entry.id, entry.from_attempt] = math.inf
             return None
-        self._in_doubt.add(entry.id)
-        claim = record_store.claim_attempt(self.bucket, entry.id, socket.gethostname())
-        self._in_doubt.discard(entry.id)
         self.refused = 0 if claim is not None else self.refused + 1
         # The process that stored the record may have been killed before it took the experiment out of the queue.
         if claim is None and record_store.has_record(self.bucket, entry.id):
@@ -110,7 +119,9 @@ class NodeQueue:
                 record_store.end_attempt(self.bucket, entry.id, claim.number, DEAD, "its heartbeat stopped")
             return self._seconds_to_wait(entry)
         if earlier.lost is not None:
-            return math.inf  # the run that waits for it takes it out of the queue
+            # Where no scheduler serves the bucket, this is how the run that waits for it hears of that.
+            record_store.leave_queue(self.bucket, entry.id)
+            return math.inf
         if self._waited.get(entry.id) == earlier.claimed:
             return 0.0
         self._waited[entry.id] = earlier.claimed

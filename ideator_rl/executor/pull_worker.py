@@ -118,7 +118,9 @@ class PullWorker:
 
     def _has_room(self) -> bool:
         most = self._breaker.most()
-        return max(self._free()) > 0 and (most is None or len(self._running) < most)
+        # What has run since before the breaker opened does not show whether the cause is gone.
+        tries = sum(running.started >= self._breaker.opened for running in self._running.values())
+        return max(self._free()) > 0 and (most is None or tries < most)
 
     def _plan_look(self, pace: tuple[float, float], quick: bool) -> None:
         self._pace = pace[0] if quick else min(pace[1], max(pace[0], 1.5 * self._pace))
@@ -154,11 +156,7 @@ class PullWorker:
         return False
 
     def _claim(self, job: Job) -> dict[str, Any] | None:
-        """Claim an attempt, now that its slots are taken; the backend calls it before it starts the process.
-
-        Returns:
-            What the process has to know; None where it is not to be started.
-        """
+        """Claim an attempt whose slots are taken; returns what its process has to know, or None to start none."""
         entry = self._claiming
         assert entry is not None
         claim = self.queue.claim(entry)
@@ -171,8 +169,10 @@ class PullWorker:
     def _settle(self, ended: Running) -> None:
         """Find out how an attempt has ended whose process is gone, and write its end if it left none."""
         id, number = ended.claim.id, ended.claim.number
-        # With its record an experiment leaves the queue: this costs no request.
-        if id not in self.queue or record_store.has_record(self.bucket, id):
+        # With its record an experiment leaves the queue and has no heartbeat: this costs no request.  One that was
+        # cancelled leaves the queue while it runs.
+        left = id not in self.queue and id not in self.queue.watch.beats
+        if left or record_store.has_record(self.bucket, id):
             self._breaker.count_claimed()
             return
         record_store.end_attempt(self.bucket, id, number, DEAD, "its process was killed")
@@ -185,12 +185,15 @@ class PullWorker:
     def stop(self) -> None:
         """End what runs.  What has led to no record ends as preempted."""
         self.backend.end_all(TERM_SECONDS)
-        claims = {id: running.claim for id, running in (self._running | self._ended).items()}
-        if self._claiming is not None and (earlier := record_store.attempts(self.bucket, self._claiming.id)):
-            claim = earlier[-1].claim
-            if claim.is_here and claim.pid == os.getpid():
-                claims[claim.id] = claim
-        for claim in claims.values():
-            if not record_store.has_record(self.bucket, claim.id):
-                record_store.end_attempt(self.bucket, claim.id, claim.number, PREEMPTED, "its node was asked to end")
+        claims = [running.claim for running in (self._running | self._ended).values()]
+        try:
+            if self._claiming is not None:
+                last = [attempt.claim for attempt in record_store.attempts(self.bucket, self._claiming.id)[-1:]]
+                claims += [claim for claim in last if claim.is_here and claim.pid == os.getpid()]
+            for claim in claims:
+                if not record_store.has_record(self.bucket, claim.id):
+                    record_store.end_attempt(self.bucket, claim.id, claim.number, PREEMPTED, "its node ends")
+        except OUTAGE_ERRORS as error:
+            # No time to wait: the workers have tried to write their ends, and others take what is left for dead.
+            self.report(f"the bucket is out of reach at the end of this node: {error}")
         self.backend.close()

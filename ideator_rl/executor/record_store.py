@@ -75,7 +75,7 @@ from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object, read_
 __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attempt", "Claim", "End", "QueueEntry",
            "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
            "enqueue", "has_record", "job_minutes", "leave_queue", "load_log", "load_record", "load_records",
-           "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run",
+           "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run", "require_spec",
            "requested_before_upgrade", "running_attempt", "save_record", "save_tree", "upgrade",
            "withdraw_cancel", "write_beat"]  # fmt: skip
 
@@ -152,6 +152,12 @@ class Spec:
             hardware=self.hardware,
             **results,
         )
+
+
+def require_spec(bucket: Bucket, id: str) -> None:
+    """Raises: DamagedObject when no worker could run an experiment: its specification is damaged or was removed."""
+    if Spec.load(bucket, id) is None:
+        raise DamagedObject(f"The experiment {id} has no specification in the bucket {bucket.url}: ask for it again.")
 
 
 def save_tree(bucket: Bucket, name: str, tree: dict[str, str]) -> None:

@@ -140,9 +140,11 @@ class Scheduler:
 
     def _start_or_wake(self) -> None:
         """Have the thread tick at once; to be called with the lock."""
+        # A thread that is still in its last tick goes on, since it could not see a request that comes after that.
+        self._closing = False
         # In a process that was forked from the one that had the thread it is not alive.
         if self._thread is None or not self._thread.is_alive():
-            self._closing, self._wake = False, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             self._thread = threading.Thread(target=self._run, args=(self._wake,), name="scheduler", daemon=True)
             self._thread.start()
         else:

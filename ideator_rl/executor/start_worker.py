@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -81,12 +82,16 @@ def start_worker(config: dict[str, Any], variables: dict[str, str], slots: list[
     """Start a worker as a new interpreter; it inherits the descriptors of its slots."""
     argument, variables = json.dumps(config | {"slots": slots}), _with_credentials(variables, config)
     errors = os.memfd_create("worker-errors")
+    process = None
     try:
         process = _popen("ideator_rl.executor.worker", argument, variables, slots, errors)
+        return RunningWorker(process.pid, os.pidfd_open(process.pid), process, errors)
     except BaseException:
         os.close(errors)
+        if process is not None:  # one that is not watched would run beside the next start
+            process.kill()
+            process.wait()
         raise
-    return RunningWorker(process.pid, os.pidfd_open(process.pid), process, errors)
 
 
 class ZygoteClient:
@@ -135,6 +140,8 @@ class ZygoteClient:
                 body, descriptors, _, _ = socket.recv_fds(self._control, MAX_MESSAGE, 1)
                 answer: dict[str, Any] = json.loads(body) if body else {"refused": "the zygote ended"}
                 if "pid" in answer and not descriptors:
+                    with suppress(ProcessLookupError):  # one that is not watched would run beside the next start
+                        os.kill(answer["pid"], signal.SIGKILL)
                     raise OSError(errno.EMFILE, "this process is out of descriptors")
                 if "pid" in answer:
                     return RunningWorker(answer["pid"], descriptors[0])

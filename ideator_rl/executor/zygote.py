@@ -107,7 +107,12 @@ class Zygote:
             self._become_worker(request, slots)
         self._workers.add(pid)
         # Taken before the worker can be reaped: the descriptor is that of no other process.
-        end = os.pidfd_open(pid)
+        try:
+            end = os.pidfd_open(pid)
+        except OSError:
+            # The backend is told that there is no worker, and starts another one for the same attempt.
+            os.kill(pid, signal.SIGKILL)
+            raise
         try:
             socket.send_fds(self._control, [json.dumps({"pid": pid}).encode()], [end])
         finally:

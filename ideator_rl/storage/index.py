@@ -118,13 +118,13 @@ class ResultIndex:
     def _new_names(self) -> tuple[dict[str, str], str]:
         """Ids in `done/` that this index has not read, each with its mark: the day and the version of the name; and
         the first day that the next look has to read."""
-        new, first = {}, self._fact("day")
+        marks, first = dict[str, str](), self._fact("day")
         days = [day for day in sorted(self.bucket.list("done")) if day >= first]
         for day in days:
-            for id, version in self.bucket.list(f"done/{day}").items():
-                # The result of an experiment that was removed and run again has another mark.
-                if self._marks.get(id) != (mark := f"{day}/{version}"):
-                    new[id] = mark
+            # A result may be under two days, stored again after an outage or by a second attempt: the last one counts.
+            marks |= {id: f"{day}/{version}" for id, version in self.bucket.list(f"done/{day}").items()}
+        # The result of an experiment that was removed and run again has another mark.
+        new = {id: mark for id, mark in marks.items() if self._marks.get(id) != mark}
         # The clocks of workers differ: the last days stay open.
         return new, days[-OPEN_DAYS] if len(days) > OPEN_DAYS else first
 
