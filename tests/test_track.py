@@ -208,6 +208,7 @@ def test_no_worker_has_the_key_of_a_tracker(monkeypatch):
     assert "secret-of-the-tracker" not in json.dumps(worker_variables({}))
 
 
+@pytest.mark.slow
 def test_the_uploader_of_a_run_ends_with_it_and_has_sent_everything(monkeypatch, tmp_path):
     from ideator_rl.cli import track
     from ideator_rl.search.run import run_search
