@@ -110,8 +110,8 @@ def train_on_fleet(fleet: Fleet, words: list[str], run: Path, ideas: int) -> flo
     bucket = open_bucket(fleet.bucket)
     while (status := fleet.processes["trainer"].poll()) is None:
         due = kills and len(rows(run)) >= ideas * (len(KILLS) - len(kills) + 1) / (len(KILLS) + 1)
-        # Not between two batches, when nothing runs that a kill could hit.
-        if due and len(bucket.list("beats")) > 1:
+        # Only while an experiment runs that the kill hits.
+        if due and any(runs_something(bucket, fleet.processes[name]) for name in kills[0]):
             for name in kills.pop(0):
                 print(f"{time.monotonic() - began:6.0f} s  {len(rows(run))} ideas: {name} is killed", flush=True)
                 fleet.kill(name)
@@ -123,6 +123,12 @@ def train_on_fleet(fleet: Fleet, words: list[str], run: Path, ideas: int) -> flo
         log = (fleet.folder / "trainer.log").read_text(errors="replace")[-3000:]
         raise SystemExit(f"The trainer ended with {status}, {len(kills)} kills to come: {log}")
     return time.monotonic() - began
+
+
+def runs_something(bucket: Bucket, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a pull worker has an attempt under way, by the heartbeats."""
+    beats = bucket.get_many([f"beats/{id}" for id in bucket.list("beats")]).values()
+    return any(json.loads(beat)["worker"].endswith(f":{process.pid}") for beat in beats)
 
 
 def audit(bucket: Bucket) -> dict[str, Any]:
