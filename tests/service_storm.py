@@ -4,8 +4,7 @@ usage: python tests/service_storm.py FOLDER [--store file|seaweed] [--kills 50] 
 
 The schedulers have slots of their own, so that all of them start what waits: most jobs are duplicates, and claims decide.
 With `--hosts` each has a PID namespace, as on a machine of its own: its death takes its workers along, the others learn
-of that by the lease alone, and their clocks differ by an hour.  Beats come every 0.4 s, the lease is 2 s.  Prints one
-line of JSON, see `Report`.
+of that by the lease alone, and their clocks differ by an hour.  Prints one line of JSON, see `Report`.
 """
 
 from __future__ import annotations
@@ -35,7 +34,11 @@ SHORTEST, LONGEST = 0.05, 0.8
 """Seconds between two kills."""
 KINDS = {"scheduler": 0.3, "worker": 0.5, "store": 0.2}
 END_SECONDS = 240.0
-PACE = {"IDEATOR_BEAT_SECONDS": "0.4", "IDEATOR_LEASE_SECONDS": "2"}
+PACES = {
+    "file": {"IDEATOR_BEAT_SECONDS": "0.4", "IDEATOR_LEASE_SECONDS": "2"},
+    "seaweed": {"IDEATOR_BEAT_SECONDS": "1.5", "IDEATOR_LEASE_SECONDS": "7.5"},
+}
+"""A beat has to reach a store that is back within a lease, and its client waits some seconds between its tries."""
 
 
 @dataclass
@@ -101,7 +104,7 @@ class Storm:
         words += [str(Path(sys.executable).parent / "ideator-rl"), "scheduler", "--bucket", self.url]
         words += ["--slots", str(SLOTS), "--every", "0.3"]
         with open(self.folder / f"scheduler{number}.log", "ab") as log:
-            variables = os.environ | PACE | {"TMPDIR": str(scratch)}
+            variables = os.environ | {"TMPDIR": str(scratch)}
             if self.hosts:
                 # Read by each Python of ours there when it starts.
                 shift = f"import time\nnow = time.time\ntime.time = lambda: now() + {3600 * (number - 1)}\n"
@@ -246,7 +249,7 @@ def main() -> int:
     parser.add_argument("--hosts", action="store_true")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     args = parser.parse_args()
-    os.environ |= PACE
+    os.environ |= PACES[args.store]
     print(json.dumps(asdict(Storm(args.folder, args.store, args.hosts, args.seed).run(args.kills))))
     return 0
 

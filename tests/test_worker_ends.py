@@ -25,7 +25,7 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.sandbox import NONE
-from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.storage.bucket import BucketError, open_bucket
 
 pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
@@ -244,6 +244,15 @@ def test_a_record_is_published_although_the_disk_has_no_room_for_it_meanwhile(la
     spool.publish(lab.bucket, record, 60.0, back)
     assert freed == [True] and record_store.load_record(lab.bucket, lab.id).status == "failed"
     assert "No space left" in caplog.text
+
+
+def test_a_claim_that_is_stored_counts_although_the_store_goes_away_at_once(lab, monkeypatch):
+    def away(*words):
+        raise BucketError("away")
+
+    monkeypatch.setattr(lab.bucket, "put", away)
+    claim = record_store.claim_attempt(lab.bucket, lab.id)
+    assert claim == lab.last.claim and lab.last.end is None
 
 
 @pytest.mark.slow

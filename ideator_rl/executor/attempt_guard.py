@@ -150,7 +150,9 @@ class AttemptGuard:
         # One at a time: the bucket may be away, and a call then takes as long as its client waits.
         if self._claim is not None and (self._beat is None or not self._beat.is_alive()):
             self._beat = threading.Thread(target=self._write_beat, args=(self._claim,), name="beat", daemon=True)
-            self._beat.start()
+            # Without it, an observer may take the attempt for dead: that costs money, and a result counts all the same.
+            with suppress(RuntimeError):  # the machine has no room for a thread now
+                self._beat.start()
 
     def _write_beat(self, claim: Claim) -> None:
         try:

@@ -87,43 +87,24 @@ def _run_attempt(bucket: Bucket, config: dict[str, Any], guard: AttemptGuard, fo
             record_store.end_attempt(bucket, claim.id, claim.number, FAILED, "it has no specification")
         return 0
     # Before the claim: to make an image takes up to minutes, which an experiment need not spend as a claimed one.
-    fault: Exception | None = None
+    prepared: tuple[Environment, Sandbox] | Exception
     try:
-        environment, sandbox = _environment_and_sandbox(spec, config)
-        preset = environment.preset(spec.preset)
-        if bucket.remote:
-            preset.refuse_network(bucket.url)
-        share.take_gpus(preset.resources.gpus, config.get("hardware", ""))
-    except share.UnfitNode as error:
-        # Left unclaimed for a worker that fits, unless the caller has claimed it.
-        if claim is None:
-            print(f"ideator-rl worker: {error}", file=sys.stderr)
-            return 1
-        fault = error
+        prepared = _prepare(bucket, spec, config)
     except Exception as error:
-        fault = error
+        prepared = error
+    if isinstance(prepared, share.UnfitNode) and claim is None:
+        # Left unclaimed for a worker that fits.
+        print(f"ideator-rl worker: {prepared}", file=sys.stderr)
+        return 1
     claim = claim or guard.claim(lambda: record_store.claim_attempt(bucket, spec.id))
     if claim is None:
         return 0
     # The attempt is claimed: from here on it ends in a record or in a reason, so that no scheduler waits for the lease.
     try:
-        if fault is not None:
-            raise IdeatorError(f"The worker on {claim.host} cannot run it: {fault}") from fault
-        tree = Retry(bucket.url, END_SECONDS).call_blocking(lambda: record_store.load_tree(bucket, spec.tree))
-        if tree is None:
-            raise IdeatorError(f"The codebase {spec.tree[:12]} is not in the bucket {bucket.url}.")
-        with new_workdir() as workdir:
-            guard.workdir = workdir
-            record = Trials(spec, claim, environment, replace(sandbox, forks=forks), workdir).run(tree)
-            record.finished = time.time()
-            guard.begin_publishing()
-
-            def free() -> None:
-                remove_folder(workdir)
-                for slot in config.get("slots", ()):
-                    os.close(slot)
-
-            spool.publish(bucket, record, config.get("outage_patience", OUTAGE_SECONDS), free)
+        if isinstance(prepared, Exception):
+            raise IdeatorError(f"The worker on {claim.host} cannot run it: {prepared}") from prepared
+        environment, sandbox = prepared
+        _run_claimed(bucket, spec, claim, environment, replace(sandbox, forks=forks), config, guard)
         return 0
     except RetriesExhausted:
         raise
@@ -137,12 +118,50 @@ def _run_attempt(bucket: Bucket, config: dict[str, Any], guard: AttemptGuard, fo
     return 1
 
 
-def _environment_and_sandbox(spec: Spec, config: dict[str, Any]) -> tuple[Environment, Sandbox]:
+def _prepare(bucket: Bucket, spec: Spec, config: dict[str, Any]) -> tuple[Environment, Sandbox]:
+    """Load what the experiment needs.
+
+    Raises:
+        UnfitNode: this node lacks its GPUs, or has other hardware.
+        IdeatorError: its environment or a sandbox is missing here, or it may not run on a remote bucket.
+    """
     environment = load_environment(spec.environment)
     best = Sandbox(**config["probed"]) if "probed" in config else None
     # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
     preload = environment.preload if environment.scorer else None
-    return environment, choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
+    sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
+    preset = environment.preset(spec.preset)
+    if bucket.remote:
+        preset.refuse_network(bucket.url)
+    share.take_gpus(preset.resources.gpus, config.get("hardware", ""))
+    return environment, sandbox
+
+
+def _run_claimed(
+    bucket: Bucket,
+    spec: Spec,
+    claim: Claim,
+    environment: Environment,
+    sandbox: Sandbox,
+    config: dict[str, Any],
+    guard: AttemptGuard,
+) -> None:
+    """Run the experiment and publish its record."""
+    tree = Retry(bucket.url, END_SECONDS).call_blocking(lambda: record_store.load_tree(bucket, spec.tree))
+    if tree is None:
+        raise IdeatorError(f"The codebase {spec.tree[:12]} is not in the bucket {bucket.url}.")
+    with new_workdir() as workdir:
+        guard.workdir = workdir
+        record = Trials(spec, claim, environment, sandbox, workdir).run(tree)
+        record.finished = time.time()
+        guard.begin_publishing()
+
+        def free() -> None:
+            remove_folder(workdir)
+            for slot in config.get("slots", ()):
+                os.close(slot)
+
+        spool.publish(bucket, record, config.get("outage_patience", OUTAGE_SECONDS), free)
 
 
 if __name__ == "__main__":
