@@ -191,7 +191,7 @@ def open_files(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_record_of_a_worker_that_ended_during_an_outage_is_published_by_the_next(lab, number):
-    worker, _ = lab.start_running("print('x' * 20_000)")
+    worker, _ = lab.start_running("print('x' * 20_000); time.sleep(0.4)")
     lab.away()
     wait_until(lambda: spool.waiting_ids() == {lab.id})
     os.kill(worker.pid, number)
