@@ -18,6 +18,7 @@ from conftest import TOY, replace_line, run
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import record_store, spool
+from ideator_rl.executor.attempt_guard import end_by_signal
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.executor.workdirs import PREFIX
@@ -317,3 +318,12 @@ def test_twenty_preemptions_lose_no_experiment(tmp_path):
         print(f"{name}: median {statistics.median(seconds):.3f} s, most {max(seconds):.3f} s")
     assert (record.status, record.attempt) == ("succeeded", 20)
     assert max(until_end) < 2 and max(until_gone) < 5
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "kind"),
+    [(0.1, 2, "preempted"), (59, 2, "preempted"), (119, 2, "failed"), (3580, 60, "failed"), (9999, None, "preempted")],
+)
+def test_only_a_signal_at_the_time_limit_of_a_job_counts_against_its_experiment(seconds, minutes, kind):
+    end, reason = end_by_signal(seconds, minutes)
+    assert end == kind and (f"{minutes} minutes" in reason) == (kind == "failed")

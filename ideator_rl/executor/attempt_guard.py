@@ -26,13 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.executor import record_store
-from ideator_rl.executor.record_store import CANCELLED, PREEMPTED, Claim
+from ideator_rl.executor.record_store import CANCELLED, FAILED, PREEMPTED, Claim
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import Bucket, BucketError
 
 CLAIM_SECONDS, PARK_SECONDS, KILL_SECONDS, END_SECONDS, PUBLISH_SECONDS = 1.0, 0.2, 1.0, 2.0, 3.0
 """An end waits at most so long: for a claim that is under way, for the main thread to stop, for the processes to be
 gone, for `end.json`, and for a record that is being published.  A worker has 5 s before an engine kills it."""
+LIMIT_MARGIN_SECONDS = 60.0
+"""An engine ends a job up to so long before its time limit: limits are in whole minutes, and signals come early."""
 FENCED = "fenced"
 """Kind of an end that another process has written already."""
 _CLOSE = b"\0"
@@ -46,12 +48,13 @@ log = logging.getLogger(__name__)
 class AttemptGuard:
     """The guard of this process's one attempt.  The main thread calls its methods; `close` at the end."""
 
-    def __init__(self, bucket: Bucket, id: str, owner: dict[str, Any] | None = None):
+    def __init__(self, bucket: Bucket, id: str, owner: dict[str, Any] | None = None, minutes: int | None = None):
         """
         Args:
             owner: `pid` and `start` of the process that claimed the attempt and for which this one runs it.
+            minutes: time limit of the job, after which its engine ends it.
         """
-        self._bucket, self._id = bucket, id
+        self._bucket, self._id, self._minutes, self._began = bucket, id, minutes, time.monotonic()
         # The main thread writes the claim once and the workdir twice; the guard's threads read them.
         self._claim: Claim | None = None
         self.workdir: Path | None = None
@@ -135,7 +138,7 @@ class AttemptGuard:
             ready = {descriptor for descriptor, _ in poll.poll(1000 * max(0.0, next_beat - time.monotonic()))}
             received = os.read(self._wake, 64) if self._wake in ready else b""
             if signal.SIGTERM in received:
-                self._end(PREEMPTED, "It was preempted: its worker received SIGTERM.")
+                self._end(*end_by_signal(time.monotonic() - self._began, self._minutes))
             if self._owner in ready:
                 self._end(PREEMPTED, "It was preempted: the process that claimed it ended.")
             if _CLOSE in received:
@@ -210,6 +213,19 @@ class AttemptGuard:
             record_store.end_attempt(self._bucket, self._id, self._claim.number, kind, reason)
         except (BucketError, OSError) as error:
             log.warning("The end of the attempt at %s was not stored: %s", self._id, error)
+
+
+def end_by_signal(seconds: float, minutes: int | None) -> tuple[str, str]:
+    """Kind and reason of an attempt's end by SIGTERM.
+
+    Args:
+        seconds: how long its worker has run.
+        minutes: time limit of the job.
+    """
+    # A preemption is free, and the experiment starts anew: one that needs more time than its job has would never end.
+    if minutes is not None and seconds > 60 * minutes - LIMIT_MARGIN_SECONDS:
+        return FAILED, f"It did not end within {minutes} minutes, the time limit of its job."
+    return PREEMPTED, "It was preempted: its worker received SIGTERM."
 
 
 def _open_owner(owner: dict[str, Any] | None) -> int | None:

@@ -63,7 +63,7 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
     except IdeatorError as error:
         print(f"ideator-rl worker: {error}", file=sys.stderr)
         return 1
-    guard = AttemptGuard(bucket, config["id"], config.get("owner"))
+    guard = AttemptGuard(bucket, config["id"], config.get("owner"), config.get("minutes"))
     try:
         return _run_attempt(bucket, config, guard, forks)
     except BucketError as error:  # nothing was claimed, or nothing more can be stored

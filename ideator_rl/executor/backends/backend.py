@@ -70,7 +70,7 @@ class Job:
     @property
     def config(self) -> dict[str, Any]:
         """The argument of the worker."""
-        config = {"bucket": self.bucket, "id": self.id, "isolation": self.isolation}
+        config = {"bucket": self.bucket, "id": self.id, "isolation": self.isolation, "minutes": self.minutes}
         return config | ({"hardware": self.hardware} if self.hardware else {})
 
     def argv(self, python: str) -> list[str]:
