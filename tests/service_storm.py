@@ -130,7 +130,8 @@ class Storm:
         """Experiment and attempt → pid here, of the claims whose worker lives below this process."""
         pids = {_identity(pid): pid for pid in process_tree.descendants(os.getpid())}
         workers = {}
-        for id in self.bucket.list("beats"):
+        # Also what waits, as far as is known: a claim comes before its first beat.
+        for id in {**self.bucket.list("queue"), **self.bucket.list("beats")}:
             attempts = record_store.attempts(self.bucket, id)
             if attempts and attempts[-1].end is None and not record_store.has_record(self.bucket, id):
                 claim = attempts[-1].claim
