@@ -159,7 +159,8 @@ class Storm:
             self.report.attempts += len(claims)
             for number, (claim, following) in enumerate(zip(claims, claims[1:], strict=False)):
                 end = self.bucket.get(f"experiments/{id}/attempts/{number}/end.json")
-                if end is not None:
+                # One that was taken for dead is judged by the time of its death.
+                if end is not None and json.loads(end)["kind"] != record_store.DEAD:
                     self.report.abandoned.append(json.loads(end)["reason"][-300:])
                 # A worker that is killed is dead a moment after the signal; the clocks are those of one machine.
                 elif following["time"] < self.killed.get(claim["pid"], float("inf")) - 0.05:
