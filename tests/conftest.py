@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from object_stores import moto_store, s3_url  # noqa: F401 - fixtures
+from object_stores import moto_store, s3_url, start_moto  # noqa: F401 - fixtures
 
 from ideator_rl.sandbox import process_tree
 

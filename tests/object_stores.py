@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -195,8 +195,9 @@ def _server(program: str, words, port: int | None = None) -> Iterator[tuple[str,
 
 
 def _end(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _until(condition, process: subprocess.Popen | None = None) -> None:
@@ -233,9 +234,22 @@ def _request(verb: str, url: str, headers: dict[str, str] | None = None, data: b
 
 
 @pytest.fixture(scope="session")
-def moto_store() -> Iterator[Store]:
-    with moto() as store:
-        yield store
+def start_moto() -> Iterator[Callable[[], Store]]:
+    """The server of this session.  A sealed run in a test's own process ends all its children, and with them the server."""
+    stores: list[Store] = []
+    with ExitStack() as stack:
+
+        def running_store() -> Store:
+            if not stores or _is_free(int(stores[-1].endpoint.rpartition(":")[2])):
+                stores.append(stack.enter_context(moto()))
+            return stores[-1]
+
+        yield running_store
+
+
+@pytest.fixture
+def moto_store(start_moto) -> Store:
+    return start_moto()
 
 
 @pytest.fixture

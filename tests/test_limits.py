@@ -120,11 +120,14 @@ def test_a_process_whose_main_thread_has_ended_is_alive_and_is_killed():
 
 
 def test_cpu_time_is_counted_more_finely_than_the_kernel_shows_it():
-    until = time.process_time() + 0.003
-    before = process_tree.usage([os.getpid()]).seconds
-    while time.process_time() < until:
-        pass
-    assert 0.002 < process_tree.usage([os.getpid()]).seconds - before < 0.01
+    def counted():
+        before, until = process_tree.usage([os.getpid()]).seconds, time.process_time() + 0.003
+        while time.process_time() < until:
+            pass
+        return process_tree.usage([os.getpid()]).seconds - before
+
+    # Other threads of this process, and the looks themselves, may take as long.
+    assert 0.002 < min(counted() for _ in range(5)) < 0.01
 
 
 def answer(look):

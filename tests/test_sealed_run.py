@@ -172,9 +172,9 @@ def test_folders_too_deep_to_be_measured_are_stopped(go):
 
 
 def test_open_sockets_count_as_memory(go):
-    code = "import socket, time\nheld = [socket.socketpair() for _ in range({})]\ntime.sleep(2)"
-    assert go(code.format(20), seconds=5, memory_gb=0.2).message == ""
-    assert "memory limit" in go(code.format(400), seconds=5, memory_gb=0.2).message
+    code = "import socket, time\nheld = [socket.socketpair() for _ in range({})]\ntime.sleep({})"
+    assert go(code.format(20, 2), seconds=5, memory_gb=0.2).message == ""
+    assert "memory limit" in go(code.format(400, 20), seconds=5, memory_gb=0.2).message
 
 
 @pytest.mark.skipif(best_sandbox().level != BWRAP, reason="needs the filter of system calls")

@@ -138,7 +138,7 @@ def test_after_several_errors_the_search_still_waits_for_the_other_ideas(tmp_pat
     [
         ([], "Their ideas: none"),
         ([text({1: 1})] * 400, "Their ideas: 20 known already"),
-        (["no idea at all"] * 400, "Their ideas: 20 malformed. The last message: This text holds no idea"),
+        (["no idea at all"] * 400, "malformed. The last message: This text holds no idea"),
         ([thoughts_from_field("So.", "reasoning_content", True)] * 400, "the answer's text came in reasoning_content"),
     ],
 )

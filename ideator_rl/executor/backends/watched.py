@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.backend import Backend, Job
 from ideator_rl.storage.bucket import Bucket
 
@@ -24,3 +26,14 @@ class WatchedBucket(Backend):
 
     def submit(self, jobs: list[Job]) -> dict[str, str | None]:
         raise IdeatorError("The backend bucket starts no attempts: other processes do.")
+
+
+def want(bucket: Bucket, id: str) -> None:
+    """Request an experiment of the bucket anew.  For plugins of 0.1.0; new code uses `record_store.request_run`."""
+    if (spec := record_store.Spec.load(bucket, id)) is not None:
+        record_store.request_run(bucket, spec, load_environment(spec.environment).preset(spec.preset))
+
+
+def wanted(bucket: Bucket, id: str) -> bool:
+    """Whether a run waits for an experiment.  For plugins of 0.1.0; new code uses `record_store.read_queue`."""
+    return id in record_store.read_queue(bucket, [id])
