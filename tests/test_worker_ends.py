@@ -19,6 +19,7 @@ from conftest import TOY, replace_line, run
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import record_store, spool
 from ideator_rl.executor.attempt_guard import end_by_signal
+from ideator_rl.executor.backends.watched import want, wanted
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.executor.workdirs import PREFIX
@@ -327,3 +328,14 @@ def test_twenty_preemptions_lose_no_experiment(tmp_path):
 def test_only_a_signal_at_the_time_limit_of_a_job_counts_against_its_experiment(seconds, minutes, kind):
     end, reason = end_by_signal(seconds, minutes)
     assert end == kind and (f"{minutes} minutes" in reason) == (kind == "failed")
+
+
+def test_a_plugin_of_0_1_0_may_want_an_experiment_anew(lab):
+    lab.submit("pass")
+    want(lab.bucket, lab.id)
+    assert wanted(lab.bucket, lab.id) and not wanted(lab.bucket, "f" * 32)
+    claim = record_store.claim_attempt(lab.bucket, lab.id)
+    record_store.end_attempt(lab.bucket, lab.id, claim.number, record_store.FAILED, "its disk was full")
+    want(lab.bucket, lab.id)
+    # Attempts of the round before do not count any more.
+    assert record_store.read_queue(lab.bucket, [lab.id])[lab.id].from_attempt == 1

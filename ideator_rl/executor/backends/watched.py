@@ -6,6 +6,8 @@ without a record: it is lost for the run that waits for it, too.
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import Any
 
 from ideator_rl.environments.environment import load_environment
@@ -31,6 +33,8 @@ class WatchedBucket(Backend):
 def want(bucket: Bucket, id: str) -> None:
     """Request an experiment of the bucket anew.  For plugins of 0.1.0; new code uses `record_store.request_run`."""
     if (spec := record_store.Spec.load(bucket, id)) is not None:
+        # Of another time, so that it counts as a second request, which begins a new round of attempts.
+        spec = replace(spec, created=time.time())
         record_store.request_run(bucket, spec, load_environment(spec.environment).preset(spec.preset))
 
 
