@@ -53,6 +53,17 @@ def workers_are_measured() -> None:
 
 
 @pytest.fixture(autouse=True)
+def own_variables() -> Iterator[None]:
+    """A test that sets a variable, or calls what sets one, must not change the tests after it."""
+    before = dict(os.environ)
+    yield
+    before["PYTEST_CURRENT_TEST"] = os.environ["PYTEST_CURRENT_TEST"]  # pytest's own, different by now
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def short_pauses(monkeypatch) -> None:
     """Attempts at an experiment follow one another quickly."""
     from ideator_rl.executor import attempt_policy

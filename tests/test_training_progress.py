@@ -2,10 +2,12 @@ import io
 import logging
 import re
 import time
+from types import SimpleNamespace
 
 import pytest
 from rich.cells import cell_len
 
+from ideator_rl import progress as progress_module
 from ideator_rl.training.libraries import silence
 from ideator_rl.training.progress import Progress
 
@@ -34,7 +36,8 @@ class Buffer:
 
 def test_nested_phases_count_each_second_once(monkeypatch):
     clock = iter([0.0, 0.0, 1.0, 1.0, 2.0, 7.0, 10.0, 10.0])
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    # Not `time.monotonic` itself: threads that earlier tests left would take values of this clock.
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     progress = Progress()
     with progress.phase("update"), progress.phase("generation"), progress.phase("experiments"):
         pass
