@@ -148,6 +148,7 @@ def run_case(zygote, warm, tmp_path, name, kills):
         raise AssertionError(f"seed {seed}, {name}: {error}") from error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 def test_a_killed_run_that_samples_ahead_runs_no_experiment_twice_and_forgets_none(zygote, warm, tmp_path, name):
     run_case(zygote, warm, tmp_path, name, kills=2)

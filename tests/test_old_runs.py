@@ -82,6 +82,7 @@ def test_one_report_of_all_runs_shows_the_best_idea_of_each(runs, tmp_path):
         assert BEST[run] in page and EXPECTED["read"][run]["ranked"][0] in page, run
 
 
+@pytest.mark.slow
 def test_a_search_that_had_ended_is_extended_by_the_ideas_that_0_1_0_would_have_had(tmp_path):
     folder = unpack(tmp_path / "runs", "search")
     before = claims(folder / "search")
@@ -106,6 +107,7 @@ def test_a_killed_search_goes_on_to_the_end_that_0_1_0_would_have_reached(tmp_pa
     assert len(claims(folder / "search_killed")) - len(before) == 13 - known["succeeded"] - known["failed"]
 
 
+@pytest.mark.slow
 def test_a_killed_training_run_replays_its_batch_and_ends_as_it_would_have_under_0_1_0(tmp_path):
     folder = unpack(tmp_path / "runs", "train_killed")
     run, before = folder / "train_killed", claims(folder / "train_killed")
@@ -116,6 +118,7 @@ def test_a_killed_training_run_replays_its_batch_and_ends_as_it_would_have_under
     assert (run / "checkpoint-3" / "trainer_state.json").is_file() and (run / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_complete_training_run_is_extended_by_a_step(tmp_path):
     folder = unpack(tmp_path / "runs", "train")
     before = (folder / "train" / "model" / "model.safetensors").read_bytes()
@@ -152,6 +155,7 @@ def headings(card):
     return [line for line in card.read_text().splitlines() if line.startswith("#")]
 
 
+@pytest.mark.slow
 def test_the_export_of_an_old_run_has_the_files_the_cards_and_the_columns_that_0_1_0_exported(tmp_path):
     from pyarrow import parquet
 

@@ -44,6 +44,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_barriers_and_broadcasts_last_longer_than_the_timeout_of_the_process_group(tmp_path):
     results, codes = run_ranks(
         tmp_path,

@@ -88,6 +88,7 @@ def assert_same(folder, reference):
     assert (summary.asks, summary.kinds, summary.repeated) == (expected.asks, expected.kinds, expected.repeated)
 
 
+@pytest.mark.slow
 def test_a_search_killed_at_random_moments_ends_as_an_untouched_one(untouched, tmp_path):
     reference, length = untouched
     seed = random.randrange(10**6)

@@ -143,7 +143,8 @@ def test_five_rewards_and_the_execution_reward_of_a_stock_trainer_leave_out_a_lo
     )
 
 
-@pytest.mark.parametrize("package", ["rewards", pytest.param("ideator_rl.rewards", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["rewards", "ideator_rl.rewards"])
 def test_the_stock_grpo_command_trains_on_a_dataset_file(package, speaker, rows, tmp_path):
     """Under the long names also in a folder whose own `rewards.py` and `envs/` hide the shipped ones."""
     if package != "rewards":

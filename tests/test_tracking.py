@@ -176,6 +176,7 @@ def in_new_process(code, home):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=variables)
 
 
+@pytest.mark.slow
 def test_trackio_has_the_curves_of_all_runs_in_one_database_and_continues_after_a_resume(tmp_path):
     pytest.importorskip("trackio")
     code = "from pathlib import Path; from test_tracking import train; "
