@@ -75,7 +75,8 @@ def test_a_retry_after_header_delays_all_clients_of_the_server(form):
             return await asyncio.gather(first, new_client(server.url).complete(ASK, salt="b"))
 
         asyncio.run(call_twice())
-    assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= 0.95
+    # Not a whole second: a date was written before the test began.
+    assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= 0.5
 
 
 def test_a_retry_after_of_an_hour_makes_the_server_unavailable():
