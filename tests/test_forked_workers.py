@@ -79,8 +79,9 @@ def test_a_worker_outlives_the_zygote(toy_config, tmp_path):
 def test_a_zygote_inherits_the_allowed_variables_alone(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "a secret")
     client = ZygoteClient(worker_variables({}))
-    # Empty for a moment, while the new process takes its program.
-    while not (variables := Path(f"/proc/{client.pid}/environ").read_bytes()):
+    # Empty for a moment, while the new process takes its program; for ever if it has ended.
+    until = time.monotonic() + 30
+    while not (variables := Path(f"/proc/{client.pid}/environ").read_bytes()) and time.monotonic() < until:
         time.sleep(0.01)
     client.close()
     assert b"a secret" not in variables and b"OMP_NUM_THREADS=1" in variables

@@ -63,8 +63,11 @@ def test_temporary_faults_are_retried_and_unbilled_attempts_are_not_booked():
     assert len(server.requests) == 4 and ledger.spent.tokens == 15
 
 
-@pytest.mark.parametrize("form", [str, lambda s: email.utils.formatdate(time.time() + s + 1, usegmt=True)])
-def test_a_retry_after_header_delays_all_clients_of_the_server(form):
+# A date counts from the moment it is written, which is before the first request: it may leave less of the second.
+@pytest.mark.parametrize(
+    "form, least", [(str, 0.95), (lambda s: email.utils.formatdate(time.time() + s + 1, usegmt=True), 0.5)]
+)
+def test_a_retry_after_header_delays_all_clients_of_the_server(form, least):
     with Scripted({"status": 429, "headers": {"Retry-After": form(1)}}, {}) as server:
 
         async def call_twice():
@@ -75,8 +78,7 @@ def test_a_retry_after_header_delays_all_clients_of_the_server(form):
             return await asyncio.gather(first, new_client(server.url).complete(ASK, salt="b"))
 
         asyncio.run(call_twice())
-    # Not a whole second: a date was written before the test began.
-    assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= 0.5
+    assert len(server.times) == 3 and min(server.times[1:]) - server.times[0] >= least
 
 
 def test_a_retry_after_of_an_hour_makes_the_server_unavailable():
