@@ -87,6 +87,7 @@ def kill_and_resume(zygote, folder, length, kills, seed, also_workers):
     return workers
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_with_the_experiments_of_an_uninterrupted_run(
     zygote, uninterrupted, tmp_path
 ):

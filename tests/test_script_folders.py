@@ -17,7 +17,7 @@ FOLDERS = ("experiments", "src", "")
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, no_other_children):
     folder = tmp_path / "tree"
     files = {
         "experiments/train.py": "import counts, package, root_module\nprint(counts.VALUE + package.VALUE)\n"
