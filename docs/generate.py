@@ -147,6 +147,7 @@ def _env_yaml() -> str:
         "`presets.NAME.budget`": manifest.BudgetKeys,
         "`presets.NAME.resources`": manifest.ResourcesKeys,
         "`presets.NAME.suspicious`": manifest.SuspiciousKeys,
+        "`presets.NAME.scoring`": manifest.ScoringKeys,
     }
     return _page(
         "Keys of env.yaml",

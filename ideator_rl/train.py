@@ -99,7 +99,7 @@ def _dry_run(args: argparse.Namespace, overrides: list[str]) -> int:
     # The checks of the run; what only this machine lacks is a note, and the hub is not asked.
     notes = check_recipe(recipe, args.resume, dry=True)
     if not notes:
-        notes = check_ideator(recipe, load_environment(recipe.ours.env))
+        notes = check_ideator(recipe, load_environment(recipe.ours.env).at(recipe.ours.preset))
     print(dry_run(recipe, notes))
     return 0
 

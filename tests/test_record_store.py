@@ -18,6 +18,9 @@ from ideator_rl.sandbox import process_tree
 from ideator_rl.scoring import measurement
 from ideator_rl.storage.bucket import BucketError, DamagedObject, open_bucket
 
+MOST = 1 << 28
+"""Bytes of an artifact, at most."""
+
 
 @pytest.fixture
 def bucket(tmp_path):
@@ -331,20 +334,20 @@ def test_a_record_survives_json_and_later_schemas():
 
 def test_only_an_artifact_of_small_regular_files_is_copied(tmp_path):
     source = tmp_path / "artifact"
-    assert "left nothing" in measurement.collect(source, tmp_path / "a")
+    assert "left nothing" in measurement.collect(source, tmp_path / "a", MOST)
     source.mkdir()
     (source / "model").write_bytes(b"weights")
-    assert measurement.collect(source, tmp_path / "b") is None
+    assert measurement.collect(source, tmp_path / "b", MOST) is None
     assert (tmp_path / "b/model").read_bytes() == b"weights"
     (source / "link").symlink_to("/etc/passwd")
-    assert "not a regular file" in measurement.collect(source, tmp_path / "c")
+    assert "not a regular file" in measurement.collect(source, tmp_path / "c", MOST)
     (source / "link").unlink()
     os.mkfifo(source / "pipe")
-    assert "not a regular file" in measurement.collect(source, tmp_path / "d")
+    assert "not a regular file" in measurement.collect(source, tmp_path / "d", MOST)
     (source / "pipe").unlink()
     with open(source / "big", "wb") as big:
-        big.truncate(measurement.MAX_ARTIFACT_BYTES + 1)
-    assert "is over" in measurement.collect(source, tmp_path / "e")
+        big.truncate(MOST + 1)
+    assert "is over" in measurement.collect(source, tmp_path / "e", MOST)
 
 
 def test_a_record_is_json_for_every_program():

@@ -21,7 +21,7 @@ class IdeaEdits:
         Raises:
             CatalogueError: the environment has no catalogue.
         """
-        self.catalogue: Catalogue = environment_catalogue(environment)
+        self.catalogue: Catalogue = environment_catalogue(environment.at(preset))
         self.base = environment.baseline(preset)
         self._edits_of: dict[str, Edits] = {}
 
@@ -46,9 +46,10 @@ _readers: dict[tuple[str, str], IdeaEdits] = {}
 
 def idea_edits(environment: Environment, preset: str) -> IdeaEdits | None:
     """The reader of an environment and preset, created once a process; None without a catalogue."""
-    if environment.catalogue_path is None:
+    catalogue = environment.at(preset).catalogue_path
+    if catalogue is None:
         return None
-    key = (str(environment.catalogue_path), preset)
+    key = (str(catalogue), preset)
     if key not in _readers:
         _readers[key] = IdeaEdits(environment, preset)
     return _readers[key]

@@ -45,6 +45,7 @@ def recombined_ideas(
     Raises:
         CatalogueError: the environment has no catalogue.
     """
+    environment = environment.at(preset)
     catalogue, rng = environment_catalogue(environment), random.Random(seed)
     own = environment.prompt(preset, kind)
     rows = []

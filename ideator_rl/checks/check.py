@@ -43,8 +43,7 @@ def check_environment(
     """Yields each check as soon as its result is known; ends early when a failure makes the rest meaningless."""
     step = "manifest"
     try:
-        environment = load_environment(name)
-        environment.preset(preset)
+        environment = load_environment(name).at(preset)
         yield Check("manifest", True, f"{environment.root / 'env.yaml'}, presets {', '.join(environment.presets)}")
         step = "data"
         data = environment.data(preset)
@@ -140,7 +139,7 @@ def _rules(environment: Environment, preset: str) -> Check:
     editable = [path for path in base if may_become(base, base | {path: "changed\n"}, rules)]
     globs = ", ".join(rules.editable)
     if not editable:
-        return Check("rules", False, f"no file of baseline/ may be changed; editable: {globs}")
+        return Check("rules", False, f"no file of {environment.baseline_folder}/ may be changed; editable: {globs}")
     return Check(
         "rules", True, f"{len(editable)} files may be changed ({globs}); {len(guarded)} protected ones refused"
     )
@@ -191,7 +190,7 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
     """What a failed baseline may lack, and the last lines that it printed."""
     code = "\n".join(environment.baseline(preset).values())
     unread = [f"{name} ({meaning})" for name, meaning in VARIABLES.items() if name not in code]
-    text = f". Nothing in baseline/ reads {', '.join(unread)}" if unread else ""
+    text = f". Nothing in {environment.baseline_folder}/ reads {', '.join(unread)}" if unread else ""
     printed = [line for line in record.log.splitlines() if line.strip(" ^~")][-12:]
     if record.status == FAILED and record.error and "the model could not be" in record.error["message"]:
         text += _by_hand(environment, preset)
@@ -203,7 +202,7 @@ def _advice(environment: Environment, preset: str, record: Experiment) -> str:
 def _by_hand(environment: Environment, preset: str) -> str:
     """Commands that show an error in full; the evaluator reports only its type."""
     module, _, function = environment.scorer.partition(":")
-    root = environment.root / "baseline"
+    root = environment.root / environment.baseline_folder
     folders = os.pathsep.join(joined_folders(str(root), environment.import_folders))
     data, seconds = environment.data(preset).public, environment.preset(preset).budget.seconds
     variables = f"IDEATOR_DATA={shlex.quote(str(data))} IDEATOR_ARTIFACT=/tmp/artifact "

@@ -226,7 +226,8 @@ def hidden(environment: Environment, preset: str, isolation: str) -> Iterator[Ch
     text = f"none of {len(secret)} pieces in {scope}"
     if leaks:
         text = f"readable in the sandbox: {leaked} of {len(secret)} pieces, in {', '.join(leaks[:3])}. "
-        text += f"{WORKSPACE} is baseline/, /data is the public folder; `sources()` in prepare.py hides other folders"
+        text += f"{WORKSPACE} is {environment.baseline_folder}/, /data is the public folder; `sources()` in prepare.py "
+        text += "hides other folders"
     yield Check("hidden data", not leaks, text)
     if public:
         recognized = len(matches) - leaked

@@ -47,8 +47,7 @@ def _list_row(name: str) -> dict[str, Any]:
 
 def show_environment(args: argparse.Namespace) -> int:
     """Print an environment, or write a dataset of its prompts."""
-    environment = load_environment(args.environment)
-    environment.preset(args.preset)
+    environment = load_environment(args.environment).at(args.preset)
     if args.dataset is not None:
         return _write_dataset(environment, args)
     facts = _facts(environment, args)

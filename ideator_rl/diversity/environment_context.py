@@ -65,6 +65,7 @@ class EnvironmentContext:
 
 
 def environment_context(environment: Environment, preset: str) -> EnvironmentContext:
+    environment = environment.at(preset)
     try:
         edits = tuple(environment_catalogue(environment).edits.values())
     except (CatalogueError, OSError):

@@ -10,13 +10,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import importlib.util
+import inspect
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ideator_rl.config.reader import read_text
 from ideator_rl.errors import IdeatorError
@@ -58,11 +60,42 @@ def trusted_line(error: BaseException, path: Path) -> str:
     return ""
 
 
-def data_version(prepare: Path) -> str:
-    """The text that prepare.py's `version()` returns for its sources; empty without such a function."""
+@dataclass(frozen=True)
+class PrepareOptions:
+    """What `ideator-rl env prepare` hands to `prepare(public, private, preset, options)`."""
+
+    source: Path | None = None
+    """The folder that holds the source files, of `--from DIR`."""
+    download: bool = False
+    """Whether source files may be downloaded."""
+    shards: int | None = None
+    """How many shards to prepare; None for as many as the preset reads."""
+    report: Callable[[str], None] = lambda line: None
+    """Takes one line about progress."""
+
+
+class NeedsSource(IdeatorError):
+    """To be raised by prepare.py when a preset's data can be made only from files that the user has or downloads.
+
+    The text names these files, such as "71 shards of FineWeb".
+    """
+
+
+def data_identity(prepare: Path, preset: str) -> str:
+    """What decides a preset's data.
+
+    It is the file's hash and the text that its `version()` returns, if it has one.  A `version(preset)` with a
+    parameter counts alone, so that an edit of the file does not demand large data to be prepared again.
+    """
     with _blamed(prepare, "state its version()"):
-        module = load_trusted(prepare)
-        return str(module.version()) if hasattr(module, "version") else ""
+        version = getattr(load_trusted(prepare), "version", None)
+        if version is not None and _parameters(version):
+            return str(version(preset))
+        return hashlib.sha256(prepare.read_bytes()).hexdigest() + (str(version()) if version is not None else "")
+
+
+def _parameters(function: Callable[..., Any]) -> int:
+    return len(inspect.signature(function).parameters)
 
 
 def prepared(name: str, prepare: Path | None, preset: str) -> Data:
@@ -71,16 +104,33 @@ def prepared(name: str, prepare: Path | None, preset: str) -> Data:
     Raises:
         IdeatorError: prepare.py failed, and the message has its error and its line; or the cache cannot be written.
     """
-    body = (read_text(prepare, error=IdeatorError) + data_version(prepare)) if prepare else ""
-    digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
-    folder = cache_root() / "data" / f"{name}-{preset}-{digest}"
-    masked: tuple[Path, ...] = ()
-    if prepare:
-        with _blamed(prepare, "name its sources()"):
-            masked = tuple(Path(source) for source in getattr(load_trusted(prepare), "sources", list)())
+    folder, masked = _folder(name, prepare, preset), _masked(prepare, preset)
     if not folder.is_dir():
         _prepare(folder, prepare, preset)
     return Data(folder / "public", folder / "private", masked)
+
+
+def _folder(name: str, prepare: Path | None, preset: str) -> Path:
+    """Where the data of a preset are, or will be once they are prepared."""
+    body = ""
+    if prepare is not None:
+        with _blamed(prepare, "state its version()"):
+            version = getattr(load_trusted(prepare), "version", None)
+            if version is not None and _parameters(version):
+                body = str(version(preset))
+            else:
+                body = read_text(prepare, error=IdeatorError) + (str(version()) if version is not None else "")
+    digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
+    return cache_root() / "data" / f"{name}-{preset}-{digest}"
+
+
+def _masked(prepare: Path | None, preset: str) -> tuple[Path, ...]:
+    if prepare is None:
+        return ()
+    with _blamed(prepare, "name its sources()"):
+        sources = getattr(load_trusted(prepare), "sources", list)
+        takes_preset = sources is not list and _parameters(sources)
+        return tuple(Path(source) for source in (sources(preset) if takes_preset else sources()))
 
 
 def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
@@ -127,4 +177,6 @@ def _fill(folder: Path, prepare: Path | None, preset: str) -> None:
         function = getattr(load_trusted(prepare), "prepare", None)
         if function is None:
             raise IdeatorError("it has no function prepare(public, private, preset)")
-        function(folder / "public", folder / "private", preset)
+        arguments = (folder / "public", folder / "private", preset)
+        # A fourth parameter is for sources: without one, the function raises NeedsSource or makes its data itself.
+        function(*arguments, *([PrepareOptions()] if _parameters(function) > 3 else []))

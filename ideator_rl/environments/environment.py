@@ -13,13 +13,13 @@ import json
 import posixpath
 import re
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ideator_rl.config.reader import read_bytes, read_json, read_text
-from ideator_rl.environments.data import Data, data_version, prepared
+from ideator_rl.environments.data import Data, data_identity, prepared
 from ideator_rl.environments.preset import Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
@@ -38,6 +38,8 @@ class EnvironmentError_(IdeatorError):
 
 @dataclass(frozen=True)
 class Environment:
+    """An environment as one of its presets has it (see `at`), or with the values that hold where none replaces them."""
+
     name: str
     root: Path
     title: str
@@ -67,6 +69,32 @@ class Environment:
     """Names of installed packages that ideas may import, in addition to what the codebase imports."""
     python_path: tuple[str, ...] = ()
     """Folders of the codebase that Python imports from, after the script's own and before the root."""
+    baseline_folder: str = "baseline"
+    """Folder of the codebase that ideas change, relative to `root`."""
+    references: str | None = None
+    """A file of results to compare with."""
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Fields that presets replace, by preset; for `at`."""
+    base: Environment | None = None
+    """Of an environment that `at` returned: the one before."""
+
+    def at(self, preset: str) -> Environment:
+        """The environment with what the preset replaces, such as its baseline; itself where it replaces nothing.
+
+        Raises:
+            EnvironmentError_: no such preset.
+        """
+        base = self.base or self
+        base.preset(preset)
+        if preset not in base.overrides:
+            return base
+        if preset not in base._by_preset:
+            base._by_preset[preset] = replace(base, **base.overrides[preset], base=base)
+        return base._by_preset[preset]
+
+    @cached_property
+    def _by_preset(self) -> dict[str, Environment]:
+        return {}
 
     def preset(self, name: str) -> Preset:
         """Raises: EnvironmentError_ when there is no such preset."""
@@ -91,50 +119,52 @@ class Environment:
     @cached_property
     def _files(self) -> Tree:
         try:
-            return read_tree(self.root / "baseline")
+            return read_tree(self.root / self.baseline_folder)
         except PatchError as error:
+            folder = self.baseline_folder
             raise EnvironmentError_(
-                f"{self.root}/baseline/{error}. Move data out of baseline/: prepare.py gives it to experiments."
+                f"{self.root}/{folder}/{error}. Move data out of {folder}/: prepare.py gives it to experiments."
             ) from None
 
     def baseline(self, preset: str) -> Tree:
         """The baseline codebase with the preset's settings written into its settings file."""
-        tree, settings = dict(self._files), self.preset(preset).settings
-        if settings and self.settings_file is not None:
-            source = tree[self.settings_file]
+        environment = self.at(preset)
+        tree, settings = dict(environment._files), self.preset(preset).settings
+        file = environment.settings_file
+        if settings and file is not None:
+            source = tree[file]
             for name, value in settings.items():
-                source = _assign(source, name, value, self)
-            tree[self.settings_file] = source
+                source = _assign(source, name, value, environment)
+            tree[file] = source
         return tree
 
     def digest(self, preset: str) -> str:
         """SHA-256 over all that decides a metric besides the patch: baseline, manifest, evaluator, data, budget."""
-        keys = self.preset(preset)
+        here, keys = self.at(preset), self.preset(preset)
         parts = {
             "baseline": tree_hash(self.baseline(preset)),
-            "command": self.command,
-            "preload": self.preload,
-            "evaluator": _file_hash(self.root / self.evaluator),
-            "scorer": [self.scorer, self.scorer_code],
-            "data": _file_hash(self.root / self.prepare) + self._data_version() if self.prepare else "",
-            "metric": [self.metric.name, self.metric.direction, self.metric.plausible],
+            "command": here.command,
+            "preload": here.preload,
+            "evaluator": _file_hash(self.root / here.evaluator),
+            "scorer": [here.scorer, here.scorer_code],
+            "data": data_identity(self.root / here.prepare, preset) if here.prepare else "",
+            "metric": [here.metric.name, here.metric.direction, here.metric.plausible],
             "budget": [keys.budget.clock, keys.budget.seconds, keys.budget.startup_allowance],
-            "resources": asdict(keys.resources),
+            "resources": keys.resources.identity(),
             "vocab": keys.vocab,
             "suspicious": asdict(keys.suspicious) if keys.suspicious else None,
+            **keys.identity(),
         }
-        if self.python_path:
-            parts["python_path"] = self.python_path
+        if here.python_path:
+            parts["python_path"] = here.python_path
         if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well
             parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def _data_version(self) -> str:
-        return data_version(self.root / str(self.prepare))
-
     def data(self, preset: str) -> Data:
         """The prepared data; the first call prepares it, under a lock, in the user's cache."""
-        return prepared(self.name, self.root / self.prepare if self.prepare else None, preset)
+        prepare = self.at(preset).prepare
+        return prepared(self.name, self.root / prepare if prepare else None, preset)
 
     def is_hidden(self, path: str) -> bool:
         """Whether a file of the baseline is shown neither to ideators nor to coders."""
@@ -146,18 +176,19 @@ class Environment:
         Raises:
             EnvironmentError_: no prompt of that kind.
         """
-        if kind not in self.prompt_files:
+        environment = self.at(preset)
+        if kind not in environment.prompt_files:
             raise EnvironmentError_(
-                f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(self.prompt_files)}."
+                f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(environment.prompt_files)}."
             )
-        text = read_text(self.root / self.prompt_files[kind], error=EnvironmentError_)
+        text = read_text(self.root / environment.prompt_files[kind], error=EnvironmentError_)
         files = ""
         if "{files}" in text:
             visible = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
             files = "\n\n".join(f"# {path}\n{shown(body)}" for path, body in sorted(visible.items()))
         # One pass: braces in the files and in the task are theirs.
         return re.sub(
-            r"\{task\}|\{files\}", lambda field: {"{task}": self.task, "{files}": files}[field[0]], text
+            r"\{task\}|\{files\}", lambda field: {"{task}": environment.task, "{files}": files}[field[0]], text
         ).strip()
 
 
@@ -221,66 +252,94 @@ def _read_keys(path: Path, text: bytes) -> dict[str, Any]:
     return read_manifest(parse_yaml(text, str(path), EnvironmentError_), path, EnvironmentError_)
 
 
-def _require_files(keys: dict[str, Any], root: Path) -> None:
+REPLACEABLE = (
+    "baseline", "command", "preload", "python_path", "task", "prompts", "catalogue", "known_good", "settings_file",
+    "prepare", "evaluator", "scorer", "scorer_code", "protected", "max_bytes", "max_compressed_bytes",
+)  # fmt: skip
+"""Keys of env.yaml that a preset may replace, and `plausible` of the metric."""
+
+
+def _require_files(keys: dict[str, Any], root: Path, where: str = "") -> None:
     """
+    Args:
+        where: what precedes the names of keys in messages.
+
     Raises:
         EnvironmentError_: the folder lacks a file that the keys name.
     """
     path = root / "env.yaml"
-    files = {key: keys[key] for key in ("prepare", "catalogue", "known_good") if keys[key]}
+    files = {key: keys[key] for key in ("prepare", "catalogue", "known_good", "references") if keys[key]}
     files |= {key: keys[key] for key in ("task", "evaluator")}
     files |= {f"prompts.{kind}": name for kind, name in keys["prompts"].items()}
     for key, name in files.items():
         if not (root / name).is_file():
             raise EnvironmentError_(
-                f"{path}: {key} names {name}, but there is no such file in {root}. Add it, or correct the name."
+                f"{path}: {where}{key} names {name}, but there is no such file in {root}. Add it, or correct the name."
             )
-    if not (root / "baseline").is_dir():
-        raise EnvironmentError_(f"{path}: there is no folder baseline/ in {root}. Put the baseline codebase there.")
-    if (name := keys["settings_file"]) and not (root / "baseline" / name).is_file():
-        raise EnvironmentError_(f"{path}: settings_file names {name}, but baseline/ has no such file.")
+    folder = keys["baseline"]
+    if not (root / folder).is_dir():
+        raise EnvironmentError_(f"{path}: there is no folder {folder}/ in {root}. Put the baseline codebase there.")
+    if (name := keys["settings_file"]) and not (root / folder / name).is_file():
+        raise EnvironmentError_(f"{path}: {where}settings_file names {name}, but {folder}/ has no such file.")
 
 
 def _build(root: Path, keys: dict[str, Any]) -> Environment:
     _require_files(keys, root)
-    # What defines the environment, and the artifact, are never an idea's to change.
-    own_files = [*(keys[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good"))]
-    fixed = (*(name for name in (*own_files, *keys["prompts"].values()) if name), "env.yaml", "artifact", "artifact/**")
-    protected = (*keys["protected"], *keys["hidden"], *fixed)
-    metric = keys["metric"] | {"plausible": tuple(keys["metric"]["plausible"])}
+    fields, overrides = _fields(root, keys), {}
+    for name, preset in keys["presets"].items():
+        replaced = {key: preset[key] for key in REPLACEABLE if preset[key] is not None}
+        metric = keys["metric"] | ({"plausible": preset["plausible"]} if preset["plausible"] is not None else {})
+        own = keys | replaced | {"metric": metric}
+        _require_files(own, root, f"presets.{name}: ")
+        changed = {field: value for field, value in _fields(root, own).items() if value != fields[field]}
+        if changed:
+            overrides[name] = changed
     environment = Environment(
         name=keys["name"],
         root=root,
         title=keys["title"],
-        task=read_text(root / keys["task"], error=EnvironmentError_).strip(),
-        command=tuple(keys["command"]),
-        preload=tuple(keys["preload"]),
         packages=tuple(keys["packages"]),
-        python_path=tuple(posixpath.normpath(folder) for folder in keys["python_path"]),
         hidden=tuple(keys["hidden"]),
-        rules=Rules(
-            editable=tuple(keys["editable"]),
-            protected=protected,
-            max_bytes=keys["max_bytes"],
-            max_compressed_bytes=keys["max_compressed_bytes"],
-        ),
-        metric=Metric(**metric),
         reward_transform=keys["reward"]["transform"],
         failure_reward=float(keys["reward"]["failure"]),
         presets={name: Preset.from_keys(name, preset) for name, preset in keys["presets"].items()},
-        evaluator=keys["evaluator"],
-        scorer=keys["scorer"],
-        scorer_code=keys["scorer_code"],
-        prepare=keys["prepare"],
-        catalogue_path=root / keys["catalogue"] if keys["catalogue"] else None,
-        settings_file=keys["settings_file"],
         in_process=keys["in_process"],
-        known_good=keys["known_good"],
-        prompt_files=keys["prompts"],
+        references=keys["references"],
+        overrides=overrides,
+        **fields,
     )
     for preset in environment.presets:
         environment.baseline(preset)  # raises where a setting is not assigned exactly once
     return environment
+
+
+def _fields(root: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an environment that a preset may replace."""
+    # What defines the environment, and the artifact, are never an idea's to change.
+    own_files = [*(keys[key] for key in ("evaluator", "task", "prepare", "catalogue", "known_good", "references"))]
+    fixed = (*(name for name in (*own_files, *keys["prompts"].values()) if name), "env.yaml", "artifact", "artifact/**")
+    return {
+        "task": read_text(root / keys["task"], error=EnvironmentError_).strip(),
+        "command": tuple(keys["command"]),
+        "preload": tuple(keys["preload"]),
+        "python_path": tuple(posixpath.normpath(folder) for folder in keys["python_path"]),
+        "rules": Rules(
+            editable=tuple(keys["editable"]),
+            protected=(*keys["protected"], *keys["hidden"], *fixed),
+            max_bytes=keys["max_bytes"],
+            max_compressed_bytes=keys["max_compressed_bytes"],
+        ),
+        "metric": Metric(**keys["metric"] | {"plausible": tuple(keys["metric"]["plausible"])}),
+        "evaluator": keys["evaluator"],
+        "scorer": keys["scorer"],
+        "scorer_code": keys["scorer_code"],
+        "prepare": keys["prepare"],
+        "catalogue_path": root / keys["catalogue"] if keys["catalogue"] else None,
+        "settings_file": keys["settings_file"],
+        "known_good": keys["known_good"],
+        "prompt_files": keys["prompts"],
+        "baseline_folder": posixpath.normpath(keys["baseline"]),
+    }
 
 
 def _assign(source: str, name: str, value: Any, environment: Environment) -> str:

@@ -27,6 +27,7 @@ from ideator_rl.config.base import (
     config_fields,
     read_config,
 )
+from ideator_rl.environments.preset import OLD_SIZE_GB
 from ideator_rl.errors import IdeatorError
 
 Transform = Literal["inverse", "identity", "negative", "over_baseline"]
@@ -34,6 +35,25 @@ TRANSFORMS: tuple[str, ...] = get_args(Transform)
 Texts = list[Annotated[str, Expected("text; in quotes it is one", str.strip)]]
 NAME = re.compile(r"[^\W_][\w .+-]{0,99}")
 """Names become parts of paths in the user's cache."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]{0,99}")
+_OWN_PREFIXES = ("LD_", "PYTHON", "IDEATOR_", "MASTER_")
+_OWN_VARIABLES = frozenset(
+    [
+        "PATH",
+        "HOME",
+        "USER",
+        "SHELL",
+        "LANG",
+        "TMPDIR",
+        "BASH_ENV",
+        "ENV",
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "CUDA_VISIBLE_DEVICES",
+    ]
+)
+"""Names that decide what code runs, or that the worker sets itself."""
 
 
 def _is_function(text: str) -> bool:
@@ -71,8 +91,27 @@ Setting = Annotated[
 ]
 
 
+def _is_variable(name: str) -> bool:
+    return _VARIABLE.fullmatch(name) is not None and not name.startswith(_OWN_PREFIXES) and name not in _OWN_VARIABLES
+
+
+def _are_variables(mapping: dict[str, str]) -> bool:
+    return all(_is_variable(name) and text.isprintable() for name, text in mapping.items())
+
+
+def _check_range(key: str, plausible: tuple[float, float]) -> None:
+    if plausible[0] >= plausible[1]:
+        raise ValueError(f"{key}: {list(plausible)}. Expected [lowest, highest].")
+
+
 def _are_folders(folders: list[str]) -> bool:
     return all(folder and ":" not in folder and _is_inside(folder) for folder in folders)
+
+
+Folder = Annotated[str, Expected("a folder inside the environment's folder", lambda path: _are_folders([path]))]
+Command = Annotated[Texts, Field(min_length=1)]
+SourceFolders = Annotated[Texts, Expected("folders of the baseline, such as [src]", _are_folders)]
+Loader = Annotated[str, Expected("module:function, such as 'train:load'", _is_function)]
 
 
 class Section(Config):
@@ -101,8 +140,7 @@ class MetricKeys(Section):
 
     @model_validator(mode="after")
     def _ordered(self) -> MetricKeys:
-        if self.plausible[0] >= self.plausible[1]:
-            raise ValueError(f"metric.plausible: {list(self.plausible)}. Expected [lowest, highest].")
+        _check_range("metric.plausible", self.plausible)
         return self
 
 
@@ -129,11 +167,27 @@ class ResourcesKeys(Section):
     memory_gb: PlainPositive = 2.0
     """GB (10^9 bytes) of resident memory, of the whole process tree."""
     disk_gb: PlainPositive = 2.0
-    """GB (10^9 bytes) in the workspace, the artifact included."""
+    """GB (10^9 bytes) in the workspace, the artifact included.  Where `artifact_gb` is set and this is not: 2 and twice
+    `artifact_gb`, since a file is written beside the one that it replaces."""
     processes: Count = 512
     """Processes and threads at the same time."""
     network: Flag = False
     """Whether experiments may use the machine's network."""
+    shm_gb: PlainPositive = OLD_SIZE_GB
+    """GB (10^9 bytes) of /dev/shm, which NCCL and data loaders use; the default is 256 MiB."""
+    tmp_gb: PlainPositive = OLD_SIZE_GB
+    """GB (10^9 bytes) of /tmp, which compilers use; the default is 256 MiB."""
+    artifact_gb: PlainPositive = OLD_SIZE_GB
+    """GB (10^9 bytes) of the artifact, at most; the default is 256 MiB.  No file may be larger than this, or 1 GiB."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _room_for_artifact(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "disk_gb" not in values:
+            size = values.get("artifact_gb")
+            if isinstance(size, int | float) and not isinstance(size, bool):
+                return values | {"disk_gb": 2.0 + 2 * size}
+        return values
 
 
 @dataclass(frozen=True)
@@ -150,6 +204,18 @@ class SuspiciousKeys(Section):
 
 
 @dataclass(frozen=True)
+class ScoringKeys(Section):
+    """What the measurement of one experiment may take."""
+
+    seconds: PlainPositive = 600.0
+    """Wall seconds for the evaluator of the baseline; that of an experiment is limited by what this one took."""
+    answer_seconds: PlainPositive = 120.0
+    """Wall seconds that a scorer may take for one answer, and for its imports and loading."""
+    slot_mb: Count = 256
+    """MiB (2^20 bytes) of the largest answer of a scorer; two such answers are reserved."""
+
+
+@dataclass(frozen=True)
 class RewardKeys(Section):
     """How the metric becomes a reward."""
 
@@ -161,7 +227,8 @@ class RewardKeys(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class PresetKeys(Section):
-    """One scale of the environment: the same code with other numbers."""
+    """One scale of the environment: other numbers, or another baseline.  From `baseline` on, a key replaces the
+    environment's for this preset."""
 
     budget: BudgetKeys
     """See below."""
@@ -173,6 +240,60 @@ class PresetKeys(Section):
     """Classes that a model under test predicts, for the library's losses."""
     suspicious: SuspiciousKeys | None = None
     """See below; null to trust every plausible result."""
+    ranks: Count = 1
+    """Processes of the command that run together, with RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set as
+    `torchrun` sets them.  The budget is that of the whole tree."""
+    variables: Annotated[
+        dict[str, str],
+        Expected(
+            "names in capitals with text; not PATH, HOME, USER, SHELL, LANG, TMPDIR, ENV, LD_*, PYTHON*, IDEATOR_*, "
+            "CUDA_VISIBLE_DEVICES or those of ranks",
+            _are_variables,
+        ),
+    ] = Field(default_factory=dict)
+    """Environment variables of experiments, such as {NCCL_DEBUG: WARN}."""
+    scoring: ScoringKeys = ScoringKeys()
+    """See below."""
+    baseline: Folder | None = None
+    """Folder of the codebase."""
+    command: Command | None = None
+    """Command of an experiment."""
+    preload: Texts | None = None
+    """Modules that are imported before the budget's clock starts."""
+    python_path: SourceFolders | None = None
+    """Folders of the codebase that Python imports from."""
+    task: File | None = None
+    """File with the task's text."""
+    prompts: dict[str, File] | None = None
+    """Files of prompts by kind."""
+    catalogue: File | None = None
+    """File of known edits in words."""
+    known_good: File | None = None
+    """Patch that improves the metric."""
+    settings_file: File | None = None
+    """File of the codebase that the settings are written into."""
+    prepare: File | None = None
+    """Trusted file that prepares the data."""
+    evaluator: File | None = None
+    """Trusted file that measures the metric."""
+    scorer: Loader | None = None
+    """`module:function` of the codebase that loads its result."""
+    scorer_code: Literal["patched", "baseline"] | None = None
+    """Code that the scorer comes from."""
+    protected: Texts | None = None
+    """Globs of files that ideas must not change."""
+    max_bytes: Count | None = None
+    """Bytes of changed files."""
+    max_compressed_bytes: Count | None = None
+    """Bytes beyond the baseline, after compression."""
+    plausible: tuple[PlainNumber, PlainNumber] | None = None
+    """[lowest, highest] metric."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> PresetKeys:
+        if self.plausible is not None:
+            _check_range("plausible", self.plausible)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +310,13 @@ class Manifest(Section):
     """File with the task's text, which prompts include."""
     prompts: dict[str, File] = Field(default_factory=dict)
     """Files of prompts by kind, such as {short: prompts/short.md}; `{task}` and `{files}` are filled in."""
-    command: Annotated[Texts, Field(min_length=1)]
+    baseline: Folder = "baseline"
+    """Folder of the codebase that ideas change."""
+    command: Command
     """Command of an experiment, such as [python, train.py]."""
     preload: Texts = Field(default_factory=list)
     """Modules that are imported before the budget's clock starts."""
-    python_path: Annotated[Texts, Expected("folders of baseline/, such as [src]", _are_folders)] = Field(
-        default_factory=list
-    )
+    python_path: SourceFolders = Field(default_factory=list)
     """Folders such as src that Python imports from, after the script's own folder and before the root."""
     packages: Texts = Field(default_factory=list)
     """Installed packages that ideas may import too; coders also read of those that the codebase imports."""
@@ -215,7 +336,7 @@ class Manifest(Section):
     """See below."""
     evaluator: File
     """Trusted file that measures the metric."""
-    scorer: Annotated[str, Expected("module:function, such as 'train:load'", _is_function)] = ""
+    scorer: Loader = ""
     """`module:function` of the codebase that loads its result for the evaluator; empty where none is needed."""
     scorer_code: Literal["patched", "baseline"] = "patched"
     """Code that the scorer comes from: the patched codebase, or the baseline if ideas change weights only."""
@@ -227,6 +348,8 @@ class Manifest(Section):
     """Patch that improves the metric: `env check` uses it to prove that the metric moves."""
     settings_file: File | None = None
     """File of the baseline that a preset's settings are written into."""
+    references: File | None = None
+    """File of results to compare with, which reports and `leaderboard` show."""
     in_process: Flag = False
     """Codebases are data: the evaluator's `measured(tree, settings, replicate)` replaces a run."""
     presets: Annotated[dict[str, PresetKeys], Expected("a mapping with at least one preset", _have_names)]

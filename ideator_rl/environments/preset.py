@@ -7,10 +7,15 @@ tenth of a CPU second, which each experiment would pay twice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
+
+OLD_SIZE_GB = 0.268435456
+"""256 MiB in GB (10^9 bytes): the default size of /dev/shm, of /tmp and of an artifact."""
+MIN_FILE_BYTES = 1 << 30
+"""The largest file that an experiment may write, where artifacts are smaller."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,34 @@ class Resources:
     """Processes and threads at the same time."""
     network: bool = False
     """Whether experiments may use the machine's network."""
+    shm_gb: float = OLD_SIZE_GB
+    """GB (10^9 bytes) of /dev/shm."""
+    tmp_gb: float = OLD_SIZE_GB
+    """GB (10^9 bytes) of /tmp."""
+    artifact_gb: float = OLD_SIZE_GB
+    """GB (10^9 bytes) of the artifact, at most."""
+
+    @property
+    def shm_bytes(self) -> int:
+        return round(self.shm_gb * 1e9)
+
+    @property
+    def tmp_bytes(self) -> int:
+        return round(self.tmp_gb * 1e9)
+
+    @property
+    def artifact_bytes(self) -> int:
+        return round(self.artifact_gb * 1e9)
+
+    @property
+    def file_bytes(self) -> int:
+        """The largest file that an experiment may write: the whole artifact may be one file."""
+        return max(MIN_FILE_BYTES, self.artifact_bytes)
+
+    def identity(self) -> dict[str, Any]:
+        """The values for an environment's digest; keys that are newer than digests in use count only where set."""
+        newer = ("shm_gb", "tmp_gb", "artifact_gb")
+        return {key: value for key, value in asdict(self).items() if key not in newer or value != OLD_SIZE_GB}
 
 
 @dataclass(frozen=True)
@@ -68,6 +101,22 @@ class Suspicious:
 
 
 @dataclass(frozen=True)
+class ScoringLimits:
+    """What the measurement of one experiment may take."""
+
+    seconds: float = 600.0
+    """Wall seconds for the evaluator of the baseline; that of an experiment is limited by what this one took."""
+    answer_seconds: float = 120.0
+    """Wall seconds that a scorer may take for one answer, and for its imports and loading."""
+    slot_mb: int = 256
+    """MiB (2^20 bytes) of the largest answer of a scorer."""
+
+    @property
+    def slot_bytes(self) -> int:
+        return self.slot_mb << 20
+
+
+@dataclass(frozen=True)
 class Preset:
     """One scale of an environment: the same code with other numbers."""
 
@@ -79,6 +128,22 @@ class Preset:
     vocab: int = 256
     """Classes that a model under test predicts, for the library's losses."""
     suspicious: Suspicious | None = None
+    ranks: int = 1
+    """Processes of the command that run together, as `torchrun` would start them on one machine."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """Environment variables of experiments, in addition to those that the worker sets."""
+    scoring: ScoringLimits = ScoringLimits()
+
+    def identity(self) -> dict[str, Any]:
+        """What of the keys that are newer than digests in use is set, for an environment's digest."""
+        parts: dict[str, Any] = {}
+        if self.ranks != 1:
+            parts["ranks"] = self.ranks
+        if self.variables:
+            parts["variables"] = self.variables
+        if self.scoring != ScoringLimits():
+            parts["scoring"] = asdict(self.scoring)
+        return parts
 
     @classmethod
     def from_keys(cls, name: str, keys: Mapping[str, Any]) -> Preset:
@@ -90,6 +155,9 @@ class Preset:
             resources=Resources(**keys["resources"]),
             vocab=keys["vocab"],
             suspicious=Suspicious(**keys["suspicious"]) if keys["suspicious"] else None,
+            ranks=keys["ranks"],
+            variables=keys["variables"],
+            scoring=ScoringLimits(**keys["scoring"]),
         )
 
     def refuse_network(self, bucket_url: str) -> None:

@@ -81,7 +81,7 @@ class Executor:
 
     def __init__(self, config: ExecutorConfig):
         self.config = config
-        self.environment: Environment = load_environment(config.environment)
+        self.environment: Environment = load_environment(config.environment).at(config.preset)
         self.preset = self.environment.preset(config.preset)
         self.bucket: Bucket = open_bucket(config.bucket)
         record_store.upgrade(self.bucket)

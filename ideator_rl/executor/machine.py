@@ -15,7 +15,6 @@ from pathlib import Path
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Resources
 from ideator_rl.errors import IdeatorError
-from ideator_rl.scoring.measurement import MAX_ARTIFACT_BYTES
 
 MIN_FREE_INODES = 1_000
 MAX_ENTRIES = 200_000
@@ -42,7 +41,7 @@ class MachineCheck:
         """
         self._scratch, self._data = scratch, data
         size = resources.disk_gb * 1e9
-        self._needed = min(size, MAX_ARTIFACT_BYTES) if workspace_in_memory else size
+        self._needed = min(size, resources.artifact_bytes) if workspace_in_memory else size
         self._identity = _identity(scratch)
         self._data_before = _data_state(data)
         if fault := self._shortage(used=0, inodes=0):

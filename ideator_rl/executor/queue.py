@@ -18,7 +18,6 @@ from functools import partial
 from ideator_rl.config.reader import parse_json_object
 from ideator_rl.environments.environment import Preset, Resources
 from ideator_rl.experiment import require_finite, typed_fields
-from ideator_rl.scoring.measurement import SCORE_SECONDS
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object
 
 QUEUE = "queue"
@@ -52,7 +51,7 @@ class QueueEntry:
 def job_minutes(preset: Preset) -> int:
     """Time limit of a job: each run may be repeated once, a suspicious result is confirmed, and each run is scored."""
     runs = 2 if preset.suspicious is not None else 1
-    seconds = 2 * (preset.budget.startup_allowance + preset.budget.seconds) + SCORE_SECONDS
+    seconds = 2 * (preset.budget.startup_allowance + preset.budget.seconds) + preset.scoring.seconds
     return math.ceil((60 + runs * seconds) / 60)
 
 

@@ -28,7 +28,7 @@ from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
 from ideator_rl.sandbox.workspace import in_memory, sized_workspace
 from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
-from ideator_rl.scoring.measurement import CONFIRM, MAIN, SCORE_SECONDS, Measurement, Subject, collect, measure
+from ideator_rl.scoring.measurement import CONFIRM, MAIN, Measurement, Subject, collect, measure
 
 SEEDS_PER_REPLICATE = 1000
 SECOND_SEED = 500
@@ -126,14 +126,14 @@ class Trials:
             result = self._run_sealed(workspace, seed, share)
             if not result.artifact_complete:
                 return result, result.message
-            return result, collect(workspace / "artifact", artifact)
+            return result, collect(workspace / "artifact", artifact, self.preset.resources.artifact_bytes)
 
     def _measure(self, folder: Path, split: str, is_baseline: bool) -> Measurement:
         """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""
         address = Address(self.environment.name, self.preset.name, self.spec.digest, self.environment.preload)
         cost = load_cost(address)
         # The baseline is the environment's own: it is measured without them, and they follow from it.
-        bounds = Limits(None, SCORE_SECONDS) if is_baseline else limits(cost, self.preset.budget)
+        bounds = Limits(None, self.preset.scoring.seconds) if is_baseline else limits(cost, self.preset.budget)
         subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds)
         measurement = measure(subject)
         if is_baseline and measurement.cost is not None:

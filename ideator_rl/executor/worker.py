@@ -125,7 +125,7 @@ def _prepare(bucket: Bucket, spec: Spec, config: dict[str, Any]) -> tuple[Enviro
         UnfitNode: this node lacks its GPUs, or has other hardware.
         IdeatorError: its environment or a sandbox is missing here, or it may not run on a remote bucket.
     """
-    environment = load_environment(spec.environment)
+    environment = load_environment(spec.environment).at(spec.preset)
     best = Sandbox(**config["probed"]) if "probed" in config else None
     # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
     preload = environment.preload if environment.scorer else None

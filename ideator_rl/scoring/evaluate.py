@@ -56,7 +56,7 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
     Args:
         sandbox: for its scorers.
     """
-    environment = load_environment(config["environment"])
+    environment = load_environment(config["environment"]).at(config["preset"])
     preset = environment.preset(config["preset"])
     data = environment.data(preset.name)
     run = ScoringRun(
@@ -72,6 +72,7 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
         scorer=environment.scorer,
         masked=data.masked,
         split=config.get("split", "main"),
+        scoring=preset.scoring,
         preload=environment.preload,
         folders=environment.import_folders,
         limits=tuple(ScorerLimit(**limit) for limit in config["limits"]) if config.get("limits") else None,

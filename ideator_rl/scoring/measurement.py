@@ -30,14 +30,11 @@ from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.allowance import Limits, ScorerSeconds, ScoringCost
 from ideator_rl.storage.bucket import credential_variables
 
-MAX_ARTIFACT_BYTES = 256 << 20
 MAX_ARTIFACT_FILES = 64
-SCORE_SECONDS = 600.0
-"""Wall seconds for the evaluator of the baseline; that of an experiment is limited by what this one took."""
 POLL_SECONDS = 0.05
 """Between two looks at the limits."""
-MAIN, CONFIRM = "main", "confirm"
-"""The two hidden splits: of every experiment, and of those that are too good to be believed at once."""
+MAIN, CONFIRM, FINAL = "main", "confirm", "final"
+"""The hidden splits: of every experiment, of those too good to be believed at once, and of reported results."""
 
 
 @dataclass(frozen=True)
@@ -169,21 +166,24 @@ def _broken_limit(pid: int, subject: Subject) -> str | None:
     return None
 
 
-def collect(source: Path, target: Path) -> str | None:
-    """Copy an artifact out of the experiment's reach: small regular files only.
+def collect(source: Path, target: Path, most: int) -> str | None:
+    """Copy an artifact out of the experiment's reach: regular files only.
 
     No process of the experiment is alive any more; links and special files may still be there and are refused.
+
+    Args:
+        most: bytes in all.
 
     Returns: what is wrong with the artifact; None when it was copied.
     """
     target.mkdir()
     try:
-        return _collect(source, target)
+        return _collect(source, target, most)
     except OSError as error:
         return f"its artifact cannot be read: {error.strerror}"
 
 
-def _collect(source: Path, target: Path) -> str | None:
+def _collect(source: Path, target: Path, most: int) -> str | None:
     # The folder itself may have been replaced by a link to a folder of the host.
     names = sorted(os.listdir(source)) if source.is_dir() and not source.is_symlink() else []
     if not names:
@@ -196,8 +196,8 @@ def _collect(source: Path, target: Path) -> str | None:
         total += info.st_size
         if not stat.S_ISREG(info.st_mode):
             return f"its artifact holds {name!r}, which is not a regular file"
-        if total > MAX_ARTIFACT_BYTES:
-            return f"its artifact is over {MAX_ARTIFACT_BYTES >> 20} MiB"
+        if total > most:
+            return f"its artifact is over {most >> 20} MiB"
         # Again without following links, though no process is left that could have put one in the place of the file.
         handle = os.open(source / name, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(handle, "rb") as reader, open(target / name, "xb") as writer:

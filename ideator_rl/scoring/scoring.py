@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.environments.environment import joined_folders
+from ideator_rl.environments.preset import ScoringLimits
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
@@ -271,7 +272,8 @@ class ScoringRun:
     scorer: str
     masked: tuple[Path, ...] = ()
     split: str = "main"
-    """Which hidden data to measure on: `main`, or `confirm` for a result too good to be taken from one run."""
+    """Which hidden data to measure on: `main`, `confirm` for a result too good to be taken from one run, or `final` for
+    a result that is reported."""
     preload: tuple[str, ...] = ()
     """Modules that a scorer imports before any code of the experiment."""
     folders: tuple[str, ...] = ("",)
@@ -281,6 +283,8 @@ class ScoringRun:
     baseline, which is only measured."""
     spent: list[ScorerSeconds] = field(default_factory=list)
     """CPU seconds of the scorers that have ended."""
+    scoring: ScoringLimits = ScoringLimits()
+    """Seconds and bytes that the measurement may take."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Facts of the measurement, such as bytes and seconds; they go into the record."""
 

@@ -21,7 +21,7 @@ def dry_run(config: SearchConfig) -> str:
             budget would ever end the search.
     """
     config = with_schedule(config)
-    environment = load_environment(config.env)
+    environment = load_environment(config.env).at(config.preset)
     preset = environment.preset(config.preset)
     refuse_endless(config, environment)
     sandbox = choose_sandbox(config.isolation, trusted=writes_trusted_code(config.implementer))

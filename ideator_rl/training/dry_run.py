@@ -32,7 +32,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         IdeatorError: the environment is not usable, or there is no sandbox here.
     """
     ours = recipe.ours
-    environment = load_environment(ours.env)
+    environment = load_environment(ours.env).at(ours.preset)
     preset = environment.preset(ours.preset)
     sandbox = choose_sandbox(ours.isolation, trusted=writes_trusted_code(ours.implementer))
     steps = int(recipe.grpo.get("max_steps", -1))

@@ -58,7 +58,7 @@ def check_recipe(recipe: Recipe, resume: bool = False, dry: bool = False, for_re
     _ = recipe.template_arguments  # for its error
     if for_rewards:
         check_names(recipe)
-    environment = load_environment(ours.env)
+    environment = load_environment(ours.env).at(ours.preset)
     environment.prompt(ours.preset, ours.prompts)
     if for_rewards and (ours.sft_steps or ours.scratch_model or ours.implementer == "rules"):
         # The warm-up samples its ideas there, and `rules` reads every idea with it.

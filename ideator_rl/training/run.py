@@ -72,7 +72,7 @@ def train(
         complete = resume and _is_complete(recipe)
         # What the end of the run needs is tried before the first experiment is paid for.
         needs_model = not complete and not has_warmup(recipe, resume)
-        notes = check_ideator(recipe, load_environment(recipe.ours.env)) if needs_model else []
+        notes = check_ideator(recipe, load_environment(recipe.ours.env).at(recipe.ours.preset)) if needs_model else []
         buffer = _open_buffer(buffer_config(recipe), resume)
         progress.buffer = buffer
         try:
@@ -157,7 +157,7 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None, start:
             checkpoints.mark_baseline_done(recipe.output_dir)
     else:
         checkpoints.wait_for_baseline(recipe.output_dir)
-    environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env)
+    environment = buffer.executor.environment if buffer else load_environment(recipe.ours.env).at(recipe.ours.preset)
     with progress.phase("warmup"):
         source, chat = prepare_ideator(recipe, environment, progress)
     # A warm-up has its price: from here on there is something that --resume continues.

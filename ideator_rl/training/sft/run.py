@@ -56,7 +56,7 @@ def sft(recipe: Recipe, request: WarmupRequest, progress: Progress) -> None:
         IdeatorError: the folder exists, there is nothing to learn from, or the ideator cannot be loaded.
     """
     check(recipe, request)
-    environment = load_environment(recipe.ours.env)
+    environment = load_environment(recipe.ours.env).at(recipe.ours.preset)
     source = _read_rows(recipe, request, environment)
     is_first = int(os.environ.get("RANK", "0")) == 0
     if is_first:
