@@ -164,10 +164,9 @@ def run(request: dict, status: int, descriptors: list[int]) -> None:
         os.closerange(low + 1, high)
     os.environ.clear()
     os.environ.update(request["variables"])
-    seed_generators()
-    LAUNCH["run_script"](
-        request["ready"], request["guard"], request["folders"], request["script"], request["arguments"]
-    )
+    gate = LAUNCH["open_gate"](request["ready"], request["guard"], request["ranks"])
+    seed_generators()  # in each rank
+    LAUNCH["run_script"](gate, request["folders"], request["script"], request["arguments"])
 
 
 def drop_privileges(uid: int | None) -> None:

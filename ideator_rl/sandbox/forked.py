@@ -124,6 +124,7 @@ class ForkedProcess:
                 "filtered": sandbox.level == BWRAP,
                 "ready": ready,
                 "guard": inside.guard,
+                "ranks": script.ranks,
                 "descriptors": list(passed),
                 "namespaces": 0,
             }

@@ -25,6 +25,8 @@ class Script:
     """All of its variables."""
     folders: tuple[str, ...] = ()
     """Folders that come first on its `sys.path`, as the process sees them."""
+    ranks: int = 1
+    """So many processes run the script together (see `launch`)."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ class Command:
     variables: dict[str, str]
     folders: tuple[str, ...] = ("",)
     """Folders of the workspace that come first on a Python script's `sys.path`."""
+    ranks: int = 1
+    """So many processes of the command run together; all limits are of all of them."""
 
 
 @dataclass(frozen=True)
@@ -158,11 +160,12 @@ def _start(
         inside = replace(inside, descriptors=(tracer.inherited,), guard=tracer.inherited)
     is_module = argv[1:2] == ("-m",) and len(argv) > 2
     if argv[0] == "python" and (is_module or (len(argv) > 1 and argv[1].endswith(".py"))):
-        script = Script(argv[1], argv[2:], command.preload, command.variables, joined_folders(cwd, command.folders))
+        folders = joined_folders(cwd, command.folders)
+        script = Script(argv[1], argv[2:], command.preload, command.variables, folders, command.ranks)
         return start_script(sandbox, script, inside)
     program = sys.executable if argv[0] == "python" else argv[0]
     # Without imports a new process is as quick as a forked one.
-    script = Script(PROGRAM, (program, *argv[1:]), variables=command.variables)
+    script = Script(PROGRAM, (program, *argv[1:]), variables=command.variables, ranks=command.ranks)
     return start_script(replace(sandbox, forks=None), script, inside)
 
 

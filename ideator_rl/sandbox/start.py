@@ -37,7 +37,7 @@ def start_script(sandbox: Sandbox, script: Script, inside: Inside) -> Process:
     read, write = os.pipe()
     launcher = sandbox.visible_path(LAUNCHER, "/ideator/launch.py")
     modules, folders = ",".join(script.preload), os.pathsep.join(script.folders)
-    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), str(inside.guard)]
+    argv = [sys.executable, "-I", "-B", "-u", launcher, str(write), str(inside.guard), str(script.ranks)]
     argv += [os.pathsep.join(package_folders()), modules, folders]
     image = inside.mounts.image
     # What reads memory instead of the disk has the launcher in memory too.

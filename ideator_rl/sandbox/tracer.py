@@ -73,8 +73,9 @@ class Tracer:
             startup: its CPU seconds so far, of reaped children too.
         """
         own = {pid: own_seconds(pid) or 0.0 for pid in pids}
-        # What a preloaded module has started and waited for; below zero by what was computed since `startup`.
-        self._reaped = max(0.0, startup - sum(own.values()))
+        # What a preloaded module has started and waited for; below zero by what was computed since `startup`.  Where
+        # there are ranks, they are traced before the mark, and `_ended` has what of that was traced.
+        self._reaped = max(0.0, startup - sum(own.values()) - self._ended)
         self._ours = self._reaped + sum(own[pid] for pid in pids if not self._holds(pid))
 
     def seconds(self, pids: list[int]) -> float | None:

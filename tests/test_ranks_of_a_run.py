@@ -1,0 +1,152 @@
+"""Runs of several ranks: one mark, one clock, and one end for all."""
+
+import os
+import time
+
+import pytest
+
+from ideator_rl.environments.environment import Budget, Resources
+from ideator_rl.sandbox import launch
+from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import WORKSPACE, experiment_uid
+from ideator_rl.sandbox.sealed_run import Command
+from ideator_rl.sandbox.sealed_run import run as sealed_run
+
+RANK = "import os, sys, time\nrank = int(os.environ['RANK'])\n"
+
+
+@pytest.fixture
+def go(tmp_path, no_other_children):
+    """Runs code in two ranks."""
+    workspace = tmp_path / "run"
+    (workspace / "artifact").mkdir(parents=True)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and "pytest" in folder.name:
+            folder.chmod(0o755)
+    for folder in (workspace, workspace / "artifact"):
+        os.chown(folder, experiment_uid(best_sandbox().level), -1)
+
+    def start(code, seconds=5.0, clock="cpu", preload=(), ranks=2, memory_gb=1.0):
+        (workspace / "main.py").write_text(RANK + code)
+        variables = {"PATH": "/usr/bin:/bin"}
+        command = Command(("python", "main.py"), preload, variables, ranks=ranks)
+        resources, budget = Resources(1, 0, memory_gb), Budget(clock, seconds, 30.0)
+        return sealed_run(best_sandbox(), command, Mounts({workspace: WORKSPACE}), budget, resources)
+
+    return start
+
+
+def test_ranks_have_the_variables_of_torchrun(go):
+    code = "names = 'RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE', 'MASTER_ADDR'\n"
+    code += "print(*(os.environ[name] for name in names), 0 < int(os.environ['MASTER_PORT']) < 65536)"
+    ended = go(code, ranks=3)
+    assert (ended.status, ended.message) == ("ok", "")
+    assert sorted(ended.log.splitlines()) == [f"{rank} {rank} 3 3 127.0.0.1 True" for rank in range(3)]
+
+
+def test_two_gloo_ranks_reduce_a_tensor_in_the_sandbox(go):
+    code = (
+        "import torch\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        "total = torch.tensor([rank + 1.0])\n"
+        "torch.distributed.all_reduce(total)\n"
+        "print(rank, total.item())\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    ended = go(code, seconds=20.0, preload=("torch",))
+    assert ended.status == "ok", ended.log
+    assert sorted(ended.log.splitlines()) == ["0 3.0", "1 3.0"]
+    assert ended.startup > ended.cpu  # both imported before the mark
+
+
+def test_a_rank_that_fails_ends_the_others_and_its_exception_is_the_message(go):
+    ended = go("if rank == 1: raise ValueError('no such shard')\nprint('waits', flush=True)\ntime.sleep(60)")
+    assert (ended.status, ended.message) == ("failed", "ended with status 1: rank 1: ValueError: no such shard")
+    assert ended.wall < 30 and not ended.killed
+
+
+def test_a_rank_that_is_killed_ends_the_run_as_if_killed_by_the_machine(go):
+    ended = go("if rank == 1: os.kill(os.getpid(), 9)\ntime.sleep(60)")
+    assert (ended.status, ended.message) == ("failed", "ended with status 137: rank 1: ended by signal 9")
+    assert ended.killed
+
+
+def test_a_rank_that_hangs_does_not_outlive_the_budget(go):
+    code = "if rank == 0:\n    while True: pass\ntime.sleep(600)"
+    ended = go(code, seconds=0.5)
+    assert ended.status == "timed_out" and ended.cpu < 1.5
+    ended = go("time.sleep(600)", seconds=0.5, clock="wall")
+    assert ended.status == "timed_out"
+
+
+def test_cpu_seconds_of_all_ranks_count_against_one_budget(go):
+    burn = "end = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
+    ended = go(burn, seconds=5.0)
+    assert ended.status == "ok" and 0.75 < ended.cpu < 1.3
+    assert go(burn, seconds=0.6).status == "timed_out"
+
+
+def test_children_of_a_rank_that_ignores_their_end_are_counted(go):
+    code = (
+        "import signal\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "if rank == 1 and not os.fork():\n"
+        "    while time.process_time() < 0.5: pass\n"
+        "    os._exit(0)\n"
+        "time.sleep(1.5)\n"
+    )
+    assert 0.4 < go(code).cpu < 1.0
+
+
+def test_a_rank_that_waits_when_rank_0_has_ended_is_ended_after_a_grace(monkeypatch, capfd):
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.2)
+    pids, (release, write) = [], os.pipe()
+    for rank in range(2):
+        if not (pid := os.fork()):
+            os.close(write)
+            os.read(release, rank)  # rank 1 waits for ever
+            os._exit(0)
+        pids.append(pid)
+    began = time.monotonic()
+    assert launch.follow_ranks(pids, []) == 0
+    assert time.monotonic() - began >= 0.2
+    assert capfd.readouterr().err == "rank 0 ended 0.2 s ago: ends 1\n"
+    for descriptor in (release, write):
+        os.close(descriptor)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[1], 0)
+
+
+def test_a_rank_that_fails_after_rank_0_has_succeeded_changes_nothing(go):
+    ended = go("if rank == 1:\n    time.sleep(1)\n    sys.exit(3)")
+    assert (ended.status, ended.message) == ("ok", "")
+
+
+def test_a_preload_that_fails_in_a_rank_is_not_the_experiments_fault(go):
+    ended = go("print('never')", preload=("no_such_module",))
+    assert ended.status == "lost" and "no_such_module" in ended.message and "never" not in ended.log
+
+
+def test_no_descriptor_of_a_rank_sends_a_mark_or_releases_the_others(go):
+    # A mark that is sent late would hide what was computed before it.
+    code = (
+        "while time.process_time() < 0.3: pass\n"
+        "for number in range(3, 64):\n"
+        "    try: os.write(number, b'1' * 8)\n"
+        "    except OSError: pass\n"
+    )
+    ended = go(code)
+    assert ended.status == "ok" and ended.startup < 0.3 and ended.cpu > 0.5
+
+
+def test_a_program_that_is_no_script_has_ranks_too(tmp_path, no_other_children):
+    workspace = tmp_path / "run"
+    workspace.mkdir()
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder.stat().st_uid == os.getuid() and "pytest" in folder.name:
+            folder.chmod(0o755)
+    command = Command(("/bin/sh", "-c", "echo $RANK of $WORLD_SIZE"), (), {"PATH": "/usr/bin:/bin"}, ranks=2)
+    mounts = Mounts({workspace: WORKSPACE})
+    ended = sealed_run(best_sandbox(), command, mounts, Budget("cpu", 5.0, 10.0), Resources())
+    assert sorted(ended.log.splitlines()) == ["0 of 2", "1 of 2"]
