@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from fineweb_training import SMALL, load_script, write_shards
 
-from ideator_rl.environments.catalogue.catalogue import load_catalogue
+from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
-from ideator_rl.patch import PatchError
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.patch import PatchError, apply_patch, diff, judge
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "envs/nanogpt/baseline_fineweb/train.py"
 BASE = {"train.py": SCRIPT.read_text()}
-CATALOGUE = load_catalogue(ROOT / "envs/nanogpt/edits_fineweb.yaml")
+PRESETS = {name: load_environment("nanogpt").at(name) for name in ("paper", "single_gpu", "cpu_shards")}
+CATALOGUE = environment_catalogue(PRESETS["cpu_shards"])
 
 
 def choice(key, value=None):
@@ -104,13 +106,19 @@ def test_snapshots_are_saved_at_times_of_training(tmp_path, monkeypatch):
     assert not list((tmp_path / "snapshots").glob("*.part"))
 
 
-def test_the_catalogue_has_25_edits_each_changes_the_baseline_and_compiles():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_catalogue_has_25_edits_each_compiles_and_travels_as_a_diff(preset):
     assert len(CATALOGUE.edits) >= 25
+    base, rules = PRESETS[preset].baseline(preset), PRESETS[preset].rules
     for edit in CATALOGUE.edits.values():
         for value in edit.parameter.sample if edit.parameter else (None,):
-            tree = CATALOGUE.apply(BASE, [choice(edit.key, value)])
+            tree = CATALOGUE.apply(base, [choice(edit.key, value)])
             compile(tree["train.py"], edit.key, "exec")
-            assert tree != BASE, edit.key
+            if tree != base:
+                assert apply_patch(base, diff(base, tree)) == tree
+                judge(base, tree, rules)
+            elif preset == "cpu_shards":
+                pytest.fail(f"{edit.key} = {value} is the baseline's own")
 
 
 def test_pairs_of_edits_give_one_tree_that_compiles_or_contradict_within_a_family():
