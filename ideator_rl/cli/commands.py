@@ -30,6 +30,7 @@ KEPT = {
     "scheduler": "the next scheduler of this bucket starts the experiments that ran here again",
     "worker": "the experiments that ran here start again on another node",
     "track": "the same line sends the rest, and nothing twice",
+    "env prepare": "finished files are kept, and the same line goes on",
     "status": "nothing was changed, and a run that is under way goes on",
 }
 """What an interrupted command keeps; `train`, `sft` and `search` know that only once their recipe is read."""
@@ -48,8 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         args.overrides = rest
     elif rest:
         arguments.error(f"did not expect {' '.join(rest)}; `ideator-rl {args.command} --help` lists the options")
-    if args.command in KEPT:
-        keep(KEPT[args.command])
+    name = f"{args.command} {args.action}" if args.command == "env" else args.command
+    if name in KEPT:
+        keep(KEPT[name])
     try:
         command = getattr(importlib.import_module(f"ideator_rl.{args.module}"), args.function)
         return int(command(args))
@@ -196,6 +198,14 @@ def _add_env(commands: Any) -> None:
     check.add_argument("--seeds", type=int_from(1), default=3, metavar="N", help="runs of the baseline")
     _slots(check)
     _json(check)
+    prepare = _command(actions, "prepare", "prepare a preset's data from source files", "cli.environments:prepare")
+    prepare.add_argument("environment", metavar="NAME_OR_PATH")
+    prepare.add_argument("--preset", default="cpu")
+    source = prepare.add_mutually_exclusive_group()
+    source.add_argument("--from", dest="source", metavar="DIR", help="the folder that holds the source files")
+    source.add_argument("--download", action="store_true", help="download them; experiments never do")
+    prepare.add_argument("--shards", type=int_from(1), metavar="N", help="of sharded data; default: what is needed")
+    _json(prepare)
     new = _command(actions, "new", "write an environment: a small one, or around your codebase", "cli.environments:new")
     new.add_argument("path", metavar="PATH", help="a new folder")
     new.add_argument("--name", help="default: the folder's name")

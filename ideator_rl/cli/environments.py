@@ -1,4 +1,4 @@
-"""`ideator-rl env list`, `show`, `check` and `new`."""
+"""`ideator-rl env list`, `show`, `prepare`, `check` and `new`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
-from ideator_rl.cli.output import bucket_url, print_json, print_text, write_new
+from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, write_new
 from ideator_rl.environments.codebase import Codebase
+from ideator_rl.environments.data import PrepareOptions, prepare_data
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.environments.new import new_environment
 from ideator_rl.errors import IdeatorError
@@ -131,6 +132,28 @@ def _check_bucket_is_not_loaded(dataset: Path, bucket: str) -> None:
             f"The bucket {bucket} is in the dataset's folder, and TRL would load its records as data. "
             f"Give a bucket outside {dataset.parent}, or none: {HIDDEN_BUCKET} next to the dataset is not loaded."
         )
+
+
+def prepare(args: argparse.Namespace) -> int:
+    """Prepare the data of a preset from source files."""
+    environment = load_environment(args.environment)
+    folder = Path(args.source) if args.source else None
+    options = PrepareOptions(folder, args.download, args.shards, print_progress)
+    data, made = prepare_data(environment.data_source(args.preset), options)
+    sizes = {name: _size(path) for name, path in (("public", data.public), ("private", data.private))}
+    if args.json:
+        print_json({"prepared": made, "folder": str(data.public.parent), "bytes": sizes})
+        return 0
+    verdict = "prepared" if made else "was prepared before"
+    print_text(
+        f"The data of {environment.name}, preset {args.preset}, {verdict}: {sizes['public'] / 1e9:.3g} GB public, "
+        f"{sizes['private'] / 1e9:.3g} GB private, in {data.public.parent}"
+    )
+    return 0
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def check(args: argparse.Namespace) -> int:

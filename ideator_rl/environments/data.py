@@ -3,6 +3,9 @@
 Two folders: `public`, which experiments read, and `private`, which only the evaluator reads.  The cache folder's name
 holds a digest of prepare.py and of its `version()`, so that a changed source is prepared again.  Preparing is atomic:
 a killed preparation leaves nothing that looks finished.
+
+Data that come from large source files are prepared by `ideator-rl env prepare`, into a folder that the next call goes
+on with.  Where they are missing, every other command fails with that command line in its message.
 """
 
 from __future__ import annotations
@@ -11,18 +14,27 @@ import errno
 import hashlib
 import importlib.util
 import inspect
+import json
+import os
+import shlex
+import shutil
+import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ideator_rl.config.reader import read_text
+from ideator_rl.config.reader import read_json, read_text
 from ideator_rl.errors import IdeatorError
-from ideator_rl.files import NoFileLocks, atomic_folder, cache_root, exclusive
+from ideator_rl.files import NoFileLocks, atomic_folder, cache_root, exclusive, write_atomic
+from ideator_rl.registry import environment_folder
+
+SOURCE_RECORD = "source.json"
+"""In the folder of data: the folder that they were prepared from."""
 
 
 @dataclass(frozen=True)
@@ -74,72 +86,164 @@ class PrepareOptions:
     """Takes one line about progress."""
 
 
-class NeedsSource(IdeatorError):
+class SourceError(IdeatorError):
+    """To be raised by prepare.py for source files that are not usable; the user sees its text alone."""
+
+
+class NeedsSource(SourceError):
     """To be raised by prepare.py when a preset's data can be made only from files that the user has or downloads.
 
     The text names these files, such as "71 shards of FineWeb".
     """
 
 
-def data_identity(prepare: Path, preset: str) -> str:
-    """What decides a preset's data.
-
-    It is the file's hash and the text that its `version()` returns, if it has one.  A `version(preset)` with a
-    parameter counts alone, so that an edit of the file does not demand large data to be prepared again.
-    """
-    with _blamed(prepare, "state its version()"):
-        version = getattr(load_trusted(prepare), "version", None)
-        if version is not None and _parameters(version):
-            return str(version(preset))
-        return hashlib.sha256(prepare.read_bytes()).hexdigest() + (str(version()) if version is not None else "")
-
-
 def _parameters(function: Callable[..., Any]) -> int:
     return len(inspect.signature(function).parameters)
 
 
-def prepared(name: str, prepare: Path | None, preset: str) -> Data:
+@dataclass(frozen=True)
+class DataSource:
+    """Whose data are prepared, and by which file."""
+
+    name: str
+    root: Path
+    """The environment's folder."""
+    prepare: Path | None
+    preset: str
+
+    @property
+    def command(self) -> str:
+        """The command that prepares the data."""
+        reference = self.name if environment_folder(self.name) == self.root else str(self.root)
+        return f"ideator-rl env prepare {shlex.quote(reference)} --preset {shlex.quote(self.preset)}"
+
+    def identity(self) -> str:
+        """What decides the data: the file's hash and the text that its `version()` returns, if it has one.
+
+        A `version(preset)` with a parameter counts alone, so that an edit of the file does not demand large data to be
+        prepared again.
+        """
+        if self.prepare is None:
+            return ""
+        with _blamed(self.prepare, "state its version()"):
+            version = getattr(load_trusted(self.prepare), "version", None)
+            if version is not None and _parameters(version):
+                return str(version(self.preset))
+            digest = hashlib.sha256(self.prepare.read_bytes()).hexdigest()
+            return digest + (str(version()) if version is not None else "")
+
+    def folder(self) -> Path:
+        """Where the data are, or will be once they are prepared."""
+        body = ""
+        if self.prepare is not None:
+            with _blamed(self.prepare, "state its version()"):
+                version = getattr(load_trusted(self.prepare), "version", None)
+                if version is not None and _parameters(version):
+                    body = str(version(self.preset))
+                else:
+                    body = read_text(self.prepare, error=IdeatorError) + (str(version()) if version is not None else "")
+        digest = hashlib.sha256(f"{body}\0{self.preset}".encode()).hexdigest()[:16]
+        return cache_root() / "data" / f"{self.name}-{self.preset}-{digest}"
+
+    def originals(self) -> tuple[Path, ...]:
+        """Host folders that prepare.py reads its sources from."""
+        if self.prepare is None:
+            return ()
+        with _blamed(self.prepare, "name its sources()"):
+            sources = getattr(load_trusted(self.prepare), "sources", None)
+            if sources is None:
+                return ()
+            return tuple(Path(folder) for folder in (sources(self.preset) if _parameters(sources) else sources()))
+
+    def function(self) -> Callable[..., Any] | None:
+        """`prepare` of prepare.py; None without such a file.
+
+        Raises:
+            IdeatorError: it cannot be imported, or has no such function.
+        """
+        if self.prepare is None:
+            return None
+        with _blamed(self.prepare, f"prepare data for the preset {self.preset!r}"):
+            function: Callable[..., Any] | None = getattr(load_trusted(self.prepare), "prepare", None)
+            if function is None:
+                raise IdeatorError("it has no function prepare(public, private, preset)")
+            return function
+
+
+def prepared(source: DataSource) -> Data:
     """The data folders of an environment's preset, prepared on first use.
 
     Raises:
-        IdeatorError: prepare.py failed, and the message has its error and its line; or the cache cannot be written.
+        IdeatorError: prepare.py failed, and the message has its error and its line; or the cache cannot be written; or
+            the data need source files, and the message has the command that prepares them.
     """
-    folder, masked = _folder(name, prepare, preset), _masked(prepare, preset)
+    folder, originals = source.folder(), source.originals()
     if not folder.is_dir():
-        _prepare(folder, prepare, preset)
-    return Data(folder / "public", folder / "private", masked)
+        _make(source, folder, None)
+    return Data(folder / "public", folder / "private", (*originals, *_recorded_source(folder)))
 
 
-def _folder(name: str, prepare: Path | None, preset: str) -> Path:
-    """Where the data of a preset are, or will be once they are prepared."""
-    body = ""
-    if prepare is not None:
-        with _blamed(prepare, "state its version()"):
-            version = getattr(load_trusted(prepare), "version", None)
-            if version is not None and _parameters(version):
-                body = str(version(preset))
-            else:
-                body = read_text(prepare, error=IdeatorError) + (str(version()) if version is not None else "")
-    digest = hashlib.sha256(f"{body}\0{preset}".encode()).hexdigest()[:16]
-    return cache_root() / "data" / f"{name}-{preset}-{digest}"
+def prepare_data(source: DataSource, options: PrepareOptions) -> tuple[Data, bool]:
+    """Prepare the data of a preset from source files; goes on where a killed call ended.
+
+    Returns:
+        the data, and whether they were prepared by this call.
+
+    Raises:
+        IdeatorError: as `prepared`; or prepare.py takes no source.
+    """
+    folder, function = source.folder(), source.function()
+    takes_options = function is not None and _parameters(function) > 3
+    if not takes_options and (options.source or options.download or options.shards):
+        raise IdeatorError(
+            f"The preset {source.preset!r} of {source.name} makes its data from what is installed. "
+            "Leave out --from, --download and --shards."
+        )
+    if folder.is_dir() or not takes_options:
+        was_there = folder.is_dir()
+        return prepared(source), not was_there
+    if options.source is not None:
+        _check_source(options.source)
+    _make(source, folder, options)
+    return prepared(source), True
 
 
-def _masked(prepare: Path | None, preset: str) -> tuple[Path, ...]:
-    if prepare is None:
-        return ()
-    with _blamed(prepare, "name its sources()"):
-        sources = getattr(load_trusted(prepare), "sources", list)
-        takes_preset = sources is not list and _parameters(sources)
-        return tuple(Path(source) for source in (sources(preset) if takes_preset else sources()))
+def _check_source(folder: Path) -> None:
+    """
+    Raises:
+        SourceError: it is no folder, or experiments cannot do without what it holds.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"There is no folder {folder}. Give the folder that holds the source files as --from DIR.")
+    # Experiments see an empty folder in its place, see `Data.masked`.
+    needed = next((path for path in (sys.prefix, sys.base_prefix, "/usr") if Path(path).is_relative_to(folder)), None)
+    if needed is not None:
+        raise SourceError(f"--from {folder} holds {needed}, and is hidden from experiments. Give a folder of its own.")
 
 
-def _prepare(folder: Path, prepare: Path | None, preset: str) -> None:
+def _recorded_source(folder: Path) -> tuple[Path, ...]:
+    """The folder that the data were prepared from; empty for none, or where it is gone."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        source = Path(read_json(folder / SOURCE_RECORD)["source"])
+        return (source,) if source.is_dir() else ()
+    return ()
+
+
+def _make(source: DataSource, folder: Path, options: PrepareOptions | None) -> None:
+    """Have prepare.py write the data, in one process at a time.  `options`: None where no command asked for it."""
     try:
         with exclusive(folder):
             if folder.is_dir():
                 return  # another process has prepared it meanwhile
-            with atomic_folder(folder) as scratch:
-                _fill(scratch, prepare, preset)
+            if options is None:
+                with atomic_folder(folder) as scratch:
+                    _fill(scratch, source, options)
+            else:
+                # Under one name, so that what was written before a kill is used by the next call.
+                partial = folder.with_name(folder.name + ".partial")
+                partial.mkdir(exist_ok=True)
+                _fill(partial, source, options)
+                os.replace(partial, folder)
     except NoFileLocks:
         raise
     except OSError as error:
@@ -162,21 +266,47 @@ def _blamed(path: Path, task: str) -> Iterator[None]:
     """
     try:
         yield
+    except SourceError:
+        raise
     except (Exception, SystemExit) as error:
         text = str(error) if isinstance(error, IdeatorError) else f"{type(error).__name__}: {error}"
         raise IdeatorError(f"{path} could not {task}: {text}{trusted_line(error, path)}") from error
 
 
-def _fill(folder: Path, prepare: Path | None, preset: str) -> None:
+def _fill(folder: Path, source: DataSource, options: PrepareOptions | None) -> None:
     """Make the public and the private folder, and have prepare.py write into them."""
-    (folder / "public").mkdir()
-    (folder / "private").mkdir(mode=0o700)
-    if prepare is None:
+    (folder / "public").mkdir(exist_ok=True)
+    (folder / "private").mkdir(mode=0o700, exist_ok=True)
+    function = source.function()
+    if function is None or source.prepare is None:
         return
-    with _blamed(prepare, f"prepare data for the preset {preset!r}"):
-        function = getattr(load_trusted(prepare), "prepare", None)
-        if function is None:
-            raise IdeatorError("it has no function prepare(public, private, preset)")
-        arguments = (folder / "public", folder / "private", preset)
-        # A fourth parameter is for sources: without one, the function raises NeedsSource or makes its data itself.
-        function(*arguments, *([PrepareOptions()] if _parameters(function) > 3 else []))
+    arguments: list[Any] = [folder / "public", folder / "private", source.preset]
+    # A fourth parameter is for sources: without one, the function raises NeedsSource or makes its data itself.
+    if _parameters(function) > 3:
+        arguments.append(options or PrepareOptions())
+    with _blamed(source.prepare, f"prepare data for the preset {source.preset!r}"):
+        try:
+            function(*arguments)
+        except NeedsSource as missing:
+            raise NeedsSource(
+                f"The preset {source.preset!r} of {source.name} needs {missing}. Prepare its data once: "
+                f"{source.command} --from DIR (or --download)"
+            ) from None
+    if options is not None and options.source is not None:
+        write_atomic(folder / SOURCE_RECORD, json.dumps({"source": str(options.source.resolve())}))
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put a large file into a folder of data: as a hard link where possible, else as a copy; whole or not at all.
+
+    A target of the same size is taken as the file of a call that was killed later.
+    """
+    if target.is_file() and target.stat().st_size == source.stat().st_size:
+        return
+    scratch = target.with_name(f".{target.name}.partial")
+    scratch.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), scratch)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, scratch)
+    os.replace(scratch, target)

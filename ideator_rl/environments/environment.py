@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.config.reader import read_bytes, read_json, read_text
-from ideator_rl.environments.data import Data, data_identity, prepared
+from ideator_rl.environments.data import Data, DataSource, prepared
 from ideator_rl.environments.preset import Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
@@ -147,7 +147,7 @@ class Environment:
             "preload": here.preload,
             "evaluator": _file_hash(self.root / here.evaluator),
             "scorer": [here.scorer, here.scorer_code],
-            "data": data_identity(self.root / here.prepare, preset) if here.prepare else "",
+            "data": self.data_source(preset).identity(),
             "metric": [here.metric.name, here.metric.direction, here.metric.plausible],
             "budget": [keys.budget.clock, keys.budget.seconds, keys.budget.startup_allowance],
             "resources": keys.resources.identity(),
@@ -162,9 +162,17 @@ class Environment:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def data(self, preset: str) -> Data:
-        """The prepared data; the first call prepares it, under a lock, in the user's cache."""
+        """The prepared data; the first call prepares it, under a lock, in the user's cache.
+
+        Raises:
+            IdeatorError: it cannot be prepared, or needs source files: see `ideator-rl env prepare`.
+        """
+        return prepared(self.data_source(preset))
+
+    def data_source(self, preset: str) -> DataSource:
+        """How the data of a preset are prepared."""
         prepare = self.at(preset).prepare
-        return prepared(self.name, self.root / prepare if prepare else None, preset)
+        return DataSource(self.name, self.root, self.root / prepare if prepare else None, preset)
 
     def is_hidden(self, path: str) -> bool:
         """Whether a file of the baseline is shown neither to ideators nor to coders."""
