@@ -1,36 +1,20 @@
 """The evaluator's library with real scorer processes: honest models of any kind pass, leaks are caught."""
 
 import math
-import textwrap
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from scored_models import LENGTH, VOCAB, run_of, text
 
-from ideator_rl.environments.preset import Budget
-from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, graded, models, nats, sample, token_loss
-from ideator_rl.sandbox.choose import best_sandbox
+from ideator_rl.environments.preset import Budget, ScoringLimits
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, audit, graded, models, nats, sample, token_loss
 from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.allowance import ScoringCost, limits
-from ideator_rl.scoring.scoring import Request, ScoringRun
+from ideator_rl.scoring.scoring import Request
 
-VOCAB, LENGTH = 12, 16
+__all__ = ["run_of", "text"]  # fixtures
 ALWAYS = Audit(tolerance=0.01)
-HEAD = """
-import os
-import numpy as np
-V = 12
-TABLE = np.load(os.path.join(os.path.dirname(os.path.abspath(__file__)), "table.npy"))
-
-def honest(tokens):
-    return TABLE[tokens]
-
-def ahead(tokens, sure=6.0):
-    out = honest(tokens).copy()
-    rows, places = np.indices(tokens[:, 1:].shape)
-    out[rows, places, tokens[:, 1:]] += sure
-    return out
-"""
 HONEST = {
     "a table": "return honest",
     "float64 in Fortran's order": "return lambda tokens: np.asfortranarray(honest(tokens).astype(np.float64))",
@@ -88,36 +72,6 @@ LEAKS = {
 }
 
 
-@pytest.fixture(scope="module")
-def text():
-    """Windows of a Markov chain, and the table of its logits."""
-    rng = np.random.default_rng(0)
-    table = rng.normal(0, 1.5, (VOCAB, VOCAB)).astype(np.float32)
-    chances = np.exp(table) / np.exp(table).sum(-1, keepdims=True)
-    tokens = [0]
-    for _ in range(240 * (LENGTH + 1) - 1):
-        tokens.append(int(rng.choice(VOCAB, p=chances[tokens[-1]])))
-    return np.array(tokens, np.int32).reshape(-1, LENGTH + 1), table
-
-
-@pytest.fixture
-def run_of(text, tmp_path):
-    """A run whose codebase is this body of `load`; its scorers are real processes in the sandbox."""
-
-    def make(body):
-        tree, artifact = tmp_path / "tree", tmp_path / "artifact"
-        tree.mkdir()
-        artifact.mkdir()
-        np.save(tree / "table.npy", text[1])
-        code = HEAD + "\ndef load(artifact):\n" + textwrap.indent(textwrap.dedent(body), "    ")
-        (tree / "model.py").write_text(code)
-        for path in (tmp_path, tree, artifact, *tree.iterdir()):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        return ScoringRun(artifact, tmp_path, tmp_path, "cpu", 0, {}, VOCAB, best_sandbox(), tree, "model:load")
-
-    return make
-
-
 @pytest.mark.parametrize("kind", HONEST)
 def test_an_honest_model_gets_its_loss_without_a_false_alarm(kind, run_of, text):
     run = run_of(HONEST[kind])
@@ -156,7 +110,7 @@ def test_a_loss_above_the_threshold_is_not_audited(run_of, text):
 
 
 def test_a_gap_that_is_no_number_fails_the_audit(run_of, text, monkeypatch):
-    monkeypatch.setattr(models, "_audit", lambda *arguments: float("nan"))
+    monkeypatch.setattr(models._Pass, "gaps", lambda *arguments: audit.Gaps(float("nan"), float("nan"), 1))
     with pytest.raises(Implausible):
         token_loss(run_of("return honest"), text[0], 64, ALWAYS)
 
@@ -166,7 +120,7 @@ def test_a_gap_that_is_no_number_fails_the_audit(run_of, text, monkeypatch):
     [(0.0034567, 0.01, 0.003), (3e-7, 0.01, 0.0), (0.61234, 0.1, 0.61), (math.inf, 0.1, None), (0.12345, 0.0, 0.1235)],
 )
 def test_a_recorded_gap_has_no_digits_below_a_tenth_of_the_tolerance(gap, tolerance, recorded):
-    assert models._rounded(gap, tolerance) == recorded
+    assert audit.rounded(gap, tolerance) == recorded
 
 
 def test_a_metric_from_a_scorer_is_recorded_with_four_digits_and_others_whole():
@@ -240,11 +194,10 @@ def test_the_shared_memory_cannot_be_shrunk_by_the_scorer(run_of, text):
     assert token_loss(run_of(body), text[0], 64, ALWAYS) == pytest.approx(honest, abs=1e-6)
 
 
-def test_a_request_whose_answer_does_not_fit_raises_value_error(run_of, monkeypatch):
-    monkeypatch.setattr("ideator_rl.scoring.scoring.SLOT_BYTES", 4096)
-    run = run_of("return honest")
-    with run.open_scorer() as scorer, pytest.raises(ValueError, match="at most 4096 fit"):
-        next(scorer.stream([Request(np.zeros((64, 16), np.int32))]))
+def test_a_request_whose_answer_does_not_fit_raises_value_error(run_of):
+    run = replace(run_of("return honest"), scoring=ScoringLimits(slot_mb=1))
+    with run.open_scorer() as scorer, pytest.raises(ValueError, match="at most 1048576 fit"):
+        next(scorer.stream([Request(np.zeros((2048, 16), np.int32))]))
 
 
 def test_answers_are_drawn_and_graded_by_the_evaluator(run_of):
@@ -272,9 +225,9 @@ def test_a_generator_without_finite_logits_fails(run_of):
 
 
 def test_an_audit_gap_has_no_room_for_digits_that_a_model_chooses():
-    assert models._rounded(2.0291929169125644e32, 0.004) == models.MAX_GAP
-    assert models._rounded(-1e300, 0.004) == -models.MAX_GAP
-    assert models._rounded(0.123456, 0.01) == 0.123 and models._rounded(float("nan"), 0.004) is None
+    assert audit.rounded(2.0291929169125644e32, 0.004) == audit.MAX_GAP
+    assert audit.rounded(-1e300, 0.004) == -audit.MAX_GAP
+    assert audit.rounded(0.123456, 0.01) == 0.123 and audit.rounded(float("nan"), 0.004) is None
 
 
 def test_an_honest_generator_that_answers_longer_than_the_baseline_is_not_stopped(run_of):

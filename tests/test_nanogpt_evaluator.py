@@ -31,6 +31,7 @@ class Answering:
     """Stands for a scorer process: a model in this one."""
 
     received = seconds_loading = 0
+    positions_in_slot = 1 << 18
 
     def __init__(self, model):
         self._model = model
@@ -38,7 +39,7 @@ class Answering:
     def load(self):
         pass
 
-    def stream(self, requests):
+    def stream(self, requests, ahead=True):
         for request in requests:
             logits = self._model(request.tokens)
             yield logits if request.positions is None else logits[:, request.positions]

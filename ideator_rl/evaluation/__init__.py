@@ -6,9 +6,11 @@
 The evaluator's process never imports, opens or unpickles a file of the experiment: a scorer process does.
 """
 
+from ideator_rl.evaluation.audit import Audit
 from ideator_rl.evaluation.generators import graded, sample
 from ideator_rl.evaluation.losses import nats
-from ideator_rl.evaluation.models import Audit, token_loss
+from ideator_rl.evaluation.models import token_loss
+from ideator_rl.evaluation.windows import windows_of
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
-__all__ = ["Audit", "Implausible", "ScorerFailed", "graded", "nats", "sample", "token_loss"]
+__all__ = ["Audit", "Implausible", "ScorerFailed", "graded", "nats", "sample", "token_loss", "windows_of"]

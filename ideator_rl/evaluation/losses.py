@@ -16,21 +16,25 @@ CPU_BLOCK, GPU_BLOCK = 1 << 17, 1 << 26
 """Logits of one block: on a CPU half a megabyte, which stays in a core's cache."""
 
 
-def nats(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def nats(logits: np.ndarray, targets: np.ndarray, vocab: int | None = None) -> np.ndarray:
     """Loss of each target, nats, float64 (B, K), under logits, float32 (B, K, V), for targets, int (B, K).
+
+    Args:
+        vocab: classes from this one on are left out of the softmax, and may have any logit; None for none.
 
     Raises:
         ScorerFailed: a logit is not finite, or the shape does not fit the targets.
     """
-    if logits.ndim != 3 or logits.shape[:2] != targets.shape or (targets.size and logits.shape[2] <= targets.max()):
+    classes = min(logits.shape[-1], vocab or logits.shape[-1])
+    if logits.ndim != 3 or logits.shape[:2] != targets.shape or (targets.size and classes <= targets.max()):
         raise ScorerFailed(
             f"The model returned logits of shape {logits.shape} for targets of shape {targets.shape}; "
             "expected (B, T, vocab)."
         )
-    rows, flat = logits.reshape(-1, logits.shape[2]), targets.reshape(-1).astype(np.int64)
+    rows, flat = logits.reshape(-1, logits.shape[2])[:, :classes], targets.reshape(-1).astype(np.int64)
     on_gpu = bool(os.environ.get("IDEATOR_GPUS"))  # only GPUs that were allotted to this experiment are touched
     block, losses_of = (GPU_BLOCK, _on_gpu) if on_gpu else (CPU_BLOCK, _on_cpu)
-    step = max(1, block // logits.shape[2])
+    step = max(1, block // classes)
     losses = [losses_of(rows[i : i + step], flat[i : i + step]) for i in range(0, len(rows), step)]
     return np.concatenate(losses).reshape(targets.shape) if losses else np.zeros(targets.shape)
 

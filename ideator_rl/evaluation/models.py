@@ -3,43 +3,31 @@
 Covered:
 - the model's code gets token ids and returns logits; targets and softmax are the evaluator's
 - a model that looks ahead within what it is sent, or remembers what it was sent before, is caught by an audit: a fresh
-  process, which never saw a whole window, gets beginnings of windows, each window once, and must predict the next token
-  as well as the full pass did at that position
+  process, which never saw a whole window, gets beginnings of windows and must predict the next token as the full pass
+  did at that position
 - the windows and lengths of the audit come from the operating system's entropy, not from a seed
+- the model chooses how many tokens it sees at once, but not which tokens count
 
-Not covered: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry.
+Not covered: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry; a
+model that spends more on what it takes for the audit, to hide a leak.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from ideator_rl.evaluation.audit import Audit, Gaps, draw
 from ideator_rl.evaluation.losses import nats
-from ideator_rl.scoring.scoring import Implausible, Request, ScoringRun
+from ideator_rl.evaluation.windows import Windows, windows_of
+from ideator_rl.scoring.scoring import Implausible, Scorer, ScorerFailed, ScoringRun
 
-MAX_GAP = 10.0
-"""Nats; a larger gap is recorded as this."""
-
-
-@dataclass(frozen=True)
-class Audit:
-    """When and how a loss is audited."""
-
-    tolerance: float
-    """Nats; the most that the mean loss of `rows` next tokens at one length may exceed that of the full pass.  Set it a
-    few times above the honest baseline's gap: float32 on a CPU gives below 1e-6, half precision on a GPU some
-    hundredths.  A record's `audit_gap` is rounded to a tenth of it."""
-    below: float | None = None
-    """Nats; a worse loss is not audited.  None, the default, audits every loss: a model that knows its own loss can
-    cheat to just above any bound, and a bad idea gains by that too."""
-    lengths: int = 63
-    """Most distinct lengths of beginnings."""
-    rows: int = 8
-    """Windows cut at each length."""
+CONTEXT = 1024
+"""Tokens a window, where neither the model nor the evaluator sets them."""
+ALWAYS_AUDITED = "final"
+"""The split of reported results."""
 
 
 def token_loss(
@@ -50,90 +38,103 @@ def token_loss(
     positions: int | None = None,
     seed: int = 0,
     public: np.ndarray | None = None,
+    *,
+    vocab: int | None = None,
+    context: int = CONTEXT,
 ) -> float:
-    """Mean loss, nats a token, of windows of hidden text.
+    """Mean loss, nats a token, of a hidden text.
 
     Args:
-        tokens: int (W, T + 1), windows that do not overlap; each position's target is the next token.
-        batch: windows a request.
+        tokens: int (N,), a text, cut into windows by `windows_of`: of as many tokens as the model carries as its
+            `context`, or of `context`.  Or int (W, T + 1): windows, which do not overlap but for one token.
+        batch: windows of `context` tokens a request; fewer where an answer would not fit in a slot, or windows are
+            longer.
         positions: score only that many positions of each window, the same in all of them and in every experiment
-            with this `seed`, so that losses stay paired; None scores all T.
+            with this `seed`, so that losses stay paired; None scores all.
         public: token ids that are not hidden, int (N,): the scorers warm up on windows of them.  None draws ids from
             the whole vocabulary, which a model that knows only the ids of its training data cannot answer.
+        vocab: classes that count, all targets among them.  A model may then carry a larger `vocab`; the logits from
+            here on are left out.  None for the preset's, exactly.
+        context: tokens a window of a model that carries no `context`.
 
     Raises:
         ScorerFailed: the model cannot be loaded or run, or its logits are not finite or of another shape.
-        Implausible: the audit found that it predicts worse from what precedes alone.
+        Implausible: the audit found that it predicts otherwise from what precedes alone.
     """
-    tokens = np.asarray(tokens, np.int32)
-    length = tokens.shape[1] - 1
-    scored_K = np.arange(length)
-    if positions is not None and positions < length:
-        scored_K = np.sort(np.random.default_rng(seed).choice(length, positions, replace=False))
-    losses_WK = _full_pass(run, tokens, batch, scored_K, public)
-    loss = float(losses_WK.mean())
-    run.notes.update({"tokens": losses_WK.size, "of_tokens": len(tokens) * length})
-    if audit.below is None or loss < audit.below:
-        gap = _audit(run, tokens, losses_WK, scored_K, audit, public)
-        if not gap <= audit.tolerance:  # a gap that is not a number fails too
-            rise = f"{gap:.2f}" if gap < MAX_GAP else f"over {MAX_GAP:g}"
-            raise Implausible(f"The loss rose by {rise} nats when the model saw only what precedes the target.")
+    pass_ = _Pass(run, np.asarray(tokens, np.int32), batch, positions, seed, public, vocab, context)
+    windows, losses_WK = pass_.full()
+    counted_WK = windows.counted_WK()
+    loss = float(losses_WK[counted_WK].mean())
+    of_tokens = len(windows.tokens) * windows.length - windows.repeated
+    run.notes.update({"tokens": int(counted_WK.sum()), "of_tokens": of_tokens, "context": windows.length})
+    if audit.below is None or loss < audit.below or run.split == ALWAYS_AUDITED:
+        started = time.monotonic()
+        gaps = pass_.gaps(windows, losses_WK, audit)
+        run.notes.update(gaps.notes(audit) | {"seconds_audit": time.monotonic() - started})
+        if exceeded := gaps.exceeded(audit):
+            raise Implausible(exceeded)
     return loss
 
 
-def _full_pass(
-    run: ScoringRun, tokens: np.ndarray, batch: int, scored_K: np.ndarray, public: np.ndarray | None
-) -> np.ndarray:
-    inputs, targets = tokens[:, :-1], tokens[:, 1:][:, scored_K]
-    positions = None if len(scored_K) == inputs.shape[1] else scored_K
-    starts = range(0, len(inputs), batch)
-    with run.open_scorer(public=public) as scorer:
-        scorer.load()
-        started = time.monotonic()
-        answers = scorer.stream([Request(inputs[i : i + batch], positions) for i in starts])
-        losses = [nats(answer, targets[i : i + batch]) for i, answer in zip(starts, answers, strict=True)]
-        run.notes.update(
-            {
-                "bytes": scorer.received,
-                "seconds_loading": scorer.seconds_loading,
-                "seconds_scoring": time.monotonic() - started,
-            }
-        )
-    return np.concatenate(losses)
+class _Pass:
+    """One measurement's arguments; each method starts scorers of its own."""
 
+    def __init__(
+        self, run: ScoringRun, tokens: np.ndarray, batch: int, positions: int | None, seed: int,
+        public: np.ndarray | None, vocab: int | None, context: int,
+    ):  # fmt: skip
+        self._run, self._tokens, self._batch, self._positions, self._seed = run, tokens, batch, positions, seed
+        self._vocab, self._context = vocab, context
+        self._opening: dict[str, Any] = {"public": public} | ({} if vocab is None else {"least": vocab})
 
-def _audit(
-    run: ScoringRun,
-    tokens: np.ndarray,
-    losses_WK: np.ndarray,
-    scored_K: np.ndarray,
-    audit: Audit,
-    public: np.ndarray | None,
-) -> float:
-    """The most, in nats, by which one length's next token is predicted worse from the beginning alone."""
-    # No seed: an experiment could compute what a seeded draw will be.
-    started, rng = time.monotonic(), np.random.default_rng()
-    indices_L = rng.permutation(len(scored_K))[: min(audit.lengths, len(tokens) // audit.rows)]
-    # No window is sent twice, so that a scorer that remembers has nothing to look up.
-    rows_LR = rng.permutation(len(tokens))[: len(indices_L) * audit.rows].reshape(len(indices_L), audit.rows)
-    requests = [
-        Request(tokens[rows, : scored_K[index] + 1], [int(scored_K[index])])
-        for index, rows in zip(indices_L, rows_LR, strict=True)
-    ]
-    gaps = []
-    with run.open_scorer(public=public) as scorer:
-        for index, rows, answer in zip(indices_L, rows_LR, scorer.stream(requests), strict=True):
-            audited_R = nats(answer, tokens[rows, scored_K[index] + 1][:, None])[:, 0]
-            gaps.append(float(np.mean(audited_R - losses_WK[rows, index])))
-    gap = max(gaps, default=0.0)
-    run.notes.update({"audit_gap": _rounded(gap, audit.tolerance), "seconds_audit": time.monotonic() - started})
-    return gap
+    def full(self) -> tuple[Windows, np.ndarray]:
+        """The windows, and the loss of each scored position, float64 (W, K)."""
+        with self._run.open_scorer(**self._opening) as scorer:
+            scorer.load()
+            windows = self._windows(scorer)
+            started = time.monotonic()
+            losses_WK = np.empty((len(windows.tokens), len(windows.scored_K)))
+            targets_WK = windows.tokens[:, 1:][:, windows.scored_K]
+            # As many tokens a request, whatever the windows' length.
+            batch = max(1, self._batch * self._context // windows.length) if self._tokens.ndim == 1 else self._batch
+            parts = windows.requests(batch, scorer.positions_in_slot)
+            answers = scorer.stream([request for _, _, request in parts])
+            for (rows, indices, _), answer in zip(parts, answers, strict=True):
+                losses_WK[rows, indices] = nats(answer, targets_WK[rows, indices], self._vocab)
+            self._run.notes.update(
+                {
+                    "bytes": scorer.received,
+                    "seconds_loading": scorer.seconds_loading,
+                    "seconds_scoring": time.monotonic() - started,
+                }
+            )
+        return windows, losses_WK
 
+    def gaps(self, windows: Windows, losses_WK: np.ndarray, audit: Audit) -> Gaps:
+        """How much worse each audited token is predicted from the beginning of its window alone."""
+        gaps_LR = []
+        for cuts in draw(windows, audit):
+            with self._run.open_scorer(**self._opening) as scorer:
+                scorer.load()
+                if self._tokens.ndim == 1 and self._windows(scorer).length != windows.length:
+                    raise ScorerFailed("the model carried another context when it was loaded again")
+                ahead = all(not np.intersect1d(a.rows, b.rows).size for a, b in zip(cuts, cuts[1:], strict=False))
+                answers = scorer.stream([cut.request(windows) for cut in cuts], ahead)
+                for cut, answer in zip(cuts, answers, strict=True):
+                    audited_R = nats(answer, cut.targets(windows), self._vocab)[:, 0]
+                    gaps_LR.append(audited_R - losses_WK[cut.rows, cut.index])
+        return Gaps.of(gaps_LR)
 
-def _rounded(gap: float, tolerance: float) -> float | None:
-    """The gap to a tenth of the tolerance: the model has seen hidden tokens and can choose all further digits."""
-    if not math.isfinite(gap):
-        return None
-    # A gap of no meaning, such as 1e32, would have room for digits before the point.
-    gap = max(-MAX_GAP, min(gap, MAX_GAP))
-    return round(gap, max(0, 1 - math.floor(math.log10(tolerance))) if tolerance > 0 else 4)
+    def _windows(self, scorer: Scorer) -> Windows:
+        """The windows as a loaded model wants them."""
+        if self._tokens.ndim == 1:
+            tokens_WT = windows_of(self._tokens, scorer.context or self._context)
+        else:
+            tokens_WT = self._tokens
+        length = tokens_WT.shape[1] - 1
+        scored_K = np.arange(length)
+        if self._positions is not None and self._positions < length:
+            chosen = np.random.default_rng(self._seed).choice(length, self._positions, replace=False)
+            scored_K = np.sort(chosen)
+        repeated = len(tokens_WT) * length - (len(self._tokens) - 1) if self._tokens.ndim == 1 else 0
+        return Windows(tokens_WT, scored_K, repeated)

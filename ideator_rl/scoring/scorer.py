@@ -3,11 +3,17 @@
 Before any code of the experiment it imports what the environment preloads, and installs the filter that it reads from
 the descriptor DOORS_FD; the listener of that filter goes to the evaluator (see `ideator_rl.sandbox.doors`).
 
-Protocol, little-endian; V and the size of a slot are fixed by the evaluator:
-- first answer: byte 0 when the model is loaded
-- request: uint32 batch B, length T, number of positions K and slot; then B·T int32 token ids and K int32 positions
+Protocol, little-endian; the size of a slot is fixed by the evaluator:
+- first answer: byte 0 when the model is loaded, then uint32 context and vocab, as the model carries them, 0 if it does
+  not.  V is that vocab, or VOCAB.
+- request: uint32 batch B, length T, number of positions K, slot and part; then B·T int32 token ids, unless it is a
+  further part, and K int32 positions.  Parts: 0 a whole request, 1 the first of several over the same token ids, whose
+  logits are kept, 2 a further one.
 - answer: B·K·V float32 logits of these positions in the slot of the shared memory, then byte 0; or byte 1, uint32
   length and a message
+
+A model maps token ids, int32 (B, T), to logits (B, T, V): an array, or a tensor on the CPU or a GPU.  One with a
+parameter `positions` gets the wanted ones and returns (B, K, V).
 
 Everything here is untrusted as soon as the experiment's code is imported.  The other side takes only sizes that it
 computed itself.
@@ -18,6 +24,7 @@ where PRELOAD is MODULE,MODULE, ARTIFACT a folder, and FOLDERS is FOLDER:FOLDER,
 
 import ctypes
 import importlib
+import inspect
 import mmap
 import os
 import platform
@@ -25,6 +32,7 @@ import socket
 import struct
 import sys
 import time
+from typing import Any
 
 SECCOMP = {"x86_64": 317, "aarch64": 277}
 """Numbers of the system call `seccomp`."""
@@ -62,33 +70,96 @@ def hand_over_doors(handle: int) -> None:
     channel.close()
 
 
+class Slots:
+    """The shared memory that logits are written to, one slot at a time."""
+
+    def __init__(self, memory, slot_bytes):
+        self._shared, self._slot_bytes = mmap.mmap(memory, 0), slot_bytes
+        self._pinned = False
+
+    def put(self, slot, logits):
+        """Write logits (B, K, V) of any float type, from the CPU or a GPU, as float32."""
+        import numpy as np
+
+        count = int(np.prod(logits.shape))
+        out = np.frombuffer(self._shared, "<f4", count, slot * self._slot_bytes).reshape(logits.shape)
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(logits, torch.Tensor):
+            out[:] = logits
+            return
+        if logits.is_cuda:
+            self._pin(torch)
+            # Converted there: a copy that converts would go through memory that is not pinned.
+            logits = logits.float()
+        torch.from_numpy(out).copy_(logits.detach())
+
+    def _pin(self, torch):
+        """Register the memory with CUDA once, so that a GPU writes to it directly; where that fails, it still can."""
+        if not self._pinned:
+            self._pinned = True
+            address = ctypes.addressof(ctypes.c_char.from_buffer(self._shared))
+            torch.cuda.cudart().cudaHostRegister(address, len(self._shared), 0)
+
+
+class Answers:
+    """Asks the model and picks the wanted logits."""
+
+    def __init__(self, model, vocab):
+        self._model, self._vocab = model, vocab
+        self._kept: Any = None
+        try:
+            self._takes_positions = "positions" in inspect.signature(model).parameters
+        except (TypeError, ValueError):
+            self._takes_positions = False
+
+    def logits(self, tokens, positions, part):
+        """Logits (B, K, V) of the positions, int (K,); `tokens` is None for a further part."""
+        if part == 2:
+            return self._kept[:, positions]
+        batch, length = tokens.shape
+        if self._takes_positions and part == 0 and len(positions) < length:
+            return self._checked(self._model(tokens, positions=positions), (batch, len(positions), self._vocab))
+        logits = self._checked(self._model(tokens), (batch, length, self._vocab))
+        self._kept = logits if part == 1 else None
+        return logits if len(positions) == length else logits[:, positions]
+
+    def _checked(self, logits, shape):
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(logits, torch.Tensor):
+            import numpy as np
+
+            logits = np.asarray(logits)
+        if tuple(logits.shape) != shape:
+            raise ValueError(f"logits have the shape {tuple(logits.shape)}; expected {shape}")
+        return logits
+
+
 def main() -> None:
     request, answer = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
-    memory, slot_bytes = int(sys.argv[3]), int(sys.argv[5])
     module, _, function = sys.argv[7].partition(":")
-    vocab = int(sys.argv[9])
     try:
         # Our own code and packages first, so that nothing of the experiment can be imported in their place.
         for name in filter(None, ("numpy", *sys.argv[6].split(","))):
             importlib.import_module(name)
         import numpy as np
 
-        shared = mmap.mmap(memory, 0)
+        slots = Slots(int(sys.argv[3]), int(sys.argv[5]))
         hand_over_doors(int(sys.argv[4]))
         # Not before: a file of the codebase could take the place of a module that is imported above.
         sys.path[:0] = sys.argv[10].split(os.pathsep)
         model = getattr(importlib.import_module(module), function)(sys.argv[8])
-        answer.write(b"\0")
+        carried = [getattr(model, name, 0) for name in ("context", "vocab")]
+        context, vocab = (value if isinstance(value, int) else 0 for value in carried)
+        answers = Answers(model, vocab or int(sys.argv[9]))
+        answer.write(b"\0" + struct.pack("<II", context, vocab))
         answer.flush()
-        while header := request.read(16):
-            batch, length, count, slot = struct.unpack("<IIII", header)
-            tokens = np.frombuffer(request.read(4 * batch * length), "<i4").reshape(batch, length)
-            positions = np.frombuffer(request.read(4 * count), "<i4")
-            logits = np.asarray(model(tokens))
-            if logits.shape != (batch, length, vocab):
-                raise ValueError(f"logits have the shape {logits.shape}; expected {(batch, length, vocab)}")
-            out = np.frombuffer(shared, "<f4", batch * count * vocab, slot * slot_bytes).reshape(batch, count, vocab)
-            out[:] = logits if count == length else logits[:, positions]
+        while header := request.read(20):
+            batch, length, count, slot, part = struct.unpack("<IIIII", header)
+            tokens = None
+            if part != 2:
+                tokens = np.frombuffer(request.read(4 * batch * length), "<i4").reshape(batch, length)
+            positions = np.frombuffer(request.read(4 * count), "<i4").astype(np.int64)
+            slots.put(slot, answers.logits(tokens, positions, part))
             answer.write(b"\0")
             answer.flush()
     except Exception as error:

@@ -41,11 +41,11 @@ from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter, ScorerLimit, Scor
 
 SCORER = Path(__file__).with_name("scorer.py")
 ARTIFACT = "/artifact"
-ANSWER_SECONDS = 120.0
-"""Wall seconds that a scorer may take for one answer, and for its imports and loading."""
 ENDING_SECONDS = 2.0
-SLOT_BYTES = 256 << 20
-"""The largest answer.  Two are reserved, one to be filled while the other is read; memory is used where written."""
+MAX_CONTEXT, MAX_VOCAB = 1 << 16, 1 << 18
+"""The most that a model may carry as its `context` and `vocab`."""
+WHOLE, FIRST, FURTHER = 0, 1, 2
+"""Parts of a request; see `scorer`."""
 _SEALED = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -79,19 +79,45 @@ class Request:
 
     tokens: np.ndarray
     positions: Sequence[int] | np.ndarray | None = None
+    part: int = WHOLE
+    """`FIRST` of several requests over the same token ids, whose logits the scorer keeps, or a `FURTHER` one."""
 
     @property
     def wanted(self) -> int:
         return self.tokens.shape[1] if self.positions is None else len(self.positions)
 
 
+@dataclass(frozen=True)
+class VocabRange:
+    """How many classes a model may answer."""
+
+    default: int
+    """Of a model that carries no `vocab`."""
+    least: int
+    """Of one that does; token ids are below it."""
+    most: int
+
+
 class Scorer:
     """A running scorer.  `received` counts the bytes of logits that it sent.  Protocol: see `scorer.py`."""
 
-    def __init__(self, request: int, answer: int, memory: mmap.mmap, vocab: int, doors: Doors, meter: Meter):
-        self._request, self._answer, self._memory, self._vocab = request, answer, memory, vocab
-        self._doors, self._meter = doors, meter
+    def __init__(
+        self, pipes: tuple[int, int], memory: mmap.mmap, vocab: VocabRange, limits: ScoringLimits, doors: Doors,
+        meter: Meter,
+    ):  # fmt: skip
+        """
+        Args:
+            pipes: descriptors to write requests to and to read answers from.
+            memory: of two slots, one to be filled while the other is read.
+            vocab: what the model may answer.
+        """
+        (self._request, self._answer), self._memory, self._range = pipes, memory, vocab
+        self._limits, self._doors, self._meter = limits, doors, meter
         self._loaded, self._warm = False, False
+        self.vocab = vocab.default
+        """Classes V of the logits; the model's own once it is loaded."""
+        self.context: int | None = None
+        """Tokens a window that the model asks for, once it is loaded; None if it does not."""
         self.public: np.ndarray | None = None
         """Token ids that are not hidden, int (N,), for the warm-up; None has it draw them from the whole vocabulary."""
         self.doors_state = ""
@@ -108,8 +134,21 @@ class Scorer:
         """
         return next(self.stream([Request(tokens, positions)])).copy()
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[np.ndarray]:
+    @property
+    def positions_in_slot(self) -> int:
+        """The most positions, over all rows, of one answer."""
+        return self._limits.slot_bytes // (4 * self.vocab)
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """The shared memory of both slots."""
+        return self._memory
+
+    def stream(self, requests: Sequence[Request], ahead: bool = True) -> Iterator[np.ndarray]:
         """Answers in order, the next one computed while this one is used.
+
+        Args:
+            ahead: send a request before the answer to the one before is used; the model can then read both.
 
         Each is a view of shared memory, good until the next is asked for, and untrusted: it may change while it is
         read.  Copy what you compute from.
@@ -121,28 +160,36 @@ class Scorer:
             shapes = [request.tokens.shape for request in requests]
             by_length = sorted(shapes, key=lambda shape: shape[::-1])
             self.warm_up([shapes[0], by_length[0], by_length[-1]])
-        # Two slots in turn: the scorer fills one while the caller reads the other.
-        for number, request in enumerate(requests[:1]):
-            self._ask_hidden(request, number % 2)
+        sent = 0
         for number, request in enumerate(requests):
-            if number + 1 < len(requests):
-                self._ask_hidden(requests[number + 1], (number + 1) % 2)
-            self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
-            shape = (len(request.tokens), request.wanted, self._vocab)
+            # Two slots in turn: the scorer fills one while the caller reads the other.
+            while sent < min(number + 1 + ahead, len(requests)):
+                self._ask_hidden(requests[sent], sent % 2)
+                sent += 1
+            self._receive_status("gave no answer")
+            shape = (len(request.tokens), request.wanted, self.vocab)
             count = shape[0] * shape[1] * shape[2]
             self.received += 4 * count
-            yield np.frombuffer(self._memory, "<f4", count, number % 2 * SLOT_BYTES).reshape(shape)
+            yield np.frombuffer(self._memory, "<f4", count, number % 2 * self._limits.slot_bytes).reshape(shape)
 
     def load(self) -> None:
         """Wait until the model is loaded.
 
         Raises:
-            ScorerFailed: it cannot be.
+            ScorerFailed: it cannot be, or carries a `context` or `vocab` out of range.
         """
         if not self._loaded:
             started = time.monotonic()
-            self._receive_status(f"was not loaded within {ANSWER_SECONDS:g} s")
+            deadline = self._receive_status("was not loaded")
+            context, vocab = struct.unpack("<II", self._receive(8, deadline, "was not loaded"))
             self._loaded, self.seconds_loading = True, time.monotonic() - started
+            if context > MAX_CONTEXT:
+                raise ScorerFailed(f"the model carries a context over {MAX_CONTEXT} tokens")
+            if vocab and not self._range.least <= vocab <= self._range.most:
+                raise ScorerFailed(
+                    f"the model carries a vocab outside {self._range.least} to {self._range.most} classes"
+                )
+            self.context, self.vocab = context or None, vocab or self.vocab
 
     def warm_up(self, shapes: Sequence[tuple[int, ...]]) -> None:
         """Let the model answer tokens that are not hidden, in each of these shapes (B, T); then shut its doors.
@@ -161,7 +208,7 @@ class Scorer:
         for shape in dict.fromkeys(shapes):
             # One position: what is warmed up is the model, which answers all of them anyway.
             self._ask(Request(self._public_tokens(shape, rng), [shape[1] - 1]), 0)
-            self._receive_status(f"gave no answer within {ANSWER_SECONDS:g} s")
+            self._receive_status("gave no answer")
         self._doors.shut()
         self.doors_state = f"open: {self._doors.missing}" if self._doors.missing else "shut"
         self._refuse(self._meter.warm())
@@ -169,7 +216,7 @@ class Scorer:
 
     def _public_tokens(self, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         if self.public is None or not self.public.size:
-            return rng.integers(0, self._vocab, shape)
+            return rng.integers(0, self._range.least, shape)
         starts = rng.integers(0, max(1, self.public.size - shape[1] + 1), shape[0])
         return np.take(self.public, starts[:, None] + np.arange(shape[1]), mode="wrap")
 
@@ -183,26 +230,30 @@ class Scorer:
 
     def _ask_hidden(self, request: Request, slot: int) -> None:
         # Before it is sent: the scorer may work on it at once, while the answer before is still read.
-        self._meter.tokens += request.tokens.size
+        self._meter.tokens += 0 if request.part == FURTHER else request.tokens.size
         self._ask(request, slot)
 
     def _ask(self, request: Request, slot: int) -> None:
         batch, length = request.tokens.shape
-        size = 4 * batch * request.wanted * self._vocab
-        if size > SLOT_BYTES:
-            raise ValueError(f"{batch} rows with {request.wanted} positions are {size} bytes; at most {SLOT_BYTES} fit")
+        size, most = 4 * batch * request.wanted * self.vocab, self._limits.slot_bytes
+        if size > most:
+            raise ValueError(f"{batch} rows with {request.wanted} positions are {size} bytes; at most {most} fit")
         positions = range(length) if request.positions is None else request.positions
-        body = struct.pack("<IIII", batch, length, request.wanted, slot)
-        body += np.ascontiguousarray(request.tokens, "<i4").tobytes() + np.asarray(positions, "<i4").tobytes()
-        self._send(body, time.monotonic() + ANSWER_SECONDS)
+        body = struct.pack("<IIIII", batch, length, request.wanted, slot, request.part)
+        body += b"" if request.part == FURTHER else np.ascontiguousarray(request.tokens, "<i4").tobytes()
+        body += np.asarray(positions, "<i4").tobytes()
+        self._send(body, time.monotonic() + self._limits.answer_seconds)
 
-    def _receive_status(self, late: str) -> None:
-        """Wait for the byte that ends an answer.  `late` completes the sentence "the model …" of a time-out.
+    def _receive_status(self, late: str) -> float:
+        """Wait for the byte that ends an answer; returns the deadline (`time.monotonic`) of the whole answer.
+
+        Args:
+            late: completes the sentence "the model … within S s" of a time-out.
 
         Raises:
             ScorerFailed: it was too slow, died, or reported an error.
         """
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = time.monotonic() + self._limits.answer_seconds
         if self._receive(1, deadline, late) != b"\0":
             size = min(struct.unpack("<I", self._receive(4, deadline, late))[0], 4096)
             message = self._receive(size, deadline, late).decode("utf-8", "replace")
@@ -211,13 +262,14 @@ class Scorer:
             kind = message.partition(":")[0]
             is_builtin = isinstance(getattr(builtins, kind, None), type)
             raise ScorerFailed(f"the model could not be loaded or run: {kind if is_builtin else 'an error'}")
+        return deadline
 
     def _send(self, body: bytes, deadline: float) -> None:
         # A scorer that does not read would block a plain write for ever.
         view = memoryview(body)
         while view:
             if not self._wait([], [self._request], deadline):
-                raise ScorerFailed(f"the model took no input for {ANSWER_SECONDS:g} s")
+                raise ScorerFailed(f"the model took no input for {self._limits.answer_seconds:g} s")
             try:
                 view = view[os.write(self._request, view[:65_536]) :]
             except BlockingIOError:
@@ -229,7 +281,7 @@ class Scorer:
         chunks, missing = [], size
         while missing:
             if not self._wait([self._answer], [], deadline):
-                raise ScorerFailed(f"the model {late}")
+                raise ScorerFailed(f"the model {late} within {self._limits.answer_seconds:g} s")
             chunk = os.read(self._answer, min(missing, 1 << 20))
             if not chunk:
                 raise ScorerEnded("the model's process ended without an answer")
@@ -289,17 +341,23 @@ class ScoringRun:
     """Facts of the measurement, such as bytes and seconds; they go into the record."""
 
     @contextmanager
-    def open_scorer(self, vocab: int | None = None, public: np.ndarray | None = None) -> Iterator[Scorer]:
+    def open_scorer(
+        self, vocab: int | None = None, public: np.ndarray | None = None, *, least: int | None = None
+    ) -> Iterator[Scorer]:
         """A fresh process that loads the experiment's model; it ends with the `with` block.
 
         Args:
+            vocab: classes of the logits; None for the preset's.
             public: token ids that are not hidden, int (N,), for its warm-up; None draws from the whole vocabulary.
+            least: let a model that carries a `vocab` answer so many classes, from this number on; None for `vocab`
+                alone.
         """
         vocab = vocab or self.vocab
+        vocab_range = VocabRange(vocab, least or vocab, vocab if least is None else MAX_VOCAB)
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
         memory = os.memfd_create("logits", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(memory, 2 * SLOT_BYTES)
+        os.ftruncate(memory, 2 * self.scoring.slot_bytes)
         # Sealed before the scorer gets it: reading from a memory that was shrunk would kill this process.
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALED)
         doors, files = Doors(), ExitStack()
@@ -309,7 +367,8 @@ class ScoringRun:
         os.close(answer_write)
         doors.close_inherited()
         os.set_blocking(request_write, False)
-        shared = mmap.mmap(memory, 2 * SLOT_BYTES, prot=mmap.PROT_READ)
+        # Writable, although this side only reads: CUDA registers no other.
+        shared = mmap.mmap(memory, 2 * self.scoring.slot_bytes)
         os.close(memory)
         limit = self.limits[min(len(self.spent), len(self.limits) - 1)] if self.limits else None
         pid = process.pid
@@ -318,7 +377,7 @@ class ScoringRun:
             lambda: doors.startup,
             limit,
         )
-        scorer = Scorer(request_write, answer_read, shared, vocab, doors, meter)
+        scorer = Scorer((request_write, answer_read), shared, vocab_range, self.scoring, doors, meter)
         scorer.public = public
         try:
             yield scorer
@@ -347,7 +406,7 @@ class ScoringRun:
             visible_path(SCORER, "/ideator/scorer.py"),
             (
                 *map(str, handles),
-                str(SLOT_BYTES),
+                str(self.scoring.slot_bytes),
                 ",".join(self.preload),
                 self.scorer,
                 visible_path(self.artifact, ARTIFACT),

@@ -1,0 +1,191 @@
+"""Texts cut by the model's context, masked classes, and an audit of both directions and of the mean."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scored_models import LENGTH, VOCAB, run_of, text
+
+from ideator_rl.environments.preset import ScoringLimits
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, nats, token_loss, windows_of
+from ideator_rl.evaluation.audit import Gaps, draw
+from ideator_rl.evaluation.windows import Windows
+
+__all__ = ["run_of", "text"]  # fixtures
+STRICT = Audit(tolerance=0.03, mean=0.004, min_rows=500)
+CARRIES = """
+    def model(tokens):
+        return {logits}
+    model.context, model.vocab = {context}, {vocab}
+    return model"""
+
+
+@pytest.fixture(scope="module")
+def flat(text):
+    """The text's tokens, int (4081,), and the honest loss of all but the first."""
+    tokens = text[0].reshape(-1)
+    return tokens, float(nats(text[1][None, tokens[:-1]], tokens[None, 1:]).mean())
+
+
+def with_context(context, logits="honest(tokens)", vocab=0):
+    return CARRIES.format(context=context, logits=logits, vocab=vocab)
+
+
+def test_windows_predict_each_token_but_the_first_once():
+    windows = windows_of(np.arange(13), 4)
+    assert windows.tolist() == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 12]]
+    assert windows_of(np.arange(12), 4)[-1].tolist() == [7, 8, 9, 10, 11]  # reaches back
+    assert windows_of(np.arange(3), 99).tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(("tokens", "context"), [(np.zeros(1), 4), (np.zeros((2, 9)), 4), (np.zeros(9), 0)])
+def test_windows_of_what_is_no_text_are_refused(tokens, context):
+    with pytest.raises(ValueError, match=r"expected \(N,\)"):
+        windows_of(tokens, context)
+
+
+@pytest.mark.parametrize("context", [16, 40, 100, 5000])
+def test_the_same_tokens_count_whatever_context_a_model_carries(context, run_of, flat):
+    tokens, honest = flat
+    run = run_of(with_context(context))
+    assert token_loss(run, tokens, 8, STRICT, context=16) == pytest.approx(honest, abs=1e-6)
+    assert run.notes["tokens"] == run.notes["of_tokens"] == len(tokens) - 1
+    assert run.notes["context"] == min(context, len(tokens) - 1) and run.notes["audit_rows"] >= 500
+
+
+def test_a_model_without_a_context_gets_the_evaluators(run_of, flat):
+    run = run_of("return honest")
+    assert token_loss(run, flat[0], 8, STRICT, context=20) == pytest.approx(flat[1], abs=1e-6)
+    assert run.notes["context"] == 20
+
+
+@pytest.mark.parametrize("context", [65_537, 2**40, -1])
+def test_a_context_out_of_range_fails(context, run_of, flat):
+    with pytest.raises(ScorerFailed):
+        token_loss(run_of(with_context(context)), flat[0], 8, STRICT)
+
+
+def test_another_context_in_the_audit_fails(run_of, flat):
+    body = """
+        def model(tokens): return honest(tokens)
+        model.context = 16 + int.from_bytes(os.urandom(4), "little") % 2000
+        return model"""
+    with pytest.raises(ScorerFailed, match="another context"):
+        token_loss(run_of(body), flat[0], 8, STRICT)
+
+
+WIDE = "np.concatenate([honest(tokens), np.full((*tokens.shape, 4), {filling}, np.float32)], -1)"
+
+
+@pytest.mark.parametrize("filling", ["50.0", "np.nan", "-np.inf"])
+def test_classes_beyond_the_evaluators_vocabulary_are_masked(filling, run_of, flat):
+    run = run_of(with_context(16, WIDE.format(filling=filling), vocab=VOCAB + 4))
+    assert token_loss(run, flat[0], 8, STRICT, vocab=VOCAB) == pytest.approx(flat[1], abs=1e-6)
+    assert run.notes["bytes"] == 4 * (VOCAB + 4) * 255 * 16
+
+
+@pytest.mark.parametrize(("vocab", "carried"), [(VOCAB, VOCAB - 1), (VOCAB, 1 << 19), (None, VOCAB + 4)])
+def test_a_vocabulary_out_of_range_fails(vocab, carried, run_of, flat):
+    run = run_of(with_context(16, WIDE.format(filling="0"), vocab=carried))
+    with pytest.raises(ScorerFailed, match="vocab outside"):
+        token_loss(run, flat[0], 8, STRICT, vocab=vocab)
+
+
+def test_a_window_larger_than_a_slot_comes_in_parts_and_is_computed_once(run_of, text):
+    body = """
+        asked = []
+        WIDE = np.zeros((1, 1, 5000), np.float32)
+        def model(tokens):
+            asked.append(len(tokens))
+            if len(asked) > 44: raise ValueError  # 41 windows, and three shapes of the warm-up
+            out = np.full((*tokens.shape, 5000), -30, np.float32)
+            out[..., :V] = honest(tokens)
+            return out
+        model.context, model.vocab = 100, 5000
+        return model"""
+    # 52 positions fit in 1 MiB.
+    run = replace(run_of(body), scoring=ScoringLimits(slot_mb=1))
+    tokens = text[0].reshape(-1)
+    never = Audit(tolerance=0.01, below=-1.0)
+    honest = float(nats(text[1][None, tokens[:-1]], tokens[None, 1:]).mean())
+    assert token_loss(run, tokens, 8, never, vocab=VOCAB) == pytest.approx(honest, abs=1e-6)
+
+
+def test_a_model_that_takes_positions_computes_only_those(run_of, text):
+    body = """
+        def model(tokens, positions=None):
+            assert positions is not None
+            return honest(tokens[:, positions])
+        return model"""
+    run = run_of(body)
+    positions = np.sort(np.random.default_rng(0).choice(LENGTH, 5, replace=False))
+    expected = nats(text[1][text[0][:, :-1]], text[0][:, 1:])[:, positions].mean()
+    assert token_loss(run, text[0], 64, Audit(tolerance=0.01), positions=5) == pytest.approx(float(expected), abs=1e-6)
+
+
+LEAKS = {
+    "a hundredth of a nat, everywhere": "ahead(tokens, 0.02)",
+    "the first token of the next window of the batch": """(lambda out: [
+        out.__setitem__((slice(None, -1), -1), out[:-1, -1] + 9.0 * (tokens[1:, :1] == np.arange(V))), out][1]
+        )(honest(tokens).copy())""",
+    "worse in the full pass than in the audit": "honest(tokens) * (0.8 if tokens.shape[1] == 16 else 1.0)",
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_the_audit_finds(leak, run_of, flat):
+    with pytest.raises(Implausible, match="saw only what precedes"):
+        token_loss(run_of(with_context(16, LEAKS[leak])), flat[0], 64, STRICT)
+
+
+def test_a_hundredth_of_a_nat_passes_an_audit_without_a_bound_of_the_mean(run_of, flat):
+    """The test above would be of no use if any audit found that leak."""
+    token_loss(run_of(with_context(16, LEAKS["a hundredth of a nat, everywhere"])), flat[0], 64, Audit(tolerance=0.1))
+
+
+def test_the_final_split_is_audited_whatever_its_loss(run_of, flat):
+    run = replace(run_of("return honest"), split="final")
+    token_loss(run, flat[0], 8, Audit(tolerance=0.01, below=-1.0))
+    assert run.notes["audit_gap"] == 0
+
+
+@pytest.mark.parametrize("count", [2, 3, 20, 200])
+def test_no_request_of_an_audit_reveals_what_an_earlier_one_asks(count):
+    windows = Windows(np.zeros((count, 257), np.int32), np.arange(256))
+    for _ in range(20):
+        asked = draw(windows, Audit(tolerance=0.01, min_rows=100))
+        assert sum(len(cut.rows) for cuts in asked for cut in cuts) >= 100
+        for cuts in asked:
+            rows = np.unique(np.concatenate([cut.rows for cut in cuts]))
+            assert not np.intersect1d(rows, rows + 1).size, "a window and the next one"
+            assert all(a.index < b.index for a, b in zip(cuts, cuts[1:], strict=False))
+            assert cuts[-1].index == 255
+            if count > 3:
+                assert not any(np.intersect1d(a.rows, b.rows).size for a, b in zip(cuts, cuts[1:], strict=False))
+
+
+def test_positions_that_the_window_before_predicts_are_not_audited_twice():
+    windows = Windows(np.zeros((5, 65), np.int32), np.arange(64), repeated=60)
+    cuts = [cut for _ in range(20) for cuts in draw(windows, Audit(tolerance=0.01)) for cut in cuts]
+    assert any(4 in cut.rows for cut in cuts) and all(cut.index >= 60 for cut in cuts if 4 in cut.rows)
+
+
+def test_more_rows_than_the_windows_allow_are_refused():
+    with pytest.raises(ValueError, match="allow fewer"):
+        draw(Windows(np.zeros((200, 5), np.int32), np.arange(4)), Audit(tolerance=0.01, min_rows=1000))
+
+
+@pytest.mark.parametrize(
+    ("gaps", "sentence"),
+    [
+        ([[0.001, -0.001], [0.003]], ""),
+        ([[0.0], [0.006], [0.006]], "rose by 0.004 nats"),
+        ([[-0.006], [-0.006]], "fell by 0.006 nats"),
+        ([[0.05], [-0.05]], "rose by 0.05 nats"),
+        ([[np.nan], [0.0]], "over 10 nats"),
+        ([[1e30], [0.0]], "over 10 nats"),
+    ],
+)
+def test_gaps_are_judged_by_their_mean_and_by_their_worst_length(gaps, sentence):
+    exceeded = Gaps.of([np.array(length) for length in gaps]).exceeded(Audit(tolerance=0.03, mean=0.0035))
+    assert sentence in exceeded and bool(sentence) == bool(exceeded)
