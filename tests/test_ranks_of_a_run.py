@@ -1,11 +1,15 @@
 """Runs of several ranks: one mark, one clock, and one end for all."""
 
 import os
+import shutil
 import time
 
 import pytest
+import yaml
+from conftest import replace_line, run
 
 from ideator_rl.environments.environment import Budget, Resources
+from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.sandbox import launch
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.mounts import Mounts
@@ -150,3 +154,43 @@ def test_a_program_that_is_no_script_has_ranks_too(tmp_path, no_other_children):
     mounts = Mounts({workspace: WORKSPACE})
     ended = sealed_run(best_sandbox(), command, mounts, Budget("cpu", 5.0, 10.0), Resources())
     assert sorted(ended.log.splitlines()) == ["0 of 2", "1 of 2"]
+
+
+@pytest.fixture
+def pair(toy, tmp_path):
+    """The toy, whose preset has two ranks, sizes and a variable of its own."""
+    root = tmp_path / "pair"
+    shutil.copytree(toy, root)
+    manifest = yaml.safe_load((root / "env.yaml").read_text())
+    preset = manifest["presets"]["cpu"]
+    preset |= {"ranks": 2, "variables": {"GREETING": "hello"}}
+    preset["resources"] |= {"cpus": 2, "shm_gb": 0.001, "tmp_gb": 0.002, "artifact_gb": 2.0}
+    (root / "env.yaml").write_text(yaml.safe_dump(manifest))
+    buffer = open_buffer(BufferConfig(str(root), "cpu", f"file://{tmp_path}/bucket", run_dir=str(tmp_path), slots=2))
+    yield buffer
+    buffer.close()
+
+
+def test_an_experiment_has_the_ranks_sizes_and_variables_of_its_preset(pair):
+    code = (
+        "import resource\n"
+        "rank = os.environ['RANK']\n"
+        "sizes = [os.statvfs(f) for f in ('/dev/shm', '/tmp')]\n"
+        "sizes = [round(s.f_blocks * s.f_bsize / 1e6) for s in sizes]\n"
+        "facts = [os.environ['GREETING'], os.environ['OMP_NUM_THREADS'], *sizes]\n"
+        "print(rank, *facts, resource.getrlimit(resource.RLIMIT_FSIZE)[0])\n"
+        "if rank == '1': raise SystemExit\n"
+    )
+    record = run(
+        pair.score_patch(replace_line('point = {"x": x, "y": y, "z": z}', code + 'point = {"x": x, "y": y, "z": z}'))
+    )
+    assert record.status == "succeeded", record.error
+    lines = sorted(line for line in record.log.splitlines() if "hello" in line)
+    assert lines == [f"{rank} hello 1 1 2 2000000000" for rank in range(2)]
+
+
+def test_a_rank_that_an_idea_breaks_fails_the_experiment(pair):
+    broken = 'assert os.environ["RANK"] == "0", "no data"; point = {"x": x, "y": y, "z": z}\ntime.sleep(9)'
+    record = run(pair.score_patch(replace_line('point = {"x": x, "y": y, "z": z}', broken)))
+    assert record.status == "failed"
+    assert record.error["message"] == "ended with status 1: rank 1: AssertionError: no data"

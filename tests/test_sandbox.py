@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from ideator_rl.environments.preset import Resources
 from ideator_rl.sandbox import choose, sandbox, seccomp
 from ideator_rl.sandbox.choose import SandboxError, best_sandbox, choose_sandbox
 from ideator_rl.sandbox.mounts import Mounts
@@ -353,4 +354,4 @@ def test_no_limit_is_above_the_hard_one_of_this_process(monkeypatch):
     monkeypatch.setattr(sandbox.resource, "getrlimit", lambda limit: (1, hard.get(limit, 1 << 40)))
     limits = sandbox.kernel_limits()
     assert (limits["nofile"], limits["nproc"]) == (900, sandbox.MAX_PROCESSES)
-    assert limits["fsize"] == sandbox.MAX_FILE_BYTES
+    assert limits["fsize"] == Resources().file_bytes

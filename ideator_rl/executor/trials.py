@@ -10,21 +10,20 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ideator_rl.environments.environment import Environment, Preset, joined_folders
+from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.executor.record_store import Claim, Spec
-from ideator_rl.executor.share import CUDA_VARIABLE, visible_names
+from ideator_rl.executor.run_variables import run_variables
 from ideator_rl.executor.workdirs import remove_folder
 from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
-from ideator_rl.sandbox.mounts import Mounts, allotted_gpus, package_folders
-from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox, experiment_uid
+from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
 from ideator_rl.sandbox.workspace import in_memory, sized_workspace
 from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
@@ -179,35 +178,27 @@ class Trials:
         (workspace / "artifact").mkdir()
         _give_to(experiment_uid(self.sandbox.level), workspace)
         inside = self.sandbox.visible_path(workspace, WORKSPACE)
-        # An allow-list: nothing of this process's own environment reaches the experiment.
-        variables = {
-            # With this Python, which make and shell scripts call by its name.
-            "PATH": f"{os.path.dirname(sys.executable)}:/usr/bin:/bin",
-            "HOME": inside,
-            "USER": "experiment",
-            "LANG": "C.UTF-8",
-            "OMP_NUM_THREADS": str(self.preset.resources.cpus),
-            "IDEATOR_DATA": self.sandbox.visible_path(data.public, "/data"),
-            "IDEATOR_ARTIFACT": inside + "/artifact",
-            "IDEATOR_BUDGET_SECONDS": str(budget.seconds),
-            "IDEATOR_SEED": str(seed),
-        }
-        gpus = [int(number) for number in allotted_gpus()]
-        if self.sandbox.level == NONE:
-            # All devices are there: without a variable, an experiment without GPUs would see all of them.
-            variables[CUDA_VARIABLE] = visible_names(gpus)
-        elif gpus:
-            # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
-            variables[CUDA_VARIABLE] = ",".join(str(number) for number in range(len(gpus)))
-        folders = self.environment.import_folders
-        # So that a module that is run with -m, and Python that a script starts, import from them too.
-        paths = [*(joined_folders(inside, folders) if len(folders) > 1 else ()), *package_folders()]
-        if paths:
-            variables["PYTHONPATH"] = os.pathsep.join(paths)
-        command = Command(self.environment.command, self.environment.preload, variables, folders)
-        network = self.preset.resources.network
-        mounts = Mounts({workspace: WORKSPACE}, {data.public: "/data"}, data.masked, network)
-        return run(self.sandbox, command, mounts, budget, self.preset.resources)
+        variables = run_variables(
+            self.environment,
+            self.preset,
+            self.sandbox.level,
+            (inside, self.sandbox.visible_path(data.public, "/data")),
+            budget.seconds,
+            seed,
+        )
+        environment, resources = self.environment, self.preset.resources
+        command = Command(
+            environment.command, environment.preload, variables, environment.import_folders, self.preset.ranks
+        )
+        mounts = Mounts(
+            {workspace: WORKSPACE},
+            {data.public: "/data"},
+            data.masked,
+            resources.network,
+            shm_bytes=resources.shm_bytes,
+            tmp_bytes=resources.tmp_bytes,
+        )
+        return run(self.sandbox, command, mounts, budget, resources)
 
     def _confirm(self, record: Experiment, second: Trial) -> None:
         """Let the second trial decide whether the first counts."""

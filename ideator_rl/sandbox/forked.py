@@ -112,7 +112,9 @@ class ForkedProcess:
             output = nowhere if inside.output is None else inside.output
             passed = {0: nowhere, 1: output, 2: output, ready: ready}
             passed |= {number: number for number in inside.descriptors}
-            limits = kernel_limits() | ({} if inside.cpu_seconds is None else {"cpu": inside.cpu_seconds})
+            limits = kernel_limits(inside.file_bytes) | (
+                {} if inside.cpu_seconds is None else {"cpu": inside.cpu_seconds}
+            )
             request = {
                 "script": script.path,
                 "arguments": script.arguments,

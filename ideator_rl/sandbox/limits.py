@@ -37,6 +37,8 @@ MEMORY_SECONDS = 0.1
 """Between two looks at shared memory."""
 SOCKET_BYTES = 425_984
 """What the kernel lets a socket hold by default, counted as memory for each of them."""
+OPEN_PER_PROCESS = 39
+"""A run may have so many descriptors and mappings for each process that it may have, or `process_tree.MAX_OPEN`."""
 MAX_ENTRIES = 20_000
 MAX_DEPTH = 64
 MAX_ARTIFACT_ENTRIES = 1_000
@@ -80,6 +82,7 @@ class Watch:
         """CPU seconds of our own processes that looked at the run and have ended: they count as this one's children."""
         self._last_cpu, self._vanished_cpu = 0.0, 0.0
         self._open = process_tree.OpenResources()
+        self._most_open = max(process_tree.MAX_OPEN, OPEN_PER_PROCESS * resources.processes)
         self._startup_wall = 0.0
         self._next_check, self._next_disk_check, self._next_memory_check = started, started + DISK_SECONDS, started
         # Looks that are under way.
@@ -207,7 +210,7 @@ class Watch:
         """Raises: TooSlow."""
         if self._disk_look is None:
             if time.monotonic() >= self._next_disk_check:
-                self._disk_look = SlowLook(lambda: _look_at_disk(self.workspace, pids))
+                self._disk_look = SlowLook(lambda: _look_at_disk(self.workspace, pids, self._most_open))
             return None
         answer = self._disk_look.result()
         if not self._disk_look.ended:
@@ -220,9 +223,9 @@ class Watch:
         if entries > MAX_ENTRIES:
             return FAILED, f"left over {MAX_ENTRIES} files and folders, or folders that cannot be looked into"
         if self._open.too_many == "mappings":
-            return FAILED, f"over the limit of {process_tree.MAX_MAPPINGS} memory mappings"
+            return FAILED, f"over the limit of {self._most_open} memory mappings"
         if self._open.too_many:
-            return FAILED, f"over the limit of {process_tree.MAX_DESCRIPTORS} open descriptors"
+            return FAILED, f"over the limit of {self._most_open} open descriptors"
         limit = self.resources.disk_gb
         if size + self._open.unlinked > limit * 1e9:
             return FAILED, f"over the disk limit of {limit:g} GB"
@@ -233,11 +236,11 @@ class Watch:
         self.cpu_of_looks += look.cpu
 
 
-def _look_at_disk(workspace: Path, pids: list[int]) -> dict[str, Any]:
+def _look_at_disk(workspace: Path, pids: list[int], most_open: int) -> dict[str, Any]:
     size, entries = _disk_usage(workspace)
     # A workspace that is away is a fault of the machine, which the worker looks for when the run has failed.
     device = workspace.stat().st_dev if workspace.exists() else 0
-    return {"size": size, "entries": entries, "open": asdict(process_tree.open_resources(pids, device))}
+    return {"size": size, "entries": entries, "open": asdict(process_tree.open_resources(pids, device, most_open))}
 
 
 def _file_states(folder: Path) -> tuple[tuple[str, int, int], ...]:

@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from ideator_rl.environments.preset import Resources
 from ideator_rl.sandbox.static_proc import MASKED_FILES, MASKED_FOLDERS, PARAMETERS, static_proc
 
 GPUS_VARIABLE = "IDEATOR_GPUS"
 """Of a worker: the numbers N of the device files /dev/nvidiaN that its experiment may use."""
-SHM_BYTES = 256 << 20
-"""Of /dev/shm and of /tmp, each."""
+SHM_BYTES = Resources().shm_bytes
+"""Of /dev/shm and of /tmp, each, by default."""
 SITES = ("site-packages", "dist-packages")
 """Names of folders of packages."""
 _MADE_BY_INSTALLERS = ("bin", "__pycache__", ".lock")
@@ -71,6 +72,9 @@ class Mounts:
     """Show the system and Python from this image in memory, not from disk."""
     processes: bool = True
     """Show /proc with the sandbox's processes; else a few files that do not change."""
+    shm_bytes: int = SHM_BYTES
+    tmp_bytes: int = SHM_BYTES
+    """Sizes of /dev/shm and /tmp, which lie in memory.  What they hold and no process maps is in no limit on memory."""
 
 
 def allotted_gpus() -> list[str]:
@@ -107,8 +111,8 @@ def binds(mounts: Mounts, users: int) -> list[str]:
         bind("--ro-bind", source + inside if os.path.exists(source + inside) and source else host, inside)
     out.extend(["--perms", "0644", "--ro-bind-data", str(users), "/etc/passwd"])
     out.extend([*_proc(mounts), "--dev", "/dev"])
-    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/dev/shm"])
-    out.extend(["--perms", "1777", "--size", str(SHM_BYTES), "--tmpfs", "/tmp"])
+    out.extend(["--perms", "1777", "--size", str(mounts.shm_bytes), "--tmpfs", "/dev/shm"])
+    out.extend(["--perms", "1777", "--size", str(mounts.tmp_bytes), "--tmpfs", "/tmp"])
     created.update({"/proc", "/dev", "/tmp"})
     out.extend(_devices())
     for python_folder in python_folders():

@@ -24,10 +24,9 @@ REAPING_SECONDS = 5.0
 """How long the processes that reap others are spared when a tree is killed."""
 SENT_SIGNALS = {signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL, signal.SIGTERM}
 """By these a program is ended from outside, as by the kernel when memory is short.  Others are raised by a crash."""
-MAX_DESCRIPTORS = 20_000
-"""Descriptors of all processes together that are looked at: takes about 0.1 s."""
-MAX_MAPPINGS = 20_000
-"""Mappings of all processes together that are looked at: takes about 0.05 s.  Python with torch has 350."""
+MAX_OPEN = 20_000
+"""Descriptors of all processes together, and mappings, that are looked at by default: takes 0.1 and 0.05 s.  Python
+with torch has 350 mappings."""
 
 
 def become_subreaper() -> None:
@@ -179,20 +178,20 @@ class OpenResources:
     """`descriptors` or `mappings`, when there are more than are looked at: the figures above are not complete."""
 
 
-def open_resources(pids: list[int], device: int) -> OpenResources:
-    """What these processes keep open.  Takes milliseconds; stops at `MAX_DESCRIPTORS` and at `MAX_MAPPINGS`."""
+def open_resources(pids: list[int], device: int, most: int = MAX_OPEN) -> OpenResources:
+    """What these processes keep open.  Takes milliseconds; stops at `most` descriptors, and at so many mappings."""
     # By inode: a file or socket that several processes share counts once.
     files: dict[int, int] = {}
     sockets: set[int] = set()
     descriptors, mappings, page_tables = 0, 0, 0
     for pid in map(living_thread, pids):
         page_tables += _page_tables(pid)
-        mappings += _add_mapped_unlinked(pid, device, files, MAX_MAPPINGS - mappings)
-        if mappings > MAX_MAPPINGS:
+        mappings += _add_mapped_unlinked(pid, device, files, most - mappings)
+        if mappings > most:
             return OpenResources(too_many="mappings")
         for info in _open_files(pid):
             descriptors += 1
-            if descriptors > MAX_DESCRIPTORS:
+            if descriptors > most:
                 return OpenResources(too_many="descriptors")
             if stat.S_ISSOCK(info.st_mode):
                 sockets.add(info.st_ino)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ideator_rl.environments.preset import MIN_FILE_BYTES
 from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 
@@ -39,7 +40,8 @@ class Inside:
     no_child_signal: bool = False
     silent: bool = False
     cpu_seconds: int | None = None
-    """These three as for `Sandbox.start`."""
+    file_bytes: int = MIN_FILE_BYTES
+    """These four as for `Sandbox.start`."""
     descriptors: tuple[int, ...] = ()
     """These stay open in it, under the same numbers."""
     output: int | None = None

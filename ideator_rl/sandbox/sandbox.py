@@ -30,6 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.environments.preset import MIN_FILE_BYTES
 from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds, package_folders
 from ideator_rl.sandbox.program import Inside
@@ -41,7 +42,6 @@ NOBODY = 65534
 OWN_UIDS = 1_900_000_000
 """Where root starts sandboxes, those of one process run as a user of their own: this plus the pid of that process."""
 MAX_PIDS = 1 << 22
-MAX_FILE_BYTES = 1 << 30
 MAX_PROCESSES = 16_384
 """The kernel's limit for the sandbox's user."""
 MAX_OPEN_FILES = 4096
@@ -94,6 +94,7 @@ class Sandbox:
         no_child_signal: bool = False,
         silent: bool = False,
         cpu_seconds: int | None = None,
+        file_bytes: int = MIN_FILE_BYTES,
         pass_fds: Iterable[int] = (),
         **streams: Any,
     ) -> subprocess.Popen[Any]:
@@ -104,10 +105,11 @@ class Sandbox:
             no_child_signal: it cannot ignore the end of its children, which would hide their CPU time.
             silent: it has read secrets: its file locks have no effect, since other sandboxes could see them.
             cpu_seconds: the kernel kills each process that computes for longer.
+            file_bytes: of the largest file that it may write.
             streams: as for `subprocess.Popen`.
         """
         with ExitStack() as stack:
-            inherited, command = list(pass_fds), _limit_prefix(cpu_seconds)
+            inherited, command = list(pass_fds), _limit_prefix(cpu_seconds, file_bytes)
             if self.level != NONE:
                 users = stack.enter_context(_readable(_passwd()))
                 inherited.append(users)
@@ -138,7 +140,10 @@ class Sandbox:
         with ExitStack() as stack:
             users = stack.enter_context(_readable(_passwd()))
             is_root = os.getuid() == 0
-            descriptors, command = [users, info], [] if is_root else _limit_prefix(inside.cpu_seconds)
+            descriptors, command = (
+                [users, info],
+                [] if is_root else _limit_prefix(inside.cpu_seconds, inside.file_bytes),
+            )
             command += [*_bubblewrap(inside.mounts, users), "--info-fd", str(info)]
             if self.level == BWRAP:
                 handle = inside.open_filter()
@@ -223,26 +228,28 @@ def _readable(text: str) -> Iterator[int]:
         os.close(handle)
 
 
-KERNEL_LIMITS = {"core": 0, "fsize": MAX_FILE_BYTES, "nofile": MAX_OPEN_FILES, "nproc": MAX_PROCESSES}
+KERNEL_LIMITS = {"core": 0, "fsize": MIN_FILE_BYTES, "nofile": MAX_OPEN_FILES, "nproc": MAX_PROCESSES}
 """Of each process, by the names of `prlimit`; `nproc` is of the user.  None on address space, which breaks CUDA:
 `limits` watches memory."""
 
 
-def kernel_limits() -> dict[str, int]:
+def kernel_limits(file_bytes: int = MIN_FILE_BYTES) -> dict[str, int]:
     """`KERNEL_LIMITS`, each at most this process's own hard limit: a cluster's is often lower."""
     hard = {name: resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1] for name in KERNEL_LIMITS}
     return {
         name: limit if hard[name] == resource.RLIM_INFINITY else min(limit, hard[name])
-        for name, limit in KERNEL_LIMITS.items()
+        for name, limit in (KERNEL_LIMITS | {"fsize": file_bytes}).items()
     }
 
 
-def _limit_prefix(cpu_seconds: int | None = None, *, inside: bool = False) -> list[str]:
+def _limit_prefix(
+    cpu_seconds: int | None = None, file_bytes: int = MIN_FILE_BYTES, *, inside: bool = False
+) -> list[str]:
     # A prefix, not a `preexec_fn`: that one can dead-lock when the caller has threads.
     prlimit = shutil.which("prlimit", path="/usr/bin:/bin" if inside else None)
     # Processes are limited inside, where the count of a user namespace starts anew: outside, all that the user runs
     # would count.
-    limits = [f"--{name}={limit}" for name, limit in kernel_limits().items() if (name == "nproc") == inside]
+    limits = [f"--{name}={limit}" for name, limit in kernel_limits(file_bytes).items() if (name == "nproc") == inside]
     if cpu_seconds is not None:
         limits.append(f"--cpu={cpu_seconds}")
     return [prlimit, *limits, "--"] if prlimit else []

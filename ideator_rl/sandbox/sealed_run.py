@@ -17,7 +17,6 @@ import selectors
 import sys
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ideator_rl.environments.environment import Budget, Resources, joined_folders
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
@@ -108,7 +107,7 @@ def run(
     tracer = Tracer() if counted else None
     output, write_output = os.pipe()
     try:
-        process = _start(sandbox, command, mounts, workspace, budget, write_output, tracer)
+        process = _start(sandbox, command, mounts, budget, resources, write_output, tracer)
     except BaseException:
         os.close(output)
         if tracer is not None:
@@ -148,14 +147,14 @@ def _start(
     sandbox: Sandbox,
     command: Command,
     mounts: Mounts,
-    workspace: Path,
     budget: Budget,
+    resources: Resources,
     output: int,
     tracer: Tracer | None,
 ) -> Process:
     """Start the command: a Python script or module with its preload, anything else as it is."""
-    argv, cwd = command.argv, sandbox.visible_path(workspace, WORKSPACE)
-    inside = Inside(mounts, cwd, cpu_seconds=kernel_cpu_seconds(budget), output=output)
+    argv, cwd = command.argv, sandbox.visible_path(next(iter(mounts.writable)), WORKSPACE)
+    inside = Inside(mounts, cwd, cpu_seconds=kernel_cpu_seconds(budget), file_bytes=resources.file_bytes, output=output)
     if tracer is not None:
         inside = replace(inside, descriptors=(tracer.inherited,), guard=tracer.inherited)
     is_module = argv[1:2] == ("-m",) and len(argv) > 2

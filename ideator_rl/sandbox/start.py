@@ -76,6 +76,7 @@ class ColdProcess:
             no_child_signal=inside.no_child_signal,
             silent=inside.silent,
             cpu_seconds=inside.cpu_seconds,
+            file_bytes=inside.file_bytes,
             pass_fds=inside.descriptors,
             stdin=subprocess.DEVNULL,
             stdout=output,
