@@ -156,3 +156,13 @@ def test_an_edit_of_prepare_keeps_data_whose_version_it_states(environment, part
     shutil.copytree(copy, copy.with_name("later"), dirs_exist_ok=True)
     (copy.with_name("later") / "prepare.py").write_text(PREPARE.replace(", 1", ", 2"))
     assert load_environment(copy.with_name("later")).digest("slow") != digest
+
+
+def test_what_prepare_recorded_of_the_users_files_is_part_of_the_digest(environment, parts):
+    prepare(environment, "--from", parts)
+    digest = load_environment(environment).digest("slow")
+    record = load_environment(environment).data("slow").public.parent / "identity.txt"
+    record.write_text("model a1b2")
+    changed = load_environment(environment).digest("slow")
+    record.unlink()
+    assert changed != digest == load_environment(environment).digest("slow")

@@ -33,6 +33,8 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import NoFileLocks, atomic_folder, cache_root, exclusive, write_atomic
 from ideator_rl.registry import environment_folder
 
+IDENTITY = "identity.txt"
+"""A file beside `public` in which prepare.py may record what it took, such as checksums of the user's model."""
 SOURCE_RECORD = "source.json"
 """In the folder of data: the folder that they were prepared from."""
 
@@ -121,16 +123,20 @@ class DataSource:
         """What decides the data: the file's hash and the text that its `version()` returns, if it has one.
 
         A `version(preset)` with a parameter counts alone, so that an edit of the file does not demand large data to be
-        prepared again.
+        prepared again; with it counts what prepare.py recorded in `IDENTITY`.
         """
         if self.prepare is None:
             return ""
         with _blamed(self.prepare, "state its version()"):
             version = getattr(load_trusted(self.prepare), "version", None)
             if version is not None and _parameters(version):
-                return str(version(self.preset))
+                return str(version(self.preset)) + self._recorded_identity()
             digest = hashlib.sha256(self.prepare.read_bytes()).hexdigest()
             return digest + (str(version()) if version is not None else "")
+
+    def _recorded_identity(self) -> str:
+        file = self.folder() / IDENTITY
+        return "\0" + read_text(file, error=IdeatorError) if file.is_file() else ""
 
     def folder(self) -> Path:
         """Where the data are, or will be once they are prepared."""
