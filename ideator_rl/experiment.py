@@ -49,6 +49,8 @@ BASELINE = "baseline"
 """The implementer in the records of the unchanged baseline: no idea led to them."""
 RERUN_REPLICATE = 100
 """Replicates from this number on are re-runs of chosen ideas; training and `execute --replicates` stay below."""
+FINAL_REPLICATE = 1000
+"""Replicates from this number on are measured on the hidden split `final`, for the leaderboard."""
 
 
 @dataclass

@@ -254,6 +254,9 @@ class PresetKeys(Section):
     """Environment variables of experiments, such as {NCCL_DEBUG: WARN}."""
     scoring: ScoringKeys = ScoringKeys()
     """See below."""
+    target: PlainNumber | None = None
+    """Metric on the hidden split `final` that the leaderboard asks for: the evaluator measures that split too, and
+    records have the seconds to this metric, from the checkpoints that a run leaves."""
     baseline: Folder | None = None
     """Folder of the codebase."""
     command: Command | None = None

@@ -133,6 +133,8 @@ class Preset:
     variables: dict[str, str] = field(default_factory=dict)
     """Environment variables of experiments, in addition to those that the worker sets."""
     scoring: ScoringLimits = ScoringLimits()
+    target: float | None = None
+    """The metric that the leaderboard asks for; None for a preset without the hidden split `final`."""
 
     def identity(self) -> dict[str, Any]:
         """What of the keys that are newer than digests in use is set, for an environment's digest."""
@@ -158,6 +160,7 @@ class Preset:
             ranks=keys["ranks"],
             variables=keys["variables"],
             scoring=ScoringLimits(**keys["scoring"]),
+            target=keys["target"],
         )
 
     def refuse_network(self, bucket_url: str) -> None:

@@ -16,22 +16,26 @@ from pathlib import Path
 
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.checkpoints import checkpoint_folder, set_aside, time_to_target
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.executor.record_store import Claim, Spec
 from ideator_rl.executor.run_variables import run_variables
 from ideator_rl.executor.workdirs import remove_folder
-from ideator_rl.experiment import FAILED, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
+from ideator_rl.experiment import FAILED, FINAL_REPLICATE, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
+from ideator_rl.sandbox.checkpoints import Checkpoint
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
 from ideator_rl.sandbox.workspace import in_memory, sized_workspace
 from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
-from ideator_rl.scoring.measurement import CONFIRM, MAIN, Measurement, Subject, collect, measure
+from ideator_rl.scoring.measurement import CONFIRM, FINAL, MAIN, Measurement, Subject, collect, measure
 
 SEEDS_PER_REPLICATE = 1000
 SECOND_SEED = 500
 """Added for the second run: no replicate has that seed."""
+NEAR_TARGET = 0.05
+"""Share of the target within which an experiment's time to it is measured, which takes several measurements."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,11 @@ class Trials:
                 f"({digest[:12]} here, {self.spec.digest[:12]} there). Install the same version on both."
             )
         seed = self.spec.seed + SEEDS_PER_REPLICATE * self.spec.replicate
-        first = self._run_trial(tree, self.workdir / "first", seed, MAIN)
+        final = self.spec.replicate >= FINAL_REPLICATE
+        first = self._run_trial(tree, self.workdir / "first", seed, FINAL if final else MAIN)
         record = self._record(first)
+        if final:
+            return record  # further seeds on the same split are its confirmation
         # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.
         if record.status == SUCCEEDED and record.metric is not None and self._is_suspicious(record.metric["value"]):
             self._confirm(record, self._run_trial(tree, self.workdir / "second", seed + SECOND_SEED, CONFIRM))
@@ -109,7 +116,11 @@ class Trials:
         started = time.monotonic()
         if fault is None:
             is_baseline = tree == self.environment.baseline(self.preset.name)
+            # Scorers read the last weights alone: the artifact is copied into memory for each.
+            aside = set_aside(folder, result.checkpoints)
             measurement = self._measure(folder, split, is_baseline)
+            if measurement.status == SUCCEEDED and self._wants_time(measurement.value, split, share):
+                measurement = self._with_time_to_target(measurement, result, aside, folder, split, is_baseline)
         else:
             measurement = Measurement(TIMED_OUT if result.status == TIMED_OUT else FAILED, fault)
         if measurement.status in (FAILED, TIMED_OUT):
@@ -127,15 +138,55 @@ class Trials:
                 return result, result.message
             return result, collect(workspace / "artifact", artifact, self.preset.resources.artifact_bytes)
 
+    def _wants_time(self, value: float | None, split: str, share: float) -> bool:
+        """Whether to measure the time to the target: on the final split, and near the target, which takes long."""
+        target, metric = self.preset.target, self.environment.metric
+        if target is None or value is None or split == CONFIRM or share < 1.0:
+            return False
+        margin = NEAR_TARGET * abs(target)
+        return split == FINAL or metric.better(value, target + (margin if metric.direction == "min" else -margin))
+
+    def _with_time_to_target(
+        self,
+        measurement: Measurement,
+        result: RunResult,
+        aside: list[Checkpoint],
+        folder: Path,
+        split: str,
+        is_baseline: bool,
+    ) -> Measurement:
+        """The measurement with `loss_final` and `seconds_to_target` in its notes."""
+        assert self.preset.target is not None
+        final = measurement if split == FINAL else self._measure(folder, FINAL, is_baseline)
+        seconds = None
+        if final.status == SUCCEEDED and final.value is not None:
+            seconds = time_to_target(
+                self.environment.metric,
+                self.preset.target,
+                aside,
+                lambda name: self._measure(checkpoint_folder(folder, name), FINAL, is_baseline).value,
+                (final.value, result.spent),
+            )
+        # A tenth of a second: an experiment chooses when it writes.
+        notes = {
+            "loss_final": final.value if final.status == SUCCEEDED else None,
+            "seconds_to_target": None if seconds is None else round(seconds, 1),
+            "seconds_compilation": None if result.compiled is None else round(result.compiled, 1),
+        }
+        return replace(measurement, notes=measurement.notes | notes)
+
     def _measure(self, folder: Path, split: str, is_baseline: bool) -> Measurement:
         """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""
         address = Address(self.environment.name, self.preset.name, self.spec.digest, self.environment.preload)
         cost = load_cost(address)
         # The baseline is the environment's own: it is measured without them, and they follow from it.
         bounds = Limits(None, self.preset.scoring.seconds) if is_baseline else limits(cost, self.preset.budget)
+        if split == FINAL:
+            # The longest split: its scorers have the same seconds a token, its evaluator has other wall seconds.
+            bounds = replace(bounds, wall=max(bounds.wall, self.preset.scoring.seconds))
         subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds)
         measurement = measure(subject)
-        if is_baseline and measurement.cost is not None:
+        if is_baseline and measurement.cost is not None and split != FINAL:
             # CPU seconds as first measured; wall seconds when the machine was least busy.
             fresh = measurement.cost
             if cost is None or fresh.wall < cost.wall:
@@ -198,7 +249,8 @@ class Trials:
             shm_bytes=resources.shm_bytes,
             tmp_bytes=resources.tmp_bytes,
         )
-        return run(self.sandbox, command, mounts, budget, resources)
+        checkpoints = self.preset.target is not None
+        return run(self.sandbox, command, mounts, budget, resources, checkpoints)
 
     def _confirm(self, record: Experiment, second: Trial) -> None:
         """Let the second trial decide whether the first counts."""

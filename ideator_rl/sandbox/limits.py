@@ -24,6 +24,7 @@ from typing import Any
 from ideator_rl.environments.environment import Budget, Resources
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.checkpoints import CheckpointWatch
 from ideator_rl.sandbox.slow_look import SlowLook, TooSlow
 from ideator_rl.sandbox.tracer import Tracer
 
@@ -64,6 +65,7 @@ class Watch:
         workspace: Path,
         started: float,
         tracer: Tracer | None = None,
+        checkpoints: CheckpointWatch | None = None,
         *,
         counted: bool,
     ):
@@ -71,11 +73,12 @@ class Watch:
         Args:
             started: monotonic seconds.
             tracer: counts what the kernel's own sums lose.
+            checkpoints: is shown the artifact's files at each look within the budget.
             counted: no time of children can be lost; a sum that falls was only read while a child ended.
         """
         self.pid, self.budget, self.resources, self.workspace = pid, budget, resources, workspace
         self.started, self.startup, self.marked = started, 0.0, False
-        self._tracer, self._counted = tracer, counted
+        self._tracer, self._counted, self._checkpoints = tracer, counted, checkpoints
         self.cpu_seen = 0.0
         """CPU seconds of the tree, the highest sum so far."""
         self.cpu_of_looks = 0.0
@@ -136,6 +139,9 @@ class Watch:
         # The artifact counts as it was at the last look within the budget.
         if self.marked and not self.over_budget(cpu - self.startup, wall):
             self._artifact_in_time = _file_states(self._artifact)
+            if self._checkpoints is not None:
+                names = [name for name, _, _ in self._artifact_in_time]
+                self._checkpoints.look(self._artifact, names, self.spent(cpu - self.startup, wall))
         if used.tasks > self.resources.processes:
             return FAILED, f"over the limit of {self.resources.processes} processes and threads"
         try:
@@ -162,8 +168,11 @@ class Watch:
 
     def _left(self, cpu: float, wall: float) -> float:
         """Seconds of the budget that are left; negative when it is exceeded."""
-        spent = cpu if self.budget.clock == "cpu" else wall - self._startup_wall
-        return self.budget.seconds - spent
+        return self.budget.seconds - self.spent(cpu, wall)
+
+    def spent(self, cpu: float, wall: float) -> float:
+        """Seconds of the budget.  Args: `cpu` without start-up, `wall` with it."""
+        return cpu if self.budget.clock == "cpu" else max(0.0, wall - self._startup_wall)
 
     def _pause(self, cpu: float, wall: float) -> float:
         """Seconds until the next look: shorter than all processors together need to spend what is left."""

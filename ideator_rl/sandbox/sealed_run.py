@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from ideator_rl.environments.environment import Budget, Resources, joined_folders
 from ideator_rl.experiment import FAILED, LOST, TIMED_OUT
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.checkpoints import Checkpoint, CheckpointWatch
 from ideator_rl.sandbox.limits import Watch, kernel_cpu_seconds
 from ideator_rl.sandbox.mounts import Mounts
 from ideator_rl.sandbox.program import COLD, PROGRAM, Inside, Process, Script
@@ -69,6 +70,11 @@ class RunResult:
     killed: bool = False
     """It failed by a signal that we did not send, and that a crash does not raise.  The machine may have killed it, or
     the experiment itself."""
+    spent: float = 0.0
+    """Seconds of the budget."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    compiled: float | None = None
+    """Seconds of the budget when it reported that it had compiled; None if it did not."""
 
 
 class _Log:
@@ -99,8 +105,13 @@ def run(
     mounts: Mounts,
     budget: Budget,
     resources: Resources,
+    checkpoints: bool = False,
 ) -> RunResult:
-    """Run a command in the sandbox until it ends or breaks a limit."""
+    """Run a command in the sandbox until it ends or breaks a limit.
+
+    Args:
+        checkpoints: note when each checkpoint in the artifact was first complete.
+    """
     workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
     counted = budget.clock == "cpu" and sandbox.level == BWRAP
@@ -120,7 +131,8 @@ def run(
             tracer.close_inherited()
     # A fork server may just have imported for a minute what the first experiment preloads: not this run's time.
     started = process.started
-    watch = Watch(process.pid, budget, resources, workspace, started, tracer, counted=counted)
+    seen = CheckpointWatch(resources.artifact_bytes) if checkpoints else None
+    watch = Watch(process.pid, budget, resources, workspace, started, tracer, seen, counted=counted)
     log, traced_cpu = _Log(), 0.0
     try:
         broken = _follow(process, output, log, watch)
@@ -140,7 +152,10 @@ def run(
     children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks
     cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
-    return replace(_result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how)
+    result = replace(
+        _result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how, spent=watch.spent(cpu, wall)
+    )
+    return result if seen is None else replace(result, checkpoints=seen.close(), compiled=seen.compiled)
 
 
 def _start(
