@@ -2,6 +2,7 @@
 
     from ideator_rl.evaluation import Audit, token_loss      a model: the loss of tokens that it never sees ahead
     from ideator_rl.evaluation import graded                 a generator: answers drawn and graded on this side
+    from ideator_rl.evaluation import weights, math_grader   a language model: checked weights, answers in mathematics
 
 The evaluator's process never imports, opens or unpickles a file of the experiment: a scorer process does.
 """
@@ -9,8 +10,22 @@ The evaluator's process never imports, opens or unpickles a file of the experime
 from ideator_rl.evaluation.audit import Audit
 from ideator_rl.evaluation.generators import graded, sample
 from ideator_rl.evaluation.losses import nats
+from ideator_rl.evaluation.math_answers import answer_of, math_grader
 from ideator_rl.evaluation.models import token_loss
+from ideator_rl.evaluation.weights import weights
 from ideator_rl.evaluation.windows import windows_of
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
-__all__ = ["Audit", "Implausible", "ScorerFailed", "graded", "nats", "sample", "token_loss", "windows_of"]
+__all__ = [
+    "Audit",
+    "Implausible",
+    "ScorerFailed",
+    "answer_of",
+    "graded",
+    "math_grader",
+    "nats",
+    "sample",
+    "token_loss",
+    "weights",
+    "windows_of",
+]
