@@ -32,6 +32,7 @@ class Answering:
 
     received = seconds_loading = 0
     positions_in_slot = 1 << 18
+    memory = None
 
     def __init__(self, model):
         self._model = model

@@ -7,7 +7,7 @@ import pytest
 from scored_models import LENGTH, VOCAB, run_of, text
 
 from ideator_rl.environments.preset import ScoringLimits
-from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, nats, token_loss, windows_of
+from ideator_rl.evaluation import Audit, Implausible, ScorerFailed, losses, nats, step_loss, token_loss, windows_of
 from ideator_rl.evaluation.audit import Gaps, draw
 from ideator_rl.evaluation.windows import Windows
 
@@ -189,3 +189,65 @@ def test_more_rows_than_the_windows_allow_are_refused():
 def test_gaps_are_judged_by_their_mean_and_by_their_worst_length(gaps, sentence):
     exceeded = Gaps.of([np.array(length) for length in gaps]).exceeded(Audit(tolerance=0.03, mean=0.0035))
     assert sentence in exceeded and bool(sentence) == bool(exceeded)
+
+
+STEPS = {
+    "that computes the whole beginning": "return honest",
+    "with a cache": """
+        def model(tokens): raise ValueError
+        def steps(batch):
+            def step(tokens):
+                assert len(tokens) == batch
+                return TABLE[tokens]
+            return step
+        model.steps = steps
+        return model""",
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_one_token_at_a_time_gives_the_loss_of_a_model(kind, run_of, text):
+    run = run_of(STEPS[kind])
+    honest = nats(text[1][text[0][:, :-1]], text[0][:, 1:])
+    assert step_loss(run, text[0], 100) == pytest.approx(float(honest.mean()), abs=1e-6)
+    step_loss(run, text[0], 100, count=7)
+    assert run.notes["tokens"] == 7 * LENGTH
+
+
+def test_a_model_that_looks_ahead_gains_nothing_one_token_at_a_time(run_of, text):
+    honest = nats(text[1][text[0][:, :-1]], text[0][:, 1:])
+    assert step_loss(run_of("return ahead"), text[0], 100) == pytest.approx(float(honest.mean()), abs=1e-6)
+
+
+def test_torch_and_numpy_compute_the_same_losses():
+    pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 20, (3, 7, 501)).astype(np.float32)
+    logits[..., 490:] = np.inf
+    targets = rng.integers(0, 490, (3, 7))
+    numpy, torch = (nats(logits, targets, 490, device=device) for device in ("numpy", "cpu"))
+    np.testing.assert_allclose(numpy, torch, rtol=1e-6, atol=1e-6)
+    logits[1, 2, 3] = np.nan
+    for device in ("numpy", "cpu"):
+        with pytest.raises(ScorerFailed, match="not finite"):
+            nats(logits, targets, 490, device=device)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "bfloat16",
+        pytest.param("float32", marks=pytest.mark.slow),
+        pytest.param("float32, needs a gradient", marks=pytest.mark.slow),
+    ],
+)
+def test_tensors_are_scored_by_the_code_for_gpus(kind, run_of, flat, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(losses, "loss_device", lambda: "cpu")
+    name, _, gradient = kind.partition(", ")
+    body = f"""
+        import torch
+        table = torch.from_numpy(TABLE).to(torch.{name}).requires_grad_({bool(gradient)})
+        return lambda tokens: table[torch.from_numpy(tokens.copy()).long()]"""
+    run = replace(run_of(body), preload=("torch",))
+    assert token_loss(run, flat[0], 8, STRICT, context=16) == pytest.approx(flat[1], abs=3e-3 if "b" in name else 1e-6)

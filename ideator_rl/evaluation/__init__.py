@@ -11,7 +11,7 @@ from ideator_rl.evaluation.audit import Audit
 from ideator_rl.evaluation.generators import graded, sample
 from ideator_rl.evaluation.losses import nats
 from ideator_rl.evaluation.math_answers import answer_of, math_grader
-from ideator_rl.evaluation.models import token_loss
+from ideator_rl.evaluation.models import step_loss, token_loss
 from ideator_rl.evaluation.weights import weights
 from ideator_rl.evaluation.windows import windows_of
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
@@ -25,6 +25,7 @@ __all__ = [
     "math_grader",
     "nats",
     "sample",
+    "step_loss",
     "token_loss",
     "weights",
     "windows_of",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ideator_rl.evaluation.windows import Windows
-from ideator_rl.scoring.scoring import Request
+from ideator_rl.scoring.remote_scorer import Request
 
 MAX_GAP = 10.0
 """Nats; a larger gap is recorded as this."""

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.evaluation.audit import Audit, Gaps, draw
-from ideator_rl.evaluation.losses import nats
+from ideator_rl.evaluation.losses import loss_device, nats, registered
 from ideator_rl.evaluation.windows import Windows, windows_of
+from ideator_rl.scoring.remote_scorer import BEGIN, STEP, Request
 from ideator_rl.scoring.scoring import Implausible, Scorer, ScorerFailed, ScoringRun
 
 CONTEXT = 1024
@@ -76,6 +77,36 @@ def token_loss(
     return loss
 
 
+def step_loss(
+    run: ScoringRun,
+    tokens: np.ndarray,
+    batch: int,
+    count: int | None = None,
+    seed: int = 0,
+    public: np.ndarray | None = None,
+    *,
+    vocab: int | None = None,
+    context: int = CONTEXT,
+) -> float:
+    """Mean loss, nats a token, where each token is sent only once the logits for it are here.
+
+    As the paper validates: slow, and nothing is left to audit, since the model has no token ahead of time.  A model
+    that carries `steps` may keep a cache of keys and values; another one computes the whole beginning for each token.
+
+    Args:
+        tokens, batch, public, vocab, context: as `token_loss`.
+        count: windows to score, drawn by `seed`; None for all.
+
+    Raises:
+        ScorerFailed: as `token_loss`.
+    """
+    pass_ = _Pass(run, np.asarray(tokens, np.int32), batch, None, 0, public, vocab, context)
+    windows, losses_WK = pass_.stepwise(count, seed)
+    counted_WK = windows.counted_WK() & ~np.isnan(losses_WK)
+    run.notes.update({"tokens": int(counted_WK.sum()), "context": windows.length})
+    return float(losses_WK[counted_WK].mean())
+
+
 class _Pass:
     """One measurement's arguments; each method starts scorers of its own."""
 
@@ -98,17 +129,41 @@ class _Pass:
             # As many tokens a request, whatever the windows' length.
             batch = max(1, self._batch * self._context // windows.length) if self._tokens.ndim == 1 else self._batch
             parts = windows.requests(batch, scorer.positions_in_slot)
-            answers = scorer.stream([request for _, _, request in parts])
-            for (rows, indices, _), answer in zip(parts, answers, strict=True):
-                losses_WK[rows, indices] = nats(answer, targets_WK[rows, indices], self._vocab)
+            with registered(scorer.memory, loss_device()) as direct:
+                answers = scorer.stream([request for _, _, request in parts])
+                for (rows, indices, _), answer in zip(parts, answers, strict=True):
+                    losses_WK[rows, indices] = nats(answer, targets_WK[rows, indices], self._vocab)
             self._run.notes.update(
                 {
                     "bytes": scorer.received,
+                    "device": loss_device() + (", direct" if direct else ""),
                     "seconds_loading": scorer.seconds_loading,
                     "seconds_scoring": time.monotonic() - started,
                 }
             )
         return windows, losses_WK
+
+    def stepwise(self, count: int | None, seed: int) -> tuple[Windows, np.ndarray]:
+        """The windows, and the loss of each position, float64 (W, T); NaN for windows that were not drawn."""
+        with self._run.open_scorer(**self._opening) as scorer:
+            scorer.load()
+            windows = self._windows(scorer)
+            rows = np.arange(len(windows.tokens))
+            if count is not None and count < len(rows):
+                rows = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
+            losses_WT = np.full((len(windows.tokens), windows.length), np.nan)
+            scorer.warm_up([(min(self._batch, len(rows)), 4)], stepwise=True)
+            started = time.monotonic()
+            # A window's first token is the last target of the one before: that one comes in an earlier batch.
+            batches = -(-len(rows) // self._batch)
+            for first in range(batches):
+                chosen = rows[first::batches]
+                tokens = windows.tokens[chosen]
+                requests = [Request(tokens[:, i : i + 1], None, STEP if i else BEGIN) for i in range(windows.length)]
+                for i, answer in enumerate(scorer.stream(requests, ahead=False)):
+                    losses_WT[chosen, i] = nats(answer, tokens[:, i + 1 : i + 2], self._vocab)[:, 0]
+            self._run.notes.update({"seconds_scoring": time.monotonic() - started})
+        return windows, losses_WT
 
     def gaps(self, windows: Windows, losses_WK: np.ndarray, audit: Audit) -> Gaps:
         """How much worse each audited token is predicted from the beginning of its window alone."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ideator_rl.scoring.scoring import FIRST, FURTHER, WHOLE, Request
+from ideator_rl.scoring.remote_scorer import FIRST, FURTHER, WHOLE, Request
 
 
 def windows_of(tokens: np.ndarray, context: int) -> np.ndarray:

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from ideator_rl.environments.environment import Environment, Preset, joined_folders
-from ideator_rl.executor.share import CUDA_VARIABLE, visible_names
-from ideator_rl.sandbox.mounts import allotted_gpus, package_folders
+from ideator_rl.executor.share import visible_names
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, allotted_gpus, package_folders
 from ideator_rl.sandbox.sandbox import NONE
 
 LIBRARIES = "LD_LIBRARY_PATH"

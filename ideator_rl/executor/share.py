@@ -19,11 +19,10 @@ from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import hardware_words
-from ideator_rl.sandbox.mounts import GPUS_VARIABLE, allotted_gpus
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, GPUS_VARIABLE, allotted_gpus
 
 ROOT = Path("/")
 """Where /dev, /proc and /sys are; another folder in tests."""
-CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 SLURM_VARIABLES = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS")
 """Numbers of device files.  The step's are among the job's."""
 

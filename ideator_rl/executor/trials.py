@@ -20,11 +20,12 @@ from ideator_rl.executor.checkpoints import checkpoint_folder, set_aside, time_t
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.executor.record_store import Claim, Spec
 from ideator_rl.executor.run_variables import run_variables
+from ideator_rl.executor.share import visible_names
 from ideator_rl.executor.workdirs import remove_folder
 from ideator_rl.experiment import FAILED, FINAL_REPLICATE, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import Tree, write_tree
 from ideator_rl.sandbox.checkpoints import Checkpoint
-from ideator_rl.sandbox.mounts import Mounts
+from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
 from ideator_rl.sandbox.workspace import in_memory, sized_workspace
@@ -179,12 +180,14 @@ class Trials:
         """Measure an artifact, within limits that follow from what the baseline's measurement costs on this machine."""
         address = Address(self.environment.name, self.preset.name, self.spec.digest, self.environment.preload)
         cost = load_cost(address)
+        seconds = self.preset.scoring.seconds
         # The baseline is the environment's own: it is measured without them, and they follow from it.
-        bounds = Limits(None, self.preset.scoring.seconds) if is_baseline else limits(cost, self.preset.budget)
+        bounds = Limits(None, seconds) if is_baseline else limits(cost, self.preset.budget, seconds)
         if split == FINAL:
             # The longest split: its scorers have the same seconds a token, its evaluator has other wall seconds.
-            bounds = replace(bounds, wall=max(bounds.wall, self.preset.scoring.seconds))
-        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds)
+            bounds = replace(bounds, wall=max(bounds.wall, seconds))
+        visible = visible_names([int(number) for number in allotted_gpus()])
+        subject = Subject(self.environment, self.preset, self.sandbox, folder, self.spec.seed, split, bounds, visible)
         measurement = measure(subject)
         if is_baseline and measurement.cost is not None and split != FINAL:
             # CPU seconds as first measured; wall seconds when the machine was least busy.

@@ -20,6 +20,7 @@ from ideator_rl.sandbox.static_proc import MASKED_FILES, MASKED_FOLDERS, PARAMET
 
 GPUS_VARIABLE = "IDEATOR_GPUS"
 """Of a worker: the numbers N of the device files /dev/nvidiaN that its experiment may use."""
+CUDA_VARIABLE = "CUDA_VISIBLE_DEVICES"
 SHM_BYTES = Resources().shm_bytes
 """Of /dev/shm and of /tmp, each, by default."""
 SITES = ("site-packages", "dist-packages")

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from ideator_rl.config.reader import read_json
 from ideator_rl.environments.environment import Budget
+from ideator_rl.environments.preset import ScoringLimits
 from ideator_rl.files import cache_root, write_atomic
 
 CHECK_SECONDS = 0.05
@@ -43,6 +44,8 @@ WALL_FACTOR, WALL_SLACK_SECONDS = 10.0, 30.0
 UNMEASURED = 0.1
 """Where the baseline was not measured: the share of the budget that stands for its passes."""
 UNMEASURED_WALL_SECONDS = 60.0
+"""Likewise, on CPUs.  Where the budget is wall clock, another measurement may cost a run of the baseline that is much
+longer than scoring: all seconds of the preset's `scoring` are allowed."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,16 @@ class Limits:
     """Seconds for evaluator and scorers."""
 
 
-def limits(cost: ScoringCost | None, budget: Budget) -> Limits:
-    """The limits that follow from the baseline's cost; assumed ones if it is not known."""
+def limits(cost: ScoringCost | None, budget: Budget, seconds: float = ScoringLimits().seconds) -> Limits:
+    """The limits that follow from the baseline's cost; assumed ones if it is not known.
+
+    Args:
+        seconds: wall seconds that the preset allows for scoring.
+    """
     scorers = cost.scorers if cost else ()
-    wall = WALL_FACTOR * cost.wall + WALL_SLACK_SECONDS if cost else UNMEASURED_WALL_SECONDS
+    wall = UNMEASURED_WALL_SECONDS if budget.clock == "cpu" else seconds
+    if cost:
+        wall = WALL_FACTOR * cost.wall + WALL_SLACK_SECONDS
     # A scorer of the baseline that was asked for nothing has no seconds a token: those of the slowest one apply.
     slowest = max((scorer.per_token for scorer in scorers), default=0.0)
     allowed = tuple(

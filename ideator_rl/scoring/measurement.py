@@ -25,6 +25,7 @@ from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED
 from ideator_rl.sandbox import process_tree
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring import evaluate
 from ideator_rl.scoring.allowance import Limits, ScorerSeconds, ScoringCost
@@ -48,6 +49,8 @@ class Subject:
     seed: int
     split: str
     limits: Limits
+    visible_gpus: str = ""
+    """CUDA_VISIBLE_DEVICES of the evaluator: the allotted GPUs among all of the machine."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
             command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(path), str(answer)]
             nowhere = subprocess.DEVNULL
             variables = {name: text for name, text in os.environ.items() if name not in credential_variables()}
+            variables[CUDA_VARIABLE] = subject.visible_gpus
             return subprocess.Popen(command, env=variables, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
         # This process has the evaluator's imports (see `executor.zygote`).  Its other threads wait or talk to the
         # bucket, which the evaluator does not use: no lock that they may hold is one that it takes.
@@ -135,6 +139,7 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
             os.dup2(stderr.fileno(), 2)
             for name in credential_variables():
                 del os.environ[name]
+            os.environ[CUDA_VARIABLE] = subject.visible_gpus
             os._exit(evaluate.run(config, subject.sandbox, answer))
         return pid
 

@@ -8,12 +8,13 @@ Protocol, little-endian; the size of a slot is fixed by the evaluator:
   not.  V is that vocab, or VOCAB.
 - request: uint32 batch B, length T, number of positions K, slot and part; then B·T int32 token ids, unless it is a
   further part, and K int32 positions.  Parts: 0 a whole request, 1 the first of several over the same token ids, whose
-  logits are kept, 2 a further one.
+  logits are kept, 2 a further one; 3 the first token of each row, 4 the next one, where T and K are 1.
 - answer: B·K·V float32 logits of these positions in the slot of the shared memory, then byte 0; or byte 1, uint32
   length and a message
 
 A model maps token ids, int32 (B, T), to logits (B, T, V): an array, or a tensor on the CPU or a GPU.  One with a
-parameter `positions` gets the wanted ones and returns (B, K, V).
+parameter `positions` gets the wanted ones and returns (B, K, V).  One that carries `steps` may keep a cache: `steps(B)`
+returns a function from the next token ids (B,) to logits (B, V); without it the whole beginning is computed again.
 
 Everything here is untrusted as soon as the experiment's code is imported.  The other side takes only sizes that it
 computed itself.
@@ -107,6 +108,8 @@ class Answers:
     def __init__(self, model, vocab):
         self._model, self._vocab = model, vocab
         self._kept: Any = None
+        self._beginning: Any = None
+        self._step: Any = None
         try:
             self._takes_positions = "positions" in inspect.signature(model).parameters
         except (TypeError, ValueError):
@@ -116,12 +119,26 @@ class Answers:
         """Logits (B, K, V) of the positions, int (K,); `tokens` is None for a further part."""
         if part == 2:
             return self._kept[:, positions]
+        if part in (3, 4):
+            return self._next(tokens, part == 3)
         batch, length = tokens.shape
         if self._takes_positions and part == 0 and len(positions) < length:
             return self._checked(self._model(tokens, positions=positions), (batch, len(positions), self._vocab))
         logits = self._checked(self._model(tokens), (batch, length, self._vocab))
         self._kept = logits if part == 1 else None
         return logits if len(positions) == length else logits[:, positions]
+
+    def _next(self, tokens, first):
+        """Logits (B, 1, V) after these token ids (B, 1) and those before them."""
+        import numpy as np
+
+        if first:
+            self._beginning = tokens[:, :0]
+            self._step = self._model.steps(len(tokens)) if hasattr(self._model, "steps") else None
+        if self._step is not None:
+            return self._checked(self._step(tokens[:, 0]), (len(tokens), self._vocab))[:, None]
+        self._beginning = np.concatenate([self._beginning, tokens], 1)
+        return self.logits(self._beginning, np.array([self._beginning.shape[1] - 1]), 0)
 
     def _checked(self, logits, shape):
         torch = sys.modules.get("torch")
