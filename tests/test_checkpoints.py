@@ -29,7 +29,7 @@ def test_the_time_to_the_target_is_that_of_the_first_checkpoint_that_reaches_it(
     notes = record.scoring
     # On the final split the checkpoints have 5.1, 4.1 and 3.3: the second is the first below 4.5.
     assert notes["loss_final"] == 3.1 and notes["seconds_compilation"] is not None
-    assert 0.4 <= notes["seconds_to_target"] < record.seconds["run"]
+    assert 0.3 <= notes["seconds_to_target"] < record.seconds["run"]
 
 
 def test_a_replicate_of_the_leaderboard_is_measured_on_the_final_split(buffer):
@@ -49,7 +49,7 @@ def test_a_checkpoint_that_is_changed_later_does_not_count(buffer):
     patch = replace_line(LAST, "import shutil\n" + cheat)
     record = run(buffer.score_patch(patch))
     assert record.status == "succeeded", record
-    assert record.scoring["seconds_to_target"] >= 0.4  # that of step-1
+    assert record.scoring["seconds_to_target"] >= 0.3  # that of step-1
 
 
 def test_links_pipes_and_oversized_files_are_no_checkpoints(tmp_path):

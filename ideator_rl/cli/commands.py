@@ -27,6 +27,7 @@ FINDS_RESULTS = "finished experiments are kept, and the same line finds their re
 KEPT = {
     "execute": FINDS_RESULTS,
     "rerun": FINDS_RESULTS,
+    "leaderboard": FINDS_RESULTS,
     "scheduler": "the next scheduler of this bucket starts the experiments that ran here again",
     "worker": "the experiments that ran here start again on another node",
     "track": "the same line sends the rest, and nothing twice",
@@ -92,8 +93,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_sft, _add_train, _add_search,
-                _add_scheduler, _add_worker, _add_status, _add_cancel, _add_report, _add_export,
+    for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_leaderboard, _add_sft, _add_train,
+                _add_search, _add_scheduler, _add_worker, _add_status, _add_cancel, _add_report, _add_export,
                 _add_track):  # fmt: skip
         add(commands)
     return top
@@ -263,6 +264,17 @@ def _add_rerun(commands: Any) -> None:
     command.add_argument(
         "--replicates", type=int_from(1), default=3, metavar="N", help="runs of each, with other seeds"
     )
+    _slots(command)
+    _json(command)
+
+
+def _add_leaderboard(commands: Any) -> None:
+    command = _command(commands, "leaderboard", "the best ideas on the final hidden split, beside published results")
+    command.add_argument("environment", metavar="NAME_OR_PATH")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    command.add_argument("--best", type=int_from(1), default=1, metavar="N", help="how many ideas")
+    runs = "runs of each, with other seeds"
+    command.add_argument("--replicates", type=int_from(1), default=5, metavar="N", help=runs)
     _slots(command)
     _json(command)
 

@@ -13,7 +13,7 @@ from statistics import mean, stdev
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.experiment import RERUN_REPLICATE, SUCCEEDED, Experiment
+from ideator_rl.experiment import FINAL_REPLICATE, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.storage.index import read_results
@@ -139,7 +139,9 @@ def _value(record: Experiment) -> float | None:
 def _ranked(bucket: Bucket) -> list[Experiment]:
     """The first success of every codebase in a bucket, best metric first."""
     results = read_results(bucket, record_store.load_records, SUCCEEDED)
-    good = [record for record in results if record.metric and not record.is_baseline]
+    # What was measured for a leaderboard must not choose.
+    searched = [record for record in results if record.metric and record.replicate < FINAL_REPLICATE]
+    good = [record for record in searched if not record.is_baseline]
     # Of a codebase that ran several times the original run counts, not the luckiest one.
     first_by_tree: dict[str, Experiment] = {}
     for record in sorted(good, key=lambda record: (record.replicate, record.seed, record.id)):
