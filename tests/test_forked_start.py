@@ -185,6 +185,13 @@ print(len(os.listdir("/proc/self/task")))
         assert cold[1] == f"{threads}\n"
 
 
+def test_settings_of_the_allocator_reach_the_process_before_it_starts(tmp_path):
+    code = "print('MALLOC_TRIM_THRESHOLD_=123456' in open('/proc/self/environ').read().split(chr(0)))"
+    with forking() as (sandbox, *router):
+        variables = {"MALLOC_TRIM_THRESHOLD_": "123456", "OTHER": "1"}
+        assert output_of(sandbox, code, tmp_path, (), variables, router) == (0, "True\n", "forked")
+
+
 def test_when_the_preload_cannot_be_imported_the_start_is_cold(tmp_path):
     with forking() as (sandbox, theirs, servers):
         status, text, how = output_of(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,8 +44,8 @@ class ForkServerKey:
     """Equal for scripts that one fork server can start."""
 
     modules: str
-    threads: str
-    """A library reads its number of threads while it is imported."""
+    variables: str
+    """Lines NAME=value, in order, of variables that are read once, at the start or while a library is imported."""
     in_memory: bool
     """It sees the memory image of these modules instead of the disk."""
 
@@ -57,8 +58,7 @@ class ForkServerKey:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         # Nothing of our environment: the processes that it forks can read the variables that it was started with.
         variables = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "USER": "experiment"}
-        if self.threads:
-            variables["OMP_NUM_THREADS"] = self.threads
+        variables |= dict(line.split("=", 1) for line in self.variables.splitlines())
         options: dict[str, Any] = {"cwd": "/", "env": variables, "pass_fds": [theirs.fileno()]}
         options |= {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         program = "/ideator/fork_server.py" if self.in_memory else str(FORK_SERVER)
@@ -134,7 +134,7 @@ class ForkedProcess:
             # show which pages a scorer touches.
             key = ForkServerKey(
                 ",".join(script.preload),
-                script.variables.get("OMP_NUM_THREADS", ""),
+                _read_at_start(script.variables),
                 in_memory=inside.mounts.image is not None and os.getuid() == 0,
             )
             reply = after.enter_context(_request_fork(sandbox.forks, key))
@@ -231,7 +231,7 @@ def forked_start_fault(sandbox: Sandbox) -> str:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         try:
-            server, connection = ForkServerKey("", "1", in_memory=False).start()
+            server, connection = ForkServerKey("", "OMP_NUM_THREADS=1", in_memory=False).start()
         except OSError as error:
             return f"no fork server started: {error.strerror}"
         router = threading.Thread(target=_route_one, args=(theirs, connection), daemon=True)
@@ -272,6 +272,12 @@ def _report(forks: socket.socket, message: dict[str, Any]) -> None:
         forks.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
     except OSError:
         return  # the zygote is gone, and the backend logs that
+
+
+def _read_at_start(variables: Mapping[str, str]) -> str:
+    """`ForkServerKey.variables`: the number of threads, and the settings of the C library's allocator."""
+    names = sorted(name for name in variables if name == "OMP_NUM_THREADS" or name.startswith("MALLOC_"))
+    return "\n".join(f"{name}={variables[name]}" for name in names)
 
 
 def _request_fork(forks: socket.socket, key: ForkServerKey) -> socket.socket:
