@@ -163,6 +163,11 @@ class Baseline:
             axes.axhspan(self.low, self.high, color=BASELINE, alpha=0.15, linewidth=0, zorder=0.5)
 
 
+def level(value: float, colour: str, style: Any = (0, (1, 2))) -> Mark:
+    """A thin line across the whole chart."""
+    return lambda axes: axes.axhline(value, color=colour, linewidth=1.2, linestyle=style, zorder=1.4)
+
+
 @dataclass(frozen=True)
 class YAxis:
     """The vertical axis."""

@@ -76,10 +76,15 @@ def best_figure(view: RunView, places: Sequence[float], axis: str) -> Figure | N
     if repeated:
         x, means, deviations = zip(*repeated, strict=True)
         marks.append(charts.error_bars(x, means, deviations, SERIES[1], marker=4))
-    # The best, the baseline and repeated ideas are always inside the frame; single successes need not be.
-    baselines = view.baseline_marks
-    y = frame(cloud, [reached, *(b.mean for b in baselines), *(value for _, value, _ in repeated)])
+    # The best, the baseline, repeated ideas and published results are always inside the frame; single successes need
+    # not be.
+    baselines, published = view.baseline_marks, [r for r in view.references if r.metric == run.metric]
+    required = [*(b.mean for b in baselines), *(value for _, value, _ in repeated), *(r.value for r in published)]
+    y = frame(cloud, [reached, *required])
     legend = [(variable(SERIES[0]), "best so far"), (variable(DOT), "one success")]
+    for index, reference in enumerate(published, 2):
+        marks.append(charts.level(reference.value, series(index)))
+        legend.append((variable(series(index)), f"{reference.label}: {reference.value:g}"))
     curve = best_so_far(run, places)
     if by_experiments:
         heading, title = f"Best {run.metric} so far", f"Best so far, {view.name}"

@@ -10,8 +10,12 @@ from typing import Any
 
 import yaml
 
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.references import Reference, references
+from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
 from ideator_rl.report.charts import Baseline
+from ideator_rl.storage.run_folder import saved_leaderboard
 from ideator_rl.storage.run_reader import Rollout, Run, Step
 from ideator_rl.text.redaction import Redactor
 
@@ -138,6 +142,21 @@ class RunView:
             return sorted(used)
         recipe = self.run.recipe
         return [f"{recipe['env']}, preset {recipe.get('preset', '-')}"] if recipe.get("env") else []
+
+    @cached_property
+    def references(self) -> tuple[Reference, ...]:
+        """Published results to compare the run's preset with; empty where the environment is not on this machine."""
+        recipe = self.run.recipe
+        try:
+            environment = load_environment(str(recipe.get("env") or ""))
+            return references(environment, str(recipe.get("preset") or "cpu"))
+        except (IdeatorError, OSError, ValueError):
+            return ()
+
+    @cached_property
+    def leaderboard(self) -> dict[str, Any] | None:
+        """What `ideator-rl leaderboard` measured of this run; None before it was called."""
+        return saved_leaderboard(self.run.folder)
 
     @cached_property
     def public_recipe(self) -> dict[str, Any]:

@@ -14,15 +14,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ideator_rl.config.reader import read_json
 from ideator_rl.environments.references import SECONDS, Reference
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FINAL_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward_buffer import RewardBuffer
-
-FILE = "leaderboard.json"
-"""In the run's folder: the results of the last call, for the report."""
+from ideator_rl.storage.run_folder import LEADERBOARD
 
 
 @dataclass(frozen=True)
@@ -101,16 +98,7 @@ class Leaderboard:
 
     def save(self, folder: Path) -> None:
         """Write the facts into a run's folder."""
-        write_atomic(folder / FILE, json.dumps(self.facts(), indent=1))
-
-
-def saved_leaderboard(folder: Path) -> dict[str, Any] | None:
-    """The facts of the last call for a run; None without one that can be read."""
-    try:
-        facts = read_json(folder / FILE)
-        return facts if isinstance(facts, dict) and isinstance(facts["entries"], list) else None
-    except (OSError, ValueError, KeyError, IdeatorError):
-        return None
+        write_atomic(folder / LEADERBOARD, json.dumps(self.facts(), indent=1))
 
 
 async def measure(

@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from ideator_rl.config.reader import read_json
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import open_lock, try_lock, write_atomic
 from ideator_rl.storage.journal_reader import JOURNAL
 
 MARK = "recipe.yaml"
 """The resolved recipe; a folder with this file holds a run."""
+LEADERBOARD = "leaderboard.json"
+"""What `ideator-rl leaderboard` measured last."""
 
 
 class RunFolderError(IdeatorError):
@@ -34,6 +38,21 @@ def lost_journal(folder: Path) -> str | None:
         f"The run's journal {journal} {state}: which ideas led to which results is lost. A resumed run "
         "begins a new one; results in the bucket are found again and not paid for twice. Restore it to keep it."
     )
+
+
+def saved_leaderboard(folder: Path) -> dict[str, Any] | None:
+    """What `ideator-rl leaderboard` wrote into a run's folder; None without a file that has its form."""
+    numbers = ("mean", "deviation", "p", "seconds_to_target", "seconds_without_compilation")
+    try:
+        facts = read_json(folder / LEADERBOARD)
+        texts = [facts["metric"], facts["hardware"], *(entry["label"] for entry in facts["entries"])]
+        values = [entry[name] for entry in facts["entries"] for name in numbers]
+        lists = [entry["values"] for entry in facts["entries"]]
+        fits = all(isinstance(text, str) for text in texts) and all(isinstance(items, list) for items in lists)
+        fits = fits and all(value is None or isinstance(value, int | float) for value in [facts["target"], *values])
+        return facts if fits else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def keep_recipe(folder: Path, text: str) -> None:
