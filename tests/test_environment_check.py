@@ -3,14 +3,16 @@
 import io
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from ideator_rl.checks import check as environment_check
 from ideator_rl.checks import proofs as environment_proofs
 from ideator_rl.checks import text_search as environment_search
-from ideator_rl.environments.data import Data
+from ideator_rl.environments.data import Data, DataSource
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, Sandbox
@@ -94,6 +96,39 @@ def test_a_leak_a_blind_search_and_a_missing_sandbox_fail_with_messages_of_their
     assert not leak.passed and "1 of 32 pieces, in /usr/share/val" in leak.words
     assert not go({})["search"].passed
     assert not go(seen, NONE)["hidden data"].passed
+
+
+def test_a_stated_share_of_hidden_pieces_in_the_public_folder_is_a_note_and_no_leak(verdict, monkeypatch):
+    go, folder = verdict
+    (folder / "private/val").write_bytes(random.Random(1).randbytes(9000))
+    monkeypatch.setattr(DataSource, "shared", lambda self: 0.125)
+    few = {str(number): ["/data/train/1.bin"] for number in range(4)}
+    note = go(few)["hidden data"]
+    assert note.passed and note.warned and "4 of 32 pieces are in the training data too" in note.words
+    more = go(few | {"4": ["/data/train/2.bin"]})["hidden data"]
+    assert not more.passed and "5 of 32 pieces, in /data/train/1.bin" in more.words
+    elsewhere = go({"0": ["/usr/share/val", "/data/train/1.bin"]})["hidden data"]
+    assert not elsewhere.passed and "in /usr/share/val. " in elsewhere.words
+    monkeypatch.setattr(DataSource, "shared", lambda self: 0.0)
+    assert not go({"0": ["/data/train/1.bin"]})["hidden data"].passed
+
+
+def test_a_share_is_read_from_prepare_and_is_none_by_default(toy):
+    source = load_environment(toy).data_source("cpu")
+    assert source.shared() == 0.0
+    assert load_environment("nanogpt").data_source("paper").shared() == 0.125
+
+
+def test_files_of_the_public_folder_do_not_crowd_out_a_leak(capsys, monkeypatch):
+    piece = bytes(range(64))
+    found = [{"found": [(0, path)], "files": 1, "bytes": 1, "unreadable": 0} for path in
+             (*(f"/data/{number}" for number in range(9)), "/usr/leak", "/database")]  # fmt: skip
+    pool = SimpleNamespace(imap_unordered=lambda *_: found)
+    context = SimpleNamespace(Pool=lambda *_: nullcontext(pool))
+    monkeypatch.setattr(environment_search, "get_context", lambda _: context)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps([piece.hex()])))
+    environment_search.main()
+    assert json.loads(capsys.readouterr().out)["found"]["0"][:2] == ["/database", "/usr/leak"]
 
 
 def test_with_isolation_none_the_check_passes_with_a_note(verdict):

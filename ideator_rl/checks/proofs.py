@@ -22,6 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.checks.text_search import PUBLIC
 from ideator_rl.environments.data import Data
 from ideator_rl.environments.environment import Environment
 from ideator_rl.environments.noise import Noise
@@ -220,18 +221,34 @@ def hidden(environment: Environment, preset: str, isolation: str) -> Iterator[Ch
         return
     # The numbers of secret pieces come before those of public ones.
     matches = {int(number): paths for number, paths in result["found"].items()}
-    leaks = sorted({path for number, paths in matches.items() if number < len(secret) for path in paths})
-    leaked = sum(number < len(secret) for number in matches)
-    scope = f"{result['files']} readable files, {result['bytes'] / 1e9:.1f} GB"
-    text = f"none of {len(secret)} pieces in {scope}"
-    if leaks:
-        text = f"readable in the sandbox: {leaked} of {len(secret)} pieces, in {', '.join(leaks[:3])}. "
-        text += f"{WORKSPACE} is {environment.baseline_folder}/, /data is the public folder; `sources()` in prepare.py "
-        text += "hides other folders"
-    yield Check("hidden data", not leaks, text)
+    secrets = {number: paths for number, paths in matches.items() if number < len(secret)}
+    yield _leaks(secrets, len(secret), f"{result['files']} readable files, {result['bytes'] / 1e9:.1f} GB",
+                 environment.data_source(preset).shared())  # fmt: skip
+    leaked = len(secrets)
     if public:
         recognized = len(matches) - leaked
         yield Check("search", recognized == len(public), f"finds {recognized} of {len(public)} pieces of public data")
+
+
+def _leaks(matches: dict[int, list[str]], count: int, scope: str, shared: float) -> Check:
+    """The verdict on the hidden pieces that were found, by their numbers.
+
+    Args:
+        count: hidden pieces that were searched for.
+        shared: the share of them that the public folder may hold too.
+    """
+    name = "hidden data"
+    if not matches:
+        return Check(name, True, f"none of {count} pieces in {scope}")
+    # Large crawls repeat texts: their environments state how much of it is no leak.  Nothing excuses other places.
+    elsewhere = sorted({path for paths in matches.values() for path in paths if not path.startswith(PUBLIC + "/")})
+    if not elsewhere and len(matches) <= shared * count:
+        text = f"{len(matches)} of {count} pieces are in the training data too, of at most {shared:.1%} that its"
+        return Check(name, True, f"{text} `shared` in prepare.py allows; none elsewhere in {scope}", warned=True)
+    places = elsewhere or sorted({path for paths in matches.values() for path in paths})
+    text = f"readable in the sandbox: {len(matches)} of {count} pieces, in {', '.join(places[:3])}. "
+    text += f"{WORKSPACE} is baseline/, {PUBLIC} is the public folder; `sources()` in prepare.py hides other folders"
+    return Check(name, False, text)
 
 
 def _search(texts: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dict[str, Any]:
@@ -245,7 +262,7 @@ def _search(texts: list[bytes], tree: Tree, data: Data, sandbox: Sandbox) -> dic
         write_tree(tree, workspace)
         for path in (Path(folder), workspace, *workspace.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        mounts = Mounts({}, {workspace: WORKSPACE, data.public: "/data", SEARCHER: "/ideator/search.py"}, data.masked)
+        mounts = Mounts({}, {workspace: WORKSPACE, data.public: PUBLIC, SEARCHER: "/ideator/search.py"}, data.masked)
         streams: dict[str, Any] = {
             "stdin": subprocess.PIPE,
             "stdout": subprocess.PIPE,

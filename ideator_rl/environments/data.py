@@ -161,6 +161,15 @@ class DataSource:
                 return ()
             return tuple(Path(folder) for folder in (sources(self.preset) if _parameters(sources) else sources()))
 
+    def shared(self) -> float:
+        """The share of hidden pieces that the public data may hold too, as prepare.py's `shared(preset)` returns it; 0
+        without such a function."""
+        if self.prepare is None:
+            return 0.0
+        with _blamed(self.prepare, "state its shared(preset)"):
+            shared = getattr(load_trusted(self.prepare), "shared", None)
+            return float(shared(self.preset)) if shared is not None else 0.0
+
     def function(self) -> Callable[..., Any] | None:
         """`prepare` of prepare.py; None without such a file.
 
