@@ -129,3 +129,16 @@ def test_ranks_of_one_machine_listen_on_loopback_alone(tmp_path):
     loopback = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
     ours = [address.split(":") for address in results[0][0] + results[1][0] if address.split(":")[1] != of_torch]
     assert ours and all(address in loopback for address, _ in ours), ours
+
+
+def test_a_model_is_saved_whole_by_whichever_rank_has_its_lock(tmp_path, monkeypatch):
+    pytest.importorskip("transformers", "5.23")
+    from transformers.distributed import mixin
+
+    from ideator_rl.training.models import build_ideator
+
+    monkeypatch.setattr(mixin, "_is_torch_distributed_initialized", lambda: True)
+    monkeypatch.setattr(mixin, "_get_torch_distributed_rank", lambda: 1)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    build_ideator(None, {"vocab_size": 300, **sizes}, ["Set x to 1."], tmp_path / "scratch", 0)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {f.name for f in (tmp_path / "scratch").iterdir()}

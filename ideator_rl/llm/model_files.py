@@ -124,6 +124,8 @@ def quiet_transformers() -> None:
 
 def save_weights(model: Any, tokenizer: Any, folder: Path) -> None:
     """Save weights and tokenizer, with the generation cache enabled again, which training disables."""
+    # Of several ranks, the one that has the lock saves for all; transformers 5.23 would save on rank 0 alone.
+    model.should_save_on_this_rank = lambda is_main_process: is_main_process
     model.config.use_cache = True
     repair_generation_config(model.generation_config)
     model.save_pretrained(folder)
