@@ -1,7 +1,8 @@
 """Pre-train a GPT on shards of tokens, in one process or in several, and leave the weights where the scorer finds them.
 
 Reads   IDEATOR_DATA/train/*.bin    shards in the order of their names: a header, then tokens of two bytes
-Writes  IDEATOR_ARTIFACT/model.safetensors, and step-<seconds>.safetensors during training if `snapshot_every` is set
+Writes  IDEATOR_ARTIFACT/model.safetensors, and step-<seconds>.safetensors during training if `snapshot_every` is set;
+        IDEATOR_ARTIFACT/compiled           an empty file, after the first step of a compiled model
 Heeds   IDEATOR_BUDGET_SECONDS      seconds after the imports: wall clock on a GPU, CPU time of all ranks on the CPU
         IDEATOR_SEED                seeds the initialisation; the order of the data is fixed
         RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT    set in each process of several; unset for one process
@@ -182,6 +183,8 @@ def train(seconds, clock):
         scheduler.step()
         if rank == 0:
             print(f"step {step}  {spent:.1f} s  loss {total:.6f}", flush=True)
+            if compiled and step == 1:
+                Path(os.environ["IDEATOR_ARTIFACT"], "compiled").touch()
             if snapshot_every and spent // snapshot_every > before // snapshot_every:
                 save(model, f"step-{int(spent)}.safetensors")
     return model
