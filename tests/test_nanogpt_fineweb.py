@@ -121,14 +121,14 @@ def test_the_catalogue_has_25_edits_each_compiles_and_travels_as_a_diff(preset):
                 pytest.fail(f"{edit.key} = {value} is the baseline's own")
 
 
+@pytest.mark.slow
 def test_pairs_of_edits_give_one_tree_that_compiles_or_contradict_within_a_family():
-    conflicts, rng = set(), random.Random(0)
+    conflicts = set()
     for one, other in itertools.combinations(CATALOGUE.edits, 2):
         try:
             tree = CATALOGUE.apply(BASE, [choice(one), choice(other)])
-            if rng.random() < 0.1:  # all of them take seconds
-                assert tree == CATALOGUE.apply(BASE, [choice(other), choice(one)])
-                compile(tree["train.py"], f"{one}+{other}", "exec")
+            assert tree == CATALOGUE.apply(BASE, [choice(other), choice(one)])
+            compile(tree["train.py"], f"{one}+{other}", "exec")
         except PatchError as error:
             assert "contradict each other" in str(error)
             conflicts.add((one, other))
