@@ -235,18 +235,28 @@ def test_vllm_gets_the_weights_and_answers_as_torch_does(build, data, tmp_path, 
     "text, gold, right",
     [
         ("so </think> <answer> 8 </answer>", "8", True),
-        ("<answer>\\frac43</answer>.", "\\frac{4}{3}", True),
-        ("<answer>0.5</answer>", "\\frac{1}{2}", True),
-        ("<answer>9</answer>", "8", False),
-        ("8", "8", False),
-        ("<answer>8", "8", False),
-        ("<answer>9 <answer>8</answer>", "8", False),
-        ("<answer></answer>", "8", False),
-        ("<answer>" + "8" * 600 + "</answer>", "8" * 600, False),
+        ("</think>\n<answer>\\frac43</answer>.", "\\frac{4}{3}", True),
+        ("</think> <answer>0.5</answer>", "\\frac{1}{2}", True),
+        ("</think> <answer>9</answer>", "8", False),
+        ("<answer>8</answer>", "8", False),
+        ("</think> so <answer>8</answer>", "8", False),
+        ("</think> </think> <answer>8</answer>", "8", False),
+        ("</think> <answer>8", "8", False),
+        ("</think> <answer>9 <answer>8</answer>", "8", False),
+        ("</think> <answer></answer>", "8", False),
+        ("</think> <answer>" + "8" * 600 + "</answer>", "8" * 600, False),
     ],
 )
-def test_an_answer_is_rewarded_for_its_value_inside_one_pair_of_tags(text, gold, right, build, tmp_path):
-    assert build(BASE, tmp_path / "code").reward({"answer": gold}, text) == float(right)
+def test_an_answer_is_rewarded_for_its_value_in_the_form_that_the_evaluator_wants(text, gold, right, build, tmp_path):
+    from ideator_rl.evaluation import answer_of
+
+    grpo = build(BASE, tmp_path / "code")
+    assert grpo.reward({"answer": gold, "thought": True}, text) == float(right)
+    # The evaluator's texts end with the tag; its form for a prompt without a thought is the same without one.
+    grade = sys.modules["grade"]
+    ended = text.removesuffix(".")
+    assert grade.answer_of(ended, True) == answer_of(ended)
+    assert grade.answer_of(ended, False) == answer_of("</think> " + ended)
 
 
 def values(key):

@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 
-from ideator_rl.evaluation import generated, math_grader, weights
+from ideator_rl.evaluation import answer_of, generated, math_grader, weights
 
 STOP = "</answer>"
 
@@ -33,7 +33,9 @@ def evaluate(run) -> float:
         samples=measure["samples"],
         seed=run.split != "main",
     )
-    pairs = [(text, p["answer"]) for p, texts in zip(problems, answers, strict=True) for text in texts]
+    # Where the prompt opens no thought, the form is the same without one.
+    before = "" if template.rstrip().endswith("<think>") else "</think> "
+    pairs = [(answer_of(before + text), p["answer"]) for p, row in zip(problems, answers, strict=True) for text in row]
     with math_grader(processes=2) as grader:
         grades = grader.grade(pairs)
     run.notes.update({"problems": len(problems), "answers": len(pairs), "finished": _share_finished(answers)})

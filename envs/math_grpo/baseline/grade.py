@@ -12,16 +12,24 @@ MAX_CHARACTERS = 512  # of an answer: longer ones are wrong, and slow to read
 SECONDS = 3  # for reading an answer, and for comparing it
 
 
-def answer_of(text):
-    """What stands between the tags; None unless one pair of them ends the text, or what counts of it."""
+def answer_of(text, thought):
+    """What stands between the tags; None where the form is not `… </think> <answer> … </answer>`.
+
+    Args:
+        thought: whether the prompt opened a thought; if not, the answer's tag comes first.
+    """
     body, closed, _ = text.partition("</answer>")  # the token that closes the tag may hold more than the tag
     before, opened, answer = body.rpartition("<answer>")
-    return answer.strip() if closed and opened and "<answer>" not in before else None
+    before = before.strip()
+    form = before.count("</think>") == 1 and before.endswith("</think>") if thought else not before
+    if not (closed and opened and form) or any(tag in before + answer for tag in ("<answer>", "<think>")):
+        return None
+    return None if "</think>" in answer else answer.strip()
 
 
 def reward(problem, text):
     """What the text of an answer earns."""
-    answer = answer_of(text)
+    answer = answer_of(text, problem["thought"])
     if answer is None or not answer or len(answer) > MAX_CHARACTERS:
         return 0.0
     if answer == problem["answer"].strip():
@@ -38,5 +46,5 @@ def meaning(gold):
 
 
 def expression(text):
-    # Dollar signs have LaTeX without them read as LaTeX.
-    return parse(f"${text}$", extraction_config=EXPRESSIONS, parsing_timeout=SECONDS)
+    # As a whole: without the box, a part of a longer text could be taken for the answer.
+    return parse(f"\\boxed{{{text}}}", extraction_config=EXPRESSIONS, parsing_timeout=SECONDS)

@@ -45,10 +45,12 @@ device = "cuda"
 
 
 def read_problems(data, tokenizer):
-    """Problems with the tokens of their prompts."""
+    """Problems with the tokens of their prompts, and whether these open a thought."""
     template, problems = read_template(data), []
+    thought = template.rstrip().endswith("<think>")
     for line in (data / "train.jsonl").read_text(encoding="utf-8").splitlines():
         problem = json.loads(line)
+        problem["thought"] = thought
         problem["tokens"] = tokenizer(prompt(template, problem["problem"]))["input_ids"]
         if len(problem["tokens"]) + max_tokens <= max_length:
             problems.append(problem)
