@@ -187,7 +187,7 @@ def test_more_rows_than_the_windows_allow_are_refused():
     ],
 )
 def test_gaps_are_judged_by_their_mean_and_by_their_worst_length(gaps, sentence):
-    exceeded = Gaps.of([np.array(length) for length in gaps]).exceeded(Audit(tolerance=0.03, mean=0.0035))
+    exceeded = Gaps.of([np.array(length) for length in gaps], 1).exceeded(Audit(tolerance=0.03, mean=0.0035))
     assert sentence in exceeded and bool(sentence) == bool(exceeded)
 
 
@@ -251,3 +251,9 @@ def test_tensors_are_scored_by_the_code_for_gpus(kind, run_of, flat, monkeypatch
         return lambda tokens: table[torch.from_numpy(tokens.copy()).long()]"""
     run = replace(run_of(body), preload=("torch",))
     assert token_loss(run, flat[0], 8, STRICT, context=16) == pytest.approx(flat[1], abs=3e-3 if "b" in name else 1e-6)
+
+
+def test_lengths_with_few_rows_are_averaged_with_their_neighbours():
+    gaps = Gaps.of([np.array([0.1]), np.array([-0.1]), np.array([0.02]), np.array([0.04]), np.array([0.2])], 2)
+    # 0.2 with 0.04, and the other three.
+    assert gaps.worst == pytest.approx(0.12) and gaps.rows == 5

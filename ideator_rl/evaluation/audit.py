@@ -59,9 +59,14 @@ class Cut:
     rows: np.ndarray
     """int (R,)."""
 
-    def request(self, windows: Windows) -> Request:
+    def requests(self, windows: Windows, tokens: int) -> list[Request]:
+        """At most so many token ids each, but one row at least."""
         position = int(windows.scored_K[self.index])
-        return Request(windows.tokens[self.rows, : position + 1], [position])
+        step = max(1, tokens // (position + 1))
+        return [
+            Request(windows.tokens[self.rows[i : i + step], : position + 1], [position])
+            for i in range(0, len(self.rows), step)
+        ]
 
     def targets(self, windows: Windows) -> np.ndarray:
         """int (R, 1)."""
@@ -114,15 +119,26 @@ class Gaps:
 
     mean: float
     worst: float
-    """The mean gap of one length that is furthest from 0."""
+    """The mean gap of one length that is furthest from 0; of neighbouring ones where one has too few rows."""
     rows: int
 
     @classmethod
-    def of(cls, gaps_LR: list[np.ndarray]) -> Gaps:
-        """From the gaps of each length's rows."""
+    def of(cls, gaps_LR: list[np.ndarray], rows: int) -> Gaps:
+        """From the gaps of each length's rows, averaged over at least `rows` of them."""
         flat = np.concatenate(gaps_LR)
+        groups: list[np.ndarray] = []
+        pending = np.empty(0)
+        # From the longest on: the last position is in a group of its own where it has enough rows.
+        for gaps_R in reversed(gaps_LR):
+            pending = np.concatenate([pending, gaps_R])
+            if len(pending) >= rows:
+                groups.append(pending)
+                pending = np.empty(0)
+        if len(pending):
+            groups.append(np.concatenate([groups.pop(), pending]) if groups else pending)
+        means = [float(group.mean()) for group in groups]
         # A gap that is not a number counts as the worst.
-        worst = max((float(gaps.mean()) for gaps in gaps_LR), key=lambda gap: math.inf if gap != gap else abs(gap))
+        worst = max(means, key=lambda gap: math.inf if math.isnan(gap) else abs(gap))
         return cls(float(flat.mean()), worst, len(flat))
 
     def exceeded(self, audit: Audit) -> str:

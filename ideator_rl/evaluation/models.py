@@ -174,11 +174,18 @@ class _Pass:
                 if self._tokens.ndim == 1 and self._windows(scorer).length != windows.length:
                     raise ScorerFailed("the model carried another context when it was loaded again")
                 ahead = all(not np.intersect1d(a.rows, b.rows).size for a, b in zip(cuts, cuts[1:], strict=False))
-                answers = scorer.stream([cut.request(windows) for cut in cuts], ahead)
-                for cut, answer in zip(cuts, answers, strict=True):
-                    audited_R = nats(answer, cut.targets(windows), self._vocab)[:, 0]
-                    gaps_LR.append(audited_R - losses_WK[cut.rows, cut.index])
-        return Gaps.of(gaps_LR)
+                # No more tokens at once than in the full pass, which may hold them all with their logits.
+                parts = [cut.requests(windows, self._batch * self._context) for cut in cuts]
+                answers = scorer.stream([request for requests in parts for request in requests], ahead)
+                for cut, requests in zip(cuts, parts, strict=True):
+                    targets_R = cut.targets(windows)
+                    step = len(requests[0].tokens)
+                    audited = [
+                        nats(next(answers), targets_R[i : i + step], self._vocab)[:, 0]
+                        for i in range(0, len(targets_R), step)
+                    ]
+                    gaps_LR.append(np.concatenate(audited) - losses_WK[cut.rows, cut.index])
+        return Gaps.of(gaps_LR, audit.rows)
 
     def _windows(self, scorer: Scorer) -> Windows:
         """The windows as a loaded model wants them."""
