@@ -1,5 +1,10 @@
 from pathlib import Path
 
+import pytest
+
+from ideator_rl.config.fleet import Fleet
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor.fleet_estimate import at_once
 from ideator_rl.train import main
 
 HERE = Path(__file__).parent
@@ -83,3 +88,47 @@ def test_a_dry_run_names_the_command_that_estimates_memory(tmp_path, capsys):
 def test_a_dry_run_refuses_an_unknown_tracker(capsys):
     assert main([*TOY, "--report_to", "wanbd"]) == 2
     assert "Did you mean 'wandb'?" in capsys.readouterr().err
+
+
+ZERO3 = ["--dry-run", "--accelerate-config", str(ACCELERATE / "zero3.yaml")]
+
+
+def paper(recipe, *more):
+    return main(["--config", f"qwen3_30b_{recipe}.yaml", *ZERO3, *more])
+
+
+def test_the_papers_runs_state_gpus_hours_tokens_and_usd_for_the_fleet(capsys):
+    assert paper("nanogpt") == 0
+    out = capsys.readouterr().out
+    # 68 batches in 16 rounds of 8 experiments and one round for 3 baselines, of 1,800 s each; 8,707 × 8 × 0.5 GPU-hours
+    assert "64 GPUs, 8 a machine: 8 experiments of 8 GPUs at once; at most 544.5 hours for 68 batches" in out
+    assert "at most 34828.0 GPU-hours" in out and "at most 87,070 USD for the GPU-hours" in out
+    assert "8 GPU processes; at most 71.3 M tokens sampled" in out  # 8,704 × 8,192
+    assert paper("grpo_math") == 0
+    out = capsys.readouterr().out
+    # 40 batches in 4 rounds of 64 experiments and one round more, of 3,900 s each
+    assert "64 experiments of 1 GPUs at once; at most 174.4 hours for 40 batches" in out
+    assert "at most 83.9 M tokens sampled" in out  # 10,240 × 8,192
+
+
+def test_a_run_that_does_not_fit_its_fleet_is_refused(capsys):
+    assert paper("nanogpt", "--fleet", "{gpus: 64, gpus_per_node: 4}") == 2
+    assert "needs 8 GPUs on one machine, and a machine of `fleet` has 4." in capsys.readouterr().err
+    assert paper("nanogpt", "--fleet", "{gpus: 4}") == 2
+    assert paper("grpo_math", "--fleet", "{gpus: 1, memory_gb_per_node: 128}") == 2
+    assert "needs 225 GB of memory on one machine" in capsys.readouterr().err
+    assert paper("grpo_math", "--max_gpu_hours", "200") == 2
+    assert (
+        "the first batch of 256 experiments of the preset paper takes up to 277.3 GPU-hours" in capsys.readouterr().err
+    )
+    assert paper("grpo_math", "--fleet", "{gpu: 1}") == 2
+    assert "'gpu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fleet", "slots"),
+    [({"gpus": 16}, 2), ({"gpus": 20}, 2), ({"gpus": 8}, 1), ({"gpus": 32, "cpus_per_node": 80}, 4)],
+)
+def test_experiments_at_once_are_those_of_whole_machines(fleet, slots):
+    preset = load_environment("nanogpt").preset("paper")
+    assert at_once(preset, Fleet(**fleet)) == slots

@@ -62,6 +62,9 @@ class RunSettings(ExperimentSettings):
     """Experiments that get a run of their own in that tracker; the table has all."""
     backend_config: dict[str, Any] | str | None = None
     """Settings of the backend: a mapping, the path of a YAML file, or the name of a shipped one such as slurm."""
+    fleet: dict[str, Any] | None = None
+    """Machines for experiments, so that a dry run estimates hours and USD, and what does not fit is refused: `gpus`,
+    and where known `gpus_per_node` (8), `cpus_per_node`, `memory_gb_per_node`, `usd_per_gpu_hour`."""
 
     def experiment_settings(self) -> dict[str, Any]:
         """The settings of experiments by name, for an executor's configuration.

@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import Amount, Count, CountOrZero, Fraction, Names, read_config
+from ideator_rl.config.fleet import read_fleet
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.shared import RunSettings
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
@@ -142,6 +143,7 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     if config.bucket:
         check_url(config.bucket)
     read_backend_config(config.backend_config)  # for its error
+    read_fleet(config.fleet)
     for problem in problems(config):
         raise RecipeError(f"The recipe {path} has {problem}")
     return config

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor.fleet_estimate import fleet_lines, refuse_misfits
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
@@ -24,6 +26,7 @@ def dry_run(config: SearchConfig) -> str:
     environment = load_environment(config.env).at(config.preset)
     preset = environment.preset(config.preset)
     refuse_endless(config, environment)
+    refuse_misfits(preset, config.fleet, config.max_gpu_hours, None)
     sandbox = choose_sandbox(config.isolation, trusted=writes_trusted_code(config.implementer))
     get_search_strategy(config.strategy, config.strategy_options)
     subject = Subject(environment, config.preset, config.prompts)
@@ -44,6 +47,7 @@ def dry_run(config: SearchConfig) -> str:
         lines += [
             f"experiments  at most {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
             f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours",
+            *fleet_lines(preset, read_fleet(config.fleet), new_codebases, 1, config.baseline_replicates),
         ]
         coder = estimate_cost(config.implementer, config.coder, new_codebases, environment, config.preset)
         if coder is not None:

@@ -25,6 +25,7 @@ from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.executor import record_store
+from ideator_rl.executor.fleet_estimate import refuse_misfits
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.llm.probe import probe_all
@@ -122,6 +123,8 @@ def run_search(
         try:
             # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
             refuse_endless(config, buffer.executor.environment)
+            preset = buffer.executor.environment.preset(config.preset)
+            refuse_misfits(preset, config.fleet, config.max_gpu_hours, None)
             _refuse_changed_environment(config, buffer)
             _refuse_other_bucket(config, buffer)
             get_embedder(config.embedder)

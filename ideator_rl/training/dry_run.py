@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor.fleet_estimate import fleet_lines
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.llm.model_lookup import PACKAGE
@@ -20,6 +22,9 @@ from ideator_rl.training.recipe.recipe import Recipe
 
 EPOCHS = 3
 """TRL's default, where a recipe gives no max_steps."""
+DEFAULT_COMPLETION = 256
+"""TRL's default of max_completion_length."""
+CHARACTERS_PER_TOKEN = 4
 
 
 def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
@@ -47,6 +52,8 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         f"experiments  at most {experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}",
         f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments"
         + _cap(ours.max_gpu_hours, "GPU-hours"),
+        *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
+        _ideator(recipe, ideas, environment.prompt(ours.preset, ours.prompts)),
     ]
     # None for an implementer that asks no LLM.
     coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)
@@ -62,6 +69,17 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     if model and not model.startswith(PACKAGE) and not Path(model).exists():
         lines.append(f"memory       not estimated here; for a model on the hub: accelerate estimate-memory {model}")
     return "\n".join([*lines, *(f"note         {note}" for note in notes)])
+
+
+def _ideator(recipe: Recipe, ideas: int, prompt: str) -> str:
+    """GPUs of the ideator and tokens that it reads and writes; four characters of a prompt are taken for a token."""
+    written = ideas * int(recipe.grpo.get("max_completion_length") or DEFAULT_COMPLETION)
+    read = ideas // recipe.num_generations * len(prompt) // CHARACTERS_PER_TOKEN
+    devices = "CPU" if recipe.grpo.get("use_cpu") else "GPU"
+    return (
+        f"ideator      {recipe.world} {devices} processes; at most {written / 1e6:.3g} M tokens sampled, on prompts "
+        f"of about {read / 1e6:.3g} M"
+    )
 
 
 def _amount(amount: Amount) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.fleet_estimate import refuse_misfits
 from ideator_rl.llm.model_lookup import PACKAGE, ModelError, NotInstalled, first_line, require_model
 from ideator_rl.training.checkpoints import WARMUP
 from ideator_rl.training.recipe.check_names import check_names
@@ -60,6 +61,8 @@ def check_recipe(recipe: Recipe, resume: bool = False, dry: bool = False, for_re
         check_names(recipe)
     environment = load_environment(ours.env).at(ours.preset)
     environment.prompt(ours.preset, ours.prompts)
+    if for_rewards:
+        refuse_misfits(environment.preset(ours.preset), ours.fleet, ours.max_gpu_hours, recipe.generation_batch)
     if for_rewards and (ours.sft_steps or ours.scratch_model or ours.implementer == "rules"):
         # The warm-up samples its ideas there, and `rules` reads every idea with it.
         environment_catalogue(environment)

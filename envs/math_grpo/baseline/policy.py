@@ -11,6 +11,7 @@ import struct
 import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 WEIGHTS = "model.safetensors"
 STOP = "</answer>"  # ends an answer, and belongs to it
@@ -18,6 +19,7 @@ STOP = "</answer>"  # ends an answer, and belongs to it
 
 def read_policy(data, dtype, device):
     """The base as a model of torch, its weights in the type `dtype`, such as "bfloat16"."""
+    disable_progress_bar()
     policy = AutoModelForCausalLM.from_pretrained(
         data / "model", dtype=getattr(torch, dtype), local_files_only=True, use_safetensors=True
     )

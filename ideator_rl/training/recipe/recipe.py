@@ -16,6 +16,7 @@ from typing import Any
 
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import read_config
+from ideator_rl.config.fleet import read_fleet
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.llm.prompt_form import read_template_arguments
@@ -114,6 +115,7 @@ def load_recipe(
     if recipe.ours.bucket:
         check_url(recipe.ours.bucket)
     read_backend_config(recipe.ours.backend_config)  # for its error
+    read_fleet(recipe.ours.fleet)
     if world is not None:
         recipe.world = world
     for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
