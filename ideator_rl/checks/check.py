@@ -22,6 +22,7 @@ from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import Environment, joined_folders, load_environment
 from ideator_rl.environments.noise import Noise, store_noise
+from ideator_rl.environments.references import references
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import PatchError, Tree, judge
@@ -44,6 +45,7 @@ def check_environment(
     step = "manifest"
     try:
         environment = load_environment(name).at(preset)
+        references(environment, preset)  # for its error
         yield Check("manifest", True, f"{environment.root / 'env.yaml'}, presets {', '.join(environment.presets)}")
         step = "data"
         data = environment.data(preset)
