@@ -83,13 +83,12 @@ def test_the_likeliest_answers_are_those_of_the_model_alone_without_cache_and_pa
             tokens.append(token)
         expected.append([tokenizer.decode(tokens[start:])])
     assert len({text for (text,) in expected}) == 3  # else nothing is compared
-    assert answers(run, folder) == expected
-    assert run.notes["tokens"] > 0
-    # The same texts with a stop in the middle of the first one end there.
+    # A stop in the middle of the first answer: that one ends there, the others go on.
     stop = expected[0][0][2:4]
-    ended = answers(run, folder, stop=stop)
-    for (text,), (full,) in zip(ended, expected, strict=True):
+    for (text,), (full,) in zip(answers(run, folder, stop=stop), expected, strict=True):
         assert text == (full[: full.index(stop) + len(stop)] if stop in full else full)
+    assert sum(stop in full for (full,) in expected) < len(PROMPTS)
+    assert run.notes["tokens"] > 0
 
 
 @pytest.mark.slow  # each start of the generator imports torch and transformers
