@@ -63,7 +63,8 @@ class Checksums:
             raise SourceError(f"{name} and {twin} are the same file. Copy both again.")
         self._seen[name] = checksum
         if self.recorded.get(name) != checksum:
-            self.recorded[name] = checksum
+            # Another preset may be prepared at the same time.
+            self.recorded = _read(self.record_path) | {name: checksum}
             if self.revision:
                 self.recorded[REVISION] = self.revision
             self.record_path.parent.mkdir(parents=True, exist_ok=True)
