@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 from collections import Counter
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -196,7 +197,9 @@ def smollm2() -> Path:
     from ideator_rl.llm.model_files import loadable
 
     try:
-        return Path(loadable(PACKAGE))
+        folder = Path(loadable(PACKAGE))
+        os.chmod(folder / "model.safetensors", 0o644)  # to be linked, see `_take_file`
+        return folder
     except IdeatorError as error:
         raise SourceError(f"The preset 'cpu_lm' of math_grpo needs SmolLM2: {error} Or run `make smollm2`.") from error
 
@@ -244,9 +247,19 @@ def _take_model(folder: Path, target: Path, options: PrepareOptions) -> dict[str
     digests = {}
     for name in MODEL_FILES:
         if (folder / name).is_file():
-            link_or_copy(folder / name, target / name)
-            os.chmod(target / name, 0o644)  # experiments may run as another user
+            _take_file(folder / name, target / name)
             with open(target / name, "rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
             options.report(f"model/{name}: SHA-256 {digests[name][:8]}…")
     return digests
+
+
+def _take_file(source: Path, target: Path) -> None:
+    """Link a file, or copy it where only its owner may read it: experiments run as another user."""
+    if source.stat().st_mode & 0o004:
+        link_or_copy(source, target)
+    elif not target.is_file():
+        partial = target.with_name("partial")
+        shutil.copyfile(source, partial)
+        os.chmod(partial, 0o644)
+        partial.rename(target)
