@@ -263,3 +263,21 @@ def test_a_sampler_stops_when_its_event_is_set():
     stop.set()
     with pytest.raises(Stopped):
         Sampler(Ending(), frozenset(), 5).answers([[1]], [0], ["s"], stop)
+
+
+def test_an_engine_that_is_not_there_is_refused_before_anything_is_paid(folder, monkeypatch):
+    monkeypatch.setattr("ideator_rl.search.ideators.local.has_vllm", lambda: False)
+    with pytest.raises(ModelError, match="vllm is not installed here.*or set engine: torch"):
+        local(folder, engine="vllm")
+    monkeypatch.setattr("ideator_rl.search.ideators.local.has_vllm", lambda: True)
+    with pytest.raises(ModelError, match="engine: vllm and a device"):
+        local(folder, engine="vllm", device="cpu")
+
+
+def test_vllm_samples_where_it_is_installed_unless_torch_is_asked_for(folder, monkeypatch):
+    monkeypatch.setattr("ideator_rl.search.ideators.local.has_vllm", lambda: True)
+    assert local(folder).settings.uses_vllm
+    assert not local(folder, engine="torch").settings.uses_vllm
+    assert not local(folder, device="cpu").settings.uses_vllm
+    monkeypatch.setattr("ideator_rl.search.ideators.local.has_vllm", lambda: False)
+    assert not local(folder).settings.uses_vllm

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,13 +25,14 @@ from ideator_rl.archive.archive import Archive
 from ideator_rl.config.base import Amount, Count, Expected, Flag, read_config
 from ideator_rl.llm.model_check import check_model
 from ideator_rl.llm.model_files import load_tokenizer, loadable, quiet_transformers
-from ideator_rl.llm.model_lookup import EXPECTED, ModelError, first_line, require_model
+from ideator_rl.llm.model_lookup import EXPECTED, ModelError, NotInstalled, first_line, require_model
 from ideator_rl.llm.prompt_form import PromptForm, read_template_arguments
 from ideator_rl.llm.sampled_text import sampled_text
 from ideator_rl.search.ideator import Ask, Ideator, Subject
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
 from ideator_rl.search.ideators.settings import PromptStyle
+from ideator_rl.search.ideators.vllm_sampling import VllmSampler, has_vllm
 from ideator_rl.storage.ledger import Ledger
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.storage.run_reader import mapping
@@ -58,6 +61,14 @@ class LocalSettings(PromptStyle):
     chat_template_kwargs: dict[str, Any] | None = None
     """Arguments of the chat template, such as {enable_thinking: false}; null for those that the model was trained with,
     from the recipe in its folder."""
+    engine: Literal["auto", "torch", "vllm"] = "auto"
+    """What samples: `auto` for vLLM where it is installed and `device` is null, else torch."""
+    engine_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of `vllm.LLM`, such as {gpu_memory_utilization: 0.4, max_model_len: 8192}."""
+
+    @property
+    def uses_vllm(self) -> bool:
+        return self.engine == "vllm" or (self.engine == "auto" and self.device is None and has_vllm())
 
 
 class LocalIdeator(Ideator):
@@ -82,6 +93,13 @@ class LocalIdeator(Ideator):
         # Raises now if there is no such prompt or model, and not after the baseline has run.
         subject.prompt()
         checked = read_config(LocalSettings, settings, "The settings of the ideator local have")
+        if checked.engine == "vllm" and checked.device is not None:
+            raise ModelError("The ideator local has engine: vllm and a device. Leave one out: vLLM chooses its own.")
+        if checked.engine == "vllm" and not has_vllm():
+            raise NotInstalled(
+                "The ideator local has engine: vllm, and vllm is not installed here. Install it "
+                "(docs/how-to/scaling.md), or set engine: torch."
+            )
         require_model(checked.model, ask_hub=False)
         return cls(checked, subject)
 
@@ -112,6 +130,8 @@ class LocalIdeator(Ideator):
         """Stop sampling and drop the model."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
+        if self._model is not None:
+            self._model.close()
         self._model = None
 
     def _ideas(self, asks: list[Ask], archive: Archive) -> list[list[str]]:
@@ -144,25 +164,25 @@ class _Model:
             ModelError: the model cannot be loaded.
         """
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig
 
         quiet_transformers()
         if settings.cpu_threads is not None:
             torch.set_num_threads(settings.cpu_threads)
         source = loadable(settings.model)
-        try:
-            tokenizer, _ = load_tokenizer(source)
-            model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
-            model.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
-            raise ModelError(
-                f"The local ideator cannot be loaded from {settings.model}: {first_line(error)} Expected {EXPECTED}."
-            ) from error
+        tokenizer, _ = load_tokenizer(source)
         self._form = PromptForm(tokenizer, template_arguments(settings))
-        self._sampler = Sampler(model.eval(), _end_tokens(model, tokenizer), settings.max_tokens, settings.temperature)
+        with _refuse_load(settings.model):
+            config: Any = AutoConfig.from_pretrained(source)
         # A prompt and its answer share the context.
-        window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        window = getattr(config.get_text_config(), "max_position_embeddings", None)
+        window = settings.engine_options.get("max_model_len", window) if settings.uses_vllm else window
         self._name, self._room = settings.model, window and window - settings.max_tokens
+        self._sampler: Sampler | VllmSampler
+        if settings.uses_vllm:
+            self._sampler = _vllm_sampler(settings, source, tokenizer, config)
+        else:
+            self._sampler = _torch_sampler(settings, source, tokenizer)
         self.prompts = PromptWriter(subject, settings, lambda text: len(self._ids(text)), self._room)
 
     def completions(self, requests: Sequence[tuple[str, str]], stop: threading.Event) -> list[str]:
@@ -192,14 +212,59 @@ class _Model:
             for ids, text, (prompt, _) in zip(answers, texts, requests, strict=True)
         ]
 
+    def close(self) -> None:
+        """Free what the sampler holds outside this process's memory."""
+        if isinstance(self._sampler, VllmSampler):
+            self._sampler.close()
+
     def _ids(self, prompt: str) -> list[int]:
         """Token ids, as the trainer makes them."""
         return self._form.ids(self._form.prompt(prompt))
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+@contextmanager
+def _refuse_load(name: str) -> Iterator[None]:
+    """
+    Raises:
+        ModelError: loading failed inside.
+    """
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"The local ideator cannot be loaded from {name}: {first_line(error)} Expected {EXPECTED}."
+        ) from error
+
+
+def _torch_sampler(settings: LocalSettings, source: str, tokenizer: Any) -> Sampler:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _refuse_load(settings.model):
+        model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
+        model.to(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ends = _end_tokens(model.generation_config, tokenizer)
+    return Sampler(model.eval(), ends, settings.max_tokens, settings.temperature)
+
+
+def _vllm_sampler(settings: LocalSettings, source: str, tokenizer: Any, config: Any) -> VllmSampler:
+    from transformers import GenerationConfig
+
+    # vLLM's own `auto` turns float32 into a narrower type.
+    dtype: str = settings.dtype
+    if dtype == "auto":
+        dtype = str(config.get_text_config().dtype or "float32").removeprefix("torch.")
+    try:
+        generation_config: Any = GenerationConfig.from_pretrained(source)
+    except (OSError, ValueError):  # a model may have none
+        generation_config = config
+    ends = _end_tokens(generation_config, tokenizer)
+    return VllmSampler(source, ends, settings.max_tokens, settings.temperature, dtype, settings.engine_options)
+
+
+def _end_tokens(generation_config: Any, tokenizer: Any) -> frozenset[int]:
     """The tokens that end an answer: those of the model's generation config, and the tokenizer's."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
+    configured = getattr(generation_config, "eos_token_id", None)
     tokens = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*tokens, tokenizer.eos_token_id] if token is not None)
 
