@@ -33,7 +33,7 @@ def test_a_bucket_that_is_not_writable_an_unknown_preset_and_a_broken_environmen
     code, _, err = call("execute", TOY, "--preset", "huge", "--baseline")
     assert "no preset 'huge'" in sentence(code, err)
     code, _, err = call("execute", "nanogpt", "--preset", "paper", "--baseline", "--bucket", tmp_path / "b")
-    assert "no data pipeline yet; use the preset 'cpu'" in sentence(code, err)
+    assert "ideator-rl env prepare nanogpt --preset paper --from" in sentence(code, err)
     shutil.copytree(TOY, tmp_path / "env")
     (tmp_path / "env" / "evaluator.py").unlink()
     code, _, err = call("execute", tmp_path / "env", "--baseline")
