@@ -119,16 +119,15 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first replicate: another one means fresh seeds")
     parser.add_argument("--values", choices=("all", "one"), default="all", help="values of each edit")
     parser.add_argument("--only", nargs="*", default=[], help="edits to run: EDIT, EDIT=VALUE, or several joined by +")
-    parser.add_argument("--slots", type=int, default=1, help="experiments at a time")
+    parser.add_argument("--slots", type=int, help="CPU slots; default: those of one experiment")
     parser.add_argument("--dir", help="folder to keep the runs in")
     arguments = parser.parse_args()
-    environment = load_environment(arguments.env)
+    environment = load_environment(arguments.env).at(arguments.preset)
+    slots = arguments.slots or environment.preset(arguments.preset).resources.cpus
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.dir or scratch
         buffer = RewardBuffer(
-            BufferConfig(
-                arguments.env, arguments.preset, f"file://{folder}/bucket", run_dir=folder, slots=arguments.slots
-            )
+            BufferConfig(arguments.env, arguments.preset, f"file://{folder}/bucket", run_dir=folder, slots=slots)
         )
         try:
             chosen = wanted(environment_catalogue(environment), arguments.only, arguments.values)
