@@ -138,6 +138,14 @@ def test_the_audit_finds(leak, run_of, flat):
         token_loss(run_of(with_context(16, LEAKS[leak])), flat[0], 64, STRICT)
 
 
+def test_a_leak_on_every_second_window_is_in_every_audit(flat):
+    windows = Windows(windows_of(flat[0], 16), np.arange(16))
+    for _ in range(20):
+        (cuts,) = draw(windows, STRICT)
+        audited = np.unique(np.concatenate([cut.rows for cut in cuts]))
+        assert min(np.bincount(audited % 2)) > 10
+
+
 def test_a_hundredth_of_a_nat_passes_an_audit_without_a_bound_of_the_mean(run_of, flat):
     """The test above would be of no use if any audit found that leak."""
     token_loss(run_of(with_context(16, LEAKS["a hundredth of a nat, everywhere"])), flat[0], 64, Audit(tolerance=0.1))

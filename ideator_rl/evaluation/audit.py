@@ -2,7 +2,8 @@
 
 A fresh scorer gets beginnings of windows and answers the next token.  Beginnings come in ascending length, so that what
 a scorer has seen of a window is a part of what it is sent next.  Windows of one scorer are no neighbours: the first
-token of a window is the last target of the window before.
+token of a window is the last target of the window before.  They are drawn window by window: with every second one, a
+model that cheats on every second window would pass half of its audits.
 
 How likely a leak is found: one that gains on a share f of the positions is met by at least one of n audited ones with
 1 - (1 - f)^n.  A leak of 0.01 nats that gains 10 nats where it gains (f = 0.001) is met by 39 % of audits with 500
@@ -81,12 +82,19 @@ def draw(windows: Windows, audit: Audit) -> list[list[Cut]]:
     """
     # No seed: an experiment could compute what a seeded draw will be.
     rng, count = np.random.default_rng(), len(windows.tokens)
-    parity = int(rng.integers(min(2, count)))
-    pools = [np.arange(parity, count, 2)]
-    if 1 < count < FEW_WINDOWS:
-        pools.append(np.arange(1 - parity, count, 2))
+    if count < FEW_WINDOWS:
+        pools = [np.arange(parity, count, 2) for parity in rng.permutation(min(2, count))]
+    else:
+        pools = [_without_neighbours(rng, count)]
     least = -(-audit.min_rows // len(pools))
     return [_draw_cuts(rng, rng.permutation(pool), windows, audit, least) for pool in pools]
+
+
+def _without_neighbours(rng: np.random.Generator, count: int) -> np.ndarray:
+    """A third of the numbers below `count`, any of them with a like chance, no two in a row; ascending, int (P,)."""
+    heights = np.concatenate([[-1.0], rng.random(count), [-1.0]])
+    # The peaks of a random line: no two of them are neighbours.
+    return np.flatnonzero((heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:]))
 
 
 def _draw_cuts(rng: np.random.Generator, pool: np.ndarray, windows: Windows, audit: Audit, least: int) -> list[Cut]:
