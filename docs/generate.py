@@ -143,7 +143,7 @@ def _env_yaml() -> str:
     sections = {
         "`metric`": manifest.MetricKeys,
         "`reward`": manifest.RewardKeys,
-        "A preset: `presets.NAME`": manifest.PresetKeys,
+        "A preset: presets.NAME": manifest.PresetKeys,
         "`presets.NAME.budget`": manifest.BudgetKeys,
         "`presets.NAME.resources`": manifest.ResourcesKeys,
         "`presets.NAME.suspicious`": manifest.SuspiciousKeys,
