@@ -16,7 +16,8 @@ from doc_blocks import ROOT, Session, blocks, check_arguments, commands
 
 REPOSITORY = "https://github.com/ideator-rl/ideator-rl/blob/main/"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.M | re.S)
+FENCED = re.compile(r"^```.*?^```", re.M | re.S)
+CODE = re.compile(rf"{FENCED.pattern}|`[^`\n]+`", re.M | re.S)
 TRACKED = [ROOT / name for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
 PAGES = [path for path in TRACKED if path.suffix == ".md" and "templates" not in path.parts]
 OURS = [path for path in PAGES if "docs" in path.parts or path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md")]
@@ -32,7 +33,7 @@ def name_of(page):
 def anchors(page):
     """The anchors of a page's headings, as GitHub makes them."""
     names = set()
-    for heading in re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text(encoding="utf-8")), re.M):
+    for heading in re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.M):
         text = unicodedata.normalize("NFKC", re.sub(r"[`*]|\[([^\]]*)\]\([^)]*\)", r"\1", heading)).lower()
         names.add(re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-"))
     return names
