@@ -1,6 +1,7 @@
 """Checkpoints: when each was complete, by the supervisor's clock, and the time to a target that follows."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 from checkpointed import LAST, checkpointed
@@ -65,7 +66,7 @@ def test_links_pipes_and_oversized_files_are_no_checkpoints(tmp_path):
     (artifact / "step-.txt").write_text("no")
     watch = CheckpointWatch(1 << 20)
     watch.look(artifact, [path.name for path in artifact.iterdir()], 1.0)
-    assert [checkpoint.name for checkpoint in watch.close()] == ["step-4.safetensors"]
+    assert [checkpoint.name for checkpoint in watch.close(1.0)] == ["step-4.safetensors"]
 
 
 def test_checkpoints_behind_a_link_in_place_of_the_folder_are_ignored(tmp_path):
@@ -74,20 +75,55 @@ def test_checkpoints_behind_a_link_in_place_of_the_folder_are_ignored(tmp_path):
     (tmp_path / "artifact").symlink_to(tmp_path / "elsewhere")
     watch = CheckpointWatch(1 << 20)
     watch.look(tmp_path / "artifact", ["step-1.safetensors"], 1.0)
-    assert watch.close() == ()
+    assert watch.close(1.0) == ()
 
 
-def test_only_the_first_eight_checkpoints_are_taken_and_the_first_look_counts(tmp_path):
+def hashed(watch):
+    """Wait until the watch has hashed all that it was shown."""
+    wait(watch._digests.values())
+
+
+def test_only_the_first_eight_checkpoints_are_taken(tmp_path):
     for number in range(12):
         (tmp_path / f"step-{number:02}.safetensors").write_text(str(number))
     names = sorted(path.name for path in tmp_path.iterdir())
     watch = CheckpointWatch(1 << 20)
     watch.look(tmp_path, names[:2], 1.0)
-    watch.look(tmp_path, [*names, "compiled"], 2.0)
-    watch.look(tmp_path, [*names, "compiled"], 3.0)
-    taken = watch.close()
-    assert [checkpoint.seconds for checkpoint in taken] == [1.0] * 2 + [2.0] * 6 and len(taken) == MAX_CHECKPOINTS
-    assert watch.compiled == 2.0
+    hashed(watch)
+    watch.look(tmp_path, names, 2.0)
+    hashed(watch)
+    watch.look(tmp_path, names, 3.0)
+    watch.look(tmp_path, names, 4.0)
+    taken = watch.close(5.0)
+    assert [checkpoint.seconds for checkpoint in taken] == [2.0] * 2 + [3.0] * 6 and len(taken) == MAX_CHECKPOINTS
+
+
+def test_a_checkpoint_that_waits_for_its_hash_has_no_earlier_time(tmp_path):
+    """Else a file could be filled while a large one before it is hashed."""
+    os.mkfifo(tmp_path / "gate")
+    watch = CheckpointWatch(1 << 20)
+    watch._pool = ThreadPoolExecutor(1)
+    watch._pool.submit((tmp_path / "gate").read_text)  # the hashing of a large file
+    (tmp_path / "step-1.safetensors").write_text("")
+    watch.look(tmp_path, ["step-1.safetensors"], 1.0)
+    (tmp_path / "step-1.safetensors").write_text("trained for longer")
+    watch.look(tmp_path, ["step-1.safetensors"], 60.0)
+    (tmp_path / "gate").write_text("")
+    assert [checkpoint.seconds for checkpoint in watch.close(61.0)] == [61.0]
+
+
+def test_the_report_of_a_compilation_counts_before_the_first_checkpoint_alone(tmp_path):
+    (tmp_path / "step-1.safetensors").write_text("")
+    for names, compiled in (
+        (["compiled"], 1.0),
+        (["step-1.safetensors", "compiled"], 1.0),
+        (["step-1.safetensors"], None),
+    ):
+        watch = CheckpointWatch(1 << 20)
+        watch.look(tmp_path, names, 1.0)
+        watch.look(tmp_path, ["step-1.safetensors", "compiled"], 2.0)
+        watch.close(2.0)
+        assert watch.compiled == compiled
 
 
 def test_a_checkpoint_takes_the_place_of_the_weights_and_leaves_the_artifact(tmp_path):
@@ -98,13 +134,13 @@ def test_a_checkpoint_takes_the_place_of_the_weights_and_leaves_the_artifact(tmp
         (artifact / name).write_text(name)
     watch = CheckpointWatch(1 << 20)
     watch.look(artifact, ["step-1.safetensors", "step-2.safetensors"], 1.0)
-    noted = watch.close()
+    noted = watch.close(1.0)
     (artifact / "step-2.safetensors").write_text("other bytes")
     assert [checkpoint.name for checkpoint in set_aside(tmp_path, noted)] == ["step-1.safetensors"]
     assert sorted(path.name for path in artifact.iterdir()) == ["config.json", "model.safetensors"]
     place = checkpoint_folder(tmp_path, "step-1.safetensors") / "artifact"
-    assert (place / "model.safetensors").read_text() == "step-1.safetensors"
-    assert (place / "config.json").read_text() == "config.json"
+    # Nothing that the run wrote after its checkpoint comes along: it could be the last weights.
+    assert [(path.name, path.read_text()) for path in place.iterdir()] == [("model.safetensors", "step-1.safetensors")]
     assert (artifact / "model.safetensors").read_text() == "model.safetensors"
 
 

@@ -43,13 +43,16 @@ def set_aside(folder: Path, checkpoints: Iterable[Checkpoint]) -> list[Checkpoin
 
 
 def checkpoint_folder(folder: Path, name: str) -> Path:
-    """A folder to be measured in place of `folder`: its artifact has the checkpoint's weights."""
+    """A folder to be measured in place of `folder`: its artifact is the checkpoint alone.
+
+    Other files of the artifact are from the end of the run, and could hold the weights that it ended with.
+    """
     place = folder / MEASURED
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
     place.chmod(0o711)
-    shutil.copytree(folder / "artifact", place / "artifact", copy_function=os.link)
-    (place / "artifact" / WEIGHTS).unlink(missing_ok=True)
+    (place / "artifact").mkdir()
+    (place / "artifact").chmod((folder / "artifact").stat().st_mode & 0o777)
     os.link(folder / ASIDE / name, place / "artifact" / WEIGHTS)
     (place / "artifact" / WEIGHTS).chmod(0o644)
     shutil.copytree(folder / "score", place / "score")

@@ -1,12 +1,10 @@
 """When the checkpoints of a run were complete, by the supervisor's clock.
 
-A run may leave `step-*.safetensors` in its artifact folder, each completed by a rename.  The time of one is that of the
-first look that found it.  Its bytes are hashed at once: a file with other bytes at the end of the run does not count,
-so that nothing trained later takes an earlier file's time.
+A run may leave `step-*.safetensors` in its artifact folder, each completed by a rename.  Its bytes are hashed at once,
+and its time is that of the first look after that: what is written while it waits for its hash has no earlier time.  A
+file with other bytes at the end of the run does not count, so that nothing trained later takes an earlier file's time.
 
 Covered: links, pipes, and files larger than an artifact may be are ignored; so is all beyond `MAX_CHECKPOINTS`.
-
-Not covered: what is written while a file is hashed, which takes a second for two GB.
 """
 
 from __future__ import annotations
@@ -34,9 +32,9 @@ class Checkpoint:
 
     name: str
     seconds: float
-    """Of the budget that were spent when it was first seen."""
+    """Of the budget that were spent when its bytes had been read."""
     digest: str
-    """Of its bytes at that time."""
+    """Of these bytes."""
 
 
 def is_checkpoint(name: str) -> bool:
@@ -68,20 +66,26 @@ class CheckpointWatch:
     def __init__(self, most: int):
         """`most`: bytes of all checkpoints together."""
         self._left = most  # written and read by the thread that hashes
-        self._digests: dict[str, tuple[float, Future[str]]] = {}
+        self._digests: dict[str, Future[str]] = {}
+        self._seconds: dict[str, float] = {}  # by name, of those that are hashed
         self._pool: ThreadPoolExecutor | None = None
         self.compiled: float | None = None
-        """Seconds of the budget when the run reported, unproved, that it had compiled; None if it did not."""
+        """Seconds of the budget when the run reported, unproved, that it had compiled; None if it did not do so before
+        its first checkpoint."""
 
     def look(self, artifact: Path, names: Iterable[str], seconds: float) -> None:
         """Note what is new among the names in the artifact folder, after so many seconds of the budget."""
+        names = list(names)
+        if COMPILED in names and self.compiled is None and not self._digests:
+            self.compiled = seconds
         for name in names:
-            if name == COMPILED and self.compiled is None:
-                self.compiled = seconds
             if name in self._digests or not is_checkpoint(name) or len(self._digests) >= MAX_CHECKPOINTS:
                 continue
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoints")
-            self._digests[name] = seconds, self._pool.submit(self._digest, artifact, name)
+            self._digests[name] = self._pool.submit(self._digest, artifact, name)
+        for name, future in self._digests.items():
+            if future.done():
+                self._seconds.setdefault(name, seconds)
 
     def _digest(self, artifact: Path, name: str) -> str:
         # The folder itself may have been replaced by a link to a folder of the host.
@@ -94,12 +98,16 @@ class CheckpointWatch:
         finally:
             os.close(folder)
 
-    def close(self) -> tuple[Checkpoint, ...]:
-        """The checkpoints in the order in which they were seen; those that could not be read are left out."""
+    def close(self, seconds: float) -> tuple[Checkpoint, ...]:
+        """The checkpoints in the order in which they were seen; those that could not be read are left out.
+
+        Args:
+            seconds: of the budget that the run spent.
+        """
         if self._pool is not None:
             self._pool.shutdown(wait=True)
         checkpoints = []
-        for name, (seconds, future) in self._digests.items():
+        for name, future in self._digests.items():
             with suppress(OSError):
-                checkpoints.append(Checkpoint(name, seconds, future.result()))
+                checkpoints.append(Checkpoint(name, self._seconds.get(name, seconds), future.result()))
         return tuple(checkpoints)

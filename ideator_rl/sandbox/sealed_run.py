@@ -155,7 +155,9 @@ def run(
     result = replace(
         _result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how, spent=watch.spent(cpu, wall)
     )
-    return result if seen is None else replace(result, checkpoints=seen.close(), compiled=seen.compiled)
+    if seen is None:
+        return result
+    return replace(result, checkpoints=seen.close(result.spent), compiled=seen.compiled)
 
 
 def _start(
