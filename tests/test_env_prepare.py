@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from ideator_rl.checks.check import check_environment
 from ideator_rl.cli.commands import main
+from ideator_rl.environments.data import link_or_copy
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 
@@ -115,7 +117,7 @@ def test_where_data_are_missing_one_sentence_has_the_command(environment, tmp_pa
     printed = capsys.readouterr().err.strip()
     assert printed == (
         "ideator-rl: The preset 'slow' of toy needs 3 files named part-N.txt. Prepare its data once: "
-        f"ideator-rl env prepare {environment} --preset slow --from DIR (or --download)"
+        f"ideator-rl env prepare {environment} --preset slow --from DIR"
     )
 
 
@@ -128,15 +130,42 @@ def test_a_preset_that_makes_its_data_needs_no_command(environment):
     assert (load_environment(environment).data("cpu").private / "made.txt").read_text() == "made here"
 
 
-def test_unusable_sources_are_one_sentence(environment, parts, tmp_path, capsys):
+def test_unusable_sources_are_one_sentence(environment, parts, tmp_path, capsys, monkeypatch):
     (parts / "part-2.txt").unlink()
     assert prepare(environment, "--from", parts) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"ideator-rl: {parts} has no part-2.txt."
     assert prepare(environment, "--from", tmp_path / "gone") == 2
     assert "There is no folder" in capsys.readouterr().err
-    assert prepare(environment, "--from", "/") == 2
-    assert "is hidden from experiments" in capsys.readouterr().err
+    monkeypatch.chdir("/")
+    for folder in ("/", ".", sysconfig.get_paths()["purelib"]):
+        assert prepare(environment, "--from", folder) == 2
+        assert "is hidden from experiments" in capsys.readouterr().err
     assert prepare(environment, "--shards", "2", "--from", parts) == 0
+
+
+def test_experiments_can_read_the_data_whatever_the_umask_and_the_users_files(environment, parts):
+    (parts / "part-0.txt").chmod(0o600)
+    umask = os.umask(0o077)
+    try:
+        prepare(environment, "--from", parts)
+    finally:
+        os.umask(umask)
+    public = load_environment(environment).data("slow").public
+    assert all(path.stat().st_mode & 0o004 for path in (public.parent, public, *public.iterdir()))
+    assert (parts / "part-0.txt").stat().st_mode & 0o777 == 0o600
+    assert (public / "part-1.txt").samefile(parts / "part-1.txt")
+
+
+def test_a_file_of_an_earlier_call_is_kept_only_if_it_is_the_sources(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_text("new")
+    source.chmod(0o600)
+    target.write_text("old")
+    link_or_copy(source, target)
+    assert target.read_text() == "new"
+    first = target.stat().st_ino
+    link_or_copy(source, target)
+    assert target.stat().st_ino == first
 
 
 def test_an_environment_without_sources_refuses_them(toy, tmp_path, capsys):

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import random
-import shutil
 from collections import Counter
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
@@ -91,7 +90,8 @@ def prepare(public: Path, private: Path, preset: str, options: PrepareOptions) -
         splits = sums()
     elif options.source is None:
         names = " and ".join(CHECKSUMS[dataset])
-        raise NeedsSource(f"{names} in a folder, and {MODEL} in a folder below it")
+        options = "--from DIR (and --download for a model that DIR lacks)"
+        raise NeedsSource(f"{names} in a folder, and {MODEL} in a folder below it", options)
     else:
         read = {"math": read_math, "gsm8k": read_gsm8k}[dataset]
         splits = read(options.source)
@@ -198,7 +198,7 @@ def smollm2() -> Path:
 
     try:
         folder = Path(loadable(PACKAGE))
-        os.chmod(folder / "model.safetensors", 0o644)  # to be linked, see `_take_file`
+        os.chmod(folder / "model.safetensors", 0o644)  # to be linked, see `link_or_copy`
         return folder
     except IdeatorError as error:
         raise SourceError(f"The preset 'cpu_lm' of math_grpo needs SmolLM2: {error} Or run `make smollm2`.") from error
@@ -247,19 +247,8 @@ def _take_model(folder: Path, target: Path, options: PrepareOptions) -> dict[str
     digests = {}
     for name in MODEL_FILES:
         if (folder / name).is_file():
-            _take_file(folder / name, target / name)
+            link_or_copy(folder / name, target / name)
             with open(target / name, "rb") as file:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
             options.report(f"model/{name}: SHA-256 {digests[name][:8]}…")
     return digests
-
-
-def _take_file(source: Path, target: Path) -> None:
-    """Link a file, or copy it where only its owner may read it: experiments run as another user."""
-    if source.stat().st_mode & 0o004:
-        link_or_copy(source, target)
-    elif not target.is_file():
-        partial = target.with_name("partial")
-        shutil.copyfile(source, partial)
-        os.chmod(partial, 0o644)
-        partial.rename(target)

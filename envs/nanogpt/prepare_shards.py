@@ -73,7 +73,10 @@ def prepare(public: Path, private: Path, preset: str, options: PrepareOptions) -
         return
     count = _count(preset, options.shards)
     if options.source is None and not options.download:
-        raise NeedsSource(f"{VALIDATION} and {count} training shards of FineWeb ({(count + 1) * 0.2:.1f} GB)")
+        files = f"{VALIDATION} and {count} training shards of FineWeb ({(count + 1) * 0.2:.1f} GB)"
+        raise NeedsSource(files, "--from DIR (or --download)")
+    if options.source is not None and options.download:
+        raise SourceError("Shards come from one place. Give --from DIR or --download, not both.")
     names = [VALIDATION, *(TRAINING.format(number) for number in range(1, count + 1))]
     if options.source is not None:
         _check_folder(options.source, names)
@@ -105,7 +108,7 @@ def _check_folder(folder: Path, names: list[str]) -> None:
     if missing:
         raise SourceError(
             f"{folder} holds {len(names) - len(missing)} of the {len(names)} shards that are needed; the first that is "
-            f"missing is {missing[0]}. Add it, and the other {len(missing) - 1}."
+            f"missing is {missing[0]}. Add all of them."
         )
     for name in names:
         _check_length(folder / name)

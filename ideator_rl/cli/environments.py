@@ -144,10 +144,11 @@ def prepare(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"prepared": made, "folder": str(data.public.parent), "bytes": sizes})
         return 0
-    verdict = "prepared" if made else "was prepared before"
+    verdict = "prepared" if made else "were prepared before"
     print_text(
         f"The data of {environment.name}, preset {args.preset}, {verdict}: {sizes['public'] / 1e9:.3g} GB public, "
         f"{sizes['private'] / 1e9:.3g} GB private, in {data.public.parent}"
+        + ("" if made else ". Delete this folder first to prepare them from other files.")
     )
     return 0
 

@@ -18,7 +18,9 @@ import json
 import os
 import shlex
 import shutil
+import stat
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -93,10 +95,16 @@ class SourceError(IdeatorError):
 
 
 class NeedsSource(SourceError):
-    """To be raised by prepare.py when a preset's data can be made only from files that the user has or downloads.
+    """To be raised by prepare.py when a preset's data can be made only from files that the user has or downloads."""
 
-    The text names these files, such as "71 shards of FineWeb".
-    """
+    def __init__(self, files: str, options: str = "--from DIR"):
+        """
+        Args:
+            files: what is needed, such as "71 shards of FineWeb".
+            options: of `ideator-rl env prepare`, such as "--from DIR (or --download)".
+        """
+        super().__init__(files)
+        self.options = options
 
 
 def _parameters(function: Callable[..., Any]) -> int:
@@ -214,13 +222,12 @@ def prepare_data(source: DataSource, options: PrepareOptions) -> tuple[Data, boo
             f"The preset {source.preset!r} of {source.name} makes its data from what is installed. "
             "Leave out --from, --download and --shards."
         )
-    if folder.is_dir() or not takes_options:
-        was_there = folder.is_dir()
-        return prepared(source), not was_there
-    if options.source is not None:
-        _check_source(options.source)
-    _make(source, folder, options)
-    return prepared(source), True
+    made = False
+    if not folder.is_dir():
+        if options.source is not None:
+            _check_source(options.source)
+        made = _make(source, folder, options if takes_options else None)
+    return prepared(source), made
 
 
 def _check_source(folder: Path) -> None:
@@ -231,7 +238,8 @@ def _check_source(folder: Path) -> None:
     if not folder.is_dir():
         raise SourceError(f"There is no folder {folder}. Give the folder that holds the source files as --from DIR.")
     # Experiments see an empty folder in its place, see `Data.masked`.
-    needed = next((path for path in (sys.prefix, sys.base_prefix, "/usr") if Path(path).is_relative_to(folder)), None)
+    paths = (sys.prefix, sys.base_prefix, "/usr", *sysconfig.get_paths().values())
+    needed = next((path for path in paths if Path(path).resolve().is_relative_to(folder.resolve())), None)
     if needed is not None:
         raise SourceError(f"--from {folder} holds {needed}, and is hidden from experiments. Give a folder of its own.")
 
@@ -244,12 +252,18 @@ def _recorded_source(folder: Path) -> tuple[Path, ...]:
     return ()
 
 
-def _make(source: DataSource, folder: Path, options: PrepareOptions | None) -> None:
-    """Have prepare.py write the data, in one process at a time.  `options`: None where no command asked for it."""
+def _make(source: DataSource, folder: Path, options: PrepareOptions | None) -> bool:
+    """Have prepare.py write the data, in one process at a time.
+
+    Args:
+        options: None where no command asked for it.
+
+    Returns: whether this process wrote them.
+    """
     try:
         with exclusive(folder):
             if folder.is_dir():
-                return  # another process has prepared it meanwhile
+                return False  # another process has prepared it meanwhile
             if options is None:
                 with atomic_folder(folder) as scratch:
                     _fill(scratch, source, options)
@@ -259,6 +273,7 @@ def _make(source: DataSource, folder: Path, options: PrepareOptions | None) -> N
                 partial.mkdir(exist_ok=True)
                 _fill(partial, source, options)
                 os.replace(partial, folder)
+            return True
     except NoFileLocks:
         raise
     except OSError as error:
@@ -305,8 +320,13 @@ def _fill(folder: Path, source: DataSource, options: PrepareOptions | None) -> N
         except NeedsSource as missing:
             raise NeedsSource(
                 f"The preset {source.preset!r} of {source.name} needs {missing}. Prepare its data once: "
-                f"{source.command} --from DIR (or --download)"
+                f"{source.command} {missing.options}"
             ) from None
+    # Root's experiments read it as another user, whatever the umask is here.
+    for path in (folder, folder / "public", *(folder / "public").rglob("*")):
+        readable = path.stat().st_mode | (0o005 if path.is_dir() else 0o004)
+        if not path.is_symlink() and readable != path.stat().st_mode:
+            path.chmod(readable)
     if options is not None and options.source is not None:
         write_atomic(folder / SOURCE_RECORD, json.dumps({"source": str(options.source.resolve())}))
 
@@ -314,14 +334,23 @@ def _fill(folder: Path, source: DataSource, options: PrepareOptions | None) -> N
 def link_or_copy(source: Path, target: Path) -> None:
     """Put a large file into a folder of data: as a hard link where possible, else as a copy; whole or not at all.
 
-    A target of the same size is taken as the file of a call that was killed later.
+    A target that is the source, or has its size and time of change, is the work of a call that was killed later.  What
+    not everybody may read is copied: experiments run as another user, and the user's file stays as it is.
     """
-    if target.is_file() and target.stat().st_size == source.stat().st_size:
-        return
+    info = source.stat()
+    if target.is_file():
+        there = target.stat()
+        if target.samefile(source) or (there.st_size, there.st_mtime_ns) == (info.st_size, info.st_mtime_ns):
+            return
     scratch = target.with_name(f".{target.name}.partial")
     scratch.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), scratch)
-    except OSError:  # another file system, or one without links
+    linked = False
+    if info.st_mode & stat.S_IROTH:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source.resolve(), scratch)
+            linked = True
+    if not linked:
         shutil.copyfile(source, scratch)
+        scratch.chmod(0o644)
+        os.utime(scratch, ns=(info.st_atime_ns, info.st_mtime_ns))
     os.replace(scratch, target)
