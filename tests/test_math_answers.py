@@ -1,5 +1,6 @@
 """Grades of mathematical answers: right ones, wrong ones, and answers that try to hang or crash the grader."""
 
+import importlib.util
 import json
 import os
 import time
@@ -10,6 +11,7 @@ import pytest
 from ideator_rl.evaluation import answer_of, math_grader
 from ideator_rl.sandbox import process_tree
 
+ROOT = Path(__file__).parent.parent
 GSM8K = os.environ.get("IDEATOR_TEST_GSM8K", "")
 """Path of GSM8K's `test.jsonl`, which is not part of the project."""
 SAMPLE = ["18", "3", "70000", "2,125", "-10", "1,450,000", "0.5", "1", "114,200", "-3"]
@@ -65,6 +67,28 @@ FORMS = [
 
 def test_gold_answers_of_many_forms_are_right_when_written_verbatim(grader):
     assert grader.grade([(form, form) for form in FORMS]) == [True] * len(FORMS)
+
+
+PERCENTAGES = [r"50\%", "50%", "50 percent", r"\text{50\%}", "50", "0.5", r"\frac12", r"12.5\%", "0.125", "5000"]
+LONG = ["8" * 600, "8" + " " * 600 + "9", "8" * 512]
+
+
+def test_training_and_measurement_grade_one_list_of_answers_alike(grader, monkeypatch):
+    spec = importlib.util.spec_from_file_location("experiments_grade", ROOT / "envs/math_grpo/baseline/grade.py")
+    experiments_grade = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(experiments_grade)
+    # Its alarms would replace those of the tests.
+    monkeypatch.setattr(experiments_grade, "SECONDS", None)
+    pairs = [(form, form) for form in FORMS] + [(hedge, gold) for hedge in HEDGES for gold in ("3", "4")]
+    pairs += [(answer, gold) for answer in PERCENTAGES for gold in PERCENTAGES] + [(text, text) for text in LONG]
+    measured = grader.grade([(answer_of(completion(answer)), gold) for answer, gold in pairs])
+    rewards = [
+        experiments_grade.reward({"answer": gold, "thought": True}, completion(answer)) for answer, gold in pairs
+    ]
+    assert [bool(reward) for reward in rewards] == measured
+    verdicts = dict(zip(pairs, measured, strict=True))
+    assert verdicts[r"50\%", "50"] and verdicts[r"50\%", "0.5"] and not verdicts["50", "0.5"]
+    assert [verdicts[text, text] for text in LONG] == [False, False, True]
 
 
 @pytest.mark.parametrize(

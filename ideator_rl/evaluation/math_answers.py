@@ -8,9 +8,9 @@ Covered:
 - gold and answer are read under the same settings: a gold answer written verbatim is always right
 - an answer that computes for over 5 CPU seconds, takes over 2 GB or crashes its process is wrong, and only that one
 - several values in one answer are a set, which equals no single value
+- an answer of over 512 characters is wrong: the beginning of an answer may equal what the whole of it does not
 
-Not covered: an answer of over 512 characters is cut there before it is read.  `math-verify` decides what is equal: 50%
-is not 50, and `x = 5` is 5.
+Not covered: `math-verify` decides what is equal.  For it 50% is 50 and 0.5, and `x = 5` is 5.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class MathGrader:
         """Whether each answer equals its gold one; an answer of None is wrong.
 
         Args:
-            pairs: (answer, gold), both without tags.
+            pairs: (answer, gold), both without tags.  An answer of over MAX_CHARACTERS is wrong.
 
         Raises:
             IdeatorError: a process of the pool ended; not by an answer, which it never reads itself.
         """
         right = [False] * len(pairs)
-        waiting = [row for row, (answer, _) in enumerate(pairs) if answer]
+        waiting = [row for row, (answer, _) in enumerate(pairs) if answer and len(answer) <= MAX_CHARACTERS]
         waiting.reverse()
         row_of: dict[int, int] = {}  # output of a process → the row that it grades
         idle = list(self._processes)
@@ -86,7 +86,7 @@ class MathGrader:
 
     def _send(self, process: subprocess.Popen[bytes], answer: str, gold: str) -> None:
         assert process.stdin is not None
-        line = json.dumps([answer[:MAX_CHARACTERS], gold]) + "\n"
+        line = json.dumps([answer, gold]) + "\n"
         try:
             process.stdin.write(line.encode())
         except BrokenPipeError as error:
