@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 PLUGIN = Path(__file__).parent / "plugin_0_1_0"
 MODULES = sorted(path.stem for path in (PLUGIN / "old_plugin").glob("*.py") if path.stem != "__init__")
 SEARCH = """
@@ -210,7 +211,6 @@ def test_a_script_of_the_plugin_searches_with_parts_that_it_makes_one_by_one(ins
     assert notes(tmp_path, "newest") and notes(tmp_path, "counting") and len(records(tmp_path / "by_hand")) >= 3
 
 
-@pytest.mark.slow
 def test_a_training_run_is_made_of_the_plugin_s_rewards_prompts_and_advantage(installed, tmp_path):
     (tmp_path / "train.yaml").write_text(TRAIN)
     done = run(installed, tmp_path, sys.executable, "-m", "ideator_rl.train", "--config", "train.yaml")

@@ -74,6 +74,7 @@ def test_the_reading_function_gives_the_rows_records_and_ranks_of_0_1_0(runs, ru
     assert now.values(now.ranked[0]) == before["best_values"] and now.ranked[0].patch == before["best_patch"]
 
 
+@pytest.mark.slow
 def test_one_report_of_all_runs_shows_the_best_idea_of_each(runs, tmp_path):
     done = command(runs, "report", *RUNS, "--out", tmp_path / "report.html")
     assert done.returncode == 0, done.stderr
@@ -97,6 +98,7 @@ def test_a_search_that_had_ended_is_extended_by_the_ideas_that_0_1_0_would_have_
     assert command(folder, *words).returncode == 0 and len(claims(folder / "search")) == len(before) + 2
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_end_that_0_1_0_would_have_reached(tmp_path):
     folder = unpack(tmp_path / "runs", "search_killed")
     before = claims(folder / "search_killed")
@@ -138,6 +140,7 @@ def test_a_rerun_finds_the_values_that_0_1_0_had_stored_and_runs_nothing(tmp_pat
     assert facts["id"] == EXPECTED["read"]["search"]["ranked"][0] and claims(folder / "search") == before
 
 
+@pytest.mark.slow
 def test_a_new_search_takes_the_records_of_an_old_run_and_of_an_old_bucket(tmp_path):
     folder = unpack(tmp_path / "runs", "search", "train")
     sources = f"[search, {(folder / 'train' / 'bucket').as_uri()}]"
@@ -178,6 +181,7 @@ def test_the_export_of_an_old_run_has_the_files_the_cards_and_the_columns_that_0
     assert (out / "model" / "model.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_a_bucket_without_the_results_of_an_old_search_is_refused_in_one_sentence(tmp_path):
     folder = unpack(tmp_path / "runs", "search")
     words = ("--resume", "--max_experiments", "14", "--bucket", (tmp_path / "other").as_uri())

@@ -14,7 +14,7 @@ from ideator_rl.sandbox.sandbox import NONE
 
 HERE = Path(__file__).parent
 PATCHES = sorted(HERE.glob("*/*.patch"))
-QUICK = ("state_space_by_fft", "stateful_cache")
+QUICK = ("stateful_cache",)
 """Run by default; the others are slow."""
 CONFIRMED = ("counting_model",)
 """So good that they must be run again, and then believed."""
