@@ -109,6 +109,19 @@ def test_weights_that_overflow_fail_the_experiment(run, folder):
         answers(run, folder, file="huge.safetensors")
 
 
+@pytest.mark.slow  # each start of the generator imports torch and transformers
+def test_weights_that_the_library_cannot_read_fail_the_experiment(run, folder):
+    body = (folder / "artifact" / "model.safetensors").read_bytes()
+    length = int.from_bytes(body[:8], "little")
+    header = body[8 : 8 + length].rstrip().replace(b"[0,", b"[-0,")  # zero for Python, a fraction for the library
+    (folder / "artifact" / "odd.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + body[8 + length :]
+    )
+    (folder / "artifact" / "odd.safetensors").chmod(0o644)
+    with pytest.raises(ScorerFailed, match="cannot be read by safetensors"):
+        answers(run, folder, file="odd.safetensors")
+
+
 def test_answers_that_take_too_long_fail_the_experiment_and_leave_no_process(run, folder):
     hurried = dataclasses.replace(run, scoring=ScoringLimits(seconds=0.2))
     with pytest.raises(ScorerFailed, match="took over 0.2 s"):

@@ -191,6 +191,16 @@ def entry_is_a_number(header, data):
     return header, data
 
 
+def metadata_of_a_number(header, data):
+    header["__metadata__"] = {"format": 1}
+    return header, data
+
+
+def metadata_of_half_a_character(header, data):
+    header["__metadata__"] = {"format": "\ud800"}
+    return header, data
+
+
 def infinite_metadata(header, data):
     header["__metadata__"] = {"x": float("inf")}
     return header, data
@@ -204,6 +214,7 @@ DAMAGE = [
     (unknown_type, "none of"), (duplicate_name, "duplicate"), (nested_header, "not JSON"),
     (number_of_many_digits, "not JSON"), (not_utf8, "not JSON"), (header_is_a_list, "no JSON object"),
     (entry_is_a_number, "no tensor"), (infinite_metadata, "Infinity"),
+    (metadata_of_a_number, "no text"), (metadata_of_half_a_character, "no text"),
 ]  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def generated(
         seed: of the draws; the same for every experiment.
 
     Raises:
-        ScorerFailed: the weights give logits that are not finite, or sampling takes over `run.scoring.seconds`.
+        ScorerFailed: the weights cannot be read, give logits that are not finite, or take over `run.scoring.seconds`.
         IdeatorError: the generator itself broke.
     """
     from tokenizers import Tokenizer
@@ -74,7 +74,7 @@ def generated(
     started = time.monotonic()
     answer = _run_generator(run, request, base, weights)
     if "failed" in answer:
-        raise ScorerFailed(f"its weights give {answer['failed']}")
+        raise ScorerFailed(f"its weights {answer['failed']}")
     tokens_PS = answer["answers"]
     run.notes.update(
         {

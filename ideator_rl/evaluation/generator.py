@@ -1,7 +1,7 @@
 """Runs inside a sandbox: samples answers from a language model's weights.  No code of an experiment is imported.
 
 Protocol: the request is one JSON object, then the end of the pipe; the answer is one JSON object, `answers` (token ids
-of each sample of each prompt, in order) with `seconds_loading`, or `failed` (the kind of an error that weights cause).
+of each sample of each prompt, in order) with `seconds_loading`, or `failed`, what the weights do wrong.
 
 usage: generator.py REQUEST_FD ANSWER_FD BASE_FOLDER WEIGHTS_FILE
 """
@@ -19,16 +19,25 @@ STOP_WINDOW = 16
 """Tokens at the end of an answer in which the stop is looked for, beyond the stop's own length in characters."""
 
 
+class BadWeights(Exception):
+    """The experiment's fault: completes the sentence "its weights …"."""
+
+
 def load(base: str, weights: str) -> tuple[Any, Any]:
     """Model and tokenizer: the base's configuration with these weights."""
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
     from transformers import AutoConfig, AutoModelForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = AutoConfig.from_pretrained(base, local_files_only=True)
-    tensors = load_file(weights, device=device)
+    try:
+        tensors = load_file(weights, device=device)
+    except SafetensorError:
+        # Its header was read before, by other code, which may take for JSON what this one does not.
+        raise BadWeights("cannot be read by safetensors") from None
     # A CPU computes slowly in half precision.
     dtype = torch.float32 if device == "cpu" else next(iter(tensors.values())).dtype
     with torch.device(device):
@@ -96,7 +105,7 @@ def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], request: dict[s
     class OnlyFinite(LogitsProcessor):
         def __call__(self, input_ids: Any, scores: Any) -> Any:
             if not bool(torch.isfinite(scores).all()):
-                raise FloatingPointError("logits that are not finite")
+                raise BadWeights("give logits that are not finite")
             return scores
 
     tokens = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in prompts], device=model.device)
@@ -133,7 +142,7 @@ def main() -> None:
         model, tokenizer = load(sys.argv[3], sys.argv[4])
         seconds_loading = time.monotonic() - started
         answer = {"answers": sample(model, tokenizer, request), "seconds_loading": seconds_loading}
-    except FloatingPointError as error:
+    except BadWeights as error:
         answer = {"failed": str(error)}
     with os.fdopen(int(sys.argv[2]), "wb") as writer:
         writer.write(json.dumps(answer).encode())

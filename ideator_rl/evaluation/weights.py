@@ -128,7 +128,16 @@ def _read_header(reader: BinaryIO, most: int) -> tuple[int, dict[str, tuple[_Ten
         raise _Refused("has a header that is not JSON") from None
     if not isinstance(header, dict):
         raise _Refused("has a header that is no JSON object")
-    return length, {name: _entry(entry) for name, entry in header.items() if name != "__metadata__"}
+    _check_metadata(header.pop("__metadata__", {}))
+    return length, {name: _entry(entry) for name, entry in header.items()}
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Refuse what the library cannot read: the generator would break, which is no fault of an experiment."""
+    texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
+    # A half of a surrogate pair is text for Python's JSON alone.
+    if not all(isinstance(text, str) and text.encode(errors="ignore").decode() == text for text in texts):
+        raise _Refused("has a header with metadata that is no text by name")
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
