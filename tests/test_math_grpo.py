@@ -105,6 +105,22 @@ def test_the_baseline_trains_a_model_of_two_layers_within_its_steps(build, data,
 
 
 @needs_math
+def test_the_known_good_edit_updates_on_answers_above_their_groups_mean_alone(build, data, tmp_path, monkeypatch):
+    tree = apply_patch(BASE, (ENVIRONMENT.root / ENVIRONMENT.at("cpu_lm").known_good).read_text())
+    judge(BASE, tree, ENVIRONMENT.rules)
+    grpo, updates = build(tree, tmp_path / "code"), []
+    update = grpo.update
+
+    def recorded(policy, optimizer, answers, old, advantages_B):
+        updates.append(advantages_B)
+        update(policy, optimizer, answers, old, advantages_B)
+
+    monkeypatch.setattr(grpo, "update", recorded)
+    assert trained(grpo, data, tmp_path, monkeypatch) > 0
+    assert updates and all(bool((advantages_B > 0).all()) for advantages_B in updates)
+
+
+@needs_math
 def test_log_probabilities_are_those_of_each_answer_alone(build, data, tmp_path):
     grpo = build(BASE, tmp_path / "code", temperature=0.7)
     policy = grpo.read_policy(data, "float32", "cpu")
