@@ -61,7 +61,7 @@ def test_every_gold_answer_is_right_and_every_wrong_one_is_wrong(grader):
 FORMS = [
     r"\frac43", r"\text{Monday}", "p - q", "11\\sqrt2", r"52_8", r"\left( 3, \frac{\pi}{2} \right)", r"90^\circ", r"10\%",
     r"1\frac45", "6+9i", r"\text{(C)}", r"\pm 19", r"x \in [-2,7]", "y = 2x + 3", r"(-\infty,2)\cup(3,\infty)", "3,5,7",
-    r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}", r"5.4 \text{ cents}", r"\$32,\!348", "C", r"x^3+3x-6",
+    r"\begin{pmatrix} -1/3 \\ 2/3 \\ 5/3 \end{pmatrix}", r"5.4 \text{ cents}", r"\$32,\!348", "C", r"x^3+3x-6", "}",
 ]  # fmt: skip
 
 
@@ -124,6 +124,12 @@ HEDGES = [
 def test_an_answer_of_several_values_is_wrong_for_each_of_them(grader):
     for gold in ("3", "4"):
         assert grader.grade([(hedge, gold) for hedge in HEDGES]) == [False] * len(HEDGES)
+
+
+@pytest.mark.parametrize(("answer", "gold"), [("50%", "50"), ("50%", "0.5"), ("x = 5", "5"), ("2+3", "5")])
+def test_what_math_verify_takes_for_equal(grader, answer, gold):
+    """As the module says; a release that decides otherwise changes every figure."""
+    assert grader.grade([(answer, gold)]) == [True]
 
 
 ENDLESS = {
