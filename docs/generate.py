@@ -7,6 +7,7 @@ fails when a page differs from what this writes, and when a key has no docstring
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def _env_yaml() -> str:
         "The manifest of an environment; paths are relative to its folder. "
         "`ideator-rl env new` writes one, `ideator-rl env check` proves it: [environments](../how-to/environments.md).",
         _section("The environment", _table(manifest.Manifest)),
-        *(_section(title, f"{kind.__doc__}\n\n{_table(kind)}") for title, kind in sections.items()),
+        *(_section(title, f"{inspect.getdoc(kind)}\n\n{_table(kind)}") for title, kind in sections.items()),
     )
 
 
