@@ -97,6 +97,7 @@ def test_a_replaced_file_of_the_environment_is_protected(folder):
         ({"variables": {"PYTHONPATH": "/x"}}, "Expected names in capitals"),
         ({"variables": {"IDEATOR_SEED": "3"}}, "Expected names in capitals"),
         ({"variables": {"RANK": "3"}}, "Expected names in capitals"),
+        ({"variables": {"LOCAL_WORLD_SIZE": "3"}}, "Expected names in capitals"),
         ({"variables": {"NCCL_DEBUG": "WARN\nX"}}, "Expected names in capitals"),
         ({"scoring": {"slots": 3}}, "unknown key 'presets.large.scoring.slots'"),
         ({"resources": {"artifact_gb": 0}}, "Expected a number above 0"),
@@ -127,8 +128,9 @@ def test_later_keys_enter_the_digest_only_where_they_are_set(folder):
     changes = (
         {"ranks": 2}, {"variables": {"NCCL_DEBUG": "WARN"}}, {"scoring": {"answer_seconds": 300}},
         {"resources": {**cpus, "shm_gb": 1}}, {"resources": {**cpus, "artifact_gb": 1, "disk_gb": 2.0}},
+        {"target": 3.28}, {"target": 3.2},
     )  # fmt: skip
-    assert len({digest, *(write(folder, **change).digest("large") for change in changes)}) == 6
+    assert len({digest, *(write(folder, **change).digest("large") for change in changes)}) == 1 + len(changes)
 
 
 def test_scoring_limits_are_a_presets(folder):

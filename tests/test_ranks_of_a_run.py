@@ -71,6 +71,28 @@ def test_a_rank_that_fails_ends_the_others_and_its_exception_is_the_message(go):
     assert ended.wall < 30 and not ended.killed
 
 
+def test_the_text_that_a_rank_exits_with_is_the_message(go):
+    ended = go("if rank == 1: sys.exit('no such\\nshard')\ntime.sleep(60)")
+    assert ended.message == "ended with status 1: rank 1: no such shard"
+
+
+def test_a_rank_that_fails_before_the_mark_is_the_one_that_is_named(capfd):
+    ready, write = os.pipe()
+    if not (launcher := os.fork()):
+        gate = launch.open_gate(write, -1, 2)
+        if os.environ["RANK"] == "1":
+            gate.report("no such module")
+            time.sleep(0.2)  # as the end of an interpreter takes
+            os._exit(1)
+        gate.wait()
+        os._exit(0)
+    os.close(write)
+    assert os.waitstatus_to_exitcode(os.waitpid(launcher, 0)[1]) == 1
+    assert os.read(ready, 1) == b""  # no mark
+    os.close(ready)
+    assert capfd.readouterr().err == "rank 1: no such module\n"
+
+
 def test_a_rank_that_is_killed_ends_the_run_as_if_killed_by_the_machine(go):
     ended = go("if rank == 1: os.kill(os.getpid(), 9)\ntime.sleep(60)")
     assert (ended.status, ended.message) == ("failed", "ended with status 137: rank 1: ended by signal 9")

@@ -50,6 +50,7 @@ _OWN_VARIABLES = frozenset(
         "RANK",
         "LOCAL_RANK",
         "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
         "CUDA_VISIBLE_DEVICES",
     ]
 )

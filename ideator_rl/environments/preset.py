@@ -145,6 +145,8 @@ class Preset:
             parts["variables"] = self.variables
         if self.scoring != ScoringLimits():
             parts["scoring"] = asdict(self.scoring)
+        if self.target is not None:  # records have the seconds to it
+            parts["target"] = self.target
         return parts
 
     @classmethod

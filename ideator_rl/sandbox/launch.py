@@ -59,7 +59,7 @@ class RankGate(Gate):
 
     def wait(self) -> None:
         os.write(self._report, b"1")
-        # Nothing can be read when the parent has ended, which then sent no mark.
+        # Nothing can be read when the parent has ended.
         if not os.read(self._release, 1):
             os._exit(1)
         os.close(self._release)
@@ -102,8 +102,8 @@ def open_gate(ready: int, guard: int, ranks: int) -> Gate:
     if all(os.read(report, 1) == b"1" for report in reports):
         os.write(ready, b"1")
         os.write(release_write, b"1" * ranks)
-    # Where one has not arrived, the others read the end of the pipe, and end.
-    os.close(release_write)
+    # `release_write` stays open: where one has not arrived, the others wait until it has failed and they are ended.  If
+    # they ended by themselves, one of them could be taken for the cause.
     os.close(ready)
     os._exit(follow_ranks(pids, reports))
 
@@ -198,6 +198,8 @@ def run_script(gate: Gate, folders: list[str], script: str, arguments: list[str]
             runpy.run_path(script, run_name="__main__")
     except SystemExit as error:
         status = _exit_status(error.code)
+        if not isinstance(error.code, int | None):
+            gate.report(" ".join(str(error.code).split()))
     except BaseException as error:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         gate.report(one_line(error))
