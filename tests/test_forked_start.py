@@ -186,9 +186,12 @@ print(len(os.listdir("/proc/self/task")))
 
 
 def test_settings_of_the_allocator_reach_the_process_before_it_starts(tmp_path):
-    code = "print('MALLOC_TRIM_THRESHOLD_=123456' in open('/proc/self/environ').read().split(chr(0)))"
+    code = (
+        "names = open('/proc/self/environ').read().split(chr(0))\n"
+        "print('MALLOC_TRIM_THRESHOLD_=123456' in names and 'TORCHINDUCTOR_COMPILE_THREADS=4' in names)\n"
+    )
     with forking() as (sandbox, *router):
-        variables = {"MALLOC_TRIM_THRESHOLD_": "123456", "OTHER": "1"}
+        variables = {"MALLOC_TRIM_THRESHOLD_": "123456", "TORCHINDUCTOR_COMPILE_THREADS": "4", "OTHER": "1"}
         assert output_of(sandbox, code, tmp_path, (), variables, router) == (0, "True\n", "forked")
 
 

@@ -90,6 +90,8 @@ def test_a_run_of_another_environment_is_refused(toy_buffer, tmp_path, capsys):
         ("a: 1", "must be a list of results, got dict"),
         ("- {label: a, value: x, metric: m, source: s, hardware: h}", "entry 1, has value: 'x'. Expected a number"),
         ("- {label: a, value: 1, metric: m, source: s, hardwar: h}", "Did you mean 'hardware'?"),
+        ("- {label: a, value: 1, metric: m, source: s, hardware: h}", "is about 'm'. Expected val_loss or seconds_to_"),
+        ("- {label: a, value: 1, metric: val_loss, source: s, hardware: h, presets: [gpu]}", "is about 'gpu'"),
     ],
 )
 def test_broken_references_are_one_sentence(tmp_path, text, message):

@@ -93,6 +93,7 @@ def test_a_replaced_file_of_the_environment_is_protected(folder):
         ({"baseline": "../outside"}, "Expected a folder inside the environment's folder"),
         ({"plausible": [3.0, 1.0]}, "[3.0, 1.0]. Expected [lowest, highest]"),
         ({"ranks": 0}, "presets.large.ranks: 0"),
+        ({"ranks": 512}, "ranks: 512. Expected fewer than resources.processes, 512"),
         ({"variables": {"LD_PRELOAD": "x.so"}}, "Expected names in capitals"),
         ({"variables": {"PYTHONPATH": "/x"}}, "Expected names in capitals"),
         ({"variables": {"IDEATOR_SEED": "3"}}, "Expected names in capitals"),

@@ -285,6 +285,9 @@ def test_the_time_limit_of_a_job_allows_for_a_repeated_run_and_its_confirmation(
     assert once == math.ceil((60 + 2 * 320 + 600) / 60)
     confirmed = replace(preset, budget=budget, suspicious=Suspicious(0.1, 0.01))
     assert record_store.job_minutes(confirmed) == math.ceil((60 + 2 * (2 * 320 + 600)) / 60)
+    # The final split, and as many checkpoints as count.
+    aimed = replace(preset, budget=budget, suspicious=None, target=3.28)
+    assert record_store.job_minutes(aimed) == once + 9 * 10
 
 
 def old_bucket(bucket, toy):

@@ -297,6 +297,10 @@ class PresetKeys(Section):
     def _ordered(self) -> PresetKeys:
         if self.plausible is not None:
             _check_range("plausible", self.plausible)
+        if self.ranks >= self.resources.processes:  # the launcher is one more
+            raise ValueError(
+                f"ranks: {self.ranks}. Expected fewer than resources.processes, {self.resources.processes}."
+            )
         return self
 
 

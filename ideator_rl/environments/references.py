@@ -51,4 +51,15 @@ def references(environment: Environment, preset: str) -> tuple[Reference, ...]:
         raise EnvironmentError_(f"{path} must be a list of results, got {type(raw).__name__}.")
     entries = [read_config(Reference, entry, f"{path}, entry {number}, has", EnvironmentError_)
                for number, entry in enumerate(raw, 1)]  # fmt: skip
+    metrics = (environment.metric.name, SECONDS)
+    for number, entry in enumerate(entries, 1):
+        unknown = [
+            *({entry.metric} - set(metrics)),
+            *(name for name in entry.presets if name not in environment.presets),
+        ]
+        if unknown:
+            raise EnvironmentError_(
+                f"{path}, entry {number}, is about {unknown[0]!r}. Expected {' or '.join(metrics)} as its metric, and "
+                f"presets of {', '.join(environment.presets)}."
+            )
     return tuple(entry for entry in entries if not entry.presets or preset in entry.presets)

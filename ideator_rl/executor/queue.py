@@ -18,6 +18,7 @@ from functools import partial
 from ideator_rl.config.reader import parse_json_object
 from ideator_rl.environments.environment import Preset, Resources
 from ideator_rl.experiment import require_finite, typed_fields
+from ideator_rl.sandbox.checkpoints import MAX_CHECKPOINTS
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object
 
 QUEUE = "queue"
@@ -49,10 +50,14 @@ class QueueEntry:
 
 
 def job_minutes(preset: Preset) -> int:
-    """Time limit of a job: each run may be repeated once, a suspicious result is confirmed, and each run is scored."""
+    """Time limit of a job: each run may be repeated once, a suspicious result is confirmed, and each run is scored.
+
+    Near a target, the end of a run and each of its checkpoints are scored on the final split too.
+    """
     runs = 2 if preset.suspicious is not None else 1
     seconds = 2 * (preset.budget.startup_allowance + preset.budget.seconds) + preset.scoring.seconds
-    return math.ceil((60 + runs * seconds) / 60)
+    final = 0.0 if preset.target is None else (1 + MAX_CHECKPOINTS) * preset.scoring.seconds
+    return math.ceil((60 + runs * seconds + final) / 60)
 
 
 def enqueue(bucket: Bucket, entry: QueueEntry) -> None:

@@ -274,9 +274,14 @@ def _report(forks: socket.socket, message: dict[str, Any]) -> None:
         return  # the zygote is gone, and the backend logs that
 
 
+_READ_AT_START = ("MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "PYTORCH_", "TORCH")
+"""How the names of variables begin that the C library, pools of threads and torch read once."""
+_READ_LATER = frozenset({"TORCHINDUCTOR_CACHE_DIR"})
+
+
 def _read_at_start(variables: Mapping[str, str]) -> str:
-    """`ForkServerKey.variables`: the number of threads, and the settings of the C library's allocator."""
-    names = sorted(name for name in variables if name == "OMP_NUM_THREADS" or name.startswith("MALLOC_"))
+    """`ForkServerKey.variables`."""
+    names = sorted(name for name in variables.keys() - _READ_LATER if name.startswith(_READ_AT_START))
     return "\n".join(f"{name}={variables[name]}" for name in names)
 
 

@@ -166,7 +166,9 @@ class ScoringRun:
             ),
             self.preload,
             {
+                # These two as an experiment on one processor has them: one fork server then starts both.
                 "OMP_NUM_THREADS": "1",
+                "TORCHINDUCTOR_COMPILE_THREADS": "1",
                 "HOME": "/tmp",
                 "USER": "experiment",
                 "LANG": "C.UTF-8",
