@@ -63,6 +63,7 @@ class Entry:
     def seconds_without_compilation(self) -> float | None:
         """The same from the end of compilation on; None unless every run reported it."""
         pairs = list(zip(self.seconds, self.compilation, strict=True))
+        # All or none: a mean of some runs would not compare with `seconds_mean`.
         left = [total - compiling for total, compiling in pairs if total is not None and compiling is not None]
         return mean(left) if left and len(left) == len(pairs) else None
 
@@ -116,11 +117,13 @@ async def measure(
             f"The preset {executor.preset.name} of {executor.environment.name} has no target, and so no leaderboard. "
             "Give one of its presets that sets `target` in env.yaml."
         )
+    # Seeds of their own: no run that the search selected by is counted again.
     numbers = range(FINAL_REPLICATE, FINAL_REPLICATE + replicates)
     # By the executor, not by the buffer, which would enter the results among those of the run.
     runs = [executor.rerun(record.id, number) for record in records for number in numbers]
     runs += [executor.baseline(number) for number in numbers]
     finished = await asyncio.gather(*runs)
+    # In the order of `runs`: the replicates of each idea, then those of the baseline.
     rows = [finished[i : i + replicates] for i in range(0, len(finished), replicates)]
     chosen = [(f"idea {place}", record.id, record.idea) for place, record in enumerate(records, 1)]
     entries = [
@@ -135,6 +138,7 @@ async def measure(
 
 
 def _entry(label: str, id: str, idea: str, runs: Sequence[Experiment]) -> Entry:
+    # None for a run without a metric: values, seconds and compilation stay aligned by run.
     good = [run if run.status == SUCCEEDED and run.metric else None for run in runs]
     return Entry(
         label,

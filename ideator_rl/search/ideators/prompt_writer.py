@@ -82,6 +82,7 @@ class PromptWriter:
         past_ideas = self._draw_shown(ask, index)
         full_text = self._text(ask, archive, past_ideas, count, self.style.idea_chars)
         size = self.size(full_text)
+        # A server that refused the prompt counts other tokens than `size`: its room is a share of what was sent.
         room = self.room if share == 1.0 else int(share * min(size, self.room or size))
         if room is None or size <= room or not (past_ideas or ask.avoid):
             return _prompt(full_text, past_ideas, ask)

@@ -105,6 +105,7 @@ class VllmSampler:
             temperature=self.temperature,
             max_tokens=self.max_tokens,
             stop_token_ids=sorted(self.ends),
+            # 56 bits: the engine's seeds are signed numbers of 64.
             seed=int.from_bytes(hashlib.sha256(seed.encode("utf-8", "replace")).digest()[:7], "big"),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
