@@ -125,6 +125,8 @@ class Proof:
         bench = self._nanogpt()
         result, self.trained = bench.train(self.size.train_seconds)
         steps = [(int(n), float(s)) for n, s in re.findall(r"step (\d+)  ([\d.]+) s", result.log)]
+        if not steps:
+            raise RuntimeError(f"no step was printed; {result.status}: {result.message}; {result.log[-2000:]}")
         settings = bench.preset.settings
         tokens_a_step = settings["batch"] * settings.get("context", 1024)
         # The second half: compilation and the allocator's first steps are over.

@@ -105,6 +105,9 @@ def test_other_files_than_the_published_ones_are_refused(math, tmp_path, monkeyp
         prepared(tmp_path, "paper", math)
     with pytest.raises(NeedsSource, match="Qwen"):
         prepared(tmp_path, "paper", None)
+    for preset, options in (("paper", {"shards": 2}), ("cpu_lm", {"download": True})):
+        with pytest.raises(SourceError, match="Leave out"):
+            PREPARE.prepare(tmp_path, tmp_path, preset, PrepareOptions(math, **options))
 
 
 def test_a_source_with_no_model_or_two_or_a_broken_one_is_refused(math, tmp_path):

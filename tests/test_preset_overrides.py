@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 
+from ideator_rl.cli.commands import main
 from ideator_rl.environments.environment import EnvironmentError_, load_environment
 from ideator_rl.environments.preset import ScoringLimits
 from ideator_rl.patch import PatchError, judge
@@ -72,6 +73,17 @@ def test_what_takes_a_presets_name_uses_what_it_replaces(folder):
             asked.prompt("large", "full")
     with pytest.raises(PatchError, match="50"):
         judge(environment.baseline("large"), {"main.py": "x" * 60}, environment.at("large").rules)
+
+
+def test_patch_keeps_the_rules_of_a_preset(folder, tmp_path, capsys):
+    write(folder, **LARGE)
+    old, new = "y = 0.0", "y = 0.0  # " + "a" * 50
+    edit = f"<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
+    (tmp_path / "edit").write_text(f"train.py\n{edit}")
+    line = ["patch", "--base", folder / "baseline", "--diff", tmp_path / "edit", "--env", folder]
+    assert main([*map(str, line), "--out", str(tmp_path / "a")]) == 0
+    assert main([*map(str, line), "--preset", "large", "--out", str(tmp_path / "b")]) == 1
+    assert "50" in capsys.readouterr().err
 
 
 def test_an_environment_at_an_unknown_preset_lists_the_presets(folder):

@@ -86,12 +86,15 @@ def prepare(public: Path, private: Path, preset: str, options: PrepareOptions) -
         SourceError: the files are not those that were published, or the model cannot be used.
     """
     dataset = DATASETS[preset]
+    if options.shards or (dataset == "sums" and (options.source or options.download)):
+        unused = "--from, --download and --shards" if dataset == "sums" else "--shards"
+        raise SourceError(f"The preset {preset!r} does not read what these name. Leave out {unused}.")
     if dataset == "sums":
         splits = sums()
     elif options.source is None:
         names = " and ".join(CHECKSUMS[dataset])
-        options = "--from DIR (and --download for a model that DIR lacks)"
-        raise NeedsSource(f"{names} in a folder, and {MODEL} in a folder below it", options)
+        line = "--from DIR (and --download for a model that DIR lacks)"
+        raise NeedsSource(f"{names} in a folder, and {MODEL} in a folder below it", line)
     else:
         read = {"math": read_math, "gsm8k": read_gsm8k}[dataset]
         splits = read(options.source)

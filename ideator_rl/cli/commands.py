@@ -227,6 +227,7 @@ def _add_patch(commands: Any) -> None:
     command.add_argument("--diff", required=True, metavar="FILE", help="unified diff or SEARCH/REPLACE; - for stdin")
     command.add_argument("--out", required=True, metavar="DIR", help="the patched codebase, in a new folder")
     command.add_argument("--env", metavar="NAME_OR_PATH", help="the environment whose rules the result must keep")
+    command.add_argument("--preset", help="of the environment, where it has rules of its own")
     _json(command)
 
 

@@ -21,7 +21,10 @@ def main(args: argparse.Namespace) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise IdeatorError(f"{args.out} exists already. Give a new or empty folder as --out; nothing is overwritten.")
     base, text = read_tree(base_folder), read_patch(args.diff)
-    rules = load_environment(args.env).rules if args.env else None
+    environment = load_environment(args.env) if args.env else None
+    if environment is not None and args.preset is not None:
+        environment = environment.at(args.preset)
+    rules = environment.rules if environment else None
     try:
         tree = patched_tree(base, text, rules) if rules else apply_patch(base, text)
     except PatchError as error:
