@@ -1,9 +1,9 @@
 """The audit of a loss: does the model predict as well from what precedes a token alone?
 
 A fresh scorer gets beginnings of windows and answers the next token.  Beginnings come in ascending length, so that what
-a scorer has seen of a window is a part of what it is sent next.  Windows of one scorer are no neighbours: the first
-token of a window is the last target of the window before.  They are drawn window by window: with every second one, a
-model that cheats on every second window would pass half of its audits.
+a scorer has seen of a window is a part of what it is sent next.  The first token of a window is the last target of the
+window before: a window whose last target is asked for comes without the next one.  All other windows are audited in
+turn, so that a leak on a few windows, or on every second one, is met.
 
 How likely a leak is found: one that gains on a share f of the positions is met by at least one of n audited ones with
 1 - (1 - f)^n.  A leak of 0.01 nats that gains 10 nats where it gains (f = 0.001) is met by 39 % of audits with 500
@@ -83,11 +83,17 @@ def draw(windows: Windows, audit: Audit) -> list[list[Cut]]:
     # No seed: an experiment could compute what a seeded draw will be.
     rng, count = np.random.default_rng(), len(windows.tokens)
     if count < FEW_WINDOWS:
-        pools = [np.arange(parity, count, 2) for parity in rng.permutation(min(2, count))]
-    else:
-        pools = [_without_neighbours(rng, count)]
-    least = -(-audit.min_rows // len(pools))
-    return [_draw_cuts(rng, rng.permutation(pool), windows, audit, least) for pool in pools]
+        # Every second window for each scorer: no two follow one another.
+        pools = [rng.permutation(np.arange(parity, count, 2)) for parity in rng.permutation(min(2, count))]
+        least = -(-audit.min_rows // len(pools))
+        shapes = [_shape(windows, audit, least, max(1, len(pool) // 2)) for pool in pools]
+        return [_draw_cuts(rng, pool, None, windows, shape) for pool, shape in zip(pools, shapes, strict=True)]
+    L, R = _shape(windows, audit, audit.min_rows, count // 6)
+    # The last window may reach back over targets of the one before: only one of the two is sent.
+    left_out = [count - 1 - rng.integers(2)] if windows.repeated else []
+    ends = rng.choice(np.setdiff1d(_without_neighbours(rng, count), left_out), R, replace=False)
+    pool = np.setdiff1d(np.arange(count), np.concatenate([ends, ends + 1, left_out]))
+    return [_draw_cuts(rng, rng.permutation(pool), ends, windows, (L, R))]
 
 
 def _without_neighbours(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -97,23 +103,41 @@ def _without_neighbours(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.flatnonzero((heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:]))
 
 
-def _draw_cuts(rng: np.random.Generator, pool: np.ndarray, windows: Windows, audit: Audit, least: int) -> list[Cut]:
-    K, last = len(windows.scored_K), len(windows.tokens) - 1
-    # Two requests in a row share no window, since the second is sent before the first is answered.
-    at_once = max(1, len(pool) // 2)
+def _shape(windows: Windows, audit: Audit, least: int, at_once: int) -> tuple[int, int]:
+    """Lengths L, and windows R cut at each: at least so many rows in all, of at most so many windows at once.
+
+    Raises:
+        ValueError: there are not enough.
+    """
+    K = len(windows.scored_K)
     R = min(audit.rows, at_once)
     L = min(max(audit.lengths, -(-least // R)), K)
     R = max(R, -(-least // L))
     if at_once < R:
         raise ValueError(
-            f"The audit wants {audit.min_rows} rows, and {last + 1} windows of {windows.length} tokens allow fewer; "
-            "lower min_rows or score more windows."
+            f"The audit wants {audit.min_rows} rows, and {len(windows.tokens)} windows of {windows.length} tokens "
+            "allow fewer; lower min_rows or score more windows."
         )
+    return L, R
+
+
+def _draw_cuts(
+    rng: np.random.Generator, pool: np.ndarray, ends: np.ndarray | None, windows: Windows, shape: tuple[int, int]
+) -> list[Cut]:
+    """Cuts at random positions of the windows of a pool, in turn, and last at the last position.
+
+    Args:
+        ends: the windows that are cut there, int (R,); None for those of the pool.
+    """
+    (L, R), K, last = shape, len(windows.scored_K), len(windows.tokens) - 1
     # Always the last position: its target begins the next window, which the full pass was sent as well.
     indices_L = np.append(np.sort(rng.choice(K - 1, L - 1, replace=False)), K - 1) if L > 1 else np.array([K - 1])
     cuts = []
     for number, index in enumerate(indices_L):
+        # Two requests in a row share no window, since the second is sent before the first is answered.
         rows = pool[np.arange(number * R, (number + 1) * R) % len(pool)]
+        if ends is not None and number == L - 1:
+            rows = ends
         if windows.scored_K[index] < windows.repeated:
             rows = rows[rows != last]
         if len(rows):
