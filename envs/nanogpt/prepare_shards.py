@@ -130,7 +130,7 @@ def _take(public: Path, private: Path, names: list[str], options: PrepareOptions
     checksums = CHECKSUMS.Checksums(options.source)
     fetch = _downloader(checksums) if options.source is None else None
     for number, name in enumerate(names):
-        # A training shard has its name here only after all checks; the hidden splits are written last of all.
+        # A training shard has its name here only after all checks.
         target = public / "train" / name
         if target.is_file() and name in checksums.recorded:
             checksums.add(name, checksums.recorded[name])

@@ -10,7 +10,8 @@ Covered:
 - several values in one answer are a set, which equals no single value
 - an answer of over 512 characters is wrong: the beginning of an answer may equal what the whole of it does not
 
-Not covered: `math-verify` decides what is equal.  For it 50% is 50 and 0.5, and `x = 5` is 5.
+Not covered: `math-verify` decides what is equal.  For it 50% is 50 and 0.5, `x = 5` is 5, and so is `2 + 3`,
+which leaves the sum to the grader.
 """
 
 from __future__ import annotations

@@ -154,7 +154,8 @@ class _Pass:
             losses_WT = np.full((len(windows.tokens), windows.length), np.nan)
             scorer.warm_up([(min(self._batch, len(rows)), 4)], stepwise=True)
             started = time.monotonic()
-            # A window's first token is the last target of the one before: that one comes in an earlier batch.
+            # A window's first token is the last target of the one before: that one comes in the batch before, unless it
+            # is in the last one, whose few last targets have been sent.
             batches = -(-len(rows) // self._batch)
             for first in range(batches):
                 chosen = rows[first::batches]
