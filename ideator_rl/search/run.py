@@ -121,12 +121,10 @@ def run_search(
                 progress.say(note)
         buffer = _open_buffer(config.buffer(), resume)
         try:
-            # Everything that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
+            # All that the recipe names is tried before the recipe is saved: a corrected recipe starts anew.
             refuse_endless(config, buffer.executor.environment)
-            preset = buffer.executor.environment.preset(config.preset)
-            refuse_misfits(preset, config.fleet, config.max_gpu_hours, None)
-            _refuse_changed_environment(config, buffer)
-            _refuse_other_bucket(config, buffer)
+            refuse_misfits(buffer.executor.environment.preset(config.preset), config.fleet, config.max_gpu_hours, None)
+            _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
             ideator = _get_ideator(config, buffer, progress)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
@@ -178,6 +176,12 @@ def _open_buffer(config: BufferConfig, resume: bool) -> RewardBuffer:
     """The buffer; a resumed run waits for a bucket that is down, which a new run may have misspelled."""
     retry = Retry(config.bucket, config.outage_patience if resume else 0)
     return asyncio.run(retry.call(lambda: open_buffer(config)))
+
+
+def _refuse_other_inputs(config: SearchConfig, buffer: RewardBuffer) -> None:
+    """Refuse an environment or a bucket that does not fit the results of the resumed search."""
+    _refuse_changed_environment(config, buffer)
+    _refuse_other_bucket(config, buffer)
 
 
 def _refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> None:

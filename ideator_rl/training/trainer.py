@@ -38,7 +38,7 @@ from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.reward_runner import RewardRunner
 from ideator_rl.training.rollouts import Batch, RolloutStore, random_state
-from ideator_rl.training.vllm_cpu import keep_weights_loadable
+from ideator_rl.training.vllm_cpu import prepare_engine
 
 RESUMABLE_CHECKPOINTS = 2
 """Journaled batches are kept from the second newest checkpoint on: the newest may be lost in a power failure."""
@@ -115,14 +115,10 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         resume: bool = False,
         **kwargs: Any,
     ):
-        config: Any = kwargs.get("args", args[2] if len(args) > 2 else None)
-        if config is not None and config.use_vllm and config.vllm_mode == "colocate":
-            keep_weights_loadable()
+        prepare_engine(kwargs.get("args", args[2] if len(args) > 2 else None))
         super().__init__(*args, **kwargs)
-        self.buffer, self.reward_columns = buffer, reward_columns
-        self.pipeline_config = pipeline or PipelineConfig()
-        self.learning = learning or Learning()
-        self.prompts = prompts
+        self.buffer, self.reward_columns, self.prompts = buffer, reward_columns, prompts
+        self.pipeline_config, self.learning = pipeline or PipelineConfig(), learning or Learning()
         self.pipeline: Pipeline | None = None
         """Opened by the first training step."""
         self.reward_runner: RewardRunner | None = None

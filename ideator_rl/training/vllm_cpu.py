@@ -10,6 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 
+def prepare_engine(config: Any) -> None:
+    """Prepare this process for the engine that TRL's `GRPOConfig` asks for; None and other modes need nothing."""
+    if config is not None and config.use_vllm and config.vllm_mode == "colocate":
+        keep_weights_loadable()
+
+
 def keep_weights_loadable() -> None:
     """Compute with unpacked weights from now on, on a vLLM for CPUs; nothing on other platforms.
 
