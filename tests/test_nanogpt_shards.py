@@ -90,6 +90,20 @@ def test_the_real_splits_share_no_token_and_fit_in_the_validation_shard():
     assert real.NEEDED["paper"] * ((real.SHARD_TOKENS - 1) // 262_144) >= 26_880
 
 
+def test_other_shards_and_more_of_them_are_other_experiments(folder, tmp_path, monkeypatch):
+    digests = []
+    for change in ("none", "another shard", "one more"):
+        # What is recorded at first use would refuse them in the same cache.
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / change))
+        number = {"none": 4, "another shard": 3, "one more": 5}[change]
+        if change != "none":
+            tokens = np.random.default_rng(9 + number).integers(0, SHARDS.VOCAB, TOKENS)
+            SHARDS.write_shard(folder / train(number), tokens)
+        prepared(folder, 5 if change == "one more" else None)
+        digests.append(ENVIRONMENT.digest("single_gpu"))
+    assert len(set(digests)) == 3
+
+
 def test_a_truncated_shard_is_refused(folder):
     path = folder / train(2)
     path.write_bytes(path.read_bytes()[:-2])

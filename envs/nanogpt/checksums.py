@@ -36,7 +36,8 @@ class Checksums:
         self._stated = _read(Path(__file__).with_name(NAME))
         self._beside = _read(folder / NAME) if folder else {}
         self.published: dict[str, str] = {}
-        self._seen: dict[str, str] = {}
+        self.seen: dict[str, str] = {}
+        """SHA-256 of each shard of this preparation, by name."""
         self.revision: str | None = self._stated.pop(REVISION, None) or self.recorded.get(REVISION)
 
     def add(self, name: str, checksum: str) -> None:
@@ -59,9 +60,9 @@ class Checksums:
                 raise SourceError(
                     f"{name} {found}. Its SHA-256 is {checksum[:12]}…; {expected[:12]}… is expected by {place}."
                 )
-        if twin := next((other for other, value in self._seen.items() if value == checksum), None):
+        if twin := next((other for other, value in self.seen.items() if value == checksum), None):
             raise SourceError(f"{name} and {twin} are the same file. Copy both again.")
-        self._seen[name] = checksum
+        self.seen[name] = checksum
         if self.recorded.get(name) != checksum:
             # Another preset may be prepared at the same time.
             self.recorded = _read(self.record_path) | {name: checksum}

@@ -8,6 +8,7 @@ the hub.  Each shard is checked before it is linked, so that a preparation that 
 `cpu_shards` makes its shards from an installed package: see package_text.py.
 """
 
+import json
 from collections.abc import Callable
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ideator_rl.environments.data import NeedsSource, PrepareOptions, SourceError, link_or_copy, load_trusted
-from ideator_rl.files import cache_root
+from ideator_rl.files import cache_root, write_atomic
 
 SHARDS = load_trusted(Path(__file__).with_name("shards.py"))
 CHECKSUMS = load_trusted(Path(__file__).with_name("checksums.py"))
@@ -145,6 +146,8 @@ def _take(public: Path, private: Path, names: list[str], options: PrepareOptions
             for split, (start, length) in SPLITS.items():
                 # One token more: the last input has a target.
                 SHARDS.write_shard(private / f"{split}.bin", SHARDS.read_tokens(path, start, length + 1))
+    # Part of the identity of experiments: machines with other shards, or more of them, share no results.
+    write_atomic(public.parent / "identity.txt", json.dumps(checksums.seen, sort_keys=True))
     # A call with fewer shards may follow a killed one with more.
     for stray in set((public / "train").iterdir()) - {public / "train" / name for name in names}:
         stray.unlink()
