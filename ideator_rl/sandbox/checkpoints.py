@@ -78,14 +78,15 @@ class CheckpointWatch:
         names = list(names)
         if COMPILED in names and self.compiled is None and not self._digests:
             self.compiled = seconds
+        # Before new files are hashed: a hash that ends within this look counts from the next one, however fast it is.
+        for name, future in self._digests.items():
+            if future.done():
+                self._seconds.setdefault(name, seconds)
         for name in names:
             if name in self._digests or not is_checkpoint(name) or len(self._digests) >= MAX_CHECKPOINTS:
                 continue
             self._pool = self._pool or ThreadPoolExecutor(1, "checkpoints")
             self._digests[name] = self._pool.submit(self._digest, artifact, name)
-        for name, future in self._digests.items():
-            if future.done():
-                self._seconds.setdefault(name, seconds)
 
     def _digest(self, artifact: Path, name: str) -> str:
         # The folder itself may have been replaced by a link to a folder of the host.
