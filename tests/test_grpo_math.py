@@ -8,32 +8,17 @@ import sys
 
 import pytest
 import torch
+from catalogue_checks import CatalogueChecks
 
-from ideator_rl.environments.catalogue.catalogue import environment_catalogue
-from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.data import load_trusted
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.ideas import Idea
-from ideator_rl.patch import PatchError, apply_patch, diff, judge
+from ideator_rl.patch import PatchError, judge
 
 ENVIRONMENT = load_environment("grpo_math")
-CATALOGUE = environment_catalogue(ENVIRONMENT)
-BASE = ENVIRONMENT.baseline("cpu")
+CHECKS = CatalogueChecks(ENVIRONMENT, "cpu", "grpo.py")
+CATALOGUE, BASE = CHECKS.catalogue, CHECKS.base
 PREPARE = load_trusted(ENVIRONMENT.root / "prepare.py")
 EVALUATOR = load_trusted(ENVIRONMENT.root / "evaluator.py")
-
-
-def values(key):
-    parameter = CATALOGUE.edits[key].parameter
-    return parameter.sample if parameter else (None,)
-
-
-def applied(*keys):
-    try:
-        return CATALOGUE.apply(BASE, [Choice(key, values(key)[0]) for key in keys])["grpo.py"]
-    except PatchError as error:
-        assert error.kind == "unpatchable" and "contradict each other" in str(error)
-        return None
 
 
 @pytest.fixture
@@ -134,32 +119,16 @@ def test_ideas_may_change_the_training_but_not_the_model():
 
 @pytest.mark.parametrize("preset", ENVIRONMENT.presets)
 def test_every_edit_applies_at_every_value_to_every_preset_and_travels_as_a_diff(preset):
-    base = ENVIRONMENT.baseline(preset)
     assert len(CATALOGUE.edits) >= 10
-    for key in CATALOGUE.edits:
-        for value in values(key):
-            tree = CATALOGUE.apply(base, [Choice(key, value)])
-            compile(tree["grpo.py"], key, "exec")
-            if tree != base:
-                assert apply_patch(base, diff(base, tree)) == tree
-                judge(base, tree, ENVIRONMENT.rules)
+    CHECKS.check_each(preset)
 
 
 def test_all_phrasings_of_an_edit_are_read_as_it():
-    for key, edit in CATALOGUE.edits.items():
-        for value, written, changed in itertools.product(values(key), edit.says, edit.changes):
-            idea = Idea(written.replace("{value}", str(value)), changed.replace("{value}", str(value)))
-            assert CATALOGUE.read(idea, BASE).choices == (Choice(key, value),), idea
+    CHECKS.check_phrasings()
 
 
 def test_every_pair_in_both_orders_gives_one_tree_that_compiles_or_contradicts():
-    for one, other in itertools.combinations(CATALOGUE.edits, 2):
-        source = applied(one, other)
-        assert source == applied(other, one)
-        same = CATALOGUE.edits[one].family == CATALOGUE.edits[other].family
-        assert same or source is not None, (one, other)
-        if source is not None:
-            compile(source, f"{one}+{other}", "exec")
+    CHECKS.check_pairs()
 
 
 def test_group_advantages_rewards_and_masks_are_those_of_grpo(module, tmp_path):
@@ -207,7 +176,7 @@ def test_the_baseline_trains_within_its_budget(module, tmp_path, monkeypatch, ca
 @pytest.mark.slow
 @pytest.mark.parametrize("key", CATALOGUE.edits)
 def test_every_edit_trains(key, module, tmp_path, monkeypatch):
-    assert _trained(module, applied(key), tmp_path / key, monkeypatch, 1.5) > 0
+    assert _trained(module, CHECKS.applied(key)["grpo.py"], tmp_path / key, monkeypatch, 1.5) > 0
 
 
 @pytest.mark.slow
@@ -215,6 +184,6 @@ def test_every_edit_trains(key, module, tmp_path, monkeypatch):
 def test_edits_drawn_together_train(seed, module, tmp_path, monkeypatch):
     chosen = []
     for key in random.Random(seed).sample(list(CATALOGUE.edits), len(CATALOGUE.edits)):
-        if len(chosen) < 4 and applied(*chosen, key) is not None:
+        if len(chosen) < 4 and CHECKS.applied(*chosen, key) is not None:
             chosen.append(key)
-    assert _trained(module, applied(*chosen), tmp_path / f"s{seed}", monkeypatch, 2.5) > 0
+    assert _trained(module, CHECKS.applied(*chosen)["grpo.py"], tmp_path / f"s{seed}", monkeypatch, 2.5) > 0

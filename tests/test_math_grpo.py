@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.util
-import itertools
 import json
 import random
 import sys
@@ -10,18 +9,16 @@ import types
 
 import pytest
 import torch
+from catalogue_checks import CatalogueChecks
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from ideator_rl.environments.catalogue.catalogue import environment_catalogue
-from ideator_rl.environments.catalogue.edits import Choice
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.ideas import Idea
-from ideator_rl.patch import PatchError, apply_patch, diff, judge
+from ideator_rl.patch import apply_patch, judge
 
 ENVIRONMENT = load_environment("math_grpo")
-CATALOGUE = environment_catalogue(ENVIRONMENT)
-BASE = ENVIRONMENT.baseline("cpu_lm")
+CHECKS = CatalogueChecks(ENVIRONMENT, "cpu_lm", "grpo.py")
+CATALOGUE, BASE = CHECKS.catalogue, CHECKS.base
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 <>/=+."
 TINY = {"prompts": 2, "group": 4, "updates": 2, "micro": 3, "max_tokens": 8, "steps": 2, "max_length": 64, "reserve": 0,
         "learning_rate": 0.01, "dtype": '"float32"', "rows": 5}  # fmt: skip
@@ -275,54 +272,25 @@ def test_an_answer_is_rewarded_for_its_value_in_the_form_that_the_evaluator_want
     assert grade.answer_of(ended, False) == answer_of("</think> " + ended)
 
 
-def values(key):
-    parameter = CATALOGUE.edits[key].parameter
-    return parameter.sample if parameter else (None,)
-
-
-def applied(*keys):
-    try:
-        return CATALOGUE.apply(BASE, [Choice(key, values(key)[0]) for key in keys])
-    except PatchError as error:
-        assert error.kind == "unpatchable" and "contradict each other" in str(error)
-        return None
-
-
 @pytest.mark.parametrize("preset", ENVIRONMENT.presets)
 def test_every_edit_applies_at_every_value_to_every_preset_and_travels_as_a_diff(preset):
-    base = ENVIRONMENT.baseline(preset)
     assert len(CATALOGUE.edits) >= 25
-    for key in CATALOGUE.edits:
-        for value in values(key):
-            tree = CATALOGUE.apply(base, [Choice(key, value)])
-            compile(tree["grpo.py"], key, "exec")
-            if tree != base:
-                assert apply_patch(base, diff(base, tree)) == tree
-                judge(base, tree, ENVIRONMENT.rules)
+    CHECKS.check_each(preset)
 
 
 def test_all_phrasings_of_an_edit_are_read_as_it():
-    for key, edit in CATALOGUE.edits.items():
-        for value, written, changed in itertools.product(values(key), edit.says, edit.changes):
-            idea = Idea(written.replace("{value}", str(value)), changed.replace("{value}", str(value)))
-            assert CATALOGUE.read(idea, BASE).choices == (Choice(key, value),), idea
+    CHECKS.check_phrasings()
 
 
 def test_every_pair_in_both_orders_gives_one_tree_that_compiles_or_contradicts():
-    for one, other in itertools.combinations(CATALOGUE.edits, 2):
-        tree = applied(one, other)
-        assert tree == applied(other, one)
-        same = CATALOGUE.edits[one].family == CATALOGUE.edits[other].family
-        assert same or tree is not None, (one, other)
-        if tree is not None:
-            compile(tree["grpo.py"], f"{one}+{other}", "exec")
+    CHECKS.check_pairs()
 
 
 @needs_math
 @pytest.mark.slow
 @pytest.mark.parametrize("key", CATALOGUE.edits)
 def test_every_edit_trains(key, build, data, tmp_path, monkeypatch):
-    grpo = build(applied(key), tmp_path / "code", **({} if key in TINY else {}))
+    grpo = build(CHECKS.applied(key), tmp_path / "code", **({} if key in TINY else {}))
     assert trained(grpo, data, tmp_path, monkeypatch) > 0
 
 
@@ -332,6 +300,6 @@ def test_every_edit_trains(key, build, data, tmp_path, monkeypatch):
 def test_edits_drawn_together_train(seed, build, data, tmp_path, monkeypatch):
     chosen = []
     for key in random.Random(seed).sample(list(CATALOGUE.edits), len(CATALOGUE.edits)):
-        if len(chosen) < 4 and applied(*chosen, key) is not None:
+        if len(chosen) < 4 and CHECKS.applied(*chosen, key) is not None:
             chosen.append(key)
-    assert trained(build(applied(*chosen), tmp_path / "code"), data, tmp_path, monkeypatch) > 0
+    assert trained(build(CHECKS.applied(*chosen), tmp_path / "code"), data, tmp_path, monkeypatch) > 0
