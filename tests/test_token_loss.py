@@ -171,9 +171,9 @@ def test_no_target_of_an_audit_is_sent_before_it_is_asked(count, repeated):
             assert cuts[-1].index == 255
             for cut, following in zip(cuts, [*cuts[1:], None], strict=True):
                 # With more windows, the next request is sent before the answer to this one is here.
-                for request in (cut, following) if following and count > 3 else (cut,):
-                    for start in starts[request.rows]:
-                        sent[start : start + request.index + 1] = True
+                requests = (cut, following) if following and count > 3 else (cut,)
+                for start, end in ((start, start + r.index + 1) for r in requests for start in starts[r.rows]):
+                    sent[start:end] = True
                 assert not sent[starts[cut.rows] + cut.index + 1].any()
             assert count <= 3 or not any(
                 np.intersect1d(a.rows, b.rows).size for a, b in zip(cuts, cuts[1:], strict=False)

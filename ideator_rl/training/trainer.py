@@ -117,7 +117,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     ):
         prepare_engine(kwargs.get("args", args[2] if len(args) > 2 else None))
         super().__init__(*args, **kwargs)
-        self.buffer, self.reward_columns, self.prompts = buffer, reward_columns, prompts
+        self.buffer, self.reward_columns, self.prompts, self._resumed = buffer, reward_columns, prompts, resume
         self.pipeline_config, self.learning = pipeline or PipelineConfig(), learning or Learning()
         self.pipeline: Pipeline | None = None
         """Opened by the first training step."""
@@ -126,7 +126,6 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         self.best_reward: float | None = None
         """Of this session's batches and of the log of earlier ones."""
         self._advantage = self.learning.advantage or advantage_of_trl(self.args)
-        self._resumed = resume
         # All fields below belong to the thread that trains.
         self._sampled_texts: tuple[Any, Any] | None = None
         """Completions and token ids of the batch being sampled: `_calculate_rewards` writes, `sample` reads."""
