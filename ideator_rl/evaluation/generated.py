@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, Mounts
 from ideator_rl.sandbox.process_tree import readable
 from ideator_rl.sandbox.program import Inside, Process, Script
 from ideator_rl.sandbox.sandbox import NONE, Sandbox
@@ -136,20 +136,13 @@ def _start(sandbox: Sandbox, handles: tuple[int, int], base: Path, weights: Path
             "USER": "experiment",
             "LANG": "C.UTF-8",
             "PATH": "/usr/bin:/bin",
-            **_gpu_variables(sandbox),
+            CUDA_VARIABLE: sandbox.visible_gpus(),
         },
     )
     # From the disk, not from the memory of scorers: what runs is ours, and it imports more than scorers do.
     mounts = Mounts({}, {base: BASE, weights: WEIGHTS, GENERATOR: "/ideator/generator.py"})
     cwd = "/" if sandbox.level == NONE else "/tmp"
     return start_script(sandbox, script, Inside(mounts, cwd, descriptors=handles, output=log))
-
-
-def _gpu_variables(sandbox: Sandbox) -> dict[str, str]:
-    """The allotted GPUs as CUDA counts them: a sandbox shows no others."""
-    if sandbox.level == NONE:
-        return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "") if allotted_gpus() else ""}
-    return {"CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in range(len(allotted_gpus())))}
 
 
 def _send(descriptor: int, body: bytes, deadline: float) -> None:

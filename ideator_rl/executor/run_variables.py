@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ideator_rl.environments.environment import Environment, Preset, joined_folders
 from ideator_rl.executor.share import visible_names
-from ideator_rl.sandbox.mounts import CUDA_VARIABLE, allotted_gpus, package_folders
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, allotted_gpus, gpus_inside, package_folders
 from ideator_rl.sandbox.sandbox import NONE
 
 LIBRARIES = "LD_LIBRARY_PATH"
@@ -77,8 +77,7 @@ def _gpus(level: str) -> dict[str, str]:
         # All devices are there: without a variable, an experiment without GPUs would see all of them.
         variables = {CUDA_VARIABLE: visible_names(gpus)}
     elif gpus:
-        # A sandbox shows the allotted devices alone, and CUDA counts what it sees from 0.
-        variables = {CUDA_VARIABLE: ",".join(str(number) for number in range(len(gpus)))}
+        variables = {CUDA_VARIABLE: gpus_inside()}
     else:
         return {}
     # Containers have the driver's libraries in a folder that only this variable names.  A sandbox shows /usr.

@@ -83,6 +83,11 @@ def allotted_gpus() -> list[str]:
     return [number for number in os.environ.get(GPUS_VARIABLE, "").split(",") if number]
 
 
+def gpus_inside() -> str:
+    """CUDA_VISIBLE_DEVICES inside a sandbox: it shows the allotted GPUs alone, and CUDA counts what it sees from 0."""
+    return ",".join(str(number) for number in range(len(allotted_gpus())))
+
+
 def binds(mounts: Mounts, users: int) -> list[str]:
     """The file system, as arguments of bubblewrap.  `users`: a descriptor to read /etc/passwd from."""
     created: set[str] = {"/"}

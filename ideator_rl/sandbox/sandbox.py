@@ -32,7 +32,7 @@ from typing import Any
 
 from ideator_rl.environments.preset import MIN_FILE_BYTES
 from ideator_rl.sandbox import seccomp
-from ideator_rl.sandbox.mounts import Image, Mounts, allotted_gpus, binds, package_folders
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, Image, Mounts, allotted_gpus, binds, gpus_inside, package_folders
 from ideator_rl.sandbox.program import Inside
 
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
@@ -172,6 +172,12 @@ class Sandbox:
     def visible_path(self, host: Path, mounted_at: str) -> str:
         """The path at which the process sees a mounted host folder."""
         return str(host) if self.level == NONE else mounted_at
+
+    def visible_gpus(self) -> str:
+        """CUDA_VISIBLE_DEVICES of a process that measures: the allotted GPUs, and none without an allotment."""
+        if self.level == NONE:
+            return os.environ.get(CUDA_VARIABLE, "") if allotted_gpus() else ""
+        return gpus_inside()
 
 
 @cache

@@ -29,9 +29,9 @@ from ideator_rl.environments.preset import ScoringLimits
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.doors import Doors
-from ideator_rl.sandbox.mounts import CUDA_VARIABLE, Mounts, allotted_gpus
+from ideator_rl.sandbox.mounts import CUDA_VARIABLE, Mounts
 from ideator_rl.sandbox.program import Inside, Process, Script
-from ideator_rl.sandbox.sandbox import NONE, WORKSPACE, Sandbox
+from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 from ideator_rl.sandbox.scorer_files import files_in_memory
 from ideator_rl.sandbox.start import start_script
 from ideator_rl.scoring.allowance import Meter, ScorerLimit, ScorerSeconds
@@ -173,19 +173,13 @@ class ScoringRun:
                 "USER": "experiment",
                 "LANG": "C.UTF-8",
                 "PATH": "/usr/bin:/bin",
-                CUDA_VARIABLE: self._visible_gpus(),
+                CUDA_VARIABLE: self.sandbox.visible_gpus(),
             },
         )
         mounts = Mounts({}, readonly, self.masked, image=image, processes=False)
         cwd = visible_path(self.tree, WORKSPACE)
         inside = Inside(mounts, cwd, no_child_signal=True, silent=True, descriptors=handles)
         return start_script(self.sandbox, script, inside)
-
-    def _visible_gpus(self) -> str:
-        """The allotted GPUs as a scorer counts them: a sandbox shows no others, and without one all are there."""
-        if self.sandbox.level == NONE:
-            return os.environ.get(CUDA_VARIABLE, "") if allotted_gpus() else ""
-        return ",".join(str(number) for number in range(len(allotted_gpus())))
 
 
 def _why_ended(process: Process, ended: ScorerEnded) -> IdeatorError:
