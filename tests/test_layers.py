@@ -25,7 +25,7 @@ LAYERS = [
     {"environments", "storage", "llm", "reward"},
     {"executor", "implementers", "sandbox", "scoring"},
     {"reward_buffer", "evaluation"},
-    {"archive", "diversity", "checks"},
+    {"archive", "diversity", "checks", "screen"},
     {"training", "search", "report"},
     {"publishing", "cli", "train", "sft"},
 ]

@@ -15,11 +15,24 @@ import hashlib
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 from ideator_rl.patch.paths import Tree
 from ideator_rl.patch.size import HUNK_HEADER, hunk_body
 
 MAX_LENGTH = 120
+
+
+class ChangedLine(NamedTuple):
+    """A line that a patch removes or adds, at one of the locations that it changes."""
+
+    path: str
+    location: str
+    """Open scopes and assigned name, joined by dots; empty, `(new)` or `(deleted)` for the file as a whole."""
+    side: str
+    """`-` or `+`; empty for the file as a whole."""
+    code: str
+
 
 Scopes = tuple[tuple[int, str, bool], ...]
 """Open functions and classes, outermost first: indentation, name, whether the patch writes its header."""
@@ -42,8 +55,8 @@ def cell_of(patch: str, base: Tree | None = None) -> str:
         base: the codebase that the patch is for; without it, a function whose header is not in a hunk has no name.
     """
     locations_by_file: dict[str, set[str]] = {}
-    for path, location in _locations(patch, base or {}):
-        locations_by_file.setdefault(path, set()).add(location)
+    for line in changed_lines(patch, base):
+        locations_by_file.setdefault(line.path, set()).add(line.location)
     entries = [path + ":" + ",".join(sorted(names - {""})) for path, names in sorted(locations_by_file.items())]
     text = ";".join(entry.removesuffix(":") for entry in entries)
     if len(text) <= MAX_LENGTH:
@@ -51,8 +64,14 @@ def cell_of(patch: str, base: Tree | None = None) -> str:
     return f"{text[: MAX_LENGTH - 9]}#{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
-def _locations(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
-    """(file, location) of each line that a patch removes or adds, and (file, "") of each file."""
+def changed_lines(patch: str, base: Tree | None = None) -> Iterator[ChangedLine]:
+    """The lines that a unified diff removes or adds, each with its location, and an entry for each file.
+
+    A line that assigns several names comes once for each.
+
+    Args:
+        base: as for `cell_of`.
+    """
     lines, at, old, new = patch.split("\n"), 0, "", ""
     while at < len(lines):
         line = lines[at]
@@ -61,24 +80,25 @@ def _locations(patch: str, base: Tree) -> Iterator[tuple[str, str]]:
             old = _path(line)
         elif line.startswith("+++ "):
             new = _path(line)
-            yield new or old, "" if old and new else "(new)" if new else "(deleted)"
+            yield ChangedLine(new or old, "" if old and new else "(new)" if new else "(deleted)", "", "")
         elif (header := HUNK_HEADER.match(line)) and (old or new):
             body, at = hunk_body(lines, at, header)
             if old and new:
-                scopes = _scopes_at(base, old, int(header[1]))
+                scopes = _scopes_at(base or {}, old, int(header[1]))
                 for side in "-+":
-                    yield from ((new, location) for location in _side(body, side, scopes, new.endswith(_KEYED)))
+                    for location, code in _side(body, side, scopes, new.endswith(_KEYED)):
+                        yield ChangedLine(new, location, side, code)
 
 
-def _side(body: list[str], side: str, scopes: Scopes, keyed: bool) -> Iterator[str]:
-    """The locations of the changed lines of one side, "-" or "+"."""
+def _side(body: list[str], side: str, scopes: Scopes, keyed: bool) -> Iterator[tuple[str, str]]:
+    """Location and code of the changed lines of one side, "-" or "+"."""
     for line in body:
         if line[0] not in (" ", side):
             continue
         code, changed = line[1:], line[0] == side
         scopes = _after(scopes, code, changed)
         if changed and code.strip() and not code.lstrip().startswith(_COMMENTS):
-            yield from _line_locations(code, scopes, keyed)
+            yield from ((location, code) for location in _line_locations(code, scopes, keyed))
 
 
 def _line_locations(code: str, scopes: Scopes, keyed: bool) -> Iterator[str]:

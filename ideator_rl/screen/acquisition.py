@@ -1,0 +1,71 @@
+"""Acquisition functions: how much a forecast is worth, for the choice of what to run.
+
+success_ei   p · EI        ei   EI        ucb   μ + σ        mean   p · μ + (1 − p) · failure reward
+
+EI = E[max(q − τ, 0)] for q ~ N(μ, σ²) = (μ − τ) Φ(z) + σ φ(z),  z = (μ − τ) / σ   (Jones et al., J. Global
+Optimization 13, 1998); τ is the best reward so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import erfcx, log_ndtr
+
+from ideator_rl.screen.predictor import Forecast
+
+UCB_DEVIATIONS = 1.0
+
+
+def acquisition(name: str, forecast: Forecast, best: float, failure: float = 0.0) -> np.ndarray:
+    """The worth of each candidate; higher is better.  [N]
+
+    Args:
+        name: a value of the key `screen.acquisition`.
+        best: τ, on the reward scale.
+        failure: reward of a failure.
+    """
+    return _FUNCTIONS[name](forecast, best, failure)
+
+
+def log_expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.ndarray:
+    """log EI, exact also where EI is too small for a float: hopeless candidates still have an order.  [N]"""
+    sd = np.maximum(sd, 1e-12)
+    z = (mean - best) / sd
+    # EI / σ = φ(z) + z Φ(z).  Far below τ the two terms cancel: there it is φ(z) (1 − |z| · Φ(z)/φ(z)).
+    log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    near = np.where(z > -1, z, 0.0)
+    plain = np.log(np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi) + near * np.exp(log_ndtr(near)))
+    far = np.where(z > -1, -1.0, z)
+    ratio = np.sqrt(np.pi / 2) * erfcx(-far / np.sqrt(2))
+    tail = np.where(far < -1e3, -2 * np.log(-far), np.log1p(np.maximum(far * ratio, -1 + 1e-300)))
+    return np.asarray(np.where(z > -1, plain, log_density + tail) + np.log(sd))
+
+
+def _success_ei(forecast: Forecast, best: float, failure: float) -> np.ndarray:
+    del failure
+    return np.asarray(forecast.success * np.exp(log_expected_improvement(forecast.mean, forecast.sd, best)))
+
+
+def _ei(forecast: Forecast, best: float, failure: float) -> np.ndarray:
+    del failure
+    return np.asarray(np.exp(log_expected_improvement(forecast.mean, forecast.sd, best)))
+
+
+def _ucb(forecast: Forecast, best: float, failure: float) -> np.ndarray:
+    del best, failure
+    return np.asarray(forecast.mean + UCB_DEVIATIONS * forecast.sd)
+
+
+def _mean(forecast: Forecast, best: float, failure: float) -> np.ndarray:
+    del best
+    return np.asarray(forecast.success * forecast.mean + (1 - forecast.success) * failure)
+
+
+_FUNCTIONS: dict[str, Callable[[Forecast, float, float], np.ndarray]] = {
+    "success_ei": _success_ei,
+    "ei": _ei,
+    "ucb": _ucb,
+    "mean": _mean,
+}

@@ -1,0 +1,48 @@
+"""The recipe key `screen`: whether and how ideas are chosen by forecasts before they are run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from ideator_rl.config.base import Amount, Config, Count, Fraction
+
+MOST_AFTER = 64
+"""Outcomes before the screen ranks, where the recipe names no number …"""
+SHARE_AFTER = 0.25
+"""… and the share of the budget that they are at most."""
+
+
+@dataclass(frozen=True)
+class ScreenConfig(Config):
+    """How a screen chooses; `screen: {}` turns it on with these defaults."""
+
+    predictor: str = "tokens"
+    """tokens, embedding, an entry point of the group `ideator_rl.predictors`, or a dotted path of a class."""
+    over: Count = 8
+    """Ideas sampled for each that is run."""
+    after: Count | None = None
+    """Outcomes before it ranks, at least 16 successes among them; null for 64, or a quarter of max_experiments if that
+    is less."""
+    acquisition: Literal["success_ei", "ei", "ucb", "mean"] = "success_ei"
+    """What ranks ideas. success_ei: chance to run times expected improvement over the best reward; ei: expected
+    improvement alone; ucb: mean plus one standard deviation; mean: expected reward, failures included."""
+    audit: Fraction = 0.1
+    """Share of each batch that is drawn at random from the pool; the screen's worth is measured on it."""
+    gate: Amount = 2.0
+    """Measured lift below which ideas are run at random."""
+    learn: Literal["executed", "predicted", "none"] = "executed"
+    """Training only, what the policy learns from: rewards of executed ideas, forecasts, or nothing."""
+    fresh: Fraction = 0.35
+    """Share of new ideas in the pool below which an alarm begins."""
+
+    def outcomes_before(self, budget: int | None) -> int:
+        """Outcomes that the screen waits for.
+
+        Args:
+            budget: experiments of the run; None for no limit.
+        """
+        if self.after is not None:
+            return self.after
+        return MOST_AFTER if budget is None else max(1, min(MOST_AFTER, int(SHARE_AFTER * budget)))

@@ -1,0 +1,174 @@
+"""The predictors of this library: ridge regressions on tokens, or on embeddings of the description.
+
+Success is a logistic regression, quality given success a Bayesian ridge regression (`screen.regression`).  Both also
+see the number of tokens, the number of parents, and the mean reward of the parents.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from ideator_rl.archive.idea_edits import idea_edits
+from ideator_rl.diversity.embedding import Embedder, description, get_embedder
+from ideator_rl.experiment import LOST
+from ideator_rl.patch.paths import Tree
+from ideator_rl.screen.features import tokens_of
+from ideator_rl.screen.predictor import Candidate, Forecast, PredictorContext, Seen
+from ideator_rl.screen.regression import BayesianRidge, LogisticRidge
+
+MAX_TOKENS = 600
+"""Tokens that are features: the most frequent ones."""
+LEAST_COUNT = 2
+"""Ideas that a token must be in: a token of one idea says nothing about another."""
+COMPONENTS = 64
+"""Directions of the embeddings that are features: those in which the fitted ideas differ most …"""
+MAX_ROWS = 4096
+"""… as far as this many of them show."""
+
+
+class RidgePredictor(ABC):
+    """What both predictors share: the two regressions, and the features that are numbers."""
+
+    def __init__(self, context: PredictorContext):
+        self.context = context
+        self._success, self._quality = LogisticRidge(), BayesianRidge()
+        self._rewards: dict[str, float] = {}
+        """Rewards of successes by experiment id: parents are looked up here."""
+        self._constant: tuple[float, float] | None = (0.5, 0.0)
+        """Mean and deviation of the quality where fewer than two successes are known; None with a fit."""
+        self._centre = np.zeros(3)
+        self._spread = np.ones(3)
+
+    @abstractmethod
+    def fit_features(self, seen: Sequence[Seen]) -> None:
+        """Choose the features from the ideas to be fitted."""
+
+    @abstractmethod
+    def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
+        """[N, D] features, dense or sparse, and the number of tokens of each idea."""
+
+    def fit(self, seen: Sequence[Seen]) -> None:
+        # Sorted, so that the order in which experiments ended cannot change a rounding.
+        seen = sorted((item for item in seen if item.status != LOST), key=lambda item: (item.id, item.replicate))
+        successes = [item for item in seen if item.succeeded]
+        self._rewards = {item.id: float(item.reward or 0.0) for item in successes}
+        self.fit_features(seen)
+        self._centre, self._spread = np.zeros(3), np.ones(3)
+        numbers_N3 = self._numbers(seen, self.features(seen)[1])
+        self._centre, self._spread = numbers_N3.mean(axis=0), np.maximum(numbers_N3.std(axis=0), 1e-9)
+        rows_ND = self._rows(seen)
+        self._success.fit(rows_ND, np.array([item.succeeded for item in seen], np.float64))
+        self._constant = None
+        if len(successes) < 2:
+            level = statistics.fmean(self._rewards.values()) if successes else 0.0
+            self._constant = level, 1.0
+            return
+        chosen = np.array([index for index, item in enumerate(seen) if item.succeeded])
+        self._quality.fit(rows_ND[chosen], np.array([item.reward for item in successes], np.float64))
+
+    def predict(self, candidates: Sequence[Candidate]) -> Forecast:
+        if not candidates:
+            return Forecast(np.zeros(0), np.zeros(0), np.zeros(0))
+        rows_ND = self._rows(candidates)
+        success_N = self._success.predict(rows_ND)
+        if self._constant is not None:
+            level, deviation = self._constant
+            return Forecast(success_N, np.full(len(candidates), level), np.full(len(candidates), deviation))
+        mean_N, sd_N = self._quality.predict(rows_ND)
+        return Forecast(success_N, mean_N, np.sqrt(sd_N**2 + self._quality.noise**2))
+
+    def _rows(self, candidates: Sequence[Candidate]) -> Any:
+        features_ND, counts = self.features(candidates)
+        numbers_N3 = (self._numbers(candidates, counts) - self._centre) / self._spread
+        if sparse.issparse(features_ND):
+            return sparse.hstack([features_ND, numbers_N3], format="csr")
+        return np.hstack([features_ND, numbers_N3])
+
+    def _numbers(self, candidates: Sequence[Candidate], counts: Sequence[int]) -> np.ndarray:
+        """[N, 3] tokens, parents, and mean reward of the parents (of all successes, where none is known)."""
+        level = statistics.fmean(self._rewards.values()) if self._rewards else 0.0
+        rows = np.zeros((len(candidates), 3))
+        for row, (candidate, count) in enumerate(zip(candidates, counts, strict=True)):
+            rewards = [self._rewards[parent] for parent in candidate.parents if parent in self._rewards]
+            rows[row] = count, math.log1p(len(candidate.parents)), statistics.fmean(rewards) if rewards else level
+        return rows
+
+
+class TokensPredictor(RidgePredictor):
+    """Features are the tokens of `screen.features`."""
+
+    def __init__(self, context: PredictorContext):
+        super().__init__(context)
+        environment = context.environment
+        self._edits = idea_edits(environment, context.preset) if environment else None
+        self._base: Tree | None = environment.baseline(context.preset) if environment else None
+        self._vocabulary: dict[str, int] = {}
+        self._tokens: dict[Candidate, frozenset[str]] = {}
+        """Tokens of the fitted ideas, and of those forecast since: reading a patch costs more than a fit."""
+
+    def fit_features(self, seen: Sequence[Seen]) -> None:
+        self._tokens = {_key(item): self._tokens_of(item) for item in seen}
+        counts = Counter(token for item in seen for token in self._tokens_of(item))
+        # The most frequent first; ties in the order of the alphabet, so that the choice is no matter of hashing.
+        ranked = sorted((token for token in counts if counts[token] >= LEAST_COUNT), key=lambda t: (-counts[t], t))
+        self._vocabulary = {token: column for column, token in enumerate(ranked[:MAX_TOKENS])}
+
+    def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
+        tokens = [self._tokens_of(candidate) for candidate in candidates]
+        columns = [sorted(self._vocabulary[token] for token in row if token in self._vocabulary) for row in tokens]
+        indptr = np.cumsum([0, *map(len, columns)])
+        indices = np.array([column for row in columns for column in row], np.int64)
+        shape = (len(candidates), len(self._vocabulary))
+        return sparse.csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape), [len(row) for row in tokens]
+
+    def _tokens_of(self, candidate: Candidate) -> frozenset[str]:
+        key = _key(candidate)
+        if key not in self._tokens:
+            self._tokens[key] = frozenset(tokens_of(key, self._edits, self._base))
+        return self._tokens[key]
+
+
+def _key(candidate: Candidate) -> Candidate:
+    """What its tokens depend on."""
+    return Candidate(candidate.idea, candidate.patch)
+
+
+class EmbeddingPredictor(RidgePredictor):
+    """Features are the main directions of the descriptions' embeddings."""
+
+    def __init__(self, context: PredictorContext):
+        super().__init__(context)
+        self._embedder: Embedder = get_embedder(context.embedder)
+        self._mean_D = np.zeros(1)
+        self._directions_DK = np.zeros((1, 1))
+        self._vectors: dict[str, np.ndarray] = {}
+        """Embeddings by description."""
+
+    def fit_features(self, seen: Sequence[Seen]) -> None:
+        vectors_ND = self._embedded(seen)
+        self._mean_D = vectors_ND.mean(axis=0) if len(seen) else np.zeros(1)
+        centred_MD = vectors_ND[:: len(seen) // MAX_ROWS + 1] - self._mean_D
+        eigenvalues, vectors = np.linalg.eigh(centred_MD.T @ centred_MD / max(len(centred_MD), 1))
+        # The largest directions, scaled as one so that a unit is the spread of the first.
+        keep = slice(-min(COMPONENTS, len(eigenvalues)), None)
+        scale = float(np.sqrt(max(eigenvalues[-1], 1e-12)))
+        self._directions_DK = vectors[:, keep] / scale
+
+    def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
+        counts = [len(description(candidate.idea).split()) for candidate in candidates]
+        return (self._embedded(candidates) - self._mean_D) @ self._directions_DK, counts
+
+    def _embedded(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        texts = [description(candidate.idea) for candidate in candidates]
+        new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
+        if new:
+            self._vectors |= dict(zip(new, self._embedder.embed(new).astype(np.float64), strict=True))
+        return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, 1))

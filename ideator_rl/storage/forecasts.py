@@ -1,0 +1,115 @@
+"""The journal's table `forecasts`: every idea that a screen sampled, with its forecast as made before the outcome.
+
+Guarantees: rows are written in the transaction that proposes the executed ideas, so that none has an outcome yet.  A
+sampled idea that was not run is here alone; it has no row among the rollouts.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ideator_rl.experiment import LOST, RUNNING
+from ideator_rl.storage.journal_reader import JournalQueries
+
+SCHEMA = (
+    "create table if not exists forecasts (step integer, number integer, position integer, completion text, "
+    "success real, mean real, sd real, acquisition real, rank integer, executed integer, audited integer, "
+    "version text, best real, is_open integer, created real, primary key (step, number))"
+)
+COLUMNS = (
+    "step", "number", "position", "completion", "success", "mean", "sd", "acquisition", "rank", "executed", "audited",
+    "version", "best", "is_open", "created",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ForecastRow:
+    """A sampled idea.  It has no forecast where it is known already or cannot be run."""
+
+    number: int
+    """Of the sample in its step, from 0."""
+    position: int | None
+    """Of its row among the step's rollouts; None where it was not run."""
+    completion: str
+    success: float | None
+    mean: float | None
+    sd: float | None
+    acquisition: float | None
+    rank: int | None
+    """In its pool by acquisition, from 0."""
+    executed: bool
+    audited: bool
+    """Drawn at random, whatever its forecast."""
+    version: str
+    """Predictor, and the number of outcomes that it was fitted on."""
+    best: float | None
+    """Best reward when the forecast was made."""
+    is_open: bool
+    """Whether the gate was open: whether the forecasts chose."""
+
+
+@dataclass(frozen=True)
+class ForecastOutcome:
+    """A forecast, and what came of it."""
+
+    step: int
+    forecast: ForecastRow
+    status: str
+    """Empty where it was not run."""
+    reward: float | None
+    created: float
+    """Unix seconds, when the forecast was made."""
+
+
+def next_number(journal: JournalQueries, step: int) -> int:
+    """The number of a step's next sample."""
+    rows = journal.read("select coalesce(max(number), -1) + 1 from forecasts where step=?", (step,))
+    return int(rows[0][0])
+
+
+def write_forecasts(db: sqlite3.Connection, step: int, rows: Sequence[ForecastRow]) -> None:
+    """Insert the rows of one round, inside a transaction of the journal."""
+    now = time.time()
+    values = [
+        (step, row.number, row.position, row.completion, row.success, row.mean, row.sd, row.acquisition, row.rank,
+         int(row.executed), int(row.audited), row.version, row.best, int(row.is_open), now)
+        for row in rows
+    ]  # fmt: skip
+    db.executemany(f"insert into forecasts values ({','.join('?' * len(COLUMNS))})", values)
+
+
+def screened_out(journal: JournalQueries) -> int:
+    """Sampled ideas that were not run."""
+    if not journal.has_table("forecasts"):
+        return 0
+    return int(journal.read("select count(*) from forecasts where executed = 0")[0][0])
+
+
+def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[ForecastOutcome]:
+    """Every sampled idea with its outcome, in the order sampled; none where no screen was on.
+
+    Args:
+        before: only of the steps before this one.
+    """
+    if not journal.has_table("forecasts"):
+        return []
+    columns = ", ".join(f"f.{name}" for name in COLUMNS)
+    # A lost outcome says nothing about the idea, and one that is not known yet will.
+    rows = journal.read(
+        f"select {columns}, coalesce(r.status, ''), r.reward from forecasts f left join rollouts r "
+        f"on r.step = f.step and r.position = f.position and r.rank = 0 and r.status not in ('{LOST}', '{RUNNING}') "
+        "where (? is null or f.step < ?) order by f.step, f.number",
+        (before, before),
+    )
+    return [_outcome(row) for row in rows]
+
+
+def _outcome(row: Sequence[object]) -> ForecastOutcome:
+    values = dict(zip(COLUMNS, row, strict=False))
+    step, created = values.pop("step"), values.pop("created")
+    flags = {name: bool(values.pop(name)) for name in ("executed", "audited", "is_open")}
+    forecast = ForecastRow(**values, **flags)  # type: ignore[arg-type]
+    return ForecastOutcome(step, forecast, row[-2], row[-1], created)  # type: ignore[arg-type]
