@@ -37,6 +37,7 @@ from ideator_rl.report.lineage import lineage_figure
 from ideator_rl.report.overview import overview
 from ideator_rl.report.patch_lines import coloured
 from ideator_rl.report.run_view import Row, RunView, run_labels, run_view
+from ideator_rl.report.screen_figures import screen_figures
 from ideator_rl.report.thought_figures import thought_figures
 from ideator_rl.storage.run_reader import read_run
 from ideator_rl.text.display import clip, number, share, spread, visible, with_error
@@ -124,6 +125,7 @@ def _run_panel(view: RunView, embedder: str | None, notes: Sequence[str]) -> Run
         figures=[
             ("Course", course(view)),
             ("Diversity and collapse", run_diversity.figures),
+            ("Forecasts and screen", screen_figures(view)),
             ("Thought and success", thought_figures(view)),
             ("Cost and waiting", costs(view)),
         ],

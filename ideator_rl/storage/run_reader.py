@@ -15,6 +15,7 @@ from ideator_rl.config.reader import read_json
 from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.storage.forecasts import ForecastOutcome, read_forecasts
 from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
 from ideator_rl.text.redaction import Redactor
 
@@ -143,6 +144,19 @@ class Run:
     def spent(self) -> dict[str, float]:
         """USD, tokens and GPU-hours of all sessions, from the ledger; empty for a run without one."""
         return {name: value for name, value in mapping(self.folder / "ledger.json").items() if isinstance(value, float)}
+
+    @cached_property
+    def forecasts(self) -> list[ForecastOutcome]:
+        """Every idea that a screen sampled, with its forecast and outcome; read when first asked for.
+
+        Raises:
+            NoRun: the journal cannot be read.
+        """
+        try:
+            with JournalReader(self.folder / JOURNAL) as journal:
+                return read_forecasts(journal)
+        except JournalError as error:
+            raise NoRun(str(error)) from error
 
     def frame(self) -> DataFrame:
         """The proposals as a pandas frame: one row each, in the order in which they were proposed.
