@@ -91,7 +91,7 @@ def _signature(windows: Sequence[Window]) -> Finding:
     mean, best, thought = (_series(last, name) for name in ("reward_mean", "reward_best", "thought_words"))
     if len(last) < SPAN or min(map(len, (mean, best, thought))) < SPAN:
         return None
-    if _trend(mean) > SURE and _slope(best) <= 0 and _trend(thought) < -SURE:
+    if trend(mean) > SURE and slope(best) <= 0 and trend(thought) < -SURE:
         return WARN, (
             f"Over {SPAN} windows the mean reward rose from {mean[0]:.3g} to {mean[-1]:.3g} while the best did not, "
             f"and thoughts went from {thought[0]:.1f} to {thought[-1]:.1f} words: the signature of a collapse. Reward "
@@ -204,18 +204,18 @@ def _series(windows: Sequence[Window], name: str) -> list[float]:
     return [value for window in windows if (value := window.figures.get(name)) is not None]
 
 
-def _slope(values: Sequence[float]) -> float:
+def slope(values: Sequence[float]) -> float:
     """Slope of the least-squares line, per window; 0 if it is within rounding."""
     x, y = np.arange(len(values)), np.asarray(values, np.float64)
-    slope = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-    return slope if abs(slope) > 1e-9 * float(np.abs(y).max()) else 0.0
+    change = float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+    return change if abs(change) > 1e-9 * float(np.abs(y).max()) else 0.0
 
 
-def _trend(values: Sequence[float]) -> float:
+def trend(values: Sequence[float]) -> float:
     """The slope over its standard error, for at least three values; infinite for a perfect line, 0 for a flat one."""
-    x, y, slope = np.arange(len(values)), np.asarray(values, np.float64), _slope(values)
-    if slope == 0:
+    x, y, change = np.arange(len(values)), np.asarray(values, np.float64), slope(values)
+    if change == 0:
         return 0.0
-    residual = float(((y - y.mean() - slope * (x - x.mean())) ** 2).sum())
+    residual = float(((y - y.mean() - change * (x - x.mean())) ** 2).sum())
     error = (residual / (len(y) - 2) / float(((x - x.mean()) ** 2).sum())) ** 0.5
-    return slope / error if error > 0 else float(np.sign(slope) * np.inf)
+    return change / error if error > 0 else float(np.sign(change) * np.inf)

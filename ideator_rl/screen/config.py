@@ -23,15 +23,15 @@ class ScreenConfig(Config):
     over: Count = 8
     """Ideas sampled for each that is run."""
     after: Count | None = None
-    """Outcomes before it ranks, at least 16 successes among them; null for 64, or a quarter of max_experiments if that
-    is less."""
+    """Outcomes before it ranks, a quarter of them successes (16 suffice); null for 64, or a quarter of max_experiments
+    if that is less."""
     acquisition: Literal["success_ei", "ei", "ucb", "mean"] = "success_ei"
     """What ranks ideas. success_ei: chance to run times expected improvement over the best reward; ei: expected
     improvement alone; ucb: mean plus one standard deviation; mean: expected reward, failures included."""
     audit: Fraction = 0.1
     """Share of each batch that is drawn at random from the pool; the screen's worth is measured on it."""
     gate: Amount = 2.0
-    """Measured lift below which ideas are run at random."""
+    """Lift, as measured plus one standard error, below which ideas are run at random."""
     learn: Literal["executed", "predicted", "none"] = "executed"
     """Training only, what the policy learns from: rewards of executed ideas, forecasts, or nothing."""
     fresh: Fraction = 0.35

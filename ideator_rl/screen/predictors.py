@@ -62,8 +62,11 @@ class RidgePredictor(ABC):
         self._rewards = {item.id: float(item.reward or 0.0) for item in successes}
         self.fit_features(seen)
         self._centre, self._spread = np.zeros(3), np.ones(3)
-        numbers_N3 = self._numbers(seen, self.features(seen)[1])
-        self._centre, self._spread = numbers_N3.mean(axis=0), np.maximum(numbers_N3.std(axis=0), 1e-9)
+        if seen:
+            numbers_N3 = self._numbers(seen, self.features(seen)[1])
+            self._centre, self._spread = numbers_N3.mean(axis=0), numbers_N3.std(axis=0)
+            # A number that is the same for all outcomes says nothing about other ideas, however much they differ in it.
+            self._spread[self._spread < 1e-9] = np.inf
         rows_ND = self._rows(seen)
         self._success.fit(rows_ND, np.array([item.succeeded for item in seen], np.float64))
         self._constant = None
@@ -153,17 +156,27 @@ class EmbeddingPredictor(RidgePredictor):
         """Embeddings by description."""
 
     def fit_features(self, seen: Sequence[Seen]) -> None:
+        if not seen:
+            self._mean_D, self._directions_DK = np.zeros(1), np.zeros((1, 0))
+            return
         vectors_ND = self._embedded(seen)
-        self._mean_D = vectors_ND.mean(axis=0) if len(seen) else np.zeros(1)
+        self._mean_D = vectors_ND.mean(axis=0)
         centred_MD = vectors_ND[:: len(seen) // MAX_ROWS + 1] - self._mean_D
-        eigenvalues, vectors = np.linalg.eigh(centred_MD.T @ centred_MD / max(len(centred_MD), 1))
-        # The largest directions, scaled as one so that a unit is the spread of the first.
-        keep = slice(-min(COMPONENTS, len(eigenvalues)), None)
-        scale = float(np.sqrt(max(eigenvalues[-1], 1e-12)))
-        self._directions_DK = vectors[:, keep] / scale
+        # The directions of the largest variance, from the smaller of the two products.
+        is_wide = centred_MD.shape[0] < centred_MD.shape[1]
+        product = centred_MD @ centred_MD.T if is_wide else centred_MD.T @ centred_MD
+        squares, vectors = np.linalg.eigh(product)
+        keep = np.flatnonzero(squares > 1e-9 * max(squares[-1], 1e-12))[-COMPONENTS:]
+        directions_DK = vectors[:, keep]
+        if is_wide:
+            directions_DK = centred_MD.T @ directions_DK / np.sqrt(squares[keep])
+        # Scaled as one, so that a unit is the spread in the first direction.
+        self._directions_DK = directions_DK / np.sqrt(max(squares[-1], 1e-12) / len(centred_MD))
 
     def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
         counts = [len(description(candidate.idea).split()) for candidate in candidates]
+        if not self._directions_DK.shape[1]:
+            return np.zeros((len(candidates), 0)), counts
         return (self._embedded(candidates) - self._mean_D) @ self._directions_DK, counts
 
     def _embedded(self, candidates: Sequence[Candidate]) -> np.ndarray:
@@ -171,4 +184,4 @@ class EmbeddingPredictor(RidgePredictor):
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new:
             self._vectors |= dict(zip(new, self._embedder.embed(new).astype(np.float64), strict=True))
-        return np.stack([self._vectors[text] for text in texts]) if texts else np.zeros((0, 1))
+        return np.stack([self._vectors[text] for text in texts])

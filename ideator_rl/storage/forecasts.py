@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, RUNNING
+from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.journal_reader import JournalQueries
 
+TABLE = "forecasts"
 SCHEMA = (
     "create table if not exists forecasts (step integer, number integer, position integer, completion text, "
     "success real, mean real, sd real, acquisition real, rank integer, executed integer, audited integer, "
-    "version text, best real, is_open integer, created real, primary key (step, number))"
+    "preferred integer, version text, best real, bar real, is_open integer, created real, primary key (step, number))"
 )
 COLUMNS = (
     "step", "number", "position", "completion", "success", "mean", "sd", "acquisition", "rank", "executed", "audited",
-    "version", "best", "is_open", "created",
+    "preferred", "version", "best", "bar", "is_open", "created",
 )  # fmt: skip
 
 
@@ -43,10 +45,14 @@ class ForecastRow:
     executed: bool
     audited: bool
     """Drawn at random, whatever its forecast."""
+    preferred: bool
+    """Its rank is below the number of ideas that its round runs: forecasts alone would run it."""
     version: str
     """Predictor, and the number of outcomes that it was fitted on."""
     best: float | None
     """Best reward when the forecast was made."""
+    bar: float | None
+    """Reward that a quarter of the last successes exceeded then: above it, an outcome counts for the lift."""
     is_open: bool
     """Whether the gate was open: whether the forecasts chose."""
 
@@ -64,6 +70,11 @@ class ForecastOutcome:
     """Unix seconds, when the forecast was made."""
 
 
+def create_table(journal: Journal) -> None:
+    """Raises: JournalError."""
+    journal.write(lambda db: db.execute(SCHEMA))
+
+
 def next_number(journal: JournalQueries, step: int) -> int:
     """The number of a step's next sample."""
     rows = journal.read("select coalesce(max(number), -1) + 1 from forecasts where step=?", (step,))
@@ -75,7 +86,7 @@ def write_forecasts(db: sqlite3.Connection, step: int, rows: Sequence[ForecastRo
     now = time.time()
     values = [
         (step, row.number, row.position, row.completion, row.success, row.mean, row.sd, row.acquisition, row.rank,
-         int(row.executed), int(row.audited), row.version, row.best, int(row.is_open), now)
+         int(row.executed), int(row.audited), int(row.preferred), row.version, row.best, row.bar, int(row.is_open), now)
         for row in rows
     ]  # fmt: skip
     db.executemany(f"insert into forecasts values ({','.join('?' * len(COLUMNS))})", values)
@@ -83,7 +94,7 @@ def write_forecasts(db: sqlite3.Connection, step: int, rows: Sequence[ForecastRo
 
 def screened_out(journal: JournalQueries) -> int:
     """Sampled ideas that were not run."""
-    if not journal.has_table("forecasts"):
+    if not journal.has_table(TABLE):
         return 0
     return int(journal.read("select count(*) from forecasts where executed = 0")[0][0])
 
@@ -94,7 +105,7 @@ def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[F
     Args:
         before: only of the steps before this one.
     """
-    if not journal.has_table("forecasts"):
+    if not journal.has_table(TABLE):
         return []
     columns = ", ".join(f"f.{name}" for name in COLUMNS)
     # A lost outcome says nothing about the idea, and one that is not known yet will.
@@ -110,6 +121,6 @@ def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[F
 def _outcome(row: Sequence[object]) -> ForecastOutcome:
     values = dict(zip(COLUMNS, row, strict=False))
     step, created = values.pop("step"), values.pop("created")
-    flags = {name: bool(values.pop(name)) for name in ("executed", "audited", "is_open")}
+    flags = {name: bool(values.pop(name)) for name in ("executed", "audited", "preferred", "is_open")}
     forecast = ForecastRow(**values, **flags)  # type: ignore[arg-type]
     return ForecastOutcome(step, forecast, row[-2], row[-1], created)  # type: ignore[arg-type]
