@@ -23,6 +23,7 @@ from ideator_rl.executor.backends.ray_settings import RaySettings
 from ideator_rl.executor.backends.slurm import SlurmSettings
 from ideator_rl.implementers.coder import CoderSettings
 from ideator_rl.llm.settings import LLMSettings
+from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideators.catalogue import CatalogueSettings
 from ideator_rl.search.ideators.chat import ChatSettings
@@ -54,6 +55,7 @@ SEARCH_GROUPS = {
     "Archive and near-duplicates": ["archive_from", "near_duplicates", "near_duplicate_similarity",
                                     "near_duplicate_penalty", "embedder"],
     "Implementation and experiments": ["coder", "baseline_replicates"],
+    "The screen": ["screen"],
 }  # fmt: skip
 
 
@@ -97,6 +99,7 @@ def _search() -> str:
         "A recipe is one flat YAML file. `ideator-rl search RECIPE.yaml --key value` overrides a key. "
         "How they work together: [search](search.md).",
         *_grouped(SearchConfig, SEARCH_GROUPS, (RunSettings,)),
+        _section("`screen`", _table(ScreenConfig)),
         *_inherited(SearchConfig),
     )
 

@@ -112,6 +112,17 @@ class Codebases:
             return NoCodebase(error.kind, str(error), answer["patch"], cost)
         return replace(codebase, seconds=answer["seconds"], cost=cost)
 
+    async def preview(self, idea: Idea) -> Codebase | NoCodebase:
+        """As `of_idea`, but nothing is stored: for ideas of which few will be run.
+
+        Raises:
+            ImplementerUnavailable: no answer could be had.
+        """
+        answer = await self._implement(idea)
+        if answer["status"] != "ok":
+            return NoCodebase(answer["status"], answer["message"], answer["patch"], answer["usage"])
+        return self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+
     def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
         """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
         # A new answer is judged by `_implement` and then by `of_idea`: the second time costs nothing.

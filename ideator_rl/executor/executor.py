@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,14 @@ from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import BUDGET, LOST, MALFORMED, Experiment, experiment_id, hardware_class
-from ideator_rl.ideas import MalformedIdea, parse_idea
-from ideator_rl.implementers.implementer import Implementer, ImplementerUnavailable, get_implementer, probe
+from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
+from ideator_rl.implementers.implementer import (
+    Implementer,
+    ImplementerUnavailable,
+    estimate_cost,
+    get_implementer,
+    probe,
+)
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import choose_sandbox, with_image
@@ -146,6 +153,17 @@ class Executor:
                 if not await self._codebases.has_answer(parse_idea(encodable(completion))):
                     return False
         return True
+
+    @cached_property
+    def previews(self) -> bool:
+        """Whether `preview` may be called: the implementer asks no model, so that a patch costs no money."""
+        config = self.config
+        settings = parse_json(config.coder, "The coder's settings", IdeatorError) if config.coder else None
+        return estimate_cost(config.implementer, settings, 1, self.environment, config.preset) is None
+
+    async def preview(self, idea: Idea) -> Codebase | NoCodebase:
+        """The codebase of an idea, or why it has none; nothing is run or stored."""
+        return await self._codebases.preview(idea)
 
     async def execute(self, completion: str, replicate: int = 0) -> Experiment:
         """Run the idea in a completion; any outcome is a record."""

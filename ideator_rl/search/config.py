@@ -22,6 +22,7 @@ from ideator_rl.config.shared import RunSettings
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.storage.bucket import check_url
 from ideator_rl.storage.run_folder import MARK
 
@@ -94,6 +95,8 @@ class SearchConfig(RunSettings):
     """Cosine similarity from which two descriptions mean the same; null for the embedder's calibrated value."""
     near_duplicate_penalty: Amount = 0.5
     """How far a penalised idea's quality is lowered for selection, in spans from worst to best."""
+    screen: ScreenConfig | None = None
+    """Samples several ideas for each that is run, and runs those with the best forecasts; null: off."""
     embedder: str = "auto"
     """Embeds descriptions: auto, hashed, minilm, a hub name or folder, or a dotted path."""
 

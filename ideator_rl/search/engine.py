@@ -28,23 +28,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import groupby
 
 from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
-from ideator_rl.diversity.embedding import get_embedder
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.losses import REMEDY, RunStopped
 from ideator_rl.executor.share import cpu_share
-from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.experiment import LOST
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.reward_buffer import RewardBuffer, Running
+from ideator_rl.screen.screen import Picks
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
-from ideator_rl.search.ideator import Answer, Ask, Ideator, Subject, ask_ideator, with_defaults
-from ideator_rl.search.near_duplicates import NearDuplicates, rejected_record
+from ideator_rl.search.ideator import Ask, Ideator, Subject, ask_ideator, parents_of, with_defaults
+from ideator_rl.search.near_duplicates import read_near_duplicates, rejected_record
 from ideator_rl.search.schedule import with_schedule
+from ideator_rl.search.screening import Sample, SearchScreen
 from ideator_rl.search.search_summary import charged_codebases
-from ideator_rl.search.stopping import Patience, StopReason
+from ideator_rl.search.stopping import Patience, StopReason, used_up
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
@@ -115,7 +115,9 @@ class SearchEngine:
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
         self.charged_ids = charged_codebases(buffer)
         """Ids of the distinct codebases that this search asked for."""
-        self.ideas = buffer.journal.rollout_count()
+        self._screen = SearchScreen(config, buffer) if config.screen else None
+        self.ideas = buffer.journal.rollout_count() + (self._screen.screened_out if self._screen else 0)
+        """Ideas that were asked for, those included that a screen did not run."""
         self._next_question = self.journal.next_number
         self._in_flight = config.in_flight or 2 * (config.slots or cpu_share())
 
@@ -131,7 +133,7 @@ class SearchEngine:
 
         self._archive: Archive | None = None
         """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
-        self._near_duplicates = self._read_near_duplicates()
+        self._near_duplicates = read_near_duplicates(config, self.journal)
         self._ideator.remember([text for _, text in self.journal.completions()])
         self._penalised = self.journal.penalised_trees(buffer.history) if config.near_duplicates == PENALISE else set()
         """Trees that near-duplicates led to."""
@@ -172,15 +174,6 @@ class SearchEngine:
 
     # Begin and resume
 
-    def _read_near_duplicates(self) -> NearDuplicates | None:
-        """The detector with the ideas of earlier sessions in it; None where the recipe asks for none."""
-        if self._config.near_duplicates is None:
-            return None
-        detector = NearDuplicates(get_embedder(self._config.embedder), self._config.near_duplicate_similarity)
-        for step, rows in groupby(self.journal.completions(), key=lambda row: row[0]):
-            detector.add([text for _, text in rows], step, 0)
-        return detector
-
     def _begin_epoch(self, epoch: int) -> None:
         """Begin an epoch, or continue one that an earlier session began."""
         self.epoch, self._archive = epoch, None
@@ -209,21 +202,11 @@ class SearchEngine:
 
     def _stop_reason(self) -> StopReason | None:
         """The budget, or the patience, that is used up; None while the search may go on."""
-        config = self._config
         # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
             return StopReason(spent.key, str(spent))
-        if config.max_experiments is not None and len(self.charged_ids) >= config.max_experiments:
-            return StopReason(
-                "max_experiments", f"{len(self.charged_ids)} experiments were run, the most that the recipe allows"
-            )
-        if config.max_ideas is not None and self.ideas >= config.max_ideas:
-            return StopReason("max_ideas", f"{self.ideas} ideas were proposed, the most that the recipe allows")
-        if config.max_epochs is not None and self.epoch + 1 >= config.max_epochs and self._epoch_is_full:
-            return StopReason("max_epochs", f"{self.epoch + 1} epochs have ended")
-        if config.max_seconds is not None and self.seconds >= config.max_seconds:
-            return StopReason("max_seconds", f"{self.seconds:.0f} seconds have passed")
-        return self._patience.reason()
+        epochs = self.epoch + self._epoch_is_full
+        return used_up(self._config, len(self.charged_ids), self.ideas, epochs, self.seconds) or self._patience.reason()
 
     @property
     def seconds(self) -> float:
@@ -250,7 +233,8 @@ class SearchEngine:
         config, running = self._config, len(self._running)
         limits = [config.batch * config.asks_at_once, self._epoch_size - len(self._texts)]
         if config.max_ideas is not None:
-            limits.append(config.max_ideas - self.ideas)
+            # Rounded up: the last round of a screen samples fewer ideas for each that it runs.
+            limits.append(math.ceil((config.max_ideas - self.ideas) / (config.screen.over if config.screen else 1)))
         if config.max_experiments is not None:
             left = config.max_experiments - len(self.charged_ids)
             # Near the end the room depends on which running ideas turn out to be known codebases.  A deterministic
@@ -274,8 +258,12 @@ class SearchEngine:
         ideas, kinds = tuple(self._texts), Counter(self._kinds)
         history = History(archive, self.epoch, self._epoch_size, config.batch, ideas, kinds, self._subject)
         # Seeds come from the question's number, which a resumed search continues.
-        rng = random.Random(f"{config.seed}:{self._next_question}")
-        asks = ask_strategy(self._strategy, config.strategy, history, room, rng)
+        screen = self._screen if self._screen and self._screen.ranks(archive) else None
+        asks: list[Ask] = []
+        # For a screen, several draws of what would be asked without it: shares of kinds and choice of parents stay.
+        for draw in range(config.screen.over if screen and config.screen else 1):
+            rng = random.Random(f"{config.seed}:{self._next_question}" + (f":{draw}" if draw else ""))
+            asks += ask_strategy(self._strategy, config.strategy, history, room, rng)
         asks = [replace(ask, salt=f"{config.seed}:{self._next_question + index}") for index, ask in enumerate(asks)]
         try:
             answers = await ask_ideator(self._ideator, asks, archive)
@@ -291,7 +279,21 @@ class SearchEngine:
             self._ideator_refused = True
             return
         self._ideator_refused = False
-        self._propose([(ask, texts) for ask, texts in zip(asks, answers, strict=True)], room)
+        questions = dict(enumerate(asks, self._next_question))
+        samples = [
+            (number, ask, text)
+            for (number, ask), texts in zip(questions.items(), answers, strict=True)
+            for text in texts
+        ]
+        # An ideator may return more ideas than it was asked for: those beyond the room are dropped.
+        if screen is None:
+            self._propose(questions, samples[:room])
+            return
+        samples = samples[: sum(ask.count for ask in asks)]
+        if config.max_ideas is not None:
+            samples = samples[: config.max_ideas - self.ideas]
+        picks = await screen.choose(samples, archive, self.epoch, self._texts, room)
+        self._propose(questions, [samples[index] for index in picks.indices], picks)
 
     def _archive_for_questions(self) -> Archive:
         archive = self._archive
@@ -307,28 +309,31 @@ class SearchEngine:
             archive.penalise(frozenset(self._penalised), self._config.near_duplicate_penalty)
         return archive
 
-    def _propose(self, answers: Sequence[tuple[Ask, Sequence[str]]], room: int) -> None:
-        """Write questions and answers to the journal in one transaction, and run the ideas, at most `room` of them."""
+    def _propose(self, questions: dict[int, Ask], rows: Sequence[Sample], picks: Picks | None = None) -> None:
+        """Write questions and answers to the journal in one transaction, and run the ideas.
+
+        Args:
+            questions: by number.
+            rows: the ideas that are run.
+            picks: of the screen, if that chose them.
+        """
         step, first = self.epoch, len(self._texts)
-        # An ideator may return more ideas than it was asked for: those beyond the room are dropped.
-        rows: list[tuple[int, Ask, str]] = []
-        questions: dict[int, Ask] = {}
-        for ask, texts in answers:
-            questions[self._next_question] = ask
-            rows += [(self._next_question, ask, text) for text in texts[: room - len(rows)]]
-            self._next_question += 1
+        self._next_question += len(questions)
         texts = [encodable(text) for _, _, text in rows]  # a lone surrogate has no bytes
         # Duplicates are found before the ideas run: `reject` saves their experiments.
         duplicates = self._near_duplicates.add(texts, step, first) if self._near_duplicates and texts else {}
         origins = [
-            (number, Origin(tuple(parent.id for parent in _parents(ask, text)), *duplicates.get(index, ())))
+            (number, Origin(tuple(parent.id for parent in parents_of(ask, text)), *duplicates.get(index, ())))
             for index, (number, ask, text) in enumerate(rows)
         ]
         rejects = duplicates if self._config.near_duplicates == REJECT else {}
         refused = {index: rejected_record(texts[index], rejects[index], self._buffer) for index in rejects}
-        _, tasks = self._buffer.propose(texts, step, refused, note=self.journal.answers(step, questions, origins))
+        note = self.journal.answers(step, questions, origins)
+        if self._screen and picks:
+            note = self._screen.with_forecasts(note, step, picks)
+        _, tasks = self._buffer.propose(texts, step, refused, note=note)
         # From here on the ideas are on disk: count them, and follow those that run.
-        self.ideas += len(rows)
+        self.ideas += len(picks.rows) if picks else len(rows)
         self._texts += texts
         self._kinds.update(ask.kind for _, ask, _ in rows)
         self._settled += len(rows)
@@ -339,7 +344,7 @@ class SearchEngine:
             is_duplicate = origin.like is not None
             self._track(task, PendingIdea(step, first + index, number, origin.parents, is_duplicate))
         # A question whose answers all have an outcome already (none, or all rejected) ends here, not in `_collect`.
-        for number in questions:
+        for number in self._screen.judged(questions, rows, self._patience) if self._screen and picks else questions:
             if not self._open_answers[number]:
                 self._patience.question_ended(number)
 
@@ -389,11 +394,6 @@ class SearchEngine:
         result = f"best {metric.name} {number(best)}" if best is not None else "no success yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
         self._log_line(f"{epoch} · {len(self.charged_ids)} experiments of {self.ideas} ideas so far · {result}")
+        for alarm in self._screen.new_alarms() if self._screen else ():
+            self._log_line(f"epoch {self.epoch + 1}, {alarm.level}: {alarm.text}")
         self._on_epoch(self.epoch)
-
-
-def _parents(ask: Ask, text: str) -> Sequence[Experiment]:
-    """Parents of an answer: those it names itself (`Answer`), else all past ideas that its question showed."""
-    if isinstance(text, Answer):
-        return text.parents
-    return ask.shown if ask.descends else ()

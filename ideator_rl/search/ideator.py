@@ -64,6 +64,13 @@ class Answer(str):
         return answer
 
 
+def parents_of(ask: Ask, text: str) -> Sequence[Experiment]:
+    """Parents of an answer: those it names itself (`Answer`), else all past ideas that its question showed."""
+    if isinstance(text, Answer):
+        return text.parents
+    return ask.shown if ask.descends else ()
+
+
 @dataclass(frozen=True)
 class Subject:
     """What the ideas are about."""

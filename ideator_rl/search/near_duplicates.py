@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 
-from ideator_rl.diversity.embedding import Embedder, description, thresholds
+from ideator_rl.diversity.embedding import Embedder, description, get_embedder, thresholds
 from ideator_rl.experiment import NEAR_DUPLICATE, REJECTED, Experiment, proposal_id
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.search.config import SearchConfig
 from ideator_rl.storage.journal import sections
+from ideator_rl.storage.search_journal import SearchJournal
 
 IdeaKey = tuple[int, int]
 """Step and position of an idea."""
@@ -75,6 +78,16 @@ class NearDuplicates:
         while len(self._keys) + count > len(self._vectors_ND):
             self._vectors_ND = np.concatenate([self._vectors_ND, np.zeros_like(self._vectors_ND)])
         return self._vectors_ND
+
+
+def read_near_duplicates(config: SearchConfig, journal: SearchJournal) -> NearDuplicates | None:
+    """The detector with the ideas of earlier sessions in it; None where the recipe asks for none."""
+    if config.near_duplicates is None:
+        return None
+    detector = NearDuplicates(get_embedder(config.embedder), config.near_duplicate_similarity)
+    for step, rows in groupby(journal.completions(), key=lambda row: row[0]):
+        detector.add([text for _, text in rows], step, 0)
+    return detector
 
 
 def rejected_record(text: str, duplicate: Duplicate, buffer: RewardBuffer) -> Experiment:

@@ -107,5 +107,8 @@ def _with_saved(config: SearchConfig, saved: Mapping[str, Any]) -> SearchConfig:
 def _ideas(config: SearchConfig) -> int:
     """The most ideas that the budget allows; the paper's where only time or money ends the search."""
     epochs = None if config.max_epochs is None else config.max_epochs * (config.epoch_size or Schedule.epoch_size)
-    counts = (config.max_experiments, config.max_ideas, epochs)
+    # With a screen, most of the ideas that are asked for are not run.
+    over = config.screen.over if config.screen else 1
+    run = None if config.max_ideas is None else max(1, config.max_ideas // over)
+    counts = (config.max_experiments, run, epochs)
     return min((count for count in counts if count is not None), default=PAPER_IDEAS)

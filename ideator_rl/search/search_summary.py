@@ -14,6 +14,7 @@ from typing import Any
 
 from ideator_rl.experiment import NEAR_DUPLICATE, SUCCEEDED
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.screen.summary import ScreenSummary, read_screen_summary
 from ideator_rl.storage.journal_reader import JOURNAL
 from ideator_rl.storage.search_journal import read_search
 
@@ -36,6 +37,8 @@ class SearchSummary:
     """Wall seconds, over all sessions."""
     ended_by: str | None
     """The budget that ended the last session; None while it runs, or after a kill."""
+    screen: ScreenSummary | None = None
+    """None for a search without a screen."""
 
     def facts(self) -> dict[str, Any]:
         """For a program."""
@@ -50,6 +53,7 @@ class SearchSummary:
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
             f"Experiments: {self.charged} charged{elsewhere if self.elsewhere else ''}",
             f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {duplicates}",
+            *([self.screen.line()] if self.screen else []),
         ]
 
 
@@ -76,6 +80,7 @@ def read_search_summary(folder: Path) -> SearchSummary | None:
         rejected=len(rejected),
         seconds=rows.seconds,
         ended_by=rows.ended_by,
+        screen=read_screen_summary(folder / JOURNAL),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from ideator_rl.experiment import LOST, NEAR_DUPLICATE, Experiment
 from ideator_rl.llm.faults import MAX_QUOTED
+from ideator_rl.search.config import SearchConfig
 from ideator_rl.text.display import shorten
 
 KNOWN = "known already"
@@ -24,6 +25,24 @@ class StopReason:
     """The recipe key that ended it."""
     text: str
     """For a person."""
+
+
+def used_up(config: SearchConfig, experiments: int, ideas: int, epochs: int, seconds: float) -> StopReason | None:
+    """The budget of the recipe that is used up; None while all have room.
+
+    Args:
+        epochs: whose ideas were all proposed.
+        seconds: wall seconds.
+    """
+    if config.max_experiments is not None and experiments >= config.max_experiments:
+        return StopReason("max_experiments", f"{experiments} experiments were run, the most that the recipe allows")
+    if config.max_ideas is not None and ideas >= config.max_ideas:
+        return StopReason("max_ideas", f"{ideas} ideas were proposed, the most that the recipe allows")
+    if config.max_epochs is not None and epochs >= config.max_epochs:
+        return StopReason("max_epochs", f"{epochs} epochs have ended")
+    if config.max_seconds is not None and seconds >= config.max_seconds:
+        return StopReason("max_seconds", f"{seconds:.0f} seconds have passed")
+    return None
 
 
 class Patience:
@@ -61,6 +80,10 @@ class Patience:
         self._outcomes[outcome] += 1
         if record.error is not None and outcome != KNOWN:
             self._message = shorten(record.error.get("message", ""), MAX_QUOTED)
+
+    def screened(self, count: int) -> None:
+        """A question had so many answers that a screen dropped, since they are known or cannot be run."""
+        self._outcomes["known or unusable"] += count
 
     def question_ended(self, question: int) -> None:
         """All answers to a question have an outcome."""

@@ -1,0 +1,184 @@
+"""Searches with a screen: what is run, what the journal keeps, and that a kill changes nothing."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+from search_runs import RandomEdits, configured, go, rows, text
+
+from ideator_rl.config.base import ConfigError
+from ideator_rl.errors import IdeatorError
+from ideator_rl.screen import ScreenConfig
+from ideator_rl.screen.summary import read_screen_summary
+from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.search_summary import read_search_summary
+from ideator_rl.storage.journal_reader import JOURNAL
+
+
+def screened(folder, screen=None, **keys):
+    options = {"elites": 6, "parents": 1, "exploit_start": 1.0, "exploit_most": 1.0}
+    screen = ScreenConfig(**{"over": 4, "after": 12, **(screen or {})})
+    defaults = {"strategy": "evolution", "strategy_options": options, "epoch_size": 12, "max_experiments": 48}
+    return configured(folder, screen=screen, **{**defaults, **keys})
+
+
+def forecasts(folder, columns="step, number, position, completion, rank, executed, audited, mean, version"):
+    with sqlite3.connect(folder / JOURNAL) as db:
+        return db.execute(f"select {columns} from forecasts order by step, number").fetchall()
+
+
+def journal(folder):
+    """What a search did, without times."""
+    columns = "step, number, position, completion, success, mean, sd, acquisition, rank, executed, audited, version"
+    return rows(folder, "step, position, completion, experiment_id, status, reward"), forecasts(folder, columns)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("screened")
+    lines = []
+    go(screened(folder), RandomEdits(), lines.append)
+    return folder, lines
+
+
+def test_a_screen_samples_more_ideas_than_it_runs(untouched):
+    folder, lines = untouched
+    pool = forecasts(folder)
+    executed = {(step, position): completion for step, _, position, completion, _, ran, _, _, _ in pool if ran}
+    run = {(step, position): completion for step, position, completion in rows(folder, "step, position, completion")}
+    first = min(step for step, *_ in pool)
+    assert first == 1, "the first epoch is not screened"
+    assert executed == {key: value for key, value in run.items() if key[0] >= first}
+    assert len(pool) == 4 * len(executed) and all(row[2] is None for row in pool if not row[5])
+    assert all(row[7] is not None for row in pool if row[5]), "every executed idea has a forecast"
+    assert f"of {len(pool) + 12} ideas" in lines[-1], "sampled ideas count as proposals"
+    # Without the audited, the best of each round by acquisition are run.
+    chosen = [row[4] for row in pool if row[5] and not row[6]]
+    assert max(chosen) < 12 and read_search_summary(folder).charged == 48
+
+
+def test_the_status_tells_what_the_screen_is_worth(untouched):
+    summary = read_screen_summary(untouched[0] / JOURNAL)
+    assert (summary.since, summary.samples_per_experiment) == (1, 4.0)
+    line = read_search_summary(untouched[0]).lines()[-1]
+    assert line.startswith("Screen: on since step 2 (tokens, fitted on ") and "4.0 sampled for each idea run" in line
+    assert json.dumps(read_search_summary(untouched[0]).facts())
+
+
+def test_a_run_without_a_screen_has_no_forecasts(tmp_path):
+    go(configured(tmp_path, max_experiments=8), RandomEdits())
+    assert read_screen_summary(tmp_path / JOURNAL) is None and read_search_summary(tmp_path).screen is None
+
+
+def test_forecasts_are_made_before_the_outcomes(untouched):
+    with sqlite3.connect(untouched[0] / JOURNAL) as db:
+        pairs = db.execute("select f.created, r.finished from forecasts f join rollouts r using (step, position)")
+        assert all(made < ended for made, ended in pairs)
+
+
+class Stops(RandomEdits):
+    """Fails before its n-th question: what the journal holds then is what a killed process leaves."""
+
+    def __init__(self, questions):
+        super().__init__()
+        self.questions = questions
+
+    async def ideas_many(self, asks, archive):
+        if len(self.asked) + len(asks) > self.questions:
+            raise IdeatorError("killed")
+        return [await self.ideas(ask, archive) for ask in asks]
+
+
+@pytest.mark.parametrize("questions", [5, 14, 30])
+def test_a_resumed_search_makes_the_same_picks(untouched, tmp_path, questions):
+    with pytest.raises(IdeatorError, match="killed"):
+        go(screened(tmp_path), Stops(questions))
+    go(screened(tmp_path), RandomEdits())
+    assert journal(tmp_path) == journal(untouched[0])
+
+
+def test_known_and_unreadable_ideas_are_not_run(tmp_path):
+    class Repeats(RandomEdits):
+        async def ideas(self, ask, archive):
+            known = [record.idea for record in archive.records()[:1]]
+            return (await super().ideas(ask, archive))[:1] + known + ["no idea", text({0: 9})][: ask.count]
+
+    go(screened(tmp_path), Repeats())
+    screened_rows = f"step >= {forecasts(tmp_path)[0][0]}"
+    ran = [row[3] for row in rows(tmp_path, where=screened_rows)]
+    assert len(ran) > 20 and len(set(ran)) == len(ran), "no codebase is asked for twice"
+    assert {status for (status,) in rows(tmp_path, "status", screened_rows)} <= {"succeeded", "failed"}
+    dropped = [row for row in forecasts(tmp_path) if row[4] is None]
+    assert dropped and not any(row[5] or row[7] is not None for row in dropped)
+
+
+def test_a_dry_pool_ends_the_search(tmp_path):
+    class Same(RandomEdits):
+        async def ideas(self, ask, archive):
+            texts = await super().ideas(ask, archive)
+            return [record.idea for record in archive.records()[: ask.count]] if len(archive) > 14 else texts
+
+    reason = go(screened(tmp_path, patience=5), Same())
+    assert reason.budget == "patience" and "known or unusable" in reason.text
+
+
+def test_sampled_ideas_use_up_the_budget_of_ideas(tmp_path):
+    reason = go(screened(tmp_path, max_experiments=None, max_ideas=70), RandomEdits())
+    assert reason.budget == "max_ideas"
+    assert len(rows(tmp_path, where="step = 0")) + len(forecasts(tmp_path)) == 70
+
+
+@pytest.mark.parametrize(
+    ("screen", "message"),
+    [
+        ({"over": 0}, "screen.over"),
+        ({"audit": 1.5}, "screen.audit"),
+        ({"acquisition": "best"}, "success_ei or ei or ucb or mean"),
+        ({"predictr": "tokens"}, "predictor"),
+    ],
+)
+def test_wrong_keys_get_a_sentence(screen, message):
+    from ideator_rl.config.base import read_config
+
+    with pytest.raises(ConfigError, match=message):
+        read_config(SearchConfig, {"env": "toy", "screen": screen}, "The recipe has")
+
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+    from search_runs import RandomEdits, go
+    from test_screen_search import screened
+    go(screened(Path(sys.argv[1]), max_experiments=90), RandomEdits())
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_and_resume_make_the_same_picks(tmp_path):
+    def start(folder):
+        environment = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+        line = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)]
+        return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True)
+
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    assert "ended" in start(reference).communicate()[0]
+    steps = []
+    for wanted in (1, 3, 5):
+        process, deadline = start(killed), time.monotonic() + 300
+        while time.monotonic() < deadline and process.poll() is None:
+            if (killed / JOURNAL).is_file() and len({row[0] for row in rows(killed)}) > wanted:
+                break
+            time.sleep(0.01)
+        steps.append(process.poll())
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert steps.count(None) >= 2, "the searches were still running when they were killed"
+    assert "ended" in start(killed).communicate()[0]
+    assert journal(killed) == journal(reference)
