@@ -96,6 +96,8 @@ def _run(method: Method, recipe_keys: dict[str, Any], landscape_seed: int, budge
         try:
             with quiet():
                 if method.kind == SEARCH:
+                    # A screen's samples are ideas too; those that are not run are no experiments.
+                    most *= (recipe_keys.get("screen") or {}).get("over", 1)
                     _search(run, {**recipe_keys, "max_experiments": budget, "max_ideas": most})
                 else:
                     _train(run, {**recipe_keys, "max_steps": most // BATCH}, budget)

@@ -25,6 +25,8 @@ SCREENING = UNSEEN[:3]
 FURTHER = tuple(f"s{number}" for number in range(8, 16))
 AGAIN = ("grpo", "default", "fours", "evolution", "best_of_n", "oracle")
 """Eight more landscapes, added because the first eight did not separate `default` and `evolution`."""
+FORECAST = ("screen4", "screen8")
+"""Evolution with a screen, on all sixteen: 4 or 8 ideas sampled for each that is run."""
 
 BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
@@ -84,6 +86,18 @@ METHODS = {
         _rl("default", "default mix: reuse + improvement + imitation", DEFAULT),
         Method("evolution", "evolution, frozen ideator", SEARCH, {"strategy": "evolution"}),
         Method("best_of_n", "best of n, frozen ideator", SEARCH, {"strategy": "best_of_n"}),
+        Method(
+            "screen4",
+            "evolution + screen, 4 samples an experiment",
+            SEARCH,
+            {"strategy": "evolution", "screen": {"over": 4}},
+        ),
+        Method(
+            "screen8",
+            "evolution + screen, 8 samples an experiment",
+            SEARCH,
+            {"strategy": "evolution", "screen": {"over": 8}},
+        ),
         _rl("max_at_k", "max@8, one prompt", {"advantage": "max_at_k", "advantage_options": {"k": 8}}),
         _rl("fours", "the mix in groups of four, 8 elites, no free prompts, imitation 2", FOURS),
         Method("oracle", "reference: genetic algorithm on the table, no ideator", ORACLE),
@@ -123,14 +137,15 @@ METHODS = {
     )
 }
 
+EVOLUTION: dict[str, Any] = {
+    "strategy_options": {"parents": 2, "elites": 8, "exploit_start": 1.0, "exploit_step": 0.0, "exploit_most": 1.0}
+}
 TUNED: dict[str, dict[str, Any]] = {
     "default": {"learning_rate": 3e-4},
     "fours": {"learning_rate": 1e-4},
-    "evolution": {
-        "strategy_options": {
-            "parents": 2, "elites": 8, "exploit_start": 1.0, "exploit_step": 0.0, "exploit_most": 1.0,
-        }
-    },
+    "evolution": EVOLUTION,
+    "screen4": EVOLUTION,
+    "screen8": EVOLUTION,
     "oracle": {"elites": 8, "mutation": 0.7, "first_edits": 2},
 }  # fmt: skip
 """Keys of a method as tuning left them; what is not named here is as in the recipe."""

@@ -82,8 +82,10 @@ def read_cell(folder: Path, seed: int, budget: int) -> dict[str, Any]:
             break
         curve.add(row)
         rollouts_in_budget.append(row)
+    screened_out = sum(not row.forecast.executed for row in run.forecasts)
     return curve_results(curve, budget) | {
         "proposed": len(rollouts_in_budget),
+        "sampled": len(rollouts_in_budget) + screened_out,
         "steps": [figures(rows) for rows in _thinned(_by_step(rollouts_in_budget))],
         "alarms": [[alarm.step, alarm.kind, alarm.level] for alarm in alarms(population(run, get_embedder("hashed")))],
     }

@@ -1,6 +1,7 @@
 """Would a screen have helped?  Runs of evolution on nanogpt, preset cpu, fed to predictors in the order of the journal.
 
     python benchmarks/screen_offline.py FOLDER [--seeds 0 1 2 3 4 5] [--pause FILE]
+    python benchmarks/screen_offline.py --replay RUN [RUN …]       finished runs of your own
 
 First the runs that are missing: 96 executions each, ideas from the catalogue, one at a time, about 16 minutes a run on
 a quiet core.  A killed command goes on where it was.  Then each predictor is fitted before every step on the outcomes
@@ -9,9 +10,10 @@ screen_offline_results.jsonl; the table shows means and Student's 95 % intervals
 
 The figures: `pairs`, of two successes of a step, how often the better forecast has the better outcome; `auc`, the same
 for success against failure; `coverage` of the 80 % interval; `kept`, the share of the improvement over the best so far
-that lies in the best sixth of each step of 8 by forecast (chance: 0.167); `lift`, that over chance; `kept_of_24`, the
-same for pools of three steps; `shift`, by how many standard deviations of its step the forecast's best sixth is better
-than the step's mean.  Two rankings are for comparison: `random`, and `parents`, the mean reward of an idea's parents.
+that lies in the best sixth of each step by forecast (chance: 0.167), and `kept_of_24`, the same for pools of three
+steps; `lift`, how much more often the best sixth is above the bar of the screen's gate than all ideas; `shift`, by how
+many standard deviations of its step the best sixth is better than the step's mean.  Two rankings are for comparison:
+`random`, and `parents`, the mean reward of an idea's parents.
 
 No screen chose anything here: the ideas are those that evolution ran.
 """
@@ -37,6 +39,7 @@ from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.screen import Candidate, PredictorContext, Seen, load_predictor
 from ideator_rl.screen.accuracy import SHARE, coverage, gains, interval, kept, kept_share, pair_accuracy
 from ideator_rl.screen.acquisition import acquisition
+from ideator_rl.screen.figures import bar_of
 from ideator_rl.storage.run_reader import Run, read_run
 
 RESULTS = Path(__file__).parent / "screen_offline_results.jsonl"
@@ -54,6 +57,8 @@ class Pool:
 
     best: float | None
     """Best reward that was known when the forecasts were made."""
+    bar: float | None
+    """Three quarters of the last successes were below it then."""
     rewards: list[float | None]
     """None for a failure."""
     chance: list[float] = field(default_factory=list)
@@ -64,21 +69,33 @@ class Pool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", help="of the study's runs")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--pause", type=Path, help="while this file exists, nothing runs: for quiet measurements")
+    parser.add_argument("--replay", nargs="*", type=Path, default=[], help="finished runs of your own, in its place")
     options = parser.parse_args()
+    if options.replay:
+        print(table([cell for folder in options.replay for cell in study(read_run(folder), 0)]))
+        return
+    if options.folder is None:
+        parser.error("Name the folder of the study's runs, or your own runs after --replay.")
     cells = []
     for seed in options.seeds:
         run_search(options.folder / f"evolution-{seed}", seed, options.pause)
-        run = read_run(options.folder / f"evolution-{seed}")
-        for name in PREDICTORS:
-            figures = measure(replay(run, name, seed))
-            figures["kept_of_24"] = measure(replay(run, name, seed, span=3))["kept"]
-            cells.append({"seed": seed, "predictor": name, **figures})
-            print(cells[-1], flush=True)
+        cells += study(read_run(options.folder / f"evolution-{seed}"), seed)
     RESULTS.write_text("".join(json.dumps(cell) + "\n" for cell in cells))
     print(table(cells))
+
+
+def study(run: Run, seed: int) -> list[dict[str, Any]]:
+    """The figures of each predictor on one run."""
+    cells = []
+    for name in PREDICTORS:
+        figures = measure(replay(run, name, seed))
+        figures["kept_of_24"] = measure(replay(run, name, seed, span=3))["kept"]
+        cells.append({"seed": seed, "predictor": name, **figures})
+        print(cells[-1], flush=True)
+    return cells
 
 
 # The runs
@@ -157,7 +174,7 @@ def forecast(
     """The pool of one step."""
     rewards = [record.reward for record in seen if record.metric is not None and record.reward is not None]
     best = max(rewards, default=None)
-    pool = Pool(best, [record.reward if record.metric is not None else None for record in records])
+    pool = Pool(best, bar_of(rewards), [record.reward if record.metric is not None else None for record in records])
     if predictor in RANKINGS:
         pool.ranking = RANKINGS[predictor](run, records, parents, seed + len(seen))
         return pool
@@ -188,7 +205,7 @@ RANKINGS: dict[str, Callable[..., list[float]]] = {"random": by_chance, "parents
 
 def measure(pools: Sequence[Pool]) -> dict[str, Any]:
     """The figures of one run and predictor; None where a figure does not exist."""
-    quality, success, worth, shifts = [], [], [], []
+    quality, success, worth, hits, shifts = [], [], [], [], []
     means: list[float] = []
     deviations: list[float] = []
     outcomes: list[float] = []
@@ -202,12 +219,13 @@ def measure(pools: Sequence[Pool]) -> dict[str, Any]:
             deviations += [pool.sd[i] for i in ran]
             outcomes += reward
         worth.append((pool.ranking, gains(pool.rewards, pool.best)))
+        hits.append((pool.ranking, [float(gain > 0) for gain in gains(pool.rewards, pool.bar)]))
         # Failures count with the worst reward of the step, so that a ranking which prefers them pays for it.
         if len(set(reward)) > 1:
             filled = [min(reward) if value is None else value for value in pool.rewards]
             chosen = kept(pool.ranking, filled, CHANCE) / (CHANCE * len(filled))
             shifts.append((chosen - fmean(filled)) / pstdev(filled))
-    share = kept_share(worth, CHANCE)
+    share = kept_share(hits, CHANCE)
     return {
         "pools": len(pools),
         "ideas": sum(len(pool.rewards) for pool in pools),
@@ -216,7 +234,7 @@ def measure(pools: Sequence[Pool]) -> dict[str, Any]:
         "pairs": pair_accuracy(quality),
         "auc": pair_accuracy(success),
         "coverage": coverage(means, deviations, outcomes),
-        "kept": share,
+        "kept": kept_share(worth, CHANCE),
         "lift": None if share is None else share / CHANCE,
         "shift": fmean(shifts) if shifts else None,
     }

@@ -1,6 +1,7 @@
 """How the collapse benchmark counts and tests: scores, areas and intervals by hand."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import collapse_oracle  # noqa: E402
+from collapse_cells import HERE, words  # noqa: E402
+from collapse_methods import FORECAST, METHODS, TUNED  # noqa: E402
 from collapse_records import BASE, Curve, figures, vectors_of  # noqa: E402
 from collapse_table import holm, interval, slope, table  # noqa: E402
 
 from ideator_rl.envs.landscape.certificate import certificate, certified_landscape  # noqa: E402
 from ideator_rl.envs.landscape.landscape import spell  # noqa: E402
+from ideator_rl.search.config import load_search  # noqa: E402
 from ideator_rl.storage.run_reader import Rollout  # noqa: E402
 
 LANDSCAPE = certified_landscape(0)
@@ -105,3 +109,13 @@ def test_the_oracle_runs_every_idea_once_and_sees_executed_ideas_only(monkeypatc
     best = max(successes)[1]
     assert result["score"] == round((LANDSCAPE.quality(best) - BASE) / (certificate(LANDSCAPE).optimum - BASE), 4)
     assert collapse_oracle.run_oracle(0, 300, 450, elites=4) == result
+
+
+def test_the_arms_with_a_screen_differ_from_evolution_in_the_screen_alone(tmp_path):
+    keys = {name: {**METHODS[name].keys, **TUNED[name]} for name in ("evolution", *FORECAST)}
+    configs = {
+        name: load_search(str(HERE / "collapse_search.yaml"), words({"output_dir": str(tmp_path), **own}))
+        for name, own in keys.items()
+    }
+    assert [configs[name].screen.over for name in FORECAST] == [4, 8]
+    assert all(replace(configs[name], screen=None) == configs["evolution"] for name in FORECAST)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from dataclasses import fields
 
 import pytest
@@ -9,6 +10,7 @@ from recorded import baseline, journal, record, text
 from report_page import Page, page_of, words_of
 
 import ideator_rl.report.screen_figures as screen_module
+from ideator_rl.publishing.tracked import RunSource
 from ideator_rl.report.run_view import run_view
 from ideator_rl.report.screen_figures import screen_figures
 from ideator_rl.storage.forecasts import SCHEMA, ForecastRow, write_forecasts
@@ -88,6 +90,31 @@ def test_rewards_are_shown_against_their_forecast_where_there_are_enough(two_ste
 def test_samples_per_experiment_are_counted_by_step(two_steps):
     remark = figures_of(two_steps)["Ideas sampled per experiment"].remark
     assert remark.startswith("20 sampled, 12 run.")
+
+
+def test_the_lift_is_shown_with_the_gate_of_the_recipe(tmp_path):
+    # Sixteen audited ideas of which four are above the bar of 0.3, and sixteen preferred ones that all are.
+    values = [2.0] * 4 + [5.0] * 12
+    ideas = [(record(f"r{i}", value=value), {"audited": True}) for i, value in enumerate(values)]
+    ideas += [(record(f"p{i}", value=2.0), {}) for i in range(16)]
+    (screened(tmp_path, [ideas]) / "recipe.yaml").write_text("screen: {gate: 1.5}\n")
+    figure = figures_of(tmp_path)["Lift by step"]
+    base = 4.5 / 17
+    assert f"{(16 + 8 * base) / 24 / base:.2f} at the end." in figure.remark
+    assert "in 0 of 1 steps" in figure.remark
+    assert "gate: 1.5" in [text for _, text in figure.legend]
+
+
+def test_trackers_get_the_figures_of_the_screen_by_step(two_steps):
+    (two_steps / "recipe.yaml").write_text("ideator: catalogue\n")
+    curves = RunSource(two_steps).group_news(Counter(), last=True).curves
+    assert [point["screen/sampled_per_experiment"] for point in curves] == [12 / 6, 8 / 6]
+    # Fewer than sixteen audited outcomes: no lift is better than a number that looks like one.
+    assert "screen/lift" not in curves[-1]
+
+
+def test_no_lift_is_shown_before_enough_audited_outcomes(two_steps):
+    assert "Lift by step" not in figures_of(two_steps)
 
 
 def test_of_many_forecasts_evenly_many_are_drawn(tmp_path, monkeypatch):

@@ -61,8 +61,10 @@ def test_the_figures_of_a_run_are_those_worked_out_by_hand(run):
     # 1.28 × 0.1 around 0.5, 0.3 and 0.6: all three of 0.5, 0.2 and 0.625 are inside.
     assert figures["coverage"] == 1.0
     # A sixth of 3 ideas is half of d, a sixth of g itself: gains of 0.1 and 0.125.
-    kept = (0.5 * 0.1 + 0.125 / 6) / (0.1 + 0.125)
-    assert figures["kept"] == pytest.approx(kept) and figures["lift"] == pytest.approx(6 * kept)
+    assert figures["kept"] == pytest.approx((0.5 * 0.1 + 0.125 / 6) / (0.1 + 0.125))
+    # The bars are the upper quartiles 0.3625 of 0.25 and 0.4, and 0.425 of those with 0.2 and 0.5: d and g are above.
+    # Of these two hits, half of one and a sixth of the other are in the best sixths.
+    assert figures["lift"] == pytest.approx((1 / 2 + 1 / 6) / 2 * 6)
     # Rewards 0.5, 0.2 and 0.2 for the failure have mean 0.3 and deviation √0.02; the best half idea is d.
     assert figures["shift"] == pytest.approx(0.2 / 0.02**0.5)
 

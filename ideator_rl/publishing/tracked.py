@@ -19,6 +19,7 @@ from ideator_rl.diversity.window import Window
 from ideator_rl.executor.record_store import load_records
 from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.ideas import CHANGES, EXPERIMENT
+from ideator_rl.screen.figures import ScreenStep, screen_steps
 from ideator_rl.search.population_watch import FILE as WINDOWS_FILE
 from ideator_rl.storage.bucket import Bucket
 from ideator_rl.storage.index import ResultIndex
@@ -130,7 +131,8 @@ class RunSource:
         windows = [Window(**line) for line in read_lines(self.folder / WINDOWS_FILE)]
         raised = alarms(windows)
         ended = sorted((row for row in run.rollouts if row.finished is not None), key=lambda row: row.finished or 0.0)
-        news.curves = [_point(step) for step in steps[sent["curves"] :]]
+        screened = {figures.step: figures for figures in screen_steps(run.forecasts)}
+        news.curves = [_point(step) | _screen_point(screened.get(step.step)) for step in steps[sent["curves"] :]]
         news.alarms = raised[sent["alarms"] :]
         news.traces = [_trace(row) for row in ended[sent["traces"] :][-MAX_TRACES:]]
         sent |= {"curves": len(steps), "alarms": len(raised), "traces": len(ended)}
@@ -178,6 +180,16 @@ def _point(step: Step) -> dict[str, float]:
     values = {"reward": step.reward, "mean": step.mean, "best": step.best, "success": step.success,
               "distinct": step.distinct, "lost": step.lost}  # fmt: skip
     return {"step": step.step} | {name: value for name, value in values.items() if value is not None}
+
+
+def _screen_point(step: ScreenStep | None) -> dict[str, float]:
+    """What the screen of a search was worth up to a step; empty for a step without forecasts."""
+    if step is None:
+        return {}
+    sampled = step.sampled / step.executed if step.executed else None
+    lift = step.lift.value if step.lift else None
+    values = {"lift": lift, "coverage": step.coverage, "fresh": step.fresh, "sampled_per_experiment": sampled}
+    return {f"screen/{name}": value for name, value in values.items() if value is not None}
 
 
 def _trace(row: Rollout) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from ideator_rl.report.charts import BASELINE, DOT, SERIES, SHARES, YAxis, chart
 from ideator_rl.report.figures import Figure, step_lines
 from ideator_rl.report.run_view import RunView
 from ideator_rl.screen.accuracy import LEVEL, coverage, interval_width, pair_accuracy, reliability
+from ideator_rl.screen.config import ScreenConfig
+from ideator_rl.screen.figures import ScreenStep, screen_steps
 from ideator_rl.storage.forecasts import ForecastOutcome
 from ideator_rl.text.display import share
 
@@ -23,6 +25,7 @@ MIN_IDEAS = 12
 """Ideas with forecast and outcome that the first two figures need."""
 MAX_DOTS = 1_000
 """Ideas drawn as dots; of more, evenly many over the run."""
+CHANCE_LIFT = 1.0
 BAND_POINTS = 24
 """Points of the line and band in the figure of rewards."""
 
@@ -33,7 +36,8 @@ def screen_figures(view: RunView) -> list[Figure]:
     if not rows:
         return []
     known = [row for row in rows if row.status and row.forecast.mean is not None]
-    figures = [_reliability(view, known), _rewards(view, known), _samples(view, rows)]
+    steps = screen_steps(rows)
+    figures = [_reliability(view, known), _rewards(view, known), _lift(view, steps), _samples(view, steps)]
     return [figure for figure in figures if figure is not None]
 
 
@@ -113,17 +117,47 @@ def _by_fit(rows: Sequence[ForecastOutcome]) -> list[tuple[list[float], list[flo
     return list(pools.values())
 
 
-def _samples(view: RunView, rows: Sequence[ForecastOutcome]) -> Figure:
+def _lift(view: RunView, steps: Sequence[ScreenStep]) -> Figure | None:
+    """What choosing was worth after each step, with the line below which the gate runs ideas at random."""
+    measured = [(step.step + 1, step.lift) for step in steps if step.lift is not None]
+    if not measured:
+        return None
+    gate = _screen_config(view).gate
+    closed = sum(not step.is_open for step in steps)
+    heading = "Lift by step"
+    remark = (
+        "Share of results above the bar: ideas with the best forecasts over ideas drawn at random; 1 is chance. "
+        f"{measured[-1][1].value:.2f} at the end. The gate closes where the upper end of the band, one standard error, "
+        f"is below its line: in {closed} of {len(steps)} steps."
+    )
+    x = [number for number, _ in measured]
+    highs = [lift.high for _, lift in measured]
+    marks = [
+        charts.band(x, [lift.value for _, lift in measured], highs, SERIES[0]),
+        *step_lines([step.step for step in steps], [[step.lift.value if step.lift else None for step in steps]]),
+        charts.level(gate, SERIES[1], "solid"),
+        charts.level(CHANCE_LIFT, BASELINE),
+    ]
+    legend = [(variable(SERIES[0]), "lift"), (variable(SERIES[1]), f"gate: {gate:g}"), (variable(BASELINE), "chance")]
+    y = YAxis(limits=(0.0, 1.1 * max(gate, *highs)))
+    return Figure(heading, remark, legend, chart(f"{heading}, {view.name}", remark, marks, "step", y))
+
+
+def _screen_config(view: RunView) -> ScreenConfig:
+    """The screen of the recipe; its defaults where the recipe cannot be read."""
+    settings = view.run.recipe.get("screen")
+    try:
+        return ScreenConfig(**settings) if isinstance(settings, dict) else ScreenConfig()
+    except (TypeError, ValueError):
+        return ScreenConfig()
+
+
+def _samples(view: RunView, steps: Sequence[ScreenStep]) -> Figure:
     """How many ideas were sampled for each one that was run."""
-    sampled: dict[int, int] = {}
-    executed: dict[int, int] = {}
-    for row in rows:
-        sampled[row.step] = sampled.get(row.step, 0) + 1
-        executed[row.step] = executed.get(row.step, 0) + row.forecast.executed
-    curve = [sampled[step] / executed[step] if executed[step] else None for step in sampled]
-    total = sum(executed.values())
+    curve = [step.sampled / step.executed if step.executed else None for step in steps]
+    sampled, executed = sum(step.sampled for step in steps), sum(step.executed for step in steps)
     heading = "Ideas sampled per experiment"
-    remark = f"{sum(sampled.values())} sampled, {total} run. Sampled and not run is no experiment."
-    lines = step_lines(list(sampled), [curve])
+    remark = f"{sampled} sampled, {executed} run. Sampled and not run is no experiment."
+    lines = step_lines([step.step for step in steps], [curve])
     y = YAxis(limits=(0.0, 1.1 * max((value for value in curve if value is not None), default=1.0)))
     return Figure(heading, remark, [], chart(f"{heading}, {view.name}", remark, lines, "step", y))
