@@ -58,6 +58,13 @@ def test_acquisition_equals_the_integral(best):
     assert acquisition("mean", forecast, best, failure=-1.0) == pytest.approx(expected)
 
 
+def test_noise_that_all_ideas_share_is_no_chance_of_improvement():
+    quiet = Forecast(np.array([0.5]), np.array([0.4]), np.array([0.03]))
+    noisy = replace(quiet, sd=np.array([0.05]), noise=0.04)
+    assert acquisition("success_ei", noisy, 0.5) == pytest.approx(acquisition("success_ei", quiet, 0.5))
+    assert acquisition("ucb", noisy, 0.5) == pytest.approx([0.43])
+
+
 def test_hopeless_candidates_keep_their_order():
     logs = log_expected_improvement(np.array([0.0, 0.1, 0.2]), np.full(3, 1e-3), 0.9)
     assert np.isfinite(logs).all() and (np.diff(logs) > 0).all()
@@ -135,7 +142,7 @@ def test_tokens_are_places_signs_ratios_and_calls():
     tokens = tokens_of(Candidate("[Experiment] raise lr [Code Changes] x [End]", PATCH))
     assert {"train.py:main.lr", "train.py:main.lr +", "train.py:main.lr × 2^2"} <= tokens
     assert {"c.yaml:decay", "c.yaml:decay -", "c.yaml:decay × 2^-1", "call: grown"} <= tokens
-    assert not any(token.startswith("word:") for token in tokens), "with a patch, the words say nothing more"
+    assert not any(token.startswith("word:") for token in tokens), "with a patch, words are no features"
     assert {"word: raise", "word: lr"} <= tokens_of(Candidate("[Experiment] raise lr [Code Changes] x [End]"))
     odd = PATCH.replace("0.04", "1e999").replace("0.1", "-0")
     assert tokens_of(Candidate("", odd)), "numbers of any size are read"

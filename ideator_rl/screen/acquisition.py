@@ -45,17 +45,17 @@ def log_expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> n
 
 def _success_ei(forecast: Forecast, best: float, failure: float) -> np.ndarray:
     del failure
-    return np.asarray(forecast.success * np.exp(log_expected_improvement(forecast.mean, forecast.sd, best)))
+    return np.asarray(forecast.success * np.exp(log_expected_improvement(forecast.mean, forecast.doubt, best)))
 
 
 def _ei(forecast: Forecast, best: float, failure: float) -> np.ndarray:
     del failure
-    return np.asarray(np.exp(log_expected_improvement(forecast.mean, forecast.sd, best)))
+    return np.asarray(np.exp(log_expected_improvement(forecast.mean, forecast.doubt, best)))
 
 
 def _ucb(forecast: Forecast, best: float, failure: float) -> np.ndarray:
     del best, failure
-    return np.asarray(forecast.mean + UCB_DEVIATIONS * forecast.sd)
+    return np.asarray(forecast.mean + UCB_DEVIATIONS * forecast.doubt)
 
 
 def _mean(forecast: Forecast, best: float, failure: float) -> np.ndarray:

@@ -27,7 +27,7 @@ class ScreenConfig(Config):
     if that is less."""
     acquisition: Literal["success_ei", "ei", "ucb", "mean"] = "success_ei"
     """What ranks ideas. success_ei: chance to run times expected improvement over the best reward; ei: expected
-    improvement alone; ucb: mean plus one standard deviation; mean: expected reward, failures included."""
+    improvement alone; ucb: mean plus one standard deviation of doubt; mean: expected reward, failures included."""
     audit: Fraction = 0.1
     """Share of each batch that is drawn at random from the pool; the screen's worth is measured on it."""
     gate: Amount = 2.0

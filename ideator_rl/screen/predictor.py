@@ -69,7 +69,7 @@ class Seen(Candidate):
 
 
 def usable(records: Iterable[Experiment]) -> list[Experiment]:
-    """The records that say something about their ideas: no lost ones, no baselines, no near-duplicates."""
+    """The records whose outcome is the idea's own: no lost ones, no baselines, no near-duplicates."""
     return [
         record
         for record in records
@@ -87,6 +87,14 @@ class Forecast:
     """[N] expected reward of a success."""
     sd: np.ndarray
     """[N] standard deviation of the measured reward of a success around `mean`."""
+    noise: float = 0.0
+    """The part of `sd` that all ideas share: noise, and what the features do not explain.  Expected improvement leaves
+    it out, since with it an idea of low mean is worth almost as much as a good one."""
+
+    @property
+    def doubt(self) -> np.ndarray:
+        """[N] standard deviation of the expected reward itself: `sd` without the noise."""
+        return np.sqrt(np.maximum(self.sd**2 - self.noise**2, 0.0))
 
     def __len__(self) -> int:
         return len(self.success)

@@ -1,13 +1,14 @@
 """The predictors of this library: ridge regressions on tokens, or on embeddings of the description.
 
 Success is a logistic regression, quality given success a Bayesian ridge regression (`screen.regression`).  Both also
-see the number of tokens, the number of parents, and the mean reward of the parents.
+see the number of tokens.
+
+The rewards of parents are no feature: with them, a search ran the children of its best lineage alone, and got stuck.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from ideator_rl.screen.regression import BayesianRidge, LogisticRidge
 MAX_TOKENS = 600
 """Tokens that are features: the most frequent ones."""
 LEAST_COUNT = 2
-"""Ideas that a token must be in: a token of one idea says nothing about another."""
+"""Ideas that a token must be in: a token of one idea is no evidence about another."""
 COMPONENTS = 64
 """Directions of the embeddings that are features: those in which the fitted ideas differ most …"""
 MAX_ROWS = 4096
@@ -35,17 +36,15 @@ MAX_ROWS = 4096
 
 
 class RidgePredictor(ABC):
-    """What both predictors share: the two regressions, and the features that are numbers."""
+    """What both predictors share: the two regressions, and the number of tokens as a feature."""
 
     def __init__(self, context: PredictorContext):
         self.context = context
         self._success, self._quality = LogisticRidge(), BayesianRidge()
-        self._rewards: dict[str, float] = {}
-        """Rewards of successes by experiment id: parents are looked up here."""
         self._constant: tuple[float, float] | None = (0.5, 0.0)
         """Mean and deviation of the quality where fewer than two successes are known; None with a fit."""
-        self._centre = np.zeros(3)
-        self._spread = np.ones(3)
+        self._centre, self._spread = 0.0, 1.0
+        """Of the number of tokens, over the fitted ideas."""
 
     @abstractmethod
     def fit_features(self, seen: Sequence[Seen]) -> None:
@@ -59,50 +58,39 @@ class RidgePredictor(ABC):
         # Sorted, so that the order in which experiments ended cannot change a rounding.
         seen = sorted((item for item in seen if item.status != LOST), key=lambda item: (item.id, item.replicate))
         successes = [item for item in seen if item.succeeded]
-        self._rewards = {item.id: float(item.reward or 0.0) for item in successes}
+        rewards = [float(item.reward or 0.0) for item in successes]
         self.fit_features(seen)
-        self._centre, self._spread = np.zeros(3), np.ones(3)
-        if seen:
-            numbers_N3 = self._numbers(seen, self.features(seen)[1])
-            self._centre, self._spread = numbers_N3.mean(axis=0), numbers_N3.std(axis=0)
-            # A number that is the same for all outcomes says nothing about other ideas, however much they differ in it.
-            self._spread[self._spread < 1e-9] = np.inf
-        rows_ND = self._rows(seen)
+        features_ND, counts = self.features(seen)
+        self._centre = float(np.mean(counts)) if seen else 0.0
+        # A number that is the same for all outcomes is no evidence, however much other ideas differ in it.
+        self._spread = float(np.std(counts)) if seen and np.std(counts) > 1e-9 else math.inf
+        rows_ND = self._rows(features_ND, counts)
         self._success.fit(rows_ND, np.array([item.succeeded for item in seen], np.float64))
         self._constant = None
         if len(successes) < 2:
-            level = statistics.fmean(self._rewards.values()) if successes else 0.0
-            self._constant = level, 1.0
+            self._constant = rewards[0] if rewards else 0.0, 1.0
             return
         chosen = np.array([index for index, item in enumerate(seen) if item.succeeded])
-        self._quality.fit(rows_ND[chosen], np.array([item.reward for item in successes], np.float64))
+        self._quality.fit(rows_ND[chosen], np.array(rewards))
 
     def predict(self, candidates: Sequence[Candidate]) -> Forecast:
         if not candidates:
             return Forecast(np.zeros(0), np.zeros(0), np.zeros(0))
-        rows_ND = self._rows(candidates)
+        rows_ND = self._rows(*self.features(candidates))
         success_N = self._success.predict(rows_ND)
         if self._constant is not None:
             level, deviation = self._constant
             return Forecast(success_N, np.full(len(candidates), level), np.full(len(candidates), deviation))
         mean_N, sd_N = self._quality.predict(rows_ND)
-        return Forecast(success_N, mean_N, np.sqrt(sd_N**2 + self._quality.noise**2))
+        noise = self._quality.noise
+        return Forecast(success_N, mean_N, np.sqrt(sd_N**2 + noise**2), noise)
 
-    def _rows(self, candidates: Sequence[Candidate]) -> Any:
-        features_ND, counts = self.features(candidates)
-        numbers_N3 = (self._numbers(candidates, counts) - self._centre) / self._spread
+    def _rows(self, features_ND: Any, counts: Sequence[int]) -> Any:
+        """[N, D + 1] features, and the number of tokens in units of its spread."""
+        numbers_N1 = (np.array(counts, np.float64)[:, None] - self._centre) / self._spread
         if sparse.issparse(features_ND):
-            return sparse.hstack([features_ND, numbers_N3], format="csr")
-        return np.hstack([features_ND, numbers_N3])
-
-    def _numbers(self, candidates: Sequence[Candidate], counts: Sequence[int]) -> np.ndarray:
-        """[N, 3] tokens, parents, and mean reward of the parents (of all successes, where none is known)."""
-        level = statistics.fmean(self._rewards.values()) if self._rewards else 0.0
-        rows = np.zeros((len(candidates), 3))
-        for row, (candidate, count) in enumerate(zip(candidates, counts, strict=True)):
-            rewards = [self._rewards[parent] for parent in candidate.parents if parent in self._rewards]
-            rows[row] = count, math.log1p(len(candidate.parents)), statistics.fmean(rewards) if rewards else level
-        return rows
+            return sparse.hstack([features_ND, numbers_N1], format="csr")
+        return np.hstack([features_ND, numbers_N1])
 
 
 class TokensPredictor(RidgePredictor):
@@ -152,6 +140,8 @@ class EmbeddingPredictor(RidgePredictor):
         self._embedder: Embedder = get_embedder(context.embedder)
         self._mean_D = np.zeros(1)
         self._directions_DK = np.zeros((1, 1))
+        self._descriptions: dict[str, str] = {}
+        """By idea."""
         self._vectors: dict[str, np.ndarray] = {}
         """Embeddings by description."""
 
@@ -174,14 +164,19 @@ class EmbeddingPredictor(RidgePredictor):
         self._directions_DK = directions_DK / np.sqrt(max(squares[-1], 1e-12) / len(centred_MD))
 
     def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
-        counts = [len(description(candidate.idea).split()) for candidate in candidates]
+        counts = [len(self._description(candidate).split()) for candidate in candidates]
         if not self._directions_DK.shape[1]:
             return np.zeros((len(candidates), 0)), counts
         return (self._embedded(candidates) - self._mean_D) @ self._directions_DK, counts
 
     def _embedded(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        texts = [description(candidate.idea) for candidate in candidates]
+        texts = [self._description(candidate) for candidate in candidates]
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new:
             self._vectors |= dict(zip(new, self._embedder.embed(new).astype(np.float64), strict=True))
         return np.stack([self._vectors[text] for text in texts])
+
+    def _description(self, candidate: Candidate) -> str:
+        if candidate.idea not in self._descriptions:
+            self._descriptions[candidate.idea] = description(candidate.idea)
+        return self._descriptions[candidate.idea]

@@ -130,7 +130,8 @@ class Screen:
                 f"{', '.join(str(values.shape) for values in arrays)} for {len(candidates)} candidates. Expected a "
                 "number for each in success, mean and sd."
             )
-        return Forecast(*arrays)
+        success, mean, sd = arrays
+        return Forecast(success, mean, sd, float(forecast.noise))
 
 
 def _values(forecast: Forecast, worth_F: np.ndarray, at: int | None) -> dict[str, float | None]:
