@@ -24,9 +24,11 @@ def written(tmp_path, **keys):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_read_and_dry_run(recipe, call):
-    assert load_search(str(recipe)).strategy == "evolution"
+    config = load_search(str(recipe))
+    assert config.strategy == "evolution" and config.max_experiments is not None
     code, out, err = call("search", recipe.name, "--dry-run")
-    assert code == 0 and "experiments  at most 50" in out, err
+    assert code == 0 and f"experiments  at most {config.max_experiments + config.baseline_replicates}" in out, err
+    assert ("ideas sampled for each that is run" in out) == (config.screen is not None)
 
 
 def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):

@@ -40,6 +40,9 @@ def dry_run(config: SearchConfig) -> str:
         f"strategy     {config.strategy}, ideas from {ideator.name}, {_flow(config)}",
         f"ends by      {ends}, whichever is first",
     ]
+    if config.screen is not None:
+        first = config.screen.outcomes_before(config.max_experiments)
+        lines.append(f"screen       {config.screen.over} ideas sampled for each that is run, after {first} outcomes")
     new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
     if new_codebases is not None:
         runs = new_codebases + config.baseline_replicates

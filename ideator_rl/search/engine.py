@@ -258,10 +258,10 @@ class SearchEngine:
         ideas, kinds = tuple(self._texts), Counter(self._kinds)
         history = History(archive, self.epoch, self._epoch_size, config.batch, ideas, kinds, self._subject)
         # Seeds come from the question's number, which a resumed search continues.
-        screen = self._screen if self._screen and self._screen.ranks(archive) else None
+        seen = self._screen.outcomes(archive) if self._screen else None
         asks: list[Ask] = []
         # For a screen, several draws of what would be asked without it: shares of kinds and choice of parents stay.
-        for draw in range(config.screen.over if screen and config.screen else 1):
+        for draw in range(config.screen.over if config.screen and seen else 1):
             rng = random.Random(f"{config.seed}:{self._next_question}" + (f":{draw}" if draw else ""))
             asks += ask_strategy(self._strategy, config.strategy, history, room, rng)
         asks = [replace(ask, salt=f"{config.seed}:{self._next_question + index}") for index, ask in enumerate(asks)]
@@ -286,13 +286,13 @@ class SearchEngine:
             for text in texts
         ]
         # An ideator may return more ideas than it was asked for: those beyond the room are dropped.
-        if screen is None:
+        if self._screen is None or seen is None:
             self._propose(questions, samples[:room])
             return
         samples = samples[: sum(ask.count for ask in asks)]
         if config.max_ideas is not None:
             samples = samples[: config.max_ideas - self.ideas]
-        picks = await screen.choose(samples, archive, self.epoch, self._texts, room)
+        picks = await self._screen.choose(samples, seen, archive, self._texts, self.epoch, room)
         self._propose(questions, [samples[index] for index in picks.indices], picks)
 
     def _archive_for_questions(self) -> Archive:

@@ -31,6 +31,7 @@ from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.llm.probe import probe_all
 from ideator_rl.progress import ProgressReporter
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.screen.predictor import PredictorContext, load_predictor
 from ideator_rl.search.config import SearchConfig, load_search, refuse_endless, refuse_other, saved_recipe
 from ideator_rl.search.engine import StopReason, search_loop
 from ideator_rl.search.ideator import Ideator, Subject, plugin_errors, with_defaults
@@ -126,6 +127,8 @@ def run_search(
             refuse_misfits(buffer.executor.environment.preset(config.preset), config.fleet, config.max_gpu_hours, None)
             _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
+            if config.screen:
+                load_predictor(config.screen.predictor, PredictorContext(embedder=config.embedder))
             ideator = _get_ideator(config, buffer, progress)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             if config.probe:

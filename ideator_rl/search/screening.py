@@ -19,7 +19,6 @@ from dataclasses import replace
 from ideator_rl.archive.archive import Archive
 from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.executor.codebases import NoCodebase
-from ideator_rl.experiment import LOST
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.alarms import active_screen_alarms
@@ -63,16 +62,38 @@ class SearchScreen:
         self._alarms: set[str] = set()
         """Kinds that hold since an earlier epoch."""
 
-    def ranks(self, archive: Archive) -> bool:
-        """Whether there are enough outcomes to choose by forecasts; before, ideas are not sampled in surplus."""
-        return self._screen.ranks(self._seen(archive))
+    def outcomes(self, archive: Archive) -> list[Seen] | None:
+        """The outcomes that forecasts are fitted on, in the order in which they became known.
+
+        Returns:
+            None while they are too few: until then, ideas are not sampled in surplus.
+        """
+        previews = self._buffer.executor.previews
+        # An idea that was proposed twice has the parents of its first time, whichever outcome came first.
+        parents: dict[str, tuple[int, tuple[str, ...]]] = {}
+        for child, ids, step in self._buffer.lineage:
+            parents[child] = min(parents.get(child, (step, ids)), (step, ids))
+        # Candidates without a codebase are dropped: their like among the outcomes must not count either.
+        seen = [
+            Seen.of(record, parents[record.id][1] if record.id in parents else (), previews)
+            for record in usable(archive.records())
+            if record.tree or not previews
+        ]
+        return seen if self._screen.ranks(seen) else None
 
     async def choose(
-        self, samples: Sequence[Sample], archive: Archive, epoch: int, texts: Sequence[str], room: int
+        self,
+        samples: Sequence[Sample],
+        seen: list[Seen],
+        archive: Archive,
+        texts: Sequence[str],
+        epoch: int,
+        room: int,
     ) -> Picks:
         """Pick at most `room` of the samples.
 
         Args:
+            seen: what `outcomes` returned.
             archive: as the questions saw it.
             texts: completions that this epoch has proposed already.
         """
@@ -83,7 +104,7 @@ class SearchScreen:
         span = archive.span()
         assert span is not None, "the screen ranks after successes"
         rng = random.Random(f"{self._config.seed}:screen:{samples[0][0] if samples else 0}")
-        picks = self._screen.choose(pool, room, self._seen(archive), span[1], lift, rng)
+        picks = self._screen.choose(pool, room, seen, span[1], lift, rng)
         first = next_number(self._journal, epoch)
         self.screened_out += len(samples) - len(picks.indices)
         return replace(picks, rows=[replace(row, number=first + row.number) for row in picks.rows])
@@ -119,16 +140,6 @@ class SearchScreen:
         self._alarms = {alarm.kind for alarm in active}
         return beginnings
 
-    def _seen(self, archive: Archive) -> list[Seen]:
-        previews = self._buffer.executor.previews
-        records = usable(archive.records())
-        # Candidates without a codebase are dropped: their earlier likes say nothing about those that are left.
-        return [
-            Seen.of(record, [parent.id for parent in archive.parents(record)], previews)
-            for record in records
-            if record.status != LOST and (record.tree or not previews)
-        ]
-
     async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, texts: Sequence[str]) -> Pool:
         if epoch != self._epoch:
             self._epoch, self._trees_of_epoch = epoch, {}
@@ -137,20 +148,17 @@ class SearchScreen:
             if text not in self._trees_of_epoch:
                 self._trees_of_epoch[text] = (await self._candidate(text, ()))[1]
         known = set(self._trees_of_epoch.values())
+        if not self._buffer.executor.previews:
+            known |= {record.idea for record in archive.records()}
         candidates: list[Candidate | None] = []
         for _, ask, text in samples:
             parents = [parent.id for parent in parents_of(ask, text)]
             candidate, tree = await self._candidate(encodable(text), parents)
-            is_new = candidate is not None and tree not in known and not self._is_known(archive, tree)
+            is_new = candidate is not None and tree not in known and not archive.knows(tree)
             candidates.append(candidate if is_new else None)
             known.add(tree)
             await asyncio.sleep(0)  # other tasks of this loop may finish meanwhile
         return Pool([encodable(text) for _, _, text in samples], candidates)
-
-    def _is_known(self, archive: Archive, tree: str) -> bool:
-        if self._buffer.executor.previews:
-            return archive.knows(tree)
-        return tree in {record.idea for record in archive.records()}
 
     async def _candidate(self, completion: str, parents: Sequence[str]) -> tuple[Candidate | None, str]:
         """An idea as a candidate and what names its codebase: the tree, or the text where no patch is made beforehand.

@@ -108,7 +108,7 @@ def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[F
     if not journal.has_table(TABLE):
         return []
     columns = ", ".join(f"f.{name}" for name in COLUMNS)
-    # A lost outcome says nothing about the idea, and one that is not known yet will.
+    # A lost outcome is no evidence about the idea.
     rows = journal.read(
         f"select {columns}, coalesce(r.status, ''), r.reward from forecasts f left join rollouts r "
         f"on r.step = f.step and r.position = f.position and r.rank = 0 and r.status not in ('{LOST}', '{RUNNING}') "
