@@ -101,10 +101,12 @@ def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
 
 def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
     """The figures of each step, from all rows of a journal in their order."""
-    steps, end = [], 0
+    steps: list[ScreenStep] = []
+    # Most rows were not run and have no outcome: lift and coverage are computed without reading them again.
+    known: list[ForecastOutcome] = []
     for step, rows in groupby(outcomes, key=lambda outcome: outcome.step):
         members = list(rows)
-        end += len(members)
+        known += [outcome for outcome in members if outcome.status]
         forecasts = [row.forecast for row in members]
         pool = [row.success * row.mean for row in forecasts if row.success is not None and row.mean is not None]
         audited = [outcome.reward for outcome in members if outcome.forecast.audited and outcome.reward is not None]
@@ -118,8 +120,8 @@ def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
                 forecast=statistics.fmean(pool) if pool else None,
                 audited_mean=statistics.fmean(audited) if audited else None,
                 # The rows up to here: what was known when the next step began.
-                lift=lift_of(outcomes[:end]),
-                coverage=coverage_of(outcomes[:end]),
+                lift=lift_of(known),
+                coverage=coverage_of(known),
                 is_open=all(row.is_open for row in forecasts),
             )
         )
