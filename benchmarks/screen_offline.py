@@ -12,8 +12,9 @@ The figures: `pairs`, of two successes of a step, how often the better forecast 
 for success against failure; `coverage` of the 80 % interval; `kept`, the share of the improvement over the best so far
 that lies in the best sixth of each step by forecast (chance: 0.167), and `kept_of_24`, the same for pools of three
 steps; `lift`, how much more often the best sixth is above the bar of the screen's gate than all ideas; `shift`, by how
-many standard deviations of its step the best sixth is better than the step's mean.  Two rankings are for comparison:
-`random`, and `parents`, the mean reward of an idea's parents.
+many standard deviations of its step the best sixth is better than the step's mean.  Three rankings are for comparison:
+`random`; `parents`, the mean reward of an idea's parents; and `perfect`, by the outcome itself, noise included, as no
+forecast can be.
 
 No screen chose anything here: the ideas are those that evolution ran.
 """
@@ -45,7 +46,7 @@ from ideator_rl.storage.run_reader import Run, read_run
 RESULTS = Path(__file__).parent / "screen_offline_results.jsonl"
 RECIPE, BUDGET, AFTER = "recipes/search_nanogpt_cpu.yaml", 96, 24
 """Executions of a run, and outcomes before the first forecast: a quarter of the budget."""
-PREDICTORS = ("tokens", "embedding", "parents", "random")
+PREDICTORS = ("tokens", "embedding", "parents", "random", "perfect")
 FIGURES = ("pairs", "auc", "coverage", "kept", "lift", "kept_of_24", "shift")
 CHANCE = SHARE
 LOOK_SECONDS = 1.0
@@ -197,7 +198,15 @@ def by_parents(run: Run, records: Sequence[Experiment], parents: dict[str, tuple
     return [fmean([rewards.get(id, 0.0) for id in parents.get(record.id, ())] or [0.0]) for record in records]
 
 
-RANKINGS: dict[str, Callable[..., list[float]]] = {"random": by_chance, "parents": by_parents}
+def by_outcome(run: Run, records: Sequence[Experiment], parents: dict[str, tuple[str, ...]], seed: int) -> list[float]:
+    return [record.reward or 0.0 for record in records]
+
+
+RANKINGS: dict[str, Callable[..., list[float]]] = {
+    "random": by_chance,
+    "parents": by_parents,
+    "perfect": by_outcome,
+}
 
 
 # The figures
