@@ -11,10 +11,10 @@ screen_offline_results.jsonl; the table shows means and Student's 95 % intervals
 The figures: `pairs`, of two successes of a step, how often the better forecast has the better outcome; `auc`, the same
 for success against failure; `coverage` of the 80 % interval; `kept`, the share of the improvement over the best so far
 that lies in the best sixth of each step by forecast (chance: 0.167), and `kept_of_24`, the same for pools of three
-steps; `lift`, how much more often the best sixth is above the bar of the screen's gate than all ideas; `shift`, by how
-many standard deviations of its step the best sixth is better than the step's mean.  Three rankings are for comparison:
-`random`; `parents`, the mean reward of an idea's parents; and `perfect`, by the outcome itself, noise included, as no
-forecast can be.
+steps; `lift`, how much more often the best sixth is above three quarters of the last successes than all ideas;
+`shift`, by how many standard deviations of its step the best sixth is better than the step's mean.  Three rankings are
+for comparison: `random`; `parents`, the mean reward of an idea's parents; and `perfect`, by the outcome itself, noise
+included, as no forecast can be.
 
 No screen chose anything here: the ideas are those that evolution ran.
 """
@@ -40,7 +40,6 @@ from ideator_rl.experiment import LOST, Experiment
 from ideator_rl.screen import Candidate, PredictorContext, Seen, load_predictor
 from ideator_rl.screen.accuracy import SHARE, coverage, gains, interval, kept, kept_share, pair_accuracy
 from ideator_rl.screen.acquisition import acquisition
-from ideator_rl.screen.figures import bar_of
 from ideator_rl.storage.run_reader import Run, read_run
 
 RESULTS = Path(__file__).parent / "screen_offline_results.jsonl"
@@ -49,6 +48,8 @@ RECIPE, BUDGET, AFTER = "recipes/search_nanogpt_cpu.yaml", 96, 24
 PREDICTORS = ("tokens", "embedding", "parents", "random", "perfect")
 FIGURES = ("pairs", "auc", "coverage", "kept", "lift", "kept_of_24", "shift")
 CHANCE = SHARE
+RECENT, BAR = 64, 0.75
+"""A hit is above this quantile of so many last successes."""
 LOOK_SECONDS = 1.0
 
 
@@ -175,7 +176,8 @@ def forecast(
     """The pool of one step."""
     rewards = [record.reward for record in seen if record.metric is not None and record.reward is not None]
     best = max(rewards, default=None)
-    pool = Pool(best, bar_of(rewards), [record.reward if record.metric is not None else None for record in records])
+    bar = float(np.quantile(rewards[-RECENT:], BAR)) if rewards else None
+    pool = Pool(best, bar, [record.reward if record.metric is not None else None for record in records])
     if predictor in RANKINGS:
         pool.ranking = RANKINGS[predictor](run, records, parents, seed + len(seen))
         return pool

@@ -13,6 +13,7 @@ import ideator_rl.report.screen_figures as screen_module
 from ideator_rl.publishing.tracked import RunSource
 from ideator_rl.report.run_view import run_view
 from ideator_rl.report.screen_figures import screen_figures
+from ideator_rl.screen.figures import lift_of
 from ideator_rl.storage.forecasts import SCHEMA, ForecastRow, write_forecasts
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.run_reader import read_run
@@ -23,7 +24,7 @@ PANEL = "Forecasts and screen"
 def forecast(number, position, chance=0.5, mean=0.4, audited=False, sd=0.1):
     values = {"number": number, "position": position, "completion": text(f"sample {number}"), "success": chance,
               "mean": mean, "sd": sd, "acquisition": chance * mean, "rank": number, "executed": position is not None,
-              "audited": audited, "preferred": not audited, "version": "tokens:8", "best": 0.5, "bar": 0.3,
+              "audited": audited, "preferred": not audited, "version": "tokens:8", "best": 0.5,
               "is_open": True}  # fmt: skip
     return ForecastRow(**{field.name: values[field.name] for field in fields(ForecastRow)})
 
@@ -93,14 +94,14 @@ def test_samples_per_experiment_are_counted_by_step(two_steps):
 
 
 def test_the_lift_is_shown_with_the_gate_of_the_recipe(tmp_path):
-    # Sixteen audited ideas of which four are above the bar of 0.3, and sixteen preferred ones that all are.
-    values = [2.0] * 4 + [5.0] * 12
+    # Sixteen audited ideas of which eight are as good as the sixteen preferred ones, and eight are worse.
+    values = [2.0, 4.0] * 8
     ideas = [(record(f"r{i}", value=value), {"audited": True}) for i, value in enumerate(values)]
-    ideas += [(record(f"p{i}", value=2.0), {}) for i in range(16)]
+    ideas += [(record(f"p{i}", value=2.0 + 0.1 * (i % 2)), {}) for i in range(16)]
     (screened(tmp_path, [ideas]) / "recipe.yaml").write_text("screen: {gate: 1.5}\n")
     figure = figures_of(tmp_path)["Lift by step"]
-    base = 4.5 / 17
-    assert f"{(16 + 8 * base) / 24 / base:.2f} at the end." in figure.remark
+    lift = lift_of(read_run(tmp_path).forecasts)
+    assert 1.5 < lift.value < 20 and f"{lift.value:.2f} at the end." in figure.remark
     assert "in 0 of 1 steps" in figure.remark
     assert "gate: 1.5" in [text for _, text in figure.legend]
 

@@ -202,14 +202,34 @@ def test_a_good_predictor_keeps_its_gate_open_and_picks_better_ideas():
 
 
 def test_noise_closes_the_gate_and_loses_no_more_than_chance():
-    rows, everything = rounds(Noise(PredictorContext()), 40)
-    steps = screen_steps(rows)
-    assert not steps[-1].is_open and sum(not step.is_open for step in steps) > 25
-    executed = [row.reward for row in rows if row.forecast.executed]
+    executed, everything, closed = [], [], []
+    for seed in range(3):
+        rows, rewards = rounds(Noise(PredictorContext(seed=seed)), 24, room=32, over=3, seed=seed)
+        executed += [row.reward for row in rows if row.forecast.executed]
+        everything += rewards
+        closed += [row.forecast for row in rows if row.forecast.executed and not row.forecast.is_open]
+    assert len(closed) > 0.1 * len(executed)
+    assert all(row.audited for row in closed), "with a closed gate, every idea is drawn at random"
     error = np.std(everything) / len(executed) ** 0.5
     assert abs(np.mean(executed) - np.mean(everything)) < 3 * error
-    closed = [row.forecast for row in rows if not row.forecast.is_open]
-    assert all(row.audited for row in closed if row.executed), "with a closed gate, every idea is drawn at random"
+
+
+@pytest.mark.parametrize(("reward", "is_open"), [(0.52, True), (0.44, False), (None, False)])
+def test_the_gate_closes_where_preferred_ideas_are_worse_than_random_ones(reward, is_open):
+    """None: most preferred ideas fail, and the others are as good as random ones."""
+    rng, rows = random.Random(0), []
+    for row in [row for step in range(6) for row in scripted(step, [0.48] * 16)]:
+        preferred = row.forecast.preferred
+        fails = preferred and reward is None and rng.random() < 0.8
+        value = (reward or 0.48) if preferred else 0.48
+        rows.append(replace(row, status=FAILED if fails else SUCCEEDED, reward=value + rng.gauss(0, 0.02)))
+    lift = lift_of(rows)
+    assert (lift.value > 2) == is_open and (lift.high >= 2) == is_open
+    pool = Pool([row.idea for row in outcomes(8)], list(outcomes(8)))
+    screen = Screen(ScreenConfig(audit=0.0), load_predictor("tokens"), 1)
+    picks = screen.choose(pool, 4, outcomes(40), 0.5, lift, random.Random(0))
+    assert {row.is_open for row in picks.rows} == {is_open}
+    assert sum(row.audited for row in picks.rows) == (0 if is_open else 4)
 
 
 def test_the_audit_is_an_unbiased_sample_of_the_pool():
@@ -242,7 +262,7 @@ def test_a_predictor_with_arrays_of_another_length_is_refused():
 
 def scripted(step, rewards, forecast=0.5, sd=0.01, fresh=1.0, hits=True):
     """A step whose audited ideas have these rewards, and whose preferred ones are hits or not."""
-    row = ForecastRow(0, 0, "", 1.0, forecast, sd, 0.0, 0, True, False, True, "x:1", 0.5, 0.5, True)
+    row = ForecastRow(0, 0, "", 1.0, forecast, sd, 0.0, 0, True, False, True, "x:1", 0.5, True)
     rows = [replace(row, audited=True, preferred=False) for _ in rewards] + [row] * 8
     stale = replace(row, success=None, mean=None, sd=None, executed=False, position=None, preferred=False)
     rows += [stale] * round(len(rows) * (1 / fresh - 1))

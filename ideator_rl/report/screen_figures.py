@@ -126,7 +126,7 @@ def _lift(view: RunView, steps: Sequence[ScreenStep]) -> Figure | None:
     closed = sum(not step.is_open for step in steps)
     heading = "Lift by step"
     remark = (
-        "Share of results above the bar: ideas with the best forecasts over ideas drawn at random; 1 is chance. "
+        "Expected improvement: ideas with the best forecasts over ideas drawn at random; 1 is chance. "
         f"{measured[-1][1].value:.2f} at the end. The gate closes where the upper end of the band, one standard error, "
         f"is below its line: in {closed} of {len(steps)} steps."
     )

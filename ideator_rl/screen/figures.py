@@ -1,11 +1,13 @@
 """What a screen is worth, measured on the ideas that it drew at random: lift, coverage, and figures of each step.
 
-hit        an outcome above the bar: better than three quarters of the last successes before its forecast
-lift       share of hits among the preferred ideas, over the share among the audited ones; 1 is chance.  Hits are few,
-           so a gate compares its upper end, one standard error above
+lift       expected improvement over the best reward of a preferred idea, over that of an audited one; 1 is chance
 coverage   share of audited successes whose reward is in the forecast's 80 % interval
 preferred  ideas whose forecasts are good enough to be run; audited ideas among them count in both shares
 audited    ideas drawn at random from a pool, whatever their forecasts: the sample that no forecast has biased
+
+Improvements are too rare to be counted: of a hundred audited ideas one or two are better than the best so far.  So the
+expected improvement of a group follows from its share of successes, their mean reward, and a normal distribution with
+the deviation of both groups.  Counting ideas above a lower bar hardly separated a good predictor from noise.
 
 Forecasts were made before the outcomes, so that all figures are prequential.  A function of the journal's rows.
 """
@@ -19,22 +21,24 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
+from scipy.special import log_ndtr
 
 from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.screen.acquisition import log_expected_improvement
 from ideator_rl.storage.forecasts import ForecastOutcome
 
-WINDOW, PREFERRED = 128, 256
-"""The last audited and the last preferred outcomes, on which figures are computed: predictor and population change."""
-LEAST_AUDITED = 16
-"""Audited outcomes without which there is no lift …"""
+WINDOW = 64
+"""Figures are computed on the last steps with this many audited and preferred outcomes: predictor and pool change."""
+LEAST_AUDITED, LEAST_COMPARED = 8, 4
+"""Audited outcomes, and successes in each group, without which there is no lift …"""
 LEAST_COVERED = 8
 """… and audited successes without which there is no coverage."""
-PRIOR = 8.0
-"""Preferred outcomes of no lift that are added to the measured ones: a few lucky hits open no gate."""
+EXTREME = 8.0
+"""Deviations from the best beyond which a mean counts as this far: further out, a normal tail is no evidence."""
 INTERVAL = 1.2816
 """Standard deviations from the mean to the ends of an 80 % interval."""
-RECENT, BAR = 64, 0.75
-"""The bar is this quantile of so many last successes."""
+MOST_LIFT = 20.0
+"""A larger lift is given as this one: it follows from tails."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +69,37 @@ class ScreenStep:
     """Whether forecasts chose in all its rounds."""
 
 
-def bar_of(rewards: Sequence[float]) -> float | None:
-    """The bar from the rewards of successes, in the order in which they became known; None without any."""
-    return float(np.quantile(rewards[-RECENT:], BAR)) if rewards else None
-
-
 def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
     """The lift at the end of these rows; None before enough audited ideas have an outcome."""
-    known = [outcome for outcome in outcomes if outcome.status and outcome.forecast.bar is not None]
-    audited = [outcome for outcome in known if outcome.forecast.audited][-WINDOW:]
+    audited: list[ForecastOutcome] = []
+    preferred: list[ForecastOutcome] = []
+    # Whole steps, back from the end: in other steps, the best is another one and the pool is better or worse.  With an
+    # open gate few ideas are audited, with a closed one few are preferred; both groups must be large enough.
+    for _, members in groupby(reversed(outcomes), key=lambda outcome: outcome.step):
+        for outcome in members:
+            if outcome.status and outcome.forecast.best is not None:
+                audited += [outcome] * outcome.forecast.audited
+                preferred += [outcome] * outcome.forecast.preferred
+        if min(len(audited), len(preferred)) >= WINDOW:
+            break
     if len(audited) < LEAST_AUDITED:
         return None
-    preferred = [outcome for outcome in known if outcome.forecast.preferred][-PREFERRED:]
-    base = (sum(map(_is_hit, audited)) + 0.5) / (len(audited) + 1)
-    hits = sum(map(_is_hit, preferred)) + PRIOR * base
-    lift = hits / (len(preferred) + PRIOR) / base
-    # Of the logarithm of a ratio of two shares, by the delta method.
-    error = math.sqrt(1 / hits + 1 / (base * (len(audited) + 1)))
-    return Lift(lift, lift * math.exp(error))
+    gains = [_gains(preferred), _gains(audited)]
+    if min(map(len, gains)) < LEAST_COMPARED:
+        return None
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in gains)
+    deviation = max(math.sqrt(squares / (len(gains[0]) + len(gains[1]) - 2)), 1e-12)
+    log_lift, variance = 0.0, 0.0
+    for sign, group, count in ((1, gains[0], len(preferred)), (-1, gains[1], len(audited))):
+        share = (len(group) + 0.5) / (count + 1)
+        z = float(np.clip(group.mean() / deviation, -EXTREME, EXTREME))
+        log_improvement = float(log_expected_improvement(np.array([z]), np.ones(1), 0.0)[0])
+        log_lift += sign * (math.log(share) + log_improvement)
+        # The delta method, for a share and for the mean inside log EI, whose derivative is Φ(z) / EI.
+        slope = math.exp(float(log_ndtr(z)) - log_improvement)
+        variance += (1 - share) / (count * share) + slope**2 / len(group)
+    value, high = math.exp(log_lift), math.exp(log_lift + math.sqrt(variance))
+    return Lift(min(value, MOST_LIFT), min(high, MOST_LIFT))
 
 
 def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
@@ -128,6 +145,11 @@ def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
     return steps
 
 
-def _is_hit(outcome: ForecastOutcome) -> bool:
-    reward, bar = outcome.reward, outcome.forecast.bar
-    return outcome.status == SUCCEEDED and reward is not None and bar is not None and reward > bar
+def _gains(outcomes: Sequence[ForecastOutcome]) -> np.ndarray:
+    """[successes] rewards, each less the best when its forecast was made."""
+    gains = [
+        outcome.reward - outcome.forecast.best
+        for outcome in outcomes
+        if outcome.status == SUCCEEDED and outcome.reward is not None and outcome.forecast.best is not None
+    ]
+    return np.array(gains)

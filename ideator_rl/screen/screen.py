@@ -17,7 +17,7 @@ import numpy as np
 from ideator_rl.registry import PluginError, plugin_code
 from ideator_rl.screen.acquisition import acquisition
 from ideator_rl.screen.config import ScreenConfig
-from ideator_rl.screen.figures import Lift, bar_of
+from ideator_rl.screen.figures import Lift
 from ideator_rl.screen.predictor import Candidate, Forecast, Predictor, Seen
 from ideator_rl.storage.forecasts import ForecastRow
 
@@ -88,10 +88,7 @@ class Screen:
         chosen = [index for index in order if index not in audited][: max(0, min(room, len(fresh)) - len(audited))]
         executed = sorted(audited | set(chosen))
         position_of = {index: place for place, index in enumerate(executed)}
-        version, bar = (
-            f"{self.config.predictor}:{len(seen)}",
-            bar_of([float(item.reward or 0.0) for item in seen if item.succeeded]),
-        )
+        version = f"{self.config.predictor}:{len(seen)}"
         rows = []
         at_of = {index: at for at, index in enumerate(fresh)}
         for index, completion in enumerate(pool.completions):
@@ -106,7 +103,6 @@ class Screen:
                     preferred=index in rank and rank[index] < room,
                     version=version,
                     best=best,
-                    bar=bar,
                     is_open=is_open,
                     **_values(forecast, worth_F, at_of.get(index)),
                 )

@@ -19,11 +19,11 @@ TABLE = "forecasts"
 SCHEMA = (
     "create table if not exists forecasts (step integer, number integer, position integer, completion text, "
     "success real, mean real, sd real, acquisition real, rank integer, executed integer, audited integer, "
-    "preferred integer, version text, best real, bar real, is_open integer, created real, primary key (step, number))"
+    "preferred integer, version text, best real, is_open integer, created real, primary key (step, number))"
 )
 COLUMNS = (
     "step", "number", "position", "completion", "success", "mean", "sd", "acquisition", "rank", "executed", "audited",
-    "preferred", "version", "best", "bar", "is_open", "created",
+    "preferred", "version", "best", "is_open", "created",
 )  # fmt: skip
 
 
@@ -51,8 +51,6 @@ class ForecastRow:
     """Predictor, and the number of outcomes that it was fitted on."""
     best: float | None
     """Best reward when the forecast was made."""
-    bar: float | None
-    """Reward that a quarter of the last successes exceeded then: above it, an outcome counts for the lift."""
     is_open: bool
     """Whether the gate was open: whether the forecasts chose."""
 
@@ -86,7 +84,7 @@ def write_forecasts(db: sqlite3.Connection, step: int, rows: Sequence[ForecastRo
     now = time.time()
     values = [
         (step, row.number, row.position, row.completion, row.success, row.mean, row.sd, row.acquisition, row.rank,
-         int(row.executed), int(row.audited), int(row.preferred), row.version, row.best, row.bar, int(row.is_open), now)
+         int(row.executed), int(row.audited), int(row.preferred), row.version, row.best, int(row.is_open), now)
         for row in rows
     ]  # fmt: skip
     db.executemany(f"insert into forecasts values ({','.join('?' * len(COLUMNS))})", values)
