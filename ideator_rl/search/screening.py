@@ -100,7 +100,7 @@ class SearchScreen:
         pool = await self._pool(samples, archive, epoch, texts)
         # By epochs: outcomes of this epoch arrive in any order, and must not move the gate within it.
         before = epoch if self._config.flow == EPOCHS else None
-        lift = lift_of(read_forecasts(self._journal, before))
+        lift = lift_of(read_forecasts(self._journal, before, only_executed=True))
         span = archive.span()
         assert span is not None, "the screen ranks after successes"
         rng = random.Random(f"{self._config.seed}:screen:{samples[0][0] if samples else 0}")

@@ -97,11 +97,14 @@ def screened_out(journal: JournalQueries) -> int:
     return int(journal.read("select count(*) from forecasts where executed = 0")[0][0])
 
 
-def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[ForecastOutcome]:
+def read_forecasts(
+    journal: JournalQueries, before: int | None = None, only_executed: bool = False
+) -> list[ForecastOutcome]:
     """Every sampled idea with its outcome, in the order sampled; none where no screen was on.
 
     Args:
         before: only of the steps before this one.
+        only_executed: leave out ideas that were not run, which are most.
     """
     if not journal.has_table(TABLE):
         return []
@@ -110,8 +113,8 @@ def read_forecasts(journal: JournalQueries, before: int | None = None) -> list[F
     rows = journal.read(
         f"select {columns}, coalesce(r.status, ''), r.reward from forecasts f left join rollouts r "
         f"on r.step = f.step and r.position = f.position and r.rank = 0 and r.status not in ('{LOST}', '{RUNNING}') "
-        "where (? is null or f.step < ?) order by f.step, f.number",
-        (before, before),
+        "where (? is null or f.step < ?) and (f.executed or not ?) order by f.step, f.number",
+        (before, before, only_executed),
     )
     return [_outcome(row) for row in rows]
 
