@@ -11,10 +11,10 @@ screen_offline_results.jsonl; the table shows means and Student's 95 % intervals
 The figures: `pairs`, of two successes of a step, how often the better forecast has the better outcome; `auc`, the same
 for success against failure; `coverage` of the 80 % interval; `kept`, the share of the improvement over the best so far
 that lies in the best sixth of each step by forecast (chance: 0.167), and `kept_of_24`, the same for pools of three
-steps; `lift`, how much more often the best sixth is above three quarters of the last successes than all ideas;
-`shift`, by how many standard deviations of its step the best sixth is better than the step's mean.  Three rankings are
-for comparison: `random`; `parents`, the mean reward of an idea's parents; and `perfect`, by the outcome itself, noise
-included, as no forecast can be.
+steps; `hits`, how much more often the best sixth is above three quarters of the last successes than all ideas; `lift`,
+as the screen's gate measures it, with all ideas as the audited ones; `shift`, by how many standard deviations of its
+step the best sixth is better than the step's mean.  Three rankings are for comparison: `random`; `parents`, the mean
+reward of an idea's parents; and `perfect`, by the outcome itself, noise included, as no forecast can be.
 
 No screen chose anything here: the ideas are those that evolution ran.
 """
@@ -36,17 +36,19 @@ from typing import Any
 import numpy as np
 
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.experiment import FAILED, LOST, SUCCEEDED, Experiment
 from ideator_rl.screen import Candidate, PredictorContext, Seen, load_predictor
 from ideator_rl.screen.accuracy import SHARE, coverage, gains, interval, kept, kept_share, pair_accuracy
 from ideator_rl.screen.acquisition import acquisition
+from ideator_rl.screen.figures import Lift, lift_of
+from ideator_rl.storage.forecasts import ForecastOutcome, ForecastRow
 from ideator_rl.storage.run_reader import Run, read_run
 
 RESULTS = Path(__file__).parent / "screen_offline_results.jsonl"
 RECIPE, BUDGET, AFTER = "recipes/search_nanogpt_cpu.yaml", 96, 24
 """Executions of a run, and outcomes before the first forecast: a quarter of the budget."""
 PREDICTORS = ("tokens", "embedding", "parents", "random", "perfect")
-FIGURES = ("pairs", "auc", "coverage", "kept", "lift", "kept_of_24", "shift")
+FIGURES = ("pairs", "auc", "coverage", "kept", "kept_of_24", "hits", "lift", "shift")
 CHANCE = SHARE
 RECENT, BAR = 64, 0.75
 """A hit is above this quantile of so many last successes."""
@@ -236,7 +238,7 @@ def measure(pools: Sequence[Pool]) -> dict[str, Any]:
             filled = [min(reward) if value is None else value for value in pool.rewards]
             chosen = kept(pool.ranking, filled, CHANCE) / (CHANCE * len(filled))
             shifts.append((chosen - fmean(filled)) / pstdev(filled))
-    share = kept_share(hits, CHANCE)
+    share, lift = kept_share(hits, CHANCE), gate_lift(pools)
     return {
         "pools": len(pools),
         "ideas": sum(len(pool.rewards) for pool in pools),
@@ -246,9 +248,24 @@ def measure(pools: Sequence[Pool]) -> dict[str, Any]:
         "auc": pair_accuracy(success),
         "coverage": coverage(means, deviations, outcomes),
         "kept": kept_share(worth, CHANCE),
-        "lift": None if share is None else share / CHANCE,
+        "hits": None if share is None else share / CHANCE,
+        "lift": lift.value if lift else None,
         "shift": fmean(shifts) if shifts else None,
     }
+
+
+def gate_lift(pools: Sequence[Pool]) -> Lift | None:
+    """The lift of the best sixth of each pool, at least one idea, over all ideas; None for too few."""
+    rows = []
+    for step, pool in enumerate(pools):
+        chosen = np.argsort(-np.asarray(pool.ranking), kind="stable")[: max(1, round(CHANCE * len(pool.ranking)))]
+        for number, reward in enumerate(pool.rewards):
+            preferred, status = number in chosen, FAILED if reward is None else SUCCEEDED
+            forecast = ForecastRow(
+                number, number, "", None, None, None, None, None, True, True, preferred, "", pool.best, True
+            )
+            rows.append(ForecastOutcome(step, forecast, status, reward, 0.0))
+    return lift_of(rows)
 
 
 def table(cells: Sequence[dict[str, Any]]) -> str:

@@ -64,9 +64,16 @@ def test_the_figures_of_a_run_are_those_worked_out_by_hand(run):
     assert figures["kept"] == pytest.approx((0.5 * 0.1 + 0.125 / 6) / (0.1 + 0.125))
     # The bars are the upper quartiles 0.3625 of 0.25 and 0.4, and 0.425 of those with 0.2 and 0.5: d and g are above.
     # Of these two hits, half of one and a sixth of the other are in the best sixths.
-    assert figures["lift"] == pytest.approx((1 / 2 + 1 / 6) / 2 * 6)
+    assert figures["hits"] == pytest.approx((1 / 2 + 1 / 6) / 2 * 6) and figures["lift"] is None
     # Rewards 0.5, 0.2 and 0.2 for the failure have mean 0.3 and deviation √0.02; the best half idea is d.
     assert figures["shift"] == pytest.approx(0.2 / 0.02**0.5)
+
+
+def test_the_lift_of_the_gate_compares_the_best_sixth_with_all_ideas():
+    rewards = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    good = [screen_offline.Pool(0.5, 0.4, rewards, ranking=rewards) for _ in range(4)]
+    bad = [screen_offline.Pool(0.5, 0.4, rewards, ranking=rewards[::-1]) for _ in range(4)]
+    assert screen_offline.gate_lift(good).value > 2 and screen_offline.gate_lift(bad).value < 0.5
 
 
 def test_a_pool_of_two_steps_is_forecast_before_the_first_of_them(run):
