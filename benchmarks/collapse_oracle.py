@@ -63,9 +63,9 @@ def _new(
             idea = {knob: rng.randrange(VALUES) for knob in rng.sample(range(KNOBS), rng.randint(1, most))}
         else:
             (_, mother), (_, father) = rng.sample(parents, 2)
-            idea = _crossed(mother, father, rng)
+            idea = crossed(mother, father, rng)
             while rng.random() < mutation:
-                _change(idea, rng)
+                change(idea, rng)
         while len(idea) > MOST_EDITS:
             del idea[rng.choice(list(idea))]
         if idea and tuple(sorted(idea.items())) not in tried:
@@ -74,7 +74,8 @@ def _new(
             mutation = min(0.9, mutation + 0.1)
 
 
-def _crossed(mother: Idea, father: Idea, rng: random.Random) -> Idea:
+def crossed(mother: Idea, father: Idea, rng: random.Random) -> Idea:
+    """The child of two ideas; it may be empty."""
     child = {}
     for knob in mother.keys() | father.keys():
         values = [idea[knob] for idea in (mother, father) if knob in idea]
@@ -83,7 +84,7 @@ def _crossed(mother: Idea, father: Idea, rng: random.Random) -> Idea:
     return child
 
 
-def _change(idea: Idea, rng: random.Random) -> None:
+def change(idea: Idea, rng: random.Random) -> None:
     """Drop an edit, or set a knob to a value."""
     if idea and rng.random() < 0.3:
         del idea[rng.choice(list(idea))]

@@ -37,8 +37,12 @@ CLUSTER_DISTANCE = 0.5
 class Curve:
     """Best idea so far, by unique experiments."""
 
-    def __init__(self, landscape: Landscape):
-        self._landscape, self._optimum = landscape, certificate(landscape).optimum
+    def __init__(self, landscape: Landscape, optimum: float | None = None):
+        """Args:
+        optimum: the best quality; None where the landscape has the certificate, which holds it.
+        """
+        self._landscape = landscape
+        self._optimum = certificate(landscape).optimum if optimum is None else optimum
         self._known: set[str] = set()
         self._best = float("-inf")
         self.score = 0.0
