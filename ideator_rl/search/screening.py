@@ -3,13 +3,11 @@
     over × room ideas → known and unreadable ones are dropped → `screen.Screen` → picks → engine → reward buffer
 
 Guarantees: with `flow: epochs` a round sees the archive of its epoch's beginning and the ideas of the epoch so far,
-both of which a resumed search has again; so a kill changes no pick.  Where the implementer asks a model, candidates
-have no patch, and features and the test for known ideas are those of the text alone.
+both of which a resumed search has again; so a kill changes no pick.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
 import sqlite3
@@ -17,26 +15,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.diversity.alarms import Alarm
-from ideator_rl.executor.codebases import NoCodebase
-from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.screen.alarms import active_screen_alarms
-from ideator_rl.screen.figures import lift_of, screen_steps
-from ideator_rl.screen.predictor import Candidate, PredictorContext, Seen, load_predictor, usable
-from ideator_rl.screen.screen import Picks, Pool, Screen
+from ideator_rl.screen.figures import lift_of
+from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outcomes_of, read_pool
+from ideator_rl.screen.predictor import Seen
+from ideator_rl.screen.screen import Picks, Pool
 from ideator_rl.search.config import EPOCHS, SearchConfig
 from ideator_rl.search.ideator import Ask, parents_of
 from ideator_rl.search.stopping import Patience
 from ideator_rl.storage.forecasts import (
-    create_table,
     next_number,
     read_forecasts,
     screened_out,
     write_forecasts,
 )
 from ideator_rl.storage.journal import Note
-from ideator_rl.text.display import encodable
 
 Sample = tuple[int, Ask, str]
 """An idea that an ideator answered: number of its question, the question, the completion."""
@@ -48,19 +41,13 @@ class SearchScreen:
     def __init__(self, config: SearchConfig, buffer: RewardBuffer):
         assert config.screen is not None
         self._config, self._buffer, self._journal = config, buffer, buffer.journal
-        executor = buffer.executor
-        context = PredictorContext(executor.environment, config.preset, config.seed, config.embedder)
-        predictor = load_predictor(config.screen.predictor, context)
-        after = config.screen.outcomes_before(config.max_experiments)
-        self._screen = Screen(config.screen, predictor, after, executor.environment.failure_reward)
-        create_table(self._journal)
+        self._screen = open_screen(config.screen, buffer, config.max_experiments, config.embedder)
+        self.new_alarms = ScreenAlarms(config.screen, self._journal).new_alarms
         self.screened_out = screened_out(self._journal)
         """Ideas that were sampled and not run, over all sessions."""
         self._trees_of_epoch: dict[str, str] = {}
         """Tree of each idea proposed in this epoch, by its text; reset with the epoch."""
         self._epoch = -1
-        self._alarms: set[str] = set()
-        """Kinds that hold since an earlier epoch."""
 
     def outcomes(self, archive: Archive) -> list[Seen] | None:
         """The outcomes that forecasts are fitted on, in the order in which they became known.
@@ -68,17 +55,7 @@ class SearchScreen:
         Returns:
             None while they are too few: until then, ideas are not sampled in surplus.
         """
-        previews = self._buffer.executor.previews
-        # An idea that was proposed twice has the parents of its first time, whichever outcome came first.
-        parents: dict[str, tuple[int, tuple[str, ...]]] = {}
-        for child, ids, step in self._buffer.lineage:
-            parents[child] = min(parents.get(child, (step, ids)), (step, ids))
-        # Candidates without a codebase are dropped: their like among the outcomes must not count either.
-        seen = [
-            Seen.of(record, parents[record.id][1] if record.id in parents else (), previews)
-            for record in usable(archive.records())
-            if record.tree or not previews
-        ]
+        seen = outcomes_of(archive, self._buffer)
         return seen if self._screen.ranks(seen) else None
 
     async def choose(
@@ -132,46 +109,14 @@ class SearchScreen:
         patience.screened(len(questions))
         return list(questions)[: math.ceil(len(questions) / self._config.screen.over)]
 
-    def new_alarms(self) -> list[Alarm]:
-        """The alarms that began with the last epoch."""
-        assert self._config.screen is not None
-        active = active_screen_alarms(screen_steps(read_forecasts(self._journal)), self._config.screen)
-        beginnings = [alarm for alarm in active if alarm.kind not in self._alarms]
-        self._alarms = {alarm.kind for alarm in active}
-        return beginnings
-
     async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, texts: Sequence[str]) -> Pool:
+        executor = self._buffer.executor
         if epoch != self._epoch:
             self._epoch, self._trees_of_epoch = epoch, {}
         # A resumed epoch has proposed ideas that this process has not seen yet.
         for text in texts:
             if text not in self._trees_of_epoch:
-                self._trees_of_epoch[text] = (await self._candidate(text, ()))[1]
+                self._trees_of_epoch[text] = (await candidate_of(executor, text))[1]
+        parents = [[parent.id for parent in parents_of(ask, text)] for _, ask, text in samples]
         known = set(self._trees_of_epoch.values())
-        if not self._buffer.executor.previews:
-            known |= {record.idea for record in archive.records()}
-        candidates: list[Candidate | None] = []
-        for _, ask, text in samples:
-            parents = [parent.id for parent in parents_of(ask, text)]
-            candidate, tree = await self._candidate(encodable(text), parents)
-            is_new = candidate is not None and tree not in known and not archive.knows(tree)
-            candidates.append(candidate if is_new else None)
-            known.add(tree)
-            await asyncio.sleep(0)  # other tasks of this loop may finish meanwhile
-        return Pool([encodable(text) for _, _, text in samples], candidates)
-
-    async def _candidate(self, completion: str, parents: Sequence[str]) -> tuple[Candidate | None, str]:
-        """An idea as a candidate and what names its codebase: the tree, or the text where no patch is made beforehand.
-
-        None for a text without an idea, and for an idea without a codebase.
-        """
-        try:
-            idea = parse_idea(completion)
-        except MalformedIdea:
-            return None, ""
-        if not self._buffer.executor.previews:
-            return Candidate(idea.text, "", tuple(parents)), idea.text
-        codebase = await self._buffer.executor.preview(idea)
-        if isinstance(codebase, NoCodebase):
-            return None, ""
-        return Candidate(idea.text, codebase.patch, tuple(parents)), codebase.tree_hash
+        return await read_pool([text for _, _, text in samples], parents, archive, executor, known)

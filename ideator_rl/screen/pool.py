@@ -1,0 +1,121 @@
+"""What a screen is given, from a run's buffer and archive; shared by search and training.
+
+    archive → outcomes to fit on;  sampled texts → candidates with their patches → the pool of a round
+
+Where the implementer asks a model, candidates have no patch, and features and the test for known ideas are those of
+the text alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from ideator_rl.archive.archive import Archive
+from ideator_rl.diversity.alarms import Alarm
+from ideator_rl.executor.codebases import NoCodebase
+from ideator_rl.executor.executor import Executor
+from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.screen.alarms import active_screen_alarms
+from ideator_rl.screen.config import ScreenConfig
+from ideator_rl.screen.figures import screen_steps
+from ideator_rl.screen.predictor import Candidate, PredictorContext, Seen, load_predictor, usable
+from ideator_rl.screen.screen import Pool, Screen
+from ideator_rl.storage.forecasts import create_table, read_forecasts
+from ideator_rl.storage.journal_reader import JournalQueries
+from ideator_rl.text.display import encodable
+
+
+def open_screen(config: ScreenConfig, buffer: RewardBuffer, budget: int | None, embedder: str) -> Screen:
+    """The screen of a run; its journal has the table of forecasts from here on.
+
+    Args:
+        budget: experiments of the run; None for no limit.
+
+    Raises:
+        IdeatorError: there is no such predictor, or the journal cannot be written.
+    """
+    environment = buffer.executor.environment
+    context = PredictorContext(environment, buffer.config.preset, buffer.config.seed, embedder)
+    predictor = load_predictor(config.predictor, context)
+    create_table(buffer.journal)
+    return Screen(config, predictor, config.outcomes_before(budget), environment.failure_reward)
+
+
+def outcomes_of(archive: Archive, buffer: RewardBuffer, before: int | None = None) -> list[Seen]:
+    """The outcomes that forecasts are fitted on, in the order in which they became known; no lost ones.
+
+    Args:
+        before: descents of this step and of later ones are left out; None for all.
+    """
+    previews = buffer.executor.previews
+    # An idea that was proposed twice has the parents of its first time, whichever outcome came first.
+    parents: dict[str, tuple[int, tuple[str, ...]]] = {}
+    for child, ids, step in buffer.lineage:
+        if before is None or step < before:
+            parents[child] = min(parents.get(child, (step, ids)), (step, ids))
+    # Candidates without a codebase are dropped: their like among the outcomes must not count either.
+    return [
+        Seen.of(record, parents[record.id][1] if record.id in parents else (), previews)
+        for record in usable(archive.records())
+        if record.tree or not previews
+    ]
+
+
+async def read_pool(
+    texts: Sequence[str], parents: Sequence[Sequence[str]], archive: Archive, executor: Executor, known: set[str]
+) -> Pool:
+    """The pool of a round.
+
+    Args:
+        parents: experiment ids, for each text.
+        archive: ideas in it are known.
+        known: names of further codebases that are no candidates any more, as `candidate_of` returns them.
+    """
+    known = set(known)
+    if not executor.previews:
+        known |= {record.idea for record in archive.records()}
+    candidates: list[Candidate | None] = []
+    for text, ids in zip(texts, parents, strict=True):
+        candidate, name = await candidate_of(executor, encodable(text), ids)
+        is_new = candidate is not None and name not in known and not archive.knows(name)
+        candidates.append(candidate if is_new else None)
+        known.add(name)
+        await asyncio.sleep(0)  # other tasks of this loop may finish meanwhile
+    return Pool([encodable(text) for text in texts], candidates)
+
+
+async def candidate_of(
+    executor: Executor, completion: str, parents: Sequence[str] = ()
+) -> tuple[Candidate | None, str]:
+    """An idea as a candidate and what names its codebase: the tree, or the text where no patch is made beforehand.
+
+    None for a text without an idea, and for an idea without a codebase.
+    """
+    try:
+        idea = parse_idea(completion)
+    except MalformedIdea:
+        return None, ""
+    if not executor.previews:
+        return Candidate(idea.text, "", tuple(parents)), idea.text
+    codebase = await executor.preview(idea)
+    if isinstance(codebase, NoCodebase):
+        return None, ""
+    return Candidate(idea.text, codebase.patch, tuple(parents)), codebase.tree_hash
+
+
+class ScreenAlarms:
+    """The alarms of a run, as they begin."""
+
+    def __init__(self, config: ScreenConfig, journal: JournalQueries):
+        self._config, self._journal = config, journal
+        self._active: set[str] = set()
+        """Kinds that hold since an earlier step."""
+
+    def new_alarms(self) -> list[Alarm]:
+        """The alarms that began since the last call."""
+        active = active_screen_alarms(screen_steps(read_forecasts(self._journal)), self._config)
+        beginnings = [alarm for alarm in active if alarm.kind not in self._active]
+        self._active = {alarm.kind for alarm in active}
+        return beginnings
