@@ -46,6 +46,7 @@ TRAINING_GROUPS = {
     "Warm-up before RL": ["sft_steps", "sft_learning_rate", "sft_batch_size", "sft_examples"],
     "Diversity and collapse": ["diversity", "diversity_embedder", "collapse_action"],
     "Implementation and experiments": ["coder", "replicates", "baseline_replicates"],
+    "The screen": ["screen"],
 }
 SEARCH_GROUPS = {
     "The run": ["output_dir", "env", "preset", "prompts", "bucket", "seed"],
@@ -88,6 +89,7 @@ def _training() -> str:
         f"its [ModelConfig]({TRL}script_utils#trl.ModelConfig), such as `dtype`, `use_peft` or `lora_r`. "
         "How they work together: [training](../how-to/training.md).",
         *_grouped(IdeatorConfig, TRAINING_GROUPS, (PipelineConfig, RunSettings)),
+        _section("`screen`", _table(ScreenConfig)),
         *_inherited(IdeatorConfig),
         _section("Sampling ahead of training", _table(IdeatorConfig, config_fields(PipelineConfig))),
     )

@@ -39,6 +39,13 @@ class RowReward:
     """The kind of change: equal cells are one cluster.  Empty when unknown."""
 
 
+def text_of(completion: Any) -> str:
+    """A completion is text, or the messages of a conversational dataset."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(message.get("content") or "" for message in completion)
+
+
 class BatchOutcomes:
     """The records of one batch, by row: entered by the reward function that runs the experiments, read by the others.
 

@@ -90,6 +90,29 @@ def write_forecasts(db: sqlite3.Connection, step: int, rows: Sequence[ForecastRo
     db.executemany(f"insert into forecasts values ({','.join('?' * len(COLUMNS))})", values)
 
 
+def replace_forecasts(journal: Journal, step: int, rows: Sequence[ForecastRow]) -> None:
+    """Write the rows of a step that has one round, in the place of those that it had; on disk when this returns."""
+
+    def write(db: sqlite3.Connection) -> None:
+        db.execute("delete from forecasts where step=?", (step,))
+        write_forecasts(db, step, rows)
+
+    journal.write(write)
+
+
+def picks_of_step(journal: JournalQueries, step: int, completions: Sequence[str]) -> tuple[bool, list[int] | None]:
+    """What a step that samples these completions, in one round, has decided to run.
+
+    Returns:
+        whether it has decided, and the indices of what is run; None for all, since no forecasts chose.
+    """
+    rows = journal.read("select completion, executed from forecasts where step=? order by number", (step,))
+    if [text for text, _ in rows] == list(completions):
+        return True, [index for index, (_, executed) in enumerate(rows) if executed]
+    rows = journal.read("select completion from rollouts where step=? and rank=0 order by position", (step,))
+    return [text for (text,) in rows] == list(completions), None
+
+
 def screened_out(journal: JournalQueries) -> int:
     """Sampled ideas that were not run."""
     if not journal.has_table(TABLE):

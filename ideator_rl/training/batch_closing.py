@@ -35,6 +35,8 @@ class Outcome:
     cell: str = ""
     execution_reward: float | None = None
     """The reward of its experiment alone, without what other functions added."""
+    is_screened_out: bool = False
+    """It was sampled and not run: a screen preferred others."""
 
     @property
     def has_reward(self) -> bool:
@@ -44,11 +46,15 @@ class Outcome:
         """Files of 0.1.0 call `execution_reward` `measured`, and must stay readable."""
         body = asdict(self)
         body["measured"] = body.pop("execution_reward")
+        # Without a screen the files are those of earlier releases.
+        if not body["is_screened_out"]:
+            del body["is_screened_out"]
         return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Outcome:
-        return cls(body["rewards"], body.get("status", ""), body.get("cell", ""), body.get("measured"))
+        values = (body.get("status", ""), body.get("cell", ""), body.get("measured"))
+        return cls(body["rewards"], *values, is_screened_out=body.get("is_screened_out", False))
 
 
 Outcomes = Sequence[Outcome | None]
@@ -157,7 +163,8 @@ class ClosingRule:
         return self.has_quorum(outcomes) or (self.deadline is not None and seconds >= self.deadline)
 
     def has_quorum(self, outcomes: Outcomes) -> bool:
-        """Whether enough of these rows have an outcome."""
+        """Whether enough of these rows have an outcome; rows that were screened out do not count."""
+        outcomes = [outcome for outcome in outcomes if outcome is None or not outcome.is_screened_out]
         # The small number undoes rounding: 0.55 of 100 rows are 55, not 56.
         return sum(outcome is not None for outcome in outcomes) >= math.ceil(self.quorum * len(outcomes) - 1e-9)
 
@@ -212,6 +219,9 @@ class ClosingRule:
         # A row that is awaited may still make a group ready.
         if any(outcome is None for outcome in rows):
             return False
+        # Nothing was lost where nothing was run: a screen had no new idea to choose.
+        if all(outcome.is_screened_out for outcome in rows if outcome):
+            return True
         # One reward shows that experiments work: the groups were only unlucky.
         if may_lose_all() or any(outcome.has_reward for outcome in rows if outcome):
             return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from trl import GRPOConfig, ModelConfig, get_peft_config, get_quantization_config
 
+from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.files import atomic_folder
 from ideator_rl.llm.model_files import load_tokenizer, repair_generation_config, save_weights
 from ideator_rl.registry import resolve_reward
@@ -22,13 +23,15 @@ from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch
 from ideator_rl.training.imitation import Draw
+from ideator_rl.training.learning import Learning
 from ideator_rl.training.metrics import FleetMetrics
 from ideator_rl.training.prompts import Prompts
 from ideator_rl.training.recipe.recipe import Recipe, RecipeError
 from ideator_rl.training.rollouts import Batch
+from ideator_rl.training.screening import BatchScreen
 from ideator_rl.training.session import Session
 from ideator_rl.training.tracking import PROJECT, run_name, send_alarm, send_traces, trackers
-from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
+from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 
 class RecipeTrainer(IdeatorGRPOTrainer):
@@ -150,6 +153,7 @@ def build_trainer(
         trainer = RecipeTrainer(
             session=session,
             reward_columns=columns,
+            chooser=batch_screen(session, lambda alarm: send_alarm(trainer.args.report_to, alarm)),
             model=source,
             reward_funcs=rewards,
             args=grpo_config(recipe, model),
@@ -190,7 +194,25 @@ def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
     advantage = (
         make_advantage(ours.advantage, ours.advantage_options, recipe.num_generations) if ours.advantage else None
     )
-    return Learning(advantage, ours.cluster_weight, imitate, ours.imitation_weight)
+    is_frozen = ours.screen is not None and ours.screen.learn == "none"
+    return Learning(advantage, ours.cluster_weight, imitate, ours.imitation_weight, is_frozen)
+
+
+def batch_screen(session: Session, alert: Callable[[Alarm], None]) -> BatchScreen | None:
+    """The screen of a session; None without one, and at every rank but 0."""
+    recipe, buffer = session.recipe, session.buffer
+    if recipe.ours.screen is None or buffer is None:
+        return None
+    return BatchScreen(
+        recipe.ours.screen,
+        buffer,
+        share=recipe.executed_share,
+        budget=recipe.screened_budget,
+        staleness=recipe.ours.max_staleness,
+        embedder=recipe.ours.diversity_embedder,
+        say=session.progress.say,
+        alert=alert,
+    )
 
 
 def grpo_config(recipe: Recipe, model: ModelConfig) -> GRPOConfig:

@@ -53,6 +53,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments"
         + _cap(ours.max_gpu_hours, "GPU-hours"),
         *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
+        *_screen(recipe),
         _ideator(recipe, ideas, environment.prompt(ours.preset, ours.prompts)),
     ]
     # None for an implementer that asks no LLM.
@@ -69,6 +70,15 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     if model and not model.startswith(PACKAGE) and not Path(model).exists():
         lines.append(f"memory       not estimated here; for a model on the hub: accelerate estimate-memory {model}")
     return "\n".join([*lines, *(f"note         {note}" for note in notes)])
+
+
+def _screen(recipe: Recipe) -> list[str]:
+    screen = recipe.ours.screen
+    if screen is None:
+        return []
+    first = screen.outcomes_before(recipe.screened_budget)
+    share = f"{recipe.executed_share} of the {recipe.generation_batch} ideas of a batch are run"
+    return [f"screen       {share}, after {first} outcomes"]
 
 
 def _ideator(recipe: Recipe, ideas: int, prompt: str) -> str:

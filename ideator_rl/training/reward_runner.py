@@ -22,7 +22,7 @@ import math
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
@@ -34,6 +34,7 @@ from ideator_rl.reward import BatchOutcomes, RowReward, traits_of
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, RewardContext
 from ideator_rl.training.batch_closing import Outcome
 from ideator_rl.training.rollouts import Batch
+from ideator_rl.training.screening import RowChooser
 
 T = TypeVar("T")
 
@@ -52,14 +53,18 @@ class PendingRewards:
 
     Args:
         measuring: indices of the functions that run experiments; a row for which one of them returns None is masked.
+        chosen: rows that the functions are given, in this order; all others are screened out.  None for all.
     """
 
-    def __init__(self, rows: int, functions: int, measuring: Collection[int] = ()):
+    def __init__(self, rows: int, functions: int, measuring: Collection[int] = (), chosen: Sequence[int] | None = None):
         self.submitted = time.monotonic()
         self.metrics: defaultdict[str, list[float]] = defaultdict(list)
         self.error: BaseException | None = None
-        self._outcomes = [Outcome([None] * functions) for _ in range(rows)]
-        self._awaited = [set(range(functions)) for _ in range(rows)]  # functions that have not answered for a row
+        self._chosen = list(range(rows) if chosen is None else chosen)
+        is_chosen = set(self._chosen)
+        self._outcomes = [Outcome([None] * functions, is_screened_out=row not in is_chosen) for row in range(rows)]
+        # Functions that have not answered for a row.
+        self._awaited = [set(range(functions if row in is_chosen else 0)) for row in range(rows)]
         self._measuring, self._masked = measuring, set[int]()
         self._changed = threading.Condition()
         self._watched = True
@@ -72,22 +77,23 @@ class PendingRewards:
         """
         reward = _parse_reward(answer.reward)
         with self._changed:
-            if not 0 <= answer.row < len(self._outcomes) or function not in self._awaited[answer.row]:
+            row = self._chosen[answer.row] if 0 <= answer.row < len(self._chosen) else None
+            if row is None or function not in self._awaited[row]:
                 raise RewardError(
-                    f"A reward function returned row {answer.row} twice, or the batch of {len(self._outcomes)} "
+                    f"A reward function returned row {answer.row} twice, or the batch of {len(self._chosen)} "
                     "completions has no such row. Return exactly one reward per completion."
                 )
-            outcome = self._outcomes[answer.row]
+            outcome = self._outcomes[row]
             outcome.rewards[function] = reward
             # A function that runs no experiments gives neither status nor cell, and must not erase them.
             outcome.status, outcome.cell = answer.status or outcome.status, answer.cell or outcome.cell
             if answer.status or function in self._measuring:
                 outcome.execution_reward = reward
             if answer.status == LOST or (function in self._measuring and reward is None):
-                self._masked.add(answer.row)
-            self._awaited[answer.row].discard(function)
+                self._masked.add(row)
+            self._awaited[row].discard(function)
             # Not before the last answer, which would write its reward into the masked row.
-            if answer.row in self._masked and not self._awaited[answer.row]:
+            if row in self._masked and not self._awaited[row]:
                 outcome.rewards = [None] * len(outcome.rewards)
             self._changed.notify_all()
 
@@ -130,6 +136,7 @@ class RewardRunner:
 
     Args:
         buffer: runs the experiments; None where the columns of each batch say where to run.
+        chooser: chooses the rows that get rewards; None for all.
         columns: the run's values for every completion.  They replace the configuration and the options in a stored
             batch: a resumed run may have been moved, or have another bucket, cap or option.
     """
@@ -140,9 +147,10 @@ class RewardRunner:
         names: list[str],
         buffer: RewardBuffer | None = None,
         columns: Mapping[str, Any] | None = None,
+        chooser: RowChooser | None = None,
     ):
         self.functions, self.names = functions, names
-        self._buffer, self._columns = buffer, columns
+        self._buffer, self._columns, self._chooser = buffer, columns, chooser
         self._traits = [traits_of(function) for function in functions]
         self._measuring = {index for index, traits in enumerate(self._traits) if traits.runs_experiments}
         self._tasks: set[asyncio.Task[None]] = set()  # asyncio itself keeps only weak references
@@ -158,12 +166,28 @@ class RewardRunner:
                 batch in records, also when a resumed run submits it again.
         """
         # Created here, on the trainer's thread, so that the caller can wait before the loop has started anything.
-        pending = PendingRewards(len(batch.completions), len(self.functions), self._measuring)
-        arguments: dict[str, Any] = {
+        count = len(batch.completions)
+        try:
+            rows = self._chooser.choose(batch, self.run) if self._chooser is not None else None
+        except Exception as error:
+            # Raised where the batch is closed, so that every rank ends with it.
+            pending = PendingRewards(count, len(self.functions))
+            pending.fail(error)
+            return pending
+        pending = PendingRewards(count, len(self.functions), self._measuring, rows)
+        # Nothing was worth a run: the functions have no rows, and are not called.
+        if rows == []:
+            return pending
+        lists = {
             "prompts": batch.prompts(),
             "completions": batch.completions,
             "completion_ids": batch.ids,
             **self._columns_of(batch),
+        }
+        if rows is not None:
+            lists = {name: [values[row] for row in rows] for name, values in lists.items()}
+        arguments: dict[str, Any] = {
+            **lists,
             "trainer_state": replace(state, global_step=batch.index),
             "log_metric": lambda name, value: pending.metrics[name].append(float(value)),
             "log_extra": _ignore_table,

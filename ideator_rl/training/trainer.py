@@ -13,7 +13,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +25,12 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.llm.sampled_text import marked_completions
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.training.advantages import Advantage, advantage_of_trl, cluster_weighted
+from ideator_rl.training.advantages import advantage_of_trl, cluster_weighted
 from ideator_rl.training.batch_closing import Layout, TrainBatch
 from ideator_rl.training.batch_tensors import Scores, batch_scores, batch_tensors, batch_texts, row_scale
 from ideator_rl.training.checkpoints import checkpoint_steps
-from ideator_rl.training.imitation import Draw, Examples, imitation_loss
+from ideator_rl.training.imitation import Examples, imitation_loss
+from ideator_rl.training.learning import Learning
 from ideator_rl.training.metrics import batch_metrics, trl_reward_metrics
 from ideator_rl.training.pipeline import Pipeline
 from ideator_rl.training.pipeline_config import PipelineConfig
@@ -38,25 +38,13 @@ from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
 from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.reward_runner import RewardRunner
 from ideator_rl.training.rollouts import Batch, RolloutStore, random_state
+from ideator_rl.training.screening import RowChooser
 from ideator_rl.training.vllm_cpu import prepare_engine
 
 RESUMABLE_CHECKPOINTS = 2
 """Journaled batches are kept from the second newest checkpoint on: the newest may be lost in a power failure."""
 MAXIMA = {"reward_best", "reward_best_so_far", "pipeline/ratio_off_max"}
 """Metrics of which the largest value since the last log is logged; of all others the mean."""
-
-
-@dataclass
-class Learning:
-    """How to learn from rewards, beyond TRL's own configuration."""
-
-    advantage: Advantage | None = None
-    """None for TRL's `scale_rewards`: `group` is grpo, `none` is dr_grpo."""
-    cluster_weight: str | None = None
-    """`ips` or `share`: rewards are weighted by cluster before advantages are computed."""
-    imitate: Draw | None = None
-    """Returns examples to imitate with a batch; called at rank 0 only."""
-    imitation_weight: float = 0.0
 
 
 class IdeatorGRPOTrainer(GRPOTrainer):
@@ -88,6 +76,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         buffer: runs the experiments of the reward functions; None where the dataset's columns say where to run.
         reward_columns: values that reward functions are given for every completion, as if the dataset had these
             columns.
+        chooser: chooses the completions of a batch that get rewards; the others are masked.  None for all.
         resume: continue an earlier session that was killed before its first checkpoint.  From a checkpoint, call
             `train(resume_from_checkpoint=…)`.
 
@@ -112,12 +101,14 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         prompts: Prompts | None = None,
         buffer: RewardBuffer | None = None,
         reward_columns: dict[str, Any] | None = None,
+        chooser: RowChooser | None = None,
         resume: bool = False,
         **kwargs: Any,
     ):
         prepare_engine(kwargs.get("args", args[2] if len(args) > 2 else None))
         super().__init__(*args, **kwargs)
         self.buffer, self.reward_columns, self.prompts, self._resumed = buffer, reward_columns, prompts, resume
+        self._chooser = chooser
         self.pipeline_config, self.learning = pipeline or PipelineConfig(), learning or Learning()
         self.pipeline: Pipeline | None = None
         """Opened by the first training step."""
@@ -244,6 +235,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, scaled where rows are masked, plus the imitation loss once an optimizer step."""
+        if self.learning.is_frozen:
+            # It leads to no parameter, so that the optimizer has no gradients and changes nothing, decay included.
+            return torch.zeros((), device=self.device, requires_grad=True)
         self._old_logps = inputs.get("old_per_token_logps") if self.model.training else None
         self._loss_mask = inputs["completion_mask"] * inputs.get("tool_mask", 1)
         beta, scale = self.beta, inputs.get("row_scale")
@@ -300,7 +294,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         layout = Layout(rows * ranks.world // self.num_generations, self.num_generations, rows)
         if ranks.is_zero:
             self.reward_runner = RewardRunner(
-                self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns
+                self.reward_funcs, self.reward_func_names, self.buffer, self.reward_columns, self._chooser
             )
         run = Path(args.output_dir)
         # Batches of another run would be taken for this run's own.

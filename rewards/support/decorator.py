@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.reward import RowReward
+from ideator_rl.reward import RowReward, text_of
 from ideator_rl.reward_buffer import RewardContext
 
 from .options import Options, read
@@ -139,13 +139,6 @@ def reward_function(
         return decorated
 
     return decorate
-
-
-def text_of(completion: Any) -> str:
-    """A completion is text, or the messages of a conversational dataset."""
-    if isinstance(completion, str):
-        return completion
-    return "".join(message.get("content") or "" for message in completion)
 
 
 def _reasoning_of(completion: Any) -> str:

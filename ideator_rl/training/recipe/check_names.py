@@ -16,6 +16,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward import RewardTraits, traits_of
 from ideator_rl.reward_buffer import BufferConfig
+from ideator_rl.screen.predictor import PredictorContext, load_predictor
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
@@ -55,6 +56,13 @@ def check_names(recipe: Recipe) -> None:
     trackers(recipe)
     if ours.diversity and ours.diversity_embedder != "auto":  # `auto` chooses one that is installed
         get_embedder(ours.diversity_embedder)
+    if ours.screen is not None:
+        load_predictor(ours.screen.predictor, PredictorContext(embedder=ours.diversity_embedder))
+        if not any(trait.runs_experiments for trait in traits):
+            raise IdeatorError(
+                "The recipe has a screen, and no reward function of it runs experiments. Add one, for example "
+                "reward_funcs: [execution], or leave the screen out."
+            )
     if ours.prompt_strategy is not None:
         get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
     if ours.advantage is not None or ours.cluster_weight is not None:

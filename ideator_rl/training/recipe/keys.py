@@ -29,6 +29,7 @@ from ideator_rl.config.base import (
     config_fields,
 )
 from ideator_rl.config.shared import RunSettings
+from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.training.pipeline_config import PipelineConfig
 
 
@@ -90,6 +91,8 @@ class IdeatorConfig(PipelineConfig, RunSettings):
     """Log measures of diversity at every batch, and warn of a collapse: docs/reference/diversity.md."""
     diversity_embedder: str = "auto"
     """Embeds ideas: auto, hashed, minilm, a hub name or folder, or a dotted path."""
+    screen: ScreenConfig | None = None
+    """Runs only the share 1 / `over` of each batch, the ideas with the best forecasts; null: off."""
     collapse_action: Literal["warn", "stop"] = "warn"
     """What a collapse alarm does: warn logs it; stop ends the run."""
 

@@ -78,6 +78,17 @@ class Recipe:
         return self.grpo.get("generation_batch_size") or self.micro_batch * steps
 
     @property
+    def executed_share(self) -> int:
+        """Completions of a generation batch that are run once a screen ranks; all without a screen."""
+        return self.generation_batch // (self.ours.screen.over if self.ours.screen else 1)
+
+    @property
+    def screened_budget(self) -> int | None:
+        """Experiments of the run if a screen ranked from the first batch on; None where epochs end the run."""
+        steps = int(self.grpo.get("max_steps", -1))
+        return math.ceil(steps / self.steps_per_rollout) * self.executed_share if steps > 0 else None
+
+    @property
     def steps_per_rollout(self) -> int:
         """Optimizer steps that one generation batch feeds."""
         uses = self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1)
@@ -223,6 +234,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
     if ours.collapse_action != "warn" and not ours.diversity:
         yield f"has collapse_action: {ours.collapse_action} and diversity: false: no alarm would sound. Leave one out."
+    if ours.screen and ours.screen.learn == "predicted":
+        yield "has screen.learn: predicted, which is not available in train yet. Expected executed or none."
+    if ours.screen and ours.screen.learn == "none" and ours.imitation_weight:
+        yield "has screen.learn: none, which trains nothing, and an imitation_weight. Leave one out."
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:
@@ -235,6 +250,14 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             f"generates {batch} completions a batch ({per_device} a device), which num_generations {generations} does "
             f"not divide. Use a multiple of {generations}, for example per_device_train_batch_size: {generations}."
+        )
+    screen = recipe.ours.screen
+    if screen and recipe.executed_share < 1:
+        yield f"has screen.over: {screen.over} and {batch} completions a batch, so that none is run. Lower screen.over."
+    if screen and screen.learn == "executed" and generations < 2 * screen.over:
+        yield (
+            f"has num_generations: {generations} and screen.over: {screen.over}: fewer than 2 ideas of a group are run "
+            f"on average, and one alone trains nothing. Use num_generations: {2 * screen.over}, or lower screen.over."
         )
     interval = recipe.steps_per_rollout
     if int(grpo.get("save_steps", 500)) % interval:

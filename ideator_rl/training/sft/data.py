@@ -19,7 +19,9 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea, spans_of_ideas
 from ideator_rl.llm.prompt_form import as_messages
+from ideator_rl.reward import text_of
 from ideator_rl.storage.run_reader import Rollout, Run, read_run
+from ideator_rl.text.display import encodable
 from ideator_rl.training.recipe.keys import IdeatorConfig
 
 Row = tuple[Any, str]
@@ -229,6 +231,9 @@ def _stored_prompt(folder: Path, rollout: Rollout) -> Any:
     try:
         batch = read_json(folder / "rollouts" / f"{rollout.step:06d}" / "batch.json")
         group_size = len(batch["completions"]) // len(batch["groups"])
-        return batch["groups"][rollout.position // group_size]["prompt"]
+        texts = [encodable(text_of(completion)) for completion in batch["completions"]]
+        # With a screen only some rows are run: positions count these.
+        row = rollout.position if texts[rollout.position] == rollout.completion else texts.index(rollout.completion)
+        return batch["groups"][row // group_size]["prompt"]
     except (ValueError, LookupError, TypeError, ArithmeticError):
         return None

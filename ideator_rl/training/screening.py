@@ -1,0 +1,119 @@
+"""The screen of a training run: which completions of a sampled batch are run, and which are left without a reward.
+
+    sampled batch → known and unreadable ideas are dropped → `screen.Screen` → picks in the journal → reward functions
+
+A batch holds `over` times as many completions as are run of it.  Picks are made over the whole batch, whatever the
+group.  The others have no reward, and are masked as every row without one.
+
+Guarantees: picks and forecasts are in the journal before any experiment of the batch is submitted, and a resumed run
+reads them there.  Where it was killed before they were written, the journal holds how many records were known when the
+batch came, so that they are made again as they were.  Before there are enough outcomes, every completion is run.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Protocol
+
+from ideator_rl.archive.archive import Archive, archive_of
+from ideator_rl.diversity.alarms import Alarm
+from ideator_rl.reward import text_of
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.screen.config import ScreenConfig
+from ideator_rl.screen.figures import lift_of
+from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outcomes_of, read_pool
+from ideator_rl.screen.screen import Pool
+from ideator_rl.storage.forecasts import picks_of_step, read_forecasts, replace_forecasts
+from ideator_rl.text.display import encodable
+from ideator_rl.training.rollouts import Batch
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs a coroutine on the event loop of the rewards, and returns its result."""
+
+
+class RowChooser(Protocol):
+    """Chooses the rows of a batch that get rewards; called at rank 0, by the thread that trains."""
+
+    def choose(self, batch: Batch, run: Run) -> list[int] | None:
+        """Rows in ascending order; None for all.
+
+        Called again for a batch that is submitted again, and returns the same rows then.
+        """
+        ...
+
+
+class BatchScreen:
+    """Args:
+    share: completions of a batch that are run once the screen ranks.
+    budget: experiments of the run; None for no limit.
+    staleness: batches that may be under way when one is sampled.
+    say: prints a line.
+    alert: takes each alarm that begins.
+    """
+
+    def __init__(
+        self,
+        config: ScreenConfig,
+        buffer: RewardBuffer,
+        *,
+        share: int,
+        budget: int | None = None,
+        staleness: int = 0,
+        embedder: str = "auto",
+        say: Callable[[str], None] = lambda text: None,
+        alert: Callable[[Alarm], None] = lambda alarm: None,
+    ):
+        self._buffer, self._journal, self._share, self._staleness = buffer, buffer.journal, share, staleness
+        self._screen = open_screen(config, buffer, budget, embedder)
+        self._alarms, self._say, self._alert = ScreenAlarms(config, buffer.journal), say, alert
+        self._executed: dict[int, list[str]] = {}
+        """Completions that are run, of the last batches: their records may not be known yet."""
+
+    def choose(self, batch: Batch, run: Run) -> list[int] | None:
+        """
+        Raises:
+            PluginError: the predictor failed.
+            JournalError: the journal cannot be read or written.
+        """
+        texts = [encodable(text_of(completion)) for completion in batch.completions]
+        decided, rows = picks_of_step(self._journal, batch.index, texts)
+        if not decided:
+            rows = self._new_picks(batch, texts, run)
+        self._executed[batch.index] = texts if rows is None else [texts[row] for row in rows]
+        for index in [index for index in self._executed if index < batch.index - self._staleness]:
+            del self._executed[index]
+        return rows
+
+    def _new_picks(self, batch: Batch, texts: list[str], run: Run) -> list[int] | None:
+        index = batch.index
+        known = self._journal.mark(index, len(archive_of(self._buffer)))
+        archive = archive_of(self._buffer, known, index)
+        seen = outcomes_of(archive, self._buffer, index)
+        span = archive.span()
+        if span is None or not self._screen.ranks(seen):
+            replace_forecasts(self._journal, index, [])
+            return None
+        pool = run(self._pool(batch, texts, archive))
+        # Batches that are under way are left out: which of their outcomes have come depends on the clock.
+        settled = index - self._staleness
+        lift = lift_of(read_forecasts(self._journal, settled, only_executed=True))
+        rng = random.Random(f"{self._buffer.config.seed}:screen:{index}")
+        picks = self._screen.choose(pool, self._share, seen, span[1], lift, rng)
+        replace_forecasts(self._journal, index, picks.rows)
+        for alarm in self._alarms.new_alarms():
+            self._say(f"batch {index + 1}, {alarm.level}: {alarm.text}")
+            self._alert(replace(alarm, step=index))
+        return picks.indices
+
+    async def _pool(self, batch: Batch, texts: list[str], archive: Archive) -> Pool:
+        executor = self._buffer.executor
+        under_way = [
+            (await candidate_of(executor, text))[1]
+            for index, completions in self._executed.items()
+            if batch.index - self._staleness <= index < batch.index
+            for text in completions
+        ]
+        parents = batch.columns().get("parents") or [()] * len(texts)
+        return await read_pool(texts, parents, archive, executor, set(under_way))
