@@ -17,6 +17,7 @@ from ideator_rl.cli.bucket_status import BucketStatus
 from ideator_rl.cli.output import print_json, print_text
 from ideator_rl.cli.target import Process, bucket_at, find_trainer, run_folder
 from ideator_rl.report.summary import outcomes, run_summary
+from ideator_rl.screen.summary import ScreenSummary, read_screen_summary
 from ideator_rl.search.search_summary import SearchSummary, read_search_summary
 from ideator_rl.storage.bucket import BucketError
 from ideator_rl.storage.run_reader import JOURNAL, Run, read_run
@@ -66,6 +67,8 @@ class RunStatus:
 
     run: Run
     search: SearchSummary | None
+    screen: ScreenSummary | None
+    """Of a training run; a search has its own in `search`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -84,6 +87,8 @@ class RunStatus:
         if change_times != self._change_times:
             before = time.time_ns() - SETTLED_NANOSECONDS
             self.run, self.search = read_run(self.folder), read_search_summary(self.folder)
+            has_own = self.search is None and (self.folder / JOURNAL).is_file()
+            self.screen = read_screen_summary(self.folder / JOURNAL) if has_own else None
             # A file may be written again without a new time: the records are then read once more at the next look.
             self._change_times = change_times if max(change_times) < before else ()
         return self.process is not None
@@ -98,7 +103,8 @@ class RunStatus:
     def text(self, rows: int | None = None) -> str:
         """The summary; shortened to about `rows` lines if given."""
         lines = [self._state(), run_summary(self.run, rows - 2 if rows else None)]
-        return "\n".join([*lines, *(self.search.lines() if self.search else ())])
+        more = self.search.lines() if self.search else [self.screen.line()] if self.screen else []
+        return "\n".join([*lines, *more])
 
     def facts(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -114,6 +120,7 @@ class RunStatus:
             "experiments": len(run.ran),
             "steps": [{**asdict(step), "success": step.success} for step in run.by_step()],
             "places": dict(run.places),
+            "screen": asdict(self.screen) if self.screen else None,
             "search": {**search.facts(), "words": search.lines()} if search else None,
         }
 
