@@ -2,7 +2,8 @@
 
     records → predictor.fit;  sampled ideas → predictor.predict → acquisition → picks, and an audited random share
 
-A predictor learns from the outcomes of its own run.  `search` uses the screen between ideator and buffer.
+A predictor learns from the outcomes of its own run.  `search` uses the screen between ideator and
+buffer, `training` between sampling and rewards; both read their runs with `screen.pool`.
 """
 
 from ideator_rl.screen.config import ScreenConfig

@@ -24,7 +24,7 @@ class ScreenConfig(Config):
     """Ideas sampled for each that is run."""
     after: Count | None = None
     """Outcomes before it ranks, a quarter of them successes (16 suffice); null for 64, or a quarter of max_experiments
-    if that is less."""
+    if that is less (in training, of the ideas that all batches would run)."""
     acquisition: Literal["success_ei", "ei", "ucb", "mean"] = "success_ei"
     """What ranks ideas. success_ei: chance to run times expected improvement over the best reward; ei: expected
     improvement alone; ucb: mean plus one standard deviation of doubt; mean: expected reward, failures included."""
@@ -33,7 +33,8 @@ class ScreenConfig(Config):
     gate: Amount = 2.0
     """Lift, as measured plus one standard error, below which ideas are run at random."""
     learn: Literal["executed", "predicted", "none"] = "executed"
-    """Training only, what the policy learns from: rewards of executed ideas, forecasts, or nothing."""
+    """Training only, what the policy learns from: rewards of executed ideas, forecasts (refused: not available yet), or
+    nothing, for a frozen policy."""
     fresh: Fraction = 0.35
     """Share of new ideas in the pool below which an alarm begins."""
 
