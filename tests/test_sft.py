@@ -12,6 +12,7 @@ import pytest
 from ideator_rl.experiment import Experiment
 from ideator_rl.sft import main
 from ideator_rl.storage.journal import Journal
+from ideator_rl.storage.run_reader import read_run
 from ideator_rl.training.sft.data import (
     RowSource,
     WarmupDataError,
@@ -139,6 +140,13 @@ def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
     (folder / "batch.json").write_text(json.dumps({"groups": groups, "completions": ["", ""]}))
     rows = dict((text[:9], prompt) for prompt, text in rows_from_run(run, "toy", "p", 9, False).rows)
     assert rows == {"thought 3": "second group", "thought 0": "p", "thought 1": "p"}
+    # With a screen, the first row that was run may be any row of the batch.
+    run_texts = [row.completion for row in read_run(run).rollouts if row.step == 1]
+    texts = ["not run"] * 3 + run_texts
+    groups = [{"prompt": str(row)} for row in range(len(texts))]
+    (folder / "batch.json").write_text(json.dumps({"groups": groups, "completions": texts}))
+    rows = dict((text[:9], prompt) for prompt, text in rows_from_run(run, "toy", "p", 9, False).rows)
+    assert rows["thought 3"] == str(next(row for row, text in enumerate(texts) if "thought 3" in text))
 
 
 def test_a_run_without_a_usable_idea_is_refused(run, tmp_path):

@@ -232,8 +232,10 @@ def _stored_prompt(folder: Path, rollout: Rollout) -> Any:
         batch = read_json(folder / "rollouts" / f"{rollout.step:06d}" / "batch.json")
         group_size = len(batch["completions"]) // len(batch["groups"])
         texts = [encodable(text_of(completion)) for completion in batch["completions"]]
-        # With a screen only some rows are run: positions count these.
-        row = rollout.position if texts[rollout.position] == rollout.completion else texts.index(rollout.completion)
+        row = rollout.position
+        # With a screen only some rows are run, and positions count these.
+        if texts[row] != rollout.completion and rollout.completion in texts:
+            row = texts.index(rollout.completion)
         return batch["groups"][row // group_size]["prompt"]
     except (ValueError, LookupError, TypeError, ArithmeticError):
         return None
