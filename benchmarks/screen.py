@@ -186,17 +186,19 @@ def read_results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
 
 
-def cells_of(options: argparse.Namespace) -> list[tuple[str, str, str]]:
-    """Arm, preset and variant of each cell, in the order in which they are run."""
+def cells_of(options: argparse.Namespace) -> list[tuple[str, str, str, int]]:
+    """Arm, preset, variant and budget of each cell, in the order in which they are run."""
     if options.command == "robustness":
         unseen = [(arm, preset, PLAIN) for preset in (*UNSEEN, *FURTHER) for arm in ROBUST]
         changed = [(arm, preset, variant) for preset in UNSEEN for variant in VARIANTS[1:] for arm in ROBUST]
         genetic = [(arm, preset, PLAIN) for preset in UNSEEN for arm in ("genetic", "genetic_x8")]
-        return [*unseen, *changed, *genetic]
-    return [(arm, preset, options.variant) for preset in options.landscapes for arm in options.arms]
+        # For equal proposals: as many samples as a screen takes, all of them run.
+        longer = [("evolution", preset, PLAIN, LONGER * options.budget) for preset in UNSEEN]
+        return [(*cell, options.budget) for cell in (*unseen, *changed, *genetic)] + longer
+    return [(arm, preset, options.variant, options.budget) for preset in options.landscapes for arm in options.arms]
 
 
-ROBUST = ("evolution", "screen_x8")
+ROBUST, LONGER = ("evolution", "screen_x8"), 4
 
 
 def main() -> None:
@@ -208,12 +210,12 @@ def main() -> None:
     parser.add_argument("--variant", choices=VARIANTS, default=PLAIN)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    for arm, preset, variant in cells_of(options) if options.command != "table" else []:
+    for arm, preset, variant, budget in cells_of(options) if options.command != "table" else []:
         # Read again each time: another process may have run a cell.
         finished = {(c["arm"], c["preset"], c.get("variant", PLAIN), c["budget"], c["seed"]) for c in read_results()}
-        if (arm, preset, variant, options.budget, options.seed) in finished:
+        if (arm, preset, variant, budget, options.seed) in finished:
             continue
-        cell = run_cell(arm, preset, options.budget, options.seed, variant)
+        cell = run_cell(arm, preset, budget, options.seed, variant)
         print(json.dumps(cell), flush=True)
         with open(RESULTS, "a", encoding="utf-8") as file:
             file.write(json.dumps(cell) + "\n")

@@ -11,6 +11,8 @@ from screen_landscapes import PLAIN, VARIANTS
 from ideator_rl.screen.accuracy import interval
 
 Cells = list[dict[str, Any]]
+Pairs = list[tuple[dict[str, Any], dict[str, Any]]]
+"""The cell of an arm, and that of its plain arm."""
 PLAIN_ARM = {"genetic_x8": "genetic"}
 """The arm that a screened one is compared with, where it is not evolution."""
 
@@ -25,8 +27,8 @@ def table(cells: Cells, arms: list[str]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     further = [
-        "| landscapes | arm | samples | score | score − plain | better |",
-        "|---|---|---|---|---|---|",
+        "| landscapes | arm | experiments at most: arm, plain | number | samples | score | score − plain | better |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for budget in sorted({cell["budget"] for cell in cells}):
         for group in ("t", "s"):
@@ -41,11 +43,12 @@ def table(cells: Cells, arms: list[str]) -> str:
                     if not pairs:
                         continue
                     lines.append(f"| {budget} | {group}, {variant} | {arm} {_row(pairs, arm)}")
-                    further += _by_samples(pairs, arm, f"{group}, {variant}") if budget == 2048 else []
+                    for longer in sorted({cell["budget"] for cell in cells if cell["budget"] >= budget}):
+                        further += _by_samples(with_longer(cells, pairs, longer), arm, f"{group}, {variant}")
     return "\n".join([*lines, "", *further])
 
 
-def pairs_of(rows: dict[tuple[str, str, int], dict[str, Any]], arm: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def pairs_of(rows: dict[tuple[str, str, int], dict[str, Any]], arm: str) -> Pairs:
     """The cells of an arm, each with the plain cell of its landscape."""
     plain = plain_of(arm)
     return [(cell, rows[plain, *key[1:]]) for key, cell in rows.items() if key[0] == arm and (plain, *key[1:]) in rows]
@@ -55,7 +58,7 @@ def plain_of(arm: str) -> str:
     return arm if arm == "genetic" else PLAIN_ARM.get(arm, "evolution")
 
 
-def _row(pairs: list[tuple[dict[str, Any], dict[str, Any]]], arm: str) -> str:
+def _row(pairs: Pairs, arm: str) -> str:
     score, area = (fmean(cell[name] for cell, _ in pairs) for name in ("score", "auc"))
     start = f"| {len(pairs)} | {score:.3f} | {area:.3f}"
     if plain_of(arm) == arm:
@@ -63,15 +66,26 @@ def _row(pairs: list[tuple[dict[str, Any], dict[str, Any]]], arm: str) -> str:
     gains = [cell["score"] - plain["score"] for cell, plain in pairs]
     areas = [cell["auc"] - plain["auc"] for cell, plain in pairs]
     better = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
-    # A test of fewer pairs cannot reach 0.05.
-    p = f"{wilcoxon(gains).pvalue:.3f}" if len(gains) >= 6 and any(gains) else ""
+    # A test of fewer pairs cannot reach 0.05.  Lower values than 0.001 are shown as it.
+    p = f"{max(0.001, wilcoxon(gains).pvalue):.3f}" if len(gains) >= 6 and any(gains) else ""
     return f"{start} | {difference(gains)} | {better} | {p} | {difference(areas)} |"
 
 
-def _by_samples(pairs: list[tuple[dict[str, Any], dict[str, Any]]], arm: str, landscapes: str) -> list[str]:
-    """Rows at equal proposals; a screened arm has them up to the samples that both took."""
-    if plain_of(arm) == arm or not all("by_samples" in cell for pair in pairs for cell in pair):
+def with_longer(cells: Cells, pairs: Pairs, budget: int) -> Pairs:
+    """The pairs with the plain arm's runs of another budget of experiments; those without one are left out."""
+    longer = {_name(cell): cell for cell in cells if cell["budget"] == budget}
+    return [(cell, longer[_name(plain)]) for cell, plain in pairs if _name(plain) in longer]
+
+
+def _name(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["arm"], cell["preset"], cell["seed"], cell.get("variant", PLAIN)
+
+
+def _by_samples(pairs: Pairs, arm: str, landscapes: str) -> list[str]:
+    """Rows at equal proposals, up to the samples of the screened arm."""
+    if not pairs or plain_of(arm) == arm or not all("by_samples" in cell for pair in pairs for cell in pair):
         return []
+    budgets = f"{pairs[0][0]['budget']}, {pairs[0][1]['budget']}"
     lines = []
     for most in pairs[0][0]["by_samples"]:
         scores = [(cell["by_samples"][most], plain["by_samples"][most]) for cell, plain in pairs]
@@ -80,7 +94,8 @@ def _by_samples(pairs: list[tuple[dict[str, Any], dict[str, Any]]], arm: str, la
         means = f"{fmean(own for own, _ in scores):.3f} against {fmean(plain for _, plain in scores):.3f}"
         note = " (plain has ended)" if ended else ""
         better = f"{sum(gain > 0 for gain in gains)} of {len(gains)}"
-        lines.append(f"| {landscapes} | {arm} | {most}{note} | {means} | {difference(gains)} | {better} |")
+        start = f"| {landscapes} | {arm} | {budgets} | {len(pairs)} | {most}{note}"
+        lines.append(f"{start} | {means} | {difference(gains)} | {better} |")
     return lines
 
 

@@ -115,14 +115,19 @@ def test_the_table_pairs_by_landscape():
         for arm, bonus in (("evolution", 0.0), ("screen_x8", 0.1))
     ]  # fmt: skip
     cells.append({**cells[0], "preset": "s0", "variant": "noisy"})
+    cells.append({**cells[0], "budget": 8192, "sampled": 9000, "by_samples": {"512": 0.3, "4096": 0.5}})
     equal_experiments, equal_samples = (part.splitlines()[2:] for part in table(cells, ["evolution", "screen_x8"]).split("\n\n"))  # fmt: skip
     assert equal_experiments == [
         "| 2048 | t, plain | evolution | 3 | 0.200 | 0.100 |  |  |  |  |",
         "| 2048 | t, plain | screen_x8 | 3 | 0.300 | 0.100 | +0.100 (+0.100 to +0.100) | 3 of 3 |  "
         "| +0.000 (+0.000 to +0.000) |",
         "| 2048 | s, noisy | evolution | 1 | 0.000 | 0.100 |  |  |  |  |",
+        "| 8192 | t, plain | evolution | 1 | 0.000 | 0.100 |  |  |  |  |",
     ]
     assert equal_samples == [
-        "| t, plain | screen_x8 | 512 | 0.200 against 0.300 | -0.100 (-0.100 to -0.100) | 0 of 3 |",
-        "| t, plain | screen_x8 | 4096 (plain has ended) | 0.300 against 0.200 | +0.100 (+0.100 to +0.100) | 3 of 3 |",
+        "| t, plain | screen_x8 | 2048, 2048 | 3 | 512 | 0.200 against 0.300 | -0.100 (-0.100 to -0.100) | 0 of 3 |",
+        "| t, plain | screen_x8 | 2048, 2048 | 3 | 4096 (plain has ended) | 0.300 against 0.200 "
+        "| +0.100 (+0.100 to +0.100) | 3 of 3 |",
+        "| t, plain | screen_x8 | 2048, 8192 | 1 | 512 | 0.200 against 0.300 | -0.100 | 0 of 1 |",
+        "| t, plain | screen_x8 | 2048, 8192 | 1 | 4096 | 0.300 against 0.500 | -0.200 | 0 of 1 |",
     ]
