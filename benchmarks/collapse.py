@@ -26,6 +26,7 @@ from collapse_methods import (
     FURTHER,
     MAIN,
     METHODS,
+    MIXED,
     MOST_PROPOSED,
     REFERENCE,
     SCREENED,
@@ -83,7 +84,7 @@ def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tupl
     cells = [(name, preset) for preset in UNSEEN for name in (*MAIN, *REFERENCE)]
     cells += [(name, preset) for preset in SCREENING for name in SCREENED]
     cells += [(name, preset) for preset in FURTHER for name in AGAIN]
-    cells += [(name, preset) for preset in (*UNSEEN, *FURTHER) for name in FORECAST]
+    cells += [(name, preset) for preset in (*UNSEEN, *FURTHER) for name in (*FORECAST, *MIXED)]
     chosen = [cell for cell in cells if not methods or cell[0] in methods]
     return [cell for cell in chosen if not landscapes or cell[1] in landscapes]
 

@@ -27,12 +27,14 @@ AGAIN = ("grpo", "default", "fours", "evolution", "best_of_n", "oracle")
 """Eight more landscapes, added because the first eight did not separate `default` and `evolution`."""
 FORECAST = ("screen4", "screen8")
 """Evolution with a screen, on all sixteen: 4 or 8 ideas sampled for each that is run."""
+MIXED = ("default_screen4", "default_screen8")
+"""The default mix with a screen: its numbers are the mix's own, nothing was tuned."""
 
 BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
 LONG = 8192
 """Unique experiments of the long cells, of `LONG_METHODS`: four times as many, with the numbers tuned for the short."""
-LONG_METHODS = ("default", "evolution", "grpo")
+LONG_METHODS = ("default", "evolution", "grpo", "screen8")
 BATCH = 64
 """Ideas of a step of RL and of an epoch of a search."""
 
@@ -79,6 +81,16 @@ def _rl(name: str, label: str, keys: dict[str, Any] | None = None) -> Method:
     return Method(name, label, keys=keys or {})
 
 
+def _screened(over: int) -> dict[str, Any]:
+    """The default mix whose groups are `over` times as large, so that as many ideas of a step are run as without."""
+    return {
+        **DEFAULT,
+        "screen": {"over": over},
+        "num_generations": 16 * over,
+        "gradient_accumulation_steps": over,
+    }
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -98,6 +110,8 @@ METHODS = {
             SEARCH,
             {"strategy": "evolution", "screen": {"over": 8}},
         ),
+        _rl("default_screen4", "default mix + screen, 4 samples an experiment", _screened(4)),
+        _rl("default_screen8", "default mix + screen, 8 samples an experiment", _screened(8)),
         _rl("max_at_k", "max@8, one prompt", {"advantage": "max_at_k", "advantage_options": {"k": 8}}),
         _rl("fours", "the mix in groups of four, 8 elites, no free prompts, imitation 2", FOURS),
         Method("oracle", "reference: genetic algorithm on the table, no ideator", ORACLE),
@@ -142,6 +156,8 @@ EVOLUTION: dict[str, Any] = {
 }
 TUNED: dict[str, dict[str, Any]] = {
     "default": {"learning_rate": 3e-4},
+    "default_screen4": {"learning_rate": 3e-4},
+    "default_screen8": {"learning_rate": 3e-4},
     "fours": {"learning_rate": 1e-4},
     "evolution": EVOLUTION,
     "screen4": EVOLUTION,

@@ -16,6 +16,7 @@ from collapse_methods import (
     LONG_METHODS,
     MAIN,
     METHODS,
+    MIXED,
     MOST_PROPOSED,
     REFERENCE,
     SCREENED,
@@ -30,7 +31,8 @@ LEVEL, FEWEST = 0.95, 5
 PAIRS = (
     ("default", "grpo"), ("default", "evolution"), ("default", "best_of_n"), ("grpo", "best_of_n"),
     ("fours", "evolution"), ("fours", "default"), ("screen4", "evolution"), ("screen8", "evolution"),
-    ("screen8", "default"), ("screen8", "oracle"),
+    ("screen8", "default"), ("screen8", "oracle"), ("default_screen4", "default"), ("default_screen4", "evolution"),
+    ("default_screen4", "screen4"), ("default_screen8", "screen8"),
 )  # fmt: skip
 """Of a table, where it has them; its p-values of scores are corrected together, and so are those of areas (Holm
 1979)."""
@@ -73,7 +75,7 @@ def _screens(results: list[dict[str, Any]]) -> list[str]:
     """Evolution with a screen beside what it has to beat; nothing before such a cell was run."""
     if not any(cell["method"] in FORECAST for cell in results):
         return []
-    names = (*FORECAST, "evolution", "default", "oracle")
+    names = (*FORECAST, *MIXED, "evolution", "default", "oracle")
     return ["With a screen, on all sixteen:", "", *_section(results, BUDGET, names, (*UNSEEN, *FURTHER), tests=True)]
 
 
