@@ -17,7 +17,17 @@ from typing import Any
 
 from ideator_rl import __version__
 from ideator_rl.cli.interrupt import keep
-from ideator_rl.cli.options import accelerate_options, end_time, int_from, probe_option, sft_options, train_options
+from ideator_rl.cli.options import (
+    accelerate_options,
+    amount,
+    end_time,
+    hardware_model,
+    int_from,
+    probe_option,
+    seconds,
+    sft_options,
+    train_options,
+)  # fmt: skip
 from ideator_rl.errors import IdeatorError
 
 FAILED, IMPOSSIBLE = 1, 2
@@ -94,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_add_doctor, _add_env, _add_patch, _add_execute, _add_rerun, _add_leaderboard, _add_sft, _add_train,
-                _add_search, _add_scheduler, _add_worker, _add_status, _add_cancel, _add_report, _add_export,
+                _add_search, _add_scheduler, _add_worker, _add_status, _add_cancel, _add_report, _add_best, _add_export,
                 _add_track):  # fmt: skip
         add(commands)
     return top
@@ -132,36 +142,11 @@ def _backend(command: argparse.ArgumentParser) -> None:
 def _hardware(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--hardware",
-        type=_hardware_model,
+        type=hardware_model,
         default="",
         metavar="MODEL",
         help="such as h100; other workers refuse",
     )
-
-
-def _hardware_model(text: str) -> str:
-    from ideator_rl.experiment import HARDWARE, is_hardware
-
-    if not is_hardware(text):
-        raise argparse.ArgumentTypeError(f"expected {HARDWARE}; got {text!r}")
-    return text
-
-
-def _seconds(text: str) -> float:
-    seconds = _amount(text)
-    if seconds == 0:
-        raise argparse.ArgumentTypeError("expected more than 0 seconds")
-    return seconds
-
-
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected an amount from 0 up, got {text!r}")
-    return value
 
 
 def _add_doctor(commands: Any) -> None:
@@ -242,7 +227,7 @@ def _add_execute(commands: Any) -> None:
     source.add_argument("--diff", metavar="FILE", help="a patch; - for stdin")
     command.add_argument("--implementer", default="rules", metavar="NAME", help="it writes the patch of an idea")
     command.add_argument("--coder", metavar="FILE.yaml", help="settings of an implementer that asks an LLM")
-    command.add_argument("--max-usd", type=_amount, metavar="USD", help="limit on the cost of the LLM in this command")
+    command.add_argument("--max-usd", type=amount, metavar="USD", help="limit on the cost of the LLM in this command")
     command.add_argument("--max-coder-tokens", type=int_from(1), metavar="N", help="limit on the tokens of the LLM")
     probe_option(command)
     command.add_argument("--seed", type=int_from(0), default=0, metavar="N")
@@ -312,7 +297,7 @@ def _add_scheduler(commands: Any) -> None:
     _backend(command)
     _hardware(command)
     pace = "between two looks at bucket and engine; default: by load"
-    command.add_argument("--every", type=_seconds, metavar="SECONDS", help=pace)
+    command.add_argument("--every", type=seconds, metavar="SECONDS", help=pace)
     command.add_argument("--once", action="store_true", help="end when nothing waits any more")
     _json(command)
 
@@ -325,7 +310,7 @@ def _add_worker(commands: Any) -> None:
     share.add_argument("--gpus", type=int_from(1), metavar="N", help="those that need GPUs, on N of them")
     command.add_argument("--hardware", default="", metavar="NAME", help="refuse a node of other hardware, such as h100")
     command.add_argument(
-        "--idle", type=_amount, default=math.inf, metavar="SECONDS", help="end when nothing has come for so long"
+        "--idle", type=amount, default=math.inf, metavar="SECONDS", help="end when nothing has come for so long"
     )
     command.add_argument(
         "--until",
@@ -366,6 +351,14 @@ def _add_report(commands: Any) -> None:
     command.add_argument(
         "--embedder", metavar="NAME", help="embedding of ideas (docs/reference/diversity.md); default: each run's own"
     )
+
+
+def _add_best(commands: Any) -> None:
+    command = _command(commands, "best", "write the best idea's codebase, its patch, and how sure its value is")
+    command.add_argument("target", metavar="RUN_OR_BUCKET")
+    command.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    command.add_argument("--rank", type=int_from(1), default=1, metavar="N", help="2 for the second best; default: 1")
+    _json(command)
 
 
 def _add_export(commands: Any) -> None:

@@ -103,3 +103,31 @@ def parse(argv: list[str], *add_options: AddOptions) -> tuple[argparse.Namespace
     if not args.config:
         raise IdeatorError("No recipe was given. Expected --config RECIPE.yaml, for example recipes/quickstart.yaml.")
     return args, overrides
+
+
+def hardware_model(text: str) -> str:
+    """An argument that declares a model of machines."""
+    from ideator_rl.experiment import HARDWARE, is_hardware
+
+    if not is_hardware(text):
+        raise argparse.ArgumentTypeError(f"expected {HARDWARE}; got {text!r}")
+    return text
+
+
+def seconds(text: str) -> float:
+    """An argument of more than 0 seconds."""
+    value = amount(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("expected more than 0 seconds")
+    return value
+
+
+def amount(text: str) -> float:
+    """An argument from 0 up, finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected an amount from 0 up, got {text!r}")
+    return value

@@ -40,7 +40,7 @@ class Answer:
 
 def answers(view: RunView, collapse: Answer) -> list[Answer]:
     """The six, in the order of the page."""
-    return [_best(view), _change(view), _certainty(view), _cost(view), collapse, _failures(view)]
+    return [_best(view), _change(view), certainty(view, view.best), _cost(view), collapse, _failures(view)]
 
 
 def _best(view: RunView) -> Answer:
@@ -74,16 +74,19 @@ def _change(view: RunView) -> Answer:
     return Answer(question, f"{description}.", places, view.row_of(best))
 
 
-def _certainty(view: RunView) -> Answer:
-    """An idea that was run again after the search is judged by the runs that it was not chosen for."""
-    question, best = "How sure are we?", view.best
+def certainty(view: RunView, best: Experiment | None) -> Answer:
+    """How sure the value of one of the run's successful ideas is.
+
+    An idea that was run again after the search is judged by the runs that it was not chosen for.
+    """
+    question = "How sure are we?"
     if best is None:
         return Answer(question, "There is nothing to be sure of.")
     if values := [e.metric["value"] for e in _reruns(view, best) if e.metric]:
         return _certainty_by_reruns(view, question, best, values)
     runs = len(view.run.values(best))
     reason = "it ran once" if runs < 2 else f"it was chosen by the mean of its {runs} runs, and none came after"
-    return Answer(question, f"Not sure: {reason}.", _luck(view), tone="warn")
+    return Answer(question, f"Not sure: {reason}.", _luck(view, best), tone="warn")
 
 
 def _reruns(view: RunView, best: Experiment) -> list[Experiment]:
@@ -155,23 +158,26 @@ def _paired_gains(view: RunView, best: Experiment) -> list[float]:
     ]
 
 
-def _luck(view: RunView) -> str:
+def _luck(view: RunView, best: Experiment) -> str:
     """How large a gain luck alone would show.
 
-    It is the expected largest of n normal draws.  Each draw is a mean of as many runs as the best idea had.
+    It is the expected largest of n normal draws.  Each draw is a mean of as many runs as the idea had.
     """
-    count, runs = len(view.ranked), len(view.run.values(view.ranked[0]))
-    flattered = f"It is the best of {count} successes, so luck flatters it. " if count > 1 else ""
+    count, values = len(view.ranked), view.run.values(best)
+    first = view.best is not None and view.best.id == best.id
+    place = "the best" if first else "chosen by its value out"
+    flattered = f"It is {place} of {count} successes, so luck flatters it. " if count > 1 else ""
     advice = "`ideator-rl rerun` runs the best again with other seeds."
-    if view.baseline_stdev is None or view.gain is None:
+    if view.baseline_stdev is None or view.baseline is None:
         reason = "The noise of one run is not known" if view.baseline else "Without a baseline no gain is known"
         return f"{flattered}{reason}. {advice}"
-    lucky_gain = view.baseline_stdev / sqrt(runs) * expected_largest(count)
-    relation = "more than" if view.gain > lucky_gain else "no more than"
+    gain = view.improvement(mean(values), view.baseline.mean)
+    lucky_gain = view.baseline_stdev / sqrt(len(values)) * expected_largest(count)
+    relation = "more than" if gain > lucky_gain else "no more than"
     return (
         f"{flattered}Were all of them no better than the baseline, the luckiest would be expected to look "
         f"{number(lucky_gain)} better, from the noise of {len(view.baseline_values)} baseline runs; this one looks "
-        f"{number(view.gain)} better, {relation} that. {advice}"
+        f"{number(gain)} better, {relation} that. {advice}"
     )
 
 
