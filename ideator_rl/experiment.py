@@ -67,6 +67,10 @@ class Experiment:
     metric: dict[str, Any] | None = None
     """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that a second run confirmed has
     the worse of the two as its value, and both as `first` and `second`."""
+    secondary: dict[str, float] = field(default_factory=dict)
+    """Further numbers that the evaluator returned, by name, of the run whose value is the metric."""
+    text: str = ""
+    """What the evaluator returned in words, or why it could not measure: untrusted where it repeats an artifact."""
     reward: float | None = None
     """What the learner gets; None when the outcome is `lost`.  In the bucket, only failures have one: each learner
     computes the reward of a success by its own rule."""
@@ -109,10 +113,12 @@ class Experiment:
 
     def to_json(self) -> str:
         """JSON for programs, which has no NaN and no Infinity: null in their place."""
+        # Fields that are newer than records in use are left out where they are empty.
+        body = {key: value for key, value in vars(self).items() if value or key not in _NEWER}
         try:
-            return json.dumps(vars(self), sort_keys=True, allow_nan=False)
+            return json.dumps(body, sort_keys=True, allow_nan=False)
         except ValueError:
-            finite = json.loads(json.dumps(vars(self)), parse_constant=lambda name: None)
+            finite = json.loads(json.dumps(body), parse_constant=lambda name: None)
             return json.dumps(finite, sort_keys=True)
 
     @classmethod
@@ -142,8 +148,11 @@ class Experiment:
             raise ValueError("it succeeded and has no metric")
         if self.error is not None and not all(isinstance(value, str) for value in self.error.values()):
             raise ValueError("its error holds something other than text")
-        numbers = [*self.seconds.values(), *self.cost.values(), self.created, self.finished]
+        numbers = [*self.seconds.values(), *self.cost.values(), *self.secondary.values(), self.created, self.finished]
         require_finite(numbers + ([] if self.reward is None else [self.reward]))
+
+
+_NEWER = ("secondary", "text")
 
 
 def require_finite(numbers: Iterable[Any]) -> None:

@@ -168,6 +168,7 @@ def _show(record: Experiment, with_reason: bool) -> None:
     parts = [record.status]
     if record.metric is not None:
         parts.append(f"{record.metric['name']} {number(record.metric['value'])}")
+    parts += [f"{name} {number(value)}" for name, value in record.secondary.items()]
     if record.reward is not None:
         parts.append(f"reward {number(record.reward)}")
     if "run" in record.seconds:
@@ -176,6 +177,8 @@ def _show(record: Experiment, with_reason: bool) -> None:
     print_text("  ".join([*parts, record.id]) + ("  (from the bucket)" if record.replayed else ""))
     if record.error is not None and with_reason:
         print_text("  " + record.error["message"].replace("\n", "\n  "))
+    if record.text and record.text != (record.error or {}).get("message"):
+        print_text("  " + record.text.replace("\n", "\n  "))
     if record.patch:
         print_text("\n".join("  " + line for line in shown_lines(record.patch)))
 

@@ -155,6 +155,8 @@ class Environment:
             "suspicious": asdict(keys.suspicious) if keys.suspicious else None,
             **keys.identity(),
         }
+        if here.metric.require:
+            parts["require"] = here.metric.require
         if here.python_path:
             parts["python_path"] = here.python_path
         if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well

@@ -138,10 +138,14 @@ class MetricKeys(Section):
     """min: lower is better; max: higher is better."""
     plausible: tuple[PlainNumber, PlainNumber]
     """[lowest, highest]: a value outside makes the experiment `invalid`."""
+    require: dict[Line, PlainNumber] = Field(default_factory=dict)
+    """Values that secondary metrics must have, such as {valid: 1}: with another value the experiment is `invalid`."""
 
     @model_validator(mode="after")
     def _ordered(self) -> MetricKeys:
         _check_range("metric.plausible", self.plausible)
+        if self.name in self.require:
+            raise ValueError(f"metric.require: {self.name!r} is the metric. Expected names of secondary metrics.")
         return self
 
 

@@ -27,6 +27,8 @@ class Metric:
     """`min` (lower is better) or `max`."""
     plausible: tuple[float, float]
     """Lowest and highest value; a value outside makes the experiment `invalid`."""
+    require: dict[str, float] = field(default_factory=dict, hash=False)
+    """Values that secondary metrics must have; with another one the experiment is `invalid`."""
 
     def better(self, value: float, reference: float) -> bool:
         """Whether a value is strictly better than a reference."""

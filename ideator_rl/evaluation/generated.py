@@ -72,6 +72,7 @@ def generated(
         "seed": int(seed),
     }
     started = time.monotonic()
+    run.exposure.hidden = True
     answer = _run_generator(run, request, base, weights)
     if "failed" in answer:
         raise ScorerFailed(f"its weights {answer['failed']}")

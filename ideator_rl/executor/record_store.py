@@ -239,6 +239,7 @@ def _cut(record: Experiment, name: str) -> bytes:
             idea=record.idea[:room],
             patch=record.patch[:room],
             log=record.log[-room:],
+            text=record.text[:room],
             error={key: value[:room] for key, value in record.error.items()} if record.error else None,
             scoring=record.scoring if room > 200 else {},
         )

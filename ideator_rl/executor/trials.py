@@ -265,7 +265,9 @@ class Trials:
         record.metric |= {"first": first_value, "second": second_value}
         if second_value is not None:
             # The worse of the two is the metric, so that a lucky run gains nothing.
-            record.metric["value"] = second_value if metric.better(first_value, second_value) else first_value
+            if metric.better(first_value, second_value):
+                record.metric["value"] = second_value
+                record.secondary, record.text = second.measurement.secondary, second.measurement.text
             if abs(first_value - second_value) <= suspicious.agree:
                 return
         record.status = INVALID
@@ -318,6 +320,8 @@ class Trials:
             start=result.start,
             attempt=self.claim.number,
             scoring=measurement.notes,
+            secondary=measurement.secondary,
+            text=measurement.text,
         )
 
 

@@ -17,10 +17,12 @@ from types import ModuleType
 from typing import Any
 
 from ideator_rl.environments.data import load_trusted, trusted_line
-from ideator_rl.environments.environment import Environment, Metric, load_environment
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.scoring.allowance import ScorerLimit
+from ideator_rl.scoring.exposure import repeats_private
+from ideator_rl.scoring.result import MAX_TEXT, BadResult, broken_requirement, read_result, why_implausible
 from ideator_rl.scoring.scoring import (
     Implausible,
     OverAllowance,
@@ -29,6 +31,7 @@ from ideator_rl.scoring.scoring import (
     ScorerNotStarted,
     ScoringRun,
 )
+from ideator_rl.text.display import encodable
 
 METRIC_DIGITS = 4
 """Significant digits of a metric for which a scorer ran."""
@@ -52,6 +55,8 @@ def run(config: dict[str, Any], sandbox: Sandbox, answer: Path) -> int:
 
 def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
     """Run the environment's evaluator; the answer holds `metric`, `invalid` or `failed`, and the evaluator's notes.
+
+    Where there are any, it holds `secondary` metrics and a `text` too.
 
     Args:
         sandbox: for its scorers.
@@ -86,8 +91,15 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
 
 def _rounded(answer: dict[str, Any]) -> dict[str, Any]:
     """The answer without digits of the metric that a model can choose once it has read hidden data."""
-    value = answer.get("metric")
-    return answer if value is None else answer | {"metric": float(f"{value:.{METRIC_DIGITS}g}")}
+    rounded = {name: _significant(value) for name, value in answer.get("secondary", {}).items()}
+    changes: dict[str, Any] = {"secondary": rounded} if rounded else {}
+    if answer.get("metric") is not None:
+        changes["metric"] = _significant(answer["metric"])
+    return answer | changes
+
+
+def _significant(value: float) -> float:
+    return float(f"{value:.{METRIC_DIGITS}g}")
 
 
 def _rounded_seconds(notes: dict[str, Any]) -> dict[str, Any]:
@@ -98,15 +110,17 @@ def _rounded_seconds(notes: dict[str, Any]) -> dict[str, Any]:
 def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]:
     evaluator = _load_evaluator(environment.root / environment.evaluator)
     try:
-        value = evaluator.evaluate(run)
-        if value is None:
-            return {"failed": f"evaluate(run) in {environment.evaluator} returned None; expected a number"}
-        value = float(value)
+        returned = evaluator.evaluate(run)
+        called = f"evaluate(run) in {environment.evaluator}"
+        result = read_result(returned, environment.metric, evaluator.evaluate, called)
+    except BadResult as error:
+        return {"failed": str(error)}
     except Implausible as error:
         return {"invalid": str(error)}
     except ScorerFailed as error:
         over, killed = isinstance(error, OverAllowance), isinstance(error, ScorerKilled)
-        return {"failed": str(error), "over_allowance": over, "killed": killed}
+        text, _ = _text(error.text or str(error), run)
+        return {"failed": str(error), "over_allowance": over, "killed": killed, "text": text}
     except (MemoryError, ScorerNotStarted):
         raise  # of this machine: ours
     except ImportError as error:
@@ -117,9 +131,22 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
         # Only the kind of the error and a line of trusted code: its message could carry hidden data into the record.
         line = trusted_line(error, environment.root / environment.evaluator)
         return {"failed": f"what it left could not be scored: {type(error).__name__}{line}"}
-    if reason := why_implausible(value, environment.metric):
-        return {"invalid": reason, "metric": value if math.isfinite(value) else None}
-    return {"metric": value}
+    answer: dict[str, Any] = {"metric": result.value if math.isfinite(result.value) else None}
+    answer |= {"secondary": result.secondary} if result.secondary else {}
+    if result.text:
+        answer["text"], reason = _text(result.text, run)
+        run.notes.update({"text": f"left out: {reason}"} if reason else {})
+    if reason := why_implausible(result.value, environment.metric) or broken_requirement(result, environment.metric):
+        answer["invalid"] = reason
+    return answer
+
+
+def _text(text: str, run: ScoringRun) -> tuple[str, str]:
+    """What of a text goes into the record as feedback, and why nothing does; one of them is empty."""
+    text = encodable(text)[:MAX_TEXT]
+    if run.exposure.hidden:
+        return "", "a model had got hidden data"
+    return ("", "it repeats private data") if repeats_private(text, run.private) else (text, "")
 
 
 def _load_evaluator(path: Path) -> ModuleType:
@@ -135,14 +162,6 @@ def _load_evaluator(path: Path) -> ModuleType:
     if "evaluate" not in vars(module):
         raise IdeatorError(f"{path.name} has no function evaluate(run)")
     return module
-
-
-def why_implausible(value: float, metric: Metric) -> str:
-    """Why a value cannot be right; empty for one that is in the metric's plausible range."""
-    low, high = metric.plausible
-    if math.isfinite(value) and low <= value <= high:
-        return ""
-    return f"{metric.name} is {value:g}, outside the plausible range {low:g} to {high:g}"
 
 
 if __name__ == "__main__":

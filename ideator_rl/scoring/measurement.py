@@ -60,6 +60,8 @@ class Measurement:
     status: str
     message: str = ""
     value: float | None = None
+    secondary: dict[str, float] = field(default_factory=dict)
+    text: str = ""
     notes: dict[str, Any] = field(default_factory=dict)
     cost: ScoringCost | None = None
     """What it took; None where no scorer ran to its end."""
@@ -146,13 +148,14 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
 
 def _measurement(answer: dict[str, Any], wall: float) -> Measurement:
     value, notes = answer.get("metric"), answer.get("scoring", {})
+    more = {"secondary": answer.get("secondary", {}), "text": answer.get("text", ""), "notes": notes}
     for status in (FAILED, INVALID):
         if status in answer:
             over = answer.get("over_allowance", False)
             killed = answer.get("killed", False)
-            return Measurement(status, answer[status], value, notes, over_allowance=over, killed=killed)
+            return Measurement(status, answer[status], value, over_allowance=over, killed=killed, **more)
     cost = ScoringCost(tuple(ScorerSeconds(**seconds) for seconds in answer.get("scorers", ())), wall)
-    return Measurement(SUCCEEDED, "", float(answer["metric"]), notes, cost)
+    return Measurement(SUCCEEDED, "", float(answer["metric"]), cost=cost, **more)
 
 
 def _broken_limit(pid: int, subject: Subject) -> str | None:

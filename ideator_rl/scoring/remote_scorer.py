@@ -20,6 +20,7 @@ from ideator_rl.environments.preset import ScoringLimits
 from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox.doors import Doors
 from ideator_rl.scoring.allowance import CHECK_SECONDS, Meter
+from ideator_rl.scoring.exposure import Exposure
 
 MAX_CONTEXT, MAX_VOCAB = 1 << 16, 1 << 18
 """The most that a model may carry as its `context` and `vocab`."""
@@ -33,6 +34,9 @@ class Implausible(IdeatorError):
 
 class ScorerFailed(IdeatorError):
     """The experiment's model could not be loaded or returned no usable answer: status `failed`."""
+
+    text = ""
+    """What the model's own error said, where no model had got hidden tokens: untrusted."""
 
 
 class OverAllowance(ScorerFailed):
@@ -101,6 +105,8 @@ class Scorer:
         """Token ids that are not hidden, int (N,), for the warm-up; None has it draw them from the whole vocabulary."""
         self.doors_state = ""
         """`shut`, or `open: REASON`; empty as long as it got no hidden token."""
+        self.exposure = Exposure()
+        """Of the whole measurement, whose other scorers share it."""
         self.received = 0
         self.seconds_loading = 0.0
 
@@ -196,6 +202,8 @@ class Scorer:
             for request in requests:
                 self._ask(request, 0)
                 self._receive_status("gave no answer")
+        # From here on it may get hidden tokens: nothing that it writes goes into the record any more.
+        self.exposure.hidden = True
         self._doors.shut()
         self.doors_state = f"open: {self._doors.missing}" if self._doors.missing else "shut"
         self._refuse(self._meter.warm())
@@ -248,7 +256,9 @@ class Scorer:
             # write to the record, not even by the names of errors that it defines itself.
             kind = message.partition(":")[0]
             is_builtin = isinstance(getattr(builtins, kind, None), type)
-            raise ScorerFailed(f"the model could not be loaded or run: {kind if is_builtin else 'an error'}")
+            error = ScorerFailed(f"the model could not be loaded or run: {kind if is_builtin else 'an error'}")
+            error.text = "" if self.exposure.hidden else message
+            raise error
         return deadline
 
     def _send(self, body: bytes, deadline: float) -> None:

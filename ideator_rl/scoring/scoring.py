@@ -35,6 +35,7 @@ from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox
 from ideator_rl.sandbox.scorer_files import files_in_memory
 from ideator_rl.sandbox.start import start_script
 from ideator_rl.scoring.allowance import Meter, ScorerLimit, ScorerSeconds
+from ideator_rl.scoring.exposure import Exposure
 from ideator_rl.scoring.remote_scorer import (
     MAX_VOCAB,
     Implausible,
@@ -86,6 +87,8 @@ class ScoringRun:
     baseline, which is only measured."""
     spent: list[ScorerSeconds] = field(default_factory=list)
     """CPU seconds of the scorers that have ended."""
+    exposure: Exposure = field(default_factory=Exposure)
+    """Whether a model has got hidden data yet."""
     scoring: ScoringLimits = ScoringLimits()
     """Seconds and bytes that the measurement may take."""
     notes: dict[str, Any] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class ScoringRun:
             limit,
         )
         scorer = Scorer((request_write, answer_read), shared, vocab_range, self.scoring, doors, meter)
-        scorer.public = public
+        scorer.public, scorer.exposure = public, self.exposure
         try:
             yield scorer
             scorer.end()

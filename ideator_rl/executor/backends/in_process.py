@@ -22,7 +22,7 @@ from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.sandbox.sandbox import Sandbox
-from ideator_rl.scoring.evaluate import why_implausible
+from ideator_rl.scoring.result import BadResult, Result, broken_requirement, read_result, why_implausible
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
 IN_PROCESS = Sandbox("in_process", "codebases are data, and nothing of them is executed")
@@ -64,14 +64,15 @@ class InProcessBackend(Backend):
                 )
             started = time.monotonic()
             status, message = SUCCEEDED, ""
-            value: float | None = None
+            result, value = Result(math.nan), math.nan
             try:
-                value = float(measured(tree, preset.settings, spec.replicate))
+                returned = measured(tree, preset.settings, spec.replicate)
+                result = read_result(returned, environment.metric, measured, f"measured in {environment.evaluator}")
+                value = result.value
                 # An implausible number stays in the record, for inspection; an infinite one has no form in JSON.
-                if message := why_implausible(value, environment.metric):
-                    status = INVALID
-                    value = value if math.isfinite(value) else None
-            except ScorerFailed as error:
+                message = why_implausible(value, environment.metric) or broken_requirement(result, environment.metric)
+                status = INVALID if message else SUCCEEDED
+            except (BadResult, ScorerFailed) as error:
                 status, message = FAILED, str(error)
             except Implausible as error:
                 status, message = INVALID, str(error)
@@ -79,7 +80,11 @@ class InProcessBackend(Backend):
             return spec.new_record(
                 status,
                 environment.name,
-                metric=None if value is None else {"name": metric.name, "value": value, "direction": metric.direction},
+                metric={"name": metric.name, "value": value, "direction": metric.direction}
+                if math.isfinite(value)
+                else None,
+                secondary=result.secondary,
+                text=result.text,
                 error={"kind": status, "message": message} if message else None,
                 seconds={"implement": spec.implement_seconds, "run": time.monotonic() - started},
                 isolation=IN_PROCESS.level,
