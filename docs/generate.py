@@ -38,7 +38,7 @@ NOTE = (
 TRL = "https://huggingface.co/docs/trl/"
 
 TRAINING_GROUPS = {
-    "Environment and prompts": ["env", "preset", "prompts", "bucket"],
+    "Environment and prompts": ["env", "preset", "prompts", "bucket", "allow_reported"],
     "The model": ["model_name_or_path", "scratch_model", "cpu_threads"],
     "Rewards and advantages": ["reward_funcs", "reward_options", "advantage", "advantage_options", "cluster_weight"],
     "Past ideas in prompts": ["prompt_strategy", "free_prompts", "prompt_parents", "prompt_elites"],

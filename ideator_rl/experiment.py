@@ -45,6 +45,8 @@ OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
 FINAL = (SUCCEEDED, *OWN_FAILURES)
 """Outcomes that will not change if the experiment is asked for again."""
 
+MEASURED, REPORTED = "measured", "reported"
+"""Where a metric comes from: trusted code, or code that runs together with the idea's."""
 BASELINE = "baseline"
 """The implementer in the records of the unchanged baseline: no idea led to them."""
 RERUN_REPLICATE = 100
@@ -65,7 +67,8 @@ class Experiment:
     seed: int = 0
     replicate: int = 0
     metric: dict[str, Any] | None = None
-    """`{"name", "value", "direction"}`; only for `succeeded` and `invalid`.  A result that a second run confirmed has
+    """`{"name", "value", "direction"}`, and `"source": "reported"` where no trusted code measured it; only for
+    `succeeded` and `invalid`.  A result that a second run confirmed has
     the worse of the two as its value, and both as `first` and `second`."""
     secondary: dict[str, float] = field(default_factory=dict)
     """Further numbers that the evaluator returned, by name, of the run whose value is the metric."""
@@ -153,6 +156,11 @@ class Experiment:
 
 
 _NEWER = ("secondary", "text")
+
+
+def metric_label(metric: dict[str, Any]) -> str:
+    """The name of a record's metric for people, marked where it is reported: runs of both kinds stay apart."""
+    return f"{metric['name']} ({REPORTED})" if metric.get("source") == REPORTED else str(metric["name"])
 
 
 def require_finite(numbers: Iterable[Any]) -> None:

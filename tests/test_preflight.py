@@ -1,6 +1,7 @@
 """What the end of a run needs is tried at its start: a model that could not be trained, saved or asked is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -328,6 +329,16 @@ def test_what_the_end_of_a_run_would_miss_is_refused_before_its_start(policy, tm
         recipe = recipe_for(tmp_path / "run", policy, *words)
         check_recipe(recipe)
         check_ideator(recipe, load_environment(recipe.ours.env))
+
+
+def test_training_on_a_reported_metric_needs_a_key(policy, tmp_path):
+    shutil.copytree(TOY, tmp_path / "reported")
+    manifest = tmp_path / "reported" / "env.yaml"
+    manifest.write_text(re.sub(r"^(metric: \{.*)\}", r"\1, source: reported}", manifest.read_text(), flags=re.M))
+    words = ("--env", str(tmp_path / "reported"))
+    with pytest.raises(PreflightError, match="or set allow_reported: true"):
+        check_recipe(recipe_for(tmp_path / "run", policy, *words))
+    check_recipe(recipe_for(tmp_path / "run", policy, *words, "--allow_reported", "true"))
 
 
 def test_a_disk_without_room_for_one_checkpoint_is_refused(policy, tmp_path, monkeypatch):

@@ -26,6 +26,7 @@ from ideator_rl.environments.references import references
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, TIMED_OUT, Experiment
 from ideator_rl.patch import PatchError, Tree, judge
+from ideator_rl.patch.evolve_blocks import change_inside
 from ideator_rl.patch.judge import is_protected
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 from ideator_rl.scoring.allowance import Address, forget_cost
@@ -53,6 +54,8 @@ def check_environment(
     except (IdeatorError, NotImplementedError) as error:
         yield Check(step, False, str(error))
         return
+    if environment.metric.is_reported:
+        yield _reported(environment)
     yield _rules(environment, preset)
     if environment.catalogue_path is not None:
         yield _catalogue(environment, preset)
@@ -129,6 +132,14 @@ def _list_files(folder: Path) -> str:
     return first + (f" and {len(files) - 3} more" if len(files) > 3 else "") or "nothing"
 
 
+def _reported(environment: Environment) -> Check:
+    text = (
+        f"{environment.metric.name} is reported by code that runs together with the idea's, which could forge it: "
+        "it is never ranked with measured metrics, and `train` needs allow_reported: true"
+    )
+    return Check("metric", True, text, warned=True)
+
+
 def _rules(environment: Environment, preset: str) -> Check:
     """No patch may change or delete a protected or hidden file; at least one file may be changed."""
     base, rules = environment.baseline(preset), environment.rules
@@ -138,7 +149,11 @@ def _rules(environment: Environment, preset: str) -> Check:
         without: Tree = {name: text for name, text in base.items() if name != path}
         if may_become(base, base | {path: "changed\n"}, rules) or may_become(base, without, rules):
             return Check("rules", False, f"a patch may change {path}, which is protected")
-    editable = [path for path in base if may_become(base, base | {path: "changed\n"}, rules)]
+    # A file with EVOLVE-BLOCK marks is changed inside them.
+    changed = {
+        path: change_inside(text, "changed") if rules.evolve_blocks else "changed\n" for path, text in base.items()
+    }
+    editable = [path for path in base if may_become(base, base | {path: changed[path]}, rules)]
     globs = ", ".join(rules.editable)
     if not editable:
         return Check("rules", False, f"no file of {environment.baseline_folder}/ may be changed; editable: {globs}")
@@ -182,7 +197,7 @@ def _noise(environment: Environment, preset: str, records: list[Experiment]) -> 
     budget = environment.preset(preset).budget
     spent = max(record.seconds["cpu" if budget.clock == "cpu" else "run"] for record in records)
     text = (
-        f"{environment.metric.name} {noise.mean:.4f} ± {noise.spread:.4f} (standard deviation, {len(noise.values)} "
+        f"{environment.metric.label} {noise.mean:.4f} ± {noise.spread:.4f} (standard deviation, {len(noise.values)} "
         f"seeds); at most {spent:.2f} of {budget.seconds:g} s on the {budget.clock} clock"
     )
     return Check("baseline", True, text), noise

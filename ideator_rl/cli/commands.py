@@ -23,6 +23,7 @@ from ideator_rl.cli.options import (
     end_time,
     hardware_model,
     int_from,
+    new_options,
     probe_option,
     seconds,
     sft_options,
@@ -192,17 +193,7 @@ def _add_env(commands: Any) -> None:
     prepare.add_argument("--shards", type=int_from(1), metavar="N", help="of sharded data; default: what is needed")
     _json(prepare)
     new = _command(actions, "new", "write an environment: a small one, or around your codebase", "cli.environments:new")
-    new.add_argument("path", metavar="PATH", help="a new folder")
-    new.add_argument("--name", help="default: the folder's name")
-    new.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
-    new.add_argument("--script", metavar="FILE", help="the .py or .ipynb file of FOLDER that trains")
-    new.add_argument(
-        "--data",
-        action="append",
-        metavar="PATH",
-        help="a file or folder that is data, once for each; default: a guess",
-    )
-    new.add_argument("--metric", metavar="NAME[:min|max]", help="what is measured; default: val_loss:min")
+    new_options(new)
     _json(new)
 
 

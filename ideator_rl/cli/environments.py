@@ -17,6 +17,8 @@ from ideator_rl.environments.codebase import Codebase
 from ideator_rl.environments.data import PrepareOptions, prepare_data
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.environments.new import new_environment
+from ideator_rl.environments.new_reported import new_reported_environment
+from ideator_rl.environments.peer_examples import read_openevolve, read_shinka
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
@@ -174,14 +176,15 @@ def check(args: argparse.Namespace) -> int:
 
 def new(args: argparse.Namespace) -> int:
     """Write a new environment, and print the next steps."""
+    if args.openevolve or args.shinka:
+        return _new_reported(args)
     source = Path(args.source) if args.source else None
     written = new_environment(Path(args.path), args.name, source, args.script, args.data, args.metric)
     if args.json:
         facts: dict[str, Any] = {"environment": str(written.folder), "name": written.name}
         print_json(facts | (_codebase_facts(written.codebase) if written.codebase else {}))
         return 0
-    # The printed commands must work as they are: a bare name would be taken for a built-in environment.
-    path = shlex.quote(str(written.folder) if "/" in str(written.folder) else f"./{written.folder}")
+    path = _printed_path(written.folder)
     if written.codebase is not None:
         script = shlex.quote(f"baseline/{written.codebase.script}")
         lines = _choices(written.codebase, written.metric)
@@ -190,6 +193,41 @@ def new(args: argparse.Namespace) -> int:
     else:
         lines = [f"{path} is a complete environment. Next:", f"  ideator-rl env show {path}"]
     lines += [f"  ideator-rl env check {path}", f"  ideator-rl execute {path} --baseline"]
+    print_text("\n".join(lines))
+    return 0
+
+
+def _printed_path(folder: Path) -> str:
+    """For commands that must work as they are: a bare name would be taken for a built-in environment."""
+    return shlex.quote(str(folder) if "/" in str(folder) else f"./{folder}")
+
+
+def _new_reported(args: argparse.Namespace) -> int:
+    """Write an environment around an example of another system."""
+    if args.script or args.data:
+        raise IdeatorError("--script and --data are about a codebase of --from. Leave them out.")
+    example = read_openevolve(args.openevolve) if args.openevolve else read_shinka(args.shinka)
+    written = new_reported_environment(Path(args.path), args.name, example, args.metric)
+    if args.json:
+        facts: dict[str, Any] = {"environment": str(written.folder), "name": written.name, "peer": example.peer}
+        facts |= {"baseline/": list(example.files), "not installed": example.missing, "left out": example.left_out}
+        print_json(facts | {"metric": written.metric, "source": "reported", "task from": example.task_from})
+        return 0
+    path = _printed_path(written.folder)
+    package = "openevolve" if args.openevolve else "shinka-evolve"
+    rows = {
+        "baseline/": _some(list(example.files)),
+        "editable": example.program + (", between its EVOLVE-BLOCK marks" if example.has_blocks else ""),
+        "left out": _some([f"{name} ({reason})" for name, reason in example.left_out.items()]),
+        "metric": f"{written.metric}, reported by {example.evaluator} (--metric NAME:min for another)",
+        "task": f"from {example.task_from}",
+        "budget": f"{example.seconds:g} CPU seconds for program and evaluator",
+        "package": f"{package} is not installed; a stand-in takes its place" if example.is_stand_in else "",
+        "missing": ", ".join(example.missing) and f"{', '.join(example.missing)}: imported, but not installed here",
+    }
+    lines = [f"{title + ':':<11}{text}" for title, text in rows.items() if text]
+    lines.append(f"\n{path} is a complete environment. Next:\n  ideator-rl env check {path}")
+    lines.append(f"  ideator-rl search {path}/search.yaml --dry-run  (edit its server first)")
     print_text("\n".join(lines))
     return 0
 

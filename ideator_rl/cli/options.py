@@ -35,6 +35,20 @@ def probe_override(args: argparse.Namespace) -> list[str]:
     return ["--probe", "false"] if args.no_probe else []
 
 
+def new_options(new: argparse.ArgumentParser) -> None:
+    new.add_argument("path", metavar="PATH", help="a new folder")
+    new.add_argument("--name", help="default: the folder's name")
+    around = new.add_mutually_exclusive_group()
+    around.add_argument("--from", dest="source", metavar="FOLDER", help="your codebase; it is copied")
+    files = "an example of OpenEvolve: PROGRAM EVALUATOR [CONFIG.yaml]"
+    around.add_argument("--openevolve", nargs="+", type=Path, metavar="FILE", help=files)
+    around.add_argument("--shinka", type=Path, metavar="FOLDER", help="an example of ShinkaEvolve")
+    new.add_argument("--script", metavar="FILE", help="the .py or .ipynb file of FOLDER that trains")
+    data = "a file or folder that is data, once for each; default: a guess"
+    new.add_argument("--data", action="append", metavar="PATH", help=data)
+    new.add_argument("--metric", metavar="NAME[:min|max]", help="what is measured; default: val_loss:min")
+
+
 def sft_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FILE.jsonl", help="learn from the rows of a trajectory file")
     parser.add_argument("--from-run", type=Path, metavar="RUN", help="learn from the best ideas of a run or search")

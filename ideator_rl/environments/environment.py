@@ -159,6 +159,8 @@ class Environment:
             parts["require"] = here.metric.require
         if here.python_path:
             parts["python_path"] = here.python_path
+        if here.metric.is_reported:
+            parts["source"] = here.metric.source
         if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well
             parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -338,6 +340,7 @@ def _fields(root: Path, keys: dict[str, Any]) -> dict[str, Any]:
             protected=(*keys["protected"], *keys["hidden"], *fixed),
             max_bytes=keys["max_bytes"],
             max_compressed_bytes=keys["max_compressed_bytes"],
+            evolve_blocks=keys["evolve_blocks"],
         ),
         "metric": Metric(**keys["metric"] | {"plausible": tuple(keys["metric"]["plausible"])}),
         "evaluator": keys["evaluator"],

@@ -140,6 +140,8 @@ class MetricKeys(Section):
     """[lowest, highest]: a value outside makes the experiment `invalid`."""
     require: dict[Line, PlainNumber] = Field(default_factory=dict)
     """Values that secondary metrics must have, such as {valid: 1}: with another value the experiment is `invalid`."""
+    source: Literal["measured", "reported"] = "measured"
+    """measured by trusted code, or reported by code that runs together with the idea's, which could forge it."""
 
     @model_validator(mode="after")
     def _ordered(self) -> MetricKeys:
@@ -336,6 +338,9 @@ class Manifest(Section):
     """Globs of files that ideas may change or add."""
     protected: Texts = Field(default_factory=list)
     """Globs of files that ideas must not change."""
+    evolve_blocks: Flag = False
+    """In a file of the baseline with comments EVOLVE-BLOCK-START and EVOLVE-BLOCK-END, ideas may change only what is
+    between them."""
     hidden: Texts = Field(default_factory=list)
     """Globs of files of the baseline that are protected, and shown neither to ideators nor to coders."""
     max_bytes: Count = 1_000_000

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ideator_rl.environments.codebase import Codebase, survey
+from ideator_rl.environments.peer_examples import PeerExample
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
 from ideator_rl.patch import write_tree
@@ -33,9 +34,11 @@ class NewEnvironment:
     folder: Path
     name: str
     codebase: Codebase | None
-    """None for the example."""
+    """None for an example."""
     metric: str = ""
     """Name and direction, as `--metric` takes them."""
+    reported: PeerExample | None = None
+    """The example of OpenEvolve or ShinkaEvolve that it was written around."""
 
 
 def new_environment(
@@ -55,22 +58,22 @@ def new_environment(
     Raises:
         IdeatorError: the folder is not empty, a name is not valid, or the codebase, its script or data is not usable.
     """
-    name = _check_name(folder, name)
-    _refuse_existing(folder)
+    name = check_name(folder, name)
+    refuse_existing(folder)
     if source is None and (script or data or metric):
         option = "--script" if script else "--data" if data else "--metric"
         raise IdeatorError(f"{option} is about a codebase. Give its folder too: --from FOLDER.")
     if source is None:
         with atomic_folder(folder, overwrite=False) as scratch:
-            _fill(TEMPLATES / "example", scratch, {"NAME": name, "PATH": shlex.quote(str(folder))})
+            fill(TEMPLATES / "example", scratch, {"NAME": name, "PATH": shlex.quote(str(folder))})
         return NewEnvironment(folder, name, None)
-    metric_name, direction = _metric(metric or "val_loss")
+    metric_name, direction = metric_and_direction(metric or "val_loss")
     codebase = survey(source, script, data or [], folder)
     with atomic_folder(folder, overwrite=False) as scratch:
         fields = _fields(name, folder, codebase, metric_name, direction)
-        _fill(TEMPLATES / "own_code", scratch, fields)
-        if not _is_loss(metric_name):
-            _fill(TEMPLATES / "own_metric", scratch, fields)
+        fill(TEMPLATES / "own_code", scratch, fields)
+        if not is_loss(metric_name):
+            fill(TEMPLATES / "own_metric", scratch, fields)
         write_tree(codebase.code, scratch / "baseline")
         (scratch / "data").mkdir()
         for path, file in codebase.data.items():
@@ -83,34 +86,34 @@ def new_environment(
 def _fields(name: str, folder: Path, codebase: Codebase, metric: str, direction: str) -> dict[str, str]:
     """What stands for `__FIELD__` in the templates."""
     start = ["-m", codebase.module] if codebase.as_module else [codebase.script]
-    is_loss, verb = _is_loss(metric), "Lower" if direction == "min" else "Raise"
+    measures_loss, verb = is_loss(metric), "Lower" if direction == "min" else "Raise"
     return {
         "NAME": name,
         "PATH": shlex.quote(str(folder)),
         "SCRIPT": codebase.script,
         "RUN": shlex.join(["python", *start]),
-        "TITLE": _yaml(f"{verb} the {metric} of {codebase.script} on hidden data"),
-        "COMMAND": _yaml(["python", *start]),
-        "SCORER": _yaml(f"{codebase.module}:load" if is_loss else ""),
-        "PRELOAD": _yaml(codebase.preload),
-        "FOLDERS": _yaml(codebase.python_path),
+        "TITLE": yaml_text(f"{verb} the {metric} of {codebase.script} on hidden data"),
+        "COMMAND": yaml_text(["python", *start]),
+        "SCORER": yaml_text(f"{codebase.module}:load" if measures_loss else ""),
+        "PRELOAD": yaml_text(codebase.preload),
+        "FOLDERS": yaml_text(codebase.python_path),
         "METRIC": metric,
         "DIRECTION": direction,
-        "PLAUSIBLE": "[0.1, 10.0]" if is_loss else "[0.0, 1.0]",
+        "PLAUSIBLE": "[0.1, 10.0]" if measures_loss else "[0.0, 1.0]",
         "TRANSFORM": "inverse" if direction == "min" else "identity",
         "VERB": verb,
     }
 
 
-def _yaml(value: str | list[str]) -> str:
+def yaml_text(value: str | list[str]) -> str:
     """A text or a list of texts as YAML in one line, quoted where it could be read as something else."""
     if isinstance(value, list):
-        return f"[{', '.join(map(_yaml, value))}]"
+        return f"[{', '.join(map(yaml_text, value))}]"
     plain = re.fullmatch(r"[A-Za-z_./-][\w./ -]*\w|[A-Za-z_]", value) and ": " not in value
     return value if plain and not re.fullmatch(r"(?i)y|yes|n|no|on|off|true|false|null", value) else json.dumps(value)
 
 
-def _metric(text: str) -> tuple[str, str]:
+def metric_and_direction(text: str) -> tuple[str, str]:
     """The name and the direction of a metric.
 
     Raises:
@@ -119,18 +122,18 @@ def _metric(text: str) -> tuple[str, str]:
     match = METRIC.fullmatch(text)
     if match is None:
         raise IdeatorError(f"--metric {text}: expected a name such as val_loss, or accuracy:max with its direction.")
-    rises = any(part in match[1].lower() for part in RISING) and not _is_loss(match[1])
+    rises = any(part in match[1].lower() for part in RISING) and not is_loss(match[1])
     return match[1], match[2] or ("max" if rises else "min")
 
 
-def _is_loss(metric: str) -> bool:
+def is_loss(metric: str) -> bool:
     return any(part in metric.lower() for part in LOSSES)
 
 
-def _check_name(folder: Path, name: str | None) -> str:
+def check_name(folder: Path, name: str | None) -> str:
     """The name, or one made from the folder's."""
     chosen = name or folder.name.lower().replace("-", "_")
-    if not NAME.fullmatch(chosen) or _yaml(chosen) != chosen:
+    if not NAME.fullmatch(chosen) or yaml_text(chosen) != chosen:
         origin = f"--name {name}" if name else f"the folder's name, {folder.name!r},"
         raise IdeatorError(
             f"{origin} is not a name for an environment: expected at most 40 lower-case letters, digits and _, with a "
@@ -139,14 +142,14 @@ def _check_name(folder: Path, name: str | None) -> str:
     return chosen
 
 
-def _refuse_existing(folder: Path) -> None:
+def refuse_existing(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise IdeatorError(f"{folder} exists already and is not a folder. Give another path; nothing is overwritten.")
     if folder.is_dir() and any(folder.iterdir()):
         raise IdeatorError(f"{folder} exists already and is not empty. Give another path; nothing is overwritten.")
 
 
-def _fill(template: Path, target: Path, fields: dict[str, str]) -> None:
+def fill(template: Path, target: Path, fields: dict[str, str]) -> None:
     """Copy a template; `__NAME__` and other fields are filled in, and a seed of 0 becomes a random one."""
     for path in sorted(template.rglob("*")):
         if not path.is_file() or "__pycache__" in path.parts:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import MEASURED, REPORTED, metric_label
 
 OLD_SIZE_GB = 0.268435456
 """256 MiB in GB (10^9 bytes): the default size of /dev/shm, of /tmp and of an artifact."""
@@ -29,6 +30,22 @@ class Metric:
     """Lowest and highest value; a value outside makes the experiment `invalid`."""
     require: dict[str, float] = field(default_factory=dict, hash=False)
     """Values that secondary metrics must have; with another one the experiment is `invalid`."""
+    source: str = MEASURED
+    """`measured` by trusted code, or `reported` by code that runs together with the idea's."""
+
+    @property
+    def is_reported(self) -> bool:
+        return self.source == REPORTED
+
+    @property
+    def label(self) -> str:
+        """The name for people, marked where the metric is reported."""
+        return metric_label({"name": self.name, "source": self.source})
+
+    def facts(self, value: float) -> dict[str, Any]:
+        """The entry `metric` of a record; it names the source only where it is not measured, as records ever did."""
+        facts = {"name": self.name, "value": value, "direction": self.direction}
+        return facts | ({"source": self.source} if self.is_reported else {})
 
     def better(self, value: float, reference: float) -> bool:
         """Whether a value is strictly better than a reference."""

@@ -299,12 +299,11 @@ class Trials:
     def _record(self, trial: Trial) -> Experiment:
         metric, result, measurement = self.environment.metric, trial.result, trial.measurement
         error = {"kind": measurement.status, "message": measurement.message}
-        measured = {"name": metric.name, "value": measurement.value, "direction": metric.direction}
         gpus = self.preset.resources.gpus
         return self.spec.new_record(
             measurement.status,
             self.environment.name,
-            metric=measured if measurement.value is not None else None,
+            metric=metric.facts(measurement.value) if measurement.value is not None else None,
             error=None if measurement.status == SUCCEEDED else error,
             seconds={
                 "implement": self.spec.implement_seconds,

@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from ideator_rl.patch.content import new_content
 from ideator_rl.patch.edit import PatchError
+from ideator_rl.patch.evolve_blocks import change_outside
 from ideator_rl.patch.paths import Tree
 from ideator_rl.patch.source import encoded
 
@@ -40,6 +41,8 @@ class Rules:
     """Bytes beyond the baseline after compression, in all files that differ together: no room for weights."""
     max_path: int = 200
     """Bytes of UTF-8 in a path."""
+    evolve_blocks: bool = False
+    """In a file of the baseline that has EVOLVE-BLOCK marks, only what is between them may differ."""
 
 
 def judge(base: Tree, tree: Tree, rules: Rules) -> None:
@@ -53,6 +56,8 @@ def judge(base: Tree, tree: Tree, rules: Rules) -> None:
         raise rejected(f"{len(changed)} files differ from the baseline; at most {rules.max_files} may")
     for path in changed:
         _judge_path(path, rules)
+        if rules.evolve_blocks and (reason := change_outside(base.get(path, ""), tree.get(path))):
+            raise rejected(f"{path}: {reason}")
     total = sum(_judge_text(path, tree[path], rules) for path in changed if path in tree)
     if total > rules.max_bytes:
         raise rejected(

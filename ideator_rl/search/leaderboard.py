@@ -112,6 +112,11 @@ async def measure(
     """
     executor = buffer.executor
     target, metric = executor.preset.target, executor.environment.metric
+    if metric.is_reported:
+        raise IdeatorError(
+            f"{metric.name} of {executor.environment.name} is reported, not measured, so it has no leaderboard. Let "
+            "trusted code measure it, and delete `source: reported` in env.yaml."
+        )
     if target is None:
         raise IdeatorError(
             f"The preset {executor.preset.name} of {executor.environment.name} has no target, and so no leaderboard. "

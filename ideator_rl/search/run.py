@@ -243,7 +243,7 @@ async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
         IdeatorError: no run of it succeeded.
     """
     records = await asyncio.gather(*(buffer.baseline(replicate) for replicate in range(replicates)))
-    return baseline_line(records, buffer.executor.environment.metric.name)
+    return baseline_line(records, buffer.executor.environment.metric.label)
 
 
 def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, progress: ProgressReporter) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ideator_rl.config.reader import read_json
 from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment
+from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment, metric_label
 from ideator_rl.storage.forecasts import ForecastOutcome, read_forecasts
 from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
 from ideator_rl.text.redaction import Redactor
@@ -76,7 +76,8 @@ class Run:
 
     @property
     def metric(self) -> str:
-        return next((e.metric["name"] for e in self.experiments.values() if e.metric), "metric")
+        """Its name, marked where it is reported: runs of both kinds are never compared."""
+        return next((metric_label(e.metric) for e in self.experiments.values() if e.metric), "metric")
 
     @property
     def baselines(self) -> list[Experiment]:

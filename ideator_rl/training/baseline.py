@@ -39,7 +39,7 @@ class BaselineRuns:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return baseline_line(self._records, self._executor.environment.metric.name)
+        return baseline_line(self._records, self._executor.environment.metric.label)
 
     def _run(self) -> None:
         try:

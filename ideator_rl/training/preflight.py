@@ -61,6 +61,11 @@ def check_recipe(recipe: Recipe, resume: bool = False, dry: bool = False, for_re
         check_names(recipe)
     environment = load_environment(ours.env).at(ours.preset)
     environment.prompt(ours.preset, ours.prompts)
+    if for_rewards and environment.metric.is_reported and not ours.allow_reported:
+        raise PreflightError(
+            f"The metric {environment.metric.name} of {environment.name} is reported by code that runs together with "
+            "the idea's, so a policy can learn to forge it. Let trusted code measure it, or set allow_reported: true."
+        )
     if for_rewards:
         refuse_misfits(environment.preset(ours.preset), ours.fleet, ours.max_gpu_hours, recipe.generation_batch)
     if for_rewards and (ours.sft_steps or ours.scratch_model or ours.implementer == "rules"):

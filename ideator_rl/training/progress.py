@@ -59,7 +59,7 @@ class Progress(ProgressReporter):
             parts.append(f"{counts['running']} running, {counts['waiting']} waiting")
             parts.append(f"{counts['done']} done ({counts['failed']} failed, {counts['reused']} reused)")
             if counts["best"] is not None:
-                parts.append(f"best {self.buffer.executor.environment.metric.name} {number(counts['best'])}")
+                parts.append(f"best {self.buffer.executor.environment.metric.label} {number(counts['best'])}")
         return parts
 
     def share(self) -> float | None:

@@ -80,9 +80,7 @@ class InProcessBackend(Backend):
             return spec.new_record(
                 status,
                 environment.name,
-                metric={"name": metric.name, "value": value, "direction": metric.direction}
-                if math.isfinite(value)
-                else None,
+                metric=metric.facts(value) if math.isfinite(value) else None,
                 secondary=result.secondary,
                 text=result.text,
                 error={"kind": status, "message": message} if message else None,

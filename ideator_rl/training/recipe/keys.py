@@ -95,6 +95,8 @@ class IdeatorConfig(PipelineConfig, RunSettings):
     """Runs only the share 1 / `over` of each batch, the ideas with the best forecasts; null: off."""
     collapse_action: Literal["warn", "stop"] = "warn"
     """What a collapse alarm does: warn logs it; stop ends the run."""
+    allow_reported: Flag = False
+    """Train on an environment whose metric is reported by code that ideas could forge; such a run is refused else."""
 
 
 REMOVED_ACTION = "It was removed: write `collapse_action: warn` or `collapse_action: stop`."
