@@ -23,6 +23,8 @@ from ideator_rl.archive.archive import Archive, archive_of
 from ideator_rl.archive.parents import Strategy
 from ideator_rl.config.reader import read_text
 from ideator_rl.environments.environment import Environment
+from ideator_rl.environments.feedback import feedback_of
+from ideator_rl.environments.preset import FEEDBACK_NONE, FEEDBACK_STATUS
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
@@ -74,9 +76,11 @@ class ArchivePrompts:
         text = environment.prompt(preset, self.kind)
         if parents:
             archive = archive or archive_of(self.buffer)
-            results = [(record.idea, outcome(record, archive)) for record in parents]
+            level = environment.feedback
+            results = [(record.idea, outcome(record, archive, level)) for record in parents]
             baseline = archive.baseline.metric if archive.baseline else None
-            text = parent_prompt(environment, text, results, baseline, self.idea_chars)
+            feedback = [feedback_of(record, level, self.idea_chars) for record in parents]
+            text = parent_prompt(environment, text, results, baseline, self.idea_chars, feedback=feedback)
         return as_messages(text) if self.chat else text
 
     def _free(self, batch: int, groups: int) -> int:
@@ -92,6 +96,7 @@ def parent_prompt(
     baseline: float | None = None,
     idea_chars: int = 2000,
     template_name: str = PARENTS,
+    feedback: Sequence[str] = (),
 ) -> str:
     """The text of a prompt that shows ideas.
 
@@ -101,14 +106,16 @@ def parent_prompt(
         baseline: its metric; None if unknown.
         idea_chars: characters of one idea, at most.
         template_name: `parents` or `explore`.
+        feedback: lines below each idea, as `feedback_of` returns them; empty for none.
     """
     template = Path(__file__).with_name(f"{template_name}.md")
     if template_name in environment.prompt_files:
         template = environment.root / environment.prompt_files[template_name]
-    ideas = [
-        f"Idea {number}, {_result(environment, value, baseline)}:\n{cut(idea, idea_chars)}"
-        for number, (idea, value) in enumerate(past_ideas, 1)
-    ]
+    ideas = []
+    for index, (idea, value) in enumerate(past_ideas):
+        lines = feedback[index] if index < len(feedback) else ""
+        head = f"Idea {index + 1}, {_result(environment, value, baseline)}:\n{cut(idea, idea_chars)}"
+        ideas.append(f"{head}\n{lines}" if lines else head)
     values = {
         "prompt": own,
         "task": environment.task,
@@ -121,12 +128,18 @@ def parent_prompt(
     return _FIELD.sub(lambda match: values[match[1]], read_text(template)).strip()
 
 
-def outcome(record: Experiment, archive: Archive) -> float | str | None:
-    """The mean metric of an idea, or how it failed; None for a success whose metric is unknown."""
+def outcome(record: Experiment, archive: Archive, level: str = FEEDBACK_STATUS) -> float | str | None:
+    """The mean metric of an idea, or how it failed; None for a success whose metric is unknown.
+
+    Args:
+        level: the environment's `feedback`; at `none`, a failure has no reason.
+    """
     value = archive.metric(record)
     # The mean over replicates, not this run's value: the archive knows them all.
     if value is not None or record.status == SUCCEEDED:
         return value
+    if level == FEEDBACK_NONE:
+        return FAILED
     kind = " ".join(str(record.error_kind).split())[:REASON_CHARS]
     reasons = [text.replace("_", " ") for text in dict.fromkeys((record.status, kind)) if text not in ("", FAILED)]
     return ": ".join(["failed", *reasons])

@@ -20,7 +20,7 @@ from typing import Any
 
 from ideator_rl.config.reader import read_bytes, read_json, read_text
 from ideator_rl.environments.data import Data, DataSource, prepared
-from ideator_rl.environments.preset import Budget, Metric, Preset, Resources, Suspicious
+from ideator_rl.environments.preset import FEEDBACK_STATUS, Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
@@ -73,6 +73,8 @@ class Environment:
     """Folder of the codebase that ideas change, relative to `root`."""
     references: str | None = None
     """A file of results to compare with."""
+    feedback: str = FEEDBACK_STATUS
+    """How much ideators are shown of an experiment beyond its metric: `none`, `status` or `text`."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Fields that presets replace, by preset; for `at`."""
     base: Environment | None = None
@@ -317,6 +319,7 @@ def _build(root: Path, keys: dict[str, Any]) -> Environment:
         presets={name: Preset.from_keys(name, preset) for name, preset in keys["presets"].items()},
         in_process=keys["in_process"],
         references=keys["references"],
+        feedback=keys["feedback"],
         overrides=overrides,
         **fields,
     )

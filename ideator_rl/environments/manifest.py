@@ -367,10 +367,22 @@ class Manifest(Section):
     """File of the baseline that a preset's settings are written into."""
     references: File | None = None
     """File of results to compare with, which reports and `leaderboard` show."""
+    feedback: Literal["none", "status", "text"] = "status"
+    """What prompts show of an experiment beyond its metric.  none: nothing; status: why it failed in a word, and
+    secondary metrics; text: also words of its evaluator and its run, bounded, cleaned and marked as untrusted."""
     in_process: Flag = False
     """Codebases are data: the evaluator's `measured(tree, settings, replicate)` replaces a run."""
     presets: Annotated[dict[str, PresetKeys], Expected("a mapping with at least one preset", _have_names)]
     """Presets by name."""
+
+    @model_validator(mode="after")
+    def _no_words_of_hidden_files(self) -> Manifest:
+        if self.feedback == "text" and self.hidden:
+            raise ValueError(
+                f"feedback: 'text' with hidden: {self.hidden}. Expected none or status: a run can read these files, "
+                "and could print them into what ideators read."
+            )
+        return self
 
 
 def read_manifest(raw: Any, path: Path, error: type[IdeatorError]) -> dict[str, Any]:

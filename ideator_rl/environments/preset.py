@@ -13,6 +13,8 @@ from typing import Any
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import MEASURED, REPORTED, metric_label
 
+FEEDBACK_NONE, FEEDBACK_STATUS, FEEDBACK_TEXT = "none", "status", "text"
+"""How much of an experiment an ideator is shown beyond its metric; see `feedback`."""
 OLD_SIZE_GB = 0.268435456
 """256 MiB in GB (10^9 bytes): the default size of /dev/shm, of /tmp and of an artifact."""
 MIN_FILE_BYTES = 1 << 30

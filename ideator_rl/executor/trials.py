@@ -123,7 +123,9 @@ class Trials:
             if measurement.status == SUCCEEDED and self._wants_time(measurement.value, split, share):
                 measurement = self._with_time_to_target(measurement, result, aside, folder, split, is_baseline)
         else:
-            measurement = Measurement(TIMED_OUT if result.status == TIMED_OUT else FAILED, fault)
+            # A limit that it broke is feedback in our words; of a crash, its log has more.
+            text = "" if result.crashed or result.status == TIMED_OUT else fault
+            measurement = Measurement(TIMED_OUT if result.status == TIMED_OUT else FAILED, fault, text=text)
         if measurement.status in (FAILED, TIMED_OUT):
             machine.raise_fault()
         return Trial(result, measurement, time.monotonic() - started)

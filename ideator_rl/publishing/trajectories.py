@@ -4,15 +4,18 @@ Contract:
 - One row for each row of the journal, in its order, with its status, reward and metric.
 - The facts of an experiment are in both tables.
 - Texts are published without secrets.  Logs and error messages are left out: they name folders of the machine.
+- Feedback is as an ideator sees it, at the level of the run's environment.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.environments.feedback import feedback_level, feedback_of
 from ideator_rl.experiment import RERUN_REPLICATE, Experiment
 from ideator_rl.storage.run_reader import Run
 from ideator_rl.text.redaction import Redactor
@@ -85,6 +88,10 @@ EXPERIMENT_COLUMNS = (
         }.items()
     ),
     Column("finished", "float64", "Unix seconds of the outcome"),
+    Column(
+        "secondary", "string", "further numbers of the evaluator, a JSON object by name; empty where there are none"
+    ),
+    Column("feedback", "string", "what ideators were shown of the outcome besides: quoted, untrusted; empty for none"),
 )
 COLUMNS = {PROPOSALS: PROPOSAL_COLUMNS + EXPERIMENT_COLUMNS, EXPERIMENTS: RECORD_COLUMNS + EXPERIMENT_COLUMNS}
 
@@ -96,19 +103,19 @@ def write_trajectories(run: Run, folder: Path, redactor: Redactor) -> dict[str, 
     for child, parents, step in run.lineage:
         parents_by_proposal.setdefault((child, step), []).extend(parents)
 
-    redact = redactor.text
+    redact, level = redactor.text, feedback_level(str(run.recipe.get("env") or ""))
     proposals = []
     for row in run.rollouts:
         record = run.experiments.get(row.experiment_id)
         shown = parents_by_proposal.get((row.experiment_id, row.step), [])
         proposals.append(
-            (_experiment_facts(record, redact) if record else {"experiment_id": row.experiment_id})
+            (_experiment_facts(record, redact, level) if record else {"experiment_id": row.experiment_id})
             | {name: getattr(row, name) for name in ("step", "position", "status", "metric", "reward")}
             | {name: redact(getattr(row, name)) for name in ("completion", "thought", "idea")}
             | {"parents": list(dict.fromkeys(shown))}
         )
     experiments = [
-        _experiment_facts(record, redact)
+        _experiment_facts(record, redact, level)
         | {"kind": kind_of(record), "idea": redact(record.idea), "status": record.status}
         | {"metric": record.metric["value"] if record.metric else None}
         for record in run.experiments.values()
@@ -126,7 +133,7 @@ def kind_of(record: Experiment) -> str:
     return "rerun" if record.replicate >= RERUN_REPLICATE else "idea"
 
 
-def _experiment_facts(record: Experiment, redact: Callable[[str], str]) -> dict[str, Any]:
+def _experiment_facts(record: Experiment, redact: Callable[[str], str], level: str) -> dict[str, Any]:
     metric = record.metric or {}
     same_names = ("preset", "tree", "implementer", "seed", "replicate", "isolation", "hardware", "finished")
     return {
@@ -135,6 +142,8 @@ def _experiment_facts(record: Experiment, redact: Callable[[str], str]) -> dict[
         "direction": metric.get("direction"),
         "patch": redact(record.patch),
         "error_kind": record.error_kind,
+        "secondary": json.dumps(record.secondary, sort_keys=True) if record.secondary else "",
+        "feedback": redact(feedback_of(record, level)),
         "environment": Path(record.environment).name,
         "environment_sha256": record.hashes.get("environment", ""),
         **{name: getattr(record, name) for name in same_names},

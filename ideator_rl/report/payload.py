@@ -1,7 +1,7 @@
 """Every experiment as inert data in the page: a table of columns as JSON, and the long texts as gzip'd JSON.
 
 The table holds what sorting and filtering need, so that it can be used while the texts are still being read.  The
-texts (idea, thought, patch, log, error) are unpacked by the browser when the first one is needed.
+texts (idea, thought, patch, log, error, feedback) are unpacked by the browser when the first one is needed.
 
 Guarantees: every experiment is in the table; the texts take at most `MAX_BYTES` packed and `MAX_UNPACKED_BYTES`
 unpacked: where they would take more, the longest are clipped, and the number of cut characters is kept for each.  No
@@ -21,6 +21,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import changes
@@ -53,8 +54,8 @@ def table(views: Sequence[RunView]) -> Markup:
 
 def packed_texts(views: Sequence[RunView]) -> Markup:
     """A list in the order of the table's rows, each item `[texts, cut]` of `_clipped`: JSON, gzip, base64."""
-    rows = [row for view in views for row in view.rows]
-    lengths = [len(text) for row in rows for text in _texts(row)]
+    rows = [(row, view.feedback_level) for view in views for row in view.rows]
+    lengths = [len(text) for row, level in rows for text in _texts(row, level)]
     max_characters = MAX_CHARACTERS
     # Before the first round: else this process would hold what the browser is spared.
     if sum(min(length, max_characters) for length in lengths) > MAX_UNPACKED_BYTES:
@@ -120,6 +121,7 @@ def _facts(view: RunView, row: Row) -> dict[str, Any]:
         "tree": record.tree[:16] if record else "",
         "reward": record.reward if record else None,
         "seconds": {key: round(value, 2) for key, value in record.seconds.items()} if record else {},
+        "secondary": {visible(name): value for name, value in record.secondary.items()} if record else {},
         "usd": record.cost.get("usd", 0.0) if record else 0.0,
         "seed": record.seed if record else 0,
         "replicate": record.replicate if record else 0,
@@ -161,26 +163,27 @@ def _parents(views: Sequence[RunView], index: dict[tuple[int, str], int]) -> dic
     return {child_row: list(parent_rows) for child_row, parent_rows in parents_by_row.items()}
 
 
-def _pack(rows: list[Row], max_characters: int) -> tuple[str, int]:
+def _pack(rows: list[tuple[Row, str]], max_characters: int) -> tuple[str, int]:
     """The texts, packed, and their bytes before that."""
-    items = [_clipped(row, max_characters) for row in rows]
+    items = [_clipped(*row, max_characters) for row in rows]
     data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(data, 5, mtime=0)).decode(), len(data)
 
 
-def _clipped(row: Row, max_characters: int) -> tuple[list[str], list[int]]:
+def _clipped(row: Row, level: str, max_characters: int) -> tuple[list[str], list[int]]:
     """The texts of a row, of the log its end; and how many characters of each were cut."""
-    texts = _texts(row)
-    idea, thought, patch, log, kind, message = texts
+    texts = _texts(row, level)
+    idea, thought, patch, log, *others = texts
     clipped = [text[:max_characters] for text in (idea, thought, patch)]
-    clipped += [log[-max_characters:], kind[:max_characters], message[:max_characters]]
+    clipped += [log[-max_characters:], *(text[:max_characters] for text in others)]
     cut = [len(text) - len(short) for text, short in zip(texts, clipped, strict=True)]
     return [visible(text) for text in clipped], cut
 
 
-def _texts(row: Row) -> tuple[str, str, str, str, str, str]:
-    """Idea, thought, patch, log, and kind and message of the error."""
+def _texts(row: Row, level: str) -> tuple[str, ...]:
+    """Idea, thought, patch, log, kind and message of the error, and what ideators are shown of the result."""
     record = row.record
     error = (record.error or {}) if record else {}
     patch, log = (record.patch, record.log) if record else ("", "")
-    return row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", ""))
+    feedback = feedback_of(record, level) if record else ""
+    return row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", "")), feedback

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.feedback import feedback_level
 from ideator_rl.environments.references import Reference, references
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
@@ -152,6 +153,11 @@ class RunView:
             return references(environment, str(recipe.get("preset") or "cpu"))
         except (IdeatorError, OSError, ValueError):
             return ()
+
+    @cached_property
+    def feedback_level(self) -> str:
+        """How much of an experiment its ideators are shown."""
+        return feedback_level(str(self.run.recipe.get("env") or ""))
 
     @cached_property
     def leaderboard(self) -> dict[str, Any] | None:

@@ -70,6 +70,8 @@ class RunResult:
     killed: bool = False
     """It failed by a signal that we did not send, and that a crash does not raise.  The machine may have killed it, or
     the experiment itself."""
+    crashed: bool = False
+    """Its program ended with an error, and `message` holds its last line; else `message` is ours."""
     spent: float = 0.0
     """Seconds of the budget."""
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -221,7 +223,7 @@ def _follow(process: Process, output: int, log: _Log, watch: Watch) -> tuple[str
 def _result(
     exit_code: int, broken: tuple[str, str] | None, log: _Log, watch: Watch, cpu: float, wall: float
 ) -> RunResult:
-    text, killed = log.text(), False
+    text, killed, crashed = log.text(), False, False
     # The last seconds may have passed between the last poll and the end.
     if broken is None and watch.marked and watch.over_budget(cpu, wall):
         broken = (TIMED_OUT, watch.over_budget_message())
@@ -229,6 +231,7 @@ def _result(
         lines = reversed(text[-LAST_LINE_CHARACTERS:].splitlines())
         last_line = next((line for line in lines if line.strip()), "it printed nothing")
         message = f"ended with status {exit_code}: {last_line.strip()[:300]}"
+        crashed = True
         if watch.marked:
             broken, killed = (FAILED, message), _signal_number(exit_code) in process_tree.SENT_SIGNALS
         else:
@@ -236,7 +239,7 @@ def _result(
             broken = (LOST, f"The experiment did not start: it {message}")
     status, message = broken or ("ok", "")
     complete = status == "ok" or (status == TIMED_OUT and watch.artifact_in_time(cpu))
-    return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed=killed)
+    return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed=killed, crashed=crashed)
 
 
 def _signal_number(exit_code: int) -> int:

@@ -32,6 +32,7 @@ function facts(i) {
   add("proposed", R.steps[i].length ? "in step " + R.steps[i].join(", ") + (R.proposed[i] > 1 ? ", " + R.proposed[i] + " times in all" : "") : "");
   add("reward", R.reward[i] === null ? "" : number(R.reward[i]));
   add("seed", "seed " + R.seed[i] + ", replicate " + R.replicate[i] + (R.attempt[i] ? ", attempt " + (R.attempt[i] + 1) : ""));
+  for (const [name, value] of Object.entries(R.secondary[i])) add(name, number(value));
   add("seconds", seconds);
   add("coder", R.usd[i] ? R.usd[i].toFixed(4) + " USD" : "");
   add("by", R.by[i]);
@@ -86,13 +87,14 @@ async function ideaPage(i, width) {
   } catch (error) {
     return [...head, paragraph("caveat", "This browser cannot unpack the texts (DecompressionStream is missing). They are in the records."), facts(i)];
   }
-  const [idea, thought, patch, log, kind, message] = texts;
+  const [idea, thought, patch, log, kind, message, feedback] = texts;
   const metric = R.metric[i] === null ? [] : [
     paragraph("", DATA.runs[R.run[i]].metric + " " + withError(R.values[i].length ? R.values[i] : [R.metric[i]])), html("div", {class: "strip"}, strip(i, width))];
   const drawing = family(i, width), lineage = drawing ? [html("h2", {text: "Lineage"}), html("div", {class: "family"}, drawing)] : [];
   return [
     ...head, ...metric,
     ...(kind || message ? [paragraph("error", kind + ": " + message), ...cutNote(cut[5], "")] : []),
+    ...(feedback ? [html("h2", {text: "Feedback to ideators"}), paragraph("quote", feedback)] : []),
     ...ideaText(idea, cut[0]),
     ...(patch ? [html("h2", {text: "Patch"}), colouredPatch(patch), ...cutNote(cut[2], "")] : []),
     ...(thought ? [html("h2", {text: "Thought"}), paragraph("quote", thought), ...cutNote(cut[1], "")] : []),

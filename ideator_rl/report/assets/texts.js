@@ -61,7 +61,7 @@ function badge(status) {
 const documentRead = document.readyState !== "loading" ? Promise.resolve()
   : new Promise((resolve) => addEventListener("DOMContentLoaded", resolve, {once: true}));
 
-// Of every row: [idea, thought, patch, log, kind and message of the error], and how many characters of each were cut.
+// Of every row: [idea, thought, patch, log, kind and message of the error, feedback], and how many characters of each were cut.
 // Unpacked once, when the first text is needed.
 let unpackedTexts = null;
 function allTexts() {

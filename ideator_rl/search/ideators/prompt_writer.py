@@ -25,6 +25,7 @@ from jinja2 import FileSystemLoader, StrictUndefined
 from ideator_rl.archive.archive import Archive
 from ideator_rl.archive.prompts import EXPLORE as EXPLORE_PROMPT
 from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
+from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
@@ -115,10 +116,12 @@ class PromptWriter:
         text = self._own_prompt
         # As trained, a prompt that explores shows no ideas, and the parents' template is the only one.
         if past_ideas:
-            results = [(record.idea, outcome(record, archive)) for record in past_ideas]
+            environment, level = self.subject.environment, self.subject.environment.feedback
+            results = [(record.idea, outcome(record, archive, level)) for record in past_ideas]
+            feedback = [feedback_of(record, level, chars) for record in past_ideas]
             baseline = archive.baseline.metric if archive.baseline else None
             template = EXPLORE_PROMPT if ask.kind == EXPLORE and not self.style.as_trained else PARENTS
-            text = parent_prompt(self.subject.environment, text, results, baseline, chars, template)
+            text = parent_prompt(environment, text, results, baseline, chars, template, feedback)
         if self.style.as_trained:
             return text
         request = _templates.get_template("more.md.j2").render(count=count, avoid=list(map(one_line, ask.avoid)))
