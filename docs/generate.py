@@ -21,6 +21,7 @@ from ideator_rl.environments import manifest
 from ideator_rl.executor.backends.command_settings import CommandSettings, EngineSettings
 from ideator_rl.executor.backends.ray_settings import RaySettings
 from ideator_rl.executor.backends.slurm import SlurmSettings
+from ideator_rl.implementers.agent_settings import AgentSettings
 from ideator_rl.implementers.coder import CoderSettings
 from ideator_rl.llm.settings import LLMSettings
 from ideator_rl.screen.config import ScreenConfig
@@ -111,11 +112,12 @@ def _coder_and_ideators() -> str:
     chat = [name for name in config_fields(ChatSettings) if name not in client]
     return _page(
         "Settings of coders and ideators",
-        "`coder` in a recipe (or a file for `execute --coder`) sets the implementer `llm`: the first two tables. "
-        "`ideator_options` of a search set its ideator. See [implementers](../how-to/implementers.md) and "
-        "[ideators](../how-to/ideators.md).",
+        "`coder` in a recipe (or a file for `execute --coder`) sets the implementer `llm`: the first two tables; or "
+        "`command`: the third. `ideator_options` of a search set its ideator. See "
+        "[implementers](../how-to/implementers.md) and [ideators](../how-to/ideators.md).",
         _section("`coder`: drafts", _table(CoderSettings)),
         _section("`coder` and ideator `chat`: the LLM's server", _table(LLMSettings)),
+        _section("`coder` of the implementer `command`: an agent", _table(AgentSettings)),
         _section("Ideator `chat`: prompts", _table(ChatSettings, chat)),
         _section("Ideator `local`", _table(LocalSettings)),
         _section("Ideator `catalogue`", _table(CatalogueSettings)),

@@ -29,7 +29,8 @@ class ExperimentSettings(RunLimits):
     """How ideas are implemented and experiments run."""
 
     implementer: str = "rules"
-    """What turns an idea into a patch: rules, direct, llm, an entry point, or a dotted path."""
+    """What turns an idea into a patch: rules, direct, llm, command (an agent), an entry point, or a
+    dotted path."""
     reward_transform: str | None = None
     """Replaces the environment's transform: inverse, identity, negative, or over_baseline (relative to its noise)."""
     backend: str = "local"

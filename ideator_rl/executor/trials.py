@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from ideator_rl.sandbox.checkpoints import Checkpoint
 from ideator_rl.sandbox.mounts import Mounts, allotted_gpus
 from ideator_rl.sandbox.sandbox import WORKSPACE, Sandbox, experiment_uid
 from ideator_rl.sandbox.sealed_run import Command, RunResult, run
-from ideator_rl.sandbox.workspace import in_memory, sized_workspace
+from ideator_rl.sandbox.workspace import give_to, in_memory, sized_workspace
 from ideator_rl.scoring.allowance import Address, Limits, ScoringCost, doubled, larger, limits, load_cost, store_cost
 from ideator_rl.scoring.measurement import CONFIRM, FINAL, MAIN, Measurement, Subject, collect, measure
 
@@ -232,7 +231,7 @@ class Trials:
         budget = replace(self.preset.budget, seconds=share * self.preset.budget.seconds)
         data = self.environment.data(self.preset.name)
         (workspace / "artifact").mkdir()
-        _give_to(experiment_uid(self.sandbox.level), workspace)
+        give_to(experiment_uid(self.sandbox.level), workspace)
         inside = self.sandbox.visible_path(workspace, WORKSPACE)
         variables = run_variables(
             self.environment,
@@ -324,10 +323,3 @@ class Trials:
             secondary=measurement.secondary,
             text=measurement.text,
         )
-
-
-def _give_to(uid: int, folder: Path) -> None:
-    """Make a user the owner of a folder and of all it holds."""
-    if uid != os.getuid():
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, uid, uid)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
@@ -27,6 +28,8 @@ from ideator_rl.patch import PatchError, Rules, Tree, judge
 from ideator_rl.patch.import_graph import third_party_packages
 
 FOLDER = Path(__file__).with_name("prompts")
+AGENT_TEMPLATE = "agent/idea.md.j2"
+"""In a folder of its own: `prompts_version` is part of every coder's stored answers."""
 REVISION_SHARE = 4
 """One part in so many of the prompt's tokens is reserved for a revision: the last answer and its error."""
 
@@ -92,29 +95,16 @@ class Prompt:
     @cached_property
     def _hidden(self) -> list[str]:
         """Paths of the codebase that the environment hides: the prompt names them and does not show them."""
-        return sorted(path for path in self.base if self.environment.is_hidden(path))
+        return hidden_paths(self.environment, self.base)
 
     @cached_property
     def _system(self) -> str:
-        preset, rules = self.environment.preset(self.preset), self.environment.rules
+        facts = rule_facts(self.environment, self.preset, self.base)
         return _templates.get_template("system.md.j2").render(
-            editable=rules.editable,
-            protected=rules.protected,
-            rules=rules,
-            command=self.environment.command,
-            budget=preset.budget,
-            resources=preset.resources,
-            packages=installed_packages((*third_party_packages(self.base), *self.environment.packages)),
-            preload=self.environment.preload,
-            python=platform.python_version(),
-            metric=self.environment.metric,
-            scorer=self.environment.scorer if self.environment.scorer_code == "patched" else "",
-            edit_format=self.edit_format,
-            numbered=self._numbered,
+            edit_format=self.edit_format, numbered=self._numbered, **facts
         )
 
     def _user(self, files: str) -> str:
-        mark = hashlib.sha256(self.idea.text.encode("utf-8", "replace")).hexdigest()[:16]
         read_only = sorted(path for path in self._visible if _is_fixed(path, self.environment.rules))
         return _templates.get_template("implement.md.j2").render(
             task=self.environment.task,
@@ -122,8 +112,51 @@ class Prompt:
             hidden=self._hidden,
             files=files,
             idea=self.idea.text,
-            mark=mark,
+            mark=_mark(self.idea),
         )
+
+
+def agent_brief(idea: Idea, base: Tree, environment: Environment, preset: str) -> str:
+    """What an agent reads in the codebase's folder: the rules, the task and the idea."""
+    return _templates.get_template(AGENT_TEMPLATE).render(
+        task=environment.task,
+        hidden=hidden_paths(environment, base),
+        idea=idea.text,
+        mark=_mark(idea),
+        **rule_facts(environment, preset, base),
+    )
+
+
+def agent_brief_version() -> str:
+    """SHA-256, hex, of the template of `agent_brief`."""
+    return hashlib.sha256((FOLDER / AGENT_TEMPLATE).read_bytes()).hexdigest()
+
+
+def hidden_paths(environment: Environment, base: Tree) -> list[str]:
+    """Paths of the codebase that the environment shows to no coder."""
+    return sorted(path for path in base if environment.is_hidden(path))
+
+
+def rule_facts(environment: Environment, preset: str, base: Tree) -> dict[str, Any]:
+    """What templates need to state the rules."""
+    keys, rules = environment.preset(preset), environment.rules
+    return {
+        "editable": rules.editable,
+        "protected": rules.protected,
+        "rules": rules,
+        "command": environment.command,
+        "budget": keys.budget,
+        "resources": keys.resources,
+        "packages": installed_packages((*third_party_packages(base), *environment.packages)),
+        "preload": environment.preload,
+        "python": platform.python_version(),
+        "metric": environment.metric,
+        "scorer": environment.scorer if environment.scorer_code == "patched" else "",
+    }
+
+
+def _mark(idea: Idea) -> str:
+    return hashlib.sha256(idea.text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def installed_packages(names: Iterable[str]) -> list[str]:

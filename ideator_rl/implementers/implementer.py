@@ -23,6 +23,7 @@ BUILT_IN = {
     "rules": "ideator_rl.implementers.rules.RulesImplementer",
     "direct": "ideator_rl.implementers.direct.DirectImplementer",
     "llm": "ideator_rl.implementers.coder.CoderImplementer",
+    "command": "ideator_rl.implementers.command.CommandImplementer",
 }
 
 
@@ -109,7 +110,7 @@ class Implementer(Protocol):
 
 
 def get_implementer(name: str, settings: dict[str, Any] | None = None, ledger: Ledger | None = None) -> Implementer:
-    """An implementer by name (`rules`, `llm`, `direct`), entry point, or dotted path of a class.
+    """An implementer by name (`rules`, `llm`, `direct`, `command`), entry point, or dotted path of a class.
 
     Raises:
         UnknownName: there is no implementer of that name.

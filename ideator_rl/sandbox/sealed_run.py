@@ -75,6 +75,8 @@ class RunResult:
     spent: float = 0.0
     """Seconds of the budget."""
     checkpoints: tuple[Checkpoint, ...] = ()
+    exit_code: int | None = None
+    """Of a command that ended by itself; None for one that was ended."""
     compiled: float | None = None
     """Seconds of the budget when it reported that it had compiled; None if it did not."""
 
@@ -155,7 +157,10 @@ def run(
     cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
     result = replace(
-        _result(exit_code or 0, broken, log, watch, cpu, wall), start=process.how, spent=watch.spent(cpu, wall)
+        _result(exit_code or 0, broken, log, watch, cpu, wall),
+        start=process.how,
+        spent=watch.spent(cpu, wall),
+        exit_code=exit_code if broken is None else None,
     )
     if seen is None:
         return result

@@ -52,6 +52,13 @@ def sized_workspace(folder: Path, resources: Resources) -> Iterator[bool]:
             libc.umount2(os.fsencode(folder), _DETACH)
 
 
+def give_to(uid: int, folder: Path) -> None:
+    """Make a user the owner of a folder and of all it holds."""
+    if uid != os.getuid():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, uid, uid)
+
+
 def in_memory(resources: Resources) -> bool:
     """Whether workspaces of this size are mounted in memory by this process."""
     return not workspace_fault(resources) and _take_own_mounts()
