@@ -37,6 +37,7 @@ LAZY = {
     "evaluation/generator.py",
     "llm/model_check.py",
     "llm/model_files.py",
+    "screen/hidden.py",
     "search/ideators/local.py",
     "search/ideators/sampling.py",
 }

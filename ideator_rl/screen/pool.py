@@ -20,24 +20,33 @@ from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.alarms import active_screen_alarms
 from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.screen.figures import screen_steps
-from ideator_rl.screen.predictor import Candidate, PredictorContext, Seen, load_predictor, usable
+from ideator_rl.screen.predictor import Candidate, IdeatorModel, PredictorContext, Seen, load_predictor, usable
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import create_table, read_forecasts
 from ideator_rl.storage.journal_reader import JournalQueries
 from ideator_rl.text.display import encodable
 
 
-def open_screen(config: ScreenConfig, buffer: RewardBuffer, budget: int | None, embedder: str) -> Screen:
+def open_screen(
+    config: ScreenConfig,
+    buffer: RewardBuffer,
+    budget: int | None,
+    embedder: str,
+    ideator: str = "",
+    model: IdeatorModel | None = None,
+) -> Screen:
     """The screen of a run; its journal has the table of forecasts from here on.
 
     Args:
         budget: experiments of the run; None for no limit.
+        ideator: its name, for messages.
+        model: of the ideator; None where it has none in this process.
 
     Raises:
         IdeatorError: there is no such predictor, or the journal cannot be written.
     """
     environment = buffer.executor.environment
-    context = PredictorContext(environment, buffer.config.preset, buffer.config.seed, embedder)
+    context = PredictorContext(environment, buffer.config.preset, buffer.config.seed, embedder, ideator, model)
     predictor = load_predictor(config.predictor, context)
     create_table(buffer.journal)
     return Screen(config, predictor, config.outcomes_before(budget), environment.failure_reward)

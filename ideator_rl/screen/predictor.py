@@ -26,6 +26,7 @@ from ideator_rl.registry import PluginError, plugin_code, require_members, resol
 BUILT_IN = {
     "tokens": "ideator_rl.screen.predictors.TokensPredictor",
     "embedding": "ideator_rl.screen.predictors.EmbeddingPredictor",
+    "hidden": "ideator_rl.screen.hidden.HiddenPredictor",
 }
 
 
@@ -101,6 +102,19 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class IdeatorModel:
+    """A causal language model that this process can load: the ideator as the run started with it."""
+
+    source: str
+    """Folder or hub name that transformers loads."""
+    revision: str | None = None
+    dtype: str = "auto"
+    """Data type of the weights; `auto` for the saved one."""
+    device: str | None = None
+    """Torch device; None for a GPU if there is one."""
+
+
+@dataclass(frozen=True)
 class PredictorContext:
     """What a predictor is created with."""
 
@@ -110,6 +124,10 @@ class PredictorContext:
     seed: int = 0
     embedder: str = "auto"
     """Name for `diversity.embedding.get_embedder`."""
+    ideator: str = ""
+    """Name of the run's ideator, for messages."""
+    model: IdeatorModel | None = None
+    """Of the ideator; None where it has none here, as the catalogue and chat endpoints."""
 
 
 @runtime_checkable

@@ -132,26 +132,41 @@ def _key(candidate: Candidate) -> Candidate:
     return Candidate(candidate.idea, candidate.patch)
 
 
-class EmbeddingPredictor(RidgePredictor):
-    """Features are the main directions of the descriptions' embeddings."""
+class VectorPredictor(RidgePredictor):
+    """Features are the main directions of a vector of each idea's text."""
+
+    is_standardised = False
+    """Whether each number of the vectors is taken in units of its spread over the fitted ideas."""
 
     def __init__(self, context: PredictorContext):
         super().__init__(context)
-        self._embedder: Embedder = get_embedder(context.embedder)
         self._mean_D = np.zeros(1)
         self._directions_DK = np.zeros((1, 1))
-        self._descriptions: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         """By idea."""
         self._vectors: dict[str, np.ndarray] = {}
-        """Embeddings by description."""
+        """By text: of the fitted ideas, and of those forecast since."""
+
+    @abstractmethod
+    def text_of(self, candidate: Candidate) -> str:
+        """The text whose vector is taken."""
+
+    @abstractmethod
+    def vectors_of(self, texts: Sequence[str]) -> np.ndarray:
+        """[N, D] vectors of N texts, at least one."""
 
     def fit_features(self, seen: Sequence[Seen]) -> None:
         if not seen:
             self._mean_D, self._directions_DK = np.zeros(1), np.zeros((1, 0))
             return
-        vectors_ND = self._embedded(seen)
+        vectors_ND = self._stacked(seen)
+        # Ideas that were sampled and not run are not asked for again, and vectors can be large.
+        self._vectors = {text: self._vectors[text] for text in map(self._text, seen)}
         self._mean_D = vectors_ND.mean(axis=0)
-        centred_MD = vectors_ND[:: len(seen) // MAX_ROWS + 1] - self._mean_D
+        scale_D = vectors_ND.std(axis=0) if self.is_standardised else np.ones(vectors_ND.shape[1])
+        # A number that is the same in all fitted ideas is no evidence, however much it differs in another.
+        scale_D[scale_D < 1e-6 * max(float(scale_D.max()), 1e-12)] = math.inf
+        centred_MD = (vectors_ND[:: len(seen) // MAX_ROWS + 1] - self._mean_D) / scale_D
         # The directions of the largest variance, from the smaller of the two products.
         is_wide = centred_MD.shape[0] < centred_MD.shape[1]
         product = centred_MD @ centred_MD.T if is_wide else centred_MD.T @ centred_MD
@@ -161,22 +176,36 @@ class EmbeddingPredictor(RidgePredictor):
         if is_wide:
             directions_DK = centred_MD.T @ directions_DK / np.sqrt(squares[keep])
         # Scaled as one, so that a unit is the spread in the first direction.
-        self._directions_DK = directions_DK / np.sqrt(max(squares[-1], 1e-12) / len(centred_MD))
+        self._directions_DK = directions_DK / np.sqrt(max(squares[-1], 1e-12) / len(centred_MD)) / scale_D[:, None]
 
     def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
-        counts = [len(self._description(candidate).split()) for candidate in candidates]
+        counts = [len(self._text(candidate).split()) for candidate in candidates]
         if not self._directions_DK.shape[1]:
             return np.zeros((len(candidates), 0)), counts
-        return (self._embedded(candidates) - self._mean_D) @ self._directions_DK, counts
+        return (self._stacked(candidates) - self._mean_D) @ self._directions_DK, counts
 
-    def _embedded(self, candidates: Sequence[Candidate]) -> np.ndarray:
-        texts = [self._description(candidate) for candidate in candidates]
+    def _stacked(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        texts = [self._text(candidate) for candidate in candidates]
         new = [text for text in dict.fromkeys(texts) if text not in self._vectors]
         if new:
-            self._vectors |= dict(zip(new, self._embedder.embed(new).astype(np.float64), strict=True))
-        return np.stack([self._vectors[text] for text in texts])
+            self._vectors |= dict(zip(new, self.vectors_of(new), strict=True))
+        return np.stack([self._vectors[text] for text in texts]).astype(np.float64)
 
-    def _description(self, candidate: Candidate) -> str:
-        if candidate.idea not in self._descriptions:
-            self._descriptions[candidate.idea] = description(candidate.idea)
-        return self._descriptions[candidate.idea]
+    def _text(self, candidate: Candidate) -> str:
+        if candidate.idea not in self._texts:
+            self._texts[candidate.idea] = self.text_of(candidate)
+        return self._texts[candidate.idea]
+
+
+class EmbeddingPredictor(VectorPredictor):
+    """Features are the main directions of the descriptions' embeddings."""
+
+    def __init__(self, context: PredictorContext):
+        super().__init__(context)
+        self._embedder: Embedder = get_embedder(context.embedder)
+
+    def text_of(self, candidate: Candidate) -> str:
+        return description(candidate.idea)
+
+    def vectors_of(self, texts: Sequence[str]) -> np.ndarray:
+        return self._embedder.embed(list(texts))

@@ -115,7 +115,7 @@ class SearchEngine:
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
         self.charged_ids = charged_codebases(buffer)
         """Ids of the distinct codebases that this search asked for."""
-        self._screen = SearchScreen(config, buffer) if config.screen else None
+        self._screen = SearchScreen(config, buffer, self._ideator) if config.screen else None
         self.ideas = buffer.journal.rollout_count() + (self._screen.screened_out if self._screen else 0)
         """Ideas that were asked for, those included that a screen did not run."""
         self._next_question = self.journal.next_number

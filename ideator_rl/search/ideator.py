@@ -28,6 +28,7 @@ from ideator_rl.archive.archive import Archive
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
+from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.text.display import visible
 
@@ -150,6 +151,13 @@ class Ideator(Protocol):
         """
         return
 
+    def local_model(self) -> IdeatorModel | None:
+        """The language model that writes the ideas, if this process can load it.  Optional: by default there is none.
+
+        A screen's predictor `hidden` reads its hidden states.
+        """
+        return None
+
     def close(self) -> None:
         """Release what the ideator holds."""
         return
@@ -164,7 +172,7 @@ class _WithDefaults(Ideator):
     # Instance attributes hide the methods of the class: the plugin's own, or the default bound to this object.
     def __init__(self, ideator: Any):
         self.name = ideator.name
-        for method in ("ideas", "ideas_many", "check", "probe", "remember", "close"):
+        for method in ("ideas", "ideas_many", "check", "probe", "remember", "local_model", "close"):
             setattr(self, method, getattr(ideator, method, getattr(self, method)))
 
 

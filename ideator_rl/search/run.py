@@ -127,9 +127,10 @@ def run_search(
             refuse_misfits(buffer.executor.environment.preset(config.preset), config.fleet, config.max_gpu_hours, None)
             _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
-            if config.screen:
-                load_predictor(config.screen.predictor, PredictorContext(embedder=config.embedder))
             ideator = _get_ideator(config, buffer, progress)
+            if config.screen:
+                context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
+                load_predictor(config.screen.predictor, context)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             if config.probe:
                 asyncio.run(probe_all(ideator.probe, buffer.executor.probe))

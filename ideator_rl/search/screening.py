@@ -8,6 +8,7 @@ both of which a resumed search has again; so a kill changes no pick.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 import sqlite3
@@ -21,7 +22,7 @@ from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outc
 from ideator_rl.screen.predictor import Seen
 from ideator_rl.screen.screen import Picks, Pool
 from ideator_rl.search.config import EPOCHS, SearchConfig
-from ideator_rl.search.ideator import Ask, parents_of
+from ideator_rl.search.ideator import Ask, Ideator, parents_of
 from ideator_rl.search.stopping import Patience
 from ideator_rl.storage.forecasts import (
     next_number,
@@ -38,10 +39,11 @@ Sample = tuple[int, Ask, str]
 class SearchScreen:
     """Only the event loop of the search calls it."""
 
-    def __init__(self, config: SearchConfig, buffer: RewardBuffer):
+    def __init__(self, config: SearchConfig, buffer: RewardBuffer, ideator: Ideator):
         assert config.screen is not None
         self._config, self._buffer, self._journal = config, buffer, buffer.journal
-        self._screen = open_screen(config.screen, buffer, config.max_experiments, config.embedder)
+        ideas = config.embedder, ideator.name, ideator.local_model()
+        self._screen = open_screen(config.screen, buffer, config.max_experiments, *ideas)
         self.new_alarms = ScreenAlarms(config.screen, self._journal).new_alarms
         self.screened_out = screened_out(self._journal)
         """Ideas that were sampled and not run, over all sessions."""
@@ -81,7 +83,8 @@ class SearchScreen:
         span = archive.span()
         assert span is not None, "the screen ranks after successes"
         rng = random.Random(f"{self._config.seed}:screen:{samples[0][0] if samples else 0}")
-        picks = self._screen.choose(pool, room, seen, span[1], lift, rng)
+        # In a thread: a predictor may run a model, and experiments that end meanwhile are to be stored.
+        picks = await asyncio.to_thread(self._screen.choose, pool, room, seen, span[1], lift, rng)
         first = next_number(self._journal, epoch)
         self.screened_out += len(samples) - len(picks.indices)
         return replace(picks, rows=[replace(row, number=first + row.number) for row in picks.rows])

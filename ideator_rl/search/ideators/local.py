@@ -28,6 +28,7 @@ from ideator_rl.llm.model_files import load_tokenizer, loadable, quiet_transform
 from ideator_rl.llm.model_lookup import EXPECTED, ModelError, NotInstalled, first_line, require_model
 from ideator_rl.llm.prompt_form import PromptForm, read_template_arguments
 from ideator_rl.llm.sampled_text import sampled_text
+from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.search.ideator import Ask, Ideator, Subject
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.sampling import Sampler, Stopped
@@ -112,6 +113,10 @@ class LocalIdeator(Ideator):
         settings = self.settings
         arguments = template_arguments(settings)
         return check_model(settings.model, self._subject.prompt(), None, settings.dtype, arguments).notes
+
+    def local_model(self) -> IdeatorModel:
+        settings = self.settings
+        return IdeatorModel(loadable(settings.model), None, settings.dtype, settings.device)
 
     async def ideas(self, ask: Ask, archive: Archive) -> list[str]:
         """See `Ideator`."""

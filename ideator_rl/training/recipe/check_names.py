@@ -16,7 +16,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward import RewardTraits, traits_of
 from ideator_rl.reward_buffer import BufferConfig
-from ideator_rl.screen.predictor import PredictorContext, load_predictor
+from ideator_rl.screen.predictor import IdeatorModel, PredictorContext, load_predictor
 from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
@@ -57,7 +57,9 @@ def check_names(recipe: Recipe) -> None:
     if ours.diversity and ours.diversity_embedder != "auto":  # `auto` chooses one that is installed
         get_embedder(ours.diversity_embedder)
     if ours.screen is not None:
-        load_predictor(ours.screen.predictor, PredictorContext(embedder=ours.diversity_embedder))
+        # The model itself may not be there yet: a warm-up or a model from scratch comes later.
+        model = IdeatorModel(ours.model_name_or_path or "")
+        load_predictor(ours.screen.predictor, PredictorContext(embedder=ours.diversity_embedder, model=model))
         if not any(trait.runs_experiments for trait in traits):
             raise IdeatorError(
                 "The recipe has a screen, and no reward function of it runs experiments. Add one, for example "
