@@ -16,6 +16,7 @@ from ideator_rl.screen.acquisition import acquisition, log_expected_improvement
 from ideator_rl.screen.alarms import screen_alarms
 from ideator_rl.screen.features import tokens_of
 from ideator_rl.screen.figures import coverage_of, lift_of, screen_steps
+from ideator_rl.screen.learning import forecast_rewards
 from ideator_rl.screen.predictor import usable
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import ForecastOutcome, ForecastRow
@@ -258,6 +259,26 @@ def test_a_predictor_with_arrays_of_another_length_is_refused():
     pool = Pool(["a", "b"], [Candidate("a"), Candidate("b")])
     with pytest.raises(PluginError, match="2 candidates"):
         Screen(ScreenConfig(), Short(PredictorContext()), 1).choose(pool, 1, outcomes(4), 0.5, None, random.Random(0))
+
+
+@pytest.mark.parametrize(("acquisition", "floor"), [("success_ei", 0.0), ("mean", -0.2)])
+def test_rewards_of_forecasts_are_shares_of_a_good_one(acquisition, floor):
+    rng = random.Random(3)
+    worth = [rng.choice([None, rng.random(), rng.random(), float("nan")]) for _ in range(40)]
+    worth[7] = floor
+    row = scripted(0, [0.5])[0].forecast
+    rows = [replace(row, acquisition=value) for value in worth]
+    numbers = [value for value in worth if value is not None and value == value]
+    bar = sorted(numbers, reverse=True)[2]  # the third of twelve places
+    expected = [
+        0.0 if value is None or value != value else min(1.0, (value - floor) / (bar - floor)) for value in worth
+    ]
+    assert forecast_rewards(rows, acquisition, 12) == pytest.approx(expected)
+    assert sum(reward == 1.0 for reward in expected) == 3
+    # Where hardly anything can improve, what can is worth all.
+    flat = [replace(row, acquisition=value) for value in (0.0, 0.0, 1e-300, 0.0)]
+    assert forecast_rewards(flat, "ei", 8) == [0.0, 0.0, 1.0, 0.0]
+    assert forecast_rewards([replace(row, acquisition=None)] * 2, "ei", 8) == [0.0, 0.0]
 
 
 def scripted(step, rewards, forecast=0.5, sd=0.01, fresh=1.0, hits=True):

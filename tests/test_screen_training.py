@@ -1,6 +1,7 @@
 """The trainer's screen: what of a batch is run, what the journal keeps, and that other rows change no weight."""
 
 import asyncio
+import json
 import random
 import sqlite3
 from dataclasses import dataclass, replace
@@ -10,19 +11,22 @@ import pytest
 import torch
 from search_runs import configured, text
 from tiny_policy import arguments, build, draw, save_policy, weights
+from transformers import TrainerCallback
 
 from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.recipe_file import RecipeError
+from ideator_rl.reward import RowReward
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.pool import outcomes_of
 from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.training.batch_closing import ClosingRule, Layout, Outcome, TrainBatch
+from ideator_rl.training.batch_tensors import batch_scores
 from ideator_rl.training.learning import Learning
 from ideator_rl.training.recipe.recipe import load_recipe
-from ideator_rl.training.reward_runner import RewardRunner
+from ideator_rl.training.reward_runner import PendingRewards, RewardRunner
 from ideator_rl.training.rollouts import Batch
-from ideator_rl.training.screening import BatchScreen
+from ideator_rl.training.screening import BatchScreen, Choice
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 RECIPE = str(Path(__file__).parent / "toy_recipe.yaml")
@@ -34,45 +38,63 @@ def policy(tmp_path_factory):
 
 
 class EvenRows:
-    """Chooses every other row, as a screen might."""
+    """Runs every other row, as a screen might; forecasts and the dry batch are those of its batch's number."""
 
     def choose(self, batch, run):
-        return list(range(0, len(batch.completions), 2))
+        rows = list(range(0, len(batch.completions), 2))
+        if batch.index == 0:
+            return Choice(rows)
+        return Choice(rows, [draw(f"! {completion}") for completion in batch.completions], is_dry=batch.index == 2)
 
 
-def trained(policy, folder, functions, **more):
-    trainer = build(IdeatorGRPOTrainer, policy, arguments(folder, max_steps=2, weight_decay=0.1), functions, **more)
-    before = weights(trainer)
+class Weights(TrainerCallback):
+    """The weights after each step; from the fourth step on, the policy is frozen."""
+
+    def __init__(self, trainer):
+        self.trainer, self.after = trainer, [weights(trainer)]
+
+    def on_step_end(self, args, state, control, **_):
+        self.after.append(weights(self.trainer))
+        self.trainer.learning.is_frozen = state.global_step == 3
+
+
+def trained(policy, folder, function, steps, **more):
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(folder, max_steps=steps, weight_decay=0.1), function, **more)
+    trainer.add_callback(callback := Weights(trainer))
     trainer.train()
-    return before, weights(trainer)
+    return callback.after, trainer
 
 
-def test_rows_that_are_not_chosen_are_not_run_and_have_no_gradient(policy, tmp_path):
-    ran = []
+def equal(first, second):
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_what_a_batch_is_trained_on(policy, tmp_path):
+    """Chosen rows, then forecasts, then nothing in a dry batch, then nothing in a frozen policy."""
+    ran, batches = [], []
 
     async def of_chosen(completions, **_):
         ran.append(len(completions))
         return [draw(completion) for completion in completions]
 
     async def of_all(completions, **_):
+        batches.append(len(completions))
+        if len(batches) > 1:
+            return [draw(f"! {completion}") for completion in completions]
         return [None if row % 2 else draw(completion) for row, completion in enumerate(completions)]
 
-    _, without = trained(policy, tmp_path / "masked", of_all)
-    before, screened = trained(policy, tmp_path / "screened", of_chosen, chooser=EvenRows())
-    assert ran == [4, 4], "half of each batch of eight"
-    assert all(torch.equal(tensor, screened[name]) for name, tensor in without.items())
-    assert any(not torch.equal(tensor, screened[name]) for name, tensor in before.items())
-
-
-def test_a_frozen_policy_keeps_its_weights_while_batches_are_run(policy, tmp_path):
-    ran = []
-
-    async def reward(completions, **_):
-        ran.append(len(completions))
-        return [draw(completion) for completion in completions]
-
-    before, after = trained(policy, tmp_path, reward, learning=Learning(is_frozen=True))
-    assert ran == [8, 8] and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    expected, _ = trained(policy, tmp_path / "stock", of_all, 2)
+    learning = Learning(from_forecasts=True)
+    after, trainer = trained(policy, tmp_path / "ours", of_chosen, 4, chooser=EvenRows(), learning=learning)
+    assert ran == [4, 4, 4, 4], "half of each batch of eight"
+    assert equal(after[1], expected[1]) and not equal(after[1], after[0]), "rows that are not run have no gradient"
+    assert equal(after[2], expected[2]) and not equal(after[2], after[1]), "all rows are trained on forecasts"
+    back = {name: tensor.lerp(after[0][name], 0.2) for name, tensor in after[2].items()}
+    assert equal(after[3], back), "no update of a dry batch, and a step back"
+    assert equal(after[4], after[3]), "a frozen policy keeps its weights while its batches are run"
+    logs = [entry for entry in trainer.state.log_history if "reward" in entry]
+    assert [entry.get("screen/stepped_back") for entry in logs] == [None, 0.0, 1.0, 0.0]
+    assert max(entry["reward_best"] for entry in logs) < 1, "rewards that are logged are measured ones"
 
 
 class Rows:
@@ -82,7 +104,7 @@ class Rows:
     def choose(self, batch, run):
         if self.rows is None:
             raise ValueError("the predictor is broken")
-        return self.rows
+        return Choice(self.rows)
 
 
 def submitted(rows, function):
@@ -127,6 +149,20 @@ def test_an_error_of_the_predictor_ends_the_wait_for_the_batch():
         submitted(None, lambda **_: pytest.fail("called"))
 
 
+def test_a_row_that_is_awaited_at_the_end_is_trained_on_its_forecast():
+    pending = PendingRewards(4, 1, choice=Choice([0, 1], [0.1, 0.2, 0.3, 0.4]))
+    pending.set(0, RowReward(0, 0.9, "succeeded"))
+    assert [outcome is None for outcome in pending.outcomes()] == [False, True, False, False]
+    assert not ClosingRule().is_due(pending.outcomes(), 0.0), "experiments are waited for as ever"
+    train_batch = ClosingRule().close(0, Layout(1, 4, 4), {0: pending.with_forecasts(pending.outcomes())})
+    stored = TrainBatch.from_json(json.loads(json.dumps(replace(train_batch, is_dry=True).to_json())))
+    scores = batch_scores(replace(stored, is_dry=False), Layout(1, 4, 4), torch.ones(1), 0.0)
+    assert torch.equal(scores.targets_PG, torch.tensor([[0.1, 0.2, 0.3, 0.4]]))
+    assert scores.rewards_PG[0, 0] == 0.9 and torch.isnan(scores.rewards_PG[0, 1:]).all()
+    assert stored.is_dry and not batch_scores(stored, Layout(1, 4, 4), torch.ones(1), 0.0).kept_PG.any()
+    assert PendingRewards(2, 1).with_forecasts([None, None]) == [None, None]
+
+
 def test_a_quorum_counts_chosen_rows_alone():
     waiting = [Outcome([None], is_screened_out=True)] * 6 + [None] * 2
     assert not ClosingRule(quorum=0.5).has_quorum(waiting)
@@ -141,13 +177,13 @@ def batch(index, count=24):
 
 def opened(folder, **keys):
     buffer = RewardBuffer(configured(folder).buffer())
-    return buffer, BatchScreen(ScreenConfig(over=4, after=20), buffer, share=6, **keys)
+    return buffer, BatchScreen(ScreenConfig(over=4, after=20, **keys), buffer, share=6)
 
 
 def run_batch(buffer, screen, index):
     """Choose and run one batch; returns its picks."""
     sampled = batch(index)
-    rows = screen.choose(sampled, asyncio.run)
+    rows = screen.choose(sampled, asyncio.run).rows
     texts = sampled.completions if rows is None else [sampled.completions[row] for row in rows]
     asyncio.run(buffer.score(texts, step=index))
     return rows
@@ -186,34 +222,58 @@ def test_status_and_report_read_the_forecasts_of_a_training_run(screened):
     assert (summary.since, summary.sampled, summary.executed) == (1, 72, 18)
 
 
+def test_forecasts_to_learn_from_are_those_of_the_journal(screened):
+    folder, picks, _ = screened
+    buffer, screen = opened(folder, learn="predicted")
+    choice = screen.choose(batch(3), asyncio.run)
+    rows = buffer.journal.read("select acquisition from forecasts where step=3 order by number")
+    worth = [-1.0 if value is None else value for (value,) in rows]
+    assert choice.rows == picks[3] and not choice.is_dry and choice.forecasts[22:] == [0.0, 0.0]
+    assert choice.forecasts == [0.0 if value < 0 else min(1.0, value / max(worth)) for value in worth]
+    # Before forecasts rank there are none, and with `learn: executed` none are asked for.
+    assert screen.choose(batch(0), asyncio.run).forecasts is None
+    buffer.close()
+    for keys, has_none, is_dry in (({}, True, False), ({"learn": "predicted", "fresh": 0.95}, False, True)):
+        buffer, screen = opened(folder, **keys)
+        choice = screen.choose(batch(3), asyncio.run)
+        assert (choice.forecasts is None, choice.is_dry) == (has_none, is_dry)
+        buffer.close()
+    # While the gate is closed, forecasts were no better than chance: only what is run can teach.
+    buffer, screen = opened(folder, learn="predicted")
+    buffer.journal.write(lambda db: db.execute("update forecasts set is_open=0 where step=3"))
+    assert screen.choose(batch(3), asyncio.run) == Choice(picks[3])
+    buffer.journal.write(lambda db: db.execute("update forecasts set is_open=1 where step=3"))
+    buffer.close()
+
+
 def test_a_resumed_run_makes_the_same_picks(screened, tmp_path):
     _, picks, rows = screened
     buffer, screen = opened(tmp_path)
     asyncio.run(buffer.baseline())
     assert [run_batch(buffer, screen, index) for index in range(3)] == picks[:3]
     sampled = batch(3)
-    assert screen.choose(sampled, asyncio.run) == picks[3]
+    assert screen.choose(sampled, asyncio.run).rows == picks[3]
     buffer.close()
     # Killed after the picks were written, and before anything was submitted.
     buffer, screen = opened(tmp_path)
-    assert screen.choose(sampled, lambda work: pytest.fail("chose anew")) == picks[3]
+    assert screen.choose(sampled, lambda work: pytest.fail("chose anew")).rows == picks[3]
     # Killed before they were written, while outcomes that came later are known by now.
     buffer.journal.write(lambda db: db.execute("delete from forecasts where step=3"))
     asyncio.run(buffer.score([text({0: 1, 1: 1, 2: 1})], step=9))
-    assert screen.choose(sampled, asyncio.run) == picks[3] and forecasts(buffer) == rows
+    assert screen.choose(sampled, asyncio.run).rows == picks[3] and forecasts(buffer) == rows
     # A lost outcome says nothing about its idea.
     before = outcomes_of(archive_of(buffer), buffer)
     buffer.history.append(replace(buffer.history[0], id="gone", status="lost", reward=None))
     assert outcomes_of(archive_of(buffer), buffer) == before
     # Batches that were run without a screen stay so.
-    assert screen.choose(batch(0), asyncio.run) is None
+    assert screen.choose(batch(0), asyncio.run).rows is None
     buffer.close()
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--screen", "{learn: predicted, over: 2}"], "predicted, which is not available in train yet"),
+        (["--screen", "{learn: predicted}", "--cluster_weight", "ips"], "predicted and a cluster_weight"),
         (["--screen", "{over: 4}"], "Use num_generations: 8"),
         (["--screen", "{over: 8, learn: none}"], "so that none is run"),
         (["--screen", "{over: 2, learn: none}", "--imitation_weight", "0.1"], "trains nothing"),

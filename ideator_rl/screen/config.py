@@ -19,7 +19,8 @@ class ScreenConfig(Config):
     """How a screen chooses; `screen: {}` turns it on with these defaults."""
 
     predictor: str = "tokens"
-    """tokens, embedding, an entry point of the group `ideator_rl.predictors`, or a dotted path of a class."""
+    """tokens, embedding, hidden (states of a local ideator), an entry point of the group `ideator_rl.predictors`, or a
+    dotted path of a class."""
     over: Count = 8
     """Ideas sampled for each that is run."""
     after: Count | None = None
@@ -33,10 +34,11 @@ class ScreenConfig(Config):
     gate: Amount = 2.0
     """Lift, as measured plus one standard error, below which ideas are run at random."""
     learn: Literal["executed", "predicted", "none"] = "executed"
-    """Training only, what the policy learns from: rewards of executed ideas, forecasts (refused: not available yet), or
-    nothing, for a frozen policy."""
+    """Training only, what the policy learns from: rewards of executed ideas, forecasts of all sampled ideas (once the
+    screen ranks and while its gate is open), or nothing, for a frozen policy."""
     fresh: Fraction = 0.35
-    """Share of new ideas in the pool below which an alarm begins."""
+    """Share of new ideas in the pool below which an alarm begins. With `learn: predicted`, a batch below it trains
+    nothing, and weights go a fifth of the way back to the start."""
 
     def outcomes_before(self, budget: int | None) -> int:
         """Outcomes that the screen waits for.

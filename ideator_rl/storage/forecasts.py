@@ -113,6 +113,13 @@ def picks_of_step(journal: JournalQueries, step: int, completions: Sequence[str]
     return [text for (text,) in rows] == list(completions), None
 
 
+def forecasts_of_step(journal: JournalQueries, step: int) -> list[ForecastRow]:
+    """The samples of a step, in the order sampled; none where no forecasts chose."""
+    columns = ", ".join(f"f.{name}" for name in COLUMNS)
+    rows = journal.read(f"select {columns}, '', null from forecasts f where step=? order by number", (step,))
+    return [_outcome(row).forecast for row in rows]
+
+
 def screened_out(journal: JournalQueries) -> int:
     """Sampled ideas that were not run."""
     if not journal.has_table(TABLE):

@@ -37,6 +37,12 @@ class Outcome:
     """The reward of its experiment alone, without what other functions added."""
     is_screened_out: bool = False
     """It was sampled and not run: a screen preferred others."""
+    forecast: float | None = None
+    """What it is trained on in the place of rewards; None where it is trained on these."""
+
+    @property
+    def is_trainable(self) -> bool:
+        return self.forecast is not None or self.has_reward
 
     @property
     def has_reward(self) -> bool:
@@ -47,14 +53,15 @@ class Outcome:
         body = asdict(self)
         body["measured"] = body.pop("execution_reward")
         # Without a screen the files are those of earlier releases.
-        if not body["is_screened_out"]:
-            del body["is_screened_out"]
+        for name, default in (("is_screened_out", False), ("forecast", None)):
+            if body[name] == default:
+                del body[name]
         return body
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> Outcome:
         values = (body.get("status", ""), body.get("cell", ""), body.get("measured"))
-        return cls(body["rewards"], *values, is_screened_out=body.get("is_screened_out", False))
+        return cls(body["rewards"], *values, body.get("is_screened_out", False), body.get("forecast"))
 
 
 Outcomes = Sequence[Outcome | None]
@@ -105,6 +112,8 @@ class TrainBatch:
     """Prompt and completion of ideas to imitate with this batch."""
     metrics: dict[str, list[float]] = field(default_factory=dict)
     """What reward functions had logged when it closed."""
+    is_dry: bool = False
+    """Too few of its ideas were new: it trains nothing, and the weights step back towards the start."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -115,13 +124,15 @@ class TrainBatch:
             "metrics": self.metrics,
             "seats": [slot.to_json() for slot in self.slots],
             "parked": self.deferred,
+            **({"is_dry": True} if self.is_dry else {}),
         }
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> TrainBatch:
         deferred, dropped = ([(batch, group) for batch, group in body[name]] for name in ("parked", "dropped"))
         slots = [GroupSlot.from_json(slot) for slot in body["seats"]]
-        return cls(body["index"], slots, deferred, dropped, body["waited"], body["examples"], body["metrics"])
+        values = body["waited"], body["examples"], body["metrics"], body.get("is_dry", False)
+        return cls(body["index"], slots, deferred, dropped, *values)
 
 
 @dataclass(frozen=True)
@@ -235,8 +246,8 @@ class ClosingRule:
 
 
 def _is_trainable(rows: Outcomes) -> bool:
-    """Whether a group has two rewards or more to compare."""
-    return sum(outcome is not None and outcome.has_reward for outcome in rows) >= 2
+    """Whether a group has two rewards or forecasts, or more, to compare."""
+    return sum(outcome is not None and outcome.is_trainable for outcome in rows) >= 2
 
 
 def _is_hopeless(rows: Outcomes) -> bool:

@@ -32,12 +32,14 @@ class Scores:
     rewards_PGF: torch.Tensor
     rewards_PG: torch.Tensor
     """Weighted sums."""
+    targets_PG: torch.Tensor
+    """What the rows are trained on: their rewards, or forecasts in the place of these."""
     facts: Facts
 
     @property
     def kept_PG(self) -> torch.Tensor:
         """The rows that are trained."""
-        return ~torch.isnan(self.rewards_PG)
+        return ~torch.isnan(self.targets_PG)
 
 
 def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tensor, progress: float) -> Scores:
@@ -52,13 +54,16 @@ def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tenso
     # Rewards are put into the slots of their groups, and stay NaN elsewhere.
     P, G, F = layout.groups, layout.group_size, len(weights_F)
     rewards_PGF = torch.full((P, G, F), torch.nan, device=weights_F.device)
+    forecasts_PG = torch.full((P, G), torch.nan, device=weights_F.device)
     success_PG = torch.zeros(P, G, dtype=torch.bool, device=weights_F.device)
     cell_PG = torch.full((P, G), -1, dtype=torch.long, device=weights_F.device)
     cell_numbers: dict[str, int] = {}
     for slot in train_batch.slots:
         for row, outcome in enumerate(slot.outcomes):
-            if outcome is None or not outcome.has_reward:
+            if outcome is None or not outcome.is_trainable:
                 continue
+            if outcome.forecast is not None:
+                forecasts_PG[slot.slot, row] = outcome.forecast
             values = [torch.nan if reward is None else reward for reward in outcome.rewards]
             rewards_PGF[slot.slot, row] = torch.tensor(values, dtype=torch.float32)
             # A batch whose functions run no experiments has no statuses: its rows count as successes.
@@ -70,7 +75,11 @@ def batch_scores(train_batch: TrainBatch, layout: Layout, weights_F: torch.Tenso
     rewards_BF = rewards_PGF.view(P * G, F)
     rewards_B = (rewards_BF * weights_F.unsqueeze(0)).nansum(dim=1)
     rewards_B[torch.isnan(rewards_BF).all(dim=1)] = torch.nan  # nansum returns 0 for a row of NaN alone
-    return Scores(rewards_PGF, rewards_B.view(P, G), Facts(success_PG, cell_PG, progress))
+    rewards_PG = rewards_B.view(P, G)
+    targets_PG = torch.where(torch.isnan(forecasts_PG), rewards_PG, forecasts_PG)
+    if train_batch.is_dry:
+        targets_PG = torch.full_like(targets_PG, torch.nan)
+    return Scores(rewards_PGF, rewards_PG, targets_PG, Facts(success_PG, cell_PG, progress))
 
 
 def batch_tensors(

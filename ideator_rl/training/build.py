@@ -18,6 +18,7 @@ from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.files import atomic_folder
 from ideator_rl.llm.model_files import load_tokenizer, repair_generation_config, save_weights
 from ideator_rl.registry import resolve_reward
+from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.text.display import number
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
@@ -76,6 +77,16 @@ class RecipeTrainer(IdeatorGRPOTrainer):
             # Of reward functions that run experiments without `rewards.support`, which raises by itself.
             self.buffer.executor.losses.refuse()
         return self.session.spent_cap() is not None or self.session.recipe.ours.max_losses_in_a_row is not None
+
+    def step_back(self, index: int) -> bool:
+        has_stepped = super().step_back(index)
+        if self.is_world_process_zero():
+            effect = "a fifth of the way back to the start" if has_stepped else "not moved, since they are in parts"
+            self.session.progress.say(
+                f"batch {index + 1}, warn: too few of its ideas are new to learn from their forecasts (screen.fresh); "
+                f"it trains nothing, and the weights are {effect}"
+            )
+        return has_stepped
 
     def reattach(self, submitted: set[int]) -> None:
         assert self.reward_runner is not None and self.session.buffer is not None
@@ -153,7 +164,7 @@ def build_trainer(
         trainer = RecipeTrainer(
             session=session,
             reward_columns=columns,
-            chooser=batch_screen(session, lambda alarm: send_alarm(trainer.args.report_to, alarm)),
+            chooser=batch_screen(session, source, lambda alarm: send_alarm(trainer.args.report_to, alarm)),
             model=source,
             reward_funcs=rewards,
             args=grpo_config(recipe, model),
@@ -168,6 +179,12 @@ def build_trainer(
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
+    if recipe.ours.screen and recipe.ours.screen.predictor == "hidden" and _is_zero3(trainer):
+        # Its copy of the model would be cut in parts as well, which no single process can read.
+        raise RecipeError(
+            "The recipe has screen.predictor: hidden, which cannot run under DeepSpeed's stage 3. Use tokens or "
+            "embedding."
+        )
     # Else transformers refuses to save the model at the end.
     repair_generation_config(trainer.model.generation_config)
     trainer.remove_callback(PrinterCallback)  # it prints every log as a raw dictionary
@@ -194,11 +211,12 @@ def learning(recipe: Recipe, imitate: Draw | None = None) -> Learning:
     advantage = (
         make_advantage(ours.advantage, ours.advantage_options, recipe.num_generations) if ours.advantage else None
     )
-    is_frozen = ours.screen is not None and ours.screen.learn == "none"
-    return Learning(advantage, ours.cluster_weight, imitate, ours.imitation_weight, is_frozen)
+    learn = ours.screen.learn if ours.screen else ""
+    weights = ours.cluster_weight, imitate, ours.imitation_weight
+    return Learning(advantage, *weights, is_frozen=learn == "none", from_forecasts=learn == "predicted")
 
 
-def batch_screen(session: Session, alert: Callable[[Alarm], None]) -> BatchScreen | None:
+def batch_screen(session: Session, source: str, alert: Callable[[Alarm], None]) -> BatchScreen | None:
     """The screen of a session; None without one, and at every rank but 0."""
     recipe, buffer = session.recipe, session.buffer
     if recipe.ours.screen is None or buffer is None:
@@ -210,6 +228,8 @@ def batch_screen(session: Session, alert: Callable[[Alarm], None]) -> BatchScree
         budget=recipe.screened_budget,
         staleness=recipe.ours.max_staleness,
         embedder=recipe.ours.diversity_embedder,
+        # A resumed run starts from the same files again, whatever its newest checkpoint.
+        model=IdeatorModel(source, _revision(recipe), ModelConfig(**recipe.model).dtype or "float32"),
         say=session.progress.say,
         alert=alert,
     )

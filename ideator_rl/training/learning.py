@@ -21,3 +21,5 @@ class Learning:
     imitation_weight: float = 0.0
     is_frozen: bool = False
     """Learn nothing: batches are sampled and run, and the weights stay as they are."""
+    from_forecasts: bool = False
+    """The chooser may return forecasts to learn from: the weights of the start are kept, for steps back to them."""

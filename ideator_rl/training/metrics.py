@@ -40,6 +40,9 @@ def batch_metrics(
         "pipeline/groups_dropped": float(len(train_batch.dropped)),
         "pipeline/groups_from_before": float(sum(age > 0 for age in ages)),
     }
+    if any(outcome.forecast is not None for outcome in outcomes):
+        metrics["screen/trained_on_forecasts"] = 0.0 if train_batch.is_dry else 1.0
+        metrics["screen/stepped_back"] = float(train_batch.is_dry)
     return {**metrics, **_status_metrics([outcome for outcome in outcomes if outcome.status])}
 
 
@@ -71,7 +74,7 @@ def trl_reward_metrics(scores: Scores, names: list[str]) -> dict[str, Any]:
         metrics |= _mean_and_std(scores.rewards_PGF[..., index], f"rewards/{name}/mean", f"rewards/{name}/std")
     metrics |= _mean_and_std(scores.rewards_PG, "reward", "reward_std")
     # A group whose rewards are equal has no gradient.
-    groups = [rewards[~torch.isnan(rewards)] for rewards in scores.rewards_PG]
+    groups = [targets[~torch.isnan(targets)] for targets in scores.targets_PG]
     flat = [bool(rewards.std(unbiased=False) < 1e-8) for rewards in groups if len(rewards) > 1]
     metrics["frac_reward_zero_std"] = sum(flat) / len(flat) if flat else float("nan")
     return metrics

@@ -211,6 +211,8 @@ class Pipeline:
             outcomes = {batch: self.pending[batch].outcomes() for batch in self._batches_to_choose_from(index)}
             if self._rule.is_due(outcomes[index], time.monotonic() - self.pending[index].submitted):
                 waited = time.monotonic() - ready_at
+                # Forecasts are there from the start: where a batch is trained on them, no row is missing.
+                outcomes = {batch: self.pending[batch].with_forecasts(rows) for batch, rows in outcomes.items()}
                 train_batch = self._rule.close(index, self.layout, outcomes, self._deferred(index), waited)
                 # Without any group to train, go on waiting for as long as one may still become ready.
                 if train_batch.slots or self._rule.may_close_empty(outcomes, self._host.give_up):
@@ -218,7 +220,8 @@ class Pipeline:
             self.pending[index].wait(WAIT_SECONDS)
         metrics = dict(self.pending[index].metrics)  # a copy: the functions may still be logging
         train_batch.metrics = {name: list(values) for name, values in metrics.items() if values}
-        train_batch.examples = self._draw(index) if self._draw else []
+        train_batch.is_dry = self.pending[index].is_dry
+        train_batch.examples = self._draw(index) if self._draw and not train_batch.is_dry else []
         self._store.append(train_batch)
         return train_batch
 

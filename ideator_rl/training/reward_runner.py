@@ -34,7 +34,7 @@ from ideator_rl.reward import BatchOutcomes, RowReward, traits_of
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, RewardContext
 from ideator_rl.training.batch_closing import Outcome
 from ideator_rl.training.rollouts import Batch
-from ideator_rl.training.screening import RowChooser
+from ideator_rl.training.screening import Choice, RowChooser
 
 T = TypeVar("T")
 
@@ -53,16 +53,22 @@ class PendingRewards:
 
     Args:
         measuring: indices of the functions that run experiments; a row for which one of them returns None is masked.
-        chosen: rows that the functions are given, in this order; all others are screened out.  None for all.
+        choice: rows that the functions are given; all others are screened out.  And what the batch is trained on.
     """
 
-    def __init__(self, rows: int, functions: int, measuring: Collection[int] = (), chosen: Sequence[int] | None = None):
+    def __init__(self, rows: int, functions: int, measuring: Collection[int] = (), choice: Choice | None = None):
+        choice = choice or Choice()
+        self.is_dry = choice.is_dry
+        self._forecasts: Sequence[float | None] = choice.forecasts or [None] * rows
         self.submitted = time.monotonic()
         self.metrics: defaultdict[str, list[float]] = defaultdict(list)
         self.error: BaseException | None = None
-        self._chosen = list(range(rows) if chosen is None else chosen)
+        self._chosen = list(range(rows) if choice.rows is None else choice.rows)
         is_chosen = set(self._chosen)
-        self._outcomes = [Outcome([None] * functions, is_screened_out=row not in is_chosen) for row in range(rows)]
+        self._outcomes = [
+            Outcome([None] * functions, is_screened_out=row not in is_chosen, forecast=forecast)
+            for row, forecast in enumerate(self._forecasts)
+        ]
         # Functions that have not answered for a row.
         self._awaited = [set(range(functions if row in is_chosen else 0)) for row in range(rows)]
         self._measuring, self._masked = measuring, set[int]()
@@ -125,6 +131,15 @@ class PendingRewards:
                 raise self.error
             return [None if awaited else row for row, awaited in zip(self._outcomes, self._awaited, strict=True)]
 
+    def with_forecasts(self, outcomes: Sequence[Outcome | None]) -> list[Outcome | None]:
+        """The outcomes, where rows that are still awaited have their forecasts, if the batch is trained on such."""
+        return [
+            Outcome([None] * len(first.rewards), forecast=forecast)
+            if outcome is None and forecast is not None
+            else outcome
+            for outcome, forecast, first in zip(outcomes, self._forecasts, self._outcomes, strict=True)
+        ]
+
     def wait(self, seconds: float) -> None:
         """Wait until something changes, at most so long."""
         with self._changed:
@@ -168,13 +183,13 @@ class RewardRunner:
         # Created here, on the trainer's thread, so that the caller can wait before the loop has started anything.
         count = len(batch.completions)
         try:
-            rows = self._chooser.choose(batch, self.run) if self._chooser is not None else None
+            choice = self._chooser.choose(batch, self.run) if self._chooser is not None else Choice()
         except Exception as error:
             # Raised where the batch is closed, so that every rank ends with it.
             pending = PendingRewards(count, len(self.functions))
             pending.fail(error)
             return pending
-        pending = PendingRewards(count, len(self.functions), self._measuring, rows)
+        pending, rows = PendingRewards(count, len(self.functions), self._measuring, choice), choice.rows
         # Nothing was worth a run: the functions have no rows, and are not called.
         if rows == []:
             return pending

@@ -3,7 +3,8 @@
     sampled batch → known and unreadable ideas are dropped → `screen.Screen` → picks in the journal → reward functions
 
 A batch holds `over` times as many completions as are run of it.  Picks are made over the whole batch, whatever the
-group.  The others have no reward, and are masked as every row without one.
+group.  The others have no reward, and are masked as every row without one.  With `learn: predicted` all rows of a batch
+are trained on forecasts instead, and a batch with too few new ideas trains nothing.
 
 Guarantees: picks and forecasts are in the journal before any experiment of the batch is submitted, and a resumed run
 reads them there.  Where it was killed before they were written, the journal holds how many records were known when the
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ideator_rl.archive.archive import Archive, archive_of
@@ -23,9 +24,11 @@ from ideator_rl.reward import text_of
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.screen.figures import lift_of
+from ideator_rl.screen.learning import forecast_rewards, fresh_share
 from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outcomes_of, read_pool
+from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.screen.screen import Pool
-from ideator_rl.storage.forecasts import picks_of_step, read_forecasts, replace_forecasts
+from ideator_rl.storage.forecasts import forecasts_of_step, picks_of_step, read_forecasts, replace_forecasts
 from ideator_rl.text.display import encodable
 from ideator_rl.training.rollouts import Batch
 
@@ -33,14 +36,23 @@ Run = Callable[[Coroutine[Any, Any, Any]], Any]
 """Runs a coroutine on the event loop of the rewards, and returns its result."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What of a batch is run, and what the batch is trained on."""
+
+    rows: list[int] | None = None
+    """Rows that get rewards, in ascending order; None for all."""
+    forecasts: list[float] | None = None
+    """What each row of the batch is trained on; None to train on rewards."""
+    is_dry: bool = False
+    """Too few of its ideas are new: it trains nothing, and the weights step back towards the start."""
+
+
 class RowChooser(Protocol):
     """Chooses the rows of a batch that get rewards; called at rank 0, by the thread that trains."""
 
-    def choose(self, batch: Batch, run: Run) -> list[int] | None:
-        """Rows in ascending order; None for all.
-
-        Called again for a batch that is submitted again, and returns the same rows then.
-        """
+    def choose(self, batch: Batch, run: Run) -> Choice:
+        """Called again for a batch that is submitted again, and returns the same then."""
         ...
 
 
@@ -49,6 +61,7 @@ class BatchScreen:
     share: completions of a batch that are run once the screen ranks.
     budget: experiments of the run; None for no limit.
     staleness: batches that may be under way when one is sampled.
+    model: the policy as the run started with it.
     say: prints a line.
     alert: takes each alarm that begins.
     """
@@ -62,16 +75,18 @@ class BatchScreen:
         budget: int | None = None,
         staleness: int = 0,
         embedder: str = "auto",
+        model: IdeatorModel | None = None,
         say: Callable[[str], None] = lambda text: None,
         alert: Callable[[Alarm], None] = lambda alarm: None,
     ):
-        self._buffer, self._journal, self._share, self._staleness = buffer, buffer.journal, share, staleness
-        self._screen = open_screen(config, buffer, budget, embedder)
+        self._config, self._share, self._staleness = config, share, staleness
+        self._buffer, self._journal = buffer, buffer.journal
+        self._screen = open_screen(config, buffer, budget, embedder, "", model)
         self._alarms, self._say, self._alert = ScreenAlarms(config, buffer.journal), say, alert
         self._executed: dict[int, list[str]] = {}
         """Completions that are run, of the last batches: their records may not be known yet."""
 
-    def choose(self, batch: Batch, run: Run) -> list[int] | None:
+    def choose(self, batch: Batch, run: Run) -> Choice:
         """
         Raises:
             PluginError: the predictor failed.
@@ -84,7 +99,18 @@ class BatchScreen:
         self._executed[batch.index] = texts if rows is None else [texts[row] for row in rows]
         for index in [index for index in self._executed if index < batch.index - self._staleness]:
             del self._executed[index]
-        return rows
+        return self._choice(batch.index, rows)
+
+    def _choice(self, index: int, rows: list[int] | None) -> Choice:
+        """What a batch with these picks is trained on; read from the journal, as a resumed run reads it."""
+        pool = forecasts_of_step(self._journal, index) if rows is not None else []
+        if self._config.learn != "predicted" or not pool:
+            return Choice(rows)
+        is_dry = fresh_share(pool) < self._config.fresh
+        # A closed gate means that forecasts were no better than chance: then only outcomes can teach.
+        if not is_dry and not all(row.is_open for row in pool):
+            return Choice(rows)
+        return Choice(rows, forecast_rewards(pool, self._config.acquisition, self._share), is_dry)
 
     def _new_picks(self, batch: Batch, texts: list[str], run: Run) -> list[int] | None:
         index = batch.index

@@ -39,6 +39,8 @@ from ideator_rl.training.ranks import Ranks
 from ideator_rl.training.reward_runner import RewardRunner
 from ideator_rl.training.rollouts import Batch, RolloutStore, random_state
 from ideator_rl.training.screening import RowChooser
+from ideator_rl.training.start_weights import start_weights
+from ideator_rl.training.unsupported import NO_EVALUATION, refuse_evaluation, refuse_models
 from ideator_rl.training.vllm_cpu import prepare_engine
 
 RESUMABLE_CHECKPOINTS = 2
@@ -126,10 +128,13 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         """What to imitate with the current batch; set for each batch, read by `compute_loss`."""
         self._statuses: set[str] = set()
         """Every status that was logged: one that no row has any more is logged as 0."""
+        self._is_dry = False
+        """The current batch trains nothing; set for each batch, read by `compute_loss`."""
+        self._start_weights = start_weights(self) if self.learning.from_forecasts else None
         self._old_logps: torch.Tensor | None = None
         """Log-probs of sampling time, while `compute_loss` runs with such; `_get_per_token_logps…` reads them."""
-        _refuse_models(self.reward_funcs)
-        _refuse_evaluation(self.args)
+        refuse_models(self.reward_funcs)
+        refuse_evaluation(self.args)
         if prompts is None:
             refuse_stream(self.train_dataset)
         self.add_callback(_BatchCleaner(self))
@@ -208,11 +213,11 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         scores = batch_scores(train_batch, layout, weights, progress)
         pad = self._tokenizer.pad_token_id
         output: dict[str, Any] = dict(batch_tensors(train_batch, batches, layout, rank, scores.kept_PG, pad))
-        rewards_PG = scores.rewards_PG
+        targets_PG = scores.targets_PG
         if self.learning.cluster_weight:
-            rewards_PG = cluster_weighted(rewards_PG, scores.facts, self.learning.cluster_weight)
+            targets_PG = cluster_weighted(targets_PG, scores.facts, self.learning.cluster_weight)
         # Computed for the whole batch at every rank, which then takes its own rows.
-        advantages = self._advantage(rewards_PG, scores.facts).reshape(-1)
+        advantages = self._advantage(targets_PG, scores.facts).reshape(-1)
         start = rank * layout.rows_per_rank
         output["advantages"] = advantages[start : start + layout.rows_per_rank]
         # TRL counted the tokens when the batch was sampled: with masked or moved rows there are others.
@@ -223,7 +228,10 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         scale = row_scale(scores.kept_PG, self.loss_type)
         if scale != 1.0:
             output["row_scale"] = torch.tensor(scale, device=self.device)
-        self._examples = train_batch.examples
+        self._examples, self._is_dry = train_batch.examples, train_batch.is_dry
+        # Not again where a run goes on from a checkpoint within the batch: its weights have stepped back already.
+        if train_batch.is_dry and self._step % per_batch == 0:
+            self.step_back(train_batch.index)
         self._log_batch(train_batch, batches, scores, advantages)
         return output
 
@@ -235,7 +243,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """TRL's loss, scaled where rows are masked, plus the imitation loss once an optimizer step."""
-        if self.learning.is_frozen:
+        if self.learning.is_frozen or self._is_dry:
             # It leads to no parameter, so that the optimizer has no gradients and changes nothing, decay included.
             return torch.zeros((), device=self.device, requires_grad=True)
         self._old_logps = inputs.get("old_per_token_logps") if self.model.training else None
@@ -283,6 +291,16 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         if self.pipeline is not None and steps:
             per_batch = self.args.steps_per_generation * self.num_iterations
             self.pipeline.forget(steps[0] * self.args.gradient_accumulation_steps // per_batch)
+
+    def step_back(self, index: int) -> bool:
+        """Move the weights towards those of the start: few ideas of batch `index` were new.  Called at every rank.
+
+        Returns:
+            False where these are not kept, since every process holds a part of the weights.
+        """
+        if self._start_weights is not None:
+            self._start_weights.step_back(self.accelerator.unwrap_model(self.model))
+        return self._start_weights is not None
 
     def _batch_index(self) -> int:
         """The batch that the current micro-step trains."""
@@ -346,8 +364,9 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         metrics = {f"execution/{status}": 0.0 for status in self._statuses} | metrics
         for name, value in metrics.items():
             self._metric_values[name].append(value)
-        if scores.kept_PG.any():
-            best = scores.rewards_PG[scores.kept_PG].max().item()
+        has_reward_PG = ~torch.isnan(scores.rewards_PG)
+        if has_reward_PG.any():
+            best = scores.rewards_PG[has_reward_PG].max().item()
             # The trainer's state holds the log of earlier sessions up to the checkpoint.
             logged = [logs["reward_best_so_far"] for logs in self.state.log_history if "reward_best_so_far" in logs]
             self.best_reward = max(best, self.best_reward if self.best_reward is not None else max([best, *logged]))
@@ -375,19 +394,3 @@ class _BatchCleaner(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._trainer.forget_batches()
-
-
-NO_EVALUATION = (
-    "Evaluation during training is not supported: its experiments would be mixed with those of training. Leave "
-    "eval_strategy out, and measure checkpoints apart."
-)
-
-
-def _refuse_evaluation(args: Any) -> None:
-    if str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no":
-        raise IdeatorError(NO_EVALUATION)
-
-
-def _refuse_models(functions: list[Any]) -> None:
-    if any(isinstance(function, torch.nn.Module) for function in functions):
-        raise IdeatorError("A reward model was given as a reward function. Wrap it in a function that scores texts.")

@@ -234,8 +234,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has advantage_options and no advantage. Add `advantage: NAME`, or leave the options out."
     if ours.collapse_action != "warn" and not ours.diversity:
         yield f"has collapse_action: {ours.collapse_action} and diversity: false: no alarm would sound. Leave one out."
-    if ours.screen and ours.screen.learn == "predicted":
-        yield "has screen.learn: predicted, which is not available in train yet. Expected executed or none."
+    if ours.screen and ours.screen.learn == "predicted" and ours.cluster_weight:
+        yield ("has screen.learn: predicted and a cluster_weight, which needs the results of all ideas. Leave one out.")
     if ours.screen and ours.screen.learn == "none" and ours.imitation_weight:
         yield "has screen.learn: none, which trains nothing, and an imitation_weight. Leave one out."
 
@@ -258,6 +258,16 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
         yield (
             f"has num_generations: {generations} and screen.over: {screen.over}: fewer than 2 ideas of a group are run "
             f"on average, and one alone trains nothing. Use num_generations: {2 * screen.over}, or lower screen.over."
+        )
+    accumulated = grpo.get("gradient_accumulation_steps", 1)
+    if (
+        screen
+        and screen.learn == "predicted"
+        and batch // recipe.micro_batch * grpo.get("num_iterations", 1) < accumulated
+    ):
+        yield (
+            f"has screen.learn: predicted and batches of {batch} completions, several of which make an optimizer step: "
+            f"none could be left out alone. Use steps_per_generation: {accumulated}."
         )
     interval = recipe.steps_per_rollout
     if int(grpo.get("save_steps", 500)) % interval:
