@@ -51,7 +51,8 @@ TRAINING_GROUPS = {
 }
 SEARCH_GROUPS = {
     "The run": ["output_dir", "env", "preset", "prompts", "bucket", "seed"],
-    "Strategy and ideator": ["strategy", "strategy_options", "ideator", "ideator_options", "batch", "asks_at_once"],
+    "Strategy and ideator": ["strategy", "strategy_options", "inherit", "ideator", "ideator_options", "batch",
+                             "asks_at_once"],
     "Flow": ["flow", "schedule", "epoch_size", "quorum", "in_flight"],
     "Budgets: at least one is needed": ["max_experiments", "max_ideas", "max_epochs", "max_seconds", "patience"],
     "Archive and near-duplicates": ["archive_from", "near_duplicates", "near_duplicate_similarity",

@@ -35,6 +35,7 @@ from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
 from ideator_rl.reward import BatchOutcomes
+from ideator_rl.storage.idea_context import IdeaContext
 from ideator_rl.storage.journal import Journal, Note, Proposal, sections
 from ideator_rl.storage.journal_reader import JOURNAL, Descent
 from ideator_rl.text.display import encodable
@@ -159,12 +160,14 @@ class RewardBuffer:
         step: int,
         refused: Mapping[int, Experiment] | None = None,
         note: Note | None = None,
+        contexts: Mapping[int, IdeaContext] | None = None,
     ) -> tuple[int, dict[int, Running]]:
         """Write proposals into the journal, and start to run them in the background.
 
         Args:
             refused: records of completions that are not to be run, by index.
             note: see `Journal.propose`.
+            contexts: the prompts of completions and the codebases that they change, by index.
 
         Returns:
             the position of the first, and the tasks of those that run, by index.
@@ -172,11 +175,13 @@ class RewardBuffer:
         # SQLite takes no half surrogate pairs.
         completions = [encodable(text) for text in completions]
         replicates, refused = _replicates(completions, self.config.replicates), refused or {}
-        first = self.journal.propose(step, completions, replicates, refused, note)
+        contexts = contexts or {}
+        bases = {index: context.base for index, context in contexts.items()}
+        first = self.journal.propose(step, completions, replicates, refused, note, contexts)
         for record in refused.values():
             self._remember(record)
         return first, {
-            index: self._start(Proposal(step, first + index, text, replicate))
+            index: self._start(Proposal(step, first + index, text, replicate, bases.get(index)))
             for index, (text, replicate) in enumerate(zip(completions, replicates, strict=True))
             if index not in refused
         }
@@ -296,10 +301,12 @@ class RewardBuffer:
             del self._owners[proposal.step, proposal.position]
 
     async def _run(self, proposal: Proposal) -> tuple[int, Experiment]:
-        record = await self.executor.execute(proposal.completion, proposal.replicate)
+        inherited = {"base": proposal.base} if proposal.base else {}
+        record = await self.executor.execute(proposal.completion, proposal.replicate, **inherited)
         row = (proposal.step, proposal.position)
         if self._owners.get(row) is proposal:
-            await self.journal.enter(*row, record)
+            patch = self.executor.patch_from(proposal.base, record) if proposal.base else ""
+            await self.journal.enter(*row, record, patch)
         else:
             # The step was proposed again meanwhile, and its row belongs to another completion.
             self.journal.record(record)

@@ -212,9 +212,9 @@ def test_outcomes_that_arrive_together_are_written_in_a_few_transactions(tmp_pat
     class CountingJournal(Journal):
         sizes: list[int] = []
 
-        def settle_all(self, outcomes):
+        def settle_all(self, outcomes, patches=()):
             self.sizes.append(len(outcomes))
-            super().settle_all(outcomes)
+            super().settle_all(outcomes, patches)
 
     journal = CountingJournal(tmp_path / "buffer.sqlite")
     journal.propose(0, ["x"] * 256)

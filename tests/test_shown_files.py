@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from ideator_rl.implementers.shown_files import shown_files, tokens
 from ideator_rl.patch.import_graph import import_distances, third_party_packages
+from ideator_rl.patch.shown_files import shown_files, tokens
 
 LONG = '"""A model."""\n\nimport torch\n\n' + "".join(f"value_{number} = {number}\n" for number in range(120))
 LONG_LINES = LONG.count("\n")

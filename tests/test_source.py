@@ -6,9 +6,9 @@ import pytest
 
 from ideator_rl.checks import proofs
 from ideator_rl.environments.environment import load_environment
-from ideator_rl.implementers.shown_files import shown_files
 from ideator_rl.patch import PatchError, Rules, apply_patch, diff, judge, patched_tree, read_tree, write_tree
 from ideator_rl.patch.import_graph import imported_files
+from ideator_rl.patch.shown_files import shown_files
 from ideator_rl.patch.source import BYTE_ORDER_MARK, decoded, encoded
 
 BLOCK = "train.py\n<<<<<<< SEARCH\n{}\n=======\n{}\n>>>>>>> REPLACE\n"

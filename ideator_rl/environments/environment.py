@@ -7,7 +7,6 @@ baseline is what ideas change.
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import posixpath
@@ -19,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from ideator_rl.config.reader import read_bytes, read_json, read_text
+from ideator_rl.environments.assignment import assign
 from ideator_rl.environments.data import Data, DataSource, prepared
 from ideator_rl.environments.preset import FEEDBACK_STATUS, Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected
-from ideator_rl.patch.source import shown
+from ideator_rl.patch.shown_files import FILES_TOKENS, shown_files
 from ideator_rl.registry import environment_folder, environment_names
 
 __all__ = ["Budget", "Environment", "EnvironmentError_", "Metric", "Preset", "Resources", "Suspicious",
@@ -136,7 +136,8 @@ class Environment:
         if settings and file is not None:
             source = tree[file]
             for name, value in settings.items():
-                source = _assign(source, name, value, environment)
+                where = f"The environment {environment.name} sets {name!r}", str(environment.settings_file)
+                source = assign(source, name, value, *where, error=EnvironmentError_)
             tree[file] = source
         return tree
 
@@ -184,26 +185,43 @@ class Environment:
         """Whether a file of the baseline is shown neither to ideators nor to coders."""
         return is_protected(path, Rules(editable=(), protected=self.hidden)) is not None
 
-    def prompt(self, preset: str, kind: str = "short") -> str:
+    def shows_code(self, preset: str, kind: str = "short") -> bool:
+        """Whether a prompt holds `{files}`."""
+        return "{files}" in self._prompt_text(preset, kind)
+
+    def prompt(
+        self, preset: str, kind: str = "short", tree: Tree | None = None, budget: int = FILES_TOKENS, note: str = ""
+    ) -> str:
         """The text that asks the ideator for one idea; `{task}` and `{files}` are filled in.
+
+        Args:
+            tree: the codebase to show, also by a prompt without `{files}`, at its end; None for the baseline.
+            budget: tokens of the codebase, at most; see `patch.shown_files`.
+            note: what precedes the files.
 
         Raises:
             EnvironmentError_: no prompt of that kind.
         """
+        environment, text = self.at(preset), self._prompt_text(preset, kind)
+        if tree is not None and "{files}" not in text:
+            text += "\n\nThe code:\n\n{files}"
+        files = ""
+        if "{files}" in text:
+            code = self.baseline(preset) if tree is None else tree
+            visible = {path: body for path, body in code.items() if not self.is_hidden(path)}
+            files = note + shown_files(visible, environment.command, "", budget).rstrip("\n")
+        # One pass: braces in the files and in the task are theirs.
+        return re.sub(
+            r"\{task\}|\{files\}", lambda field: {"{task}": environment.task, "{files}": files}[field[0]], text
+        ).strip()
+
+    def _prompt_text(self, preset: str, kind: str) -> str:
         environment = self.at(preset)
         if kind not in environment.prompt_files:
             raise EnvironmentError_(
                 f"The environment {self.name} has no prompt {kind!r}. It has: {', '.join(environment.prompt_files)}."
             )
-        text = read_text(self.root / environment.prompt_files[kind], error=EnvironmentError_)
-        files = ""
-        if "{files}" in text:
-            visible = {path: body for path, body in self.baseline(preset).items() if not self.is_hidden(path)}
-            files = "\n\n".join(f"# {path}\n{shown(body)}" for path, body in sorted(visible.items()))
-        # One pass: braces in the files and in the task are theirs.
-        return re.sub(
-            r"\{task\}|\{files\}", lambda field: {"{task}": environment.task, "{files}": files}[field[0]], text
-        ).strip()
+        return read_text(self.root / environment.prompt_files[kind], error=EnvironmentError_)
 
 
 def load_environment(name_or_path: str | Path) -> Environment:
@@ -356,30 +374,6 @@ def _fields(root: Path, keys: dict[str, Any]) -> dict[str, Any]:
         "prompt_files": keys["prompts"],
         "baseline_folder": posixpath.normpath(keys["baseline"]),
     }
-
-
-def _assign(source: str, name: str, value: Any, environment: Environment) -> str:
-    """The source with another value in its line `name = …`, whose comment stays."""
-    pattern = re.compile(
-        rf"^(?P<left>[ \t]*{re.escape(name)}[ \t]*(?::[^=\n]+)?=[ \t]*)(?P<old>[^#\n]*?)(?P<tail>[ \t]*(?:#[^\n]*)?)$",
-        re.M,
-    )
-    if len(pattern.findall(source)) != 1:
-        raise EnvironmentError_(
-            f"The environment {environment.name} sets {name!r}, but {environment.settings_file} assigns it "
-            f"{len(pattern.findall(source))} times; exactly one line `{name} = …` is expected."
-        )
-    old = pattern.search(source)["old"]  # type: ignore[index]
-    # YAML reads `on` as true and `12:30` as text: a value of another kind than the baseline's was not meant.
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        before = ast.literal_eval(old)
-        if before is not None and value is not None and isinstance(before, str) != isinstance(value, str):
-            wanted = "text; put it in quotes" if isinstance(before, str) else "no text, as there"
-            raise EnvironmentError_(
-                f"The environment {environment.name} sets {name}: {value!r}, and {environment.settings_file} has "
-                f"{old.strip()[:80]} there. Expected {wanted}."
-            )
-    return pattern.sub(lambda m: m["left"] + repr(value) + m["tail"], source)
 
 
 def joined_folders(root: str, folders: tuple[str, ...]) -> tuple[str, ...]:

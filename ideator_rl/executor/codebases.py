@@ -18,12 +18,14 @@ from typing import Any
 
 from ideator_rl.config.reader import parse_json
 from ideator_rl.environments.environment import Environment, Preset
+from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.implementer import Implementer, NotImplementable
 from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
 from ideator_rl.storage.bucket import Bucket, read_object
+from ideator_rl.storage.idea_context import Base
 
 MAX_JUDGEMENTS = 128
 """Patches whose judgement is kept in memory."""
@@ -57,6 +59,10 @@ class NoCodebase:
     cost: dict[str, float]
 
 
+class OutdatedBase(IdeatorError):
+    """The codebase that an idea was written against cannot be had any more: the environment has changed since."""
+
+
 class Codebases:
     """The codebases of one environment, preset and implementer."""
 
@@ -68,17 +74,41 @@ class Codebases:
         self._bucket, self._retry = bucket, retry
         self._digest = environment.digest(preset.name)
         self._version = implementer.version(environment)
-        # Judged tree, patch in one spelling and hash of the tree, by the patch as it was written.
-        self._judgements: dict[str, tuple[Tree, str, str]] = {}
+        # Judged tree, patch to the baseline and hash of the tree, by base and by the patch as it was written.
+        self._judgements: dict[tuple[str, str], tuple[Tree, str, str]] = {}
         # Ideas that are being implemented, by key.  `of_idea` adds, the end of the task removes.
         self._pending: dict[str, asyncio.Future[dict[str, Any]]] = {}
 
-    def key(self, idea: str) -> str:
+    def key(self, idea: str, base: Base | None = None) -> str:
         """Equal for ideas that share an answer."""
-        return proposal_id(idea, self._version, self._digest, self.preset.name)
+        version = self._version + (f" on {base.tree}" if base and base.tree else "")
+        return proposal_id(idea, version, self._digest, self.preset.name)
 
     def baseline(self) -> Codebase:
         return Codebase(self.base, tree_hash(self.base), "", "", BASELINE, trusted=True)
+
+    def base_tree(self, base: Base | None) -> Tree:
+        """The codebase that an idea changes; the baseline for None.
+
+        Raises:
+            OutdatedBase: the environment is another than when the base was chosen.
+        """
+        if base is None or not base.tree:
+            return self.base
+        parents = " and ".join(base.parents)
+        text = f"The code of {parents}, which this idea was written against, no longer applies to the environment"
+        try:
+            codebase = self.of_patch(base.patch, "", "", trusted=False)
+        except PatchError as error:
+            raise OutdatedBase(f"{text}: {error}. Undo the change of the environment, or start a new run.") from error
+        if codebase.tree_hash != base.tree:
+            raise OutdatedBase(f"{text} as it was. Undo the change of the environment, or start a new run.")
+        return codebase.tree
+
+    def patch_from(self, base: Base, patch: str) -> str:
+        """The patch from a base to the codebase of an idea, whose patch to the baseline is given."""
+        tree = self.of_patch(patch, "", "", trusted=False).tree if patch else self.base
+        return diff(self.base_tree(base), tree)
 
     async def has_answer(self, idea: Idea) -> bool:
         """Whether the implementer's answer for an idea is stored.
@@ -88,17 +118,20 @@ class Codebases:
         """
         return await self._stored_answer(self.key(idea.text)) is not None
 
-    async def of_idea(self, idea: Idea) -> Codebase | NoCodebase:
+    async def of_idea(self, idea: Idea, base: Base | None = None) -> Codebase | NoCodebase:
         """The codebase for an idea, or why there is none.
 
+        Args:
+            base: the codebase that the idea's patch is for; None for the baseline.
+
         Raises:
-            ImplementerUnavailable, BudgetSpent, BucketError: our fault, the idea was not judged.
+            ImplementerUnavailable, BudgetSpent, BucketError, OutdatedBase: our fault, the idea was not judged.
         """
-        key = self.key(idea.text)
+        key = self.key(idea.text, base)
         # Callers of one event loop share the task; a task of another loop cannot be awaited here.
         task = self._pending.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = self._pending[key] = asyncio.ensure_future(self._answer(key, idea))
+            task = self._pending[key] = asyncio.ensure_future(self._answer(key, idea, base))
             task.add_done_callback(lambda _: self._pending.pop(key, None))
         # Shielded: a caller that is cancelled must not cancel what others wait for.
         answer = await asyncio.shield(task)
@@ -107,40 +140,47 @@ class Codebases:
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], cost)
         try:
-            codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+            codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted, base)
         except PatchError as error:  # an answer of another version, which judged by other rules
             return NoCodebase(error.kind, str(error), answer["patch"], cost)
         return replace(codebase, seconds=answer["seconds"], cost=cost)
 
-    async def preview(self, idea: Idea) -> Codebase | NoCodebase:
+    async def preview(self, idea: Idea, base: Base | None = None) -> Codebase | NoCodebase:
         """As `of_idea`, but nothing is stored: for ideas of which few will be run.
 
         Raises:
             ImplementerUnavailable: no answer could be had.
         """
-        answer = await self._implement(idea)
+        answer = await self._implement(idea, base)
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], answer["usage"])
-        return self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted)
+        return self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted, base)
 
-    def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool) -> Codebase:
-        """Raises: PatchError when the patch does not apply or its tree breaks a rule."""
+    def of_patch(self, patch: str, idea: str, implementer: str, trusted: bool, base: Base | None = None) -> Codebase:
+        """The codebase that a patch for a base leads to; its own patch is the one to the baseline.
+
+        Raises:
+            PatchError: the patch does not apply, or its tree breaks a rule.
+            OutdatedBase: see `base_tree`.
+        """
         # A new answer is judged by `_implement` and then by `of_idea`: the second time costs nothing.
-        judgement = self._judgements.get(patch)
+        key = (base.tree if base else "", patch)
+        judgement = self._judgements.get(key)
         if judgement is None:
-            tree = patched_tree(self.base, patch, self.environment.rules)
+            start = self.base_tree(base)
+            tree = patched_tree(start, patch, self.environment.rules, self.base)
             if len(self._judgements) >= MAX_JUDGEMENTS:
                 self._judgements.clear()
-            judgement = self._judgements[patch] = tree, diff(self.base, tree), tree_hash(tree)
+            judgement = self._judgements[key] = tree, diff(self.base, tree), tree_hash(tree)
         tree, clean_patch, name = judgement
         return Codebase(tree, name, clean_patch, idea, implementer, trusted)
 
-    async def _answer(self, key: str, idea: Idea) -> dict[str, Any]:
+    async def _answer(self, key: str, idea: Idea, base: Base | None) -> dict[str, Any]:
         """The stored answer for an idea, else a new one."""
         stored = await self._stored_answer(key)
         if stored is not None:
             return stored
-        answer = await self._implement(idea)
+        answer = await self._implement(idea, base)
         created = await self._retry.call(lambda: self._bucket.create(_path(key), json.dumps(answer).encode()))
         if not created:
             # Another process was quicker: its answer counts, so that one idea has one codebase.  We paid all the same.
@@ -151,13 +191,16 @@ class Codebases:
     async def _stored_answer(self, key: str) -> dict[str, Any] | None:
         return await self._retry.call(lambda: read_object(self._bucket, _path(key), _parse_answer))
 
-    async def _implement(self, idea: Idea) -> dict[str, Any]:
+    async def _implement(self, idea: Idea, base: Base | None) -> dict[str, Any]:
+        tree = self.base_tree(base)
         started, patch, usage = time.monotonic(), "", dict[str, float]()
         try:
             implementer = self.implementer
-            implementation = await implementer.implement(idea, self.base, self.environment, self.preset.name)
+            implementation = await implementer.implement(idea, tree, self.environment, self.preset.name)
             patch, usage = implementation.patch, implementation.usage
-            patch = self.of_patch(patch, idea.text, implementer.name, implementer.trusted).patch
+            codebase = self.of_patch(patch, idea.text, implementer.name, implementer.trusted, base)
+            # Stored as a patch for the base, in one spelling; without one, that is the patch to the baseline.
+            patch = codebase.patch if tree is self.base else diff(tree, codebase.tree)
             status, message = "ok", ""
         except PatchError as error:
             status, message = error.kind, str(error)

@@ -33,7 +33,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
 from ideator_rl.executor.backends.in_process import IN_PROCESS
-from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, head_of_refused
+from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, OutdatedBase, head_of_refused
 from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
@@ -51,6 +51,7 @@ from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import choose_sandbox, with_image
 from ideator_rl.sandbox.sandbox import BWRAP
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
+from ideator_rl.storage.idea_context import Base
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.text.display import encodable
 
@@ -161,18 +162,26 @@ class Executor:
         settings = parse_json(config.coder, "The coder's settings", IdeatorError) if config.coder else None
         return estimate_cost(config.implementer, settings, 1, self.environment, config.preset) is None
 
-    async def preview(self, idea: Idea) -> Codebase | NoCodebase:
+    async def preview(self, idea: Idea, base: Base | None = None) -> Codebase | NoCodebase:
         """The codebase of an idea, or why it has none; nothing is run or stored."""
-        return await self._codebases.preview(idea)
+        return await self._codebases.preview(idea, base)
 
-    async def execute(self, completion: str, replicate: int = 0) -> Experiment:
-        """Run the idea in a completion; any outcome is a record."""
-        record = await self._execute(completion, replicate)
+    def patch_from(self, base: Base, record: Experiment) -> str:
+        """The patch from the codebase that an idea was written against to the idea's; empty where it has none."""
+        return self._codebases.patch_from(base, record.patch) if record.tree else ""
+
+    async def execute(self, completion: str, replicate: int = 0, base: Base | None = None) -> Experiment:
+        """Run the idea in a completion; any outcome is a record.
+
+        Args:
+            base: the codebase that the idea was written against; None for the baseline.
+        """
+        record = await self._execute(completion, replicate, base)
         if record.status not in (LOST, MALFORMED):
             self.losses.reset()
         return record
 
-    async def _execute(self, completion: str, replicate: int) -> Experiment:
+    async def _execute(self, completion: str, replicate: int, base: Base | None) -> Experiment:
         created = time.time()
         # Half a surrogate pair, which a tokenizer may give, has no bytes and could not be stored.
         completion = encodable(completion)
@@ -182,11 +191,11 @@ class Executor:
             return await self._failure(NoCodebase(MALFORMED, str(error), "", {}), completion, created)
         try:
             self.losses.refuse()
-            codebase = await self._codebases.of_idea(idea)
+            codebase = await self._codebases.of_idea(idea, base)
             if isinstance(codebase, NoCodebase):
-                return await self._failure(codebase, idea.text, created)
+                return await self._failure(codebase, idea.text, created, base)
             return await self._run(codebase, created, replicate)
-        except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped) as error:
+        except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped, OutdatedBase) as error:
             return self._lost(idea.text, created, error)
         except IdeatorError:
             raise  # a fault of the run, not of this idea
@@ -296,9 +305,9 @@ class Executor:
             created=created,
         )
 
-    async def _failure(self, failure: NoCodebase, idea: str, created: float) -> Experiment:
+    async def _failure(self, failure: NoCodebase, idea: str, created: float, base: Base | None = None) -> Experiment:
         """The record of an idea without a codebase; stored, so that status and report can list it."""
-        record = self._new_record(failure.status, idea or failure.patch, created)
+        record = self._new_record(failure.status, idea or failure.patch, created, base)
         record.idea, record.patch = idea, failure.patch
         record.error = {"kind": failure.status, "message": failure.message}
         record.reward, record.cost = self._rule.failure, failure.cost
@@ -319,10 +328,10 @@ class Executor:
             self.losses.count(error)
         return record
 
-    def _new_record(self, status: str, idea: str, created: float) -> Experiment:
+    def _new_record(self, status: str, idea: str, created: float, base: Base | None = None) -> Experiment:
         """The record of an idea that is not run; its id is that of the proposal, not of an experiment."""
         return Experiment(
-            id=self._codebases.key(idea),
+            id=self._codebases.key(idea, base),
             status=status,
             idea=idea,
             environment=self.environment.name,

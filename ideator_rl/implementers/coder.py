@@ -31,11 +31,11 @@ from ideator_rl.ideas import Idea
 from ideator_rl.implementers.coder_answer import REASONS, Fault, read_answer
 from ideator_rl.implementers.coder_prompt import Message, Prompt, prompts_version
 from ideator_rl.implementers.implementer import Implementation, ImplementerUnavailable, NotImplementable
-from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.estimate import Estimate, estimate
 from ideator_rl.llm.prices import FREE, mean
 from ideator_rl.patch import Tree, diff
+from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.storage.ledger import BudgetSpent, Ledger
 
 HALVINGS = 4
@@ -184,6 +184,8 @@ class _Race:
 
     def __init__(self, client: Client, prompt: Prompt, revisions: int, replay: bool):
         self._client, self._prompt, self._revisions, self._replay = client, prompt, revisions, replay
+        # A draft may be for a parent's codebase, and the limits of the rules count from the baseline.
+        self._baseline = prompt.environment.baseline(prompt.preset)
         self._first_messages: dict[int, list[Message]] = {}
         """By number of halvings; all drafts share them."""
 
@@ -211,7 +213,7 @@ class _Race:
                 reply = await self._ask(draft, follow_up, salt)
                 # No `await` from here to the next call: a replay then sees every answer of the recording judged.
                 draft.replies.append(reply)
-                answer = read_answer(reply, self._prompt.base, self._prompt.environment.rules)
+                answer = read_answer(reply, self._prompt.base, self._prompt.environment.rules, self._baseline)
                 if not isinstance(answer, Fault):
                     draft.tree = answer
                     return

@@ -48,8 +48,8 @@ REASONS = {
 """Each reason as a clause of an error message."""
 
 
-def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
-    """The codebase that an answer leads to, or its fault."""
+def read_answer(reply: Reply, base: Tree, rules: Rules, baseline: Tree | None = None) -> Tree | Fault:
+    """The codebase that an answer leads to, or its fault; see `patched_tree`."""
     if reply.finish == "length":
         return Fault(CUT_OFF, f"{reply.lack}; nothing was applied")
     if reply.finish == "refused":
@@ -63,7 +63,7 @@ def read_answer(reply: Reply, base: Tree, rules: Rules) -> Tree | Fault:
     if not text.strip():
         return Fault(EMPTY, "the answer held no text after the model's thoughts")
     try:
-        return patched_tree(base, text, rules)
+        return patched_tree(base, text, rules, baseline)
     except PatchError as error:
         if error.kind == "rejected":
             return Fault(BROKE_RULE, str(error), "rejected")

@@ -23,9 +23,9 @@ from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import Idea
-from ideator_rl.implementers.shown_files import BYTES_PER_TOKEN, shown_files, tokens
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 from ideator_rl.patch.import_graph import third_party_packages
+from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, shown_files, tokens
 
 FOLDER = Path(__file__).with_name("prompts")
 AGENT_TEMPLATE = "agent/idea.md.j2"

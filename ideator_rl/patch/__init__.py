@@ -55,8 +55,12 @@ def _check_changed(base: Tree, tree: Tree) -> None:
         raise PatchError("the patch changes nothing: the files read like this already; make a change that takes effect")
 
 
-def patched_tree(base: Tree, patch_text: str, rules: Rules) -> Tree:
+def patched_tree(base: Tree, patch_text: str, rules: Rules, baseline: Tree | None = None) -> Tree:
     """The tree that a patch leads to, judged by the rules.
+
+    Args:
+        baseline: what the rules compare the tree with, so that limits hold over generations of patches; `base` for
+            None.
 
     Raises:
         PatchError: "unpatchable", it does not apply; or "rejected", it leads to a tree that breaks a rule, or names a
@@ -73,7 +77,9 @@ def patched_tree(base: Tree, patch_text: str, rules: Rules) -> Tree:
         if error.kind == "unpatchable" and (name := _protected_name(edits, rules)):
             raise rejected(f"the patch touches {name}, which is protected: {error}") from error
         raise
-    judge(base, tree, rules)
+    if baseline is not None and tree == baseline:
+        raise PatchError("the patch undoes all that its parent changed: the result is the unchanged baseline")
+    judge(base if baseline is None else baseline, tree, rules)
     return tree
 
 

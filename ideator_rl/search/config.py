@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ideator_rl.archive.bases import Inherit
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import Amount, Count, CountOrZero, Fraction, Names, read_config
 from ideator_rl.config.fleet import read_fleet
@@ -60,6 +61,9 @@ class SearchConfig(RunSettings):
     """catalogue, chat, local, or a dotted path."""
     ideator_options: dict[str, Any] | None = None
     """Settings of the ideator; see docs/how-to/ideators.md."""
+    inherit: Inherit = "none"
+    """Whose code an idea changes. none: the baseline's; best_parent: that of the best idea in its prompt; chosen: that
+    which the idea names."""
     flow: Literal["epochs", "steady"] = "epochs"
     """epochs: the next epoch begins when a quorum of results is in; steady: each result leads to new ideas."""
     schedule: Literal["scaled", "paper"] = "scaled"
@@ -160,6 +164,8 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield "no 'output_dir'. Add a folder for the run, for example `output_dir: runs/search`."
     if all(getattr(config, name) is None for name in BUDGETS):
         yield f"no end. Add one of {', '.join(BUDGETS)}, for example `max_experiments: 48`."
+    if config.inherit != "none" and config.screen:
+        yield f"inherit: {config.inherit} and a screen, which ranks patches to the baseline. Leave one of them out."
 
 
 FIXED = ("env", "preset", "hardware", "seed", "reward_transform", "schedule", "epoch_size", "archive_from")

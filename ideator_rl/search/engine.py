@@ -31,6 +31,7 @@ from dataclasses import replace
 
 from ideator_rl._imports import renamed
 from ideator_rl.archive.archive import Archive, archive_of
+from ideator_rl.archive.bases import Bases
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.losses import REMEDY, RunStopped
 from ideator_rl.executor.share import cpu_share
@@ -39,17 +40,17 @@ from ideator_rl.llm import LLMUnavailable
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.screen.screen import Picks
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
-from ideator_rl.search.ideator import Ask, Ideator, Subject, ask_ideator, parents_of, with_defaults
+from ideator_rl.search.ideator import Ask, Ideator, Subject, ask_ideator, parents_of, with_context, with_defaults
 from ideator_rl.search.near_duplicates import read_near_duplicates, rejected_record
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.screening import Sample, SearchScreen
-from ideator_rl.search.search_summary import charged_codebases
+from ideator_rl.search.search_summary import best_result, charged_codebases
 from ideator_rl.search.stopping import Patience, StopReason, used_up
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
-from ideator_rl.text.display import encodable, number
+from ideator_rl.text.display import encodable
 
 __getattr__ = renamed(__name__)
 POLL_SECONDS = 1.0
@@ -108,7 +109,8 @@ class SearchEngine:
         assert config.epoch_size is not None and config.quorum is not None, "with_schedule sets both"
         self._epoch_size, self._quorum = config.epoch_size, config.quorum
         self._log_line, self._on_epoch = log_line, on_epoch
-        self._subject = Subject(buffer.executor.environment, config.preset, config.prompts)
+        self._subject = Subject(buffer.executor.environment, config.preset, config.prompts, config.inherit)
+        self._bases = Bases(buffer.executor.environment, config.preset, config.inherit)
         self.journal = SearchJournal(buffer.journal)
 
         # Counts that budgets are compared with: all begin with what earlier sessions left in the journal.
@@ -281,7 +283,7 @@ class SearchEngine:
         self._ideator_refused = False
         questions = dict(enumerate(asks, self._next_question))
         samples = [
-            (number, ask, text)
+            (number, ask, with_context(ask, text, archive, self._bases))
             for (number, ask), texts in zip(questions.items(), answers, strict=True)
             for text in texts
         ]
@@ -320,6 +322,7 @@ class SearchEngine:
         step, first = self.epoch, len(self._texts)
         self._next_question += len(questions)
         texts = [encodable(text) for _, _, text in rows]  # a lone surrogate has no bytes
+        contexts = {index: text.context for index, (_, _, text) in enumerate(rows) if text.context}
         # Duplicates are found before the ideas run: `reject` saves their experiments.
         duplicates = self._near_duplicates.add(texts, step, first) if self._near_duplicates and texts else {}
         origins = [
@@ -331,7 +334,7 @@ class SearchEngine:
         note = self.journal.answers(step, questions, origins)
         if self._screen and picks:
             note = self._screen.with_forecasts(note, step, picks)
-        _, tasks = self._buffer.propose(texts, step, refused, note=note)
+        _, tasks = self._buffer.propose(texts, step, refused, note, contexts)
         # From here on the ideas are on disk: count them, and follow those that run.
         self.ideas += len(picks.rows) if picks else len(rows)
         self._texts += texts
@@ -388,12 +391,10 @@ class SearchEngine:
     def _report_epoch(self) -> None:
         if not self._texts:  # the budget ended the search as the epoch began
             return
-        archive, metric = archive_of(self._buffer), self._buffer.executor.environment.metric
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
-        best = archive.metric(archive.successes()[0]) if archive.successes() else None
-        result = f"best {metric.name} {number(best)}" if best is not None else "no success yet"
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
-        self._log_line(f"{epoch} · {len(self.charged_ids)} experiments of {self.ideas} ideas so far · {result}")
+        best = best_result(self._buffer)
+        self._log_line(f"{epoch} · {len(self.charged_ids)} experiments of {self.ideas} ideas so far · {best}")
         for alarm in self._screen.new_alarms() if self._screen else ():
             self._log_line(f"epoch {self.epoch + 1}, {alarm.level}: {alarm.text}")
         self._on_epoch(self.epoch)

@@ -25,10 +25,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ideator_rl.archive.archive import Archive
+from ideator_rl.archive.bases import Bases, Inherit
 from ideator_rl.environments.environment import Environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.screen.predictor import IdeatorModel
+from ideator_rl.storage.idea_context import IdeaContext
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.text.display import visible
 
@@ -58,10 +60,13 @@ class Answer(str):
     """A completion with the shown ideas it was made from; a plain `str` counts as made from all of them."""
 
     parents: tuple[Experiment, ...]
+    context: IdeaContext | None
+    """Its prompt, and the codebase that it changes; None where the ideator leaves the choice to the search."""
 
-    def __new__(cls, text: str, parents: Sequence[Experiment]) -> Answer:
+    def __new__(cls, text: str, parents: Sequence[Experiment], context: IdeaContext | None = None) -> Answer:
         answer = super().__new__(cls, text)
         answer.parents = tuple(parents)
+        answer.context = context
         return answer
 
 
@@ -72,6 +77,14 @@ def parents_of(ask: Ask, text: str) -> Sequence[Experiment]:
     return ask.shown if ask.descends else ()
 
 
+def with_context(ask: Ask, text: str, archive: Archive, bases: Bases) -> Answer:
+    """An answer with its context: the one that the ideator gave it, else the base that its parents lead to."""
+    parents = parents_of(ask, text)
+    if isinstance(text, Answer) and text.context is not None:
+        return text
+    return Answer(text, parents, IdeaContext(base=bases.of_answer(text, parents, archive)))
+
+
 @dataclass(frozen=True)
 class Subject:
     """What the ideas are about."""
@@ -80,6 +93,8 @@ class Subject:
     preset: str
     kind: str = "short"
     """Which of the environment's prompts asks for an idea."""
+    inherit: Inherit = "none"
+    """Whose code an idea changes; see `archive.bases`."""
 
     def prompt(self) -> str:
         """That prompt.

@@ -228,7 +228,7 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
 
 def _get_ideator(config: SearchConfig, buffer: RewardBuffer, progress: SearchProgress) -> Ideator:
     """The ideator, once it has tried what its answers need."""
-    subject = Subject(buffer.executor.environment, config.preset, config.prompts)
+    subject = Subject(buffer.executor.environment, config.preset, config.prompts, config.inherit)
     ideator = with_defaults(get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger))
     with plugin_errors(f"The ideator {ideator.name}"):
         notes = list(ideator.check())

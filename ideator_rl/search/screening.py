@@ -22,7 +22,7 @@ from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outc
 from ideator_rl.screen.predictor import Seen
 from ideator_rl.screen.screen import Picks, Pool
 from ideator_rl.search.config import EPOCHS, SearchConfig
-from ideator_rl.search.ideator import Ask, Ideator, parents_of
+from ideator_rl.search.ideator import Answer, Ask, Ideator, parents_of
 from ideator_rl.search.stopping import Patience
 from ideator_rl.storage.forecasts import (
     next_number,
@@ -32,7 +32,7 @@ from ideator_rl.storage.forecasts import (
 )
 from ideator_rl.storage.journal import Note
 
-Sample = tuple[int, Ask, str]
+Sample = tuple[int, Ask, Answer]
 """An idea that an ideator answered: number of its question, the question, the completion."""
 
 

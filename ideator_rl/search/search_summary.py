@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.archive import archive_of
 from ideator_rl.experiment import NEAR_DUPLICATE, SUCCEEDED
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.summary import ScreenSummary, read_screen_summary
 from ideator_rl.storage.journal_reader import JOURNAL
 from ideator_rl.storage.search_journal import read_search
+from ideator_rl.text.display import number
 
 
 @dataclass(frozen=True)
@@ -97,3 +99,10 @@ def report_notes(folder: Path) -> list[str]:
     """The lines about a search in a report; empty for a training run."""
     summary = read_search_summary(folder)
     return summary.lines() if summary else []
+
+
+def best_result(buffer: RewardBuffer) -> str:
+    """The best mean metric so far, for a line about a search."""
+    archive, metric = archive_of(buffer), buffer.executor.environment.metric
+    best = archive.metric(archive.successes()[0]) if archive.successes() else None
+    return f"best {metric.name} {number(best)}" if best is not None else "no success yet"

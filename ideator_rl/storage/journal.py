@@ -26,6 +26,8 @@ from typing import Any
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.storage.idea_context import SCHEMA as CONTEXT_SCHEMA
+from ideator_rl.storage.idea_context import Base, IdeaContext, base_of_row, write_contexts
 from ideator_rl.storage.journal_reader import Descent, JournalError, JournalQueries
 
 SCHEMA = """
@@ -53,6 +55,8 @@ class Proposal:
     position: int
     completion: str
     replicate: int
+    base: Base | None = None
+    """The codebase that its patch is for; None for the baseline."""
 
 
 @dataclass(eq=False)
@@ -63,6 +67,7 @@ class _Entry:
     position: int
     record: Experiment
     written: asyncio.Future[None]
+    patch: str = ""
 
 
 class Journal(JournalQueries):
@@ -76,7 +81,7 @@ class Journal(JournalQueries):
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
-            self._db.executescript(SCHEMA)
+            self._db.executescript(SCHEMA + CONTEXT_SCHEMA)
             with suppress(sqlite3.OperationalError):  # a journal that was begun before there was such a column
                 self._db.execute("alter table rollouts add column replicate integer")
         except (OSError, sqlite3.Error) as error:
@@ -104,6 +109,7 @@ class Journal(JournalQueries):
         replicates: list[int] | None = None,
         refused: Mapping[int, Experiment] | None = None,
         note: Note | None = None,
+        contexts: Mapping[int, IdeaContext] | None = None,
     ) -> int:
         """Write the proposals of a step, each with its replicate; returns the position of the first.
 
@@ -112,6 +118,7 @@ class Journal(JournalQueries):
         Args:
             refused: outcomes of those that are not to be run, by index.
             note: what else is to be written with them, all or nothing.
+            contexts: what they were written from, by index.
         """
         with self._transaction():
             # Counted in memory, not read from the file: a resumed process replaces the rows of a step from 0 on.
@@ -129,6 +136,7 @@ class Journal(JournalQueries):
                 f"replicate) values (?,?,?,?,?,?,'{RUNNING}',?,?)",
                 rows,
             )
+            write_contexts(self._db, step, self._rank, first, len(rows), contexts or {})
             for index, record in (refused or {}).items():
                 self._settle(step, first + index, record)
             if note is not None:
@@ -159,14 +167,22 @@ class Journal(JournalQueries):
         """This rank's proposals without an outcome, except those of some steps."""
         with self._lock:
             rows = self._db.execute(
-                "select step, position, completion, coalesce(replicate, 0) from rollouts "
+                "select step, position, completion, coalesce(replicate, 0), tree, to_baseline, parents_json, problem "
+                "from rollouts left join bases using (step, rank, position) "
                 f"where rank=? and status='{RUNNING}' order by step, position",
                 (self._rank,),
             ).fetchall()
-        return [Proposal(*row) for row in rows if row[0] not in exclude_steps]
+        return [
+            Proposal(step, position, text, replicate, base_of_row(*base))
+            for step, position, text, replicate, *base in rows
+            if step not in exclude_steps
+        ]
 
-    async def enter(self, step: int, position: int, record: Experiment) -> None:
+    async def enter(self, step: int, position: int, record: Experiment, patch: str = "") -> None:
         """Write the outcome of a proposal off the event loop; it is on disk when this returns.
+
+        Args:
+            patch: from the proposal's base to its codebase; empty where it changes the baseline.
 
         One transaction takes all outcomes that came while the last one was written, so that hundreds of results at
         once cost a few writes of some 3 ms.
@@ -175,7 +191,7 @@ class Journal(JournalQueries):
             JournalError: the journal cannot be written, or is closed.
         """
         loop = asyncio.get_running_loop()
-        entry = _Entry(step, position, record, loop.create_future())
+        entry = _Entry(step, position, record, loop.create_future(), patch)
         self._entries.append(entry)
         if loop not in self._flush_requested:
             self._flush_requested.add(loop)
@@ -198,7 +214,8 @@ class Journal(JournalQueries):
             return
         error: BaseException | None = None
         try:
-            self.settle_all([(entry.step, entry.position, entry.record) for entry in entries])
+            patches = [(entry.patch, entry.step, self._rank, entry.position) for entry in entries if entry.patch]
+            self.settle_all([(entry.step, entry.position, entry.record) for entry in entries], patches)
         except BaseException as raised:
             error = raised
         self._wake(entries, error)
@@ -223,9 +240,16 @@ class Journal(JournalQueries):
         """Write one outcome."""
         self.settle_all([(step, position, record)])
 
-    def settle_all(self, outcomes: list[tuple[int, int, Experiment]]) -> None:
-        """Write outcomes, each with its step and position, in one transaction."""
+    def settle_all(
+        self, outcomes: list[tuple[int, int, Experiment]], patches: Sequence[tuple[str, int, int, int]] = ()
+    ) -> None:
+        """Write outcomes, each with its step and position, in one transaction.
+
+        Args:
+            patches: to the bases of some of them, each with step, rank and position.
+        """
         with self._transaction():
+            self._db.executemany("update bases set patch=? where step=? and rank=? and position=?", patches)
             for step, position, record in outcomes:
                 self._settle(step, position, record)
 

@@ -21,8 +21,8 @@ from pydantic.dataclasses import dataclass
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.config.base import Count, read_config
-from ideator_rl.implementers.shown_files import tokens
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, Reply
+from ideator_rl.patch.shown_files import tokens
 from ideator_rl.search.ideator import Ask, Ideator, Subject, successful
 from ideator_rl.search.ideators.prompt_writer import PromptWriter
 from ideator_rl.search.ideators.replies import ideas_of_reply

@@ -23,6 +23,8 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.archive.archive import Archive
+from ideator_rl.archive.bases import NONE, Bases
+from ideator_rl.archive.code_prompt import CodePrompt
 from ideator_rl.archive.prompts import EXPLORE as EXPLORE_PROMPT
 from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
 from ideator_rl.environments.feedback import feedback_of
@@ -30,6 +32,7 @@ from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.search.ideator import EXPLORE, Answer, Ask, Subject
 from ideator_rl.search.ideators.settings import PromptStyle
+from ideator_rl.storage.idea_context import Base, IdeaContext
 
 SHARES = (0.75, 0.5, 0.35, 0.2, 0.1, 0.0)
 """Shares of the shown and avoided ideas that are tried in turn once shorter ideas did not suffice."""
@@ -52,10 +55,12 @@ class Prompt:
     past_ideas: tuple[Experiment, ...]
     parents: tuple[Experiment, ...]
     """The shown ideas that its answers improve on."""
+    base_of: Callable[[str], Base | None] = lambda text: None
+    """The codebase that an answer changes; None for the baseline."""
 
     def answer(self, text: str) -> Answer:
-        """A completion with its parents."""
-        return Answer(text, self.parents)
+        """A completion with its parents and its context."""
+        return Answer(text, self.parents, IdeaContext(self.text, self.base_of(text)))
 
 
 @dataclass
@@ -86,7 +91,7 @@ class PromptWriter:
         # A server that refused the prompt counts other tokens than `size`: its room is a share of what was sent.
         room = self.room if share == 1.0 else int(share * min(size, self.room or size))
         if room is None or size <= room or not (past_ideas or ask.avoid):
-            return _prompt(full_text, past_ideas, ask)
+            return self._prompt(full_text, past_ideas, ask, archive)
         # Too long: the first of ever shorter prompts that fits, or the shortest.
         for chars, kept_share in self._reductions():
             shorter = replace(ask, avoid=_newest(ask.avoid, kept_share))
@@ -95,7 +100,7 @@ class PromptWriter:
             if self.size(text) <= room:
                 break
         self._warn_once(len(past_ideas), chars, len(remaining))
-        return _prompt(text, remaining, ask)
+        return self._prompt(text, remaining, ask, archive)
 
     def _draw_shown(self, ask: Ask, index: int) -> tuple[Experiment, ...]:
         """The past ideas of one prompt; as trained, a prompt shows only ideas to improve on."""
@@ -115,7 +120,12 @@ class PromptWriter:
     def _text(self, ask: Ask, archive: Archive, past_ideas: Sequence[Experiment], count: int, chars: int) -> str:
         text = self._own_prompt
         # As trained, a prompt that explores shows no ideas, and the parents' template is the only one.
-        if past_ideas:
+        if past_ideas and ask.descends and self._bases.inherit != NONE:
+            base, budget = self._bases.for_prompt(past_ideas, archive), self.style.code_tokens
+            # A prompt that must be shorter has less code too.
+            budget = budget * chars // self.style.idea_chars
+            text = CodePrompt(self._bases, self.subject.kind).text(past_ideas, archive, base, budget, chars)
+        elif past_ideas:
             environment, level = self.subject.environment, self.subject.environment.feedback
             results = [(record.idea, outcome(record, archive, level)) for record in past_ideas]
             feedback = [feedback_of(record, level, chars) for record in past_ideas]
@@ -127,9 +137,20 @@ class PromptWriter:
         request = _templates.get_template("more.md.j2").render(count=count, avoid=list(map(one_line, ask.avoid)))
         return f"{text}\n\n{request}".strip()
 
+    def _prompt(self, text: str, past_ideas: tuple[Experiment, ...], ask: Ask, archive: Archive) -> Prompt:
+        parents = past_ideas if ask.descends else ()
+        return Prompt(text, past_ideas, parents, lambda answer: self._bases.of_answer(answer, parents, archive))
+
+    @cached_property
+    def _bases(self) -> Bases:
+        return Bases(self.subject.environment, self.subject.preset, self.subject.inherit)
+
     @cached_property
     def _own_prompt(self) -> str:
-        return self.subject.prompt()
+        subject, budget = self.subject, self.style.code_tokens
+        # Where ideas inherit code, a prompt without past ideas shows the baseline's, which its ideas change.
+        tree = None if subject.inherit == NONE else subject.environment.baseline(subject.preset)
+        return subject.environment.prompt(subject.preset, subject.kind, tree, budget)
 
     def _warn_once(self, past_ideas: int, chars: int, remaining: int) -> None:
         if not self._has_warned:
@@ -140,10 +161,6 @@ class PromptWriter:
                 "context_tokens if the model's context is longer. Further prompts are cut without a warning.",
                 past_ideas, remaining, chars,
             )  # fmt: skip
-
-
-def _prompt(text: str, past_ideas: tuple[Experiment, ...], ask: Ask) -> Prompt:
-    return Prompt(text, past_ideas, past_ideas if ask.descends else ())
 
 
 def _newest(avoid: tuple[str, ...], share: float) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.base import Config, Count, CountOrZero, Flag
+from ideator_rl.patch.shown_files import FILES_TOKENS
 
 AS_TRAINED_SHOWN, IN_FULL_SHOWN = 2, 100
 """Past ideas in a prompt where `max_shown` is null: `prompt_parents` of training's recipes, and the paper's number."""
@@ -19,7 +20,9 @@ class PromptStyle(Config):
     max_shown: CountOrZero | None = None
     """Past ideas in a prompt, at most; null for 2 as trained, else 100."""
     idea_chars: Count = 2000
-    """Characters of one past idea, at most."""
+    """Characters of one past idea, at most; of its description, where ideas inherit code."""
+    code_tokens: Count = FILES_TOKENS
+    """Tokens of code in a prompt, at most: the files, and where ideas inherit code the patches of past ideas."""
 
     @property
     def shown_limit(self) -> int:

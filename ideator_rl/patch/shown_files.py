@@ -1,4 +1,4 @@
-"""Selects the files of a codebase that a coder reads, within a budget of tokens.
+"""Selects the files of a codebase that a coder or an ideator reads, within a budget of tokens.
 
 If all files fit, all are shown.  Otherwise, in this order:
 
@@ -24,6 +24,8 @@ from ideator_rl.patch.source import shown
 
 BYTES_PER_TOKEN = 3
 """Code has three to four bytes a token in common vocabularies; three errs on the safe side."""
+FILES_TOKENS = 16_000
+"""The budget where a prompt sets none."""
 NAMES_SHARE = 8
 """One part in so many of the budget is reserved for the names of files that are not shown."""
 

@@ -1,0 +1,90 @@
+"""Ideas that are written against the code of a past idea: whose code, which prompt, which patch is kept."""
+
+import re
+import sqlite3
+
+import pytest
+from conftest import TOY
+from inheriting import coding, improving, shown_values
+from llm_server import Scripted
+
+from ideator_rl.environments.environment import load_environment
+from ideator_rl.patch import apply_patch, tree_hash
+from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.run import run_search
+from ideator_rl.storage.idea_context import inherited_patches, prompts_by_idea
+from ideator_rl.storage.journal_reader import JournalReader
+from ideator_rl.storage.run_reader import read_run
+
+ENVIRONMENT = load_environment(TOY)
+
+
+def searched(folder, server, **keys):
+    """A search of one idea a question, each on all that is known."""
+    options = {"base_url": server.url, "models": "m", "retries": 0, "api_key_env": None, "ideas_per_call": 1}
+    defaults = {
+        "output_dir": str(folder),
+        "env": str(TOY),
+        "implementer": "direct",
+        "ideator": "chat",
+        "ideator_options": options,
+        "inherit": "best_parent",
+        "strategy": "top_k",
+        "strategy_options": {"free": 0, "shown": 1, "elites": 1},
+        "epoch_size": 1,
+        "quorum": 1.0,
+        "batch": 1,
+        "near_duplicates": None,
+        "embedder": "hashed",
+        "max_experiments": 4,
+        "slots": 1,
+        "probe": False,
+    }
+    run_search(SearchConfig(**{**defaults, **keys}))
+    return read_run(folder)
+
+
+def journal_of(folder):
+    return JournalReader(folder / "buffer.sqlite")
+
+
+def test_a_child_edits_its_parents_code_and_both_patches_are_kept(tmp_path):
+    with Scripted(improving) as server:
+        run = searched(tmp_path / "run", server)
+    prompts = [request["messages"][-1]["content"] for request in server.requests]
+    # One coordinate moves by one in every generation: each prompt showed the code that the last idea left.
+    distances = [sum(abs(a - b) for a, b in zip(shown_values(p).values(), (1, -2, 3), strict=True)) for p in prompts]
+    assert distances == [10.0, 9.0, 8.0, 7.0]
+    with journal_of(tmp_path / "run") as journal:
+        rows, kept = inherited_patches(journal), prompts_by_idea(journal)
+    assert [kept[step, 0, 0] for step in range(4)] == prompts
+    assert [row.step for row in rows] == [1, 2, 3] and not any(row.base.problem for row in rows)
+    base = ENVIRONMENT.baseline("cpu")
+    for row in rows:
+        record = run.experiments[row.experiment_id]
+        parent = run.experiments[row.base.parents[0]]
+        assert parent.tree == row.base.tree and record.status == "succeeded"
+        child = apply_patch(base, record.patch)
+        assert tree_hash(child) == record.tree
+        assert apply_patch(apply_patch(base, parent.patch), row.patch) == child
+        # One line against the parent, as many as generations against the baseline.
+        assert len(re.findall(r"^\+[xyz] = ", row.patch, re.M)) == 1
+    assert "These are the files as idea 1 below left them." in prompts[1] and "```diff\n" in prompts[1]
+
+
+def test_a_coder_gets_the_parents_code(tmp_path):
+    with Scripted(improving) as server, Scripted(coding) as coder:
+        settings = {"base_url": coder.url, "models": "c", "api_key_env": None, "samples": 1, "revisions": 0}
+        run = searched(tmp_path / "run", server, implementer="llm", coder=settings, max_experiments=3)
+    seen = [shown_values(request["messages"][-1]["content"]) for request in coder.requests]
+    assert seen == [shown_values(request["messages"][-1]["content"]) for request in server.requests]
+    assert len({record.tree for record in run.experiments.values()}) == 4  # and the baseline
+
+
+def test_without_inheritance_the_journal_has_no_bases(tmp_path):
+    with Scripted(improving) as server:
+        with pytest.raises(ValueError):  # the toy's own prompt shows no code, which the script reads
+            shown_values(ENVIRONMENT.prompt("cpu"))
+        searched(tmp_path / "run", server, inherit="none", prompts="full", patience=1, max_experiments=2)
+    with sqlite3.connect(tmp_path / "run" / "buffer.sqlite") as db:
+        assert db.execute("select count(*) from bases").fetchone() == (0,)
