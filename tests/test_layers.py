@@ -27,7 +27,7 @@ LAYERS = [
     {"reward_buffer", "evaluation"},
     {"archive", "diversity", "checks", "screen"},
     {"training", "search", "report"},
-    {"publishing", "cli", "train", "sft"},
+    {"publishing", "bridges", "cli", "train", "sft"},
 ]
 """A package imports from its own line and from those above it."""
 NO_SIBLINGS = LAYERS[5]

@@ -49,7 +49,11 @@ def wheel(tmp_path_factory):
 def test_the_wheel_holds_every_shipped_file(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    shipped = {name for name in tracked if name.partition("/")[0] in ("ideator_rl", "rewards", "envs", "recipes")}
+    shipped = {
+        name
+        for name in tracked
+        if name.partition("/")[0] in ("ideator_rl", "ideator_rl_env", "rewards", "envs", "recipes")
+    }
     assert shipped - names == set()
 
 

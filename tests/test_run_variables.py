@@ -2,7 +2,7 @@ import os
 
 from ideator_rl.environments.environment import Preset, Resources, load_environment
 from ideator_rl.environments.preset import Budget
-from ideator_rl.executor.run_variables import run_variables
+from ideator_rl.executor.run_variables import filled_command, run_variables
 from ideator_rl.sandbox.sandbox import BWRAP, NONE
 
 
@@ -42,3 +42,9 @@ def test_nothing_of_the_workers_own_variables_reaches_a_run(monkeypatch):
     # With GPUs, folders of the system that are visible inside may hold the driver's libraries.
     monkeypatch.setenv("IDEATOR_GPUS", "1,3")
     assert (variables()["LD_LIBRARY_PATH"], variables()["CUDA_VISIBLE_DEVICES"]) == ("/usr/lib", "0,1")
+
+
+def test_a_command_names_what_a_script_takes_as_arguments():
+    command = ("python", "a.py", "--out={artifact}/{seed}", "{budget}", "{data}", "{other}", "{}", "{'a': {seed}}")
+    filled = ("python", "a.py", "--out=/workspace/artifact/3", "5.0", "/data", "{other}", "{}", "{'a': 3}")
+    assert filled_command(command, variables()) == filled

@@ -327,7 +327,8 @@ class Manifest(Section):
     baseline: Folder = "baseline"
     """Folder of the codebase that ideas change."""
     command: Command
-    """Command of an experiment, such as [python, train.py]."""
+    """Command of an experiment, such as [python, train.py, --seed, "{seed}"]; {data}, {artifact}, {budget} (seconds)
+    and {seed} are filled in, and are in variables too."""
     preload: Texts = Field(default_factory=list)
     """Modules that are imported before the budget's clock starts."""
     python_path: SourceFolders = Field(default_factory=list)

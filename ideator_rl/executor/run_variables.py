@@ -6,6 +6,7 @@ Those of a preset's `variables` replace defaults of libraries, and none that dec
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,13 @@ from ideator_rl.sandbox.mounts import CUDA_VARIABLE, allotted_gpus, gpus_inside,
 from ideator_rl.sandbox.sandbox import NONE
 
 LIBRARIES = "LD_LIBRARY_PATH"
+COMMAND_FIELDS = {
+    "data": "IDEATOR_DATA",
+    "artifact": "IDEATOR_ARTIFACT",
+    "budget": "IDEATOR_BUDGET_SECONDS",
+    "seed": "IDEATOR_SEED",
+}
+"""What a command of env.yaml may name in braces, and the variable that has the value."""
 
 
 def run_variables(
@@ -48,6 +56,13 @@ def run_variables(
     if paths:
         variables["PYTHONPATH"] = os.pathsep.join(paths)
     return variables
+
+
+def filled_command(command: tuple[str, ...], variables: dict[str, str]) -> tuple[str, ...]:
+    """The command with `{data}`, `{artifact}`, `{budget}` and `{seed}` filled in, for scripts that take arguments."""
+    values = {field: variables[name] for field, name in COMMAND_FIELDS.items()}
+    # One pass, so that braces in a value stay as they are; other braces are the command's own.
+    return tuple(re.sub(r"\{(\w+)\}", lambda field: values.get(field[1], field[0]), word) for word in command)
 
 
 def _libraries(preset: Preset, cache: str) -> dict[str, str]:

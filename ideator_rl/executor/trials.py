@@ -18,7 +18,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.checkpoints import checkpoint_folder, set_aside, time_to_target
 from ideator_rl.executor.machine import MachineCheck, MachineFault
 from ideator_rl.executor.record_store import Claim, Spec
-from ideator_rl.executor.run_variables import run_variables
+from ideator_rl.executor.run_variables import filled_command, run_variables
 from ideator_rl.executor.share import visible_names
 from ideator_rl.executor.workdirs import remove_folder
 from ideator_rl.experiment import FAILED, FINAL_REPLICATE, INVALID, LOST, SUCCEEDED, TIMED_OUT, Experiment
@@ -243,7 +243,11 @@ class Trials:
         )
         environment, resources = self.environment, self.preset.resources
         command = Command(
-            environment.command, environment.preload, variables, environment.import_folders, self.preset.ranks
+            filled_command(environment.command, variables),
+            environment.preload,
+            variables,
+            environment.import_folders,
+            self.preset.ranks,
         )
         mounts = Mounts(
             {workspace: WORKSPACE},

@@ -1,0 +1,10 @@
+"""This library's environments for `verifiers` and prime-rl, which name an environment by a top-level package.
+
+    eval ideator-rl-env --env.taskset.env ./my_env
+
+Needs `pip install verifiers`; docs/how-to/verifiers-and-openenv.md.
+"""
+
+from ideator_rl.bridges.verifiers import IdeaHarness, IdeatorEnv, IdeatorTaskset, load_environment
+
+__all__ = ["IdeaHarness", "IdeatorEnv", "IdeatorTaskset", "load_environment"]
