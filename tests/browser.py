@@ -40,7 +40,7 @@ class Tab:
 
     def open(self, file, fragment=""):
         self.page.goto("about:blank")
-        self.page.goto(file.as_uri() + fragment)
+        self.page.goto((file if isinstance(file, str) else file.as_uri()) + fragment)
         self.page.wait_for_selector("html[data-ready=yes]")
 
     def column(self, number):

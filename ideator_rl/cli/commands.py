@@ -336,9 +336,11 @@ def _add_cancel(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     command = _command(commands, "report", "one HTML file about one run or several")
     command.add_argument("runs", nargs="+", metavar="RUN")
-    command.add_argument(
-        "--out", default="report.html", metavar="FILE.html", help="default: report.html in this folder"
-    )
+    place = command.add_mutually_exclusive_group()
+    place.add_argument("--out", metavar="FILE.html", help="default: report.html in this folder")
+    place.add_argument("--serve", action="store_true", help="serve it to this machine's browser, live, until Ctrl-C")
+    command.add_argument("--port", type=int_from(1), default=0, metavar="N", help="of --serve; default: a free one")
+    command.add_argument("--watch", action="store_true", help="write a page that follows the run until it has ended")
     command.add_argument(
         "--embedder", metavar="NAME", help="embedding of ideas (docs/reference/diversity.md); default: each run's own"
     )

@@ -39,13 +39,13 @@ from ideator_rl.report.patch_lines import coloured
 from ideator_rl.report.run_view import Row, RunView, run_labels, run_view
 from ideator_rl.report.screen_figures import screen_figures
 from ideator_rl.report.thought_figures import thought_figures
-from ideator_rl.storage.run_reader import read_run
+from ideator_rl.storage.run_reader import Run, read_run
 from ideator_rl.text.display import clip, number, share, spread, visible, with_error
 
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
 """Keys of a recipe that are shown first; the whole recipe is below."""
-SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js")
+SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js", "live.js")
 """Joined in this order into the page's one script."""
 BEST, BEST_OF_MANY = 10, 3
 """Ideas that are shown without a click: of a single run, and of each of several."""
@@ -80,11 +80,24 @@ class ComparisonPanel:
     figures: list[Figure]
 
 
+@dataclass(frozen=True)
+class Live:
+    """How a page follows a run that goes on."""
+
+    mode: str
+    """`reload`: the page loads itself again; `poll`: it asks its server first whether anything is new."""
+    seconds: float
+    """Between two looks."""
+    version: str = ""
+    """What the server answers while this page is the newest."""
+
+
 def write_report(
     run_dirs: Sequence[Path],
     out: Path,
     embedder: str | None = None,
     notes: Callable[[Path], Sequence[str]] | None = None,
+    live: Live | None = None,
 ) -> None:
     """Write the report of these runs, one after another, to `out`.
 
@@ -92,29 +105,50 @@ def write_report(
         embedder: what makes vectors of descriptions (`get_embedder`), so that runs can be compared; None for each
             run's own, else `auto`.
         notes: returns further lines about a run, by its folder.
+        live: makes a page that follows the run; None for one that stays as it is.
 
     Raises:
         NoRun: a folder holds no run.
         EmbedderError: the embedder cannot be had.
         ReportError: no folder was given, or `out` cannot be written.
     """
-    if not run_dirs:
-        raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
-    folders: dict[Path, Path] = {}
-    for folder in run_dirs:  # a folder that is named twice is one run, and no two seeds that agree
-        folders.setdefault(folder.resolve(), folder)
-    runs = [read_run(folder) for folder in folders.values()]
-    panels = [
-        _run_panel(run_view(name, run), embedder, notes(run.folder) if notes else ())
-        for name, run in zip(run_labels(runs), runs, strict=True)
-    ]
+    page = render_report(read_runs(run_dirs), embedder, notes, live)
     try:
-        write_atomic(out, _render(panels))
+        write_atomic(out, page)
     except OSError as error:
         raise ReportError(
             f"The report cannot be written to {out}: {error.strerror or error}. Give a file in a folder that this user "
             "may write, on a disk with room."
         ) from error
+
+
+def read_runs(run_dirs: Sequence[Path]) -> list[Run]:
+    """The runs in these folders, each once.
+
+    Raises:
+        NoRun: a folder holds no run.
+        ReportError: no folder was given.
+    """
+    if not run_dirs:
+        raise ReportError("No run was given. Name at least one folder that a recipe names as output_dir.")
+    folders: dict[Path, Path] = {}
+    for folder in run_dirs:  # a folder that is named twice is one run, and no two seeds that agree
+        folders.setdefault(folder.resolve(), folder)
+    return [read_run(folder) for folder in folders.values()]
+
+
+def render_report(
+    runs: Sequence[Run],
+    embedder: str | None = None,
+    notes: Callable[[Path], Sequence[str]] | None = None,
+    live: Live | None = None,
+) -> str:
+    """The page about these runs; arguments as for `write_report`."""
+    panels = [
+        _run_panel(run_view(name, run), embedder, notes(run.folder) if notes else ())
+        for name, run in zip(run_labels(list(runs)), runs, strict=True)
+    ]
+    return _render(panels, live)
 
 
 def _run_panel(view: RunView, embedder: str | None, notes: Sequence[str]) -> RunPanel:
@@ -141,7 +175,7 @@ def _comparison_panel(comparison: Comparison, panels: list[RunPanel]) -> Compari
     return ComparisonPanel(comparison, overview(comparison, collapses), comparison_figures(comparison))
 
 
-def _render(panels: list[RunPanel]) -> str:
+def _render(panels: list[RunPanel], live: Live | None) -> str:
     run_views = [panel.view for panel in panels]
     run_index = {id(view): index for index, view in enumerate(run_views)}
 
@@ -175,7 +209,8 @@ def _render(panels: list[RunPanel]) -> str:
         texts=payload.packed_texts(run_views),
         style=Markup(_asset("style.css")),
         script=Markup(script),
-        policy=Markup(_policy(script)),
+        policy=Markup(_policy(script, live)),
+        live=live,
     )
 
 
@@ -188,10 +223,11 @@ def _asset(name: str) -> str:
     return (files("ideator_rl.report") / "assets" / name).read_text(encoding="utf-8")
 
 
-def _policy(script: str) -> str:
-    """What the page may do: show itself, and run this one script."""
+def _policy(script: str, live: Live | None) -> str:
+    """What the page may do: show itself, run this one script, and ask its own server where it has one."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    connect = "connect-src 'self'; " if live and live.mode == "poll" else ""
     return (
-        f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; {connect}script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
         "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )

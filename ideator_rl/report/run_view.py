@@ -120,8 +120,8 @@ class RunView:
 
     @property
     def unfinished(self) -> bool:
-        """Ideas wait for an outcome, or the run of a recipe has no timings yet: it writes them last."""
-        return self.counts[RUNNING] > 0 or bool(self.run.recipe and not self.run.timings)
+        """As `unfinished` has it."""
+        return unfinished(self.run)
 
     @property
     def isolation(self) -> list[str]:
@@ -173,6 +173,12 @@ class RunView:
     def recipe(self) -> str:
         """The whole public recipe as YAML."""
         return yaml.safe_dump(self.public_recipe, sort_keys=False, allow_unicode=True) if self.public_recipe else ""
+
+
+def unfinished(run: Run) -> bool:
+    """Ideas wait for an outcome, or the run of a recipe has no timings yet: it writes them last."""
+    waiting = any(rollout.status == RUNNING for rollout in run.rollouts)
+    return waiting or bool(run.recipe and not run.timings)
 
 
 def run_view(name: str, run: Run) -> RunView:

@@ -43,6 +43,6 @@ function showReport() {
 startTable();
 history.scrollRestoration = "manual";
 addEventListener("hashchange", navigate);
-navigate();
+const arrived = navigate();
 performance.mark("ready");
 document.documentElement.dataset.ready = "yes";

@@ -41,10 +41,14 @@ function sortBy(index) {
   const bestIsHigh = COLUMNS[index].metric && DATA.runs.length && DATA.runs[0].better === "max";
   view.descending = view.column === index ? !view.descending : Boolean(bestIsHigh);
   view.column = index;
-  document.querySelectorAll("#rows th").forEach((head, i) => {
-    head.setAttribute("aria-sort", i !== index ? "none" : view.descending ? "descending" : "ascending");
-  });
+  markHeads();
   arrange();
+}
+
+function markHeads() {
+  document.querySelectorAll("#rows th").forEach((head, i) => {
+    head.setAttribute("aria-sort", i !== view.column ? "none" : view.descending ? "descending" : "ascending");
+  });
 }
 
 function compare(a, b) {
