@@ -45,8 +45,10 @@ from ideator_rl.text.display import clip, number, share, spread, visible, with_e
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
 """Keys of a recipe that are shown first; the whole recipe is below."""
-SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js", "live.js")
+SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js", "place.js")
 """Joined in this order into the page's one script."""
+LIVE_SCRIPT = "live.js"
+"""The last part, of a page that follows its run: no other page asks for anything."""
 BEST, BEST_OF_MANY = 10, 3
 """Ideas that are shown without a click: of a single run, and of each of several."""
 BEST_IDEA, BEST_PATCH = 2_000, 4_000
@@ -201,7 +203,7 @@ def _render(panels: list[RunPanel], live: Live | None) -> str:
     jinja.filters |= {"number": number, "share": share, "spread": spread, "with_error": with_error, "address": address,
                       "position": lambda view: run_index[id(view)] + 1}  # fmt: skip
     # One script, so that the policy needs one hash.
-    script = "\n".join(_asset(name) for name in SCRIPTS)
+    script = "\n".join(_asset(name) for name in (*SCRIPTS, *([LIVE_SCRIPT] if live else ())))
     return jinja.get_template("page.html.j2").render(
         panels=panels,
         comparisons=[_comparison_panel(comparison, panels) for comparison in compare(run_views)],
