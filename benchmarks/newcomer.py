@@ -2,7 +2,7 @@
 
     python benchmarks/newcomer.py run FOLDER [--seeds 101 102 …] [--hours 8]
     python benchmarks/newcomer.py run FOLDER --dry-run                       what is left, and the hours it takes
-    python benchmarks/newcomer.py table
+    python benchmarks/newcomer.py table [--page docs/results/weak_ideator.md]
 
 `trained` is recipes/quickstart.yaml as it is, under another seed.  `frozen` is the same recipe with a learning rate of
 0, from the warm-up that `trained` made, so that both propose equally many ideas; both share one bucket.  The seeds were
@@ -29,7 +29,7 @@ from typing import Any
 
 from weak_cells import append, bucket_url, rerun_bests
 from weak_figures import rounded
-from weak_table import difference
+from weak_table import difference, fill
 
 from ideator_rl.storage.run_reader import read_run
 
@@ -47,7 +47,10 @@ Lines = list[dict[str, Any]]
 def main() -> None:
     options = _options()
     if options.command == "table":
-        print(table(results(options.results)))
+        text = table(results(options.results))
+        print(text)
+        if options.page:
+            fill(options.page, "newcomer", text)
     elif options.dry_run:
         print(plan(options))
     else:
@@ -188,6 +191,7 @@ def _options() -> argparse.Namespace:
     for name in ("run", "table"):
         command = commands.add_parser(name)
         command.add_argument("--results", type=Path, default=RESULTS)
+    commands.choices["table"].add_argument("--page", type=Path, help="a page whose table is to be replaced")
     command = commands.choices["run"]
     command.add_argument("folder", type=Path)
     command.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])

@@ -3,7 +3,7 @@
     python benchmarks/weak_ideator.py run FOLDER [--budget 400] [--seeds 0 1 2 3] [--arms frozen …] [--hours 8]
     python benchmarks/weak_ideator.py run FOLDER --dry-run                   what is left, and the hours it takes
     python benchmarks/weak_ideator.py warmup FOLDER [--seeds 0 1 2 3]        the ideators alone, and how weak they are
-    python benchmarks/weak_ideator.py table
+    python benchmarks/weak_ideator.py table [--page docs/results/weak_ideator.md]
     python benchmarks/weak_ideator.py figure                                 weak_ideator.svg among the assets of docs
 
 Four arms by default: evolution with the frozen ideator and the default mix of RL, each with and without a screen
@@ -26,7 +26,7 @@ from typing import Any
 
 from weak_arms import ALL, ARMS, SFT_STEPS
 from weak_cells import append, ideator_of, rerun_bests, run_cell, weak_ideator
-from weak_table import draw, seconds_of, table
+from weak_table import draw, fill, seconds_of, table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "weak_results.jsonl"
@@ -36,7 +36,10 @@ BUDGET, SEEDS = 400, (0, 1, 2, 3)
 def main() -> None:
     options = _options()
     if options.command == "table":
-        print(table(results(options.results)))
+        text = table(results(options.results))
+        print(text)
+        if options.page:
+            fill(options.page, "weak", text)
     elif options.command == "figure":
         draw(results(options.results), HERE.parent / "docs" / "assets" / "weak_ideator.svg")
     elif options.command == "warmup":
@@ -127,6 +130,8 @@ def _options() -> argparse.Namespace:
             command.add_argument("folder", type=Path)
             command.add_argument("--seeds", nargs="+", type=int, default=[*SEEDS])
             command.add_argument("--sft-steps", nargs="+", type=int, default=[*SFT_STEPS])
+        if name == "table":
+            command.add_argument("--page", type=Path, help="a page whose table is to be replaced")
         if name == "run":
             command.add_argument("--budget", type=int, default=BUDGET, help="distinct experiments of a cell")
             command.add_argument("--arms", nargs="+", choices=ALL, default=[*ARMS])

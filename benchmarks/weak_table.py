@@ -39,6 +39,15 @@ def table(lines: Lines) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def fill(page: Path, name: str, text: str) -> None:
+    """Replace what a page has between `<!-- name -->` and `<!-- /name -->`."""
+    before, start, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- /{name} -->")
+    if not end:
+        raise SystemExit(f"{page} has no lines <!-- {name} --> and <!-- /{name} -->. Add them where the table belongs.")
+    page.write_text(f"{before}{start}{text}\n{end}{after}", encoding="utf-8")
+
+
 def cells_of(lines: Lines, budget: int) -> Cells:
     """The cells of a budget, each with the mean gain of its best over the baseline, both run again."""
     cells = {(c["arm"], c["seed"]): dict(c) for c in lines if c["kind"] == "cell" and c["budget"] == budget}
