@@ -16,6 +16,7 @@ from scipy.special import erfcx, log_ndtr
 from ideator_rl.screen.predictor import Forecast
 
 UCB_DEVIATIONS = 1.0
+_IMPROVEMENTS = ("success_ei", "ei")
 
 
 def acquisition(name: str, forecast: Forecast, best: float, failure: float = 0.0) -> np.ndarray:
@@ -29,6 +30,22 @@ def acquisition(name: str, forecast: Forecast, best: float, failure: float = 0.0
     return _FUNCTIONS[name](forecast, best, failure)
 
 
+def ranking(name: str, forecast: Forecast, best: float, failure: float = 0.0) -> np.ndarray:
+    """As `acquisition`, on a scale on which no candidate ties with another for lack of digits.  [N]
+
+    After many outcomes the doubt is small, and the best reward, by its noise, above all that is expected: then each
+    expected improvement is too small for a float, and only its logarithm still has an order.
+    """
+    if name not in _IMPROVEMENTS:
+        return acquisition(name, forecast, best, failure)
+    score_N = log_expected_improvement(forecast.mean, forecast.doubt, best)
+    if name == "success_ei":
+        # A chance of 0 is worth nothing: it ranks last.
+        with np.errstate(divide="ignore"):
+            score_N = score_N + np.log(forecast.success)
+    return score_N
+
+
 def log_expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> np.ndarray:
     """log EI, exact also where EI is too small for a float: hopeless candidates still have an order.  [N]"""
     sd = np.maximum(sd, 1e-12)
@@ -39,7 +56,7 @@ def log_expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> n
     plain = np.log(np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi) + near * np.exp(log_ndtr(near)))
     far = np.where(z > -1, -1.0, z)
     ratio = np.sqrt(np.pi / 2) * erfcx(-far / np.sqrt(2))
-    tail = np.where(far < -1e3, -2 * np.log(-far), np.log1p(np.maximum(far * ratio, -1 + 1e-300)))
+    tail = np.where(far < -1e3, -2 * np.log(-far), np.log1p(np.maximum(far * ratio, -1 + 1e-12)))
     return np.asarray(np.where(z > -1, plain, log_density + tail) + np.log(sd))
 
 

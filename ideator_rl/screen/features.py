@@ -24,8 +24,12 @@ from ideator_rl.patch.paths import Tree
 from ideator_rl.screen.predictor import Candidate
 
 _WORD = re.compile(r"[^\W_][\w.]*")
-_CALL = re.compile(r"([A-Za-z_]\w*)\s*\(")
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])")
+# Both begin at the start of a word only, and read no character in two ways: a line of a megabyte without a match must
+# not cost the square of its length.
+_CALL = re.compile(r"\b([A-Za-z_]\w*)\s*\(")
+_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.])")
+MOST_TOKENS = 5_000
+"""Tokens of one idea: the first ones.  A longer idea is no idea, and would fill the memory."""
 _NO_CALLS = {"def", "class", "if", "elif", "while", "for", "return", "and", "or", "not", "in", "print", "lambda"}
 
 
@@ -40,9 +44,13 @@ def tokens_of(candidate: Candidate, edits: IdeaEdits | None = None, base: Tree |
     if edits is not None:
         tokens |= {f"edit: {choice.key}" for choice in edits.of(candidate.idea)}
         tokens |= {f"family: {family}" for family in edits.families(candidate.idea)}
-    if candidate.patch:
-        return tokens | set(patch_tokens(candidate.patch, base))
-    return tokens | set(_words(candidate.idea))
+    # What the patch does is in its lines; words are read only where there is no patch yet.
+    more = patch_tokens(candidate.patch, base) if candidate.patch else _words(candidate.idea)
+    for token in more:
+        tokens.add(token)
+        if len(tokens) >= MOST_TOKENS:
+            break
+    return tokens
 
 
 def patch_tokens(patch: str, base: Tree | None = None) -> Iterator[str]:
@@ -85,4 +93,4 @@ def _words(idea: str) -> Iterator[str]:
         text = f"{parsed.experiment} {parsed.changes}"
     except MalformedIdea:
         text = idea
-    yield from (f"word: {word}" for word in _WORD.findall(text.lower()))
+    yield from (f"word: {match[0]}" for match in _WORD.finditer(text.lower()))

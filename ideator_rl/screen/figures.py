@@ -25,6 +25,7 @@ from scipy.special import log_ndtr
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.screen.acquisition import log_expected_improvement
+from ideator_rl.screen.outliers import pulled_in
 from ideator_rl.storage.forecasts import ForecastOutcome
 
 WINDOW = 64
@@ -87,6 +88,8 @@ def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
     gains = [_gains(preferred), _gains(audited)]
     if min(map(len, gains)) < LEAST_COMPARED:
         return None
+    # One diverged run among the audited would hide every other difference for the whole window.
+    gains = np.split(pulled_in(np.concatenate(gains)), [len(gains[0])])
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in gains)
     deviation = max(math.sqrt(squares / (len(gains[0]) + len(gains[1]) - 2)), 1e-12)
     log_lift, variance = 0.0, 0.0

@@ -17,6 +17,8 @@ import numpy as np
 from scipy import linalg, sparse
 from scipy.special import expit
 
+from ideator_rl.screen.outliers import pulled_in
+
 NEWTON_STEPS, EVIDENCE_STEPS = 25, 50
 TOLERANCE = 1e-4
 PRECISIONS = 0.3, 1e4
@@ -83,7 +85,8 @@ class BayesianRidge:
         self._count = 1
 
     def fit(self, features_ND: Any, values_N: np.ndarray) -> None:
-        """At least two rows; equal values give that value with a deviation of almost 0."""
+        """At least two rows; equal values give that value with a deviation of almost 0.  Outliers are pulled in."""
+        values_N = pulled_in(values_N)
         self._count, size = features_ND.shape
         self.level, spread = float(values_N.mean()), float(values_N.std())
         self.scale = spread if spread > 1e-12 else max(abs(self.level), 1.0) * 1e-9

@@ -15,12 +15,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from ideator_rl.registry import PluginError, plugin_code
-from ideator_rl.screen.acquisition import acquisition
+from ideator_rl.screen.acquisition import acquisition, ranking
 from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.screen.figures import Lift
+from ideator_rl.screen.outliers import pulled_in
 from ideator_rl.screen.predictor import Candidate, Forecast, Predictor, Seen
 from ideator_rl.storage.forecasts import ForecastRow
 
+LARGEST = 1e100
+"""Of a forecast reward: its square and sums of it are numbers as well."""
+RANGES = {"success": (0.0, 1.0), "mean": (-LARGEST, LARGEST), "sd": (0.0, LARGEST), "noise": (0.0, LARGEST)}
+"""Of the parts of a forecast."""
 LEAST_SUCCESSES = 16
 """Successes without which quality cannot be ranked, but at most a quarter of the outcomes that it waits for."""
 
@@ -71,14 +76,19 @@ class Screen:
 
         Args:
             seen: outcomes, in the order in which they became known.
-            best: best reward so far.
+            best: best reward so far.  The bar for improvements is at most the fence beyond which rewards are outliers.
             lift: as measured up to now; None where it is not known yet.
         """
         fresh = pool.fresh
+        # A best that is an outlier is no bar: all expected improvements over it would be nothing, or the doubt alone.
+        best = float(
+            pulled_in([*(item.reward for item in seen if item.succeeded and item.reward is not None), best])[-1]
+        )
         forecast = self._forecast(seen, [candidate for candidate in pool.candidates if candidate is not None])
         worth_F = acquisition(self.config.acquisition, forecast, best, self._failure)
-        # Stable: equal worth keeps the order sampled.  No number ranks last.
-        order = [fresh[at] for at in np.argsort(-np.nan_to_num(worth_F, nan=-np.inf), kind="stable")]
+        score_F = ranking(self.config.acquisition, forecast, best, self._failure)
+        # Stable: equal scores keep the order sampled.
+        order = [fresh[at] for at in np.argsort(-score_F, kind="stable")]
         rank = {index: place for place, index in enumerate(order)}
         # Closed by evidence alone: a screen of no worth loses nothing but samples, and a good one may have bad luck.
         is_open = lift is None or lift.high >= self.config.gate
@@ -116,18 +126,51 @@ class Screen:
         """
         with plugin_code(f"The predictor {self.config.predictor!r}"):
             if self._fitted is None or self._fitted != seen:
-                self._predictor.fit(seen)
+                # A copy: a predictor that sorts or empties its list must not change what comes after.
+                self._predictor.fit(list(seen))
                 self._fitted = list(seen)
             forecast = self._predictor.predict(candidates)
-            arrays = [np.asarray(values, np.float64) for values in (forecast.success, forecast.mean, forecast.sd)]
-        if any(values.shape != (len(candidates),) for values in arrays):
+        return checked_forecast(forecast, len(candidates), f"The predictor {self.config.predictor!r}")
+
+
+def checked_forecast(forecast: object, count: int, subject: str) -> Forecast:
+    """A predictor's forecast as arrays of numbers that can be ranked, stored and averaged.
+
+    Args:
+        count: candidates.
+        subject: begins a message.
+
+    Raises:
+        PluginError: it is no forecast of so many candidates, or a number is missing or out of its range.
+    """
+    if not isinstance(forecast, Forecast):
+        raise PluginError(
+            f"{subject} returned {type(forecast).__name__}. Expected an ideator_rl.screen.Forecast: success, mean, sd."
+        )
+    columns = {"success": forecast.success, "mean": forecast.mean, "sd": forecast.sd}
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    if any(values.shape != (count,) for values in arrays.values()):
+        raise PluginError(
+            f"{subject} returned arrays of the shapes {', '.join(str(values.shape) for values in arrays.values())} for "
+            f"{count} candidates. Expected a number for each in success, mean and sd."
+        )
+    arrays["noise"] = np.asarray([forecast.noise])
+    for name, values in arrays.items():
+        low, high = RANGES[name]
+        try:
+            # Complex numbers and text that reads as a number are mistakes of the predictor, and not converted.
+            numbers = values.astype(np.float64, casting="same_kind" if values.dtype != object else "unsafe")
+        except (TypeError, ValueError):
+            numbers = np.full(values.shape, np.nan)
+        # Not a number compares as false.
+        wrong = np.flatnonzero(~((low <= numbers) & (numbers <= high)))
+        if len(wrong):
+            share = "" if name == "noise" else f" for {len(wrong)} of {count} candidates"
             raise PluginError(
-                f"The predictor {self.config.predictor!r} returned arrays of the shapes "
-                f"{', '.join(str(values.shape) for values in arrays)} for {len(candidates)} candidates. Expected a "
-                "number for each in success, mean and sd."
+                f"{subject} returned {name} {values[wrong[0]]}{share}. Expected numbers from {low:g} to {high:g}."
             )
-        success, mean, sd = arrays
-        return Forecast(success, mean, sd, float(forecast.noise))
+        arrays[name] = numbers
+    return Forecast(arrays["success"], arrays["mean"], arrays["sd"], float(arrays["noise"][0]))
 
 
 def _values(forecast: Forecast, worth_F: np.ndarray, at: int | None) -> dict[str, float | None]:

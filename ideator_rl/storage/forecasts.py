@@ -50,7 +50,7 @@ class ForecastRow:
     version: str
     """Predictor, and the number of outcomes that it was fitted on."""
     best: float | None
-    """Best reward when the forecast was made."""
+    """Best reward when the forecast was made; if that is an outlier, the fence that it was pulled in to."""
     is_open: bool
     """Whether the gate was open: whether the forecasts chose."""
 

@@ -1,0 +1,33 @@
+"""Outliers: rewards so far from all others that one of them would decide a fit or a mean alone.
+
+A run that diverges may end with a loss of a million where others have three.  It is a success with a reward, and a
+least-squares fit would explain that reward and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+INNER = 0.1, 0.9
+"""Quantiles between which most rewards lie …"""
+FENCE = 3.0
+"""… and how many times their distance a reward may be outside; of a normal distribution, 9 standard deviations."""
+LEAST = 8
+"""Rewards without which none is called an outlier: of fewer, a single one is a quantile."""
+
+
+def pulled_in(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The values, outliers moved to the fence that they are beyond.  [N]
+
+    Values of which most are equal have no fences, and stay as they are.
+    """
+    values_N = np.asarray(values, np.float64)
+    if len(values_N) < LEAST:
+        return values_N
+    # Values that occur, and no mean of two: an outlier must not move its own fence.
+    low = float(np.quantile(values_N, INNER[0], method="higher"))
+    high = float(np.quantile(values_N, INNER[1], method="lower"))
+    width = FENCE * (high - low)
+    return np.clip(values_N, low - width, high + width) if width > 0 else values_N
