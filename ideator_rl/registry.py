@@ -1,8 +1,8 @@
 """Names of plugins and what they refer to: a built-in name, a dotted path, or an entry point of an installed package.
 
 Groups: `ideator_rl.` and `rewards`, `environments`, `backends`, `implementers`, `ideators`, `strategies`,
-`search_strategies`, `advantages` or `embedders`.  Built-ins need no installed entry point, and no `sys.path`: the
-folders `rewards/` and `envs/` of this distribution are reached through `_imports` only.
+`search_strategies`, `advantages`, `embedders` or `predictors`.  Built-ins need no installed entry point, and no
+`sys.path`: the folders `rewards/` and `envs/` of this distribution are reached through `_imports` only.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +71,12 @@ def check_arguments(line: str) -> None:
 class Session:
     """One reader at a shell: runs the blocks of a page in a folder that looks like a clone."""
 
-    def __init__(self, folder: Path, slow: bool):
-        self.folder, self.slow = folder, slow
+    def __init__(self, folder: Path, slow: bool, call: Callable[..., tuple[int, str, str]] | None = None):
+        """Args:
+        call: runs a command line of ours in this process, whose working directory is the folder; for dry runs, which
+            need no shell.
+        """
+        self.folder, self.slow, self.call = folder, slow, call
         for name in ("recipes", "envs", "rewards", "Makefile"):
             (folder / name).symlink_to(ROOT / name)
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -94,7 +99,10 @@ class Session:
                 FINISHED.add(block.text)
         elif mode == "dry-run":
             for line in map(dry, commands(block.text)):
-                if line:
+                if self.call and line.startswith("ideator-rl "):
+                    code, out, err = self.call(*shlex.split(line)[1:])
+                    assert code == 0, f"{line}\n{out}\n{err}"
+                elif line:
                     self._execute("sh", line)
         elif mode == "slow":
             if block.language == "python":

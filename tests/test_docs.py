@@ -110,8 +110,9 @@ def test_every_block_to_be_followed_has_a_way_to_be_tested(page):
 
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=name_of)
-def test_commands_and_snippets_work_in_their_cheap_form(page, tmp_path):
-    session = Session(tmp_path, slow=False)
+def test_commands_and_snippets_work_in_their_cheap_form(page, tmp_path, call, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = Session(tmp_path, slow=False, call=call)
     for block in blocks(page):
         if block.mode:
             session.run(block)

@@ -36,25 +36,38 @@ def assert_kept(before, now, where=""):
         assert now == pytest.approx(before), where
 
 
+@pytest.fixture
+def status(runs, call, monkeypatch):
+    """`ideator-rl status …` among the runs, in this process: the command has been imported by then."""
+    monkeypatch.chdir(runs)
+
+    def output(*words):
+        code, out, err = call("status", *words)
+        assert code == 0, err
+        return out
+
+    return output
+
+
 @pytest.mark.parametrize("run", RUNS)
-def test_status_prints_what_0_1_0_printed(runs, run):
+def test_status_prints_what_0_1_0_printed(status, run):
     before = json.loads(json.dumps(EXPECTED["status"][run]))
     if before["search"]:
         before["search"].pop("words")  # sentences, which may be worded anew
-    assert_kept(before, printed(runs, "status", run))
+    assert_kept(before, json.loads(status(run, "--json")))
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_the_status_of_a_bucket_has_the_counts_that_0_1_0_had(runs, run):
-    facts = printed(runs, "status", (runs / run / "bucket").as_uri())
+def test_the_status_of_a_bucket_has_the_counts_that_0_1_0_had(runs, status, run):
+    facts = json.loads(status((runs / run / "bucket").as_uri(), "--json"))
     assert_kept(EXPECTED["bucket"][run], facts)
     assert sum(facts["statuses"].values()) >= 8
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_status_in_words_names_the_best_metric(runs, run):
-    done = command(runs, "status", run)
-    assert done.returncode == 0 and BEST[run] in done.stdout and "45.6000" in done.stdout, done.stderr
+def test_status_in_words_names_the_best_metric(status, run):
+    summary = status(run)
+    assert BEST[run] in summary and "45.6000" in summary
 
 
 @pytest.mark.parametrize("run", RUNS)

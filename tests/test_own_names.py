@@ -43,6 +43,11 @@ def test_own_files_hide_no_library_and_own_rewards_are_found(program, own_projec
     rewards = "[execution, my_rewards.mine, rewards.mine]"
     ended = start([*program, str(RECIPE), "--env", str(TOY), "--reward_funcs", rewards, "--dry-run"], own_project)
     assert ended.returncode == 0, ended.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_name_that_an_own_module_lacks_is_refused(own_project):
+    program = [*CLI, "train"]
     ended = start([*program, str(RECIPE), "--reward_funcs", "[my_rewards.yours]", "--dry-run"], own_project)
     assert ended.returncode == 2 and "has no 'yours'" in ended.stderr
 

@@ -101,6 +101,10 @@ def test_a_dry_run_works_where_own_modules_hide_the_shipped_folders(own_modules)
     rewards = "--reward_funcs", "[execution, rewards.mine, ideator_rl.rewards.length.length_reward]"
     ended = command(own_modules, "train", "quickstart.yaml", "--dry-run", *rewards)
     assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_refuses_a_hidden_reward_with_what_to_write_instead(own_modules):
     refused = command(
         own_modules, "train", "quickstart.yaml", "--dry-run", "--reward_funcs", "rewards.format.format_reward"
     )

@@ -72,21 +72,37 @@ def test_barriers_and_broadcasts_last_longer_than_the_timeout_of_the_process_gro
         assert shared == {"from": 0, "text": "ü"} and agreed == [True, False, False] and total == 2.0
 
 
-def test_a_broadcast_that_fails_at_rank_zero_raises_its_message_at_the_other_ranks(tmp_path):
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What two ranks print: a failed broadcast, the addresses they listen on, and the port of torch's own store."""
     results, codes = run_ranks(
-        tmp_path,
+        tmp_path_factory.mktemp("ranks"),
         """
         def compute():
             raise ValueError("the bucket is full")
         try:
             ranks.broadcast("close/0", compute)
         except (ValueError, OtherRankFailed) as error:
-            print(json.dumps([type(error).__name__, str(error)]), flush=True)
+            failure = [type(error).__name__, str(error)]
+        # Of the table's columns, the second is address:port and the fourth the state: 0A listens.
+        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+        own = {os.readlink(name) for name in names if os.path.islink(name)}
+        addresses = []
+        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+            for row in open(table).read().splitlines()[1:]:
+                column = row.split()
+                if column[3] == "0A" and f"socket:[{column[9]}]" in own:
+                    addresses.append(column[1])
+        print(json.dumps([failure, addresses, os.environ["MASTER_PORT"]]), flush=True)
         ranks.barrier("end")
         """,
     )
     assert codes == [0, 0]
-    assert results == [
+    return results
+
+
+def test_a_broadcast_that_fails_at_rank_zero_raises_its_message_at_the_other_ranks(two_ranks):
+    assert [failure for failure, _, _ in two_ranks] == [
         ["ValueError", "the bucket is full"],
         ["OtherRankFailed", "The first process failed: the bucket is full"],
     ]
@@ -106,28 +122,12 @@ def test_a_single_process_needs_no_store():
         ranks.broadcast("w", lambda: {}["missing"])
 
 
-def test_ranks_of_one_machine_listen_on_loopback_alone(tmp_path):
+def test_ranks_of_one_machine_listen_on_loopback_alone(two_ranks):
     """Torch's own store listens everywhere; what this library opens does not."""
-    results, codes = run_ranks(
-        tmp_path,
-        """
-        # Of the table's columns, the second is address:port and the fourth the state: 0A listens.
-        names = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
-        own = {os.readlink(name) for name in names if os.path.islink(name)}
-        addresses = []
-        for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-            for row in open(table).read().splitlines()[1:]:
-                column = row.split()
-                if column[3] == "0A" and f"socket:[{column[9]}]" in own:
-                    addresses.append(column[1])
-        print(json.dumps([addresses, os.environ["MASTER_PORT"]]))
-        ranks.barrier("end")
-        """,
-    )
-    assert codes == [0, 0]
-    of_torch = f"{int(results[0][1]):04X}"
+    of_torch = f"{int(two_ranks[0][2]):04X}"
     loopback = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
-    ours = [address.split(":") for address in results[0][0] + results[1][0] if address.split(":")[1] != of_torch]
+    addresses = two_ranks[0][1] + two_ranks[1][1]
+    ours = [address.split(":") for address in addresses if address.split(":")[1] != of_torch]
     assert ours and all(address in loopback for address, _ in ours), ours
 
 

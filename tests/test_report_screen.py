@@ -3,13 +3,14 @@
 import random
 import re
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 from recorded import baseline, journal, record, text
 from report_page import Page, page_of, words_of
 
 import ideator_rl.report.screen_figures as screen_module
+from ideator_rl.experiment import NEAR_DUPLICATE
 from ideator_rl.publishing.tracked import RunSource
 from ideator_rl.report.run_view import run_view
 from ideator_rl.report.screen_figures import screen_figures
@@ -131,3 +132,12 @@ def test_of_many_forecasts_evenly_many_are_drawn(tmp_path, monkeypatch):
 def test_the_panel_is_part_of_a_page_that_closes_its_tags(two_steps):
     html = page_of(two_steps)
     assert PANEL in Page(html).text and "Success against its forecast" in words_of(html)
+
+
+def test_near_duplicates_that_are_not_run_are_no_outcomes(tmp_path):
+    """They have the reward of a failure, and would make the audit look bad."""
+    duplicate = replace(record("a", "rejected"), error={"kind": NEAR_DUPLICATE, "message": ""})
+    ideas = [(duplicate, {"audited": True}), (record("b", "rejected"), {"audited": True}), (record("c", value=2.0), {})]
+    outcomes = read_run(screened(tmp_path / "run", [ideas])).forecasts
+    expected = [("", "", None), ("rejected", "b", 0.0), ("succeeded", "c", 0.5)]
+    assert [(row.status, row.experiment_id, row.reward) for row in outcomes] == expected

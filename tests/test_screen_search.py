@@ -1,24 +1,34 @@
 """Searches with a screen: what is run, what the journal keeps, and that a kill changes nothing."""
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 from search_runs import RandomEdits, configured, go, rows, text
 
+from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.base import ConfigError
 from ideator_rl.errors import IdeatorError
+from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
+from ideator_rl.screen.predictors import TokensPredictor
 from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.ideator import Ask
+from ideator_rl.search.screening import SearchScreen
 from ideator_rl.search.search_summary import read_search_summary
-from ideator_rl.storage.journal_reader import JOURNAL
+from ideator_rl.storage.journal_reader import JOURNAL, JournalReader
+from ideator_rl.storage.search_journal import open_completions
 
 
 def screened(folder, screen=None, **keys):
@@ -138,6 +148,7 @@ def test_sampled_ideas_use_up_the_budget_of_ideas(tmp_path):
     ("screen", "message"),
     [
         ({"over": 0}, "screen.over"),
+        ({"over": 1_000_000}, "screen.over: 1000000. Expected a whole number from 1 to 256"),
         ({"audit": 1.5}, "screen.audit"),
         ({"acquisition": "best"}, "success_ei or ei or ucb or mean"),
         ({"predictr": "tokens"}, "predictor"),
@@ -188,3 +199,68 @@ def test_kill_nine_and_resume_make_the_same_picks(tmp_path):
     assert states.count(None) >= 2, "the searches were still running when they were killed"
     assert "ended" in start(killed).communicate()[0]
     assert journal(killed) == journal(reference)
+
+
+def test_ideas_that_still_run_are_not_picked_again(untouched, monkeypatch):
+    """With a quorum, an epoch begins before all outcomes are in, and the best of its pool are those that run."""
+    folder, _ = untouched
+    texts = [text for (text,) in rows(folder, "completion", "step = 1")]
+    samples = [(0, Ask("free", 1), text) for text in texts]
+    buffer = RewardBuffer(screened(folder).buffer())
+    try:
+        screen = SearchScreen(screened(folder), buffer)
+        # As a quorum leaves it: no outcome of the second epoch is in the archive.
+        archive = archive_of(buffer, 12, 1)
+        before = asyncio.run(screen._pool(samples, archive, 1, []))
+        assert len(before.fresh) == len(texts) == 12, "nothing of them is known by then"
+        after = asyncio.run(screen._pool(samples, archive, 2, []))
+        assert not after.fresh
+        # The gate sees what that archive holds, whatever has arrived since.
+        outcomes, threads = [], []
+        monkeypatch.setattr("ideator_rl.search.screening.lift_of", outcomes.append)
+        fit = TokensPredictor.fit
+        monkeypatch.setattr(
+            TokensPredictor, "fit", lambda *args: (threads.append(threading.current_thread()), fit(*args))
+        )
+        for known in (archive, archive_of(buffer)):
+            asyncio.run(screen.choose(samples, screen.outcomes(known, 2), known, [], 2, 2))
+        assert [len(rows) for rows in outcomes] == [0, 12]
+        assert len(threads) == 2 and threading.main_thread() not in threads, "a slow fit stops no experiment"
+    finally:
+        buffer.close()
+
+
+def test_a_lost_idea_may_be_proposed_again(untouched, tmp_path):
+    copy = shutil.copy(untouched[0] / JOURNAL, tmp_path / JOURNAL)
+    with sqlite3.connect(copy) as db:
+        db.execute("update rollouts set status = 'lost' where step = 0 and position = 1")
+        db.execute("update rollouts set status = 'running', experiment_id = null where step = 1 and position = 3")
+    ids = [id for step, id in rows(tmp_path, "step, experiment_id") if step < 2 and id]
+    lost, known = rows(tmp_path, "experiment_id", "step = 0 and position = 1")[0][0], rows(tmp_path, "completion")
+    with JournalReader(copy) as journal:
+        running = open_completions(journal, 2, [id for id in ids if id != lost])
+        assert [(text,) for text in running] == rows(tmp_path, "completion", "step = 1 and position = 3")
+        assert len(open_completions(journal, 2, [])) == 23 and len(known) == 48
+        assert open_completions(journal, 0, []) == []
+
+
+def test_a_screen_that_a_resumed_search_leaves_out_is_shown_as_off(untouched, tmp_path):
+    copy = shutil.copytree(untouched[0], tmp_path / "run")
+    assert read_screen_summary(copy / JOURNAL).ended is None
+    lines = []
+    sampled = len(forecasts(copy)) + 12
+    config = replace(screened(copy, max_experiments=54), screen=None)
+    go(config, RandomEdits(), lines.append)
+    summary = read_screen_summary(copy / JOURNAL)
+    assert summary.ended == 3 and summary.line().startswith("Screen: on from step 2 to 4, now off (tokens, fitted on ")
+    assert f"of {sampled + 6} ideas" in lines[-1], "ideas that were sampled before still count"
+
+
+def test_a_budget_that_ends_before_the_screen_begins_is_named():
+    screen = ScreenConfig(after=100)
+    assert screen.never_ranks(50, None) == (
+        "The screen waits for 100 outcomes, and a budget ends the search after 50 ideas: nothing will be screened. "
+        "Lower screen.after, or raise the budget."
+    )
+    assert "after 40 ideas" in ScreenConfig().never_ranks(None, 40)
+    assert not any((screen.never_ranks(None, None), screen.never_ranks(200, None), ScreenConfig().never_ranks(8, 64)))

@@ -35,17 +35,18 @@ def screen_figures(view: RunView) -> list[Figure]:
     rows = view.run.forecasts
     if not rows:
         return []
-    known = [row for row in rows if row.status and row.forecast.mean is not None]
+    # An idea that was not run, is still running or was lost shows nothing about its forecast.
+    settled = [row for row in rows if row.status and row.forecast.mean is not None]
     steps = screen_steps(rows)
-    figures = [_reliability(view, known), _rewards(view, known), _lift(view, steps), _samples(view, steps)]
+    figures = [_reliability(view, settled), _rewards(view, settled), _lift(view, steps), _samples(view, steps)]
     return [figure for figure in figures if figure is not None]
 
 
-def _reliability(view: RunView, known: Sequence[ForecastOutcome]) -> Figure | None:
+def _reliability(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | None:
     """Forecast chance of success against the share that succeeded."""
-    chances = [row.forecast.success or 0.0 for row in known]
-    successes = [row.status == SUCCEEDED for row in known]
-    if len(known) < MIN_IDEAS:
+    chances = [row.forecast.success or 0.0 for row in settled]
+    successes = [row.status == SUCCEEDED for row in settled]
+    if len(settled) < MIN_IDEAS:
         return None
     bins = reliability(chances, successes)
     area = pair_accuracy([(chances, [float(success) for success in successes])])
@@ -53,11 +54,13 @@ def _reliability(view: RunView, known: Sequence[ForecastOutcome]) -> Figure | No
     order = "All had the same outcome"
     if area is not None:
         order = f"Of a success and a failure, {share(area)} in the right order"
-    remark = f"Share of successes by forecast chance; the dotted line is a right forecast. {len(known)} ideas. {order}."
+    remark = (
+        f"Share of successes by forecast chance; the dotted line is a right forecast. {len(settled)} ideas. {order}."
+    )
     forecasts, observed = [b.forecast for b in bins], [b.observed for b in bins]
     # Bars show how many ideas a point rests on, as a share of all.
     counts = charts.bars(
-        [(b.low + b.high) / 2 for b in bins], [[b.count / len(known) for b in bins]], SERIES[1:], 0.09, 0.3
+        [(b.low + b.high) / 2 for b in bins], [[b.count / len(settled) for b in bins]], SERIES[1:], 0.09, 0.3
     )
     marks = [
         counts,
@@ -70,9 +73,9 @@ def _reliability(view: RunView, known: Sequence[ForecastOutcome]) -> Figure | No
     return Figure(heading, remark, legend, drawing)
 
 
-def _rewards(view: RunView, known: Sequence[ForecastOutcome]) -> Figure | None:
+def _rewards(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | None:
     """Reward of successes against the forecast, with the interval that should hold 80 %."""
-    successes = [row for row in known if row.status == SUCCEEDED and row.reward is not None]
+    successes = [row for row in settled if row.status == SUCCEEDED and row.reward is not None]
     if len(successes) < MIN_IDEAS:
         return None
     means = np.array([row.forecast.mean for row in successes], float)
@@ -93,14 +96,14 @@ def _rewards(view: RunView, known: Sequence[ForecastOutcome]) -> Figure | None:
     half = [half[0], *half, half[-1]]
     low = [value - width for value, width in zip(x, half, strict=True)]
     high = [value + width for value, width in zip(x, half, strict=True)]
-    shown = np.linspace(0, len(successes) - 1, min(MAX_DOTS, len(successes))).astype(int)
+    drawn = np.linspace(0, len(successes) - 1, min(MAX_DOTS, len(successes))).astype(int)
     marks = [
         charts.band(x, low, high, SERIES[0]),
         charts.line(x, x, BASELINE, 1.2, style="dotted"),
-        charts.dots(means[shown].tolist(), rewards[shown].tolist()),
+        charts.dots(means[drawn].tolist(), rewards[drawn].tolist()),
     ]
-    if len(shown) < len(successes):
-        remark += f" {len(shown)} of them are drawn."
+    if len(drawn) < len(successes):
+        remark += f" {len(drawn)} of them are drawn."
     legend = [(variable(DOT), "one success"), (variable(SERIES[0]), f"{share(LEVEL)} interval")]
     y = frame(rewards.tolist(), [*low, *high])
     drawing = chart(f"{heading}, {view.name}", remark, marks, "forecast reward", y, x_counts=False)

@@ -63,6 +63,7 @@ def pair_counts(forecasts: Sequence[float], outcomes: Sequence[float]) -> tuple[
     forecast, outcome = np.asarray(forecasts, float), np.asarray(outcomes, float)
     first, second = np.triu_indices(len(outcome), 1)
     wanted = np.sign(outcome[first] - outcome[second])
+    # Signs: +1 for a pair in order, -1 for one that is not, 0 for equal forecasts.
     agreement = np.sign(forecast[first] - forecast[second]) * wanted
     compared = wanted != 0
     return float(((agreement + 1) / 2)[compared].sum()), int(compared.sum())
@@ -129,6 +130,7 @@ def kept(ranking: Sequence[float], values: Sequence[float], share: float = SHARE
     rank, value = np.asarray(ranking, float), np.asarray(values, float)
     room, total = share * len(value), 0.0
     for level in sorted(set(rank.tolist()), reverse=True):
+        # Ideas of equal rank are in no order: each counts with the part that still has room.
         own = value[rank == level]
         taken = min(room, len(own))
         total += taken * float(own.mean())

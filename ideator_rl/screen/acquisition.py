@@ -52,11 +52,13 @@ def log_expected_improvement(mean: np.ndarray, sd: np.ndarray, best: float) -> n
     z = (mean - best) / sd
     # EI / σ = φ(z) + z Φ(z).  Far below τ the two terms cancel: there it is φ(z) (1 − |z| · Φ(z)/φ(z)).
     log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-    near = np.where(z > -1, z, 0.0)
-    plain = np.log(np.exp(-0.5 * near**2) / np.sqrt(2 * np.pi) + near * np.exp(log_ndtr(near)))
-    far = np.where(z > -1, -1.0, z)
-    ratio = np.sqrt(np.pi / 2) * erfcx(-far / np.sqrt(2))
-    tail = np.where(far < -1e3, -2 * np.log(-far), np.log1p(np.maximum(far * ratio, -1 + 1e-12)))
+    # Each branch gets arguments of its own range, since both are computed for all.
+    high = np.where(z > -1, z, 0.0)
+    plain = np.log(np.exp(-0.5 * high**2) / np.sqrt(2 * np.pi) + high * np.exp(log_ndtr(high)))
+    low = np.where(z > -1, -1.0, z)
+    ratio = np.sqrt(np.pi / 2) * erfcx(-low / np.sqrt(2))
+    # Beyond 1,000 deviations the difference has no digits left; its limit is 1 / z².
+    tail = np.where(low < -1e3, -2 * np.log(-low), np.log1p(np.maximum(low * ratio, -1 + 1e-12)))
     return np.asarray(np.where(z > -1, plain, log_density + tail) + np.log(sd))
 
 

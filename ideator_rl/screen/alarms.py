@@ -53,6 +53,7 @@ def _coverage(steps: Sequence[ScreenStep]) -> str | None:
 
 
 def _lift(steps: Sequence[ScreenStep]) -> str | None:
+    # One step of bad luck is no evidence; five steps in a row at chance are.
     last = [step.lift.value for step in steps[-LIFT_STEPS:] if step.lift is not None]
     if len(last) < LIFT_STEPS or max(last) > CHANCE:
         return None
@@ -74,6 +75,7 @@ def _fresh(steps: Sequence[ScreenStep], least: float) -> str | None:
 
 
 def _gaming(steps: Sequence[ScreenStep]) -> str | None:
+    # Steps in which nothing was audited or nothing was fresh show neither side.
     pairs = [
         (step.forecast, step.audited_mean)
         for step in steps
@@ -83,6 +85,7 @@ def _gaming(steps: Sequence[ScreenStep]) -> str | None:
     if len(last) < SPAN:
         return None
     forecasts, results = ([pair[side] for pair in last] for side in (0, 1))
+    # Rising forecasts alone are what a search is for; it is the audited results that must not rise with them.
     if trend(forecasts) <= SURE or slope(results) > 0:
         return None
     return (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.base import Amount, Config, Count, Fraction
@@ -21,7 +22,7 @@ class ScreenConfig(Config):
     predictor: str = "tokens"
     """tokens, embedding, hidden (states of a local ideator), an entry point of the group `ideator_rl.predictors`, or a
     dotted path of a class."""
-    over: Count = 8
+    over: Annotated[Count, Field(le=256)] = 8
     """Ideas sampled for each that is run."""
     after: Count | None = None
     """Outcomes before it ranks, a quarter of them successes (16 suffice); null for 64, or a quarter of max_experiments
@@ -46,6 +47,23 @@ class ScreenConfig(Config):
         Args:
             budget: experiments of the run; None for no limit.
         """
+        # A budget that is known sets the default: the other three quarters are for choosing.
         if self.after is not None:
             return self.after
         return MOST_AFTER if budget is None else max(1, min(MOST_AFTER, int(SHARE_AFTER * budget)))
+
+    def never_ranks(self, experiments: int | None, ideas: int | None) -> str:
+        """Why a screen never chooses within these budgets, as a sentence; empty where it may.
+
+        Args:
+            experiments: of the run; None for no limit.
+            ideas: to ask for; None for no limit.
+        """
+        first = self.outcomes_before(experiments)
+        most = min((budget for budget in (experiments, ideas) if budget is not None), default=None)
+        if most is None or first < most:
+            return ""
+        return (
+            f"The screen waits for {first} outcomes, and a budget ends the search after {most} ideas: nothing will be "
+            "screened. Lower screen.after, or raise the budget."
+        )

@@ -55,36 +55,39 @@ def tokens_of(candidate: Candidate, edits: IdeaEdits | None = None, base: Tree |
 
 def patch_tokens(patch: str, base: Tree | None = None) -> Iterator[str]:
     """The structural tokens of a unified diff; a token may come several times."""
-    lines_by_place: dict[str, tuple[list[str], list[str]]] = {}
+    lines_by_location: dict[str, tuple[list[str], list[str]]] = {}
     for line in changed_lines(patch, base):
-        removed, added = lines_by_place.setdefault(f"{line.path}:{line.location}".removesuffix(":"), ([], []))
+        removed, added = lines_by_location.setdefault(f"{line.path}:{line.location}".removesuffix(":"), ([], []))
         if line.side:
             (added if line.side == "+" else removed).append(line.code)
-    for place, (removed, added) in lines_by_place.items():
-        yield place
-        yield from _numbers(place, removed, added)
+    for location, (removed, added) in lines_by_location.items():
+        yield location
+        yield from _numbers(location, removed, added)
+        # A call that was there before is no addition, however its arguments changed.
         called = {name for line in added for name in _CALL.findall(line)}
         called -= {name for line in removed for name in _CALL.findall(line)}
         yield from (f"call: {name}" for name in sorted(called - _NO_CALLS))
 
 
-def _numbers(place: str, removed: list[str], added: list[str]) -> Iterator[str]:
+def _numbers(location: str, removed: list[str], added: list[str]) -> Iterator[str]:
     """How the numbers of a place changed: those of removed and added lines are paired in their order."""
     old, new = (
         [value for line in lines for text in _NUMBER.findall(line) if math.isfinite(value := float(text))]
         for lines in (removed, added)
     )
     if len(old) != len(new):
-        yield from (f"{place} = {value:.3g}" for value in dict.fromkeys(new))
+        # Nothing shows which number became which.
+        yield from (f"{location} = {value:.3g}" for value in dict.fromkeys(new))
         return
     for before, after in zip(old, new, strict=True):
         if before == after:
             continue
-        yield f"{place} {'+' if after > before else '-'}"
+        yield f"{location} {'+' if after > before else '-'}"
         if (before > 0) == (after > 0) and before and after:
-            yield f"{place} × 2^{round(math.log2(abs(after)) - math.log2(abs(before)))}"
+            # In powers of two, so that similar ratios share a token.
+            yield f"{location} × 2^{round(math.log2(abs(after)) - math.log2(abs(before)))}"
         else:
-            yield f"{place} = {after:.3g}"
+            yield f"{location} = {after:.3g}"
 
 
 def _words(idea: str) -> Iterator[str]:

@@ -90,10 +90,12 @@ def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
         return None
     # One diverged run among the audited would hide every other difference for the whole window.
     gains = np.split(pulled_in(np.concatenate(gains)), [len(gains[0])])
+    # One deviation for both groups: eight outcomes of a small group do not show their own.
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in gains)
     deviation = max(math.sqrt(squares / (len(gains[0]) + len(gains[1]) - 2)), 1e-12)
     log_lift, variance = 0.0, 0.0
     for sign, group, count in ((1, gains[0], len(preferred)), (-1, gains[1], len(audited))):
+        # Half a success and half a failure more, so that the logarithm is finite.
         share = (len(group) + 0.5) / (count + 1)
         z = float(np.clip(group.mean() / deviation, -EXTREME, EXTREME))
         log_improvement = float(log_expected_improvement(np.array([z]), np.ones(1), 0.0)[0])
@@ -107,6 +109,7 @@ def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
 
 def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
     """The coverage at the end of these rows; None before enough audited ideas have succeeded."""
+    # Chosen ideas have forecasts that were too good: those drawn at random alone show how far forecasts are off.
     audited = [outcome for outcome in outcomes if outcome.status and outcome.forecast.audited][-WINDOW:]
     inside = [
         abs(outcome.reward - outcome.forecast.mean) <= INTERVAL * outcome.forecast.sd
@@ -123,10 +126,10 @@ def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
     """The figures of each step, from all rows of a journal in their order."""
     steps: list[ScreenStep] = []
     # Most rows were not run and have no outcome: lift and coverage are computed without reading them again.
-    known: list[ForecastOutcome] = []
+    settled: list[ForecastOutcome] = []
     for step, rows in groupby(outcomes, key=lambda outcome: outcome.step):
         members = list(rows)
-        known += [outcome for outcome in members if outcome.status]
+        settled += [outcome for outcome in members if outcome.status]
         forecasts = [row.forecast for row in members]
         pool = [row.success * row.mean for row in forecasts if row.success is not None and row.mean is not None]
         audited = [outcome.reward for outcome in members if outcome.forecast.audited and outcome.reward is not None]
@@ -140,8 +143,8 @@ def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
                 forecast=statistics.fmean(pool) if pool else None,
                 audited_mean=statistics.fmean(audited) if audited else None,
                 # The rows up to here: what was known when the next step began.
-                lift=lift_of(known),
-                coverage=coverage_of(known),
+                lift=lift_of(settled),
+                coverage=coverage_of(settled),
                 is_open=all(row.is_open for row in forecasts),
             )
         )

@@ -82,15 +82,17 @@ async def read_pool(
         archive: ideas in it are known.
         known: names of further codebases that are no candidates any more, as `candidate_of` returns them.
     """
-    known = set(known)
+    known_names = set(known)
     if not executor.previews:
-        known |= {record.idea for record in archive.records()}
+        # Without a patch an idea has no tree yet: the same text is the same idea.
+        known_names |= {record.idea for record in archive.records()}
     candidates: list[Candidate | None] = []
     for text, ids in zip(texts, parents, strict=True):
         candidate, name = await candidate_of(executor, encodable(text), ids)
-        is_new = candidate is not None and name not in known and not archive.knows(name)
+        is_new = candidate is not None and name not in known_names and not archive.knows(name)
         candidates.append(candidate if is_new else None)
-        known.add(name)
+        # A repetition within the pool is dropped too, whichever of the two has the better forecast: they have one.
+        known_names.add(name)
         await asyncio.sleep(0)  # other tasks of this loop may finish meanwhile
     return Pool([encodable(text) for text in texts], candidates)
 
@@ -124,6 +126,7 @@ class ScreenAlarms:
 
     def new_alarms(self) -> list[Alarm]:
         """The alarms that began since the last call."""
+        # All steps again: an alarm looks back over several, and a resumed run has not seen the earlier ones.
         active = active_screen_alarms(screen_steps(read_forecasts(self._journal)), self._config)
         beginnings = [alarm for alarm in active if alarm.kind not in self._active]
         self._active = {alarm.kind for alarm in active}

@@ -152,6 +152,7 @@ def load_predictor(name: str, context: PredictorContext | None = None) -> Predic
     """
     kind = resolve("predictors", name, BUILT_IN)
     require_members("predictors", name, kind, "fit", "predict")
+    # A module has attributes too: only a class can be created with a context.
     if not isinstance(kind, type):
         raise PluginError(
             f"The predictor {name!r} is {type(kind).__name__}. Expected a class with `fit` and `predict`."

@@ -89,15 +89,18 @@ class Screen:
         score_F = ranking(self.config.acquisition, forecast, best, self._failure)
         # Stable: equal scores keep the order sampled.
         order = [fresh[at] for at in np.argsort(-score_F, kind="stable")]
-        rank = {index: place for place, index in enumerate(order)}
+        rank = {index: position for position, index in enumerate(order)}
         # Closed by evidence alone: a screen of no worth loses nothing but samples, and a good one may have bad luck.
         is_open = lift is None or lift.high >= self.config.gate
         share = self.config.audit if is_open else 1.0
         # Rounded up or down at random: the expected share is exact whatever the room.
         audited = set(rng.sample(fresh, min(len(fresh), room, math.floor(share * room + rng.random()))))
+        # Audited ideas keep their places, also those that the forecasts would have chosen.
         chosen = [index for index in order if index not in audited][: max(0, min(room, len(fresh)) - len(audited))]
         executed = sorted(audited | set(chosen))
-        position_of = {index: place for place, index in enumerate(executed)}
+        # In the order sampled, which is the order of the journal's rollouts.
+        position_of = {index: position for position, index in enumerate(executed)}
+        # Every sample gets a row, also one that is not run: the report shows what the screen chose from.
         version = f"{self.config.predictor}:{len(seen)}"
         rows = []
         at_of = {index: at for at, index in enumerate(fresh)}

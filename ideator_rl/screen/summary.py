@@ -27,6 +27,8 @@ class ScreenSummary:
     coverage: float | None
     is_open: bool
     """Whether forecasts chose in the last step; false where the lift was below the gate."""
+    ended: int | None = None
+    """Last step with forecasts, where later ones have none: the run was resumed without a screen."""
 
     @property
     def samples_per_experiment(self) -> float | None:
@@ -38,8 +40,11 @@ class ScreenSummary:
             return "Screen: on; waits for outcomes, and every sampled idea is run until then"
         per = f"{self.samples_per_experiment:.1f} sampled" if self.executed else "none run yet, ideas sampled"
         state = "" if self.is_open else "; its gate is closed, and ideas are run at random"
+        steps = f"on since step {self.since + 1}"
+        if self.ended is not None:
+            steps, state = f"on from step {self.since + 1} to {self.ended + 1}, now off", ""
         return (
-            f"Screen: on since step {self.since + 1} ({self.predictor} outcomes), {per} for each idea run, "
+            f"Screen: {steps} ({self.predictor} outcomes), {per} for each idea run, "
             f"{self.audited} audited; {_lift(self.lift)}{_coverage(self.coverage)}{state}"
         )
 
@@ -62,16 +67,20 @@ def read_screen_summary(path: Path) -> ScreenSummary | None:
         if not journal.has_table(TABLE):
             return None
         outcomes = read_forecasts(journal)
+        # Steps after the last forecast: the run goes on without its screen.
+        last = int(journal.read("select coalesce(max(step), -1) from rollouts")[0][0])
+    # The table is made when the screen is opened, long before it ranks.
     if not outcomes:
         return ScreenSummary(None, "", 0, 0, 0, None, None, True)
     steps = screen_steps(outcomes)
     return ScreenSummary(
         since=steps[0].step,
-        predictor=outcomes[-1].forecast.version.replace(":", ", fitted on "),
+        predictor=", fitted on ".join(outcomes[-1].forecast.version.rsplit(":", 1)),
         sampled=len(outcomes),
         executed=sum(step.executed for step in steps),
         audited=sum(step.audited for step in steps),
         lift=steps[-1].lift,
         coverage=steps[-1].coverage,
         is_open=steps[-1].is_open,
+        ended=steps[-1].step if steps[-1].step < last else None,
     )

@@ -77,7 +77,7 @@ class SearchConfig(RunSettings):
     batch: Count = 10
     """Ideas per question to the ideator, at most."""
     asks_at_once: Count = 1
-    """Questions that are asked at the same time."""
+    """Questions that are asked at the same time; with a screen that chooses, `over` times as many."""
     in_flight: Count | None = None
     """Steady: ideas that run or wait at the same time; null for twice the number of slots on this machine."""
     max_experiments: Count | None = None

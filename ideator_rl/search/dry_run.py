@@ -8,6 +8,7 @@ from ideator_rl.executor.fleet_estimate import fleet_lines, refuse_misfits
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
+from ideator_rl.screen.predictor import PredictorContext, load_predictor
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
@@ -42,7 +43,10 @@ def dry_run(config: SearchConfig) -> str:
     ]
     if config.screen is not None:
         first = config.screen.outcomes_before(config.max_experiments)
+        load_predictor(config.screen.predictor, PredictorContext(embedder=config.embedder))
         lines.append(f"screen       {config.screen.over} ideas sampled for each that is run, after {first} outcomes")
+        if note := config.screen.never_ranks(config.max_experiments, config.max_ideas):
+            lines.append(note)
     new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
     if new_codebases is not None:
         runs = new_codebases + config.baseline_replicates

@@ -47,6 +47,7 @@ from ideator_rl.search.screening import Sample, SearchScreen
 from ideator_rl.search.search_summary import best_result, charged_codebases
 from ideator_rl.search.stopping import Patience, StopReason, used_up
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
+from ideator_rl.storage.forecasts import screened_out
 from ideator_rl.storage.journal_reader import Descent
 from ideator_rl.storage.ledger import BudgetSpent
 from ideator_rl.storage.search_journal import Origin, PendingIdea, SearchJournal
@@ -118,8 +119,8 @@ class SearchEngine:
         self.charged_ids = charged_codebases(buffer)
         """Ids of the distinct codebases that this search asked for."""
         self._screen = SearchScreen(config, buffer, self._ideator) if config.screen else None
-        self.ideas = buffer.journal.rollout_count() + (self._screen.screened_out if self._screen else 0)
-        """Ideas that were asked for, those included that a screen did not run."""
+        self.ideas = buffer.journal.rollout_count() + screened_out(buffer.journal)
+        """Ideas that were asked for, those included that a screen, of an earlier session too, did not run."""
         self._next_question = self.journal.next_number
         self._in_flight = config.in_flight or 2 * (config.slots or cpu_share())
 
@@ -260,7 +261,7 @@ class SearchEngine:
         ideas, kinds = tuple(self._texts), Counter(self._kinds)
         history = History(archive, self.epoch, self._epoch_size, config.batch, ideas, kinds, self._subject)
         # Seeds come from the question's number, which a resumed search continues.
-        seen = self._screen.outcomes(archive) if self._screen else None
+        seen = self._screen.outcomes(archive, self.epoch) if self._screen else None
         asks: list[Ask] = []
         # For a screen, several draws of what would be asked without it: shares of kinds and choice of parents stay.
         for draw in range(config.screen.over if config.screen and seen else 1):

@@ -253,6 +253,13 @@ def _describe(config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, prog
     progress.say(f"run folder {config.folder}")
     progress.say(f"environment {executor.environment.name}, preset {config.preset}; isolation {sandbox}")
     progress.say(f"strategy {config.strategy}, ideator {ideator.name}, implementer {executor.implementer.name}")
+    # Records of other runs are outcomes as well.
+    if (
+        config.screen
+        and not buffer.imported
+        and (note := config.screen.never_ranks(config.max_experiments, config.max_ideas))
+    ):
+        progress.say(note)
     if buffer.imported:
         progress.say(import_note(buffer.imported, config.seed))
 

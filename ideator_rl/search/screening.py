@@ -2,8 +2,8 @@
 
     over × room ideas → known and unreadable ones are dropped → `screen.Screen` → picks → engine → reward buffer
 
-Guarantees: with `flow: epochs` a round sees the archive of its epoch's beginning and the ideas of the epoch so far,
-both of which a resumed search has again; so a kill changes no pick.
+Guarantees: with `flow: epochs` a round sees the archive of its epoch's beginning and the ideas that were proposed until
+then, both of which a resumed search has again; so a kill changes no pick, unless ideas were lost.
 """
 
 from __future__ import annotations
@@ -24,13 +24,9 @@ from ideator_rl.screen.screen import Picks, Pool
 from ideator_rl.search.config import EPOCHS, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, parents_of
 from ideator_rl.search.stopping import Patience
-from ideator_rl.storage.forecasts import (
-    next_number,
-    read_forecasts,
-    screened_out,
-    write_forecasts,
-)
+from ideator_rl.storage.forecasts import next_number, read_forecasts, write_forecasts
 from ideator_rl.storage.journal import Note
+from ideator_rl.storage.search_journal import open_completions
 
 Sample = tuple[int, Ask, Answer]
 """An idea that an ideator answered: number of its question, the question, the completion."""
@@ -45,19 +41,22 @@ class SearchScreen:
         ideas = config.embedder, ideator.name, ideator.local_model()
         self._screen = open_screen(config.screen, buffer, config.max_experiments, *ideas)
         self.new_alarms = ScreenAlarms(config.screen, self._journal).new_alarms
-        self.screened_out = screened_out(self._journal)
-        """Ideas that were sampled and not run, over all sessions."""
-        self._trees_of_epoch: dict[str, str] = {}
-        """Tree of each idea proposed in this epoch, by its text; reset with the epoch."""
+        # The event loop alone reads and writes the next two; `_pool` resets them with the epoch.
+        self._tree_by_text: dict[str, str] = {}
+        """Tree of each idea that was proposed and is not in the archive: of this epoch, or still running."""
         self._epoch = -1
 
-    def outcomes(self, archive: Archive) -> list[Seen] | None:
+    def outcomes(self, archive: Archive, epoch: int) -> list[Seen] | None:
         """The outcomes that forecasts are fitted on, in the order in which they became known.
+
+        Args:
+            archive: as the questions of this epoch see it.
 
         Returns:
             None while they are too few: until then, ideas are not sampled in surplus.
         """
-        seen = outcomes_of(archive, self._buffer)
+        # By epochs: descents of this epoch come in any order, and must not change what an outcome's parents are.
+        seen = outcomes_of(archive, self._buffer, epoch if self._config.flow == EPOCHS else None)
         return seen if self._screen.ranks(seen) else None
 
     async def choose(
@@ -77,16 +76,18 @@ class SearchScreen:
             texts: completions that this epoch has proposed already.
         """
         pool = await self._pool(samples, archive, epoch, texts)
-        # By epochs: outcomes of this epoch arrive in any order, and must not move the gate within it.
-        before = epoch if self._config.flow == EPOCHS else None
-        lift = lift_of(read_forecasts(self._journal, before, only_executed=True))
+        forecasts = read_forecasts(self._journal, only_executed=True)
+        if self._config.flow == EPOCHS:
+            # Outcomes that arrive during an epoch, of whichever step, must not move the gate within it.
+            known = {record.id for record in archive.records()}
+            forecasts = [outcome for outcome in forecasts if outcome.step < epoch and outcome.experiment_id in known]
+        lift = lift_of(forecasts)
         span = archive.span()
         assert span is not None, "the screen ranks after successes"
         rng = random.Random(f"{self._config.seed}:screen:{samples[0][0] if samples else 0}")
         # In a thread: a predictor may run a model, and experiments that end meanwhile are to be stored.
         picks = await asyncio.to_thread(self._screen.choose, pool, room, seen, span[1], lift, rng)
         first = next_number(self._journal, epoch)
-        self.screened_out += len(samples) - len(picks.indices)
         return replace(picks, rows=[replace(row, number=first + row.number) for row in picks.rows])
 
     def with_forecasts(self, note: Note, step: int, picks: Picks) -> Note:
@@ -115,11 +116,13 @@ class SearchScreen:
     async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, texts: Sequence[str]) -> Pool:
         executor = self._buffer.executor
         if epoch != self._epoch:
-            self._epoch, self._trees_of_epoch = epoch, {}
+            self._epoch, self._tree_by_text = epoch, {}
+            # Ideas of earlier epochs that still run are the best of their pools: without this they would be run again.
+            texts = [*open_completions(self._journal, epoch, [record.id for record in archive.records()]), *texts]
         # A resumed epoch has proposed ideas that this process has not seen yet.
         for text in texts:
-            if text not in self._trees_of_epoch:
-                self._trees_of_epoch[text] = (await candidate_of(executor, text))[1]
+            if text not in self._tree_by_text:
+                self._tree_by_text[text] = (await candidate_of(executor, text))[1]
         parents = [[parent.id for parent in parents_of(ask, text)] for _, ask, text in samples]
-        known = set(self._trees_of_epoch.values())
+        known = set(self._tree_by_text.values())
         return await read_pool([text for _, _, text in samples], parents, archive, executor, known)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ideator_rl.experiment import LOST, RUNNING
+from ideator_rl.experiment import LOST, NEAR_DUPLICATE, REJECTED, RUNNING
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.journal_reader import JournalQueries
 
@@ -66,6 +66,8 @@ class ForecastOutcome:
     reward: float | None
     created: float
     """Unix seconds, when the forecast was made."""
+    experiment_id: str = ""
+    """Of its outcome; empty where there is none."""
 
 
 def create_table(journal: Journal) -> None:
@@ -106,9 +108,11 @@ def picks_of_step(journal: JournalQueries, step: int, completions: Sequence[str]
     Returns:
         whether it has decided, and the indices of what is run; None for all, since no forecasts chose.
     """
+    # A step that samples other texts than before has decided nothing: its old rows are replaced.
     rows = journal.read("select completion, executed from forecasts where step=? order by number", (step,))
     if [text for text, _ in rows] == list(completions):
         return True, [index for index, (_, executed) in enumerate(rows) if executed]
+    # Before the screen ranked, a step has no forecasts, and all of it was proposed.
     rows = journal.read("select completion from rollouts where step=? and rank=0 order by position", (step,))
     return [text for (text,) in rows] == list(completions), None
 
@@ -139,10 +143,13 @@ def read_forecasts(
     if not journal.has_table(TABLE):
         return []
     columns = ", ".join(f"f.{name}" for name in COLUMNS)
-    # A lost outcome is no evidence about the idea.
+    # A lost outcome is no evidence about the idea, and a near-duplicate that was not run has none.
     rows = journal.read(
-        f"select {columns}, coalesce(r.status, ''), r.reward from forecasts f left join rollouts r "
-        f"on r.step = f.step and r.position = f.position and r.rank = 0 and r.status not in ('{LOST}', '{RUNNING}') "
+        f"select {columns}, coalesce(r.status, ''), r.reward, coalesce(r.experiment_id, '') from forecasts f "
+        "left join rollouts r on r.step = f.step and r.position = f.position and r.rank = 0 "
+        f"and r.status not in ('{LOST}', '{RUNNING}') and not (r.status = '{REJECTED}' and exists (select 1 from "
+        "experiments e where e.id = r.experiment_id and json_extract(e.record_json, '$.error.kind') = "
+        f"'{NEAR_DUPLICATE}')) "
         "where (? is null or f.step < ?) and (f.executed or not ?) order by f.step, f.number",
         (before, before, only_executed),
     )
@@ -154,4 +161,5 @@ def _outcome(row: Sequence[object]) -> ForecastOutcome:
     step, created = values.pop("step"), values.pop("created")
     flags = {name: bool(values.pop(name)) for name in ("executed", "audited", "preferred", "is_open")}
     forecast = ForecastRow(**values, **flags)  # type: ignore[arg-type]
-    return ForecastOutcome(step, forecast, row[-2], row[-1], created)  # type: ignore[arg-type]
+    status, reward, experiment_id = row[len(COLUMNS) :]
+    return ForecastOutcome(step, forecast, status, reward, created, experiment_id)  # type: ignore[arg-type]

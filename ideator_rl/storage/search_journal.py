@@ -17,7 +17,7 @@ from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
 from ideator_rl.storage.journal import Journal, Note
-from ideator_rl.storage.journal_reader import Descent, JournalReader, parse_parents
+from ideator_rl.storage.journal_reader import Descent, JournalQueries, JournalReader, parse_parents
 
 SCHEMA = (
     "create table if not exists asks (number integer primary key, step integer, kind text, wanted integer, "
@@ -115,6 +115,20 @@ def read_search(path: Path) -> SearchRows | None:
             seconds=journal.read("select coalesce(sum(seen - started), 0) from sittings")[0][0],
             ended_by=journal.read("select ended from sittings order by number desc limit 1")[0][0],
         )
+
+
+def open_completions(journal: JournalQueries, step: int, known_ids: Sequence[str]) -> list[str]:
+    """The completions of earlier steps whose outcome is none of these; lost ones are left out.
+
+    Args:
+        step: completions of the steps before this one.
+        known_ids: experiment ids.
+    """
+    query = (
+        f"select completion from rollouts where step < ? and rank = 0 and status != '{LOST}' and "
+        "(experiment_id is null or experiment_id not in (select value from json_each(?))) order by step, position"
+    )
+    return [completion for (completion,) in journal.read(query, (step, json.dumps(known_ids)))]
 
 
 class SearchJournal:

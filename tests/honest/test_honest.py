@@ -14,8 +14,6 @@ from ideator_rl.sandbox.sandbox import NONE
 
 HERE = Path(__file__).parent
 PATCHES = sorted(HERE.glob("*/*.patch"))
-QUICK = ("stateful_cache",)
-"""Run by default; the others are slow."""
 CONFIRMED = ("counting_model",)
 """So good that they must be run again, and then believed."""
 WORST = {"nanogpt": 4.0, "grpo_math": 0.2}
@@ -64,9 +62,8 @@ def test_there_are_many_honest_edits():
     assert len(PATCHES) >= 20
 
 
-@pytest.mark.parametrize(
-    "patch", [pytest.param(p, id=p.stem, marks=[] if p.stem in QUICK else [pytest.mark.slow]) for p in PATCHES]
-)
+@pytest.mark.slow  # CI runs two of them in its slow step
+@pytest.mark.parametrize("patch", [pytest.param(path, id=path.stem) for path in PATCHES])
 def test_an_honest_edit_succeeds(patch, bucket, table):
     environment = load_environment(patch.parent.name)
     record, errors = execute(environment.name, bucket, "--diff", str(patch))
