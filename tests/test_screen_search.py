@@ -12,19 +12,21 @@ import textwrap
 import threading
 import time
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from search_runs import RandomEdits, configured, go, rows, text
 
 from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.base import ConfigError
+from ideator_rl.envs.landscape.implementer import TokenEdits
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.predictors import TokensPredictor
 from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.search.config import SearchConfig
-from ideator_rl.search.ideator import Ask
+from ideator_rl.search.ideator import Ask, with_defaults
 from ideator_rl.search.screening import SearchScreen
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal_reader import JOURNAL, JournalReader
@@ -208,7 +210,7 @@ def test_ideas_that_still_run_are_not_picked_again(untouched, monkeypatch):
     samples = [(0, Ask("free", 1), text) for text in texts]
     buffer = RewardBuffer(screened(folder).buffer())
     try:
-        screen = SearchScreen(screened(folder), buffer)
+        screen = SearchScreen(screened(folder), buffer, with_defaults(RandomEdits()))
         # As a quorum leaves it: no outcome of the second epoch is in the archive.
         archive = archive_of(buffer, 12, 1)
         before = asyncio.run(screen._pool(samples, archive, 1, []))
@@ -242,6 +244,50 @@ def test_a_lost_idea_may_be_proposed_again(untouched, tmp_path):
         assert [(text,) for text in running] == rows(tmp_path, "completion", "step = 1 and position = 3")
         assert len(open_completions(journal, 2, [])) == 23 and len(known) == 48
         assert open_completions(journal, 0, []) == []
+
+
+class Coder(TokenEdits):
+    """Is paid for each patch, and records for which ideas."""
+
+    paid: ClassVar[list[str]] = []
+
+    @classmethod
+    def estimate(cls, settings, ideas, environment, preset):
+        return f"{ideas} USD"
+
+    async def implement(self, idea, base, environment, preset):
+        self.paid.append(idea.text)
+        return await super().implement(idea, base, environment, preset)
+
+
+class Unpriced:
+    """A plugin that a model may write code for, and that does not estimate what it costs."""
+
+    name, trusted = "unpriced", False
+
+    def version(self, environment):
+        return self.name
+
+    async def implement(self, idea, base, environment, preset):
+        raise AssertionError("a preview is for implementers that cost nothing")
+
+
+def test_a_coder_is_paid_for_the_ideas_that_are_run_alone(tmp_path):
+    Coder.paid.clear()
+    keys = {"implementer": f"{__name__}.Coder", "max_experiments": 24, "epoch_size": 8}
+    go(screened(tmp_path, {"after": 8}, **keys), RandomEdits())
+    assert len(forecasts(tmp_path)) > 60 and len(Coder.paid) == len(set(Coder.paid)) == 24
+    assert set(Coder.paid) == {idea for (idea,) in rows(tmp_path, "idea")}
+
+
+def test_a_plugin_without_an_estimate_is_taken_for_paid(tmp_path, toy):
+    keys = {"env": str(toy), "preset": "cpu", "backend": "local"}
+    for implementer, is_free in ((f"{__name__}.Unpriced", False), ("rules", True), ("direct", True)):
+        buffer = RewardBuffer(configured(tmp_path / implementer, implementer=implementer, **keys).buffer())
+        try:
+            assert buffer.executor.previews is is_free
+        finally:
+            buffer.close()
 
 
 def test_a_screen_that_a_resumed_search_leaves_out_is_shown_as_off(untouched, tmp_path):

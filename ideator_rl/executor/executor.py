@@ -40,11 +40,13 @@ from ideator_rl.executor.scheduler import Lost, Scheduler
 from ideator_rl.experiment import BUDGET, LOST, MALFORMED, Experiment, experiment_id, hardware_class
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import (
+    BUILT_IN,
     Implementer,
     ImplementerUnavailable,
     estimate_cost,
     get_implementer,
     probe,
+    writes_trusted_code,
 )
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
@@ -160,7 +162,9 @@ class Executor:
         """Whether `preview` may be called: the implementer asks no model, so that a patch costs no money."""
         config = self.config
         settings = parse_json(config.coder, "The coder's settings", IdeatorError) if config.coder else None
-        return estimate_cost(config.implementer, settings, 1, self.environment, config.preset) is None
+        # A plugin need not estimate its costs: one that does not, and whose code a model may write, is taken for paid.
+        is_free = config.implementer in BUILT_IN or writes_trusted_code(config.implementer)
+        return is_free and estimate_cost(config.implementer, settings, 1, self.environment, config.preset) is None
 
     async def preview(self, idea: Idea, base: Base | None = None) -> Codebase | NoCodebase:
         """The codebase of an idea, or why it has none; nothing is run or stored."""
