@@ -120,7 +120,7 @@ def picks_of_step(journal: JournalQueries, step: int, completions: Sequence[str]
 def forecasts_of_step(journal: JournalQueries, step: int) -> list[ForecastRow]:
     """The samples of a step, in the order sampled; none where no forecasts chose."""
     columns = ", ".join(f"f.{name}" for name in COLUMNS)
-    rows = journal.read(f"select {columns}, '', null from forecasts f where step=? order by number", (step,))
+    rows = journal.read(f"select {columns}, '', null, '' from forecasts f where step=? order by number", (step,))
     return [_outcome(row).forecast for row in rows]
 
 
