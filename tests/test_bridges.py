@@ -46,6 +46,8 @@ def evaluate(program_path):
     spec = importlib.util.spec_from_file_location("program", program_path)
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
+    if program.run() == 0:
+        return {"combined_score": 0.0, "error": "no point"}
     target = float(open(TARGETS).read())
     score = 10 - distance(program.run(), target)
     return EvaluationResult({"combined_score": score, "valid": True, "error": "none"}, {"hint": "go on"})
@@ -121,12 +123,14 @@ def test_an_example_of_openevolve_runs_unchanged_and_its_records_are_marked(open
     prompt = environment.prompt("cpu")
     assert "Find the point." in prompt and "def find" in prompt and "EvaluationResult" not in prompt
     assert environment.preset("cpu").budget.seconds == 20 and environment.metric.label == "combined_score (reported)"
-    baseline, better, outside = records(env, tmp_path, BETTER.format(value=3), OUTSIDE)
+    baseline, better, none, outside = records(env, tmp_path, *(BETTER.format(value=n) for n in (3, 0)), OUTSIDE)
     assert baseline.status == SUCCEEDED, baseline.log
     assert baseline.metric == {
         "name": "combined_score", "value": 7.5, "direction": "max", "source": "reported"
     } and baseline.scoring["reported_by"] == "openevolve stand-in"  # fmt: skip
-    assert better.metric["value"] == 9.5
+    assert better.metric["value"] == 9.5 and better.secondary == {"valid": 1.0}
+    assert better.text == "hint: go on\nerror: none"
+    assert none.status == "failed" and "reported no result: no point" in none.error["message"]
     assert outside.status == "rejected" and "line 9 of the baseline, outside of the EVOLVE" in outside.error["message"]
 
 
@@ -135,6 +139,7 @@ def test_an_example_of_shinka_runs_unchanged_and_an_incorrect_result_has_failed(
     written = new_reported_environment(tmp_path / "env", None, example)
     assert written.reported.task == "Return more." and example.is_stand_in
     baseline, wrong = records(tmp_path / "env", tmp_path, BETTER.format(value=9.5))
+    assert baseline.secondary["count"] == 2.0 and "secret" not in baseline.secondary
     assert baseline.metric["value"] == 2.0 and baseline.metric["source"] == "reported", baseline
     assert wrong.status == "failed" and "Validation failed: too large" in wrong.error["message"]
     recipe = yaml.safe_load((tmp_path / "env" / "search.yaml").read_text())

@@ -206,7 +206,9 @@ def _noise(environment: Environment, preset: str, records: list[Experiment]) -> 
 def _advice(environment: Environment, preset: str, record: Experiment) -> str:
     """What a failed baseline may lack, and the last lines that it printed."""
     code = "\n".join(environment.baseline(preset).values())
-    unread = [f"{name} ({meaning})" for name, meaning in VARIABLES.items() if name not in code]
+    # An evaluator that reports has variables of its own.
+    variables = {} if environment.metric.is_reported else VARIABLES
+    unread = [f"{name} ({meaning})" for name, meaning in variables.items() if name not in code]
     text = f". Nothing in {environment.baseline_folder}/ reads {', '.join(unread)}" if unread else ""
     printed = [line for line in record.log.splitlines() if line.strip(" ^~")][-12:]
     if record.status == FAILED and record.error and "the model could not be" in record.error["message"]:

@@ -226,7 +226,9 @@ def _message_of(script: Path) -> str:
 
 def _defines(text: str, name: str) -> bool:
     with suppress(SyntaxError, ValueError, RecursionError):
-        return any(isinstance(node, ast.FunctionDef) and node.name == name for node in parsed(text).body)
+        return any(
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name == name for node in parsed(text).body
+        )
     return False
 
 

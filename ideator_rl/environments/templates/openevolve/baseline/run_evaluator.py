@@ -3,8 +3,10 @@
 Written by `ideator-rl env new`; protected, and shown to no model.
 """
 
+import asyncio
 import importlib
 import importlib.util
+import inspect
 import json
 import os
 import random
@@ -12,6 +14,7 @@ import sys
 import types
 
 PROGRAM, EVALUATOR = "__PROGRAM__", "__EVALUATOR__"
+SCORES = ("__METRIC__", "combined_score")
 MAX_TEXT = 4_000
 
 
@@ -22,6 +25,8 @@ def main():
     # Under its own name, so that what it pickles or starts finds it.
     evaluator = importlib.import_module(EVALUATOR.removesuffix(".py"))
     returned = evaluator.evaluate(os.path.join(root, PROGRAM))
+    if inspect.isawaitable(returned):
+        returned = asyncio.run(_awaited(returned))
     metrics, texts = getattr(returned, "metrics", returned), getattr(returned, "artifacts", {})
     if not isinstance(metrics, dict):
         raise TypeError(f"evaluate() returned {type(metrics).__name__}; expected a dict of metrics")
@@ -34,9 +39,17 @@ def main():
             numbers[str(name)] = value if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             continue  # a nested value is no metric
-    result = {"correct": True, "metrics": numbers, "texts": words, "reported_by": f"openevolve {version}"}
+    # Evaluators catch what the program raises, and return a score of 0 with the reason: that is no result.
+    error = words.get("error", "") or words.get("stderr", "")
+    failed = bool(error) and not any(numbers.get(name) for name in SCORES)
+    result = {"correct": not failed, "error": error[-MAX_TEXT:] if failed else "", "metrics": numbers, "texts": words}
+    result["reported_by"] = f"openevolve {version}"
     with open(os.path.join(os.environ["IDEATOR_ARTIFACT"], "result.json"), "w") as file:
         json.dump(result, file)
+
+
+async def _awaited(result):
+    return await result
 
 
 def _seed(seed):
