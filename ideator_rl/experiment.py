@@ -101,6 +101,9 @@ class Experiment:
     """Facts of the measurement that the evaluator notes, such as tokens scored and bytes transferred."""
     hashes: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
+    debugged: bool = False
+    """It crashed, and its implementer was given its traceback to mend it: the next run is another experiment.  Of this
+    caller, so never in the bucket."""
     replayed: bool = False
     """The record was already in the bucket, and cost nothing this time."""
     schema: int = SCHEMA
@@ -155,7 +158,7 @@ class Experiment:
         require_finite(numbers + ([] if self.reward is None else [self.reward]))
 
 
-_NEWER = ("secondary", "text")
+_NEWER = ("secondary", "text", "debugged")
 
 
 def metric_label(metric: dict[str, Any]) -> str:

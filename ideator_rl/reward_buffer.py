@@ -119,6 +119,9 @@ class RewardBuffer:
         """Records of the unchanged baseline, possibly repeated.  Only ever appended to."""
         self.lineage: list[Descent] = self.journal.lineage()
         """Which experiments were proposed in answer to which; only ever appended to."""
+        self.debugged_ids: set[str] = {record.id for record in self.history if record.debugged}
+        """Experiments that crashed and were mended by the implementer; their ideas have the records of later ones."""
+        self.executor.on_debugged = self._enter_debugged
         self.imported: list[Experiment] = []
         """Records of other runs that count as known from the start; to be set before the archive is read."""
 
@@ -257,12 +260,13 @@ class RewardBuffer:
         self.lineage += descents
 
     def counts(self) -> dict[str, Any]:
-        """Live figures, for progress: proposed, running, waiting, done, failed, reused, lost, distinct, best."""
+        """Live figures, for progress: how many ideas or experiments are in each state, and the best metric."""
         with self._lock:
             figures: dict[str, Any] = {
                 key: self._counts[key] for key in ("proposed", "done", "failed", "reused", "lost")
             }
             figures["distinct"] = len(self._seen_ids)
+            figures["debugged"] = len(self.debugged_ids)
             figures["best"] = self._best.metric["value"] if self._best and self._best.metric else None
         waiting = len(self.executor.scheduler.without_record)
         figures["running"] = min(self.executor.scheduler.running_count, waiting)
@@ -312,6 +316,17 @@ class RewardBuffer:
             self.journal.record(record)
         self._remember(record)
         return proposal.position, record
+
+    def _enter_debugged(self, record: Experiment) -> None:
+        """Enter an experiment that crashed, before its idea runs once more."""
+        # A resumed proposal comes here again, and so does another idea that led to the same codebase.
+        if record.id in self.debugged_ids:
+            return
+        self.journal.record(record)
+        with self._lock:
+            self.debugged_ids.add(record.id)
+            self._seen_ids.add(record.id)
+            self.history.append(replace(record, log=""))
 
     def _remember(self, record: Experiment) -> None:
         metric = self.executor.environment.metric

@@ -22,7 +22,8 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
 from ideator_rl.ideas import Idea
-from ideator_rl.implementers.implementer import Implementer, NotImplementable
+from ideator_rl.implementers.coder_prompt import debug_version
+from ideator_rl.implementers.implementer import Crash, Implementer, NotImplementable
 from ideator_rl.patch import PatchError, Tree, diff, patched_tree, tree_hash
 from ideator_rl.storage.bucket import Bucket, read_object
 from ideator_rl.storage.idea_context import Base
@@ -127,11 +128,33 @@ class Codebases:
         Raises:
             ImplementerUnavailable, BudgetSpent, BucketError, OutdatedBase: our fault, the idea was not judged.
         """
-        key = self.key(idea.text, base)
+        return await self._of_answer(self.key(idea.text, base), idea, base)
+
+    async def mended(self, idea: Idea, base: Base | None, failed: Codebase, words: str) -> Codebase | NoCodebase:
+        """The codebase that the implementer writes for an idea once more, after its last one has crashed.
+
+        The first answer for a crashed codebase is kept, whatever the traceback of another run of it.
+
+        Args:
+            base: as for `of_idea`.
+            words: the end of its traceback, cleaned and untrusted.
+
+        Raises:
+            ImplementerUnavailable, BudgetSpent, BucketError, OutdatedBase: our fault, the idea was not judged.
+        """
+        on_base = f" on {base.tree}" if base and base.tree else ""
+        version = f"{self._version}{on_base} debug {debug_version()} {failed.tree_hash}"
+        key = proposal_id(idea.text, version, self._digest, self.preset.name)
+        change = diff(self.base_tree(base), failed.tree)
+        return await self._of_answer(key, idea, base, Crash(change, failed.tree_hash, words))
+
+    async def _of_answer(
+        self, key: str, idea: Idea, base: Base | None, crash: Crash | None = None
+    ) -> Codebase | NoCodebase:
         # Callers of one event loop share the task; a task of another loop cannot be awaited here.
         task = self._pending.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
-            task = self._pending[key] = asyncio.ensure_future(self._answer(key, idea, base))
+            task = self._pending[key] = asyncio.ensure_future(self._answer(key, idea, base, crash))
             task.add_done_callback(lambda _: self._pending.pop(key, None))
         # Shielded: a caller that is cancelled must not cancel what others wait for.
         answer = await asyncio.shield(task)
@@ -175,12 +198,12 @@ class Codebases:
         tree, clean_patch, name = judgement
         return Codebase(tree, name, clean_patch, idea, implementer, trusted)
 
-    async def _answer(self, key: str, idea: Idea, base: Base | None) -> dict[str, Any]:
+    async def _answer(self, key: str, idea: Idea, base: Base | None, crash: Crash | None) -> dict[str, Any]:
         """The stored answer for an idea, else a new one."""
         stored = await self._stored_answer(key)
         if stored is not None:
             return stored
-        answer = await self._implement(idea, base)
+        answer = await self._implement(idea, base, crash)
         created = await self._retry.call(lambda: self._bucket.create(_path(key), json.dumps(answer).encode()))
         if not created:
             # Another process was quicker: its answer counts, so that one idea has one codebase.  We paid all the same.
@@ -191,12 +214,14 @@ class Codebases:
     async def _stored_answer(self, key: str) -> dict[str, Any] | None:
         return await self._retry.call(lambda: read_object(self._bucket, _path(key), _parse_answer))
 
-    async def _implement(self, idea: Idea, base: Base | None) -> dict[str, Any]:
+    async def _implement(self, idea: Idea, base: Base | None, crash: Crash | None = None) -> dict[str, Any]:
         tree = self.base_tree(base)
         started, patch, usage = time.monotonic(), "", dict[str, float]()
         try:
             implementer = self.implementer
-            implementation = await implementer.implement(idea, tree, self.environment, self.preset.name)
+            subject = (idea, tree, self.environment, self.preset.name)
+            answering = implementer.debug(*subject, crash) if crash else implementer.implement(*subject)
+            implementation = await answering
             patch, usage = implementation.patch, implementation.usage
             codebase = self.of_patch(patch, idea.text, implementer.name, implementer.trusted, base)
             # Stored as a patch for the base, in one spelling; without one, that is the patch to the baseline.

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -29,6 +29,8 @@ from ideator_rl.config.base import Integer, PlainAmount
 from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.environments.feedback import feedback_of
+from ideator_rl.environments.preset import FEEDBACK_NONE, FEEDBACK_TEXT
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
@@ -37,7 +39,7 @@ from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, Outda
 from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
-from ideator_rl.experiment import BUDGET, LOST, MALFORMED, Experiment, experiment_id, hardware_class
+from ideator_rl.experiment import BUDGET, FAILED, LOST, MALFORMED, Experiment, experiment_id, hardware_class
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import (
     BUILT_IN,
@@ -121,7 +123,22 @@ class Executor:
             # Scorers will run on this machine: made here, once, what they read, or found out why they read the disk.
             self.sandbox = with_image(self.sandbox, self.environment.preload)
         self.backend.start = config.start
+        self.debug_rounds = self._read_debug_rounds()
+        # Set by the caller that owns the run: it enters the crashed experiments, and may have no room for another one.
+        self.on_debugged: Callable[[Experiment], None] = lambda record: None
+        self.may_debug: Callable[[Experiment], bool] = lambda record: True
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry, isolation=config.isolation)
+
+    def _read_debug_rounds(self) -> int:
+        """Raises: IdeatorError where a traceback could show the coder what it must not see."""
+        rounds = int(getattr(self.implementer, "debug_rounds", 0))
+        if rounds and (self.environment.hidden or self.environment.feedback == FEEDBACK_NONE):
+            reason = "hidden files" if self.environment.hidden else "feedback: none"
+            raise IdeatorError(
+                f"The coder has debug_rounds: {rounds}, and the environment {self.environment.name} has {reason}: a "
+                "traceback could show the coder what it must not see. Leave debug_rounds out."
+            )
+        return rounds
 
     def _create_backend(self) -> Backend:
         config = self.config
@@ -151,6 +168,8 @@ class Executor:
         Raises:
             BucketError: the bucket cannot be read.
         """
+        if self.debug_rounds:
+            return False  # which of them crash is not known yet
         for completion in completions:
             with suppress(MalformedIdea):  # it is not sent to the implementer
                 if not await self._codebases.has_answer(parse_idea(encodable(completion))):
@@ -198,7 +217,8 @@ class Executor:
             codebase = await self._codebases.of_idea(idea, base)
             if isinstance(codebase, NoCodebase):
                 return await self._failure(codebase, idea.text, created, base)
-            return await self._run(codebase, created, replicate)
+            record = await self._run(codebase, created, replicate)
+            return await self._debug(idea, base, codebase, record, replicate) if self.debug_rounds else record
         except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped, OutdatedBase) as error:
             return self._lost(idea.text, created, error)
         except IdeatorError:
@@ -206,6 +226,27 @@ class Executor:
         except Exception as error:
             log.exception("An idea was lost by a failure of ours.")
             return self._lost(idea.text, created, IdeatorError(f"It was lost by a failure of ours: {error!r}"))
+
+    async def _debug(
+        self, idea: Idea, base: Base | None, codebase: Codebase, record: Experiment, replicate: int
+    ) -> Experiment:
+        """The record of the last run, after the implementer was given each crash to mend.
+
+        The answers and the records are in the bucket, so that a resumed run comes to the same last record.
+        """
+        for _ in range(self.debug_rounds):
+            words = feedback_of(record, FEEDBACK_TEXT) if record.status == FAILED else ""
+            if not words or not self.may_debug(record):
+                return record
+            started = time.time()
+            mended = await self._codebases.mended(idea, base, codebase, words)
+            if isinstance(mended, NoCodebase) or mended.tree_hash == codebase.tree_hash:
+                # No other codebase came of it: the failure stays, and so does what was paid.
+                cost = {key: record.cost.get(key, 0.0) + mended.cost.get(key, 0.0) for key in record.cost | mended.cost}
+                return replace(record, cost=cost)
+            self.on_debugged(replace(record, debugged=True))
+            codebase, record = mended, await self._run(mended, started, replicate)
+        return record
 
     async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
         """Run a patch that a person wrote: it goes the same way as an implementer's.

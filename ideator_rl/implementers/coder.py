@@ -18,6 +18,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Protocol
 
@@ -30,7 +31,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.coder_answer import REASONS, Fault, read_answer
 from ideator_rl.implementers.coder_prompt import Message, Prompt, prompts_version
-from ideator_rl.implementers.implementer import Implementation, ImplementerUnavailable, NotImplementable
+from ideator_rl.implementers.implementer import Crash, Implementation, ImplementerUnavailable, NotImplementable
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, LLMUnavailable, Reply
 from ideator_rl.llm.estimate import Estimate, estimate
 from ideator_rl.llm.prices import FREE, mean
@@ -58,6 +59,9 @@ class CoderSettings(Config):
     """Times that a draft is requested again, with the error."""
     edit_format: Literal["blocks", "diff", "auto"] = "blocks"
     """`blocks` (SEARCH/REPLACE), `diff` (unified), or `auto`: the model chooses."""
+    debug_rounds: Annotated[Integer, Field(ge=0, le=3)] = 0
+    """Times that a crashed experiment is given back to the coder, with the end of its traceback.  The next run is an
+    experiment of its own in every count and budget."""
 
 
 @config_dataclass(frozen=True)
@@ -72,7 +76,7 @@ def read_settings(settings: dict[str, Any]) -> tuple[CoderSettings, LLMSettings]
         ConfigError: an unknown key, or a value out of range.
     """
     values = read_config(CoderMapping, settings, "The coder's settings have")
-    return CoderSettings(values.samples, values.revisions, values.edit_format), values
+    return CoderSettings(values.samples, values.revisions, values.edit_format, values.debug_rounds), values
 
 
 class Client(Protocol):
@@ -134,11 +138,18 @@ class CoderImplementer:
         prompt = Prompt(idea, base, environment, preset, own.edit_format, budget)
         prompt_tokens = sum(tokens(message["content"]) for message in prompt.messages())
         price = mean(client.models, {name: client.price(name) or FREE for name in client.models})
-        return estimate(ideas, own.samples, own.revisions, prompt_tokens, client.max_tokens, price)
+        once = estimate(ideas, own.samples, own.revisions, prompt_tokens, client.max_tokens, price)
+        # At the high end each idea crashes in every round.
+        runs = ideas * (1 + own.debug_rounds)
+        most = estimate(runs, own.samples, own.revisions, prompt_tokens, client.max_tokens, price)
+        return Estimate(once.low, most.high)
 
     def version(self, environment: Environment) -> str:
         """A hash of the models and their sampling, the drafts, and the prompts."""
-        parts = [self._client.version, asdict(self.settings), self._prompt_budget, prompts_version()]
+        settings = asdict(self.settings)
+        # The first answer does not depend on what follows a crash.
+        del settings["debug_rounds"]
+        parts = [self._client.version, settings, self._prompt_budget, prompts_version()]
         return f"{self.name} {hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
 
     async def probe(self) -> None:
@@ -157,7 +168,25 @@ class CoderImplementer:
             ImplementerUnavailable: no draft was answered to its end.
         """
         prompt = Prompt(idea, base, environment, preset, self.settings.edit_format, self._prompt_budget)
-        race = _Race(self._client, prompt, self.settings.revisions, self._replay)
+        return await self._best_draft(_Race(self._client, prompt, self.settings.revisions, self._replay))
+
+    @property
+    def debug_rounds(self) -> int:
+        return self.settings.debug_rounds
+
+    async def debug(
+        self, idea: Idea, base: Tree, environment: Environment, preset: str, crash: Crash
+    ) -> Implementation:
+        """As `implement`, after the change that the coder wrote before has crashed."""
+        prompt = Prompt(idea, base, environment, preset, self.settings.edit_format, self._prompt_budget)
+        follow_up = prompt.debug(crash.patch, crash.words)
+        race = _Race(
+            self._client, prompt, self.settings.revisions, self._replay, follow_up, f"debug {crash.tree_hash}, "
+        )
+        return await self._best_draft(race)
+
+    async def _best_draft(self, race: _Race) -> Implementation:
+        """The diff of the winning draft.  Raises: as `implement`."""
         drafts = [Draft(number) for number in range(self.settings.samples)]
         await race.run(drafts)
         replies = [reply for draft in drafts for reply in draft.replies]
@@ -171,7 +200,7 @@ class CoderImplementer:
         # The lowest number among the valid ones: a replay then finds the same winner.
         for draft in drafts:
             if draft.tree is not None:
-                return Implementation(diff(base, draft.tree), usage)
+                return Implementation(diff(race.base, draft.tree), usage)
         raise _failure(drafts, self.settings, usage)
 
 
@@ -182,10 +211,19 @@ def _prompt_budget(client: LLMSettings) -> int:
 class _Race:
     """The drafts for one idea."""
 
-    def __init__(self, client: Client, prompt: Prompt, revisions: int, replay: bool):
+    def __init__(
+        self, client: Client, prompt: Prompt, revisions: int, replay: bool, follow_up: Sequence[Message] = (),
+        salt: str = "",
+    ):  # fmt: skip
+        """
+        Args:
+            follow_up: messages after the first ones, for all drafts.
+            salt: names these drafts apart from others about the same idea.
+        """
         self._client, self._prompt, self._revisions, self._replay = client, prompt, revisions, replay
         # A draft may be for a parent's codebase, and the limits of the rules count from the baseline.
         self._baseline = prompt.environment.baseline(prompt.preset)
+        self._follow_up, self._salt, self.base = list(follow_up), salt, prompt.base
         self._first_messages: dict[int, list[Message]] = {}
         """By number of halvings; all drafts share them."""
 
@@ -206,10 +244,10 @@ class _Race:
                 task.result()  # raises an error of our own code
 
     async def _write(self, draft: Draft) -> None:
-        follow_up: list[Message] = []
+        follow_up = self._follow_up
         try:
             for revision in range(self._revisions + 1):
-                salt = f"{self._prompt.idea.key} draft {draft.number}, revision {revision}"
+                salt = f"{self._prompt.idea.key} {self._salt}draft {draft.number}, revision {revision}"
                 reply = await self._ask(draft, follow_up, salt)
                 # No `await` from here to the next call: a replay then sees every answer of the recording judged.
                 draft.replies.append(reply)

@@ -48,6 +48,11 @@ def prompts_version() -> str:
     return digest.hexdigest()
 
 
+def debug_version() -> str:
+    """SHA-256, hex, of the prompt file of the debug step."""
+    return hashlib.sha256((FOLDER / "debug" / "debug.md.j2").read_bytes()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Prompt:
     """All messages about one idea."""
@@ -71,6 +76,19 @@ class Prompt:
         template = _templates.get_template("revise.md.j2")
         request = template.render(reason=reason, error=_clipped(error, self._revision_budget // 4))
         last_answer = _clipped(answer.strip() or "(no text)", self._revision_budget * 3 // 4)
+        return [{"role": "assistant", "content": last_answer}, {"role": "user", "content": request}]
+
+    def debug(self, change: str, words: str) -> list[Message]:
+        """The messages that follow the first ones after a failed experiment: the change as a diff, and why it failed.
+
+        Args:
+            words: of the run, cleaned and untrusted.
+        """
+        error = _clipped(words, self._revision_budget // 4)
+        # The mark depends on the text, which so cannot contain it: the output cannot leave its section.
+        mark = hashlib.sha256(error.encode("utf-8", "replace")).hexdigest()[:16]
+        request = _templates.get_template("debug/debug.md.j2").render(error=error, mark=mark)
+        last_answer = _clipped(f"```diff\n{change}```", self._revision_budget * 3 // 4)
         return [{"role": "assistant", "content": last_answer}, {"role": "user", "content": request}]
 
     @property

@@ -36,6 +36,18 @@ class Implementation:
     """`usd`, `prompt_tokens`, `completion_tokens`, `calls`; empty when no model was called."""
 
 
+@dataclass(frozen=True)
+class Crash:
+    """A change whose experiment failed, for an implementer that may mend it."""
+
+    patch: str
+    """Against the baseline."""
+    tree_hash: str
+    """SHA-256 of the patched codebase."""
+    words: str
+    """The end of its traceback, cleaned and untrusted."""
+
+
 class NotImplementable(PatchError):
     """There is no usable patch for the idea (unpatchable or rejected); `usage` is what the attempts cost."""
 
@@ -99,6 +111,19 @@ class Implementer(Protocol):
             ImplementerUnavailable: no answer could be had.
         """
         ...
+
+    debug_rounds: int = 0
+    """How often an idea whose experiment crashed is given to `debug`."""
+
+    async def debug(
+        self, idea: Idea, base: Tree, environment: Environment, preset: str, crash: Crash
+    ) -> Implementation:
+        """Another patch for an idea, against `base`, after the last one has crashed.  Called only with `debug_rounds`.
+
+        Raises:
+            PatchError, ImplementerUnavailable: as `implement`.
+        """
+        raise NotImplementable("This implementer mends no patches.")
 
     async def probe(self) -> None:
         """Ask the service for as little as possible, before a run pays for more.  Optional; the default asks nothing.

@@ -122,6 +122,7 @@ def _facts(view: RunView, row: Row) -> dict[str, Any]:
         "reward": record.reward if record else None,
         "seconds": {key: round(value, 2) for key, value in record.seconds.items()} if record else {},
         "secondary": {visible(name): value for name, value in record.secondary.items()} if record else {},
+        "debugged": record.debugged if record else False,
         "usd": record.cost.get("usd", 0.0) if record else 0.0,
         "seed": record.seed if record else 0,
         "replicate": record.replicate if record else 0,

@@ -39,12 +39,13 @@ from ideator_rl.experiment import LOST
 from ideator_rl.llm import LLMUnavailable
 from ideator_rl.reward_buffer import RewardBuffer, Running
 from ideator_rl.screen.screen import Picks
+from ideator_rl.search.charges import Charges
 from ideator_rl.search.config import EPOCHS, PENALISE, REJECT, SearchConfig
 from ideator_rl.search.ideator import Ask, Ideator, Subject, ask_ideator, parents_of, with_context, with_defaults
 from ideator_rl.search.near_duplicates import read_near_duplicates, rejected_record
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.screening import Sample, SearchScreen
-from ideator_rl.search.search_summary import best_result, charged_codebases
+from ideator_rl.search.search_summary import best_result
 from ideator_rl.search.stopping import Patience, StopReason, used_up
 from ideator_rl.search.strategies import History, SearchStrategy, ask_strategy
 from ideator_rl.storage.forecasts import screened_out
@@ -116,8 +117,7 @@ class SearchEngine:
 
         # Counts that budgets are compared with: all begin with what earlier sessions left in the journal.
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
-        self.charged_ids = charged_codebases(buffer)
-        """Ids of the distinct codebases that this search asked for."""
+        self._charges = Charges(buffer, config.max_experiments)
         self._screen = SearchScreen(config, buffer, self._ideator) if config.screen else None
         self.ideas = buffer.journal.rollout_count() + screened_out(buffer.journal)
         """Ideas that were asked for, those included that a screen, of an earlier session too, did not run."""
@@ -187,8 +187,7 @@ class SearchEngine:
 
     def _resume(self) -> None:
         """Run the ideas that an earlier session left open; lost ones only as far as `max_experiments` has room."""
-        limit = self._config.max_experiments
-        self.journal.retry_lost(None if limit is None else limit - len(self.charged_ids))
+        self.journal.retry_lost(self._charges.room(0))
         # A kill between an outcome and its descent left the outcome alone in the journal.
         recorded = set(self._buffer.lineage)
         self._buffer.descend_all([descent for descent in self.journal.descents() if descent not in recorded])
@@ -209,7 +208,9 @@ class SearchEngine:
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
             return StopReason(spent.key, str(spent))
         epochs = self.epoch + self._epoch_is_full
-        return used_up(self._config, len(self.charged_ids), self.ideas, epochs, self.seconds) or self._patience.reason()
+        return (
+            used_up(self._config, len(self._charges.ids), self.ideas, epochs, self.seconds) or self._patience.reason()
+        )
 
     @property
     def seconds(self) -> float:
@@ -238,13 +239,12 @@ class SearchEngine:
         if config.max_ideas is not None:
             # Rounded up: the last round of a screen samples fewer ideas for each that it runs.
             limits.append(math.ceil((config.max_ideas - self.ideas) / (config.screen.over if config.screen else 1)))
-        if config.max_experiments is not None:
-            left = config.max_experiments - len(self.charged_ids)
+        if (left := self._charges.room(running)) is not None:
             # Near the end the room depends on which running ideas turn out to be known codebases.  A deterministic
             # search waits until all are in, so that their order of arrival changes no question.
-            if running and self._is_deterministic and left < self._epoch_size - len(self._texts):
+            if running and self._is_deterministic and left + running < self._epoch_size - len(self._texts):
                 return 0
-            limits.append(left - running)
+            limits.append(left)
         if config.flow != EPOCHS:
             # Wait for a few free slots: one question for every single result would be many small questions.
             free = self._in_flight - running
@@ -374,11 +374,11 @@ class SearchEngine:
                 self._settled += 1
             # A lost idea costs no budget, has no descendants, and is run again by the next session.  A codebase that
             # this search has asked for before costs nothing either, and is nothing new.
-            is_new = record.status != LOST and bool(record.tree) and record.id not in self.charged_ids
+            is_new = record.status != LOST and bool(record.tree) and record.id not in self._charges.ids
             self._patience.outcome(idea.question, record, is_new)
             if record.status != LOST:
                 if is_new:
-                    self.charged_ids.add(record.id)
+                    self._charges.ids.add(record.id)
                     if idea.is_near_duplicate and self._config.near_duplicates == PENALISE:
                         self._penalised.add(record.tree)
                 if idea.parents:
@@ -395,7 +395,7 @@ class SearchEngine:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._kinds.items()))
         epoch = f"epoch {self.epoch + 1}: {len(self._texts)} ideas ({kinds})"
         best = best_result(self._buffer)
-        self._log_line(f"{epoch} · {len(self.charged_ids)} experiments of {self.ideas} ideas so far · {best}")
+        self._log_line(f"{epoch} · {len(self._charges.ids)} experiments of {self.ideas} ideas so far · {best}")
         for alarm in self._screen.new_alarms() if self._screen else ():
             self._log_line(f"epoch {self.epoch + 1}, {alarm.level}: {alarm.text}")
         self._on_epoch(self.epoch)

@@ -65,11 +65,12 @@ class SearchProgress(ProgressReporter):
             return []
         counts = self.buffer.counts()
         charged = len(charged_codebases(self.buffer))
+        debugged = f", {counts['debugged']} crashed and mended" if counts["debugged"] else ""
         self._share = charged / self._max_experiments if self._max_experiments else None
         parts = [
             f"{charged}{f'/{self._max_experiments}' if self._max_experiments else ''} experiments",
             f"{counts['running']} running, {counts['waiting']} waiting",
-            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused)",
+            f"{counts['done']} ideas done ({counts['failed']} failed, {counts['reused']} reused{debugged})",
         ]
         metric = self.buffer.executor.environment.metric
         # A copy: the buffer's loop appends to the history while this thread reads it.

@@ -1,6 +1,7 @@
 """The figures of a search, read from its folder alone: while it runs, after a kill, and at its end.
 
 charged     distinct codebases that it asked for: what it would have run with an empty bucket
+debugged    of these, crashed ones whose idea was mended by the coder and ran once more
 elsewhere   of these, executed by another run (a shared bucket, or `archive_from`)
 repeated    ideas that led to a codebase which this search had proposed before; they cost no experiment
 near        near-duplicates: ideas that mean the same as an earlier one; `rejected` of them were not run
@@ -30,6 +31,8 @@ class SearchSummary:
     kinds: dict[str, int]
     """Ideas by the kind of question they answer."""
     charged: int
+    debugged: int
+    """Of these, crashed ones that the coder was given to mend."""
     elsewhere: int
     elsewhere_succeeded: int
     repeated: int
@@ -51,9 +54,11 @@ class SearchSummary:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items()) or "none"
         duplicates = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
         elsewhere = f", {self.elsewhere} of them executed by other runs ({self.elsewhere_succeeded} successes)"
+        debugged = f", {self.debugged} of them crashed and were mended by the coder, whose next run counts too"
         return [
             f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
-            f"Experiments: {self.charged} charged{elsewhere if self.elsewhere else ''}",
+            f"Experiments: {self.charged} charged{elsewhere if self.elsewhere else ''}"
+            f"{debugged if self.debugged else ''}",
             f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {duplicates}",
             *([self.screen.line()] if self.screen else []),
         ]
@@ -74,7 +79,8 @@ def read_search_summary(folder: Path) -> SearchSummary | None:
         epochs=rows.epochs,
         asks=rows.questions,
         kinds=rows.ideas_by_kind,
-        charged=len(charged),
+        charged=len(charged) + len(rows.debugged),
+        debugged=len(rows.debugged),
         elsewhere=len(elsewhere),
         elsewhere_succeeded=sum(record.status == SUCCEEDED for record in elsewhere),
         repeated=sum(ideas - 1 for _, _, ideas in charged),
@@ -92,7 +98,7 @@ def charged_codebases(buffer: RewardBuffer) -> set[str]:
     Re-runs under other seeds are not counted.
     """
     proposed = buffer.journal.proposed_experiments()
-    return {record.id for record in buffer.history if record.tree and record.id in proposed}
+    return {record.id for record in buffer.history if record.tree and (record.id in proposed or record.debugged)}
 
 
 def report_notes(folder: Path) -> list[str]:

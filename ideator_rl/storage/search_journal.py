@@ -78,6 +78,8 @@ class SearchRows:
     """Ideas by the kind of question that they answer, in the order of the first question."""
     executed: list[tuple[Experiment, float, int]]
     """Records that are not lost; when each was first proposed, in Unix seconds, and how many ideas led to it."""
+    debugged: list[Experiment]
+    """Records that crashed and were mended, without those that are the last ones of an idea."""
     near_duplicates: list[Experiment | None]
     """The record of each near-duplicate idea, None where it has none yet."""
     seconds: float
@@ -100,6 +102,11 @@ def read_search(path: Path) -> SearchRows | None:
             "select record_json, min(r.created), count(*) from rollouts r join experiments e "
             f"on e.id = experiment_id where r.status != '{LOST}' group by experiment_id"
         )
+        # Few: baselines, re-runs, and what crashed and was mended.
+        unproposed = journal.read(
+            "select record_json from experiments where id not in "
+            "(select experiment_id from rollouts where experiment_id is not null)"
+        )
         near_duplicates = journal.read(
             "select record_json from origins join rollouts using (step, position) "
             "left join experiments on id = experiment_id where similarity is not null"
@@ -111,6 +118,7 @@ def read_search(path: Path) -> SearchRows | None:
             questions=journal.read("select count(*) from asks")[0][0],
             ideas_by_kind=dict(journal.read(by_kind)),
             executed=[(Experiment.from_json(text), proposed, count) for text, proposed, count in executed],
+            debugged=[record for (text,) in unproposed if (record := Experiment.from_json(text)).debugged],
             near_duplicates=[Experiment.from_json(text) if text else None for (text,) in near_duplicates],
             seconds=journal.read("select coalesce(sum(seen - started), 0) from sittings")[0][0],
             ended_by=journal.read("select ended from sittings order by number desc limit 1")[0][0],

@@ -22,7 +22,7 @@ from ideator_rl.executor.record_store import Spec
 from ideator_rl.experiment import FAILED, INVALID, SUCCEEDED, Experiment
 from ideator_rl.patch import Tree
 from ideator_rl.sandbox.sandbox import Sandbox
-from ideator_rl.scoring.result import BadResult, Result, broken_requirement, read_result, why_implausible
+from ideator_rl.scoring.result import MAX_TEXT, BadResult, Result, broken_requirement, read_result, why_implausible
 from ideator_rl.scoring.scoring import Implausible, ScorerFailed
 
 IN_PROCESS = Sandbox("in_process", "codebases are data, and nothing of them is executed")
@@ -72,8 +72,11 @@ class InProcessBackend(Backend):
                 # An implausible number stays in the record, for inspection; an infinite one has no form in JSON.
                 message = why_implausible(value, environment.metric) or broken_requirement(result, environment.metric)
                 status = INVALID if message else SUCCEEDED
-            except (BadResult, ScorerFailed) as error:
+            except BadResult as error:
                 status, message = FAILED, str(error)
+            except ScorerFailed as error:
+                status, message = FAILED, str(error)
+                result = Result(math.nan, text=message[:MAX_TEXT])
             except Implausible as error:
                 status, message = INVALID, str(error)
             metric = environment.metric

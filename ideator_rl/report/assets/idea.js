@@ -33,6 +33,7 @@ function facts(i) {
   add("reward", R.reward[i] === null ? "" : number(R.reward[i]));
   add("seed", "seed " + R.seed[i] + ", replicate " + R.replicate[i] + (R.attempt[i] ? ", attempt " + (R.attempt[i] + 1) : ""));
   for (const [name, value] of Object.entries(R.secondary[i])) add(name, number(value));
+  add("debug step", R.debugged[i] ? "it crashed, and the coder was given its traceback; what that led to is an experiment of its own" : "");
   add("seconds", seconds);
   add("coder", R.usd[i] ? R.usd[i].toFixed(4) + " USD" : "");
   add("by", R.by[i]);
