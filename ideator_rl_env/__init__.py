@@ -2,7 +2,7 @@
 
     eval ideator-rl-env --env.taskset.env ./my_env
 
-Needs `pip install verifiers`; docs/how-to/verifiers-and-openenv.md.
+Needs `pip install verifiers`, 0.4 or later.
 """
 
 from ideator_rl.bridges.verifiers import IdeaHarness, IdeatorEnv, IdeatorTaskset, load_environment

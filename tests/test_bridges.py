@@ -212,3 +212,16 @@ def test_a_bridge_passes_the_check_and_a_search_of_twenty(openevolve, tmp_path, 
         code, out, err = call("search", env / "search.yaml", *keys)
     assert code == 0 and "Best idea combined_score (reported)" in out, err
     assert "combined_score (reported)" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("kind", "secondary"), [("score", "mean_nearest"), ("predictions", "absolute_error")])
+def test_a_new_environment_of_each_kind_is_complete(kind, secondary, tmp_path, call):
+    env = tmp_path / "env"
+    assert call("env", "new", env, "--kind", kind)[0] == 0
+    baseline, better = records(env, tmp_path, (env / "known_good.patch").read_text())
+    assert baseline.status == better.status == SUCCEEDED, baseline.log + better.log
+    assert load_environment(env).metric.better(better.metric["value"], baseline.metric["value"])
+    assert secondary in baseline.secondary and "source" not in baseline.metric
+    assert yaml.safe_load((env / "search.yaml").read_text())["env"] == str(env)
+    assert "SEARCH" in load_environment(env).prompt("cpu") and "def main" in load_environment(env).prompt("cpu")
+    assert "expected lm, predictions, score" in call("env", "new", tmp_path / "other", "--kind", "else")[2]

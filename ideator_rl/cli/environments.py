@@ -179,7 +179,7 @@ def new(args: argparse.Namespace) -> int:
     if args.openevolve or args.shinka:
         return _new_reported(args)
     source = Path(args.source) if args.source else None
-    written = new_environment(Path(args.path), args.name, source, args.script, args.data, args.metric)
+    written = new_environment(Path(args.path), args.name, source, args.script, args.data, args.metric, args.kind)
     if args.json:
         facts: dict[str, Any] = {"environment": str(written.folder), "name": written.name}
         print_json(facts | (_codebase_facts(written.codebase) if written.codebase else {}))
@@ -204,8 +204,8 @@ def _printed_path(folder: Path) -> str:
 
 def _new_reported(args: argparse.Namespace) -> int:
     """Write an environment around an example of another system."""
-    if args.script or args.data:
-        raise IdeatorError("--script and --data are about a codebase of --from. Leave them out.")
+    if args.script or args.data or args.kind:
+        raise IdeatorError("--script, --data and --kind are about a codebase of --from. Leave them out.")
     example = read_openevolve(args.openevolve) if args.openevolve else read_shinka(args.shinka)
     written = new_reported_environment(Path(args.path), args.name, example, args.metric)
     if args.json:

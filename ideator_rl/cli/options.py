@@ -43,6 +43,8 @@ def new_options(new: argparse.ArgumentParser) -> None:
     files = "an example of OpenEvolve: PROGRAM EVALUATOR [CONFIG.yaml]"
     around.add_argument("--openevolve", nargs="+", type=Path, metavar="FILE", help=files)
     around.add_argument("--shinka", type=Path, metavar="FOLDER", help="an example of ShinkaEvolve")
+    kind = "what a run leaves: lm (a language model), predictions for public inputs, or an answer that is to score"
+    new.add_argument("--kind", metavar="lm|predictions|score", help=kind)
     new.add_argument("--script", metavar="FILE", help="the .py or .ipynb file of FOLDER that trains")
     data = "a file or folder that is data, once for each; default: a guess"
     new.add_argument("--data", action="append", metavar="PATH", help=data)

@@ -25,6 +25,15 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 METRIC = re.compile(r"([A-Za-z_][\w.-]*)(?::(min|max))?")
 LOSSES = ("loss", "nll", "perplexity", "ppl", "bpb", "bpc")
 """Parts of names of metrics that the template's evaluator measures as they are, or nearly."""
+KINDS = ("lm", "predictions", "score")
+"""What a run leaves: a language model, predictions for public inputs, or an answer that is scored."""
+EXAMPLES = {
+    "lm": ("example", "train.py"),
+    "predictions": ("example_predictions", "fit.py"),
+    "score": ("example_score", "spread.py"),
+}
+"""The template of a complete example of each kind, and its script."""
+DEFAULT_METRICS = {"lm": "val_loss", "predictions": "error:min", "score": "score:max"}
 RISING = ("acc", "auc", "bleu", "f1", "map", "precision", "recall", "return", "reward", "rouge", "score")
 """Parts of names of metrics that are better when they are higher."""
 
@@ -48,31 +57,41 @@ def new_environment(
     script: str | None = None,
     data: list[str] | None = None,
     metric: str | None = None,
+    kind: str | None = None,
 ) -> NewEnvironment:
     """Write an environment into a new or empty folder.
 
     Args:
         data: files and folders of the codebase, or of elsewhere, that are its data; for none, they are guessed.
         metric: NAME, NAME:min or NAME:max.
+        kind: one of `KINDS`, what runs leave; for None, `lm`, or by the metric's name around a codebase.
 
     Raises:
         IdeatorError: the folder is not empty, a name is not valid, or the codebase, its script or data is not usable.
     """
+    if kind not in (None, *KINDS):
+        raise IdeatorError(f"--kind {kind}: expected {', '.join(KINDS)}.")
     name = check_name(folder, name)
     refuse_existing(folder)
     if source is None and (script or data or metric):
         option = "--script" if script else "--data" if data else "--metric"
         raise IdeatorError(f"{option} is about a codebase. Give its folder too: --from FOLDER.")
     if source is None:
+        template, script_name = EXAMPLES[kind or "lm"]
         with atomic_folder(folder, overwrite=False) as scratch:
-            fill(TEMPLATES / "example", scratch, {"NAME": name, "PATH": shlex.quote(str(folder))})
+            fields = {"NAME": name, "SCRIPT": script_name} | place_fields(folder)
+            fill(TEMPLATES / template, scratch, fields)
+            if kind not in (None, "lm"):
+                fill(TEMPLATES / "recipe", scratch, fields)
         return NewEnvironment(folder, name, None)
-    metric_name, direction = metric_and_direction(metric or "val_loss")
+    metric_name, direction = metric_and_direction(metric or DEFAULT_METRICS[kind or "lm"])
+    measures_loss = is_loss(metric_name) if kind is None else kind == "lm"
     codebase = survey(source, script, data or [], folder)
     with atomic_folder(folder, overwrite=False) as scratch:
-        fields = _fields(name, folder, codebase, metric_name, direction)
+        fields = _fields(name, folder, codebase, metric_name, direction, measures_loss)
         fill(TEMPLATES / "own_code", scratch, fields)
-        if not is_loss(metric_name):
+        fill(TEMPLATES / "recipe", scratch, fields)
+        if not measures_loss:
             fill(TEMPLATES / "own_metric", scratch, fields)
         write_tree(codebase.code, scratch / "baseline")
         (scratch / "data").mkdir()
@@ -83,13 +102,21 @@ def new_environment(
     return NewEnvironment(folder, name, codebase, f"{metric_name}:{direction}")
 
 
-def _fields(name: str, folder: Path, codebase: Codebase, metric: str, direction: str) -> dict[str, str]:
+def place_fields(folder: Path) -> dict[str, str]:
+    """The folder in commands, and in a recipe, where a bare name would be taken for a built-in environment."""
+    path = str(folder)
+    return {"PATH": shlex.quote(path), "ENV": yaml_text(path if "/" in path else f"./{path}")}
+
+
+def _fields(
+    name: str, folder: Path, codebase: Codebase, metric: str, direction: str, measures_loss: bool
+) -> dict[str, str]:
     """What stands for `__FIELD__` in the templates."""
     start = ["-m", codebase.module] if codebase.as_module else [codebase.script]
-    measures_loss, verb = is_loss(metric), "Lower" if direction == "min" else "Raise"
+    verb = "Lower" if direction == "min" else "Raise"
     return {
         "NAME": name,
-        "PATH": shlex.quote(str(folder)),
+        **place_fields(folder),
         "SCRIPT": codebase.script,
         "RUN": shlex.join(["python", *start]),
         "TITLE": yaml_text(f"{verb} the {metric} of {codebase.script} on hidden data"),

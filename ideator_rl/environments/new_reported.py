@@ -5,7 +5,6 @@ Their evaluators run in one process tree with the code that they judge, so the m
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 from ideator_rl.environments.new import (
@@ -14,6 +13,7 @@ from ideator_rl.environments.new import (
     check_name,
     fill,
     metric_and_direction,
+    place_fields,
     refuse_existing,
     yaml_text,
 )
@@ -43,13 +43,13 @@ def new_reported_environment(
         fields = _fields(name, folder, example, metric_name, direction)
         write_tree(example.files, scratch / "baseline")
         fill(TEMPLATES / "reported", scratch, fields)
+        fill(TEMPLATES / "recipe", scratch, fields)
         fill(TEMPLATES / example.template, scratch, fields)
     return NewEnvironment(folder, name, None, f"{metric_name}:{direction}", example)
 
 
 def _fields(name: str, folder: Path, example: PeerExample, metric: str, direction: str) -> dict[str, str]:
     """What stands for `__FIELD__` in the templates."""
-    path = str(folder)
     others = [file for file in example.files if file not in (example.program, example.evaluator)]
     is_higher = direction == "max"
     blocks = (
@@ -58,9 +58,7 @@ def _fields(name: str, folder: Path, example: PeerExample, metric: str, directio
     return {
         "PEER": example.peer,
         "NAME": name,
-        "PATH": shlex.quote(path),
-        # A bare name would be taken for a built-in environment.
-        "ENV": yaml_text(path if "/" in path else f"./{path}"),
+        **place_fields(folder),
         "TITLE": yaml_text(f"{'Raise' if is_higher else 'Lower'} the {metric} that {example.evaluator} reports"),
         "PROGRAM": example.program,
         "EVALUATOR": example.evaluator,
