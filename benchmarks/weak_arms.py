@@ -35,6 +35,8 @@ class Arm:
     keys: dict[str, Any] = field(default_factory=dict)
     over: int = 1
     """Ideas sampled for each that is run; 1 is no screen."""
+    learn: str = "executed"
+    """What a screened policy learns from, as the key of the same name."""
 
 
 # About as many experiments between two updates in all arms of RL: 32 ideas of which 40 % run are 13, and a screen runs
@@ -59,6 +61,9 @@ ARMS = {
 VARIANTS = {
     "frozen_screen8": Arm("evolution + screen ×8, frozen ideator", SEARCH, {"epoch_size": 8}, 8),
     "mix_screen8": Arm("RL, the default mix + screen ×8", RL, {**SCREENED_MIX, "gradient_accumulation_steps": 8}, 8),
+    "mix_predicted": Arm(
+        "RL, the default mix + screen, learning from forecasts", RL, SCREENED_MIX, OVER, learn="predicted"
+    ),
     "mix_twice": Arm("RL, the default mix, batches trained twice", RL, {**MIX, "num_iterations": 2, "save_steps": 2}),
     "mix_small": Arm("RL, the default mix, batches of 16 ideas", RL, {**MIX, "gradient_accumulation_steps": 2}),
     "mix_pairs": Arm(
@@ -82,6 +87,7 @@ PAIRS = (
     ("mix_screen", "frozen"),
     ("frozen_screen8", "frozen"),
     ("mix_screen8", "mix"),
+    ("mix_predicted", "mix_screen"),
     ("mix_twice", "mix"),
     ("mix_small", "mix"),
     ("mix_pairs", "mix"),
@@ -94,7 +100,7 @@ PAIRS = (
 def keys_of(arm: Arm, budget: int) -> dict[str, Any]:
     """The keys of an arm at a budget of distinct experiments, for its recipe."""
     after = max(2, min(MOST_AFTER, budget // SHARE_AFTER))
-    screen = {"screen": {"over": arm.over, "after": after}} if arm.over > 1 else {}
+    screen = {"screen": {"over": arm.over, "after": after, "learn": arm.learn}} if arm.over > 1 else {}
     shared = {"quorum": 1.0, "baseline_replicates": 3, **arm.keys, **screen}
     most_ideas = IDEAS * budget * arm.over
     if arm.kind == SEARCH:
