@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.pool import outcomes_of
 from ideator_rl.screen.summary import read_screen_summary
+from ideator_rl.storage.forecasts import ForecastRow, replace_forecasts
 from ideator_rl.training.batch_closing import ClosingRule, Layout, Outcome, TrainBatch
 from ideator_rl.training.batch_tensors import batch_scores
 from ideator_rl.training.learning import Learning
@@ -244,6 +246,26 @@ def test_forecasts_to_learn_from_are_those_of_the_journal(screened):
     assert screen.choose(batch(3), asyncio.run) == Choice(picks[3])
     buffer.journal.write(lambda db: db.execute("update forecasts set is_open=1 where step=3"))
     buffer.close()
+
+
+@pytest.mark.parametrize("rise", [0.01, 0.0])
+def test_an_alarm_begins_where_forecasts_rise_and_audited_results_do_not(screened, tmp_path, rise):
+    """What a policy does that learns to please the predictor."""
+    shutil.copytree(screened[0], tmp_path / "run")
+    buffer, _ = opened(tmp_path / "run")
+    row = ForecastRow(0, 0, "an idea", 1.0, 0.4, 0.1, 0.1, 0, True, True, False, "tokens:30", 0.5, True)
+    for step in range(4, 16):
+        replace_forecasts(buffer.journal, step, [replace(row, mean=0.4 + rise * (step - 4))])
+        line = "insert into rollouts (step, rank, position, completion, status, reward) values (?, 0, 0, ?, ?, ?)"
+        values = step, row.completion, "succeeded", 0.45 - 0.001 * step
+        buffer.journal.write(lambda db, line=line, values=values: db.execute(line, values))
+    lines, alarms = [], []
+    config = ScreenConfig(over=4, after=20, learn="predicted")
+    screen = BatchScreen(config, buffer, share=6, say=lines.append, alert=alarms.append)
+    assert screen.choose(batch(16), asyncio.run).rows
+    buffer.close()
+    assert [alarm.step for alarm in alarms if alarm.kind == "screen_gaming"] == ([16] if rise else [])
+    assert any("please the predictor" in line for line in lines) == bool(rise)
 
 
 def test_a_resumed_run_makes_the_same_picks(screened, tmp_path):
