@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from ideator_rl.training.recipe.recipe import load_recipe
 from ideator_rl.training.reward_runner import PendingRewards, RewardRunner
 from ideator_rl.training.rollouts import Batch
 from ideator_rl.training.screening import BatchScreen, Choice
+from ideator_rl.training.start_weights import StartWeights, start_weights
 from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
 RECIPE = str(Path(__file__).parent / "toy_recipe.yaml")
@@ -97,6 +99,21 @@ def test_what_a_batch_is_trained_on(policy, tmp_path):
     logs = [entry for entry in trainer.state.log_history if "reward" in entry]
     assert [entry.get("screen/stepped_back") for entry in logs] == [None, 0.0, 1.0, 0.0]
     assert max(entry["reward_best"] for entry in logs) < 1, "rewards that are logged are measured ones"
+
+
+def test_only_trained_weights_step_back():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)).requires_grad_(False)
+    model[1].weight.requires_grad_(True)
+    start = StartWeights(model)
+    for parameter in model.parameters():
+        parameter.data += 1.0
+    before = weights(SimpleNamespace(model=model))
+    start.step_back(model)
+    moved = {name: before[name] - value for name, value in weights(SimpleNamespace(model=model)).items()}
+    assert torch.allclose(moved.pop("1.weight"), torch.tensor(0.2))
+    assert all(not value.any() for value in moved.values()), "adapters alone go back, not what is below them"
+    parts = SimpleNamespace(is_fsdp_enabled=True, is_deepspeed_enabled=False)
+    assert start_weights(parts) is None, "no process has all of them"
 
 
 class Rows:

@@ -84,7 +84,7 @@ class RecipeTrainer(IdeatorGRPOTrainer):
             effect = "a fifth of the way back to the start" if has_stepped else "not moved, since they are in parts"
             self.session.progress.say(
                 f"batch {index + 1}, warn: too few of its ideas are new to learn from their forecasts (screen.fresh); "
-                f"it trains nothing, and the weights are {effect}"
+                f"it trains nothing, and the weights are {effect}. If it began like this, lower screen.fresh."
             )
         return has_stepped
 
