@@ -1,6 +1,7 @@
 """Ideas that are written against the code of a past idea: whose code, which prompt, which patch is kept."""
 
 import re
+import shutil
 import sqlite3
 
 import pytest
@@ -8,9 +9,13 @@ from conftest import TOY
 from inheriting import coding, improving, shown_values
 from llm_server import Scripted
 
+from ideator_rl.checks.check import _prompts
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.environments.new import new_environment
 from ideator_rl.patch import apply_patch, tree_hash
 from ideator_rl.search.config import SearchConfig
+from ideator_rl.search.ideator import Subject
+from ideator_rl.search.ideators import get_ideator
 from ideator_rl.search.run import run_search
 from ideator_rl.storage.idea_context import inherited_patches, prompts_by_idea
 from ideator_rl.storage.journal_reader import JournalReader
@@ -88,3 +93,34 @@ def test_without_inheritance_the_journal_has_no_bases(tmp_path):
         searched(tmp_path / "run", server, inherit="none", prompts="full", patience=1, max_experiments=2)
     with sqlite3.connect(tmp_path / "run" / "buffer.sqlite") as db:
         assert db.execute("select count(*) from bases").fetchone() == (0,)
+
+
+def test_a_chat_ideator_that_sees_no_code_is_told_apart(tmp_path):
+    """By `env check`, and by a note at the start of a search."""
+    copy = tmp_path / "toy"
+    shutil.copytree(TOY, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    manifest = (TOY / "env.yaml").read_text()
+    blind = manifest.replace(", full: prompts/full.md", "")
+    results = []
+    for text in (manifest, blind, blind.replace("catalogue: edits.yaml\n", "")):
+        (copy / "env.yaml").write_text(text)
+        check = _prompts(load_environment(str(copy)), "cpu")
+        results.append((check.passed, check.warned))
+        if text is not manifest:
+            assert "no prompt (short) shows the code" in check.words
+    assert results == [(True, False), (True, True), (False, False)]
+    settings = {"base_url": "http://127.0.0.1:9/v1", "models": "m", "api_key_env": None}
+    notes = [get_ideator("chat", settings, Subject(ENVIRONMENT, "cpu", *how)).check() for how in NOTED]
+    assert notes == [["The ideator sees no code: the prompt short does not show it. Set prompts: full."], [], []]
+
+
+NOTED = ("short",), ("full",), ("short", "best_parent")
+
+
+@pytest.mark.parametrize("kind", ["short", "direct"])
+def test_a_new_environment_asks_with_its_code(tmp_path, kind):
+    new_environment(tmp_path / "mine", None)
+    environment = load_environment(str(tmp_path / "mine"))
+    text = environment.prompt("cpu", kind)
+    assert '<file path="train.py"' in text and "def load" in text
+    assert ("<<<<<<< SEARCH" in text) == (kind == "direct")

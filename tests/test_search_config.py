@@ -25,7 +25,7 @@ def written(tmp_path, **keys):
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_is_read_and_dry_run(recipe, call):
     config = load_search(str(recipe))
-    assert config.strategy == "evolution" and config.max_experiments is not None
+    assert config.strategy in ("evolution", "top_k") and config.max_experiments is not None
     code, out, err = call("search", recipe.name, "--dry-run")
     assert code == 0 and f"experiments  at most {config.max_experiments + config.baseline_replicates}" in out, err
     assert ("ideas sampled for each that is run" in out) == (config.screen is not None)

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
+from ideator_rl.archive.prompts import EXPLORE, PARENTS
 from ideator_rl.checks import proofs
 from ideator_rl.checks.proofs import Check, may_become
 from ideator_rl.config.reader import read_text
@@ -57,6 +58,8 @@ def check_environment(
     if environment.metric.is_reported:
         yield _reported(environment)
     yield _rules(environment, preset)
+    if not environment.in_process:
+        yield _prompts(environment, preset)
     if environment.catalogue_path is not None:
         yield _catalogue(environment, preset)
     with tempfile.TemporaryDirectory(prefix="ideator-check-") as folder:
@@ -160,6 +163,22 @@ def _rules(environment: Environment, preset: str) -> Check:
     return Check(
         "rules", True, f"{len(editable)} files may be changed ({globs}); {len(guarded)} protected ones refused"
     )
+
+
+def _prompts(environment: Environment, preset: str) -> Check:
+    """A chat model that writes ideas or edits must have seen the code, which `{files}` in a prompt shows it."""
+    kinds = [kind for kind in environment.prompt_files if kind not in (PARENTS, EXPLORE)]
+    with_code = [kind for kind in kinds if environment.shows_code(preset, kind)]
+    if with_code:
+        blind = [kind for kind in kinds if kind not in with_code]
+        text = f"{', '.join(with_code)} show the code"
+        return Check("prompts", True, text + (f"; {', '.join(blind)} do not: for trained models" if blind else ""))
+    text = (
+        f"no prompt ({', '.join(kinds) or 'none'}) shows the code: a chat model would write about code that it has not "
+        "seen. Put {files} into one of them"
+    )
+    # Ideas of a catalogue need no model; without one, only a chat model can write any.
+    return Check("prompts", environment.catalogue_path is not None, text, warned=environment.catalogue_path is not None)
 
 
 def _catalogue(environment: Environment, preset: str) -> Check:

@@ -20,6 +20,7 @@ from pydantic import model_validator
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.archive.archive import Archive
+from ideator_rl.archive.bases import NONE
 from ideator_rl.config.base import Count, read_config
 from ideator_rl.llm import ChatClient, ContextTooLong, LLMSettings, Reply
 from ideator_rl.patch.shown_files import tokens
@@ -74,6 +75,18 @@ class ChatIdeator(Ideator):
         subject.prompt()
         chat = read_config(ChatSettings, settings, "The settings of the ideator chat have")
         return cls(ChatClient(chat, ledger), chat, PromptWriter(subject, chat, tokens, chat.room))
+
+    def check(self) -> list[str]:
+        """A sentence if the prompt shows no code, which a model that was not trained on it needs."""
+        subject = self._prompts.subject
+        is_blind = subject.inherit == NONE and not subject.environment.shows_code(subject.preset, subject.kind)
+        if self.settings.as_trained or subject.environment.in_process or not is_blind:
+            return []
+        kinds = [
+            kind for kind in subject.environment.prompt_files if subject.environment.shows_code(subject.preset, kind)
+        ]
+        remedy = f"Set prompts: {kinds[0]}" if kinds else "Put {files} into it"
+        return [f"The ideator sees no code: the prompt {subject.kind} does not show it. {remedy}."]
 
     async def probe(self) -> None:
         """Ask every model for a few tokens.
