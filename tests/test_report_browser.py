@@ -156,6 +156,47 @@ def test_an_idea_opens_on_its_own_page_and_the_back_button_returns(tab):
     assert not page.is_visible() and best.evaluate("link => link === document.activeElement")
 
 
+def test_a_dot_shows_its_experiment_and_all_its_ancestors_and_leads_there(tab):
+    points = tab.page.evaluate("plot.points.map(({i, x, y}) => [R.key[i], x, y])")
+    places = {key: (x, y) for key, x, y in points}
+    assert len(places) == 123 and places["0500"][1] > places["0501"][1], "lower is better, and lower on the page"
+    area = tab.page.locator("#plot-area")
+    area.scroll_into_view_if_needed()
+    area.hover(position=dict(zip("xy", places["0500"], strict=True)))
+    line = tab.page.locator("#plot-at")
+    assert line.inner_text().startswith("Experiment 104, succeeded, height 2.3383, ideas that it came from: 3")
+    assert tab.page.locator("#plot-mark line").count() == 3, "over two generations"
+    area.click(position=dict(zip("xy", places["0500"], strict=True)))
+    tab.page.locator("#idea-view h1", has_text="Experiment 104").wait_for()
+    tab.page.go_back()
+    tab.page.locator("#report-view").wait_for()
+    area.focus()
+    tab.page.keyboard.press("ArrowRight")
+    shown = line.locator("a").inner_text()
+    tab.page.keyboard.press("Enter")
+    tab.page.locator("#idea-view h1", has_text=shown).wait_for()
+
+
+def test_the_filter_holds_in_the_picture_and_the_map_says_what_it_is(tab):
+    tab.page.select_option("#f-status", label="failed (24)")
+    tab.wait_for_count("24 of ")
+    assert tab.page.evaluate("plot.points.length") == 24
+    tab.page.click("#plot-map")
+    assert "Directions mean nothing" in tab.page.inner_text("#plot-remark")
+    assert tab.page.get_attribute("#plot-map", "aria-pressed") == "true"
+    inside = "plot.points.length === 24 && plot.points.every(({x, y}) => x >= 0 && y >= 0 && y <= 320)"
+    assert tab.page.evaluate(inside)
+
+
+def test_a_patch_can_be_read_side_by_side(tab, lab):
+    tab.open(lab / "report.html", "#idea=0:0500")
+    tab.page.click("#idea-view button >> text=Side by side")
+    rows = [row.locator("td").all_inner_texts() for row in tab.page.locator(".sides tbody tr").all()]
+    assert rows[-2:] == [["lr", "lr"], ["x = 1", "x = 0"]] and ["@@ -1,2 +1,2 @@"] in rows
+    tab.page.click("#idea-view button >> text=Side by side")
+    assert tab.page.locator("#idea-view .add").inner_text().strip() == "+x = 0"
+
+
 def test_an_address_opens_its_experiment_and_an_unknown_address_the_report(tab, lab):
     tab.open(lab / "report.html", "#idea=0:0102")
     tab.page.locator("#idea-view h1", has_text="failed").wait_for()
@@ -280,11 +321,19 @@ def test_a_browser_runs_no_script_of_an_idea_on_any_page(browser, hostile):
         tab.page.locator("#idea-view h1").wait_for()
         assert "<script>document.title='pwned'</script>" in tab.page.locator("#idea-view .log").inner_text()
         assert "⟨U+202E⟩evil⟨U+2066⟩" in tab.page.locator("#idea-view .patch").inner_text()
+        tab.page.click("#idea-view button >> text=Side by side")
+        assert "<script>document.title='pwned'</script>" in tab.page.locator("#idea-view .sides").inner_text()
         assert tab.page.locator("#idea-view :is(img, script, iframe, meta, a[href^=javascript])").count() == 0
         assert tab.page.title() == f"Experiment {place + 1} · <b>run"
         tab.page.go_back()
         tab.page.locator("#idea-view").wait_for(state="hidden")
-    assert tab.console == []
+    tab.page.locator("#plot-area").focus()
+    for _ in range(2):
+        tab.page.keyboard.press("ArrowRight")
+        assert "<script>" in tab.page.inner_text("#plot-at")
+    tab.page.click("#plot-map")
+    assert tab.page.locator("#plot :is(img, script, iframe, meta, a[href^=javascript])").count() == 0
+    assert tab.page.title() == "Report: <b>run" and tab.console == []
     tab.context.close()
 
 

@@ -71,7 +71,26 @@ def _change(view: RunView) -> Answer:
         return Answer(question, "Its record holds no lines of a patch.", row=view.row_of(best))
     # A description that only counts lines needs the places; one that quotes every line does not.
     places = f"Places it touches: {cell_of(best.patch)}." if " taken away in " in description else ""
-    return Answer(question, f"{description}.", places, view.row_of(best))
+    return Answer(question, f"{description}.", f"{places} {_shoulders(view, best)}".strip(), view.row_of(best))
+
+
+def _shoulders(view: RunView, best: Experiment) -> str:
+    """On which past ideas an idea builds: its parents, and how many ideas are before it in all."""
+    parents: dict[str, list[str]] = {}
+    for child, ids in view.run.origins:
+        parents.setdefault(child, []).extend(id for id in ids if id in view.run.experiments)
+    direct = [row for id in dict.fromkeys(parents.get(best.id, [])) if (row := view.row_of(view.run.experiments[id]))]
+    if not direct:
+        return "It was not shown a past idea." if parents else ""
+    ancestors, pending = set[str](), [best.id]
+    while pending:
+        new = [id for id in parents.get(pending.pop(), []) if id not in ancestors]
+        ancestors.update(new)
+        pending += new
+    values = [f"experiment {row.number} ({number(row.record.metric['value'])})" if row.record and row.record.metric
+              else f"experiment {row.number} ({row.status})" for row in direct[:3]]  # fmt: skip
+    more = f" and {len(direct) - 3} more" if len(direct) > 3 else ""
+    return f"It answers {', '.join(values)}{more}; ideas before it in all: {len(ancestors)}."
 
 
 def certainty(view: RunView, best: Experiment | None) -> Answer:

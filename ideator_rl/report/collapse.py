@@ -15,6 +15,7 @@ from ideator_rl.diversity.window import sample_size
 from ideator_rl.report.answers import Answer
 from ideator_rl.report.charts import SHARES, YAxis, chart, series, variable
 from ideator_rl.report.figures import Figure, step_lines
+from ideator_rl.report.idea_map import IdeaMap, idea_map
 from ideator_rl.report.run_view import RunView
 from ideator_rl.text.display import number, share
 
@@ -45,6 +46,7 @@ class Diversity:
     embedder: str
     sample: int
     """Ideas n at which all windows are compared."""
+    map: IdeaMap
 
 
 def diversity(view: RunView, embedder: str | None = None) -> Diversity:
@@ -63,7 +65,7 @@ def diversity(view: RunView, embedder: str | None = None) -> Diversity:
     sample = sample_size(windows[0].ideas) if windows else 0
     answer = _answer(windows, run_alarms, model.name, sample)
     drawn = [figure for figure in figures if figure is not None]
-    return Diversity(drawn, run_alarms, answer, windows, model.name, sample)
+    return Diversity(drawn, run_alarms, answer, windows, model.name, sample, idea_map(view.rows, model))
 
 
 def _recipe_embedder(view: RunView) -> Embedder:

@@ -45,7 +45,7 @@ from ideator_rl.text.display import clip, number, share, spread, visible, with_e
 FACTS = ("model_name_or_path", "scratch_model", "sft_steps", "max_steps", "num_generations", "learning_rate",
          "temperature", "replicates", "seed")  # fmt: skip
 """Keys of a recipe that are shown first; the whole recipe is below."""
-SCRIPTS = ("texts.js", "table.js", "family.js", "idea.js", "start.js", "place.js")
+SCRIPTS = ("texts.js", "table.js", "scatter.js", "family.js", "patch.js", "idea.js", "start.js", "place.js")
 """Joined in this order into the page's one script."""
 LIVE_SCRIPT = "live.js"
 """The last part, of a page that follows its run: no other page asks for anything."""
@@ -207,7 +207,7 @@ def _render(panels: list[RunPanel], live: Live | None) -> str:
     return jinja.get_template("page.html.j2").render(
         panels=panels,
         comparisons=[_comparison_panel(comparison, panels) for comparison in compare(run_views)],
-        table=payload.table(run_views),
+        table=payload.table(run_views, [panel.diversity.map for panel in panels]),
         texts=payload.packed_texts(run_views),
         style=Markup(_asset("style.css")),
         script=Markup(script),

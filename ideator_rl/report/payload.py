@@ -26,6 +26,7 @@ from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
+from ideator_rl.report.idea_map import IdeaMap
 from ideator_rl.report.run_view import Row, RunView
 from ideator_rl.text.display import shorten, visible
 
@@ -39,17 +40,22 @@ TITLE_LENGTH = 160
 """Characters of an idea in the table."""
 
 
-def table(views: Sequence[RunView]) -> Markup:
-    """Facts about these runs and all their experiments, as JSON; experiments are numbered through, run after run."""
+def table(views: Sequence[RunView], maps: Sequence[IdeaMap]) -> Markup:
+    """Facts about these runs and all their experiments, as JSON; experiments are numbered through, run after run.
+
+    Args:
+        maps: of each run.
+    """
     rows = [(number, row) for number, view in enumerate(views) for row in view.rows]
     index = {(number, row.key): i for i, (number, row) in enumerate(rows)}
     parents = _parents(views, index)
     columns: dict[str, list[Any]] = {}
-    for i, (number, row) in enumerate(rows):
-        facts = {"run": number, "parents": parents.get(i, []), **_facts(views[number], row)}
+    places = [place for idea_map in maps for place in idea_map.points]
+    for i, ((number, row), place) in enumerate(zip(rows, places, strict=True)):
+        facts = {"run": number, "parents": parents.get(i, []), "place": place, **_facts(views[number], row)}
         for name, value in facts.items():
             columns.setdefault(name, []).append(value)
-    return inert_json({"statuses": STATUSES, "runs": [_run(view) for view in views], "rows": columns})
+    return inert_json({"statuses": STATUSES, "runs": list(map(_run, views, maps)), "rows": columns})
 
 
 def packed_texts(views: Sequence[RunView]) -> Markup:
@@ -94,14 +100,17 @@ def title(row: Row) -> str:
     return shorten(line.partition(" [Code Changes]")[0], TITLE_LENGTH)
 
 
-def _run(view: RunView) -> dict[str, Any]:
+def _run(view: RunView, idea_map: IdeaMap) -> dict[str, Any]:
     best = view.best
+    published = [r for r in view.references if r.metric == view.run.metric]
     return {
         "name": visible(view.name),
         "metric": visible(view.run.metric),
         "better": view.run.direction,
         "baseline": view.baseline_values,
         "best": view.run.values(best)[:1] if best else [],
+        "references": [[visible(r.label), r.value] for r in published],
+        "map": {"share": round(idea_map.share, 3), "embedder": visible(idea_map.embedder)},
     }
 
 

@@ -1,5 +1,5 @@
 // The lineage of an idea as a drawing: one line of nodes for each generation, the oldest on top.
-const MAX_GENERATIONS = 4, NODE_WIDTH = 104, LINE_HEIGHT = 74;
+const MAX_GENERATIONS = 60, NODE_WIDTH = 104, LINE_HEIGHT = 74;
 
 // Rows by generation, beginning with the parents (or children) of a row.
 function generations(row, relatives) {

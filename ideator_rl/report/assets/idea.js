@@ -9,21 +9,6 @@ function cutNote(cut, where) {
   return cut ? [paragraph("note", cut + " more characters" + where + " are in the records.")] : [];
 }
 
-// A unified diff with coloured lines.  A removed line may look like the head of a file: only "diff --git" ends a hunk.
-function colouredPatch(text) {
-  const block = codeBlock("patch", "Patch", "");
-  let inHunk = false, kind = null, lines = [];
-  const flush = () => { if (lines.length) block.append(html("span", {class: kind, text: lines.join("\n") + "\n"})); };
-  for (const line of text.split("\n")) {
-    inHunk = line.startsWith("@@") || (inHunk && !line.startsWith("diff --git "));
-    const lineKind = line.startsWith("@@") ? "hunk" : !inHunk ? "file" : line[0] === "+" ? "add" : line[0] === "-" ? "del" : "same";
-    if (lineKind !== kind) { flush(); lines = []; kind = lineKind; }
-    lines.push(line);
-  }
-  flush();
-  return block;
-}
-
 function facts(i) {
   const list = html("dl", {class: "facts"});
   const add = (name, value) => { if (value !== "") list.append(html("dt", {text: name}), html("dd", {text: value})); };
@@ -97,7 +82,7 @@ async function ideaPage(i, width) {
     ...(kind || message ? [paragraph("error", kind + ": " + message), ...cutNote(cut[5], "")] : []),
     ...(feedback ? [html("h2", {text: "Feedback to ideators"}), paragraph("quote", feedback)] : []),
     ...ideaText(idea, cut[0]),
-    ...(patch ? [html("h2", {text: "Patch"}), colouredPatch(patch), ...cutNote(cut[2], "")] : []),
+    ...(patch ? [html("h2", {text: "Patch"}), ...patchViews(patch, width), ...cutNote(cut[2], "")] : []),
     ...(thought ? [html("h2", {text: "Thought"}), paragraph("quote", thought), ...cutNote(cut[1], "")] : []),
     ...lineage, ...links("Parents", R.parents[i]), ...links("Children", children.get(i) || []),
     ...links("The same codebase", rowsWithSameCode(i)),

@@ -38,6 +38,7 @@ function showReport() {
     const target = document.getElementById(location.hash.slice(1)) || reportView;
     target.scrollIntoView();
   }
+  if (!plot.points.length) drawPlot();  // the reader came by the address of an experiment
 }
 
 startTable();

@@ -100,6 +100,7 @@ async function arrange() {
   }
   view.page = 0;
   showPage();
+  drawPlot();
 }
 
 function showPage() {
@@ -154,6 +155,7 @@ function turnPage(by) {
 }
 
 function startTable() {
+  startPlot();
   columnHeads();
   filterOptions();
   const form = document.getElementById("filter");

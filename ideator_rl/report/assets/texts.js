@@ -20,6 +20,7 @@ function address(i) { return "#idea=" + R.run[i] + ":" + encodeURIComponent(R.ke
 // An element; the attribute "text" is its text, and nothing is ever parsed as markup.
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes || {})) {
+    if (value === null) continue;
     if (name === "text") element.textContent = value; else element.setAttribute(name, value);
   }
   element.append(...children);
