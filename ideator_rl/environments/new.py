@@ -34,6 +34,10 @@ EXAMPLES = {
 }
 """The template of a complete example of each kind, and its script."""
 DEFAULT_METRICS = {"lm": "val_loss", "predictions": "error:min", "score": "score:max"}
+SERVER = '{base_url: "http://localhost:8000/v1", models: my-model, api_key_env: null}'
+DIRECT = "implementer: direct            # the ideator writes the edits itself; `llm` asks a second model for them"
+CODER = f"implementer: llm               # a second model writes the edits of each idea\ncoder: {SERVER}"
+"""Lines of a recipe: a prompt that shows the code asks for edits, another for an idea in words."""
 RISING = ("acc", "auc", "bleu", "f1", "map", "precision", "recall", "return", "reward", "rouge", "score")
 """Parts of names of metrics that are better when they are higher."""
 
@@ -102,10 +106,15 @@ def new_environment(
     return NewEnvironment(folder, name, codebase, f"{metric_name}:{direction}")
 
 
-def place_fields(folder: Path) -> dict[str, str]:
-    """The folder in commands, and in a recipe, where a bare name would be taken for a built-in environment."""
+def place_fields(folder: Path, implementer: str = DIRECT) -> dict[str, str]:
+    """The folder in commands, and in a recipe, where a bare name would be taken for a built-in environment.
+
+    Args:
+        implementer: lines of the recipe.
+    """
     path = str(folder)
-    return {"PATH": shlex.quote(path), "ENV": yaml_text(path if "/" in path else f"./{path}")}
+    env = yaml_text(path if "/" in path else f"./{path}")
+    return {"PATH": shlex.quote(path), "ENV": env, "IMPLEMENTER": implementer}
 
 
 def _fields(
@@ -116,7 +125,7 @@ def _fields(
     verb = "Lower" if direction == "min" else "Raise"
     return {
         "NAME": name,
-        **place_fields(folder),
+        **place_fields(folder, CODER),
         "SCRIPT": codebase.script,
         "RUN": shlex.join(["python", *start]),
         "TITLE": yaml_text(f"{verb} the {metric} of {codebase.script} on hidden data"),
