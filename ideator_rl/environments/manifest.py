@@ -140,6 +140,9 @@ class MetricKeys(Section):
     """[lowest, highest]: a value outside makes the experiment `invalid`."""
     require: dict[Line, PlainNumber] = Field(default_factory=dict)
     """Values that secondary metrics must have, such as {valid: 1}: with another value the experiment is `invalid`."""
+    secondary: dict[Line, Literal["min", "max"]] = Field(default_factory=dict)
+    """Secondary metrics with the direction that is better, such as {parameters: min}: the report shows each against the
+    metric.  No part of an experiment's identity."""
     source: Literal["measured", "reported"] = "measured"
     """measured by trusted code, or reported by code that runs together with the idea's, which could forge it."""
 

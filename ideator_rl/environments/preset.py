@@ -32,6 +32,8 @@ class Metric:
     """Lowest and highest value; a value outside makes the experiment `invalid`."""
     require: dict[str, float] = field(default_factory=dict, hash=False)
     """Values that secondary metrics must have; with another one the experiment is `invalid`."""
+    secondary: dict[str, str] = field(default_factory=dict, hash=False)
+    """`min` or `max` by name of a secondary metric: which direction is better, for figures."""
     source: str = MEASURED
     """`measured` by trusted code, or `reported` by code that runs together with the idea's."""
 

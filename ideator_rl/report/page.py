@@ -35,6 +35,7 @@ from ideator_rl.report.failures import FailureKind, failure_kinds
 from ideator_rl.report.figures import STATUSES, Figure, costs, course
 from ideator_rl.report.lineage import lineage_figure
 from ideator_rl.report.overview import overview
+from ideator_rl.report.pareto import pareto_figures
 from ideator_rl.report.patch_lines import coloured
 from ideator_rl.report.run_view import Row, RunView, run_labels, run_view
 from ideator_rl.report.screen_figures import screen_figures
@@ -160,6 +161,7 @@ def _run_panel(view: RunView, embedder: str | None, notes: Sequence[str]) -> Run
         answers=[(view, answer) for answer in answers(view, run_diversity.answer)],
         figures=[
             ("Course", course(view)),
+            ("Several metrics", pareto_figures(view)),
             ("Diversity and collapse", run_diversity.figures),
             ("Forecasts and screen", screen_figures(view)),
             ("Thought and success", thought_figures(view)),

@@ -155,6 +155,15 @@ class RunView:
             return ()
 
     @cached_property
+    def secondary_directions(self) -> dict[str, str]:
+        """`min` or `max` by secondary metric: which is better; empty where the environment is not on this machine."""
+        try:
+            environment = load_environment(str(self.run.recipe.get("env") or ""))
+        except (IdeatorError, OSError, ValueError):
+            return {}
+        return environment.metric.secondary
+
+    @cached_property
     def feedback_level(self) -> str:
         """How much of an experiment its ideators are shown."""
         return feedback_level(str(self.run.recipe.get("env") or ""))

@@ -4,12 +4,15 @@ kind       the families of catalogue edits that the idea's text names; without a
            (`patch.cells`)
 size       changed lines of the patch: up to 2, 8, 32, 128, or more
 component  the files, and in each the outermost functions, classes or settings that the patch touches
+metric:N   the bin of the secondary metric N: `bins` equal parts of its range, or of what the successes reached so far
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.archive.idea_edits import idea_edits
@@ -49,8 +52,47 @@ DESCRIPTORS: dict[str, Callable[[Experiment, Archive, Subject | None], str]] = {
 }
 
 
+METRIC = "metric:"
+"""Begins the name of a descriptor that is a secondary metric."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Equal parts of the range of a secondary metric."""
+
+    name: str
+    low: float
+    high: float
+    count: int
+
+    def label(self, record: Experiment) -> str:
+        """The bin of a record; values outside the range are in the first or the last one."""
+        if self.name not in record.secondary:
+            return "none"
+        # Of a range without width, all are in the first bin.
+        width = (self.high - self.low) / self.count
+        index = int((record.secondary[self.name] - self.low) / width) if width > 0 else 0
+        return f"{min(max(index, 0), self.count - 1)}"
+
+
+def reached_bins(name: str, archive: Archive, count: int) -> Bins:
+    """The bins between the least and the greatest value of all successes so far."""
+    values = [record.secondary[name] for record in archive.successes() if name in record.secondary] or [0.0]
+    return Bins(name, min(values), max(values), count)
+
+
 def descriptor(
-    record: Experiment, archive: Archive, subject: Subject | None, names: tuple[str, ...]
+    record: Experiment,
+    archive: Archive,
+    subject: Subject | None,
+    names: tuple[str, ...],
+    bins: Mapping[str, Bins] = MappingProxyType({}),
 ) -> tuple[str, ...]:
-    """A record's cell: its labels by these descriptors."""
-    return tuple(DESCRIPTORS[name](record, archive, subject) for name in names)
+    """A record's cell: its labels by these descriptors.
+
+    Args:
+        bins: of those descriptors that are secondary metrics, by the descriptor's name.
+    """
+    return tuple(
+        bins[name].label(record) if name in bins else DESCRIPTORS[name](record, archive, subject) for name in names
+    )

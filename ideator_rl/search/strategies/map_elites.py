@@ -8,11 +8,12 @@ in a space that is known beforehand, while these labels are open-ended, and it b
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ideator_rl.archive.archive import Archive
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
-from ideator_rl.search.descriptors import DESCRIPTORS, descriptor
+from ideator_rl.search.descriptors import DESCRIPTORS, METRIC, Bins, descriptor, reached_bins
 from ideator_rl.search.ideator import EXPLOIT, FREE, Ask
 from ideator_rl.search.strategies.strategy import History
 
@@ -26,11 +27,24 @@ class MapElites:
     free: float = 0.0
     """Share of the later questions that show none."""
     descriptors: tuple[str, ...] | list[str] = tuple(DESCRIPTORS)
-    """The labels of a cell: kind, size, component."""
+    """The labels of a cell: kind, size, component, or metric:NAME for a secondary metric."""
+    bins: int = 8
+    """Parts of the range of a secondary metric."""
+    ranges: dict[str, tuple[float, float] | list[float]] = field(default_factory=dict)
+    """[lowest, highest] by name of a secondary metric; without one, what the successes reached so far."""
 
     def __post_init__(self) -> None:
-        if unknown := [name for name in self.descriptors if name not in DESCRIPTORS]:
-            raise IdeatorError(f"There is no descriptor {unknown[0]!r}. Expected some of {', '.join(DESCRIPTORS)}.")
+        unknown = [name for name in self.descriptors if name not in DESCRIPTORS and not name.startswith(METRIC)]
+        if unknown:
+            names = ", ".join(DESCRIPTORS)
+            raise IdeatorError(f"There is no descriptor {unknown[0]!r}. Expected some of {names}, {METRIC}NAME.")
+        if self.bins < 2:
+            raise IdeatorError(f"MAP-Elites has bins: {self.bins}. Expected at least 2.")
+        for name, bounds in self.ranges.items():
+            if [type(bound) in (int, float) for bound in bounds] != [True, True] or bounds[0] >= bounds[1]:
+                raise IdeatorError(f"MAP-Elites has ranges.{name}: {list(bounds)}. Expected [lowest, highest].")
+            if METRIC + name not in self.descriptors:
+                raise IdeatorError(f"MAP-Elites has ranges.{name}, and no descriptor {METRIC + name!r}. Add that one.")
         for name in ("two", "free"):
             if not 0 <= getattr(self, name) <= 1:
                 raise IdeatorError(f"MAP-Elites has {name}: {getattr(self, name)}. Expected a number from 0 to 1.")
@@ -52,6 +66,17 @@ class MapElites:
         """The best idea of every cell."""
         best_by_cell: dict[tuple[str, ...], Experiment] = {}
         names = tuple(self.descriptors)
+        bins = self._bins(history.archive)
         for record in history.archive.successes():  # best first
-            best_by_cell.setdefault(descriptor(record, history.archive, history.subject, names), record)
+            best_by_cell.setdefault(descriptor(record, history.archive, history.subject, names, bins), record)
         return best_by_cell
+
+    def _bins(self, archive: Archive) -> dict[str, Bins]:
+        bins = {}
+        for descriptor_name in self.descriptors:
+            if descriptor_name.startswith(METRIC):
+                name = descriptor_name.removeprefix(METRIC)
+                bounds = self.ranges.get(name)
+                reached = reached_bins(name, archive, self.bins)
+                bins[descriptor_name] = Bins(name, bounds[0], bounds[1], self.bins) if bounds else reached
+        return bins
