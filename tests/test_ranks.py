@@ -101,6 +101,7 @@ def two_ranks(tmp_path_factory):
     return results
 
 
+@pytest.mark.slow  # in CI's slow step
 def test_a_broadcast_that_fails_at_rank_zero_raises_its_message_at_the_other_ranks(two_ranks):
     assert [failure for failure, _, _ in two_ranks] == [
         ["ValueError", "the bucket is full"],
@@ -122,6 +123,7 @@ def test_a_single_process_needs_no_store():
         ranks.broadcast("w", lambda: {}["missing"])
 
 
+@pytest.mark.slow
 def test_ranks_of_one_machine_listen_on_loopback_alone(two_ranks):
     """Torch's own store listens everywhere; what this library opens does not."""
     of_torch = f"{int(two_ranks[0][2]):04X}"

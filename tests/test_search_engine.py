@@ -340,7 +340,7 @@ class Mortal(RandomEdits):
 @pytest.mark.parametrize("strategy", ["best_of_n", "evolution", "map_elites", "puct", "top_k"])
 def test_a_search_killed_at_any_question_ends_as_an_untouched_one(tmp_path, strategy):
     options = {"start": 4} if strategy == "map_elites" else None
-    keys = {"strategy": strategy, "strategy_options": options, "max_epochs": 4, "batch": 2, "patience": 1000}
+    keys = {"strategy": strategy, "strategy_options": options, "max_epochs": 3, "batch": 2, "patience": 1000}
     go(configured(tmp_path / "untouched", **keys), RandomEdits())
     for answers in (3, 1, 2, 5):
         with pytest.raises(Killed):
@@ -348,7 +348,7 @@ def test_a_search_killed_at_any_question_ends_as_an_untouched_one(tmp_path, stra
     go(configured(tmp_path / "run", **keys), RandomEdits())
     columns = "step, position, idea, experiment_id, status"
     assert rows(tmp_path / "run", columns) == rows(tmp_path / "untouched", columns)
-    assert len(rows(tmp_path / "run")) == 32 and specs(tmp_path / "run") == specs(tmp_path / "untouched")
+    assert len(rows(tmp_path / "run")) == 24 and specs(tmp_path / "run") == specs(tmp_path / "untouched")
 
 
 def test_a_completion_with_a_lone_surrogate_costs_only_itself(tmp_path):

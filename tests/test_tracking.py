@@ -216,6 +216,7 @@ def wandb():
     wandb.teardown()
 
 
+@pytest.mark.slow  # in CI's slow step
 def test_wandb_writes_offline_and_continues_under_the_same_id(wandb, tmp_path):
     train(tmp_path / "run", "wandb", 2)
     first = wandb.run.id
