@@ -16,7 +16,7 @@ import yaml
 from pydantic_core import PydanticUndefined
 
 from ideator_rl.config.base import config_fields, expected
-from ideator_rl.config.shared import RunLimits, RunSettings
+from ideator_rl.config.shared import CascadeConfig, RunLimits, RunSettings
 from ideator_rl.environments import manifest
 from ideator_rl.executor.backends.command_settings import CommandSettings, EngineSettings
 from ideator_rl.executor.backends.ray_settings import RaySettings
@@ -92,6 +92,7 @@ def _training() -> str:
         "How they work together: [training](../how-to/training.md).",
         *_grouped(IdeatorConfig, TRAINING_GROUPS, (PipelineConfig, RunSettings)),
         _section("`screen`", _table(ScreenConfig)),
+        _section("`cascade`", _table(CascadeConfig)),
         *_inherited(IdeatorConfig),
         _section("Sampling ahead of training", _table(IdeatorConfig, config_fields(PipelineConfig))),
     )
@@ -104,6 +105,7 @@ def _search() -> str:
         "How they work together: [search](search.md).",
         *_grouped(SearchConfig, SEARCH_GROUPS, (RunSettings,)),
         _section("`screen`", _table(ScreenConfig)),
+        _section("`cascade`", _table(CascadeConfig)),
         *_inherited(SearchConfig),
     )
 

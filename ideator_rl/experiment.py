@@ -32,6 +32,8 @@ TIMED_OUT = "timed_out"
 """Over its budget."""
 INVALID = "invalid"
 """Scored, but implausible or caught cheating."""
+NOT_PROMOTED = "not_promoted"
+"""It ran at the cheaper preset of a cascade and did not pass: no experiment of the run's own preset."""
 LOST = "lost"
 """Our fault, not the idea's: a node died, the bucket was down, attempts ran out.  No reward; never zero."""
 BUDGET = "budget"
@@ -40,7 +42,7 @@ NEAR_DUPLICATE = "near_duplicate"
 """Kind of the error of an idea that a search did not run, since an earlier one means the same."""
 RUNNING = "running"
 
-OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID)
+OWN_FAILURES = (MALFORMED, UNPATCHABLE, REJECTED, FAILED, TIMED_OUT, INVALID, NOT_PROMOTED)
 """Outcomes that are the idea's own fault and earn the environment's failure reward."""
 FINAL = (SUCCEEDED, *OWN_FAILURES)
 """Outcomes that will not change if the experiment is asked for again."""
@@ -80,8 +82,8 @@ class Experiment:
     error: dict[str, str] | None = None
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Wall seconds by phase: implement, queue, run, score; `cpu` and `startup` are CPU seconds of the run, and `gpu` is
-    the run on each of its GPUs added up, where it has any."""
+    """Wall seconds by phase: implement, queue, cascade (at its cheaper preset), run, score; `cpu` and `startup` are CPU
+    seconds of the run, and `gpu` is the run on each of its GPUs added up, where it has any."""
     patch: str = ""
     log: str = ""
     """The end of the experiment's output: untrusted text."""
@@ -99,6 +101,9 @@ class Experiment:
     """What the coder was paid for this idea: usd, prompt_tokens, completion_tokens, calls."""
     scoring: dict[str, Any] = field(default_factory=dict)
     """Facts of the measurement that the evaluator notes, such as tokens scored and bytes transferred."""
+    cascade: dict[str, Any] = field(default_factory=dict)
+    """Of a run with a cascade, the experiment at the cheaper preset: `preset`, `keep_above`, `id`, `status`, `metric`
+    and `reward`."""
     hashes: dict[str, str] = field(default_factory=dict)
     hardware: str = ""
     debugged: bool = False
@@ -158,7 +163,7 @@ class Experiment:
         require_finite(numbers + ([] if self.reward is None else [self.reward]))
 
 
-_NEWER = ("secondary", "text", "debugged")
+_NEWER = ("secondary", "text", "debugged", "cascade")
 
 
 def metric_label(metric: dict[str, Any]) -> str:
@@ -207,6 +212,11 @@ def experiment_id(tree: str, digest: str, preset: str, hardware: str, seed: int,
 def proposal_id(idea: str, implementer: str, digest: str, preset: str) -> str:
     """The address of an idea that never became a codebase, and of the implementer's answer to an idea."""
     return _address("proposal", idea, implementer, digest, preset)
+
+
+def cascade_id(experiment: str, cheap: str, keep_above: float) -> str:
+    """The address of an idea that did not pass: of both experiments' ids, and the reward that passes."""
+    return _address("cascade", experiment, cheap, f"{keep_above:.17g}")
 
 
 def _address(*parts: str) -> str:

@@ -374,7 +374,7 @@ def _journal_path(config: BufferConfig) -> Path:
     if config.run_dir is not None:
         return Path(config.run_dir) / JOURNAL
     # A key of a later release is part of the name only where it is set.
-    keys = [*JOURNAL_KEYS, *(["hardware"] if config.hardware else [])]
+    keys = [*JOURNAL_KEYS, *(name for name in ("hardware", "cascade") if getattr(config, name))]
     values = ", ".join(f"{name}={getattr(config, name)!r}" for name in keys)
     name = hashlib.sha256(f"BufferConfig({values})".encode()).hexdigest()[:16]
     return cache_root() / "buffers" / f"{name}.sqlite"

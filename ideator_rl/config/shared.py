@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Literal
 
 from pydantic.dataclasses import dataclass
 
 from ideator_rl.config.backend_config import backend_config_text
-from ideator_rl.config.base import Config, Count, CountOrZero, Expected, Flag, PlainAmount
+from ideator_rl.config.base import Config, Count, CountOrZero, Expected, Flag, Fraction, Number, PlainAmount
 from ideator_rl.experiment import HARDWARE, is_hardware
 
 
@@ -22,6 +23,19 @@ class RunLimits(Config):
     """Tokens of LLM calls, prompts included."""
     max_gpu_hours: PlainAmount | None = None
     """GPU-hours for experiments."""
+
+
+@dataclass(frozen=True)
+class CascadeConfig(Config):
+    """The cheaper preset that each idea must pass before it runs at the run's own."""
+
+    preset: str
+    """Another preset of the environment, a cheaper one."""
+    keep_above: Number
+    """Reward at that preset, by the run's reward transform, above which an idea runs at the run's own preset.  Others,
+    and those that fail there, are `not_promoted`."""
+    pass_share: Fraction | None = None
+    """Share of the ideas that is expected to pass, for the dry run's estimate; null to show several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,9 @@ class RunSettings(ExperimentSettings):
     """Experiments that get a run of their own in that tracker; the table has all."""
     backend_config: dict[str, Any] | str | None = None
     """Settings of the backend: a mapping, the path of a YAML file, or the name of a shipped one such as slurm."""
+    cascade: CascadeConfig | None = None
+    """Runs each idea at a cheaper preset first, and at `preset` only if it passes there, such as
+    `{preset: cpu, keep_above: 0.3}`; null: off."""
     fleet: dict[str, Any] | None = None
     """Machines for experiments, so that a dry run estimates hours and USD, and what does not fit is refused: `gpus`,
     and where known `gpus_per_node` (8), `cpus_per_node`, `memory_gb_per_node`, `usd_per_gpu_hour`."""
@@ -74,4 +91,6 @@ class RunSettings(ExperimentSettings):
             ConfigError: `backend_config` names no file, or one that is no mapping.
         """
         settings = {field.name: getattr(self, field.name) for field in fields(ExperimentSettings)}
-        return settings | {"backend_config": backend_config_text(self.backend_config)}
+        # The share is for estimates alone: runs that differ in it are the same.
+        cascade = json.dumps(asdict(self.cascade) | {"pass_share": None}, sort_keys=True) if self.cascade else ""
+        return settings | {"backend_config": backend_config_text(self.backend_config), "cascade": cascade}

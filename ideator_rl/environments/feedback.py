@@ -1,7 +1,7 @@
 """What an ideator, a report and an export are shown of an experiment beyond its metric and status.
 
     none     nothing; a failure is a bare `failed`
-    status   secondary metrics; of a failure, its status and kind
+    status   secondary metrics; of a failure, its status and kind; what did not pass a cascade's cheaper preset, and how
     text     also facts of the measurement, and words: the evaluator's, the scorer's before any model got hidden tokens,
              the end of a failed run's traceback, and why a patch did not apply
 
@@ -24,7 +24,16 @@ from typing import Any
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.preset import FEEDBACK_STATUS, FEEDBACK_TEXT
 from ideator_rl.errors import IdeatorError
-from ideator_rl.experiment import FAILED, MALFORMED, REJECTED, SUCCEEDED, TIMED_OUT, UNPATCHABLE, Experiment
+from ideator_rl.experiment import (
+    FAILED,
+    MALFORMED,
+    NOT_PROMOTED,
+    REJECTED,
+    SUCCEEDED,
+    TIMED_OUT,
+    UNPATCHABLE,
+    Experiment,
+)
 from ideator_rl.text.display import visible
 from ideator_rl.text.redaction import without_tokens
 
@@ -57,12 +66,22 @@ def feedback_of(record: Experiment, level: str, chars: int = MAX_CHARS) -> str:
     lines = []
     if record.status == SUCCEEDED and record.secondary:
         lines.append(f"Measured besides: {_facts(record.secondary)}.")
+    if record.status == NOT_PROMOTED and record.cascade:
+        lines.append(_cheaper_result(record.cascade))
     if level == FEEDBACK_TEXT:
         notes = _notes(record) if record.status == SUCCEEDED else {}
         lines += [f"Facts of the measurement: {_facts(notes)}."] if notes else []
         words = _words(record, min(chars, MAX_CHARS))
         lines += [UNTRUSTED, *(f"> {line}" for line in words)] if words else []
     return "\n".join(lines)
+
+
+def _cheaper_result(cascade: dict[str, Any]) -> str:
+    """The outcome at the cheaper preset of a cascade, without a word of the experiment's."""
+    metric = cascade.get("metric") if cascade.get("status") == SUCCEEDED else None
+    if metric is None:
+        return f"At the cheaper preset it ended as {cascade.get('status')}."
+    return f"At the cheaper preset it ran, and did not pass: {_facts({metric['name']: metric['value']})}."
 
 
 def feedback_level(environment: str) -> str:

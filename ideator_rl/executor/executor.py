@@ -28,18 +28,19 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from ideator_rl.config.base import Integer, PlainAmount
 from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import ExperimentSettings
-from ideator_rl.environments.environment import Environment, load_environment
+from ideator_rl.environments.environment import Environment, Preset, load_environment
 from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.environments.preset import FEEDBACK_NONE, FEEDBACK_TEXT
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
 from ideator_rl.executor.backends.in_process import IN_PROCESS
+from ideator_rl.executor.cascade import Origin, Stage, open_cascade, unfit_patch
 from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, OutdatedBase, head_of_refused
 from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
-from ideator_rl.experiment import BUDGET, FAILED, LOST, MALFORMED, Experiment, experiment_id, hardware_class
+from ideator_rl.experiment import BUDGET, FAILED, LOST, MALFORMED, NOT_PROMOTED, Experiment, hardware_class
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import (
     BUILT_IN,
@@ -53,7 +54,6 @@ from ideator_rl.implementers.implementer import (
 from ideator_rl.patch import PatchError, tree_hash
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import choose_sandbox, with_image
-from ideator_rl.sandbox.sandbox import BWRAP
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
 from ideator_rl.storage.idea_context import Base
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
@@ -76,6 +76,8 @@ class ExecutorConfig(ExperimentSettings):
     """Seed of the experiments."""
     backend_config: str = ""
     """Settings of the backend, as JSON; empty for its defaults."""
+    cascade: str = ""
+    """The cheaper preset that ideas must pass first, as JSON; empty for none."""
     coder: str = ""
     """Settings of the implementer, as JSON: text, so that a configuration can be a key and a dataset's column."""
     run_dir: str | None = None
@@ -116,12 +118,23 @@ class Executor:
             self.preset.refuse_network(self.bucket.url)
         self.backend: Backend = self._create_backend()
         self.backend.refuse_if_too_large(self.preset.resources)
-        self._run_at_once = self.backend.runner(self.environment, self.preset)
-        if self._run_at_once is not None:
+        bare_sandbox = self.sandbox
+        run_at_once = self.backend.runner(self.environment, self.preset)
+        if run_at_once is not None:
             self.sandbox = IN_PROCESS
         elif self.backend.starts and self.environment.scorer:
             # Scorers will run on this machine: made here, once, what they read, or found out why they read the disk.
             self.sandbox = with_image(self.sandbox, self.environment.preload)
+        # By name where it can be loaded by it, since a worker on another machine has other folders.
+        has_name = config.environment == self.environment.name
+        origin = Origin(self.environment.name if has_name else str(self.environment.root), config.seed)
+        isolation = self.sandbox.isolation
+        self._stage = Stage(
+            self.environment, self.preset, self._digest, self._rule, self._hardware, isolation, run_at_once, origin
+        )
+        self._cascade = open_cascade(config.cascade, self._stage, config, self.backend, bare_sandbox)
+        if self._cascade is not None and self.bucket.remote:
+            self._cascade.stage.preset.refuse_network(self.bucket.url)
         self.backend.start = config.start
         self.debug_rounds = self._read_debug_rounds()
         # Set by the caller that owns the run: it enters the crashed experiments, and may have no room for another one.
@@ -217,7 +230,7 @@ class Executor:
             codebase = await self._codebases.of_idea(idea, base)
             if isinstance(codebase, NoCodebase):
                 return await self._failure(codebase, idea.text, created, base)
-            record = await self._run(codebase, created, replicate)
+            record = await self._run_idea(codebase, created, replicate, base)
             return await self._debug(idea, base, codebase, record, replicate) if self.debug_rounds else record
         except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped, OutdatedBase) as error:
             return self._lost(idea.text, created, error)
@@ -245,7 +258,7 @@ class Executor:
                 cost = {key: record.cost.get(key, 0.0) + mended.cost.get(key, 0.0) for key in record.cost | mended.cost}
                 return replace(record, cost=cost)
             self.on_debugged(replace(record, debugged=True))
-            codebase, record = mended, await self._run(mended, started, replicate)
+            codebase, record = mended, await self._run_idea(mended, started, replicate, base)
         return record
 
     async def execute_patch(self, patch: str, replicate: int = 0) -> Experiment:
@@ -282,23 +295,41 @@ class Executor:
         codebase = Codebase(tree, tree_hash(tree), spec.patch, spec.idea, spec.implementer, spec.trusted)
         return await self._run(codebase, time.time(), replicate)
 
-    async def _run(self, codebase: Codebase, created: float, replicate: int) -> Experiment:
-        # The isolation is part of the id: a record of code that ran less sealed is never replayed as if it had been
-        # sealed.
-        isolation = self.sandbox.isolation
-        hardware = self._hardware + ("" if isolation == BWRAP else isolation)
-        id = experiment_id(codebase.tree_hash, self._digest, self.preset.name, hardware, self.config.seed, replicate)
+    async def _run_idea(self, codebase: Codebase, created: float, replicate: int, base: Base | None) -> Experiment:
+        """Run an idea's codebase: with a cascade at the cheaper preset, and then only if it passes at the run's own."""
+        cascade = self._cascade
+        if cascade is None:
+            return await self._run(codebase, created, replicate)
+        refused = self._new_record(NOT_PROMOTED, codebase.idea, created, base)
+        refused.patch, refused.reward, refused.cost = codebase.patch, self._rule.failure, codebase.cost
+        try:
+            cheap_codebase = cascade.codebase(codebase)
+        except PatchError as error:
+            return unfit_patch(error, refused, cascade.config.preset)
+        cheap = await self._run(cheap_codebase, created, replicate, cascade.stage)
+        if cheap.status == LOST:
+            # Under the idea's id: which experiment it would have become is not known.
+            return replace(cheap, id=refused.id, preset=self.preset.name, tree="", patch="")
+        if not cascade.passes(cheap):
+            return cascade.not_promoted(refused, cheap, self._stage.id(codebase, replicate))
+        record = await self._run(codebase, created, replicate)
+        return record if record.status == LOST else cascade.promoted(record, cheap)
+
+    async def _run(self, codebase: Codebase, created: float, replicate: int, stage: Stage | None = None) -> Experiment:
+        """Run at a preset, by default the run's own."""
+        stage = stage or self._stage
+        id = stage.id(codebase, replicate)
         try:
             record = await self._retry.call(lambda: record_store.load_record(self.bucket, id))
             if record is not None:
                 record.replayed = True
             else:
-                spec = self._spec(id, codebase, created, replicate)
+                spec = stage.spec(codebase, created, replicate)
                 # A runner goes first, so that what it refuses leaves no codebase in the bucket that waits to be run.
-                record = self._run_at_once(spec, codebase.tree) if self._run_at_once is not None else None
+                record = stage.run_at_once(spec, codebase.tree) if stage.run_at_once is not None else None
                 await self._retry.call(lambda: record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree))
                 if record is None:
-                    record = await self._schedule(spec)
+                    record = await self._schedule(spec, stage.preset)
                 else:
                     await self._retry.call(lambda: spec.save(self.bucket))
                     await self._save(record)
@@ -306,9 +337,9 @@ class Executor:
             lost = self._lost(codebase.idea, created, error)
             return replace(lost, id=id, tree=codebase.tree_hash, patch=codebase.patch)
         # A copy: callers that wait for one experiment share its record, and each has paid for an idea of its own.
-        return replace(record, reward=self._rule.reward(record), cost=codebase.cost)
+        return replace(record, reward=stage.rule.reward(record), cost=codebase.cost)
 
-    async def _schedule(self, spec: record_store.Spec) -> Experiment:
+    async def _schedule(self, spec: record_store.Spec, preset: Preset) -> Experiment:
         """The record of an experiment, its GPU-hours booked once, however many callers wait for it.
 
         Raises:
@@ -316,39 +347,19 @@ class Executor:
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
         more: dict[str, Any] = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
-        entry = record_store.queue_entry(spec, self.preset, **more)
+        entry = record_store.queue_entry(spec, preset, **more)
         if spec.id not in self.scheduler.without_record:
-            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, self.preset, **more))
+            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, preset, **more))
         # From here on until the scheduler has it there is no await, so that one caller alone books its GPU-hours.
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
         if spec.id in self.scheduler.without_record:
             return await asyncio.shield(self.scheduler.result(entry))
-        gpus, budget = self.preset.resources.gpus, self.preset.budget
+        gpus, budget = preset.resources.gpus, preset.budget
         maximum = Spent(gpu_hours=gpus * (budget.seconds + budget.startup_allowance) / 3600)
         with self.ledger.reserve(maximum) as reservation:
             record = await asyncio.shield(self.scheduler.result(entry))
             reservation.actual = Spent(gpu_hours=gpus * record.seconds.get("run", 0.0) / 3600)
         return record
-
-    def _spec(self, id: str, codebase: Codebase, created: float, replicate: int) -> record_store.Spec:
-        # By name where it can be loaded by it, since a worker on another machine has other folders.
-        has_name = self.config.environment == self.environment.name
-        return record_store.Spec(
-            id=id,
-            environment=self.environment.name if has_name else str(self.environment.root),
-            digest=self._digest,
-            preset=self.preset.name,
-            seed=self.config.seed,
-            replicate=replicate,
-            tree=codebase.tree_hash,
-            idea=codebase.idea,
-            patch=codebase.patch,
-            implementer=codebase.implementer,
-            trusted=codebase.trusted,
-            hardware=self._hardware,
-            implement_seconds=codebase.seconds,
-            created=created,
-        )
 
     async def _failure(self, failure: NoCodebase, idea: str, created: float, base: Base | None = None) -> Experiment:
         """The record of an idea without a codebase; stored, so that status and report can list it."""
@@ -375,16 +386,4 @@ class Executor:
 
     def _new_record(self, status: str, idea: str, created: float, base: Base | None = None) -> Experiment:
         """The record of an idea that is not run; its id is that of the proposal, not of an experiment."""
-        return Experiment(
-            id=self._codebases.key(idea, base),
-            status=status,
-            idea=idea,
-            environment=self.environment.name,
-            preset=self.preset.name,
-            seed=self.config.seed,
-            created=created,
-            finished=time.time(),
-            implementer=self.implementer.name,
-            hashes={"environment": self._digest},
-            hardware=self._hardware,
-        )
+        return self._stage.new_record(self._codebases.key(idea, base), status, idea, self.implementer.name, created)

@@ -271,6 +271,7 @@ STATUS_MEANING = {
     "failed": "Failed: the experiment crashed or left no result",
     "timed_out": "Timed out: over the budget",
     "invalid": "Invalid: scored, but implausible or caught cheating",
+    "not_promoted": "Not promoted: it did not pass the cheaper preset",
 }
 
 

@@ -18,7 +18,7 @@ from ideator_rl.text.display import number
 
 STATUSES = (*FINAL, LOST, RUNNING)
 """A status has the colour `STATUS[i]` of its index here."""
-PHASES = ("implement", "queue", "run", "score", "confirm")
+PHASES = ("implement", "queue", "cascade", "run", "score", "confirm")
 FEW_STEPS = 40
 """Steps up to which each has room for a visible marker."""
 IN_TABLE = "The numbers are in the table by step."

@@ -113,4 +113,4 @@ def _price(record: Experiment, unit: str) -> float:
 
 def experiment_seconds(record: Experiment) -> float:
     """Seconds that an experiment ran and was scored, a second time too where its result had to be confirmed."""
-    return sum(record.seconds.get(phase, 0.0) for phase in ("run", "score", "confirm"))
+    return sum(record.seconds.get(phase, 0.0) for phase in ("run", "score", "confirm", "cascade"))

@@ -168,7 +168,7 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield f"inherit: {config.inherit} and a screen, which ranks patches to the baseline. Leave one of them out."
 
 
-FIXED = ("env", "preset", "hardware", "seed", "reward_transform", "schedule", "epoch_size", "archive_from")
+FIXED = ("env", "preset", "hardware", "seed", "reward_transform", "schedule", "epoch_size", "archive_from", "cascade")
 """Keys that a resumed search cannot change: its records and epochs would not fit together."""
 
 

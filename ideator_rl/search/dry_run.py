@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor.cascade_estimate import cascade_lines
 from ideator_rl.executor.fleet_estimate import fleet_lines, refuse_misfits
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
@@ -47,6 +48,7 @@ def dry_run(config: SearchConfig) -> str:
         lines.append(f"screen       {config.screen.over} ideas sampled for each that is run, after {first} outcomes")
         if note := config.screen.never_ranks(config.max_experiments, config.max_ideas):
             lines.append(note)
+    lines += cascade_lines(config.cascade, environment, config.preset, ideas)
     new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
     if new_codebases is not None:
         runs = new_codebases + config.baseline_replicates

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor.cascade_estimate import cascade_lines
 from ideator_rl.executor.fleet_estimate import fleet_lines
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
@@ -53,6 +54,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments"
         + _cap(ours.max_gpu_hours, "GPU-hours"),
         *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
+        *cascade_lines(ours.cascade, environment, ours.preset, ideas),
         *_screen(recipe),
         _ideator(recipe, ideas, environment.prompt(ours.preset, ours.prompts)),
     ]
