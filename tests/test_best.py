@@ -1,5 +1,7 @@
 """`ideator-rl best`: the codebase that was measured, its patch and a note; nothing is run."""
 
+import base64
+import gzip
 import json
 import os
 import shutil
@@ -9,7 +11,7 @@ from dataclasses import replace
 import pytest
 from conftest import TOY, sentence
 from recorded import baseline, journal, record
-from report_page import HOSTILE
+from report_page import HOSTILE, Page
 from search_runs import RandomEdits, configured, go
 
 from ideator_rl.environments.environment import load_environment
@@ -18,6 +20,11 @@ from ideator_rl.patch import apply_patch, diff, read_tree, tree_hash, write_tree
 from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.run_reader import read_run
+
+
+def unpacked(page):
+    """The long texts of every experiment of a report."""
+    return json.loads(gzip.decompress(base64.b64decode(Page(page).script("texts"))))
 
 
 @pytest.fixture
@@ -49,6 +56,7 @@ def test_best_writes_the_measured_codebase_its_patch_and_a_note(call, toy_run, t
     base = load_environment(str(TOY)).baseline("cpu")
     assert apply_patch(base, (tmp_path / "home" / "best.patch").read_text()) == tree
     text = (tmp_path / "home" / "NOTE.txt").read_text()
+    assert "trusted code (measured)" in text
     assert "Not sure: it ran once." in text and "seed 3, replicate 0" in text and "isolation bwrap" in text
     assert "baseline: 4.1000; runs: 3, standard deviation 0.1; gain 2.1000" in text
     assert "execute" in text and "--seed 3" in text and f"rerun {toy_run} --best 1" in text
@@ -91,6 +99,27 @@ def test_without_its_bucket_the_codebase_is_made_again_only_with_the_measured_ha
     book.record(replace(read_run(toy_run).ranked[0], tree="0" * 64))
     book.close()
     assert "cannot be read, nor made" in sentence(*call("best", toy_run, "--out", tmp_path / "second")[::2])
+
+
+def test_an_export_of_a_search_holds_report_and_best_codebase_without_logs_and_secrets(
+    call, toy_run, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_API_KEY", "hush-hush-hush")
+    best = read_run(toy_run).ranked[0]
+    book = Journal(toy_run / "buffer.sqlite")
+    book.record(replace(best, log="a line of the log", idea="hush-hush-hush, and a seed of 3"))
+    book.close()
+    code, _, err = call("export", toy_run, "--out", tmp_path / "out")
+    assert code == 0, err
+    folder = tmp_path / "out" / "dataset"
+    assert tree_hash(read_tree(folder / "best" / "codebase")) == best.tree
+    assert "x = 2.0" in (folder / "best" / "best.patch").read_text()
+    assert "(hidden), and a seed of 3" in (folder / "best" / "NOTE.txt").read_text()
+    page = (folder / "report.html").read_text()
+    log = 3
+    texts = [row[0][log] for row in unpacked(page)]
+    assert len(texts) == 5 and not any(texts) and "hush-hush-hush" not in page + json.dumps(unpacked(page))
+    assert str(tmp_path) not in page + (folder / "best" / "NOTE.txt").read_text()
 
 
 def test_a_changed_environment_is_named(call, toy_run, tmp_path):

@@ -34,6 +34,10 @@ def test_a_search_exports_its_trajectories_alone(copy, call, tmp_path, monkeypat
     code, out, err = call("export", copy, "--out", tmp_path / "out")
     assert code == 0 and "dataset:" in out and "model" not in out, err
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["dataset"]
+    # The environment me/toy is on no machine, so nothing says which of its files are hidden.
+    assert "without the best codebase" in err and not (tmp_path / "out" / "dataset" / "best").exists()
+    page = (tmp_path / "out" / "dataset" / "report.html").read_text()
+    assert "What was the best idea?" in page and str(copy.parent) not in page and "hush-hush-hush" not in page
     rows = load_dataset(str(tmp_path / "out" / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.num_rows == 8
     card = (tmp_path / "out" / "dataset" / "README.md").read_text()

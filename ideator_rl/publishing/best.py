@@ -24,9 +24,10 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.trials import SEEDS_PER_REPLICATE
-from ideator_rl.experiment import FINAL_REPLICATE, RERUN_REPLICATE, SUCCEEDED, Experiment
+from ideator_rl.experiment import FINAL_REPLICATE, REPORTED, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.files import atomic_folder
-from ideator_rl.patch import PatchError, Tree, apply_patch, diff, tree_hash, write_tree
+from ideator_rl.patch import PatchError, Rules, Tree, apply_patch, diff, tree_hash, write_tree
+from ideator_rl.patch.judge import is_protected
 from ideator_rl.report.answers import certainty
 from ideator_rl.report.run_view import RunView, run_view
 from ideator_rl.search.rerun import Source
@@ -160,7 +161,8 @@ def write_parts(best: BestCodebase, folder: Path, shown_as: str, redactor: Redac
     tree, patch = best.tree, best.patch
     text = note(best, shown_as)
     if redactor is not None:
-        tree = {path: redactor.text(content) for path, content in tree.items()}
+        secret = Rules((), best.environment.hidden if best.environment else ("**",))
+        tree = {path: redactor.text(content) for path, content in tree.items() if not is_protected(path, secret)}
         patch, text = redactor.text(patch), redactor.text(text)
     write_tree(tree, folder / CODEBASE)
     # A patch quotes its files, which may hold characters that UTF-8 lacks.
@@ -220,6 +222,12 @@ def _numbers(best: BestCodebase) -> list[str]:
     lines.append(f"runs after the search, under new seeds: {len(best.reruns) or 'none'}")
     lines.append(f"seed {record.seed}, replicate {record.replicate}, isolation {record.isolation or 'unknown'}, "
                  f"hardware {record.hardware or 'unknown'}")  # fmt: skip
+    source = (
+        "the code itself (reported)" if (record.metric or {}).get("source") == REPORTED else "trusted code (measured)"
+    )
+    lines.append(f"the metric comes from {source}")
+    if record.secondary:
+        lines.append("also: " + ", ".join(f"{name} {number(value)}" for name, value in record.secondary.items()))
     if record.isolation == "none":
         lines.append("It ran without a sandbox: nothing kept it from the validation data. The metric rests on trust.")
     return lines

@@ -1,7 +1,8 @@
 """Export of a run: the merged model with its card, and its trajectories as a dataset with a card of their own.
 
     OUT/model/     weights, config, tokenizer, generation config, README.md, recipe.yaml, charts
-    OUT/dataset/   README.md, data/trajectories.parquet, data/experiments.parquet; without a model, recipe.yaml
+    OUT/dataset/   README.md, data/trajectories.parquet, data/experiments.parquet; without a model, recipe.yaml;
+                   of a search, report.html and best/ (codebase/, best.patch, NOTE.txt)
 
 Contract:
 - OUT appears complete or not at all, and nothing is overwritten.  A push sends the same folders to the Hub.
@@ -19,16 +20,20 @@ from pathlib import Path
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import atomic_folder
 from ideator_rl.publishing import hub
+from ideator_rl.publishing.best import best_codebase, write_parts
 from ideator_rl.publishing.cards import ExportedModel, dataset_card, model_card, public_recipe, public_settings
 from ideator_rl.publishing.charts import charts_of_run
 from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.publishing.weights import newest_weights, weight_hashes, write_model
+from ideator_rl.report.page import render_report
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.storage.run_reader import Run, read_run
 from ideator_rl.text.redaction import Redactor
 from ideator_rl.training.libraries import prepare_libraries
 from ideator_rl.training.recipe.recipe import Recipe, parse_stored_recipe
 
+REPORT, BEST = "report.html", "best"
+"""Of a search, in the dataset's folder."""
 DTYPES = ("float32", "bfloat16")
 
 
@@ -128,6 +133,8 @@ def _write(folder: Path, out: Path, options: Options) -> Exported:
         # With a model, the recipe is in the model's folder.
         recipe_text = public_settings(run.recipe, Redactor(run.recipe))
         (out / "dataset" / MARK).write_text(recipe_text, encoding="utf-8")
+        if run.is_search:
+            _write_search(run, out / "dataset", options)
         return Exported(None, str(out / "dataset"), None, {}, rows)
     prepare_libraries(None)
     from transformers import AutoTokenizer
@@ -158,6 +165,49 @@ def _write(folder: Path, out: Path, options: Options) -> Exported:
     (model / "README.md").write_text(model_card(recipe, facts), encoding="utf-8")
 
     return Exported(str(model), str(dataset), source.description, hashes, _write_dataset(run, dataset, options))
+
+
+def _write_search(run: Run, dataset: Path, options: Options) -> None:
+    """Write the report and the best codebase beside a search's trajectories, as far as there are any."""
+    redactor = Redactor(run.recipe)
+    public = published_run(run, redactor)
+    (dataset / REPORT).write_text(render_report([public], published=True), encoding="utf-8")
+    try:
+        best = best_codebase(str(run.folder), run.folder)
+    except IdeatorError as error:
+        return options.report(f"without the best codebase: {error}")
+    if best.environment is None:
+        # Which files the environment hides is known to it alone.
+        return options.report(f"without the best codebase: the environment {best.environment_name} is not here")
+    (dataset / BEST).mkdir()
+    write_parts(
+        replace(best, target=run.folder.name, environment_name=best.record.environment), dataset / BEST, BEST, redactor
+    )
+
+
+def published_run(run: Run, redactor: Redactor) -> Run:
+    """A run for readers of other machines: without secrets, logs, messages of errors, and full paths."""
+    experiments = {
+        id: replace(
+            record,
+            idea=redactor.text(record.idea),
+            patch=redactor.text(record.patch),
+            log="",
+            text="",
+            error={"kind": record.error_kind, "message": ""} if record.error else None,
+        )
+        for id, record in run.experiments.items()
+    }
+    rollouts = [
+        replace(
+            row,
+            completion=redactor.text(row.completion),
+            idea=redactor.text(row.idea),
+            thought=redactor.text(row.thought),
+        )
+        for row in run.rollouts
+    ]
+    return replace(run, recipe=redactor.settings(run.recipe), rollouts=rollouts, experiments=experiments)
 
 
 def _write_dataset(run: Run, dataset: Path, options: Options) -> dict[str, int]:

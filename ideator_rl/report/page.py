@@ -145,10 +145,15 @@ def render_report(
     embedder: str | None = None,
     notes: Callable[[Path], Sequence[str]] | None = None,
     live: Live | None = None,
+    published: bool = False,
 ) -> str:
-    """The page about these runs; arguments as for `write_report`."""
+    """The page about these runs; arguments as for `write_report`.
+
+    Args:
+        published: leave out the folders of this machine.
+    """
     panels = [
-        _run_panel(run_view(name, run), embedder, notes(run.folder) if notes else ())
+        _run_panel(run_view(name, run, published), embedder, notes(run.folder) if notes else ())
         for name, run in zip(run_labels(list(runs)), runs, strict=True)
     ]
     return _render(panels, live)

@@ -58,6 +58,8 @@ class RunView:
     run: Run
     rows: list[Row]
     steps: list[Step] = field(default_factory=list)
+    published: bool = False
+    """For readers of other machines: without the folders of this one."""
 
     @cached_property
     def counts(self) -> Counter[str]:
@@ -190,9 +192,9 @@ def unfinished(run: Run) -> bool:
     return waiting or bool(run.recipe and not run.timings)
 
 
-def run_view(name: str, run: Run) -> RunView:
+def run_view(name: str, run: Run, published: bool = False) -> RunView:
     """The view of a run; `name` is its heading."""
-    return RunView(name, run, _rows(run), run.by_step())
+    return RunView(name, run, _rows(run), run.by_step(), published)
 
 
 def run_labels(runs: list[Run]) -> list[str]:
