@@ -20,7 +20,7 @@ HOSTILE = (
     "<meta http-equiv=refresh content='0;url=https://example.org'><!-- <script>"
     "{{ 7 * 7 }}{% raw %} ]]> --> \u202eevil\u2066 \x1b[31mred\x00"
 )
-TEXTS = ("idea", "thought", "patch", "log", "kind", "message", "feedback")
+TEXTS = ("idea", "thought", "patch", "log", "kind", "message", "feedback", "to_parent", "problem")
 
 
 class Page(HTMLParser):

@@ -1,18 +1,28 @@
 """Ideas that are written against the code of a past idea: whose code, which prompt, which patch is kept."""
 
+import base64
+import gzip
+import json
 import re
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 
 import pytest
 from conftest import TOY
 from inheriting import coding, improving, shown_values
 from llm_server import Scripted
+from pyarrow import parquet
+from report_page import Page, page_of
 
 from ideator_rl.checks.check import _prompts
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.new import new_environment
 from ideator_rl.patch import apply_patch, tree_hash
+from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
@@ -20,14 +30,15 @@ from ideator_rl.search.run import run_search
 from ideator_rl.storage.idea_context import inherited_patches, prompts_by_idea
 from ideator_rl.storage.journal_reader import JournalReader
 from ideator_rl.storage.run_reader import read_run
+from ideator_rl.text.redaction import Redactor
 
 ENVIRONMENT = load_environment(TOY)
 
 
-def searched(folder, server, **keys):
+def keys_of(folder, server):
     """A search of one idea a question, each on all that is known."""
     options = {"base_url": server.url, "models": "m", "retries": 0, "api_key_env": None, "ideas_per_call": 1}
-    defaults = {
+    return {
         "output_dir": str(folder),
         "env": str(TOY),
         "implementer": "direct",
@@ -45,7 +56,10 @@ def searched(folder, server, **keys):
         "slots": 1,
         "probe": False,
     }
-    run_search(SearchConfig(**{**defaults, **keys}))
+
+
+def searched(folder, server, **keys):
+    run_search(SearchConfig(**{**keys_of(folder, server), **keys}))
     return read_run(folder)
 
 
@@ -75,6 +89,70 @@ def test_a_child_edits_its_parents_code_and_both_patches_are_kept(tmp_path):
         # One line against the parent, as many as generations against the baseline.
         assert len(re.findall(r"^\+[xyz] = ", row.patch, re.M)) == 1
     assert "These are the files as idea 1 below left them." in prompts[1] and "```diff\n" in prompts[1]
+    assert_generations_are_shown(tmp_path / "run", run, rows, prompts)
+
+
+def assert_generations_are_shown(folder, run, inherited, prompts):
+    """Report and export: whose code each idea changes, its patch to that code, and its prompt."""
+    page = Page(page_of(folder))
+    shown = page.experiments()
+    place = {row["key"]: index for index, row in enumerate(shown)}
+    kept = json.loads(gzip.decompress(base64.b64decode(page.script("prompts"))))
+    last, chain = shown[place[inherited[-1].experiment_id]], []
+    while last["code"]:
+        chain.append(last)
+        (parent,) = last["code"]
+        last = shown[parent]
+    assert len(chain) == len(inherited) == 3 and last["prompt"] == 0 and last["to_parent"] == ""
+    assert [kept[row["prompt"]][0] for row in (last, *reversed(chain))] == prompts
+    assert [row["to_parent"] for row in reversed(chain)] == [row.patch for row in inherited]
+    write_trajectories(run, folder / "export", Redactor({}))
+    table = parquet.read_table(folder / "export" / "data" / "trajectories.parquet").to_pylist()
+    assert [row["prompt"] for row in table] == prompts
+    assert [row["code_parents"] for row in table] == [[], *(list(row.base.parents) for row in inherited)]
+    assert [row["patch_to_parent"] for row in table] == ["", *(row.patch for row in inherited)]
+
+
+@pytest.mark.slow
+def test_a_killed_search_ends_with_the_trees_of_an_untouched_one(tmp_path):
+    with Scripted(improving) as server:
+        untouched = searched(tmp_path / "untouched", server, max_experiments=8, strategy_options=TWO)
+        recipe = SearchConfig(**{**keys_of(tmp_path / "killed", server), "max_experiments": 8, "strategy_options": TWO})
+        (tmp_path / "recipe.yaml").write_text(recipe.text())
+        line = [sys.executable, "-m", "ideator_rl.cli", "search", str(tmp_path / "recipe.yaml")]
+        for wanted in (1, 3, 5):
+            resume = ["--resume"] if (tmp_path / "killed" / "recipe.yaml").is_file() else []
+            with subprocess.Popen([*line, *resume], cwd=TOY.parent.parent, stderr=subprocess.DEVNULL) as process:
+                # Killed while an idea with a base is in flight or has just ended.
+                wait_for(lambda count=wanted: proposals(tmp_path / "killed") > count)
+                process.send_signal(signal.SIGKILL)
+        assert subprocess.run([*line, "--resume"], cwd=TOY.parent.parent).returncode == 0
+    killed = read_run(tmp_path / "killed")
+    trees = [[run.experiments[row.experiment_id].tree for row in run.rollouts] for run in (untouched, killed)]
+    assert trees[0] == trees[1] and len(set(trees[0])) == 8
+    kept = []
+    for folder in ("untouched", "killed"):
+        with journal_of(tmp_path / folder) as journal:
+            kept.append([(row.step, row.base, row.patch) for row in inherited_patches(journal)])
+    assert kept[0] == kept[1] and len(kept[0]) == 7
+
+
+TWO = {"free": 0, "shown": 2, "elites": 3}
+
+
+def proposals(folder):
+    try:
+        with sqlite3.connect(f"file:{folder / 'buffer.sqlite'}?mode=ro", uri=True) as db:
+            return db.execute("select count(*) from rollouts").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def wait_for(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_coder_gets_the_parents_code(tmp_path):

@@ -47,6 +47,9 @@ PROPOSAL_COLUMNS = (
     Column("metric", "float64", "the trusted evaluator's measurement, in the environment's unit; null without one"),
     Column("reward", "float64", "reward of the learner; null where the outcome was lost or is still open"),
     Column("parents", "strings", "ids of experiments whose ideas its prompt showed; empty where it showed none"),
+    Column("prompt", "string", "the whole text that asked for the idea; empty where the run did not keep it"),
+    Column("code_parents", "strings", "ids of experiments whose code it changes; empty where it changes the baseline"),
+    Column("patch_to_parent", "string", "unified diff against that code; empty where it changes the baseline"),
 )
 RECORD_COLUMNS = (
     Column("kind", "string", "idea, baseline (nothing changed) or rerun (chosen before, run again)"),
@@ -108,11 +111,16 @@ def write_trajectories(run: Run, folder: Path, redactor: Redactor) -> dict[str, 
     for row in run.rollouts:
         record = run.experiments.get(row.experiment_id)
         shown = parents_by_proposal.get((row.experiment_id, row.step), [])
+        inherited = run.inherited.get((row.step, row.position))
+        has_base = inherited is not None and bool(inherited.base.tree)
         proposals.append(
             (_experiment_facts(record, redact, level) if record else {"experiment_id": row.experiment_id})
             | {name: getattr(row, name) for name in ("step", "position", "status", "metric", "reward")}
             | {name: redact(getattr(row, name)) for name in ("completion", "thought", "idea")}
             | {"parents": list(dict.fromkeys(shown))}
+            | {"prompt": redact(run.prompts.get((row.step, row.rank, row.position), ""))}
+            | {"code_parents": list(inherited.base.parents) if inherited and has_base else []}
+            | {"patch_to_parent": redact(inherited.patch) if inherited and has_base else ""}
         )
     experiments = [
         _experiment_facts(record, redact, level)

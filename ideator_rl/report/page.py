@@ -216,6 +216,7 @@ def _render(panels: list[RunPanel], live: Live | None) -> str:
         comparisons=[_comparison_panel(comparison, panels) for comparison in compare(run_views)],
         table=payload.table(run_views, [panel.diversity.map for panel in panels]),
         texts=payload.packed_texts(run_views),
+        prompts=payload.packed_prompts(run_views),
         style=Markup(_asset("style.css")),
         script=Markup(script),
         policy=Markup(_policy(script, live)),

@@ -1,5 +1,7 @@
 """Every experiment as inert data in the page: a table of columns as JSON, and the long texts as gzip'd JSON.
 
+The prompts that asked for ideas are packed apart, each once, since many ideas answer one.
+
 The table holds what sorting and filtering need, so that it can be used while the texts are still being read.  The
 texts (idea, thought, patch, log, error, feedback) are unpacked by the browser when the first one is needed.
 
@@ -28,12 +30,15 @@ from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
 from ideator_rl.report.idea_map import IdeaMap
 from ideator_rl.report.run_view import Row, RunView
+from ideator_rl.storage.idea_context import InheritedPatch
 from ideator_rl.text.display import shorten, visible
 
 MAX_BYTES = 10_000_000
 """Of all texts together, packed."""
 MAX_UNPACKED_BYTES = 100_000_000
 """Of all texts together: the browser unpacks them as one, and a log of equal characters packs a thousandfold."""
+MAX_PROMPTS = 10_000_000
+"""Characters of all prompts together, unpacked."""
 MAX_CHARACTERS, MIN_CHARACTERS = 40_000, 250
 """Of one text: the most, and what each may have however many there are."""
 TITLE_LENGTH = 160
@@ -48,11 +53,15 @@ def table(views: Sequence[RunView], maps: Sequence[IdeaMap]) -> Markup:
     """
     rows = [(number, row) for number, view in enumerate(views) for row in view.rows]
     index = {(number, row.key): i for i, (number, row) in enumerate(rows)}
-    parents = _parents(views, index)
+    parents, prompts = _parents(views, index), {text: i for i, text in enumerate(_prompts(views))}
     columns: dict[str, list[Any]] = {}
     places = [place for idea_map in maps for place in idea_map.points]
     for i, ((number, row), place) in enumerate(zip(rows, places, strict=True)):
+        inherited = inherited_of(views[number], row)
+        code_parents = inherited.base.parents if inherited and inherited.base.tree else ()
         facts = {"run": number, "parents": parents.get(i, []), "place": place, **_facts(views[number], row)}
+        facts["code"] = [index[number, id] for id in code_parents if (number, id) in index]
+        facts["prompt"] = prompts.get(prompt_of(views[number], row))
         for name, value in facts.items():
             columns.setdefault(name, []).append(value)
     return inert_json({"statuses": STATUSES, "runs": list(map(_run, views, maps)), "rows": columns})
@@ -60,8 +69,8 @@ def table(views: Sequence[RunView], maps: Sequence[IdeaMap]) -> Markup:
 
 def packed_texts(views: Sequence[RunView]) -> Markup:
     """A list in the order of the table's rows, each item `[texts, cut]` of `_clipped`: JSON, gzip, base64."""
-    rows = [(row, view.feedback_level) for view in views for row in view.rows]
-    lengths = [len(text) for row, level in rows for text in _texts(row, level)]
+    rows = [_texts(view, row) for view in views for row in view.rows]
+    lengths = [len(text) for texts in rows for text in texts]
     max_characters = MAX_CHARACTERS
     # Before the first round: else this process would hold what the browser is spared.
     if sum(min(length, max_characters) for length in lengths) > MAX_UNPACKED_BYTES:
@@ -76,6 +85,33 @@ def packed_texts(views: Sequence[RunView]) -> Markup:
         max_characters = max(MIN_CHARACTERS, min(int(0.95 * max_characters), _fitting_length(lengths, target)))
         packed, unpacked_bytes = _pack(rows, max_characters)
     return Markup(packed)
+
+
+def packed_prompts(views: Sequence[RunView]) -> Markup:
+    """The prompts of all runs, as the column `prompt` of the table counts them: a list of `[text, cut]`, packed."""
+    prompts = _prompts(views)
+    longest = max(MIN_CHARACTERS, min(MAX_CHARACTERS, MAX_PROMPTS // max(1, len(prompts))))
+    items = [[visible(text[:longest]), max(0, len(text) - longest)] for text in prompts]
+    data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return Markup(base64.b64encode(gzip.compress(data, 5, mtime=0)).decode())
+
+
+def _prompts(views: Sequence[RunView]) -> list[str]:
+    """Every different prompt, in the order of the rows."""
+    texts = (prompt_of(view, row) for view in views for row in view.rows)
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def prompt_of(view: RunView, row: Row) -> str:
+    """The text that asked for an idea when it was first proposed; empty where it is not known."""
+    first = row.proposals[0] if row.proposals else None
+    return view.run.prompts.get((first.step, first.rank, first.position), "") if first else ""
+
+
+def inherited_of(view: RunView, row: Row) -> InheritedPatch | None:
+    """What an idea inherited when it was first proposed."""
+    first = row.proposals[0] if row.proposals else None
+    return view.run.inherited.get((first.step, first.position)) if first else None
 
 
 def _fitting_length(lengths: list[int], target: float) -> int:
@@ -173,16 +209,15 @@ def _parents(views: Sequence[RunView], index: dict[tuple[int, str], int]) -> dic
     return {child_row: list(parent_rows) for child_row, parent_rows in parents_by_row.items()}
 
 
-def _pack(rows: list[tuple[Row, str]], max_characters: int) -> tuple[str, int]:
+def _pack(rows: list[tuple[str, ...]], max_characters: int) -> tuple[str, int]:
     """The texts, packed, and their bytes before that."""
-    items = [_clipped(*row, max_characters) for row in rows]
+    items = [_clipped(texts, max_characters) for texts in rows]
     data = json.dumps(items, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
     return base64.b64encode(gzip.compress(data, 5, mtime=0)).decode(), len(data)
 
 
-def _clipped(row: Row, level: str, max_characters: int) -> tuple[list[str], list[int]]:
+def _clipped(texts: tuple[str, ...], max_characters: int) -> tuple[list[str], list[int]]:
     """The texts of a row, of the log its end; and how many characters of each were cut."""
-    texts = _texts(row, level)
     idea, thought, patch, log, *others = texts
     clipped = [text[:max_characters] for text in (idea, thought, patch)]
     clipped += [log[-max_characters:], *(text[:max_characters] for text in others)]
@@ -190,10 +225,14 @@ def _clipped(row: Row, level: str, max_characters: int) -> tuple[list[str], list
     return [visible(text) for text in clipped], cut
 
 
-def _texts(row: Row, level: str) -> tuple[str, ...]:
-    """Idea, thought, patch, log, kind and message of the error, and what ideators are shown of the result."""
-    record = row.record
+def _texts(view: RunView, row: Row) -> tuple[str, ...]:
+    """Idea, thought, patch, log, kind and message of the error, what ideators are shown of the result, the patch to
+    the parent's code, and why that code was not used."""
+    record, inherited = row.record, inherited_of(view, row)
     error = (record.error or {}) if record else {}
     patch, log = (record.patch, record.log) if record else ("", "")
-    feedback = feedback_of(record, level) if record else ""
-    return row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", "")), feedback
+    feedback = feedback_of(record, view.feedback_level) if record else ""
+    to_parent = inherited.patch if inherited and inherited.base.tree else ""
+    problem = inherited.base.problem if inherited else ""
+    texts = (row.idea, row.thought, patch, log, str(error.get("kind", "")), str(error.get("message", "")), feedback)
+    return *texts, to_parent, problem

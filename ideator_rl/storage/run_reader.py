@@ -5,22 +5,26 @@ Works while the run goes on, and after it was killed.  Nothing is written.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ideator_rl.config.reader import read_json
 from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, RUNNING, SUCCEEDED, Experiment, metric_label
 from ideator_rl.storage.forecasts import ForecastOutcome, read_forecasts
+from ideator_rl.storage.idea_context import InheritedPatch, inherited_patches, prompts_by_idea
 from ideator_rl.storage.journal_reader import JOURNAL, Descent, JournalError, JournalReader, Rollout
 from ideator_rl.text.redaction import Redactor
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+T = TypeVar("T")
 
 __all__ = ["JOURNAL", "NoRun", "Rollout", "Run", "Step", "mapping", "read_run"]
 
@@ -153,9 +157,32 @@ class Run:
         Raises:
             NoRun: the journal cannot be read.
         """
+        return self._from_journal(read_forecasts)
+
+    @cached_property
+    def inherited(self) -> dict[tuple[int, int], InheritedPatch]:
+        """The ideas that were written against another codebase than the baseline, by step and position.
+
+        Raises:
+            NoRun: the journal cannot be read.
+        """
+        if not (self.folder / JOURNAL).is_file():  # a run that was put together in memory
+            return {}
+        return {(row.step, row.position): row for row in self._from_journal(inherited_patches)}
+
+    @cached_property
+    def prompts(self) -> dict[tuple[int, int, int], str]:
+        """The text that asked for each idea of a search, by step, rank and position; empty for older runs.
+
+        Raises:
+            NoRun: the journal cannot be read.
+        """
+        return self._from_journal(prompts_by_idea) if (self.folder / JOURNAL).is_file() else {}
+
+    def _from_journal(self, read: Callable[[JournalReader], T]) -> T:
         try:
             with JournalReader(self.folder / JOURNAL) as journal:
-                return read_forecasts(journal)
+                return read(journal)
         except JournalError as error:
             raise NoRun(str(error)) from error
 

@@ -65,6 +65,22 @@ function ideaText(idea, cut) {
   return [...elements, ...cutNote(cut, "")];
 }
 
+// The patch to the baseline, and before it the one to the parent whose code the idea changes.
+function patches(i, patch, toParent, cut, width) {
+  const parents = R.code[i].map((row) => "experiment " + R.n[row]).join(" and ") || "the parent";
+  return [
+    ...(toParent ? [html("h2", {text: "Patch to the code of " + parents}), ...patchViews(toParent, width), ...cutNote(cut[7], "")] : []),
+    ...(patch ? [html("h2", {text: toParent ? "Patch to the baseline" : "Patch"}), ...patchViews(patch, width), ...cutNote(cut[2], "")] : []),
+  ];
+}
+
+// The whole text that asked for the idea, folded.
+async function promptText(i) {
+  if (R.prompt[i] === null) return [];
+  const [text, cut] = (await allPrompts())[R.prompt[i]];
+  return [html("details", {class: "prompt"}, html("summary", {text: "The prompt that asked for it"}), codeBlock("log", "Prompt", text), ...cutNote(cut, ""))];
+}
+
 async function ideaPage(i, width) {
   const head = [navigation(i), html("h1", {id: "idea-title", tabindex: "-1"}, "Experiment " + R.n[i] + " ", badge(R.status[i]))];
   let texts, cut;
@@ -73,7 +89,7 @@ async function ideaPage(i, width) {
   } catch (error) {
     return [...head, paragraph("caveat", "This browser cannot unpack the texts (DecompressionStream is missing). They are in the records."), facts(i)];
   }
-  const [idea, thought, patch, log, kind, message, feedback] = texts;
+  const [idea, thought, patch, log, kind, message, feedback, toParent, problem] = texts;
   const metric = R.metric[i] === null ? [] : [
     paragraph("", DATA.runs[R.run[i]].metric + " " + withError(R.values[i].length ? R.values[i] : [R.metric[i]])), html("div", {class: "strip"}, strip(i, width))];
   const drawing = family(i, width), lineage = drawing ? [html("h2", {text: "Lineage"}), html("div", {class: "family"}, drawing)] : [];
@@ -82,9 +98,11 @@ async function ideaPage(i, width) {
     ...(kind || message ? [paragraph("error", kind + ": " + message), ...cutNote(cut[5], "")] : []),
     ...(feedback ? [html("h2", {text: "Feedback to ideators"}), paragraph("quote", feedback)] : []),
     ...ideaText(idea, cut[0]),
-    ...(patch ? [html("h2", {text: "Patch"}), ...patchViews(patch, width), ...cutNote(cut[2], "")] : []),
+    ...(problem ? [paragraph("caveat", problem)] : []),
+    ...patches(i, patch, toParent, cut, width),
+    ...(await promptText(i)),
     ...(thought ? [html("h2", {text: "Thought"}), paragraph("quote", thought), ...cutNote(cut[1], "")] : []),
-    ...lineage, ...links("Parents", R.parents[i]), ...links("Children", children.get(i) || []),
+    ...lineage, ...links("Builds on the code of", R.code[i]), ...links("Parents", R.parents[i]), ...links("Children", children.get(i) || []),
     ...links("The same codebase", rowsWithSameCode(i)),
     ...(log ? [html("h2", {text: "End of the log"}), ...cutNote(cut[LOG], " before this"), codeBlock("log", "End of the log", log)] : []),
     html("h2", {text: "Record"}), facts(i),

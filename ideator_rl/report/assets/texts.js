@@ -66,13 +66,20 @@ const documentRead = document.readyState !== "loading" ? Promise.resolve()
 // Unpacked once, when the first text is needed.
 let unpackedTexts = null;
 function allTexts() {
-  unpackedTexts = unpackedTexts || unpack();
+  unpackedTexts = unpackedTexts || unpack("texts");
   return unpackedTexts;
 }
 
-async function unpack() {
+// The prompts that asked for ideas, each with the number of its cut characters.
+let unpackedPrompts = null;
+function allPrompts() {
+  unpackedPrompts = unpackedPrompts || unpack("prompts");
+  return unpackedPrompts;
+}
+
+async function unpack(element) {
   await documentRead;
-  const base64 = atob(document.getElementById("texts").textContent);
+  const base64 = atob(document.getElementById(element).textContent);
   const bytes = new Uint8Array(base64.length);
   for (let i = 0; i < base64.length; i++) bytes[i] = base64.charCodeAt(i);
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
