@@ -65,7 +65,7 @@ def test_files_and_imports_that_a_page_names_exist(page):
         r"(?<![\w/])(?:ideator_rl|rewards|envs|recipes|benchmarks|tests)/[\w/.]*\w/?(?![\w*]*\*)", text
     ):
         assert (ROOT / name).exists(), name
-    for module, names in re.findall(r"^from ((?:ideator_rl|rewards)[\w.]*) import ([\w, ]+)", text, re.M):
+    for module, names in re.findall(r"^from ((?:ideator_rl|rewards)(?:\.[\w.]+)?) import ([\w, ]+)", text, re.M):
         for name in names.split(","):
             assert hasattr(importlib.import_module(module), name.strip()), f"from {module} import {name}"
 
