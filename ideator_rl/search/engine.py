@@ -207,10 +207,8 @@ class SearchEngine:
         # The ledger first: once a cap is reached, no question can be answered, whatever the other budgets leave.
         if spent := self._budget_spent or self._buffer.executor.ledger.refusal:
             return StopReason(spent.key, str(spent))
-        epochs = self.epoch + self._epoch_is_full
-        return (
-            used_up(self._config, len(self._charges.ids), self.ideas, epochs, self.seconds) or self._patience.reason()
-        )
+        epochs, experiments = self.epoch + self._epoch_is_full, len(self._charges.ids)
+        return used_up(self._config, experiments, self.ideas, epochs, self.seconds) or self._patience.reason()
 
     @property
     def seconds(self) -> float:

@@ -129,9 +129,7 @@ def run_search(
             _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
             ideator = _get_ideator(config, buffer, progress)
-            if config.screen:
-                context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
-                load_predictor(config.screen.predictor, context)
+            _try_predictor(config, ideator)
             buffer.imported = imported_records(buffer, config.archive_from, config.folder)
             if config.probe:
                 asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
@@ -236,6 +234,13 @@ def _get_ideator(config: SearchConfig, buffer: RewardBuffer, progress: SearchPro
     for note in notes:
         progress.say(note)
     return ideator
+
+
+def _try_predictor(config: SearchConfig, ideator: Ideator) -> None:
+    """Raises a PluginError where the screen's predictor cannot be used, before the recipe is saved."""
+    if config.screen:
+        context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
+        load_predictor(config.screen.predictor, context)
 
 
 async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:

@@ -179,12 +179,7 @@ def build_trainer(
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
-    if recipe.ours.screen and recipe.ours.screen.predictor == "hidden" and _is_zero3(trainer):
-        # Its copy of the model would be cut in parts as well, which no single process can read.
-        raise RecipeError(
-            "The recipe has screen.predictor: hidden, which cannot run under DeepSpeed's stage 3. Use tokens or "
-            "embedding."
-        )
+    _refuse_sharded_predictor(recipe, trainer)
     # Else transformers refuses to save the model at the end.
     repair_generation_config(trainer.model.generation_config)
     trainer.remove_callback(PrinterCallback)  # it prints every log as a raw dictionary
@@ -293,6 +288,15 @@ def save_model(trainer: RecipeTrainer) -> None:
     with atomic_folder(folder) as scratch:
         save_weights(model, trainer.processing_class, scratch)
         (scratch / "README.md").write_text(trainer.session.model_card(recipe), encoding="utf-8")
+
+
+def _refuse_sharded_predictor(recipe: Recipe, trainer: RecipeTrainer) -> None:
+    if recipe.ours.screen and recipe.ours.screen.predictor == "hidden" and _is_zero3(trainer):
+        # Its copy of the model would be cut in parts as well, which no single process can read.
+        raise RecipeError(
+            "The recipe has screen.predictor: hidden, which cannot run under DeepSpeed's stage 3. Use tokens or "
+            "embedding."
+        )
 
 
 def _is_zero3(trainer: RecipeTrainer) -> bool:
