@@ -75,7 +75,7 @@ class Storm:
         maker = Executor(ExecutorConfig(str(TOY), "slow", self.url, backend="bucket"))
         base = maker._codebases.baseline()
         record_store.save_tree(self.bucket, base.tree_hash, base.tree)
-        self.preset, self.spec = maker.preset, maker._spec("0" * 32, base, time.time(), 0)
+        self.preset, self.spec = maker.preset, replace(maker._stage.spec(base, time.time(), 0), id="0" * 32)
         self.ids: list[str] = []
         self.services: list[subprocess.Popen | None] = [None] * SCHEDULERS
         # Experiment and attempt of the claims whose worker a kill has ended.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,7 +64,7 @@ class Machine:
             maker = Executor(config)
             patch = replace_line("time.sleep(pause)", f"{code}\nnumber = {number}\nopen('/data/a').read()")
             codebase = maker._codebases.of_patch(patch, "", "diff", trusted=False)
-            spec = maker._spec(f"{number:032x}", codebase, time.time(), 0)
+            spec = replace(maker._stage.spec(codebase, time.time(), 0), id=f"{number:032x}")
         finally:
             os.environ.pop("XDG_CACHE_HOME")
             if before is not None:

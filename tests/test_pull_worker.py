@@ -350,7 +350,7 @@ def test_sigterm_ends_the_experiments_of_a_node_as_preempted_and_leaves_nothing_
     proposer = Executor(replace(toy_config, preset="slow", backend="bucket"))
     # Put there by hand: the proposer must not wait.
     codebase = proposer._codebases.baseline()
-    spec = proposer._spec("0" * 16, codebase, time.time(), 0)
+    spec = replace(proposer._stage.spec(codebase, time.time(), 0), id="0" * 16)
     record_store.save_tree(proposer.bucket, codebase.tree_hash, codebase.tree)
     spec.save(proposer.bucket)
     record_store.enqueue(proposer.bucket, record_store.queue_entry(spec, proposer.preset))

@@ -310,7 +310,7 @@ class ScriptedBaseline:
 
     def __init__(self, monkeypatch, statuses):
         self.config, self.recorded = None, []
-        self.environment = SimpleNamespace(metric=SimpleNamespace(name="height"))
+        self.environment = SimpleNamespace(metric=SimpleNamespace(name="height", label="height"))
         self._statuses = statuses
         monkeypatch.setattr("ideator_rl.training.baseline.Executor", lambda config: self)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ class Lab:
         maker = Executor(ExecutorConfig(str(TOY), "cpu", self.bucket.url, backend="bucket"))
         codebase = maker._codebases.of_patch(replace_line("time.sleep(pause)", code), "", "diff", trusted=False)
         record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree)
-        maker._spec(self.id, codebase, time.time(), 0).save(self.bucket)
+        replace(maker._stage.spec(codebase, time.time(), 0), id=self.id).save(self.bucket)
 
     def start(self, slots=(), **more):
         config = {"bucket": self.bucket.url, "id": self.id, "isolation": "auto"} | more
