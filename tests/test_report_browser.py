@@ -237,7 +237,7 @@ def test_on_a_phone_everything_fits_the_screen_and_has_enough_contrast(browser, 
     for name in ("ink", "ink-soft", "accent", "good", "bad", "warn", "baseline"):
         for ground in ("paper", "card"):
             assert contrast(tab.page, name, ground) >= 4.5, (name, ground)
-    drawn = [*(f"series-{i}" for i in range(8)), *(f"status-{i}" for i in range(9)), "dot", "baseline"]
+    drawn = [*(f"series-{i}" for i in range(8)), *(f"status-{i}" for i in range(10)), "dot", "baseline"]
     assert {name: ratio for name in drawn if (ratio := contrast(tab.page, name, "card")) < 3} == {}
     assert contrast(tab.page, "good", "add") >= 4.5 and contrast(tab.page, "bad", "del") >= 4.5
     size = "Math.min(...[...document.querySelectorAll('SVG text')].map((one) => one.getBoundingClientRect().height))"
