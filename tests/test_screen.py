@@ -281,6 +281,16 @@ def test_rewards_of_forecasts_are_shares_of_a_good_one(acquisition, floor):
     assert forecast_rewards([replace(row, acquisition=None)] * 2, "ei", 8) == [0.0, 0.0]
 
 
+def test_ideas_that_are_worth_too_little_for_a_float_have_rewards_by_rank():
+    row = replace(scripted(0, [0.5])[0].forecast, acquisition=0.0, success=0.9)
+    rows = [replace(row, rank=rank) for rank in (5, 0, 3, 1, 4, 2)]
+    rows += [replace(row, rank=6, success=0.0), replace(row, rank=None, acquisition=None)]
+    # Two of eight places are the bar; without a chance of success an idea is worth nothing, nor is a known one.
+    expected = [0.0, 1.0, 0.5, 1.0, 0.25, 0.75, 0.0, 0.0]
+    assert forecast_rewards(rows, "success_ei", 8) == expected
+    assert forecast_rewards(rows, "ei", 8)[6] == 0.0 < forecast_rewards(rows, "ei", 8)[0]
+
+
 def scripted(step, rewards, forecast=0.5, sd=0.01, fresh=1.0, hits=True):
     """A step whose audited ideas have these rewards, and whose preferred ones are hits or not."""
     row = ForecastRow(0, 0, "", 1.0, forecast, sd, 0.0, 0, True, False, True, "x:1", 0.5, True)

@@ -2,6 +2,9 @@
 
     reward = min(a / a*, 1)       a: acquisition of the idea, a*: that of one of the best in the pool
 
+Where every expected improvement is too small for a float, the ranks of the ideas are in the place of a: they come from
+logarithms, which still have an order.
+
 Known and unreadable ideas have the reward 0.  All rows of a batch carry forecasts, those that were run too: measured
 rewards are on another scale, and would favour or punish whatever happened to be run.
 
@@ -29,13 +32,29 @@ def forecast_rewards(rows: Sequence[ForecastRow], acquisition: str, places: int)
         places: ideas of the pool that are run.
     """
     worth = [_finite(row.acquisition) for row in rows]
+    if acquisition in IMPROVEMENTS and not any(worth):
+        return _rewards_by_rank(rows, acquisition, places)
     ranked = sorted((value for value in worth if value is not None), reverse=True)
     if not ranked:
         return [0.0] * len(rows)
-    bar = ranked[min(len(ranked), max(1, places // BAR_SHARE)) - 1]
+    bar = ranked[_bar_place(places, len(ranked))]
     # Other acquisitions have no zero, and may be negative: the worst new idea of the pool is worth nothing.
     floor = 0.0 if acquisition in IMPROVEMENTS else ranked[-1]
     return [0.0 if value is None else _scaled(value, floor, bar) for value in worth]
+
+
+def _rewards_by_rank(rows: Sequence[ForecastRow], acquisition: str, places: int) -> list[float]:
+    """1 down to the rank of the bar, and from there evenly down to 0 for the last new idea."""
+    # An idea without a chance to succeed is worth nothing, also where a float has no room for what others are worth.
+    ranks = [None if acquisition == "success_ei" and not row.success else row.rank for row in rows]
+    last = max((rank for rank in ranks if rank is not None), default=0)
+    bar = _bar_place(places, last + 1)
+    return [0.0 if rank is None else _scaled(-rank, -last, -bar) for rank in ranks]
+
+
+def _bar_place(places: int, count: int) -> int:
+    """Place of the bar among so many ideas, the best first, from 0."""
+    return min(count, max(1, places // BAR_SHARE)) - 1
 
 
 def fresh_share(rows: Sequence[ForecastRow]) -> float:
