@@ -77,6 +77,10 @@ def test_map_elites_takes_secondary_metrics_as_axes():
         ("0", "train.py:lr"): "t0", ("1", "train.py:lr"): "t2", ("none", "train.py:u"): "u"
     }  # fmt: skip
     assert Bins("size", 1.0, 1.0, 4).label(past.records()[3]) == "0"
+    # A model's code may have chosen the number.
+    huge = [record("h", 0.5, secondary={"size": sign * 1.7e308}) for sign in (-1, 1)]
+    for bounds in ((-1.7e308, 1.7e308), (0.0, 1e-3)):
+        assert [Bins("size", *bounds, 4).label(item) for item in huge] == ["0", "3"]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +90,7 @@ def test_map_elites_takes_secondary_metrics_as_axes():
         ({"bins": 1}, "bins: 1. Expected at least 2"),
         ({"descriptors": ["metric:a"], "ranges": {"a": [2, 1]}}, r"ranges.a: \[2, 1\]. Expected \[lowest, highest\]"),
         ({"descriptors": ["metric:a"], "ranges": {"a": ["x", 1]}}, "ranges.a"),
+        ({"descriptors": ["metric:a"], "ranges": {"a": [0, float("inf")]}}, r"\[0, inf\]. Expected"),
         ({"ranges": {"a": [0, 1]}}, "no descriptor 'metric:a'"),
     ],
 )

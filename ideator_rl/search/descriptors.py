@@ -69,10 +69,12 @@ class Bins:
         """The bin of a record; values outside the range are in the first or the last one."""
         if self.name not in record.secondary:
             return "none"
+        # A model's code may choose the number: halves, and a value within the range, so that none becomes infinite.
+        value = min(max(record.secondary[self.name], self.low), self.high)
+        width = (self.high / 2 - self.low / 2) / self.count
         # Of a range without width, all are in the first bin.
-        width = (self.high - self.low) / self.count
-        index = int((record.secondary[self.name] - self.low) / width) if width > 0 else 0
-        return f"{min(max(index, 0), self.count - 1)}"
+        index = int((value / 2 - self.low / 2) / width) if width > 0 else 0
+        return f"{min(index, self.count - 1)}"
 
 
 def reached_bins(name: str, archive: Archive, count: int) -> Bins:

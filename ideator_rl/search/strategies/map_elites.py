@@ -7,6 +7,7 @@ in a space that is known beforehand, while these labels are open-ended, and it b
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 
@@ -41,7 +42,8 @@ class MapElites:
         if self.bins < 2:
             raise IdeatorError(f"MAP-Elites has bins: {self.bins}. Expected at least 2.")
         for name, bounds in self.ranges.items():
-            if [type(bound) in (int, float) for bound in bounds] != [True, True] or bounds[0] >= bounds[1]:
+            are_numbers = [type(bound) in (int, float) and math.isfinite(bound) for bound in bounds]
+            if are_numbers != [True, True] or bounds[0] >= bounds[1]:
                 raise IdeatorError(f"MAP-Elites has ranges.{name}: {list(bounds)}. Expected [lowest, highest].")
             if METRIC + name not in self.descriptors:
                 raise IdeatorError(f"MAP-Elites has ranges.{name}, and no descriptor {METRIC + name!r}. Add that one.")
