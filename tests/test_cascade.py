@@ -15,6 +15,7 @@ from conftest import TOY, run
 from scripted import idea
 from search_runs import RandomEdits, configured, go, rows
 
+from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.base import ConfigError
 from ideator_rl.config.shared import CascadeConfig
 from ideator_rl.environments.environment import load_environment
@@ -26,6 +27,8 @@ from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import PatchError
 from ideator_rl.patch.transfer import transfer
+from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.screen.pool import outcomes_of, read_pool
 from ideator_rl.search.dry_run import dry_run
 from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.storage.run_reader import read_run
@@ -66,6 +69,23 @@ def test_a_search_runs_at_its_own_preset_what_passed_the_cheaper_one(tmp_path):
     before = rows(folder)
     assert go(more, RandomEdits()).budget == "max_experiments" and rows(folder)[: len(before)] == before
     assert len([record for record in read_run(folder).ran if not record.is_baseline]) == 14
+
+
+def test_a_screen_learns_from_ideas_that_did_not_pass_and_knows_them(tmp_path):
+    buffer = RewardBuffer(configured(tmp_path, cascade=CascadeConfig("t1", 0.99)).buffer())
+    texts = ["[Experiment] k00v1 k03v2 [Code Changes] apply [End]", "[Experiment] k01v1 [Code Changes] apply [End]"]
+
+    async def outcomes_and_pool():
+        await buffer.score(texts[:1])
+        archive = archive_of(buffer)
+        other_words = texts[0].replace("k00v1 k03v2", "k03v2 k00v1")
+        pool = await read_pool([*texts, other_words], [()] * 3, archive, buffer.executor, set())
+        return outcomes_of(archive, buffer), pool
+
+    (seen,), pool = run(outcomes_and_pool())
+    buffer.close()
+    assert seen.status == "not_promoted" and not seen.succeeded and seen.patch
+    assert pool.fresh == [1], "a codebase that was held back is known, whatever the words"
 
 
 def test_equal_ideas_run_once_and_a_threshold_is_part_of_the_outcome(tmp_path):

@@ -17,6 +17,7 @@ from ideator_rl.executor.record_store import load_record
 from ideator_rl.experiment import FAILED, SUCCEEDED, UNPATCHABLE
 from ideator_rl.implementers.coder import CoderImplementer
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from ideator_rl.screen.predictor import usable
 from ideator_rl.search.search_summary import charged_codebases, read_search_summary
 from ideator_rl.storage.ledger import Ledger
 from ideator_rl.storage.run_reader import read_run
@@ -56,6 +57,7 @@ def test_a_crash_is_mended_once_and_both_runs_are_experiments(tmp_path):
             "each experiment has the cost of its own answer"
         )
         assert not load_record(buffer.executor.bucket, crashed.id).debugged, "the bucket knows no caller"
+        assert [item.id for item in usable(buffer.history)] == [record.id], "a forecast is of an idea's last outcome"
         buffer.close()
         entered = read_run(tmp_path / "a").experiments
         assert {id: item.debugged for id, item in entered.items()} == {crashed.id: True, record.id: False}

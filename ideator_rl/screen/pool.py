@@ -15,6 +15,7 @@ from ideator_rl.archive.archive import Archive
 from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.executor.codebases import NoCodebase
 from ideator_rl.executor.executor import Executor
+from ideator_rl.experiment import NOT_PROMOTED
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.alarms import active_screen_alarms
@@ -64,11 +65,12 @@ def outcomes_of(archive: Archive, buffer: RewardBuffer, before: int | None = Non
     for child, ids, step in buffer.lineage:
         if before is None or step < before:
             parents[child] = min(parents.get(child, (step, ids)), (step, ids))
-    # Candidates without a codebase are dropped: their like among the outcomes must not count either.
+    # Candidates without a codebase are dropped: their like among the outcomes must not count either.  An idea that a
+    # cascade held back has one, which ran at the cheaper preset alone, and so its record has no tree.
     return [
         Seen.of(record, parents[record.id][1] if record.id in parents else (), previews)
         for record in usable(archive.records())
-        if record.tree or not previews
+        if record.tree or record.status == NOT_PROMOTED or not previews
     ]
 
 
@@ -82,14 +84,18 @@ async def read_pool(
         archive: ideas in it are known.
         known: names of further codebases that are no candidates any more, as `candidate_of` returns them.
     """
-    known_names = set(known)
-    if not executor.previews:
+    known_names, known_patches = set(known), set[str]()
+    if executor.previews:
+        # Patches to the baseline are in one spelling: an equal one is the codebase that a cascade held back before.
+        known_patches = {record.patch for record in archive.records() if record.status == NOT_PROMOTED}
+    else:
         # Without a patch an idea has no tree yet: the same text is the same idea.
         known_names |= {record.idea for record in archive.records()}
     candidates: list[Candidate | None] = []
     for text, ids in zip(texts, parents, strict=True):
         candidate, name = await candidate_of(executor, encodable(text), ids)
-        is_new = candidate is not None and name not in known_names and not archive.knows(name)
+        is_known = name in known_names or archive.knows(name)
+        is_new = candidate is not None and not is_known and candidate.patch not in known_patches
         candidates.append(candidate if is_new else None)
         # A repetition within the pool is dropped too, whichever of the two has the better forecast: they have one.
         known_names.add(name)

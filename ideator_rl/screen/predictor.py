@@ -70,12 +70,10 @@ class Seen(Candidate):
 
 
 def usable(records: Iterable[Experiment]) -> list[Experiment]:
-    """The records whose outcome is the idea's own: no lost ones, no baselines, no near-duplicates."""
-    return [
-        record
-        for record in records
-        if record.status != LOST and record.idea and not record.is_baseline and record.error_kind != NEAR_DUPLICATE
-    ]
+    """The records whose outcome is the idea's own: no baselines, and none that are lost, near-duplicate or mended."""
+    # The idea of a crash that was mended has the outcome of its next run.
+    searched = (record for record in records if record.idea and not record.is_baseline and not record.debugged)
+    return [record for record in searched if record.status != LOST and record.error_kind != NEAR_DUPLICATE]
 
 
 @dataclass(frozen=True)
