@@ -9,6 +9,11 @@ import yaml
 from conftest import sentence
 from exported_run import exported_text, interrupted
 
+from ideator_rl.publishing.export import published_run
+from ideator_rl.storage.idea_context import Base, InheritedPatch
+from ideator_rl.storage.run_reader import Run
+from ideator_rl.text.redaction import Redactor
+
 
 @pytest.fixture
 def copy(tmp_path):
@@ -55,3 +60,14 @@ def test_a_training_run_without_a_checkpoint_exports_its_trajectories_on_request
     assert code == 0 and facts["model"] is facts["weights"] is None and facts["rows"]["trajectories"] == 8
     code, _, err = call("export", copy, "--out", tmp_path / "two", "--dataset-only", "--dtype", "float32")
     assert "--dtype is about weights" in sentence(code, err)
+
+
+def test_prompts_and_inherited_code_of_a_published_run_hold_no_secret(tmp_path):
+    secret = "hf_" + "aB3dE5gH7jK9" * 3
+    run = Run(tmp_path, {}, [], {})
+    run.prompts = {(0, 0, 0): f"show {secret}"}
+    base = Base("t", f"+{secret}", ("a",), f"no {secret}")
+    run.inherited = {(0, 0): InheritedPatch(0, 0, "a", base, f"-{secret}")}
+    public = published_run(run, Redactor({}))
+    assert set(public.prompts) == {(0, 0, 0)} and set(public.inherited) == {(0, 0)}
+    assert secret not in f"{public.prompts} {public.inherited}"

@@ -26,6 +26,7 @@ from ideator_rl.publishing.charts import charts_of_run
 from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.publishing.weights import newest_weights, weight_hashes, write_model
 from ideator_rl.report.page import render_report
+from ideator_rl.storage.idea_context import InheritedPatch
 from ideator_rl.storage.run_folder import MARK
 from ideator_rl.storage.run_reader import Run, read_run
 from ideator_rl.text.redaction import Redactor
@@ -207,7 +208,16 @@ def published_run(run: Run, redactor: Redactor) -> Run:
         )
         for row in run.rollouts
     ]
-    return replace(run, recipe=redactor.settings(run.recipe), rollouts=rollouts, experiments=experiments)
+    public = replace(run, recipe=redactor.settings(run.recipe), rollouts=rollouts, experiments=experiments)
+    # Set here, since the copy would read them from the journal again, as they are there.
+    public.prompts = {place: redactor.text(text) for place, text in run.prompts.items()}
+    public.inherited = {place: _redacted(row, redactor) for place, row in run.inherited.items()}
+    return public
+
+
+def _redacted(row: InheritedPatch, redactor: Redactor) -> InheritedPatch:
+    base = replace(row.base, patch=redactor.text(row.base.patch), problem=redactor.text(row.base.problem))
+    return replace(row, base=base, patch=redactor.text(row.patch))
 
 
 def _write_dataset(run: Run, dataset: Path, options: Options) -> dict[str, int]:
