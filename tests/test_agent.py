@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,9 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.ideas import parse_idea
+from ideator_rl.implementers import agent_worker
 from ideator_rl.implementers.agent_tree import DEFAULT_IGNORED, read_agent_tree
+from ideator_rl.implementers.agent_worker import AgentJob
 from ideator_rl.implementers.implementer import (
     ImplementerUnavailable,
     NotImplementable,
@@ -27,6 +30,7 @@ from ideator_rl.implementers.implementer import (
     writes_trusted_code,
 )
 from ideator_rl.patch import PatchError, patched_tree
+from ideator_rl.sandbox.sealed_run import RunResult
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger
 
 IDEA = "[Experiment] Lower x. [Code Changes] Set x to 1.0. [End]"
@@ -192,6 +196,31 @@ def test_no_secret_of_an_agent_is_written_anywhere(monkeypatch):
         over.set()
         watcher.join()
     assert not seen
+
+
+def test_secrets_are_in_no_part_of_a_result(tmp_path):
+    """The same without a sandbox: the folder as an agent may leave it."""
+    short, long = "hush-hush", "hush-hush-and-more"
+    base = {"train.py": "x = 1\n"}
+    job = AgentJob(0, "", base, "IDEA.md", "", [], 1.0, ["A", "B"], [], [], [], [], 1000, "usd", None, 1.0, 1.0, 1)
+
+    def result(name):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        (folder / "train.py").write_text("x = 2\n")
+        (folder / name).symlink_to("x") if name.startswith("link") else (folder / name).write_text("")
+        log = f"{short} {long}\n" + json.dumps({"usd": 10**400})
+        ended = RunResult("ok", "", log, 0.0, True, 0.0, 0.0, exit_code=0)
+        return agent_worker._result(job, ended, folder, {"A": short, "B": long})
+
+    fine = result("new.py")
+    assert fine.status == "ok" and list(fine.tree) == ["new.py", "train.py"]
+    # The longer secret leaves no end of itself, and a number that no float holds is no cost.
+    assert fine.output.startswith("(hidden) (hidden)\n") and fine.usd is None
+    for name in (f"{long}.py", f"link-{long}"):
+        refused = result(name)
+        assert refused.status == "rejected" and refused.tree == {} and refused.message
+        assert "hush" not in json.dumps(asdict(refused))
 
 
 @pytest.mark.slow

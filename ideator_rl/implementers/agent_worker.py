@@ -20,7 +20,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,10 +169,10 @@ def _run(job: AgentJob, sandbox: Sandbox, workspace: Path, start: Path, resource
 
 
 def _result(job: AgentJob, run: RunResult, workspace: Path, secrets: Mapping[str, str]) -> AgentResult:
-    hidden = {value: name for name, value in secrets.items() if len(value) >= MIN_SECRET_LENGTH}
-    log = run.log
-    for value in hidden:
-        log = log.replace(value, HIDDEN)
+    # Longest first: one secret may be the beginning of another.
+    by_length = sorted(secrets.items(), key=lambda item: -len(item[1]))
+    hidden = {value: name for name, value in by_length if len(value) >= MIN_SECRET_LENGTH}
+    log = _without(hidden, run.log)
     # The message about a program that failed quotes its output, with its secrets; that about a limit does not.
     message = "" if run.exit_code else run.message
     result = AgentResult(run.status, message, run.exit_code, log[-MAX_OUTPUT:])
@@ -184,12 +184,18 @@ def _result(job: AgentJob, run: RunResult, workspace: Path, secrets: Mapping[str
     try:
         result.tree = read_agent_tree(workspace, job.tree, tuple(job.ignored), job.max_bytes)
         for path, text in result.tree.items():
-            # A patch is published: what the agent was handed must not be in it.
-            if name := next((name for value, name in hidden.items() if value in text), ""):
+            # A patch is published: what the agent was handed must not be in it, nor in the name of a file.
+            if name := next((name for value, name in hidden.items() if value in text or value in path), ""):
                 raise PatchError(f"{path}: holds the value of the variable {name}, which the agent was handed")
     except PatchError as error:
-        result.status, result.message, result.tree = REJECTED, str(error), {}
+        result.status, result.message, result.tree = REJECTED, _without(hidden, str(error)), {}
     return result
+
+
+def _without(secrets: Iterable[str], text: str) -> str:
+    for value in secrets:
+        text = text.replace(value, HIDDEN)
+    return text
 
 
 def _remove(path: Path) -> None:
@@ -210,10 +216,12 @@ def _reported_usd(job: AgentJob, log: str, workspace: Path) -> float | None:
             value: Any = json.loads(text)
             for key in job.cost_key.split("."):
                 value = value[key]
-        except (ValueError, KeyError, TypeError, RecursionError):
+            # A whole number of hundreds of digits is none that a float holds.
+            usd = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
             continue
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-            return float(value)
+        if math.isfinite(usd) and usd >= 0:
+            return usd
     return None
 
 
