@@ -10,6 +10,7 @@ Guarantees:
   untrusted
 - no control or bidirectional character, no path of a folder, no secret of a known form, nothing that a chat template or
   the form of ideas could take for its own mark
+- names of secondary metrics are quoted too where the metric is reported, since ideas may choose them
 - nothing of an `invalid` or `lost` experiment, and no message of the evaluator's own errors
 - where a scorer got hidden tokens, numbers alone: secondary metrics, in the record's four digits
 
@@ -29,6 +30,7 @@ from ideator_rl.experiment import (
     MALFORMED,
     NOT_PROMOTED,
     REJECTED,
+    REPORTED,
     SUCCEEDED,
     TIMED_OUT,
     UNPATCHABLE,
@@ -63,16 +65,18 @@ def feedback_of(record: Experiment, level: str, chars: int = MAX_CHARS) -> str:
     """
     if level not in (FEEDBACK_STATUS, FEEDBACK_TEXT):
         return ""
-    lines = []
+    lines, quoted = list[str](), list[str]()
     if record.status == SUCCEEDED and record.secondary:
-        lines.append(f"Measured besides: {_facts(record.secondary)}.")
+        # Where the metric is reported, code that ideas change may choose these names: words, not facts.
+        is_reported = (record.metric or {}).get("source") == REPORTED
+        (quoted if is_reported else lines).append(f"Measured besides: {_facts(record.secondary)}.")
     if record.status == NOT_PROMOTED and record.cascade:
         lines.append(_cheaper_result(record.cascade))
     if level == FEEDBACK_TEXT:
         notes = _notes(record) if record.status == SUCCEEDED else {}
         lines += [f"Facts of the measurement: {_facts(notes)}."] if notes else []
-        words = _words(record, min(chars, MAX_CHARS))
-        lines += [UNTRUSTED, *(f"> {line}" for line in words)] if words else []
+        quoted += _words(record, min(chars, MAX_CHARS))
+    lines += [UNTRUSTED, *(f"> {line}" for line in quoted)] if quoted else []
     return "\n".join(lines)
 
 
@@ -93,7 +97,9 @@ def feedback_level(environment: str) -> str:
 
 
 def _facts(numbers: dict[str, Any]) -> str:
-    return ", ".join(f"{_clean(name)[:60]} {value:.{DIGITS}g}" for name, value in list(numbers.items())[:MAX_FACTS])
+    # A record from elsewhere may hold any name: none begins a line of its own.
+    shown = {" ".join(_clean(name).split())[:60]: value for name, value in list(numbers.items())[:MAX_FACTS]}
+    return ", ".join(f"{name} {value:.{DIGITS}g}" for name, value in shown.items())
 
 
 def _notes(record: Experiment) -> dict[str, Any]:
