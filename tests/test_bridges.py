@@ -7,6 +7,7 @@ benchmarks/peer_examples.py.
 import asyncio
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from ideator_rl.patch.evolve_blocks import change_inside, change_outside
 from ideator_rl.report.groups import comparable
 from ideator_rl.report.run_view import RunView
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
+from ideator_rl.search import rerun
 from ideator_rl.storage.run_reader import Run
 
 PROGRAM = '''"""Finds a point."""
@@ -196,6 +198,31 @@ def test_reported_metrics_are_never_compared_with_measured_ones(tmp_path):
     measured, reported, second = run(), run(source="reported"), run(source="reported")
     assert [len(views) for views in comparable([measured, reported, second])] == [1, 2]
     assert reported.run.metric == "score (reported)" and measured.run.metric == "score"
+
+
+def test_a_bucket_with_reported_and_measured_metrics_is_not_ranked(monkeypatch):
+    def records(*sources):
+        metrics = [{"name": "score", "value": 1.0, "direction": "max", **source} for source in sources]
+        return [Experiment(f"e{i}", SUCCEEDED, "idea", "env", "cpu", metric=m, tree=f"t{i}", patch="p")
+                for i, m in enumerate(metrics)]  # fmt: skip
+
+    for sources, count in (({}, {}), 2), (({}, {"source": "reported"}), 0):
+        monkeypatch.setattr(rerun, "read_results", lambda *_, sources=sources: records(*sources))
+        if count:
+            assert len(rerun.Source(None).best(5)) == count
+            continue
+        with pytest.raises(IdeatorError, match=re.escape("env/cpu by score, env/cpu by score (reported)")):
+            rerun.Source(SimpleNamespace(url="file:///b")).best(5)
+
+
+def test_an_example_takes_no_file_through_a_link(openevolve, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "id_rsa").write_text("PRIVATE")
+    (openevolve / "data").symlink_to(tmp_path / "home")
+    evaluator = openevolve / "evaluator.py"
+    evaluator.write_text(evaluator.read_text() + "\nNAMED = ['data/id_rsa', 'data']\n")
+    files = read_openevolve([openevolve / "initial.py", evaluator]).files
+    assert "targets.csv" in files and not any("PRIVATE" in text for text in files.values())
 
 
 @pytest.mark.slow

@@ -166,6 +166,9 @@ def _named_files(text: str, name: str, folder: Path) -> Iterator[str]:
             if not re.fullmatch(r"(?:\./)?[\w][\w.+/-]{0,199}", node.value) or ".." in node.value:
                 continue
             path = folder / node.value
+            # A link on the way could lead to any file of this machine, which prompts would then show.
+            if not path.resolve().is_relative_to(folder.resolve()):
+                continue
             if path.is_file() and not path.is_symlink():
                 yield path.relative_to(folder).as_posix()
             elif path.is_dir() and not RESULTS.fullmatch(path.name):

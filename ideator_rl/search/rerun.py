@@ -13,7 +13,7 @@ from statistics import mean, stdev
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.experiment import FINAL_REPLICATE, RERUN_REPLICATE, SUCCEEDED, Experiment
+from ideator_rl.experiment import FINAL_REPLICATE, RERUN_REPLICATE, SUCCEEDED, Experiment, metric_label
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.bucket import Bucket, open_bucket
 from ideator_rl.storage.index import read_results
@@ -78,16 +78,16 @@ class Source:
         """The `count` best distinct codebases, best first.
 
         Raises:
-            IdeatorError: no experiment succeeded, or the experiments belong to several environments.
+            IdeatorError: no experiment succeeded, or the experiments belong to several environments or metrics.
         """
         # A run's records know their order of proposal; a bucket has only the results.
         ranked = read_run(self.folder).ranked if self.folder else _ranked(self.bucket)
         if not ranked:
             raise IdeatorError("No idea succeeded here; there is nothing to run again.")
-        # Metrics of different environments cannot be ranked together.
-        environments = {(record.environment, record.preset) for record in ranked}
-        if len(environments) > 1:
-            names = ", ".join(f"{name}/{preset}" for name, preset in sorted(environments))
+        # Metrics of different environments cannot be ranked together, nor reported ones with measured ones.
+        kinds = {(e.environment, e.preset, metric_label(e.metric) if e.metric else "") for e in ranked}
+        if len(kinds) > 1:
+            names = ", ".join(f"{name}/{preset} by {metric}" for name, preset, metric in sorted(kinds))
             raise IdeatorError(f"This bucket holds several environments ({names}). Name a run's folder instead.")
         return ranked[:count]
 
