@@ -62,6 +62,17 @@ def test_a_reported_metric_is_refused_unless_it_is_allowed(settings, tmp_path):
     assert ExecutionRewards.of(own | {"allow_reported": True}).prompt
 
 
+def test_numbers_of_a_result_that_does_not_count_are_not_shown():
+    from ideator_rl.experiment import Experiment
+
+    metric = {"name": "height", "value": 2.0, "direction": "min"}
+    fields = {"metric": metric, "secondary": {"area": 3.0}}
+    assert numbers_of(Experiment("e", "succeeded", "", "toy", "cpu", **fields)) == {
+        "succeeded": 1.0, "height": 2.0, "area": 3.0
+    }  # fmt: skip
+    assert numbers_of(Experiment("e", "invalid", "", "toy", "cpu", **fields)) == {"succeeded": 0.0}
+
+
 @pytest.mark.slow
 def test_verifiers_rolls_out_our_environment(settings):
     pytest.importorskip("verifiers.v1", reason="verifiers >= 0.4 is not installed")
@@ -123,3 +134,5 @@ def test_an_openenv_client_gets_the_reward_of_an_executed_idea(settings):
     assert record.replayed and better.done and better.reward == record.reward > 0
     assert better.observation["numbers"] == numbers_of(record) and better.observation["status"] == "succeeded"
     assert malformed.reward == 0.0 and malformed.observation["status"] == "malformed"
+    # The environment's level of feedback holds here too: no word of a message.
+    assert malformed.observation["error"] == "malformed"

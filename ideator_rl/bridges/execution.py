@@ -104,6 +104,9 @@ class ExecutionRewards:
 def numbers_of(record: Experiment) -> dict[str, float]:
     """What trackers of other libraries show of a record, beside its reward."""
     numbers = {"succeeded": float(record.status == SUCCEEDED)}
-    if record.metric is not None and record.status == SUCCEEDED:
+    # What did not count is not shown either: it would teach how a result is forged.
+    if record.status != SUCCEEDED:
+        return numbers
+    if record.metric is not None:
         numbers[str(record.metric["name"])] = float(record.metric["value"])
     return numbers | {name: value for name, value in record.secondary.items() if name not in numbers}

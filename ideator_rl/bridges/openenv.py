@@ -19,7 +19,9 @@ from openenv.core.env_server import Action, Environment, Observation, State, cre
 from pydantic import Field
 
 from ideator_rl.bridges.execution import ExecutionRewards, numbers_of
+from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.errors import IdeatorError
+from ideator_rl.experiment import SUCCEEDED, Experiment
 
 
 class IdeaAction(Action):
@@ -37,7 +39,7 @@ class IdeaObservation(Observation):
     numbers: dict[str, float] = Field(default_factory=dict)
     """The metric and secondary metrics by name."""
     error: str = ""
-    """Why it did not succeed."""
+    """Why it did not succeed: its kind, and what the environment's `feedback` lets a model see."""
 
 
 class IdeatorEnvironment(Environment[IdeaAction, IdeaObservation, State]):
@@ -73,9 +75,16 @@ class IdeatorEnvironment(Environment[IdeaAction, IdeaObservation, State]):
             reward=record.reward,
             status=record.status,
             numbers=numbers_of(record),
-            error=(record.error or {}).get("message", ""),
+            error=self._error(record),
             metadata={"experiment": record.id},
         )
+
+    def _error(self, record: Experiment) -> str:
+        if record.status == SUCCEEDED:
+            return ""
+        # A message may quote an evaluator, or the run: the model that is trained must not get more than an ideator.
+        feedback = feedback_of(record, self._rewards.environment.feedback)
+        return "\n".join(filter(None, (record.error_kind or record.status, feedback)))
 
     @property
     def state(self) -> State:

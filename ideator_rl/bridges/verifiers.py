@@ -21,10 +21,10 @@ from pydantic import Field
 from ideator_rl.bridges.execution import ExecutionRewards, numbers_of
 
 ASK = """
-import json, sys, urllib.request
-url, key, model, body = sys.argv[1:]
+import json, os, sys, urllib.request
+url, model, body = sys.argv[1:]
 data = json.dumps({"model": model, "messages": json.loads(body)}).encode()
-headers = {"Content-Type": "application/json", "Authorization": "Bearer " + key}
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["IDEATOR_ASK_KEY"]}
 request = urllib.request.Request(url + "/chat/completions", data, headers)
 urllib.request.urlopen(request, timeout=3600).read()
 """
@@ -106,7 +106,9 @@ class IdeaHarness(vf.Harness[IdeaHarnessConfig]):
         system, prompt = self.resolve_text_prompt(data)
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt or ""})
-        return await runtime.run(["python3", "-c", ASK, endpoint, secret, ctx.model, json.dumps(messages)], {})
+        # The key is in no command line, which all users of a machine can read.
+        command = ["python3", "-c", ASK, endpoint, ctx.model, json.dumps(messages)]
+        return await runtime.run(command, {"IDEATOR_ASK_KEY": secret})
 
 
 class IdeatorEnvConfig(vf.EnvConfig):
