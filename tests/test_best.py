@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -63,6 +64,20 @@ def test_best_writes_the_measured_codebase_its_patch_and_a_note(call, toy_run, t
     # What the model wrote stays inside its indented part, and nothing in it acts on a terminal.
     assert "\u202e" not in text and "\x1b" not in text
     assert [line for line in text.splitlines() if "<script>" in line and not line.startswith("    ")] == []
+
+
+def test_the_command_by_hand_is_one_that_a_shell_can_run(call, toy_run, tmp_path):
+    """The supervisor fills in the fields of a measured run's command; a shell would pass the braces on."""
+    shutil.copytree(TOY, tmp_path / "toy")
+    manifest = tmp_path / "toy" / "env.yaml"
+    command = 'command: [python, train.py, --out, "{artifact}/x.txt", --seed, "{seed}", --seconds, "{budget}"]'
+    manifest.write_text(re.sub(r"^command: .*$", command, manifest.read_text(), flags=re.M))
+    (toy_run / "recipe.yaml").write_text(f"env: {tmp_path / 'toy'}\nideator: chat\npreset: cpu\n")
+    code, _, err = call("best", toy_run, "--out", tmp_path / "home")
+    assert code == 0, err
+    seconds = load_environment(str(TOY)).preset("cpu").budget.seconds
+    text = (tmp_path / "home" / "NOTE.txt").read_text()
+    assert f"python train.py --out /tmp/artifact/x.txt --seed 3 --seconds {seconds:g}\n" in text
 
 
 def test_the_patch_is_one_that_git_applies(call, toy_run, tmp_path):

@@ -23,6 +23,7 @@ from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.new import new_environment
 from ideator_rl.patch import apply_patch, tree_hash
 from ideator_rl.publishing.trajectories import write_trajectories
+from ideator_rl.report.run_view import run_view
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
@@ -96,6 +97,9 @@ def assert_generations_are_shown(folder, run, inherited, prompts):
     """Report and export: whose code each idea changes, its patch to that code, and its prompt."""
     page = Page(page_of(folder))
     shown = page.experiments()
+    view = run_view("run", run)
+    numbers = [row.number for row in view.code_parents(view.row_of(view.best))]
+    assert numbers and f"It builds on the code of experiment {numbers[0]}. Its prompt showed " in page.text
     place = {row["key"]: index for index, row in enumerate(shown)}
     kept = json.loads(gzip.decompress(base64.b64decode(page.script("prompts"))))
     last, chain = shown[place[inherited[-1].experiment_id]], []

@@ -177,6 +177,17 @@ def test_cost_and_failures_are_those_of_the_records(tmp_path):
     assert crash.message == "out of memory" and late.count == lost.count == 1
 
 
+def test_a_refused_patch_is_named_by_its_reason_and_not_by_the_code_that_it_quotes(tmp_path):
+    message = (
+        "a.py, SEARCH block at line 2: these lines are not in the file:\n    | x = 1\nThe closest lines are:\n  14| y"
+    )
+    refused = record("a", "unpatchable", error={"kind": "", "message": message})
+    run = journal(tmp_path, [[refused]])
+    reason = "a.py, SEARCH block at line 2: these lines are not in the file: | x = 1"
+    assert answered(run)["Which failures dominate?"].more.startswith(f"For example: “{reason}”.")
+    assert [kind.message for kind in failure_kinds(run_view("run", read_run(tmp_path)))] == [reason]
+
+
 def test_results_from_a_shared_bucket_are_mentioned_and_counted_once(tmp_path):
     runs = []
     for name in ("one", "two"):

@@ -23,6 +23,7 @@ from typing import Any
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
+from ideator_rl.executor.run_variables import filled_command
 from ideator_rl.executor.trials import SEEDS_PER_REPLICATE
 from ideator_rl.experiment import FINAL_REPLICATE, REPORTED, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.files import atomic_folder
@@ -246,12 +247,15 @@ def _commands(best: BestCodebase, out: str) -> list[str]:
     # Without the sandbox and the evaluator: for a reader who wants to see the code at work.
     here, preset = environment.at(record.preset), environment.preset(record.preset)
     seed = record.seed + SEEDS_PER_REPLICATE * record.replicate
-    variables = f"IDEATOR_DATA=DATA IDEATOR_ARTIFACT=/tmp/artifact IDEATOR_SEED={seed} "
-    variables += f"IDEATOR_BUDGET_SECONDS={preset.budget.seconds:g}"
+    values = ("DATA", "/tmp/artifact", str(seed), f"{preset.budget.seconds:g}")
+    names = ("IDEATOR_DATA", "IDEATOR_ARTIFACT", "IDEATOR_SEED", "IDEATOR_BUDGET_SECONDS")
+    variables = dict(zip(names, values, strict=True))
+    assignments = " ".join(f"{name}={value}" for name, value in variables.items())
     lines += [
         "Run the code by hand, without sandbox or measurement; DATA is the folder of the environment's public data:",
         f"    mkdir -p /tmp/artifact; cd {shlex.quote(str(folder / CODEBASE))}",
-        f"    {variables} {shlex.join(here.command)}",
+        # A shell does not fill in {artifact} and the other fields: the supervisor does, for a measured run.
+        f"    {assignments} {shlex.join(filled_command(tuple(here.command), variables))}",
     ]
     return lines
 

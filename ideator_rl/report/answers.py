@@ -17,7 +17,7 @@ from scipy.stats import norm, t
 from ideator_rl.experiment import LOST, OWN_FAILURES, RERUN_REPLICATE, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
 from ideator_rl.report.changes import describe_patch
-from ideator_rl.report.failures import last_line
+from ideator_rl.report.failures import main_line
 from ideator_rl.report.payload import title
 from ideator_rl.report.progress import experiment_seconds
 from ideator_rl.report.run_view import Row, RunView
@@ -90,7 +90,9 @@ def _shoulders(view: RunView, best: Experiment) -> str:
     values = [f"experiment {row.number} ({number(row.record.metric['value'])})" if row.record and row.record.metric
               else f"experiment {row.number} ({row.status})" for row in direct[:3]]  # fmt: skip
     more = f" and {len(direct) - 3} more" if len(direct) > 3 else ""
-    return f"It answers {', '.join(values)}{more}; ideas before it in all: {len(ancestors)}."
+    shown = f"Its prompt showed {', '.join(values)}{more}; ideas before it in all: {len(ancestors)}."
+    bases = " and ".join(f"experiment {row.number}" for row in view.code_parents(view.row_of(best)))
+    return f"It builds on the code of {bases}. {shown}" if bases else shown
 
 
 def certainty(view: RunView, best: Experiment | None) -> Answer:
@@ -276,11 +278,11 @@ STATUS_MEANING = {
 
 
 def _common_error(view: RunView, status: str) -> tuple[str, Row | None]:
-    """The message that most failures of a status share, by its last line, and an experiment that has it."""
+    """The message that most failures of a status share, by the line with its reason, and an experiment that has it."""
     rows_by_message: dict[str, list[Row]] = {}
     for row in view.rows:
         if row.status == status and row.record and row.record.error:
-            rows_by_message.setdefault(last_line(row, 120), []).extend([row] * max(1, len(row.proposals)))
+            rows_by_message.setdefault(main_line(row, 120), []).extend([row] * max(1, len(row.proposals)))
     if not rows_by_message:
         return "", None
     message, rows = max(rows_by_message.items(), key=lambda item: len(item[1]))

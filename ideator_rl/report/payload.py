@@ -30,7 +30,6 @@ from ideator_rl.report.changes import changes
 from ideator_rl.report.figures import STATUSES
 from ideator_rl.report.idea_map import IdeaMap
 from ideator_rl.report.run_view import Row, RunView
-from ideator_rl.storage.idea_context import InheritedPatch
 from ideator_rl.text.display import shorten, visible
 
 MAX_BYTES = 10_000_000
@@ -57,10 +56,8 @@ def table(views: Sequence[RunView], maps: Sequence[IdeaMap]) -> Markup:
     columns: dict[str, list[Any]] = {}
     places = [place for idea_map in maps for place in idea_map.points]
     for i, ((number, row), place) in enumerate(zip(rows, places, strict=True)):
-        inherited = inherited_of(views[number], row)
-        code_parents = inherited.base.parents if inherited and inherited.base.tree else ()
         facts = {"run": number, "parents": parents.get(i, []), "place": place, **_facts(views[number], row)}
-        facts["code"] = [index[number, id] for id in code_parents if (number, id) in index]
+        facts["code"] = [index[number, parent.key] for parent in views[number].code_parents(row)]
         facts["prompt"] = prompts.get(prompt_of(views[number], row))
         for name, value in facts.items():
             columns.setdefault(name, []).append(value)
@@ -106,12 +103,6 @@ def prompt_of(view: RunView, row: Row) -> str:
     """The text that asked for an idea when it was first proposed; empty where it is not known."""
     first = row.proposals[0] if row.proposals else None
     return view.run.prompts.get((first.step, first.rank, first.position), "") if first else ""
-
-
-def inherited_of(view: RunView, row: Row) -> InheritedPatch | None:
-    """What an idea inherited when it was first proposed."""
-    first = row.proposals[0] if row.proposals else None
-    return view.run.inherited.get((first.step, first.position)) if first else None
 
 
 def _fitting_length(lengths: list[int], target: float) -> int:
@@ -228,7 +219,7 @@ def _clipped(texts: tuple[str, ...], max_characters: int) -> tuple[list[str], li
 def _texts(view: RunView, row: Row) -> tuple[str, ...]:
     """Idea, thought, patch, log, kind and message of the error, what ideators are shown of the result, the patch to
     the parent's code, and why that code was not used."""
-    record, inherited = row.record, inherited_of(view, row)
+    record, inherited = row.record, view.inherited_of(row)
     error = (record.error or {}) if record else {}
     patch, log = (record.patch, record.log) if record else ("", "")
     feedback = feedback_of(record, view.feedback_level) if record else ""

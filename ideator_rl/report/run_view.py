@@ -16,6 +16,7 @@ from ideator_rl.environments.references import Reference, references
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import RERUN_REPLICATE, RUNNING, Experiment
 from ideator_rl.report.charts import Baseline
+from ideator_rl.storage.idea_context import InheritedPatch
 from ideator_rl.storage.run_folder import saved_leaderboard
 from ideator_rl.storage.run_reader import Rollout, Run, Step
 from ideator_rl.text.redaction import Redactor
@@ -115,6 +116,17 @@ class RunView:
 
     def row_of(self, record: Experiment) -> Row | None:
         return self._row_by_id.get(record.id)
+
+    def inherited_of(self, row: Row) -> InheritedPatch | None:
+        """What an idea inherited when it was first proposed."""
+        first = row.proposals[0] if row.proposals else None
+        return self.run.inherited.get((first.step, first.position)) if first else None
+
+    def code_parents(self, row: Row | None) -> list[Row]:
+        """The experiments whose code an idea changed: none for the baseline's, two for a merge."""
+        inherited = self.inherited_of(row) if row else None
+        ids = inherited.base.parents if inherited and inherited.base.tree else ()
+        return [self._row_by_id[id] for id in ids if id in self._row_by_id]
 
     @cached_property
     def _row_by_id(self) -> dict[str, Row]:
