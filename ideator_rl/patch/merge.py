@@ -37,7 +37,7 @@ def merged_tree(base: Tree, first: Tree, second: Tree) -> Tree | None:
 
 def _merged_text(base: str, first: str, second: str) -> str | None:
     lines = base.splitlines(keepends=True)
-    changes = sorted([*_changes(lines, first), *_changes(lines, second)], key=lambda change: change[:2])
+    changes = sorted([*line_changes(lines, first), *line_changes(lines, second)], key=lambda change: change[:2])
     out: list[str] = []
     position, last = 0, None
     for change in changes:
@@ -52,7 +52,8 @@ def _merged_text(base: str, first: str, second: str) -> str | None:
     return "".join([*out, *lines[position:]])
 
 
-def _changes(lines: list[str], text: str) -> list[Change]:
+def line_changes(lines: list[str], text: str) -> list[Change]:
+    """What turns the lines of a base into a text, in their order."""
     new = text.splitlines(keepends=True)
     opcodes = SequenceMatcher(None, lines, new, autojunk=False).get_opcodes()
     return [(i1, i2, new[j1:j2]) for tag, i1, i2, j1, j2 in opcodes if tag != "equal"]

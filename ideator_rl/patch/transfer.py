@@ -9,13 +9,9 @@ Where both change a line, the change from `base` to `tree` counts.
 
 from __future__ import annotations
 
-import difflib
-
 from ideator_rl.patch.edit import PatchError
+from ideator_rl.patch.merge import Change, line_changes
 from ideator_rl.patch.paths import Tree
-
-Change = tuple[int, int, list[str]]
-"""First line, line after the last, and the lines in their place."""
 
 
 def transfer(base: Tree, tree: Tree, other: Tree) -> Tree:
@@ -41,7 +37,7 @@ def transfer(base: Tree, tree: Tree, other: Tree) -> Tree:
 
 def _merged(path: str, before: str, after: str, other: str) -> str:
     lines = before.splitlines(keepends=True)
-    ours, theirs = _changes(lines, after), _changes(lines, other)
+    ours, theirs = line_changes(lines, after), line_changes(lines, other)
     # Line by line, so that a change of one setting replaces none of its neighbours.
     single = [line for change in theirs for line in _split(change)]
     kept: list[Change] = []
@@ -56,12 +52,6 @@ def _merged(path: str, before: str, after: str, other: str) -> str:
         result += "".join(lines[position:start]) + "".join(new)
         position = end
     return result + "".join(lines[position:])
-
-
-def _changes(lines: list[str], text: str) -> list[Change]:
-    new = text.splitlines(keepends=True)
-    matcher = difflib.SequenceMatcher(None, lines, new, autojunk=False)
-    return [(i1, i2, new[j1:j2]) for tag, i1, i2, j1, j2 in matcher.get_opcodes() if tag != "equal"]
 
 
 def _split(change: Change) -> list[Change]:
