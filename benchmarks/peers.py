@@ -1,6 +1,7 @@
 """A no-op experiment here and in OpenEvolve and Shinka, in turn in one run.
 
 usage: python benchmarks/peers.py --envs FOLDER [--turns 2] [--start forked|cold]
+       python benchmarks/peers.py search|table …        searches of the three on one task: see peers_search.py
 
 What is timed, of the same script of a few milliseconds (tests/toy_env), 20 in turn and 60 with two slots:
 
@@ -24,6 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import peers_search
 from overhead import ROOT, take_turn
 from overhead_parts import Figures
 from peers_turn import DISTRIBUTIONS, PEERS
@@ -33,6 +35,9 @@ BASELINE = ROOT / "tests" / "toy_env" / "baseline" / "train.py"
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["search"], ["table"]):
+        return peers_search.main(argv, install)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", type=Path, required=True, help="folder for the peers' virtual environments")
     parser.add_argument("--turns", type=int, default=2)
