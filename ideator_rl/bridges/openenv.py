@@ -4,7 +4,7 @@ executed experiment.
     python -m ideator_rl.bridges.openenv ./my_env --port 8000
 
 Guarantees: sessions are independent; equal codebases run once.  A lost experiment is an error of the step, and no
-reward.
+reward.  Pages of other sites are refused (`same_site`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from openenv.core.env_server import Action, Environment, Observation, State, cre
 from pydantic import Field
 
 from ideator_rl.bridges.execution import ExecutionRewards, numbers_of
+from ideator_rl.bridges.same_site import SameSite
 from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
@@ -91,15 +93,18 @@ class IdeatorEnvironment(Environment[IdeaAction, IdeaObservation, State]):
         return self._state
 
 
-def create_app(rewards: ExecutionRewards, sessions: int = 64) -> Any:
+def create_app(rewards: ExecutionRewards, sessions: int = 64, names: Iterable[str] = ()) -> Any:
     """The FastAPI application of OpenEnv that serves an environment.
 
     Args:
         sessions: at the same time, at most.
+        names: of this machine, by which clients may address it, besides localhost and any address.
     """
-    return create_fastapi_app(
+    app = create_fastapi_app(
         lambda: IdeatorEnvironment(rewards), IdeaAction, IdeaObservation, max_concurrent_envs=sessions
     )
+    app.add_middleware(SameSite, names=tuple(names))
+    return app
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -115,14 +120,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--allow-reported", action="store_true", help="accept a metric that ideas could forge")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument(
+        "--allowed-host", action="append", default=[], help="a name by which clients address this machine; repeatable"
+    )
     args = vars(parser.parse_args(argv))
-    host, port = args.pop("host"), args.pop("port")
+    host, port, names = args.pop("host"), args.pop("port"), args.pop("allowed_host")
     try:
         rewards = ExecutionRewards.of(args)
     except IdeatorError as error:
         print(error, file=sys.stderr)
         return 2
-    uvicorn.run(create_app(rewards), host=host, port=port)
+    uvicorn.run(create_app(rewards, names=[host, *names]), host=host, port=port)
     return 0
 
 
