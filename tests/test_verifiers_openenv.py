@@ -1,9 +1,11 @@
 """Our environments rolled out by the installed verifiers and served to the installed OpenEnv client."""
 
 import asyncio
+import shutil
 import socket
 import threading
 
+import httpx
 import pytest
 from conftest import TOY
 from llm_server import Scripted, answer
@@ -51,8 +53,6 @@ def test_settings_are_checked_and_a_lost_experiment_has_no_reward(settings, monk
 
 
 def test_a_reported_metric_is_refused_unless_it_is_allowed(settings, tmp_path):
-    import shutil
-
     shutil.copytree(TOY, tmp_path / "reported")
     manifest = tmp_path / "reported" / "env.yaml"
     manifest.write_text(manifest.read_text().replace("1000.0]}", "1000.0], source: reported}"))
@@ -74,12 +74,18 @@ def test_numbers_of_a_result_that_does_not_count_are_not_shown():
 
 
 @pytest.mark.slow
-def test_verifiers_rolls_out_our_environment(settings):
+@pytest.mark.parametrize("size", [0, 200_000], ids=["a short prompt", "a prompt longer than an argument may be"])
+def test_verifiers_rolls_out_our_environment(settings, tmp_path, monkeypatch, size):
     pytest.importorskip("verifiers.v1", reason="verifiers >= 0.4 is not installed")
     import verifiers.v1 as vf
 
     from ideator_rl_env import load_environment
 
+    monkeypatch.setenv("IDEATOR_ASK_KEY", "secret-of-the-endpoint")
+    shutil.copytree(TOY, tmp_path / "env")
+    with (tmp_path / "env" / "prompts" / "short.md").open("a") as prompt:
+        prompt.write(" more" * (size // 5))
+    settings = settings | {"env": str(tmp_path / "env")}
     env = load_environment(**settings, rows=3)
     tasks = list(env.taskset)
     assert len({task.key for task in tasks}) == 3
@@ -93,13 +99,18 @@ def test_verifiers_rolls_out_our_environment(settings):
             slots = [slot for task in tasks for slot in env.slots(task)]
             return [await env.run_slot(slot, context) for slot in slots]
 
-    with Scripted(*({"body": answer(text)} for text in (BETTER, BROKEN, "no idea"))) as server:
+    looking = BETTER.replace("x = 1.0", "import os\nprint(dict(os.environ))\nx = 1.0")
+    with Scripted(*({"body": answer(text)} for text in (looking, BROKEN, "no idea"))) as server:
         episodes = asyncio.run(rollouts(server.url))
     assert all(episode.ok for episode in episodes), [episode.errors for episode in episodes]
     traces = [episode.traces[0] for episode in episodes]
     assert [trace.reward > 0 for trace in traces] == [True, False, False]
     assert [trace.metrics["succeeded"] for trace in traces] == [1.0, 0.0, 0.0]
     assert traces[0].metrics["height"] == pytest.approx(1 / traces[0].reward)
+    assert len(server.requests[0]["messages"][-1]["content"]) > size
+    # The key of the endpoint is in no variable of an experiment.
+    log = asyncio.run(ExecutionRewards.of(settings).record(looking)).log
+    assert "IDEATOR_BUDGET_SECONDS" in log and "secret-of-the-endpoint" not in log
 
 
 @pytest.mark.slow
@@ -125,10 +136,13 @@ def test_an_openenv_client_gets_the_reward_of_an_executed_idea(settings):
                 return first, await client.step({"text": BETTER}), await client.step({"text": "no idea"})
 
         try:
+            foreign = [{"Host": "rebound.example"}, {"Origin": "http://page.example"}]
+            refused = [httpx.post(f"http://127.0.0.1:{port}/reset", json={}, headers=keys) for keys in foreign]
             first, better, malformed = asyncio.run(episodes())
         finally:
             server.should_exit = True
             thread.join(60)
+    assert [answer.status_code for answer in refused] == [403, 403]
     assert "toy bowl" in first.observation["prompt"] and not first.done
     record = asyncio.run(rewards.record(BETTER))
     assert record.replayed and better.done and better.reward == record.reward > 0

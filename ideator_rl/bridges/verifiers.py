@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
+from uuid import uuid4
 
 import verifiers.v1 as vf
 from pydantic import Field
@@ -21,9 +22,11 @@ from pydantic import Field
 from ideator_rl.bridges.execution import ExecutionRewards, numbers_of
 
 ASK = """
-import json, os, sys, urllib.request
-url, model, body = sys.argv[1:]
-data = json.dumps({"model": model, "messages": json.loads(body)}).encode()
+import os, sys, urllib.request
+url, file = sys.argv[1:]
+with open(file, "rb") as stream:
+    data = stream.read()
+os.remove(file)
 headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["IDEATOR_ASK_KEY"]}
 request = urllib.request.Request(url + "/chat/completions", data, headers)
 urllib.request.urlopen(request, timeout=3600).read()
@@ -106,8 +109,11 @@ class IdeaHarness(vf.Harness[IdeaHarnessConfig]):
         system, prompt = self.resolve_text_prompt(data)
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": prompt or ""})
+        # A file, since the kernel takes at most 128 KiB for one argument or variable.
+        question = f"question-{uuid4().hex}.json"
+        await runtime.write(question, json.dumps({"model": ctx.model, "messages": messages}).encode())
         # The key is in no command line, which all users of a machine can read.
-        command = ["python3", "-c", ASK, endpoint, ctx.model, json.dumps(messages)]
+        command = ["python3", "-c", ASK, endpoint, question]
         return await runtime.run(command, {"IDEATOR_ASK_KEY": secret})
 
 
