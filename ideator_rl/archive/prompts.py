@@ -2,7 +2,8 @@
 
 Guarantees: a share `free` of the groups, exact over batches, gets the environment's own prompt; before the first
 success all groups do.  The others show the ideas that a strategy picked, each with its result.  The rows are a function
-of seed, batch and archive.  Past ideas are untrusted text: each is cut to a length, and braces in it are not filled in.
+of seed, batch and archive.  Past ideas are untrusted text: each is cut to a length, braces in it are not
+filled in, and special tokens of chat templates lose their brackets.
 
 The templates are `parents.md` and `explore.md` in this folder; an environment brings its own as the prompts `parents`
 and `explore` of its `env.yaml`.  Fields: `{prompt}` (the environment's own), `{task}`, `{ideas}`, `{metric}`,
@@ -30,6 +31,7 @@ from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.llm.prompt_form import as_messages
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.text.special_tokens import without_special_tokens
 
 PARENTS, EXPLORE = "parents", "explore"
 """Templates, here or in an environment: do better than the shown ideas, or propose something different."""
@@ -114,7 +116,8 @@ def parent_prompt(
     ideas = []
     for index, (idea, value) in enumerate(past_ideas):
         lines = feedback[index] if index < len(feedback) else ""
-        head = f"Idea {index + 1}, {_result(environment, value, baseline)}:\n{cut(idea, idea_chars)}"
+        shown = without_special_tokens(cut(idea, idea_chars))
+        head = f"Idea {index + 1}, {_result(environment, value, baseline)}:\n{shown}"
         ideas.append(f"{head}\n{lines}" if lines else head)
     values = {
         "prompt": own,

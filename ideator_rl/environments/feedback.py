@@ -37,7 +37,8 @@ from ideator_rl.experiment import (
     Experiment,
 )
 from ideator_rl.text.display import visible
-from ideator_rl.text.redaction import without_tokens
+from ideator_rl.text.redaction import end_of, without_tokens
+from ideator_rl.text.special_tokens import without_special_tokens
 
 MAX_CHARS, MAX_LINES, MAX_LINE = 1_500, 20, 200
 """Of the words of one experiment."""
@@ -118,11 +119,13 @@ def _words(record: Experiment, chars: int) -> list[str]:
     elif record.status == SUCCEEDED or (record.status == FAILED and record.text):
         text, from_end = record.text, False
     elif record.status == FAILED:
-        text, from_end = _end_of_log(record.log[-READ_CHARS:]), True
+        text, from_end = _end_of_log(end_of(record.log, READ_CHARS)), True
     else:
         return []
     # A carriage return is a new line for a terminal: what it would overwrite is shown.
-    cleaned = _clean(text[-READ_CHARS:] if from_end else text[:READ_CHARS])
+    # Cut after the cleaning, since half of a secret would not be known as one.
+    cleaned = _clean(text)
+    cleaned = end_of(cleaned, READ_CHARS) if from_end else cleaned[:READ_CHARS]
     lines = [_shortened(line) for line in cleaned.split("\n") if line.strip()]
     # The reason is at the end of a traceback, and at the beginning of a message.
     kept: list[str] = []
@@ -145,7 +148,7 @@ def _clean(text: str) -> str:
     # The end of a path is kept: which file it was is what a reader needs.
     text = _FOLDERS.sub("", text)
     # Special tokens of chat templates and the marks of ideas lose their brackets.
-    return _BRACKET.sub(r"(\1)", _TAG.sub(r"‹\1›", text))
+    return _BRACKET.sub(r"(\1)", _TAG.sub(r"‹\1›", without_special_tokens(text)))
 
 
 def _shortened(line: str) -> str:

@@ -71,6 +71,7 @@ from ideator_rl.executor.queue import (
 from ideator_rl.experiment import FINAL, Experiment, require_finite, typed_fields
 from ideator_rl.patch import tree_hash
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object, read_object
+from ideator_rl.text.redaction import end_of
 
 __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attempt", "Claim", "End", "QueueEntry",
            "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
@@ -238,7 +239,7 @@ def _cut(record: Experiment, name: str) -> bytes:
             record,
             idea=record.idea[:room],
             patch=record.patch[:room],
-            log=record.log[-room:],
+            log=end_of(record.log, room),
             text=record.text[:room],
             error={key: value[:room] for key, value in record.error.items()} if record.error else None,
             scoring=record.scoring if room > 200 else {},
@@ -253,10 +254,10 @@ def _tail(text: str) -> str:
     """The end of a log that takes at most `LOG_TAIL_BYTES` in JSON."""
     if len(json.dumps(text)) <= LOG_TAIL_BYTES:
         return text
-    text = text[-LOG_TAIL_BYTES:]
+    text = end_of(text, LOG_TAIL_BYTES)
     # Control and other characters take up to twelve bytes each.
     while (excess := len(json.dumps(text)) - LOG_TAIL_BYTES) > 0:
-        text = text[max(1, excess // 12) :]
+        text = end_of(text, len(text) - max(1, excess // 12))
     return text
 
 

@@ -26,6 +26,7 @@ from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 from ideator_rl.patch.import_graph import third_party_packages
 from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, shown_files, tokens
+from ideator_rl.text.special_tokens import without_special_tokens
 
 FOLDER = Path(__file__).with_name("prompts")
 AGENT_TEMPLATE = "agent/idea.md.j2"
@@ -129,7 +130,8 @@ class Prompt:
             read_only=read_only,
             hidden=self._hidden,
             files=files,
-            idea=self.idea.text,
+            # As a special token of a chat template, a part of the idea could end the user's message.
+            idea=without_special_tokens(self.idea.text),
             mark=_mark(self.idea),
         )
 

@@ -28,6 +28,7 @@ from ideator_rl.sandbox.program import COLD, PROGRAM, Inside, Process, Script
 from ideator_rl.sandbox.sandbox import BWRAP, NONE, WORKSPACE, Sandbox
 from ideator_rl.sandbox.start import start_script
 from ideator_rl.sandbox.tracer import Tracer
+from ideator_rl.text.redaction import beginning_of, end_of
 
 LOG_HEAD, LOG_TAIL = 4_990_000, 4_990_000
 """Bytes of output kept from the start and from the end."""
@@ -98,9 +99,13 @@ class _Log:
 
     def text(self) -> str:
         tail = self._tail[-LOG_TAIL:]
-        cut = self.total - len(self._head) - len(tail)
-        middle = f"\n… {cut} bytes left out …\n".encode() if cut else b""
-        return (self._head + middle + tail).decode("utf-8", "replace")
+        if self.total == len(self._head) + len(tail):
+            return (self._head + tail).decode("utf-8", "replace")
+        # Without the words that the cut goes through: the rest of a secret would not be known as one.
+        head = beginning_of(self._head.decode("latin-1") + "x", len(self._head)).encode("latin-1")
+        tail_text = end_of("x" + tail.decode("latin-1"), len(tail)).encode("latin-1")
+        middle = f"\n… {self.total - len(head) - len(tail_text)} bytes left out …\n".encode()
+        return (head + middle + tail_text).decode("utf-8", "replace")
 
 
 def run(

@@ -32,6 +32,7 @@ from ideator_rl.scoring.scoring import (
     ScoringRun,
 )
 from ideator_rl.text.display import encodable
+from ideator_rl.text.redaction import beginning_of
 
 METRIC_DIGITS = 4
 """Significant digits of a metric for which a scorer ran."""
@@ -143,7 +144,7 @@ def _call_evaluator(run: ScoringRun, environment: Environment) -> dict[str, Any]
 
 def _text(text: str, run: ScoringRun) -> tuple[str, str]:
     """What of a text goes into the record as feedback, and why nothing does; one of them is empty."""
-    text = encodable(text)[:MAX_TEXT]
+    text = beginning_of(encodable(text), MAX_TEXT)
     if run.exposure.hidden:
         return "", "a model had got hidden data"
     return ("", "it repeats private data") if repeats_private(text, run.private) else (text, "")

@@ -22,6 +22,7 @@ from typing import Any
 from ideator_rl.environments.preset import Metric
 from ideator_rl.errors import IdeatorError
 from ideator_rl.text.display import encodable
+from ideator_rl.text.redaction import beginning_of
 
 METRIC = "metric"
 """A key for the metric that every environment has, next to its own name."""
@@ -84,7 +85,7 @@ def read_result(returned: Any, metric: Metric, function: Callable[..., Any], cal
     if len(values) > MAX_SECONDARY:
         raise BadResult(f"{lead} {len(values)} secondary metrics{where}; expected at most {MAX_SECONDARY}")
     _check_required(metric, values, lead, where)
-    return Result(metrics[0], values, encodable("\n".join(texts))[:MAX_TEXT])
+    return Result(metrics[0], values, beginning_of(encodable("\n".join(texts)), MAX_TEXT))
 
 
 def _check_required(metric: Metric, values: Mapping[str, float], lead: str, where: str) -> None:

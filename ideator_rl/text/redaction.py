@@ -22,6 +22,9 @@ WIRE_SETTINGS = ("extra_headers", "extra_query")
 """Settings of an LLM whose values are shown only where they name an environment variable."""
 MIN_SECRET_LENGTH = 8
 """Characters; a shorter value of an environment variable is taken for an ordinary word."""
+MAX_SECRET_LENGTH = 512
+"""Characters of the longest secret whose rest `end_of` removes."""
+_WORD = re.compile(rf"\S{{1,{MAX_SECRET_LENGTH}}}")
 _SECRET_KEY = re.compile(
     r"token$|secret|passw|api[_-]?key|access[_-]?key|subscription-key|credential|authorization|cookie", re.IGNORECASE
 )
@@ -71,6 +74,23 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
 def without_tokens(text: str) -> str:
     """A text without what looks like a secret by itself: logins and queries of URLs, and tokens of known forms."""
     return _TOKEN.sub(HIDDEN, _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(r"\1", text)))
+
+
+def end_of(text: str, length: int) -> str:
+    """The end of a text, at most `length` characters, without the word that the cut went through.
+
+    The rest of a secret would not be known as one.  Of a word without end, `MAX_SECRET_LENGTH` characters are left out.
+    """
+    if len(text) <= length:
+        return text
+    end = text[-length:] if length > 0 else ""
+    cut_word = None if text[len(text) - len(end) - 1].isspace() else _WORD.match(end)
+    return end[cut_word.end() :] if cut_word else end
+
+
+def beginning_of(text: str, length: int) -> str:
+    """The first characters of a text, `length` at most, without the word that the cut went through: see `end_of`."""
+    return end_of(text[::-1], length)[::-1]
 
 
 def is_secret_key(key: str) -> bool:

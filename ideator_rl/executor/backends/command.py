@@ -36,7 +36,7 @@ from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.files import cache_root
 from ideator_rl.storage.bucket import Bucket, credential_variables
 from ideator_rl.text.display import visible
-from ideator_rl.text.redaction import without_tokens
+from ideator_rl.text.redaction import end_of, without_tokens
 
 OWN_INTERPRETER = ("PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 """Variables that belong to this process's interpreter, and not to another one that `python` names."""
@@ -150,8 +150,11 @@ class CommandBackend(Backend):
             text = self._call(render(self.settings.log, {"name": name, "log": str(path)})).output
         else:
             with suppress(OSError), open(path, "rb") as file:
-                file.seek(max(0, path.stat().st_size - LOG_BYTES))
+                start = max(0, path.stat().st_size - LOG_BYTES)
+                file.seek(start)
                 text = file.read(LOG_BYTES).decode(errors="replace")
+                # The cut may go through a secret.
+                text = end_of(text, len(text) - 1) if start else text
         return without_tokens(visible("\n".join(text.strip().splitlines()[-LOG_LINES:])))
 
     def _states(self) -> dict[str, JobState]:

@@ -1,0 +1,54 @@
+"""Secrets that a cut goes through: of a log, of an evaluator's words, of what an engine printed."""
+
+import pytest
+
+from ideator_rl.environments.feedback import READ_CHARS, feedback_of
+from ideator_rl.executor.backends.command import LOG_BYTES
+from ideator_rl.executor.record_store import LOG_TAIL_BYTES, load_records, save_record
+from ideator_rl.experiment import Experiment
+from ideator_rl.sandbox import sealed_run
+from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.text.redaction import beginning_of, end_of, without_tokens
+
+TOKEN = "hf_" + "Q" * 40
+
+
+def failed(log):
+    return Experiment("e", "failed", "idea", "toy", "cpu", error={"kind": "failed", "message": "m"}, log=log)
+
+
+@pytest.mark.parametrize("cut", range(0, len(TOKEN) + 4, 3))
+def test_no_part_of_a_secret_is_left_at_a_cut(cut, tmp_path):
+    after = "word\n" * 3_000
+    log = f"before {TOKEN} " + after[: READ_CHARS - cut]
+    assert "Q" not in feedback_of(failed(log), "text")
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    save_record(bucket, failed(f"before {TOKEN} " + ("word " * 3_000)[: LOG_TAIL_BYTES - 2 - cut]))
+    [(_, stored)] = load_records(bucket, ["e"])
+    assert "Q" not in without_tokens(stored.log) and "word" in stored.log and len(stored.log) <= LOG_TAIL_BYTES
+    for length in range(len(log) - len(TOKEN) - 2, len(log)):
+        assert "Q" not in without_tokens(end_of(log, length))
+    for length in range(4, len(TOKEN) + 9):
+        assert "Q" not in without_tokens(beginning_of(log, length))
+
+
+@pytest.mark.parametrize("shift", range(0, len(TOKEN) + 2, 3))
+def test_a_run_that_prints_much_leaves_no_half_of_a_secret(shift, monkeypatch):
+    head_bytes = tail_bytes = 2_000
+    monkeypatch.setattr(sealed_run, "LOG_HEAD", head_bytes)
+    monkeypatch.setattr(sealed_run, "LOG_TAIL", tail_bytes)
+    log = sealed_run._Log()
+    head = "w " * (head_bytes // 2)
+    log.add((head[: head_bytes - shift] + TOKEN + " ").encode() + b"x " * (tail_bytes + 9))
+    log.add((f"{TOKEN} " + "y " * tail_bytes)[: tail_bytes + shift].encode())
+    text = log.text()
+    assert "bytes left out" in text and "Q" not in without_tokens(text)
+    count = int(text.partition("… ")[2].partition(" ")[0])
+    assert len(text) - len(f"\n… {count} bytes left out …\n") + count == log.total
+
+
+def test_whole_words_are_kept_and_a_word_without_end_is_shortened():
+    assert end_of("one two", 7) == "one two" and end_of("one two", 3) == "two" and end_of("one two", 2) == ""
+    assert beginning_of("one two", 3) == "one" and beginning_of("one two", 5) == "one "
+    assert end_of("x" * 5_000, 1_000) == "x" * 488 and end_of("word", 0) == ""
+    assert LOG_BYTES > 512, "an engine's log still shows something after the cut"
