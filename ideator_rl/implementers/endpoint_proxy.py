@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 MAX_HEADER, CHUNK = 65_536, 65_536
 MAX_CONNECTIONS = 64
 CONNECT_SECONDS, HEADER_SECONDS = 30.0, 60.0
+RETRY_SECONDS = 0.1
+"""After a connection that could not be accepted."""
 
 
 class EndpointProxy:
@@ -32,8 +34,9 @@ class EndpointProxy:
     def __init__(self, path: Path, endpoints: Iterable[tuple[str, int]], owner: int):
         self._allowed = {(host.lower(), port) for host, port in endpoints}
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._closed = threading.Event()
         self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(str(path))
+        _bind(self._server, path)
         path.chmod(0o600)
         if owner != os.getuid():
             os.chown(path, owner, owner)
@@ -42,18 +45,28 @@ class EndpointProxy:
 
     def close(self) -> None:
         """Take no further connection; those that are open end with the agent."""
+        self._closed.set()
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
 
     def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
+        while not self._closed.is_set():
+            try:
                 client, _ = self._server.accept()
-                if self._slots.acquire(blocking=False):
-                    threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-                else:
-                    client.close()
+            except OSError:
+                # A connection that broke, or no free descriptor: the next one may succeed.  The pause keeps a lasting
+                # fault from taking a core.
+                self._closed.wait(RETRY_SECONDS)
+                continue
+            if not self._slots.acquire(blocking=False):
+                client.close()
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            except RuntimeError:  # no further thread
+                self._slots.release()
+                client.close()
 
     def _serve(self, client: socket.socket) -> None:
         try:
@@ -94,6 +107,15 @@ class EndpointProxy:
             back.start()
             _copy(client, outside)
             back.join()
+
+
+def _bind(server: socket.socket, path: Path) -> None:
+    """Create the socket's file; by a short name of its folder, since a socket's path has at most 107 bytes."""
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        server.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
 
 
 def _read_head(client: socket.socket) -> tuple[bytes, bytes]:
