@@ -147,6 +147,35 @@ def test_a_changed_environment_is_named(call, toy_run, tmp_path):
     assert facts["mean"] == 2.0 and facts["baseline"]["mean"] == pytest.approx(4.1)
 
 
+def test_a_bucket_of_several_presets_compares_with_the_baseline_of_the_ideas_own(call, toy_run):
+    bucket = open_bucket(f"file://{toy_run}/bucket")
+    run = read_run(toy_run)
+    environment = load_environment(str(TOY))
+    for e in run.experiments.values():
+        # A run in progress has stored each as its worker would.
+        record_store.save_record(bucket, e)
+    digest = {"environment": environment.digest("cpu")}
+    tree = {"train.py": "x = 0.0\n"}
+    record_store.save_tree(bucket, tree_hash(tree), tree)
+    others = [
+        replace(baseline(0, 90.0), id="other-preset", preset="large", tree=tree_hash(tree), hashes=digest),
+        replace(baseline(0, 70.0), id="other-version", tree=tree_hash(tree), hashes={"environment": "f" * 64}),
+    ]
+    for e in others:
+        record_store.save_record(bucket, e)
+    for n in range(3):
+        own = replace(
+            baseline(n, 4.0 + n / 10), id=f"own{n}", tree=tree_hash(environment.baseline("cpu")), hashes=digest
+        )
+        record_store.save_record(bucket, own)
+    code, out, err = call("best", bucket.url, "--out", toy_run.parent / "home", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["mean"] == 2.0 and facts["baseline"]["values"] == pytest.approx([4.0, 4.1, 4.2])
+    patch = (toy_run.parent / "home" / "best.patch").read_text()
+    assert apply_patch(environment.baseline("cpu"), patch) == read_tree(toy_run.parent / "home" / "codebase")
+
+
 def test_a_search_and_its_bucket_give_the_same_codebase(call, tmp_path):
     go(configured(tmp_path / "run", max_experiments=8), RandomEdits())
     code, out, err = call("best", tmp_path / "run", "--out", tmp_path / "one", "--json")

@@ -129,6 +129,8 @@ def best_codebase(target: str, folder: Path | None, rank: int = 1) -> BestCodeba
         count = "1 idea" if len(ranked) == 1 else f"{len(ranked)} ideas"
         raise BestError(f"--rank is {rank}, and {count} of {target} succeeded. Give a rank from 1 to {len(ranked)}.")
     record = ranked[rank - 1]
+    if folder is None:
+        run.experiments = _comparable(run.experiments, record)
     name = _environment_name(run, bucket, record)
     environment, changed = _environment(name, record)
     tree, rebuilt = _codebase(record, bucket, environment, missing, target)
@@ -276,6 +278,18 @@ def _run_of_bucket(bucket: Bucket, target: str) -> Run:
     """A bucket's results as a run, which has no proposals; without those that were measured for a leaderboard."""
     records = [e for e in read_results(bucket, record_store.load_records) if e.replicate < FINAL_REPLICATE]
     return Run(Path(target), {}, [], {e.id: e for e in sorted(records, key=lambda e: e.finished)})
+
+
+def _comparable(experiments: dict[str, Experiment], record: Experiment) -> dict[str, Experiment]:
+    """The experiments of a bucket that measured the same thing as this one: other presets have other baselines."""
+
+    def is_comparable(other: Experiment) -> bool:
+        same_task = (other.environment, other.preset) == (record.environment, record.preset)
+        # Ideas of an earlier version of the environment count in the rank; its baseline is none of this one's.
+        is_current = other.hashes.get("environment") == record.hashes.get("environment")
+        return same_task and (is_current or not other.is_baseline)
+
+    return {id: other for id, other in experiments.items() if is_comparable(other)}
 
 
 def _ranked(run: Run, bucket: Bucket | None, folder: Path | None) -> list[Experiment]:
