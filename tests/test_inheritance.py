@@ -19,11 +19,13 @@ from pyarrow import parquet
 from report_page import Page, page_of
 
 from ideator_rl.checks.check import _prompts
+from ideator_rl.cli.status import RunStatus
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.new import new_environment
 from ideator_rl.patch import apply_patch, tree_hash
 from ideator_rl.publishing.trajectories import write_trajectories
 from ideator_rl.report.run_view import run_view
+from ideator_rl.report.summary import run_summary
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideator import Subject
 from ideator_rl.search.ideators import get_ideator
@@ -31,6 +33,7 @@ from ideator_rl.search.run import run_search
 from ideator_rl.storage.idea_context import inherited_patches, prompts_by_idea
 from ideator_rl.storage.journal_reader import JournalReader
 from ideator_rl.storage.run_reader import read_run
+from ideator_rl.text.display import number
 from ideator_rl.text.redaction import Redactor
 
 ENVIRONMENT = load_environment(TOY)
@@ -110,11 +113,26 @@ def assert_generations_are_shown(folder, run, inherited, prompts):
     assert len(chain) == len(inherited) == 3 and last["prompt"] == 0 and last["to_parent"] == ""
     assert [kept[row["prompt"]][0] for row in (last, *reversed(chain))] == prompts
     assert [row["to_parent"] for row in reversed(chain)] == [row.patch for row in inherited]
+    assert_ancestors_are_named(run, inherited)
     write_trajectories(run, folder / "export", Redactor({}))
     table = parquet.read_table(folder / "export" / "data" / "trajectories.parquet").to_pylist()
     assert [row["prompt"] for row in table] == prompts
     assert [row["code_parents"] for row in table] == [[], *(list(row.base.parents) for row in inherited)]
     assert [row["patch_to_parent"] for row in table] == ["", *(row.patch for row in inherited)]
+
+
+def assert_ancestors_are_named(run, inherited):
+    """Summary and `status`: the best idea is the last of four, and each built on the one before it."""
+    ancestors = [run.experiments[id] for row in reversed(inherited) for id in row.base.parents]
+    for rows in (None, 30):
+        lines = run_summary(run, rows).split("\n")
+        start = lines.index("  It builds on the code of:") + 1
+        named = [line.split()[0] for line in lines[start : start + len(ancestors)]]
+        assert named == [number(ancestor.metric["value"]) for ancestor in ancestors] and len(named) == 3
+        assert "One step from" in lines[start] and "[Experiment]" not in lines[start] and not lines[start + 3].strip()
+    status = RunStatus(run.folder)
+    status.refresh()
+    assert status.facts()["best_code_parents"] == [ancestors[0].id]
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ class RunStatus:
             "max_steps": run.recipe.get("max_steps"),
             "baseline": run.baseline,
             "best": {"id": best.id, "metric": best.metric, "idea": best.idea} if best else None,
+            "best_code_parents": [parent.id for parent in run.code_parents(best)] if best else [],
             "statuses": dict(Counter(row.status for row in run.rollouts)),
             "experiments": len(run.ran),
             "steps": [{**asdict(step), "success": step.success} for step in run.by_step()],

@@ -124,9 +124,8 @@ class RunView:
 
     def code_parents(self, row: Row | None) -> list[Row]:
         """The experiments whose code an idea changed: none for the baseline's, two for a merge."""
-        inherited = self.inherited_of(row) if row else None
-        ids = inherited.base.parents if inherited and inherited.base.tree else ()
-        return [self._row_by_id[id] for id in ids if id in self._row_by_id]
+        parents = self.run.code_parents(row.record) if row and row.record else []
+        return [self._row_by_id[parent.id] for parent in parents if parent.id in self._row_by_id]
 
     @cached_property
     def _row_by_id(self) -> dict[str, Row]:

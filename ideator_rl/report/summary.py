@@ -10,16 +10,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
-from ideator_rl.experiment import FINAL, LOST, RUNNING
+from ideator_rl.experiment import FINAL, LOST, RUNNING, Experiment
+from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.storage.run_reader import Run, Step, read_run
-from ideator_rl.text.display import clip, number, share, visible
+from ideator_rl.text.display import clip, number, share, shorten, visible
 
 MAX_TEXT = 8_000
 """Characters of the best idea, and of its patch."""
-FIXED_LINES = 22
+FIXED_LINES = 27
 """Lines of a shortened summary that are not the table by step, with those that `status` adds."""
 SHORT_TEXT = 200
 """Characters of the best idea in a shortened summary."""
+MAX_ANCESTORS = 3
+"""Ideas that are named below the best one, whose code it builds on."""
+ANCESTOR_TEXT = 100
+"""Characters of each of them."""
 HEADER = "step  ideas  distinct  success  mean metric  best metric  mean reward"
 
 
@@ -96,8 +101,35 @@ def _best(run: Run, shortened: bool) -> list[str]:
         value += f"; the first {number(values[0])}"
     lines = [f"Best idea {run.metric}: {value}"]
     if shortened:
-        return [*lines, "  " + " ".join(best.idea.split())[:SHORT_TEXT]]
-    return [*lines, "  " + _clipped(best.idea), "", *("  " + line for line in _clipped(best.patch).splitlines())]
+        return [*lines, "  " + shorten(best.idea, SHORT_TEXT), *_shoulders(run, best)]
+    patch = ("  " + line for line in _clipped(best.patch).splitlines())
+    return [*lines, "  " + _clipped(best.idea), *_shoulders(run, best), "", *patch]
+
+
+def _shoulders(run: Run, best: Experiment) -> list[str]:
+    """The ideas whose code an idea builds on, its own parents first; none for one that changed the baseline."""
+    ancestors, pending = dict[str, Experiment](), run.code_parents(best)
+    while pending:
+        ancestor = pending.pop(0)
+        if ancestor.id not in ancestors:
+            ancestors[ancestor.id] = ancestor
+            pending += run.code_parents(ancestor)
+    lines = []
+    for ancestor in list(ancestors.values())[:MAX_ANCESTORS]:
+        value = number(ancestor.metric["value"]) if ancestor.metric else ancestor.status
+        lines.append(f"    {value}  {shorten(_description(ancestor.idea), ANCESTOR_TEXT)}")
+    if not lines:
+        return []
+    more = len(ancestors) - len(lines)
+    return ["  It builds on the code of:", *lines, *([f"    and of {more} more before them"] if more else [])]
+
+
+def _description(idea: str) -> str:
+    """What an idea proposes, without its code."""
+    try:
+        return parse_idea(idea).experiment
+    except MalformedIdea:
+        return idea
 
 
 def _clipped(text: str) -> str:

@@ -170,6 +170,18 @@ class Run:
             return {}
         return {(row.step, row.position): row for row in self._from_journal(inherited_patches)}
 
+    def code_parents(self, experiment: Experiment) -> list[Experiment]:
+        """The experiments whose code an idea changed when it was first proposed: none for the baseline's, two for a
+        merge.
+
+        Raises:
+            NoRun: the journal cannot be read.
+        """
+        first = next((row for row in self.rollouts if row.experiment_id == experiment.id), None)
+        patch = self.inherited.get((first.step, first.position)) if first else None
+        ids = patch.base.parents if patch and patch.base.tree else ()
+        return [self.experiments[id] for id in ids if id in self.experiments]
+
     @cached_property
     def prompts(self) -> dict[tuple[int, int, int], str]:
         """The text that asked for each idea of a search, by step, rank and position; empty for older runs.
