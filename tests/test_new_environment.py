@@ -337,3 +337,18 @@ def test_two_files_of_one_name_are_not_merged_and_a_file_that_cannot_be_read_is_
 def test_a_name_that_yaml_reads_as_something_else_is_refused(name, tmp_path):
     with pytest.raises(IdeatorError, match="no word such as `no`"):
         new_environment(tmp_path / "env", name=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "server"), [([], False), (["lm"], False), (["predictions"], True), (["score"], True)]
+)
+def test_an_example_ends_with_the_command_of_its_search_which_can_be_run(call, tmp_path, options, server):
+    argv = ["--kind", *options] if options else []
+    code, out, err = call("env", "new", tmp_path / "mine", *argv)
+    assert code == 0, err
+    *_, named, command = out.splitlines()
+    assert named.startswith(f"{tmp_path}/mine/search.yaml is the recipe") and ("name your server" in named) == server
+    program, *words = shlex.split(command)
+    code, out, err = call(*words, "--dry-run")
+    assert program == "ideator-rl" and code == 0, err
+    assert "experiments" in out

@@ -13,6 +13,7 @@ from ideator_rl.archive.prompt_rows import prompt_rows
 from ideator_rl.checks.check import check_environment
 from ideator_rl.checks.proofs import Check
 from ideator_rl.cli.output import bucket_url, print_json, print_progress, print_text, write_new
+from ideator_rl.config.yaml_reader import read_yaml
 from ideator_rl.environments.codebase import Codebase
 from ideator_rl.environments.data import PrepareOptions, prepare_data
 from ideator_rl.environments.environment import Environment, load_environment
@@ -24,6 +25,8 @@ from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.storage.bucket import check_url, folder_of
 
+RECIPE = "search.yaml"
+"""Of a search, in an environment that `env new` wrote."""
 HIDDEN_BUCKET = ".bucket"
 """A bucket next to a dataset: TRL does not load hidden folders."""
 
@@ -192,9 +195,20 @@ def new(args: argparse.Namespace) -> int:
         lines.append(f"  edit {path}/{script}, {path}/evaluator.py and {path}/env.yaml")
     else:
         lines = [f"{path} is a complete environment. Next:", f"  ideator-rl env show {path}"]
-    lines += [f"  ideator-rl env check {path}", f"  ideator-rl execute {path} --baseline"]
+    lines += [
+        f"  ideator-rl env check {path}",
+        f"  ideator-rl execute {path} --baseline",
+        *_search_lines(path, written.folder),
+    ]
     print_text("\n".join(lines))
     return 0
+
+
+def _search_lines(path: str, folder: Path) -> list[str]:
+    """The recipe that was written, and the command that runs it."""
+    asks_server = "base_url" in str(read_yaml(folder / RECIPE).get("ideator_options"))
+    todo = ": name your server and model in it first" if asks_server else ", which needs no language model"
+    return [f"{path}/{RECIPE} is the recipe of a search{todo}. Then:", f"  ideator-rl search {path}/{RECIPE}"]
 
 
 def _printed_path(folder: Path) -> str:
@@ -227,7 +241,7 @@ def _new_reported(args: argparse.Namespace) -> int:
     }
     lines = [f"{title + ':':<11}{text}" for title, text in rows.items() if text]
     lines.append(f"\n{path} is a complete environment. Next:\n  ideator-rl env check {path}")
-    lines.append(f"  ideator-rl search {path}/search.yaml --dry-run  (edit its server first)")
+    lines += _search_lines(path, written.folder)
     print_text("\n".join(lines))
     return 0
 

@@ -85,8 +85,9 @@ def new_environment(
         with atomic_folder(folder, overwrite=False) as scratch:
             fields = {"NAME": name, "SCRIPT": script_name} | place_fields(folder)
             fill(TEMPLATES / template, scratch, fields)
-            if kind not in (None, "lm"):
-                fill(TEMPLATES / "recipe", scratch, fields)
+            # A catalogue of edits can be searched without a language model.
+            has_catalogue = (TEMPLATES / template / "edits.yaml").is_file()
+            fill(TEMPLATES / ("recipe_catalogue" if has_catalogue else "recipe"), scratch, fields)
         return NewEnvironment(folder, name, None)
     metric_name, direction = metric_and_direction(metric or DEFAULT_METRICS[kind or "lm"])
     measures_loss = is_loss(metric_name) if kind is None else kind == "lm"
