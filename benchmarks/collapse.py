@@ -34,6 +34,7 @@ from collapse_methods import (
     TUNED,
     TUNING,
     UNSEEN,
+    UPDATES,
 )
 
 HERE = Path(__file__).parent
@@ -83,6 +84,7 @@ def wanted(methods: list[str] | None, landscapes: list[str] | None) -> list[tupl
     """Cells in the order of importance."""
     cells = [(name, preset) for preset in UNSEEN for name in (*MAIN, *REFERENCE)]
     cells += [(name, preset) for preset in SCREENING for name in SCREENED]
+    cells += [(name, preset) for preset in UNSEEN for name in UPDATES]
     cells += [(name, preset) for preset in FURTHER for name in AGAIN]
     cells += [(name, preset) for preset in (*UNSEEN, *FURTHER) for name in (*FORECAST, *MIXED)]
     chosen = [cell for cell in cells if not methods or cell[0] in methods]

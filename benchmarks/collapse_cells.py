@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from collapse_methods import BATCH, METHODS, ORACLE, SEARCH, Method
+from collapse_methods import BATCH, METHODS, ORACLE, SEARCH, Method, steps_of
 from collapse_oracle import run_oracle
 from collapse_records import read_cell
 
@@ -100,7 +100,7 @@ def _run(method: Method, recipe_keys: dict[str, Any], landscape_seed: int, budge
                     most *= (recipe_keys.get("screen") or {}).get("over", 1)
                     _search(run, {**recipe_keys, "max_experiments": budget, "max_ideas": most})
                 else:
-                    _train(run, {**recipe_keys, "max_steps": most // BATCH}, budget)
+                    _train(run, {**recipe_keys, "max_steps": steps_of(recipe_keys, most)}, budget)
         finally:
             MemoryBucket.forget(bucket)
         return read_cell(run, landscape_seed, budget)

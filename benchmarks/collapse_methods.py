@@ -29,6 +29,8 @@ FORECAST = ("screen4", "screen8")
 """Evolution with a screen, on all sixteen: 4 or 8 ideas sampled for each that is run."""
 MIXED = ("default_screen4", "default_screen8")
 """The default mix with a screen: its numbers are the mix's own, nothing was tuned."""
+UPDATES = ("default_twice", "default_small")
+"""On the eight: more updates for each experiment, by training each batch twice or by batches a quarter as large."""
 
 BUDGET, MOST_PROPOSED = 2048, 3072
 """Unique experiments of a cell, and the ideas after which it ends although it has not run so many."""
@@ -77,6 +79,13 @@ class Method:
     keys: dict[str, Any] = field(default_factory=dict)
 
 
+def steps_of(keys: dict[str, Any], ideas: int) -> int:
+    """Optimizer steps in which an arm of RL samples so many ideas, those that a screen leaves out not counted."""
+    batch = keys.get("per_device_train_batch_size", BATCH) * keys.get("gradient_accumulation_steps", 1)
+    run_of_batch = batch // (keys.get("screen") or {}).get("over", 1)
+    return ideas * int(keys.get("num_iterations", 1)) // run_of_batch
+
+
 def _rl(name: str, label: str, keys: dict[str, Any] | None = None) -> Method:
     return Method(name, label, keys=keys or {})
 
@@ -112,6 +121,12 @@ METHODS = {
         ),
         _rl("default_screen4", "default mix + screen, 4 samples an experiment", _screened(4)),
         _rl("default_screen8", "default mix + screen, 8 samples an experiment", _screened(8)),
+        _rl("default_twice", "default mix, each batch trained twice", {**DEFAULT, "num_iterations": 2}),
+        _rl(
+            "default_small",
+            "default mix, four updates where it has one",
+            {**DEFAULT, "per_device_train_batch_size": 16},
+        ),
         _rl("max_at_k", "max@8, one prompt", {"advantage": "max_at_k", "advantage_options": {"k": 8}}),
         _rl("fours", "the mix in groups of four, 8 elites, no free prompts, imitation 2", FOURS),
         Method("oracle", "reference: genetic algorithm on the table, no ideator", ORACLE),
@@ -158,6 +173,8 @@ TUNED: dict[str, dict[str, Any]] = {
     "default": {"learning_rate": 3e-4},
     "default_screen4": {"learning_rate": 3e-4},
     "default_screen8": {"learning_rate": 3e-4},
+    "default_twice": {"learning_rate": 3e-4},
+    "default_small": {"learning_rate": 3e-4},
     "fours": {"learning_rate": 1e-4},
     "evolution": EVOLUTION,
     "screen4": EVOLUTION,

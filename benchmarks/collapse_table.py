@@ -22,6 +22,7 @@ from collapse_methods import (
     SCREENED,
     SCREENING,
     UNSEEN,
+    UPDATES,
 )
 from scipy.stats import t as student
 from scipy.stats import wilcoxon
@@ -33,6 +34,7 @@ PAIRS = (
     ("fours", "evolution"), ("fours", "default"), ("screen4", "evolution"), ("screen8", "evolution"),
     ("screen8", "default"), ("screen8", "oracle"), ("default_screen4", "default"), ("default_screen4", "evolution"),
     ("default_screen4", "screen4"), ("default_screen8", "screen8"),
+    ("default_twice", "default"), ("default_small", "default"),
 )  # fmt: skip
 """Of a table, where it has them; its p-values of scores are corrected together, and so are those of areas (Holm
 1979)."""
@@ -50,7 +52,7 @@ def table(results: list[dict[str, Any]], trials: list[dict[str, Any]]) -> str:
         f"{BATCH} ideas a step; at most {MOST_PROPOSED / BUDGET:g} ideas for each experiment of the budget. "
         "0 is the baseline, 1 the best idea there is.",
         "",
-        *_section(results, BUDGET, (*MAIN, *REFERENCE), UNSEEN, tests=True),
+        *_section(results, BUDGET, (*MAIN, *UPDATES, *REFERENCE), UNSEEN, tests=True),
         *_section(results, LONG, (*LONG_METHODS, *REFERENCE), UNSEEN, tests=True),
         "Eight more landscapes, added when the first eight were known:",
         "",
