@@ -178,7 +178,7 @@ def draw(path: Path) -> None:
         ),
         (f"nanogpt, {budget} experiments, gain", relabelled(names, lambda name: paired(weak, name, "gain"))),
     ]
-    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "methods", "axes.spines.top": False})
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "methods", "svg.fonttype": "none", "axes.spines.top": False})
     plt.rcParams.update({"axes.spines.right": False})
     figure, axes = plt.subplots(len(panels), 1, figsize=(7, 9), layout="constrained",
                                 height_ratios=[max(1, len(shown)) for _, shown in panels])  # fmt: skip
