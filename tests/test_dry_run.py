@@ -132,3 +132,11 @@ def test_a_run_that_does_not_fit_its_fleet_is_refused(capsys):
 def test_experiments_at_once_are_those_of_whole_machines(fleet, slots):
     preset = load_environment("nanogpt").preset("paper")
     assert at_once(preset, Fleet(**fleet)) == slots
+
+
+def test_a_dry_run_counts_what_a_screen_runs(tmp_path, capsys):
+    screen = ["--screen", "{over: 4, after: 20}", "--num_generations", "16", "--per_device_train_batch_size", "16"]
+    keys = ["--output_dir", str(tmp_path / "run"), "--max_steps", "5", *screen]
+    assert main(["--config", "quickstart", "--dry-run", *keys]) == 0
+    # Two batches of 16 give 20 outcomes; 4 ideas are run of each of the other three.
+    assert "4 of the 16 ideas of a batch are run, after 20 outcomes; 44 in all" in capsys.readouterr().out

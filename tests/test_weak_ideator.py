@@ -119,18 +119,40 @@ def test_a_weak_ideator_is_the_first_with_enough_runnable_answers(tmp_path, monk
 
 
 def test_the_quickstart_is_compared_by_thirds_and_in_spreads():
+    timed = {"resumed": False, "seconds": 1}
+
     def line(arm, rewards, **more):
-        return {"arm": arm, "seed": 101, "rewards": rewards, "success": rewards, "resumed": False, "seconds": 1} | more
+        return {"arm": arm, "seed": 101, "rewards": rewards, "success": rewards, **timed} | more
 
     again = {"again": [2.3, 2.3, None], "baseline_again": [2.6, 2.5, 2.7]}
-    lines = [line("trained", [0.1, 0.2, None, 0.3, 0.4, 0.5], **again), line("frozen", [0.2] * 6)]
+    lines = [
+        line("trained", [0.1, 0.2, None, 0.3, 0.4, 0.5], idea_rewards=[0.0, 0.5, 0.6], **again),
+        line("frozen", [0.2] * 6, idea_rewards=[0.2, None, 0.4]),
+        line("screened", [0.3] * 6, idea_rewards=[0.4, 0.4, 0.5]),
+    ]
     assert newcomer.third(lines[0], "rewards", 0) == pytest.approx(0.15)
     assert newcomer.gain_of(lines[0]) == pytest.approx(0.25)
     assert newcomer.spread_of(lines) == pytest.approx(0.1)
     text = newcomer.table(lines)
     assert "| 101 | 0.150 → 0.450 | 0.200 → 0.200 | 0.150 → 0.450 | 2.300 | 2.5 |" in text
-    assert "| trained, last third − first third | +0.300 |" in text and "3 spreads: 0 of 1." in text
-    assert "| last third, trained − frozen | +0.250 |" in text
+    assert "| trained, last third − first third | 1 | +0.300 | +0.600 |" in text and "3 spreads: 0 of 1." in text
+    assert "| screened, last third − first third | 1 | +0.000 | +0.100 |" in text
+    assert "| last third, trained − frozen | 1 | +0.250 | +0.200 |" in text
+    assert "| last third, trained − screened | 1 | +0.150 | +0.100 |" in text
+
+
+def test_all_arms_of_the_quickstart_run_equally_many_ideas():
+    start = ["--model_name_or_path", "x"]
+    trained = load_recipe("quickstart", [])
+    frozen, screened = (
+        load_recipe("quickstart", [*words(newcomer.KEYS[arm]), *start]) for arm in ("frozen", "screened")
+    )
+    own, plain = (recipe.grpo["per_device_train_batch_size"] for recipe in (trained, frozen))
+    over = trained.ours.screen.over
+    # The first step is not screened.
+    assert own + (trained.grpo["max_steps"] - 1) * own // over == newcomer.IDEAS
+    assert plain * frozen.grpo["max_steps"] == newcomer.IDEAS
+    assert frozen.ours.screen is None and screened.ours.screen == trained.ours.screen
 
 
 def test_a_table_replaces_that_of_a_page(tmp_path):

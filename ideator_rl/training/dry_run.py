@@ -55,7 +55,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         + _cap(ours.max_gpu_hours, "GPU-hours"),
         *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
         *cascade_lines(ours.cascade, environment, ours.preset, ideas),
-        *_screen(recipe),
+        *_screen(recipe, rollouts),
         _ideator(recipe, ideas, environment.prompt(ours.preset, ours.prompts)),
     ]
     # None for an implementer that asks no LLM.
@@ -74,13 +74,21 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     return "\n".join([*lines, *(f"note         {note}" for note in notes)])
 
 
-def _screen(recipe: Recipe) -> list[str]:
+def _screen(recipe: Recipe, rollouts: int) -> list[str]:
+    """What a screen runs of a batch, and of the run if the first outcomes suffice.
+
+    Args:
+        rollouts: batches of the run.
+    """
     screen = recipe.ours.screen
     if screen is None:
         return []
-    first = screen.outcomes_before(recipe.screened_budget)
-    share = f"{recipe.executed_share} of the {recipe.generation_batch} ideas of a batch are run"
-    return [f"screen       {share}, after {first} outcomes"]
+    first, batch = screen.outcomes_before(recipe.screened_budget), recipe.generation_batch
+    # Batches before the screen ranks are run whole.
+    whole = min(rollouts, math.ceil(first / batch))
+    ideas = whole * batch + (rollouts - whole) * recipe.executed_share
+    share = f"{recipe.executed_share} of the {batch} ideas of a batch are run, after {first} outcomes"
+    return [f"screen       {share}; {ideas} in all, if a quarter of these succeed"]
 
 
 def _ideator(recipe: Recipe, ideas: int, prompt: str) -> str:
