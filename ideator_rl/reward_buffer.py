@@ -35,7 +35,7 @@ from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import OWN_FAILURES, SUCCEEDED, Experiment
 from ideator_rl.files import cache_root
 from ideator_rl.reward import BatchOutcomes
-from ideator_rl.storage.idea_context import IdeaContext
+from ideator_rl.storage.idea_context import Base, IdeaContext
 from ideator_rl.storage.journal import Journal, Note, Proposal, sections
 from ideator_rl.storage.journal_reader import JOURNAL, Descent
 from ideator_rl.text.display import encodable
@@ -140,11 +140,11 @@ class RewardBuffer:
         return [record for record in records if record is not None]
 
     async def as_completed(
-        self, completions: list[str], *, step: int | None = None
+        self, completions: list[str], *, step: int | None = None, contexts: Mapping[int, IdeaContext] | None = None
     ) -> AsyncIterator[tuple[int, Experiment]]:
-        """As `score`, but yields each record with its index as soon as it is known."""
+        """As `score`, but yields each record with its index as soon as it is known; `contexts` as for `propose`."""
         step = self.journal.next_step() if step is None else step
-        first, tasks_by_index = self.propose(completions, step)
+        first, tasks_by_index = self.propose(completions, step, contexts=contexts)
         tasks = list(tasks_by_index.values())
         waiting = set(range(len(tasks)))
         try:
@@ -177,9 +177,9 @@ class RewardBuffer:
         """
         # SQLite takes no half surrogate pairs.
         completions = [encodable(text) for text in completions]
-        replicates, refused = _replicates(completions, self.config.replicates), refused or {}
-        contexts = contexts or {}
+        refused, contexts = refused or {}, contexts or {}
         bases = {index: context.base for index, context in contexts.items()}
+        replicates = _replicates(completions, self.config.replicates, bases)
         first = self.journal.propose(step, completions, replicates, refused, note, contexts)
         for record in refused.values():
             self._remember(record)
@@ -380,14 +380,15 @@ def _journal_path(config: BufferConfig) -> Path:
     return cache_root() / "buffers" / f"{name}.sqlite"
 
 
-def _replicates(completions: list[str], replicates: int) -> list[int]:
-    """The replicate of each completion: equal ideas of one call take turns."""
+def _replicates(completions: list[str], replicates: int, bases: Mapping[int, Base | None]) -> list[int]:
+    """The replicate of each completion: equal ideas of one call about one codebase take turns."""
     if replicates == 1:
         return [0] * len(completions)
-    counts: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     chosen = []
-    for text in completions:
-        idea = sections(text)[1] or text
+    for index, text in enumerate(completions):
+        base = bases.get(index)
+        idea = (sections(text)[1] or text, base.tree if base else "")
         chosen.append(counts[idea] % replicates)
         counts[idea] += 1
     return chosen

@@ -3,7 +3,8 @@
 A plain module-level coroutine function, so that it works in `GRPOTrainer`, `RLOOTrainer`, and by its dotted path
 `rewards.execution.execution_reward` in the stock `trl grpo` command.  There the dataset's columns name where and how
 to run: `environment`, `preset` and `bucket` are needed; the other fields of `BufferConfig` (`implementer`, `coder`,
-`slots`, `seed`, …) are optional.  A column `parents` (experiment ids that the prompt showed) is stored as lineage.
+`slots`, `seed`, …) are optional.  A column `parents` (experiment ids that the prompt showed) is stored as lineage.  A
+column `code_bases` (`archive.bases.read_options`) holds the codebases that ideas change in the place of the baseline.
 
 `execution_reward.as_completed` is the same as a stream of `RowReward`; it never refuses a batch that was lost as a
 whole: its trainer decides that.

@@ -8,26 +8,35 @@
 A parent's codebase is its patch on today's baseline, so it is there even if the bucket has lost it.  Where the patch
 leads to another codebase than the parent's, the environment has changed: the parent is not used, and `Base.problem`
 says so in a sentence.
+
+A trainer's rows carry what their prompt offers in the column `code_bases`.  So ideas that are run again after a kill
+change the same codebases, whatever the archive holds by then.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ideator_rl.archive.archive import Archive
 from ideator_rl.environments.environment import Environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.patch import PatchError, Tree, diff, judge, patched_tree, tree_hash
 from ideator_rl.patch.merge import merged_tree
+from ideator_rl.patch.shown_files import FILES_TOKENS
 from ideator_rl.storage.idea_context import Base
+
+if TYPE_CHECKING:  # it imports the executor, and recipes that read `Inherit` are refused within a second
+    from ideator_rl.archive.archive import Archive
 
 Inherit = Literal["none", "best_parent", "chosen"]
 NONE, BEST_PARENT, CHOSEN = "none", "best_parent", "chosen"
+COLUMN = "code_bases"
+"""Of a trainer's rows: a list of `Option.to_json`, empty or null where every idea changes the baseline."""
 MAX_TREES = 128
 """Codebases of parents that are kept in memory."""
 MERGED_PARENTS = 3
@@ -40,8 +49,28 @@ class Option:
     """A codebase that a prompt offers."""
 
     name: str
-    """As an idea names it: `0` for the baseline, `2` for the second shown idea, `1+2` for a merge."""
+    """As an idea names it: `0` for the baseline, `2` for the second shown idea, `1+2` for a merge.  Empty for the
+    codebase that all ideas of the prompt change, whatever they name."""
     base: Base
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self.base), "parents": list(self.base.parents)}
+
+    @classmethod
+    def from_json(cls, body: Any) -> Option:
+        """
+        Raises:
+            IdeatorError: it is not as `to_json` returned it.
+        """
+        texts = ("name", "tree", "patch", "problem")
+        is_ours = isinstance(body, dict) and body.keys() == {*texts, "parents"}
+        if not is_ours or not all(isinstance(text, str) for text in (*map(body.get, texts), *(body["parents"] or ()))):
+            raise IdeatorError(
+                f"The column {COLUMN} holds {str(body)[:100]!r}. Expected codebases, each with name, tree, patch, "
+                "parents and problem, as the rows of a run with `inherit` have them. If it means something else, "
+                "rename it."
+            )
+        return cls(body["name"], Base(body["tree"], body["patch"], tuple(body["parents"] or ()), body["problem"]))
 
 
 class Bases:
@@ -93,23 +122,17 @@ class Bases:
 
     def of_answer(self, completion: str, parents: Sequence[Experiment], archive: Archive) -> Base | None:
         """The base of an idea whose prompt showed these ideas, in this order; None for the baseline."""
-        if self.inherit != CHOSEN:
-            return self.for_prompt(parents, archive)
-        try:
-            match = _NAMED.search(parse_idea(completion).experiment)
-        except MalformedIdea:
+        # Merges take a while, and most ideas name no base.
+        if self.inherit == CHOSEN and _named(completion) is None:
             return None
-        if match is None or not parents:
-            return None
-        name = "+".join(str(number) for number in sorted(int(text) for text in match.groups() if text))
-        options = self.options(parents)
-        for option in options:
-            if option.name == name:
-                return option.base if option.base.tree else None
-        offered = ", ".join(option.name for option in options)
-        return Base(
-            problem=f"The idea names the base {name} and its prompt offered {offered}: it changes the baseline."
-        )
+        return chosen_base(completion, self.offer(parents, archive))
+
+    def offer(self, parents: Sequence[Experiment], archive: Archive) -> list[Option]:
+        """The codebases that answers to a prompt with these ideas may change; none where all change the baseline."""
+        if self.inherit == CHOSEN:
+            return self.options(parents) if parents else []
+        base = self.for_prompt(parents, archive)
+        return [] if base is None else [Option("", base)]
 
     def _merges(self, singles: Sequence[tuple[int, Base]]) -> Iterator[Option]:
         """Merges of two parents whose changes do not conflict."""
@@ -137,6 +160,46 @@ class Bases:
                 self._trees.clear()
             self._trees[patch] = tree
         return tree
+
+
+def chosen_base(completion: str, options: Sequence[Option]) -> Base | None:
+    """The base of an idea whose prompt offered these codebases; None for the baseline."""
+    if options and not options[0].name:
+        return options[0].base
+    name = _named(completion)
+    if name is None or not options:
+        return None
+    for option in options:
+        if option.name == name:
+            return option.base if option.base.tree else None
+    offered = ", ".join(option.name for option in options)
+    return Base(problem=f"The idea names the base {name} and its prompt offered {offered}: it changes the baseline.")
+
+
+def read_options(value: Any) -> list[Option]:
+    """What a row's prompt offers, from the column `code_bases`.
+
+    Raises:
+        IdeatorError: the value is neither a list of codebases nor null.
+    """
+    return [Option.from_json(body) for body in (value if isinstance(value, list) else [] if value is None else [value])]
+
+
+def own_prompt(
+    environment: Environment, preset: str, kind: str, inherit: str = NONE, budget: int = FILES_TOKENS
+) -> str:
+    """The prompt without past ideas; where ideas inherit code it shows the baseline's, which its ideas change."""
+    tree = None if inherit == NONE else environment.baseline(preset)
+    return environment.prompt(preset, kind, tree, budget)
+
+
+def _named(completion: str) -> str | None:
+    """The name of the base that an idea names; None where it names none."""
+    try:
+        match = _NAMED.search(parse_idea(completion).experiment)
+    except MalformedIdea:
+        return None
+    return match and "+".join(str(number) for number in sorted(int(text) for text in match.groups() if text))
 
 
 def _line(error: PatchError) -> str:

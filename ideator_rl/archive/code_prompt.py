@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.bases import CHOSEN, Bases
-from ideator_rl.archive.prompts import PARENTS, cut, outcome, parent_prompt
+from ideator_rl.archive.bases import CHOSEN, COLUMN, NONE, Bases, own_prompt
+from ideator_rl.archive.prompts import PARENTS, ArchivePrompts, cut, outcome, parent_prompt
 from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.experiment import Experiment
 from ideator_rl.ideas import MalformedIdea, parse_idea, unmarked
-from ideator_rl.patch.shown_files import tokens
+from ideator_rl.patch.shown_files import FILES_TOKENS, tokens
 from ideator_rl.storage.idea_context import Base
 
 LEAST_TOKENS = 100
@@ -81,6 +83,33 @@ class CodePrompt:
         numbers = [number for number, record in enumerate(parents, 1) if record.id in base.parents]
         named = " and ".join(map(str, numbers))
         return f"These are the files as idea {named} below left them. Your changes apply to these files.\n\n"
+
+
+@dataclass(frozen=True)
+class InheritingPrompts(ArchivePrompts):
+    """The rows of a trainer's batches whose ideas inherit code; a row also carries what its prompt offers.
+
+    The ideas of a group have one row, and so the same base or the same choice of bases.
+    """
+
+    inherit: str = NONE
+    code_tokens: int = FILES_TOKENS
+    """Tokens of code in a prompt, at most, by estimate."""
+
+    @cached_property
+    def bases(self) -> Bases:
+        return Bases(self.buffer.executor.environment, self.buffer.config.preset, self.inherit)
+
+    def _row(self, parents: Sequence[Experiment], archive: Archive) -> dict[str, Any]:
+        options = [option.to_json() for option in self.bases.offer(parents, archive)]
+        return super()._row(parents, archive) | {COLUMN: options}
+
+    def _text(self, parents: Sequence[Experiment], archive: Archive) -> str:
+        if not parents:
+            where = self.buffer.executor.environment, self.buffer.config.preset
+            return own_prompt(*where, self.kind, self.inherit, self.code_tokens)
+        base = self.bases.for_prompt(parents, archive)
+        return CodePrompt(self.bases, self.kind).text(parents, archive, base, self.code_tokens, self.idea_chars)
 
 
 def _entry(record: Experiment, budget: int, idea_chars: int) -> str:

@@ -67,23 +67,25 @@ class ArchivePrompts:
         free = set(rng.sample(range(groups), self._free(batch, groups)))
         picked = iter(self.strategy.parents(archive, groups - len(free), rng))
         parents_by_group = [() if group in free else next(picked) for group in range(groups)]
-        return [
-            {"prompt": self.prompt(parents, archive), "parents": [parent.id for parent in parents]}
-            for parents in parents_by_group
-        ]
+        return [self._row(parents, archive) for parents in parents_by_group]
 
     def prompt(self, parents: Sequence[Experiment], archive: Archive | None = None) -> Any:
         """The prompt, as text or messages, that shows these experiments; without any, the environment's own."""
-        environment, preset = self.buffer.executor.environment, self.buffer.config.preset
-        text = environment.prompt(preset, self.kind)
-        if parents:
-            archive = archive or archive_of(self.buffer)
-            level = environment.feedback
-            results = [(record.idea, outcome(record, archive, level)) for record in parents]
-            baseline = archive.baseline.metric if archive.baseline else None
-            feedback = [feedback_of(record, level, self.idea_chars) for record in parents]
-            text = parent_prompt(environment, text, results, baseline, self.idea_chars, feedback=feedback)
+        text = self._text(parents, archive or archive_of(self.buffer))
         return as_messages(text) if self.chat else text
+
+    def _row(self, parents: Sequence[Experiment], archive: Archive) -> dict[str, Any]:
+        return {"prompt": self.prompt(parents, archive), "parents": [parent.id for parent in parents]}
+
+    def _text(self, parents: Sequence[Experiment], archive: Archive) -> str:
+        environment = self.buffer.executor.environment
+        text, level = environment.prompt(self.buffer.config.preset, self.kind), environment.feedback
+        if not parents:
+            return text
+        results = [(record.idea, outcome(record, archive, level)) for record in parents]
+        baseline = archive.baseline.metric if archive.baseline else None
+        feedback = [feedback_of(record, level, self.idea_chars) for record in parents]
+        return parent_prompt(environment, text, results, baseline, self.idea_chars, feedback=feedback)
 
     def _free(self, batch: int, groups: int) -> int:
         """How many groups of a batch are free: integers that add up to the share over batches."""

@@ -33,7 +33,13 @@ TRIES = 20
 
 
 def recombined_ideas(
-    environment: Environment, preset: str, count: int, seed: int, kind: str = "short", most_parents: int = 2
+    environment: Environment,
+    preset: str,
+    count: int,
+    seed: int,
+    kind: str = "short",
+    most_parents: int = 2,
+    own: str | None = None,
 ) -> list[tuple[str, str]]:
     """Prompts that show one to `most_parents` ideas with results, and answers that recombine them.
 
@@ -41,13 +47,14 @@ def recombined_ideas(
 
     Args:
         kind: which of the environment's prompts asks for an idea.
+        own: that prompt, where it is not as the environment has it.
 
     Raises:
         CatalogueError: the environment has no catalogue.
     """
     environment = environment.at(preset)
     catalogue, rng = environment_catalogue(environment), random.Random(seed)
-    own = environment.prompt(preset, kind)
+    own = environment.prompt(preset, kind) if own is None else own
     rows = []
     for _ in range(count):
         parents = [

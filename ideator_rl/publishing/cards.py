@@ -155,7 +155,7 @@ def _metric_values(run: Run) -> dict[str, Any]:
 def _training_prompt(recipe: Recipe, redactor: Redactor) -> str | None:
     """None if the environment is not on this machine."""
     try:
-        return redactor.text(load_environment(recipe.ours.env).prompt(recipe.ours.preset, recipe.ours.prompts))
+        return redactor.text(recipe.prompt(load_environment(recipe.ours.env)))
     except (IdeatorError, OSError):
         return None
 

@@ -103,6 +103,15 @@ def inherited_patches(journal: JournalQueries) -> list[InheritedPatch]:
     ]
 
 
+def prompt_of(journal: JournalQueries, experiment_id: str) -> str | None:
+    """The text that asked for the idea that first led to an experiment; None where it is not known."""
+    query = (
+        "select text from rollouts left join idea_prompts using (step, rank, position) left join prompts on "
+        "hash = prompt where experiment_id=? order by step, rank, position limit 1"
+    )
+    return next((text for (text,) in journal.read(query, (experiment_id,))), None)
+
+
 def prompts_by_idea(journal: JournalQueries) -> dict[tuple[int, int, int], str]:
     """The text that asked for each idea, by step, rank and position; without those whose prompt is not known."""
     if not journal.has_table("idea_prompts"):

@@ -56,7 +56,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
         *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
         *cascade_lines(ours.cascade, environment, ours.preset, ideas),
         *_screen(recipe, rollouts),
-        _ideator(recipe, ideas, environment.prompt(ours.preset, ours.prompts)),
+        _ideator(recipe, ideas, recipe.prompt(environment)),
     ]
     # None for an implementer that asks no LLM.
     coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from ideator_rl.archive.archive import archive_of, elites_for_imitation
+from ideator_rl.archive.bases import NONE
 from ideator_rl.archive.parents import get_strategy
 from ideator_rl.archive.prompts import ArchivePrompts
-from ideator_rl.llm.prompt_form import PromptForm
+from ideator_rl.llm.prompt_form import PromptForm, as_messages
 from ideator_rl.reward_buffer import RewardBuffer
+from ideator_rl.storage.idea_context import prompt_of
 from ideator_rl.training.recipe.recipe import Recipe
 
 EXAMPLES = 8
@@ -33,7 +35,8 @@ Draw = Callable[[int], Examples]
 class EliteExamples:
     """Draws examples: the best idea of a kind of change, with its own thought.
 
-    Every other one answers a prompt that shows the ideas it descends from, where these are known.
+    Every other one answers a prompt that shows the ideas it descends from, where these are known.  Where ideas inherit
+    code, each answers the prompt that it was written for: its edits fit the code of that prompt alone.
     """
 
     buffer: RewardBuffer
@@ -41,6 +44,8 @@ class EliteExamples:
     cells: int
     """Kinds of change to draw from, the best first."""
     seed: int
+    keeps_prompts: bool = False
+    """Ideas inherit code, so that their prompts are in the journal."""
 
     def __call__(self, batch: int) -> Examples:
         archive = archive_of(self.buffer)
@@ -50,8 +55,12 @@ class EliteExamples:
         examples: Examples = []
         for number, elite in enumerate(drawn):
             if completion := self.buffer.journal.completion_of(elite.id):
-                parents = archive.parents(elite) if number % 2 else []
-                examples.append({"prompt": self.prompts.prompt(parents, archive), "completion": completion})
+                text = prompt_of(self.buffer.journal, elite.id) if self.keeps_prompts else None
+                if text is not None:
+                    prompt = as_messages(text) if self.prompts.chat else text
+                else:
+                    prompt = self.prompts.prompt(archive.parents(elite) if number % 2 else [], archive)
+                examples.append({"prompt": prompt, "completion": completion})
         return examples
 
 
@@ -61,7 +70,7 @@ def elite_examples(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> EliteExa
     if not ours.imitation_weight:
         return None
     prompts = ArchivePrompts(buffer, get_strategy("top_k"), kind=ours.prompts, chat=chat)
-    return EliteExamples(buffer, prompts, ours.imitation_cells, recipe.seed)
+    return EliteExamples(buffer, prompts, ours.imitation_cells, recipe.seed, ours.inherit != NONE)
 
 
 def imitation_loss(

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.bases import NONE
 from ideator_rl.environments.catalogue.catalogue import environment_catalogue
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
@@ -60,7 +61,7 @@ def check_recipe(recipe: Recipe, resume: bool = False, dry: bool = False, for_re
     if for_rewards:
         check_names(recipe)
     environment = load_environment(ours.env).at(ours.preset)
-    environment.prompt(ours.preset, ours.prompts)
+    _ = recipe.prompt(environment)  # for its error
     if for_rewards and environment.metric.is_reported and not ours.allow_reported:
         raise PreflightError(
             f"The metric {environment.metric.name} of {environment.name} is reported by code that runs together with "
@@ -111,7 +112,7 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
     assert ours.model_name_or_path is not None, "a recipe names one ideator"
     checked = check_model(
         ours.model_name_or_path,
-        environment.prompt(ours.preset, ours.prompts),
+        recipe.prompt(environment),
         recipe.model.get("model_revision"),
         recipe.model.get("dtype") or "float32",
         recipe.template_arguments,
@@ -119,12 +120,15 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
     )
     notes = list(checked.notes)
     if checked.window is not None:
-        prompt = environment.prompt(ours.preset, ours.prompts)
+        prompt = recipe.prompt(environment)
         needed = len(checked.form.ids(checked.form.prompt(prompt))) + int(recipe.grpo.get("max_completion_length", 256))
+        # The diffs of past ideas have the other half of what code may take.
+        needed += 0 if ours.inherit == NONE else ours.code_tokens // 2
+        smaller = " or code_tokens" if ours.inherit != NONE else ""
         if needed > checked.window and checked.has_learned_positions:
             raise PreflightError(
                 f"Prompt and max_completion_length have {needed} tokens, and the model has positions for "
-                f"{checked.window}. Lower max_completion_length, or choose a shorter prompt (`prompts`)."
+                f"{checked.window}. Lower max_completion_length{smaller}, or choose a shorter prompt (`prompts`)."
             )
         if needed > checked.window:
             notes.append(

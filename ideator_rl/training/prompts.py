@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, Protocol
 
+from ideator_rl.archive.bases import NONE
+from ideator_rl.archive.code_prompt import InheritingPrompts
 from ideator_rl.archive.parents import get_strategy
 from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.errors import IdeatorError
@@ -76,7 +78,10 @@ def archive_prompts(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> Archive
     if ours.prompt_strategy is None:
         return None
     strategy = get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
-    return ArchivePrompts(buffer, strategy, ours.free_prompts, ours.prompts, chat, recipe.seed)
+    values = buffer, strategy, ours.free_prompts, ours.prompts, chat, recipe.seed
+    if ours.inherit == NONE:
+        return ArchivePrompts(*values)
+    return InheritingPrompts(*values, inherit=ours.inherit, code_tokens=ours.code_tokens)
 
 
 def refuse_stream(dataset: Any) -> None:

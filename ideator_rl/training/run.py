@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ideator_rl.archive.prompt_rows import prompt_of
 from ideator_rl.environments.catalogue.catalogue import idea_corpus
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.executor.losses import RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.llm.model_files import load_tokenizer
 from ideator_rl.llm.probe import probe_all
-from ideator_rl.llm.prompt_form import PromptForm
+from ideator_rl.llm.prompt_form import PromptForm, as_messages
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer, open_buffer
 from ideator_rl.storage.run_folder import MARK, Start, lost_journal, take
 from ideator_rl.training import checkpoints
@@ -164,7 +163,8 @@ def _make_trainer(session: Session, baseline: BaselineRuns | None = None, start:
     if start is not None:
         start.begun()
     with progress.phase("loading"):
-        prompt = prompt_of(environment, recipe.ours.preset, recipe.ours.prompts, chat)
+        text = recipe.prompt(environment)
+        prompt = as_messages(text) if chat else text
         rows = [{"prompt": prompt}] * recipe.groups_per_epoch
         prompts = archive_prompts(recipe, buffer, chat) if buffer else None
         imitate = elite_examples(recipe, buffer, chat) if buffer else None
@@ -201,7 +201,7 @@ def prepare_ideator(recipe: Recipe, environment: Environment, progress: Progress
 
     ours, folder, seed = recipe.ours, recipe.output_dir, recipe.seed
     ideas = idea_corpus(environment, ours.sft_examples, seed) if ours.sft_steps or ours.scratch_model else []
-    text = environment.prompt(ours.preset, ours.prompts)
+    text = recipe.prompt(environment)
     # A tokenizer from scratch learns from the very texts of the warm-up.
     corpus = tokenizer_corpus(with_recombinations([(text, idea) for idea in ideas], ours, seed))
     source = build_ideator(ours.model_name_or_path, ours.scratch_model, corpus, folder / SCRATCH, seed)

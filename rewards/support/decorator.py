@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ideator_rl.errors import IdeatorError
@@ -47,6 +47,8 @@ class Call:
     """Logs a metric."""
     log_extra: Callable[[str, list[Any]], None]
     """Adds a column to the trainer's table of completions."""
+    prompts: list[Any] = field(default_factory=list)
+    """What each completion answers, as text or messages; empty where it is not known."""
     context: RewardContext | None = None
     """The buffer and the outcomes of the batch, in this library's trainer; None in stock TRL."""
     as_list: bool = True
@@ -76,8 +78,8 @@ def arguments(
 ) -> dict[str, Any]:
     """The arguments that TRL 1.16 gives a reward function, and `reward_context`, which only this library's trainer
     gives; as the fields of a `Call`."""
-    del prompts
     return {
+        "prompts": prompts,
         "texts": [text_of(completion) for completion in completions],
         "reasoning": [_reasoning_of(completion) for completion in completions],
         "completion_ids": completion_ids,

@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
+from ideator_rl.archive.bases import COLUMN, chosen_base, read_options
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import BUDGET, LOST, SUCCEEDED, Experiment
 from ideator_rl.patch.cells import cell_of
-from ideator_rl.reward import RowReward
+from ideator_rl.reward import RowReward, text_of
 from ideator_rl.reward_buffer import REQUIRED_COLUMNS, BufferConfig, RewardBuffer, open_buffer
+from ideator_rl.storage.idea_context import IdeaContext
 
 from .batches import announced
 from .decorator import Call, Columns, arguments
@@ -73,13 +75,29 @@ def buffers_of(call: Call) -> dict[RewardBuffer, list[int]]:
 
 
 async def _run(call: Call, buffer: RewardBuffer, rows: list[int]) -> AsyncIterator[ExecutedRow]:
-    parents_by_row = call.columns.get("parents")
-    async for index, record in buffer.as_completed([call.texts[row] for row in rows], step=call.step):
+    parents_by_row, texts = call.columns.get("parents"), [call.texts[row] for row in rows]
+    async for index, record in buffer.as_completed(texts, step=call.step, contexts=_contexts(call, rows)):
         row = rows[index]
         parents = parents_by_row[row] if parents_by_row else None
         if parents and record.status != LOST:
             buffer.descend_all([(record.id, tuple(parents), call.step or 0)])
         yield ExecutedRow(row, record, buffer)
+
+
+def _contexts(call: Call, rows: list[int]) -> dict[int, IdeaContext]:
+    """What these rows were written from, by index; empty where the prompts of this batch offer no code to build on.
+
+    Raises:
+        IdeatorError: the column `code_bases` is not ours.
+    """
+    if COLUMN not in call.columns:
+        return {}
+    contexts = {}
+    for index, row in enumerate(rows):
+        prompt = text_of(call.prompts[row]) if call.prompts else ""
+        base = chosen_base(call.texts[row], read_options(call.columns[COLUMN][row]))
+        contexts[index] = IdeaContext(prompt, base)
+    return contexts
 
 
 async def _merged(streams: list[AsyncIterator[ExecutedRow]]) -> AsyncIterator[ExecutedRow]:

@@ -23,7 +23,7 @@ from jinja2 import Environment as Templates
 from jinja2 import FileSystemLoader, StrictUndefined
 
 from ideator_rl.archive.archive import Archive
-from ideator_rl.archive.bases import NONE, Bases
+from ideator_rl.archive.bases import NONE, Bases, own_prompt
 from ideator_rl.archive.code_prompt import CodePrompt
 from ideator_rl.archive.prompts import EXPLORE as EXPLORE_PROMPT
 from ideator_rl.archive.prompts import PARENTS, outcome, parent_prompt
@@ -147,10 +147,8 @@ class PromptWriter:
 
     @cached_property
     def _own_prompt(self) -> str:
-        subject, budget = self.subject, self.style.code_tokens
-        # Where ideas inherit code, a prompt without past ideas shows the baseline's, which its ideas change.
-        tree = None if subject.inherit == NONE else subject.environment.baseline(subject.preset)
-        return subject.environment.prompt(subject.preset, subject.kind, tree, budget)
+        subject = self.subject
+        return own_prompt(subject.environment, subject.preset, subject.kind, subject.inherit, self.style.code_tokens)
 
     def _warn_once(self, past_ideas: int, chars: int, remaining: int) -> None:
         if not self._has_warned:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from ideator_rl.archive.bases import COLUMN, NONE
 from ideator_rl.archive.parents import get_strategy
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.diversity.embedding import get_embedder
@@ -21,8 +22,8 @@ from ideator_rl.training.recipe.recipe import Recipe
 from ideator_rl.training.tracking import trackers
 
 REWARD_ARGUMENTS = (
-    "prompts", "completions", "completion_ids", "prompt", "completion", "parents", "trainer_state", "log_metric",
-    "log_extra",
+    "prompts", "completions", "completion_ids", "prompt", "completion", "parents", COLUMN, "trainer_state",
+    "log_metric", "log_extra",
 )  # fmt: skip
 """Arguments that reward functions get from the trainer: no option may have their names."""
 
@@ -65,6 +66,11 @@ def check_names(recipe: Recipe) -> None:
                 "The recipe has a screen, and no reward function of it runs experiments. Add one, for example "
                 "reward_funcs: [execution], or leave the screen out."
             )
+    if ours.inherit != NONE and not any(trait.runs_experiments for trait in traits):
+        raise IdeatorError(
+            f"The recipe has inherit: {ours.inherit}, and no reward function of it runs ideas on inherited code. Add "
+            "one that does, for example reward_funcs: [execution], or leave inherit out."
+        )
     if ours.prompt_strategy is not None:
         get_strategy(ours.prompt_strategy, shown=ours.prompt_parents, elites=ours.prompt_elites)
     if ours.advantage is not None or ours.cluster_weight is not None:

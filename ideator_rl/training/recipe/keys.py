@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.dataclasses import dataclass
 
+from ideator_rl.archive.bases import Inherit
 from ideator_rl.config.base import (
     Amount,
     Count,
@@ -29,6 +30,7 @@ from ideator_rl.config.base import (
     config_fields,
 )
 from ideator_rl.config.shared import RunSettings
+from ideator_rl.patch.shown_files import FILES_TOKENS
 from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.training.pipeline_config import PipelineConfig
 
@@ -69,6 +71,11 @@ class IdeatorConfig(PipelineConfig, RunSettings):
     """Past ideas in a prompt."""
     prompt_elites: Count = 20
     """Best distinct ideas that parents are picked from."""
+    inherit: Inherit = "none"
+    """Whose code an idea changes. none: the baseline's; best_parent: that of the best idea in its prompt; chosen: that
+    which the idea names."""
+    code_tokens: Count = FILES_TOKENS
+    """Tokens of code in a prompt, at most, where ideas inherit code: half for the files, half for past ideas' diffs."""
     imitation_weight: Amount = 0.0
     """Weight of the likelihood of the best past ideas, added to the policy loss; 0 for none."""
     imitation_cells: Count = 48

@@ -14,11 +14,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.bases import NONE, own_prompt
 from ideator_rl.config.backend_config import read_backend_config
 from ideator_rl.config.base import read_config
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
+from ideator_rl.environments.environment import Environment
 from ideator_rl.llm.prompt_form import read_template_arguments
 from ideator_rl.storage.bucket import check_url
 from ideator_rl.training.recipe.keys import (
@@ -100,6 +102,14 @@ class Recipe:
         uses = max(1, self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1))
         batches = math.ceil(self.grpo.get("gradient_accumulation_steps", 1) / uses)
         return max(1, self.generation_batch // self.num_generations) * batches
+
+    def prompt(self, environment: Environment) -> str:
+        """What asks the ideator for an idea where it is shown no past ones.
+
+        Raises:
+            EnvironmentError_: the environment has no prompt of the recipe's kind.
+        """
+        return own_prompt(environment, self.ours.preset, self.ours.prompts, self.ours.inherit, self.ours.code_tokens)
 
     def text(self) -> str:
         """The resolved recipe as YAML: it can be run as it is."""
@@ -224,6 +234,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "has no reward_funcs. Expected a list such as [execution]."
     if ours.prompt_parents > ours.prompt_elites:
         yield f"has prompt_parents: {ours.prompt_parents}. Expected 1 up to prompt_elites, {ours.prompt_elites}."
+    if ours.inherit != NONE and ours.prompt_strategy is None:
+        yield (
+            f"has inherit: {ours.inherit} and no prompt_strategy, so that no prompt shows code to build on. Add one, "
+            "for example prompt_strategy: top_k."
+        )
     if grpo.get("save_only_model"):
         yield "has save_only_model: true, which leaves nothing to resume from. Leave it out."
     if grpo.get("push_to_hub"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ideator_rl.archive.bases import own_prompt
 from ideator_rl.archive.recombination import recombined_ideas
 from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_json, read_text
 from ideator_rl.environments.environment import load_environment
@@ -58,7 +59,9 @@ def with_recombinations(rows: list[Row], config: IdeatorConfig, seed: int) -> li
     if not count:
         return rows
     environment = load_environment(config.env)
-    pairs = recombined_ideas(environment, config.preset, count, seed, config.prompts, config.prompt_parents)
+    # Generated ideas have no code.  Their prompts show the baseline's, where those of the run show a parent's.
+    own = own_prompt(environment, config.preset, config.prompts, config.inherit, config.code_tokens)
+    pairs = recombined_ideas(environment, config.preset, count, seed, config.prompts, config.prompt_parents, own)
     # All rows have one form, since they have one prompt.
     is_chat = not isinstance(rows[0][0], str)
     return rows[: len(rows) - count] + [

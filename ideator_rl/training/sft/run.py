@@ -148,7 +148,7 @@ def warmup_card(recipe: Recipe, source: RowSource, rows: list[Row], trained: str
 
 def _read_rows(recipe: Recipe, request: WarmupRequest, environment: Environment) -> RowSource:
     ours = recipe.ours
-    prompt = environment.prompt(ours.preset, ours.prompts)
+    prompt = recipe.prompt(environment)
     if request.data is not None:
         return rows_from_file(request.data, prompt)
     if request.from_run is not None:
