@@ -79,7 +79,7 @@ def test_a_screen_learns_from_ideas_that_did_not_pass_and_knows_them(tmp_path):
         await buffer.score(texts[:1])
         archive = archive_of(buffer)
         other_words = texts[0].replace("k00v1 k03v2", "k03v2 k00v1")
-        pool = await read_pool([*texts, other_words], [()] * 3, archive, buffer.executor, set())
+        pool = await read_pool([*texts, other_words], [()] * 3, archive, buffer, set())
         return outcomes_of(archive, buffer), pool
 
     (seen,), pool = run(outcomes_and_pool())

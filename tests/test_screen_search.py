@@ -26,11 +26,11 @@ from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.predictors import TokensPredictor
 from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.search.config import SearchConfig
-from ideator_rl.search.ideator import Ask, with_defaults
+from ideator_rl.search.ideator import Answer, Ask, with_defaults
 from ideator_rl.search.screening import SearchScreen
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal_reader import JOURNAL, JournalReader
-from ideator_rl.storage.search_journal import open_completions
+from ideator_rl.storage.search_journal import open_ideas
 
 
 def screened(folder, screen=None, **keys):
@@ -207,15 +207,15 @@ def test_ideas_that_still_run_are_not_picked_again(untouched, monkeypatch):
     """With a quorum, an epoch begins before all outcomes are in, and the best of its pool are those that run."""
     folder, _ = untouched
     texts = [text for (text,) in rows(folder, "completion", "step = 1")]
-    samples = [(0, Ask("free", 1), text) for text in texts]
+    samples = [(0, Ask("free", 1), Answer(text, ())) for text in texts]
     buffer = RewardBuffer(screened(folder).buffer())
     try:
         screen = SearchScreen(screened(folder), buffer, with_defaults(RandomEdits()))
         # As a quorum leaves it: no outcome of the second epoch is in the archive.
         archive = archive_of(buffer, 12, 1)
-        before = asyncio.run(screen._pool(samples, archive, 1, []))
+        before = asyncio.run(screen._pool(samples, archive, 1, 0))
         assert len(before.fresh) == len(texts) == 12, "nothing of them is known by then"
-        after = asyncio.run(screen._pool(samples, archive, 2, []))
+        after = asyncio.run(screen._pool(samples, archive, 2, 0))
         assert not after.fresh
         # The gate sees what that archive holds, whatever has arrived since.
         outcomes, threads = [], []
@@ -225,7 +225,7 @@ def test_ideas_that_still_run_are_not_picked_again(untouched, monkeypatch):
             TokensPredictor, "fit", lambda *args: (threads.append(threading.current_thread()), fit(*args))
         )
         for known in (archive, archive_of(buffer)):
-            asyncio.run(screen.choose(samples, screen.outcomes(known, 2), known, [], 2, 2))
+            asyncio.run(screen.choose(samples, screen.outcomes(known, 2), known, 0, 2, 2))
         assert [len(rows) for rows in outcomes] == [0, 12]
         assert len(threads) == 2 and threading.main_thread() not in threads, "a slow fit stops no experiment"
     finally:
@@ -240,10 +240,12 @@ def test_a_lost_idea_may_be_proposed_again(untouched, tmp_path):
     ids = [id for step, id in rows(tmp_path, "step, experiment_id") if step < 2 and id]
     lost, known = rows(tmp_path, "experiment_id", "step = 0 and position = 1")[0][0], rows(tmp_path, "completion")
     with JournalReader(copy) as journal:
-        running = open_completions(journal, 2, [id for id in ids if id != lost])
-        assert [(text,) for text in running] == rows(tmp_path, "completion", "step = 1 and position = 3")
-        assert len(open_completions(journal, 2, [])) == 23 and len(known) == 48
-        assert open_completions(journal, 0, []) == []
+        running = open_ideas(journal, 2, [id for id in ids if id != lost])
+        assert [(text,) for text, base in running if base is None] == rows(
+            tmp_path, "completion", "step = 1 and position = 3"
+        )
+        assert len(open_ideas(journal, 2, [])) == 23 and len(known) == 48
+        assert open_ideas(journal, 0, []) == []
 
 
 class Coder(TokenEdits):

@@ -3,7 +3,11 @@
     archive → outcomes to fit on;  sampled texts → candidates with their patches → the pool of a round
 
 Where the implementer asks a model, candidates have no patch, and features and the test for known ideas are those of
-the text alone.
+the text alone; for that test, a text about another codebase is another idea.
+
+Where ideas inherit code, the patch of a candidate is made on its base, and is then the one to the baseline: so is the
+patch of each outcome, and a reward is that of the whole codebase.  Of a patch to the base, a forecast would credit the
+last step with what its parents had reached.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Sequence
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.diversity.alarms import Alarm
-from ideator_rl.executor.codebases import NoCodebase
+from ideator_rl.executor.codebases import NoCodebase, OutdatedBase
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import NOT_PROMOTED
 from ideator_rl.ideas import MalformedIdea, parse_idea
@@ -24,6 +28,7 @@ from ideator_rl.screen.figures import screen_steps
 from ideator_rl.screen.predictor import Candidate, IdeatorModel, PredictorContext, Seen, load_predictor, usable
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import create_table, read_forecasts
+from ideator_rl.storage.idea_context import Base, ideas_with_base
 from ideator_rl.storage.journal_reader import JournalQueries
 from ideator_rl.text.display import encodable
 
@@ -75,7 +80,12 @@ def outcomes_of(archive: Archive, buffer: RewardBuffer, before: int | None = Non
 
 
 async def read_pool(
-    texts: Sequence[str], parents: Sequence[Sequence[str]], archive: Archive, executor: Executor, known: set[str]
+    texts: Sequence[str],
+    parents: Sequence[Sequence[str]],
+    archive: Archive,
+    buffer: RewardBuffer,
+    known: set[str],
+    bases: Sequence[Base | None] | None = None,
 ) -> Pool:
     """The pool of a round.
 
@@ -83,17 +93,21 @@ async def read_pool(
         parents: experiment ids, for each text.
         archive: ideas in it are known.
         known: names of further codebases that are no candidates any more, as `candidate_of` returns them.
+        bases: the codebase that each text changes; None where all change the baseline.
     """
+    executor = buffer.executor
     known_names, known_patches = set(known), set[str]()
     if executor.previews:
         # Patches to the baseline are in one spelling: an equal one is the codebase that a cascade held back before.
         known_patches = {record.patch for record in archive.records() if record.status == NOT_PROMOTED}
     else:
-        # Without a patch an idea has no tree yet: the same text is the same idea.
-        known_names |= {record.idea for record in archive.records()}
+        # Without a patch an idea has no tree yet: the same text about the same codebase is the same idea.
+        base_trees = {(id, idea): tree for id, idea, tree in ideas_with_base(buffer.journal)}
+        for record in archive.records():
+            known_names.add(_name_of_text(record.idea, base_trees.get((record.id, record.idea), "")))
     candidates: list[Candidate | None] = []
-    for text, ids in zip(texts, parents, strict=True):
-        candidate, name = await candidate_of(executor, encodable(text), ids)
+    for text, ids, base in zip(texts, parents, bases or [None] * len(texts), strict=True):
+        candidate, name = await candidate_of(executor, encodable(text), ids, base)
         is_known = name in known_names or archive.knows(name)
         is_new = candidate is not None and not is_known and candidate.patch not in known_patches
         candidates.append(candidate if is_new else None)
@@ -104,22 +118,37 @@ async def read_pool(
 
 
 async def candidate_of(
-    executor: Executor, completion: str, parents: Sequence[str] = ()
+    executor: Executor, completion: str, parents: Sequence[str] = (), base: Base | None = None
 ) -> tuple[Candidate | None, str]:
     """An idea as a candidate and what names its codebase: the tree, or the text where no patch is made beforehand.
 
     None for a text without an idea, and for an idea without a codebase.
+
+    Args:
+        base: the codebase that the idea changes; None for the baseline.
     """
     try:
         idea = parse_idea(completion)
     except MalformedIdea:
         return None, ""
     if not executor.previews:
-        return Candidate(idea.text, "", tuple(parents)), idea.text
-    codebase = await executor.preview(idea)
+        return Candidate(idea.text, "", tuple(parents)), _name_of_text(idea.text, base.tree if base else "")
+    try:
+        codebase = await executor.preview(idea, base)
+    except OutdatedBase:  # the environment has changed since the idea was written: it would be lost
+        return None, ""
     if isinstance(codebase, NoCodebase):
         return None, ""
     return Candidate(idea.text, codebase.patch, tuple(parents)), codebase.tree_hash
+
+
+def _name_of_text(idea: str, base_tree: str) -> str:
+    """Names an idea without a codebase.
+
+    Args:
+        base_tree: hash of the codebase that it changes; empty for the baseline.
+    """
+    return f"{idea} on {base_tree}" if base_tree else idea
 
 
 class ScreenAlarms:

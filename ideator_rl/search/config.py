@@ -164,8 +164,6 @@ def problems(config: SearchConfig) -> Iterator[str]:
         yield "no 'output_dir'. Add a folder for the run, for example `output_dir: runs/search`."
     if all(getattr(config, name) is None for name in BUDGETS):
         yield f"no end. Add one of {', '.join(BUDGETS)}, for example `max_experiments: 48`."
-    if config.inherit != "none" and config.screen:
-        yield f"inherit: {config.inherit} and a screen, which ranks patches to the baseline. Leave one of them out."
 
 
 FIXED = ("env", "preset", "hardware", "seed", "reward_transform", "schedule", "epoch_size", "archive_from", "cascade")

@@ -293,7 +293,7 @@ class SearchEngine:
         samples = samples[: sum(ask.count for ask in asks)]
         if config.max_ideas is not None:
             samples = samples[: config.max_ideas - self.ideas]
-        picks = await self._screen.choose(samples, seen, archive, self._texts, self.epoch, room)
+        picks = await self._screen.choose(samples, seen, archive, len(self._texts), self.epoch, room)
         self._propose(questions, [samples[index] for index in picks.indices], picks)
 
     def _archive_for_questions(self) -> Archive:

@@ -26,7 +26,7 @@ from ideator_rl.search.ideator import Answer, Ask, Ideator, parents_of
 from ideator_rl.search.stopping import Patience
 from ideator_rl.storage.forecasts import next_number, read_forecasts, write_forecasts
 from ideator_rl.storage.journal import Note
-from ideator_rl.storage.search_journal import open_completions
+from ideator_rl.storage.search_journal import ideas_of_step, open_ideas
 
 Sample = tuple[int, Ask, Answer]
 """An idea that an ideator answered: number of its question, the question, the completion."""
@@ -42,8 +42,9 @@ class SearchScreen:
         self._screen = open_screen(config.screen, buffer, config.max_experiments, *ideas)
         self.new_alarms = ScreenAlarms(config.screen, self._journal).new_alarms
         # The event loop alone reads and writes the next two; `_pool` resets them with the epoch.
-        self._tree_by_text: dict[str, str] = {}
-        """Tree of each idea that was proposed and is not in the archive: of this epoch, or still running."""
+        self._name_by_idea: dict[tuple[str, str], str] = {}
+        """What names the codebase of each idea that was proposed and is not in the archive, by its text and the hash of
+        its base: ideas of this epoch, or still running."""
         self._epoch = -1
 
     def outcomes(self, archive: Archive, epoch: int) -> list[Seen] | None:
@@ -64,7 +65,7 @@ class SearchScreen:
         samples: Sequence[Sample],
         seen: list[Seen],
         archive: Archive,
-        texts: Sequence[str],
+        proposed: int,
         epoch: int,
         room: int,
     ) -> Picks:
@@ -73,9 +74,9 @@ class SearchScreen:
         Args:
             seen: what `outcomes` returned.
             archive: as the questions saw it.
-            texts: completions that this epoch has proposed already.
+            proposed: ideas that this epoch has proposed already; they are in the journal.
         """
-        pool = await self._pool(samples, archive, epoch, texts)
+        pool = await self._pool(samples, archive, epoch, proposed)
         forecasts = read_forecasts(self._journal, only_executed=True)
         if self._config.flow == EPOCHS:
             # Outcomes that arrive during an epoch, of whichever step, must not move the gate within it.
@@ -113,16 +114,18 @@ class SearchScreen:
         patience.screened(len(questions))
         return list(questions)[: math.ceil(len(questions) / self._config.screen.over)]
 
-    async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, texts: Sequence[str]) -> Pool:
-        executor = self._buffer.executor
-        if epoch != self._epoch:
-            self._epoch, self._tree_by_text = epoch, {}
-            # Ideas of earlier epochs that still run are the best of their pools: without this they would be run again.
-            texts = [*open_completions(self._journal, epoch, [record.id for record in archive.records()]), *texts]
+    async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, proposed: int) -> Pool:
         # A resumed epoch has proposed ideas that this process has not seen yet.
-        for text in texts:
-            if text not in self._tree_by_text:
-                self._tree_by_text[text] = (await candidate_of(executor, text))[1]
+        ideas = ideas_of_step(self._journal, epoch)[:proposed]
+        if epoch != self._epoch:
+            self._epoch, self._name_by_idea = epoch, {}
+            # Ideas of earlier epochs that still run are the best of their pools: without this they would be run again.
+            ideas = [*open_ideas(self._journal, epoch, [record.id for record in archive.records()]), *ideas]
+        for text, base in ideas:
+            key = text, base.tree if base else ""
+            if key not in self._name_by_idea:
+                self._name_by_idea[key] = (await candidate_of(self._buffer.executor, text, (), base))[1]
         parents = [[parent.id for parent in parents_of(ask, text)] for _, ask, text in samples]
-        known = set(self._tree_by_text.values())
-        return await read_pool([text for _, _, text in samples], parents, archive, executor, known)
+        bases = [text.context.base if text.context else None for _, _, text in samples]
+        known = set(self._name_by_idea.values())
+        return await read_pool([text for _, _, text in samples], parents, archive, self._buffer, known, bases)

@@ -103,6 +103,16 @@ def inherited_patches(journal: JournalQueries) -> list[InheritedPatch]:
     ]
 
 
+def ideas_with_base(journal: JournalQueries) -> list[tuple[str, str, str]]:
+    """Experiment id, text and hash of the base, of each idea with an outcome that changes another codebase than the
+    baseline."""
+    query = (
+        "select experiment_id, idea, tree from bases join rollouts using (step, rank, position) "
+        "where experiment_id is not null and tree != ''"
+    )
+    return list(journal.read(query))
+
+
 def prompt_of(journal: JournalQueries, experiment_id: str) -> str | None:
     """The text that asked for the idea that first led to an experiment; None where it is not known."""
     query = (

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
+from ideator_rl.storage.idea_context import Base, base_of_row
 from ideator_rl.storage.journal import Journal, Note
 from ideator_rl.storage.journal_reader import Descent, JournalQueries, JournalReader, parse_parents
 
@@ -125,18 +126,31 @@ def read_search(path: Path) -> SearchRows | None:
         )
 
 
-def open_completions(journal: JournalQueries, step: int, known_ids: Sequence[str]) -> list[str]:
-    """The completions of earlier steps whose outcome is none of these; lost ones are left out.
+def open_ideas(journal: JournalQueries, step: int, known_ids: Sequence[str]) -> list[tuple[str, Base | None]]:
+    """The completions of earlier steps whose outcome is none of these, with their bases; lost ones are left out.
 
     Args:
         step: completions of the steps before this one.
         known_ids: experiment ids.
     """
     query = (
-        f"select completion from rollouts where step < ? and rank = 0 and status != '{LOST}' and "
+        f"{_WITH_BASE} where step < ? and rank = 0 and status != '{LOST}' and "
         "(experiment_id is null or experiment_id not in (select value from json_each(?))) order by step, position"
     )
-    return [completion for (completion,) in journal.read(query, (step, json.dumps(known_ids)))]
+    rows = journal.read(query, (step, json.dumps(known_ids)))
+    return [(completion, base_of_row(*base)) for completion, *base in rows]
+
+
+def ideas_of_step(journal: JournalQueries, step: int) -> list[tuple[str, Base | None]]:
+    """The completions of a step with their bases."""
+    rows = journal.read(f"{_WITH_BASE} where step = ? and rank = 0 order by position", (step,))
+    return [(completion, base_of_row(*base)) for completion, *base in rows]
+
+
+_WITH_BASE = (
+    "select completion, tree, to_baseline, parents_json, problem from rollouts left join bases "
+    "using (step, rank, position)"
+)
 
 
 class SearchJournal:

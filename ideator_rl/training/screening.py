@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ideator_rl.archive.archive import Archive, archive_of
+from ideator_rl.archive.bases import COLUMN, chosen_base, read_options
 from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.reward import text_of
 from ideator_rl.reward_buffer import RewardBuffer
@@ -29,6 +30,7 @@ from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outc
 from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.screen.screen import Pool
 from ideator_rl.storage.forecasts import forecasts_of_step, picks_of_step, read_forecasts, replace_forecasts
+from ideator_rl.storage.idea_context import Base
 from ideator_rl.text.display import encodable
 from ideator_rl.training.rollouts import Batch
 
@@ -83,8 +85,8 @@ class BatchScreen:
         self._buffer, self._journal = buffer, buffer.journal
         self._screen = open_screen(config, buffer, budget, embedder, "", model)
         self._alarms, self._say, self._alert = ScreenAlarms(config, buffer.journal), say, alert
-        self._executed: dict[int, list[str]] = {}
-        """Completions that are run, of the last batches: their records may not be known yet."""
+        self._executed: dict[int, list[tuple[str, Base | None]]] = {}
+        """Completions that are run, with their bases, of the last batches: their records may not be known yet."""
 
     def choose(self, batch: Batch, run: Run) -> Choice:
         """
@@ -96,7 +98,8 @@ class BatchScreen:
         decided, rows = picks_of_step(self._journal, batch.index, texts)
         if not decided:
             rows = self._new_picks(batch, texts, run)
-        self._executed[batch.index] = texts if rows is None else [texts[row] for row in rows]
+        ideas = list(zip(texts, _bases_of(batch, texts), strict=True))
+        self._executed[batch.index] = ideas if rows is None else [ideas[row] for row in rows]
         for index in [index for index in self._executed if index < batch.index - self._staleness]:
             del self._executed[index]
         return self._choice(batch.index, rows)
@@ -134,12 +137,21 @@ class BatchScreen:
         return picks.indices
 
     async def _pool(self, batch: Batch, texts: list[str], archive: Archive) -> Pool:
-        executor = self._buffer.executor
         under_way = [
-            (await candidate_of(executor, text))[1]
-            for index, completions in self._executed.items()
+            (await candidate_of(self._buffer.executor, text, (), base))[1]
+            for index, ideas in self._executed.items()
             if batch.index - self._staleness <= index < batch.index
-            for text in completions
+            for text, base in ideas
         ]
         parents = batch.columns().get("parents") or [()] * len(texts)
-        return await read_pool(texts, parents, archive, executor, set(under_way))
+        return await read_pool(texts, parents, archive, self._buffer, set(under_way), _bases_of(batch, texts))
+
+
+def _bases_of(batch: Batch, texts: list[str]) -> list[Base | None]:
+    """The codebase that each completion of a batch changes.
+
+    Raises:
+        IdeatorError: the column `code_bases` is not ours.
+    """
+    offered = batch.columns().get(COLUMN) or [None] * len(texts)
+    return [chosen_base(text, read_options(value)) for text, value in zip(texts, offered, strict=True)]
