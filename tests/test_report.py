@@ -118,11 +118,26 @@ def test_a_run_of_a_recipe_is_under_way_until_it_wrote_its_timings(two_steps):
 
 def test_every_status_has_a_colour_and_a_place_in_the_legend(tmp_path):
     records = [record(status, status, value=2.0 if status in ("succeeded", "invalid") else None) for status in FINAL]
-    html = page_of(journal(tmp_path, [[*records, record("lost", "lost"), None]]))
+    html = page_of(journal(tmp_path, [[*records, record("lost", "lost"), None], [record("b", value=3.0)]]))
     outcomes = html[html.index("<b>Outcomes by step") :]
     legend = re.findall(r'<i style="background:var\(--(status-\d)\)"></i>(\w+)', outcomes[: outcomes.index("</ul>")])
     assert [status for _, status in legend] == [*FINAL, "lost", "running"]
     assert all(f"--{colour}:" in html for colour, _ in legend)
+
+
+def test_a_run_of_one_step_is_shown_in_numbers_and_not_in_charts_of_one_point(tmp_path):
+    records = [*(record(str(i), value=2.0 + i, seconds={"run": 1.5}) for i in range(3)), record("f", "failed")]
+    html = page_of(journal(tmp_path, [records], [baseline(0, 9.0)]))
+    page_text = words_of(html)
+    assert "mean height of the successes3.0000 ± 0.58 (standard error)" in page_text
+    assert "success rate among known outcomes75%" in page_text and "outcome failed1" in page_text
+    assert "Success rate75%of known outcomes" in page_text and "run1.5 s" in page_text
+    # What is drawn has more than one point: experiments, their cost, and the picture below.
+    assert "by step</b>" not in html and "Best height so far" in page_text
+    records = [record("later", value=1.0)]
+    (tmp_path / "two").mkdir()
+    html = page_of(journal(tmp_path / "two", [[record("first", value=2.0)], records]))
+    assert "Success rate by step</b>" in html and "The only step in numbers" not in html
 
 
 def test_runs_without_isolation_are_marked(tmp_path):

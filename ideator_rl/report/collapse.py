@@ -14,7 +14,7 @@ from ideator_rl.diversity.population import FIGURES, Window, population
 from ideator_rl.diversity.window import sample_size
 from ideator_rl.report.answers import Answer
 from ideator_rl.report.charts import SHARES, YAxis, chart, series, variable
-from ideator_rl.report.figures import Figure, step_lines
+from ideator_rl.report.figures import Figure, numbers_figure, step_lines
 from ideator_rl.report.idea_map import IdeaMap, idea_map
 from ideator_rl.report.run_view import RunView
 from ideator_rl.text.display import number, share
@@ -61,7 +61,7 @@ def diversity(view: RunView, embedder: str | None = None) -> Diversity:
     model = get_embedder(embedder) if embedder else _recipe_embedder(view)
     windows = population(view.run, model)
     run_alarms = alarms(windows)
-    figures = [_figure(view, windows, *spec) for spec in CHARTS] if windows else []
+    figures = [_figure(view, windows, *spec) for spec in CHARTS] if len(windows) > 1 else [_only_window(windows)]
     sample = sample_size(windows[0].ideas) if windows else 0
     answer = _answer(windows, run_alarms, model.name, sample)
     drawn = [figure for figure in figures if figure is not None]
@@ -74,6 +74,15 @@ def _recipe_embedder(view: RunView) -> Embedder:
         return get_embedder(str(recipe.get("diversity_embedder") or recipe.get("embedder") or "auto"))
     except EmbedderError:
         return get_embedder("hashed")
+
+
+def _only_window(windows: Sequence[Window]) -> Figure | None:
+    """The curves by window, of a run that has at most one window."""
+    values = [(name, window.figures.get(name), percent) for window in windows
+              for _, names, percent, _ in CHARTS for name in names]  # fmt: skip
+    rows = [(FIGURES[name].title, share(value) if percent else number(value))
+            for name, value, percent in values if value is not None]  # fmt: skip
+    return numbers_figure("The only window in numbers", "Curves begin with the second window of ideas.", rows)
 
 
 def _figure(
@@ -114,7 +123,11 @@ def _answer(windows: Sequence[Window], run_alarms: Sequence[Alarm], embedder: st
     judged = sum(window.figures.get("vendi") is not None for window in windows)
     if judged < START + PATIENCE:
         needed = f"{START + PATIENCE} windows of {sample or 'some'} ideas"
-        return Answer(QUESTION, f"Too early to say: the alarms need {needed}, and there are {judged}.", trend)
+        return Answer(
+            QUESTION,
+            f"Too early to say: the alarms need {needed}, and there {'is' if judged == 1 else 'are'} {judged}.",
+            trend,
+        )
     if len(windows) < SPAN:
         trend += f" The trend of mean, best and thoughts is judged from {SPAN} windows on; here are {len(windows)}."
     return Answer(QUESTION, "No alarm of a collapse.", trend.strip(), tone="good")

@@ -14,13 +14,14 @@ from ideator_rl.report.charts import DOT, SERIES, SHARES, STATUS, Baseline, Mark
 from ideator_rl.report.progress import best_so_far, by_cost, by_count, units
 from ideator_rl.report.run_view import RunView
 from ideator_rl.storage.run_reader import Run, Step
-from ideator_rl.text.display import number
+from ideator_rl.text.display import dollars, number, share, spread
 
 STATUSES = (*FINAL, LOST, RUNNING)
 """A status has the colour `STATUS[i]` of its index here."""
 PHASES = ("implement", "queue", "cascade", "run", "score", "confirm")
 FEW_STEPS = 40
 """Steps up to which each has room for a visible marker."""
+LEDGER = "The ledger also counts calls without a record."
 IN_TABLE = "The numbers are in the table by step."
 
 
@@ -35,9 +36,24 @@ class Figure:
     drawing: Markup
 
 
+def numbers_figure(heading: str, remark: str, rows: Sequence[tuple[str, str]]) -> Figure | None:
+    """Figures as numbers, where a chart would have one point; None for no rows.
+
+    Args:
+        rows: what is measured, and its value.
+    """
+    row = Markup('<tr><th scope="row">{}</th><td>{}</td></tr>')
+    cells = Markup("").join(row.format(name, value) for name, value in rows)
+    return Figure(heading, remark, [], Markup('<table class="numbers">{}</table>').format(cells)) if rows else None
+
+
 def course(view: RunView) -> list[Figure]:
     """How the run went: the best idea so far, metric, outcomes and reward by step."""
     steps = view.steps
+    if len(steps) == 1:
+        by_unit = (best_figure(view, by_cost(view.run, unit), unit) for unit in units([view.run]))
+        best = best_figure(view, by_count(view.run), "experiments run")
+        return [figure for figure in (best, _only_step(view, steps[0]), *by_unit) if figure is not None]
     outcomes = [step.succeeded + step.failed for step in steps]
     figures = [
         best_figure(view, by_count(view.run), "experiments run"),
@@ -53,6 +69,22 @@ def course(view: RunView) -> list[Figure]:
         *(best_figure(view, by_cost(view.run, unit), unit) for unit in units([view.run])),
     ]  # fmt: skip
     return [figure for figure in figures if figure is not None]
+
+
+def _only_step(view: RunView, step: Step) -> Figure | None:
+    """The curves by step, of a run that has one step."""
+    [error] = _standard_errors(view.run, [step])
+    count = step.succeeded + step.failed
+    spread_text = f" ± {spread(error)} (standard error)" if error else ""
+    rows = [
+        (f"mean {view.run.metric} of the successes", f"{number(step.mean)}{spread_text}"),
+        (f"best {view.run.metric}", number(step.best)),
+        ("success rate among known outcomes", share(step.success)),
+        ("mean reward, failures included", number(step.reward)),
+        ("distinct experiments among known outcomes", share(step.distinct / count if count else None)),
+        *((f"outcome {status}", str(n)) for status in STATUSES if (n := view.status_counts_by_step[step.step][status])),
+    ]
+    return numbers_figure("The only step in numbers", "Curves by step begin with the second one.", rows)
 
 
 def costs(view: RunView) -> list[Figure]:
@@ -207,8 +239,10 @@ def _spending(view: RunView) -> Figure | None:
             usd_by_step[row.proposals[0].step] += row.record.cost.get("usd", 0.0)
     if not any(usd_by_step.values()):
         return None
+    if len(usd_by_step) == 1:
+        return numbers_figure("USD paid for code", LEDGER, [("in all", dollars(sum(usd_by_step.values())))])
     heading = "USD paid for code, by step"
-    remark = f"{sum(usd_by_step.values()):.4g} USD in all; the ledger also counts calls without a record."
+    remark = f"{sum(usd_by_step.values()):.4g} USD in all. {LEDGER}"
     bars = charts.bars([step + 1 for step in usd_by_step], [list(usd_by_step.values())], SERIES)
     return Figure(heading, remark, [], chart(f"{heading}, {view.name}", remark, [bars], "step", YAxis("USD")))
 
@@ -232,6 +266,9 @@ def _seconds(view: RunView) -> Figure | None:
     means = {phase: mean([value for values in steps for value in values]) for phase, steps in by_phase.items()}
     overall = ", ".join(f"{phase} {value:.3g} s" for phase, value in means.items())
     heading = "Where an experiment’s seconds went"
+    if len(seconds_by_step) == 1:
+        remark = "Mean seconds of an experiment; queue is waiting for a free slot."
+        return numbers_figure(heading, remark, [(phase, f"{value:.3g} s") for phase, value in means.items()])
     bars = charts.bars([step + 1 for step in seconds_by_step], layers, SERIES)
     return Figure(
         heading,

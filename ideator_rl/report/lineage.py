@@ -41,7 +41,9 @@ def lineage_figure(view: RunView) -> Figure | None:
         charts.dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
         charts.dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
     ]
-    y = frame([metrics[id] for id in ids], [metrics[best[0]], *(b.mean for b in view.baseline_marks)])
+    # The line of the best idea is inside the frame, also where it began with a bad one.
+    own_line = [metrics[id] for id in {best[0], *(id for edge in ancestries[0] for id in edge)} if id in metrics]
+    y = frame([metrics[id] for id in ids], [*own_line, *(b.mean for b in view.baseline_marks)])
     heading = f"Where the {len(best)} best ideas came from"
     ancestors = len({parent for parent, _ in ancestries[0]})
     description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."

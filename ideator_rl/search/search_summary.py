@@ -55,8 +55,9 @@ class SearchSummary:
         duplicates = f"{self.near} near-duplicates by meaning, {self.rejected} of them not run"
         elsewhere = f", {self.elsewhere} of them executed by other runs ({self.elsewhere_succeeded} successes)"
         debugged = f", {self.debugged} of them crashed and were mended by the coder, whose next run counts too"
+        epochs = "epoch" if self.epochs == 1 else "epochs"
         return [
-            f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} epochs ({kinds})",
+            f"Search: {self.ideas} ideas of {self.asks} questions in {self.epochs} {epochs} ({kinds})",
             f"Experiments: {self.charged} charged{elsewhere if self.elsewhere else ''}"
             f"{debugged if self.debugged else ''}",
             f"Repeats: {self.repeated} ideas led to a known codebase and cost no experiment; {duplicates}",
