@@ -92,7 +92,8 @@ def description(kind: Any, name: str) -> str:
 def _training() -> str:
     return _page(
         "Keys of a training recipe",
-        "A recipe is one flat YAML file. `ideator-rl train RECIPE.yaml --key value` overrides a key. "
+        "A recipe is one flat YAML file. `ideator-rl train RECIPE.yaml --key value` overrides a key, "
+        "`--key.inner value` one value of a mapping. "
         f"Besides the keys below, a recipe takes every key of TRL's [GRPOConfig]({TRL}grpo_trainer#trl.GRPOConfig), "
         "such as `output_dir`, `num_generations`, `learning_rate`, `max_steps`, `save_steps` or `report_to`, and of "
         f"its [ModelConfig]({TRL}script_utils#trl.ModelConfig), such as `dtype`, `use_peft` or `lora_r`. "
@@ -108,7 +109,8 @@ def _training() -> str:
 def _search() -> str:
     return _page(
         "Keys of a search recipe",
-        "A recipe is one flat YAML file. `ideator-rl search RECIPE.yaml --key value` overrides a key. "
+        "A recipe is one flat YAML file. `ideator-rl search RECIPE.yaml --key value` overrides a key, "
+        "`--key.inner value` one value of a mapping. "
         "How they work together: [search](search.md).",
         *_grouped(SearchConfig, SEARCH_GROUPS, (RunSettings,)),
         _section("`screen`", _table(ScreenConfig)),

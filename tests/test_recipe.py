@@ -5,7 +5,9 @@ import old_runs
 import pytest
 import yaml
 
+from ideator_rl.config.recipe_file import read_recipe
 from ideator_rl.errors import IdeatorError
+from ideator_rl.search.config import SearchConfig
 from ideator_rl.training.recipe.recipe import RecipeError, load_recipe, refuse_other
 
 GOOD = {
@@ -180,6 +182,20 @@ def test_the_command_line_overrides(write_recipe):
     recipe = load_recipe(write_recipe(), argv)
     assert recipe.grpo["learning_rate"] == 2e-5 and recipe.grpo["max_steps"] == 3
     assert recipe.ours.reward_funcs == ["execution", "format"] and recipe.model["use_peft"] is True
+
+
+def test_the_command_line_overrides_one_value_of_a_mapping(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("coder: &c {base_url: http://a/v1, models: m}\nideator_options: *c\nenv: nanogpt\n")
+    argv = ["--coder.base_url", "http://b/v1", "--coder.extra.X-Name=7", "--strategy-options.free", "0.5"]
+    assert read_recipe(str(recipe), SearchConfig, argv) == {
+        "coder": {"base_url": "http://b/v1", "models": "m", "extra": {"X-Name": 7}},
+        "ideator_options": {"base_url": "http://a/v1", "models": "m"},
+        "env": "nanogpt",
+        "strategy_options": {"free": 0.5},
+    }
+    with pytest.raises(RecipeError, match="--env.x: expected env to be a mapping, got 'nanogpt'"):
+        read_recipe(str(recipe), SearchConfig, ["--env.x", "1"])
 
 
 def test_an_argument_that_is_no_override_is_refused(write_recipe):

@@ -1,4 +1,5 @@
-"""Recipe files: one flat YAML of keys and values, with `--key value` overrides.
+"""Recipe files: one flat YAML of keys and values, with `--key value` overrides; `--key.inner value` sets one value of a
+mapping.
 
 Returns values by the type of their key; ranges and unknown keys are checked by the configuration class.
 """
@@ -26,7 +27,7 @@ def read_recipe(path: str, kind: Any, overrides: list[str] | None = None) -> dic
     Args:
         path: a file, or the name of a shipped recipe: `quickstart`, `quickstart.yaml` or `recipes/quickstart.yaml`.
         kind: the configuration class, whose keys decide whether `no` or `007` is text.
-        overrides: `--key value`, `--key=value`, or `--key` for true.
+        overrides: `--key value`, `--key=value`, or `--key` for true; `--key.inner value` for one value of a mapping.
 
     Raises:
         RecipeError: no such file, no mapping, a key twice, or overrides that are not `--key value`.
@@ -40,7 +41,8 @@ def read_recipe(path: str, kind: Any, overrides: list[str] | None = None) -> dic
     # Settings belong to one backend: another one of the command line does not get them.
     if overriding.get("backend", values.get("backend")) != values.get("backend"):
         values.pop("backend_config", None)
-    values |= overriding
+    for key, value in overriding.items():
+        _override(values, key, value)
     values = use_words(kind, values, words | arguments)
     refuse_secrets(values, f"{lead} has", RecipeError)
     return values
@@ -84,6 +86,26 @@ def _parse_argument(key: str, text: str) -> Any:
     return parse_yaml(text, f"The value of --{key}, {text[:80]!r},", RecipeError)
 
 
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value, at any depth of mappings for a key with dots.
+
+    Raises:
+        RecipeError: what a part of the key names holds a value that is no mapping.
+    """
+    *parts, last = key.split(".")
+    target = values
+    for count, part in enumerate(parts, 1):
+        inner = target.get(part)
+        if inner is not None and not isinstance(inner, dict):
+            name = ".".join(parts[:count])
+            raise RecipeError(
+                f"--{key}: expected {name} to be a mapping, got {inner!r}. Give --{name} a mapping first."
+            )
+        # A copy: YAML anchors may use one mapping for several keys.
+        target[part] = target = dict(inner or {})
+    target[last] = value
+
+
 def _parse_overrides(arguments: list[str]) -> dict[str, str]:
     """The text of each key; the last one counts, as in argparse."""
     overrides: dict[str, str] = {}
@@ -95,5 +117,6 @@ def _parse_overrides(arguments: list[str]) -> dict[str, str]:
         key, equals, value = argument[2:].partition("=")
         if not equals:
             value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
-        overrides[key.replace("-", "_")] = value
+        key, dot, inner = key.partition(".")
+        overrides[key.replace("-", "_") + dot + inner] = value
     return overrides
