@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -52,11 +49,9 @@ def search(folder: Path, experiments: int) -> Path:
     from llm_server import Scripted
     from nanogpt_chat import NanogptChat
 
-    recipe = yaml.safe_load((ROOT / "recipes" / "search_chat.yaml").read_text())
     with Scripted(NanogptChat(direct=True)) as server:
-        options = json.dumps(recipe["ideator_options"] | {"base_url": server.url})
-        keys = {"output_dir": folder, "ideator_options": options, "max_experiments": experiments, "epoch_size": 6,
-                "implementer": "direct", "prompts": "direct", "coder": "null", "embedder": "hashed"}  # fmt: skip
+        keys = {"output_dir": folder, "max_experiments": experiments, "epoch_size": 6, "embedder": "hashed"}
+        keys |= {"ideator_options.base_url": server.url, "implementer": "direct", "prompts": "direct", "coder": "null"}
         argv = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
         subprocess.run([*IDEATOR_RL, "search", str(ROOT / "recipes" / "search_chat.yaml"), *argv], check=True)
     return folder
