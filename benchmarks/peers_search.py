@@ -2,7 +2,7 @@
 
     python benchmarks/peers.py search --envs FOLDER --out FOLDER --openevolve FOLDER --shinka FOLDER
                                       [--seeds 0 1 2 3 4] [--evaluations 100] [--arms openevolve shinka …]
-    python benchmarks/peers.py table [--evaluations 100]
+    python benchmarks/peers.py table [--seeds 0 1 2 3 4] [--evaluations 100]
 
 --envs: for the peers' virtual environments, made by pip where they are missing.  --openevolve and --shinka: the
 `examples` of a checkout of each (`git clone`).  Rows of RESULTS are not run again; a run that was cut off is removed
@@ -223,7 +223,8 @@ def main(argv: Sequence[str], install: Callable[[str, Path], Path | None]) -> in
         if missing:
             parser.error(f"search needs --{', --'.join(missing)}")
         search(args, install)
-    print(table(read_rows(args.results), args.evaluations, list(ARMS)))
+    rows = [row for row in read_rows(args.results) if row["seed"] in args.seeds]
+    print(table(rows, args.evaluations, list(ARMS)))
     return 0
 
 
