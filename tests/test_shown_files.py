@@ -24,6 +24,14 @@ def shown(base, budget, idea="Try it.", command=("python", "train.py"), numbered
     return shown_files(base, command, idea, budget, numbered)
 
 
+@pytest.mark.parametrize("count", range(2, 9))
+def test_a_budget_of_the_size_of_all_files_shows_them_all(count):
+    base = {f"part_{number}.py": "x" * number + "\n" for number in range(count)}
+    everything = shown(base, 1 << 40)
+    assert paths(everything) == sorted(base) and shown(base, tokens(everything)) == everything
+    assert "do not fit" in shown(base, tokens(everything) - 1)
+
+
 def paths(text, cut=False):
     """The files that are shown completely; with `cut`, those that are cut."""
     headers = re.findall(r'^<file path="(.+)" lines="\d+"( shown="in part")?>$', text, re.M)

@@ -46,8 +46,10 @@ def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, nu
     base = {path: shown(text) for path, text in base.items()}
     blocks = {path: _block(path, text, numbered) for path, text in base.items()}
     sizes = {path: tokens(block) for path, block in blocks.items()}
-    if sum(sizes.values()) <= budget:
-        return "".join(blocks[path] for path in sorted(base))
+    everything = "".join(blocks[path] for path in sorted(base))
+    # Of the whole text: the sizes of the files are rounded up, each for itself.
+    if tokens(everything) <= budget:
+        return everything
     # Not everything fits: the names of the rest get a share, then the essential files, then the optional ones.
     names_budget = max(budget // NAMES_SHARE, tokens(_count_line(len(base), 0)))
     left = max(0, budget - names_budget)
