@@ -25,7 +25,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
 from ideator_rl.patch import PatchError, Rules, Tree, read_tree, tree_hash
 from ideator_rl.patch.judge import is_protected
-from ideator_rl.patch.shown_files import FILES_TOKENS, shown_files
+from ideator_rl.patch.shown_files import FILES_TOKENS, shown_files, without_foreign_tokens
 from ideator_rl.registry import environment_folder, environment_names
 
 __all__ = ["Budget", "Environment", "EnvironmentError_", "Metric", "Preset", "Resources", "Suspicious",
@@ -207,7 +207,8 @@ class Environment:
             text += "\n\nThe code:\n\n{files}"
         files = ""
         if "{files}" in text:
-            code = self.baseline(preset) if tree is None else tree
+            baseline = self.baseline(preset)
+            code = baseline if tree is None else without_foreign_tokens(tree, baseline)
             visible = {path: body for path, body in code.items() if not self.is_hidden(path)}
             files = note + shown_files(visible, environment.command, "", budget).rstrip("\n")
         # One pass: braces in the files and in the task are theirs.

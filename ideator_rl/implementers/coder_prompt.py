@@ -25,7 +25,7 @@ from ideator_rl.environments.environment import Environment
 from ideator_rl.ideas import Idea
 from ideator_rl.patch import PatchError, Rules, Tree, judge
 from ideator_rl.patch.import_graph import third_party_packages
-from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, shown_files, tokens
+from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, shown_files, tokens, without_foreign_tokens
 from ideator_rl.text.special_tokens import without_special_tokens
 
 FOLDER = Path(__file__).with_name("prompts")
@@ -109,7 +109,9 @@ class Prompt:
 
     @cached_property
     def _visible(self) -> Tree:
-        return {path: text for path, text in self.base.items() if path not in self._hidden}
+        visible = {path: text for path, text in self.base.items() if path not in self._hidden}
+        # The base may be the code of an earlier idea.
+        return without_foreign_tokens(visible, self.environment.baseline(self.preset))
 
     @cached_property
     def _hidden(self) -> list[str]:

@@ -21,6 +21,7 @@ from collections import Counter
 from ideator_rl.patch import Tree
 from ideator_rl.patch.import_graph import import_distances
 from ideator_rl.patch.source import shown
+from ideator_rl.text.special_tokens import without_special_tokens
 
 BYTES_PER_TOKEN = 3
 """Code has three to four bytes a token in common vocabularies; three errs on the safe side."""
@@ -68,6 +69,23 @@ def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, nu
             left -= sizes[path]
     rest = [path for path in (*essential, *optional) if path not in chosen]
     return "".join(chosen[path] for path in sorted(chosen)) + _names(base, rest, left + names_budget)
+
+
+def without_foreign_tokens(tree: Tree, baseline: Tree) -> Tree:
+    """The codebase as a prompt may show it: lines that the baseline lacks are without special tokens of chat templates.
+
+    A model wrote those lines, and a server reads such a token anywhere in a message.  Lines of the baseline stay, since
+    an edit must repeat them letter by letter.
+    """
+    safe: Tree = {}
+    for path, text in tree.items():
+        own = baseline.get(path, "")
+        if text != own:
+            trusted = set(own.split("\n"))
+            lines = text.split("\n")
+            text = "\n".join(line if line in trusted else without_special_tokens(line) for line in lines)
+        safe[path] = text
+    return safe
 
 
 def _order(base: Tree, command: tuple[str, ...], idea: str) -> tuple[list[str], list[str]]:
