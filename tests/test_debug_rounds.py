@@ -14,8 +14,9 @@ from envs.landscape.implementer import TokenEdits
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.record_store import load_record
-from ideator_rl.experiment import FAILED, SUCCEEDED, UNPATCHABLE
+from ideator_rl.experiment import FAILED, NOT_PROMOTED, SUCCEEDED, UNPATCHABLE
 from ideator_rl.implementers.coder import CoderImplementer
+from ideator_rl.implementers.implementer import debug_rounds
 from ideator_rl.reward_buffer import BufferConfig, RewardBuffer
 from ideator_rl.screen.predictor import usable
 from ideator_rl.search.search_summary import charged_codebases, read_search_summary
@@ -112,6 +113,52 @@ def test_the_key_changes_no_first_answer_and_is_in_the_estimate():
     assert len(versions) == 1
     once, most = (CoderImplementer.estimate(keys, 10, toy, "cpu") for keys in (plain, debugging))
     assert most.low == once.low and most.high.calls == 2 * once.high.calls
+
+
+OWN_CRASH = replace_line("if x * y < -20:", 'if pause:\n    raise ValueError("boom")\nif x * y < -20:')
+"""Crashes at the preset `slow` alone, which has a pause."""
+
+
+@pytest.mark.parametrize(("first", "calls"), [(CRASH, 1), (OWN_CRASH, 2)])
+def test_a_cascade_lets_crashes_at_the_own_preset_alone_be_mended(tmp_path, first, calls):
+    coder = {"models": "coder", "api_key_env": None, "samples": 1, "retries": 0, "debug_rounds": 1}
+    cascade = json.dumps({"preset": "cpu", "keep_above": 0.0})
+    with Scripted(lambda body: {"body": answer(GOOD if is_debug(body) else first)}) as server:
+        keys = {"coder": json.dumps(coder | {"base_url": server.url}), "cascade": cascade, "implementer": "llm"}
+        where = {"slots": 2, "run_dir": str(tmp_path)}
+        buffer = RewardBuffer(BufferConfig(str(TOY), "slow", f"file://{tmp_path}/bucket", **keys, **where))
+        (record,) = run(buffer.score([idea("Set x to 1.0.")]))
+        buffer.close()
+    assert len(server.requests) == calls
+    bucket = buffer.executor.bucket
+    ran = sorted((item.preset, item.status) for id in bucket.names("experiments") if (item := load_record(bucket, id)))
+    if first is CRASH:
+        # It ends the idea: the coder is not asked again, and nothing runs at the run's own preset.
+        assert record.status == NOT_PROMOTED and "boom" in record.error["message"] and not buffer.debugged_ids
+        assert ("slow", SUCCEEDED) not in ran and ("slow", FAILED) not in ran
+        return
+    # The mended codebase passes the cheaper preset by itself before it runs at the run's own.
+    (crashed,) = [item for item in buffer.history if item.debugged]
+    assert record.status == SUCCEEDED and crashed.status == FAILED and record.preset == crashed.preset == "slow"
+    assert record.cascade["status"] == crashed.cascade["status"] == SUCCEEDED
+    assert record.cascade["id"] != crashed.cascade["id"]
+    assert ran == [("cpu", SUCCEEDED), ("cpu", SUCCEEDED), ("slow", FAILED), ("slow", SUCCEEDED)]
+
+
+class Plain:
+    """Derives from nothing and has only what an implementer must have."""
+
+    name = "plain"
+
+    def version(self, environment):
+        return self.name
+
+    async def implement(self, idea, base, environment, preset):
+        raise AssertionError("not called")
+
+
+def test_a_class_without_the_key_mends_nothing():
+    assert [debug_rounds(implementer) for implementer in (Plain(), Mending())] == [0, 1]
 
 
 class Mending(TokenEdits):

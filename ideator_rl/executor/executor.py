@@ -46,6 +46,7 @@ from ideator_rl.implementers.implementer import (
     BUILT_IN,
     Implementer,
     ImplementerUnavailable,
+    debug_rounds,
     estimate_cost,
     get_implementer,
     probe,
@@ -144,7 +145,7 @@ class Executor:
 
     def _read_debug_rounds(self) -> int:
         """Raises: IdeatorError where a traceback could show the coder what it must not see."""
-        rounds = int(getattr(self.implementer, "debug_rounds", 0))
+        rounds = debug_rounds(self.implementer)
         if rounds and (self.environment.hidden or self.environment.feedback == FEEDBACK_NONE):
             reason = "hidden files" if self.environment.hidden else "feedback: none"
             raise IdeatorError(

@@ -159,6 +159,12 @@ async def probe(implementer: Implementer) -> None:
     await _member(type(implementer), "probe")(implementer)
 
 
+def debug_rounds(implementer: Implementer) -> int:
+    """`Implementer.debug_rounds`, also of a class that does not derive from it."""
+    rounds: int = _member(implementer, "debug_rounds")
+    return rounds
+
+
 def writes_trusted_code(name: str) -> bool:
     """Whether an implementer declares that no model writes its code.  No instance is created, so no key is needed.
 
@@ -189,7 +195,7 @@ def _class_of(name: str) -> Any:
 
 
 def _member(plugin: Any, member: str) -> Any:
-    """A plugin's own member, or the default of `Implementer`, bound to the plugin as if it were inherited."""
+    """The own member of a plugin, a class or an instance; else the default of `Implementer`, bound to the plugin."""
     default = getattr_static(Implementer, member)
     bound_default = default.__get__(None, plugin) if isinstance(default, classmethod | staticmethod) else default
     return getattr(plugin, member, bound_default)
