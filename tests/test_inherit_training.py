@@ -31,6 +31,7 @@ from ideator_rl.storage.run_reader import read_run
 from ideator_rl.training.imitation import EliteExamples
 from ideator_rl.training.recipe.check_names import check_names
 from ideator_rl.training.recipe.recipe import load_recipe
+from ideator_rl.training.sft.data import with_recombinations
 from rewards.execution import execution_reward
 
 RECIPE = Path(__file__).parent / "toy_recipe.yaml"
@@ -181,6 +182,16 @@ def test_inheriting_needs_a_reward_that_runs_ideas_in_this_library():
     )
     with pytest.raises(IdeatorError, match="no reward function of it runs ideas on inherited code"):
         check_names(recipe)
+
+
+def test_prompts_of_the_warmup_show_the_code_that_their_ideas_change():
+    keys = ["--inherit", "best_parent", "--prompt_strategy", "top_k", "--free_prompts", "0.5"]
+    recipe, environment = load_recipe(str(RECIPE), [*keys, "--env", str(TOY)]), load_environment(TOY)
+    own = recipe.prompt(environment)
+    assert "\nx = 4.0\n" in own and "x = 4.0" not in load_recipe(str(RECIPE)).prompt(environment)
+    rows = with_recombinations([(own, idea("set x = 1.0"))] * 8, recipe.ours, 0)
+    assert sum("Idea 1," in prompt for prompt, _ in rows) == 4
+    assert all("\nx = 4.0\n" in prompt for prompt, _ in rows)
 
 
 SETTINGS = ["--prompt_strategy", "top_k", "--inherit", "best_parent", "--free_prompts", "0.0", "--prompt_parents", "1"]
