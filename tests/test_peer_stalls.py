@@ -72,7 +72,7 @@ def searched(tmp_path, call, stalls):
     with Scripted({"body": answer("OK")}, *(idea(number, body) for number, body in enumerate(bodies))) as server:
         llm = {"base_url": server.url, "models": "m", "api_key_env": None, "ideas_per_call": 1}
         options = {"output_dir": tmp_path / "run", "ideator_options": json.dumps(llm), "max_experiments": len(bodies)}
-        options |= {"slots": 1, "embedder": "hashed", "in_flight": 1, "baseline_replicates": 1}
+        options |= {"slots": 1, "embedder": "hashed", "in_flight": 1, "baseline_replicates": 1, "inherit": "none"}
         began = time.monotonic()
         code, out, err = call(
             "search", env / "search.yaml", *(word for key, value in options.items() for word in (f"--{key}", value))
