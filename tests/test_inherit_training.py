@@ -131,13 +131,29 @@ def test_a_parent_whose_code_is_gone_costs_the_idea_nothing(buffer):
         rewarded(buffer, [gone], completions)
 
 
+OPTION = {"name": "", "tree": "", "patch": "", "parents": [], "problem": ""}
+
+
 @pytest.mark.parametrize(
-    "value", [7, "base-2", [1], [{"name": "1"}], [{"name": "", "tree": 1, "patch": "", "parents": [], "problem": ""}]]
+    "value",
+    [
+        7,
+        "base-2",
+        [1],
+        [{"name": "1"}],
+        *([OPTION | more] for more in ({"tree": 1}, {"parents": 7}, {"parents": "ab"})),
+    ],
 )
 def test_a_column_of_another_meaning_is_refused(buffer, value):
     [row] = prompts(buffer).rows(1, 1)
     with pytest.raises(IdeatorError, match=r"The column code_bases holds .* If it means something else, rename it\."):
         rewarded(buffer, [row | {COLUMN: value}], [edit("y = 4.0", "y = 3.0")])
+
+
+def test_a_prompt_with_half_a_surrogate_pair_is_stored(buffer):
+    [row] = prompts(buffer).rows(1, 1)
+    rewards = rewarded(buffer, [row | {"prompt": "ask \ud800"}], [edit("y = 4.0", "y = 3.0")])
+    assert rewards[0] > 0 and prompts_by_idea(buffer.journal)[1, 0, 0].startswith("ask ")
 
 
 def test_an_imitated_idea_answers_the_prompt_it_was_written_for(buffer):

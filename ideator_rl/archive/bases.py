@@ -64,13 +64,16 @@ class Option:
         """
         texts = ("name", "tree", "patch", "problem")
         is_ours = isinstance(body, dict) and body.keys() == {*texts, "parents"}
-        if not is_ours or not all(isinstance(text, str) for text in (*map(body.get, texts), *(body["parents"] or ()))):
+        # Where no codebase of a column has parents, a data set may hold null in the place of empty lists.
+        parents = body["parents"] or () if is_ours else ()
+        is_ours = is_ours and isinstance(parents, (list, tuple))
+        if not is_ours or not all(isinstance(text, str) for text in (*map(body.get, texts), *parents)):
             raise IdeatorError(
                 f"The column {COLUMN} holds {str(body)[:100]!r}. Expected codebases, each with name, tree, patch, "
                 "parents and problem, as the rows of a run with `inherit` have them. If it means something else, "
                 "rename it."
             )
-        return cls(body["name"], Base(body["tree"], body["patch"], tuple(body["parents"] or ()), body["problem"]))
+        return cls(body["name"], Base(body["tree"], body["patch"], tuple(parents), body["problem"]))
 
 
 class Bases:

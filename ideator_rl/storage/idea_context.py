@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ideator_rl.storage.journal_reader import JournalQueries, parse_parents
+from ideator_rl.text.display import encodable
 
 SCHEMA = """
 create table if not exists prompts (hash text primary key, text text);
@@ -76,8 +77,10 @@ def write_contexts(
     for index, context in contexts.items():
         row = (step, rank, first + index)
         if context.prompt:
-            name = hashlib.sha256(context.prompt.encode("utf-8", "replace")).hexdigest()
-            db.execute("insert or ignore into prompts values (?,?)", (name, context.prompt))
+            # SQLite takes no half surrogate pairs, which the rows of a data set may hold.
+            prompt = encodable(context.prompt)
+            name = hashlib.sha256(prompt.encode()).hexdigest()
+            db.execute("insert or ignore into prompts values (?,?)", (name, prompt))
             db.execute("insert into idea_prompts values (?,?,?,?)", (*row, name))
         if (base := context.base) is not None:
             values = (base.tree, base.patch, json.dumps(base.parents), base.problem)
