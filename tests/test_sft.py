@@ -11,6 +11,7 @@ import pytest
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.sft import main
+from ideator_rl.storage.idea_context import Base, IdeaContext
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.run_reader import read_run
 from ideator_rl.training.sft.data import (
@@ -147,6 +148,26 @@ def test_an_idea_of_a_run_is_paired_with_its_own_prompt(run):
     (folder / "batch.json").write_text(json.dumps({"groups": groups, "completions": texts}))
     rows = dict((text[:9], prompt) for prompt, text in rows_from_run(run, "toy", "p", 9, False).rows)
     assert rows["thought 3"] == str(next(row for row, text in enumerate(texts) if "thought 3" in text))
+
+
+def test_an_idea_about_inherited_code_is_paired_with_the_prompt_that_showed_it(run):
+    """Its edits fit no other code; the journal keeps the prompt when the batch is gone."""
+    before = read_run(run)
+    journal = Journal(run / "buffer.sqlite")
+    for step, base in ((0, Base(problem="the parent is gone")), (1, Base("b", "patch", ("id1",)))):
+        rows = [row for row in before.rollouts if row.step == step]
+        contexts = {index: IdeaContext(f"prompt {step} {index}", base) for index in range(2)}
+        journal.propose(step, [row.completion for row in rows], contexts=contexts)
+        for row in rows:
+            journal.settle(step, row.position, before.experiments[row.experiment_id])
+    journal.close()
+    source = rows_from_run(run, "toy", "p", 9, False)
+    assert dict((text[:9], prompt) for prompt, text in source.rows) == {
+        "thought 3": "prompt 1 1",
+        "thought 0": "p",
+        "thought 1": "p",
+    }
+    assert source.notes == ["2 of 3 prompts were deleted from disk; the environment's replaces them"]
 
 
 def test_a_run_without_a_usable_idea_is_refused(run, tmp_path):

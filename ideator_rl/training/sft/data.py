@@ -141,7 +141,7 @@ def rows_from_run(folder: Path, environment: str, default_prompt: str, best: int
     rows: list[Row] = []
     without_prompt = 0
     for rollout in rollouts[:best]:
-        prompt = _stored_prompt(folder, rollout)
+        prompt = _code_prompt(run, rollout) or _stored_prompt(folder, rollout)
         without_prompt += prompt is None
         rows.append((default_prompt if prompt is None else prompt, cut_after_idea(rollout.completion)))
     if not rows:
@@ -227,6 +227,15 @@ def _beats_baseline(record: Experiment, run: Run) -> bool:
     values = run.values(record)
     gain = sum(values) / len(values) - run.baseline
     return gain > 0 if run.direction == "max" else gain < 0
+
+
+def _code_prompt(run: Run, rollout: Rollout) -> str | None:
+    """The prompt of an idea about inherited code, from the journal: its edits fit the code of that prompt alone; None
+    for other ideas, and where the prompt is not known."""
+    inherited = run.inherited.get((rollout.step, rollout.position))
+    if inherited is None or not inherited.base.tree:
+        return None
+    return run.prompts.get((rollout.step, rollout.rank, rollout.position))
 
 
 def _stored_prompt(folder: Path, rollout: Rollout) -> Any:
