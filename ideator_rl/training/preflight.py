@@ -20,6 +20,7 @@ from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.fleet_estimate import refuse_misfits
 from ideator_rl.llm.model_lookup import PACKAGE, ModelError, NotInstalled, first_line, require_model
+from ideator_rl.patch.shown_files import BYTES_PER_TOKEN, tokens
 from ideator_rl.training.checkpoints import WARMUP
 from ideator_rl.training.recipe.check_names import check_names
 from ideator_rl.training.recipe.recipe import Recipe
@@ -121,9 +122,11 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
     notes = list(checked.notes)
     if checked.window is not None:
         prompt = recipe.prompt(environment)
-        needed = len(checked.form.ids(checked.form.prompt(prompt))) + int(recipe.grpo.get("max_completion_length", 256))
-        # The diffs of past ideas have the other half of what code may take.
-        needed += 0 if ours.inherit == NONE else ours.code_tokens // 2
+        length = len(checked.form.ids(checked.form.prompt(prompt)))
+        needed = length + int(recipe.grpo.get("max_completion_length", 256))
+        if ours.inherit != NONE:
+            # The estimate of tokens is scaled where this tokenizer needs more of them.
+            needed += math.ceil(_more_with_code(recipe, environment) * max(1.0, length / tokens(prompt)))
         smaller = " or code_tokens" if ours.inherit != NONE else ""
         if needed > checked.window and checked.has_learned_positions:
             raise PreflightError(
@@ -139,6 +142,25 @@ def check_ideator(recipe: Recipe, environment: Environment, folder: Path | None 
     if recipe.model.get("use_peft"):
         trained = _check_adapters(recipe, checked.model)
     return notes + _check_disk(recipe, folder or recipe.output_dir, checked.parameters, trained)
+
+
+def _more_with_code(recipe: Recipe, environment: Environment) -> int:
+    """Tokens, by estimate, that a prompt with past ideas and inherited code may have more than the one without.
+
+    A parent's files may be longer than the baseline's, up to their half of `code_tokens`; diffs have the other half.
+    """
+    from ideator_rl.archive.code_prompt import LEAST_TOKENS
+    from ideator_rl.archive.prompts import ArchivePrompts, parent_prompt
+
+    ours = recipe.ours
+    prompt = recipe.prompt(environment)
+    own_code = tokens(prompt) - tokens(environment.prompt(ours.preset, ours.prompts, {}))
+    # The text around the ideas, with a place for each; a description is no longer than an idea was written.
+    around = tokens(parent_prompt(environment, prompt, [("", None)] * ours.prompt_parents)) - tokens(prompt)
+    longest = int(recipe.grpo.get("max_completion_length", 256))
+    description = min(longest, ArchivePrompts.idea_chars // BYTES_PER_TOKEN)
+    code = max(ours.code_tokens, ours.code_tokens // 2 + ours.prompt_parents * LEAST_TOKENS)
+    return max(0, code + around + ours.prompt_parents * description - own_code)
 
 
 def has_warmup(recipe: Recipe, resume: bool) -> bool:
