@@ -14,11 +14,13 @@ import json
 import math
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ideator_rl.config.reader import parse_json
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.record_store import Spec
 from ideator_rl.executor.retry import Retry
 from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
 from ideator_rl.ideas import Idea
@@ -151,6 +153,8 @@ class Codebases:
     async def _of_answer(
         self, key: str, idea: Idea, base: Base | None, crash: Crash | None = None
     ) -> Codebase | NoCodebase:
+        # Asked first: where the bucket is away, nothing has been paid for yet.
+        trusted = self.implementer.trusted and await self._is_own_code(base)
         # Callers of one event loop share the task; a task of another loop cannot be awaited here.
         task = self._pending.get(key)
         if task is None or task.get_loop() is not asyncio.get_running_loop():
@@ -163,10 +167,25 @@ class Codebases:
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], cost)
         try:
-            codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted, base)
+            codebase = self.of_patch(answer["patch"], idea.text, self.implementer.name, trusted, base)
         except PatchError as error:  # an answer of another version, which judged by other rules
             return NoCodebase(error.kind, str(error), answer["patch"], cost)
         return replace(codebase, seconds=answer["seconds"], cost=cost)
+
+    async def _is_own_code(self, base: Base | None) -> bool:
+        """Whether the library wrote the codebase that an idea changes, by its parents' specifications in the bucket.
+
+        A model wrote it where the run had another implementer before, or took the ideas of other runs.  A parent that
+        the bucket does not hold proves nothing.
+        """
+        if base is None or not base.tree:
+            return True
+        for parent in base.parents:
+            spec = await self._retry.call(partial(Spec.load, self._bucket, parent))
+            # Of a merge, neither parent has the tree.
+            if spec is None or not spec.trusted or (len(base.parents) == 1 and spec.tree != base.tree):
+                return False
+        return bool(base.parents)
 
     async def preview(self, idea: Idea, base: Base | None = None) -> Codebase | NoCodebase:
         """As `of_idea`, but nothing is stored: for ideas of which few will be run.

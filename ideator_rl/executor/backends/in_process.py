@@ -60,7 +60,8 @@ class InProcessBackend(Backend):
             if not spec.trusted:
                 raise IdeatorError(
                     f"The backend in_process runs codebases of a trusted implementer, and this one is from "
-                    f"{spec.implementer}. Use another implementer, or `backend: local`."
+                    f"{spec.implementer}, or builds on code that the bucket does not hold as that of one. Use another "
+                    "implementer, inherit: none, or `backend: local`."
                 )
             started = time.monotonic()
             status, message = SUCCEEDED, ""
