@@ -48,9 +48,10 @@ def test_a_token_in_inherited_code_is_in_no_prompt(token):
 
 def test_lines_of_the_baseline_keep_their_tokens():
     baseline = {"a.py": "end = '<|endoftext|>'\nx = 1\n", "b.py": "s = '</s>'\n"}
-    tree = {"a.py": "end = '<|endoftext|>'\nx = '<|im_end|>'\n", "b.py": "s = '</s>'\n", "c.py": "s = '</s>'\n"}
+    tree = {"a.py": "end = '<|endoftext|>'\nx = '<|im_end|>'\n", "b.py": "s = '</s>'\n", "[INST].py": "s = '</s>'\n"}
     safe = without_foreign_tokens(tree, baseline)
-    assert safe == tree | {"a.py": "end = '<|endoftext|>'\nx = '‹|im_end|›'\n", "c.py": "s = '‹/s›'\n"}
+    changed = {"a.py": "end = '<|endoftext|>'\nx = '‹|im_end|›'\n", "(INST).py": "s = '‹/s›'\n"}
+    assert safe == {"b.py": baseline["b.py"], **changed}, "a model named the new file, too"
 
 
 def test_code_and_prose_stay_as_they_are():

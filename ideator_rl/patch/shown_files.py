@@ -72,10 +72,10 @@ def shown_files(base: Tree, command: tuple[str, ...], idea: str, budget: int, nu
 
 
 def without_foreign_tokens(tree: Tree, baseline: Tree) -> Tree:
-    """The codebase as a prompt may show it: lines that the baseline lacks are without special tokens of chat templates.
+    """The codebase as a prompt may show it: without special tokens of chat templates in what the baseline lacks.
 
-    A model wrote those lines, and a server reads such a token anywhere in a message.  Lines of the baseline stay, since
-    an edit must repeat them letter by letter.
+    A model wrote those lines and paths, and a server reads such a token anywhere in a message.  Lines of the baseline
+    stay, since an edit must repeat them letter by letter.
     """
     safe: Tree = {}
     for path, text in tree.items():
@@ -84,7 +84,7 @@ def without_foreign_tokens(tree: Tree, baseline: Tree) -> Tree:
             trusted = set(own.split("\n"))
             lines = text.split("\n")
             text = "\n".join(line if line in trusted else without_special_tokens(line) for line in lines)
-        safe[path] = text
+        safe[path if path in baseline else without_special_tokens(path)] = text
     return safe
 
 
