@@ -47,8 +47,9 @@ SHARED: dict[str, Any] = {
     "max_steps": MOST_STEPS,
     "max_staleness": 0,
     "quorum": 1.0,
+    "screen": None,
 }
-"""What RL changes in recipes/default.yaml: two groups of 8 a step, for a budget of 48."""
+"""What RL changes in recipes/default.yaml: no screen, and two groups of 8 a step, for a budget of 48."""
 PLAIN: dict[str, Any] = {"prompt_strategy": None, "reward_funcs": ["execution"], "imitation_weight": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {**SHARED, **PLAIN},

@@ -1,8 +1,9 @@
 """What the comparison with a weak ideator compares: each arm is what it changes in a recipe.
 
-The frozen arms change `search_nanogpt_cpu.yaml`, the others `default.yaml`.  The ideator is weak by its warm-up alone:
-the first number of `SFT_STEPS` after which at least `LEAST_RUNNABLE` of its answers can be run.  Nothing else was tuned
-here: evolution's numbers are those of the landscapes (collapse_methods.py), and the mix is the recipe's.
+The frozen arms change `search_nanogpt_cpu.yaml`, the others `default.yaml`, whose screen `mix` leaves out.  The ideator
+is weak by its warm-up alone: the first number of `SFT_STEPS` after which at least `LEAST_RUNNABLE` of its answers can
+be run.  Nothing else was tuned here: evolution's numbers are those of the landscapes (collapse_methods.py), and the mix
+is the recipe's.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ PAIRS = (
 def keys_of(arm: Arm, budget: int) -> dict[str, Any]:
     """The keys of an arm at a budget of distinct experiments, for its recipe."""
     after = max(2, min(MOST_AFTER, budget // SHARE_AFTER))
-    screen = {"screen": {"over": arm.over, "after": after, "learn": arm.learn}} if arm.over > 1 else {}
-    shared = {"quorum": 1.0, "baseline_replicates": 3, **arm.keys, **screen}
+    screen = {"over": arm.over, "after": after, "learn": arm.learn} if arm.over > 1 else None
+    shared = {"quorum": 1.0, "baseline_replicates": 3, **arm.keys, "screen": screen}
     most_ideas = IDEAS * budget * arm.over
     if arm.kind == SEARCH:
         return {
