@@ -194,6 +194,8 @@ def test_the_command_line_overrides_one_value_of_a_mapping(tmp_path):
         "env": "nanogpt",
         "strategy_options": {"free": 0.5},
     }
+    again = ["--coder.models", "x", "--coder", "{models: y}", "--coder.models", "z"]
+    assert read_recipe(str(recipe), SearchConfig, again)["coder"] == {"models": "z"}, "the last one counts"
     with pytest.raises(RecipeError, match="--env.x: expected env to be a mapping, got 'nanogpt'"):
         read_recipe(str(recipe), SearchConfig, ["--env.x", "1"])
 

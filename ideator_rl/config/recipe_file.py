@@ -118,5 +118,8 @@ def _parse_overrides(arguments: list[str]) -> dict[str, str]:
         if not equals:
             value = remaining.pop(0) if remaining and not remaining[0].startswith("--") else "true"
         key, dot, inner = key.partition(".")
-        overrides[key.replace("-", "_") + dot + inner] = value
+        name = key.replace("-", "_") + dot + inner
+        # Moved to the end: `--a.b 1 --a '{}' --a.b 2` sets 2.
+        overrides.pop(name, None)
+        overrides[name] = value
     return overrides
