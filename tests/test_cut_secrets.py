@@ -1,10 +1,14 @@
 """Secrets that a cut goes through: of a log, of an evaluator's words, of what an engine printed."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
 from ideator_rl.environments.feedback import READ_CHARS, feedback_of
+from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.command import LOG_BYTES
-from ideator_rl.executor.record_store import LOG_TAIL_BYTES, load_records, save_record
+from ideator_rl.executor.record_store import LOG_TAIL_BYTES, MAX_RECORD_BYTES, load_log, load_records, save_record
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import sealed_run
 from ideator_rl.storage.bucket import open_bucket
@@ -47,8 +51,32 @@ def test_a_run_that_prints_much_leaves_no_half_of_a_secret(shift, monkeypatch):
     assert len(text) - len(f"\n… {count} bytes left out …\n") + count == log.total
 
 
+@pytest.mark.parametrize("shift", range(0, len(TOKEN) + 2, 5))
+def test_what_a_bucket_keeps_of_long_texts_has_no_half_of_a_secret(shift, tmp_path, monkeypatch):
+    monkeypatch.setattr(record_store, "MAX_LOG_BYTES", 20_000)
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    # The shortened record has 2000 characters of each text; the stored log about 10,000 bytes from each end.
+    text = "w " * (1_000 - shift // 2) + TOKEN + " w" * MAX_RECORD_BYTES
+    log = "w " * (4_990 - shift // 2) + TOKEN + " w" * 30_000
+    save_record(bucket, replace(failed(log), text=text, error={"kind": "failed", "message": text}))
+    whole = load_log(bucket, failed(log))
+    short = json.loads(bucket.get("experiments/e/result.json"))
+    assert "bytes left out" in whole and len(whole) > 19_000 and len(short["text"]) > 1_900
+    for shown in (whole, short["text"], short["error"]["message"]):
+        assert "Q" not in without_tokens(shown) and "w" in shown
+
+
+@pytest.mark.parametrize("shift", range(0, len(TOKEN) + 2, 5))
+def test_the_message_of_a_crash_has_no_half_of_a_secret(shift):
+    line = "w " * ((sealed_run.MAX_LAST_LINE - shift) // 2) + TOKEN
+    shown = sealed_run._last_line(f"before\n{line}\n\n")
+    assert shown.startswith("w w") and "Q" not in without_tokens(shown)
+    assert sealed_run._last_line(" \n") == "it printed nothing"
+
+
 def test_whole_words_are_kept_and_a_word_without_end_is_shortened():
     assert end_of("one two", 7) == "one two" and end_of("one two", 3) == "two" and end_of("one two", 2) == ""
     assert beginning_of("one two", 3) == "one" and beginning_of("one two", 5) == "one "
     assert end_of("x" * 5_000, 1_000) == "x" * 488 and end_of("word", 0) == ""
+    assert end_of("", -1) == "" and beginning_of("", -1) == "" and end_of("word", -1) == ""
     assert LOG_BYTES > 512, "an engine's log still shows something after the cut"

@@ -71,7 +71,7 @@ from ideator_rl.executor.queue import (
 from ideator_rl.experiment import FINAL, Experiment, require_finite, typed_fields
 from ideator_rl.patch import tree_hash
 from ideator_rl.storage.bucket import Bucket, DamagedObject, parse_object, read_object
-from ideator_rl.text.redaction import end_of
+from ideator_rl.text.redaction import beginning_of, end_of
 
 __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attempt", "Claim", "End", "QueueEntry",
            "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
@@ -240,8 +240,8 @@ def _cut(record: Experiment, name: str) -> bytes:
             idea=record.idea[:room],
             patch=record.patch[:room],
             log=end_of(record.log, room),
-            text=record.text[:room],
-            error={key: value[:room] for key, value in record.error.items()} if record.error else None,
+            text=beginning_of(record.text, room),
+            error={key: beginning_of(value, room) for key, value in record.error.items()} if record.error else None,
             scoring=record.scoring if room > 200 else {},
         )
         body = json.dumps(json.loads(cut.to_json()) | {"whole": name}).encode()
@@ -266,7 +266,9 @@ def _both_ends(data: bytes) -> bytes:
         return data
     note = f"\n… {len(data) - MAX_LOG_BYTES} bytes left out …\n".encode()
     half = (MAX_LOG_BYTES - len(note)) // 2
-    return data[:half] + note + data[-half:]
+    # Without the words that the cuts go through: half of a secret would not be known as one.
+    text = data.decode("latin-1")
+    return beginning_of(text, half).encode("latin-1") + note + end_of(text, half).encode("latin-1")
 
 
 def queue_entry(spec: Spec, preset: Preset, **more: Any) -> QueueEntry:

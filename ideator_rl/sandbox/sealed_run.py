@@ -34,6 +34,8 @@ LOG_HEAD, LOG_TAIL = 4_990_000, 4_990_000
 """Bytes of output kept from the start and from the end."""
 LAST_LINE_CHARACTERS = 65_536
 """The last line of the output is looked for in so many."""
+MAX_LAST_LINE = 300
+"""Characters of it in a message."""
 
 
 @dataclass(frozen=True)
@@ -238,10 +240,7 @@ def _result(
     if broken is None and watch.marked and watch.over_budget(cpu, wall):
         broken = (TIMED_OUT, watch.over_budget_message())
     if broken is None and (exit_code != 0 or not watch.marked):
-        lines = reversed(text[-LAST_LINE_CHARACTERS:].splitlines())
-        last_line = next((line for line in lines if line.strip()), "it printed nothing")
-        message = f"ended with status {exit_code}: {last_line.strip()[:300]}"
-        crashed = True
+        message, crashed = f"ended with status {exit_code}: {_last_line(text)}", True
         if watch.marked:
             broken, killed = (FAILED, message), _signal_number(exit_code) in process_tree.SENT_SIGNALS
         else:
@@ -250,6 +249,12 @@ def _result(
     status, message = broken or ("ok", "")
     complete = status == "ok" or (status == TIMED_OUT and watch.artifact_in_time(cpu))
     return RunResult(status, message, text, cpu, complete, watch.startup, wall, killed=killed, crashed=crashed)
+
+
+def _last_line(text: str) -> str:
+    """The last line of an output for a message, without half of a secret at its end."""
+    lines = reversed(end_of(text, LAST_LINE_CHARACTERS).splitlines())
+    return beginning_of(next((line.strip() for line in lines if line.strip()), "it printed nothing"), MAX_LAST_LINE)
 
 
 def _signal_number(exit_code: int) -> int:

@@ -81,9 +81,10 @@ def end_of(text: str, length: int) -> str:
 
     The rest of a secret would not be known as one.  Of a word without end, `MAX_SECRET_LENGTH` characters are left out.
     """
+    length = max(0, length)
     if len(text) <= length:
         return text
-    end = text[-length:] if length > 0 else ""
+    end = text[len(text) - length :]
     cut_word = None if text[len(text) - len(end) - 1].isspace() else _WORD.match(end)
     return end[cut_word.end() :] if cut_word else end
 
