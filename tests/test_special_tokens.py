@@ -46,6 +46,12 @@ def test_a_token_in_inherited_code_is_in_no_prompt(token):
         assert "x = 1.0  # " in prompt and "y = 4.0\n" in prompt
 
 
+def test_an_index_named_like_a_token_stays_an_index():
+    code = "embedding.weight[PAD] = table(x)[UNK] + rows[0][MASK]"
+    assert without_special_tokens(code) == code
+    assert without_special_tokens("[PAD] [SEP] fill[INST]") == "(PAD) (SEP) fill(INST)"
+
+
 def test_lines_of_the_baseline_keep_their_tokens():
     baseline = {"a.py": "end = '<|endoftext|>'\nx = 1\n", "b.py": "s = '</s>'\n"}
     tree = {"a.py": "end = '<|endoftext|>'\nx = '<|im_end|>'\n", "b.py": "s = '</s>'\n", "[INST].py": "s = '</s>'\n"}

@@ -16,11 +16,14 @@ _ANGLED = (
 )
 _SQUARE = (
     "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID|THINK|IMG|IMG_BREAK|IMG_END|"
-    "PREFIX|MIDDLE|SUFFIX|BOS|EOS|PAD|UNK|CLS|SEP|MASK|gMASK|sMASK|sop|eop"
+    "gMASK|sMASK|sop|eop"
 )
+_SQUARE_OR_INDEX = "PREFIX|MIDDLE|SUFFIX|BOS|EOS|PAD|UNK|CLS|SEP|MASK"
+"""Names that no chat template builds messages with, and that code has as an index: `embedding[PAD]` stays as it is."""
 _TOKEN = re.compile(
     rf"<(?P<bars>[|｜][^<>\n]{{1,60}}[|｜])>|<(?P<angled>/?(?:{_ANGLED}))>|<(?P<doubled></?SYS>)>"
-    rf"|\[(?P<square>/?(?:{_SQUARE}))\]|\[(?P<barred>\|[^\[\]\n]{{1,60}}\|)\]"
+    rf"|\[(?P<square>/?(?:{_SQUARE}))\]|(?<![\w)\]])\[(?P<index>/?(?:{_SQUARE_OR_INDEX}))\]"
+    rf"|\[(?P<barred>\|[^\[\]\n]{{1,60}}\|)\]"
 )
 _UNPAIRED = re.compile(r"\]~!?b[\[\]]|\[e~\[")
 """Marks of MiniMax models."""
@@ -33,5 +36,5 @@ def without_special_tokens(text: str) -> str:
 
 
 def _replaced(match: re.Match[str]) -> str:
-    inner = match["square"] or match["barred"]
+    inner = match["square"] or match["index"] or match["barred"]
     return f"({inner})" if inner else "‹" + match[0][1:-1].strip("<>") + "›"
