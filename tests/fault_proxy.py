@@ -11,6 +11,7 @@ own; `GET /-/counts` returns the counts as JSON and `GET /-/reset` clears them, 
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -54,6 +55,7 @@ class FaultProxy:
         self.requests: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
         self._moved: dict[str, tuple[bytes, bytes]] = {}
+        self._conditional = asyncio.Lock()
         self._port, self._loop, self._tasks = port, asyncio.new_event_loop(), set()
 
     def fail(self, name, kind="", key="", times=1):
@@ -131,7 +133,9 @@ class FaultProxy:
         if fault == "strip":
             lines = head.split(b"\r\n")
             head = b"\r\n".join(line for line in lines if not line.lower().startswith(b"if-none-match:"))
-        answer = await self._forward(head, body, verb)
+        # The emulator behind it looks whether an object is there and stores it in two steps.
+        async with self._conditional if b"if-none-match:" in head.lower() else contextlib.nullcontext():
+            answer = await self._forward(head, body, verb)
         return None if fault == "lose_reply" or self.down else answer
 
     def _next_fault(self, kind, key):
