@@ -55,7 +55,7 @@ def test_a_run_that_is_slow_to_look_at_is_stopped_in_time(go, mappings, clones):
     ended = go(code, after_look=lambda: beats.append(time.monotonic()), memory_gb=16, processes=512)
     # What is refused may have run on until it was killed: how long that takes depends on the machine.
     assert ended.status in ("failed", "timed_out") and ended.cpu <= (
-        1 + OVERRUN_SECONDS if ended.artifact_complete else 3
+        1 + OVERRUN_SECONDS if ended.artifact_complete else 4  # looks are slow on a busy machine
     )
     assert not ended.artifact_complete or ended.status == "timed_out"
     # The clock went on: without that, these runs held it up for half a minute.
