@@ -24,7 +24,6 @@ from collapse_cells import HERE
 from collapse_methods import BUDGET, FURTHER, LONG, METHODS, UNSEEN
 from collapse_table import FEWEST, interval
 from screen_landscapes import PLAIN, VARIANTS
-from weak_arms import ALL
 from weak_table import cells_of, fill
 
 ROWS = ("grpo", "best_of_n", "default", "default_screen4", "evolution", "screen4", "screen8", "oracle")
@@ -129,7 +128,7 @@ def landscape_cells(budget: int) -> dict[str, Cells]:
 
 
 def variant_cells(variant: str) -> dict[str, Cells]:
-    """Cells of changed landscapes with the substitute ideator, on s0 to s7 at 2048 experiments."""
+    """Cells with the substitute ideator at 2048 experiments: s0 to s15 as they are, s0 to s7 changed."""
     arms: dict[str, Cells] = {}
     for cell in read("screen_results.jsonl"):
         here = cell["preset"].startswith("s") and cell["seed"] == 0 and cell["budget"] == BUDGET
@@ -149,7 +148,6 @@ def weak_cells(budget: int) -> dict[str, Cells]:
     return {
         name: {seed: cell for (cell_arm, seed), cell in by_arm_seed.items() if cell_arm == arm}
         for name, arm in WEAK_ARMS.items()
-        if arm in ALL
     }
 
 

@@ -206,7 +206,7 @@ def new(args: argparse.Namespace) -> int:
 
 def _search_lines(path: str, folder: Path) -> list[str]:
     """The recipe that was written, and the command that runs it."""
-    asks_server = "base_url" in str(read_yaml(folder / RECIPE).get("ideator_options"))
+    asks_server = "base_url" in (read_yaml(folder / RECIPE).get("ideator_options") or {})
     todo = ": name your server and model in it first" if asks_server else ", which needs no language model"
     return [f"{path}/{RECIPE} is the recipe of a search{todo}. Then:", f"  ideator-rl search {path}/{RECIPE}"]
 
