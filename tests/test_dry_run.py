@@ -140,3 +140,6 @@ def test_a_dry_run_counts_what_a_screen_runs(tmp_path, capsys):
     assert main(["--config", "quickstart", "--dry-run", *keys]) == 0
     # Two batches of 16 give 20 outcomes; 4 ideas are run of each of the other three.
     assert "4 of the 16 ideas of a batch are run, after 20 outcomes; 44 in all" in capsys.readouterr().out
+    # A batch that is sampled ahead knows fewer outcomes.
+    assert main(["--config", "quickstart", "--dry-run", *keys, "--max_staleness", "1"]) == 0
+    assert "56 in all" in capsys.readouterr().out

@@ -84,8 +84,8 @@ def _screen(recipe: Recipe, rollouts: int) -> list[str]:
     if screen is None:
         return []
     first, batch = screen.outcomes_before(recipe.screened_budget), recipe.generation_batch
-    # Batches before the screen ranks are run whole.
-    whole = min(rollouts, math.ceil(first / batch))
+    # Batches before the screen ranks are run whole, those too that are sampled before their outcomes are known.
+    whole = min(rollouts, math.ceil(first / batch) + recipe.ours.max_staleness)
     ideas = whole * batch + (rollouts - whole) * recipe.executed_share
     share = f"{recipe.executed_share} of the {batch} ideas of a batch are run, after {first} outcomes"
     return [f"screen       {share}; {ideas} in all, if a quarter of these succeed"]
