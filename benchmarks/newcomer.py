@@ -39,8 +39,8 @@ from ideator_rl.storage.run_reader import read_run
 RESULTS = Path(__file__).parent / "newcomer_results.jsonl"
 SEEDS = (101, 102, 103, 104, 105, 106, 107, 108)
 TRAINED, FROZEN, SCREENED = "trained", "frozen", "screened"
-IDEAS = 144
-"""Of a run of any arm, as recipes/quickstart.yaml has them: 32 at first, and 8 in each of 14 steps."""
+IDEAS = 104
+"""Of a run of any arm, as recipes/quickstart.yaml has them: 32 at first, and 8 in each of 9 steps."""
 PLAIN_BATCH = 8
 STARTED_FROM: dict[str, Any] = {"learning_rate": 0.0, "sft_steps": 0, "scratch_model": None}
 """Of an arm that begins with the warmed-up ideator of `trained` and leaves it as it is."""
