@@ -196,10 +196,10 @@ def test_memory_that_ranks_share_counts_once(go):
         "    file.truncate(150_000_000)\n"
         "    shared = mmap.mmap(file.fileno(), 150_000_000)\n"
         "for page in range(0, len(shared), 4096): shared[page] = 1\n"
-        "time.sleep(0.5)\n"
+        "time.sleep({})\n"
     )
-    assert go(code, memory_gb=0.25).message == ""
-    assert "memory limit" in go(code, memory_gb=0.1).message
+    assert go(code.format(0.5), memory_gb=0.25).message == ""
+    assert "memory limit" in go(code.format(60), memory_gb=0.1).message
 
 
 def test_a_program_that_is_no_script_has_ranks_too(tmp_path, no_other_children):
