@@ -15,6 +15,7 @@ OWN = [
     {"host": "[::1]:8000", "origin": "http://[::1]:8000"},
     {"host": "10.0.0.5:8000", "origin": "http://10.0.0.5:8000"},
     {"host": "Trainer.Lab:8000", "origin": "https://trainer.lab:8000"},
+    {"host": "gateway.lab"},
 ]
 FOREIGN = [
     {"host": "rebound.example:8000", "origin": "http://rebound.example:8000"},
@@ -39,7 +40,7 @@ def client():
         return PlainTextResponse("welcome")
 
     app = Starlette(routes=[Route("/step", step, methods=["POST"]), WebSocketRoute("/ws", greet)])
-    app.add_middleware(SameSite, names=["trainer.lab"])
+    app.add_middleware(SameSite, names=["trainer.lab", "Gateway.lab:8000", "::1"])
     with TestClient(app) as client:
         yield client
 

@@ -290,6 +290,35 @@ def test_other_values_of_scale_rewards_are_refused(policy, tmp_path):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, scale_rewards="batch"))
 
 
+def imitated(trainer, examples, max_tokens):
+    def log_probs(ids, attention, count):
+        return trainer._get_per_token_logps_and_entropies(trainer.model, ids, attention, count)[0]
+
+    with torch.no_grad():
+        form = PromptForm(trainer.processing_class)
+        return imitation_loss(log_probs, form, examples, torch.device("cpu"), max_tokens).item()
+
+
+def test_the_imitation_loss_of_padded_rows_is_that_of_each_example_alone(policy, tmp_path):
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path))
+    model, tokenizer = trainer.model.eval(), trainer.processing_class
+    examples = [
+        {"prompt": "Propose an idea.", "completion": "[Experiment] Set the rate."},
+        {"prompt": "Propose an idea. " * 3, "completion": "Set the rate " * 9},  # longer than allowed: cut
+        {"prompt": "Idea.", "completion": "Rate."},
+    ]
+    losses = []
+    for example in examples:
+        prompt = tokenizer(example["prompt"])["input_ids"]
+        completion = [*tokenizer(example["completion"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        ids = torch.tensor([prompt + completion[:12]])
+        with torch.no_grad():
+            log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        of_targets = log_probs.gather(1, ids[0, 1:, None])[:, 0]
+        losses.append(-of_targets[len(prompt) - 1 :].mean().item())
+    assert imitated(trainer, examples, 12) == pytest.approx(sum(losses) / 3, abs=1e-5)
+
+
 def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):
     examples = [{"prompt": "Propose an idea.", "completion": "[Experiment] Set the rate."}]
     losses = {}
@@ -297,9 +326,5 @@ def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):
         learning = Learning(imitate=lambda index: examples, imitation_weight=weight)
         trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path / str(weight), max_steps=6), learning=learning)
         trainer.train()
-        with torch.no_grad():
-            loss = imitation_loss(
-                trainer.model, PromptForm(trainer.processing_class), examples, torch.device("cpu"), 12
-            )
-        losses[weight] = loss.item()
+        losses[weight] = imitated(trainer, examples, 12)
     assert losses[2.0] < losses[0.0] - 0.5

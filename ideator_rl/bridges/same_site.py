@@ -32,11 +32,11 @@ class SameSite:
     """An ASGI application that passes the server's own requests on, HTTP and websocket.
 
     Args:
-        names: further values of `Host`, without port.
+        names: further names in `Host`; a port in them is left out, as in the header.
     """
 
     def __init__(self, app: App, names: Iterable[str] = ()):
-        self._app, self._names = app, {LOCAL_NAME, *(name.lower() for name in names)}
+        self._app, self._names = app, {LOCAL_NAME, *filter(None, map(_host_name, names))}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._is_own(scope["headers"]):
@@ -55,8 +55,7 @@ class SameSite:
         if len(hosts) != 1 or len(origins) > 1:
             return False
         try:
-            name = urlsplit(f"//{hosts[0]}").hostname or ""
-            return self._is_known(name) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+            return self._is_known(_host_name(hosts[0])) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
         except ValueError:
             return False
 
@@ -69,3 +68,12 @@ class SameSite:
             return False
         # A browser looks up no name for an address, so that no foreign name can lead here.
         return True
+
+
+def _host_name(host: str) -> str:
+    """The name in `name`, `name:port` or `[address]:port`, in lower case.
+
+    Raises:
+        ValueError: a bracket is not closed.
+    """
+    return urlsplit(f"//{host}").hostname or ""

@@ -42,9 +42,12 @@ class Entry:
         return [value for value in self.values if value is not None]
 
     def p(self, target: float, direction: str) -> float | None:
-        """One-sided t-test: the chance of such runs if the true mean were the target.  None for fewer than two runs."""
+        """One-sided t-test: the chance of such runs if the true mean were the target.
+
+        None for fewer than two runs, and where one did not succeed: the others would be a selection.
+        """
         values = self.measured
-        if len(values) < 2:
+        if len(values) < max(2, len(self.values)):
             return None
         gain = (target - mean(values)) * (1 if direction == "min" else -1)
         if (spread := stdev(values)) == 0:

@@ -29,6 +29,8 @@ Examples = list[dict[str, Any]]
 """Each with `prompt` (text or messages) and `completion` (text)."""
 Draw = Callable[[int], Examples]
 """Returns the examples for a batch, by its index; none while no idea is worth imitating."""
+LogProbs = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+"""Of ids and attention mask (B, L) and a number K: log-probs of the last K tokens of each row, (B, K)."""
 
 
 @dataclass(frozen=True)
@@ -74,28 +76,29 @@ def elite_examples(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> EliteExa
 
 
 def imitation_loss(
-    model: Any, form: PromptForm, examples: Examples, device: torch.device, max_tokens: int
+    log_probs: LogProbs, form: PromptForm, examples: Examples, device: torch.device, max_tokens: int
 ) -> torch.Tensor:
     """Negative log-likelihood of the examples' completions.
 
     Args:
+        log_probs: the trainer's own, which computes no logits of prompt tokens: with code in the prompts and a large
+            vocabulary these take tens of gigabytes.
         form: of the prompts, as the trainer's.
         max_tokens: of a completion; a longer one is cut, and then has no end token.
     """
     pairs = [_token_ids(form, example, max_tokens) for example in examples]
-    length = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    # Padded on the right: with causal attention, padding there changes no other position.
-    ids = torch.full((len(pairs), length), form.tokenizer.pad_token_id, device=device)
-    attention, learned = torch.zeros_like(ids), torch.zeros_like(ids)
+    prompt_length = max(len(prompt) for prompt, _ in pairs)
+    completion_length = max(len(completion) for _, completion in pairs)
+    # As TRL pads: prompts on the left, completions on the right, so that all completions start at one position.
+    shape = (len(pairs), prompt_length + completion_length)
+    ids = torch.full(shape, form.tokenizer.pad_token_id, device=device)
+    attention = torch.zeros_like(ids)
     for row, (prompt, completion) in enumerate(pairs):
-        end = len(prompt) + len(completion)
-        ids[row, :end] = torch.tensor(prompt + completion, device=device)
-        attention[row, :end] = 1
-        learned[row, len(prompt) : end] = 1
-    # The logits at a position predict the next token, so targets and mask are shifted by one.
-    logits = model(input_ids=ids, attention_mask=attention, use_cache=False).logits[:, :-1]
-    nll = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
-    mask = learned[:, 1:]
+        first, end = prompt_length - len(prompt), prompt_length + len(completion)
+        ids[row, first:end] = torch.tensor(prompt + completion, device=device)
+        attention[row, first:end] = 1
+    mask = attention[:, prompt_length:]
+    nll = -log_probs(ids, attention, completion_length)
     return ((nll * mask).sum(1) / mask.sum(1).clamp(min=1)).mean()
 
 
