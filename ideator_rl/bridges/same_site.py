@@ -55,7 +55,8 @@ class SameSite:
         if len(hosts) != 1 or len(origins) > 1:
             return False
         try:
-            return self._is_known(_host_name(hosts[0])) and all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+            own_origin = all(urlsplit(origin).netloc == hosts[0] for origin in origins)
+            return own_origin and self._is_known(_host_name(hosts[0]))
         except ValueError:
             return False
 

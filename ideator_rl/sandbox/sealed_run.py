@@ -163,15 +163,15 @@ def run(
     children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks
     cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
-    result = replace(
+    spent = watch.spent(cpu, wall)
+    return replace(
         _result(exit_code or 0, broken, log, watch, cpu, wall),
         start=process.how,
-        spent=watch.spent(cpu, wall),
+        spent=spent,
         exit_code=exit_code if broken is None else None,
+        checkpoints=() if seen is None else seen.close(spent),
+        compiled=None if seen is None else seen.compiled,
     )
-    if seen is None:
-        return result
-    return replace(result, checkpoints=seen.close(result.spent), compiled=seen.compiled)
 
 
 def _start(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from ideator_rl._imports import renamed
@@ -128,17 +129,14 @@ def run_search(
             refuse_misfits(buffer.executor.environment.preset(config.preset), config.fleet, config.max_gpu_hours, None)
             _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
-            ideator = _get_ideator(config, buffer, progress)
-            _try_predictor(config, ideator)
-            buffer.imported = imported_records(buffer, config.archive_from, config.folder)
-            if config.probe:
-                asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
-            keep_recipe(config.folder, config.text())
-            # From the baseline's success on, the folder holds a run that `resume` continues.
-            try:
+            with closing(_get_ideator(config, buffer, progress)) as ideator:
+                _try_predictor(config, ideator)
+                buffer.imported = imported_records(buffer, config.archive_from, config.folder)
+                if config.probe:
+                    asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
+                keep_recipe(config.folder, config.text())
+                # From the baseline's success on, the folder holds a run that `resume` continues.
                 reason = _run(config, buffer, ideator, strategy, progress, start)
-            finally:
-                ideator.close()
             if at_end is not None:
                 at_end(config.folder)
             return reason
