@@ -323,6 +323,29 @@ def test_costs_count_towards_the_cap():
     assert (cost.low.usd, cost.high.usd) == (0.0, 5.0)
 
 
+def test_an_agent_that_reports_more_than_its_setting_is_reserved_as_much():
+    ledger, report = Ledger(Caps(usd=5.0)), "import json; print(json.dumps({'total_cost_usd': 2}))"
+    environment = load_environment(TOY)
+    settings = {"command": python(EDIT + report), "max_usd_per_idea": 0}
+    implementer = get_implementer("command", settings, ledger)
+    with pytest.raises(BudgetSpent, match="the next could cost 2"):
+        for _ in range(10):
+            run(implementer.implement(parse_idea(IDEA), environment.baseline("cpu"), environment, "cpu"))
+    assert ledger.spent.usd == 4.0 and "max_usd" in ledger.exhausted
+
+
+def test_a_cap_that_nothing_would_keep_is_refused():
+    for caps, usd, remedy in (
+        (Caps(usd=5.0), None, "Add max_usd_per_idea"),
+        (Caps(tokens=5), None, "Add max_usd, and max_usd_per_idea"),
+        (Caps(tokens=5), 1.0, "Add max_usd, and max_usd_per_idea"),
+    ):
+        with pytest.raises(IdeatorError, match=remedy):
+            get_implementer("command", {"command": "agent", "max_usd_per_idea": usd}, Ledger(caps))
+    for caps, usd in ((Caps(gpu_hours=5), None), (Caps(usd=5.0, tokens=5), 1.0), (Caps(usd=5.0, tokens=5), 0)):
+        get_implementer("command", {"command": "agent", "max_usd_per_idea": usd}, Ledger(caps))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -9,7 +9,8 @@ Outcomes:
 - it leaves links, special files, or too much: `rejected`
 - it exits with any other status, or a signal ends it: `lost`, since its endpoint or its key may be at fault
 
-Not covered: an agent that cannot work and exits with 0 makes every idea `unpatchable`.
+Not covered: an agent that cannot work and exits with 0 makes every idea `unpatchable`.  An agent that spends more than
+`max_usd_per_idea` is not stopped meanwhile; the next ones reserve as much as the dearest has reported.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class CommandImplementer:
 
     def __init__(self, settings: AgentSettings, ledger: Ledger):
         self.settings, self._ledger = settings, ledger
+        self._most_usd = settings.max_usd_per_idea or 0.0
+        """What is reserved for an idea: the setting, or more once an agent has reported more.  Read and written by the
+        event loops that implement ideas."""
         # An agent runs what a model wrote, whatever `isolation` allows for experiments.
         self._level = choose_sandbox("auto", trusted=False).level
 
@@ -66,9 +70,11 @@ class CommandImplementer:
     def from_settings(cls, settings: dict[str, Any], ledger: Ledger) -> CommandImplementer:
         """
         Raises:
-            IdeatorError: an unknown key, a value out of range, a variable that is not set, or no sandbox works here.
+            IdeatorError: an unknown key, a value out of range, a variable that is not set, a cap that nothing would
+                keep, or no sandbox works here.
         """
         values = read_settings(settings)
+        _refuse_blind_caps(values, ledger)
         missing = [name for name in values.pass_variables or () if name not in os.environ]
         if missing:
             raise IdeatorError(
@@ -101,14 +107,18 @@ class CommandImplementer:
             ImplementerUnavailable: the agent failed.
             BudgetSpent: it could cost more than the run has left.
         """
-        settings, most = self.settings, Spent(usd=self.settings.max_usd_per_idea or 0.0)
+        settings = self.settings
         job = self._job(idea, base, environment, preset)
         # One limit for all event loops of this process, and for all runs that start the same command.
         slot = gate(f"command {' '.join(settings.command)}").slot(settings.concurrency, None)
-        async with slot, self._ledger.reserve_when_free(most) as reservation:
-            result = await _run_worker(job)
-            if result.usd is not None:
-                reservation.actual = Spent(usd=result.usd)
+        async with slot:
+            # Read in the slot: what earlier agents reported may have raised it.
+            most = Spent(usd=self._most_usd)
+            async with self._ledger.reserve_when_free(most) as reservation:
+                result = await _run_worker(job)
+                if result.usd is not None:
+                    reservation.actual = Spent(usd=result.usd)
+                    self._most_usd = max(self._most_usd, result.usd)
         usage = {"usd": most.usd if result.usd is None else result.usd, "calls": 1.0}
         _raise_failure(result, usage)
         # The hidden files, which it did not get, are as they were unless it made others in their place.
@@ -151,6 +161,23 @@ def read_settings(settings: dict[str, Any]) -> AgentSettings:
         ConfigError: an unknown key, or a value out of range.
     """
     return read_config(AgentSettings, settings, "The agent's settings (`coder`) have")
+
+
+def _refuse_blind_caps(settings: AgentSettings, ledger: Ledger) -> None:
+    """Raises: IdeatorError where the run has a cap that agents could break without limit."""
+    usd = settings.max_usd_per_idea
+    if usd == 0:  # the settings say that agents cost nothing
+        return
+    if ledger.caps.usd is not None and usd is None:
+        raise IdeatorError(
+            "The run has max_usd, and what an agent may cost is not known before it has ended. Add max_usd_per_idea to "
+            "`coder`: the USD to reserve for each idea; 0 for an agent that costs nothing."
+        )
+    if ledger.caps.tokens is not None and ledger.caps.usd is None:
+        raise IdeatorError(
+            "The run has max_coder_tokens, and an agent reports USD, no tokens. Add max_usd, and max_usd_per_idea to "
+            "`coder`; or only `max_usd_per_idea: 0` for an agent that costs nothing."
+        )
 
 
 async def _run_worker(job: AgentJob) -> AgentResult:
