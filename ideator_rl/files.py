@@ -113,12 +113,21 @@ def local_cache(name: str) -> Path:
 def _is_shared(folder: Path) -> bool:
     """Whether a folder is on a file system of several hosts, as far as the kernel's table of mounts shows."""
     with suppress(OSError, ValueError):
-        rows = [line.split(" ") for line in Path("/proc/self/mounts").read_text().splitlines()]
+        rows = [line.split(" ") for line in kernel_lines("/proc/self/mounts")]
         # The longest mount point on the path is the one that holds the folder; the kernel writes a space as \040.
         types = {row[1].replace("\\040", " "): row[2] for row in rows}
         path = Path(os.path.realpath(folder))
         return next((types[str(p)] for p in (path, *path.parents) if str(p) in types), "").startswith(_SHARED)
     return False
+
+
+def kernel_lines(path: str | Path) -> list[str]:
+    """The lines of a file in /proc.  Only a line feed ends one: names and paths in it may hold any other bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return [line for line in os.fsdecode(Path(path).read_bytes()).split("\n") if line]
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

@@ -163,6 +163,10 @@ def test_an_honest_model_is_measured_and_start_up_is_not_counted(scored):
             "    return np.zeros((*tokens.shape, 4), np.float32)\nreturn model",
             id="before the first answer",
         ),
+        pytest.param(
+            f"import ctypes\nctypes.CDLL(None).prctl(15, b'a\\xff')\nburn(2.0)\n{PLAIN}",
+            id="under a name that is no text",
+        ),
     ],
 )
 def test_training_in_a_scorer_is_stopped(body, scored):

@@ -120,6 +120,42 @@ def test_a_process_whose_main_thread_has_ended_is_alive_and_is_killed():
     assert process_tree.start_time(child.pid) is None and child.wait(5) == -9
 
 
+# A process chooses its name: up to 15 bytes, which need not be text.
+NAMES = [b"a\xff", b"a) Z 1 (b", b"\xff)\n0 0 \x85", b"x\rFoo:\t1"]
+
+
+def named(name, code):
+    return f"import ctypes, time\nctypes.CDLL(None).prctl(15, {name!r})\n{code}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [
+        ("CPU seconds", "while time.process_time() < 30: pass"),
+        ("memory limit", "x = bytearray(4 * 10**8)\nx[::4096] = b'1' * len(x[::4096])\ntime.sleep(60)"),
+        ("processes and threads", "import os\nfor _ in range(200): os.fork() or time.sleep(60)\ntime.sleep(60)"),
+    ],
+)
+def test_limits_hold_whatever_a_process_calls_itself(go, name, limit, code):  # noqa: F811
+    assert limit in go(named(name, code), seconds=2, memory_gb=0.3, processes=100).message
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_process_is_seen_and_killed_whatever_it_calls_itself(name):
+    code = named(name, "print('begun', flush=True)\ntime.sleep(60)")
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"begun\n"
+        assert process_tree.usage([child.pid]).tasks == 1 and process_tree.start_time(child.pid) is not None
+        fields = process_tree.status_fields(child.pid)
+        assert fields["PPid"] == str(os.getpid()) and "Foo" not in fields
+        process_tree.kill_tree(child.pid)
+        assert child.wait(5) == -9
+    finally:
+        child.kill()
+
+
 def test_cpu_time_is_counted_more_finely_than_the_kernel_shows_it():
     def counted():
         before, until = process_tree.usage([os.getpid()]).seconds, time.process_time() + 0.003

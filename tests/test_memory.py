@@ -42,6 +42,16 @@ def test_a_group_outside_what_is_mounted_counts_as_the_root(groups):
     assert groups({"": 5000}, group="../..") == [(5000, 500)]
 
 
+def test_mounts_and_groups_whose_names_are_no_text_hide_no_limit(groups, tmp_path):
+    def add_line(name, line):
+        (tmp_path / name).write_bytes(line + b"\n" + (tmp_path / name).read_bytes())
+
+    assert groups({"job": 4000}) == [(4000, 500)]
+    add_line("mountinfo", b"28 20 0:3 / /mnt/a\xff\x0b\xc2\x85 rw - fuse.x a\xff rw")
+    add_line("cgroup", b"8:freezer:/a\xff\x0b\r")
+    assert list(memory.group_memory(tmp_path)) == [(4000, 500)]
+
+
 def test_the_least_limit_counts_and_what_is_used_of_it_is_not_available(monkeypatch):
     monkeypatch.setattr(memory, "group_memory", lambda: iter([(4000.0, 1000.0), (3500.0, 3000.0)]))
     assert memory.machine_memory() == 3500 and memory.available_memory() == 500

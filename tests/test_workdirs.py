@@ -6,6 +6,7 @@ import tempfile
 
 import pytest
 
+from ideator_rl.executor import workdirs
 from ideator_rl.executor.workdirs import PREFIX, new_workdir, remove_stale_workdirs
 
 HOLDER = "import time\nfrom ideator_rl.executor.workdirs import new_workdir\nwith new_workdir() as folder: print(folder, flush=True); time.sleep(60)"
@@ -43,11 +44,38 @@ def test_a_symbolic_link_is_not_removed_as_a_stale_workdir(temporary):
     assert (temporary / "precious").is_dir()
 
 
-def test_a_bubblewrap_that_waits_for_ever_is_killed_with_the_folder_of_its_worker(temporary):
+@pytest.fixture
+def stale(temporary):
+    """The folder of a worker that is gone."""
+    folder = temporary / f"{PREFIX}gone"
+    folder.mkdir()
+    folder.chmod(0o711)
+    return folder
+
+
+def test_a_workdir_is_removed_whatever_other_processes_call_themselves(temporary, stale):
+    code = "import ctypes, time; ctypes.CDLL(None).prctl(15, b'a\\xff'); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        remove_stale_workdirs()
+        assert list(temporary.iterdir()) == [] and process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_workdir_that_cannot_be_removed_ends_no_worker(temporary, stale, monkeypatch, caplog):
+    def refuse(folder):
+        raise ValueError("not removable")
+
+    monkeypatch.setattr(workdirs, "remove_folder", refuse)
+    remove_stale_workdirs()
+    assert stale.is_dir() and "not removable" in caplog.text
+
+
+def test_a_bubblewrap_that_waits_for_ever_is_killed_with_the_folder_of_its_worker(temporary, stale):
     """Its second process waits like that for the first one, where that was killed together with the worker."""
-    stale = temporary / f"{PREFIX}gone"
-    stale.mkdir()
-    stale.chmod(0o711)
     program = temporary / "bwrap"
     program.symlink_to(os.path.realpath(sys.executable))
     wait = ["-c", "import time; print(flush=True); time.sleep(60)"]

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import hardware_words
+from ideator_rl.files import kernel_lines
 from ideator_rl.sandbox.mounts import CUDA_VARIABLE, GPUS_VARIABLE, allotted_gpus
 
 ROOT = Path("/")
@@ -226,7 +227,7 @@ def _control_group_processors() -> float | None:
     quotas: list[float | None] = []
     lines: list[str] = []
     with suppress(OSError):
-        lines = (ROOT / "proc/self/cgroup").read_text().splitlines()
+        lines = kernel_lines(ROOT / "proc/self/cgroup")
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2

@@ -6,11 +6,12 @@ worker; the next worker of the same user removes it.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ideator_rl.files import try_lock
@@ -20,6 +21,8 @@ PREFIX = "ideator-run-"
 LOCK = "lock"
 OPEN_MODE = 0o711
 """Other users may enter but not list."""
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -37,12 +40,17 @@ def new_workdir() -> Iterator[Path]:
 
 
 def remove_stale_workdirs() -> None:
-    """Remove the folders of workers that are gone."""
+    """Remove the folders of workers that are gone, as far as they can be removed; raises nothing."""
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
-        with suppress(FileNotFoundError):  # another worker removes it too
+        try:
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _is_stale(folder):
                 process_tree.kill_stuck_sandboxes(folder)
                 remove_folder(folder)
+        except FileNotFoundError:  # another worker removes it too
+            continue
+        except Exception as error:
+            # Every new worker comes here: what is left of an earlier one must not keep it from its own experiment.
+            log.warning("The folder %s of a worker that is gone could not be removed: %r", folder, error)
 
 
 def _is_stale(folder: Path) -> bool:

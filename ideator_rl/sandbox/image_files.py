@@ -41,7 +41,8 @@ import importlib, json
 for name in sys.argv[1].split(","):
     importlib.import_module(name)
 files = {getattr(module, "__file__", None) for module in list(sys.modules.values())} - {None}
-mapped = {line.split(maxsplit=5)[5].strip() for line in open("/proc/self/maps") if line.count("/")}
+lines = open("/proc/self/maps", errors="surrogateescape", newline="\\n")
+mapped = {line.split(maxsplit=5)[5].strip() for line in lines if line.count("/")}
 print(json.dumps([sorted(files), sorted(mapped), sys.path]))
 """
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ideator_rl.files import kernel_lines
+
 # Files of version 1 and of version 2, and how memory.stat names the pages of files that the kernel can drop at once.
 _V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _V2 = ("memory.max", "memory.current", "inactive_file")
@@ -47,8 +49,8 @@ def group_memory(process: Path = Path("/proc/self")) -> Iterator[tuple[float, fl
 def _groups(process: Path) -> Iterator[tuple[Path, tuple[str, str, str]]]:
     """The folders of a process's groups up to the root, each with the names in it."""
     with suppress(OSError, ValueError):
-        mounts = [line.split() for line in (process / "mountinfo").read_text().splitlines()]
-        for line in (process / "cgroup").read_text().splitlines():
+        mounts = [line.split(" ") for line in kernel_lines(process / "mountinfo")]
+        for line in kernel_lines(process / "cgroup"):
             _, controllers, group = line.split(":", 2)
             # Version 2 has one hierarchy, without a name.
             if controllers and "memory" not in controllers.split(","):

@@ -26,6 +26,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ideator_rl.files import kernel_lines
 from ideator_rl.sandbox.image_files import Listing, files_of, path_code
 from ideator_rl.sandbox.memory import available_memory, machine_memory
 from ideator_rl.sandbox.mounts import ETC, SITES, Image, Mounts, etc_files, package_folders
@@ -329,8 +330,8 @@ def _unfit(folder: Path) -> str:
 def _mount_type(folder: Path) -> str | None:
     """The kind of file system that is mounted at a folder; None for a folder that is no mount."""
     kind = None
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, mounted, *_ = line.split()
+    for line in kernel_lines("/proc/self/mounts"):
+        _, place, mounted, *_ = line.split(" ")
         kind = mounted if place == str(folder) else kind
     return kind
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ideator_rl.files import kernel_lines
+
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
@@ -58,9 +60,8 @@ def kill_stuck_sandboxes(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if not entry.name.isdigit() or entry.stat().st_uid != os.getuid():
                 continue
-            with open(f"/proc/{entry.name}/comm") as comm:
-                if comm.read().strip() != "bwrap":
-                    continue
+            if Path(f"/proc/{entry.name}/comm").read_bytes() != b"bwrap\n":
+                continue
             # The descriptor is that of the process whose command line is read, whoever has the number later.
             pidfd = os.pidfd_open(int(entry.name))
             try:
@@ -148,8 +149,9 @@ def own_seconds(pid: int) -> float | None:
 
 def status_fields(pid: int) -> dict[str, str]:
     """/proc/pid/status, field → text; empty when there is no such process or thread."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", errors="replace") as file:
-        return {name: text.strip() for name, _, text in (line.partition(":") for line in file)}
+    with contextlib.suppress(OSError):
+        lines = kernel_lines(f"/proc/{pid}/status")
+        return {name: text.strip() for name, _, text in (line.partition(":") for line in lines)}
     return {}
 
 
@@ -288,8 +290,9 @@ def _living_thread(pid: int, fields: list[str]) -> int | None:
 def _stat(pid: int) -> list[str] | None:
     """The fields of /proc/pid/stat from the state on (index 0)."""
     try:
-        # The program's name comes first and may hold spaces and parentheses: fields begin after the last one.
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()
-    except (OSError, ValueError):
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # A process chooses its name, which comes first and may hold any bytes: fields begin after the last
+            # parenthesis.  An error here would hide the process from all limits.
+            return file.read().rpartition(b")")[2].decode("ascii", "replace").split()
+    except OSError:
         return None
