@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ideator_rl.storage.run_reader import read_run
     from ideator_rl.training.trainer import IdeatorGRPOTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _imports.install()
 

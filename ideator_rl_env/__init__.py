@@ -1,6 +1,6 @@
 """This library's environments for `verifiers` and prime-rl, which name an environment by a top-level package.
 
-    eval ideator-rl-env --env.taskset.env ./my_env
+    vf-eval ideator-rl-env --env.taskset.env ./my_env
 
 Needs `pip install verifiers`, 0.4 or later.
 """

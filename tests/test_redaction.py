@@ -24,6 +24,14 @@ def test_a_secret_that_begins_another_secret_does_not_leave_its_end():
     assert redactor.text("12345678-and-more") == HIDDEN
 
 
+def test_names_of_variables_that_end_in_key_auth_or_pwd_are_secret():
+    values = {"AZURE_STORAGE_ACCOUNT_KEY": "account-key", "LITELLM_KEY": "gateway-key", "DB_PWD": "database-pwd"}
+    public = {"PWD": "/home/me/work", "OLDPWD": "/home/me/other", "KEYBOARD": "qwertz-de", "MONKEY": "chimpanzee"}
+    redactor = Redactor(None, {**values, **public})
+    assert redactor.text(" ".join(values.values())) == " ".join([HIDDEN] * 3)
+    assert redactor.text(" ".join(public.values())) == " ".join(public.values())
+
+
 def test_half_a_surrogate_pair_becomes_encodable(redactor):
     assert redactor.text("a\ud800b").encode() == b"a?b"
 

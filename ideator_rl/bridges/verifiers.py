@@ -2,7 +2,7 @@
 
 Imported by the top-level package `ideator_rl_env`, which is the id that verifiers and prime-rl take:
 
-    eval ideator-rl-env --env.taskset.env ./my_env
+    vf-eval ideator-rl-env --env.taskset.env ./my_env
 
 The harness asks the model once and needs Python alone, in whatever runtime the agent has; experiments run in this
 library's own sandbox, on the machine that scores.

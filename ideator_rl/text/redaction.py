@@ -26,7 +26,8 @@ MAX_SECRET_LENGTH = 512
 """Characters of the longest secret whose rest `end_of` removes."""
 _WORD = re.compile(rf"\S{{1,{MAX_SECRET_LENGTH}}}")
 _SECRET_KEY = re.compile(
-    r"token$|secret|passw|api[_-]?key|access[_-]?key|subscription-key|credential|authorization|cookie", re.IGNORECASE
+    r"token$|secret|passw|api[_-]?key|access[_-]?key|credential|authorization|cookie|(?:^|[_-])(?:key|auth)$|[_-]pwd$",
+    re.IGNORECASE,
 )
 _SECRET_SETTING = re.compile(
     r"(?:^|_)(?:hub|hf|auth|access|api|bearer)_token$|secret$|passw(?:ord|d)$|api_?key$|access_?key(?:_id)?$|^authorization$",

@@ -92,12 +92,14 @@ def _screen(recipe: Recipe, rollouts: int) -> list[str]:
 
 
 def _ideator(recipe: Recipe, ideas: int, prompt: str) -> str:
-    """GPUs of the ideator and tokens that it reads and writes; four characters of a prompt are taken for a token."""
+    """Processes of the ideator, and tokens that it reads and writes: four characters of a prompt count as one."""
     written = ideas * int(recipe.grpo.get("max_completion_length") or DEFAULT_COMPLETION)
     read = ideas // recipe.num_generations * len(prompt) // CHARACTERS_PER_TOKEN
-    devices = "CPU" if recipe.grpo.get("use_cpu") else "GPU"
+    processes = "1 process" if recipe.world == 1 else f"{recipe.world} processes, one GPU each"
+    if recipe.grpo.get("use_cpu"):
+        processes = processes.removesuffix(", one GPU each") + " on CPUs"
     return (
-        f"ideator      {recipe.world} {devices} processes; at most {written / 1e6:.3g} M tokens sampled, on prompts "
+        f"ideator      {processes}; at most {written / 1e6:.3g} M tokens sampled, on prompts "
         f"of about {read / 1e6:.3g} M"
     )
 
