@@ -83,7 +83,8 @@ class Experiment:
     """`{"kind", "message"}` for every status but `succeeded`."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall seconds by phase: implement, queue, cascade (at its cheaper preset), run, score; `cpu` and `startup` are CPU
-    seconds of the run, and `gpu` is the run on each of its GPUs added up, where it has any."""
+    seconds of the run.  `gpu`, where it has any: its runs on each of its GPUs added up, those that confirm it and those
+    that were repeated included; in old records, the first run alone."""
     patch: str = ""
     log: str = ""
     """The end of the experiment's output: untrusted text."""
@@ -121,6 +122,10 @@ class Experiment:
     def error_kind(self) -> str:
         """Empty for a record without an error."""
         return (self.error or {}).get("kind", "")
+
+    def gpu_hours(self, gpus: int) -> float:
+        """GPU-hours of all its runs; for a record that does not name them, of one run on so many GPUs."""
+        return self.seconds.get("gpu", gpus * self.seconds.get("run", 0.0)) / 3600
 
     def to_json(self) -> str:
         """JSON for programs, which has no NaN and no Infinity: null in their place."""

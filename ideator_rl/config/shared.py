@@ -22,7 +22,7 @@ class RunLimits(Config):
     max_coder_tokens: CountOrZero | None = None
     """Tokens of LLM calls, prompts included."""
     max_gpu_hours: PlainAmount | None = None
-    """GPU-hours for experiments."""
+    """GPU-hours for experiments, confirming runs included."""
 
 
 @dataclass(frozen=True)

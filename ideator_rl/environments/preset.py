@@ -200,8 +200,17 @@ class Preset:
                 "ask the node for its cloud credentials (169.254.169.254). Use a preset without, or a file bucket."
             )
 
+    @property
+    def max_gpu_hours(self) -> float:
+        """GPU-hours of one experiment at most, with the confirming and the control run of a suspicious result."""
+        shares = [1.0]
+        if self.suspicious is not None:
+            shares += [1.0, *filter(None, [self.suspicious.control])]
+        seconds = sum(share * self.budget.seconds + self.budget.startup_allowance for share in shares)
+        return self.resources.gpus * seconds / 3600
+
     def hours(self, experiments: int) -> tuple[float, float]:
-        """GPU-hours and CPU-hours of so many experiments at most, start-up included.
+        """GPU-hours and CPU-hours of so many experiments at most, start-up included, where none has to be confirmed.
 
         A wall-clock budget counts every CPU that the experiment holds.
         """

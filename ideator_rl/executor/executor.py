@@ -324,6 +324,9 @@ class Executor:
             record = await self._retry.call(lambda: record_store.load_record(self.bucket, id))
             if record is not None:
                 record.replayed = True
+                if gpus := stage.preset.resources.gpus:
+                    # Of an experiment that went on while no process of this run waited for it.
+                    self.ledger.settle_experiment(id, record.gpu_hours(gpus))
             else:
                 spec = stage.spec(codebase, created, replicate)
                 # A runner goes first, so that what it refuses leaves no codebase in the bucket that waits to be run.
@@ -347,20 +350,27 @@ class Executor:
             Lost: its attempts were used up.
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
-        more: dict[str, Any] = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
-        entry = record_store.queue_entry(spec, preset, **more)
-        if spec.id not in self.scheduler.without_record:
-            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, preset, **more))
-        # From here on until the scheduler has it there is no await, so that one caller alone books its GPU-hours.
-        # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
-        if spec.id in self.scheduler.without_record:
-            return await asyncio.shield(self.scheduler.result(entry))
-        gpus, budget = preset.resources.gpus, preset.budget
-        maximum = Spent(gpu_hours=gpus * (budget.seconds + budget.startup_allowance) / 3600)
-        with self.ledger.reserve(maximum) as reservation:
-            record = await asyncio.shield(self.scheduler.result(entry))
-            reservation.actual = Spent(gpu_hours=gpus * record.seconds.get("run", 0.0) / 3600)
+        if not (gpus := preset.resources.gpus):
+            return await self._result(spec, preset)
+        # Before it is in the queue, from which others may start it.
+        async with self.ledger.reserve_experiment(spec.id, preset.max_gpu_hours) as reservation:
+            try:
+                record = await self._result(spec, preset)
+            except Lost:
+                reservation.actual = reservation.most  # its attempts are over; another round is paid for anew
+                raise
+            reservation.actual = Spent(gpu_hours=record.gpu_hours(gpus))
         return record
+
+    async def _result(self, spec: record_store.Spec, preset: Preset) -> Experiment:
+        """Put an experiment into the queue, unless it waits there for another caller, and wait for its record."""
+        more: dict[str, Any] = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
+        if spec.id in self.scheduler.without_record:
+            entry = record_store.queue_entry(spec, preset, **more)
+        else:
+            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, preset, **more))
+        # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
+        return await asyncio.shield(self.scheduler.result(entry))
 
     async def _failure(self, failure: NoCodebase, idea: str, created: float, base: Base | None = None) -> Experiment:
         """The record of an idea without a codebase; stored, so that status and report can list it."""

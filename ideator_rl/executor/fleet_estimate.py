@@ -71,13 +71,21 @@ def refuse_misfits(
     machines = read_fleet(fleet)
     if machines is not None:
         at_once(preset, machines)
-    needed = preset.hours(batch or 1)[0]
+    # Before an experiment starts, the ledger reserves what it takes where it has to be confirmed.
+    needed = max(preset.hours(batch or 1)[0], preset.max_gpu_hours)
     if max_gpu_hours is not None and needed > max_gpu_hours:
         experiments = f"first batch of {batch} experiments" if batch else "first experiment"
         raise DoesNotFit(
             f"max_gpu_hours is {max_gpu_hours:g}, and the {experiments} of the preset {preset.name} takes up to "
             f"{needed:.1f} GPU-hours. Raise it, or choose a smaller batch or preset."
         )
+
+
+def hardware_line(preset: Preset, experiments: int) -> str:
+    """The line of a dry run about the hours of so many experiments."""
+    gpu_hours, cpu_hours = preset.hours(experiments)
+    more = ", runs that confirm suspicious results not included" if preset.suspicious is not None else ""
+    return f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments{more}"
 
 
 def fleet_lines(preset: Preset, fleet: Fleet | None, batch: int, batches: int, more: int = 0) -> list[str]:
@@ -94,7 +102,7 @@ def fleet_lines(preset: Preset, fleet: Fleet | None, batch: int, batches: int, m
     slots, hours = at_once(preset, fleet), fleet_hours(preset, fleet, batch, batches, more)
     text = (
         f"fleet        {fleet.gpus} GPUs, {fleet.gpus_per_node} a machine: {slots} experiments of {gpus} GPUs at once; "
-        f"at most {hours:,.1f} hours for {batches} batches, measuring not included"
+        f"at most {hours:,.1f} hours for {batches} batches, measuring and confirming not included"
     )
     lines = [text]
     if fleet.usd_per_gpu_hour is not None:

@@ -57,6 +57,8 @@ class Trials:
         self.sandbox = sandbox
         self._baseline_measured = False
         """In this attempt, so that its cost is no question of another day's load."""
+        self._run_seconds = 0.0
+        """Wall seconds of all runs of this attempt."""
 
     def run(self, tree: Tree) -> Experiment:
         """Run a codebase and have it measured; returns the record, with all of the log that was kept.
@@ -75,15 +77,17 @@ class Trials:
         final = self.spec.replicate >= FINAL_REPLICATE
         first = self._run_trial(tree, self.workdir / "first", seed, FINAL if final else MAIN)
         record = self._record(first)
-        if final:
-            return record  # further seeds on the same split are its confirmation
-        # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.
-        if record.status == SUCCEEDED and record.metric is not None and self._is_suspicious(record.metric["value"]):
+        # Too good to be taken from one run: luck with the seed or with the hidden data would not repeat.  On the final
+        # split, further seeds are the confirmation.
+        value = record.metric["value"] if record.status == SUCCEEDED and record.metric is not None else None
+        if not final and value is not None and self._is_suspicious(value):
             self._confirm(record, self._run_trial(tree, self.workdir / "second", seed + SECOND_SEED, CONFIRM))
             # The same seed and hidden data as the second run: only the budget differs.
             if record.status == SUCCEEDED and (share := self._control_share()):
                 trial = self._run_trial(tree, self.workdir / "control", seed + SECOND_SEED, CONFIRM, share)
                 self._compare_control(record, trial)
+        if gpus := self.preset.resources.gpus:
+            record.seconds["gpu"] = gpus * self._run_seconds
         return record
 
     def _control_share(self) -> float | None:
@@ -136,6 +140,7 @@ class Trials:
         with sized_workspace(workspace, self.preset.resources):
             write_tree(tree, workspace)
             result = self._run_sealed(workspace, seed, share)
+            self._run_seconds += result.wall
             if not result.artifact_complete:
                 return result, result.message
             return result, collect(workspace / "artifact", artifact, self.preset.resources.artifact_bytes)
@@ -304,7 +309,6 @@ class Trials:
     def _record(self, trial: Trial) -> Experiment:
         metric, result, measurement = self.environment.metric, trial.result, trial.measurement
         error = {"kind": measurement.status, "message": measurement.message}
-        gpus = self.preset.resources.gpus
         return self.spec.new_record(
             measurement.status,
             self.environment.name,
@@ -317,8 +321,7 @@ class Trials:
                 "score": trial.score_seconds,
                 "cpu": result.cpu,
                 "startup": result.startup,
-            }
-            | ({"gpu": gpus * result.wall} if gpus else {}),
+            },
             log=result.log,
             isolation=self.sandbox.isolation,
             start=result.start,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.cascade_estimate import cascade_lines
-from ideator_rl.executor.fleet_estimate import fleet_lines, refuse_misfits
+from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line, refuse_misfits
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
@@ -52,10 +52,9 @@ def dry_run(config: SearchConfig) -> str:
     new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
     if new_codebases is not None:
         runs = new_codebases + config.baseline_replicates
-        gpu_hours, cpu_hours = preset.hours(runs)
         lines += [
             f"experiments  at most {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-            f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours",
+            hardware_line(preset, runs),
             *fleet_lines(preset, read_fleet(config.fleet), new_codebases, 1, config.baseline_replicates),
         ]
         coder = estimate_cost(config.implementer, config.coder, new_codebases, environment, config.preset)

@@ -4,31 +4,42 @@ Guarantee: nothing is started that could break a cap.  The maximum cost of a cal
 it starts, and replaced by its actual cost when it ends.  Thread-safe.
 
 With a file, the totals survive restarts, and all processes that use it keep the caps together: the ranks of stock TRL,
-or `rerun` on a run that goes on (one machine, or a shared file system with locks).  When a process is killed, its
-reserved USD and tokens count as spent, since the calls are paid for anyway; its GPU-hours are released, since the
-process that resumes the experiment books them.  Without caps nothing is reserved, so a killed process's calls are not
-counted.  Must not be used on both sides of a fork.
+or `rerun` on a run that goes on (one machine, or a shared file system with locks).  When a process is killed, what it
+had reserved counts as spent, since the calls are paid for anyway.  Experiments go on without the process that waits for
+them: each is reserved under its id, counts in full once no process waits, and is corrected to its actual GPU-hours when
+a later process waits for it or finds its record.  Without caps nothing is reserved for calls, so a killed process's
+calls are not counted.  Must not be used on both sides of a fork.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
 import os
 import threading
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ideator_rl.config.reader import read_json
 from ideator_rl.errors import IdeatorError
-from ideator_rl.files import exclusive, open_lock, try_lock, wait_for_lock, write_atomic
+from ideator_rl.files import open_lock, try_lock, wait_for_lock
+from ideator_rl.storage.ledger_file import (
+    ExperimentHours,
+    LedgerError,
+    Spent,
+    Totals,
+    lock_totals,
+    read_totals,
+    write_totals,
+)
 
-POLL = 0.05
-"""Seconds between two attempts to reserve, while other reservations leave no room."""
+__all__ = ["BudgetSpent", "Caps", "Ledger", "LedgerError", "Reservation", "Spent"]
+
+FIRST_POLL, LONGEST_POLL = 0.05, 1.0
+"""Seconds between two attempts to reserve, while other reservations leave no room; the pause doubles."""
 UNITS = {"usd": "USD", "tokens": "tokens", "gpu_hours": "GPU-hours"}
 """The unit of each amount, for a person."""
 CAP_KEYS = {"usd": "max_usd", "tokens": "max_coder_tokens", "gpu_hours": "max_gpu_hours"}
@@ -42,20 +53,6 @@ class BudgetSpent(IdeatorError):
         super().__init__(message)
         self.key = key
         """The recipe key of the cap."""
-
-
-class LedgerError(IdeatorError):
-    """The ledger's file cannot be read or written."""
-
-
-@dataclass
-class Spent:
-    """Amounts: a cost, a maximum cost, or a total."""
-
-    usd: float = 0.0
-    tokens: float = 0.0
-    """Prompt and completion tokens of all LLM calls together."""
-    gpu_hours: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,15 +70,6 @@ class Reservation:
 
     most: Spent
     actual: Spent | None = None
-
-
-@dataclass
-class Totals:
-    """What the file holds."""
-
-    spent: Spent = field(default_factory=Spent)
-    flight: dict[str, Spent] = field(default_factory=dict)
-    """Reserved amounts by the id of a ledger object; a process has one."""
 
 
 class Ledger:
@@ -103,13 +91,13 @@ class Ledger:
         self._refusal: tuple[str, str] | None = None
         """The sentence and the recipe key of the last refused reservation."""
         if path is not None:
-            _read(path)
+            read_totals(path)
 
     @property
     def spent(self) -> Spent:
         """What was spent in all sessions and processes of the run."""
         with self._lock:
-            return Spent(**vars((self._memory if self._path is None else _read(self._path)).spent))
+            return Spent(**vars(self._read().spent))
 
     @property
     def exhausted(self) -> str | None:
@@ -139,10 +127,65 @@ class Ledger:
         Raises:
             BudgetSpent: with what is spent, a cap could be broken.
         """
-        while not self._take(most, may_wait=True):
-            await asyncio.sleep(POLL)
+        await _poll(lambda: self._take(most, may_wait=True))
         with self._booked(most) as reservation:
             yield reservation
+
+    @asynccontextmanager
+    async def reserve_experiment(self, id: str, gpu_hours: float) -> AsyncIterator[Reservation]:
+        """Reserve GPU-hours for an experiment, as `reserve_when_free`, and once however many callers wait for it.
+
+        Without an actual amount at the end of the block, the experiment may still run: all of them count as spent until
+        it is reserved again or `settle_experiment` is called.
+
+        Args:
+            id: of the experiment.
+            gpu_hours: at most.
+
+        Raises:
+            BudgetSpent: with what is spent, the cap could be broken.
+        """
+        await _poll(lambda: self._take_experiment(id, gpu_hours))
+        reservation = Reservation(Spent(gpu_hours=gpu_hours))
+        try:
+            yield reservation
+        finally:
+            if reservation.actual is not None:
+                self.settle_experiment(id, reservation.actual.gpu_hours)
+            else:
+                with self._changing() as totals:
+                    if id in totals.experiments and totals.experiments[id].owner == self._id:
+                        _abandon(totals, id)
+
+    def settle_experiment(self, id: str, gpu_hours: float) -> None:
+        """The actual GPU-hours of an experiment are known; does nothing where this run has not reserved any for it."""
+        with self._lock:
+            if id not in self._read().experiments:
+                return
+        with self._changing() as totals:
+            hours = totals.experiments.get(id)
+            # Another process that waits for it books it.
+            if hours is not None and hours.owner in ("", self._id):
+                totals.spent.gpu_hours += gpu_hours - (0.0 if hours.owner else hours.gpu_hours)
+                del totals.experiments[id]
+
+    def _take_experiment(self, id: str, gpu_hours: float) -> bool:
+        """Reserve an experiment; False where the caller has to wait.
+
+        Raises:
+            BudgetSpent: there will be no room.
+        """
+        with self._changing() as totals:
+            hours = totals.experiments.get(id)
+            if hours is not None and hours.owner:
+                return True  # another caller waits for it too
+            abandoned = Spent(gpu_hours=hours.gpu_hours) if hours is not None else Spent()
+            spent = _sum([totals.spent])
+            _add(spent, abandoned, -1)
+            if not self._fits("gpu_hours", Spent(gpu_hours=gpu_hours), spent, _reserved(totals), may_wait=True):
+                return False
+            totals.spent, totals.experiments[id] = spent, ExperimentHours(gpu_hours, self._id)
+        return True
 
     def _take(self, most: Spent, may_wait: bool) -> bool:
         """Reserve `most`; False where the caller has to wait.
@@ -153,10 +196,9 @@ class Ledger:
         if not self._is_capped(most):
             return True
         with self._changing() as totals:
-            reserved = _sum(totals.flight.values())
-            for item in fields(Spent):
-                if not self._fits(item.name, most, totals.spent, reserved, may_wait):
-                    return False
+            reserved = _reserved(totals)
+            if not all(self._fits(item.name, most, totals.spent, reserved, may_wait) for item in fields(Spent)):
+                return False
             _add(totals.flight.setdefault(self._id, Spent()), most, 1)
         return True
 
@@ -199,28 +241,41 @@ class Ledger:
 
     @contextmanager
     def _changing(self) -> Iterator[Totals]:
-        """The totals, for this process alone; changes are written at the end of the block, unless it raises."""
+        """The totals, for this process alone; changes are written at the end of the block, unless it raises.
+
+        Without a change nothing is written: callers that wait look often.
+        """
         with self._lock:
             if self._path is None:
                 yield self._memory
                 return
             # Another process may have written since: read, change and write under one lock.
-            with _exclusive(self._path):
-                totals = _read(self._path)
+            with lock_totals(self._path):
+                totals = read_totals(self._path)
+                before = copy.deepcopy(totals)
                 self._settle_dead_processes(totals)
                 yield totals
                 self._show_life(totals)
-                _write(self._path, totals)
+                if totals != before:
+                    write_totals(self._path, totals)
+
+    def _read(self) -> Totals:
+        return self._memory if self._path is None else read_totals(self._path)
 
     def _settle_dead_processes(self, totals: Totals) -> None:
-        for id in [id for id in totals.flight if id != self._id and not _is_alive(self._life_file(id))]:
-            lost = totals.flight.pop(id)
-            _add(totals.spent, Spent(usd=lost.usd, tokens=lost.tokens), 1)
-            self._life_file(id).unlink(missing_ok=True)
+        """Count as spent what dead processes had reserved."""
+        owners = totals.flight.keys() | {hours.owner for hours in totals.experiments.values()}
+        dead = [id for id in owners - {"", self._id} if not _is_alive(self._life_file(id))]
+        for owner in dead:
+            _add(totals.spent, totals.flight.pop(owner, Spent()), 1)
+            for id in [id for id, hours in totals.experiments.items() if hours.owner == owner]:
+                _abandon(totals, id)
+            self._life_file(owner).unlink(missing_ok=True)
 
     def _show_life(self, totals: Totals) -> None:
         """Once something is reserved, hold a lock that the system releases when this process ends, however it ends."""
-        if self._life is None and self._id in totals.flight:
+        reserves = self._id in totals.flight or any(hours.owner == self._id for hours in totals.experiments.values())
+        if self._life is None and reserves:
             self._life = open_lock(self._life_file(self._id))
             wait_for_lock(self._life)
             weakref.finalize(self, _end_life, self._life, self._life_file(self._id), os.getpid())
@@ -242,14 +297,24 @@ def _sum(amounts: Iterable[Spent]) -> Spent:
     return total
 
 
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(exclusive(path))
-        except OSError as error:
-            raise _unusable(path, error) from error
-        yield
+def _reserved(totals: Totals) -> Spent:
+    """What is in flight, of all processes."""
+    waited = (Spent(gpu_hours=hours.gpu_hours) for hours in totals.experiments.values() if hours.owner)
+    return _sum([*totals.flight.values(), *waited])
+
+
+def _abandon(totals: Totals, id: str) -> None:
+    """No process waits for an experiment any more: it may go on, so all that it may take counts as spent."""
+    hours = totals.experiments[id]
+    totals.spent.gpu_hours += hours.gpu_hours
+    totals.experiments[id] = ExperimentHours(hours.gpu_hours, "")
+
+
+async def _poll(attempt: Callable[[], bool]) -> None:
+    pause = FIRST_POLL
+    while not attempt():
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_POLL)
 
 
 def _is_alive(life_file: Path) -> bool:
@@ -267,42 +332,3 @@ def _end_life(handle: int, life_file: Path, pid: int) -> None:
     if pid == os.getpid():  # a forked child that exits normally must not remove its parent's file
         life_file.unlink(missing_ok=True)
         os.close(handle)
-
-
-def _read(path: Path) -> Totals:
-    """Raises: LedgerError where the file is not what `_write` writes."""
-    try:
-        path.lstat()
-        raw = read_json(path)
-        flight = {id: _amounts(amounts) for id, amounts in raw.pop("flight", {}).items()}
-        return Totals(_amounts(raw), flight)
-    except FileNotFoundError:
-        return Totals()
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _unusable(path, error) from error
-
-
-def _amounts(raw: dict[str, float]) -> Spent:
-    """Raises: ValueError where an amount is no number from 0, by which no cap could be kept."""
-    for name, value in raw.items():
-        # A release may leave a rounding error below 0.
-        if type(value) not in (int, float) or not value > -1e-6:
-            raise ValueError(f"{name} is {str(value)[:60]!r}, and an amount from 0 was expected")
-    return Spent(**raw)
-
-
-def _write(path: Path, totals: Totals) -> None:
-    raw: dict[str, object] = dict(vars(totals.spent))
-    if totals.flight:
-        raw["flight"] = {id: vars(amounts) for id, amounts in totals.flight.items()}
-    try:
-        write_atomic(path, json.dumps(raw))
-    except OSError as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, error: Exception) -> LedgerError:
-    return LedgerError(
-        f"The run's ledger {path} cannot be used: {error}. Free space on its disk, or check that this user may write "
-        'there; it is one JSON object such as {"usd": 1.5, "tokens": 20000.0, "gpu_hours": 0.0}, what was spent so far.'
-    )

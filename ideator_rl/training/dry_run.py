@@ -13,7 +13,7 @@ from pathlib import Path
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.cascade_estimate import cascade_lines
-from ideator_rl.executor.fleet_estimate import fleet_lines
+from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.llm.model_lookup import PACKAGE
@@ -46,13 +46,11 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     ideas = rollouts * recipe.generation_batch
     # At most: every idea leads to another codebase.
     experiments = ideas + ours.baseline_replicates
-    gpu_hours, cpu_hours = preset.hours(experiments)
     lines = [
         "Nothing was started. This run would take:",
         f"ideas        {ideas} in {rollouts} batches of {recipe.generation_batch}",
         f"experiments  at most {experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-        f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments"
-        + _cap(ours.max_gpu_hours, "GPU-hours"),
+        hardware_line(preset, experiments) + _cap(ours.max_gpu_hours, "GPU-hours"),
         *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
         *cascade_lines(ours.cascade, environment, ours.preset, ideas),
         *_screen(recipe, rollouts),
