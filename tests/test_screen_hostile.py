@@ -10,10 +10,11 @@ from test_screen import idea, outcomes
 
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.registry import PluginError
-from ideator_rl.screen import Candidate, Forecast, ScreenConfig, Seen, load_predictor
+from ideator_rl.screen import Candidate, Forecast, PredictorContext, ScreenConfig, Seen, load_predictor
 from ideator_rl.screen.acquisition import ranking
 from ideator_rl.screen.features import MOST_TOKENS, tokens_of
 from ideator_rl.screen.outliers import pulled_in
+from ideator_rl.screen.predictors import VectorPredictor
 from ideator_rl.screen.screen import Pool, Screen, checked_forecast
 
 ONES = np.ones(3)
@@ -144,3 +145,59 @@ def test_texts_that_are_no_ideas_have_a_forecast(text):
     predictor = load_predictor("tokens")
     predictor.fit([Seen(text, id=str(number), status=SUCCEEDED, reward=0.1 * number) for number in range(9)])
     checked_forecast(predictor.predict([Candidate(text), Candidate(f"{text} more")]), 2, "tokens")
+
+
+def rank_of_last(predictor, seen, candidates):
+    """How many candidates rank above the last one."""
+    predictor.fit(seen)
+    best = max(item.reward for item in seen)
+    scores = ranking("success_ei", predictor.predict(candidates), best)
+    return int((scores[:-1] > scores[-1]).sum())
+
+
+def sentences(count, seed):
+    """Ideas of 8 to 14 words, whose reward is the sum of what their words bring."""
+    rng, ideas = random.Random(seed), []
+    worth = {f"w{number}": random.Random(number).gauss(0, 0.03) for number in range(150)}
+    for number in range(count):
+        words = rng.choices(list(worth), k=rng.randint(8, 14))
+        text = f"[Experiment] {' '.join(words)} [Code Changes] x [End]"
+        reward = sum(worth[word] for word in words) + rng.gauss(0, 0.01)
+        ideas.append(Seen(text, id=f"{number:02d}", status=SUCCEEDED, reward=reward))
+    return ideas
+
+
+@pytest.mark.parametrize("count", [20, 60, 2000])
+@pytest.mark.parametrize("name", ["tokens", "embedding"])
+def test_nonsense_of_any_length_is_not_preferred(name, count):
+    """A length far from that of all outcomes leaves a linear fit in doubt, and doubt is worth a trial."""
+    nonsense = Candidate(f"[Experiment] {' '.join(f'x{k}y' for k in range(count))} [Code Changes] x [End]")
+    for seed in range(4):
+        predictor = load_predictor(name, PredictorContext(embedder="hashed"))
+        assert rank_of_last(predictor, sentences(64, seed), [*sentences(63, seed + 100), nonsense]) >= 8
+
+
+def test_a_text_of_all_known_words_is_not_preferred():
+    known = Candidate(f"[Experiment] {' '.join(f'w{number}' for number in range(150))} [Code Changes] x [End]")
+    ranks = [
+        rank_of_last(load_predictor("tokens"), sentences(64, seed), [*sentences(63, seed + 100), known])
+        for seed in range(8)
+    ]
+    assert np.median(ranks) >= 8
+
+
+class Far(VectorPredictor):
+    """As hidden states are read; a text of one kind has states unlike all others."""
+
+    is_standardised = True
+
+    def text_of(self, candidate):
+        return candidate.idea
+
+    def vectors_of(self, texts):
+        return np.stack([np.random.default_rng(len(text)).normal(size=8) + 1e4 * ("far" in text) for text in texts])
+
+
+def test_a_vector_unlike_all_others_is_not_preferred():
+    candidates = [*pool(63).candidates, Candidate("[Experiment] far [Code Changes] x [End]")]
+    assert rank_of_last(Far(PredictorContext()), outcomes(64), candidates) >= 8

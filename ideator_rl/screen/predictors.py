@@ -36,7 +36,14 @@ MAX_ROWS = 4096
 
 
 class RidgePredictor(ABC):
-    """What both predictors share: the two regressions, and the number of tokens as a feature."""
+    """What all predictors share: the two regressions, and the number of tokens as a feature.
+
+    An idea further out than the fitted ones counts as one at their edge.  The doubt of a linear fit grows without bound
+    and the expected improvement with it, so that the longest nonsense would be the most promising idea.
+    """
+
+    margin = 0.0
+    """How far this edge is beyond their numbers of tokens, in widths of the range of these numbers."""
 
     def __init__(self, context: PredictorContext):
         self.context = context
@@ -44,7 +51,9 @@ class RidgePredictor(ABC):
         self._constant: tuple[float, float] | None = (0.5, 0.0)
         """Mean and deviation of the quality where fewer than two successes are known; None with a fit."""
         self._centre, self._spread = 0.0, 1.0
-        """Of the number of tokens, over the fitted ideas."""
+        """Of the number of tokens, over the fitted ideas …"""
+        self._range = 0.0, 0.0
+        """… and what it is at least and at most, for any idea."""
 
     @abstractmethod
     def fit_features(self, seen: Sequence[Seen]) -> None:
@@ -64,6 +73,8 @@ class RidgePredictor(ABC):
         self._centre = float(np.mean(counts)) if seen else 0.0
         # A number that is the same for all outcomes is no evidence, however much other ideas differ in it.
         self._spread = float(np.std(counts)) if seen and np.std(counts) > 1e-9 else math.inf
+        low, high = min(counts, default=0), max(counts, default=0)
+        self._range = low - self.margin * (high - low), high + self.margin * (high - low)
         rows_ND = self._rows(features_ND, counts)
         self._success.fit(rows_ND, np.array([item.succeeded for item in seen], np.float64))
         self._constant = None
@@ -87,7 +98,7 @@ class RidgePredictor(ABC):
 
     def _rows(self, features_ND: Any, counts: Sequence[int]) -> Any:
         """[N, D + 1] features, and the number of tokens in units of its spread."""
-        numbers_N1 = (np.array(counts, np.float64)[:, None] - self._centre) / self._spread
+        numbers_N1 = (np.clip(counts, *self._range)[:, None] - self._centre) / self._spread
         if sparse.issparse(features_ND):
             return sparse.hstack([features_ND, numbers_N1], format="csr")
         return np.hstack([features_ND, numbers_N1])
@@ -102,6 +113,8 @@ class TokensPredictor(RidgePredictor):
         self._edits = idea_edits(environment, context.preset) if environment else None
         self._base: Tree | None = environment.baseline(context.preset) if environment else None
         self._vocabulary: dict[str, int] = {}
+        self._most_known, self._most_unknown = 0, 0
+        """Tokens of one idea that count, at most: those that are features, and others."""
         self._tokens: dict[Candidate, frozenset[str]] = {}
         """Tokens of the fitted ideas, and of those forecast since: reading a patch costs more than a fit."""
 
@@ -111,14 +124,26 @@ class TokensPredictor(RidgePredictor):
         # The most frequent first; ties in the order of the alphabet, so that the choice is no matter of hashing.
         ranked = sorted((token for token in counts if counts[token] >= LEAST_COUNT), key=lambda t: (-counts[t], t))
         self._vocabulary = {token: column for column, token in enumerate(ranked[:MAX_TOKENS])}
+        # A child of two large patches changes more than all before, by up to a half on the landscapes, and is no
+        # outlier.  A text that is longer is only wordier.
+        self.margin = 1.0 if any(item.patch for item in seen) else 0.0
+        known = [len(self._tokens_of(item) & self._vocabulary.keys()) for item in seen]
+        self._most_known = round((1 + self.margin) * max(known, default=0))
+        unknown = [len(self._tokens_of(item)) - count for item, count in zip(seen, known, strict=True)]
+        self._most_unknown = max(unknown, default=0)
 
     def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
         tokens = [self._tokens_of(candidate) for candidate in candidates]
-        columns = [sorted(self._vocabulary[token] for token in row if token in self._vocabulary) for row in tokens]
+        known = [sorted(self._vocabulary[token] for token in row if token in self._vocabulary) for row in tokens]
+        columns = [row[: self._most_known] for row in known]
         indptr = np.cumsum([0, *map(len, columns)])
         indices = np.array([column for row in columns for column in row], np.int64)
         shape = (len(candidates), len(self._vocabulary))
-        return sparse.csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape), [len(row) for row in tokens]
+        # Tokens that no two outcomes share add no length beyond that of a fitted idea: nonsense has nothing else.
+        counts = [
+            len(own) + min(len(row) - len(own), self._most_unknown) for row, own in zip(tokens, known, strict=True)
+        ]
+        return sparse.csr_matrix((np.ones(len(indices)), indices, indptr), shape=shape), counts
 
     def _tokens_of(self, candidate: Candidate) -> frozenset[str]:
         key = _key(candidate)
@@ -142,6 +167,8 @@ class VectorPredictor(RidgePredictor):
         super().__init__(context)
         self._mean_D = np.zeros(1)
         self._directions_DK = np.zeros((1, 1))
+        self._reach = 0.0
+        """Length of an idea's features at most."""
         self._texts: dict[str, str] = {}
         """By idea."""
         self._vectors: dict[str, np.ndarray] = {}
@@ -177,12 +204,17 @@ class VectorPredictor(RidgePredictor):
             directions_DK = centred_MD.T @ directions_DK / np.sqrt(squares[keep])
         # Scaled as one, so that a unit is the spread in the first direction.
         self._directions_DK = directions_DK / np.sqrt(max(squares[-1], 1e-12) / len(centred_MD)) / scale_D[:, None]
+        lengths_N = np.linalg.norm((vectors_ND - self._mean_D) @ self._directions_DK, axis=1)
+        # A little more than the longest, so that no rounding changes a fitted idea.
+        self._reach = max(float(lengths_N.max()) * (1 + 1e-9), 1e-12)
 
     def features(self, candidates: Sequence[Candidate]) -> tuple[Any, Sequence[int]]:
         counts = [len(self._text(candidate).split()) for candidate in candidates]
         if not self._directions_DK.shape[1]:
             return np.zeros((len(candidates), 0)), counts
-        return (self._stacked(candidates) - self._mean_D) @ self._directions_DK, counts
+        features_NK = (self._stacked(candidates) - self._mean_D) @ self._directions_DK
+        lengths_N1 = np.linalg.norm(features_NK, axis=1, keepdims=True)
+        return features_NK * (self._reach / np.maximum(lengths_N1, self._reach)), counts
 
     def _stacked(self, candidates: Sequence[Candidate]) -> np.ndarray:
         texts = [self._text(candidate) for candidate in candidates]
