@@ -44,7 +44,7 @@ def attempt(bucket, id, kind=record_store.FAILED, reason="node on fire"):
 class ScriptedEngine(Backend):
     """Plays a fleet: each job takes the next step of a script and is over at the next listing.
 
-    Steps: `works`, a kind of an attempt's end, `unclaimed`, `refused`.
+    Steps: `works`, a kind of an attempt's end, `unclaimed`, `refused`, `ended early` (by the engine).
     """
 
     def __init__(self, bucket, script, room=10**6):
@@ -67,9 +67,10 @@ class ScriptedEngine(Backend):
             return "invalid partition"
         if step == "works":
             record_store.save_record(self.bucket, success(job.id))
-        elif step != "unclaimed":
+        elif step not in ("unclaimed", "ended early"):
             attempt(self.bucket, job.id, step, f"reason {len(self.names)}")
-        self.over[job.name] = JobState("over", "failed" if step == "unclaimed" else "")
+        reasons = {"unclaimed": "failed", "ended early": "node_fail"}
+        self.over[job.name] = JobState("over", reasons.get(step, ""))
         return None
 
     def listing(self):

@@ -65,6 +65,17 @@ def test_preemptions_beyond_twenty_lose_an_experiment_in_the_end(bucket, monkeyp
     assert isinstance(lost, Lost) and len(record_store.attempts(bucket, "a")) == 23
 
 
+def test_jobs_that_the_engine_ends_before_they_claim_wait_longer_and_are_reported_once(bucket, monkeypatch, caplog):
+    pauses, backoff = [], jobs.backoff
+    monkeypatch.setattr(jobs, "backoff", lambda failures: pauses.append(failures) or backoff(1))
+    scheduler = Scheduler(bucket, ScriptedEngine(bucket, ["ended early"] * 6 + ["works"]))
+    [record] = run(outcomes(scheduler, ["a"]))
+    assert record.status == "succeeded" and pauses == [1, 2, 3, 4, 5, 6]
+    # It says nothing about how jobs are started: the breaker, which opens after five, stays closed.
+    [line] = [record.getMessage() for record in caplog.records]
+    assert "was ended before it began (node_fail)" in line and not scheduler.dispatcher.jobs.breaker.reason
+
+
 def test_a_cancelled_attempt_is_not_repeated(bucket):
     engine = ScriptedEngine(bucket, ["cancelled", "works"])
     assert isinstance(outcome(bucket, engine), Lost) and len(engine.names) == 1

@@ -27,7 +27,7 @@ from ideator_rl.executor.attempt_policy import Lost, Round
 from ideator_rl.executor.backends.backend import JOB_PREEMPTED, NODE_FAIL
 from ideator_rl.executor.backends.one_by_one import adapted
 from ideator_rl.executor.bucket_watch import BucketWatch
-from ideator_rl.executor.jobs import NOT_OF_THE_START, Jobs
+from ideator_rl.executor.jobs import Jobs
 from ideator_rl.executor.look_pace import CLAIM_CHECK_SECONDS, TICK_SECONDS, look_interval
 from ideator_rl.executor.pending import Agenda, PendingExperiment, Phase, StartOrder
 from ideator_rl.executor.record_store import DEAD, PREEMPTED, Attempt, QueueEntry
@@ -356,9 +356,10 @@ class Dispatcher:
             if judged.claimed > pending.claimed:
                 self.jobs.breaker.count_claimed()
                 pending.unclaimed = 0
-            elif pending.job_reason not in NOT_OF_THE_START:
+            else:
                 record_store.require_spec(self.bucket, id)  # without one it is no fault of the engine's
-                delay = self.jobs.count_unclaimed(pending, self.jobs.last_line(pending.ended_job))
+                words = self.jobs.last_line(pending.ended_job)
+                delay = self.jobs.count_unclaimed(pending, words, pending.job_reason)
         pending.claimed, pending.hosts, pending.claim = judged.claimed, judged.hosts, None
         pending.ended_job = pending.job_reason = ""
         pending.next_elsewhere_line = 0.0

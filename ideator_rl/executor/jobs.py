@@ -195,14 +195,23 @@ class Jobs:
             avoid=item.hosts,
         )
 
-    def count_unclaimed(self, item: PendingExperiment, last_words: str) -> float:
-        """A start has ended before it claimed anything; returns the seconds until the next one of this experiment."""
+    def count_unclaimed(self, item: PendingExperiment, last_words: str, reason: str = "") -> float:
+        """A start has ended before it claimed anything; returns the seconds until the next one of this experiment.
+
+        Args:
+            last_words: the engine's refusal, or the last line of the job's log.
+            reason: why the job ended, as the engine gives it.
+        """
         item.unclaimed += 1
+        of_the_start = reason not in NOT_OF_THE_START
+        if not of_the_start:
+            last_words = f"its job was ended before it began ({reason})"
         if last_words and last_words != self._last_words:
             # At the first one: the breaker opens much later where little waits.
             log.warning("An experiment has not begun, and is sent again later: %s", last_words)
         self._last_words = last_words
-        self.breaker.count_unclaimed(item.submitted, last_words)
+        if of_the_start:
+            self.breaker.count_unclaimed(item.submitted, last_words)
         return backoff(item.unclaimed)
 
     def last_line(self, name: str) -> str:
