@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from ideator_rl.screen.alarms import screen_alarms
 from ideator_rl.screen.features import tokens_of
 from ideator_rl.screen.figures import coverage_of, lift_of, screen_steps
 from ideator_rl.screen.learning import forecast_rewards
+from ideator_rl.screen.pool import ScreenAlarms
 from ideator_rl.screen.predictor import usable
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import ForecastOutcome, ForecastRow
@@ -320,6 +322,25 @@ def test_alarms_begin_once(kind, step):
     alarms = screen_alarms(screen_steps(rows), ScreenConfig())
     assert [alarm.kind for alarm in alarms] == [kind]
     assert alarms[0].level == "warn" and alarms[0].text.endswith(".")
+
+
+def test_right_forecasts_of_more_failures_are_no_gaming(monkeypatch):
+    """A success is worth -3 and a failure -10: with fewer successes, p · μ alone rises."""
+    rows = []
+    for number in range(14):
+        chance = 1 - min(number, 8) / 16
+        successes = round(16 * chance)
+        for outcome in scripted(number, [-3.0] * successes + [-10.0] * (16 - successes), forecast=-3.0):
+            forecast = replace(outcome.forecast, success=chance, best=-3.0)
+            rows.append(replace(outcome, forecast=forecast, status=FAILED if outcome.reward == -10.0 else SUCCEEDED))
+    kinds = {alarm.kind for alarm in screen_alarms(screen_steps(rows), ScreenConfig())}
+    assert kinds == {"screen_gaming"}, "without the reward of a failure"
+    monkeypatch.setattr("ideator_rl.screen.pool.read_forecasts", lambda journal: rows)
+    environment = SimpleNamespace(failure_reward=-10.0)
+    buffer = SimpleNamespace(journal=None, executor=SimpleNamespace(environment=environment))
+    assert ScreenAlarms(ScreenConfig(), buffer).new_alarms() == []
+    for step in screen_steps(rows, failure=-10.0):
+        assert step.forecast == pytest.approx(step.audited_mean)
 
 
 def test_the_screen_waits_for_a_share_of_a_small_budget():

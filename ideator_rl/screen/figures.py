@@ -60,9 +60,9 @@ class ScreenStep:
     fresh: float
     """Share of the samples that were new ideas that can be run."""
     forecast: float | None
-    """Mean forecast reward, p · μ, of the pool; None where nothing was fresh."""
+    """Mean forecast reward of the pool, failures included; None where nothing was fresh."""
     audited_mean: float | None
-    """Mean reward of the audited outcomes."""
+    """Mean reward of the audited outcomes, failures included."""
     lift: Lift | None
     """Up to this step; None for too few audited outcomes."""
     coverage: float | None
@@ -122,8 +122,12 @@ def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
     return statistics.fmean(inside) if len(inside) >= LEAST_COVERED else None
 
 
-def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
-    """The figures of each step, from all rows of a journal in their order."""
+def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> list[ScreenStep]:
+    """The figures of each step, from all rows of a journal in their order.
+
+    Args:
+        failure: reward of a failure, which only the forecasts depend on.
+    """
     steps: list[ScreenStep] = []
     # Most rows were not run and have no outcome: lift and coverage are computed without reading them again.
     settled: list[ForecastOutcome] = []
@@ -131,7 +135,11 @@ def screen_steps(outcomes: Sequence[ForecastOutcome]) -> list[ScreenStep]:
         members = list(rows)
         settled += [outcome for outcome in members if outcome.status]
         forecasts = [row.forecast for row in members]
-        pool = [row.success * row.mean for row in forecasts if row.success is not None and row.mean is not None]
+        pool = [
+            row.success * row.mean + (1 - row.success) * failure
+            for row in forecasts
+            if row.success is not None and row.mean is not None
+        ]
         audited = [outcome.reward for outcome in members if outcome.forecast.audited and outcome.reward is not None]
         steps.append(
             ScreenStep(

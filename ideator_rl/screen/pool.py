@@ -29,7 +29,6 @@ from ideator_rl.screen.predictor import Candidate, IdeatorModel, PredictorContex
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import create_table, read_forecasts
 from ideator_rl.storage.idea_context import Base, ideas_with_base
-from ideator_rl.storage.journal_reader import JournalQueries
 from ideator_rl.text.display import encodable
 
 
@@ -154,15 +153,17 @@ def _name_of_text(idea: str, base_tree: str) -> str:
 class ScreenAlarms:
     """The alarms of a run, as they begin."""
 
-    def __init__(self, config: ScreenConfig, journal: JournalQueries):
-        self._config, self._journal = config, journal
+    def __init__(self, config: ScreenConfig, buffer: RewardBuffer):
+        self._config, self._journal = config, buffer.journal
+        self._failure = buffer.executor.environment.failure_reward
         self._active: set[str] = set()
         """Kinds that hold since an earlier step."""
 
     def new_alarms(self) -> list[Alarm]:
         """The alarms that began since the last call."""
         # All steps again: an alarm looks back over several, and a resumed run has not seen the earlier ones.
-        active = active_screen_alarms(screen_steps(read_forecasts(self._journal)), self._config)
+        steps = screen_steps(read_forecasts(self._journal), self._failure)
+        active = active_screen_alarms(steps, self._config)
         beginnings = [alarm for alarm in active if alarm.kind not in self._active]
         self._active = {alarm.kind for alarm in active}
         return beginnings

@@ -40,7 +40,7 @@ class SearchScreen:
         self._config, self._buffer, self._journal = config, buffer, buffer.journal
         ideas = config.embedder, ideator.name, ideator.local_model()
         self._screen = open_screen(config.screen, buffer, config.max_experiments, *ideas)
-        self.new_alarms = ScreenAlarms(config.screen, self._journal).new_alarms
+        self.new_alarms = ScreenAlarms(config.screen, buffer).new_alarms
         # The event loop alone reads and writes the next two; `_pool` resets them with the epoch.
         self._name_by_idea: dict[tuple[str, str], str] = {}
         """What names the codebase of each idea that was proposed and is not in the archive, by its text and the hash of

@@ -84,7 +84,7 @@ class BatchScreen:
         self._config, self._share, self._staleness = config, share, staleness
         self._buffer, self._journal = buffer, buffer.journal
         self._screen = open_screen(config, buffer, budget, embedder, "", model)
-        self._alarms, self._say, self._alert = ScreenAlarms(config, buffer.journal), say, alert
+        self._alarms, self._say, self._alert = ScreenAlarms(config, buffer), say, alert
         self._executed: dict[int, list[tuple[str, Base | None]]] = {}
         """Completions that are run, with their bases, of the last batches: their records may not be known yet."""
 
