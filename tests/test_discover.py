@@ -5,7 +5,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from scripted_engine import ScriptedEngine, attempt
+from scripted_fleet import ScriptedEngine, attempt
 
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor import record_store

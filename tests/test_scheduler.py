@@ -6,7 +6,7 @@ import time
 
 import pytest
 from conftest import run
-from scripted_engine import (
+from scripted_fleet import (
     ScriptedEngine,
     attempt,
     claim,

@@ -9,7 +9,7 @@ import time
 import pytest
 from conftest import run
 from scripted import idea
-from scripted_engine import (
+from scripted_fleet import (
     ScriptedEngine,
     attempt,
     claim,
