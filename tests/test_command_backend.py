@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from pathlib import Path
@@ -139,12 +140,19 @@ def test_a_refused_job_is_an_error_with_the_engines_words(bucket, tmp_path):
     assert engine.submit(jobs) == {jobs[0].name: None, jobs[1].name: None}
 
 
+def test_a_job_asks_for_the_memory_of_its_files_too(bucket, monkeypatch):
+    needs = Resources(memory_gb=3.5, tmp_gb=8, shm_gb=16, disk_gb=32)
+    for uid, gigabytes in ((1000, 29), (0, 61)):  # root's workspaces may be in memory
+        monkeypatch.setattr(os, "getuid", lambda uid=uid: uid)
+        assert job(bucket, "a1", resources=needs).memory_gb == gigabytes
+
+
 def test_a_batch_is_one_call_with_a_list_on_standard_input(bucket, tmp_path):
     engine = backend(bucket, tmp_path, batch=True, submit=f"cat >{shlex.quote(str(tmp_path))}/batch")
     jobs = [job(bucket, "a1"), job(bucket, "b2", resources=Resources(gpus=2, memory_gb=3.5))]
     assert set(engine.submit(jobs)) == {job.name for job in jobs}
     _, second = json.loads((tmp_path / "batch").read_text())
-    assert second["name"] == jobs[1].name and second["gpus"] == 2 and second["memory_gb"] == 5
+    assert second["name"] == jobs[1].name and second["gpus"] == 2 and second["memory_gb"] == jobs[1].memory_gb
 
 
 def test_values_are_quoted_for_the_shell_and_as_json_on_standard_input(bucket, tmp_path):

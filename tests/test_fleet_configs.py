@@ -125,11 +125,12 @@ def test_slurm_gets_options_for_gpus_memory_time_and_containers(engine):
     }
     url = (engine / "bucket").as_uri()
     backend = backend_class("slurm").create(open_bucket(url), None, "auto", settings | {"logs": str(engine / "l")})
-    backend.submit([jobs(engine)[1]])
+    large = jobs(engine)[1]
+    backend.submit([large])
     words = calls(engine)[1][0]
     assert words[0] == "sbatch" and words[-2] == "--wrap" and words[-1].startswith("exec apptainer exec --nv a.sif /")
-    wanted = {"--partition=big", "--account=lab", "--exclusive", "--cpus-per-task=8", "--gpus-per-node=2", "--mem=65G"}
-    assert wanted | {"--time=90", "--signal=B:TERM@30", "--no-requeue"} <= set(words)
+    wanted = {"--partition=big", "--account=lab", "--exclusive", "--cpus-per-task=8", "--gpus-per-node=2"}
+    assert wanted | {f"--mem={large.memory_gb}G", "--time=90", "--signal=B:TERM@30", "--no-requeue"} <= set(words)
 
 
 def test_kubernetes_gets_a_manifest_that_yaml_reads(engine, tmp_path):

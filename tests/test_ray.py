@@ -82,7 +82,14 @@ def backend(**settings):
 
 
 def job(name, **resources):
-    return Job(name, name.split("-")[1], "memory://ray", "auto", Resources(**{"cpus": 1, **resources}), 10)
+    return Job(
+        name,
+        name.split("-")[1],
+        "memory://ray",
+        "auto",
+        Resources(**{"cpus": 1, "memory_gb": 0.4, "disk_gb": 0.1, **resources}),
+        10,
+    )
 
 
 def names(*ids):

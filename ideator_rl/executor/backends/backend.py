@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import isclass
@@ -33,6 +35,8 @@ BUILT_IN = {
 }
 
 WORKER_MODULE = "ideator_rl.executor.worker"
+WORKER_MEMORY_GB = 1
+"""For the worker itself, where an engine limits the memory of a job."""
 WAITING: Literal["waiting"] = "waiting"
 RUNNING: Literal["running"] = "running"
 OVER: Literal["over"] = "over"
@@ -72,6 +76,18 @@ class Job:
         """The argument of the worker."""
         config = {"bucket": self.bucket, "id": self.id, "isolation": self.isolation, "minutes": self.minutes}
         return config | ({"hardware": self.hardware} if self.hardware else {})
+
+    @property
+    def memory_gb(self) -> int:
+        """GB (10^9 bytes) to ask of an engine: for the experiment, for its files in memory, and for the worker.
+
+        /tmp and /dev/shm are in memory, and so may be the workspace where root starts the worker.  Engines start jobs
+        as the user who submits them.
+        """
+        resources = self.resources
+        workspace = resources.disk_gb if os.getuid() == 0 else 0.0
+        files = resources.tmp_gb + resources.shm_gb + workspace
+        return math.ceil(resources.memory_gb + files) + WORKER_MEMORY_GB
 
     def argv(self, python: str) -> list[str]:
         """The command of the worker.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shlex
@@ -21,8 +20,6 @@ from ideator_rl.text.redaction import without_tokens
 
 BRACE = re.compile(r"(?<!\{)\{([a-z_]+)\}")
 """The name of a value in a template; two braces are the engine's own."""
-WORKER_MEMORY_GB = 1
-"""For the worker itself, where an engine limits the memory of a job."""
 
 
 class Answer(NamedTuple):
@@ -49,7 +46,7 @@ def job_values(job: Job, python: str, launcher: str, logs: Path) -> dict[str, An
         "id": job.id,
         "cpus": job.resources.cpus,
         "gpus": job.resources.gpus,
-        "memory_gb": math.ceil(job.resources.memory_gb) + WORKER_MEMORY_GB,
+        "memory_gb": job.memory_gb,
         "minutes": job.minutes,
         "seconds": 60 * job.minutes,
         "hardware": job.hardware,

@@ -88,7 +88,7 @@ class RayBackend(Backend):
         actor = self._ray.remote(worker_actor()).options(
             name=job.name, lifetime="detached", get_if_exists=True, max_restarts=0, max_task_retries=0,
             max_concurrency=8, num_cpus=job.resources.cpus, num_gpus=job.resources.gpus,
-            memory=int(job.resources.memory_gb * 2**30), resources=self.settings.resources,
+            memory=job.memory_gb * 10**9, resources=self.settings.resources,
         )  # fmt: skip
         argv = job.argv(self.settings.python or sys.executable)
         self._adopt(job.name, actor.remote(argv, self._variables, LOG_BYTES, LINGER_SECONDS))
