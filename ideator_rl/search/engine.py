@@ -137,7 +137,7 @@ class SearchEngine:
         self._archive: Archive | None = None
         """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
         self._near_duplicates = read_near_duplicates(config, self.journal)
-        self._ideator.remember([text for _, text in self.journal.completions()])
+        self._ideator.remember(self.journal.sampled_completions())
         self._penalised = self.journal.penalised_trees(buffer.history) if config.near_duplicates == PENALISE else set()
         """Trees that near-duplicates led to."""
         self._begin_epoch(max(0, buffer.journal.next_step() - 1))

@@ -160,9 +160,10 @@ class Ideator(Protocol):
         return []
 
     def remember(self, texts: Sequence[str]) -> None:
-        """Receives, once, the completions of earlier sessions, for an ideator that does not repeat itself.
+        """Receives, once, the answers of earlier sessions, those included that a screen did not run.
 
-        Optional: with it, a killed search goes on with the ideas that an untouched one has.
+        Optional, for an ideator that does not repeat itself: with it, a killed search goes on with the ideas that an
+        untouched one has.
         """
         return
 

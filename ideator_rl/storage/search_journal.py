@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ideator_rl.experiment import LOST, RUNNING, Experiment
+from ideator_rl.storage.forecasts import TABLE
 from ideator_rl.storage.idea_context import Base, base_of_row
 from ideator_rl.storage.journal import Journal, Note
 from ideator_rl.storage.journal_reader import Descent, JournalQueries, JournalReader, parse_parents
@@ -191,6 +192,13 @@ class SearchJournal:
     def completions(self) -> list[tuple[int, str]]:
         """Step and completion of every idea, in order of step and position."""
         return self._journal.read("select step, completion from rollouts order by step, position")
+
+    def sampled_completions(self) -> list[str]:
+        """Every completion of the ideator, those included that a screen did not run, in the order of their rounds."""
+        query = "select step, created, position, completion from rollouts"
+        if self._journal.has_table(TABLE):
+            query += f" union all select step, created, number, completion from {TABLE} where executed = 0"
+        return [completion for *_, completion in self._journal.read(f"{query} order by 1, 2, 3")]
 
     def answers_of_step(self, step: int) -> tuple[list[str], Counter[str]]:
         """The completions of a step in order, and how many answer questions of each kind."""

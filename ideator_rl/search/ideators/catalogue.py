@@ -8,7 +8,8 @@ explore   edits that the shown ideas use least
 The offline default, and a baseline for other ideators: it can name every edit and does not learn which of them help.
 
 Guarantees: a question with its salt has one answer for one archive; the edits of an idea can be applied together and
-change the baseline.  Codebases in the archive and earlier answers are not repeated while the catalogue has others.
+change the baseline.  Codebases in the archive and earlier answers, also those that a screen did not run, are not
+repeated while the catalogue has others.
 """
 
 from __future__ import annotations
