@@ -309,6 +309,34 @@ def test_a_resumed_run_makes_the_same_picks(screened, tmp_path):
     buffer.close()
 
 
+def test_ideas_that_still_run_are_not_run_again_and_their_outcomes_change_no_picks(screened, tmp_path, monkeypatch):
+    """A quorum closes a batch before all of its ideas have an outcome, and a kill may come before the next picks."""
+    folder = shutil.copytree(screened[0], tmp_path / "run")
+    with sqlite3.connect(folder / "buffer.sqlite") as db:
+        running = [text for (text,) in db.execute("select completion from rollouts where step=3 order by position")]
+        db.execute("delete from experiments where id in (select experiment_id from rollouts where step=3)")
+        db.execute("update rollouts set status='running', experiment_id=null, reward=null where step=3")
+    sampled = batch(4)
+    sampled.completions[:6] = running
+    measured = []
+    monkeypatch.setattr("ideator_rl.training.screening.lift_of", measured.append)
+
+    async def arrive(buffer):
+        assert buffer.reattach() == 6
+        assert await buffer.drain(30) == 0
+
+    buffer, screen = opened(folder)
+    picks = screen.choose(sampled, asyncio.run).rows
+    assert len(picks) == 6 and min(picks) > 5, "the ideas of the last batch still run"
+    buffer.journal.write(lambda db: db.execute("delete from forecasts where step=4"))
+    asyncio.run(arrive(buffer))
+    buffer.close()
+    buffer, screen = opened(folder)
+    assert screen.choose(sampled, asyncio.run).rows == picks
+    buffer.close()
+    assert measured[0] == measured[1] and {outcome.step for outcome in measured[0]} == {1, 2}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

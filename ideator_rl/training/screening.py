@@ -31,6 +31,7 @@ from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.screen.screen import Pool
 from ideator_rl.storage.forecasts import forecasts_of_step, picks_of_step, read_forecasts, replace_forecasts
 from ideator_rl.storage.idea_context import Base
+from ideator_rl.storage.search_journal import open_ideas
 from ideator_rl.text.display import encodable
 from ideator_rl.training.rollouts import Batch
 
@@ -86,7 +87,7 @@ class BatchScreen:
         self._screen = open_screen(config, buffer, budget, embedder, "", model)
         self._alarms, self._say, self._alert = ScreenAlarms(config, buffer), say, alert
         self._executed: dict[int, list[tuple[str, Base | None]]] = {}
-        """Completions that are run, with their bases, of the last batches: their records may not be known yet."""
+        """Completions that are run, with their bases, of the batches under way: the journal may not have them yet."""
 
     def choose(self, batch: Batch, run: Run) -> Choice:
         """
@@ -125,9 +126,11 @@ class BatchScreen:
             replace_forecasts(self._journal, index, [])
             return None
         pool = run(self._pool(batch, texts, archive))
-        # Batches that are under way are left out: which of their outcomes have come depends on the clock.
-        settled = index - self._staleness
-        lift = lift_of(read_forecasts(self._journal, settled, only_executed=True))
+        # Batches that are under way are left out: which of their outcomes have come depends on the clock.  Of earlier
+        # batches, a resumed run has outcomes that came too late for this one: those of this archive count alone.
+        known_ids = {record.id for record in archive.records()}
+        forecasts = read_forecasts(self._journal, index - self._staleness, only_executed=True)
+        lift = lift_of([outcome for outcome in forecasts if outcome.experiment_id in known_ids])
         rng = random.Random(f"{self._buffer.config.seed}:screen:{index}")
         picks = self._screen.choose(pool, self._share, seen, span[1], lift, rng)
         replace_forecasts(self._journal, index, picks.rows)
@@ -137,14 +140,17 @@ class BatchScreen:
         return picks.indices
 
     async def _pool(self, batch: Batch, texts: list[str], archive: Archive) -> Pool:
-        under_way = [
+        oldest = batch.index - self._staleness
+        under_way = [ideas for index, ideas in self._executed.items() if oldest <= index < batch.index]
+        # A quorum or a deadline closes a batch before all of its experiments have ended.
+        closed = open_ideas(self._journal, oldest, [record.id for record in archive.records()])
+        known = {
             (await candidate_of(self._buffer.executor, text, (), base))[1]
-            for index, ideas in self._executed.items()
-            if batch.index - self._staleness <= index < batch.index
+            for ideas in (closed, *under_way)
             for text, base in ideas
-        ]
+        }
         parents = batch.columns().get("parents") or [()] * len(texts)
-        return await read_pool(texts, parents, archive, self._buffer, set(under_way), _bases_of(batch, texts))
+        return await read_pool(texts, parents, archive, self._buffer, known, _bases_of(batch, texts))
 
 
 def _bases_of(batch: Batch, texts: list[str]) -> list[Base | None]:
