@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -14,6 +15,7 @@ import time
 from dataclasses import replace
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from search_runs import RandomEdits, configured, go, rows, text
 
@@ -312,3 +314,32 @@ def test_a_budget_that_ends_before_the_screen_begins_is_named():
     )
     assert "after 40 ideas" in ScreenConfig().never_ranks(None, 40)
     assert not any((screen.never_ranks(None, None), screen.never_ranks(200, None), ScreenConfig().never_ranks(8, 64)))
+
+
+class ByFirstTwo:
+    """Scripted: two descriptions are similar if their first two edits have the same knobs."""
+
+    name = "by first edits"
+
+    def embed(self, texts):
+        out = np.zeros((len(texts), 400), np.float32)
+        for row, description in enumerate(texts):
+            knobs = [int(knob) for knob in re.findall(r"k(\d\d)", description)]
+            out[row, knobs[0] * 20 + knobs[1]] = 1
+        return out
+
+
+by_first_two = ByFirstTwo()
+
+
+@pytest.mark.parametrize("implementer", ["envs.landscape.implementer.TokenEdits", f"{__name__}.Coder"])
+def test_a_screen_spends_no_place_on_near_duplicates_that_are_rejected(tmp_path, implementer):
+    keys = {"near_duplicates": "reject", "near_duplicate_similarity": 0.9, "embedder": f"{__name__}.by_first_two"}
+    go(screened(tmp_path, implementer=implementer, **keys), RandomEdits())
+    pool = forecasts(tmp_path)
+    assert rows(tmp_path, where="step = 0 and status = 'rejected'"), "the first epoch is not screened"
+    statuses = {status for (status,) in rows(tmp_path, "status", f"step >= {pool[0][0]}")}
+    assert statuses <= {"succeeded", "failed"} and sum(row[5] for row in pool) > 10
+    # Different ideas, which are dropped all the same: an idea with the same knobs was run before.
+    dropped = {row[3] for row in pool if row[4] is None}
+    assert dropped - {completion for (completion,) in rows(tmp_path, "completion")}

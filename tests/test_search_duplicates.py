@@ -51,6 +51,14 @@ def test_a_repeated_text_gets_the_answer_of_its_first_time():
     )
 
 
+def test_a_look_for_duplicates_remembers_none_of_the_texts():
+    detector = NearDuplicates(by_first, 0.9)
+    detector.add([text({1: 0})], 0, 0)
+    assert detector.duplicates_among([text({1: 1}), text({2: 0}), text({2: 1}), "no idea"]) == {0, 2}
+    assert detector.add([text({2: 1}), text({1: 1})], 1, 0) == {1: ((0, 0), 1.0)}
+    assert NearDuplicates(None, 0.9).duplicates_among([]) == set(), "an embedder need not take an empty list"
+
+
 def test_hundreds_of_ideas_are_remembered_in_order():
     detector = NearDuplicates(by_first, 0.9)
     assert detector.add([text({at % 10: at // 10 % 4, 15: at // 40 % 4, 16: at // 160}) for at in range(600)], 0, 0)

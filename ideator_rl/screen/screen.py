@@ -36,7 +36,7 @@ class Pool:
 
     completions: list[str]
     candidates: list[Candidate | None]
-    """None for a sample that is known already, a repetition within the pool, or no idea that can be run."""
+    """None for a sample that is known already, a repetition within the pool, or no idea that is to be run."""
 
     @property
     def fresh(self) -> list[int]:

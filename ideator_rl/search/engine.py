@@ -118,7 +118,9 @@ class SearchEngine:
         # Counts that budgets are compared with: all begin with what earlier sessions left in the journal.
         self._seconds_before, self._started, self._last_heartbeat = self.journal.seconds(), time.monotonic(), 0.0
         self._charges = Charges(buffer, config.max_experiments)
-        self._screen = SearchScreen(config, buffer, self._ideator) if config.screen else None
+        self._near_duplicates = read_near_duplicates(config, self.journal)
+        rejects = self._near_duplicates if config.near_duplicates == REJECT else None
+        self._screen = SearchScreen(config, buffer, self._ideator, rejects) if config.screen else None
         self.ideas = buffer.journal.rollout_count() + screened_out(buffer.journal)
         """Ideas that were asked for, those included that a screen, of an earlier session too, did not run."""
         self._next_question = self.journal.next_number
@@ -136,7 +138,6 @@ class SearchEngine:
 
         self._archive: Archive | None = None
         """`flow: epochs`: what this epoch's questions see; reset by `_begin_epoch`."""
-        self._near_duplicates = read_near_duplicates(config, self.journal)
         self._ideator.remember(self.journal.sampled_completions())
         self._penalised = self.journal.penalised_trees(buffer.history) if config.near_duplicates == PENALISE else set()
         """Trees that near-duplicates led to."""

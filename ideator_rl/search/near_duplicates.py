@@ -62,6 +62,15 @@ class NearDuplicates:
             self._keys.append((step, first + index))
         return duplicates
 
+    def duplicates_among(self, texts: Sequence[str]) -> set[int]:
+        """Indices of the completions that `add` would call duplicates; it remembers none of them."""
+        ideas, answers = len(self._keys), dict(self._duplicate_of)
+        duplicates = self.add(texts, 0, 0) if texts else {}
+        # Rows of the matrix after the last key are room.
+        del self._keys[ideas:]
+        self._duplicate_of = answers
+        return set(duplicates)
+
     def _nearest(self, vector_D: np.ndarray) -> Duplicate | None:
         """The most similar earlier idea, if it is similar enough."""
         if self._vectors_ND is None or not self._keys:

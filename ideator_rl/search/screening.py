@@ -2,6 +2,9 @@
 
     over × room ideas → known and unreadable ones are dropped → `screen.Screen` → picks → engine → reward buffer
 
+With `near_duplicates: reject`, near-duplicates of earlier ideas, and of earlier samples of the pool, are dropped too:
+they would take places and not be run.
+
 Guarantees: with `flow: epochs` a round sees the archive of its epoch's beginning and the ideas that were proposed until
 then, both of which a resumed search has again; so a kill changes no pick, unless ideas were lost.
 """
@@ -23,6 +26,7 @@ from ideator_rl.screen.predictor import Seen
 from ideator_rl.screen.screen import Picks, Pool
 from ideator_rl.search.config import EPOCHS, SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, Ideator, parents_of
+from ideator_rl.search.near_duplicates import NearDuplicates
 from ideator_rl.search.stopping import Patience
 from ideator_rl.storage.forecasts import next_number, read_forecasts, write_forecasts
 from ideator_rl.storage.journal import Note
@@ -33,11 +37,17 @@ Sample = tuple[int, Ask, Answer]
 
 
 class SearchScreen:
-    """Only the event loop of the search calls it."""
+    """Only the event loop of the search calls it.
 
-    def __init__(self, config: SearchConfig, buffer: RewardBuffer, ideator: Ideator):
+    Args:
+        rejects: finds the ideas that would be rejected as near-duplicates; None where none are rejected.
+    """
+
+    def __init__(
+        self, config: SearchConfig, buffer: RewardBuffer, ideator: Ideator, rejects: NearDuplicates | None = None
+    ):
         assert config.screen is not None
-        self._config, self._buffer, self._journal = config, buffer, buffer.journal
+        self._config, self._buffer, self._journal, self._rejects = config, buffer, buffer.journal, rejects
         ideas = config.embedder, ideator.name, ideator.local_model()
         self._screen = open_screen(config.screen, buffer, config.max_experiments, *ideas)
         self.new_alarms = ScreenAlarms(config.screen, buffer).new_alarms
@@ -128,4 +138,10 @@ class SearchScreen:
         parents = [[parent.id for parent in parents_of(ask, text)] for _, ask, text in samples]
         bases = [text.context.base if text.context else None for _, _, text in samples]
         known = set(self._name_by_idea.values())
-        return await read_pool([text for _, _, text in samples], parents, archive, self._buffer, known, bases)
+        pool = await read_pool([text for _, _, text in samples], parents, archive, self._buffer, known, bases)
+        if self._rejects is None:
+            return pool
+        fresh = pool.fresh
+        rejected = {fresh[at] for at in self._rejects.duplicates_among([pool.completions[index] for index in fresh])}
+        candidates = [None if index in rejected else candidate for index, candidate in enumerate(pool.candidates)]
+        return replace(pool, candidates=candidates)

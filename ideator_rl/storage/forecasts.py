@@ -29,7 +29,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class ForecastRow:
-    """A sampled idea.  It has no forecast where it is known already or cannot be run."""
+    """A sampled idea.  It has no forecast where it is known already or is not to be run."""
 
     number: int
     """Of the sample in its step, from 0."""
