@@ -7,7 +7,9 @@ import pytest
 
 from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import choose, sandbox
+from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_endless, refuse_other
 from ideator_rl.storage.run_folder import keep_recipe
@@ -155,7 +157,7 @@ def test_a_dry_run_without_a_sandbox_refuses_what_the_search_would_refuse(tmp_pa
     monkeypatch.setattr(choose, "best_sandbox", lambda: sandbox.Sandbox(sandbox.NONE, "there is none"))
     overrides = ["--env", "landscape", "--implementer", implementer]
     config = load_search(written(tmp_path), overrides)
-    monkeypatch.setattr(dry_run, "get_ideator", lambda *args: Silent())
+    monkeypatch.setattr("ideator_rl.search.run.get_ideator", lambda *args: Silent())
     if refused:
         with pytest.raises(choose.SandboxError):
             dry_run.dry_run(config)
@@ -170,6 +172,34 @@ class Silent:
 
     def close(self):
         pass
+
+
+class WithModel(Silent):
+    """Scripted: an ideator with a model in this process."""
+
+    async def ideas(self, ask, archive):
+        raise AssertionError("a dry run asks for nothing")
+
+    @classmethod
+    def from_settings(cls, settings, subject, ledger):
+        cls.inherit, cls.is_open = subject.inherit, True
+        return cls()
+
+    def local_model(self):
+        return IdeatorModel("nowhere")
+
+    def close(self):
+        type(self).is_open = False
+
+
+def test_a_dry_run_opens_ideator_and_predictor_as_the_search_does(tmp_path):
+    keys = {"env": "nanogpt", "screen": "{predictor: hidden}", "inherit": "best_parent"}
+    config = load_search(written(tmp_path, ideator=f"{__name__}.WithModel", **keys))
+    assert "screen       8 ideas sampled for each" in dry_run.dry_run(config)
+    assert (WithModel.inherit, WithModel.is_open) == ("best_parent", False)
+    config = load_search(written(tmp_path, env="nanogpt", screen="{predictor: hidden}"))
+    with pytest.raises(IdeatorError, match="the ideator here is 'catalogue'"):
+        dry_run.dry_run(config)
 
 
 @pytest.mark.parametrize("line", ["[a, b]: 1", "strategy_options: {[a]: 1}", "? {a: 1}\n: 2"])

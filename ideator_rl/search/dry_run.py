@@ -9,10 +9,8 @@ from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line, refus
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
-from ideator_rl.screen.predictor import PredictorContext, load_predictor
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
-from ideator_rl.search.ideator import Subject
-from ideator_rl.search.ideators import get_ideator
+from ideator_rl.search.run import open_ideator
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.strategies import get_search_strategy
 
@@ -31,8 +29,7 @@ def dry_run(config: SearchConfig) -> str:
     refuse_misfits(preset, config.fleet, config.max_gpu_hours, None)
     sandbox = choose_sandbox(config.isolation, trusted=writes_trusted_code(config.implementer))
     get_search_strategy(config.strategy, config.strategy_options)
-    subject = Subject(environment, config.preset, config.prompts)
-    ideator = get_ideator(config.ideator, config.ideator_options, subject)
+    ideator = open_ideator(config, environment)
     ideator.close()
     ends = ", ".join(f"{name} {getattr(config, name):.15g}" for name in BUDGETS if getattr(config, name) is not None)
     limits = (config.max_ideas, _ideas_of_epochs(config))
@@ -44,7 +41,6 @@ def dry_run(config: SearchConfig) -> str:
     ]
     if config.screen is not None:
         first = config.screen.outcomes_before(config.max_experiments)
-        load_predictor(config.screen.predictor, PredictorContext(embedder=config.embedder))
         lines.append(f"screen       {config.screen.over} ideas sampled for each that is run, after {first} outcomes")
         if note := config.screen.never_ranks(config.max_experiments, config.max_ideas):
             lines.append(note)

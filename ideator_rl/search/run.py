@@ -25,6 +25,7 @@ from ideator_rl._imports import renamed
 from ideator_rl.archive.baseline import baseline_line
 from ideator_rl.config.recipe_file import RecipeError
 from ideator_rl.diversity.embedding import get_embedder
+from ideator_rl.environments.environment import Environment
 from ideator_rl.executor import record_store
 from ideator_rl.executor.fleet_estimate import refuse_misfits
 from ideator_rl.executor.retry import Retry
@@ -42,6 +43,7 @@ from ideator_rl.search.population_watch import PopulationWatch
 from ideator_rl.search.schedule import with_schedule
 from ideator_rl.search.search_summary import charged_codebases
 from ideator_rl.search.strategies import SearchStrategy, get_search_strategy
+from ideator_rl.storage.ledger import Ledger
 from ideator_rl.storage.run_folder import Start, keep_recipe, lost_journal, take
 from ideator_rl.text.display import number
 
@@ -129,8 +131,8 @@ def run_search(
             refuse_misfits(buffer.executor.environment.preset(config.preset), config.fleet, config.max_gpu_hours, None)
             _refuse_other_inputs(config, buffer)
             get_embedder(config.embedder)
-            with closing(_get_ideator(config, buffer, progress)) as ideator:
-                _try_predictor(config, ideator)
+            with closing(open_ideator(config, buffer.executor.environment, buffer.executor.ledger)) as ideator:
+                _check_ideator(ideator, progress)
                 buffer.imported = imported_records(buffer, config.archive_from, config.folder)
                 if config.probe:
                     asyncio.run(probe_all(ideator.probe, buffer.executor.probe))
@@ -223,22 +225,33 @@ def _refuse_other_bucket(config: SearchConfig, buffer: RewardBuffer) -> None:
         )
 
 
-def _get_ideator(config: SearchConfig, buffer: RewardBuffer, progress: SearchProgress) -> Ideator:
-    """The ideator, once it has tried what its answers need."""
-    subject = Subject(buffer.executor.environment, config.preset, config.prompts, config.inherit)
-    ideator = with_defaults(get_ideator(config.ideator, config.ideator_options, subject, buffer.executor.ledger))
+def open_ideator(config: SearchConfig, environment: Environment, ledger: Ledger | None = None) -> Ideator:
+    """The ideator of a recipe.  The caller closes it.
+
+    Args:
+        ledger: counts what the ideator spends; None where it is asked for nothing.
+
+    Raises:
+        IdeatorError: the ideator does not take its options, or the screen's predictor cannot be used with it.
+    """
+    subject = Subject(environment, config.preset, config.prompts, config.inherit)
+    ideator = with_defaults(get_ideator(config.ideator, config.ideator_options, subject, ledger))
+    if config.screen:
+        try:
+            context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
+            load_predictor(config.screen.predictor, context)
+        except BaseException:
+            ideator.close()
+            raise
+    return ideator
+
+
+def _check_ideator(ideator: Ideator, progress: SearchProgress) -> None:
+    """Let the ideator try what its answers need, before the baseline runs."""
     with plugin_errors(f"The ideator {ideator.name}"):
         notes = list(ideator.check())
     for note in notes:
         progress.say(note)
-    return ideator
-
-
-def _try_predictor(config: SearchConfig, ideator: Ideator) -> None:
-    """Raises a PluginError where the screen's predictor cannot be used, before the recipe is saved."""
-    if config.screen:
-        context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
-        load_predictor(config.screen.predictor, context)
 
 
 async def _run_baseline(buffer: RewardBuffer, replicates: int) -> str:
