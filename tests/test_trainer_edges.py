@@ -56,7 +56,7 @@ def test_a_batch_that_is_sampled_again_is_not_trained_on_rewards_of_the_old_one(
     assert [closing["index"] for closing in closings(tmp_path)] == [0, 1, 2]
 
 
-def test_a_batch_size_or_lag_that_does_not_fit_the_journal_is_refused(policy, tmp_path):
+def test_a_batch_size_lag_or_beta_that_does_not_fit_the_stored_batches_is_refused(policy, tmp_path):
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2)).train()
     with pytest.raises(IdeatorError, match="sampled with 8 completions a process, and 4 are asked for"):
         small = arguments(tmp_path, max_steps=2, per_device_train_batch_size=4)
@@ -64,6 +64,8 @@ def test_a_batch_size_or_lag_that_does_not_fit_the_journal_is_refused(policy, tm
     with pytest.raises(IdeatorError, match="max_staleness 0, quorum 1 and no deadline"):
         ahead = PipelineConfig(max_staleness=1)
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), pipeline=ahead, resume=True).train()
+    with pytest.raises(IdeatorError, match="sampled with beta 0, so without ref_per_token_logps"):
+        build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2, beta=0.01), resume=True).train()
 
 
 @pytest.mark.parametrize("kind", [np.float32, torch.tensor, float])

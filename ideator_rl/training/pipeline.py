@@ -38,6 +38,8 @@ class Host(Protocol):
 
     state: Any
     """The Trainer's."""
+    args: Any
+    """TRL's GRPOConfig."""
 
     @property
     def device(self) -> torch.device: ...
@@ -181,11 +183,22 @@ class Pipeline:
                 f"Batch {index} of this run was sampled with {len(ids)} completions a process, and {rows} are asked "
                 "for now. Resume with the batch size that it was started with."
             )
-        if ids is not None and self.config.off_policy and "old_per_token_logps" not in batch.tensors:
-            raise IdeatorError(
-                f"Batch {index} of this run was sampled with max_staleness 0, quorum 1 and no deadline, so without the "
-                "log-probs that others need. Resume with these until it is trained."
-            )
+        args = self._host.args
+        importance_sampling = args.use_vllm and args.vllm_importance_sampling_correction
+        for tensor, is_needed, settings in (
+            ("old_per_token_logps", self.config.off_policy, "max_staleness 0, quorum 1 and no deadline"),
+            ("ref_per_token_logps", args.beta != 0, "beta 0"),
+            (
+                "importance_sampling_ratio",
+                importance_sampling,
+                "vLLM or its importance sampling correction off",
+            ),
+        ):
+            if ids is not None and is_needed and tensor not in batch.tensors:
+                raise IdeatorError(
+                    f"Batch {index} of this run was sampled with {settings}, so without {tensor}, which other settings "
+                    "need. Resume with these until it is trained, or start a new run."
+                )
         return batch
 
     def _discard_train_batches(self, index: int) -> None:
