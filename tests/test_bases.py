@@ -61,6 +61,15 @@ def test_an_idea_chooses_its_base_by_name():
     assert chosen("Base: 1\nGo on.").parents == ("low-x",)
     assert chosen("Base: 3\nMend it.").tree == CRASH.tree, "a failed parent with code may be mended"
     assert chosen("Base: 0") is None is chosen("no name") and chooser.of_answer("no idea", shown, PAST) is None
+    assert all(chosen(f"{line}\nGo on.").parents == ("low-x",) for line in ("base: 1", "**Base:** `1`", "  BASE:1. "))
+    for text in (
+        "Lower the learning rate. Base: 1e-3",
+        "RoPE Base: 10000",
+        "Base: 1e-3",
+        "Base: 3 layers",
+        "x\nBase: 1",
+    ):
+        assert chosen(text) is None, text
     for name in ("2", "9"):
         wrong = chosen(f"Base: {name}")
         assert wrong.tree == "" and f"names the base {name} and its prompt offered 0, 1, 3, 4" in wrong.problem
@@ -69,7 +78,7 @@ def test_an_idea_chooses_its_base_by_name():
 def test_merges_are_offered_where_changes_do_not_meet():
     chooser = bases(CHOSEN)
     assert [option.name for option in chooser.options((LOW_X, LOW_Z, OTHER_X))] == ["0", "1", "2", "3", "1+2", "2+3"]
-    text = "[Experiment] Base: 2 + 1 [Code Changes] c [End]"
+    text = "[Experiment] Base: 2 + 1\nBoth. [Code Changes] c [End]"
     base = chooser.of_answer(text, (LOW_X, LOW_Z), PAST)
     merged = chooser.tree(base)["train.py"]
     assert base.parents == ("low-x", "low-z") and "x = 1.0\n" in merged and "pause = 0.01 " in merged

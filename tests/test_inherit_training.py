@@ -50,7 +50,7 @@ def buffer(tmp_path):
 
 
 def edit(old, new, head=""):
-    return f"[Experiment] {head} e [Code Changes]\n{replace_line(old, new)}[End]"
+    return f"[Experiment] {head}\ne [Code Changes]\n{replace_line(old, new)}[End]"
 
 
 def prompts(buffer, **keys):

@@ -2,8 +2,8 @@
 
     none         the baseline, always
     best_parent  the codebase of the best idea that the prompt shows; its prompt shows that codebase
-    chosen       the one that the idea names, `Base: 2` in its text, of those that the prompt offers: the baseline, each
-                 shown idea with code, and merges of two of them that do not conflict
+    chosen       the one that the idea names, by `Base: 2` as the first line of [Experiment], of those that the prompt
+                 offers: the baseline, each shown idea with code, and merges of two of them that do not conflict
 
 A parent's codebase is its patch on today's baseline, so it is there even if the bucket has lost it.  Where the patch
 leads to another codebase than the parent's, the environment has changed: the parent is not used, and `Base.problem`
@@ -41,7 +41,8 @@ MAX_TREES = 128
 """Codebases of parents that are kept in memory."""
 MERGED_PARENTS = 3
 """Of so many shown ideas with code, the first ones, every pair is tried as a merge."""
-_NAMED = re.compile(r"\bBase:\s*(\d{1,4})(?:\s*\+\s*(\d{1,4}))?")
+_NAMED = re.compile(r"[\s*_`]*base[*_`]*:[\s*_`]*(\d{1,4})(?:\s*\+\s*(\d{1,4}))?[\s*_`.]*", re.IGNORECASE)
+"""The line of an idea that names its base; models also set it in bold or as code."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def own_prompt(
 def _named(completion: str) -> str | None:
     """The name of the base that an idea names; None where it names none."""
     try:
-        match = _NAMED.search(parse_idea(completion).experiment)
+        # Further down, "base" means other things: a base learning rate, the base of a positional encoding.
+        match = _NAMED.fullmatch(parse_idea(completion).experiment.splitlines()[0])
     except MalformedIdea:
         return None
     return match and "+".join(str(number) for number in sorted(int(text) for text in match.groups() if text))
