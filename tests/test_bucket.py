@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -78,6 +79,24 @@ def test_a_full_disk_is_reported_and_leaves_no_partial_object(tmp_path, monkeypa
     monkeypatch.undo()
     assert bucket.get("x") is None
     assert bucket.names(".scratch") == []
+
+
+def test_opening_removes_what_killed_writers_left_by_the_clock_of_the_file_system(tmp_path, monkeypatch):
+    bucket = FileBucket(tmp_path / "b")
+    scratch = tmp_path / "b" / ".scratch"
+    bucket.create("x", b"data")
+    os.link(tmp_path / "b" / "x", scratch / "linked")  # killed between the link and the end
+    (scratch / "folder").mkdir()
+    for name, hours in {"linked": 25, "old": 25, "folder": 25, "recent": 23}.items():
+        if not (scratch / name).exists():
+            (scratch / name).write_bytes(b"part of an object")
+        age = os.stat(scratch / name).st_ctime - hours * 3600
+        os.utime(scratch / name, (age, age))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)  # of a machine whose clock differs
+    buckets = [FileBucket(tmp_path / "b") for _ in range(2)]
+    assert sorted(os.listdir(scratch)) == ["folder", "recent"]
+    assert buckets[1].get("x") == b"data"
 
 
 def test_a_key_cannot_leave_the_bucket(tmp_path):

@@ -3,6 +3,10 @@
 An object is written to a temporary file, fsynced, and appears by `os.link`, which has one winner.  A bucket that is
 away (unmounted, renamed, out of reach) raises `BucketError` and is never taken for an empty one; only opening it
 creates it.
+
+A process that is killed while it writes leaves its temporary file.  Opening the bucket removes those of `.scratch` that
+are older than a day.  Not covered: temporary files beside the objects, where the
+file system links within one folder only.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from ideator_rl.storage.bucket_protocol import MAX_OBJECT_BYTES, BucketError, ch
 T = TypeVar("T")
 STAGED = ".staged-"
 """Prefix of temporary files beside the objects, where links between folders do not work.  No listing shows them."""
+STALE_SECONDS = 86400.0
+"""Age of a temporary file that no process writes any more."""
 
 
 class FileBucket:
@@ -61,6 +67,8 @@ class FileBucket:
         links = (self.root / ".ideator" / name, self._scratch / f"{name}-link")
         try:
             probe.write_bytes(b"")
+            # By the clock of the file system: those of machines that share it may differ.
+            self._remove_stale(probe.stat().st_mtime - STALE_SECONDS)
             links[0].parent.mkdir(exist_ok=True)
             for link in links:
                 try:
@@ -75,6 +83,16 @@ class FileBucket:
         finally:
             for path in (probe, *links):
                 _remove(path)
+
+    def _remove_stale(self, before: float) -> None:
+        """Remove temporary files that were last written before a time; several processes may do so at once."""
+        with os.scandir(self._scratch) as entries:
+            for entry in entries:
+                # Suppressed: another process has removed it, or it belongs to another user.
+                with suppress(OSError):
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode) and info.st_mtime < before:
+                        os.unlink(entry.path)
 
     def _path(self, key: str) -> str:
         check_key(key)
