@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from search_runs import RandomEdits, configured, go, rows
 
 from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.base import ConfigError
+from ideator_rl.config.fleet import Fleet
 from ideator_rl.config.shared import CascadeConfig
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.feedback import feedback_of
@@ -24,6 +26,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.cascade_estimate import cascade_lines
 from ideator_rl.executor.executor import Executor, ExecutorConfig
+from ideator_rl.executor.fleet_estimate import fleet_lines
 from ideator_rl.experiment import Experiment
 from ideator_rl.patch import PatchError
 from ideator_rl.patch.transfer import transfer
@@ -166,9 +169,25 @@ def test_a_dry_run_shows_what_a_cascade_saves(tmp_path):
     assert f"if 25% of 100 pass: {after:.4g} CPU-hours instead of {max(hours):.4g}" in lines[1] and len(lines) == 3
     assert f"over {1 - min(hours) / max(hours):.0%} pass" in lines[2]
     assert cascade_lines(None, environment, "cpu") == []
-    text = dry_run(configured(tmp_path / "run", ideator="catalogue", env=str(TOY), preset="slow", backend="local",
-                              implementer="rules", cascade=CascadeConfig("cpu", 0.3), max_ideas=20))  # fmt: skip
-    assert "if 10% of 20 pass" in text and "it saves nothing: cpu is not cheaper than slow" in text
+    toy = configured(tmp_path / "run", ideator="catalogue", env=str(TOY), preset="slow", backend="local",
+                     implementer="rules", cascade=CascadeConfig("cpu", 0.3), max_ideas=2000)  # fmt: skip
+    text = dry_run(toy)
+    assert "if 10% of 2000 pass" in text and "it saves nothing: cpu is not cheaper than slow" in text
+    # 12 seconds at each preset.
+    assert f"at most 0.0 GPU-hours and {12 * (4000 + toy.baseline_replicates) / 3600:.1f} CPU-hours for" in text
+    text = dry_run(replace(toy, max_ideas=None, max_experiments=2000))
+    assert (
+        f"{12 * (2000 + toy.baseline_replicates) / 3600:.1f} CPU-hours for experiments at slow; those at cpu come"
+        in text
+    )
+
+
+def test_a_dry_run_says_that_fleet_hours_leave_a_cascade_out():
+    environment = load_environment("nanogpt")
+    preset, cheap = environment.preset("single_gpu"), environment.preset("cpu")
+    fleet = Fleet(gpus=8, gpus_per_node=8, usd_per_gpu_hour=2.0)
+    hours, usd = fleet_lines(preset, fleet, 16, 1, cheap=cheap)
+    assert "measuring, cpu and confirming not included" in hours and "experiments at single_gpu;" in usd
 
 
 def test_a_training_recipe_has_a_cascade():

@@ -202,6 +202,27 @@ def test_a_dry_run_opens_ideator_and_predictor_as_the_search_does(tmp_path):
         dry_run.dry_run(config)
 
 
+@pytest.mark.parametrize(
+    ("keys", "figures"),
+    [
+        # Three epochs of 8 are run whole, and then one in eight of 200 samples.
+        ({"max_ideas": 224}, "about 50 of nanogpt"),
+        ({"max_ideas": 224, "max_experiments": 30}, "at most 31 of nanogpt"),
+        ({"max_ideas": 224, "max_epochs": 5}, "at most 41 of nanogpt"),
+        ({"max_ideas": 20}, "at most 21 of nanogpt"),
+    ],
+)
+def test_a_dry_run_counts_the_ideas_that_a_screen_runs(tmp_path, keys, figures):
+    screen = {"screen": "{over: 8, after: 20}", "epoch_size": 8, "baseline_replicates": 1}
+    config = load_search(written(tmp_path, **{"env": "nanogpt", "max_experiments": None, **screen, **keys}))
+    text = dry_run.dry_run(config)
+    count = int(figures.split()[-3])
+    bound = figures.removesuffix(f" {count} of nanogpt")
+    hours = load_environment("nanogpt").preset("cpu").hours(count)[1]
+    assert f"experiments  {figures} (cpu)" in text and f"hardware     {bound} 0.0 GPU-hours and {hours:.1f} CPU" in text
+    assert ("if a quarter of these succeed" in text) == (bound == "about")
+
+
 @pytest.mark.parametrize("line", ["[a, b]: 1", "strategy_options: {[a]: 1}", "? {a: 1}\n: 2"])
 def test_a_key_that_is_no_text_is_refused(tmp_path, line):
     file = tmp_path / "search.yaml"

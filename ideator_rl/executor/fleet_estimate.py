@@ -81,15 +81,41 @@ def refuse_misfits(
         )
 
 
-def hardware_line(preset: Preset, experiments: int) -> str:
-    """The line of a dry run about the hours of so many experiments."""
+def hardware_line(
+    preset: Preset, experiments: int, cheap: Preset | None = None, ideas: int | None = None, bound: str = "at most"
+) -> str:
+    """The line of a dry run about the hours of so many experiments.
+
+    Args:
+        cheap: the cheaper preset of a cascade, whose hours are included.
+        ideas: each of which runs at the cheaper preset; None where their number is not known.
+        bound: precedes the figures: `at most`, or `about` where a count is an estimate.
+    """
     gpu_hours, cpu_hours = preset.hours(experiments)
     more = ", runs that confirm suspicious results not included" if preset.suspicious is not None else ""
-    return f"hardware     at most {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments{more}"
+    if cheap is not None and ideas is not None:
+        gpu_hours, cpu_hours = gpu_hours + cheap.hours(ideas)[0], cpu_hours + cheap.hours(ideas)[1]
+    elif cheap is not None:
+        # What does not pass is no experiment, so that `max_experiments` does not limit its number.
+        more = f" at {preset.name}{more}; those at {cheap.name} come on top, for a number of ideas that is not known"
+    return f"hardware     {bound} {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments{more}"
 
 
-def fleet_lines(preset: Preset, fleet: Fleet | None, batch: int, batches: int, more: int = 0) -> list[str]:
+def fleet_lines(
+    preset: Preset,
+    fleet: Fleet | None,
+    batch: int,
+    batches: int,
+    more: int = 0,
+    cheap: Preset | None = None,
+    bound: str = "at most",
+) -> list[str]:
     """Lines of a dry run about GPUs, hours and USD; none for a preset without GPUs.
+
+    Args:
+        batch, more: as for `fleet_hours`.
+        cheap: the cheaper preset of a cascade; what runs there is not in the figures, which say so.
+        bound: precedes each figure: `at most`, or `about` where `batch` is an estimate.
 
     Raises:
         DoesNotFit: no experiment fits.
@@ -100,16 +126,17 @@ def fleet_lines(preset: Preset, fleet: Fleet | None, batch: int, batches: int, m
     if fleet is None:
         return [f"fleet        {gpus} GPUs an experiment; `fleet` in the recipe gives hours and USD"]
     slots, hours = at_once(preset, fleet), fleet_hours(preset, fleet, batch, batches, more)
+    not_included = f"measuring{f', {cheap.name}' if cheap is not None else ''} and confirming"
     text = (
         f"fleet        {fleet.gpus} GPUs, {fleet.gpus_per_node} a machine: {slots} experiments of {gpus} GPUs at once; "
-        f"at most {hours:,.1f} hours for {batches} batches, measuring and confirming not included"
+        f"{bound} {hours:,.1f} hours for {batches} batches, {not_included} not included"
     )
     lines = [text]
     if fleet.usd_per_gpu_hour is not None:
         price = fleet.usd_per_gpu_hour
         used = preset.hours(batch * batches + more)[0]
         lines.append(
-            f"fleet cost   at most {used * price:,.0f} USD for the GPU-hours of experiments; "
+            f"fleet cost   {bound} {used * price:,.0f} USD for the GPU-hours of experiments at {preset.name}; "
             f"{hours * fleet.gpus * price:,.0f} USD where all GPUs are paid all the time, at {price:g} USD an hour"
         )
     return lines

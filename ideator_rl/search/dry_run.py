@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.cascade_estimate import cascade_lines
@@ -9,6 +11,7 @@ from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line, refus
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
+from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.search.config import BUDGETS, EPOCHS, SearchConfig, refuse_endless
 from ideator_rl.search.run import open_ideator
 from ideator_rl.search.schedule import with_schedule
@@ -32,8 +35,8 @@ def dry_run(config: SearchConfig) -> str:
     ideator = open_ideator(config, environment)
     ideator.close()
     ends = ", ".join(f"{name} {getattr(config, name):.15g}" for name in BUDGETS if getattr(config, name) is not None)
-    limits = (config.max_ideas, _ideas_of_epochs(config))
-    ideas = min((count for count in limits if count is not None), default=None)
+    ideas = _least(config.max_ideas, _ideas_of_epochs(config))
+    bound = "at most"
     lines = [
         "Nothing was started. This search would be:",
         f"strategy     {config.strategy}, ideas from {ideator.name}, {_flow(config)}",
@@ -42,16 +45,21 @@ def dry_run(config: SearchConfig) -> str:
     if config.screen is not None:
         first = config.screen.outcomes_before(config.max_experiments)
         lines.append(f"screen       {config.screen.over} ideas sampled for each that is run, after {first} outcomes")
+        # `max_ideas` counts samples, epochs and experiments what is run of them.
+        screened = _least(_ideas_run(config, config.screen, first), _ideas_of_epochs(config))
+        if _least(config.max_experiments, screened) != _least(config.max_experiments, ideas):
+            ideas, bound = screened, "about"
+            lines[-1] += "; the figures below hold if a quarter of these succeed"
         if note := config.screen.never_ranks(config.max_experiments, config.max_ideas):
             lines.append(note)
     lines += cascade_lines(config.cascade, environment, config.preset, ideas)
-    new_codebases = min((count for count in (config.max_experiments, ideas) if count is not None), default=None)
-    if new_codebases is not None:
+    if (new_codebases := _least(config.max_experiments, ideas)) is not None:
+        cheap = environment.preset(config.cascade.preset) if config.cascade is not None else None
         runs = new_codebases + config.baseline_replicates
         lines += [
-            f"experiments  at most {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-            hardware_line(preset, runs),
-            *fleet_lines(preset, read_fleet(config.fleet), new_codebases, 1, config.baseline_replicates),
+            f"experiments  {bound} {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
+            hardware_line(preset, runs, cheap, ideas, bound),
+            *fleet_lines(preset, read_fleet(config.fleet), new_codebases, 1, config.baseline_replicates, cheap, bound),
         ]
         coder = estimate_cost(config.implementer, config.coder, new_codebases, environment, config.preset)
         if coder is not None:
@@ -68,6 +76,25 @@ def _flow(config: SearchConfig) -> str:
     if config.flow == EPOCHS:
         return f"epochs of {config.epoch_size} ideas"
     return f"a steady flow, counted in epochs of {config.epoch_size} ideas"
+
+
+def _ideas_run(config: SearchConfig, screen: ScreenConfig, first: int) -> int | None:
+    """How many of `max_ideas` samples are run, if the screen chooses as soon as it may; None without that budget.
+
+    Args:
+        first: outcomes that the screen waits for.
+    """
+    if config.max_ideas is None:
+        return None
+    if config.flow == EPOCHS and config.epoch_size is not None:
+        first = math.ceil(first / config.epoch_size) * config.epoch_size  # it begins with an epoch
+    first = min(first, config.max_ideas)
+    return first + math.ceil((config.max_ideas - first) / screen.over)
+
+
+def _least(*counts: int | None) -> int | None:
+    """The smallest limit; None where there is none."""
+    return min((count for count in counts if count is not None), default=None)
 
 
 def _ideas_of_epochs(config: SearchConfig) -> int | None:

@@ -46,12 +46,15 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     ideas = rollouts * recipe.generation_batch
     # At most: every idea leads to another codebase.
     experiments = ideas + ours.baseline_replicates
+    cheap = environment.preset(ours.cascade.preset) if ours.cascade is not None else None
     lines = [
         "Nothing was started. This run would take:",
         f"ideas        {ideas} in {rollouts} batches of {recipe.generation_batch}",
         f"experiments  at most {experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-        hardware_line(preset, experiments) + _cap(ours.max_gpu_hours, "GPU-hours"),
-        *fleet_lines(preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates),
+        hardware_line(preset, experiments, cheap, ideas) + _cap(ours.max_gpu_hours, "GPU-hours"),
+        *fleet_lines(
+            preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates, cheap
+        ),
         *cascade_lines(ours.cascade, environment, ours.preset, ideas),
         *_screen(recipe, rollouts),
         _ideator(recipe, ideas, recipe.prompt(environment)),
