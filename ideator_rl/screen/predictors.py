@@ -124,7 +124,7 @@ class TokensPredictor(RidgePredictor):
         # The most frequent first; ties in the order of the alphabet, so that the choice is no matter of hashing.
         ranked = sorted((token for token in counts if counts[token] >= LEAST_COUNT), key=lambda t: (-counts[t], t))
         self._vocabulary = {token: column for column, token in enumerate(ranked[:MAX_TOKENS])}
-        # A child of two large patches changes more than all before, by up to a half on the landscapes, and is no
+        # A child of two large patches changes more than all before, by up to a half where it was measured, and is no
         # outlier.  A text that is longer is only wordier.
         self.margin = 1.0 if any(item.patch for item in seen) else 0.0
         known = [len(self._tokens_of(item) & self._vocabulary.keys()) for item in seen]
