@@ -20,6 +20,7 @@ from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import CascadeConfig, ExperimentSettings
 from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
+from ideator_rl.executor.attempt_policy import Lost
 from ideator_rl.executor.backends import Backend
 from ideator_rl.executor.backends.in_process import IN_PROCESS
 from ideator_rl.executor.codebases import Codebase
@@ -29,7 +30,7 @@ from ideator_rl.patch import PatchError, Tree, diff, judge, tree_hash
 from ideator_rl.patch.transfer import transfer
 from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import with_image
-from ideator_rl.sandbox.sandbox import BWRAP, Sandbox
+from ideator_rl.sandbox.sandbox import BWRAP, Sandbox, is_weaker
 from ideator_rl.text.display import number
 
 BELOW = "below"
@@ -90,6 +91,14 @@ class Stage:
         hardware = self.hardware + ("" if self.isolation == BWRAP else self.isolation)
         seed = self.origin.seed
         return experiment_id(codebase.tree_hash, self.digest, self.preset.name, hardware, seed, replicate)
+
+    def refuse_weaker(self, record: Experiment, bucket_url: str) -> None:
+        """Raises: Lost where the record's run was less sealed than one here: an older worker does not compare."""
+        if is_weaker(record.isolation, self.isolation):
+            raise Lost(
+                f"The record {record.id} in the bucket {bucket_url} ran at the isolation {record.isolation}, and this "
+                f"run needs {self.isolation}. Remove experiments/{record.id} there, and use workers of this version."
+            )
 
     def new_record(self, id: str, status: str, idea: str, implementer: str, created: float) -> Experiment:
         """The record of an idea that is not run here."""

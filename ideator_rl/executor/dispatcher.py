@@ -32,7 +32,7 @@ from ideator_rl.executor.look_pace import CLAIM_CHECK_SECONDS, TICK_SECONDS, loo
 from ideator_rl.executor.pending import Agenda, PendingExperiment, Phase, StartOrder
 from ideator_rl.executor.record_store import DEAD, PREEMPTED, Attempt, QueueEntry
 from ideator_rl.executor.retry import LONGEST_WAIT, OUTAGE_ERRORS, Backoff, RetriesExhausted, Retry
-from ideator_rl.experiment import Experiment, hardware_words
+from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 T = TypeVar("T")
@@ -64,12 +64,12 @@ class Dispatcher:
         self.take_all = False
         """Take on every experiment of the queue, and not only what `add` names."""
         self.pending: dict[str, PendingExperiment] = {}
-        self.jobs, self.watch = Jobs(self.backend, bucket.url, isolation, every), BucketWatch(bucket, every or 0.0)
+        self.jobs = Jobs(self.backend, bucket.url, isolation, every, hardware)
+        self.watch = BucketWatch(bucket, every or 0.0)
         self.looks = 0
         """Looks at the bucket so far."""
         self._retry, self._on_end, self._every = retry, on_end, every
-        self._hardware, self._host = hardware_words(hardware), socket.gethostname()
-        self._agenda, self._ready = Agenda(), StartOrder()
+        self._host, self._agenda, self._ready = socket.gethostname(), Agenda(), StartOrder()
         # Jobs that are to be cancelled at the end of this tick.
         self._to_cancel: list[str] = []
         # Of the queue, what could not be served here, as its entry was then: a new entry is a new request.
@@ -201,7 +201,7 @@ class Dispatcher:
     def _take_new(self, queue: dict[str, QueueEntry]) -> None:
         for id in queue.keys() - self.pending.keys():
             entry = queue[id]
-            if self._skipped.get(id) == entry or (entry.hardware and hardware_words(entry.hardware) != self._hardware):
+            if self._skipped.get(id) == entry or not self.jobs.may_run(entry):
                 continue
             # A worker that was killed after the record has left it in the queue.
             self.pending[id] = PendingExperiment(

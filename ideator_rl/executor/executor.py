@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from ideator_rl.config.base import Integer, PlainAmount
 from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import ExperimentSettings
-from ideator_rl.environments.environment import Environment, Preset, load_environment
+from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.environments.preset import FEEDBACK_NONE, FEEDBACK_TEXT
 from ideator_rl.errors import IdeatorError
@@ -333,42 +333,42 @@ class Executor:
                 record = stage.run_at_once(spec, codebase.tree) if stage.run_at_once is not None else None
                 await self._retry.call(lambda: record_store.save_tree(self.bucket, codebase.tree_hash, codebase.tree))
                 if record is None:
-                    record = await self._schedule(spec, stage.preset)
+                    record = await self._schedule(spec, stage)
                 else:
                     await self._retry.call(lambda: spec.save(self.bucket))
                     await self._save(record)
+            stage.refuse_weaker(record, self.bucket.url)
         except (Lost, BucketError, BudgetSpent) as error:
-            lost = self._lost(codebase.idea, created, error)
-            return replace(lost, id=id, tree=codebase.tree_hash, patch=codebase.patch)
+            return self._lost(codebase.idea, created, error, id=id, tree=codebase.tree_hash, patch=codebase.patch)
         # A copy: callers that wait for one experiment share its record, and each has paid for an idea of its own.
         return replace(record, reward=stage.rule.reward(record), cost=codebase.cost)
 
-    async def _schedule(self, spec: record_store.Spec, preset: Preset) -> Experiment:
+    async def _schedule(self, spec: record_store.Spec, stage: Stage) -> Experiment:
         """The record of an experiment, its GPU-hours booked once, however many callers wait for it.
 
         Raises:
             Lost: its attempts were used up.
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
-        if not (gpus := preset.resources.gpus):
-            return await self._result(spec, preset)
+        if not (gpus := stage.preset.resources.gpus):
+            return await self._result(spec, stage)
         # Before it is in the queue, from which others may start it.
-        async with self.ledger.reserve_experiment(spec.id, preset.max_gpu_hours) as reservation:
+        async with self.ledger.reserve_experiment(spec.id, stage.preset.max_gpu_hours) as reservation:
             try:
-                record = await self._result(spec, preset)
+                record = await self._result(spec, stage)
             except Lost:
                 reservation.actual = reservation.most  # its attempts are over; another round is paid for anew
                 raise
             reservation.actual = Spent(gpu_hours=record.gpu_hours(gpus))
         return record
 
-    async def _result(self, spec: record_store.Spec, preset: Preset) -> Experiment:
+    async def _result(self, spec: record_store.Spec, stage: Stage) -> Experiment:
         """Put an experiment into the queue, unless it waits there for another caller, and wait for its record."""
-        more: dict[str, Any] = {"run": self.config.run_dir or "", "hardware": self.config.hardware}
+        more = dict(run=self.config.run_dir or "", hardware=self.config.hardware, least_isolation=stage.isolation)
         if spec.id in self.scheduler.without_record:
-            entry = record_store.queue_entry(spec, preset, **more)
+            entry = record_store.queue_entry(spec, stage.preset, **more)
         else:
-            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, preset, **more))
+            entry = await self._retry.call(lambda: record_store.request_run(self.bucket, spec, stage.preset, **more))
         # Shielded: the experiment goes on for other callers, and for the bucket, when one caller is cancelled.
         return await asyncio.shield(self.scheduler.result(entry))
 
@@ -387,8 +387,8 @@ class Executor:
     async def _save(self, record: Experiment) -> None:
         await self._retry.call(lambda: record_store.save_record(self.bucket, record, queued=False))
 
-    def _lost(self, idea: str, created: float, error: Exception) -> Experiment:
-        record = self._new_record(LOST, idea, created)
+    def _lost(self, idea: str, created: float, error: Exception, **more: Any) -> Experiment:
+        record = replace(self._new_record(LOST, idea, created), **more)
         budget_spent = isinstance(error, BudgetSpent) or isinstance(error.__cause__, BudgetSpent)
         record.error = {"kind": BUDGET if budget_spent else LOST, "message": str(error)}
         if not budget_spent and not isinstance(error, RunStopped):

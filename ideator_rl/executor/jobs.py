@@ -21,6 +21,10 @@ from ideator_rl.executor.backends.backend import (
 )
 from ideator_rl.executor.breaker import Breaker
 from ideator_rl.executor.pending import PendingExperiment, Phase, StartOrder
+from ideator_rl.executor.queue import QueueEntry
+from ideator_rl.experiment import hardware_words
+from ideator_rl.sandbox.choose import why_too_weak
+from ideator_rl.sandbox.sandbox import NONE
 from ideator_rl.text.display import visible
 
 BATCH = 64
@@ -52,8 +56,13 @@ class _Sent:
 class Jobs:
     """Used by the thread that ticks; other threads may call `running` and `count`."""
 
-    def __init__(self, backend: Backend, bucket_url: str, isolation: str, every: float | None = None):
+    def __init__(
+        self, backend: Backend, bucket_url: str, isolation: str, every: float | None = None, hardware: str = ""
+    ):
         self.backend, self._bucket_url, self._isolation = backend, bucket_url, isolation
+        self._hardware = hardware_words(hardware)
+        self._reported: set[str] = set()
+        """Levels of isolation that no job of this backend can have; each is logged once."""
         self.breaker = Breaker()
         self.every = backend.every if every is None or not backend.every else every
         self.away = False
@@ -182,6 +191,16 @@ class Jobs:
             self.changes += 1
         return left_out
 
+    def may_run(self, entry: QueueEntry) -> bool:
+        """Whether an experiment of another run is for this backend's hardware, and for its jobs' isolation."""
+        # How well a node of an engine seals is found out there: its worker refuses what it is too weak for.
+        if self._isolation == NONE and (reason := why_too_weak(NONE, entry.least_isolation)):
+            if entry.least_isolation not in self._reported:
+                self._reported.add(entry.least_isolation)
+                log.warning("Experiments are left to other schedulers: %s.", reason)
+            return False
+        return not entry.hardware or hardware_words(entry.hardware) == self._hardware
+
     def _job(self, item: PendingExperiment) -> Job:
         entry = item.entry
         return Job(
@@ -193,6 +212,7 @@ class Jobs:
             minutes=entry.minutes,
             hardware=entry.hardware,
             avoid=item.hosts,
+            least_isolation=entry.least_isolation,
         )
 
     def count_unclaimed(self, item: PendingExperiment, last_words: str, reason: str = "") -> float:

@@ -16,6 +16,7 @@ from ideator_rl.executor import record_store, share
 from ideator_rl.executor.attempt_policy import Round
 from ideator_rl.executor.bucket_watch import BucketWatch
 from ideator_rl.executor.record_store import DEAD, PREEMPTED, Claim, QueueEntry
+from ideator_rl.sandbox.choose import why_too_weak
 from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 UNFIT_SECONDS = 600.0
@@ -149,6 +150,8 @@ class NodeFilter:
             )
         elif reason := self._other_hardware(entry.hardware, needs.gpus > 0):
             self._report_once(f"experiments for the hardware {entry.hardware} are left to other nodes: {reason}")
+        elif reason := why_too_weak(terms.isolation, entry.least_isolation):
+            self._report_once(f"experiments are left to other nodes: {reason}")
         else:
             return self._environment_from(entry.environment) <= time.monotonic()
         return False

@@ -143,7 +143,10 @@ class PullWorker:
             # One that does not fit now is a candidate again after the next look.
             if 60 * entry.minutes > left or (needs.gpus > gpus if needs.gpus else needs.cpus > cpus):
                 continue
-            job = Job(entry.id, entry.id, self.bucket.url, self.terms.isolation, needs, entry.minutes, entry.hardware)
+            job = Job(
+                entry.id, entry.id, self.bucket.url, self.terms.isolation, needs, entry.minutes, entry.hardware,
+                least_isolation=entry.least_isolation,
+            )  # fmt: skip
             self._claiming = entry
             started = entry.id in self.backend.submit([job])
             lacks_slots, self._claiming = self._claiming is entry, None

@@ -47,6 +47,8 @@ class QueueEntry:
     """Unix seconds by the clock of that run: for people, and for the order of starts."""
     from_attempt: int = 0
     """Attempts before this number do not count: a new round puts the entry again with a higher one."""
+    least_isolation: str = ""
+    """The weakest level that the experiment may run at, which is part of its id; empty for any."""
 
 
 def job_minutes(preset: Preset) -> int:

@@ -30,7 +30,7 @@ from ideator_rl.executor.retry import RetriesExhausted, Retry
 from ideator_rl.executor.trials import Trials
 from ideator_rl.executor.workdirs import new_workdir, remove_folder, remove_stale_workdirs
 from ideator_rl.sandbox import process_tree
-from ideator_rl.sandbox.choose import choose_sandbox
+from ideator_rl.sandbox.choose import choose_sandbox, why_too_weak
 from ideator_rl.sandbox.sandbox import Sandbox
 from ideator_rl.storage.bucket import Bucket, BucketError, open_bucket
 
@@ -48,7 +48,8 @@ def main(config: dict[str, Any], forks: socket.socket | None = None) -> int:
             `claim`: of the attempt, which the caller has won;
             `owner`: `pid` and `start` of the process that this one must not outlive;
             `slots`: open descriptors, which hold this machine's slots;
-            `probed`: level and reason of the best sandbox on this machine.
+            `probed`: level and reason of the best sandbox on this machine;
+            `least_isolation`: the weakest level at which the experiment may run.
         forks: where forked starts are requested; None for cold ones.
 
     Returns:
@@ -122,14 +123,18 @@ def _prepare(bucket: Bucket, spec: Spec, config: dict[str, Any]) -> tuple[Enviro
     """Load what the experiment needs.
 
     Raises:
-        UnfitNode: this node lacks its GPUs, or has other hardware.
+        UnfitNode: this node lacks its GPUs, has other hardware, or seals less than it needs.
         IdeatorError: its environment or a sandbox is missing here, or it may not run on a remote bucket.
     """
-    environment = load_environment(spec.environment).at(spec.preset)
     best = Sandbox(**config["probed"]) if "probed" in config else None
+    isolation = config.get("isolation", "auto")
+    # Its id promises the level: what ran less sealed would answer for it in all later runs.
+    if reason := why_too_weak(isolation, config.get("least_isolation", ""), best):
+        raise share.UnfitNode(f"Experiments are left to other nodes: {reason}.")
+    environment = load_environment(spec.environment).at(spec.preset)
     # Without a scorer, no process of the experiment reads hidden data, and none has to read memory alone.
     preload = environment.preload if environment.scorer else None
-    sandbox = choose_sandbox(config.get("isolation", "auto"), spec.trusted, preload, best)
+    sandbox = choose_sandbox(isolation, spec.trusted, preload, best)
     preset = environment.preset(spec.preset)
     if bucket.remote:
         preset.refuse_network(bucket.url)

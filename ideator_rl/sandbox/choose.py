@@ -19,7 +19,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.sandbox import seccomp
 from ideator_rl.sandbox.memory_image import memory_image
 from ideator_rl.sandbox.mounts import Mounts
-from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, bwrap_path
+from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox, bwrap_path, is_weaker
 
 ONLY_BY_FILTER = ("system calls filtered", "caches not probed", "CPU time of children counted")
 """The guarantees by which `bwrap` differs from `namespaces`."""
@@ -58,6 +58,22 @@ def choose_sandbox(
             "`ideator-rl doctor` shows more."
         )
     return best if preload is None else with_image(best, preload)
+
+
+def why_too_weak(isolation: str, needed: str, best: Sandbox | None = None) -> str:
+    """Why this machine seals less than an experiment needs; empty where it does not.
+
+    Args:
+        isolation: as for `choose_sandbox`.
+        needed: the weakest level that will do; empty for any.
+        best: as for `choose_sandbox`.
+    """
+    if not needed:
+        return ""
+    offered = Sandbox(NONE, "asked for by isolation: none") if isolation == NONE else best or best_sandbox()
+    if not is_weaker(offered.level, needed):
+        return ""
+    return f"they need the isolation {needed}, and this node offers {offered.level} ({offered.reason})"
 
 
 CONTAINER_MARKS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")

@@ -38,6 +38,7 @@ from ideator_rl.sandbox.program import Inside
 BWRAP, NAMESPACES, NONE = "bwrap", "namespaces", "none"
 ON_DISK = "-disk"
 """Ends the name of the isolation where scorers read the disk, whose caches can carry what they saw."""
+_RANKS = {NONE: 0, NAMESPACES: 1, BWRAP: 2}
 NOBODY = 65534
 OWN_UIDS = 1_900_000_000
 """Where root starts sandboxes, those of one process run as a user of their own: this plus the pid of that process."""
@@ -47,6 +48,15 @@ MAX_PROCESSES = 16_384
 MAX_OPEN_FILES = 4096
 """Of one process."""
 WORKSPACE = "/workspace"
+
+
+def is_weaker(isolation: str, needed: str) -> bool:
+    """Whether a level of isolation seals less than a needed one; False where one of them is no level of a sandbox.
+
+    What scorers read does not count here: it follows from a node's free memory, and only the record shows it.
+    """
+    offered, least = (_RANKS.get(name.removesuffix(ON_DISK)) for name in (isolation, needed))
+    return offered is not None and least is not None and offered < least
 
 
 @dataclass(frozen=True)

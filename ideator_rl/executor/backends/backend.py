@@ -70,12 +70,15 @@ class Job:
     hardware: str = ""
     avoid: tuple[str, ...] = ()
     """Names of hosts where an attempt failed: an engine that can choose takes others."""
+    least_isolation: str = ""
+    """The weakest level at which it may run; empty for any.  `isolation` is how a worker chooses its own."""
 
     @property
     def config(self) -> dict[str, Any]:
         """The argument of the worker."""
         config = {"bucket": self.bucket, "id": self.id, "isolation": self.isolation, "minutes": self.minutes}
-        return config | ({"hardware": self.hardware} if self.hardware else {})
+        more = {"hardware": self.hardware, "least_isolation": self.least_isolation}
+        return config | {name: value for name, value in more.items() if value}
 
     @property
     def memory_gb(self) -> int:
