@@ -75,8 +75,8 @@ class Prompt:
     def revision(self, answer: str, reason: str, error: str) -> list[Message]:
         """The messages that follow the first ones in a revision: the last answer and its error, each clipped."""
         template = _templates.get_template("revise.md.j2")
-        request = template.render(reason=reason, error=_clipped(error, self._revision_budget // 4))
-        last_answer = _clipped(answer.strip() or "(no text)", self._revision_budget * 3 // 4)
+        request = template.render(reason=reason, error=_clipped(self._safe(error), self._revision_budget // 4))
+        last_answer = _clipped(self._safe(answer.strip()) or "(no text)", self._revision_budget * 3 // 4)
         return [{"role": "assistant", "content": last_answer}, {"role": "user", "content": request}]
 
     def debug(self, change: str, words: str) -> list[Message]:
@@ -85,12 +85,25 @@ class Prompt:
         Args:
             words: of the run, cleaned and untrusted.
         """
-        error = _clipped(words, self._revision_budget // 4)
+        error = _clipped(self._safe(words), self._revision_budget // 4)
         # The mark depends on the text, which so cannot contain it: the output cannot leave its section.
         mark = hashlib.sha256(error.encode("utf-8", "replace")).hexdigest()[:16]
         request = _templates.get_template("debug/debug.md.j2").render(error=error, mark=mark)
-        last_answer = _clipped(f"```diff\n{change}```", self._revision_budget * 3 // 4)
+        last_answer = _clipped(f"```diff\n{self._safe(change)}```", self._revision_budget * 3 // 4)
         return [{"role": "assistant", "content": last_answer}, {"role": "user", "content": request}]
+
+    def _safe(self, text: str) -> str:
+        """A text of a model's, or with quotes of one, without special tokens in what the baseline lacks.
+
+        Lines of the baseline stay, since a change must repeat them letter by letter; a diff marks each at its start.
+        """
+        lines, own = text.split("\n"), self._own_lines
+        return "\n".join(line if line in own or line[1:] in own else without_special_tokens(line) for line in lines)
+
+    @cached_property
+    def _own_lines(self) -> set[str]:
+        texts = self.environment.baseline(self.preset).values()
+        return {line for text in texts for line in text.split("\n")}
 
     @property
     def _revision_budget(self) -> int:
@@ -143,7 +156,8 @@ def agent_brief(idea: Idea, base: Tree, environment: Environment, preset: str) -
     return _templates.get_template(AGENT_TEMPLATE).render(
         task=environment.task,
         hidden=hidden_paths(environment, base),
-        idea=idea.text,
+        # An agent puts what it reads into the messages of its own model.
+        idea=without_special_tokens(idea.text),
         mark=_mark(idea),
         **rule_facts(environment, preset, base),
     )
