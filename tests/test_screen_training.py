@@ -22,7 +22,7 @@ from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.pool import outcomes_of
 from ideator_rl.screen.summary import read_screen_summary
-from ideator_rl.storage.forecasts import ForecastRow, replace_forecasts
+from ideator_rl.storage.forecasts import ForecastRow, read_forecasts, replace_forecasts
 from ideator_rl.training.batch_closing import ClosingRule, Layout, Outcome, TrainBatch
 from ideator_rl.training.batch_tensors import batch_scores
 from ideator_rl.training.learning import Learning
@@ -263,6 +263,21 @@ def test_forecasts_to_learn_from_are_those_of_the_journal(screened):
     assert screen.choose(batch(3), asyncio.run) == Choice(picks[3])
     buffer.journal.write(lambda db: db.execute("update forecasts set is_open=1 where step=3"))
     buffer.close()
+
+
+def test_a_step_taken_again_without_the_screen_gives_its_outcomes_to_no_forecast(screened, tmp_path):
+    shutil.copytree(screened[0], tmp_path / "run")
+    buffer, _ = opened(tmp_path / "run")
+    before = read_forecasts(buffer.journal)
+    last = [row for row in before if row.step == 3 and row.status]
+    assert len(last) > 1
+    # As a resumed run replaces a step: one idea is the same at its position, the others are not.
+    line = "update rollouts set completion = 'another' where step=3 and position != ?"
+    buffer.journal.write(lambda db: db.execute(line, (last[0].forecast.position,)))
+    after = read_forecasts(buffer.journal)
+    buffer.close()
+    assert [row for row in after if row.step == 3 and row.status] == last[:1]
+    assert [row for row in after if row.step < 3] == [row for row in before if row.step < 3]
 
 
 @pytest.mark.parametrize("rise", [0.01, 0.0])

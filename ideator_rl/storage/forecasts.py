@@ -143,10 +143,12 @@ def read_forecasts(
     if not journal.has_table(TABLE):
         return []
     columns = ", ".join(f"f.{name}" for name in COLUMNS)
+    # By completion too: steps that were taken again without the screen have other ideas at the same positions.
     # A lost outcome is no evidence about the idea, and a near-duplicate that was not run has none.
     rows = journal.read(
         f"select {columns}, coalesce(r.status, ''), r.reward, coalesce(r.experiment_id, '') from forecasts f "
         "left join rollouts r on r.step = f.step and r.position = f.position and r.rank = 0 "
+        "and r.completion = f.completion "
         f"and r.status not in ('{LOST}', '{RUNNING}') and not (r.status = '{REJECTED}' and exists (select 1 from "
         "experiments e where e.id = r.experiment_id and json_extract(e.record_json, '$.error.kind') = "
         f"'{NEAR_DUPLICATE}')) "
