@@ -258,13 +258,11 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         finally:
             self.beta, self._old_logps = beta, None
         if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
+            form, limit = self._prompt_form(), self.max_completion_length
             nll = imitation_loss(
                 lambda *batch: self._get_per_token_logps_and_entropies(model, *batch)[0],
-                self._prompt_form(),
-                self._examples,
-                self.device,
-                self.max_completion_length,
-            )
+                form, self._examples, self.device, limit,
+            )  # fmt: skip
             imitation = nll * self.learning.imitation_weight
             self._metric_values["imitation_loss"].append(imitation.item())
             loss = loss + imitation
