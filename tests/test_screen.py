@@ -324,6 +324,17 @@ def test_alarms_begin_once(kind, step):
     assert alarms[0].level == "warn" and alarms[0].text.endswith(".")
 
 
+def test_a_shown_lift_is_at_most_the_ratio_of_new_ideas_to_places():
+    """Eight places and sixteen new ideas: those run at random improve at least half as much as the best eight."""
+    rows = [row for number in range(8) for row in scripted(number, [0.4 + 0.01 * at for at in range(8)])]
+    assert lift_of(rows).value > 2, "as the gate sees it"
+    lift = screen_steps(rows)[-1].lift
+    assert (lift.value, lift.high) == (2.0, 2.0)
+    # Where every new idea is run, there is nothing that forecasts chose.
+    everything = [replace(row, forecast=replace(row.forecast, preferred=True)) for row in rows]
+    assert lift_of(everything) is not None and screen_steps(everything)[-1].lift is None
+
+
 def test_right_forecasts_of_more_failures_are_no_gaming(monkeypatch):
     """A success is worth -3 and a failure -10: with fewer successes, p · μ alone rises."""
     rows = []

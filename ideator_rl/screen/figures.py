@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -70,13 +70,21 @@ class ScreenStep:
     """Whether forecasts chose in all its rounds."""
 
 
-def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
-    """The lift at the end of these rows; None before enough audited ideas have an outcome."""
+def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, int]] | None = None) -> Lift | None:
+    """The lift at the end of these rows; None before enough audited ideas have an outcome.
+
+    Args:
+        pools: by step, new ideas and how many of them are preferred.  The improvement of all new ideas is at least that
+            of the preferred ones, so that no lift exceeds the ratio; None where nothing was left out.  Without pools
+            it may: a normal distribution has longer tails than a group of the best.
+    """
+    steps: list[int] = []
     audited: list[ForecastOutcome] = []
     preferred: list[ForecastOutcome] = []
     # Whole steps, back from the end: in other steps, the best is another one and the pool is better or worse.  With an
     # open gate few ideas are audited, with a closed one few are preferred; both groups must be large enough.
-    for _, members in groupby(reversed(outcomes), key=lambda outcome: outcome.step):
+    for step, members in groupby(reversed(outcomes), key=lambda outcome: outcome.step):
+        steps.append(step)
         for outcome in members:
             if outcome.status and outcome.forecast.best is not None:
                 audited += [outcome] * outcome.forecast.audited
@@ -103,8 +111,13 @@ def lift_of(outcomes: Sequence[ForecastOutcome]) -> Lift | None:
         # The delta method, for a share and for the mean inside log EI, whose derivative is Φ(z) / EI.
         slope = math.exp(float(log_ndtr(z)) - log_improvement)
         variance += (1 - share) / (count * share) + slope**2 / len(group)
-    value, high = math.exp(log_lift), math.exp(log_lift + math.sqrt(variance))
-    return Lift(min(value, MOST_LIFT), min(high, MOST_LIFT))
+    value, high, most = math.exp(log_lift), math.exp(log_lift + math.sqrt(variance)), MOST_LIFT
+    if pools is not None:
+        fresh, preferred_count = (sum(pools[step][side] for step in steps) for side in (0, 1))
+        if fresh <= preferred_count:
+            return None
+        most = min(most, fresh / preferred_count)
+    return Lift(min(value, most), min(high, most))
 
 
 def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
@@ -131,10 +144,12 @@ def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> l
     steps: list[ScreenStep] = []
     # Most rows were not run and have no outcome: lift and coverage are computed without reading them again.
     settled: list[ForecastOutcome] = []
+    pools: dict[int, tuple[int, int]] = {}
     for step, rows in groupby(outcomes, key=lambda outcome: outcome.step):
         members = list(rows)
         settled += [outcome for outcome in members if outcome.status]
         forecasts = [row.forecast for row in members]
+        pools[step] = sum(row.rank is not None for row in forecasts), sum(row.preferred for row in forecasts)
         pool = [
             row.success * row.mean + (1 - row.success) * failure
             for row in forecasts
@@ -151,7 +166,7 @@ def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> l
                 forecast=statistics.fmean(pool) if pool else None,
                 audited_mean=statistics.fmean(audited) if audited else None,
                 # The rows up to here: what was known when the next step began.
-                lift=lift_of(settled),
+                lift=lift_of(settled, pools),
                 coverage=coverage_of(settled),
                 is_open=all(row.is_open for row in forecasts),
             )
