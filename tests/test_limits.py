@@ -43,7 +43,7 @@ MANY_MAPPINGS = DIRTY + (
     "stacks = libc.mmap(None, 16384 * {clones}, 3, 0x22, -1, 0)\n"
     "pause = ctypes.cast(libc.pause, ctypes.c_void_p)\n"
     "for n in range({clones}): libc.clone(pause, stacks + 16384 * (n + 1), 0x100 | 17, None)\n"
-    "while time.process_time() < 4: view[0] = view[0]\n"
+    "while time.process_time() < 30: view[0] = view[0]\n"
     "view[:5] = b'late!'\n"
 )
 
@@ -55,7 +55,7 @@ def test_a_run_that_is_slow_to_look_at_is_stopped_in_time(go, mappings, clones):
     ended = go(code, after_look=lambda: beats.append(time.monotonic()), memory_gb=16, processes=512)
     # What is refused may have run on until it was killed: how long that takes depends on the machine.
     assert ended.status in ("failed", "timed_out") and ended.cpu <= (
-        1 + OVERRUN_SECONDS if ended.artifact_complete else 4  # looks are slow on a busy machine
+        1 + OVERRUN_SECONDS if ended.artifact_complete else 15  # by itself it ends at 30
     )
     assert not ended.artifact_complete or ended.status == "timed_out"
     # The clock went on: without that, these runs held it up for half a minute.
