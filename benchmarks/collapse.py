@@ -45,7 +45,7 @@ FIGURE = HERE.parent / "docs" / "assets" / "collapse.svg"
 def main() -> None:
     options = _options()
     if options.command == "run":
-        run(options.methods, options.landscapes, options.budget, options.hours)
+        run(options.methods, options.landscapes, options.budget, options.hours, options.results)
     elif options.command == "tune":
         tune(options.method, options.keys, options.landscapes, options.budget)
     elif options.command == "table":
@@ -58,12 +58,18 @@ def main() -> None:
         draw(read(RESULTS), FIGURE)
 
 
-def run(methods: list[str] | None, landscapes: list[str] | None, budget: int, hours: float) -> None:
-    """Run the cells that are not in the results yet, the main table's first."""
+def run(
+    methods: list[str] | None, landscapes: list[str] | None, budget: int, hours: float, results: Path = RESULTS
+) -> None:
+    """Run the cells that are not in the results yet, the main table's first.
+
+    Args:
+        results: another file repeats cells, beside those of the tables.
+    """
     from collapse_cells import run_cell
 
     began = time.monotonic()
-    finished = {(cell["method"], cell["landscape"]) for cell in read(RESULTS) if cell["budget"] == budget}
+    finished = {(cell["method"], cell["landscape"]) for cell in read(results) if cell["budget"] == budget}
     for name, preset in wanted(methods, landscapes):
         if (name, preset) in finished:
             continue
@@ -71,7 +77,7 @@ def run(methods: list[str] | None, landscapes: list[str] | None, budget: int, ho
             print("the hours are spent; run the same command to continue")
             return
         cell = run_cell(name, preset, budget, most(budget), TUNED.get(name, {}))
-        append(RESULTS, cell)
+        append(results, cell)
         _say(cell)
 
 
@@ -131,6 +137,7 @@ def _options() -> argparse.Namespace:
     run_.add_argument("--landscapes", nargs="*")
     run_.add_argument("--budget", type=int, default=BUDGET)
     run_.add_argument("--hours", type=float, default=24.0)
+    run_.add_argument("--results", type=Path, default=RESULTS, help="repeat cells into a file of their own")
     tune_ = commands.add_parser("tune")
     tune_.add_argument("method", choices=METHODS)
     tune_.add_argument("keys", nargs="*", metavar="KEY=VALUE")
