@@ -1,6 +1,5 @@
 """Settings of backends and declared hardware: recipe keys, options of commands, and what an experiment's id holds."""
 
-import asyncio
 import json
 import platform
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TOY, execute, run
+from queued import queued_baseline
 
 from ideator_rl.cli import engine_check
 from ideator_rl.config.backend_config import read_backend_config
@@ -21,7 +21,6 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
-from ideator_rl.executor.queue import read_queue
 from ideator_rl.experiment import hardware_class
 from ideator_rl.sandbox import choose, static_proc
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
@@ -198,15 +197,8 @@ def test_a_resumed_run_keeps_its_hardware(tmp_path):
 def test_a_worker_on_other_hardware_leaves_the_experiment_to_others(toy_config, capsys, monkeypatch):
     executor = Executor(replace(toy_config, backend="bucket", hardware="epyc 9999"))
 
-    async def propose():
-        waiting = asyncio.ensure_future(executor.baseline())
-        while not (ids := executor.bucket.list("queue/")):
-            await asyncio.sleep(0.02)
-        waiting.cancel()
-        return next(iter(ids))
-
-    id = run(propose())
-    (entry,) = read_queue(executor.bucket, [id]).values()
+    entry = run(queued_baseline(executor))
+    id = entry.id
     assert entry.hardware == "epyc 9999"
     config = {"bucket": toy_config.bucket, "id": id, "isolation": "auto", "hardware": entry.hardware}
     worker = [sys.executable, "-m", "ideator_rl.executor.worker", json.dumps(config)]

@@ -1,12 +1,12 @@
 """An experiment's id promises a level of isolation: nodes that seal less leave it, and their records do not count."""
 
-import asyncio
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from conftest import run
+from queued import queued_baseline
 from test_pull_worker import entry
 
 from ideator_rl.executor import record_store
@@ -14,7 +14,6 @@ from ideator_rl.executor.backends.backend import Backend, Job
 from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.jobs import Jobs
 from ideator_rl.executor.node import NodeFilter, Terms
-from ideator_rl.executor.queue import read_queue
 from ideator_rl.sandbox import choose
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.sandbox import BWRAP, NAMESPACES, NONE, Sandbox
@@ -53,15 +52,8 @@ def test_a_scheduler_without_isolation_leaves_what_needs_some_to_others(caplog):
 def test_a_worker_that_seals_less_refuses_and_a_less_sealed_record_earns_nothing(toy_config):
     executor = Executor(replace(toy_config, backend="bucket"))
 
-    async def propose():
-        waiting = asyncio.ensure_future(executor.baseline())
-        while not (ids := executor.bucket.list("queue/")):
-            await asyncio.sleep(0.02)
-        waiting.cancel()
-        return next(iter(ids))
-
-    id = run(propose())
-    (queued,) = read_queue(executor.bucket, [id]).values()
+    queued = run(queued_baseline(executor))
+    id = queued.id
     least = queued.least_isolation
     assert least == best_sandbox().level
     job = Job(id, id, toy_config.bucket, NONE, queued.resources, queued.minutes, least_isolation=least)

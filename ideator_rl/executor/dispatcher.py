@@ -1,7 +1,6 @@
 """The dispatcher: experiments without a record in, jobs for the backend and outcomes out.  One thread calls `tick`.
 
 A tick
-
 1. lists the bucket's queue and heartbeats when that is due (`bucket_watch`): two requests, however much waits or runs;
 2. asks the backend for a listing of its jobs when that is due (`jobs`);
 3. reads record and attempts of the experiments at which something happened, and judges them (`attempt_policy`);

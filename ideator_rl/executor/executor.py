@@ -1,7 +1,6 @@
 """The executor: ideas in, experiments out.  The path of an idea on one page.
 
-    completion → idea → judged codebase (`codebases`) → bucket (`record_store`) → `scheduler` → backend → `worker`
-    → record
+    completion → idea → codebase (`codebases`) → bucket (`record_store`) → `scheduler` → backend → `worker` → record
 
 - Every outcome is a record; an idea never raises.
 - Equal ideas are implemented once and equal codebases run once, by whichever run: later the record is replayed from the

@@ -123,10 +123,8 @@ def run(
     Args:
         checkpoints: note when each checkpoint in the artifact was first complete.
     """
-    workspace = next(iter(mounts.writable))
     cpu_before = _children_cpu()
-    counted = budget.clock == "cpu" and sandbox.level == BWRAP
-    tracer = Tracer() if counted else None
+    tracer = Tracer() if budget.clock == "cpu" and sandbox.level == BWRAP else None
     output, write_output = os.pipe()
     try:
         process = _start(sandbox, command, mounts, budget, resources, write_output, tracer)
@@ -143,7 +141,8 @@ def run(
     # A fork server may just have imported for a minute what the first experiment preloads: not this run's time.
     started = process.started
     seen = CheckpointWatch(resources.artifact_bytes) if checkpoints else None
-    watch = Watch(process.pid, budget, resources, workspace, started, tracer, seen, counted=counted)
+    workspace = next(iter(mounts.writable))
+    watch = Watch(process.pid, budget, resources, workspace, started, tracer, seen, counted=tracer is not None)
     log, traced_cpu = _Log(), 0.0
     try:
         broken = _follow(process, output, log, watch)
@@ -160,8 +159,7 @@ def run(
         _reap()
         os.close(output)
     # What is killed with its PID namespace is missing from our children's time; what was seen alive is not.
-    children_cpu = _children_cpu() - cpu_before - watch.cpu_of_looks
-    cpu = max(0.0, max(children_cpu, traced_cpu, watch.cpu_seen) - watch.startup)
+    cpu = max(0.0, max(_children_cpu() - cpu_before - watch.cpu_of_looks, traced_cpu, watch.cpu_seen) - watch.startup)
     wall = time.monotonic() - started
     spent = watch.spent(cpu, wall)
     return replace(

@@ -3,7 +3,6 @@
     history → strategy → questions → ideator → ideas → reward buffer → records → archive → history
 
 As in pyribs, an archive holds results, a strategy asks, and the engine schedules.  A strategy has no state.
-
 A question is an `Ask`, which the ideator answers with ideas.  An epoch is `epoch_size` ideas; the journal's column
 `step` holds its number, from 0 (in training: the batch's).
 

@@ -5,8 +5,8 @@ away (unmounted, renamed, out of reach) raises `BucketError` and is never taken 
 creates it.
 
 A process that is killed while it writes leaves its temporary file.  Opening the bucket removes those of `.scratch` that
-are older than a day.  Not covered: temporary files beside the objects, where the
-file system links within one folder only.
+are older than a day.  Not covered: temporary files beside the objects, where the file system links within one folder
+only.
 """
 
 from __future__ import annotations

@@ -85,8 +85,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     Raises:
         IdeatorError: what this trainer does not support: evaluation, a reward model, a streamed dataset.
 
-    Checkpoints and sampled batches are in `args.output_dir`, which all ranks must share; each reads only its own
-    part.
+    Checkpoints and sampled batches are in `args.output_dir`, which all ranks share; each reads only its own part.
     """
 
     args: Any  # TRL's GRPOConfig; transformers declares these as Optional, and the constructor sets them
