@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+from search_runs import configured
 
 from ideator_rl.config.fleet import Fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.fleet_estimate import at_once
+from ideator_rl.search.dry_run import dry_run as dry_run_of_search
 from ideator_rl.train import main
 
 HERE = Path(__file__).parent
@@ -37,6 +39,24 @@ def test_a_dry_run_estimates_the_coders_cost_without_an_api_key(tmp_path, capsys
         and "at most 1,600 calls" in out
         and "16.00 USD; capped at 9 USD" in out
     )
+
+
+def test_a_dry_run_counts_the_experiments_of_debug_rounds(tmp_path, capsys):
+    coder = ["--implementer", "llm", "--coder", '{"models": "some", "debug_rounds": 2}']
+    assert main([*TOY, "--output_dir", str(tmp_path / "run"), *coder, "--max_steps", "100"]) == 0
+    out = capsys.readouterr().out
+    assert "at most 1201 of toy (cpu)" in out and "up to 3 for an idea whose code crashes (debug_rounds)" in out
+    assert "4.0 CPU-hours" in out  # 1201 × (2 + 10) s
+
+
+@pytest.mark.parametrize("budget, experiments, ideas", [("max_ideas", 201, 100), ("max_experiments", 101, 100)])
+def test_a_dry_run_of_a_search_counts_the_experiments_of_debug_rounds(tmp_path, budget, experiments, ideas):
+    coder = {"models": "some", "debug_rounds": 1}
+    config = configured(tmp_path / "run", env=str(HERE / "toy_env"), preset="cpu", ideator="catalogue", backend="local",
+                        implementer="llm", coder=coder, baseline_replicates=1,
+                        **{"max_experiments": None, budget: 100})  # fmt: skip
+    text = dry_run_of_search(config)
+    assert f"at most {experiments} of toy (cpu)" in text and f"for {ideas} ideas" in text
 
 
 def test_a_dry_run_with_unusable_settings_of_the_coder_is_refused(capsys):

@@ -7,7 +7,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from ideator_rl.bridges.same_site import SameSite
+from ideator_rl.bridges.same_site import SameSite, host_names
+from ideator_rl.errors import IdeatorError
 
 OWN = [
     {"host": "127.0.0.1:8000"},
@@ -40,7 +41,7 @@ def client():
         return PlainTextResponse("welcome")
 
     app = Starlette(routes=[Route("/step", step, methods=["POST"]), WebSocketRoute("/ws", greet)])
-    app.add_middleware(SameSite, names=["trainer.lab", "Gateway.lab:8000", "::1"])
+    app.add_middleware(SameSite, names=host_names(["trainer.lab", "Gateway.lab:8000", "::1"]))
     with TestClient(app) as client:
         yield client
 
@@ -58,3 +59,8 @@ def test_requests_of_other_sites_are_refused(client, headers):
     assert answer.status_code == 403 and "--allowed-host" in answer.text
     with pytest.raises(WebSocketDisconnect), client.websocket_connect("/ws", headers=headers) as socket:
         socket.receive_text()
+
+
+def test_what_is_no_name_of_a_machine_is_refused():
+    with pytest.raises(IdeatorError, match=r"\[::1'.*closed brackets"):
+        host_names(["trainer.lab", "[::1"])

@@ -20,7 +20,7 @@ from openenv.core.env_server import Action, Environment, Observation, State, cre
 from pydantic import Field
 
 from ideator_rl.bridges.execution import ExecutionRewards, numbers_of
-from ideator_rl.bridges.same_site import SameSite
+from ideator_rl.bridges.same_site import SameSite, host_names
 from ideator_rl.environments.feedback import feedback_of
 from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED, Experiment
@@ -99,11 +99,16 @@ def create_app(rewards: ExecutionRewards, sessions: int = 64, names: Iterable[st
     Args:
         sessions: at the same time, at most.
         names: of this machine, by which clients may address it, besides localhost and any address.
+
+    Raises:
+        IdeatorError: one of `names` cannot be the name of a machine.
     """
+    # Checked here: the application creates its middleware with the first request.
+    allowed_names = host_names(names)
     app = create_fastapi_app(
         lambda: IdeatorEnvironment(rewards), IdeaAction, IdeaObservation, max_concurrent_envs=sessions
     )
-    app.add_middleware(SameSite, names=tuple(names))
+    app.add_middleware(SameSite, names=allowed_names)
     return app
 
 
@@ -126,11 +131,11 @@ def main(argv: list[str] | None = None) -> int:
     args = vars(parser.parse_args(argv))
     host, port, names = args.pop("host"), args.pop("port"), args.pop("allowed_host")
     try:
-        rewards = ExecutionRewards.of(args)
+        app = create_app(ExecutionRewards.of(args), names=[host, *names])
     except IdeatorError as error:
         print(error, file=sys.stderr)
         return 2
-    uvicorn.run(create_app(rewards, names=[host, *names]), host=host, port=port)
+    uvicorn.run(app, host=host, port=port)
     return 0
 
 

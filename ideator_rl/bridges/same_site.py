@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from ideator_rl.errors import IdeatorError
+
 LOCAL_NAME = "localhost"
 FORBIDDEN = 403
 REFUSED = b"The Host or Origin of this request is not of this server. --allowed-host NAME adds the name of a machine.\n"
@@ -32,11 +34,11 @@ class SameSite:
     """An ASGI application that passes the server's own requests on, HTTP and websocket.
 
     Args:
-        names: further names in `Host`; a port in them is left out, as in the header.
+        names: further names in `Host`, as `host_names` returns them.
     """
 
     def __init__(self, app: App, names: Iterable[str] = ()):
-        self._app, self._names = app, {LOCAL_NAME, *filter(None, map(_host_name, names))}
+        self._app, self._names = app, {LOCAL_NAME, *names}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._is_own(scope["headers"]):
@@ -69,6 +71,24 @@ class SameSite:
             return False
         # A browser looks up no name for an address, so that no foreign name can lead here.
         return True
+
+
+def host_names(hosts: Iterable[str]) -> set[str]:
+    """Names for `SameSite`, without ports.
+
+    Raises:
+        IdeatorError: one cannot be a name in `Host`.
+    """
+    names = set()
+    for host in hosts:
+        try:
+            names.add(_host_name(host))
+        except ValueError:
+            raise IdeatorError(
+                f"--allowed-host is {host!r}, which is no name of a machine. Write a name, such as gpu1.example.org, "
+                "or an address in closed brackets, such as [::1]."
+            ) from None
+    return names - {""}
 
 
 def _host_name(host: str) -> str:

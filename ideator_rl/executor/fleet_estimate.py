@@ -101,6 +101,11 @@ def hardware_line(
     return f"hardware     {bound} {gpu_hours:.1f} GPU-hours and {cpu_hours:.1f} CPU-hours for experiments{more}"
 
 
+def debug_note(per_idea: int) -> str:
+    """What a dry run adds to the number of experiments where one idea may take several."""
+    return f"; up to {per_idea} for an idea whose code crashes (debug_rounds)" if per_idea > 1 else ""
+
+
 def fleet_lines(
     preset: Preset,
     fleet: Fleet | None,

@@ -142,7 +142,7 @@ class CoderImplementer:
         # At the high end each idea crashes in every round.
         runs = ideas * (1 + own.debug_rounds)
         most = estimate(runs, own.samples, own.revisions, prompt_tokens, client.max_tokens, price)
-        return Estimate(once.low, most.high)
+        return Estimate(once.low, most.high, 1 + own.debug_rounds)
 
     def version(self, environment: Environment) -> str:
         """A hash of the models and their sampling, the drafts, and the prompts."""

@@ -30,6 +30,8 @@ class Amount:
 class Estimate:
     low: Amount
     high: Amount
+    experiments_per_idea: int = 1
+    """At most; more than one where the coder mends what crashed."""
 
 
 def estimate(

@@ -7,7 +7,7 @@ import math
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.cascade_estimate import cascade_lines
-from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line, refuse_misfits
+from ideator_rl.executor.fleet_estimate import debug_note, fleet_lines, hardware_line, refuse_misfits
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
@@ -53,19 +53,23 @@ def dry_run(config: SearchConfig) -> str:
         if note := config.screen.never_ranks(config.max_experiments, config.max_ideas):
             lines.append(note)
     lines += cascade_lines(config.cascade, environment, config.preset, ideas)
-    if (new_codebases := _least(config.max_experiments, ideas)) is not None:
+    coded = _least(config.max_experiments, ideas)
+    coder = estimate_cost(config.implementer, config.coder, coded or 0, environment, config.preset)
+    per_idea = coder.experiments_per_idea if coder is not None else 1
+    runs_of_ideas = ideas * per_idea if ideas is not None else None
+    if (new_codebases := _least(config.max_experiments, runs_of_ideas)) is not None:
         cheap = environment.preset(config.cascade.preset) if config.cascade is not None else None
         runs = new_codebases + config.baseline_replicates
         lines += [
-            f"experiments  {bound} {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-            hardware_line(preset, runs, cheap, ideas, bound),
+            f"experiments  {bound} {runs} of {environment.name} ({preset.name}), isolation {sandbox.level}"
+            + debug_note(per_idea),
+            hardware_line(preset, runs, cheap, runs_of_ideas, bound),
             *fleet_lines(preset, read_fleet(config.fleet), new_codebases, 1, config.baseline_replicates, cheap, bound),
         ]
-        coder = estimate_cost(config.implementer, config.coder, new_codebases, environment, config.preset)
         if coder is not None:
             lines.append(
                 f"coder LLM    {coder.low.usd:,.2f} USD if every first draft is right, at most {coder.high.usd:,.2f}, "
-                "for as many ideas as experiments"
+                f"for {coded} ideas"
             )
     if config.probe and (config.ideator == "chat" or config.implementer == "llm"):
         lines.append(NOT_ASKED)

@@ -13,7 +13,7 @@ from pathlib import Path
 from ideator_rl.config.fleet import read_fleet
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.executor.cascade_estimate import cascade_lines
-from ideator_rl.executor.fleet_estimate import fleet_lines, hardware_line
+from ideator_rl.executor.fleet_estimate import debug_note, fleet_lines, hardware_line
 from ideator_rl.implementers.implementer import estimate_cost, writes_trusted_code
 from ideator_rl.llm.estimate import Amount
 from ideator_rl.llm.model_lookup import PACKAGE
@@ -44,23 +44,31 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     steps = int(recipe.grpo.get("max_steps", -1))
     rollouts = math.ceil(steps / recipe.steps_per_rollout) if steps > 0 else EPOCHS
     ideas = rollouts * recipe.generation_batch
-    # At most: every idea leads to another codebase.
-    experiments = ideas + ours.baseline_replicates
+    # None for an implementer that asks no LLM.
+    coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)
+    per_idea = coder.experiments_per_idea if coder is not None else 1
+    # At most: every idea leads to another codebase, and crashes in every round but the last.
+    runs = ideas * per_idea
+    experiments = runs + ours.baseline_replicates
     cheap = environment.preset(ours.cascade.preset) if ours.cascade is not None else None
     lines = [
         "Nothing was started. This run would take:",
         f"ideas        {ideas} in {rollouts} batches of {recipe.generation_batch}",
-        f"experiments  at most {experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}",
-        hardware_line(preset, experiments, cheap, ideas) + _cap(ours.max_gpu_hours, "GPU-hours"),
+        f"experiments  at most {experiments} of {environment.name} ({preset.name}), isolation {sandbox.level}"
+        + debug_note(per_idea),
+        hardware_line(preset, experiments, cheap, runs) + _cap(ours.max_gpu_hours, "GPU-hours"),
         *fleet_lines(
-            preset, read_fleet(ours.fleet), recipe.generation_batch, rollouts, ours.baseline_replicates, cheap
+            preset,
+            read_fleet(ours.fleet),
+            recipe.generation_batch * per_idea,
+            rollouts,
+            ours.baseline_replicates,
+            cheap,
         ),
         *cascade_lines(ours.cascade, environment, ours.preset, ideas),
         *_screen(recipe, rollouts),
         _ideator(recipe, ideas, recipe.prompt(environment)),
     ]
-    # None for an implementer that asks no LLM.
-    coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)
     if coder is not None:
         lines.append(
             f"coder LLM    {_amount(coder.low)} if every first draft is right; at most {_amount(coder.high)}"
