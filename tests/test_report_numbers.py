@@ -4,10 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from recorded import baseline, journal, record
+from recorded import baseline, journal, record, text
 from report_page import Page, lab, page_of, words_of
 from scipy.stats import norm
 
+from ideator_rl.patch.size import patch_size
 from ideator_rl.report.answers import Answer, answers, expected_largest, welch
 from ideator_rl.report.changes import changes, describe_patch
 from ideator_rl.report.collapse import diversity
@@ -302,6 +303,15 @@ def test_thoughts_are_counted_in_words_before_the_idea(tmp_path):
     success, length = thought_figures(run_view("run", read_run(tmp_path)))
     assert "Rank correlation +1.00 (Spearman" in success.remark and "24 ideas" in success.remark
     assert "9 words: 100%" in success.drawing and "From 5.5 words" in length.drawing
+
+
+@pytest.mark.parametrize("numbers", ["-1,N +1", "-1 +1,N", "-N +1", "-1 +N"])
+def test_a_hunk_header_with_a_number_that_python_refuses_does_not_stop_a_report(numbers, tmp_path):
+    # The text of an idea that could not be applied is its record's patch.
+    patch = f"--- a/a.py\n+++ b/a.py\n@@ {numbers.replace('N', '9' * 5000)} @@\n-a\n+b"
+    records = [record("a", "failed", patch=patch, idea=text(patch)), record("b", value=2.0, patch=patch)]
+    assert len(page_of(journal(tmp_path, [records]))) > 1000
+    assert patch_size(patch) == (0, 1)
 
 
 def test_a_patch_is_described_in_one_sentence():

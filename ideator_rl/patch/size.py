@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 
-HUNK_HEADER = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
-"""Start and count in the old file, start and count in the new one; a count of 1 may be missing."""
+HUNK_HEADER = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
+"""Start and count in the old file, start and count in the new one; a count of 1 may be missing.
+
+A record may hold the text of any idea, and Python reads no number of more than 4,300 digits."""
 
 
 def patch_size(patch: str) -> tuple[int, int]:

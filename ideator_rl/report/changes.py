@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from ideator_rl.patch.size import HUNK_HEADER
 from ideator_rl.text.display import shorten
 
-_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 _ASSIGNMENT = re.compile(r"(\s*[A-Za-z_][\w.]*)\s*=(?!=)")
 QUOTE_LENGTH = 90
 """Characters of a line that is quoted."""
@@ -47,8 +47,8 @@ def changes(patch: str) -> list[FileChange]:
             old_path = _path(line)
         if line.startswith("+++ "):
             files.append(FileChange(_path(line) or old_path))
-        if header := _HUNK.match(line):
-            old_left, new_left = int(header[1] or 1), int(header[2] or 1)
+        if header := HUNK_HEADER.match(line):
+            old_left, new_left = int(header[2] or 1), int(header[4] or 1)
             files = files or [FileChange("")]
     return files
 
