@@ -324,6 +324,8 @@ def test_thoughts_of_a_stream_count_where_the_server_does_not_count():
     [
         streamed("Half an ans", done=False),
         streamed("Half an answer", *ending(), cut=60),
+        {"body": answer("Half an answer in one piece"), "cut": 60},
+        {"status": 503, "body": {"error": {"message": "overloaded, please try again"}}, "cut": 20},
         streamed("Half", {"error": {"message": "overloaded", "code": 503}}),
         streamed("Half", {"choices": [{"delta": {}}], "error": "gone"}, *ending()),
         {"headers": {"Content-Type": "text/event-stream"}, "body": b"data: {\n\n"},

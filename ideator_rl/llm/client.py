@@ -236,18 +236,16 @@ class ChatClient:
             raw = await completions.with_raw_response.create(**parameters)
             body = bytes(raw.http_response.content)
             return await assemble(once(body)) if is_stream(raw.http_response.headers) else body
-        async with completions.with_streaming_response.create(**parameters) as response:
-            if not is_stream(response.headers):
-                return bytes(await response.read())
-            try:
-                return await assemble(response.iter_bytes())
-            except Exception as error:
-                # The openai client passes on the errors of its HTTP library, httpx or httpx2, as they are.
-                if not type(error).__module__.startswith("httpx"):
-                    raise
-                raise Fault(
-                    f"the stream broke off ({shorten(str(error), faults.MAX_QUOTED)})", maybe_billed=True
-                ) from None
+        try:
+            async with completions.with_streaming_response.create(**parameters) as response:
+                whole = not is_stream(response.headers)
+                return bytes(await response.read()) if whole else await assemble(response.iter_bytes())
+        except Exception as error:
+            # While a body is read (a stream, an answer in one piece or a refusal), the openai client passes on the
+            # errors of its HTTP library, httpx or httpx2, as they are.
+            if not type(error).__module__.startswith("httpx"):
+                raise
+            raise Fault(f"the answer broke off ({shorten(str(error), faults.MAX_QUOTED)})", maybe_billed=True) from None
 
     def _refusal(self, error: openai.APIStatusError, request: Request, form: WireForm) -> Fault:
         text = self._without_secrets(error.response.text)
