@@ -191,6 +191,11 @@ def test_an_answer_with_status_200_that_repeats_the_key_never_shows_it(step, mon
         {"message": "This model's maximum context length is 4096 tokens. However, you requested 5000 tokens."},
         {"message": "prompt is too long: 210000 tokens > 200000 maximum"},
         {"message": "the request exceeds the available context size, try increasing it"},
+        "This model's maximum prompt length is 131072 but the request contains 136973 tokens.",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 8192. Given: 8000 `inputs` tokens and 500",
+        "Input validation error: `inputs` must have less than 4096 tokens. Given: 5000",
+        {"message": "input length and `max_tokens` exceed context limit: 199211 + 20000 > 200000"},
+        {"code": "invalid_parameter_error", "message": "Range of input length should be [1, 30720]"},
     ],
 )
 def test_a_prompt_that_the_server_finds_too_long_has_an_error_of_its_own(error):
@@ -200,6 +205,19 @@ def test_a_prompt_that_the_server_finds_too_long_has_an_error_of_its_own(error):
     ):
         ask(server)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
+        "Input validation error: `max_new_tokens` must be <= 512. Given: 1000",
+    ],
+)
+def test_a_completion_longer_than_the_server_allows_is_not_taken_for_a_long_prompt(message):
+    step = {"status": 422, "body": {"error": message}}
+    with Scripted(step) as server, pytest.raises(LLMUnavailable, match="refuses to answer"):
+        ask(server)
 
 
 def test_a_prompt_beyond_the_window_is_not_sent():

@@ -40,9 +40,10 @@ KEY_REFUSED = re.compile(
 )
 """Messages of servers that refuse a key with another status than 401 and 403."""
 TOO_LONG = re.compile(
-    r"context[_ ]length|context[_ ]window|context[_ ]size|maximum context|max_model_len|max_seq_len"
+    r"context[_ ](length|window|size|limit)|maximum (context|prompt length)|max_model_len|max_seq_len"
     r"|(prompt|input|request|messages?)( is| are)? too (long|large)|too many (input )?tokens|reduce the length"
-    r"|exceeds? the (model|maximum|limit)[^.]*tokens",
+    r"|exceeds? the (model|maximum|limit)[^.]*tokens|must have less than \d+ tokens"
+    r"|tokens \+ `?max_new_tokens|range of input length",
     re.IGNORECASE,
 )
 """Messages of servers when prompt and completion do not fit the model's window."""
