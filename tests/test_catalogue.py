@@ -1,19 +1,22 @@
 """Reading ideas against nanogpt's catalogue: odd wordings, rejections, ranges, and its own phrasings back."""
 
 import asyncio
+import math
 import random
+import re
 import time
 
 import pytest
 from conftest import TOY
 
+from ideator_rl.environments.catalogue import reading
 from ideator_rl.environments.catalogue.catalogue import (
     CatalogueError,
     environment_catalogue,
     idea_corpus,
     load_catalogue,
 )
-from ideator_rl.environments.catalogue.edits import Choice
+from ideator_rl.environments.catalogue.edits import Choice, Edit, Parameter
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea, parse_idea
@@ -206,11 +209,25 @@ def test_an_idea_without_a_known_edit_is_unpatchable_and_the_known_ones_are_list
         ("Use 2.5 layers.", "layers = 2.5 is not a whole number"),
         ("Set lr = 0.003.\nSet lr = 0.006.", "learning_rate 2 values, 0.003 and 0.006; one is expected"),
         ("Add label smoothing of 7.", "label_smoothing = 7 is outside the range"),
+        (f"Increase the batch size by a factor of 1{'0' * 309}.", "batch = inf is outside the range"),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_expected_one(text, message):
     with pytest.raises(PatchError, match=message):
         read(text)
+
+
+def test_a_range_without_end_takes_no_infinite_value():
+    for whole in (False, True):
+        with pytest.raises(PatchError, match="n = inf is outside the range"):
+            Parameter(whole, 0, math.inf, ()).accept("n", math.inf)
+
+
+def test_an_endless_factor_times_a_baseline_of_0_is_refused():
+    parameter = Parameter(True, 0, 9, (1,))
+    edit = Edit("x", "number", "x", (), (), (re.compile("x"),), "n", (), parameter)
+    with pytest.raises(PatchError, match="x = nan is outside the range"):
+        reading.read({"x": edit}, Idea(f"Multiply x by 1{'0' * 309}.", "Edit train.py."), {"x": 0.0})
 
 
 def test_sentences_that_name_no_edit_are_reported():

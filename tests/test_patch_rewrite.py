@@ -73,6 +73,10 @@ def test_an_excerpt_is_refused(excerpt):
     refusal(excerpt)
 
 
+def test_a_script_whose_last_call_holds_a_number_too_long_to_print_is_refused():
+    refusal(f"{REWRITE}    (0x{'f' * 6000}).conjugate()\n")
+
+
 def test_a_long_file_needs_the_marker():
     long = SCRIPT + "".join(f"# line {i}\n" for i in range(200)) + 'json.dump(best, open("x", "w"))\n'
     refusal(REWRITE, long)

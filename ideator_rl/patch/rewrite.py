@@ -24,6 +24,8 @@ def is_rewrite(path: str, old: list[str], new: list[str]) -> bool:
         return False
     try:
         before, after = (parsed("\n".join(lines)) for lines in (old, new))
+        # In here too: `ast.unparse` raises for a hexadecimal number of over 4,300 decimal digits, which Python parses.
+        ends_alike = _ends_alike(before, after)
     except (SyntaxError, ValueError, RecursionError):
         return False
     old_lines = {line.strip() for line in old}
@@ -31,7 +33,7 @@ def is_rewrite(path: str, old: list[str], new: list[str]) -> bool:
     copied = sum(line in old_lines for line in content)
     if not content or copied >= COPIED_SHARE * len(content):
         return False
-    return not _undefined(after) and _defined(before) <= _bound(after) and _ends_alike(before, after)
+    return not _undefined(after) and _defined(before) <= _bound(after) and ends_alike
 
 
 def _bound(tree: ast.Module) -> set[str]:

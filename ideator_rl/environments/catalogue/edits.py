@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 import textwrap
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ class Parameter:
     """Value of an algorithm where the idea names none."""
 
     def accept(self, key: str, value: float) -> int | float:
-        """Raises: PatchError when the value is outside the range, or not whole where it must be."""
-        if not self.low <= value <= self.high:
+        """Raises: PatchError when the value is not finite, outside the range, or not whole where it must be."""
+        if not (self.low <= value <= self.high and math.isfinite(value)):
             raise PatchError(f"{key} = {value:g} is outside the range of this edit, {self.low:g} … {self.high:g}.")
         if self.whole and value != int(value):
             raise PatchError(

@@ -8,6 +8,7 @@ read.  Sentences that name no edit are reported, never guessed.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -136,9 +137,13 @@ def _choice(mentions: list[_Mention], base: float | None) -> Choice:
         listed = " and ".join(f"{value:g}" for value in sorted(exact))
         raise PatchError(f"The idea gives {edit.key} {len(exact)} values, {listed}; one is expected.")
     relative = [m.value for m in mentions if m.value is not None]
-    value = exact.pop() if exact else round(relative[0]) if relative and edit.parameter.whole else None
-    if value is None:
+    if exact:
+        value: float | None = exact.pop()
+    else:
         value = relative[0] if relative else edit.parameter.default
+        # A factor of a few hundred digits is infinite, and not a number times a baseline of 0: `accept` refuses both.
+        if value is not None and edit.parameter.whole and math.isfinite(value):
+            value = round(value)
     if value is None:
         raise PatchError(f"The idea names {edit.key} without a value.")
     return Choice(edit.key, edit.parameter.accept(edit.key, value))
