@@ -39,6 +39,9 @@ from ideator_rl.training.screening import Choice, RowChooser
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+MAX_REWARD = 1e30
+"""The largest reward and, with a minus, the smallest: sums over rows and functions, with weights, stay within float32,
+which ends at 3.4e38."""
 
 
 class RewardError(IdeatorError):
@@ -79,9 +82,8 @@ class PendingRewards:
         """Enter a function's reward for a row.
 
         Raises:
-            RewardError: the reward is infinite or not a number, or the row does not exist or has one already.
+            RewardError: the row does not exist or has a reward already.
         """
-        reward = _parse_reward(answer.reward)
         with self._changed:
             row = self._chosen[answer.row] if 0 <= answer.row < len(self._chosen) else None
             if row is None or function not in self._awaited[row]:
@@ -90,7 +92,7 @@ class PendingRewards:
                     "completions has no such row. Return exactly one reward per completion."
                 )
             outcome = self._outcomes[row]
-            outcome.rewards[function] = reward
+            reward = outcome.rewards[function] = answer.reward
             # A function that runs no experiments gives neither status nor cell, and must not erase them.
             outcome.status, outcome.cell = answer.status or outcome.status, answer.cell or outcome.cell
             if answer.status or function in self._measuring:
@@ -265,17 +267,22 @@ class RewardRunner:
 
     async def _read_rewards(self, index: int, arguments: dict[str, Any], pending: PendingRewards) -> None:
         function, rows = self.functions[index], len(arguments["completions"])
+
+        def enter(answer: RowReward) -> None:
+            reward = _parse_reward(answer.reward, self.names[index], answer.row)
+            pending.set(index, replace(answer, reward=reward))
+
         if (stream := self._traits[index].as_completed) is not None:
             count = 0
             async for answer in stream(**arguments):
-                pending.set(index, answer)
+                enter(answer)
                 count += 1
         else:
             # Its rewards come all at once, so a quorum of the batch is all of it.
             values = await _call(function, arguments)
             count = len(values)
             for row, value in enumerate(values[:rows]):
-                pending.set(index, RowReward(row, value))
+                enter(RowReward(row, value))
         if count != rows:
             raise RewardError(
                 f"The reward function {self.names[index]} returned {count} rewards for {rows} completions. It must "
@@ -323,20 +330,25 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         future.set_result(result)
 
 
-def _parse_reward(reward: Any) -> float | None:
+def _parse_reward(reward: Any, function: str, row: int) -> float | None:
     """A reward as JSON can store it; None for None and for NaN.
 
     Raises:
-        RewardError: it is infinite, or not a number.
+        RewardError: it is above `MAX_REWARD` or below −`MAX_REWARD`, or not a number.
     """
     if reward is None:
         return None
     try:
         value = float(reward)
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"A reward function returned {reward!r}. A reward is a number, or None.") from error
-    if math.isinf(value):
-        raise RewardError(f"A reward function returned {value}. A reward is a finite number, or None.")
+    except (TypeError, ValueError, OverflowError) as error:
+        message = f"The reward function {function} returned {str(reward)[:60]!r} for row {row}. "
+        raise RewardError(message + "A reward is a number, or None.") from error
+    # Refused before the batch is closed: a stored decision that cannot be trained would end every resumed run.
+    if abs(value) > MAX_REWARD:
+        raise RewardError(
+            f"The reward function {function} returned {value} for row {row}. A reward is a finite number from "
+            f"-{MAX_REWARD:g} to {MAX_REWARD:g}, or None."
+        )
     return None if math.isnan(value) else value
 
 
