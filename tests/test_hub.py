@@ -84,6 +84,30 @@ def test_pushing_again_sends_nothing_twice_and_replaces_older_weights(hub, folde
     assert set(hub.repos["model", NAMES.model]) == {"README.md", "model-00001-of-00001.safetensors", "notes.txt"}
 
 
+def test_a_second_search_leaves_nothing_of_the_first_ones_best_codebase(hub, folders):
+    _, dataset = folders
+    ours = ["best/codebase/old.py", "best/codebase/sub/old.py", "best/best.patch", "report.html", "recipe.yaml"]
+    hub.repos["dataset", NAMES.dataset] = dict.fromkeys([*ours, "notes.txt"], b"old")
+    hub.private["dataset", NAMES.dataset] = False
+    (dataset / "best" / "codebase").mkdir(parents=True)
+    (dataset / "best" / "codebase" / "new.py").write_text("x = 1\n")
+    push(Names(None, NAMES.dataset), dataset, dataset, private=False)
+    sent = {"README.md", "data/trajectories.parquet", "best/codebase/new.py"}
+    assert set(hub.repos["dataset", NAMES.dataset]) == sent | {"notes.txt"}
+
+
+def test_a_private_export_is_not_sent_to_a_public_repo(hub, folders):
+    push(Names(None, NAMES.dataset), *folders, private=False)
+    (folders[1] / "data" / "trajectories.parquet").write_bytes(b"secret rows")
+    hub.requests.clear()
+    with pytest.raises(HubError, match=r"is public, so --private does not hold.*/settings, name another repo, or") as e:
+        push(NAMES, *folders, private=True)
+    assert not any("commit" in request or "PUT" in request for request in hub.requests) and "\n" not in str(e.value)
+    hub.private["dataset", NAMES.dataset] = True
+    push(NAMES, *folders, private=True)
+    assert hub.repos["dataset", NAMES.dataset]["data/trajectories.parquet"] == b"secret rows"
+
+
 def test_a_dataset_alone_is_pushed_under_the_name_that_was_given(hub, folders):
     model, dataset = folders
     names = full_names(None, "ideas")

@@ -4,7 +4,8 @@ Contract:
 - huggingface_hub finds the token itself (HF_TOKEN, `hf auth login`).  It is never read from a command line, and no
   message contains it.
 - Every failure is one sentence with the next step.
-- Pushing again is safe: existing repositories are used, equal files are not sent again, old weights are replaced.
+- Pushing again is safe: existing repositories are used, equal files are not sent again, those of an earlier export are
+  replaced.  A private export is not sent to a public repository.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from ideator_rl.text.redaction import Redactor
 SUFFIX = "-trajectories"
 STALE = {
     "model": ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"],
-    "dataset": ["data/*.parquet"],
+    "dataset": ["data/*.parquet", "best/*", "report.html", "recipe.yaml"],
 }
-"""Files of an earlier export, which a reader would load together with the new ones."""
+"""Files of an earlier export, which a reader would take together with the new ones; `*` matches `/` too."""
 NO_TOKEN = "there is no Hugging Face token. Log in with `hf auth login`, or set HF_TOKEN"
 CURES = {
     401: "the hub does not accept the token. Log in with `hf auth login`, or set HF_TOKEN to a valid one",
@@ -103,6 +104,12 @@ def _send(name: str, kind: str, folder: Path, private: bool, progress: str) -> s
     with _one_sentence(f"The {kind} {name} could not be created", progress):
         # private=None leaves it to the default of the owner.
         url = api.create_repo(name, repo_type=kind, private=True if private else None, exist_ok=True)
+        # An existing repository keeps its visibility.
+        if private and not api.repo_info(name, repo_type=kind).private:
+            raise HubError(
+                f"The {kind} {name} exists and is public, so --private does not hold: it was not sent. Make it private "
+                f"in {url}/settings, name another repo, or leave out --private. {progress}"
+            )
     with _one_sentence(f"The {kind} {name} could not be sent", progress):
         api.upload_folder(
             repo_id=name,
