@@ -3,7 +3,7 @@
 import pytest
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.text.redaction import HIDDEN, Redactor, refuse_secrets
+from ideator_rl.text.redaction import HIDDEN, Redactor, refuse_secrets, without_tokens
 
 TOKEN = "hf_" + "A1" * 12
 ENVIRON = {"SOME_API_KEY": "key-of-the-environment", "SHORT_TOKEN": "word", "MY_NAME": "key-of-nothing", "PHRASE": "from-the-recipe"}  # fmt: skip
@@ -17,6 +17,22 @@ def redactor():
 def test_a_text_loses_secret_values_tokens_and_logins_of_urls(redactor):
     text = f"key-of-the-environment from-the-recipe {TOKEN} https://me:password@host/x word key-of-nothing"
     assert redactor.text(text) == f"{HIDDEN} {HIDDEN} {HIDDEN} https://host/x word key-of-nothing"
+
+
+@pytest.mark.parametrize("before", ["", "a." * 500_000, "a://" * 250_000 + " "], ids=["nothing", "a scheme", "URLs"])
+def test_nothing_before_a_url_hides_its_secrets_or_takes_quadratic_time(before):
+    # Half a million of starts, each searched to the end of the text, would take hours.
+    assert Redactor().text(f"{before}x://me:password@host").endswith("x://host")
+    assert without_tokens(f"{before}x://host/a?sig=secret z").endswith(f"x://host/a?{HIDDEN} z")
+
+
+@pytest.mark.parametrize("text", ["é_http://a:b@c", "9http://a:b@c", "x" * 99 + "+9-.://a:b@c"])
+def test_characters_glued_to_a_scheme_do_not_save_its_login(text):
+    assert "b" not in Redactor().text(text) and "?" + HIDDEN in without_tokens(text.replace("a:b@c", "a/?b"))
+
+
+def test_a_url_without_a_query_stays_as_it_is():
+    assert without_tokens("http://a/b? http://c ://d?e") == "http://a/b? http://c ://d?e"
 
 
 def test_a_secret_that_begins_another_secret_does_not_leave_its_end():

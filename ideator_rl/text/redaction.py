@@ -38,8 +38,10 @@ _TOKEN = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|AKIA[0-9A-Z]{16}"
     r"|gsk_[A-Za-z0-9]{16,}|xai-[A-Za-z0-9]{16,}|AIza[A-Za-z0-9_-]{35})"
 )
-_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s@\"'<>]+@", re.IGNORECASE)
-_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*\?)[^\s\"'<>]+", re.IGNORECASE)
+# Hostile texts may hold a scheme of any length, so its last character stands for it: every pattern takes linear time.
+_LOGIN = re.compile(r"([a-z0-9+.-]://)[^/\s@\"'<>]+@", re.IGNORECASE)
+_QUERY = re.compile(r"([a-z0-9+.-]://[^\s?\"'<>]*)(\?[^\s\"'<>]+)?", re.IGNORECASE)
+"""It matches a URL without a query too: else each `://` in a long one would be searched to its end."""
 _URL = re.compile(r"^[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
@@ -74,7 +76,8 @@ def refuse_secrets(settings: Any, lead: str, error: type[IdeatorError]) -> None:
 
 def without_tokens(text: str) -> str:
     """A text without what looks like a secret by itself: logins and queries of URLs, and tokens of known forms."""
-    return _TOKEN.sub(HIDDEN, _QUERY.sub(rf"\1{HIDDEN}", _LOGIN.sub(r"\1", text)))
+    text = _QUERY.sub(lambda url: f"{url[1]}?{HIDDEN}" if url[2] else url[0], _LOGIN.sub(r"\1", text))
+    return _TOKEN.sub(HIDDEN, text)
 
 
 def end_of(text: str, length: int) -> str:
