@@ -1,13 +1,17 @@
 """The local index of a bucket's results: what it reads from the bucket, and when."""
 
 import hashlib
+import random
+import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
 from ideator_rl import files
 from ideator_rl.executor.record_store import load_records, save_record
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
+from ideator_rl.publishing.tracked import BucketSource
 from ideator_rl.storage import index
 from ideator_rl.storage.bucket import BucketError, DamagedObject, open_bucket
 from ideator_rl.storage.index import ResultIndex, read_results
@@ -139,6 +143,53 @@ def test_a_damaged_index_is_made_anew_and_one_that_cannot_be_written_is_done_wit
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "taken"))
     assert len(read_results(bucket, load_records)) == 1
+
+
+def test_an_index_with_a_damaged_page_is_made_anew(tmp_path):
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    noise = random.Random(1)
+    records = [replace(record(n), idea=noise.randbytes(3000).hex()) for n in range(5)]
+    for item in records:
+        save_record(bucket, item)
+    ids = [item.id for item in read_results(bucket, load_records)]
+    (file,) = (tmp_path / "cache" / "ideator_rl" / "index").glob("*.sqlite")
+    whole, page = file.read_bytes(), 4096
+    anew = 0
+    for start in range(0, len(whole), page):
+        file.write_bytes(whole[:start] + bytes(page) + whole[start + page :])
+        counted = Counted(bucket)
+        assert sorted(item.id for item in read_results(counted, load_records)) == sorted(ids), start
+        anew += bool(counted.read)
+        assert len(read_results(counted := Counted(bucket), load_records)) == 5 and not counted.read
+    assert anew > len(records)
+
+
+@pytest.mark.parametrize("state", ["max_page_count = 1", "query_only = 1"])
+def test_an_index_that_can_no_longer_be_written_continues_in_memory(tmp_path, state):
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    save_record(bucket, record(1))
+    read_results(bucket, load_records)
+    with ResultIndex(bucket, load_records) as results:
+        results._db.execute(f"pragma {state}")
+        save_record(bucket, replace(record(2), idea=random.Random(1).randbytes(9000).hex()))
+        assert results.update() == 2 and results.statuses() == {SUCCEEDED: 2}
+        assert record(1).id in results and results.update() == 0
+
+
+def test_a_reader_of_an_index_that_is_made_anew_misses_no_later_result(tmp_path):
+    bucket = open_bucket(f"file://{tmp_path}/bucket")
+    source = BucketSource(bucket)
+    for number in range(3):
+        save_record(bucket, record(number))
+    assert len(list(source.new_records())) == 3
+    (file,) = (tmp_path / "cache" / "ideator_rl" / "index").glob("*.sqlite")
+    source._index._db.close()
+    data = file.read_bytes()
+    file.write_bytes(data[:4096] + bytes(len(data) - 4096))
+    source._index._db = sqlite3.connect(file)
+    save_record(bucket, record(3))
+    assert [item.id for item, _ in source.new_records()] == [record(3).id]
+    assert list(source.new_records()) == []
 
 
 def test_an_index_is_never_on_a_network_file_system(tmp_path, monkeypatch):

@@ -92,11 +92,15 @@ class BucketSource:
         self.group = f"{bucket.url.rstrip('/').rpartition('/')[2]}-{mark}"
         self._index = ResultIndex(bucket, load_records)
         self._row = 0
+        self._seen: set[tuple[str, float]] = set()
 
     def new_records(self) -> Iterator[tuple[Experiment, int | None]]:
         self._index.update()
         for row, record in self._index.records(after=self._row):
-            yield record, None
+            # A damaged index is made anew, and gives all its records again; one that ran again has another time.
+            if (record.id, record.finished) not in self._seen:
+                yield record, None
+                self._seen.add((record.id, record.finished))
             self._row = row
 
     def group_news(self, sent: Counter[str], last: bool) -> GroupNews:

@@ -5,7 +5,9 @@ the names in `done/<day>/`, at the cost of what is new; now and then all names i
 worker that is killed between its result and that name leaves none.  A bucket of files is always listed in full, which
 costs one look at a folder.
 
-The index is a cache: losing it costs one listing and one read of each result.  Several processes may use it at once.
+The index is a cache: losing it costs one listing and one read of each result.  Where a read or a write shows that its
+file is damaged, it is made anew; where the file cannot be written, as on a full disk, it continues in memory.  Several
+processes may use it at once.
 """
 
 from __future__ import annotations
@@ -16,7 +18,10 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from ideator_rl.experiment import Experiment
 from ideator_rl.files import local_cache
@@ -37,6 +42,7 @@ create table if not exists facts(name text primary key, value text not null);
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Load = Callable[[Bucket, Iterable[str]], Iterator[tuple[str, Experiment | DamagedObject]]]
 """Reads the records that there are of some experiments, as `record_store.load_records` does."""
 
@@ -48,15 +54,21 @@ class ResultIndex:
         load: reads records from the bucket.
 
     Raises:
-        BucketError: here and in `update`: the bucket is out of reach.
+        BucketError: in each method, since a damaged index is filled anew: the bucket is out of reach.
     """
 
     def __init__(self, bucket: Bucket, load: Load):
         self.bucket, self._load = bucket, load
-        self._db = _open(_index_file(bucket))
+        # Where a damaged index is made anew: at its path once, then in memory.
+        self._places = [_index_file(bucket), None]
+        self._db = _open(self._places[0])
+        self._last_row = 0
+        """The largest row number that a caller got."""
         # Ids with their marks, as this process knows them.  Another process may have read more: a result that is then
         # read twice changes nothing.
-        self._marks: dict[str, str] = dict(self._db.execute("select id, mark from results"))
+        self._marks: dict[str, str] = self._repairing(
+            lambda: dict(self._db.execute("select id, mark from results")), fill=False
+        )
 
     def __enter__(self) -> ResultIndex:
         return self
@@ -76,6 +88,73 @@ class ResultIndex:
         Raises:
             DamagedObject: a result is damaged.  Those read before it are kept.
         """
+        return self._repairing(self._update, fill=False)
+
+    def statuses(self) -> dict[str, int]:
+        """How many results have each status, in the order in which the statuses appeared."""
+        query = "select status, count(*) from results group by status order by min(row)"
+        return self._repairing(lambda: dict(self._db.execute(query)))
+
+    def gpu_hours(self) -> float:
+        """GPU-hours of all runs that led to a result."""
+        query = "select total(gpu_seconds) from results"
+        return self._repairing(lambda: float(self._db.execute(query).fetchone()[0])) / 3600
+
+    def records(self, status: str | None = None, after: int = 0) -> Iterator[tuple[int, Experiment]]:
+        """Row numbers and records, in the order in which they entered the index.
+
+        Once a damaged index is made anew, all records come again, with larger row numbers.
+
+        Args:
+            status: only records with this status.
+            after: only rows with a larger number.
+        """
+        query = "select row, body from results where row > ? and (? is null or status = ?) order by row limit ?"
+        # In batches: a cursor that stays open would keep other processes from shortening the write-ahead log.
+        while rows := self._repairing(partial(self._rows, query, (after, status, status, BATCH))):
+            after = rows[-1][0]
+            self._last_row = max(self._last_row, after)
+            yield from ((row, Experiment.from_json(body)) for row, body in rows)
+
+    def _rows(self, query: str, arguments: tuple[object, ...]) -> list[tuple[int, bytes]]:
+        return [(row, zlib.decompress(body)) for row, body in self._db.execute(query, arguments)]
+
+    def _repairing(self, action: Callable[[], T], fill: bool = True) -> T:
+        """The answer of an action on the database, which is made anew where the action fails.
+
+        Args:
+            fill: a new database must be filled before the action.
+        """
+        is_new = False
+        while True:
+            try:
+                if is_new and fill:
+                    self._update()
+                return action()
+            except sqlite3.ProgrammingError:  # closed, or used by another thread
+                raise
+            except (sqlite3.DatabaseError, zlib.error) as error:
+                if not self._places:
+                    raise
+                self._replace(error)
+                is_new = True
+
+    def _replace(self, error: Exception) -> None:
+        """Continue with an empty database, because of an error of the present one."""
+        with suppress(sqlite3.Error):
+            self._db.close()
+        # An operational error, such as of a full disk, shows no damage: other processes may still use the file.
+        path = None if isinstance(error, sqlite3.OperationalError) else self._places[0]
+        self._places = [] if path is None else [None]
+        reason = "is damaged and made anew" if path else "cannot be used"
+        log.warning("The index of %s %s (%s): every result is read from the bucket.", self.bucket.url, reason, error)
+        self._db = _open(path, anew=True)
+        self._marks = {}
+        with suppress(sqlite3.Error), self._db:  # the next write shows the same error
+            # A caller that asks for rows after its last one must miss none.
+            self._db.execute("insert into sqlite_sequence values('results', ?)", (self._last_row,))
+
+    def _update(self) -> int:
         new, day = self._new_names()
         began, listing = time.time(), self._listing_is_due()
         if listing:
@@ -93,27 +172,6 @@ class ResultIndex:
         if listing:
             self._set_fact("listed", str(began))
         return count
-
-    def statuses(self) -> dict[str, int]:
-        """How many results have each status, in the order in which the statuses appeared."""
-        return dict(self._db.execute("select status, count(*) from results group by status order by min(row)"))
-
-    def gpu_hours(self) -> float:
-        """GPU-hours of all runs that led to a result."""
-        return float(self._db.execute("select total(gpu_seconds) from results").fetchone()[0]) / 3600
-
-    def records(self, status: str | None = None, after: int = 0) -> Iterator[tuple[int, Experiment]]:
-        """Row numbers and records, in the order in which they entered the index.
-
-        Args:
-            status: only records with this status.
-            after: only rows with a larger number.
-        """
-        query = "select row, body from results where row > ? and (? is null or status = ?) order by row limit ?"
-        # In batches: a cursor that stays open would keep other processes from shortening the write-ahead log.
-        while rows := self._db.execute(query, (after, status, status, BATCH)).fetchall():
-            yield from ((row, Experiment.from_json(zlib.decompress(body))) for row, body in rows)
-            after = rows[-1][0]
 
     def _new_names(self) -> tuple[dict[str, str], str]:
         """Ids in `done/` that this index has not read, each with its mark: the day and the version of the name; and
@@ -167,7 +225,8 @@ def read_results(bucket: Bucket, load: Load, status: str | None = None) -> list[
     """
     with ResultIndex(bucket, load) as index:
         index.update()
-        return [record for _, record in index.records(status)]
+        # By id: an index that is made anew in between returns its records again.
+        return list({record.id: record for _, record in index.records(status)}.values())
 
 
 def _index_file(bucket: Bucket) -> Path | None:
@@ -177,20 +236,24 @@ def _index_file(bucket: Bucket) -> Path | None:
     return local_cache("index") / f"{hashlib.sha256(bucket.url.encode()).hexdigest()[:32]}-{VERSION}.sqlite"
 
 
-def _open(path: Path | None) -> sqlite3.Connection:
-    """The database at a path, made anew where it is damaged; in memory for None and where no file can be written."""
+def _open(path: Path | None, anew: bool = False) -> sqlite3.Connection:
+    """The database at a path; in memory for None and where no file can be written.
+
+    Args:
+        anew: remove the file that is there; done in any case if it is no database.
+    """
     if path is None:
         return _connect(":memory:")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _connect(str(path))
-    except (OSError, sqlite3.OperationalError) as error:
-        log.warning("The index %s cannot be used (%s): every result is read from the bucket.", path, error)
-        return _connect(":memory:")
-    except sqlite3.DatabaseError:
-        for end in ("", "-wal", "-shm"):
+        for end in ("", "-wal", "-shm") if anew else ():
             Path(f"{path}{end}").unlink(missing_ok=True)
         return _connect(str(path))
+    except (OSError, sqlite3.DatabaseError) as error:
+        if not anew and isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+            return _open(path, anew=True)
+        log.warning("The index %s cannot be used (%s): every result is read from the bucket.", path, error)
+        return _connect(":memory:")
 
 
 def _connect(name: str) -> sqlite3.Connection:
