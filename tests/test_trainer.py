@@ -219,6 +219,16 @@ def test_a_deadline_closes_a_batch_with_the_rewards_it_has(policy, tmp_path):
     reward.gate.set()
 
 
+def test_a_deadline_closes_a_batch_of_one_group(policy, tmp_path):
+    reward = Slow({0: range(2, 8)})
+    one_group, config = arguments(tmp_path, max_steps=1, num_generations=8), PipelineConfig(deadline=0.3)
+    trainer = build(Watched, policy, one_group, reward, pipeline=config)
+    trainer.train()
+    (slot,) = trainer.trained[0].slots
+    assert [outcome is not None for outcome in slot.outcomes] == [True] * 2 + [False] * 6
+    reward.gate.set()
+
+
 def test_lost_rows_have_no_advantage_and_no_tokens_in_the_loss(policy, tmp_path):
     reward = Slow({}, lost={(0, 0), (0, 5), (0, 6), (0, 7)})
 

@@ -4,6 +4,7 @@ Pure decisions: no clock, no torch.  `Pipeline._close` waits and asks.
 
 - A batch is due when a share of its rows, the quorum, has an outcome, or when its deadline has passed.
 - A batch that is due closes if it has a group to train, its own or a deferred one.  Else it waits for its outcomes.
+- Past its deadline a batch without a ready group trains those with two rewards or more.
 - When every outcome has come and there is still no group to train, it closes empty.  It raises if every row was lost,
   unless the budget is spent or the recipe says how many may be lost.
 - A group is ready when the quorum of *its* rows has an outcome and two or more rows have a reward.  Its missing rows
@@ -171,7 +172,10 @@ class ClosingRule:
 
     def is_due(self, outcomes: Outcomes, seconds: float) -> bool:
         """Whether a batch with these rows, submitted so many seconds ago, should close if it has a group to train."""
-        return self.has_quorum(outcomes) or (self.deadline is not None and seconds >= self.deadline)
+        return self.has_quorum(outcomes) or self._is_overdue(seconds)
+
+    def _is_overdue(self, seconds: float) -> bool:
+        return self.deadline is not None and seconds >= self.deadline
 
     def has_quorum(self, outcomes: Outcomes) -> bool:
         """Whether enough of these rows have an outcome; rows that were screened out do not count."""
@@ -186,17 +190,35 @@ class ClosingRule:
         outcomes: Mapping[int, Outcomes],
         deferred: Sequence[GroupId] = (),
         waited: float = 0.0,
+        seconds: float = 0.0,
     ) -> TrainBatch:
         """Choose the groups to train as batch `index` from what is ready now, whether the batch is due or not.
 
         Args:
             outcomes: by batch, of this one and of every batch with deferred groups.
             deferred: groups of earlier batches, oldest first.
+            waited: seconds that the trainer waited, for the record.
+            seconds: since the batch was submitted.
         """
+        train_batch = self._choose(index, layout, outcomes, deferred, self._is_ready)
+        # A batch of one group has its quorum when that group has it: without this the deadline would change nothing.
+        if not train_batch.slots and self._is_overdue(seconds):
+            train_batch = self._choose(index, layout, outcomes, deferred, _is_trainable)
+        train_batch.waited = waited
+        return train_batch
+
+    def _choose(
+        self,
+        index: int,
+        layout: Layout,
+        outcomes: Mapping[int, Outcomes],
+        deferred: Sequence[GroupId],
+        is_ready: Callable[[Outcomes], bool],
+    ) -> TrainBatch:
         # Groups of this batch stay in their own slots; those that are not ready leave theirs free.
         own = {group: [outcomes[index][row] for row in layout.rows(group)] for group in range(layout.groups)}
-        slots = [GroupSlot(group, index, group, rows) for group, rows in own.items() if self._is_ready(rows)]
-        free = [group for group, rows in own.items() if not self._is_ready(rows)]
+        slots = [GroupSlot(group, index, group, rows) for group, rows in own.items() if is_ready(rows)]
+        free = [group for group, rows in own.items() if not is_ready(rows)]
         newly_deferred = [(index, group) for group in free if not _is_hopeless(own[group])]
         dropped = [(index, group) for group in free if _is_hopeless(own[group])]
         still_deferred: list[GroupId] = []
@@ -206,14 +228,14 @@ class ClosingRule:
             is_last_chance = index - batch >= self.max_age
             slot = next((empty for empty in free if layout.rows_by_rank(empty) == layout.rows_by_rank(group)), None)
             # With too few rewards it waits; at the last chance two are enough.
-            if slot is not None and (self._is_ready(rows) or (is_last_chance and _is_trainable(rows))):
+            if slot is not None and (is_ready(rows) or (is_last_chance and _is_trainable(rows))):
                 slots.append(GroupSlot(slot, batch, group, rows))
                 free.remove(slot)
             elif is_last_chance or _is_hopeless(rows):
                 dropped.append((batch, group))
             else:
                 still_deferred.append((batch, group))
-        return TrainBatch(index, slots, still_deferred + newly_deferred, dropped, waited)
+        return TrainBatch(index, slots, still_deferred + newly_deferred, dropped)
 
     def may_close_empty(self, outcomes: Mapping[int, Outcomes], may_lose_all: Callable[[], bool]) -> bool:
         """Whether a batch without any group to train may be closed.

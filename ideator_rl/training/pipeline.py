@@ -222,11 +222,12 @@ class Pipeline:
         ready_at = time.monotonic()
         while True:
             outcomes = {batch: self.pending[batch].outcomes() for batch in self._batches_to_choose_from(index)}
-            if self._rule.is_due(outcomes[index], time.monotonic() - self.pending[index].submitted):
+            seconds = time.monotonic() - self.pending[index].submitted
+            if self._rule.is_due(outcomes[index], seconds):
                 waited = time.monotonic() - ready_at
                 # Forecasts are there from the start: where a batch is trained on them, no row is missing.
                 outcomes = {batch: self.pending[batch].with_forecasts(rows) for batch, rows in outcomes.items()}
-                train_batch = self._rule.close(index, self.layout, outcomes, self._deferred(index), waited)
+                train_batch = self._rule.close(index, self.layout, outcomes, self._deferred(index), waited, seconds)
                 # Without any group to train, go on waiting for as long as one may still become ready.
                 if train_batch.slots or self._rule.may_close_empty(outcomes, self._host.give_up):
                     break
