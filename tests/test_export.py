@@ -12,10 +12,12 @@ import yaml
 from conftest import sentence
 from exported_run import RECIPE, checkpoint, exported_text, interrupted, policy
 from huggingface_hub import DatasetCard, ModelCard
+from recorded import journal, record
 from safetensors.torch import load_file
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.publishing.cards import MAX_CHARACTERS
+from ideator_rl.experiment import RERUN_REPLICATE
+from ideator_rl.publishing.cards import MAX_CHARACTERS, _eval_results
 from ideator_rl.publishing.export import Options, export_to_folder, recipe_of
 from ideator_rl.publishing.weights import make_loadable, newest_weights
 from ideator_rl.storage.run_reader import read_run
@@ -184,6 +186,20 @@ def test_the_metadata_of_both_cards_loads(run, out):
     data = DatasetCard.load(out / "dataset" / "README.md")
     assert data.data.license == "apache-2.0"
     assert [config["config_name"] for config in data.data.configs] == ["trajectories", "experiments"]
+
+
+@pytest.mark.parametrize(
+    "replicates, meaning, value",
+    [
+        ([0], "single run it was chosen for", 1.0),
+        ([0, 1], "mean of the runs it was chosen for", 1.5),
+        ([0, RERUN_REPLICATE], "mean of re-runs", 2.0),
+    ],
+)
+def test_the_metadata_state_what_the_value_of_the_best_idea_is_a_mean_of(tmp_path, replicates, meaning, value):
+    records = [record(f"{i}", value=1.0 + i, tree="t", replicate=number) for i, number in enumerate(replicates)]
+    (best, *_) = _eval_results(read_run(journal(tmp_path, [records])))
+    assert best.metric_name == f"height of the best idea ({meaning})" and best.metric_value == value
 
 
 def test_the_model_card_states_the_results_of_the_run(out):

@@ -4,6 +4,7 @@ import pytest
 from recorded import baseline, journal, record, text
 
 from ideator_rl.report.summary import summary
+from ideator_rl.storage.idea_context import Base, InheritedPatch
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.run_reader import NoRun, read_run
 
@@ -37,6 +38,21 @@ def test_a_run_is_a_data_frame_with_one_row_per_proposal(tmp_path):
     assert {"completion", "thought", "idea", "reward", "finished", "error", "seconds", "usd", "tree"} <= set(
         frame.columns
     )
+
+
+def test_parents_of_all_experiments_are_found_in_one_pass_over_the_proposals(tmp_path):
+    class Rollouts(list):
+        passes = 0
+
+        def __iter__(self):
+            self.passes += 1
+            return super().__iter__()
+
+    run = read_run(journal(tmp_path, [[record(f"{i}", value=1.0 + i) for i in range(20)], [record("0", value=1.0)]]))
+    run.rollouts = Rollouts(run.rollouts)
+    run.inherited = {(0, 0): InheritedPatch(0, 0, "0", Base("tree", "", ("3",)), "")}
+    assert [e.id for e in run.code_parents(run.experiments["0"])] == ["3"]
+    assert not any(run.code_parents(run.experiments[f"{i}"]) for i in range(1, 20)) and run.rollouts.passes == 1
 
 
 def test_a_maximised_metric_ranks_higher_values_first(tmp_path):

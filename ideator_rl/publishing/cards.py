@@ -243,9 +243,10 @@ def _eval_results(run: Run) -> list[EvalResult]:
     results = []
     if run.ranked:
         rerun_values = _rerun_values(run, run.ranked[0])
-        meaning = "mean of re-runs" if rerun_values else "single run it was chosen for"
-        value = mean(rerun_values or run.values(run.ranked[0]))
-        results.append(result(run.metric, f"{run.metric} of the best idea ({meaning})", value))
+        values = rerun_values or run.values(run.ranked[0])
+        chosen_for = "single run it was chosen for" if len(values) == 1 else "mean of the runs it was chosen for"
+        meaning = "mean of re-runs" if rerun_values else chosen_for
+        results.append(result(run.metric, f"{run.metric} of the best idea ({meaning})", mean(values)))
     if run.baseline is not None:
         results.append(result(run.metric, f"{run.metric} of the baseline", run.baseline))
     if rates := [step.success for step in run.by_step() if step.success is not None]:

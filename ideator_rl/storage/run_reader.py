@@ -140,10 +140,18 @@ class Run:
     def origins(self) -> list[tuple[str, tuple[str, ...]]]:
         """Children and their parents.  An experiment that was proposed again, in answer to other ideas, has only the
         parents of its first step; else an idea could come from its own children."""
-        first: dict[str, int] = {}
+        first = self._first_rollouts
+        return [
+            (child, parents) for child, parents, step in self.lineage if child not in first or first[child].step == step
+        ]
+
+    @cached_property
+    def _first_rollouts(self) -> dict[str, Rollout]:
+        """The first proposal of each experiment, by id."""
+        first: dict[str, Rollout] = {}
         for row in self.rollouts:
-            first.setdefault(row.experiment_id, row.step)
-        return [(child, parents) for child, parents, step in self.lineage if first.get(child, step) == step]
+            first.setdefault(row.experiment_id, row)
+        return first
 
     @cached_property
     def spent(self) -> dict[str, float]:
@@ -177,7 +185,7 @@ class Run:
         Raises:
             NoRun: the journal cannot be read.
         """
-        first = next((row for row in self.rollouts if row.experiment_id == experiment.id), None)
+        first = self._first_rollouts.get(experiment.id)
         patch = self.inherited.get((first.step, first.position)) if first else None
         ids = patch.base.parents if patch and patch.base.tree else ()
         return [self.experiments[id] for id in ids if id in self.experiments]
