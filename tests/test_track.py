@@ -1,5 +1,6 @@
 """The uploader: what a tracker gets of a run or a bucket, once, whatever is killed or away."""
 
+import argparse
 import hashlib
 import json
 import os
@@ -10,16 +11,21 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from conftest import sentence
+from recorded import journal
+from recorded import record as invented
 
+from ideator_rl.cli import track
 from ideator_rl.executor.record_store import save_record
 from ideator_rl.executor.start_worker import worker_variables
 from ideator_rl.experiment import FAILED, SUCCEEDED, Experiment
 from ideator_rl.publishing.track import NONE, SUCCESSES, Cursor, TrackError, Uploader
-from ideator_rl.publishing.tracked import BucketSource
+from ideator_rl.publishing.tracked import BucketSource, RunSource
 from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.text.redaction import HIDDEN
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +98,42 @@ def test_each_experiment_is_sent_once_with_what_is_known_of_it(tmp_path):
     # Nothing in the texts acts on a terminal, and secrets are hidden.
     assert set(first.texts) == {"idea.txt", "patch.diff", "log.txt"} and "hf_x" not in first.texts["log.txt"]
     assert not any(re.search("[\x07\x1b]", text) for text in (first.name, *first.texts.values()))
+
+
+def test_secrets_that_a_runs_recipe_names_are_sent_nowhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("MY_PHRASE", "from-the-recipe")
+    secret = invented(
+        "a", value=1.0, idea="[Experiment] from-the-recipe", patch="from-the-recipe", log="from-the-recipe"
+    )
+    (journal(tmp_path, [[secret], [invented("b", value=2.0)]]) / "recipe.yaml").write_text(
+        "ideator: chat\nideator_options: {api_key_env: MY_PHRASE}\n"
+    )
+    with closing(sqlite3.connect(tmp_path / "buffer.sqlite")) as database, database:
+        database.execute("update rollouts set completion = completion || ' from-the-recipe ' || ?", ("hf_" + "x" * 30,))
+    cursor, sink = Cursor(tmp_path / "track" / "sent.jsonl"), Recorded()
+    Uploader(RunSource(tmp_path), sink, cursor).look(last=True)
+    cursor.close()
+    sent = repr((sink.experiments, sink.groups))
+    assert sent.count(HIDDEN) >= 6 and len(sink.groups[0].traces) == 2
+    assert "from-the-recipe" not in sent and "hf_x" not in sent
+
+
+def test_an_uploader_pauses_ten_times_as_long_as_a_look_computes(monkeypatch, tmp_path):
+    clock, pauses = [0.0], []
+
+    def look(uploader, last=True):
+        clock[0] += [0.1, 7.0, 3600.0, 0.0][len(pauses)]
+        return 1
+
+    def closed(seconds):
+        pauses.append(seconds)
+        return len(pauses) == 3
+
+    monkeypatch.setattr(track, "_look", look)
+    monkeypatch.setattr(track, "_closed", closed)
+    monkeypatch.setattr(track, "time", SimpleNamespace(process_time=lambda: clock[0]))
+    assert track._follow(None, argparse.Namespace(until_closed=True), None) == 4
+    assert 18 <= pauses[0] <= 22 and pauses[1:] == [pytest.approx(70), 600]
 
 
 def test_what_could_not_be_sent_is_sent_at_the_next_look(tmp_path):
@@ -210,7 +252,6 @@ def test_no_worker_has_the_key_of_a_tracker(monkeypatch):
 
 @pytest.mark.slow
 def test_the_uploader_of_a_run_ends_with_it_and_has_sent_everything(monkeypatch, tmp_path):
-    from ideator_rl.cli import track
     from ideator_rl.search.run import run_search
 
     pytest.importorskip("wandb")

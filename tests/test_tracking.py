@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ideator_rl.diversity.alarms import Alarm
+from ideator_rl.text.redaction import HIDDEN, Redactor
 from ideator_rl.training import tracking
 from ideator_rl.training.recipe.keys import IdeatorConfig
 from ideator_rl.training.recipe.recipe import Recipe
@@ -198,13 +199,16 @@ def test_trackio_shows_alarms_as_alerts_and_completions_as_traces():
     trackio.init(project=project, name="r", embed=False)
     send_alarm(["trackio"], Alarm(3, "vendi", "stop", "few ideas"))
     chat = [{"role": "user", "content": "ask"}]
-    send_traces(["trackio"], [("ask", "answer\x1b]0;x", {"execution": 0.5}), (chat, "second", {})], 3)
+    redactor = Redactor({"api_key_env": "PHRASE"}, {"PHRASE": "from-the-recipe"})
+    rows = [("ask", "answer\x1b]0;x from-the-recipe", {"execution": 0.5}), (chat, "second", {})]
+    send_traces(["trackio"], rows, 3, redactor)
     trackio.finish()
     file = trackio.utils.TRACKIO_DIR / f"{project}.db"
     assert trackio_facts(file, "select title, text, level from alerts") == [("vendi", "few ideas", "error")]
     (first, facts), (second, _) = trackio_facts(file, "select messages, metadata from traces order by trace_index")
     assert [m["role"] for m in json.loads(first)] == [m["role"] for m in json.loads(second)] == ["user", "assistant"]
     assert json.loads(facts)["execution"] == 0.5 and "\x1b" not in json.loads(first)[1]["content"]
+    assert json.loads(first)[1]["content"].endswith(HIDDEN)
     send_alarm(["wandb"], None)  # without trackio nothing is imported or sent
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from ideator_rl.cli.output import print_progress, print_text
 from ideator_rl.cli.target import bucket_at, find_trainer, run_folder
+from ideator_rl.cli.watch import LOOK_SHARE
 from ideator_rl.errors import IdeatorError
 from ideator_rl.publishing.track import Cursor, TrackError, Uploader
 from ideator_rl.publishing.tracked import BucketSource, RunSource, Source
@@ -74,6 +75,7 @@ def _follow(uploader: Uploader, args: argparse.Namespace, folder: Path | None) -
     """Look again and again until the run has ended, or stdin is closed; returns how many experiments were sent."""
     count, pace = 0, PACE_SECONDS
     while True:
+        start = time.process_time()
         # Before the look: what a run writes last must still be seen.
         over = folder is not None and (folder / "timings.json").is_file() and find_trainer(folder) is None
         try:
@@ -86,7 +88,9 @@ def _follow(uploader: Uploader, args: argparse.Namespace, folder: Path | None) -
             pace = min(2 * pace, MAX_PACE_SECONDS)
         if over:
             return count
-        pause = pace * random.uniform(0.9, 1.1)
+        # A look reads the whole journal.  What it computed counts, not its waits for the tracker.
+        busy_pause = min((time.process_time() - start) / LOOK_SHARE, MAX_PACE_SECONDS)
+        pause = max(pace * random.uniform(0.9, 1.1), busy_pause)
         if not args.until_closed:
             time.sleep(pause)
         elif _closed(pause):

@@ -17,7 +17,6 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.experiment import SUCCEEDED
 from ideator_rl.files import open_lock, try_lock
 from ideator_rl.publishing.tracked import GroupNews, Source, Tracked, read_lines, table_row, tracked
-from ideator_rl.text.redaction import Redactor
 
 ALL, SUCCESSES, NONE = "all", "successes", "none"
 """Which experiments get a run of their own; the table has every one."""
@@ -88,7 +87,6 @@ class Uploader:
     def __init__(self, source: Source, sink: Sink, cursor: Cursor, runs: str = ALL):
         self._source, self._sink, self._cursor, self._runs = source, sink, cursor, runs
         self._rows: deque[dict[str, Any]] = deque(maxlen=MAX_ROWS)
-        self._redactor = Redactor()
         self._total = 0
 
     def look(self, last: bool = False) -> int:
@@ -101,11 +99,11 @@ class Uploader:
         for record, step in self._source.new_records():
             wanted = self._runs == ALL or (self._runs == SUCCESSES and record.status == SUCCEEDED)
             if wanted and record.id not in self._cursor.ids:
-                self._sink.send(tracked(record, step, self._source.group, self._redactor))
+                self._sink.send(tracked(record, step, self._source.group, self._source.redactor))
                 self._cursor.add(record.id)
                 count += 1
             # After the experiment was sent: an error above brings it again.
-            self._rows.append(table_row(record, step, self._redactor))
+            self._rows.append(table_row(record, step, self._source.redactor))
             self._total += 1
         self._send_group(last)
         return count

@@ -70,6 +70,8 @@ class Source(Protocol):
     """Where experiments come from."""
 
     group: str
+    redactor: Redactor
+    """Removes secrets from their texts: those of the variables that a run's recipe names included."""
 
     def new_records(self) -> Iterator[tuple[Experiment, int | None]]:
         """Records that have ended since the last call, each with the step of its first proposal.  The one at which the
@@ -93,6 +95,7 @@ class BucketSource:
         self._index = ResultIndex(bucket, load_records)
         self._row = 0
         self._seen: set[tuple[str, float]] = set()
+        self.redactor = Redactor()
 
     def new_records(self) -> Iterator[tuple[Experiment, int | None]]:
         self._index.update()
@@ -114,6 +117,7 @@ class RunSource:
         self.folder, self.group = folder, run_name(folder)
         self._seen: set[str] = set()
         self._run = read_run(folder)
+        self.redactor = Redactor(self._run.recipe)
 
     def new_records(self) -> Iterator[tuple[Experiment, int | None]]:
         self._run = read_run(self.folder)
@@ -138,7 +142,7 @@ class RunSource:
         screened = {figures.step: figures for figures in screen_steps(run.forecasts)}
         news.curves = [_point(step) | _screen_point(screened.get(step.step)) for step in steps[sent["curves"] :]]
         news.alarms = raised[sent["alarms"] :]
-        news.traces = [_trace(row) for row in ended[sent["traces"] :][-MAX_TRACES:]]
+        news.traces = [_trace(row, self.redactor) for row in ended[sent["traces"] :][-MAX_TRACES:]]
         sent |= {"curves": len(steps), "alarms": len(raised), "traces": len(ended)}
         return news
 
@@ -196,10 +200,11 @@ def _screen_point(step: ScreenStep | None) -> dict[str, float]:
     return {f"screen/{name}": value for name, value in values.items() if value is not None}
 
 
-def _trace(row: Rollout) -> dict[str, Any]:
+def _trace(row: Rollout, redactor: Redactor) -> dict[str, Any]:
     facts = {"status": row.status, "reward": row.reward, "metric": row.metric, "step": row.step,
              "experiment": row.experiment_id}  # fmt: skip
-    return {"messages": [{"role": "assistant", "content": visible(row.completion)}], "metadata": facts}
+    content = visible(redactor.text(row.completion))
+    return {"messages": [{"role": "assistant", "content": content}], "metadata": facts}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

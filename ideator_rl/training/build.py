@@ -20,6 +20,7 @@ from ideator_rl.llm.model_files import load_tokenizer, repair_generation_config,
 from ideator_rl.registry import resolve_reward
 from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.text.display import number
+from ideator_rl.text.redaction import Redactor
 from ideator_rl.training.advantages import make_advantage
 from ideator_rl.training.checkpoints import MODEL
 from ideator_rl.training.collapse_watch import CollapseWatch
@@ -63,7 +64,8 @@ class RecipeTrainer(IdeatorGRPOTrainer):
         super().log(logs, *args, **kwargs)
         if self._traced != self.state.global_step and self.is_world_process_zero():
             self._traced = self.state.global_step
-            send_traces(self.args.report_to, self._trained_rows(), self.state.global_step)
+            redactor = Redactor(self.session.recipe.ours.as_mapping())
+            send_traces(self.args.report_to, self._trained_rows(), self.state.global_step, redactor)
 
     def _trained_rows(self) -> Iterator[tuple[Any, Any, dict[str, float]]]:
         """Prompt, completion and rewards of the rows of the last batch; a reward that a row lacks is left out."""

@@ -21,6 +21,7 @@ from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.diversity.alarms import STOP, Alarm
 from ideator_rl.errors import IdeatorError
 from ideator_rl.text.display import visible
+from ideator_rl.text.redaction import Redactor
 from ideator_rl.training.recipe.recipe import Recipe
 
 PROJECT = "ideator_rl"
@@ -109,7 +110,9 @@ def send_alarm(names: Collection[str], alarm: Alarm) -> None:
         trackio.alert(title=alarm.kind, text=alarm.text, level=level)
 
 
-def send_traces(names: Collection[str], rows: Iterable[tuple[Any, Any, dict[str, float]]], step: int) -> None:
+def send_traces(
+    names: Collection[str], rows: Iterable[tuple[Any, Any, dict[str, float]]], step: int, redactor: Redactor
+) -> None:
     """Show prompts with their completions among the traces of trackio, where that is one of this run's trackers.
 
     Args:
@@ -120,17 +123,22 @@ def send_traces(names: Collection[str], rows: Iterable[tuple[Any, Any, dict[str,
     import trackio
 
     traces = [
-        trackio.Trace(_messages(prompt, "user") + _messages(completion, "assistant"), {"step": step} | rewards)
+        trackio.Trace(
+            _messages(prompt, "user", redactor) + _messages(completion, "assistant", redactor), {"step": step} | rewards
+        )
         for prompt, completion, rewards in rows
     ]
     if traces:
         trackio.log({"completions": traces}, step=step)
 
 
-def _messages(text: Any, role: str) -> list[dict[str, str]]:
-    """A prompt or completion as messages, with no character that acts on a page."""
+def _messages(text: Any, role: str, redactor: Redactor) -> list[dict[str, str]]:
+    """A prompt or completion as messages, without secrets, and with no character that acts on a page."""
     messages = [{"role": role, "content": text}] if isinstance(text, str) else text
-    return [{"role": str(m.get("role", role)), "content": visible(str(m.get("content", "")))} for m in messages]
+    return [
+        {"role": str(m.get("role", role)), "content": visible(redactor.text(str(m.get("content", ""))))}
+        for m in messages
+    ]
 
 
 def where_to_look(names: list[str], project: str) -> str:
