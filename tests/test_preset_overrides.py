@@ -146,6 +146,44 @@ def test_later_keys_enter_the_digest_only_where_they_are_set(folder):
     assert len({digest, *(write(folder, **change).digest("large") for change in changes)}) == 1 + len(changes)
 
 
+def test_settings_without_a_settings_file_enter_the_digest(folder):
+    raw = yaml.safe_load((folder / "env.yaml").read_text())
+    digests = []
+    for windows in (64, 512):
+        raw["presets"]["cpu"]["settings"] = {"windows": windows}
+        (folder / "env.yaml").write_text(yaml.safe_dump(raw | {"settings_file": None}))
+        environment = load_environment(folder)
+        assert environment.baseline("cpu")["train.py"] == (folder / "baseline" / "train.py").read_bytes().decode()
+        digests.append(environment.digest("cpu"))
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'HELPER = load_trusted(Path(__file__).with_name("helper.py"))', 'HELPER = load_trusted(ROOT + "/helper.py")',
+        "import helper", "from helper import mean", "from .helper import mean", "from . import helper",
+        "import my_plugin.helper", "from my_plugin import helper",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["evaluator", "prepare"])
+def test_modules_that_a_trusted_file_loads_enter_the_digest(folder, key, line):
+    raw = yaml.safe_load((folder / "env.yaml").read_text())
+    (folder / "main_file.py").write_text(f"def unused():\n    {line}\n")
+    (folder / "env.yaml").write_text(yaml.safe_dump(raw | {key: "main_file.py"}))
+    environment = load_environment(folder)
+    digests, data = [environment.digest("cpu")], [environment.data_source("cpu").folder()]
+    # First the module, then one that it loads itself, then one that nothing loads.
+    for name, code in (("helper.py", "import other\n"), ("other.py", "import main_file\n"), ("alone.py", "")):
+        (folder / name).write_text(code)
+        digests.append(environment.digest("cpu"))
+        data.append(environment.data_source("cpu").folder())
+    (folder / "other.py").write_text("not Python")
+    digests.append(environment.digest("cpu"))
+    assert len({*digests}) == 4 and digests[2] == digests[3]
+    assert len({*data}) == (3 if key == "prepare" else 1) and data[2] == data[3]
+
+
 def test_scoring_limits_are_a_presets(folder):
     environment = write(folder, scoring={"seconds": 1800, "answer_seconds": 300, "slot_mb": 1024})
     assert environment.preset("large").scoring == ScoringLimits(1800, 300, 1024)

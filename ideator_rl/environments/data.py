@@ -1,8 +1,8 @@
 """Prepared data of environments: written once by the environment's own `prepare.py` into the user's cache.
 
 Two folders: `public`, which experiments read, and `private`, which only the evaluator reads.  The cache folder's name
-holds a digest of prepare.py and of its `version()`, so that a changed source is prepared again.  Preparing is atomic:
-a killed preparation leaves nothing that looks finished.
+holds a digest of prepare.py, of the modules that it loads and of its `version()`, so that a changed source is prepared
+again.  Preparing is atomic: a killed preparation leaves nothing that looks finished.
 
 Data that come from large source files are prepared by `ideator-rl env prepare`, into a folder that the next call goes
 on with.  Where they are missing, every other command fails with that command line in its message.
@@ -10,6 +10,7 @@ on with.  Where they are missing, every other command fails with that command li
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import importlib.util
@@ -61,6 +62,35 @@ def load_trusted(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def loaded_modules(path: Path) -> dict[str, str]:
+    """SHA-256 by name of the modules in a trusted file's folder that it loads, directly or through each other.
+
+    Read from the syntax: imports, and texts that are the name of a file, as `load_trusted` gets it.
+    """
+    files = {file.name: file for file in path.parent.glob("*.py")}
+    loaded, queue = dict[str, str](), [path]
+    while queue:
+        code = queue.pop().read_bytes()
+        try:
+            names = {name for node in ast.walk(ast.parse(code)) for name in _module_files(node)}
+        except (SyntaxError, ValueError, RecursionError, MemoryError):  # who loads it shows the error
+            continue
+        for name in sorted((names & files.keys()) - loaded.keys() - {path.name}):
+            loaded[name] = hashlib.sha256(files[name].read_bytes()).hexdigest()
+            queue.append(files[name])
+    return loaded
+
+
+def _module_files(node: ast.AST) -> list[str]:
+    """Names of the files that a node may load."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value.rpartition("/")[2]]
+    names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+    if isinstance(node, ast.ImportFrom) and node.module:
+        names.append(node.module)
+    return [f"{part}.py" for name in names for part in name.split(".")]
 
 
 def trusted_line(error: BaseException, path: Path) -> str:
@@ -128,7 +158,8 @@ class DataSource:
         return f"ideator-rl env prepare {shlex.quote(reference)} --preset {shlex.quote(self.preset)}"
 
     def identity(self) -> str:
-        """What decides the data: the file's hash and the text that its `version()` returns, if it has one.
+        """What decides the data: the hashes of the file and of modules that it loads, and the text that its `version()`
+        returns, if it has one.
 
         A `version(preset)` with a parameter counts alone, so that an edit of the file does not demand large data to be
         prepared again; with it counts what prepare.py recorded in `IDENTITY`.
@@ -140,7 +171,12 @@ class DataSource:
             if version is not None and _parameters(version):
                 return str(version(self.preset)) + self._recorded_identity()
             digest = hashlib.sha256(self.prepare.read_bytes()).hexdigest()
-            return digest + (str(version()) if version is not None else "")
+            return digest + (str(version()) if version is not None else "") + self._modules()
+
+    def _modules(self) -> str:
+        """The hashes of the modules that prepare.py loads; empty for none."""
+        modules = loaded_modules(self.prepare) if self.prepare is not None else {}
+        return "\0" + json.dumps(modules, sort_keys=True) if modules else ""
 
     def _recorded_identity(self) -> str:
         file = self.folder() / IDENTITY
@@ -155,7 +191,8 @@ class DataSource:
                 if version is not None and _parameters(version):
                     body = str(version(self.preset))
                 else:
-                    body = read_text(self.prepare, error=IdeatorError) + (str(version()) if version is not None else "")
+                    body = read_text(self.prepare, error=IdeatorError)
+                    body += (str(version()) if version is not None else "") + self._modules()
         digest = hashlib.sha256(f"{body}\0{self.preset}".encode()).hexdigest()[:16]
         return cache_root() / "data" / f"{self.name}-{self.preset}-{digest}"
 

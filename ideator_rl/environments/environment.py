@@ -19,7 +19,7 @@ from typing import Any
 
 from ideator_rl.config.reader import read_bytes, read_json, read_text
 from ideator_rl.environments.assignment import assign
-from ideator_rl.environments.data import Data, DataSource, prepared
+from ideator_rl.environments.data import Data, DataSource, loaded_modules, prepared
 from ideator_rl.environments.preset import FEEDBACK_STATUS, Budget, Metric, Preset, Resources, Suspicious
 from ideator_rl.errors import IdeatorError
 from ideator_rl.files import cache_root, write_atomic
@@ -164,8 +164,14 @@ class Environment:
             parts["python_path"] = here.python_path
         if here.metric.is_reported:
             parts["source"] = here.metric.source
-        if self.in_process:  # the settings are in no file, and modules that the evaluator imports decide as well
+        if self.in_process:
             parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
+        else:
+            # The evaluator gets settings that are in no file of the baseline, and may load modules of its folder.
+            if keys.settings and here.settings_file is None:
+                parts["settings"] = keys.settings
+            if modules := loaded_modules(self.root / here.evaluator):
+                parts["modules"] = modules
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def data(self, preset: str) -> Data:

@@ -243,7 +243,7 @@ class PresetKeys(Section):
     budget: BudgetKeys
     """See below."""
     settings: dict[Line, Setting] = Field(default_factory=dict)
-    """Values that are written into `settings_file`, by the name that a line there assigns."""
+    """Values for lines `name = …` of `settings_file`; without one, only for the evaluator, as `run.settings`."""
     resources: ResourcesKeys = ResourcesKeys()
     """See below."""
     vocab: Annotated[Integer, Field(ge=2)] = 256

@@ -145,7 +145,7 @@ class Preset:
 
     name: str
     settings: dict[str, Any]
-    """Values that are written into the baseline's settings file."""
+    """Values that are written into the baseline's settings file; without one, for the evaluator alone."""
     budget: Budget
     resources: Resources
     vocab: int = 256
