@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl.cli.target import find_trainer
 from ideator_rl.files import NoFileLocks, atomic_folder, exclusive, open_lock, try_lock, write_atomic
 from ideator_rl.llm import Reply
 from ideator_rl.llm.recording import Recording
-from ideator_rl.storage.run_folder import take
+from ideator_rl.storage.run_folder import RunFolderError, take
 
 
 def test_a_write_makes_the_folder_and_replaces_an_older_file(tmp_path):
@@ -79,6 +80,16 @@ def test_a_file_system_without_locks_is_replaced_by_this_machines_temporary_fold
     os.close(other)
     [line] = [record.getMessage() for record in caplog.records]
     assert f"{tmp_path} has no file locks: only processes of this machine are kept apart" in line
+
+
+def test_a_run_on_a_file_system_without_locks_is_found_while_it_works(without_locks, tmp_path):
+    without_locks(tmp_path)
+    with take(tmp_path, resume=False):
+        assert find_trainer(tmp_path).pid == os.getpid()
+        with pytest.raises(RunFolderError, match=f"process {os.getpid()}"), take(tmp_path, resume=True):
+            pass
+        assert find_trainer(tmp_path).pid == os.getpid()
+    assert find_trainer(tmp_path) is None
 
 
 def test_a_recording_on_a_file_system_without_locks_is_written_all_the_same(without_locks, tmp_path):

@@ -112,7 +112,7 @@ def take(folder: Path, resume: bool) -> Iterator[None]:
         ) from error
     try:
         if not try_lock(handle, lock):
-            pid = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
+            pid = lock.read_bytes()[:32].decode("ascii", "replace").strip()
             raise RunFolderError(
                 f"Another run (process {pid or 'unknown'}) is at work in {folder}. "
                 "Wait for it, end it with `ideator-rl cancel`, or give another --output_dir."
@@ -121,8 +121,11 @@ def take(folder: Path, resume: bool) -> Iterator[None]:
             raise RunFolderError(
                 f"The folder {folder} already holds a run. Continue it with --resume, or give another --output_dir."
             )
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
+        # Where the file system has no locks, `handle` is of another file: `find_trainer` looks for a process that has
+        # this one open.
+        with open(lock, "w", encoding="ascii") as named:
+            named.write(str(os.getpid()))
+            named.flush()
+            yield
     finally:
         os.close(handle)
