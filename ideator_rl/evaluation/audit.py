@@ -3,17 +3,22 @@
 A fresh scorer gets beginnings of windows and answers the next token.  Beginnings come in ascending length, so that what
 a scorer has seen of a window is a part of what it is sent next.  The first token of a window is the last target of the
 window before: a window whose last target is asked for comes without the next one.  All other windows are audited in
-turn, so that a leak on a few windows, or on every second one, is met.
+turn, and all positions: each as often as any other, within one row.
 
-How likely a leak is found: one that gains on a share f of the positions is met by at least one of n audited ones with
-1 - (1 - f)^n.  A leak of 0.01 nats that gains 10 nats where it gains (f = 0.001) is met by 39 % of audits with 500
-rows and by 87 % of those with 2,000; one that is spread over all positions is met by any.
+How likely a leak is found: it gains at some pairs of a window and a position, a share f of all, which do not depend on
+the draw.  All of n audited rows miss them with at most e^(-(n - 1) f), whether they lie at few positions of all
+windows, in some windows, or anywhere.  A leak of 0.01 nats that gains 10 nats where it gains (f = 0.001) is met by 39 %
+of audits with 500 rows and by 86 % of those with 2,000.  A leak at one of K positions, in all windows, is always met
+where one scorer is asked for n >= K rows, else by about n / K.  One in a single of W windows may be missed by
+2 (n / K + 1) / W more, where one scorer audits all: that window is asked for its last target, or follows one that is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -23,7 +28,7 @@ from ideator_rl.scoring.remote_scorer import Request
 MAX_GAP = 10.0
 """Nats; a larger gap is recorded as this."""
 FEW_WINDOWS = 128
-"""Below this many, one window is worth a leak of its own: then two scorers audit every window between them."""
+"""Below this many, a single window is worth a leak: then two scorers audit every window between them."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +40,17 @@ class Audit:
     """
 
     tolerance: float
-    """Nats; the most that the mean gap of the rows at one length may be.  Set it a few times above the honest
-    baseline's: float32 on a CPU gives below 1e-6, half precision on a GPU some hundredths.  A record's `audit_gap` is
-    rounded to a tenth of it."""
+    """Nats; the most that the mean gap of the rows at one length may be, or of `rows` rows at neighbouring ones.  Set
+    it a few times above the honest baseline's: float32 on a CPU gives below 1e-6, half precision on a GPU some
+    hundredths.  A record's `audit_gap` is rounded to a tenth of it."""
     below: float | None = None
     """Nats; a worse loss is not audited.  None, the default, audits every loss: a model that knows its own loss can
     cheat to just above any bound, and a bad idea gains by that too.  The split `final` is always audited."""
     lengths: int = 63
-    """Most distinct lengths of beginnings, unless `min_rows` needs more."""
+    """Each scorer of an audit is asked for `rows` times as many tokens, or for more if `min_rows` needs more.  They are
+    spread over all scored positions; where there are fewer positions than `lengths`, these count."""
     rows: int = 8
-    """Windows cut at each length."""
+    """Tokens whose gaps are averaged before `tolerance` is applied; fewer where there are few windows."""
     mean: float | None = None
     """Nats; the most that the mean gap of all rows may be.  None for `tolerance`."""
     min_rows: int = 0
@@ -74,26 +80,28 @@ class Cut:
         return windows.tokens[self.rows, windows.scored_K[self.index] + 1][:, None]
 
 
-def draw(windows: Windows, audit: Audit) -> list[list[Cut]]:
+def draw(windows: Windows, audit: Audit, seed: Sequence[int] | None = None) -> list[list[Cut]]:
     """What each scorer of an audit is asked, in order.
+
+    Args:
+        seed: out of the experiment's reach, so that it cannot compute the draw; None for the system's entropy.
 
     Raises:
         ValueError: these windows allow fewer rows than `audit.min_rows`.
     """
-    # No seed: an experiment could compute what a seeded draw will be.
-    rng, count = np.random.default_rng(), len(windows.tokens)
-    if count < FEW_WINDOWS:
+    rng, count = np.random.default_rng(seed), len(windows.tokens)
+    # Where the last window reaches back over targets of the one before, no scorer may get both.
+    if count < FEW_WINDOWS or windows.repeated:
         # Every second window for each scorer: no two follow one another.
         pools = [rng.permutation(np.arange(parity, count, 2)) for parity in rng.permutation(min(2, count))]
         least = -(-audit.min_rows // len(pools))
-        shapes = [_shape(windows, audit, least, max(1, len(pool) // 2)) for pool in pools]
-        return [_draw_cuts(rng, pool, None, windows, shape) for pool, shape in zip(pools, shapes, strict=True)]
-    L, R = _shape(windows, audit, audit.min_rows, count // 6)
-    # The last window may reach back over targets of the one before: only one of the two is sent.
-    left_out = [count - 1 - rng.integers(2)] if windows.repeated else []
-    ends = rng.choice(np.setdiff1d(_without_neighbours(rng, count), left_out), R, replace=False)
-    pool = np.setdiff1d(np.arange(count), np.concatenate([ends, ends + 1, left_out]))
-    return [_draw_cuts(rng, rng.permutation(pool), ends, windows, (L, R))]
+        at_once = [max(1, (len(pool) - bool(windows.repeated)) // 2) for pool in pools]
+        rows = [_draw_rows(rng, windows, audit, least, most) for most in at_once]
+        return [_cuts(pool, None, windows, rows_K) for pool, rows_K in zip(pools, rows, strict=True)]
+    rows_K = _draw_rows(rng, windows, audit, audit.min_rows, count // 6)
+    ends = rng.choice(_without_neighbours(rng, count), rows_K[-1], replace=False)
+    pool = np.setdiff1d(np.arange(count), np.concatenate([ends, ends + 1]))
+    return [_cuts(rng.permutation(pool), ends, windows, rows_K)]
 
 
 def _without_neighbours(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -103,45 +111,45 @@ def _without_neighbours(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.flatnonzero((heights[1:-1] > heights[:-2]) & (heights[1:-1] > heights[2:]))
 
 
-def _shape(windows: Windows, audit: Audit, least: int, at_once: int) -> tuple[int, int]:
-    """Lengths L, and windows R cut at each: at least so many rows in all, of at most so many windows at once.
+def _draw_rows(rng: np.random.Generator, windows: Windows, audit: Audit, least: int, at_once: int) -> np.ndarray:
+    """How many windows are cut at each position, int (K,): at least `least` in all, at most `at_once` at one.
 
     Raises:
         ValueError: there are not enough.
     """
     K = len(windows.scored_K)
-    R = min(audit.rows, at_once)
-    L = min(max(audit.lengths, -(-least // R)), K)
-    R = max(R, -(-least // L))
-    if at_once < R:
+    total = max(least, min(audit.lengths, K) * min(audit.rows, at_once))
+    rows_K, further = np.full(K, total // K), total % K
+    if further:
+        # Always the last position: its target begins the next window, which the full pass was sent as well.
+        rows_K[-1] += 1
+        rows_K[rng.choice(K - 1, further - 1, replace=False)] += 1
+    if at_once < rows_K[-1]:
         raise ValueError(
             f"The audit wants {audit.min_rows} rows, and {len(windows.tokens)} windows of {windows.length} tokens "
             "allow fewer; lower min_rows or score more windows."
         )
-    return L, R
+    return rows_K
 
 
-def _draw_cuts(
-    rng: np.random.Generator, pool: np.ndarray, ends: np.ndarray | None, windows: Windows, shape: tuple[int, int]
-) -> list[Cut]:
-    """Cuts at random positions of the windows of a pool, in turn, and last at the last position.
+def _cuts(pool: np.ndarray, ends: np.ndarray | None, windows: Windows, rows_K: np.ndarray) -> list[Cut]:
+    """Cuts of the windows of a pool, in turn, at ascending positions.
 
     Args:
-        ends: the windows that are cut there, int (R,); None for those of the pool.
+        ends: the windows that are cut at the last position; None for those of the pool.
+        rows_K: how many are cut at each position.
     """
-    (L, R), K, last = shape, len(windows.scored_K), len(windows.tokens) - 1
-    # Always the last position: its target begins the next window, which the full pass was sent as well.
-    indices_L = np.append(np.sort(rng.choice(K - 1, L - 1, replace=False)), K - 1) if L > 1 else np.array([K - 1])
-    cuts = []
-    for number, index in enumerate(indices_L):
-        # Two requests in a row share no window, since the second is sent before the first is answered.
-        rows = pool[np.arange(number * R, (number + 1) * R) % len(pool)]
-        if ends is not None and number == L - 1:
-            rows = ends
+    last, cuts = len(windows.tokens) - 1, []
+    # Two requests in a row share no window, since the second is sent before the first is answered.
+    in_turn = cycle(pool)
+    for index in np.flatnonzero(rows_K):
+        rows: Iterator[int] = iter(ends) if ends is not None and index == len(rows_K) - 1 else in_turn
         if windows.scored_K[index] < windows.repeated:
-            rows = rows[rows != last]
-        if len(rows):
-            cuts.append(Cut(int(index), rows))
+            # Scored in the window before the last one only.
+            if len(pool) == 1 and last in pool:
+                continue
+            rows = (row for row in rows if row != last)
+        cuts.append(Cut(int(index), np.fromiter(islice(rows, rows_K[index]), int)))
     return cuts
 
 
