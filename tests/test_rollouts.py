@@ -102,6 +102,17 @@ def test_only_batches_below_an_index_are_removed(tmp_path):
     assert [store.has(index) for index in (1, 2, 3)] == [False, False, True]
 
 
+def test_every_rank_removes_its_batches_above_an_index(tmp_path):
+    stores = [RolloutStore(tmp_path, rank, 2) for rank in (1, 0)]
+    for index in (1, 2, 3):
+        for store in stores:
+            store.write(batch(index))
+    for store in stores:
+        store.forget_after(1)
+        assert [store.has(index) for index in (1, 2, 3)] == [True, False, False]
+    assert [folder.name for folder in (tmp_path / "rollouts").iterdir()] == ["000001"]
+
+
 @pytest.mark.parametrize("name", ["000003/batch.json", "000003/rank0.safetensors", "closings.jsonl"])
 def test_an_error_names_the_damaged_file(tmp_path, name):
     store = RolloutStore(tmp_path, 0, 1)

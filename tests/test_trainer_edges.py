@@ -102,6 +102,10 @@ def test_a_reward_that_cannot_be_trained_is_refused_before_it_is_journaled(polic
     assert not (tmp_path / "rollouts/closings.jsonl").exists()
 
 
+def stored_batches(folder):
+    return sorted(int(path.name) for path in (folder / "rollouts").glob("[0-9]*"))
+
+
 def streaming(*rows_in_order):
     async def streamed(**_):
         raise AssertionError("it is streamed")
@@ -146,13 +150,33 @@ def test_evaluation_and_streamed_datasets_are_refused_at_once(policy, tmp_path):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path), dataset=stream)
 
 
+def test_a_run_that_goes_back_trains_no_batch_of_the_branch_that_it_left(policy, tmp_path):
+    """A run of six steps goes back to step 2, where the batches after step 2 are gone and those after step 4 are not."""
+    more = {"max_steps": 6, "save_strategy": "steps", "save_steps": 1}
+    config = PipelineConfig(max_age=1)
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, **more), pipeline=config).train()
+    assert stored_batches(tmp_path) == [4, 5]
+    left = {path: path.read_bytes() for path in (tmp_path / "rollouts").glob("*/batch.json")}
+    trainer = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, **more, learning_rate=0.1), pipeline=config)
+    kept = []
+    forget = trainer.forget_batches
+
+    def forget_batches():
+        forget()
+        kept.append(stored_batches(tmp_path))
+
+    trainer.forget_batches = forget_batches
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert kept == [[2], [2, 3], [3, 4], [4, 5]], "and not those before the newest checkpoints of the old branch"
+    assert all(path.read_bytes() != text for path, text in left.items())
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 def test_batches_before_every_checkpoint_are_removed(policy, tmp_path, limit):
     saved = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": limit}
     config = PipelineConfig(max_age=1)
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=8, **saved), pipeline=config).train()
-    journaled = sorted(int(path.name) for path in (tmp_path / "rollouts").glob("[0-9]*"))
-    assert journaled == list(range(8 - limit, 8)), (
+    assert stored_batches(tmp_path) == list(range(8 - limit, 8)), (
         "a group may have been deferred since one batch before the checkpoint"
     )
 

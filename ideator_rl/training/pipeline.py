@@ -150,6 +150,9 @@ class Pipeline:
         else:
             if self.ranks.is_zero:
                 self._discard_train_batches(index)
+            # Later batches that are stored were sampled by a policy that this run does not come to: the run went back
+            # to an earlier checkpoint.
+            self._store.forget_after(index)
             batch = self._host.sample(index)
             self._store.write(batch)
             self.ranks.barrier(f"written/{index}")

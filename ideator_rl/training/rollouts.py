@@ -18,7 +18,7 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,9 +148,16 @@ class RolloutStore:
 
     def forget(self, before: int) -> None:
         """Remove batches below an index."""
+        self._remove(lambda index: index < before)
+
+    def forget_after(self, last: int) -> None:
+        """Remove batches above an index."""
+        self._remove(lambda index: index > last)
+
+    def _remove(self, is_removed: Callable[[int], bool]) -> None:
         # Every rank removes its own part; rank 0 also removes the texts, with the folder.
         for folder in self._root.glob("[0-9]" * 6):
-            if int(folder.name) < before:
+            if is_removed(int(folder.name)):
                 self._part(int(folder.name)).unlink(missing_ok=True)
                 if self._rank == 0:
                     shutil.rmtree(folder, ignore_errors=True)

@@ -289,11 +289,12 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     # Our own.
 
     def forget_batches(self) -> None:
-        """Remove stored batches to which no checkpoint in the folder goes back."""
-        steps = checkpoint_steps(Path(self.args.output_dir))[-RESUMABLE_CHECKPOINTS:]
+        """Remove stored batches to which no checkpoint goes back; later checkpoints are of a branch that was left."""
+        steps = [step for step in checkpoint_steps(Path(self.args.output_dir)) if step <= self.state.global_step]
         if self.pipeline is not None and steps:
             per_batch = self.args.steps_per_generation * self.num_iterations
-            self.pipeline.forget(steps[0] * self.args.gradient_accumulation_steps // per_batch)
+            oldest = steps[-RESUMABLE_CHECKPOINTS:][0]
+            self.pipeline.forget(oldest * self.args.gradient_accumulation_steps // per_batch)
 
     def step_back(self, index: int) -> bool:
         """Move the weights towards those of the start: few ideas of batch `index` were new.  Called at every rank.
