@@ -1,6 +1,7 @@
 """CPU and wall seconds of scoring: limits from the baseline's cost, training in a scorer is stopped, sleep too."""
 
 import json
+import shutil
 import sys
 import textwrap
 import time
@@ -14,12 +15,13 @@ from conftest import replace_line, run
 from ideator_rl.environments.environment import load_environment
 from ideator_rl.environments.preset import Budget
 from ideator_rl.evaluation import Audit, token_loss
+from ideator_rl.executor import trials
 from ideator_rl.reward_buffer import BufferConfig, open_buffer
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.scoring import allowance
 from ideator_rl.scoring.allowance import Address, Limits, Meter, ScorerLimit, ScorerSeconds, ScoringCost, larger, limits
-from ideator_rl.scoring.measurement import Subject, measure
+from ideator_rl.scoring.measurement import Measurement, Subject, measure
 from ideator_rl.scoring.scoring import OverAllowance, ScoringRun
 
 CPU, WALL = Budget("cpu", 3.0, 30.0), Budget("wall", 300.0, 60.0)
@@ -231,3 +233,37 @@ def test_a_model_that_sleeps_is_stopped_at_the_wall_limit(tmp_path):
     ended = measure(subject)
     assert ended.status == "failed" and ended.message == "scoring took over 2 s" and ended.over_allowance
     assert time.monotonic() - started < 10
+
+
+def test_a_repeated_measurement_asks_the_same_of_an_audit(tmp_path):
+    """Else a model that sees that it is caught would end itself, and have a second audit drawn."""
+    seeds = tmp_path / "seeds"
+    copy = Path(shutil.copytree(HOSTILE, tmp_path / "env"))
+    lines = f"with open({str(seeds)!r}, 'a') as log:\n        print(run.audit_seed, file=log)"
+    killed = "from ideator_rl.scoring.scoring import ScorerKilled"
+    (copy / "evaluator.py").write_text(f"{killed}\ndef evaluate(run):\n    {lines}\n    raise ScorerKilled('gone')\n")
+    environment = load_environment(str(copy))
+    (tmp_path / "score").mkdir()
+    process_tree.become_subreaper()
+    for _ in range(2):
+        subject = Subject(
+            environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", Limits(None, 60.0)
+        )
+        assert measure(subject).killed
+    first, again, second, second_again = map(int, seeds.read_text().split())
+    assert first == again != second == second_again
+    # A scorer may run as another user.
+    assert (tmp_path / "score.json").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("wider", "status"), [("invalid", "invalid"), ("failed", "failed")])
+def test_what_is_not_believed_within_wider_limits_is_not_measured_again(wider, status, monkeypatch, tmp_path):
+    environment = load_environment(str(HOSTILE))
+    limited = Limits((ScorerLimit(1.0, 1.0, 0.0),), 60.0)
+    subject = Subject(environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", limited)
+    asked = []
+    monkeypatch.setattr(trials, "load_cost", lambda _: ScoringCost((), 1.0))
+    monkeypatch.setattr(trials, "measure", lambda subject: asked.append(subject) or Measurement(wider))
+    judge = trials.Trials._judge_again
+    assert judge(object.__new__(trials.Trials), subject, Measurement("failed"), Address("e", "p", "d")).status == status
+    assert [again.audit_seed for again in asked] == [subject.audit_seed]

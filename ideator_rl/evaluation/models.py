@@ -5,7 +5,8 @@ Covered:
 - a model that looks ahead within what it is sent, or remembers what it was sent before, is caught by an audit: a fresh
   process, which never saw a whole window, gets beginnings of windows and must predict the next token as the full pass
   did at that position
-- the windows and lengths of the audit come from the operating system's entropy, not from a seed
+- the windows and lengths of the audit come from the operating system's entropy, drawn outside of the experiment's
+  reach; a repeated measurement asks the same
 - the model chooses how many tokens it sees at once, but not which tokens count
 
 Not covered: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry; a
@@ -168,8 +169,9 @@ class _Pass:
 
     def gaps(self, windows: Windows, losses_WK: np.ndarray, audit: Audit) -> Gaps:
         """How much worse each audited token is predicted from the beginning of its window alone."""
-        gaps_LR = []
-        for cuts in draw(windows, audit):
+        gaps_LR, seed = [], self._run.audit_seed
+        # With the scorers so far, so that two audits of one measurement differ.
+        for cuts in draw(windows, audit, None if seed is None else [seed, len(self._run.spent)]):
             with self._run.open_scorer(**self._opening) as scorer:
                 scorer.load()
                 if self._tokens.ndim == 1 and self._windows(scorer).length != windows.length:

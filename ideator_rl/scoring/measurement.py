@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import stat
 import subprocess
@@ -51,6 +52,9 @@ class Subject:
     limits: Limits
     visible_gpus: str = ""
     """CUDA_VISIBLE_DEVICES of the evaluator: the allotted GPUs among all of the machine."""
+    audit_seed: int = field(default_factory=lambda: secrets.randbits(128))
+    """Of what an audit asks, for the evaluator alone.  Measuring the same subject again asks the same, so that a model
+    cannot order another audit by ending itself, or by taking too long, where it sees that it will be caught."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def _measure_once(subject: Subject) -> Measurement:
         "preset": preset.name,
         "seed": subject.seed,
         "split": subject.split,
+        "audit_seed": subject.audit_seed,
         "artifact": str(workdir / "artifact"),
         "tree": str(workdir / "score"),
         "sandbox": subject.sandbox.to_json(),
@@ -126,6 +131,8 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
     with open(errors, "wb") as stderr:
         if subject.sandbox.forks is None:
             path = subject.workdir / "score.json"
+            # At level `none` a scorer may run as another user, who must not read the audit's seed.
+            path.touch(0o600)
             path.write_text(json.dumps(config))
             command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(path), str(answer)]
             nowhere = subprocess.DEVNULL
