@@ -3,6 +3,8 @@
 import http.client
 import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -107,6 +109,52 @@ def test_a_request_needs_the_token_and_a_host_of_this_machine():
         assert get(url, parts.path + "buffer.sqlite")[0] == 404 and get(url, parts.path + "../")[0] == 404
         assert get(url, method="POST")[0] == 501
         assert parts.path.strip("/") not in str(get(url)[1]) + get(url)[2], "the page does not hold its own token"
+
+
+class Slow(Fixed):
+    """A page whose second request waits, or fails."""
+
+    def __init__(self, error=None):
+        self.asked, self.go_on, self.error, self.count = threading.Event(), threading.Event(), error, 0
+
+    def page(self):
+        self.count += 1
+        if self.count > 1:  # the server asks once before it begins
+            self.asked.set()
+            assert self.go_on.wait(60)
+            if self.error:
+                raise self.error
+        return super().page()
+
+
+def test_a_tab_that_is_closed_while_its_page_is_made_leaves_no_traceback(capsys):
+    page, ended = Slow(), threading.Event()
+    server = ReportServer(page)
+    shutdown_request = server._server.shutdown_request
+    server._server.shutdown_request = lambda request: (shutdown_request(request), ended.set())
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    try:
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname, parts.port)) as tab:
+            tab.sendall(f"GET {parts.path} HTTP/1.0\r\nHost: {parts.netloc}\r\n\r\n".encode())
+            assert page.asked.wait(60)
+            tab.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset at once
+        page.go_on.set()
+        assert ended.wait(60)
+    finally:
+        server.close()
+        thread.join()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_report_that_cannot_be_made_is_an_answer_with_the_reason(capsys):
+    page = Slow(ValueError("not a number"))
+    page.go_on.set()
+    with served(page) as (_, url):
+        status, _, body = get(url)
+    assert (status, body) == (500, "The report cannot be made (ValueError: not a number).\n")
+    assert capsys.readouterr().err == ""
 
 
 def test_every_server_has_a_token_of_its_own():

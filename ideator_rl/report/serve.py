@@ -17,6 +17,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -139,6 +140,11 @@ class _Handler(BaseHTTPRequestHandler):
     token: str
     live_page: LivePage
 
+    def handle(self) -> None:
+        # A tab that is closed while its page is made is no fault.
+        with suppress(ConnectionError):
+            super().handle()
+
     def do_GET(self) -> None:
         host = (self.headers.get("Host") or "").rpartition(":")[0] or self.headers.get("Host") or ""
         token, _, name = self.path.removeprefix("/").partition("/")
@@ -149,11 +155,13 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in ("", "version"):
             return self._answer(HTTPStatus.NOT_FOUND, "There is the report, and nothing else.\n")
         try:
-            if name == "version":
-                return self._answer(HTTPStatus.OK, self.live_page.version())
-            return self._answer(HTTPStatus.OK, self.live_page.page(), "text/html")
+            text = self.live_page.version() if name == "version" else self.live_page.page()
         except IdeatorError as error:
             return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n")
+        except Exception as error:
+            reason = f"The report cannot be made ({type(error).__name__}: {error}).\n"
+            return self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, reason)
+        self._answer(HTTPStatus.OK, text, "text/plain" if name == "version" else "text/html")
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain") -> None:
         body = text.encode("utf-8", "replace")
