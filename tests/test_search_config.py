@@ -33,6 +33,12 @@ def test_a_shipped_recipe_is_read_and_dry_run(recipe, call):
     assert ("ideas sampled for each that is run" in out) == (config.screen is not None)
 
 
+def test_a_dry_run_has_no_json(capsys, call):
+    with pytest.raises(SystemExit):
+        call("search", RECIPES[0].name, "--dry-run", "--json")
+    assert "argument --json: not allowed with argument --dry-run" in capsys.readouterr().err
+
+
 def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):
     config = load_search(written(tmp_path), ["--max-experiments", "9", "--strategy=puct", "--max_usd", "2"])
     assert (config.max_experiments, config.strategy, config.max_usd) == (9, "puct", 2.0)

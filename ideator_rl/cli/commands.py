@@ -275,9 +275,10 @@ def _add_search(commands: Any) -> None:
     command = _command(commands, "search", "search for the best idea: evolution, best of n, and others")
     command.add_argument("recipe", metavar="RECIPE.yaml", help="then any key of the recipe: --key value")
     command.add_argument("--resume", action="store_true", help="go on with the search in output_dir, or extend it")
-    command.add_argument("--dry-run", action="store_true", help="estimate what it may cost, and start nothing")
+    output = command.add_mutually_exclusive_group()
+    output.add_argument("--dry-run", action="store_true", help="estimate what it may cost, and start nothing")
+    _json(output)
     probe_option(command)
-    _json(command)
 
 
 def _add_scheduler(commands: Any) -> None:
