@@ -101,12 +101,13 @@ def test_samples_are_the_same_for_a_seed_and_differ_for_another(run, folder):
 
 
 @pytest.mark.slow  # each start of the generator imports torch and transformers
-def test_weights_that_overflow_fail_the_experiment(run, folder):
+@pytest.mark.parametrize(("scale", "temperature"), [(3e38, 0.0), (1e37, 0.01)])  # the second overflows once divided
+def test_weights_that_overflow_fail_the_experiment(run, folder, scale, temperature):
     huge = state(policy(Qwen2Config.from_pretrained(folder / "base"), 1))
-    huge["model.norm.weight"] = torch.full_like(huge["model.norm.weight"], 3e38)
+    huge["model.norm.weight"] = torch.full_like(huge["model.norm.weight"], scale)
     save(huge, folder / "artifact" / "huge.safetensors")
     with pytest.raises(ScorerFailed, match="not finite"):
-        answers(run, folder, file="huge.safetensors")
+        answers(run, folder, file="huge.safetensors", temperature=temperature)
 
 
 @pytest.mark.slow  # each start of the generator imports torch and transformers

@@ -104,7 +104,8 @@ def _batch(model: Any, tokenizer: Any, prompts: list[list[int]], request: dict[s
 
     class OnlyFinite(LogitsProcessor):
         def __call__(self, input_ids: Any, scores: Any) -> Any:
-            if not bool(torch.isfinite(scores).all()):
+            # Divided by the temperature, as the library does next: a low one makes large logits infinite.
+            if not bool(torch.isfinite(scores / (request["temperature"] or 1.0)).all()):
                 raise BadWeights("give logits that are not finite")
             return scores
 
