@@ -269,7 +269,9 @@ def test_a_misspelled_folder_does_not_load_the_shipped_recipe_of_the_same_name()
     assert "There is no recipe 'mine/quickstart.yaml'" in refusal("mine/quickstart.yaml")
 
 
-@pytest.mark.parametrize("word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true"])
+@pytest.mark.parametrize(
+    "word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true", "--reward_transform=identity"]
+)
 def test_a_resumed_run_cannot_change_keys_that_its_records_depend_on(write_recipe, tmp_path, word):
     recipe = load_recipe(write_recipe(output_dir=str(tmp_path), per_device_train_batch_size=8))
     refuse_other(recipe)

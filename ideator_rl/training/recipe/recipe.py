@@ -193,7 +193,7 @@ def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
 
 
 FIXED = (
-    "preset", "hardware", "seed", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
+    "preset", "hardware", "seed", "reward_transform", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
     "num_iterations", "chat_template_kwargs",
 )  # fmt: skip
