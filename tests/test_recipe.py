@@ -96,6 +96,8 @@ def test_a_wrong_type_is_refused_with_the_value_and_the_expected_type(write_reci
         ({"save_only_model": True}, "nothing to resume from"),
         ({"push_to_hub": True}, "ideator-rl export"),
         ({"eval_strategy": "steps"}, "eval_strategy"),
+        ({"fp16": True, "screen": {"over": 2, "learn": "none"}}, "Use bf16: true"),
+        ({"fp16": True, "screen": {"over": 2, "learn": "predicted"}}, "Use bf16: true"),
     ],
 )
 def test_numbers_and_names_out_of_range_are_refused_at_once(write_recipe, keys, expected_text):

@@ -253,6 +253,12 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield ("has screen.learn: predicted and a cluster_weight, which needs the results of all ideas. Leave one out.")
     if ours.screen and ours.screen.learn == "none" and ours.imitation_weight:
         yield "has screen.learn: none, which trains nothing, and an imitation_weight. Leave one out."
+    # The loss of a batch that trains nothing reaches no parameter, and the scaler of fp16 raises without gradients.
+    if grpo.get("fp16") and ours.screen and ours.screen.learn != "executed":
+        yield (
+            f"has fp16: true and screen.learn: {ours.screen.learn}, with which some batches train nothing: the scaler "
+            "of fp16 does not allow it. Use bf16: true, or leave fp16 out."
+        )
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:
