@@ -93,6 +93,8 @@ def step_loss(
 
     As the paper validates: slow, and nothing is left to audit, since the model has no token ahead of time.  A model
     that carries `steps` may keep a cache of keys and values; another one computes the whole beginning for each token.
+    A few targets are not scored: the last one of a window whose next window was sent before, of which there are fewer
+    than `batch`.
 
     Args:
         tokens, batch, public, vocab, context: as `token_loss`.
@@ -145,7 +147,10 @@ class _Pass:
         return windows, losses_WK
 
     def stepwise(self, count: int | None, seed: int) -> tuple[Windows, np.ndarray]:
-        """The windows, and the loss of each position, float64 (W, T); NaN for windows that were not drawn."""
+        """The windows, and the loss of each position, float64 (W, T); NaN for what is not scored.
+
+        These are windows that were not drawn, and targets that were sent before they were asked for.
+        """
         with self._run.open_scorer(**self._opening) as scorer:
             scorer.load()
             windows = self._windows(scorer)
@@ -155,15 +160,17 @@ class _Pass:
             losses_WT = np.full((len(windows.tokens), windows.length), np.nan)
             scorer.warm_up([(min(self._batch, len(rows)), 4)], stepwise=True)
             started = time.monotonic()
-            # A window's first token is the last target of the one before: that one comes in the batch before, unless it
-            # is in the last one, whose few last targets have been sent.
-            batches = -(-len(rows) // self._batch)
-            for first in range(batches):
-                chosen = rows[first::batches]
+            # A window's first token is the last target of the one before, which comes in the batch before.  The last
+            # window may reach back over more targets: it is in the last batch, and the one before is not.
+            batches = max(-(-len(rows) // self._batch), min(len(rows), 2) if windows.repeated else 1)
+            for number in range(batches):
+                chosen = rows[(len(rows) + number) % batches :: batches]
                 tokens = windows.tokens[chosen]
                 requests = [Request(tokens[:, i : i + 1], None, STEP if i else BEGIN) for i in range(windows.length)]
                 for i, answer in enumerate(scorer.stream(requests, ahead=False)):
                     losses_WT[chosen, i] = nats(answer, tokens[:, i + 1 : i + 2], self._vocab)[:, 0]
+            # Of the last batch, the windows after it came before, or with it where it is the only one.
+            losses_WT[chosen[np.isin(chosen + 1, rows)], -1] = np.nan
             self._run.notes.update({"seconds_scoring": time.monotonic() - started})
         return windows, losses_WT
 
