@@ -64,7 +64,7 @@ class Hub:
         return 200, listed if match[3] == "tree" else {
             "id": match[2],
             "sha": "1" * 40,
-            "private": self.private[match[1], match[2]],
+            "private": self.private.get((match[1], match[2]), False),
             "siblings": [{"rfilename": n} for n in files],
         }
 
