@@ -55,7 +55,13 @@ def run_of(make_model, private):
         yield Answering(make_model())
 
     return SimpleNamespace(
-        private=private, public=private, preset="cpu", split="main", notes={}, open_scorer=open_scorer
+        private=private,
+        public=private,
+        preset="cpu",
+        split="main",
+        audit_seed=None,
+        notes={},
+        open_scorer=open_scorer,
     )
 
 
@@ -103,16 +109,11 @@ def test_a_model_that_looks_ahead_is_caught(private, monkeypatch):
         EVALUATOR.evaluate(run_of(peeking, private))
 
 
-def test_a_model_that_looks_ahead_at_one_position_is_caught_almost_always(private, monkeypatch):
-    """The audit draws where it looks: 393 of 400 were caught."""
+def test_a_model_that_looks_ahead_at_one_position_is_caught(private, monkeypatch):
     monkeypatch.setitem(EVALUATOR.AUDIT, "cpu", Audit(tolerance=0.01))
-    caught = 0
     for _ in range(20):
-        try:
+        with pytest.raises(Implausible):
             EVALUATOR.evaluate(run_of(peeking_once, private))
-        except Implausible:
-            caught += 1
-    assert caught >= 16
 
 
 def test_infinite_logits_fail_the_experiment(private):

@@ -58,7 +58,13 @@ def loss_of(make_model, folder, split="main", context=None):
         yield Answering(make_model(), context)
 
     run = SimpleNamespace(
-        private=folder, public=folder, preset="cpu_shards", split=split, notes={}, open_scorer=open_scorer
+        private=folder,
+        public=folder,
+        preset="cpu_shards",
+        split=split,
+        audit_seed=None,
+        notes={},
+        open_scorer=open_scorer,
     )
     loss = EVALUATOR.evaluate(run)
     assert set(opened) == {(16_385, VOCAB)}
