@@ -16,7 +16,7 @@ from ideator_rl.screen import Candidate, Forecast, PredictorContext, ScreenConfi
 from ideator_rl.screen.acquisition import acquisition, log_expected_improvement
 from ideator_rl.screen.alarms import screen_alarms
 from ideator_rl.screen.features import tokens_of
-from ideator_rl.screen.figures import coverage_of, lift_of, screen_steps
+from ideator_rl.screen.figures import WINDOW, coverage_of, lift_of, screen_steps
 from ideator_rl.screen.learning import forecast_rewards
 from ideator_rl.screen.pool import ScreenAlarms
 from ideator_rl.screen.predictor import usable
@@ -335,6 +335,12 @@ def test_a_shown_lift_is_at_most_the_ratio_of_new_ideas_to_places():
     assert lift_of(everything) is not None and screen_steps(everything)[-1].lift is None
 
 
+def test_coverage_reads_no_rows_before_its_window():
+    rows = rounds(load_predictor("tokens"), 12, ScreenConfig(audit=0.5))[0]
+    audited = [row for row in rows if row.status and row.forecast.audited]
+    assert len(audited) > WINDOW and coverage_of(audited) == coverage_of([None, *audited[-WINDOW:]])
+
+
 def test_right_forecasts_of_more_failures_are_no_gaming(monkeypatch):
     """A success is worth -3 and a failure -10: with fewer successes, p · μ alone rises."""
     rows = []
@@ -346,7 +352,7 @@ def test_right_forecasts_of_more_failures_are_no_gaming(monkeypatch):
             rows.append(replace(outcome, forecast=forecast, status=FAILED if outcome.reward == -10.0 else SUCCEEDED))
     kinds = {alarm.kind for alarm in screen_alarms(screen_steps(rows), ScreenConfig())}
     assert kinds == {"screen_gaming"}, "without the reward of a failure"
-    monkeypatch.setattr("ideator_rl.screen.pool.read_forecasts", lambda journal: rows)
+    monkeypatch.setattr("ideator_rl.screen.pool.read_forecasts", lambda journal, with_texts: rows)
     environment = SimpleNamespace(failure_reward=-10.0)
     buffer = SimpleNamespace(journal=None, executor=SimpleNamespace(environment=environment))
     assert ScreenAlarms(ScreenConfig(), buffer).new_alarms() == []

@@ -269,6 +269,8 @@ def test_a_step_taken_again_without_the_screen_gives_its_outcomes_to_no_forecast
     shutil.copytree(screened[0], tmp_path / "run")
     buffer, _ = opened(tmp_path / "run")
     before = read_forecasts(buffer.journal)
+    without_texts = [replace(row, forecast=replace(row.forecast, completion="")) for row in before]
+    assert read_forecasts(buffer.journal, with_texts=False) == without_texts != before
     last = [row for row in before if row.step == 3 and row.status]
     assert len(last) > 1
     # As a resumed run replaces a step: one idea is the same at its position, the others are not.

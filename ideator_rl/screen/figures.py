@@ -18,7 +18,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -123,7 +123,8 @@ def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, 
 def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
     """The coverage at the end of these rows; None before enough audited ideas have succeeded."""
     # Chosen ideas have forecasts that were too good: those drawn at random alone show how far forecasts are off.
-    audited = [outcome for outcome in outcomes if outcome.status and outcome.forecast.audited][-WINDOW:]
+    # From the end, so that the figures of a run's every step do not read all of its earlier rows each.
+    audited = islice((row for row in reversed(outcomes) if row.status and row.forecast.audited), WINDOW)
     inside = [
         abs(outcome.reward - outcome.forecast.mean) <= INTERVAL * outcome.forecast.sd
         for outcome in audited

@@ -162,7 +162,7 @@ class ScreenAlarms:
     def new_alarms(self) -> list[Alarm]:
         """The alarms that began since the last call."""
         # All steps again: an alarm looks back over several, and a resumed run has not seen the earlier ones.
-        steps = screen_steps(read_forecasts(self._journal), self._failure)
+        steps = screen_steps(read_forecasts(self._journal, with_texts=False), self._failure)
         active = active_screen_alarms(steps, self._config)
         beginnings = [alarm for alarm in active if alarm.kind not in self._active]
         self._active = {alarm.kind for alarm in active}

@@ -87,7 +87,7 @@ class SearchScreen:
             proposed: ideas that this epoch has proposed already; they are in the journal.
         """
         pool = await self._pool(samples, archive, epoch, proposed)
-        forecasts = read_forecasts(self._journal, only_executed=True)
+        forecasts = read_forecasts(self._journal, only_executed=True, with_texts=False)
         if self._config.flow == EPOCHS:
             # Outcomes that arrive during an epoch, of whichever step, must not move the gate within it.
             known = {record.id for record in archive.records()}

@@ -132,17 +132,18 @@ def screened_out(journal: JournalQueries) -> int:
 
 
 def read_forecasts(
-    journal: JournalQueries, before: int | None = None, only_executed: bool = False
+    journal: JournalQueries, before: int | None = None, only_executed: bool = False, with_texts: bool = True
 ) -> list[ForecastOutcome]:
     """Every sampled idea with its outcome, in the order sampled; none where no screen was on.
 
     Args:
         before: only of the steps before this one.
         only_executed: leave out ideas that were not run, which are most.
+        with_texts: with the completions, which are most of the bytes; else these are empty.
     """
     if not journal.has_table(TABLE):
         return []
-    columns = ", ".join(f"f.{name}" for name in COLUMNS)
+    columns = ", ".join(f"f.{name}" if with_texts or name != "completion" else "''" for name in COLUMNS)
     # By completion too: steps that were taken again without the screen have other ideas at the same positions.
     # A lost outcome is no evidence about the idea, and a near-duplicate that was not run has none.
     rows = journal.read(
