@@ -249,7 +249,7 @@ def test_the_larger_sum_of_a_usage_is_booked(usage, tokens):
     None, [], {"prompt_tokens": 5}, {"prompt_tokens": None, "completion_tokens": None},
     {"prompt_tokens": -1, "completion_tokens": 5}, {"prompt_tokens": True, "completion_tokens": 5},
     {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}, {"prompt_tokens": 1e999, "completion_tokens": 1},
-    {"prompt_tokens": "nine", "completion_tokens": "5"},
+    {"prompt_tokens": "nine", "completion_tokens": "5"}, {"prompt_tokens": 10**400, "completion_tokens": 5},
 ])  # fmt: skip
 def test_a_usage_that_counts_nothing_is_estimated(usage):
     async def reply(url):

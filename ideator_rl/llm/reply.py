@@ -179,12 +179,12 @@ def _tokens(usage: Any) -> tuple[int | None, int] | None:
 
 
 def _count(counts: dict[str, Any], names: Sequence[str]) -> int | None:
-    """The first of some counts that is a whole number from 0, perhaps as text."""
+    """The first of some counts that is a whole number from 0, perhaps as text, of at most 15 digits."""
     for name in names:
         value = counts.get(name)
         if isinstance(value, str) and re.fullmatch(r"[0-9]{1,15}", value):
             value = int(value)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and value == value // 1:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value // 1 == value < 10**15:
             return int(value)
     return None
 
