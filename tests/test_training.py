@@ -17,6 +17,7 @@ from ideator_rl.storage.run_reader import read_run
 from ideator_rl.train import main
 from ideator_rl.training import checkpoints
 from ideator_rl.training.baseline import BaselineRuns
+from ideator_rl.training.run import train as train_recipe
 
 HERE = Path(__file__).parent
 TOY_RECIPE = ["--config", str(HERE / "toy_recipe.yaml"), "--env", str(HERE / "toy_env")]
@@ -333,3 +334,14 @@ def test_one_failed_baseline_run_is_reported_and_the_others_count(monkeypatch):
 def test_a_baseline_without_any_success_is_an_error(monkeypatch):
     with pytest.raises(IdeatorError, match="timed_out.*over the budget"):
         BaselineRuns(ScriptedBaseline(monkeypatch, ["timed_out"] * 2), 2).wait()
+
+
+def test_a_session_clears_the_mark_of_an_earlier_baseline_before_any_other_work(tmp_path, monkeypatch):
+    """Else the other ranks go ahead of a baseline that runs again."""
+    checkpoints.mark_baseline_done(tmp_path)
+    monkeypatch.setattr("ideator_rl.training.run.refuse_other", lambda recipe: 1 / 0)
+    recipe = SimpleNamespace(output_dir=tmp_path)
+    (tmp_path / "recipe.yaml").write_text("")
+    with pytest.raises(ZeroDivisionError):
+        train_recipe(recipe, True, None, None)
+    assert not (tmp_path / checkpoints.BASELINE_DONE).exists()

@@ -80,6 +80,11 @@ def is_complete(folder: Path, max_steps: int) -> bool:
     return last is not None and (folder / MODEL).is_dir() and 0 < max_steps <= int(last.name.rpartition("-")[2])
 
 
+def clear_baseline_mark(folder: Path) -> None:
+    """Called at rank 0 when a session begins: its baseline has not run yet."""
+    (folder / BASELINE_DONE).unlink(missing_ok=True)
+
+
 def mark_baseline_done(folder: Path) -> None:
     """Called at rank 0: the baseline has run, and the other ranks may begin."""
     (folder / BASELINE_DONE).touch()

@@ -63,6 +63,9 @@ def train(
         return
     # The lock holds until the end: two processes would train into one folder.
     with take(recipe.output_dir, resume), Start(recipe.output_dir, WRITTEN_BY_START) as start:
+        # The mark of an earlier session would let the other ranks, which look for it after their imports, go ahead of a
+        # baseline that runs again.
+        checkpoints.clear_baseline_mark(recipe.output_dir)
         if resume:
             refuse_other(recipe)
             if note := lost_journal(recipe.output_dir):
