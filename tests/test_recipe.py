@@ -127,6 +127,13 @@ def test_a_recipe_saved_by_0_1_0_is_read_with_the_defaults_of_keys_that_are_gone
     assert "collapse_factor" not in recipe.text()
 
 
+@pytest.mark.parametrize(("accumulated", "uses", "batches"), [(4, 6, 2), (4, 2, 2), (2, 4, 1), (1, 1, 1), (6, 4, 3)])
+def test_an_epoch_holds_whole_optimizer_steps(write_recipe, accumulated, uses, batches):
+    keys = {"gradient_accumulation_steps": accumulated, "steps_per_generation": uses, "save_steps": 60}
+    recipe = load_recipe(write_recipe(per_device_train_batch_size=8, num_generations=4, **keys))
+    assert recipe.groups_per_epoch == batches * 2 * uses
+
+
 def test_a_single_name_needs_no_list(write_recipe):
     recipe = load_recipe(write_recipe(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
     assert recipe.ours.reward_funcs == ["improvement"] and recipe.model["lora_target_modules"] == ["all-linear"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import IterableDataset
-from tiny_policy import arguments, build, draw, rows, save_policy
+from tiny_policy import arguments, build, draw, rows, save_policy, weights
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward import RowReward
@@ -169,6 +169,19 @@ def test_a_run_that_goes_back_trains_no_batch_of_the_branch_that_it_left(policy,
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert kept == [[2], [2, 3], [3, 4], [4, 5]], "and not those before the newest checkpoints of the old branch"
     assert all(path.read_bytes() != text for path, text in left.items())
+
+
+def test_a_run_resumes_where_it_was_although_its_epochs_end_with_a_short_step(policy, tmp_path):
+    """An epoch is one batch, used in six micro-steps: a step of four, and one of the two that are left."""
+    more = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "steps_per_generation": 6}
+    more |= {"max_steps": 6, "save_strategy": "steps", "save_steps": 2}
+    whole = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, **more))
+    whole.train()
+    assert whole._step == 18 and stored_batches(tmp_path) == [0, 1, 2], "none is sampled that no step trains"
+    resumed = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, **more))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert resumed._step == 18
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(whole).items())
 
 
 @pytest.mark.parametrize("limit", [1, 2])

@@ -32,6 +32,7 @@ from ideator_rl.training.checkpoints import checkpoint_steps
 from ideator_rl.training.imitation import Examples, imitation_loss
 from ideator_rl.training.learning import Learning
 from ideator_rl.training.metrics import batch_metrics, trl_reward_metrics
+from ideator_rl.training.micro_steps import micro_steps
 from ideator_rl.training.pipeline import Pipeline
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.prompts import DatasetPrompts, Prompts, refuse_stream
@@ -195,7 +196,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         # TRL counts from zero again after a resume, and the index of a batch would be wrong.
         if self._step == 0 and self.state.global_step > 0:
-            self._step = self.state.global_step * self.args.gradient_accumulation_steps
+            self._step = micro_steps(self, self.state.global_step)
         return super().training_step(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +205,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             self.pipeline = self._open_pipeline()
         # No batch is sampled ahead that the last optimizer step would not train.
         per_batch = self.args.steps_per_generation * self.num_iterations
-        total = -(-self.state.max_steps * self.args.gradient_accumulation_steps // per_batch)
+        total = -(-micro_steps(self, self.state.max_steps) // per_batch)
         train_batch, batches = self.pipeline.next_batch(self._batch_index(), total)
         layout, rank = self.pipeline.layout, self.pipeline.ranks.rank
         weights = self.reward_weights.to(self.device)
@@ -293,8 +294,7 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         steps = [step for step in checkpoint_steps(Path(self.args.output_dir)) if step <= self.state.global_step]
         if self.pipeline is not None and steps:
             per_batch = self.args.steps_per_generation * self.num_iterations
-            oldest = steps[-RESUMABLE_CHECKPOINTS:][0]
-            self.pipeline.forget(oldest * self.args.gradient_accumulation_steps // per_batch)
+            self.pipeline.forget(micro_steps(self, steps[-RESUMABLE_CHECKPOINTS:][0]) // per_batch)
 
     def step_back(self, index: int) -> bool:
         """Move the weights towards those of the start: few ideas of batch `index` were new.  Called at every rank.

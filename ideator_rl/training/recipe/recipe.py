@@ -100,7 +100,7 @@ class Recipe:
     def groups_per_epoch(self) -> int:
         """Rows that the training dataset must have, so that an epoch holds whole optimizer steps."""
         uses = max(1, self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1))
-        batches = math.ceil(self.grpo.get("gradient_accumulation_steps", 1) / uses)
+        batches = math.lcm(uses, self.grpo.get("gradient_accumulation_steps", 1)) // uses
         return max(1, self.generation_batch // self.num_generations) * batches
 
     def prompt(self, environment: Environment) -> str:
