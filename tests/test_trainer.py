@@ -6,13 +6,14 @@ import threading
 import pytest
 import torch
 from tiny_policy import arguments, build, by_text, draw, save_policy, weights
+from transformers import AutoTokenizer
 from trl import GRPOTrainer
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward import RowReward
 from ideator_rl.training.batch_tensors import row_scale
-from ideator_rl.training.imitation import imitation_loss
+from ideator_rl.training.imitation import _token_ids, imitation_loss
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
@@ -327,6 +328,16 @@ def test_the_imitation_loss_of_padded_rows_is_that_of_each_example_alone(policy,
         of_targets = log_probs.gather(1, ids[0, 1:, None])[:, 0]
         losses.append(-of_targets[len(prompt) - 1 :].mean().item())
     assert imitated(trainer, examples, 12) == pytest.approx(sum(losses) / 3, abs=1e-5)
+
+
+def test_a_special_token_that_an_example_spells_out_is_text_unless_it_marks_thoughts(policy):
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]", "[/THINK]", "<|im_end|>"]})
+    end, marks = tokenizer.eos_token, tokenizer.convert_tokens_to_ids(["[THINK]", "[/THINK]"])
+    text = f"[THINK]Set.[/THINK]The rate{end}<|im_end|>."
+    ids = _token_ids(PromptForm(tokenizer), {"prompt": "Idea.", "completion": text}, 99)[1]
+    assert [token for token in ids if token in tokenizer.all_special_ids] == [*marks, tokenizer.eos_token_id]
+    assert ids[0] == marks[0] and ids[-1] == tokenizer.eos_token_id
 
 
 def test_imitation_raises_the_likelihood_of_its_examples(policy, tmp_path):

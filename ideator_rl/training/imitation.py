@@ -8,6 +8,7 @@ stored in its `TrainBatch`, so they are the same at every rank, and in a run tha
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from ideator_rl.archive.prompts import ArchivePrompts
 from ideator_rl.llm.prompt_form import PromptForm, as_messages
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.storage.idea_context import prompt_of
+from ideator_rl.text.thoughts import has_marks
 from ideator_rl.training.recipe.recipe import Recipe
 
 EXAMPLES = 8
@@ -103,6 +105,20 @@ def imitation_loss(
 
 
 def _token_ids(form: PromptForm, example: dict[str, Any], max_tokens: int) -> tuple[list[int], list[int]]:
-    """The ids of prompt and completion."""
-    completion_ids = form.tokenizer(example["completion"], add_special_tokens=False)["input_ids"]
-    return form.ids(example["prompt"]), [*completion_ids, form.tokenizer.eos_token_id][:max_tokens]
+    """The ids of prompt and completion.
+
+    A special token that the completion spells out is text, as it was when it was sampled; only marks of thoughts are
+    special tokens there, where the tokenizer has such.
+    """
+    tokenizer = form.tokenizer
+    marks = [token for token in tokenizer.all_special_tokens if has_marks(token)]
+    pieces = (
+        re.split(f"({'|'.join(map(re.escape, marks))})", example["completion"]) if marks else [example["completion"]]
+    )
+    completion_ids: list[int] = []
+    for piece in filter(None, pieces):
+        if piece in marks:
+            completion_ids.append(tokenizer.convert_tokens_to_ids(piece))
+        else:
+            completion_ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return form.ids(example["prompt"]), [*completion_ids, tokenizer.eos_token_id][:max_tokens]
