@@ -13,7 +13,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.prompt_form import PromptForm
 from ideator_rl.reward import RowReward
 from ideator_rl.training.batch_tensors import row_scale
-from ideator_rl.training.imitation import _token_ids, imitation_loss
+from ideator_rl.training.imitation import _token_ids, imitation_loss, share_of
 from ideator_rl.training.pipeline_config import PipelineConfig
 from ideator_rl.training.trainer import IdeatorGRPOTrainer, Learning
 
@@ -328,6 +328,40 @@ def test_the_imitation_loss_of_padded_rows_is_that_of_each_example_alone(policy,
         of_targets = log_probs.gather(1, ids[0, 1:, None])[:, 0]
         losses.append(-of_targets[len(prompt) - 1 :].mean().item())
     assert imitated(trainer, examples, 12) == pytest.approx(sum(losses) / 3, abs=1e-5)
+
+
+def test_imitation_is_spread_over_the_micro_steps_of_an_optimizer_step(policy, tmp_path, monkeypatch):
+    """Their gradients add up to that of all examples, and none has more examples than completions."""
+    examples = [{"prompt": "Propose an idea.", "completion": "Set the rate. " * count} for count in (1, 2, 3, 4, 5)]
+    rows = []
+
+    class CountsRows(IdeatorGRPOTrainer):
+        def _get_per_token_logps_and_entropies(self, model, ids, *args, **kwargs):
+            rows.append(len(ids))
+            return super()._get_per_token_logps_and_entropies(model, ids, *args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "compute_loss", lambda *_, **__: torch.zeros(()))
+    args = arguments(tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    trainer = build(CountsRows, policy, args, learning=Learning(imitation_weight=1.0))
+    model = trainer.model.train()
+
+    def gradient(losses):
+        model.zero_grad()
+        for loss in losses:
+            loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    def part(step):
+        trainer._examples, trainer._step = examples, step
+        return trainer.compute_loss(model, {"completion_mask": torch.ones(1, 1)})
+
+    def log_probs(*batch):
+        return IdeatorGRPOTrainer._get_per_token_logps_and_entropies(trainer, model, *batch)[0]
+
+    whole = imitation_loss(log_probs, PromptForm(trainer.processing_class), examples, torch.device("cpu"), 12)
+    assert torch.allclose(gradient(map(part, (2, 3))), gradient([whole]), atol=1e-6, rtol=1e-4) and rows == [3, 2]
+    few = trainer.args.per_device_train_batch_size = 1
+    assert [len(share_of(examples, step, trainer.args)[0]) for step in (0, 1)] == [few, few]
 
 
 def test_a_special_token_that_an_example_spells_out_is_text_unless_it_marks_thoughts(policy):

@@ -1,8 +1,9 @@
 """Elite imitation: with the policy loss, the likelihood of the best ideas so far (as in EvoTune, arXiv 2504.05108).
 
 The loss is the mean negative log-likelihood of a completion's tokens, end token included, averaged over examples.  The
-trainer multiplies it by a weight and adds it once an optimizer step.  The examples of a batch are drawn at rank 0 and
-stored in its `TrainBatch`, so they are the same at every rank, and in a run that repeats the batch.
+trainer multiplies it by a weight and adds it once an optimizer step, in parts: each micro-step has a share of the
+examples, at most as many as completions.  The examples of a batch are drawn at rank 0 and stored in its `TrainBatch`,
+so they are the same at every rank, and in a run that repeats the batch.
 """
 
 from __future__ import annotations
@@ -75,6 +76,19 @@ def elite_examples(recipe: Recipe, buffer: RewardBuffer, chat: bool) -> EliteExa
         return None
     prompts = ArchivePrompts(buffer, get_strategy("top_k"), kind=ours.prompts, chat=chat)
     return EliteExamples(buffer, prompts, ours.imitation_cells, recipe.seed, ours.inherit != NONE)
+
+
+def share_of(examples: Examples, step: int, args: Any) -> tuple[Examples, float]:
+    """The examples of a micro-step, and their share of those of its optimizer step.
+
+    Args:
+        step: number of the micro-step in the training.
+        args: TRL's GRPOConfig.  A micro-step has no more examples than completions: its memory would not hold more.
+    """
+    accumulated = args.gradient_accumulation_steps
+    used = examples[: args.per_device_train_batch_size * accumulated]
+    share = used[step % accumulated :: accumulated]
+    return share, len(share) / max(1, len(used))
 
 
 def imitation_loss(

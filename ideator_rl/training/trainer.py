@@ -29,7 +29,7 @@ from ideator_rl.training.advantages import advantage_of_trl, cluster_weighted
 from ideator_rl.training.batch_closing import Layout, TrainBatch
 from ideator_rl.training.batch_tensors import Scores, batch_scores, batch_tensors, batch_texts, row_scale
 from ideator_rl.training.checkpoints import checkpoint_steps
-from ideator_rl.training.imitation import Examples, imitation_loss
+from ideator_rl.training.imitation import Examples, imitation_loss, share_of
 from ideator_rl.training.learning import Learning
 from ideator_rl.training.metrics import batch_metrics, trl_reward_metrics
 from ideator_rl.training.micro_steps import micro_steps
@@ -257,15 +257,15 @@ class IdeatorGRPOTrainer(GRPOTrainer):
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         finally:
             self.beta, self._old_logps = beta, None
-        if self._examples and self.model.training and self._step % self.args.gradient_accumulation_steps == 0:
-            form, limit = self._prompt_form(), self.max_completion_length
+        examples, share = share_of(self._examples, self._step, self.args)
+        if examples and self.model.training:
             nll = imitation_loss(
                 lambda *batch: self._get_per_token_logps_and_entropies(model, *batch)[0],
-                form, self._examples, self.device, limit,
+                self._prompt_form(), examples, self.device, self.max_completion_length,
             )  # fmt: skip
             imitation = nll * self.learning.imitation_weight
             self._metric_values["imitation_loss"].append(imitation.item())
-            loss = loss + imitation
+            loss = loss + imitation * share
         return loss
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
