@@ -182,6 +182,7 @@ def test_modules_that_a_trusted_file_loads_enter_the_digest(folder, key, line):
     digests.append(environment.digest("cpu"))
     assert len({*digests}) == 4 and digests[2] == digests[3]
     assert len({*data}) == (3 if key == "prepare" else 1) and data[2] == data[3]
+    assert environment.digest("cpu", modules=False) == digests[0], "as earlier versions computed it"
 
 
 def test_scoring_limits_are_a_presets(folder):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from ideator_rl.sandbox import choose, sandbox
 from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_endless, refuse_other
+from ideator_rl.search.run import refuse_changed_environment
 from ideator_rl.storage.run_folder import keep_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
@@ -235,3 +237,19 @@ def test_a_key_that_is_no_text_is_refused(tmp_path, line):
     file.write_text(f"env: toy\n{line}\n")
     with pytest.raises(RecipeError, match="Expected a word"):
         load_search(str(file))
+
+
+def test_a_search_of_another_environment_is_not_resumed(tmp_path):
+    config = load_search(written(tmp_path, env="nanogpt", preset="cpu_shards"))
+    environment = load_environment("nanogpt").at("cpu_shards")
+
+    def refuse(*digests):
+        records = [SimpleNamespace(hashes={"environment": digest}) for digest in digests]
+        executor = SimpleNamespace(environment=environment)
+        refuse_changed_environment(config, SimpleNamespace(executor=executor, history=records, baselines=()))
+
+    now, of_earlier_versions = environment.digest("cpu_shards"), environment.digest("cpu_shards", modules=False)
+    assert now != of_earlier_versions
+    refuse(now, of_earlier_versions)
+    with pytest.raises(RecipeError, match="1 of its 2 results are of another baseline"):
+        refuse(now, "another")

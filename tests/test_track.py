@@ -105,13 +105,13 @@ def test_secrets_that_a_runs_recipe_names_are_sent_nowhere(monkeypatch, tmp_path
     secret = invented(
         "a", value=1.0, idea="[Experiment] from-the-recipe", patch="from-the-recipe", log="from-the-recipe"
     )
-    (journal(tmp_path, [[secret], [invented("b", value=2.0)]]) / "recipe.yaml").write_text(
-        "ideator: chat\nideator_options: {api_key_env: MY_PHRASE}\n"
-    )
+    source = RunSource(journal(tmp_path, [[secret], [invented("b", value=2.0)]]))
+    # A run saves its recipe after its journal has begun.
+    (tmp_path / "recipe.yaml").write_text("ideator: chat\nideator_options: {api_key_env: MY_PHRASE}\n")
     with closing(sqlite3.connect(tmp_path / "buffer.sqlite")) as database, database:
         database.execute("update rollouts set completion = completion || ' from-the-recipe ' || ?", ("hf_" + "x" * 30,))
     cursor, sink = Cursor(tmp_path / "track" / "sent.jsonl"), Recorded()
-    Uploader(RunSource(tmp_path), sink, cursor).look(last=True)
+    Uploader(source, sink, cursor).look(last=True)
     cursor.close()
     sent = repr((sink.experiments, sink.groups))
     assert sent.count(HIDDEN) >= 6 and len(sink.groups[0].traces) == 2

@@ -157,12 +157,15 @@ class DataSource:
         reference = self.name if environment_folder(self.name) == self.root else str(self.root)
         return f"ideator-rl env prepare {shlex.quote(reference)} --preset {shlex.quote(self.preset)}"
 
-    def identity(self) -> str:
+    def identity(self, modules: bool = True) -> str:
         """What decides the data: the hashes of the file and of modules that it loads, and the text that its `version()`
         returns, if it has one.
 
         A `version(preset)` with a parameter counts alone, so that an edit of the file does not demand large data to be
         prepared again; with it counts what prepare.py recorded in `IDENTITY`.
+
+        Args:
+            modules: false for the identity of earlier versions, without the modules.
         """
         if self.prepare is None:
             return ""
@@ -171,7 +174,8 @@ class DataSource:
             if version is not None and _parameters(version):
                 return str(version(self.preset)) + self._recorded_identity()
             digest = hashlib.sha256(self.prepare.read_bytes()).hexdigest()
-            return digest + (str(version()) if version is not None else "") + self._modules()
+            stated = str(version()) if version is not None else ""
+            return digest + stated + (self._modules() if modules else "")
 
     def _modules(self) -> str:
         """The hashes of the modules that prepare.py loads; empty for none."""

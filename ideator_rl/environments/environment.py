@@ -141,8 +141,12 @@ class Environment:
             tree[file] = source
         return tree
 
-    def digest(self, preset: str) -> str:
-        """SHA-256 over all that decides a metric besides the patch: baseline, manifest, evaluator, data, budget."""
+    def digest(self, preset: str, modules: bool = True) -> str:
+        """SHA-256 over all that decides a metric besides the patch: baseline, manifest, evaluator, data, budget.
+
+        Args:
+            modules: false for the digest of earlier versions, without helper modules and settings of the evaluator.
+        """
         here, keys = self.at(preset), self.preset(preset)
         parts = {
             "baseline": tree_hash(self.baseline(preset)),
@@ -150,7 +154,7 @@ class Environment:
             "preload": here.preload,
             "evaluator": _file_hash(self.root / here.evaluator),
             "scorer": [here.scorer, here.scorer_code],
-            "data": self.data_source(preset).identity(),
+            "data": self.data_source(preset).identity(modules),
             "metric": [here.metric.name, here.metric.direction, here.metric.plausible],
             "budget": [keys.budget.clock, keys.budget.seconds, keys.budget.startup_allowance],
             "resources": keys.resources.identity(),
@@ -166,12 +170,12 @@ class Environment:
             parts["source"] = here.metric.source
         if self.in_process:
             parts["in_process"] = [keys.settings, {p.name: _file_hash(p) for p in sorted(self.root.glob("*.py"))}]
-        else:
+        elif modules:
             # The evaluator gets settings that are in no file of the baseline, and may load modules of its folder.
             if keys.settings and here.settings_file is None:
                 parts["settings"] = keys.settings
-            if modules := loaded_modules(self.root / here.evaluator):
-                parts["modules"] = modules
+            if loaded := loaded_modules(self.root / here.evaluator):
+                parts["modules"] = loaded
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def data(self, preset: str) -> Data:

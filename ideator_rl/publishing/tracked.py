@@ -120,7 +120,9 @@ class RunSource:
         self.redactor = Redactor(self._run.recipe)
 
     def new_records(self) -> Iterator[tuple[Experiment, int | None]]:
-        self._run = read_run(self.folder)
+        recipe_before, self._run = self._run.recipe, read_run(self.folder)
+        if self._run.recipe != recipe_before:  # a run saves its recipe after its journal has begun
+            self.redactor = Redactor(self._run.recipe)
         steps: dict[str, int] = {}
         for row in self._run.rollouts:
             steps.setdefault(row.experiment_id, row.step)

@@ -183,20 +183,21 @@ def _open_buffer(config: BufferConfig, resume: bool) -> RewardBuffer:
 
 def _refuse_other_inputs(config: SearchConfig, buffer: RewardBuffer) -> None:
     """Refuse an environment or a bucket that does not fit the results of the resumed search."""
-    _refuse_changed_environment(config, buffer)
+    refuse_changed_environment(config, buffer)
     _refuse_other_bucket(config, buffer)
 
 
-def _refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
+def refuse_changed_environment(config: SearchConfig, buffer: RewardBuffer) -> None:
     """
     Raises:
         RecipeError: this search has results of the environment as it was before a change.
     """
     environment = buffer.executor.environment
-    digest = environment.digest(config.preset)
+    # Helper modules did not count when earlier versions began a search.
+    digests_now = [environment.digest(config.preset, modules) for modules in (True, False)]
     # Records without a digest are failures that ran nothing.
-    digests = [record.hashes.get("environment", digest) for record in (*buffer.history, *buffer.baselines)]
-    if outdated := sum(old != digest for old in digests):
+    digests = [record.hashes.get("environment", digests_now[0]) for record in (*buffer.history, *buffer.baselines)]
+    if outdated := sum(old not in digests_now for old in digests):
         raise RecipeError(
             f"The environment {environment.name} has changed since the search in {config.output_dir} began: {outdated} "
             f"of its {len(digests)} results are of another baseline, evaluator, data or budget, and cannot be compared "
