@@ -82,9 +82,10 @@ def test_at_its_last_chance_a_group_is_trained_with_the_rewards_it_has():
 
 
 @pytest.mark.parametrize(
-    ("rows", "trained"), [("12.. ....", [(0, 3, 0)]), ("1... ....", []), ("1234 56..", [(0, 3, 0)])]
+    ("rows", "trained"),
+    [("12.. ....", [(0, 3, 0)]), ("1... ....", []), ("11.. ....", []), ("1234 56..", [(0, 3, 0)])],
 )
-def test_past_its_deadline_a_batch_without_a_ready_group_trains_those_with_two_rewards(rows, trained):
+def test_past_its_deadline_a_batch_without_a_ready_group_trains_those_with_two_different_rewards(rows, trained):
     rule = ClosingRule(deadline=60)
     overdue = rule.close(3, TWO_GROUPS, {3: parse(rows)}, seconds=60)
     assert slots(overdue) == trained and (3, 1) in overdue.deferred, "a ready group leaves the others deferred"
@@ -92,7 +93,7 @@ def test_past_its_deadline_a_batch_without_a_ready_group_trains_those_with_two_r
     assert slots(early) == (trained if "1234" in rows else [])
 
 
-def test_past_its_deadline_a_batch_trains_a_deferred_group_with_two_rewards():
+def test_past_its_deadline_a_batch_trains_a_deferred_group_with_two_different_rewards():
     overdue = ClosingRule(deadline=60).close(1, TWO_GROUPS, {1: parse(8 * "."), 0: parse("12.. 5678")}, [(0, 0)], 0, 60)
     assert slots(overdue) == [(0, 0, 0)] and overdue.deferred == [(1, 0), (1, 1)]
 

@@ -4,7 +4,7 @@ Pure decisions: no clock, no torch.  `Pipeline._close` waits and asks.
 
 - A batch is due when a share of its rows, the quorum, has an outcome, or when its deadline has passed.
 - A batch that is due closes if it has a group to train, its own or a deferred one.  Else it waits for its outcomes.
-- Past its deadline a batch without a ready group trains those with two rewards or more.
+- Past its deadline a batch without a ready group trains those with two different rewards.
 - When every outcome has come and there is still no group to train, it closes empty.  It raises if every row was lost,
   unless the budget is spent or the recipe says how many may be lost.
 - A group is ready when the quorum of *its* rows has an outcome and two or more rows have a reward.  Its missing rows
@@ -203,7 +203,7 @@ class ClosingRule:
         train_batch = self._choose(index, layout, outcomes, deferred, self._is_ready)
         # A batch of one group has its quorum when that group has it: without this the deadline would change nothing.
         if not train_batch.slots and self._is_overdue(seconds):
-            train_batch = self._choose(index, layout, outcomes, deferred, _is_trainable)
+            train_batch = self._choose(index, layout, outcomes, deferred, _has_signal)
         train_batch.waited = waited
         return train_batch
 
@@ -270,6 +270,12 @@ class ClosingRule:
 def _is_trainable(rows: Outcomes) -> bool:
     """Whether a group has two rewards or forecasts, or more, to compare."""
     return sum(outcome is not None and outcome.is_trainable for outcome in rows) >= 2
+
+
+def _has_signal(rows: Outcomes) -> bool:
+    """Whether rewards or forecasts of a group differ: equal ones, such as two crashes, give advantages of 0."""
+    values = [(outcome.forecast, *outcome.rewards) for outcome in rows if outcome is not None and outcome.is_trainable]
+    return len(set(values)) >= 2
 
 
 def _is_hopeless(rows: Outcomes) -> bool:
