@@ -235,11 +235,11 @@ def test_a_model_that_sleeps_is_stopped_at_the_wall_limit(tmp_path):
     assert time.monotonic() - started < 10
 
 
-def test_a_repeated_measurement_asks_the_same_of_an_audit(tmp_path):
-    """Else a model that sees that it is caught would end itself, and have a second audit drawn."""
+def test_a_repeated_measurement_asks_the_same_and_once_more(tmp_path):
+    """Else a model that is caught could end itself: for another draw, or knowing the draw before its full pass."""
     seeds = tmp_path / "seeds"
     copy = Path(shutil.copytree(HOSTILE, tmp_path / "env"))
-    lines = f"with open({str(seeds)!r}, 'a') as log:\n        print(run.audit_seed, file=log)"
+    lines = f"with open({str(seeds)!r}, 'a') as log:\n        print(*run.audit_seeds, file=log)"
     killed = "from ideator_rl.scoring.scoring import ScorerKilled"
     (copy / "evaluator.py").write_text(f"{killed}\ndef evaluate(run):\n    {lines}\n    raise ScorerKilled('gone')\n")
     environment = load_environment(str(copy))
@@ -250,8 +250,11 @@ def test_a_repeated_measurement_asks_the_same_of_an_audit(tmp_path):
             environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", Limits(None, 60.0)
         )
         assert measure(subject).killed
-    first, again, second, second_again = map(int, seeds.read_text().split())
-    assert first == again != second == second_again
+    first, again, second, second_again = (
+        [int(seed) for seed in line.split()] for line in seeds.read_text().splitlines()
+    )
+    assert len({*again, *second_again}) == 4
+    assert first == again[:1] and second == second_again[:1]
     # A scorer may run as another user.
     assert (tmp_path / "score.json").stat().st_mode & 0o077 == 0
 
@@ -266,4 +269,19 @@ def test_what_is_not_believed_within_wider_limits_is_not_measured_again(wider, s
     monkeypatch.setattr(trials, "measure", lambda subject: asked.append(subject) or Measurement(wider))
     judge = trials.Trials._judge_again
     assert judge(object.__new__(trials.Trials), subject, Measurement("failed"), Address("e", "p", "d")).status == status
-    assert [again.audit_seed for again in asked] == [subject.audit_seed]
+    assert [len(again.audit_seeds) for again in asked] == [2] and asked[0].audit_seeds[:1] == subject.audit_seeds
+
+
+def test_each_repetition_within_other_limits_audits_once_more(monkeypatch, tmp_path):
+    environment = load_environment(str(HOSTILE))
+    limited = Limits((ScorerLimit(1.0, 1.0, 0.0),), 60.0)
+    subject = Subject(environment, environment.preset("cpu"), best_sandbox(), tmp_path, 0, "main", limited)
+    asked, attempt = [], object.__new__(trials.Trials)
+    attempt.preset = subject.preset
+    monkeypatch.setattr(trials, "load_cost", lambda _: COST)
+    monkeypatch.setattr(trials, "store_cost", lambda *_: None)
+    monkeypatch.setattr(trials, "measure", lambda subject: asked.append(subject) or Measurement("succeeded"))
+    monkeypatch.setattr(trials.Trials, "_measure_baseline", lambda *_: COST)
+    attempt._judge_again(subject, Measurement("failed"), Address("e", "p", "d"))
+    wider, judged = (again.audit_seeds for again in asked)
+    assert wider[:1] == subject.audit_seeds and judged[:2] == wider and len({*judged}) == 3

@@ -59,7 +59,8 @@ def run_of(make_model, private):
         public=private,
         preset="cpu",
         split="main",
-        audit_seed=None,
+        audit_seeds=(None,),
+        spent=[],
         notes={},
         open_scorer=open_scorer,
     )

@@ -62,7 +62,8 @@ def loss_of(make_model, folder, split="main", context=None):
         public=folder,
         preset="cpu_shards",
         split=split,
-        audit_seed=None,
+        audit_seeds=(None,),
+        spent=[],
         notes={},
         open_scorer=open_scorer,
     )

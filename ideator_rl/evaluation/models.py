@@ -6,7 +6,7 @@ Covered:
   process, which never saw a whole window, gets beginnings of windows and must predict the next token as the full pass
   did at that position
 - the windows and lengths of the audit come from the operating system's entropy, drawn outside of the experiment's
-  reach; a repeated measurement asks the same
+  reach; a repeated measurement asks the same, and audits once more
 - the model chooses how many tokens it sees at once, but not which tokens count
 
 Not covered: a leak that gains less than the audit's tolerance on average, and one that the tokens themselves carry; a
@@ -16,6 +16,7 @@ model that spends more on what it takes for the audit, to hide a leak.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,16 @@ def token_loss(
     of_tokens = len(windows.tokens) * windows.length - windows.repeated
     run.notes.update({"tokens": int(counted_WK.sum()), "of_tokens": of_tokens, "context": windows.length})
     if audit.below is None or loss < audit.below or run.split == ALWAYS_AUDITED:
-        started = time.monotonic()
-        gaps = pass_.gaps(windows, losses_WK, audit)
-        run.notes.update(gaps.notes(audit) | {"seconds_audit": time.monotonic() - started})
-        if exceeded := gaps.exceeded(audit):
-            raise Implausible(exceeded)
+        started, first = time.monotonic(), len(run.spent)
+        # A measurement that is repeated audits more than once: each audit must pass.
+        for audit_seed in run.audit_seeds:
+            # The scorers of a further audit have the limits of the first one's, and replace them in the cost.
+            del run.spent[first:]
+            # With the scorers so far, so that the audits of two texts in one measurement differ.
+            gaps = pass_.gaps(windows, losses_WK, audit, None if audit_seed is None else [audit_seed, first])
+            run.notes.update(gaps.notes(audit) | {"seconds_audit": time.monotonic() - started})
+            if exceeded := gaps.exceeded(audit):
+                raise Implausible(exceeded)
     return loss
 
 
@@ -174,11 +180,10 @@ class _Pass:
             self._run.notes.update({"seconds_scoring": time.monotonic() - started})
         return windows, losses_WT
 
-    def gaps(self, windows: Windows, losses_WK: np.ndarray, audit: Audit) -> Gaps:
+    def gaps(self, windows: Windows, losses_WK: np.ndarray, audit: Audit, seed: Sequence[int] | None) -> Gaps:
         """How much worse each audited token is predicted from the beginning of its window alone."""
-        gaps_LR, seed = [], self._run.audit_seed
-        # With the scorers so far, so that two audits of one measurement differ.
-        for cuts in draw(windows, audit, None if seed is None else [seed, len(self._run.spent)]):
+        gaps_LR = []
+        for cuts in draw(windows, audit, seed):
             with self._run.open_scorer(**self._opening) as scorer:
                 scorer.load()
                 if self._tokens.ndim == 1 and self._windows(scorer).length != windows.length:

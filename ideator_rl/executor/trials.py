@@ -209,10 +209,10 @@ class Trials:
         stored = load_cost(address)
         if stored is not None:
             # The machine may be busier than when the baseline was measured.  That explains a factor of two, not more.
-            wider = replace(subject, limits=doubled(subject.limits))
+            subject = replace(subject.with_another_audit(), limits=doubled(subject.limits))
             if exceeded.over_wall:
                 return exceeded
-            measurement = measure(wider)
+            measurement = measure(subject)
             if measurement.status != SUCCEEDED:
                 # Not believed, it is judged: only a success is a question of the limits.
                 return measurement if measurement.status == INVALID else exceeded
@@ -221,7 +221,7 @@ class Trials:
         fresh = self._measure_baseline(subject.workdir.with_name(subject.workdir.name + "-baseline"))
         cost = larger(stored, fresh) if stored is not None else fresh
         store_cost(address, cost)
-        return measure(replace(subject, limits=limits(cost, self.preset.budget)))
+        return measure(replace(subject.with_another_audit(), limits=limits(cost, self.preset.budget)))
 
     def _measure_baseline(self, folder: Path) -> ScoringCost:
         """Run and measure the baseline; returns what its measurement took.

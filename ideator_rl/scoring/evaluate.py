@@ -78,7 +78,7 @@ def evaluate(config: dict[str, Any], sandbox: Sandbox) -> dict[str, Any]:
         scorer=environment.scorer,
         masked=data.masked,
         split=config.get("split", "main"),
-        audit_seed=config.get("audit_seed"),
+        audit_seeds=tuple(config.get("audit_seeds", (None,))),
         scoring=preset.scoring,
         preload=environment.preload,
         folders=environment.import_folders,

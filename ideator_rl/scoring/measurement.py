@@ -18,7 +18,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,16 @@ class Subject:
     limits: Limits
     visible_gpus: str = ""
     """CUDA_VISIBLE_DEVICES of the evaluator: the allotted GPUs among all of the machine."""
-    audit_seed: int = field(default_factory=lambda: secrets.randbits(128))
-    """Of what an audit asks, for the evaluator alone.  Measuring the same subject again asks the same, so that a model
-    cannot order another audit by ending itself, or by taking too long, where it sees that it will be caught."""
+    audit_seeds: tuple[int, ...] = field(default_factory=lambda: (secrets.randbits(128),))
+    """Of what each audit of a loss asks, for the evaluator alone: all of them must pass."""
+
+    def with_another_audit(self) -> Subject:
+        """For measuring it again: asks what was asked before, and something that the model has not seen.
+
+        Without the first, a model could order another draw by ending itself, or by taking too long, where it is caught.
+        Without the second, it would know before its full pass where it is audited.
+        """
+        return replace(self, audit_seeds=(*self.audit_seeds, secrets.randbits(128)))
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def measure(subject: Subject) -> Measurement:
     """
     measurement = _measure_once(subject)
     # By the machine, or by the model itself: only a second measurement tells, and there is no third.
-    return _measure_once(subject) if measurement.killed else measurement
+    return _measure_once(subject.with_another_audit()) if measurement.killed else measurement
 
 
 def _measure_once(subject: Subject) -> Measurement:
@@ -96,7 +103,7 @@ def _measure_once(subject: Subject) -> Measurement:
         "preset": preset.name,
         "seed": subject.seed,
         "split": subject.split,
-        "audit_seed": subject.audit_seed,
+        "audit_seeds": subject.audit_seeds,
         "artifact": str(workdir / "artifact"),
         "tree": str(workdir / "score"),
         "sandbox": subject.sandbox.to_json(),

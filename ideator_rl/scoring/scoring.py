@@ -78,8 +78,8 @@ class ScoringRun:
     split: str = "main"
     """Which hidden data to measure on: `main`, `confirm` for a result too good to be taken from one run, or `final` for
     a result that is reported."""
-    audit_seed: int | None = None
-    """Of what an audit asks: no scorer may get it.  None for the system's entropy."""
+    audit_seeds: tuple[int | None, ...] = (None,)
+    """Of what each audit of a loss asks: no scorer may get them.  None for the system's entropy."""
     preload: tuple[str, ...] = ()
     """Modules that a scorer imports before any code of the experiment."""
     folders: tuple[str, ...] = ("",)
