@@ -99,8 +99,8 @@ def step_loss(
 
     As the paper validates: slow, and nothing is left to audit, since the model has no token ahead of time.  A model
     that carries `steps` may keep a cache of keys and values; another one computes the whole beginning for each token.
-    A few targets are not scored: the last one of a window whose next window was sent before, of which there are fewer
-    than `batch`.
+    A few targets are not scored: the last one of a window where the next window begins with it and was sent before.
+    There are fewer than `batch` of them.
 
     Args:
         tokens, batch, public, vocab, context: as `token_loss`.
@@ -176,7 +176,10 @@ class _Pass:
                 for i, answer in enumerate(scorer.stream(requests, ahead=False)):
                     losses_WT[chosen, i] = nats(answer, tokens[:, i + 1 : i + 2], self._vocab)[:, 0]
             # Of the last batch, the windows after it came before, or with it where it is the only one.
-            losses_WT[chosen[np.isin(chosen + 1, rows)], -1] = np.nan
+            followed = chosen[np.isin(chosen + 1, rows)]
+            # Windows that an evaluator cut itself may have gaps between them.
+            continued = windows.tokens[followed, -1] == windows.tokens[followed + 1, 0]
+            losses_WT[followed[continued], -1] = np.nan
             self._run.notes.update({"seconds_scoring": time.monotonic() - started})
         return windows, losses_WT
 
