@@ -9,8 +9,12 @@ How likely a leak is found: it gains at some pairs of a window and a position, a
 the draw.  All of n audited rows miss them with at most e^(-(n - 1) f), whether they lie at few positions of all
 windows, in some windows, or anywhere.  A leak of 0.01 nats that gains 10 nats where it gains (f = 0.001) is met by 39 %
 of audits with 500 rows and by 86 % of those with 2,000.  A leak at one of K positions, in all windows, is always met
-where one scorer is asked for n >= K rows, else by about n / K.  One in a single of W windows may be missed by
-2 (n / K + 1) / W more, where one scorer audits all: that window is asked for its last target, or follows one that is.
+where n >= K (n of one scorer, with fewer than 128 windows), else by about n / K.  One in a single of W windows may be
+missed by 2 (n / K + 1) / W more, where one scorer audits all: that window is asked for its last target, or follows one
+that is.
+
+What it costs: a request for each audited position, so min(n, K) lengths, of n / K rows.  Two scorers that divide n rows
+take up to twice as many requests, and each loads the model.
 """
 
 from __future__ import annotations
@@ -47,8 +51,9 @@ class Audit:
     """Nats; a worse loss is not audited.  None, the default, audits every loss: a model that knows its own loss can
     cheat to just above any bound, and a bad idea gains by that too.  The split `final` is always audited."""
     lengths: int = 63
-    """Each scorer of an audit is asked for `rows` times as many tokens, or for more if `min_rows` needs more.  They are
-    spread over all scored positions; where there are fewer positions than `lengths`, these count."""
+    """An audit asks for `rows` times as many tokens, or for more if `min_rows` needs more; with fewer than 128 windows,
+    each of its two scorers does.  They are spread over all scored positions: of more positions than `lengths`, up to
+    `lengths * rows` are asked, one request for each, of few rows.  Where there are fewer, these count."""
     rows: int = 8
     """Tokens whose gaps are averaged before `tolerance` is applied; fewer where there are few windows."""
     mean: float | None = None
@@ -94,9 +99,15 @@ def draw(windows: Windows, audit: Audit, seed: Sequence[int] | None = None) -> l
     if count < FEW_WINDOWS or windows.repeated:
         # Every second window for each scorer: no two follow one another.
         pools = [rng.permutation(np.arange(parity, count, 2)) for parity in rng.permutation(min(2, count))]
-        least = -(-audit.min_rows // len(pools))
         at_once = [max(1, (len(pool) - bool(windows.repeated)) // 2) for pool in pools]
-        rows = [_draw_rows(rng, windows, audit, least, most) for most in at_once]
+        if count < FEW_WINDOWS:
+            least = -(-audit.min_rows // len(pools))
+            rows = [_draw_rows(rng, windows, audit, least, most) for most in at_once]
+        else:
+            # As many rows as for one scorer: a model that chooses its context must not double what an audit costs.
+            rows_K = _draw_rows(rng, windows, audit, audit.min_rows, 2 * min(at_once))
+            half_K = (rows_K + rng.integers(2, size=len(rows_K))) // 2
+            rows = [half_K, rows_K - half_K]
         return [_cuts(pool, None, windows, rows_K) for pool, rows_K in zip(pools, rows, strict=True)]
     rows_K = _draw_rows(rng, windows, audit, audit.min_rows, count // 6)
     ends = rng.choice(_without_neighbours(rng, count), rows_K[-1], replace=False)
