@@ -2,7 +2,7 @@
 
 The worker starts it as a process of its own, so that no code of an experiment shares memory with what measures it.
 
-usage: python -m ideator_rl.scoring.evaluate CONFIG.json ANSWER.json
+usage: python -m ideator_rl.scoring.evaluate ANSWER.json < CONFIG.json
 """
 
 from __future__ import annotations
@@ -167,5 +167,6 @@ def _load_evaluator(path: Path) -> ModuleType:
 
 
 if __name__ == "__main__":
-    config = json.loads(Path(sys.argv[1]).read_text())
-    sys.exit(run(config, Sandbox.from_json(config["sandbox"]), Path(sys.argv[2])))
+    # A line, not all: another process that was forked meanwhile may keep the pipe open.
+    config = json.loads(sys.stdin.readline())
+    sys.exit(run(config, Sandbox.from_json(config["sandbox"]), Path(sys.argv[1])))

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ class Subject:
     visible_gpus: str = ""
     """CUDA_VISIBLE_DEVICES of the evaluator: the allotted GPUs among all of the machine."""
     audit_seeds: tuple[int, ...] = field(default_factory=lambda: (secrets.randbits(128),))
-    """Of what each audit of a loss asks, for the evaluator alone: all of them must pass."""
+    """Of what each audit of a loss asks, for the evaluator alone: all of them must pass.  At level `none` they are in
+    no file, but a scorer that runs as the evaluator's user may read its memory where the system allows it."""
 
     def with_another_audit(self) -> Subject:
         """For measuring it again: asks what was asked before, and something that the model has not seen.
@@ -137,15 +139,18 @@ def _start_evaluator(subject: Subject, config: dict[str, Any], answer: Path, err
     """Start the evaluator; returns its pid.  Its errors go to a file."""
     with open(errors, "wb") as stderr:
         if subject.sandbox.forks is None:
-            path = subject.workdir / "score.json"
-            # At level `none` a scorer may run as another user, who must not read the audit's seed.
-            path.touch(0o600)
-            path.write_text(json.dumps(config))
-            command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(path), str(answer)]
-            nowhere = subprocess.DEVNULL
+            command = [sys.executable, "-P", "-m", "ideator_rl.scoring.evaluate", str(answer)]
             variables = {name: text for name, text in os.environ.items() if name not in credential_variables()}
             variables[CUDA_VARIABLE] = subject.visible_gpus
-            return subprocess.Popen(command, env=variables, stdin=nowhere, stdout=nowhere, stderr=stderr).pid
+            # By a pipe: at level `none` a scorer could read a file, and the audit's seeds in it.
+            process = subprocess.Popen(
+                command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr
+            )
+            assert process.stdin is not None
+            # An evaluator that has ended before it read this broke: its status shows it.
+            with suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(f"{json.dumps(config)}\n".encode())
+            return process.pid
         # This process has the evaluator's imports (see `executor.zygote`).  Its other threads wait or talk to the
         # bucket, which the evaluator does not use: no lock that they may hold is one that it takes.
         worker = os.getpid()
