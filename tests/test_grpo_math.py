@@ -169,8 +169,8 @@ def _trained(module, source, folder, monkeypatch, seconds):
 
 
 def test_the_baseline_trains_within_its_budget(module, tmp_path, monkeypatch, capsys):
-    assert _trained(module, BASE["grpo.py"], tmp_path / "base", monkeypatch, 1.5) > 0
-    assert int(capsys.readouterr().out.split()[-2]) > 1  # steps, on the slowest machine seen
+    assert _trained(module, BASE["grpo.py"], tmp_path / "base", monkeypatch, 6.0) > 0
+    assert int(capsys.readouterr().out.split()[-2]) > 1  # steps: one took 1.5 seconds on the slowest machine seen
 
 
 @pytest.mark.slow
