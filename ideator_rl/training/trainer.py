@@ -208,9 +208,8 @@ class IdeatorGRPOTrainer(GRPOTrainer):
         total = -(-micro_steps(self, self.state.max_steps) // per_batch)
         train_batch, batches = self.pipeline.next_batch(self._batch_index(), total)
         layout, rank = self.pipeline.layout, self.pipeline.ranks.rank
-        weights = self.reward_weights.to(self.device)
         progress = self.state.global_step / max(1, self.state.max_steps)
-        scores = batch_scores(train_batch, layout, weights, progress)
+        scores = batch_scores(train_batch, layout, self.reward_weights.to(self.device), progress)
         pad = self._tokenizer.pad_token_id
         output: dict[str, Any] = dict(batch_tensors(train_batch, batches, layout, rank, scores.kept_PG, pad))
         targets_PG = scores.targets_PG
