@@ -21,6 +21,7 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.backend import Backend, JobState
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.executor import Executor
+from ideator_rl.executor.share import UnfitNode
 from ideator_rl.experiment import hardware_class
 from ideator_rl.sandbox import choose, static_proc
 from ideator_rl.search.config import RecipeError, load_search, refuse_other
@@ -226,3 +227,8 @@ def test_a_cache_that_cannot_be_written_is_the_reason_why_no_sandbox_works(monke
     monkeypatch.setattr(static_proc, "atomic_folder", refuse)
     monkeypatch.setattr(static_proc, "MASKED_FOLDERS", ())  # another folder than the one that is there
     assert re.search("bubblewrap did not run: .*Permission denied", choose._probe("bwrap"))
+
+
+def test_a_run_on_this_machine_that_declares_other_hardware_is_refused_before_it_waits(toy_config):
+    with pytest.raises(UnfitNode, match="for the hardware 'epyc 9999', and this worker has"):
+        Executor(replace(toy_config, hardware="epyc 9999"))

@@ -184,6 +184,33 @@ def test_a_run_whose_own_experiments_run_says_nothing(six_processors, caplog, mo
     assert not caplog.records
 
 
+def test_a_full_temporary_folder_costs_no_slot(six_processors, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = six_processors(6)
+    monkeypatch.setattr(local.os, "pwrite", full)  # of the holder's name, for runs that wait
+    assert one.submit("a", Resources(1, 0, 1)) and local.slots_in_use() == 1
+
+
+def test_slots_are_free_again_after_a_start_that_failed(six_processors, monkeypatch):
+    one, slots, descriptors = six_processors(6), local._open_slot, set(os.listdir("/proc/self/fd"))
+
+    def too_many_files(name):
+        if name == "cpu6":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return slots(name)
+
+    monkeypatch.setattr(local, "_open_slot", too_many_files)
+    with pytest.raises(OSError, match="Too many open files"):
+        one.submit("a", Resources(3, 0, 1))
+    monkeypatch.setattr(local, "_open_slot", slots)
+    monkeypatch.setattr(local, "best_sandbox", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        one.submit("a", Resources(3, 0, 1))
+    assert local.slots_in_use() == 0 and set(os.listdir("/proc/self/fd")) == descriptors
+
+
 def test_slots_on_a_file_system_without_locks_are_refused_before_the_first_experiment(six_processors, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")

@@ -206,6 +206,25 @@ def test_cancel_ends_the_claiming_process_and_not_another_with_the_same_pid(call
             sleeper.kill()
 
 
+def test_cancel_of_a_run_ends_what_it_put_into_a_shared_bucket_and_nothing_else(toy_buffer, call, tmp_path):
+    bucket = open_bucket(str(tmp_path / "bucket"))
+    (tmp_path / "recipe.yaml").write_text(f"bucket: {tmp_path}/bucket\noutput_dir: {tmp_path}\n")
+    here, other = record_store.run_name(str(tmp_path)), record_store.run_name(str(tmp_path / "other"))
+    for id, run_folder, text in (
+        ("own-baseline", here, ""),
+        ("own-damaged", here, None),
+        ("other-baseline", other, ""),
+        ("other-machine", here, "Never proposed by this run."),
+    ):
+        claimed(bucket, id, 1, "0")
+        body = bucket.get(f"experiments/{id}/spec.json").replace(b'"idea": "i"', f'"idea": "{text}"'.encode())
+        bucket.put(f"experiments/{id}/spec.json", body if text is not None else b"no specification")
+        record_store.enqueue(bucket, record_store.QueueEntry(id, Resources(), 5, run=run_folder))
+    code, out, _ = call("cancel", tmp_path, "--json")
+    assert code == 0 and json.loads(out)["experiments"] == ["own-baseline", "own-damaged"]
+    assert sorted(bucket.list("queue")) == ["other-baseline", "other-machine"]
+
+
 TRAINER = (
     "import sys, time; from pathlib import Path; from ideator_rl.storage import run_folder\n"
     "with run_folder.take(Path(sys.argv[1]), True): print('taken', flush=True); time.sleep(60)"

@@ -144,3 +144,40 @@ def test_every_run_of_an_experiment_counts(config, tmp_path, monkeypatch):
     assert (record.status, record.seconds["run"]) == ("succeeded", 10.0)
     assert record.seconds["gpu"] == 2222.0 and record.gpu_hours(2) == 2222 / HOUR
     assert Experiment("old", "failed", "", "toy", "cpu", seconds={"run": HOUR}).gpu_hours(2) == 2.0
+
+
+def test_what_was_given_up_counts_by_whether_it_ran(config):
+    async def given_up():
+        session = Session(config)
+        bucket, ledger = session.executor.bucket, session.ledger
+        # Cancelled while it waited: nothing ran.
+        task = await session.start()
+        record_store.request_cancel(bucket, session.queue())
+        assert (await task).status == "lost" and ledger.spent.gpu_hours == 0.0
+        # Cancelled while it ran: what it may have taken counts.
+        task = await session.start(replicate=1)
+        [id] = session.queue()
+        record_store.claim_attempt(bucket, id)
+        record_store.end_attempt(bucket, id, 0, record_store.CANCELLED, "It was cancelled.")
+        record_store.request_cancel(bucket, [id])
+        assert (await task).status == "lost" and ledger.spent.gpu_hours == 5.0
+        session.executor.close()
+
+    run(given_up())
+
+
+def test_an_experiment_that_outlives_the_patience_with_an_outage_is_paid_for_once(config, monkeypatch):
+    async def outage():
+        session = Session(replace(config, outage_patience=0.1))
+        task = await session.start()
+        [id] = session.queue()
+        watch = session.executor.scheduler.dispatcher.watch
+        monkeypatch.setattr(watch, "look", lambda: (_ for _ in ()).throw(OSError("away")))
+        assert (await task).status == "lost" and session.ledger.spent.gpu_hours == 5.0
+        session.end(gpu=3 * HOUR)
+        session.executor.close()
+        resumed = Session(config)
+        assert (await resumed.executor.baseline()).replayed and resumed.ledger.spent.gpu_hours == 3.0
+        resumed.executor.close()
+
+    run(outage())

@@ -262,6 +262,39 @@ def test_the_run_that_waits_hears_that_nodes_have_given_an_experiment_up_or_cann
     assert "claim.json" in str(damaged) and sum("b  left the queue" in line for line in lines) == 1
 
 
+def test_an_experiment_that_a_person_removes_or_damages_while_it_runs_ends_no_node():
+    worker, slots, lines = scripted("pull-removed", outcome=None)
+    for id in "abc":
+        record_store.enqueue(worker.bucket, entry(id))
+    started = slots.active
+
+    def active(name):
+        if name == "a":
+            worker.bucket.delete("experiments/a/attempts/0/claim.json")
+        elif name == "b":
+            worker.bucket.put("experiments/b/attempts/0/claim.json", b"no claim")
+        return started(name)
+
+    slots.active = active
+    worker.serve()
+    assert sorted(slots.started)[0] == "a" and "c" in slots.started
+    assert any("b  how it ended here is not known" in line and "claim.json" in line for line in lines)
+
+
+def test_a_node_without_a_free_slot_still_sees_which_heartbeats_stop(monkeypatch):
+    monkeypatch.setattr(pull_worker, "BUSY_PACE", 0.2)
+    worker, slots, _ = scripted("pull-busy", Terms(cpus=1))
+    worker._running["long"] = Running(None, Resources(1, 0, 1), time.monotonic())
+    looks, look = [], worker.queue.look
+    monkeypatch.setattr(worker.queue, "look", lambda: (looks.append(time.monotonic()), look()))
+    slots.active = lambda name: True
+    record_store.enqueue(worker.bucket, entry("a"))
+    until = time.monotonic() + 1.5
+    while time.monotonic() < until:
+        worker._step(3600.0)
+    assert 2 <= len(looks) <= 9 and slots.started == []
+
+
 def test_a_node_with_long_experiments_tries_one_more_after_its_rest(monkeypatch):
     monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
     worker, slots, _ = scripted("pull-rest", Terms(cpus=2))

@@ -280,14 +280,24 @@ def test_a_request_for_an_experiment_that_failed_begins_a_new_round(bucket, toy)
 
 def test_the_time_limit_of_a_job_allows_for_a_repeated_run_and_its_confirmation(toy):
     preset = load_environment(str(toy)).preset("cpu")
-    budget = replace(preset.budget, seconds=300.0, startup_allowance=20.0)
+    budget = replace(preset.budget, clock="wall", seconds=300.0, startup_allowance=20.0)
     once = record_store.job_minutes(replace(preset, budget=budget, suspicious=None))
     assert once == math.ceil((60 + 2 * 320 + 600) / 60)
     confirmed = replace(preset, budget=budget, suspicious=Suspicious(0.1, 0.01))
     assert record_store.job_minutes(confirmed) == math.ceil((60 + 2 * (2 * 320 + 600)) / 60)
+    controlled = replace(confirmed, suspicious=Suspicious(0.1, 0.01, 0.5))
+    assert record_store.job_minutes(controlled) == math.ceil((60 + 2 * (2 * 320 + 600) + 2 * 170 + 600) / 60)
     # The final split, and as many checkpoints as count.
     aimed = replace(preset, budget=budget, suspicious=None, target=3.28)
     assert record_store.job_minutes(aimed) == once + 9 * 10
+
+
+def test_the_time_limit_of_a_job_lets_the_sandbox_end_an_idle_run(toy):
+    preset = replace(load_environment(str(toy)).preset("cpu"), suspicious=None)
+    budget = replace(preset.budget, clock="cpu", seconds=1800.0, startup_allowance=20.0)
+    seconds = 60 * record_store.job_minutes(replace(preset, budget=budget))
+    # A repeated run, one that is idle until its end, and their start-up.
+    assert seconds >= 1820 + 20 + budget.max_wall_seconds and budget.max_wall_seconds == 30 + 6 * 1800
 
 
 def old_bucket(bucket, toy):

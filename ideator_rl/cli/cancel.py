@@ -11,10 +11,12 @@ Stored results stay: `--resume` continues the run, and asks for the cancelled ex
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import time
 from collections.abc import Collection
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ideator_rl.cli.output import print_json, print_text
@@ -25,9 +27,8 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import backend_class
 from ideator_rl.executor.backends.backend import OVER, experiment_of
 from ideator_rl.executor.record_store import BEATS, QUEUE
-from ideator_rl.experiment import RUNNING
-from ideator_rl.storage.bucket import Bucket
-from ideator_rl.storage.run_reader import read_run
+from ideator_rl.storage.bucket import Bucket, DamagedObject
+from ideator_rl.storage.run_reader import Run, read_run
 
 END_SECONDS = 10.0
 """For a process to end after a signal."""
@@ -52,9 +53,7 @@ def main(args: argparse.Namespace) -> int:
         bucket = bucket_at(str(recipe.get("bucket") or folder / "bucket"))
         ids = _outstanding(bucket)
         if recipe.get("bucket"):  # other runs may use it: end only the experiments that this run waits for
-            ideas = {row.idea for row in run.rollouts if row.status == RUNNING}
-            specs = {id: record_store.Spec.load(bucket, id) for id in ids}
-            ids = [id for id, spec in specs.items() if spec is not None and spec.idea in ideas]
+            ids = _of_run(bucket, ids, folder, run)
     # Before any worker ends: its end is then the cancellation, and no scheduler starts another attempt.
     record_store.request_cancel(bucket, ids)
     backend, settings = args.backend, args.backend_config
@@ -84,6 +83,24 @@ def _outstanding(bucket: Bucket) -> list[str]:
     """Ids of the experiments that a run waits for, or that have a heartbeat."""
     record_store.upgrade(bucket)
     return sorted({*bucket.list(QUEUE), *bucket.list(BEATS)})
+
+
+def _of_run(bucket: Bucket, ids: Collection[str], folder: Path, run: Run) -> list[str]:
+    """Of the outstanding experiments of a bucket, those that this run waits for; its baselines and reruns included."""
+    names = {os.path.realpath(folder), str(run.recipe.get("output_dir"))}  # an earlier version put the latter
+    # Two machines may have runs at one path, and the same bucket: of these, only one proposed an idea.
+    ideas = {row.idea for row in run.rollouts} | {""}
+    own = []
+    for id, entry in record_store.read_queue(bucket, ids).items():
+        if entry.run and (entry.run in names or os.path.realpath(entry.run) in names):
+            try:
+                spec = record_store.Spec.load(bucket, id)
+            except DamagedObject:
+                spec = None
+            # Without its specification it cannot be run, by any run.
+            if spec is None or spec.idea in ideas:
+                own.append(id)
+    return sorted(own)
 
 
 def _cancel_jobs(bucket: Bucket, backend_name: str, settings: Any, ids: Collection[str]) -> list[str]:

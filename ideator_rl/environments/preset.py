@@ -66,6 +66,11 @@ class Budget:
     startup_allowance: float
     """Seconds, on the same clock, for importing `preload` before the experiment's code is loaded."""
 
+    @property
+    def max_wall_seconds(self) -> float:
+        """Wall seconds after which a run is ended: one on the CPU clock may wait, but not for ever."""
+        return 30 + 6 * self.seconds if self.clock == "cpu" else self.seconds
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -201,12 +206,16 @@ class Preset:
             )
 
     @property
+    def run_shares(self) -> list[float]:
+        """The budget's share of each run that one experiment may need: its own, a confirming and a control run."""
+        if self.suspicious is None:
+            return [1.0]
+        return [1.0, 1.0, *filter(None, [self.suspicious.control])]
+
+    @property
     def max_gpu_hours(self) -> float:
         """GPU-hours of one experiment at most, with the confirming and the control run of a suspicious result."""
-        shares = [1.0]
-        if self.suspicious is not None:
-            shares += [1.0, *filter(None, [self.suspicious.control])]
-        seconds = sum(share * self.budget.seconds + self.budget.startup_allowance for share in shares)
+        seconds = sum(share * self.budget.seconds + self.budget.startup_allowance for share in self.run_shares)
         return self.resources.gpus * seconds / 3600
 
     def hours(self, experiments: int) -> tuple[float, float]:

@@ -69,8 +69,8 @@ class AttemptGuard:
         self._published = threading.Event()
         # A beat's thread sets it, once; the guard's thread reads it.
         self._verdict: tuple[str, str] | None = None
-        # When the last beat that was stored had begun, by the monotonic clock: written by the beat's thread.
-        self._last_beat = time.monotonic()
+        # When the last beat that was stored had begun: written by the beat's thread.
+        self._last_beat = _seconds_with_sleep()
         self._beat: threading.Thread | None = None
         self._owner = _open_owner(owner)
         # The C handler of a signal writes its number into the pipe, whatever the main thread is doing; the handler in
@@ -159,7 +159,7 @@ class AttemptGuard:
 
     def _write_beat(self, claim: Claim) -> None:
         try:
-            began = time.monotonic()
+            began = _seconds_with_sleep()
             # No beat for a lease: others may have taken this attempt for dead, and may run the experiment by now.
             if began - self._last_beat > record_store.LEASE_SECONDS and self._is_fenced(claim):
                 self._verdict = (FENCED, "")
@@ -226,6 +226,11 @@ def end_by_signal(seconds: float, minutes: int | None) -> tuple[str, str]:
     if minutes is not None and seconds > 60 * minutes - LIMIT_MARGIN_SECONDS:
         return FAILED, f"It did not end within {minutes} minutes, the time limit of its job."
     return PREEMPTED, "It was preempted: its worker received SIGTERM."
+
+
+def _seconds_with_sleep() -> float:
+    """Seconds by a clock that goes on while the machine is suspended: others may take over meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _open_owner(owner: dict[str, Any] | None) -> int | None:

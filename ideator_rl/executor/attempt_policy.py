@@ -22,7 +22,15 @@ BACKOFF_SECONDS = tuple(factor * record_store.BEAT_SECONDS for factor in (1 / 6,
 
 
 class Lost(Exception):
-    """All attempts ended for reasons that are not the idea's."""
+    """An experiment is given up for reasons that are not the idea's.
+
+    Args:
+        ran: True where attempts were claimed and all are over, False where none was, and None where one may still run.
+    """
+
+    def __init__(self, reason: str, ran: bool | None = None):
+        super().__init__(reason)
+        self.ran = ran
 
 
 def backoff(failures: int) -> float:

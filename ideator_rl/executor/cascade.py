@@ -166,6 +166,7 @@ def open_cascade(
         return None
     preset = stage.environment.preset(cascade.preset)
     rule = reward_rule(stage.environment, preset.name, settings.reward_transform)
+    backend.refuse_other_hardware(settings.hardware, preset.resources)
     hardware = hardware_class(preset.resources.gpus, settings.hardware)
     cheap = stage.at(preset.name, backend, sandbox, rule, hardware)
     return Cascade(cascade, cheap, stage.environment.baseline(stage.preset.name))

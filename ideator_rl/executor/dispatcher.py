@@ -320,7 +320,7 @@ class Dispatcher:
         elif (lost := judged.lost) is not None:
             if self.backend.starts:
                 record_store.leave_queue(self.bucket, id)
-            self._settle(id, Lost(lost))
+            self._settle(id, Lost(lost, ran=True))
         elif not self.backend.starts:
             pending.phase = Phase.ELSEWHERE
         elif pending.job:
@@ -332,11 +332,12 @@ class Dispatcher:
         """An experiment without a record is no longer in the queue; returns whether that settles it."""
         pending.left_queue = pending.expects_record = False
         if record_store.cancel_requested(self.bucket, id):
-            self._settle(id, Lost("It was cancelled."), cancel=True)
+            ran = judged.claimed > judged.from_attempt
+            self._settle(id, Lost("It was cancelled.", ran), cancel=True)
         elif judged.claimed > judged.from_attempt and judged.running is None:
             # Another scheduler has given it up.
             last = judged.attempts[-1].end
-            self._settle(id, Lost(last.reason if last is not None else "its worker died"))
+            self._settle(id, Lost(last.reason if last is not None else "its worker died", ran=True))
         elif not pending.awaited:
             self._forget(id)
         else:

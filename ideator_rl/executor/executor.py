@@ -118,6 +118,7 @@ class Executor:
             self.preset.refuse_network(self.bucket.url)
         self.backend: Backend = self._create_backend()
         self.backend.refuse_if_too_large(self.preset.resources)
+        self.backend.refuse_other_hardware(config.hardware, self.preset.resources)
         bare_sandbox = self.sandbox
         run_at_once = self.backend.runner(self.environment, self.preset)
         if run_at_once is not None:
@@ -346,7 +347,7 @@ class Executor:
         """The record of an experiment, its GPU-hours booked once, however many callers wait for it.
 
         Raises:
-            Lost: its attempts were used up.
+            Lost: it was given up.
             BudgetSpent: it could cost more GPU-hours than the run has left.
         """
         if not (gpus := stage.preset.resources.gpus):
@@ -355,15 +356,22 @@ class Executor:
         async with self.ledger.reserve_experiment(spec.id, stage.preset.max_gpu_hours) as reservation:
             try:
                 record = await self._result(spec, stage)
-            except Lost:
-                reservation.actual = reservation.most  # its attempts are over; another round is paid for anew
+            except Lost as lost:
+                # Another round is paid for anew.  What may still run, as in an outage, stays in the ledger under its
+                # id: its real GPU-hours replace the maximum once a later process finds the record.
+                if lost.ran is not None:
+                    reservation.actual = reservation.most if lost.ran else Spent()
                 raise
             reservation.actual = Spent(gpu_hours=record.gpu_hours(gpus))
         return record
 
     async def _result(self, spec: record_store.Spec, stage: Stage) -> Experiment:
         """Put an experiment into the queue, unless it waits there for another caller, and wait for its record."""
-        more = dict(run=self.config.run_dir or "", hardware=self.config.hardware, least_isolation=stage.isolation)
+        more = dict(
+            run=record_store.run_name(self.config.run_dir),
+            hardware=self.config.hardware,
+            least_isolation=stage.isolation,
+        )
         if spec.id in self.scheduler.without_record:
             entry = record_store.queue_entry(spec, stage.preset, **more)
         else:

@@ -2,7 +2,8 @@
 
     look at the bucket → choose at random → take slots → claim → start the process of the attempt → look at its end
 
-- It looks only while a slot is free: every 1 to 10 s at a remote bucket, every 0.1 to 0.5 s at a folder.
+- It looks while a slot is free: every 1 to 10 s at a remote bucket, every 0.1 to 0.5 s at a folder.  Without a free
+  slot it looks often enough to see which heartbeats have stopped.
 - It claims here, before it starts a process: of nodes that choose the same experiment, one starts a process.
 - What failed on this node is left to other nodes for a while, and a node on which nothing succeeds rests.
 - At the end of its time, or by SIGTERM, it takes nothing more, and what runs ends as preempted, which is free.
@@ -24,14 +25,18 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.backend import Job
 from ideator_rl.executor.backends.local import LocalBackend
 from ideator_rl.executor.breaker import UNCLAIMED_IN_A_ROW, Breaker
+from ideator_rl.executor.bucket_watch import MAX_LOOK_GAP_SECONDS
 from ideator_rl.executor.node import NodeQueue, Terms
 from ideator_rl.executor.record_store import DEAD, FAILED, PREEMPTED, Claim, QueueEntry
 from ideator_rl.executor.retry import OUTAGE_ERRORS
 from ideator_rl.sandbox import process_tree
-from ideator_rl.storage.bucket import Bucket
+from ideator_rl.storage.bucket import Bucket, DamagedObject
 
 FOLDER_PACE, REMOTE_PACE, OUTAGE_PACE = (0.1, 0.5), (1.0, 10.0), (2.0, 60.0)
 """Seconds between two looks: after one that had something to start, and at most."""
+BUSY_PACE = 0.75 * MAX_LOOK_GAP_SECONDS
+"""Without a free slot.  After a longer gap all heartbeats would seem new, and the experiments of a node that died would
+wait until this one has nothing to do."""
 MAX_REFUSED, MAX_ENDED = 3, UNCLAIMED_IN_A_ROW
 """Claims in a row that other nodes have won, and processes that have ended, before the bucket is looked at anew."""
 TERM_SECONDS, MARGIN = 8.0, 15.0
@@ -67,7 +72,7 @@ class PullWorker:
         self._candidates: list[QueueEntry] = []
         self._breaker = Breaker("attempts in a row failed on this node")
         self._paces = REMOTE_PACE if bucket.remote else FOLDER_PACE
-        self._pace, self._next_look, self._out_of_reach = 0.0, 0.0, False
+        self._pace, self._next_look, self._next_busy_look, self._out_of_reach = 0.0, 0.0, 0.0, False
         backend.before_start = self._claim
 
     def facts(self) -> dict[str, Any]:
@@ -93,8 +98,8 @@ class PullWorker:
             self._ended[id] = self._running.pop(id)
         try:
             # A look shows how what ran before has ended: nothing is taken while too little is known of that.
-            due = time.monotonic() >= self._next_look and (self._ended or self._has_room())
-            if due or len(self._ended) >= MAX_ENDED:
+            due = self._next_look if self._ended or self._has_room() else self._next_busy_look
+            if time.monotonic() >= due or len(self._ended) >= MAX_ENDED:
                 self._look()
             while len(self._ended) < MAX_ENDED and self._has_room() and self._take(left):
                 pass
@@ -124,7 +129,9 @@ class PullWorker:
 
     def _plan_look(self, pace: tuple[float, float], quick: bool) -> None:
         self._pace = pace[0] if quick else min(pace[1], max(pace[0], 1.5 * self._pace))
-        self._next_look = time.monotonic() + self._pace * random.uniform(0.75, 1.25)
+        now = time.monotonic()
+        self._next_look = now + self._pace * random.uniform(0.75, 1.25)
+        self._next_busy_look = max(self._next_look, now + BUSY_PACE)
 
     def _look(self) -> None:
         self.queue.look()
@@ -179,7 +186,13 @@ class PullWorker:
             self._breaker.count_claimed()
             return
         record_store.end_attempt(self.bucket, id, number, DEAD, "its process was killed")
-        end = record_store.attempts(self.bucket, id)[number].end
+        try:
+            attempts = record_store.attempts(self.bucket, id)
+        except DamagedObject as error:
+            self.report(f"{id}  how it ended here is not known: {error}")
+            return
+        # None where a person has removed the experiment meanwhile.
+        end = next((attempt.end for attempt in attempts if attempt.number == number), None)
         if end is not None and end.kind in (FAILED, DEAD):
             reason = end.reason.strip().rpartition("\n")[2]
             self.report(f"{id}  failed: {reason}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import socket
 import time
 from collections.abc import Iterable, Iterator
@@ -42,7 +43,7 @@ class QueueEntry:
     """Model of machines that the run declares; empty for any."""
     priority: int = 0
     run: str = ""
-    """The run that waits for it, for people."""
+    """Folder of the run that waits for it (`run_name`); `ideator-rl cancel` selects by it."""
     created: float = field(default_factory=time.time)
     """Unix seconds by the clock of that run: for people, and for the order of starts."""
     from_attempt: int = 0
@@ -51,15 +52,22 @@ class QueueEntry:
     """The weakest level that the experiment may run at, which is part of its id; empty for any."""
 
 
+def run_name(run_dir: str | None) -> str:
+    """How a queue entry names a run: its folder's full path; empty for a caller without a folder."""
+    return os.path.abspath(run_dir) if run_dir else ""
+
+
 def job_minutes(preset: Preset) -> int:
     """Time limit of a job: each run may be repeated once, a suspicious result is confirmed, and each run is scored.
 
-    Near a target, the end of a run and each of its checkpoints are scored on the final split too.
+    Near a target, the end of a run and each of its checkpoints are scored on the final split too.  On the CPU clock,
+    the last run may be idle until the sandbox ends it: an engine that ended the job earlier would make the idea `lost`.
     """
-    runs = 2 if preset.suspicious is not None else 1
-    seconds = 2 * (preset.budget.startup_allowance + preset.budget.seconds) + preset.scoring.seconds
-    final = 0.0 if preset.target is None else (1 + MAX_CHECKPOINTS) * preset.scoring.seconds
-    return math.ceil((60 + runs * seconds + final) / 60)
+    budget, scoring = preset.budget, preset.scoring.seconds
+    seconds = sum(2 * (budget.startup_allowance + share * budget.seconds) + scoring for share in preset.run_shares)
+    final = 0.0 if preset.target is None else (1 + MAX_CHECKPOINTS) * scoring
+    idle = budget.max_wall_seconds - budget.seconds
+    return math.ceil((60 + seconds + final + idle) / 60)
 
 
 def enqueue(bucket: Bucket, entry: QueueEntry) -> None:

@@ -66,6 +66,7 @@ from ideator_rl.executor.queue import (
     leave_queue,
     read_queue,
     request_cancel,
+    run_name,
     withdraw_cancel,
 )
 from ideator_rl.experiment import FINAL, Experiment, require_finite, typed_fields
@@ -77,7 +78,7 @@ __all__ = ["BEATS", "CANCELLED", "DEAD", "FAILED", "PREEMPTED", "QUEUE", "Attemp
            "Spec", "attempts", "attempts_of", "cancel_requested", "claim_attempt", "end_attempt", "end_if_process_gone",
            "enqueue", "has_record", "job_minutes", "leave_queue", "load_log", "load_record", "load_records",
            "load_tree", "queue_entry", "read_claims", "read_queue", "request_cancel", "request_run", "require_spec",
-           "requested_before_upgrade", "running_attempt", "save_record", "save_tree", "upgrade",
+           "requested_before_upgrade", "run_name", "running_attempt", "save_record", "save_tree", "upgrade",
            "withdraw_cancel", "write_beat"]  # fmt: skip
 
 BEAT_SECONDS = float(os.environ.get("IDEATOR_BEAT_SECONDS") or 30.0)

@@ -31,8 +31,8 @@ __all__ = ["Lost", "Scheduler"]
 
 LINGER_SECONDS = 5.0
 """The thread ends when nothing has waited for so long."""
-FAULT_SECONDS = 0.5
-"""Until the next tick after one that failed."""
+FAULT_SECONDS, FAULT_LINE_SECONDS = 0.5, 60.0
+"""Until the next tick after one that failed, and until the same fault is logged again."""
 CLOSE_SECONDS = 5.0
 """For a tick to end when the scheduler is closed."""
 
@@ -155,13 +155,17 @@ class Scheduler:
         # Descriptors of ended jobs that woke the thread, and how many jobs had begun or ended by then.
         woken_by: set[int] = set()
         changes = 0
+        # The last fault that was logged, and when it is logged again while it lasts.
+        fault, next_line = "", 0.0
         while True:
             try:
                 self.tick()
                 descriptors = self.backend.end_descriptors()
-            except Exception:
+            except Exception as error:
                 # A fault of the backend, such as too few descriptors: without this thread, nothing would ever end.
-                log.exception("The scheduler failed in a tick, and goes on.")
+                if repr(error) != fault or time.monotonic() >= next_line:
+                    log.exception("The scheduler failed in a tick, and goes on.")
+                    fault, next_line = repr(error), time.monotonic() + FAULT_LINE_SECONDS
                 descriptors = []
                 time.sleep(FAULT_SECONDS)
             now = time.monotonic()

@@ -190,7 +190,7 @@ class Watch:
                 return FAILED, f"start-up took over its allowance of {budget.startup_allowance:g} s"
         elif self.over_budget(cpu - self.startup, wall):
             return TIMED_OUT, self.over_budget_message()
-        elif budget.clock == "cpu" and wall - self._startup_wall > 30 + 6 * budget.seconds:
+        elif budget.clock == "cpu" and wall - self._startup_wall > budget.max_wall_seconds:
             # A run that stretches a CPU budget this far may hide CPU time: its artifact does not count.
             self._artifact_in_time = ()
             message = f"idle: {wall:.0f} s of wall clock for a budget of {budget.seconds:g} CPU seconds"

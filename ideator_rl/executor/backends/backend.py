@@ -201,6 +201,10 @@ class Backend(Protocol):
         """Raises: IdeatorError when an experiment could never start here.  By default nothing is too large."""
         del resources
 
+    def refuse_other_hardware(self, hardware: str, resources: Resources) -> None:
+        """Raises: IdeatorError when this backend never has the hardware that a run declares.  By default it may."""
+        del hardware, resources
+
     def runner(self, environment: Environment, preset: Preset) -> Runner | None:
         """For a backend that runs an experiment at once: what runs it.  `submit` is then never called."""
         del environment, preset

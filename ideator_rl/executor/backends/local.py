@@ -86,6 +86,10 @@ class LocalBackend(Backend):
                     "Choose a smaller preset, or more slots."
                 )
 
+    def refuse_other_hardware(self, hardware: str, resources: Resources) -> None:
+        """Raises: UnfitNode when this machine is another than the declared one: its workers would start nothing."""
+        share.refuse_other_hardware(hardware, self._gpus if resources.gpus else [])
+
     # With the second parameter it is `submit(id, resources)` of 0.1.0, which subclasses of that version call.
     def submit(self, jobs: list[Job], resources: Resources | None = None) -> dict[str, str | None]:
         """Start a worker for each job, in this order, until no slot is free."""
@@ -112,19 +116,19 @@ class LocalBackend(Backend):
         if in_use + needed_cpus > self.slots:
             return False
         holder = {"pid": os.getpid(), "since": time.time(), "bucket": self._bucket_url, "experiment": job.id}
-        cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
+        cpus: dict[int, int] | None = None
         gpus: dict[int, int] | None = {}
-        if cpus is not None and resources.gpus:
-            gpus = _take_slots("gpu", self._gpus, resources.gpus, holder)
-        if cpus is None or gpus is None:
-            _release(cpus or {})
-            self._say_waiting("cpu" if cpus is None else "gpu")
-            return False
-        self._waiting_since = None
-        variables = {GPUS_VARIABLE: ",".join(str(index) for index in gpus)} if gpus else {}
-        sandbox = best_sandbox()  # probed once here, instead of by each worker
-        config = job.config | {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
         try:
+            cpus = _take_slots("cpu", self._cpus, needed_cpus, holder)
+            if cpus is not None and resources.gpus:
+                gpus = _take_slots("gpu", self._gpus, resources.gpus, holder)
+            if cpus is None or gpus is None:
+                self._say_waiting("cpu" if cpus is None else "gpu")
+                return False
+            self._waiting_since = None
+            variables = {GPUS_VARIABLE: ",".join(str(index) for index in gpus)} if gpus else {}
+            sandbox = best_sandbox()  # probed once here, instead of by each worker
+            config = job.config | {"probed": {"level": sandbox.level, "reason": sandbox.reason}}
             if (more := self.before_start(job)) is None:
                 return False
             config |= more
@@ -133,8 +137,9 @@ class LocalBackend(Backend):
             self._processes[job.name] = worker or start_worker(config, variables, slots)
             self._cpus_in_use[job.name] = job.id, needed_cpus
         finally:
-            # The worker has inherited the descriptors, and with them the locks.
-            _release(cpus | gpus)
+            # A worker has inherited the descriptors, and with them the locks; without one the slots are free again.
+            _release(cpus or {})
+            _release(gpus or {})
         return True
 
     def _fork(self, config: dict[str, Any], variables: dict[str, str], slots: list[int]) -> RunningWorker | None:
@@ -142,7 +147,9 @@ class LocalBackend(Backend):
         try:
             if self._zygote is None:
                 self._zygote = ZygoteClient(worker_variables({}))
-            return self._zygote.fork_worker(config, variables, slots)
+            worker = self._zygote.fork_worker(config, variables, slots)
+            self._refusals = 0
+            return worker
         except (OSError, ZygoteRefused) as error:
             self._refusals += 1
             always = self._refusals >= MAX_REFUSALS
@@ -235,20 +242,26 @@ def slots_in_use() -> int:
 def _take_slots(kind: str, numbers: list[int], wanted: int, holder: dict[str, Any]) -> dict[int, int] | None:
     """Lock `wanted` of the slots: slot number → file descriptor; None, and none locked, when too few are free."""
     locks: dict[int, int] = {}
-    for number in numbers:
+    try:
+        for number in numbers:
+            if len(locks) == wanted:
+                return locks
+            handle, path = _open_slot(f"{kind}{number}")
+            locks[number] = handle
+            if not try_lock(handle, path):
+                os.close(locks.pop(number))
+                continue
+            # For runs that wait: a disk that is full for a moment must not cost the slot.
+            with suppress(OSError):
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, json.dumps(holder).encode(), 0)
         if len(locks) == wanted:
-            break
-        handle, path = _open_slot(f"{kind}{number}")
-        if not try_lock(handle, path):
-            os.close(handle)
-            continue
-        locks[number] = handle
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(holder).encode(), 0)
-    if len(locks) < wanted:
+            return locks
+    except BaseException:
         _release(locks)
-        return None
-    return locks
+        raise
+    _release(locks)
+    return None
 
 
 def _open_slot(name: str) -> tuple[int, Path]:
