@@ -212,6 +212,9 @@ def test_a_resumed_run_has_the_same_archive_and_finds_the_completion_of_an_idea(
         and again.journal.completion_of("unknown") is None
     )
     assert len(archive_of(again, count=1)) == 1 and len(archive_of(again, count=2)) == 2
+    # As the step began: an idea of this step may have led to a known codebase, which adds a descent and no record.
+    again.descend_all([(records[0].id, ("p",), 1)])
+    assert archive_of(again).expansions("p") == 2 and archive_of(again, count=2, step=1).expansions("p") == 1
     assert (
         after.baseline.quality == pytest.approx(1 / again.baselines[0].metric["value"])
         and after.baseline.spread is None

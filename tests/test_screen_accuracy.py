@@ -1,5 +1,6 @@
 """Figures of forecasts against cases worked out by hand."""
 
+import numpy as np
 import pytest
 
 from ideator_rl.screen.accuracy import (
@@ -22,6 +23,28 @@ def test_pairs_are_counted_within_a_pool_and_equal_forecasts_count_as_half():
     pools = [([1.0, 2.0, 2.0], [5.0, 6.0, 4.0]), ([9.0, 8.0], [0.2, 0.1])]
     assert pair_accuracy(pools) == pytest.approx(2.5 / 4)
     assert pair_accuracy([([1.0], [1.0]), ([1.0, 2.0], [3.0, 3.0])]) is None
+
+
+def test_pairs_are_counted_as_by_comparing_each_with_each():
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 17, 60):
+        for levels in (2, 3, 1000):
+            forecast, outcome = rng.integers(levels, size=size) / 7, rng.integers(levels, size=size) / 3
+            signs = [
+                float(np.sign(forecast[i] - forecast[j]) * np.sign(outcome[i] - outcome[j]))
+                for i in range(size)
+                for j in range(i)
+                if outcome[i] != outcome[j]
+            ]
+            assert pair_counts(forecast, outcome) == (sum(sign + 1 for sign in signs) / 2, len(signs))
+
+
+def test_pairs_of_many_ideas_need_no_memory_for_each_pair():
+    rng = np.random.default_rng(0)
+    chances = rng.random(200_000)
+    right, pairs = pair_counts(chances, rng.random(200_000) < chances)
+    # The chance that a success has the higher forecast, for uniform right forecasts.
+    assert pairs > 9_000_000_000 and right / pairs == pytest.approx(5 / 6, abs=0.005)
 
 
 def test_pairs_of_chances_and_outcomes_are_the_area_under_the_roc_curve():

@@ -1,6 +1,7 @@
 """Searches with a screen: what is run, what the journal keeps, and that a kill changes nothing."""
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -21,18 +22,23 @@ from search_runs import RandomEdits, configured, go, rows, text
 
 from ideator_rl.archive.archive import archive_of
 from ideator_rl.config.base import ConfigError
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.envs.landscape.implementer import TokenEdits
 from ideator_rl.errors import IdeatorError
+from ideator_rl.implementers.implementer import ImplementerUnavailable
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen import ScreenConfig
 from ideator_rl.screen.predictors import TokensPredictor
 from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.search.config import SearchConfig
 from ideator_rl.search.ideator import Answer, Ask, with_defaults
+from ideator_rl.search.run import open_ideator
 from ideator_rl.search.screening import SearchScreen
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal_reader import JOURNAL, JournalReader
 from ideator_rl.storage.search_journal import open_ideas
+from ideator_rl.training.recipe.check_names import check_names
+from ideator_rl.training.recipe.recipe import load_recipe
 
 
 def screened(folder, screen=None, **keys):
@@ -139,7 +145,8 @@ def test_a_dry_pool_ends_the_search(tmp_path):
             return [record.idea for record in archive.records()[: ask.count]] if len(archive) > 14 else texts
 
     reason = go(screened(tmp_path, patience=5), Same())
-    assert reason.budget == "patience" and "known or unusable" in reason.text
+    dropped = len(list(itertools.takewhile(lambda row: row[4] is None, reversed(forecasts(tmp_path)))))
+    assert reason.budget == "patience" and f"{dropped} known or unusable" in reason.text
 
 
 def test_sampled_ideas_use_up_the_budget_of_ideas(tmp_path):
@@ -343,3 +350,42 @@ def test_a_screen_spends_no_place_on_near_duplicates_that_are_rejected(tmp_path,
     # Different ideas, which are dropped all the same: an idea with the same knobs was run before.
     dropped = {row[3] for row in pool if row[4] is None}
     assert dropped - {completion for (completion,) in rows(tmp_path, "completion")}
+
+
+class OddOnes(TokenEdits):
+    """Fails at some ideas, as a plugin may: at one kind for good, at another until the idea is run."""
+
+    async def implement(self, idea, tree, environment, preset):
+        if "k00v1" in idea.text:
+            raise KeyError("k00v1")
+        if "k00v2" in idea.text:
+            raise ImplementerUnavailable("busy")
+        return await super().implement(idea, tree, environment, preset)
+
+
+def test_an_implementer_that_fails_at_an_idea_of_a_pool_ends_no_search(tmp_path, caplog):
+    go(screened(tmp_path, implementer=f"{__name__}.OddOnes"), RandomEdits())
+    pool = forecasts(tmp_path)
+    failing = [row for row in pool if "k00v1" in row[3]]
+    unavailable = [row for row in pool if "k00v2" in row[3]]
+    assert failing and unavailable and len(rows(tmp_path)) >= 48
+    assert not any(row[5] for row in failing) and all(row[4] is None for row in failing), "they are left out"
+    assert all(row[4] is not None for row in unavailable), "they may be run"
+    assert "An idea is left out by a failure" in caplog.text
+
+
+class OfBaseline(TokensPredictor):
+    """Reads the baseline as it is created."""
+
+    def __init__(self, context):
+        super().__init__(context)
+        self.baseline, self.seed = context.environment.baseline(context.preset), context.seed
+        assert self.baseline
+
+
+def test_a_predictor_may_read_the_environment_as_it_is_created(tmp_path):
+    screen = {"predictor": f"{__name__}.OfBaseline"}
+    config = screened(tmp_path, screen, env="nanogpt", preset="cpu", ideator="catalogue")
+    open_ideator(config, load_environment(config.env).at(config.preset)).close()
+    values = {"env": "nanogpt", "preset": "cpu", "screen": screen}
+    check_names(load_recipe("default.yaml", [f"--{key}={json.dumps(value)}" for key, value in values.items()]))

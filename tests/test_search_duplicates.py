@@ -12,11 +12,14 @@ from search_runs import Lines, configured, go, text
 from test_search_engine import rows, specs
 
 from ideator_rl.errors import IdeatorError
-from ideator_rl.executor.record_store import Spec
+from ideator_rl.executor.record_store import Spec, load_records, save_record
+from ideator_rl.experiment import FINAL_REPLICATE
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.search.imported_ideas import import_note, imported_records
 from ideator_rl.search.near_duplicates import NearDuplicates
 from ideator_rl.search.search_summary import read_search_summary
+from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.storage.index import read_results
 
 BY_FIRST = f"{__name__}.by_first"
 
@@ -162,6 +165,22 @@ def test_a_bucket_is_a_source_and_a_resumed_search_keeps_its_first_import(tmp_pa
     assert [Spec.load(buffer.executor.bucket, record.id).trusted for record in first] == [False] * 3
     go(replace(config, max_ideas=6), Lines(TEXTS[3:]))
     assert imported_records(buffer, seeded.archive_from, target) == first and len(first) == 3
+    buffer.close()
+
+
+def test_results_of_a_leaderboard_are_not_imported(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "target"
+    go(configured(source, max_ideas=3), Lines(TEXTS))
+    bucket = open_bucket(f"file://{source}/bucket")
+    [best, *_] = (record for record in read_results(bucket, load_records) if not record.is_baseline)
+    spec = Spec.load(bucket, best.id)
+    # The same code on the hidden split, as `ideator-rl leaderboard` runs it.
+    hidden = replace(best, id="hidden", replicate=FINAL_REPLICATE)
+    replace(spec, id="hidden", replicate=FINAL_REPLICATE).save(bucket)
+    save_record(bucket, hidden)
+    buffer = RewardBuffer(configured(target).buffer())
+    imported = imported_records(buffer, [f"file://{source}/bucket"], target)
+    assert len(imported) == 3 and "hidden" not in {record.id for record in imported}
     buffer.close()
 
 

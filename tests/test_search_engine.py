@@ -17,7 +17,7 @@ from ideator_rl.search.ideator import Answer, Ask
 from ideator_rl.search.search_summary import read_search_summary
 from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.ledger import BudgetSpent
-from ideator_rl.storage.search_journal import Origin, SearchJournal
+from ideator_rl.storage.search_journal import Origin, SearchJournal, read_search
 from ideator_rl.text.thoughts import thoughts_from_field
 
 
@@ -146,6 +146,14 @@ def test_an_ideator_without_new_ideas_runs_out_of_patience_and_the_cause_is_name
     reason = go(configured(tmp_path, max_experiments=50, patience=5), Lines(texts))
     assert reason.budget == "patience" and cause in reason.text
     assert len(read_search_summary(tmp_path).kinds or {}) <= 1 and read_search_summary(tmp_path).asks <= 7
+
+
+def test_a_session_that_was_killed_as_it_began_can_be_read(tmp_path):
+    go(configured(tmp_path, max_ideas=8), RandomEdits())
+    with sqlite3.connect(tmp_path / "buffer.sqlite") as db:
+        db.execute("delete from sittings")
+    rows = read_search(tmp_path / "buffer.sqlite")
+    assert rows.ended_by is None and rows.seconds == 0 and rows.ideas == 8
 
 
 def test_all_questions_of_an_epoch_see_the_archive_of_its_start(tmp_path):

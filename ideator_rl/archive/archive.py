@@ -295,7 +295,7 @@ def archive_of(buffer: RewardBuffer, count: int | None = None, step: int = 0) ->
 
     Args:
         count: the archive as it was with this many records, for a resumed run; a separate one if it has more today.
-        step: that separate archive has the descents of the steps before this one.
+        step: as it was at the start of this step: without its descents and those of later steps.
     """
     with _archives_lock:
         archive = _archives.get(buffer)
@@ -303,10 +303,14 @@ def archive_of(buffer: RewardBuffer, count: int | None = None, step: int = 0) ->
             archive = _archives.setdefault(buffer, _empty(buffer))
     archive.update(buffer.history, buffer.lineage)
     archive.baseline = baseline_of(buffer)
-    if count is None or count >= len(archive):
+    if count is None:
+        return archive
+    earlier = [descent for descent in buffer.lineage if descent[2] < step]
+    # Descents may be newer than all records: an idea that led to a known codebase adds one, and no record.
+    if count >= len(archive) and len(earlier) == len(buffer.lineage):
         return archive
     past = _empty(buffer)
-    past.update(buffer.history, [descent for descent in buffer.lineage if descent[2] < step], count)
+    past.update(buffer.history, earlier, count)
     past.baseline = archive.baseline
     return past
 

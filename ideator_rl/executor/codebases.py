@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import math
 import time
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from ideator_rl.environments.environment import Environment, Preset
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.record_store import Spec
 from ideator_rl.executor.retry import Retry
-from ideator_rl.experiment import BASELINE, OWN_FAILURES, proposal_id
+from ideator_rl.experiment import BASELINE, LOST, OWN_FAILURES, proposal_id
 from ideator_rl.ideas import Idea
 from ideator_rl.implementers.coder_prompt import debug_version
 from ideator_rl.implementers.implementer import Crash, Implementer, NotImplementable
@@ -34,6 +35,8 @@ MAX_JUDGEMENTS = 128
 """Patches whose judgement is kept in memory."""
 MAX_REFUSED_PATCH = 50_000
 """Characters stored of a patch that led to no codebase: enough to see what it was."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,14 @@ class Codebases:
         Raises:
             ImplementerUnavailable: no answer could be had.
         """
-        answer = await self._implement(idea, base)
+        try:
+            answer = await self._implement(idea, base)
+        except IdeatorError:
+            raise
+        except Exception as error:
+            # One idea ends no run; and a seeded ideator would write it again after --resume.
+            log.exception("An idea is left out by a failure of its implementer or of ours.")
+            return NoCodebase(LOST, f"It was left out by a failure: {error!r}", "", {})
         if answer["status"] != "ok":
             return NoCodebase(answer["status"], answer["message"], answer["patch"], answer["usage"])
         return self.of_patch(answer["patch"], idea.text, self.implementer.name, self.implementer.trusted, base)

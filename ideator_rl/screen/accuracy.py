@@ -12,7 +12,7 @@ from math import sqrt
 from statistics import mean, stdev
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import kendalltau, norm, t
 
 BINS = 10
 """Of a reliability diagram."""
@@ -61,12 +61,19 @@ def pair_counts(forecasts: Sequence[float], outcomes: Sequence[float]) -> tuple[
         forecasts, outcomes: [N]
     """
     forecast, outcome = np.asarray(forecasts, float), np.asarray(outcomes, float)
-    first, second = np.triu_indices(len(outcome), 1)
-    wanted = np.sign(outcome[first] - outcome[second])
-    # Signs: +1 for a pair in order, -1 for one that is not, 0 for equal forecasts.
-    agreement = np.sign(forecast[first] - forecast[second]) * wanted
-    compared = wanted != 0
-    return float(((agreement + 1) / 2)[compared].sum()), int(compared.sum())
+    compared, with_order = _unequal_pairs(outcome), _unequal_pairs(forecast)
+    if not compared or not with_order:
+        return compared / 2, compared
+    # Kendall's tau-b is the number of pairs in order minus that of pairs in reverse, over this root.
+    tau = kendalltau(forecast, outcome).statistic
+    surplus = round(tau * sqrt(compared) * sqrt(with_order))
+    return (compared + surplus) / 2, compared
+
+
+def _unequal_pairs(values: np.ndarray) -> int:
+    """How many pairs of these values differ."""
+    counts = np.unique(values, return_counts=True)[1].astype(object)  # integers of any size
+    return int(len(values) * (len(values) - 1) // 2 - sum(count * (count - 1) // 2 for count in counts))
 
 
 def pair_accuracy(pools: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float | None:

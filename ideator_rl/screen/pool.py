@@ -21,6 +21,7 @@ from ideator_rl.executor.codebases import NoCodebase, OutdatedBase
 from ideator_rl.executor.executor import Executor
 from ideator_rl.experiment import NOT_PROMOTED
 from ideator_rl.ideas import MalformedIdea, parse_idea
+from ideator_rl.implementers.implementer import ImplementerUnavailable
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.alarms import active_screen_alarms
 from ideator_rl.screen.config import ScreenConfig
@@ -130,12 +131,15 @@ async def candidate_of(
         idea = parse_idea(completion)
     except MalformedIdea:
         return None, ""
+    without_patch = Candidate(idea.text, "", tuple(parents)), _name_of_text(idea.text, base.tree if base else "")
     if not executor.previews:
-        return Candidate(idea.text, "", tuple(parents)), _name_of_text(idea.text, base.tree if base else "")
+        return without_patch
     try:
         codebase = await executor.preview(idea, base)
     except OutdatedBase:  # the environment has changed since the idea was written: it would be lost
         return None, ""
+    except ImplementerUnavailable:  # it may answer once the idea is run
+        return without_patch
     if isinstance(codebase, NoCodebase):
         return None, ""
     return Candidate(idea.text, codebase.patch, tuple(parents)), codebase.tree_hash

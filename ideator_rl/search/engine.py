@@ -346,7 +346,8 @@ class SearchEngine:
             is_duplicate = origin.like is not None
             self._track(task, PendingIdea(step, first + index, number, origin.parents, is_duplicate))
         # A question whose answers all have an outcome already (none, or all rejected) ends here, not in `_collect`.
-        for number in self._screen.judged(questions, rows, self._patience) if self._screen and picks else questions:
+        screen, sampled = self._screen, len(picks.rows) if picks else 0
+        for number in screen.judged(questions, rows, sampled, self._patience) if screen and picks else questions:
             if not self._open_answers[number]:
                 self._patience.question_ended(number)
 

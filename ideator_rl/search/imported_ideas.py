@@ -19,7 +19,7 @@ from pathlib import Path
 from ideator_rl.config.reader import MAX_DATA_BYTES, read_text
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
-from ideator_rl.experiment import LOST, Experiment
+from ideator_rl.experiment import FINAL_REPLICATE, LOST, Experiment
 from ideator_rl.files import write_atomic
 from ideator_rl.reward import reward_rule
 from ideator_rl.reward_buffer import RewardBuffer
@@ -71,9 +71,10 @@ def _fitting_records(source: str, buffer: RewardBuffer) -> list[Experiment]:
     bucket, results, count = _read_source(source)
     digest, preset = buffer.executor.environment.digest(buffer.config.preset), buffer.config.preset
     fitting, unfit = [], Counter[str]()
-    # Lost experiments have no outcome, and this search measures the baseline itself.
+    # Lost experiments have no outcome, and this search measures the baseline itself.  A leaderboard's results are of
+    # the hidden split, which no search may see.
     for record in results:
-        if record.status == LOST or record.is_baseline:
+        if record.status == LOST or record.is_baseline or record.replicate >= FINAL_REPLICATE:
             continue
         if record.hashes.get("environment") == digest and record.preset == preset:
             fitting.append(record)

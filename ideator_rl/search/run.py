@@ -239,7 +239,8 @@ def open_ideator(config: SearchConfig, environment: Environment, ledger: Ledger 
     ideator = with_defaults(get_ideator(config.ideator, config.ideator_options, subject, ledger))
     if config.screen:
         try:
-            context = PredictorContext(embedder=config.embedder, ideator=ideator.name, model=ideator.local_model())
+            model = ideator.local_model()
+            context = PredictorContext(environment, config.preset, config.seed, config.embedder, ideator.name, model)
             load_predictor(config.screen.predictor, context)
         except BaseException:
             ideator.close()

@@ -112,7 +112,9 @@ class SearchScreen:
 
         return write
 
-    def judged(self, questions: Mapping[int, Ask], rows: Sequence[Sample], patience: Patience) -> list[int]:
+    def judged(
+        self, questions: Mapping[int, Ask], rows: Sequence[Sample], sampled: int, patience: Patience
+    ) -> list[int]:
         """The questions of a round that patience judges: those whose ideas are run.
 
         A question whose ideas were merely outranked has not failed.  Where nothing of the round is run, its ideas were
@@ -121,7 +123,7 @@ class SearchScreen:
         assert self._config.screen is not None
         if rows:
             return list(dict.fromkeys(number for number, _, _ in rows))
-        patience.screened(len(questions))
+        patience.screened(sampled)
         return list(questions)[: math.ceil(len(questions) / self._config.screen.over)]
 
     async def _pool(self, samples: Sequence[Sample], archive: Archive, epoch: int, proposed: int) -> Pool:

@@ -82,8 +82,9 @@ class Patience:
             self._message = shorten(record.error.get("message", ""), MAX_QUOTED)
 
     def screened(self, count: int) -> None:
-        """A question had so many answers that a screen dropped, since they are known or cannot be run."""
-        self._outcomes["known or unusable"] += count
+        """A screen dropped all answers of a round, so many, since they are known or cannot be run."""
+        if count:
+            self._outcomes["known or unusable"] += count
 
     def question_ended(self, question: int) -> None:
         """All answers to a question have an outcome."""

@@ -123,7 +123,8 @@ def read_search(path: Path) -> SearchRows | None:
             debugged=[record for (text,) in unproposed if (record := Experiment.from_json(text)).debugged],
             near_duplicates=[Experiment.from_json(text) if text else None for (text,) in near_duplicates],
             seconds=journal.read("select coalesce(sum(seen - started), 0) from sittings")[0][0],
-            ended_by=journal.read("select ended from sittings order by number desc limit 1")[0][0],
+            # Without a row where the first session was killed as it began.
+            ended_by=next((ended for (ended,) in journal.read(_LAST_END)), None),
         )
 
 
@@ -148,6 +149,7 @@ def ideas_of_step(journal: JournalQueries, step: int) -> list[tuple[str, Base | 
     return [(completion, base_of_row(*base)) for completion, *base in rows]
 
 
+_LAST_END = "select ended from sittings order by number desc limit 1"
 _WITH_BASE = (
     "select completion, tree, to_baseline, parents_json, problem from rollouts left join bases "
     "using (step, rank, position)"

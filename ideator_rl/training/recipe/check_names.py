@@ -13,6 +13,7 @@ from ideator_rl.archive.bases import COLUMN, NONE
 from ideator_rl.archive.parents import get_strategy
 from ideator_rl.config.suggest import did_you_mean
 from ideator_rl.diversity.embedding import get_embedder
+from ideator_rl.environments.environment import load_environment
 from ideator_rl.errors import IdeatorError
 from ideator_rl.registry import resolve_reward
 from ideator_rl.reward import RewardTraits, traits_of
@@ -60,7 +61,9 @@ def check_names(recipe: Recipe) -> None:
     if ours.screen is not None:
         # The model itself may not be there yet: a warm-up or a model from scratch comes later.
         model = IdeatorModel(ours.model_name_or_path or "")
-        load_predictor(ours.screen.predictor, PredictorContext(embedder=ours.diversity_embedder, model=model))
+        environment = load_environment(ours.env).at(ours.preset)
+        context = PredictorContext(environment, ours.preset, recipe.seed, ours.diversity_embedder, model=model)
+        load_predictor(ours.screen.predictor, context)
         if not any(trait.runs_experiments for trait in traits):
             raise IdeatorError(
                 "The recipe has a screen, and no reward function of it runs experiments. Add one, for example "
