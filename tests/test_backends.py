@@ -193,6 +193,20 @@ def test_a_full_temporary_folder_costs_no_slot(six_processors, monkeypatch):
     assert one.submit("a", Resources(1, 0, 1)) and local.slots_in_use() == 1
 
 
+def test_slots_that_cannot_be_opened_for_a_moment_lose_no_experiment(toy_config, monkeypatch):
+    executor = Executor(toy_config)
+    opened, faults = os.open, [errno.EMFILE, errno.ENOSPC]
+
+    def failing(path, *more, **keys):
+        if "ideator_rl-slots" in str(path) and faults:
+            raise OSError(faults.pop(), "no slot now")
+        return opened(path, *more, **keys)
+
+    monkeypatch.setattr(local.os, "open", failing)
+    assert run(executor.execute(idea("Set x to 1.0."))).status == "succeeded" and not faults
+    executor.close()
+
+
 def test_slots_are_free_again_after_a_start_that_failed(six_processors, monkeypatch):
     one, slots, descriptors = six_processors(6), local._open_slot, set(os.listdir("/proc/self/fd"))
 

@@ -12,7 +12,10 @@ from scripted import idea as scripted_idea
 from ideator_rl.archive.bases import BEST_PARENT, CHOSEN, NONE, Bases
 from ideator_rl.archive.code_prompt import CodePrompt
 from ideator_rl.environments.environment import load_environment
+from ideator_rl.executor import codebases
 from ideator_rl.executor.codebases import OutdatedBase
+from ideator_rl.executor.executor import Executor
+from ideator_rl.ideas import parse_idea
 from ideator_rl.patch import apply_patch, diff, tree_hash
 from ideator_rl.patch.merge import merged_tree
 from ideator_rl.storage.idea_context import Base
@@ -137,6 +140,19 @@ def test_a_prompt_shows_code_within_its_budget():
     assert "-x = 4.0\n+x = 1.0\n" in text and "further lines are not shown]" in text and len(text) < 2000 * 3 + 2500
     # Of a past idea, no section mark is left that a reader of the prompt could take for the form.
     assert text.count("[End]") == 1 + text[: text.index("Idea 1")].count("[End]") and "(End]" in text
+
+
+@pytest.mark.parametrize("base", [None, Base(LOW_X.tree, LOW_X.patch, ("low-x",))])
+def test_a_preview_and_the_run_of_one_idea_judge_its_patch_once(toy_config, monkeypatch, base):
+    judged, patched_tree = [], codebases.patched_tree
+    monkeypatch.setattr(codebases, "patched_tree", lambda *args: (judged.append(args), patched_tree(*args))[1])
+    executor = Executor(replace(toy_config, implementer="direct"))
+    answer = scripted_idea(replace_line("y = 4.0", "y = 3.0"))
+    preview = run(executor.preview(parse_idea(answer), base))
+    # The base's own patch counts too.
+    assert len(judged) == (2 if base else 1) and "+y = 3.0" in preview.patch
+    assert run(executor.execute(answer, base=base)).patch == preview.patch
+    executor.close()
 
 
 def test_rules_judge_generations_against_the_baseline(toy_buffer):

@@ -255,6 +255,8 @@ class Codebases:
             codebase = self.of_patch(patch, idea.text, implementer.name, implementer.trusted, base)
             # Stored as a patch for the base, in one spelling; without one, that is the patch to the baseline.
             patch = codebase.patch if tree is self.base else diff(tree, codebase.tree)
+            # `of_patch` is called with this spelling next.
+            self._judgements[base.tree if base else "", patch] = codebase.tree, codebase.patch, codebase.tree_hash
             status, message = "ok", ""
         except PatchError as error:
             status, message = error.kind, str(error)

@@ -43,6 +43,10 @@ MAX_ERRORS_KEPT = 100
 log = logging.getLogger(__name__)
 
 
+class SlotsUnusable(IdeatorError, OSError):
+    """The files of slots cannot be opened.  An `OSError`, so that a run which has begun waits until they can."""
+
+
 class LocalBackend(Backend):
     def __init__(self, bucket_url: str, slots: int | None = None, isolation: str = "auto"):
         self._bucket_url, self._isolation = bucket_url, isolation
@@ -268,14 +272,14 @@ def _open_slot(name: str) -> tuple[int, Path]:
     """A slot's file, open, and its path.
 
     Raises:
-        IdeatorError: the folder of slots cannot be used.
+        SlotsUnusable: for want of rights, room or descriptors.
     """
     path = slots_folder() / name
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise IdeatorError(
+        raise SlotsUnusable(
             f"The slots of this machine, files in {path.parent}, cannot be used: {error.strerror or error}. "
             "Set TMPDIR to a folder on a local disk that this user may write to, the same for all runs."
         ) from error
