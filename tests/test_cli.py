@@ -17,6 +17,7 @@ from ideator_rl.cli.execute import MAX_LINES, shown_lines
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import local
+from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.sandbox import process_tree
 from ideator_rl.storage.bucket import open_bucket
 
@@ -105,6 +106,15 @@ def test_environments_are_listed_shown_and_written_as_a_dataset(call, tmp_path):
     assert rows[0]["preset"] == "cpu" and rows[0]["bucket"] == f"file://{tmp_path}/.bucket" and rows[0]["prompt"]
     code, _, err = call("env", "show", TOY, "--dataset", tmp_path / "d.jsonl")
     assert "nothing is overwritten" in sentence(code, err)
+
+
+def test_a_dataset_names_the_implementer_that_its_reward_opens(call, tmp_path):
+    for options, expected in (((), "rules"), (("--implementer", "direct"), "direct")):
+        file = tmp_path / f"{expected}.jsonl"
+        assert call("env", "show", TOY, "--dataset", file, *options)[0] == 0
+        assert BufferConfig.of_row(json.loads(file.read_text().splitlines()[0])).implementer == expected
+    code, _, err = call("env", "show", TOY, "--dataset", tmp_path / "x.jsonl", "--implementer", "dirct")
+    assert "direct" in sentence(code, err) and not (tmp_path / "x.jsonl").exists()
 
 
 def test_a_dataset_and_the_bucket_next_to_it_can_be_loaded_from_one_folder(call, tmp_path):

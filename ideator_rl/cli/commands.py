@@ -177,6 +177,7 @@ def _add_env(commands: Any) -> None:
         metavar="N",
         help="at least the different prompts of a batch",
     )
+    show.add_argument("--implementer", default="rules", metavar="NAME", help="the dataset's; it writes the patches")
     show.add_argument("--chat", action="store_true", help="prompts as messages, for a model with a chat template")
     _json(show)
     check = _command(actions, "check", "prove an environment: baseline, hidden data, edits", "cli.environments:check")

@@ -21,6 +21,7 @@ from ideator_rl.environments.new import new_environment
 from ideator_rl.environments.new_reported import new_reported_environment
 from ideator_rl.environments.peer_examples import read_openevolve, read_shinka
 from ideator_rl.errors import IdeatorError
+from ideator_rl.implementers.implementer import writes_trusted_code
 from ideator_rl.registry import environment_names
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.storage.bucket import check_url, folder_of
@@ -106,7 +107,9 @@ def _write_dataset(environment: Environment, args: argparse.Namespace) -> int:
         _check_bucket_is_not_loaded(path, args.bucket)
         bucket = bucket_url(args.bucket)
     has_name = args.environment == environment.name
-    config = BufferConfig(environment.name if has_name else str(environment.root), args.preset, bucket)
+    name = environment.name if has_name else str(environment.root)
+    writes_trusted_code(args.implementer)  # refuses an unknown name before a trainer has loaded its model
+    config = BufferConfig(name, args.preset, bucket, implementer=args.implementer)
     rows = prompt_rows(environment, config, args.rows, args.prompts, args.chat)
     write_new(path, "".join(json.dumps(row) + "\n" for row in rows))
     if args.json:
