@@ -6,7 +6,8 @@
 
 landscape  GRPO on the landscape testbed, twice: `backend: local` with a folder as the bucket, and on the fleet.  Prints
            whether ideas, statuses and rewards are the same, row by row.
-nanogpt    the quickstart on the fleet: how many ideas, how many lost, what was paid twice, and its baseline.
+nanogpt    the quickstart without its screen on the fleet: how many ideas, how many lost, what was paid twice, and its
+           baseline.
 pull       no-ops on two pull workers of four slots, and on the local backend with eight: rates and processes.
 
 The fleet is `ideator-rl scheduler` and two `ideator-rl worker`, each with a temporary folder and slots of its own, as
@@ -43,6 +44,13 @@ SERVERS = {"scheduler": "scheduler", "worker1": "worker", "worker2": "worker"}
 KILLS = [("scheduler", "worker1"), ("worker2", "trainer")]
 """What is killed after one third, and after two thirds of the ideas."""
 SEAL_SECONDS = 3600.0
+STEPS, GROUP = 18, 8
+IDEAS = STEPS * GROUP
+WITHOUT_SCREEN = [
+    *("--screen", "null", "--max_steps", str(STEPS)),
+    *("--num_generations", str(GROUP), "--per_device_train_batch_size", str(GROUP)),
+]
+"""Overrides of the quickstart, so that every idea is run: a screen would leave most of them out."""
 DEVIATION = 0.012
 """Standard deviation of the val_loss of the cpu preset's baseline over 60 seeds: docs/performance.md."""
 
@@ -176,7 +184,7 @@ def landscape(args: argparse.Namespace, folder: Path, fleet: Fleet) -> bool:
 
 def nanogpt(args: argparse.Namespace, folder: Path, fleet: Fleet) -> bool:
     run = folder / "fleet"
-    seconds = train_on_fleet(fleet, ["quickstart"], run, 144)
+    seconds = train_on_fleet(fleet, ["quickstart", *WITHOUT_SCREEN], run, IDEAS)
     counts = audit(open_bucket(fleet.bucket))
     statuses: dict[str, int] = {}
     for row in rows(run):
@@ -189,7 +197,7 @@ def nanogpt(args: argparse.Namespace, folder: Path, fleet: Fleet) -> bool:
     print(f"baseline {baselines}; afterwards on the local backend, the same seed: {local}; sd over seeds {DEVIATION}")
     print(json.dumps(counts))
     spread = bool(baselines) and min(local) - 3 * DEVIATION <= baselines[-1] <= max(local) + 3 * DEVIATION
-    return len(rows(run)) == 144 and not statuses.get("lost") and spread and is_clean(counts)
+    return len(rows(run)) == IDEAS and not statuses.get("lost") and spread and is_clean(counts)
 
 
 def local_baseline(folder: Path, number: int) -> float:

@@ -8,7 +8,7 @@
 
 Four arms by default: evolution with the frozen ideator and the default mix of RL, each with and without a screen
 (weak_arms.py; further ones where they are named).  All arms of a seed start from one ideator: the small model of
-recipes/default.yaml, warmed up so briefly that 30 to 60 % of its answers can be run.
+recipes/default.yaml, warmed up until at least 30 % of its answers can be run.
 
 A cell is an arm under a seed at a budget of distinct experiments.  The arms of a seed are run one after the other, and
 their order changes with the seed.  Then the best of each is run three more times, in turn about.  Whatever ended is a

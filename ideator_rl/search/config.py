@@ -54,7 +54,7 @@ class SearchConfig(RunSettings):
     seed: CountOrZero = 0
     """Seed of the search's choices and of its experiments."""
     strategy: str = "evolution"
-    """best_of_n, evolution, map_elites, puct, top_k, or a dotted path."""
+    """best_of_n, evolution, map_elites, puct, top_k, random, or a dotted path."""
     strategy_options: dict[str, Any] | None = None
     """Options of the strategy by name; see docs/reference/search.md."""
     ideator: str = "catalogue"
