@@ -57,7 +57,7 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 """What an arm changes in the recipe."""
 SECONDS = 600.0
-"""Of a run where none was measured yet: two shared busy cores."""
+"""Of a run where none was measured yet: two shared cores under load."""
 SPREADS = 3
 """Of the baseline, by which the best idea should be better."""
 

@@ -14,7 +14,7 @@ Lines = list[dict[str, Any]]
 Cells = dict[tuple[str, int], dict[str, Any]]
 """By arm and seed."""
 SECONDS = 6.0
-"""Of an experiment with its share of sampling and updates, where no cell was run yet: two shared busy cores."""
+"""Of an experiment with its share of sampling and updates, where no cell was run yet: two shared cores under load."""
 COLOURS = ("tab:gray", "tab:orange", "tab:blue", "tab:red", "tab:green", "tab:purple", "tab:brown", "tab:pink",
            "tab:olive", "tab:cyan")  # fmt: skip
 

@@ -19,13 +19,21 @@ from scripted import idea
 from benchmarks.fleet import SimulatedFleet, read_ledger
 from benchmarks.fleet_floor import Floor, Nature
 from benchmarks.fleet_outage import Outage
+from benchmarks.fleet_whole import IDEAS, WITHOUT_SCREEN
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.experiment import Experiment
 from ideator_rl.storage.bucket import BucketError, open_bucket
+from ideator_rl.training.recipe.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
+
+
+def test_the_quickstart_on_a_fleet_runs_every_idea_that_the_benchmark_counts():
+    recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml", WITHOUT_SCREEN)
+    assert recipe.ours.screen is None
+    assert recipe.generation_batch * recipe.grpo["max_steps"] == IDEAS
 
 
 def executor(bucket, **more):
