@@ -89,6 +89,16 @@ def test_rewards_are_shown_against_their_forecast_where_there_are_enough(two_ste
     assert "100" in figure.remark.partition("one fit,")[2]
 
 
+def test_forecasts_are_judged_by_ideas_drawn_at_random_where_there_are_enough(tmp_path):
+    # Those that were chosen had forecasts that were too good.
+    chosen = [(record(f"c{i}", value=5.0), {"mean": 0.5, "chance": 0.95}) for i in range(30)]
+    drawn = [(record(f"d{i}", value=2.5), {"mean": 0.4, "chance": 0.95, "audited": True}) for i in range(12)]
+    figures = figures_of(screened(tmp_path, [chosen + drawn]))
+    assert "holds 100" in figures["Reward against its forecast"].remark.replace("\u00a0", " ")
+    for heading in ("Reward against its forecast", "Success against its forecast"):
+        assert "12 ideas drawn at random" in figures[heading].remark
+
+
 def test_samples_per_experiment_are_counted_by_step(two_steps):
     remark = figures_of(two_steps)["Ideas sampled per experiment"].remark
     assert remark.startswith("20 sampled, 12 run.")

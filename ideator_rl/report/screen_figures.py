@@ -38,11 +38,24 @@ def screen_figures(view: RunView) -> list[Figure]:
     # An idea that was not run, is still running or was lost shows nothing about its forecast.
     settled = [row for row in rows if row.status and row.forecast.mean is not None]
     steps = screen_steps(rows)
-    figures = [_reliability(view, settled), _rewards(view, settled), _lift(view, steps), _samples(view, steps)]
+    reliability_figure = _reliability(view, *_fair_sample(settled))
+    rewards_figure = _rewards(view, *_fair_sample([row for row in settled if row.status == SUCCEEDED]))
+    figures = [reliability_figure, rewards_figure, _lift(view, steps), _samples(view, steps)]
     return [figure for figure in figures if figure is not None]
 
 
-def _reliability(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | None:
+def _fair_sample(settled: list[ForecastOutcome]) -> tuple[list[ForecastOutcome], str]:
+    """The ideas that show how right forecasts are, and what to call them.
+
+    Ideas were chosen for forecasts that were too good on average: where there are enough, those drawn at random count.
+    """
+    audited = [row for row in settled if row.forecast.audited]
+    if len(audited) >= MIN_IDEAS:
+        return audited, "ideas drawn at random"
+    return settled, "ideas, most of them chosen for their forecasts"
+
+
+def _reliability(view: RunView, settled: Sequence[ForecastOutcome], sample: str) -> Figure | None:
     """Forecast chance of success against the share that succeeded."""
     chances = [row.forecast.success or 0.0 for row in settled]
     successes = [row.status == SUCCEEDED for row in settled]
@@ -54,9 +67,8 @@ def _reliability(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | 
     order = "All had the same outcome"
     if area is not None:
         order = f"Of a success and a failure, {share(area)} in the right order"
-    remark = (
-        f"Share of successes by forecast chance; the dotted line is a right forecast. {len(settled)} ideas. {order}."
-    )
+    remark = "Share of successes by forecast chance; the dotted line is a right forecast. "
+    remark += f"{len(settled)} {sample}. {order}."
     forecasts, observed = [b.forecast for b in bins], [b.observed for b in bins]
     # Bars show how many ideas a point rests on, as a share of all.
     counts = charts.bars(
@@ -73,7 +85,7 @@ def _reliability(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | 
     return Figure(heading, remark, legend, drawing)
 
 
-def _rewards(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | None:
+def _rewards(view: RunView, settled: Sequence[ForecastOutcome], sample: str) -> Figure | None:
     """Reward of successes against the forecast, with the interval that should hold 80 %."""
     successes = [row for row in settled if row.status == SUCCEEDED and row.reward is not None]
     if len(successes) < MIN_IDEAS:
@@ -84,7 +96,7 @@ def _rewards(view: RunView, settled: Sequence[ForecastOutcome]) -> Figure | None
     pairs = pair_accuracy(_by_fit(successes))
     covered = coverage(means.tolist(), deviations.tolist(), rewards.tolist())
     heading = "Reward against its forecast"
-    remark = f"Successes. The band should hold {share(LEVEL)}, and holds {share(covered)} of {len(successes)}."
+    remark = f"Successes. The band should hold {share(LEVEL)}, and holds {share(covered)} of {len(successes)} {sample}."
     if pairs is not None:
         remark += f" Of two ideas with forecasts of one fit, {share(pairs)} in the right order; chance is 50 %."
     # The deviations differ between ideas: the band has their mean among ideas of about equal forecast.

@@ -3,7 +3,8 @@
 coverage   fewer than half of the audited successes are inside their forecasts' 80 % intervals
 lift       for five steps, preferred ideas were no better than audited ones
 fresh      for three steps, too few of the samples were new ideas
-gaming     forecasts of the pool rise while audited results do not: the ideator learns what the predictor likes
+gaming     forecasts of the pool rise, audited results do not, and the difference is no chance: the ideator learns what
+           the predictor likes
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.screen.figures import ScreenStep
 
 LEAST_COVERAGE, CHANCE, LIFT_STEPS = 0.5, 1.0, 5
+GAMING_STEPS, GAMING_SURE = 30, 3.0
+"""Steps: one may have one audited idea, whose noise would hide over fewer steps what forecasts gain.  And the standard
+errors above which that counts: it is looked at in every step, and 2 are reached by chance in many runs."""
+ALARM_STEPS = 2 * GAMING_STEPS
+"""How far back alarms look; some of these steps have no audited outcome."""
 COVERAGE, LIFT, FRESH, GAMING = "screen_coverage", "screen_lift", "screen_fresh", "screen_gaming"
 
 
@@ -81,15 +87,17 @@ def _gaming(steps: Sequence[ScreenStep]) -> str | None:
         for step in steps
         if step.forecast is not None and step.audited_mean is not None
     ]
-    last = pairs[-SPAN:]
+    last = pairs[-GAMING_STEPS:]
     if len(last) < SPAN:
         return None
     forecasts, results = ([pair[side] for pair in last] for side in (0, 1))
-    # Rising forecasts alone are what a search is for; it is the audited results that must not rise with them.
-    if trend(forecasts) <= SURE or slope(results) > 0:
+    excess = [forecast - result for forecast, result in last]
+    # Rising forecasts alone are what a search is for; it is the audited results that must not rise with them.  And one
+    # audited idea a step often falls by chance: the forecasts must rise above them by more than their noise.
+    if trend(forecasts) <= SURE or slope(results) > 0 or trend(excess) <= GAMING_SURE:
         return None
     return (
-        f"Over {SPAN} steps the pool's mean forecast rose from {forecasts[0]:.3g} to {forecasts[-1]:.3g} while audited "
-        f"ideas went from {results[0]:.3g} to {results[-1]:.3g}: new ideas please the predictor and not the "
+        f"Over {len(last)} steps the pool's mean forecast rose from {forecasts[0]:.3g} to {forecasts[-1]:.3g} while "
+        f"audited ideas went from {results[0]:.3g} to {results[-1]:.3g}: new ideas please the predictor and not the "
         "experiment. Raise screen.audit, or learn from executed ideas only."
     )

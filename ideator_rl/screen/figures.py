@@ -1,6 +1,7 @@
 """What a screen is worth, measured on the ideas that it drew at random: lift, coverage, and figures of each step.
 
-lift       expected improvement over the best reward of a preferred idea, over that of an audited one; 1 is chance
+lift       expected improvement over the best reward of a preferred idea, over that of an audited one; 1 is chance.
+           Ideas of one step are compared with each other, so that a pool that improves is no sign of a good forecast
 coverage   share of audited successes whose reward is in the forecast's 80 % interval
 preferred  ideas whose forecasts are good enough to be run; audited ideas among them count in both shares
 audited    ideas drawn at random from a pool, whatever their forecasts: the sample that no forecast has biased
@@ -17,8 +18,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import log_ndtr
@@ -28,8 +30,9 @@ from ideator_rl.screen.acquisition import log_expected_improvement
 from ideator_rl.screen.outliers import pulled_in
 from ideator_rl.storage.forecasts import ForecastOutcome
 
-WINDOW = 64
-"""Figures are computed on the last steps with this many audited and preferred outcomes: predictor and pool change."""
+WINDOW, MOST_STEPS = 64, 256
+"""Figures are computed on the last steps with this many audited and preferred outcomes, and on so many steps at most:
+predictor and pool change, and long runs must not be read again at each step."""
 LEAST_AUDITED, LEAST_COMPARED = 8, 4
 """Audited outcomes, and successes in each group, without which there is no lift …"""
 LEAST_COVERED = 8
@@ -78,46 +81,124 @@ def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, 
             of the preferred ones, so that no lift exceeds the ratio; None where nothing was left out.  Without pools
             it may: a normal distribution has longer tails than a group of the best.
     """
-    steps: list[int] = []
-    audited: list[ForecastOutcome] = []
-    preferred: list[ForecastOutcome] = []
-    # Whole steps, back from the end: in other steps, the best is another one and the pool is better or worse.  With an
-    # open gate few ideas are audited, with a closed one few are preferred; both groups must be large enough.
-    for step, members in groupby(reversed(outcomes), key=lambda outcome: outcome.step):
-        steps.append(step)
-        for outcome in members:
-            if outcome.status and outcome.forecast.best is not None:
-                audited += [outcome] * outcome.forecast.audited
-                preferred += [outcome] * outcome.forecast.preferred
-        if min(len(audited), len(preferred)) >= WINDOW:
-            break
-    if len(audited) < LEAST_AUDITED:
+    strata = _window(outcomes)
+    if sum(len(stratum.audited) for stratum in strata) < LEAST_AUDITED:
         return None
-    gains = [_gains(preferred), _gains(audited)]
-    if min(map(len, gains)) < LEAST_COMPARED:
+    groups = [_Group.of(strata, side) for side in _Stratum.SIDES]
+    if min(len(group.gains) for group in groups) < LEAST_COMPARED:
         return None
     # One diverged run among the audited would hide every other difference for the whole window.
-    gains = np.split(pulled_in(np.concatenate(gains)), [len(gains[0])])
+    gains = pulled_in(np.concatenate([group.gains for group in groups]))
+    first, second = (
+        replace(group, gains=own) for group, own in zip(groups, np.split(gains, [len(groups[0].gains)]), strict=True)
+    )
     # One deviation for both groups: eight outcomes of a small group do not show their own.
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in gains)
-    deviation = max(math.sqrt(squares / (len(gains[0]) + len(gains[1]) - 2)), 1e-12)
+    sizes = [group.size * group.share for group in (first, second)]
+    squares = sum(size * group.variance for size, group in zip(sizes, (first, second), strict=True))
+    deviation = max(math.sqrt(squares / max(sum(sizes) - 2, 1.0)), 1e-12)
     log_lift, variance = 0.0, 0.0
-    for sign, group, count in ((1, gains[0], len(preferred)), (-1, gains[1], len(audited))):
+    for sign, group, size in ((1, first, sizes[0]), (-1, second, sizes[1])):
         # Half a success and half a failure more, so that the logarithm is finite.
-        share = (len(group) + 0.5) / (count + 1)
-        z = float(np.clip(group.mean() / deviation, -EXTREME, EXTREME))
+        share = (size + 0.5) / (group.size + 1)
+        z = float(np.clip(group.mean / deviation, -EXTREME, EXTREME))
         log_improvement = float(log_expected_improvement(np.array([z]), np.ones(1), 0.0)[0])
         log_lift += sign * (math.log(share) + log_improvement)
         # The delta method, for a share and for the mean inside log EI, whose derivative is Φ(z) / EI.
         slope = math.exp(float(log_ndtr(z)) - log_improvement)
-        variance += (1 - share) / (count * share) + slope**2 / len(group)
+        variance += (1 - share) / (group.size * share) + slope**2 / size
     value, high, most = math.exp(log_lift), math.exp(log_lift + math.sqrt(variance)), MOST_LIFT
     if pools is not None:
-        fresh, preferred_count = (sum(pools[step][side] for step in steps) for side in (0, 1))
+        fresh, preferred_count = (sum(pools[stratum.step][side] for stratum in strata) for side in (0, 1))
         if fresh <= preferred_count:
             return None
         most = min(most, fresh / preferred_count)
     return Lift(min(value, most), min(high, most))
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """The outcomes of one step; an audited idea may be preferred too.
+
+    Mantel and Haenszel's weights: in each step both groups count with the same weight, so that steps of a better pool,
+    or with another best, favour neither.  It is largest where both groups are large.
+    """
+
+    SIDES: ClassVar = ("preferred", "audited")
+    step: int
+    preferred: list[ForecastOutcome]
+    audited: list[ForecastOutcome]
+
+    @property
+    def weight(self) -> float:
+        first, second = len(self.preferred), len(self.audited)
+        return first * second / (first + second)
+
+
+def _window(outcomes: Sequence[ForecastOutcome]) -> list[_Stratum]:
+    """The last steps that a lift is computed on, the newest first."""
+    strata: list[_Stratum] = []
+    total, squares = 0.0, dict.fromkeys(_Stratum.SIDES, 0.0)
+    # Whole steps, back from the end: predictor and pool change.  With an open gate few ideas are audited, with a closed
+    # one few are preferred; both groups must be large enough.
+    for step, members in islice(groupby(reversed(outcomes), key=lambda outcome: outcome.step), MOST_STEPS):
+        ended = [outcome for outcome in members if outcome.status and outcome.forecast.best is not None]
+        preferred = [outcome for outcome in ended if outcome.forecast.preferred]
+        audited = [outcome for outcome in ended if outcome.forecast.audited]
+        # A step without one of the groups compares nothing.
+        if not audited or not preferred:
+            continue
+        stratum = _Stratum(step, preferred, audited)
+        strata.append(stratum)
+        total += stratum.weight
+        for side, group in (("preferred", preferred), ("audited", audited)):
+            squares[side] += stratum.weight**2 / len(group)
+        if total**2 / max(squares.values()) >= WINDOW:
+            break
+    return strata
+
+
+def _effective(strata: Sequence[_Stratum], side: str) -> float:
+    """How many outcomes of equal weights have the variance of this group's weighted mean."""
+    squares = sum(stratum.weight**2 / len(getattr(stratum, side)) for stratum in strata)
+    return float(sum(stratum.weight for stratum in strata) ** 2 / squares)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One group of a window, weighted by `_Stratum.weight`."""
+
+    size: float
+    """Its effective number of outcomes."""
+    share: float
+    """Weighted share of successes."""
+    gains: np.ndarray
+    """[successes] rewards, each less the best when its forecast was made."""
+    weights: np.ndarray
+    """[successes]"""
+
+    @classmethod
+    def of(cls, strata: Sequence[_Stratum], side: str) -> _Group:
+        members = [
+            (outcome, stratum.weight / len(getattr(stratum, side)))
+            for stratum in strata
+            for outcome in getattr(stratum, side)
+        ]
+        successes = [
+            (outcome.reward - outcome.forecast.best, weight)
+            for outcome, weight in members
+            if outcome.status == SUCCEEDED and outcome.reward is not None and outcome.forecast.best is not None
+        ]
+        gains, weights = (np.array([pair[at] for pair in successes]) for at in (0, 1))
+        total = sum(weight for _, weight in members)
+        return cls(_effective(strata, side), float(weights.sum() / total), gains, weights)
+
+    @property
+    def mean(self) -> float:
+        return float(np.average(self.gains, weights=self.weights))
+
+    @property
+    def variance(self) -> float:
+        return float(np.average((self.gains - self.mean) ** 2, weights=self.weights))
 
 
 def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
@@ -136,16 +217,21 @@ def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
     return statistics.fmean(inside) if len(inside) >= LEAST_COVERED else None
 
 
-def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> list[ScreenStep]:
+def screen_steps(
+    outcomes: Sequence[ForecastOutcome], failure: float = 0.0, last: int | None = None
+) -> list[ScreenStep]:
     """The figures of each step, from all rows of a journal in their order.
 
     Args:
         failure: reward of a failure, which only the forecasts depend on.
+        last: lift and coverage are wanted of so many last steps alone, and are None in the others; None for all.
     """
+    count = len({outcome.step for outcome in outcomes})
     steps: list[ScreenStep] = []
     # Most rows were not run and have no outcome: lift and coverage are computed without reading them again.
     settled: list[ForecastOutcome] = []
     pools: dict[int, tuple[int, int]] = {}
+    audited_count = 0
     for step, rows in groupby(outcomes, key=lambda outcome: outcome.step):
         members = list(rows)
         settled += [outcome for outcome in members if outcome.status]
@@ -157,6 +243,9 @@ def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> l
             if row.success is not None and row.mean is not None
         ]
         audited = [outcome.reward for outcome in members if outcome.forecast.audited and outcome.reward is not None]
+        audited_count += sum(outcome.forecast.audited for outcome in members)
+        # Without audited ideas there is neither, however many steps are searched for them.
+        is_wanted = audited_count > 0 and (last is None or len(steps) >= count - last)
         steps.append(
             ScreenStep(
                 step=step,
@@ -167,19 +256,9 @@ def screen_steps(outcomes: Sequence[ForecastOutcome], failure: float = 0.0) -> l
                 forecast=statistics.fmean(pool) if pool else None,
                 audited_mean=statistics.fmean(audited) if audited else None,
                 # The rows up to here: what was known when the next step began.
-                lift=lift_of(settled, pools),
-                coverage=coverage_of(settled),
+                lift=lift_of(settled, pools) if is_wanted else None,
+                coverage=coverage_of(settled) if is_wanted else None,
                 is_open=all(row.is_open for row in forecasts),
             )
         )
     return steps
-
-
-def _gains(outcomes: Sequence[ForecastOutcome]) -> np.ndarray:
-    """[successes] rewards, each less the best when its forecast was made."""
-    gains = [
-        outcome.reward - outcome.forecast.best
-        for outcome in outcomes
-        if outcome.status == SUCCEEDED and outcome.reward is not None and outcome.forecast.best is not None
-    ]
-    return np.array(gains)

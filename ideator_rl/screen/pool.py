@@ -23,9 +23,9 @@ from ideator_rl.experiment import NOT_PROMOTED
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import ImplementerUnavailable
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.screen.alarms import active_screen_alarms
+from ideator_rl.screen.alarms import ALARM_STEPS, active_screen_alarms
 from ideator_rl.screen.config import ScreenConfig
-from ideator_rl.screen.figures import screen_steps
+from ideator_rl.screen.figures import MOST_STEPS, screen_steps
 from ideator_rl.screen.predictor import Candidate, IdeatorModel, PredictorContext, Seen, load_predictor, usable
 from ideator_rl.screen.screen import Pool, Screen
 from ideator_rl.storage.forecasts import create_table, read_forecasts
@@ -165,8 +165,9 @@ class ScreenAlarms:
 
     def new_alarms(self) -> list[Alarm]:
         """The alarms that began since the last call."""
-        # All steps again: an alarm looks back over several, and a resumed run has not seen the earlier ones.
-        steps = screen_steps(read_forecasts(self._journal, with_texts=False), self._failure)
+        # Again as far back as alarms and the lifts that they compare look: a resumed run has not seen these steps.
+        rows = read_forecasts(self._journal, with_texts=False, last_steps=ALARM_STEPS + MOST_STEPS)
+        steps = screen_steps(rows, self._failure, ALARM_STEPS)
         active = active_screen_alarms(steps, self._config)
         beginnings = [alarm for alarm in active if alarm.kind not in self._active]
         self._active = {alarm.kind for alarm in active}

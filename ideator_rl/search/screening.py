@@ -20,7 +20,7 @@ from dataclasses import replace
 
 from ideator_rl.archive.archive import Archive
 from ideator_rl.reward_buffer import RewardBuffer
-from ideator_rl.screen.figures import lift_of
+from ideator_rl.screen.figures import MOST_STEPS, lift_of
 from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outcomes_of, read_pool
 from ideator_rl.screen.predictor import Seen
 from ideator_rl.screen.screen import Picks, Pool
@@ -87,7 +87,7 @@ class SearchScreen:
             proposed: ideas that this epoch has proposed already; they are in the journal.
         """
         pool = await self._pool(samples, archive, epoch, proposed)
-        forecasts = read_forecasts(self._journal, only_executed=True, with_texts=False)
+        forecasts = read_forecasts(self._journal, only_executed=True, with_texts=False, last_steps=MOST_STEPS + 1)
         if self._config.flow == EPOCHS:
             # Outcomes that arrive during an epoch, of whichever step, must not move the gate within it.
             known = {record.id for record in archive.records()}

@@ -132,12 +132,17 @@ def screened_out(journal: JournalQueries) -> int:
 
 
 def read_forecasts(
-    journal: JournalQueries, before: int | None = None, only_executed: bool = False, with_texts: bool = True
+    journal: JournalQueries,
+    before: int | None = None,
+    only_executed: bool = False,
+    with_texts: bool = True,
+    last_steps: int | None = None,
 ) -> list[ForecastOutcome]:
     """Every sampled idea with its outcome, in the order sampled; none where no screen was on.
 
     Args:
         before: only of the steps before this one.
+        last_steps: of these, only of so many last ones that have forecasts; None for all.
         only_executed: leave out ideas that were not run, which are most.
         with_texts: with the completions, which are most of the bytes; else these are empty.
     """
@@ -153,10 +158,19 @@ def read_forecasts(
         f"and r.status not in ('{LOST}', '{RUNNING}') and not (r.status = '{REJECTED}' and exists (select 1 from "
         "experiments e where e.id = r.experiment_id and json_extract(e.record_json, '$.error.kind') = "
         f"'{NEAR_DUPLICATE}')) "
-        "where (? is null or f.step < ?) and (f.executed or not ?) order by f.step, f.number",
-        (before, before, only_executed),
+        "where (? is null or f.step < ?) and (f.executed or not ?) and f.step >= ? order by f.step, f.number",
+        (before, before, only_executed, _first_of_last(journal, before, last_steps)),
     )
     return [_outcome(row) for row in rows]
+
+
+def _first_of_last(journal: JournalQueries, before: int | None, count: int | None) -> int:
+    """The first of the last `count` steps that have forecasts; 0 for all steps, and where there are fewer."""
+    if count is None:
+        return 0
+    query = "select distinct step from forecasts where ? is null or step < ? order by step desc limit 1 offset ?"
+    rows = journal.read(query, (before, before, count - 1))
+    return int(rows[0][0]) if rows else 0
 
 
 def _outcome(row: Sequence[object]) -> ForecastOutcome:

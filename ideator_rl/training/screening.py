@@ -24,7 +24,7 @@ from ideator_rl.diversity.alarms import Alarm
 from ideator_rl.reward import text_of
 from ideator_rl.reward_buffer import RewardBuffer
 from ideator_rl.screen.config import ScreenConfig
-from ideator_rl.screen.figures import lift_of
+from ideator_rl.screen.figures import MOST_STEPS, lift_of
 from ideator_rl.screen.learning import forecast_rewards, fresh_share
 from ideator_rl.screen.pool import ScreenAlarms, candidate_of, open_screen, outcomes_of, read_pool
 from ideator_rl.screen.predictor import IdeatorModel
@@ -129,7 +129,7 @@ class BatchScreen:
         # Batches that are under way are left out: which of their outcomes have come depends on the clock.  Of earlier
         # batches, a resumed run has outcomes that came too late for this one: those of this archive count alone.
         known_ids = {record.id for record in archive.records()}
-        forecasts = read_forecasts(self._journal, index - self._staleness, only_executed=True, with_texts=False)
+        forecasts = read_forecasts(self._journal, index - self._staleness, True, False, MOST_STEPS)
         lift = lift_of([outcome for outcome in forecasts if outcome.experiment_id in known_ids])
         rng = random.Random(f"{self._buffer.config.seed}:screen:{index}")
         picks = self._screen.choose(pool, self._share, seen, span[1], lift, rng)
