@@ -115,6 +115,29 @@ def test_one_outlier_does_not_decide_the_fit(outlier):
     assert all(0.5 < row.best < 2.0 and math.isfinite(row.acquisition) for row in picks.rows)
 
 
+def test_one_enormous_reward_among_few_makes_no_forecast_that_is_refused():
+    """Of fewer than eight rewards none is an outlier."""
+    seen = [
+        Seen(f"[Experiment] {i} [Code Changes] c [End]", id=str(i), status=SUCCEEDED, reward=0.1 * i) for i in range(5)
+    ]
+    seen.append(replace(seen[0], id="huge", reward=1e300))
+    predictor = load_predictor("tokens", PredictorContext())
+    predictor.fit(seen)
+    checked_forecast(predictor.predict([Candidate(item.idea) for item in seen]), len(seen), "The predictor")
+
+
+def test_texts_of_ideas_that_were_not_run_are_not_kept():
+    predictor = Far(PredictorContext())
+    seen = [
+        Seen(f"[Experiment] {i} [Code Changes] c [End]", id=str(i), status=SUCCEEDED, reward=0.1 * i) for i in range(9)
+    ]
+    predictor.fit(seen)
+    predictor.predict([Candidate(f"[Experiment] pool {i} [Code Changes] c [End]") for i in range(50)])
+    assert len(predictor._texts) == 59
+    predictor.fit(seen)
+    assert len(predictor._texts) == len(predictor._vectors) == 9
+
+
 def test_only_what_is_far_from_all_others_is_pulled_in():
     rewards = np.random.default_rng(0).normal(3.0, 0.1, 500)
     assert np.array_equal(pulled_in(rewards), rewards)

@@ -13,6 +13,8 @@ from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.patch import PatchError
 
 Edits = tuple[Choice, ...]
+MAX_IDEAS = 50_000
+"""Of which the edits are kept in memory."""
 
 
 class IdeaEdits:
@@ -33,6 +35,9 @@ class IdeaEdits:
                 edits = self.catalogue.read(parse_idea(idea), self.base).choices
             except (MalformedIdea, PatchError):
                 edits = ()
+            # Of a pool, most ideas are never seen again.
+            if len(self._edits_of) >= MAX_IDEAS:
+                self._edits_of.clear()
             self._edits_of[idea] = edits
         return edits
 

@@ -16,7 +16,8 @@ from scipy.special import erfcx, log_ndtr
 from ideator_rl.screen.predictor import Forecast
 
 UCB_DEVIATIONS = 1.0
-_IMPROVEMENTS = ("success_ei", "ei")
+IMPROVEMENTS = ("success_ei", "ei")
+"""Acquisitions with a natural zero: no improvement."""
 
 
 def acquisition(name: str, forecast: Forecast, best: float, failure: float = 0.0) -> np.ndarray:
@@ -36,7 +37,7 @@ def ranking(name: str, forecast: Forecast, best: float, failure: float = 0.0) ->
     After many outcomes the doubt is small, and the best reward, by its noise, above all that is expected: then each
     expected improvement is too small for a float, and only its logarithm still has an order.
     """
-    if name not in _IMPROVEMENTS:
+    if name not in IMPROVEMENTS:
         return acquisition(name, forecast, best, failure)
     score_N = log_expected_improvement(forecast.mean, forecast.doubt, best)
     if name == "success_ei":

@@ -26,6 +26,7 @@ import numpy as np
 from scipy.special import log_ndtr
 
 from ideator_rl.experiment import SUCCEEDED
+from ideator_rl.screen.accuracy import coverage
 from ideator_rl.screen.acquisition import log_expected_improvement
 from ideator_rl.screen.outliers import pulled_in
 from ideator_rl.storage.forecasts import ForecastOutcome
@@ -39,8 +40,6 @@ LEAST_COVERED = 8
 """… and audited successes without which there is no coverage."""
 EXTREME = 8.0
 """Deviations from the best beyond which a mean counts as this far: further out, a normal tail is no evidence."""
-INTERVAL = 1.2816
-"""Standard deviations from the mean to the ends of an 80 % interval."""
 MOST_LIFT = 20.0
 """A larger lift is given as this one: it follows from tails."""
 
@@ -206,15 +205,16 @@ def coverage_of(outcomes: Sequence[ForecastOutcome]) -> float | None:
     # Chosen ideas have forecasts that were too good: those drawn at random alone show how far forecasts are off.
     # From the end, so that the figures of a run's every step do not read all of its earlier rows each.
     audited = islice((row for row in reversed(outcomes) if row.status and row.forecast.audited), WINDOW)
-    inside = [
-        abs(outcome.reward - outcome.forecast.mean) <= INTERVAL * outcome.forecast.sd
+    successes = [
+        (outcome.forecast.mean, outcome.forecast.sd, outcome.reward)
         for outcome in audited
         if outcome.status == SUCCEEDED
         and outcome.reward is not None
         and outcome.forecast.mean is not None
         and outcome.forecast.sd is not None
     ]
-    return statistics.fmean(inside) if len(inside) >= LEAST_COVERED else None
+    means, deviations, rewards = ([values[at] for values in successes] for at in range(3))
+    return coverage(means, deviations, rewards) if len(successes) >= LEAST_COVERED else None
 
 
 def screen_steps(

@@ -16,12 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ideator_rl.screen.acquisition import IMPROVEMENTS
 from ideator_rl.storage.forecasts import ForecastRow
 
 BAR_SHARE = 4
 """The acquisition of the best 1 / 4 of the places is worth the full reward."""
-IMPROVEMENTS = ("success_ei", "ei")
-"""Acquisitions with a natural zero: no improvement."""
 
 
 def forecast_rewards(rows: Sequence[ForecastRow], acquisition: str, places: int) -> list[float]:

@@ -19,14 +19,16 @@ ROOM = 0.25
 """Of that distance, beyond the upper fence: where high outliers are moved to, in their order."""
 LEAST = 8
 """Rewards without which none is called an outlier: of fewer, a single one is a quantile."""
+LARGEST = 1e50
+"""Beyond this on either side every reward counts as this one, so that squares and their sums are finite."""
 
 
 def pulled_in(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """The values, low outliers moved to their fence, high ones to little beyond theirs, in order.  [N]
 
-    Values of which most are equal have no fences, and stay as they are.
+    Values of which most are equal have no fences, and stay as they are up to `LARGEST`.
     """
-    values_N = np.asarray(values, np.float64)
+    values_N = np.clip(np.asarray(values, np.float64), -LARGEST, LARGEST)
     if len(values_N) < LEAST:
         return values_N
     # Values that occur, and no mean of two: an outlier must not move its own fence.

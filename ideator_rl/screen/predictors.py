@@ -170,7 +170,7 @@ class VectorPredictor(RidgePredictor):
         self._reach = 0.0
         """Length of an idea's features at most."""
         self._texts: dict[str, str] = {}
-        """By idea."""
+        """By idea: of the same ideas as the vectors."""
         self._vectors: dict[str, np.ndarray] = {}
         """By text: of the fitted ideas, and of those forecast since."""
 
@@ -188,7 +188,8 @@ class VectorPredictor(RidgePredictor):
             return
         vectors_ND = self._stacked(seen)
         # Ideas that were sampled and not run are not asked for again, and vectors can be large.
-        self._vectors = {text: self._vectors[text] for text in map(self._text, seen)}
+        self._texts = {item.idea: self._text(item) for item in seen}
+        self._vectors = {text: self._vectors[text] for text in self._texts.values()}
         self._mean_D = vectors_ND.mean(axis=0)
         scale_D = vectors_ND.std(axis=0) if self.is_standardised else np.ones(vectors_ND.shape[1])
         # A number that is the same in all fitted ideas is no evidence, however much it differs in another.

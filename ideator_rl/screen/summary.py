@@ -23,7 +23,7 @@ class ScreenSummary:
     audited: int
     """Of these, drawn at random."""
     lift: Lift | None
-    """Hits among preferred ideas over hits among random ones; None before enough audited outcomes."""
+    """Expected improvement of a preferred idea over that of a random one; None before enough audited outcomes."""
     coverage: float | None
     is_open: bool
     """Whether forecasts chose in the last step; false where the lift was below the gate."""
