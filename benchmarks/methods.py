@@ -138,8 +138,15 @@ def variant_cells(variant: str) -> dict[str, Cells]:
 
 
 def weak_budget() -> int:
-    """The largest budget of experiments of which nanogpt has cells."""
-    return max((line["budget"] for line in read("weak_results.jsonl") if line["kind"] == "cell"), default=0)
+    """The largest budget of experiments at which two seeds of nanogpt have all methods; else the smallest."""
+    lines = read("weak_results.jsonl")
+    budgets = sorted({line["budget"] for line in lines if line["kind"] == "cell"}, reverse=True)
+    for budget in budgets:
+        gains = {key for key, cell in cells_of(lines, budget).items() if cell.get("gain") is not None}
+        seeds = {seed for _, seed in gains}
+        if sum(all((arm, seed) in gains for arm in WEAK_ARMS.values()) for seed in seeds) >= 2:
+            return budget
+    return budgets[-1] if budgets else 0
 
 
 def weak_cells(budget: int) -> dict[str, Cells]:
