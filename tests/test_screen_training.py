@@ -288,7 +288,7 @@ def test_an_alarm_begins_where_forecasts_rise_and_audited_results_do_not(screene
     shutil.copytree(screened[0], tmp_path / "run")
     buffer, _ = opened(tmp_path / "run")
     row = ForecastRow(0, 0, "an idea", 1.0, 0.4, 0.1, 0.1, 0, True, True, False, "tokens:30", 0.5, True)
-    for step in range(4, 16):
+    for step in range(4, 34):
         replace_forecasts(buffer.journal, step, [replace(row, mean=0.4 + rise * (step - 4))])
         line = "insert into rollouts (step, rank, position, completion, status, reward) values (?, 0, 0, ?, ?, ?)"
         values = step, row.completion, "succeeded", 0.45 - 0.001 * step
@@ -296,9 +296,9 @@ def test_an_alarm_begins_where_forecasts_rise_and_audited_results_do_not(screene
     lines, alarms = [], []
     config = ScreenConfig(over=4, after=20, learn="predicted")
     screen = BatchScreen(config, buffer, share=6, say=lines.append, alert=alarms.append)
-    assert screen.choose(batch(16), asyncio.run).rows
+    assert screen.choose(batch(34), asyncio.run).rows
     buffer.close()
-    assert [alarm.step for alarm in alarms if alarm.kind == "screen_gaming"] == ([16] if rise else [])
+    assert [alarm.step for alarm in alarms if alarm.kind == "screen_gaming"] == ([34] if rise else [])
     assert any("please the predictor" in line for line in lines) == bool(rise)
 
 

@@ -27,6 +27,7 @@ from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import backend_class
 from ideator_rl.executor.backends.backend import OVER, experiment_of
 from ideator_rl.executor.record_store import BEATS, QUEUE
+from ideator_rl.experiment import RUNNING
 from ideator_rl.storage.bucket import Bucket, DamagedObject
 from ideator_rl.storage.run_reader import Run, read_run
 
@@ -88,19 +89,24 @@ def _outstanding(bucket: Bucket) -> list[str]:
 def _of_run(bucket: Bucket, ids: Collection[str], folder: Path, run: Run) -> list[str]:
     """Of the outstanding experiments of a bucket, those that this run waits for; its baselines and reruns included."""
     names = {os.path.realpath(folder), str(run.recipe.get("output_dir"))}  # an earlier version put the latter
+    entries = record_store.read_queue(bucket, ids)
     # Two machines may have runs at one path, and the same bucket: of these, only one proposed an idea.
-    ideas = {row.idea for row in run.rollouts} | {""}
+    proposed = {row.idea for row in run.rollouts} | {""}
+    waiting = {row.idea for row in run.rollouts if row.status == RUNNING}
     own = []
-    for id, entry in record_store.read_queue(bucket, ids).items():
-        if entry.run and (entry.run in names or os.path.realpath(entry.run) in names):
-            try:
-                spec = record_store.Spec.load(bucket, id)
-            except DamagedObject:
-                spec = None
-            # Without its specification it cannot be run, by any run.
-            if spec is None or spec.idea in ideas:
-                own.append(id)
-    return sorted(own)
+    for id in ids:
+        name = entries[id].run if id in entries else ""
+        # Without an entry it was cancelled before, and runs on; one of 0.1.0 names no run.  Its idea decides alone.
+        if name and name not in names and os.path.realpath(name) not in names:
+            continue
+        try:
+            spec = record_store.Spec.load(bucket, id)
+        except DamagedObject:
+            spec = None
+        # Of this run, and without its specification: no run can have it run.
+        if spec.idea in (proposed if name else waiting) if spec is not None else bool(name):
+            own.append(id)
+    return own
 
 
 def _cancel_jobs(bucket: Bucket, backend_name: str, settings: Any, ids: Collection[str]) -> list[str]:

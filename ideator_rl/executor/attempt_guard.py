@@ -89,7 +89,7 @@ class AttemptGuard:
         self._settled.clear()
         try:
             self._claim = claim_attempt()
-            self._last_beat = time.monotonic()
+            self._last_beat = _seconds_with_sleep()
         finally:
             self._settled.set()
         return self._claim

@@ -107,7 +107,9 @@ def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, 
         variance += (1 - share) / (group.size * share) + slope**2 / size
     value, high, most = math.exp(log_lift), math.exp(log_lift + math.sqrt(variance)), MOST_LIFT
     if pools is not None:
-        fresh, preferred_count = (sum(pools[stratum.step][side] for stratum in strata) for side in (0, 1))
+        fresh, preferred_count = (
+            sum(pools[step][side] for stratum in strata for step in stratum.steps) for side in (0, 1)
+        )
         if fresh <= preferred_count:
             return None
         most = min(most, fresh / preferred_count)
@@ -116,14 +118,15 @@ def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, 
 
 @dataclass(frozen=True)
 class _Stratum:
-    """The outcomes of one step; an audited idea may be preferred too.
+    """The outcomes of consecutive steps with `LEAST_AUDITED` audited ones; an audited idea may be preferred too.
 
-    Mantel and Haenszel's weights: in each step both groups count with the same weight, so that steps of a better pool,
-    or with another best, favour neither.  It is largest where both groups are large.
+    Mantel and Haenszel's weights: in each stratum both groups count with the same weight, so that steps of a better
+    pool, or with another best, favour neither.  It is largest where both groups are large.  Of single steps with few
+    places, only those whose audited ideas happen to be good would have both groups.
     """
 
     SIDES: ClassVar = ("preferred", "audited")
-    step: int
+    steps: list[int]
     preferred: list[ForecastOutcome]
     audited: list[ForecastOutcome]
 
@@ -137,22 +140,31 @@ def _window(outcomes: Sequence[ForecastOutcome]) -> list[_Stratum]:
     """The last steps that a lift is computed on, the newest first."""
     strata: list[_Stratum] = []
     total, squares = 0.0, dict.fromkeys(_Stratum.SIDES, 0.0)
+    steps = groupby(reversed(outcomes), key=lambda outcome: outcome.step)
+    current = _Stratum([], [], [])
+    was_open = False
     # Whole steps, back from the end: predictor and pool change.  With an open gate few ideas are audited, with a closed
     # one few are preferred; both groups must be large enough.
-    for step, members in islice(groupby(reversed(outcomes), key=lambda outcome: outcome.step), MOST_STEPS):
-        ended = [outcome for outcome in members if outcome.status and outcome.forecast.best is not None]
-        preferred = [outcome for outcome in ended if outcome.forecast.preferred]
-        audited = [outcome for outcome in ended if outcome.forecast.audited]
-        # A step without one of the groups compares nothing.
-        if not audited or not preferred:
+    for step, members in islice(steps, MOST_STEPS):
+        rows = list(members)
+        is_open = all(row.forecast.is_open for row in rows)
+        # A moved gate ends a stratum: it changes how many of a step are in which group.
+        if current.steps and is_open != was_open:
+            current = _Stratum([], [], [])
+        was_open = is_open
+        ended = [row for row in rows if row.status and row.forecast.best is not None]
+        current.steps.append(step)
+        current.preferred.extend(row for row in ended if row.forecast.preferred)
+        current.audited.extend(row for row in ended if row.forecast.audited)
+        if len(current.audited) < LEAST_AUDITED or not current.preferred:
             continue
-        stratum = _Stratum(step, preferred, audited)
-        strata.append(stratum)
-        total += stratum.weight
-        for side, group in (("preferred", preferred), ("audited", audited)):
-            squares[side] += stratum.weight**2 / len(group)
+        strata.append(current)
+        total += current.weight
+        for side in _Stratum.SIDES:
+            squares[side] += current.weight**2 / len(getattr(current, side))
         if total**2 / max(squares.values()) >= WINDOW:
             break
+        current = _Stratum([], [], [])
     return strata
 
 

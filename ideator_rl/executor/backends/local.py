@@ -37,14 +37,16 @@ MAX_REFUSALS = 3
 """Of zygotes, before all further experiments start cold."""
 WAITING_SECONDS, WAITING_AGAIN_SECONDS = 10.0, 300.0
 """A run without a worker says that it waits for other runs after the first, and again after the second."""
+UNUSABLE_SECONDS = 600.0
+"""Slots may be unusable for so long before experiments are lost for it."""
 MAX_ERRORS_KEPT = 100
 """Workers whose standard error is kept."""
 
 log = logging.getLogger(__name__)
 
 
-class SlotsUnusable(IdeatorError, OSError):
-    """The files of slots cannot be opened.  An `OSError`, so that a run which has begun waits until they can."""
+class SlotsUnusable(IdeatorError):
+    """The files of slots cannot be opened."""
 
 
 class LocalBackend(Backend):
@@ -60,6 +62,8 @@ class LocalBackend(Backend):
         # What ended workers wrote to their standard error, by job.
         self._errors: dict[str, str] = {}
         self._cpus_in_use: dict[str, tuple[str, int]] = {}
+        # Since when the files of slots cannot be opened; None while they can.
+        self._unusable_since: float | None = None
         # Since when no worker runs and no slot is free.
         self._waiting_since: float | None = None
         self._next_waiting_line = 0.0
@@ -92,7 +96,13 @@ class LocalBackend(Backend):
 
     def refuse_other_hardware(self, hardware: str, resources: Resources) -> None:
         """Raises: UnfitNode when this machine is another than the declared one: its workers would start nothing."""
-        share.refuse_other_hardware(hardware, self._gpus if resources.gpus else [])
+        try:
+            share.refuse_other_hardware(hardware, self._gpus if resources.gpus else [])
+        except share.UnfitNode as error:
+            raise share.UnfitNode(
+                f"{error} Here, the backend local runs all experiments: change the recipe's key hardware, hide other "
+                "GPUs with CUDA_VISIBLE_DEVICES, or choose another backend."
+            ) from error
 
     # With the second parameter it is `submit(id, resources)` of 0.1.0, which subclasses of that version call.
     def submit(self, jobs: list[Job], resources: Resources | None = None) -> dict[str, str | None]:
@@ -102,8 +112,19 @@ class LocalBackend(Backend):
             return self._start(Job(id, id, self._bucket_url, self._isolation, resources, 0))  # type: ignore[return-value]
         taken: dict[str, str | None] = {}
         for job in jobs:
-            if not (self.active(job.name) or self._start(job)):
+            try:
+                if not (self.active(job.name) or self._start(job)):
+                    break
+            except SlotsUnusable as error:
+                # No room, or too few descriptors, for a moment: what waits must not be lost for that.
+                now = time.monotonic()
+                if self._unusable_since is None:
+                    self._unusable_since = now
+                    log.warning("No experiment starts now, and each is tried again: %s", error)
+                if now - self._unusable_since > UNUSABLE_SECONDS:
+                    raise
                 break
+            self._unusable_since = None
             taken[job.name] = None
         return taken
 
