@@ -123,7 +123,8 @@ def test_one_enormous_reward_among_few_makes_no_forecast_that_is_refused():
     seen.append(replace(seen[0], id="huge", reward=1e300))
     predictor = load_predictor("tokens", PredictorContext())
     predictor.fit(seen)
-    checked_forecast(predictor.predict([Candidate(item.idea) for item in seen]), len(seen), "The predictor")
+    forecast = checked_forecast(predictor.predict([Candidate(item.idea) for item in seen]), len(seen), "The predictor")
+    assert np.isfinite(forecast.mean).all() and np.isfinite(forecast.sd).all()
 
 
 def test_texts_of_ideas_that_were_not_run_are_not_kept():

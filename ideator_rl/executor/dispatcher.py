@@ -332,8 +332,7 @@ class Dispatcher:
         """An experiment without a record is no longer in the queue; returns whether that settles it."""
         pending.left_queue = pending.expects_record = False
         if record_store.cancel_requested(self.bucket, id):
-            ran = judged.claimed > judged.from_attempt
-            self._settle(id, Lost("It was cancelled.", ran), cancel=True)
+            self._settle(id, Lost("It was cancelled.", judged.claimed > judged.from_attempt), cancel=True)
         elif judged.claimed > judged.from_attempt and judged.running is None:
             # Another scheduler has given it up.
             last = judged.attempts[-1].end

@@ -1,7 +1,7 @@
 """What a screen is worth, measured on the ideas that it drew at random: lift, coverage, and figures of each step.
 
 lift       expected improvement over the best reward of a preferred idea, over that of an audited one; 1 is chance.
-           Ideas of one step are compared with each other, so that a pool that improves is no sign of a good forecast
+           Ideas of neighbouring steps are compared, so that a pool that improves is no sign of a good forecast
 coverage   share of audited successes whose reward is in the forecast's 80 % interval
 preferred  ideas whose forecasts are good enough to be run; audited ideas among them count in both shares
 audited    ideas drawn at random from a pool, whatever their forecasts: the sample that no forecast has biased
@@ -81,7 +81,7 @@ def lift_of(outcomes: Sequence[ForecastOutcome], pools: Mapping[int, tuple[int, 
             it may: a normal distribution has longer tails than a group of the best.
     """
     strata = _window(outcomes)
-    if sum(len(stratum.audited) for stratum in strata) < LEAST_AUDITED:
+    if not strata:
         return None
     groups = [_Group.of(strata, side) for side in _Stratum.SIDES]
     if min(len(group.gains) for group in groups) < LEAST_COMPARED:
