@@ -87,11 +87,12 @@ class SearchScreen:
             proposed: ideas that this epoch has proposed already; they are in the journal.
         """
         pool = await self._pool(samples, archive, epoch, proposed)
-        forecasts = read_forecasts(self._journal, only_executed=True, with_texts=False, last_steps=MOST_STEPS + 1)
-        if self._config.flow == EPOCHS:
+        before = epoch if self._config.flow == EPOCHS else None
+        forecasts = read_forecasts(self._journal, before, only_executed=True, with_texts=False, last_steps=MOST_STEPS)
+        if before is not None:
             # Outcomes that arrive during an epoch, of whichever step, must not move the gate within it.
             known = {record.id for record in archive.records()}
-            forecasts = [outcome for outcome in forecasts if outcome.step < epoch and outcome.experiment_id in known]
+            forecasts = [outcome for outcome in forecasts if outcome.experiment_id in known]
         lift = lift_of(forecasts)
         span = archive.span()
         assert span is not None, "the screen ranks after successes"
