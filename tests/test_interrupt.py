@@ -124,6 +124,30 @@ def test_a_signal_during_the_imports_ends_a_command_like_any_other(command, tmp_
     check_end(process, tmp_path)
 
 
+RESTARTER = """
+import subprocess, threading
+from ideator_rl.cli import interrupt
+
+def restart():
+    while True:
+        subprocess.Popen(["sleep", "60"]).wait()
+
+interrupt.guard()
+for _ in range(8):
+    threading.Thread(target=restart, daemon=True).start()
+print("running", flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("repeat", range(3))
+def test_what_a_thread_starts_anew_meanwhile_is_not_left_over(repeat, tmp_path):
+    process = start([sys.executable, "-c", RESTARTER], tmp_path)
+    read_until(process, "running")
+    process.send_signal(signal.SIGTERM)
+    check_end(process, tmp_path)
+
+
 def test_the_sentence_of_a_run_depends_on_whether_it_has_begun(tmp_path):
     keep_run(tmp_path, "checkpoints")
     assert interrupt._State.kept() == "nothing was kept, and the same line starts anew"

@@ -2,7 +2,8 @@
 
 Records, journals and checkpoints survive a kill at any moment, so nothing has to be unwound: every process below this
 one is killed.  A thread does that, because the main thread may be inside a library for seconds, or in an import that
-swallows exceptions.  Further signals change nothing.
+swallows exceptions.  The other threads go on until the exit, but start no process any more.  Further signals change
+nothing.
 
 Only the entry points call `guard`: a program that imports this library keeps its own handlers.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,6 +30,10 @@ EXIT_SECONDS, KILL_SECONDS = 3.0, 5.0
 """For trackers to send what they hold, and for killed processes to be gone."""
 BEFORE_EXIT_SECONDS = 20.0
 """For a command to end its processes in its own way."""
+START_SECONDS = 0.05
+"""For a thread that had begun to start a process when no more was to be started."""
+START_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
+"""What Python reports to audit hooks before it starts a process."""
 LAUNCHER = "IDEATOR_RL_LAUNCHER"
 """Set for the processes of a launch: the launcher prints the sentence for all of them."""
 LAUNCHERS = {b"accelerate", b"accelerate-launch", b"torchrun"}
@@ -171,7 +177,16 @@ def _end_processes() -> None:
                 hook = threading.Thread(target=function, daemon=True)
                 hook.start()
                 hook.join(seconds)
+    # A scheduler's thread starts anew what is killed here, even between the last look at the processes and the exit.
+    sys.addaudithook(_park_starts)
+    time.sleep(START_SECONDS)
     process_tree.kill_tree(os.getpid(), KILL_SECONDS)
+
+
+def _park_starts(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: a thread that would start a process waits for the exit of this one."""
+    if event in START_EVENTS:
+        _park()
 
 
 def _accelerate_launched() -> bool:
