@@ -158,7 +158,8 @@ class Plain:
 
 
 def test_a_class_without_the_key_mends_nothing():
-    assert [debug_rounds(implementer) for implementer in (Plain(), Mending())] == [0, 1]
+    environment = load_environment(str(TOY))
+    assert [debug_rounds(implementer, environment) for implementer in (Plain(), Mending())] == [0, 1]
 
 
 class Mending(TokenEdits):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_a_workdir_is_removed_as_stale_only_after_its_owner_was_killed(temporary
     holder.wait()
     remove_stale_workdirs()
     assert list(temporary.iterdir()) == []
+
+
+def test_a_workdir_whose_worker_was_killed_before_it_took_the_lock_is_removed_after_an_hour(temporary):
+    for name, age in (("new", 0), ("old", 3700)):
+        folder = temporary / f"{PREFIX}{name}"
+        folder.mkdir(mode=0o700)
+        os.utime(folder, (time.time() - age,) * 2)
+    remove_stale_workdirs()
+    assert [folder.name for folder in temporary.iterdir()] == [f"{PREFIX}new"]
 
 
 def test_a_symbolic_link_is_not_removed_as_a_stale_workdir(temporary):

@@ -29,7 +29,7 @@ from ideator_rl.config.reader import parse_json
 from ideator_rl.config.shared import ExperimentSettings
 from ideator_rl.environments.environment import Environment, load_environment
 from ideator_rl.environments.feedback import feedback_of
-from ideator_rl.environments.preset import FEEDBACK_NONE, FEEDBACK_TEXT
+from ideator_rl.environments.preset import FEEDBACK_TEXT
 from ideator_rl.errors import IdeatorError
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import Backend, backend_class
@@ -137,22 +137,11 @@ class Executor:
         if self._cascade is not None and self.bucket.remote:
             self._cascade.stage.preset.refuse_network(self.bucket.url)
         self.backend.start = config.start
-        self.debug_rounds = self._read_debug_rounds()
+        self.debug_rounds = debug_rounds(self.implementer, self.environment)
         # Set by the caller that owns the run: it enters the crashed experiments, and may have no room for another one.
         self.on_debugged: Callable[[Experiment], None] = lambda record: None
         self.may_debug: Callable[[Experiment], bool] = lambda record: True
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry, isolation=config.isolation)
-
-    def _read_debug_rounds(self) -> int:
-        """Raises: IdeatorError where a traceback could show the coder what it must not see."""
-        rounds = debug_rounds(self.implementer)
-        if rounds and (self.environment.hidden or self.environment.feedback == FEEDBACK_NONE):
-            reason = "hidden files" if self.environment.hidden else "feedback: none"
-            raise IdeatorError(
-                f"The coder has debug_rounds: {rounds}, and the environment {self.environment.name} has {reason}: a "
-                "traceback could show the coder what it must not see. Leave debug_rounds out."
-            )
-        return rounds
 
     def _create_backend(self) -> Backend:
         config = self.config

@@ -10,6 +10,7 @@ import logging
 import os
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ PREFIX = "ideator-run-"
 LOCK = "lock"
 OPEN_MODE = 0o711
 """Other users may enter but not list."""
+OPENING_SECONDS = 3600.0
+"""A folder without this mode for longer is that of a worker that was killed before it took the lock."""
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,8 @@ def remove_stale_workdirs() -> None:
 
 
 def _is_stale(folder: Path) -> bool:
-    if folder.stat().st_mode & 0o777 != OPEN_MODE:
+    info = folder.stat()
+    if info.st_mode & 0o777 != OPEN_MODE and time.time() - info.st_mtime < OPENING_SECONDS:
         return False
     try:
         with open(folder / LOCK) as lock:

@@ -11,6 +11,7 @@ from inspect import getattr_static
 from typing import Any, Protocol, Self
 
 from ideator_rl.environments.environment import Environment
+from ideator_rl.environments.preset import FEEDBACK_NONE
 from ideator_rl.errors import IdeatorError
 from ideator_rl.ideas import Idea
 from ideator_rl.llm.estimate import Estimate
@@ -159,9 +160,19 @@ async def probe(implementer: Implementer) -> None:
     await _member(type(implementer), "probe")(implementer)
 
 
-def debug_rounds(implementer: Implementer) -> int:
-    """`Implementer.debug_rounds`, also of a class that does not derive from it."""
+def debug_rounds(implementer: Implementer, environment: Environment) -> int:
+    """`Implementer.debug_rounds`, also of a class that does not derive from it.
+
+    Raises:
+        IdeatorError: a traceback could show the coder what it must not see of this environment.
+    """
     rounds: int = _member(implementer, "debug_rounds")
+    if rounds and (environment.hidden or environment.feedback == FEEDBACK_NONE):
+        reason = "hidden files" if environment.hidden else "feedback: none"
+        raise IdeatorError(
+            f"The coder has debug_rounds: {rounds}, and the environment {environment.name} has {reason}: a "
+            "traceback could show the coder what it must not see. Leave debug_rounds out."
+        )
     return rounds
 
 
