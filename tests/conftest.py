@@ -136,6 +136,23 @@ def replace_line(old: str, new: str) -> str:
     return f"train.py\n<<<<<<< SEARCH\n{old}\n=======\n{new}\n>>>>>>> REPLACE\n"
 
 
+async def until(condition, seconds=60.0):
+    """Wait until a condition holds: a busy machine takes long for what mostly takes a moment."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+def experiment_runs_below(pid: int) -> bool:
+    """Whether a process has begun to run an experiment's script, forked or cold."""
+    for process in process_tree.descendants(pid):
+        with suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_bytes()
+            if process != pid and (b"train.py" in words or b"fork_server.py" in words):
+                return True
+    return False
+
+
 def run(coroutine):
     """Wait for a coroutine: a test is a plain function."""
     return asyncio.run(coroutine)

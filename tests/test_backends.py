@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import run
+from conftest import run, until
 from scripted import idea
 
 from ideator_rl.environments.environment import Resources
@@ -79,12 +79,13 @@ def test_a_scheduler_runs_experiments_that_another_process_put_in_the_bucket(toy
 
     async def scenario():
         task = asyncio.create_task(executor.execute(idea("Set x to 1.0.")))
-        await asyncio.sleep(0.5)
-        assert not task.done() and len(executor.scheduler.without_record) == 1
+        await until(lambda: len(executor.scheduler.without_record) == 1)
+        await asyncio.sleep(0.3)
+        assert not task.done()
         watcher = Scheduler(executor.bucket, LocalBackend(executor.bucket.url, slots=2))
         watcher.serve(lambda id, outcome: None)
         try:
-            return await asyncio.wait_for(task, 20)
+            return await asyncio.wait_for(task, 120)
         finally:
             watcher.close()
 

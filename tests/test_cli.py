@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TOY, execute, replace_line, sentence
+from conftest import TOY, execute, experiment_runs_below, replace_line, sentence
 
 from ideator_rl.cli.commands import main
 from ideator_rl.cli.execute import MAX_LINES, shown_lines
@@ -161,14 +161,16 @@ def test_status_counts_the_experiments_of_a_bucket_and_refuses_an_unknown_target
 
 
 def test_a_cancelled_experiment_ends_and_runs_again_only_when_it_is_requested_again(call, tmp_path):
-    argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--preset", "slow", "--idea", GOOD]
+    (tmp_path / "slow.diff").write_text(replace_line("time.sleep(pause)", "time.sleep(3)"))
+    argv = [sys.executable, "-m", "ideator_rl.cli", "execute", str(TOY), "--diff", str(tmp_path / "slow.diff")]
     child = subprocess.Popen([*argv, "--bucket", f"file://{tmp_path}/bucket"], stdout=subprocess.DEVNULL)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (running := [a for id in bucket.names("experiments") if (a := record_store.running_attempt(bucket, id))]):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    while not bucket.list("beats"):
+    while not (bucket.list("beats") and experiment_runs_below(running[0].claim.pid)):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(running[0].claim.pid, signal.SIGSTOP)  # else it may be done before it is cancelled
     child.kill()

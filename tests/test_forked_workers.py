@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import run
+from conftest import experiment_runs_below, run, until
 from scripted import idea
 
 from ideator_rl.executor import start_worker
@@ -67,7 +67,8 @@ def test_a_worker_outlives_the_zygote(toy_config, tmp_path):
         task = asyncio.create_task(executor.execute_patch(slow))
         while not executor.backend._processes:
             await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)
+        [worker] = executor.backend._processes.values()
+        await until(lambda: experiment_runs_below(worker.pid))
         executor.backend._zygote.close()
         executor.backend._zygote = None
         return await task

@@ -98,8 +98,8 @@ def test_processes_that_are_killed_at_the_end_are_counted_to_the_last(go):  # no
         "time.sleep(60)\n"
     )
     ended = go(code, seconds=1.0)
-    # Together they compute for 1.4 s, and for some more in the kernel; counted twice it would be over 2.
-    assert ended.status == "timed_out" and 1.0 < ended.cpu < 2.0
+    # Together they compute for 1.4 s, and for some more in the kernel; counted twice it would be 2.8 and more.
+    assert ended.status == "timed_out" and 1.0 < ended.cpu < 2.6
 
 
 def test_a_process_whose_main_thread_has_ended_is_alive_and_is_killed():

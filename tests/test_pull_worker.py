@@ -63,13 +63,13 @@ class ScriptedSlots:
 def scripted(name, terms=None, outcome="record"):
     bucket = open_bucket(f"memory://{name}-{time.monotonic()}")
     slots, lines = ScriptedSlots(bucket, outcome), []
-    return PullWorker(bucket, slots, terms or Terms(cpus=2, idle=0.3), lines.append), slots, lines
+    return PullWorker(bucket, slots, terms or Terms(cpus=2, idle=1.0), lines.append), slots, lines
 
 
 def test_two_nodes_share_a_queue_and_start_each_experiment_once():
     worker, slots, _ = scripted("pull-two")
     others = ScriptedSlots(worker.bucket)
-    other = PullWorker(worker.bucket, others, Terms(cpus=2, idle=0.3), lambda line: None)
+    other = PullWorker(worker.bucket, others, Terms(cpus=2, idle=1.0), lambda line: None)
     ids = [f"e{number}" for number in range(40)]
     for id in ids:
         record_store.enqueue(worker.bucket, entry(id))
@@ -83,7 +83,7 @@ def test_two_nodes_share_a_queue_and_start_each_experiment_once():
 
 
 def test_entries_of_a_higher_priority_are_taken_first():
-    worker, slots, _ = scripted("pull-priority", Terms(cpus=1, idle=0.2))
+    worker, slots, _ = scripted("pull-priority", Terms(cpus=1, idle=1.0))
     for number in range(6):
         record_store.enqueue(worker.bucket, entry(f"e{number}", priority=number))
     worker.serve()
@@ -114,7 +114,7 @@ def test_an_environment_that_is_not_here_is_left_to_others_for_a_while_and_then_
 
 
 def test_nothing_is_taken_that_may_not_end_in_time():
-    worker, slots, _ = scripted("pull-until", Terms(cpus=2, idle=0.2, until=time.time() + 60 * 10))
+    worker, slots, _ = scripted("pull-until", Terms(cpus=2, idle=1.0, until=time.time() + 60 * 10))
     record_store.enqueue(worker.bucket, entry("long", minutes=30))
     record_store.enqueue(worker.bucket, entry("short", minutes=3))
     worker.serve()
@@ -165,7 +165,8 @@ def test_five_failures_in_a_row_let_the_node_rest_and_print_the_last_reason(capl
     assert "attempts in a row failed on this node; the last said: no module named torch" in caplog.text
 
 
-def test_a_process_that_is_killed_gets_its_end_from_the_node():
+def test_a_process_that_is_killed_gets_its_end_from_the_node(monkeypatch):
+    monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (60.0,))
     worker, _, lines = scripted("pull-killed", outcome=None)
     record_store.enqueue(worker.bucket, entry("a"))
     worker.serve()
@@ -289,13 +290,13 @@ def test_a_node_without_a_free_slot_still_sees_which_heartbeats_stop(monkeypatch
 
 
 def test_a_node_with_long_experiments_tries_one_more_after_its_rest(monkeypatch):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 60.0)
     worker, slots, _ = scripted("pull-rest", Terms(cpus=2))
     worker._running["long"] = Running(None, Resources(1, 0, 1), time.monotonic())
     for _ in range(breaker.UNCLAIMED_IN_A_ROW):
         worker._breaker.count_unclaimed(time.monotonic(), "no luck")
     assert not worker._has_room()
-    time.sleep(0.06)
+    worker._breaker._ends = 0.0
     assert worker._has_room()
     worker._running["try"] = Running(None, Resources(0, 0, 1), time.monotonic())
     assert not worker._has_room()

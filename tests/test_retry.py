@@ -140,7 +140,9 @@ def test_an_outage_of_the_bucket_loses_no_idea_and_runs_none_twice(fleet, tmp_pa
     assert sum(len(executor.bucket.names(f"experiments/{id}/attempts")) for id in ids) == 6
 
 
-def test_an_outage_beyond_the_limit_gives_lost_records_instead_of_errors(fleet, tmp_path, quick):
+def test_an_outage_beyond_the_limit_gives_lost_records_instead_of_errors(fleet, tmp_path, quick, monkeypatch):
+    # No experiment ends before the outage.
+    monkeypatch.setenv("IDEATOR_FLEET", json.dumps({"median": 60.0, "sigma": 0.1, "lost": 0.0}))
     executor = Executor(replace(fleet, outage_patience=0.3))
 
     async def scenario():

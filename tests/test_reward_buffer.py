@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import replace_line, run
+from conftest import replace_line, run, until
 from scripted import idea
 
 from ideator_rl.environments.environment import EnvironmentError_
@@ -124,12 +124,13 @@ def test_a_killed_worker_is_tried_again_and_pays_once_more_only_for_what_was_los
     async def scenario():
         task = asyncio.create_task(buffer.score([idea("x = 1.0")]))
         bucket = buffer.executor.bucket
-        while (
-            not (running := [record_store.running_attempt(bucket, id) for id in bucket.names("experiments")])
-            or running[0] is None
-        ):
-            await asyncio.sleep(0.01)
-        os.kill(running[0].claim.pid, signal.SIGKILL)
+
+        def running():
+            attempts = [record_store.running_attempt(bucket, id) for id in bucket.names("experiments")]
+            return [attempt.claim.pid for attempt in attempts if attempt is not None]
+
+        await until(lambda: running() or task.done())
+        os.kill(running()[0], signal.SIGKILL)
         return await task
 
     [record] = run(scenario())

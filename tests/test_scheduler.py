@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from conftest import run
+from conftest import run, until
 from scripted_fleet import (
     ScriptedEngine,
     attempt,
@@ -93,16 +93,17 @@ def test_starts_that_claim_nothing_open_the_breaker_and_lose_nothing(bucket, mon
 
 
 def test_while_the_breaker_is_open_nothing_is_submitted_and_then_one_job(bucket, monkeypatch):
-    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.4)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE", 2.0)
     monkeypatch.setattr(attempt_policy, "BACKOFF_SECONDS", (0.01,))
     engine = ScriptedEngine(bucket, ["refused"] * 99)
 
     async def scenario():
         scheduler = Scheduler(bucket, engine)
         futures = [result(scheduler, entry(id)) for id in "abcde"]
-        await asyncio.sleep(0.3)
+        await until(lambda: scheduler.dispatcher.jobs.breaker.reason)
         assert len(engine.names) == 5 and "invalid partition" in scheduler.dispatcher.jobs.breaker.reason
-        await asyncio.sleep(0.5)
+        await until(lambda: len(engine.names) > 5)
+        await asyncio.sleep(0.3)
         assert len(engine.names) == 6 and not any(future.done() for future in futures)
         scheduler.close()
 
@@ -128,8 +129,7 @@ def test_an_engine_that_is_away_is_asked_rarely_and_its_jobs_are_not_over(bucket
     async def scenario():
         scheduler = Scheduler(bucket, engine)
         future = result(scheduler, entry("a"))
-        await asyncio.sleep(0.2)
-        assert engine.submitted == ["a"] and scheduler.running_count == 1
+        await until(lambda: engine.submitted == ["a"] and scheduler.running_count == 1)
         engine.away, engine.calls = True, 0
         while not scheduler.dispatcher.jobs.away:  # what a listing of a moment ago allows may still be submitted
             await asyncio.sleep(0.01)
@@ -137,8 +137,8 @@ def test_an_engine_that_is_away_is_asked_rarely_and_its_jobs_are_not_over(bucket
         await asyncio.sleep(0.5)
         assert engine.calls <= 3 and engine.submitted == ["a"] and not future.done()
         engine.away = False
-        await asyncio.sleep(0.6)
-        assert engine.submitted == ["a", "b"] and not later.done()
+        await until(lambda: engine.submitted == ["a", "b"])
+        assert not later.done()
         scheduler.close()
 
     run(scenario())
@@ -233,8 +233,7 @@ def test_an_experiment_that_another_process_runs_is_not_started_again(bucket, mo
     async def scenario():
         scheduler = Scheduler(bucket, engine)
         future = result(scheduler, entry("a"))
-        await asyncio.sleep(0.5)
-        assert scheduler.running_count == 1
+        await until(lambda: scheduler.running_count == 1 and caplog.records)
         record_store.save_record(bucket, Experiment("a", "failed", "", "toy", "cpu"))
         return await asyncio.wait_for(future, 5)
 
@@ -244,23 +243,23 @@ def test_an_experiment_that_another_process_runs_is_not_started_again(bucket, mo
 
 
 def test_a_dead_attempt_of_another_machine_is_ended_after_a_lease_without_a_new_heartbeat(bucket, monkeypatch):
-    monkeypatch.setattr(record_store, "LEASE_SECONDS", 0.6)
+    monkeypatch.setattr(record_store, "LEASE_SECONDS", 2.0)
     engine = ScriptedEngine(bucket, ["works"])
     body = claim(bucket, "a")
 
     async def scenario():
         scheduler = Scheduler(bucket, engine)
         future = result(scheduler, entry("a"))
-        for _ in range(5):
-            await asyncio.sleep(0.3)
+        for _ in range(6):
+            await asyncio.sleep(0.5)
             record_store.write_beat(bucket, body)
         assert engine.names == []
         died = time.monotonic()
-        await asyncio.wait_for(future, 5)
+        await asyncio.wait_for(future, 20)
         scheduler.close()
         return time.monotonic() - died
 
-    assert 0.5 < run(scenario()) < 2
+    assert 1.5 < run(scenario()) < 10
     [dead] = record_store.attempts(bucket, "a")
     assert dead.end.kind == record_store.DEAD
 
@@ -291,8 +290,8 @@ def test_a_process_that_starts_nothing_sees_what_others_gave_up_and_puts_back_wh
         future = result(scheduler, entry("a"))
         await asyncio.sleep(0.3)
         bucket.delete("queue/a")  # as after a power failure
-        await asyncio.sleep(0.7)
-        assert "a" in bucket.list("queue") and not future.done()
+        await until(lambda: "a" in bucket.list("queue"))
+        assert not future.done()
         attempt(bucket, "a", reason="reason 0")
         await asyncio.sleep(0.3)
         assert not future.done()

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from ideator_rl.executor import workdirs
-from ideator_rl.executor.workdirs import PREFIX, new_workdir, remove_stale_workdirs
+from ideator_rl.executor.workdirs import OPENING_PREFIX, PREFIX, new_workdir, remove_stale_workdirs
 
 HOLDER = "import time\nfrom ideator_rl.executor.workdirs import new_workdir\nwith new_workdir() as folder: print(folder, flush=True); time.sleep(60)"
 
@@ -40,11 +40,11 @@ def test_a_workdir_is_removed_as_stale_only_after_its_owner_was_killed(temporary
 
 def test_a_workdir_whose_worker_was_killed_before_it_took_the_lock_is_removed_after_an_hour(temporary):
     for name, age in (("new", 0), ("old", 3700)):
-        folder = temporary / f"{PREFIX}{name}"
+        folder = temporary / f"{OPENING_PREFIX}{name}"
         folder.mkdir(mode=0o700)
         os.utime(folder, (time.time() - age,) * 2)
     remove_stale_workdirs()
-    assert [folder.name for folder in temporary.iterdir()] == [f"{PREFIX}new"]
+    assert [folder.name for folder in temporary.iterdir()] == [f"{OPENING_PREFIX}new"]
 
 
 def test_a_symbolic_link_is_not_removed_as_a_stale_workdir(temporary):

@@ -30,7 +30,7 @@ EXIT_SECONDS, KILL_SECONDS = 3.0, 5.0
 """For trackers to send what they hold, and for killed processes to be gone."""
 BEFORE_EXIT_SECONDS = 20.0
 """For a command to end its processes in its own way."""
-START_SECONDS = 0.05
+START_SECONDS = 0.25
 """For a thread that had begun to start a process when no more was to be started."""
 START_EVENTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
 """What Python reports to audit hooks before it starts a process."""

@@ -194,6 +194,8 @@ class AttemptGuard:
         self._parked.wait(PARK_SECONDS)
         with suppress(RuntimeError, OSError):
             process_tree.kill_tree(os.getpid(), KILL_SECONDS)
+        if self._beat is not None:
+            self._beat.join(PARK_SECONDS)  # one that is stored after the end would stay
         writer = threading.Thread(target=self._write_end, args=(kind, reason), daemon=True)
         writer.start()
         if self.workdir is not None:

@@ -1,7 +1,7 @@
 """Working directories: the temporary folders in which workers run experiments.
 
 A worker locks the lock file of its folder for as long as it lives.  A folder whose lock is free was left by a killed
-worker; the next worker of the same user removes it.
+worker; the next worker of the same user removes it.  A folder gets its name only when its lock is taken.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from ideator_rl.files import try_lock
 from ideator_rl.sandbox import process_tree
 
-PREFIX = "ideator-run-"
+PREFIX, OPENING_PREFIX = "ideator-run-", ".ideator-opening-"
 LOCK = "lock"
 OPEN_MODE = 0o711
 """Other users may enter but not list."""
 OPENING_SECONDS = 3600.0
-"""A folder without this mode for longer is that of a worker that was killed before it took the lock."""
+"""A folder with the second prefix is older only when its worker was killed before it took the lock."""
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 @contextmanager
 def new_workdir() -> Iterator[Path]:
     """A fresh folder that other users may enter but not list; removed at the end, whatever was written there."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    with os.fdopen(os.open(folder / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)) as lock:
-        try_lock(lock.fileno(), folder / LOCK)
-        # Only now that the lock is taken: a folder with this mode and a free lock counts as stale.
-        folder.chmod(OPEN_MODE)
+    opening = Path(tempfile.mkdtemp(prefix=OPENING_PREFIX))
+    with os.fdopen(os.open(opening / LOCK, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)) as lock:
+        try_lock(lock.fileno(), opening / LOCK)
+        opening.chmod(OPEN_MODE)
+        folder = opening.rename(opening.with_name(PREFIX + opening.name.removeprefix(OPENING_PREFIX)))
         try:
             yield folder
         finally:
@@ -44,7 +44,8 @@ def new_workdir() -> Iterator[Path]:
 
 def remove_stale_workdirs() -> None:
     """Remove the folders of workers that are gone, as far as they can be removed; raises nothing."""
-    for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
+    scratch = Path(tempfile.gettempdir())
+    for folder in (*scratch.glob(PREFIX + "*"), *scratch.glob(OPENING_PREFIX + "*")):
         try:
             if not folder.is_symlink() and folder.stat().st_uid == os.getuid() and _is_stale(folder):
                 process_tree.kill_stuck_sandboxes(folder)
@@ -57,8 +58,7 @@ def remove_stale_workdirs() -> None:
 
 
 def _is_stale(folder: Path) -> bool:
-    info = folder.stat()
-    if info.st_mode & 0o777 != OPEN_MODE and time.time() - info.st_mtime < OPENING_SECONDS:
+    if folder.name.startswith(OPENING_PREFIX) and time.time() - folder.stat().st_mtime < OPENING_SECONDS:
         return False
     try:
         with open(folder / LOCK) as lock:
