@@ -14,6 +14,7 @@ from ideator_rl.report.changes import changes, describe_patch
 from ideator_rl.report.collapse import diversity
 from ideator_rl.report.compare import compare
 from ideator_rl.report.failures import failure_kinds
+from ideator_rl.report.lineage import MAX_EDGES, lineage_figure
 from ideator_rl.report.overview import overview
 from ideator_rl.report.progress import GPU, MINUTES, USD, best_so_far, by_cost, by_count, moving_mean, units
 from ideator_rl.report.run_view import run_view
@@ -262,6 +263,24 @@ def test_lineage_on_the_page_is_that_of_the_journal_and_a_copy_is_no_child(tmp_p
     parents = {row["key"]: [rows[parent]["key"] for parent in row["parents"]] for row in rows}
     assert parents == {"a": [], "b": [], "c": ["a", "b"], "twin": []}
     assert "Ancestors of the best: 2," in words_of(html)
+
+
+def test_a_lineage_of_a_hundred_parents_an_idea_is_a_few_paths(tmp_path):
+    ideas = [record(f"e{i:03}", value=3.0 - i / 200) for i in range(140)]
+    journal(tmp_path, [[idea] for idea in ideas])
+    book = Journal(tmp_path / "buffer.sqlite")
+    edges = 0
+    for i, idea in enumerate(ideas[1:], 1):
+        parents = tuple(parent.id for parent in ideas[max(0, i - 100) : i])
+        book.descend(idea.id, parents, i)
+        edges += len(parents)
+    book.close()
+    figure = lineage_figure(run_view("run", read_run(tmp_path)))
+    assert figure.drawing.count("<path") < 30
+    # One line to each point: pale edges, those of the best, and dots.
+    assert 2 * MAX_EDGES < len(re.findall(r"\bL ", figure.drawing)) < 2 * MAX_EDGES + 300
+    assert f"Of {edges:,} lines, those nearest to the best ideas are drawn." in figure.remark
+    assert "Ancestors of the best: 139," in figure.remark
 
 
 def test_an_idea_that_is_proposed_again_does_not_come_from_its_children(tmp_path):

@@ -81,6 +81,7 @@ def variable(colour: str) -> str:
 
 Mark = Callable[[Axes], object]
 """Draws something on a chart."""
+Point = tuple[float, float]
 
 
 def line(
@@ -102,14 +103,19 @@ def line(
 
 
 def dots(x: Sequence[float], y: Sequence[float], colour: str = DOT, size: float = 3.7) -> Mark:
-    """Points as one path, since thousands of elements would make a page slow."""
+    """Points, as lines of no length with round ends."""
     points = list(zip(x, y, strict=True))
-    path = Path([corner for point in points for corner in (point, point)], [Path.MOVETO, Path.LINETO] * len(points))
-    path.should_simplify = False  # a line of no length is a dot with round ends, and would be simplified away
+    return segments([(point, point) for point in points], colour, size, order=1)
+
+
+def segments(ends: Sequence[tuple[Point, Point]], colour: str, width: float, *, order: float = 2.0) -> Mark:
+    """Straight lines between two points each, as one path, since thousands of elements would make a page slow."""
+    path = Path([point for pair in ends for point in pair], [Path.MOVETO, Path.LINETO] * len(ends))
+    path.should_simplify = False  # a line of no length would be simplified away
 
     def draw(axes: Axes) -> None:
-        axes.add_patch(PathPatch(path, edgecolor=colour, fill=False, linewidth=size, capstyle="round", zorder=1))
-        axes.update_datalim(points)
+        axes.add_patch(PathPatch(path, edgecolor=colour, fill=False, linewidth=width, capstyle="round", zorder=order))
+        axes.update_datalim(path.vertices)
         axes.autoscale_view()
 
     return draw

@@ -10,6 +10,8 @@ from ideator_rl.storage.run_reader import Run
 
 BEST_IDEAS = 10
 """Ideas whose lineage is drawn."""
+MAX_EDGES = 2000
+"""Lines of one colour: a prompt may show a hundred ideas, and more lines than this are a black area."""
 
 Edge = tuple[str, str]
 """Ids of a parent and its child."""
@@ -24,29 +26,32 @@ def lineage_figure(view: RunView) -> Figure | None:
     if not best:
         return None
     parents = _parents(run, place)
-    # The ancestries of several good ideas overlap: each edge and each idea is drawn once.
-    ancestries = [_ancestry(id, parents) for id in best]
-    edges = list(dict.fromkeys(edge for ancestry in ancestries for edge in ancestry))
-    ids = [id for id in dict.fromkeys([*best, *(id for edge in edges for id in edge)]) if id in metrics]
-    if not any(parent in metrics and child in metrics for parent, child in edges):
+    # The nearest ancestors first; lost ones have no metric, and no place.
+    all_edges, own_edges = (_ancestry(ids, parents) for ids in (best, best[:1]))
+    points = {id: (float(place[id]), metrics[id]) for id in place if id in metrics}
+    measured, own = ([edge for edge in edges if {*edge} <= points.keys()] for edges in (all_edges, own_edges))
+    if not measured:
         return None
-    # All edges in a pale colour, then those of the best idea on top; lost ancestors have no metric, and no place.
+    drawn, own_drawn = measured[:MAX_EDGES], own[:MAX_EDGES]
+    # All edges in a pale colour, then those of the best idea on top.
     lines = [
-        charts.line([place[parent], place[child]], [metrics[parent], metrics[child]], colour, width, order=order)
-        for ancestry, colour, width, order in ((edges, DOT, 0.8, 1.2), (ancestries[0], SERIES[1], 1.8, 1.6))
-        for parent, child in ancestry
-        if parent in metrics and child in metrics
+        charts.segments([(points[parent], points[child]) for parent, child in edges], colour, width, order=order)
+        for edges, colour, width, order in ((drawn, DOT, 0.8, 1.2), (own_drawn, SERIES[1], 1.8, 1.6))
+        if edges
     ]
+    ids = [id for id in dict.fromkeys([*best, *(id for edge in drawn + own_drawn for id in edge)]) if id in points]
     dots = [
         charts.dots([place[id] for id in ids], [metrics[id] for id in ids], STATUS[0], 5.0),
         charts.dots([place[best[0]]], [metrics[best[0]]], SERIES[1], 9.0),
     ]
     # The line of the best idea is inside the frame, also where it began with a bad one.
-    own_line = [metrics[id] for id in {best[0], *(id for edge in ancestries[0] for id in edge)} if id in metrics]
+    own_line = [metrics[id] for id in {best[0], *(id for edge in own_drawn for id in edge)}]
     y = frame([metrics[id] for id in ids], [*own_line, *(b.mean for b in view.baseline_marks)])
     heading = f"Where the {len(best)} best ideas came from"
-    ancestors = len({parent for parent, _ in ancestries[0]})
+    ancestors = len({parent for parent, _ in own_edges})
     description = f"Ancestors of the best: {ancestors}, each shown in a prompt that led to the next."
+    if len(measured) > MAX_EDGES:
+        description += f" Of {len(measured):,} lines, those nearest to the best ideas are drawn."
     legend = [(SERIES[1], "the best, and its line"), (STATUS[0], "an idea"), (DOT, "was shown to")]
     marks: list[Mark] = [*lines, *dots, *view.baseline_marks]
     return Figure(
@@ -67,14 +72,14 @@ def _parents(run: Run, place: dict[str, int]) -> dict[str, list[str]]:
     return {child: list(ids) for child, ids in parents.items()}
 
 
-def _ancestry(id: str, parents: dict[str, list[str]]) -> list[Edge]:
-    """The edges between an idea and all ideas before it."""
-    edges, pending, visited = [], [id], {id}
-    while pending:
-        child = pending.pop()
+def _ancestry(ids: list[str], parents: dict[str, list[str]]) -> list[Edge]:
+    """The edges between some ideas and all ideas before them, each once, those of the nearest generation first."""
+    edges, visited = [], list(dict.fromkeys(ids))
+    known = set(visited)
+    for child in visited:  # grows meanwhile
         for parent in parents.get(child, []):
             edges.append((parent, child))
-            if parent not in visited:
-                visited.add(parent)
-                pending.append(parent)
+            if parent not in known:
+                known.add(parent)
+                visited.append(parent)
     return edges
