@@ -20,6 +20,7 @@ from ideator_rl.errors import IdeatorError
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.ideas import parse_idea
 from ideator_rl.implementers import agent_worker
+from ideator_rl.implementers import command as agent_command
 from ideator_rl.implementers.agent_tree import DEFAULT_IGNORED, read_agent_tree
 from ideator_rl.implementers.agent_worker import AgentJob
 from ideator_rl.implementers.implementer import (
@@ -321,6 +322,34 @@ def test_costs_count_towards_the_cap():
     environment = load_environment(TOY)
     cost = estimate_cost("command", {"command": "agent", "max_usd_per_idea": 0.5}, 10, environment, "cpu")
     assert (cost.low.usd, cost.high.usd) == (0.0, 5.0)
+
+
+def cost_of(command, **settings):
+    """What is booked for an agent that fails."""
+    ledger = Ledger(Caps(usd=5.0))
+    with pytest.raises(ImplementerUnavailable):
+        implement(command, ledger, max_usd_per_idea=2.0, **settings)
+    return ledger.spent.usd
+
+
+def test_an_agent_that_never_started_costs_nothing(monkeypatch):
+    assert cost_of(["/no/such/program"]) == 0
+    assert cost_of(["/no/such/program"], endpoints=["localhost:12345"]) == 0
+    monkeypatch.setattr(agent_command.sys, "executable", "/bin/false")
+    assert cost_of(python("pass")) == 0
+
+
+def test_an_agent_cannot_claim_that_it_never_started():
+    code = """
+import contextlib, glob, os
+for pipe in [*glob.glob("/ideator/agent/*"), *glob.glob("/proc/[0-9]*/fd/*")]:
+    with contextlib.suppress(OSError):
+        if "report" in pipe or "agent/report" in os.readlink(pipe):
+            os.write(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), b"m")
+raise SystemExit(127)
+"""
+    assert cost_of(python(code)) == 2.0
+    assert cost_of(python(code), endpoints=["localhost:12345"]) == 2.0
 
 
 def test_an_agent_that_reports_more_than_its_setting_is_reserved_as_much():

@@ -70,8 +70,8 @@ class AgentSettings(Config):
     """Folders of this machine that the agent sees, read-only, at the same path: its program and its settings.  The
     system, Python and its packages are visible anyway."""
     max_usd_per_idea: Amount | None = None
-    """USD reserved of `max_usd` before the agent starts, and booked where it reports no cost.  Needed with a cap; 0 for
-    an agent that costs nothing."""
+    """USD reserved of `max_usd` before the agent starts, and booked where it ran and reports no cost.  Needed with a
+    cap; 0 for an agent that costs nothing."""
     cost_key: str = "total_cost_usd"
     """Key of the USD in the JSON object in which the agent reports its cost, dots for keys inside; the last line of its
     output that is such an object counts."""

@@ -3,7 +3,8 @@
 The variables that may hold a key come through a pipe with a name, so that they are on no command line and no disk.
 Standard library only: this file is mounted alone.
 
-usage: agent_start.py FOLDER WORD …    FOLDER holds the pipe `variables` and, with endpoints, the socket `proxy`
+usage: agent_start.py FOLDER WORD …    FOLDER holds the pipes `report` and `variables`, and with endpoints the socket
+                                       `proxy`
 """
 
 import contextlib
@@ -16,34 +17,42 @@ import threading
 LOOPBACK = "127.0.0.1"
 CHUNK = 65_536
 MAX_HEADER = 4096
+STARTING, MISSING = b"s", b"m"
+"""Reports: the agent is about to start; its program is missing, so it never ran."""
 NOT_STARTED = 127
 """The exit status of a shell for a program that is missing."""
 
 
 def main(folder: str, words: list[str]) -> None:
+    # Opened first: the worker removes its name before it sends the variables, so that the agent can write no report.
+    report = os.open(os.path.join(folder, "report"), os.O_WRONLY | os.O_CLOEXEC)
     with open(os.path.join(folder, "variables"), encoding="utf-8") as pipe:
         job = json.load(pipe)
     os.environ.update(job["variables"])
     os.makedirs(os.environ["HOME"], exist_ok=True)
     if job["endpoints"]:
-        port = start_forwarder(os.path.join(folder, "proxy"), job["endpoints"])
+        port = start_forwarder(os.path.join(folder, "proxy"), job["endpoints"], report)
         address = f"http://{LOOPBACK}:{port}"
         for name in ("HTTP_PROXY", "HTTPS_PROXY"):
             os.environ[name] = os.environ[name.lower()] = address
         # What listens on a loopback port here leads to the endpoint on the machine's own.
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = f"localhost,{LOOPBACK}"
+    os.write(report, STARTING)
     try:
         os.execvp(words[0], words)
     except OSError as error:
+        os.write(report, MISSING)
         print(f"{words[0]}: {error.strerror}. Give an absolute path, and its folder in visible_folders.", flush=True)
         os._exit(NOT_STARTED)
 
 
-def start_forwarder(path: str, endpoints: list[list]) -> int:
-    """Fork the process that forwards connections to the proxy outside; returns the port for any endpoint."""
+def start_forwarder(path: str, endpoints: list[list], report: int) -> int:
+    """Fork the process that forwards connections to the proxy outside, without the report; returns the port for any
+    endpoint."""
     proxy = listener(0)
     direct = [(listener(port), f"{host}:{port}") for host, port in endpoints if host in ("localhost", LOOPBACK)]
     if (child := os.fork()) == 0:
+        os.close(report)
         # A child of the agent's could be waited for: it is the sandbox's, and ends with that.
         if os.fork() != 0:
             os._exit(0)

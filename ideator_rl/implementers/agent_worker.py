@@ -9,6 +9,8 @@ survives.
 Not covered: the agent itself is trusted with the variables that it is handed.  It may send them to its endpoints.
 
 usage: python -m ideator_rl.implementers.agent_worker < JOB > RESULT    both as JSON: `AgentJob` and `AgentResult`
+
+RESULT is empty until the agent may start: a worker that ends before has run none.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 from ideator_rl.environments.preset import Budget, Resources
 from ideator_rl.executor.workdirs import new_workdir, remove_stale_workdirs
 from ideator_rl.experiment import REJECTED
+from ideator_rl.implementers.agent_start import STARTING
 from ideator_rl.implementers.agent_tree import read_agent_tree
 from ideator_rl.implementers.endpoint_proxy import EndpointProxy
 from ideator_rl.patch import PatchError, Tree, write_tree
@@ -90,7 +93,7 @@ class AgentResult:
     """The end of what the agent printed, without secrets."""
     tree: Tree = field(default_factory=dict)
     usd: float | None = None
-    """What the agent reports; None where it reports nothing usable."""
+    """What the agent reports, 0 where it never started; None where it reports nothing usable."""
 
 
 def main() -> int:
@@ -119,7 +122,7 @@ def run_agent(job: AgentJob, sandbox: Sandbox, workdir: Path) -> AgentResult:
         (workspace / job.brief_name).write_text(job.brief, encoding="utf-8", errors="replace")
         uid = experiment_uid(sandbox.level)
         give_to(uid, workspace)
-        _prepare_start(start, uid, job, secrets)
+        report = _prepare_start(start, uid, job, secrets)
         proxy = (
             EndpointProxy(start / "proxy", [(host, port) for host, port in job.endpoints], uid)
             if job.endpoints
@@ -131,19 +134,34 @@ def run_agent(job: AgentJob, sandbox: Sandbox, workdir: Path) -> AgentResult:
             if proxy is not None:
                 proxy.close()
         # No process of the agent is left: from here on the folder does not change.
-        return _result(job, result, workspace, secrets)
+        agent_result = _result(job, result, workspace, secrets)
+        if os.read(report, 2) != STARTING:
+            agent_result.usd = 0.0
+        return agent_result
 
 
-def _prepare_start(folder: Path, uid: int, job: AgentJob, secrets: dict[str, str]) -> None:
-    """Make the folder through which the launcher gets the variables and reaches the proxy."""
+def _prepare_start(folder: Path, uid: int, job: AgentJob, secrets: dict[str, str]) -> int:
+    """Make the folder through which the launcher gets the variables, reports, and reaches the proxy.
+
+    Returns: the open pipe of its report, which is empty where the launcher did not come to start the agent.
+    """
     folder.mkdir(mode=0o755)
-    pipe = folder / "variables"
-    os.mkfifo(pipe, 0o600)
-    if uid != os.getuid():
-        os.chown(pipe, uid, uid)
+    for name in ("variables", "report"):
+        os.mkfifo(folder / name, 0o600)
+        if uid != os.getuid():
+            os.chown(folder / name, uid, uid)
     message = json.dumps({"variables": secrets, "endpoints": job.endpoints})
-    # Opening it waits for the launcher.  Where the sandbox never starts, the thread ends with this process.
-    threading.Thread(target=pipe.write_text, args=(message,), daemon=True).start()
+
+    def send_variables() -> None:
+        # Opening it waits for the launcher.  Where the sandbox never starts, the thread ends with this process.
+        with open(folder / "variables", "w", encoding="utf-8") as pipe:
+            (folder / "report").unlink()
+            print(flush=True)  # from here on the agent may start: a blank line before the result
+            pipe.write(message)
+
+    report = os.open(folder / "report", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    threading.Thread(target=send_variables, daemon=True).start()
+    return report
 
 
 def _run(job: AgentJob, sandbox: Sandbox, workspace: Path, start: Path, resources: Resources) -> RunResult:

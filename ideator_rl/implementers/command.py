@@ -54,6 +54,10 @@ SHOWN_OUTPUT = 600
 """Characters of the agent's output in a message."""
 
 
+class _NotStarted(ImplementerUnavailable):
+    """The worker ended before it let the agent start."""
+
+
 class CommandImplementer:
     name = "command"
     trusted = False
@@ -115,7 +119,11 @@ class CommandImplementer:
             # Read in the slot: what earlier agents reported may have raised it.
             most = Spent(usd=self._most_usd)
             async with self._ledger.reserve_when_free(most) as reservation:
-                result = await _run_worker(job)
+                try:
+                    result = await _run_worker(job)
+                except _NotStarted:
+                    reservation.actual = Spent()
+                    raise
                 if result.usd is not None:
                     reservation.actual = Spent(usd=result.usd)
                     self._most_usd = max(self._most_usd, result.usd)
@@ -184,7 +192,7 @@ async def _run_worker(job: AgentJob) -> AgentResult:
     """Run the agent in a process of its own; where this call is cancelled, that process has ended when it returns.
 
     Raises:
-        ImplementerUnavailable: the worker failed.
+        ImplementerUnavailable: the worker failed; `_NotStarted` if no agent ran.
     """
     variables = dict(os.environ)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -215,10 +223,13 @@ async def _run_worker(job: AgentJob) -> AgentResult:
                     process.kill()
         for file in (result_file, errors):
             file.seek(0)
+        result = result_file.read()
         if process.returncode != 0:
             lines = errors.read().decode("utf-8", "replace").strip().splitlines() or ["it printed nothing"]
-            raise ImplementerUnavailable(f"The agent's worker ended with status {process.returncode}: {lines[-1]:.300}")
-        return AgentResult(**json.loads(result_file.read()))
+            raise (ImplementerUnavailable if result else _NotStarted)(
+                f"The agent's worker ended with status {process.returncode}: {lines[-1]:.300}"
+            )
+        return AgentResult(**json.loads(result))
 
 
 def _memory_file() -> BinaryIO:
