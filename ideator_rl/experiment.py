@@ -99,7 +99,8 @@ class Experiment:
     """Unix seconds, when the idea was proposed."""
     finished: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
-    """What the coder was paid for this idea: usd, prompt_tokens, completion_tokens, calls."""
+    """What the coder was paid for this idea: usd, prompt_tokens, completion_tokens, calls.  In a journal, for all of
+    the run's ideas that led to this experiment."""
     scoring: dict[str, Any] = field(default_factory=dict)
     """Facts of the measurement that the evaluator notes, such as tokens scored and bytes transferred."""
     cascade: dict[str, Any] = field(default_factory=dict)
@@ -174,6 +175,11 @@ _NEWER = ("secondary", "text", "debugged", "cascade")
 def metric_label(metric: dict[str, Any]) -> str:
     """The name of a record's metric for people, marked where it is reported: runs of both kinds stay apart."""
     return f"{metric['name']} ({REPORTED})" if metric.get("source") == REPORTED else str(metric["name"])
+
+
+def total_cost(cost: dict[str, float], more: dict[str, float]) -> dict[str, float]:
+    """The sum of what a coder was paid twice, by key."""
+    return {key: cost.get(key, 0.0) + more.get(key, 0.0) for key in cost | more}
 
 
 def require_finite(numbers: Iterable[Any]) -> None:

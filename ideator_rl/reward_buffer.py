@@ -319,10 +319,10 @@ class RewardBuffer:
 
     def _enter_debugged(self, record: Experiment) -> None:
         """Enter an experiment that crashed, before its idea runs once more."""
+        self.journal.record(record)
         # A resumed proposal comes here again, and so does another idea that led to the same codebase.
         if record.id in self.debugged_ids:
             return
-        self.journal.record(record)
         with self._lock:
             self.debugged_ids.add(record.id)
             self._seen_ids.add(record.id)

@@ -39,7 +39,7 @@ from ideator_rl.executor.codebases import Codebase, Codebases, NoCodebase, Outda
 from ideator_rl.executor.losses import Losses, RunStopped
 from ideator_rl.executor.retry import Retry
 from ideator_rl.executor.scheduler import Lost, Scheduler
-from ideator_rl.experiment import BUDGET, FAILED, LOST, MALFORMED, NOT_PROMOTED, Experiment, hardware_class
+from ideator_rl.experiment import BUDGET, FAILED, LOST, MALFORMED, NOT_PROMOTED, Experiment, hardware_class, total_cost
 from ideator_rl.ideas import Idea, MalformedIdea, parse_idea
 from ideator_rl.implementers.implementer import (
     BUILT_IN,
@@ -59,6 +59,7 @@ from ideator_rl.storage.idea_context import Base
 from ideator_rl.storage.ledger import BudgetSpent, Caps, Ledger, Spent
 from ideator_rl.text.display import encodable
 
+OUR_FAULTS = (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped, OutdatedBase)
 log = logging.getLogger(__name__)
 
 
@@ -222,7 +223,7 @@ class Executor:
                 return await self._failure(codebase, idea.text, created, base)
             record = await self._run_idea(codebase, created, replicate, base)
             return await self._debug(idea, base, codebase, record, replicate) if self.debug_rounds else record
-        except (BucketError, ImplementerUnavailable, BudgetSpent, RunStopped, OutdatedBase) as error:
+        except OUR_FAULTS as error:
             return self._lost(idea.text, created, error)
         except IdeatorError:
             raise  # a fault of the run, not of this idea
@@ -242,11 +243,13 @@ class Executor:
             if not words or not self.may_debug(record):
                 return record
             started = time.time()
-            mended = await self._codebases.mended(idea, base, codebase, words)
+            try:
+                mended = await self._codebases.mended(idea, base, codebase, words)
+            except OUR_FAULTS as error:
+                return self._lost(idea.text, started, error, cost=record.cost)
             if isinstance(mended, NoCodebase) or mended.tree_hash == codebase.tree_hash:
                 # No other codebase came of it: the failure stays, and so does what was paid.
-                cost = {key: record.cost.get(key, 0.0) + mended.cost.get(key, 0.0) for key in record.cost | mended.cost}
-                return replace(record, cost=cost)
+                return replace(record, cost=total_cost(record.cost, mended.cost))
             self.on_debugged(replace(record, debugged=True))
             codebase, record = mended, await self._run_idea(mended, started, replicate, base)
         return record
@@ -328,7 +331,8 @@ class Executor:
                     await self._save(record)
             stage.refuse_weaker(record, self.bucket.url)
         except (Lost, BucketError, BudgetSpent) as error:
-            return self._lost(codebase.idea, created, error, id=id, tree=codebase.tree_hash, patch=codebase.patch)
+            fields = dict(id=id, tree=codebase.tree_hash, patch=codebase.patch, cost=codebase.cost)
+            return self._lost(codebase.idea, created, error, **fields)
         # A copy: callers that wait for one experiment share its record, and each has paid for an idea of its own.
         return replace(record, reward=stage.rule.reward(record), cost=codebase.cost)
 
@@ -377,7 +381,7 @@ class Executor:
         try:
             await self._save(record)
         except BucketError as error:
-            return self._lost(idea, created, error)
+            return self._lost(idea, created, error, cost=failure.cost)
         return record
 
     async def _save(self, record: Experiment) -> None:

@@ -20,11 +20,11 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ideator_rl.experiment import LOST, RUNNING, Experiment
+from ideator_rl.experiment import LOST, RUNNING, Experiment, total_cost
 from ideator_rl.ideas import MalformedIdea, parse_idea
 from ideator_rl.storage.idea_context import SCHEMA as CONTEXT_SCHEMA
 from ideator_rl.storage.idea_context import Base, IdeaContext, base_of_row, write_contexts
@@ -89,8 +89,6 @@ class Journal(JournalQueries):
         self._rank = int(os.environ.get("RANK", "0"))
         self._proposed: Counter[int] = Counter()
         """By step: proposals of this process.  Read and written under the lock."""
-        self._final_ids: set[str] = set()
-        """Experiments whose record in the file is not a lost one, as far as this process wrote it; under the lock."""
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         self._entries: deque[_Entry] = deque()
         """Outcomes for the writer's next transaction: event loops append, the writer's thread takes."""
@@ -296,26 +294,23 @@ class Journal(JournalQueries):
         self._enter(record)
 
     def _enter(self, record: Experiment) -> None:
-        """Write a record over the one of its id, in its place.
+        """Write a record over the one of its id, in its place, with what the coder was paid for both.
 
         A lost record gives way to any other, and the other becomes known only now: its row is appended.  No record is
         replaced by a lost one.
         """
-        row = (record.to_json(), record.id)
-        if record.status == LOST:
-            self._db.execute("insert or ignore into experiments (record_json, id) values (?,?)", row)
-            return
-        if record.id in self._final_ids or self._holds_final(record.id):
-            self._final_ids.add(record.id)
-            if self._db.execute("update experiments set record_json=? where id=?", row).rowcount:
-                return
-        self._db.execute("insert or replace into experiments (record_json, id) values (?,?)", row)
-        self._final_ids.add(record.id)
-
-    def _holds_final(self, experiment_id: str) -> bool:
-        row = self._db.execute("select record_json from experiments where id=?", (experiment_id,)).fetchone()
+        row = self._db.execute("select record_json from experiments where id=?", (record.id,)).fetchone()
         # Parsed here: a record may hold NaN, which is no JSON to SQLite.
-        return row is not None and Experiment.from_json(row[0]).status != LOST
+        old = Experiment.from_json(row[0]) if row is not None else None
+        if old is not None:
+            # Each copy names only what was paid for its own proposal: an answer from the bucket costs nothing.
+            cost, replayed = total_cost(old.cost, record.cost), old.replayed and record.replayed
+            record = replace(old if record.status == LOST else record, cost=cost, replayed=replayed)
+        in_place = old is not None and (old.status != LOST or record.status == LOST)
+        change = "update experiments set record_json=? where id=?"
+        if not in_place:
+            change = "insert or replace into experiments (record_json, id) values (?,?)"
+        self._db.execute(change, (record.to_json(), record.id))
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -332,7 +327,6 @@ class Journal(JournalQueries):
             except BaseException as error:
                 with suppress(sqlite3.Error):
                     self._db.execute("rollback")
-                self._final_ids.clear()  # records of this transaction are not in the file
                 if isinstance(error, sqlite3.Error):
                     raise self._error(error) from error
                 raise
