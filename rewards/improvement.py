@@ -152,7 +152,7 @@ def _contest(call: Call, buffer: RewardBuffer, rows: list[int]) -> _Contest:
     at_proposal = archive
     if call.step is not None:
         # A resumed run compares with what was known when the batch was first proposed: most often what is known now.
-        at_proposal = archive_of(buffer, buffer.journal.mark(call.step, len(archive)))
+        at_proposal = archive_of(buffer, buffer.journal.mark(call.step, call.texts, len(archive)))
     contest = _Contest(bar_of(at_proposal, buffer.executor.environment.failure_reward, call.options), archive)
     parents_by_row = call.columns.get("parents")
     for row in rows:

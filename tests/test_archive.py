@@ -1,4 +1,5 @@
 import random
+import sqlite3
 import time
 
 import pytest
@@ -187,11 +188,25 @@ def test_the_journal_keeps_the_order_of_outcomes_and_the_record_count_of_each_pr
         metric = {"name": "m", "value": 1.0, "direction": "min"} if status == "succeeded" else None
         journal.record(Experiment(id, status, 'say "status": "lost"', "toy", "cpu", metric=metric, reward=reward))
     assert [(e.id, e.reward) for e in journal.experiments()] == [("a", 2.0), ("c", 0.0), ("b", 3.0)]
-    assert journal.mark(7, 3) == 3 and journal.mark(7, 5) == 3 and journal.mark(8, 5) == 5
+    assert journal.mark(7, ["x"], 3) == 3 and journal.mark(7, ["x"], 5) == 3 and journal.mark(8, ["x"], 5) == 5
+    assert journal.mark(7, ["x", "y"], 6) == 6 and journal.mark(7, ["xy"], 7) == 7
     journal.descend("b", ("a", "c"), 7)
     journal.descend("b", ("a", "c"), 7)
     journal.close()
     assert Journal(tmp_path / "buffer.sqlite").lineage() == [("b", ("a", "c"), 7)]
+
+
+def test_the_record_count_of_a_step_in_an_older_journal_goes_to_the_batch_that_is_resumed(tmp_path):
+    path = tmp_path / "buffer.sqlite"
+    db = sqlite3.connect(path)
+    db.execute("create table marks (step integer primary key, known integer)")
+    db.execute("insert into marks values (7, 3)")
+    db.commit()
+    db.close()
+    for _ in range(2):
+        journal = Journal(path)
+        assert journal.mark(7, ["resumed"], 5) == 3 and journal.mark(7, ["sampled anew"], 5) == 5
+        journal.close()
 
 
 def test_a_resumed_run_has_the_same_archive_and_finds_the_completion_of_an_idea(toy_buffer, tmp_path, monkeypatch):

@@ -172,6 +172,16 @@ def test_a_batch_that_another_process_resumes_earns_the_same(buffer):
     again.close()
 
 
+@pytest.mark.parametrize("reopened", [False, True], ids=["a step that is sampled anew", "a second run of one script"])
+def test_a_known_codebase_earns_nothing_in_another_batch_of_the_same_step(buffer, reopened):
+    assert reward(buffer, [idea("x = 1.0"), idea("y = 1.0")], 0)[0] > 0
+    if reopened:
+        buffer.close()
+        buffer = open_buffer(buffer.config)
+    assert reward(buffer, [idea("x = 1.0", "again"), idea("y = -2.0")], 0)[0] == 0.0
+    buffer.close()
+
+
 def test_a_stream_gives_every_row_once_with_its_record_and_cell(buffer):
     ideas = [idea("x = 1.0"), "nothing", idea("y = 1.0"), idea("w = 1.0"), idea("x = 200.0")]
     stream = execution_reward.as_completed(["p"] * 5, ideas, trainer_state=at(4), **columns(buffer, 5))

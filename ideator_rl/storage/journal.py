@@ -1,7 +1,7 @@
 """The journal of a run: which idea was proposed when, and its outcome, in one SQLite file.
 
 Guarantees: a proposal is on disk before anything is submitted for it; an outcome as soon as it is known; a step that
-is proposed again replaces its rows; records keep the order in which they first became known, and a step the number of
+is proposed again replaces its rows; records keep the order in which they first became known, and a batch the number of
 records that were known when it was first proposed.  The journal is an index: the truth is the bucket.  Any number of
 threads and event loops may use one open journal.  Not for network file systems.
 
@@ -11,6 +11,7 @@ All SQL on its tables is in this package: here, in `journal_reader` and in `sear
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sqlite3
@@ -39,7 +40,7 @@ create index if not exists rollouts_by_experiment on rollouts (experiment_id);
 create table if not exists experiments (id text primary key, record_json text);
 create table if not exists lineage (
   child text, parents_json text, step integer, primary key (child, parents_json, step));
-create table if not exists marks (step integer primary key, known integer);
+create table if not exists batch_marks (step integer, texts text, known integer, primary key (step, texts));
 """
 
 
@@ -84,6 +85,9 @@ class Journal(JournalQueries):
             self._db.executescript(SCHEMA + CONTEXT_SCHEMA)
             with suppress(sqlite3.OperationalError):  # a journal that was begun before there was such a column
                 self._db.execute("alter table rollouts add column replicate integer")
+            with suppress(sqlite3.OperationalError):  # only older journals have this table, one row a step
+                self._db.execute("insert or ignore into batch_marks select step, '', known from marks")
+                self._db.execute("drop table marks")
         except (OSError, sqlite3.Error) as error:
             raise self._error(error) from error
         self._rank = int(os.environ.get("RANK", "0"))
@@ -266,15 +270,19 @@ class Journal(JournalQueries):
         with self._transaction():
             self._db.executemany("insert or ignore into lineage values (?,?,?)", rows)
 
-    def mark(self, step: int, count: int) -> int:
-        """How many records were known when a step was first proposed, by this process or one before a crash.
+    def mark(self, step: int, texts: Sequence[str], count: int) -> int:
+        """How many records were known when a batch was first proposed, by this process or one before a crash.
 
         Args:
-            count: how many are known now; stored if the step is new.
+            texts: the completions of the batch.  A step that is sampled anew has others, and so a mark of its own.
+            count: how many are known now; stored if the batch is new.
         """
+        key = step, hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
         with self._transaction():
-            self._db.execute("insert or ignore into marks values (?,?)", (step, count))
-            row = self._db.execute("select known from marks where step=?", (step,)).fetchone()
+            # A mark of an older journal names no texts: it goes to the first batch, which a resumed run submits again.
+            self._db.execute("update or ignore batch_marks set texts=? where step=? and texts=''", key[::-1])
+            self._db.execute("insert or ignore into batch_marks values (?,?,?)", (*key, count))
+            row = self._db.execute("select known from batch_marks where step=? and texts=?", key).fetchone()
         return int(row[0])
 
     def close(self) -> None:

@@ -118,7 +118,7 @@ class BatchScreen:
 
     def _new_picks(self, batch: Batch, texts: list[str], run: Run) -> list[int] | None:
         index = batch.index
-        known = self._journal.mark(index, len(archive_of(self._buffer)))
+        known = self._journal.mark(index, texts, len(archive_of(self._buffer)))
         archive = archive_of(self._buffer, known, index)
         seen = outcomes_of(archive, self._buffer, index)
         span = archive.span()

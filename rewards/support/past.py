@@ -40,6 +40,6 @@ def pasts_of(call: Call) -> list[Past]:
     pasts = []
     for buffer, rows in buffers_of(call).items():
         count = len(archive_of(buffer))
-        count = count if call.step is None else buffer.journal.mark(call.step, count)
+        count = count if call.step is None else buffer.journal.mark(call.step, call.texts, count)
         pasts.append(Past(rows, buffer.journal.ideas(call.step), buffer, count))
     return pasts
