@@ -206,6 +206,17 @@ def test_sharded_checkpoints_are_whole_unless_a_rank_is_missing(copy):
     assert (copy / "broken-checkpoint-3" / "pytorch_model_fsdp_0").is_dir(), "set aside, not removed"
 
 
+def test_checkpoints_of_another_number_of_processes_are_refused_and_stay(copy, capsys):
+    for checkpoint in copy.glob("checkpoint-*"):
+        shutil.copy(checkpoint / "rng_state.pth", checkpoint / "rng_state_0.pth")
+        (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_1.pth")
+    before = sorted(copy.glob("*checkpoint-*/*")), rollouts(copy)
+    assert train(copy, "--max_steps", "4", "--resume") == 2
+    assert "checkpoint-3 was written by 2 processes, and 1 want to resume it" in capsys.readouterr().err
+    assert (sorted(copy.glob("*checkpoint-*/*")), rollouts(copy)) == before
+    assert checkpoints.last_checkpoint(copy, 2).name == "checkpoint-3"
+
+
 def test_without_a_whole_checkpoint_a_run_starts_from_its_warm_up(copy):
     for state in copy.glob("checkpoint-*/trainer_state.json"):
         state.unlink()

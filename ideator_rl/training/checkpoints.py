@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ideator_rl.config.reader import MAX_DATA_BYTES, parse_json, read_text
+from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.model_lookup import is_safetensors
 
 CHECKPOINT = re.compile(r"^checkpoint-(\d+)$")
@@ -29,17 +30,32 @@ def last_checkpoint(folder: Path, world: int | None = None) -> Path | None:
     """The newest whole checkpoint of a run of `world` processes; None accepts any number of them.
 
     Newer broken ones, left by a kill, are renamed to `broken-checkpoint-…`.
+
+    Raises:
+        IdeatorError: no checkpoint is whole for `world` processes, and one is whole for another number.
     """
+    paths = [folder / f"checkpoint-{step}" for step in reversed(checkpoint_steps(folder))]
+    last = next((path for path in paths if is_whole(path, world)), None)
+    # Before anything is renamed: with the right number of processes, these checkpoints can be resumed.
+    if last is None and world is not None:
+        for path in paths:
+            if (writers := _processes(path)) != world and is_whole(path, writers):
+                raise IdeatorError(
+                    f"{path} was written by {writers} processes, and {world} want to resume it. Start as many as "
+                    f"before. If that was {world}, a kill cut the checkpoint short: move it away, and resume."
+                )
     # Broken ones are kept for inspection, and renamed so that no later look finds them again.
-    for step in reversed(checkpoint_steps(folder)):
-        path = folder / f"checkpoint-{step}"
-        if is_whole(path, world):
-            return path
+    for path in paths[: None if last is None else paths.index(last)]:
         broken = path.with_name(f"broken-{path.name}")
         shutil.rmtree(broken, ignore_errors=True)
         with suppress(OSError):  # another rank may rename it at the same time
             path.rename(broken)
-    return None
+    return last
+
+
+def _processes(checkpoint: Path) -> int:
+    """The processes that wrote a checkpoint, from the names of their random states."""
+    return len([*checkpoint.glob("rng_state_*.pth")]) or 1
 
 
 def is_whole(checkpoint: Path, world: int | None = None) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,8 +54,8 @@ def train(
 
     Raises:
         RunStopped: losses in a row, or permanent faults of the coder's LLM, ended the run; what ran is kept.
-        IdeatorError: the folder is taken, the environment, bucket or sandbox is not usable, the coder's LLM would not
-            answer, or the baseline fails.
+        IdeatorError: the folder is taken, another number of processes wrote its checkpoints, the environment, bucket or
+            sandbox is not usable, the coder's LLM would not answer, or the baseline fails.
     """
     if not is_rank_zero():
         _run_other_rank(Session(recipe, progress, model_card, resume))
@@ -72,6 +71,9 @@ def train(
                 progress.say(note)
             start.begun()
         complete = resume and _is_complete(recipe)
+        if resume and not complete:
+            # For its error, before anything is paid for.
+            checkpoints.last_checkpoint(recipe.output_dir, recipe.world)
         # What the end of the run needs is tried before the first experiment is paid for.
         needs_model = not complete and not has_warmup(recipe, resume)
         notes = check_ideator(recipe, load_environment(recipe.ours.env).at(recipe.ours.preset)) if needs_model else []
@@ -181,9 +183,8 @@ def _train_and_save(trainer: RecipeTrainer, session: Session) -> None:
     from ideator_rl.training.build import save_model
 
     recipe, progress = session.recipe, session.progress
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     # Without a whole checkpoint a resumed run starts from the warm-up, and reads its batches from `rollouts/`.
-    checkpoint = checkpoints.last_checkpoint(recipe.output_dir, ranks) if session.resume else None
+    checkpoint = checkpoints.last_checkpoint(recipe.output_dir, recipe.world) if session.resume else None
     if checkpoint is not None:
         progress.say(f"resuming from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
