@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import TOY, execute, experiment_runs_below, replace_line, sentence
 
+from ideator_rl.cli import cancel
 from ideator_rl.cli.commands import main
 from ideator_rl.cli.execute import MAX_LINES, shown_lines
+from ideator_rl.cli.target import Process
 from ideator_rl.environments.environment import Resources
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends import local
@@ -254,6 +256,21 @@ def test_cancel_ends_the_trainer_that_holds_the_run_and_no_other_process(toy_buf
     code, out, _ = call("cancel", tmp_path)
     assert code == 0 and f"ended the run, process {child.pid}" in out and "--resume goes on" in out
     assert json.loads(call("status", tmp_path, "--json")[1])["process"] is None
+
+
+def test_cancel_ends_no_trainer_whose_bucket_is_not_found(toy_buffer, call, tmp_path, monkeypatch):
+    # An earlier release stored a relative bucket as it was typed.
+    (tmp_path / "recipe.yaml").write_text(f"bucket: bucket\noutput_dir: {tmp_path}\n")
+    ended = []
+    monkeypatch.setattr(cancel, "find_trainer", lambda folder: Process(os.getpid(), "a start"))
+    monkeypatch.setattr(cancel, "_end", ended.append)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = call("cancel", tmp_path)
+    assert code and "neither a run nor a bucket" in err and not ended
+    monkeypatch.chdir(tmp_path)
+    open_bucket("bucket")
+    assert call("cancel", tmp_path)[0] == 0 and ended
 
 
 def test_train_runs_in_this_process_where_accelerate_would_start_one(monkeypatch, call, tmp_path):

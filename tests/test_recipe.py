@@ -8,6 +8,7 @@ import yaml
 from ideator_rl.config.recipe_file import read_recipe
 from ideator_rl.errors import IdeatorError
 from ideator_rl.search.config import SearchConfig
+from ideator_rl.storage.bucket import absolute_url
 from ideator_rl.training.recipe.recipe import RecipeError, load_recipe, refuse_other
 
 GOOD = {
@@ -42,6 +43,16 @@ def test_keys_of_trl_and_of_this_library_are_separated(write_recipe):
     assert recipe.ours.slots == 3 and recipe.model == {"use_peft": True, "lora_r": 4}
     assert recipe.grpo["learning_rate"] == 1.0 and isinstance(recipe.grpo["learning_rate"], float)
     assert recipe.bucket.startswith("file:///") and recipe.bucket.endswith("/runs/x/bucket")
+
+
+def test_a_folder_as_bucket_is_stored_by_its_absolute_path(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for url in ("s3://lab/runs", "memory://x", "~/runs", "/runs/b"):
+        assert absolute_url(url) == url
+    saved = yaml.safe_load(load_recipe(write_recipe(bucket="shared")).text())
+    assert saved["bucket"] == str(tmp_path / "shared")
+    monkeypatch.chdir("/")
+    assert load_recipe(write_recipe(**saved)).bucket == str(tmp_path / "shared")
 
 
 @pytest.mark.parametrize(

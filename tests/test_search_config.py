@@ -13,7 +13,10 @@ from ideator_rl.sandbox import choose, sandbox
 from ideator_rl.screen.predictor import IdeatorModel
 from ideator_rl.search import dry_run
 from ideator_rl.search.config import load_search, refuse_endless, refuse_other
+from ideator_rl.search.rerun import source_of_run
 from ideator_rl.search.run import refuse_changed_environment
+from ideator_rl.storage.bucket import open_bucket
+from ideator_rl.storage.journal import Journal
 from ideator_rl.storage.run_folder import keep_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("search_*.yaml"))
@@ -39,6 +42,19 @@ def test_a_dry_run_has_no_json(capsys, call):
     with pytest.raises(SystemExit):
         call("search", RECIPES[0].name, "--dry-run", "--json")
     assert "argument --json: not allowed with argument --dry-run" in capsys.readouterr().err
+
+
+def test_a_run_finds_its_bucket_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_search(written(tmp_path, bucket="shared"))
+    (tmp_path / "run").mkdir()
+    keep_recipe(tmp_path / "run", config.text())
+    Journal(tmp_path / "run" / "buffer.sqlite").close()
+    open_bucket(config.buffer().bucket)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert source_of_run(tmp_path / "run").bucket.url == (tmp_path / "shared").as_uri()
+    assert not list(Path().iterdir())
 
 
 def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):

@@ -41,20 +41,16 @@ REASON = "cancelled by `ideator-rl cancel`"
 def main(args: argparse.Namespace) -> int:
     """Returns 0 when all that could be reached has ended or was asked to end; nothing to end is no failure."""
     folder = run_folder(args.target)
+    recipe: dict[str, Any] = read_run(folder).recipe if folder is not None else {}
+    # Opened first: a trainer that has ended while its experiments cannot be found is only half cancelled.
+    bucket = bucket_at(args.target if folder is None else str(recipe.get("bucket") or folder / "bucket"))
     process = find_trainer(folder) if folder is not None else None
     if process is not None:
         _end(process)
-    recipe: dict[str, Any] = {}
-    if folder is None:
-        bucket = bucket_at(args.target)
-        ids = _outstanding(bucket)
-    else:
-        run = read_run(folder)
-        recipe = run.recipe
-        bucket = bucket_at(str(recipe.get("bucket") or folder / "bucket"))
-        ids = _outstanding(bucket)
-        if recipe.get("bucket"):  # other runs may use it: end only the experiments that this run waits for
-            ids = _of_run(bucket, ids, folder, run)
+    ids = _outstanding(bucket)
+    if folder is not None and recipe.get("bucket"):
+        # Other runs may use it: end only the experiments that this run waits for, as its trainer left them.
+        ids = _of_run(bucket, ids, folder, read_run(folder))
     # Before any worker ends: its end is then the cancellation, and no scheduler starts another attempt.
     record_store.request_cancel(bucket, ids)
     backend, settings = args.backend, args.backend_config

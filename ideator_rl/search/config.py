@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.screen.config import ScreenConfig
-from ideator_rl.storage.bucket import check_url
+from ideator_rl.storage.bucket import absolute_url, check_url
 from ideator_rl.storage.run_folder import MARK
 
 EPOCHS, STEADY = "epochs", "steady"
@@ -149,6 +150,8 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
     if config.bucket:
         check_url(config.bucket)
+        # The run's folder stores it, and a later command may be called from another folder.
+        config = replace(config, bucket=absolute_url(config.bucket))
     read_backend_config(config.backend_config)  # for its error
     read_fleet(config.fleet)
     for problem in problems(config):

@@ -30,8 +30,9 @@ from ideator_rl.storage.file_bucket import FileBucket
 from ideator_rl.storage.memory_bucket import MemoryBucket
 
 __all__ = [
-    "Bucket", "BucketError", "DamagedObject", "FileBucket", "MemoryBucket", "bucket_at", "check_url",
-    "credential_variables", "damaged_object", "folder_of", "is_remote", "open_bucket", "parse_object", "read_object",
+    "Bucket", "BucketError", "DamagedObject", "FileBucket", "MemoryBucket", "absolute_url", "bucket_at",
+    "check_url", "credential_variables", "damaged_object", "folder_of", "is_remote", "open_bucket", "parse_object",
+    "read_object",
 ]  # fmt: skip
 
 REMOTE_SCHEMES = ("s3", "gs", "az")
@@ -149,6 +150,12 @@ def folder_of(url: str) -> Path | None:
     if parts.scheme == "file":
         return Path(unquote(parts.path, errors="surrogateescape"))
     return Path(url) if not parts.scheme else None
+
+
+def absolute_url(url: str) -> str:
+    """The same bucket by a URL that does not depend on the working folder.  Expects a URL that `check_url` accepts."""
+    # A path from ~ does not depend on it either, and `FileBucket` refuses an unknown user's.
+    return url if not url or urlsplit(url).scheme or url.startswith("~") else str(Path(url).absolute())
 
 
 def credential_variables() -> dict[str, str]:

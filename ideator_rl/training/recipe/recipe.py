@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.llm.prompt_form import read_template_arguments
-from ideator_rl.storage.bucket import check_url
+from ideator_rl.storage.bucket import absolute_url, check_url
 from ideator_rl.training.recipe.keys import (
     REMOVED_KEYS,
     REMOVED_VALUES,
@@ -135,6 +135,8 @@ def load_recipe(
     recipe = parse_recipe(read_recipe(path, recipe_model(), overrides), f"The recipe {path} has")
     if recipe.ours.bucket:
         check_url(recipe.ours.bucket)
+        # The run's folder stores it, and a later command may be called from another folder.
+        recipe.ours = replace(recipe.ours, bucket=absolute_url(recipe.ours.bucket))
     read_backend_config(recipe.ours.backend_config)  # for its error
     read_fleet(recipe.ours.fleet)
     if world is not None:
