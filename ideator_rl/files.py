@@ -10,6 +10,7 @@ keeps apart the processes of one user on this machine, and no others.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import hashlib
@@ -20,6 +21,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ideator_rl.errors import IdeatorError
@@ -112,13 +114,17 @@ def local_cache(name: str) -> Path:
 
 def _is_shared(folder: Path) -> bool:
     """Whether a folder is on a file system of several hosts, as far as the kernel's table of mounts shows."""
-    with suppress(OSError, ValueError):
+    types, path = _mounts(), Path(os.path.realpath(folder))
+    # The longest mount point on the path is the one that holds the folder.
+    return next((types[str(p)] for p in (path, *path.parents) if str(p) in types), "").startswith(_SHARED)
+
+
+def _mounts() -> dict[str, str]:
+    """The types of file systems by mount point; empty where the kernel's table cannot be read."""
+    with suppress(OSError):
         rows = [line.split(" ") for line in kernel_lines("/proc/self/mounts")]
-        # The longest mount point on the path is the one that holds the folder; the kernel writes a space as \040.
-        types = {row[1].replace("\\040", " "): row[2] for row in rows}
-        path = Path(os.path.realpath(folder))
-        return next((types[str(p)] for p in (path, *path.parents) if str(p) in types), "").startswith(_SHARED)
-    return False
+        return {row[1].replace("\\040", " "): row[2] for row in rows}  # the kernel writes a space as \040
+    return {}
 
 
 def kernel_lines(path: str | Path) -> list[str]:
@@ -164,21 +170,54 @@ def sync_folder(folder: Path | str) -> None:
 
 @contextmanager
 def atomic_folder(target: Path, overwrite: bool = True) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and is removed when it does not.
+    """A scratch folder that becomes `target` when the block ends well, and is removed when it does not, or when the
+    process ends meanwhile; only a kill leaves it.  A link at `target` is followed, and kept.
+
+    A mount point cannot be replaced: the scratch folder is inside, and its entries are moved out one by one.
 
     Args:
-        overwrite: remove a folder that is already at `target`; if false, only an empty one is replaced.
+        overwrite: remove what is already at `target`; if false, only an empty folder is replaced.
+
+    Raises:
+        OSError: `target` holds something at the end, and must not be overwritten; or it cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    target = Path(os.path.realpath(target))
+    is_mount = str(target) in _mounts()
+    parent = target if is_mount else target.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=parent))
+    # An interrupted command ends without leaving this block, but runs these functions.
+    remove = partial(_remove_own, scratch, os.getpid())
+    atexit.register(remove)
     try:
         yield scratch
         scratch.chmod(0o755)  # mkdtemp makes it private
-        if overwrite and target.is_dir():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
+        # It is complete, and soon the only copy: what is at `target` is removed first.
+        atexit.unregister(remove)
+        if is_mount:
+            _move_entries(scratch, target, overwrite)
+        else:
+            if overwrite and target.is_dir():
+                shutil.rmtree(target)
+            os.replace(scratch, target)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        atexit.unregister(remove)
+        remove()
+
+
+def _remove_own(folder: Path, pid: int) -> None:
+    """Remove a folder, unless this process is a fork of the one that made it."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_entries(scratch: Path, target: Path, overwrite: bool) -> None:
+    for old in [entry for entry in target.iterdir() if entry != scratch]:
+        if not overwrite:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(target))
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    for new in scratch.iterdir():
+        new.rename(target / new.name)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ideator_rl import files
 from ideator_rl.cli.target import find_trainer
 from ideator_rl.files import NoFileLocks, atomic_folder, exclusive, open_lock, try_lock, write_atomic
 from ideator_rl.llm import Reply
@@ -53,6 +54,31 @@ def test_a_folder_that_must_not_be_overwritten_is_kept(tmp_path):
     with pytest.raises(OSError), atomic_folder(tmp_path / "target", overwrite=False):
         pass
     assert (tmp_path / "target" / "mine").read_text() == "kept"
+
+
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    for name in ("empty", "new"):
+        link = tmp_path / f"{name}_link"
+        link.symlink_to(tmp_path / "disk" / name)
+        with atomic_folder(link, overwrite=False) as scratch:
+            (scratch / "file").write_text("whole")
+        assert link.is_symlink() and (link / "file").read_text() == "whole"
+    assert sorted(os.listdir(tmp_path / "disk")) == ["empty", "new"]
+
+
+def test_a_mount_point_is_filled_in_its_place(tmp_path, monkeypatch):
+    target = tmp_path / "disk"
+    target.mkdir()
+    monkeypatch.setattr(files, "_mounts", lambda: {str(target): "ext4"})
+    inode = target.stat().st_ino
+    with pytest.raises(OSError, match="not empty"), atomic_folder(target, overwrite=False) as scratch:
+        (scratch / "file").write_text("whole")
+        (target / "mine").write_text("kept")
+    assert os.listdir(target) == ["mine"]
+    with atomic_folder(target) as scratch:
+        (scratch / "file").write_text("whole")
+    assert os.listdir(target) == ["file"] and os.listdir(tmp_path) == ["disk"] and target.stat().st_ino == inode
 
 
 @pytest.fixture

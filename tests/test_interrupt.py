@@ -148,6 +148,32 @@ def test_what_a_thread_starts_anew_meanwhile_is_not_left_over(repeat, tmp_path):
     check_end(process, tmp_path)
 
 
+WRITER = """
+import os, threading
+from pathlib import Path
+from ideator_rl.cli import interrupt
+from ideator_rl.files import atomic_folder
+
+interrupt.guard()
+with atomic_folder(Path("out")) as scratch:
+    (scratch / "weights").write_text("half")
+    if os.fork() == 0:
+        raise SystemExit  # a fork that ends removes nothing of its parent's
+    os.wait()
+    assert (scratch / "weights").exists()
+    print("running", flush=True)
+    threading.Event().wait()
+"""
+
+
+def test_a_folder_that_was_not_finished_is_removed(tmp_path):
+    process = start([sys.executable, "-c", WRITER], tmp_path)
+    read_until(process, "running")
+    process.send_signal(signal.SIGTERM)
+    check_end(process, tmp_path)
+    assert os.listdir(tmp_path) == ["scratch"]
+
+
 def test_the_sentence_of_a_run_depends_on_whether_it_has_begun(tmp_path):
     keep_run(tmp_path, "checkpoints")
     assert interrupt._State.kept() == "nothing was kept, and the same line starts anew"

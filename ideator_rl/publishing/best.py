@@ -148,7 +148,7 @@ def write_best(best: BestCodebase, out: Path) -> None:
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise BestError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
     try:
-        with atomic_folder(out.absolute(), overwrite=False) as scratch:
+        with atomic_folder(out, overwrite=False) as scratch:
             write_parts(best, scratch, str(out))
     except OSError as error:
         raise BestError(f"{out} cannot be written: {error.strerror or error}. Nothing of it is left.") from error

@@ -80,12 +80,20 @@ def export_to_folder(run: Path, out: Path, options: Options) -> Exported:
     Raises:
         IdeatorError: there is no run or it has no weights, or `out` is not empty.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ExportError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
-    with atomic_folder(out.absolute()) as scratch:
-        exported = _write(run, scratch, options)
+    _refuse_filled(out)
+    try:
+        with atomic_folder(out, overwrite=False) as scratch:
+            exported = _write(run, scratch, options)
+    except OSError:
+        _refuse_filled(out)  # something appeared there meanwhile
+        raise
     model = str(out / "model") if exported.model else None
     return replace(exported, model=model, dataset=str(out / "dataset"))
+
+
+def _refuse_filled(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ExportError(f"{out} exists and is not an empty folder. Give another --out; nothing is overwritten.")
 
 
 def export_to_hub(run: Path, model: str, dataset: str | None, private: bool, options: Options) -> Exported:
