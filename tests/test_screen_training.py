@@ -25,6 +25,7 @@ from ideator_rl.screen.summary import read_screen_summary
 from ideator_rl.storage.forecasts import ForecastRow, read_forecasts, replace_forecasts
 from ideator_rl.training.batch_closing import ClosingRule, Layout, Outcome, TrainBatch
 from ideator_rl.training.batch_tensors import batch_scores
+from ideator_rl.training.build import _refuse_screen_under_deepspeed
 from ideator_rl.training.learning import Learning
 from ideator_rl.training.recipe.recipe import load_recipe
 from ideator_rl.training.reward_runner import PendingRewards, RewardRunner
@@ -368,3 +369,14 @@ def test_what_cannot_work_is_refused_before_the_start(overrides, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(RECIPE, overrides)
     assert load_recipe(RECIPE, ["--screen", "{over: 2}"]).executed_share == 2
+
+
+@pytest.mark.parametrize("learn", ["predicted", "none"])
+def test_batches_that_train_nothing_are_refused_under_deepspeed(learn):
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=SimpleNamespace(zero_stage=2)))
+    sharded = SimpleNamespace(is_deepspeed_enabled=True, accelerator=accelerator)
+    recipe = load_recipe(RECIPE, ["--screen", f"{{over: 2, learn: {learn}}}"])
+    with pytest.raises(RecipeError, match=f"learn: {learn}.*DeepSpeed moves the weights"):
+        _refuse_screen_under_deepspeed(recipe, sharded)
+    _refuse_screen_under_deepspeed(recipe, SimpleNamespace(is_deepspeed_enabled=False))
+    _refuse_screen_under_deepspeed(load_recipe(RECIPE, ["--screen", "{over: 2}"]), sharded)

@@ -181,7 +181,7 @@ def build_trainer(
         )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"TRL refuses this recipe: {error}") from error
-    _refuse_sharded_predictor(recipe, trainer)
+    _refuse_screen_under_deepspeed(recipe, trainer)
     # Else transformers refuses to save the model at the end.
     repair_generation_config(trainer.model.generation_config)
     trainer.remove_callback(PrinterCallback)  # it prints every log as a raw dictionary
@@ -292,8 +292,15 @@ def save_model(trainer: RecipeTrainer) -> None:
         (scratch / "README.md").write_text(trainer.session.model_card(recipe), encoding="utf-8")
 
 
-def _refuse_sharded_predictor(recipe: Recipe, trainer: RecipeTrainer) -> None:
-    if recipe.ours.screen and recipe.ours.screen.predictor == "hidden" and _is_zero3(trainer):
+def _refuse_screen_under_deepspeed(recipe: Recipe, trainer: RecipeTrainer) -> None:
+    screen = recipe.ours.screen
+    if screen and screen.learn != "executed" and trainer.is_deepspeed_enabled:
+        # It steps without new gradients too: stage 3 applies the last ones again, stage 2 momentum and weight decay.
+        raise RecipeError(
+            f"The recipe has screen.learn: {screen.learn}, with which some batches train nothing, and DeepSpeed moves "
+            "the weights for these too. Use screen.learn: executed, or FSDP (recipes/accelerate/fsdp.yaml)."
+        )
+    if screen and screen.predictor == "hidden" and _is_zero3(trainer):
         # Its copy of the model would be cut in parts as well, which no single process can read.
         raise RecipeError(
             "The recipe has screen.predictor: hidden, which cannot run under DeepSpeed's stage 3. Use tokens or "
