@@ -17,6 +17,7 @@ from ideator_rl.executor.executor import Executor
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
 from ideator_rl.sandbox.choose import best_sandbox
 from ideator_rl.sandbox.sandbox import NONE
+from ideator_rl.training.baseline import BaselineRuns
 
 pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbox works here: {best_sandbox().reason}")
 
@@ -57,6 +58,19 @@ def test_the_zygote_and_its_fork_servers_end_with_the_process_that_uses_them(toy
         time.sleep(0.02)
     assert not os.path.exists(f"/proc/{zygote.pid}")
     assert not any(os.path.exists(f"/proc/{pid}/exe") for pid in children)
+
+
+def test_the_zygote_of_the_baseline_runs_ends_with_them(toy_buffer, monkeypatch):
+    pids = []
+
+    class Watched(ZygoteClient):
+        def __init__(self, variables):
+            super().__init__(variables)
+            pids.append(self.pid)
+
+    monkeypatch.setattr("ideator_rl.executor.backends.local.ZygoteClient", Watched)
+    BaselineRuns(toy_buffer, 1).wait()
+    assert len(pids) == 1 and not os.path.exists(f"/proc/{pids[0]}")
 
 
 def test_a_worker_outlives_the_zygote(toy_config, tmp_path):

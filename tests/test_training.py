@@ -334,6 +334,9 @@ class ScriptedBaseline:
     def record(self, record):
         self.recorded.append(record)
 
+    def close(self):
+        pass
+
 
 def test_one_failed_baseline_run_is_reported_and_the_others_count(monkeypatch):
     buffer = ScriptedBaseline(monkeypatch, ["succeeded", "timed_out", "succeeded"])

@@ -46,6 +46,9 @@ class BaselineRuns:
             asyncio.run(self._run_replicates())
         except Exception as error:
             self._error = error
+        finally:
+            # Its zygote would keep the evaluator's libraries in memory as long as the run trains.
+            self._executor.close()
 
     async def _run_replicates(self) -> None:
         runs = [self._executor.baseline(replicate) for replicate in range(self._replicates)]
