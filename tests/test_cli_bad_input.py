@@ -73,6 +73,24 @@ def test_a_patch_on_a_protected_file_is_rejected_before_it_is_run_too(call, tmp_
     assert json.loads(call(*argv)[1])["status"] == "unpatchable" and not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("out_exists", [False, True])
+def test_a_patch_that_an_encoding_cannot_hold_is_refused_and_leaves_nothing(out_exists, call, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "a.py").write_text("y = 1\n")
+    (tmp_path / "base" / "b.py").write_bytes(b"# -*- coding: latin-1 -*-\nx = 1\n")
+    (tmp_path / "p.diff").write_text("--- a/b.py\n+++ b/b.py\n@@ -2 +2 @@\n-x = 1\n+x = '→'\n")
+    out = tmp_path / "new"
+    if out_exists:
+        out.mkdir()
+    argv = ("patch", "--base", tmp_path / "base", "--diff", tmp_path / "p.diff", "--out", out)
+    code, text, _ = call(*argv, "--json")
+    answer = json.loads(text)
+    assert code == 1 and answer["status"] == "rejected" and "which has no '→'" in answer["error"]["message"]
+    code, _, err = call(*argv)
+    assert code == 1 and err.startswith("rejected: b.py: ")
+    assert out.exists() == out_exists and not (out_exists and any(out.iterdir()))
+
+
 @pytest.fixture
 def full_disk(monkeypatch):
     """Files open, and what is written to them does not fit."""

@@ -27,6 +27,7 @@ def main(args: argparse.Namespace) -> int:
     rules = environment.rules if environment else None
     try:
         tree = patched_tree(base, text, rules) if rules else apply_patch(base, text)
+        _write(tree, out)
     except PatchError as error:
         if args.json:
             refusal = {"kind": error.kind, "message": str(error)}
@@ -34,7 +35,6 @@ def main(args: argparse.Namespace) -> int:
         else:
             print_progress(visible(f"{error.kind}: {error}"))
         return 1
-    _write(tree, out)
     patch = diff(base, tree)
     if args.json:
         print_json({"status": "applied", "error": None, "patch": patch, "tree": tree_hash(tree), "out": str(out)})

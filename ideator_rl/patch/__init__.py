@@ -193,17 +193,19 @@ def write_tree(tree: Tree, folder: Path) -> None:
     """Write a tree into a new or empty folder.
 
     Raises:
-        PatchError: "rejected", for a path that is no plain relative one.
+        PatchError: "rejected", for a path that is no plain relative one, or a text that the encoding which it declares
+            lacks; nothing is written.
         FileExistsError: the folder is not empty, or one path is both a file and a folder.
     """
     folder = Path(folder)
     for path in tree:
         check_name(path)
+    files = {path: encoded(path, text) for path, text in sorted(tree.items())}
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; a tree is written into a new folder only")
-    for path, text in sorted(tree.items()):
+    for path, data in files.items():
         target = folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644), "wb") as out:
-            out.write(encoded(path, text))
+            out.write(data)
