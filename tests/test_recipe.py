@@ -45,12 +45,13 @@ def test_keys_of_trl_and_of_this_library_are_separated(write_recipe):
     assert recipe.bucket.startswith("file:///") and recipe.bucket.endswith("/runs/x/bucket")
 
 
-def test_a_folder_as_bucket_is_stored_by_its_absolute_path(write_recipe, tmp_path, monkeypatch):
+def test_a_bucket_and_a_recording_are_stored_by_their_absolute_paths(write_recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for url in ("s3://lab/runs", "memory://x", "~/runs", "/runs/b"):
         assert absolute_url(url) == url
-    saved = yaml.safe_load(load_recipe(write_recipe(bucket="shared")).text())
-    assert saved["bucket"] == str(tmp_path / "shared")
+    coder = {"record": "calls.jsonl"}
+    saved = yaml.safe_load(load_recipe(write_recipe(bucket="shared", implementer="llm", coder=coder)).text())
+    assert saved["bucket"] == str(tmp_path / "shared") and saved["coder"] == {"record": str(tmp_path / "calls.jsonl")}
     monkeypatch.chdir("/")
     assert load_recipe(write_recipe(**saved)).bucket == str(tmp_path / "shared")
 

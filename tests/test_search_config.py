@@ -57,6 +57,16 @@ def test_a_run_finds_its_bucket_from_another_folder(tmp_path, monkeypatch):
     assert not list(Path().iterdir())
 
 
+def test_recordings_are_stored_by_their_absolute_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    keys = {"coder": "{record: calls.jsonl}", "ideator_options": "{replay: ideas.jsonl, models: m}"}
+    config = load_search(written(tmp_path, implementer="llm", ideator="chat", **keys))
+    assert config.coder == {"record": str(tmp_path / "calls.jsonl")}
+    assert config.ideator_options == {"replay": str(tmp_path / "ideas.jsonl"), "models": "m"}
+    own = load_search(written(tmp_path, implementer="a.plugin", ideator="a.plugin", **keys))
+    assert own.coder == {"record": "calls.jsonl"} and own.ideator_options["replay"] == "ideas.jsonl"
+
+
 def test_every_key_may_be_overridden_and_the_resolved_recipe_is_one(tmp_path):
     config = load_search(written(tmp_path), ["--max-experiments", "9", "--strategy=puct", "--max_usd", "2"])
     assert (config.max_experiments, config.strategy, config.max_usd) == (9, "puct", 2.0)

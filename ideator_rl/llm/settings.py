@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -66,6 +67,16 @@ Models = Annotated[
     BeforeValidator(lambda value: {value: 1.0} if isinstance(value, str) else value),
     Expected("the name of a model, or a mapping of names to weights, one of them above 0", _have_weight),
 ]
+
+
+def absolute_recordings(settings: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Unchecked settings with absolute paths of recordings: a saved recipe may be read from another folder."""
+    paths = {}
+    for key in ("record", "replay"):
+        path = (settings or {}).get(key)
+        if isinstance(path, str) and path.strip():
+            paths[key] = str(Path(path.strip()).absolute())
+    return {**settings, **paths} if settings and paths else settings
 
 
 @dataclass(frozen=True)

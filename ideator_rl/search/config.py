@@ -23,6 +23,7 @@ from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.shared import RunSettings
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
+from ideator_rl.llm.settings import absolute_recordings
 from ideator_rl.reward_buffer import BufferConfig
 from ideator_rl.screen.config import ScreenConfig
 from ideator_rl.storage.bucket import absolute_url, check_url
@@ -150,8 +151,13 @@ def load_search(path: str, overrides: list[str] | None = None) -> SearchConfig:
     config = read_config(SearchConfig, raw, f"The recipe {path} has", RecipeError, hint)
     if config.bucket:
         check_url(config.bucket)
-        # The run's folder stores it, and a later command may be called from another folder.
-        config = replace(config, bucket=absolute_url(config.bucket))
+    # The run's folder stores these paths, and a later command may be called from another folder.
+    config = replace(config, bucket=absolute_url(config.bucket))
+    # Another implementer or ideator may mean something else by these keys.
+    if config.implementer == "llm":
+        config = replace(config, coder=absolute_recordings(config.coder))
+    if config.ideator == "chat":
+        config = replace(config, ideator_options=absolute_recordings(config.ideator_options))
     read_backend_config(config.backend_config)  # for its error
     read_fleet(config.fleet)
     for problem in problems(config):

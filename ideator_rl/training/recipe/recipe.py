@@ -22,6 +22,7 @@ from ideator_rl.config.recipe_file import RecipeError, read_recipe, read_saved
 from ideator_rl.config.yaml_reader import dump_yaml, parse_yaml
 from ideator_rl.environments.environment import Environment
 from ideator_rl.llm.prompt_form import read_template_arguments
+from ideator_rl.llm.settings import absolute_recordings
 from ideator_rl.storage.bucket import absolute_url, check_url
 from ideator_rl.training.recipe.keys import (
     REMOVED_KEYS,
@@ -135,8 +136,10 @@ def load_recipe(
     recipe = parse_recipe(read_recipe(path, recipe_model(), overrides), f"The recipe {path} has")
     if recipe.ours.bucket:
         check_url(recipe.ours.bucket)
-        # The run's folder stores it, and a later command may be called from another folder.
-        recipe.ours = replace(recipe.ours, bucket=absolute_url(recipe.ours.bucket))
+    # The run's folder stores these paths, and a later command may be called from another folder.
+    recipe.ours = replace(recipe.ours, bucket=absolute_url(recipe.ours.bucket))
+    if recipe.ours.implementer == "llm":  # another one may mean something else by these keys
+        recipe.ours = replace(recipe.ours, coder=absolute_recordings(recipe.ours.coder))
     read_backend_config(recipe.ours.backend_config)  # for its error
     read_fleet(recipe.ours.fleet)
     if world is not None:
