@@ -1,15 +1,21 @@
-"""Secrets that a cut goes through: of a log, of an evaluator's words, of what an engine printed."""
+"""Secrets that a cut goes through: of a log, an evaluator's words, what an engine printed, or a server's answer."""
 
 import json
 from dataclasses import replace
 
 import pytest
+from llm_server import Scripted
+from test_llm import ask
 
 from ideator_rl.environments.feedback import READ_CHARS, feedback_of
 from ideator_rl.executor import record_store
 from ideator_rl.executor.backends.command import LOG_BYTES
+from ideator_rl.executor.cascade import unfit_patch
 from ideator_rl.executor.record_store import LOG_TAIL_BYTES, MAX_RECORD_BYTES, load_log, load_records, save_record
 from ideator_rl.experiment import Experiment
+from ideator_rl.llm import LLMUnavailable
+from ideator_rl.llm.faults import MAX_QUOTED, MAX_READ
+from ideator_rl.patch import PatchError
 from ideator_rl.sandbox import sealed_run
 from ideator_rl.storage.bucket import open_bucket
 from ideator_rl.text.redaction import beginning_of, end_of, without_tokens
@@ -72,6 +78,32 @@ def test_the_message_of_a_crash_has_no_half_of_a_secret(shift):
     shown = sealed_run._last_line(f"before\n{line}\n\n")
     assert shown.startswith("w w") and "Q" not in without_tokens(shown)
     assert sealed_run._last_line(" \n") == "it printed nothing"
+
+
+@pytest.mark.parametrize("shift", range(0, len(TOKEN) + 2, 5))
+def test_the_message_of_a_patch_that_fits_no_cheaper_preset_has_no_half_of_a_secret(shift):
+    error = PatchError("w " * ((900 - shift) // 2 - 21) + TOKEN + " w" * 99)
+    message = unfit_patch(error, failed(""), "cpu").error["message"]
+    assert "w w" in message and "Q" not in without_tokens(message)
+
+
+@pytest.mark.parametrize("limit", [MAX_QUOTED, MAX_READ])
+@pytest.mark.parametrize("form", ["page", "one word", "error", "stream"])
+def test_a_fault_of_a_server_that_repeats_the_key_has_no_half_of_it(form, limit, monkeypatch):
+    monkeypatch.setenv("MY_KEY", TOKEN)
+    steps = []
+    for shift in range(0, len(TOKEN) + 3, 6):
+        text = "w " * ((limit - shift) // 2) + TOKEN + " w" * 9
+        text = text.replace(" ", ",") if form == "one word" else text
+        body = {"error": {"message": text}} if form == "error" else text.encode()
+        stream = {"body": b"data: " + text.encode() + b"\n\n", "headers": {"Content-Type": "text/event-stream"}}
+        steps.append(stream if form == "stream" else {"body": body})
+    with Scripted(*steps) as server:
+        for _ in steps:
+            with pytest.raises(LLMUnavailable) as caught:
+                ask(server, api_key_env="MY_KEY", retries=0)
+            message = str(caught.value)
+            assert "Q" not in message and message.count("w") > 90 and len(message) < MAX_QUOTED + 500
 
 
 def test_whole_words_are_kept_and_a_word_without_end_is_shortened():

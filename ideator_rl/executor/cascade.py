@@ -32,6 +32,7 @@ from ideator_rl.reward import RewardRule, reward_rule
 from ideator_rl.sandbox.choose import with_image
 from ideator_rl.sandbox.sandbox import BWRAP, Sandbox, is_weaker
 from ideator_rl.text.display import number
+from ideator_rl.text.redaction import beginning_of
 
 BELOW = "below"
 """Kind of the error of an idea that ran at the cheaper preset and was not good enough."""
@@ -247,15 +248,11 @@ class Cascade:
         if cheap.status == SUCCEEDED:
             reward = "none" if cheap.reward is None else number(cheap.reward)
             return {"kind": BELOW, "message": f"its reward {where} is {reward}; over {self.config.keep_above:g} passes"}
-        message = (cheap.error or {}).get("message", "")[:MAX_QUOTED]
+        message = beginning_of((cheap.error or {}).get("message", ""), MAX_QUOTED)
         return {"kind": cheap.status, "message": f"{cheap.status} {where}: {message}"}
 
 
 def unfit_patch(error: PatchError, record: Experiment, preset: str) -> Experiment:
     """The record of an idea whose patch does not lead to a codebase of the cheaper preset."""
-    message = f"its patch does not fit the preset {preset}: {error}"
-    return replace(record, status=NOT_PROMOTED, error={"kind": error.kind, "message": message[: 3 * MAX_QUOTED]})
-
-
-def _seconds(cheap: Experiment) -> dict[str, float]:
-    return {"cascade": cheap.seconds.get("run", 0.0) + cheap.seconds.get("score", 0.0)}
+    message = beginning_of(f"its patch does not fit the preset {preset}: {error}", 3 * MAX_QUOTED)
+    return replace(record, status=NOT_PROMOTED, error={"kind": error.kind, "message": message})

@@ -188,7 +188,7 @@ class ChatClient:
                 answer = read_answer(await self._send(connections, request), request.max_tokens)
             except Fault as fault:
                 # It may quote an answer with status 200, or an event of a stream, which repeats the key.
-                fault.description = self._without_secrets(fault.description)
+                fault.description = shorten(self._without_secrets(fault.description), faults.MAX_DESCRIPTION)
                 # Without an actual cost, the whole reservation is booked.
                 reservation.actual = None if fault.maybe_billed else Spent()
                 raise
@@ -245,7 +245,7 @@ class ChatClient:
             # errors of its HTTP library, httpx or httpx2, as they are.
             if not type(error).__module__.startswith("httpx"):
                 raise
-            raise Fault(f"the answer broke off ({shorten(str(error), faults.MAX_QUOTED)})", maybe_billed=True) from None
+            raise Fault(f"the answer broke off ({faults.quoted(error)})", maybe_billed=True) from None
 
     def _refusal(self, error: openai.APIStatusError, request: Request, form: WireForm) -> Fault:
         text = self._without_secrets(error.response.text)

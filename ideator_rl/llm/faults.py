@@ -18,11 +18,16 @@ from typing import Any
 from ideator_rl.errors import IdeatorError
 from ideator_rl.llm.retry_hints import retry_after
 from ideator_rl.text.display import shorten
+from ideator_rl.text.redaction import beginning_of
 
 MAX_RETRY_AFTER = 300.0
 """Seconds; a server that asks for a longer wait counts as unavailable."""
 MAX_QUOTED = 300
 """Characters of a server's message in an error."""
+MAX_READ = 2000
+"""Characters of a server's message in a fault: the client removes its secrets before it shortens."""
+MAX_DESCRIPTION = MAX_QUOTED + 100
+"""Characters of a fault in an error."""
 TEMPORARY = (408, 409, 425, 429)
 """Statuses below 500 that are retried."""
 QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
@@ -110,11 +115,8 @@ def of_status(status: int, body: Any, text: str, headers: Any, key_env: str | No
         body = body["error"]
     code = str(body.get("code") or body.get("type") or "") if isinstance(body, dict) else ""
     kind = str(body.get("type") or "") if isinstance(body, dict) else ""
-    message = shorten(
-        str((body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body or text),
-        MAX_QUOTED,
-    )
-    description = f"status {status}: {message}" if message else f"status {status}"
+    whole = quoted((body.get("message") or body.get("detail") or body) if isinstance(body, dict) else body or text)
+    description, message = f"status {status}: {whole}" if whole else f"status {status}", shorten(whole, MAX_QUOTED)
     if status in (400, 413, 422) and (TOO_LONG.search(code) or TOO_LONG.search(message)):
         advice = "Show less of the codebase, or lower max_tokens."
         return Fault(description, advice, temporary=False, too_long=True)
@@ -148,9 +150,8 @@ def of_body(raw: bytes) -> Fault:
         error = None
     if isinstance(error, str | dict) and error:
         return of_error(error)
-    quoted = shorten(raw[:2000].decode("utf-8", "replace"), MAX_QUOTED)
     advice = "Check `base_url` (it usually ends with /v1), and that no proxy or login page answers instead."
-    return Fault(f"the answer is no chat completion: {quoted!r}", advice, permanent=True, maybe_billed=True)
+    return Fault(f"the answer is no chat completion: {quoted(raw)!r}", advice, permanent=True, maybe_billed=True)
 
 
 def of_error(error: Any) -> Fault:
@@ -181,7 +182,15 @@ def of_connection(error: BaseException, timeout: float) -> Fault:
     if not unsent and any("Timeout" in name for name in names):
         return Fault(f"no answer within {timeout:g} s", maybe_billed=True)
     kind = "no connection" if unsent else "the connection broke"
-    return Fault(f"{kind} ({shorten(str(causes[-1]), MAX_QUOTED) or names[-1]})", maybe_billed=not unsent)
+    return Fault(f"{kind} ({quoted(causes[-1]) or names[-1]})", maybe_billed=not unsent)
+
+
+def quoted(message: Any) -> str:
+    """The beginning of a server's message on one line, without the word that the cut went through: half of a secret
+    would not be removed."""
+    # More bytes than the cut needs, so that it sees that there are more.
+    text = message[: 5 * MAX_READ].decode("utf-8", "replace") if isinstance(message, bytes) else str(message)
+    return " ".join(beginning_of(text, MAX_READ).split())
 
 
 def _advice(status: int, key_env: str | None) -> str:

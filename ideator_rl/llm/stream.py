@@ -9,8 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-from ideator_rl.llm.faults import MAX_QUOTED, Fault, of_body
-from ideator_rl.text.display import shorten
+from ideator_rl.llm.faults import Fault, of_body, quoted
 
 DATA = b"data:"
 END = b"[DONE]"
@@ -75,8 +74,7 @@ def _event(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         event = None
     if not isinstance(event, dict):
-        quoted = shorten(data[:2000].decode("utf-8", "replace"), MAX_QUOTED)
-        raise Fault(f"the stream holds an event that is no JSON object: {quoted!r}", maybe_billed=True)
+        raise Fault(f"the stream holds an event that is no JSON object: {quoted(data)!r}", maybe_billed=True)
     if event.get("error"):
         raise of_body(data)
     return event
