@@ -256,3 +256,7 @@ def unfit_patch(error: PatchError, record: Experiment, preset: str) -> Experimen
     """The record of an idea whose patch does not lead to a codebase of the cheaper preset."""
     message = beginning_of(f"its patch does not fit the preset {preset}: {error}", 3 * MAX_QUOTED)
     return replace(record, status=NOT_PROMOTED, error={"kind": error.kind, "message": message})
+
+
+def _seconds(cheap: Experiment) -> dict[str, float]:
+    return {"cascade": cheap.seconds.get("run", 0.0) + cheap.seconds.get("score", 0.0)}
