@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import IterableDataset
-from tiny_policy import arguments, build, draw, rows, save_policy, weights
+from tiny_policy import arguments, build, by_text, draw, rows, save_policy, weights
 
 from ideator_rl.errors import IdeatorError
 from ideator_rl.reward import RowReward
@@ -21,10 +21,11 @@ def policy(tmp_path_factory):
     return save_policy(tmp_path_factory.mktemp("policy"))
 
 
-def always(value):
+def always(value, name="constant"):
     async def constant(completions, **_):
         return [value] * len(completions)
 
+    constant.__name__ = name
     return constant
 
 
@@ -39,7 +40,7 @@ def test_a_folder_with_batches_of_another_run_is_refused_and_a_trainer_trains_on
         trainer.train()
     with pytest.raises(IdeatorError, match="holds batches of an earlier run"):
         build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0)).train()
-    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0), resume=True)
+    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), always(-5.0, "by_text"), resume=True)
     again.train()
     assert again.state.log_history[0]["reward"] == trainer.state.log_history[0]["reward"], (
         "the batch was closed with the same rewards"
@@ -49,7 +50,7 @@ def test_a_folder_with_batches_of_another_run_is_refused_and_a_trainer_trains_on
 def test_a_batch_that_is_sampled_again_is_not_trained_on_rewards_of_the_old_one(policy, tmp_path):
     build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3)).train()
     shutil.rmtree(tmp_path / "rollouts/000001")
-    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), always(-5.0), resume=True)
+    again = build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=3), always(-5.0, "by_text"), resume=True)
     again.train()
     rewards = [logs["reward"] for logs in again.state.log_history if "reward" in logs]
     assert rewards[0] > 0 and rewards[1] == -5.0 and rewards[2] == -5.0, "later batches are decided again"
@@ -169,6 +170,33 @@ def test_a_run_that_goes_back_trains_no_batch_of_the_branch_that_it_left(policy,
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert kept == [[2], [2, 3], [3, 4], [4, 5]], "and not those before the newest checkpoints of the old branch"
     assert all(path.read_bytes() != text for path, text in left.items())
+
+
+def tenth(completions, **_):
+    return [0.1] * len(completions)
+
+
+@pytest.mark.parametrize(
+    "before, after, is_old",
+    [
+        ([by_text], [by_text, tenth], False),
+        ([by_text, tenth], [tenth, by_text], False),
+        ([by_text], [by_text, tenth], True),
+        ([by_text, tenth], [by_text], True),
+    ],
+    ids=["one more", "another order", "one more, no names", "one less, no names"],
+)
+def test_batches_decided_with_other_reward_functions_are_decided_again(policy, tmp_path, before, after, is_old):
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), before).train()
+    path = tmp_path / "rollouts/closings.jsonl"
+    if is_old:
+        lines = [{name: value for name, value in line.items() if name != "functions"} for line in closings(tmp_path)]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    build(IdeatorGRPOTrainer, policy, arguments(tmp_path, max_steps=2), after, resume=True).train()
+    assert [line["functions"] for line in closings(tmp_path)] == [[function.__name__ for function in after]] * 2
+    outcomes = [outcome for line in closings(tmp_path) for slot in line["seats"] for outcome in slot["outcomes"]]
+    for outcome in outcomes:
+        assert [reward == 0.1 for reward in outcome["rewards"]] == [function is tenth for function in after]
 
 
 def test_a_run_resumes_where_it_was_although_its_epochs_end_with_a_short_step(policy, tmp_path):

@@ -115,6 +115,15 @@ class TrainBatch:
     """What reward functions had logged when it closed."""
     is_dry: bool = False
     """Too few of its ideas were new: it trains nothing, and the weights step back towards the start."""
+    functions: list[str] | None = None
+    """Names of the reward functions, in the order of an outcome's rewards; None in files of earlier releases."""
+
+    def has_rewards_of(self, functions: Sequence[str]) -> bool:
+        """Whether its rewards are those of these functions, as far as it names them."""
+        if self.functions is not None:
+            return self.functions == list(functions)
+        outcomes = (outcome for slot in self.slots for outcome in slot.outcomes if outcome and outcome.rewards)
+        return all(len(outcome.rewards) == len(functions) for outcome in outcomes)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -126,13 +135,14 @@ class TrainBatch:
             "seats": [slot.to_json() for slot in self.slots],
             "parked": self.deferred,
             **({"is_dry": True} if self.is_dry else {}),
+            **({"functions": self.functions} if self.functions is not None else {}),
         }
 
     @classmethod
     def from_json(cls, body: dict[str, Any]) -> TrainBatch:
         deferred, dropped = ([(batch, group) for batch, group in body[name]] for name in ("parked", "dropped"))
         slots = [GroupSlot.from_json(slot) for slot in body["seats"]]
-        values = body["waited"], body["examples"], body["metrics"], body.get("is_dry", False)
+        values = body["waited"], body["examples"], body["metrics"], body.get("is_dry", False), body.get("functions")
         return cls(body["index"], slots, deferred, dropped, *values)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,9 +127,9 @@ class Pipeline:
         """Read what an earlier session left, if any, and submit again what it waited for."""
         self._sampled = index - 1
         self._sampled_before_checkpoint = 0 if index == 0 else index + self.config.max_staleness
-        if not self.ranks.is_zero:
+        if self._reward_runner is None:
             return
-        self._train_batches = _usable_train_batches(self._store, index)
+        self._train_batches = _usable_train_batches(self._store, index, self._reward_runner.names)
         deferred = {batch for batch, _ in self._deferred(index)}
         for batch in deferred:
             self._submit(self._batch(batch))
@@ -238,6 +239,7 @@ class Pipeline:
         metrics = dict(self.pending[index].metrics)  # a copy: the functions may still be logging
         train_batch.metrics = {name: list(values) for name, values in metrics.items() if values}
         train_batch.is_dry = self.pending[index].is_dry
+        train_batch.functions = self._reward_runner.names if self._reward_runner is not None else None
         train_batch.examples = self._draw(index) if self._draw and not train_batch.is_dry else []
         self._store.append(train_batch)
         return train_batch
@@ -257,23 +259,29 @@ class Pipeline:
         self._train_batches.pop(train_batch.index - 1, None)
 
 
-def _usable_train_batches(store: RolloutStore, index: int) -> dict[int, TrainBatch]:
+def _usable_train_batches(store: RolloutStore, index: int, functions: Sequence[str]) -> dict[int, TrainBatch]:
     """The stored decisions that a run resumed at batch `index` can repeat.
 
-    A decision whose sampled batches are gone is discarded, with all that follow it: they are decided again.
+    A decision whose sampled batches are gone, or whose rewards other functions gave, is discarded, with all that follow
+    it: they are decided again.
     """
     usable: list[TrainBatch] = []
-    stored = store.train_batches()
+    stored, reason = store.train_batches(), ""
     for train_batch in stored:
         # Of a batch that is trained already, only the deferred groups are needed, and only of the last such batch.
         needed = {batch for batch, _ in train_batch.deferred}
         if train_batch.index >= index:
             needed |= {train_batch.index, *(slot.batch for slot in train_batch.slots)}
         if train_batch.index >= index - 1 and not all(store.has(batch) for batch in needed):
+            reason = "their batches are gone"
+            break
+        # Rewards are stored in the order of their functions, and would be taken for those of others.
+        if train_batch.index >= index and not train_batch.has_rewards_of(functions):
+            reason = "the reward functions are others"
             break
         usable.append(train_batch)
     if len(usable) < len(stored):
-        log.warning("closings from batch %d on are decided again: their batches are gone", stored[len(usable)].index)
+        log.warning("closings from batch %d on are decided again: %s", stored[len(usable)].index, reason)
         store.replace_train_batches(usable)
     for train_batch in usable:
         if train_batch.index >= index:
