@@ -291,7 +291,15 @@ def test_a_misspelled_folder_does_not_load_the_shipped_recipe_of_the_same_name()
 
 
 @pytest.mark.parametrize(
-    "word", ["--preset=slow", "--seed=9", "--num_generations=8", "--use_peft=true", "--reward_transform=identity"]
+    "word",
+    [
+        "--preset=slow",
+        "--seed=9",
+        "--num_generations=8",
+        "--use_peft=true",
+        "--reward_transform=identity",
+        "--generation_batch_size=16",
+    ],
 )
 def test_a_resumed_run_cannot_change_keys_that_its_records_depend_on(write_recipe, tmp_path, word):
     recipe = load_recipe(write_recipe(output_dir=str(tmp_path), per_device_train_batch_size=8))

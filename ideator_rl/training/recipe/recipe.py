@@ -200,7 +200,7 @@ def _without_removed(raw: Mapping[str, Any], lead: str) -> dict[str, Any]:
 FIXED = (
     "preset", "hardware", "seed", "reward_transform", "prompts", "replicates", "scratch_model", "use_peft", "lora_r",
     "num_generations", "per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation",
-    "num_iterations", "chat_template_kwargs",
+    "generation_batch_size", "num_iterations", "chat_template_kwargs",
 )  # fmt: skip
 """Keys that a resumed run cannot change: its records, batches and checkpoints would not fit together."""
 
