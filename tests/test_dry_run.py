@@ -21,6 +21,13 @@ def test_a_dry_run_estimates_the_cost_and_starts_nothing(tmp_path, capsys):
     assert "0.0 GPU-hours and 1.3 CPU-hours" in out and "capped at 2 GPU-hours" in out  # 401 × (2 + 10) s
 
 
+def test_a_dry_run_counts_every_batch_of_an_optimizer_step(tmp_path, capsys):
+    keys = ["--max_steps", "100", "--gradient_accumulation_steps", "4", "--steps_per_generation", "1"]
+    assert main([*TOY, "--output_dir", str(tmp_path / "run"), *keys]) == 0
+    out = capsys.readouterr().out
+    assert "1600 in 400 batches of 4" in out and "at most 1601 of toy (cpu)" in out
+
+
 def test_a_dry_run_of_an_unusable_recipe_is_refused(capsys):
     assert main([*TOY, "--preset", "huge"]) == 2
     assert "no preset 'huge'" in capsys.readouterr().err

@@ -146,6 +146,23 @@ def test_an_epoch_holds_whole_optimizer_steps(write_recipe, accumulated, uses, b
     assert recipe.groups_per_epoch == batches * 2 * uses
 
 
+@pytest.mark.parametrize(
+    ("accumulated", "uses", "iterations", "length", "rollouts"),
+    [
+        (4, 1, 1, {"max_steps": 100}, 400),
+        (4, 6, 1, {"max_steps": 4}, 3),  # 16 micro-steps: the last batch is used in part
+        (2, 4, 2, {"max_steps": 10}, 3),
+        (4, 1, 1, {}, 12),  # an epoch is an optimizer step of 4 batches
+        (4, 6, 1, {"num_train_epochs": 1.5}, 4),  # an epoch is 3 optimizer steps: 5 steps have 20 micro-steps
+    ],
+)
+def test_the_batches_of_a_run_are_counted_in_micro_steps(write_recipe, accumulated, uses, iterations, length, rollouts):
+    keys = {"gradient_accumulation_steps": accumulated, "steps_per_generation": uses, "num_iterations": iterations}
+    recipe = load_recipe(write_recipe(**keys, **length, save_steps=60, screen={"over": 2}))
+    assert recipe.rollouts == rollouts
+    assert recipe.screened_budget == (rollouts * recipe.generation_batch // 2 if "max_steps" in length else None)
+
+
 def test_a_single_name_needs_no_list(write_recipe):
     recipe = load_recipe(write_recipe(reward_funcs="improvement"), ["--lora_target_modules", "all-linear"])
     assert recipe.ours.reward_funcs == ["improvement"] and recipe.model["lora_target_modules"] == ["all-linear"]

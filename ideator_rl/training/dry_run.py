@@ -21,8 +21,6 @@ from ideator_rl.llm.probe import NOT_ASKED
 from ideator_rl.sandbox.choose import choose_sandbox
 from ideator_rl.training.recipe.recipe import Recipe
 
-EPOCHS = 3
-"""TRL's default, where a recipe gives no max_steps."""
 DEFAULT_COMPLETION = 256
 """TRL's default of max_completion_length."""
 CHARACTERS_PER_TOKEN = 4
@@ -41,8 +39,7 @@ def dry_run(recipe: Recipe, notes: Sequence[str] = ()) -> str:
     environment = load_environment(ours.env).at(ours.preset)
     preset = environment.preset(ours.preset)
     sandbox = choose_sandbox(ours.isolation, trusted=writes_trusted_code(ours.implementer))
-    steps = int(recipe.grpo.get("max_steps", -1))
-    rollouts = math.ceil(steps / recipe.steps_per_rollout) if steps > 0 else EPOCHS
+    rollouts = recipe.rollouts
     ideas = rollouts * recipe.generation_batch
     # None for an implementer that asks no LLM.
     coder = estimate_cost(ours.implementer, ours.coder, ideas, environment, ours.preset)

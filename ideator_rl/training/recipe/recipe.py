@@ -33,6 +33,9 @@ from ideator_rl.training.recipe.keys import (
     trl_keys,
 )
 
+DEFAULT_EPOCHS = 3
+"""TRL's `num_train_epochs`, which ends a run without max_steps."""
+
 
 @dataclass
 class Recipe:
@@ -88,20 +91,36 @@ class Recipe:
     @property
     def screened_budget(self) -> int | None:
         """Experiments of the run if a screen ranked from the first batch on; None where epochs end the run."""
-        steps = int(self.grpo.get("max_steps", -1))
-        return math.ceil(steps / self.steps_per_rollout) * self.executed_share if steps > 0 else None
+        return self.rollouts * self.executed_share if int(self.grpo.get("max_steps", -1)) > 0 else None
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-steps of an optimizer step."""
+        return self.grpo.get("gradient_accumulation_steps", 1)
+
+    @property
+    def uses(self) -> int:
+        """Micro-steps that one generation batch feeds."""
+        return max(1, self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1))
 
     @property
     def steps_per_rollout(self) -> int:
-        """Optimizer steps that one generation batch feeds."""
-        uses = self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1)
-        return max(1, uses // self.grpo.get("gradient_accumulation_steps", 1))
+        """Whole optimizer steps that one generation batch feeds; 1 where several batches make a step."""
+        return max(1, self.uses // self.accumulation)
+
+    @property
+    def rollouts(self) -> int:
+        """Generation batches of the whole run."""
+        steps = int(self.grpo.get("max_steps", -1))
+        if steps <= 0:
+            epochs = self.grpo.get("num_train_epochs", DEFAULT_EPOCHS)
+            steps = math.ceil(epochs * (math.lcm(self.uses, self.accumulation) // self.accumulation))
+        return -(-steps * self.accumulation // self.uses)
 
     @property
     def groups_per_epoch(self) -> int:
         """Rows that the training dataset must have, so that an epoch holds whole optimizer steps."""
-        uses = max(1, self.generation_batch // self.micro_batch * self.grpo.get("num_iterations", 1))
-        batches = math.lcm(uses, self.grpo.get("gradient_accumulation_steps", 1)) // uses
+        batches = math.lcm(self.uses, self.accumulation) // self.uses
         return max(1, self.generation_batch // self.num_generations) * batches
 
     def prompt(self, environment: Environment) -> str:
@@ -285,15 +304,10 @@ def _batch_problems(recipe: Recipe) -> Iterator[str]:
             f"has num_generations: {generations} and screen.over: {screen.over}: fewer than 2 ideas of a group are run "
             f"on average, and one alone trains nothing. Use num_generations: {2 * screen.over}, or lower screen.over."
         )
-    accumulated = grpo.get("gradient_accumulation_steps", 1)
-    if (
-        screen
-        and screen.learn == "predicted"
-        and batch // recipe.micro_batch * grpo.get("num_iterations", 1) < accumulated
-    ):
+    if screen and screen.learn == "predicted" and recipe.uses < recipe.accumulation:
         yield (
             f"has screen.learn: predicted and batches of {batch} completions, several of which make an optimizer step: "
-            f"none could be left out alone. Use steps_per_generation: {accumulated}."
+            f"none could be left out alone. Use steps_per_generation: {recipe.accumulation}."
         )
     interval = recipe.steps_per_rollout
     if int(grpo.get("save_steps", 500)) % interval:
