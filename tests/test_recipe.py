@@ -257,6 +257,10 @@ def test_an_argument_that_is_no_override_is_refused(write_recipe):
         ),
         ({"reward_funcs": []}, "has no reward_funcs"),
         ({"sft_steps": 1, "model_revision": "v2"}, "Download that revision"),
+        ({"advantage": "grpo", "scale_rewards": "none"}, "scale_rewards: none and advantage: grpo"),
+        ({"advantage": "max_at_k", "scale_rewards": "group"}, "or set advantage: null"),
+        ({"advantage": None, "scale_rewards": "batch"}, "scale_rewards: batch. Expected group or none"),
+        ({"advantage": "loo", "multi_objective_aggregation": "normalize_then_sum"}, "Expected sum_then_normalize"),
         ({"slots": 0}, "of at least 1"),
         ({"num_generations": 3}, "does not divide"),
         ({"num_generations": 1}, "at least 2 completions"),
@@ -265,6 +269,11 @@ def test_an_argument_that_is_no_override_is_refused(write_recipe):
 )
 def test_keys_that_contradict_each_other_are_refused_before_a_model_loads(write_recipe, changes, argv):
     assert argv in refusal(write_recipe(**changes))
+
+
+@pytest.mark.parametrize(("scale", "advantage"), [("group", "grpo"), ("none", "dr_grpo"), ("none", None)])
+def test_a_scale_that_the_advantage_computes_is_accepted(write_recipe, scale, advantage):
+    assert load_recipe(write_recipe(scale_rewards=scale, advantage=advantage)).grpo["scale_rewards"] == scale
 
 
 def test_checkpoints_between_optimizer_steps_of_one_rollout_count_accumulation(write_recipe):

@@ -21,6 +21,7 @@ from ideator_rl.training.advantages.best_of_k import anneal, max_at_k
 from ideator_rl.training.advantages.entropic import entropic
 from ideator_rl.training.advantages.facts import Advantage, AdvantageError, Facts, present
 from ideator_rl.training.advantages.group_mean import dr_grpo, grpo, loo
+from ideator_rl.training.recipe.keys import AGGREGATION, TRL_SCALES
 
 ADVANTAGES: dict[str, Callable[..., torch.Tensor]] = {
     "grpo": grpo,
@@ -136,19 +137,15 @@ def _checked(name: str, advantage: Advantage, rewards_PG: torch.Tensor, facts: F
     return values_PG
 
 
-TRL_SCALES = {"group": "grpo", "none": "dr_grpo"}
-"""TRL's `scale_rewards`, and the advantage that computes the same."""
-
-
 def advantage_of_trl(args: Any) -> Advantage:
     """The advantage that the keys of TRL's GRPOConfig ask for.
 
     Raises:
         AdvantageError: there is no such advantage here.
     """
-    if args.multi_objective_aggregation != "sum_then_normalize":
+    if args.multi_objective_aggregation != AGGREGATION:
         raise AdvantageError(
-            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}; expected sum_then_normalize: "
+            f"multi_objective_aggregation is {args.multi_objective_aggregation!r}; expected {AGGREGATION}: "
             "rewards are summed, then compared within their group."
         )
     scale = {True: "group", False: "none"}.get(args.scale_rewards, args.scale_rewards)

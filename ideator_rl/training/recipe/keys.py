@@ -143,6 +143,10 @@ _TRL_RANGES: dict[str, Any] = {
 """Ranges that TRL or torch would report in a traceback only."""
 _LOSSES = Literal["grpo", "dr_grpo", "dapo", "bnpo", "luspo", "cispo", "sapo", "vespo"]
 """Those of TRL 1.16."""
+TRL_SCALES = {"group": "grpo", "none": "dr_grpo"}
+"""TRL's `scale_rewards`, and the advantage that computes the same."""
+AGGREGATION = "sum_then_normalize"
+"""The only `multi_objective_aggregation` here: rewards are summed, then compared within their group."""
 
 
 def our_keys() -> list[str]:

@@ -25,8 +25,10 @@ from ideator_rl.llm.prompt_form import read_template_arguments
 from ideator_rl.llm.settings import absolute_recordings
 from ideator_rl.storage.bucket import absolute_url, check_url
 from ideator_rl.training.recipe.keys import (
+    AGGREGATION,
     REMOVED_KEYS,
     REMOVED_VALUES,
+    TRL_SCALES,
     IdeatorConfig,
     our_keys,
     recipe_model,
@@ -163,7 +165,7 @@ def load_recipe(
     read_fleet(recipe.ours.fleet)
     if world is not None:
         recipe.world = world
-    for problem in chain(_problems(recipe), _batch_problems(recipe) if batches else ()):
+    for problem in chain(_problems(recipe), _advantage_problems(recipe), _batch_problems(recipe) if batches else ()):
         raise RecipeError(f"The recipe {path} {problem}")
     return recipe
 
@@ -283,6 +285,24 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             f"has fp16: true and screen.learn: {ours.screen.learn}, with which some batches train nothing: the scaler "
             "of fp16 does not allow it. Use bf16: true, or leave fp16 out."
         )
+
+
+def _advantage_problems(recipe: Recipe) -> Iterator[str]:
+    advantage = recipe.ours.advantage
+    scale, aggregation = (recipe.grpo.get(key) for key in ("scale_rewards", "multi_objective_aggregation"))
+    if aggregation not in (None, AGGREGATION):
+        yield (
+            f"has multi_objective_aggregation: {aggregation}. Expected {AGGREGATION}, since rewards are summed before "
+            "they are compared within their group. Leave it out."
+        )
+    # Where both are set, TRL's key would be saved with the run and change nothing.
+    if scale is not None and advantage is not None and TRL_SCALES.get(scale) != advantage:
+        yield (
+            f"has scale_rewards: {scale} and advantage: {advantage}, which scales rewards in its own way. Leave "
+            "scale_rewards out, or set advantage: null."
+        )
+    if scale is not None and advantage is None and scale not in TRL_SCALES:
+        yield f"has scale_rewards: {scale}. Expected {' or '.join(TRL_SCALES)}, or an `advantage` in its place."
 
 
 def _batch_problems(recipe: Recipe) -> Iterator[str]:
