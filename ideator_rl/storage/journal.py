@@ -82,7 +82,8 @@ class Journal(JournalQueries):
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=60)
             self._db.execute("pragma journal_mode=wal")
             self._db.execute("pragma synchronous=full")
-            self._db.executescript(SCHEMA + CONTEXT_SCHEMA)
+            # All tables at once: a reader that comes meanwhile finds no journal yet, and not half of one.
+            self._db.executescript(f"begin immediate; {SCHEMA} {CONTEXT_SCHEMA} commit;")
             with suppress(sqlite3.OperationalError):  # a journal that was begun before there was such a column
                 self._db.execute("alter table rollouts add column replicate integer")
             with suppress(sqlite3.OperationalError):  # only older journals have this table, one row a step

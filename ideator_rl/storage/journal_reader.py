@@ -6,6 +6,7 @@ they were first entered.  A journal of an earlier version is read as far as it h
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -183,8 +184,12 @@ class JournalReader(JournalQueries):
 
     def __init__(self, path: Path):
         self.path = path
+        # A reader, too, writes the two files that SQLite keeps next to a journal.  Where it may not, and no writer has
+        # left one, nothing changes the journal.
+        is_closed = not os.path.exists(f"{path}-wal") and not os.access(path.parent, os.W_OK)
+        uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if is_closed else ''}"
         with self._reading():
-            self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=TIMEOUT_SECONDS)
+            self._db = sqlite3.connect(uri, uri=True, timeout=TIMEOUT_SECONDS)
 
     def __enter__(self) -> JournalReader:
         return self
