@@ -303,7 +303,7 @@ class SearchEngine:
             archive = archive_of(self._buffer)
         elif archive is None:
             # The journal keeps how many records the epoch began with, so that a resumed epoch sees the same archive.
-            count = self._buffer.journal.mark(self.epoch, len(archive_of(self._buffer)))
+            count = self._buffer.journal.mark(self.epoch, (), len(archive_of(self._buffer)))
             archive = self._archive = archive_of(self._buffer, count, self.epoch)
         # Again for every question: outcomes of this epoch may have added trees.
         if self._penalised:

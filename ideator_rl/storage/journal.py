@@ -276,6 +276,7 @@ class Journal(JournalQueries):
 
         Args:
             texts: the completions of the batch.  A step that is sampled anew has others, and so a mark of its own.
+                None of an epoch of a search, which is never sampled anew.
             count: how many are known now; stored if the batch is new.
         """
         key = step, hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
