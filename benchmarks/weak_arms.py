@@ -83,6 +83,7 @@ ALL = ARMS | VARIANTS
 PAIRS = (
     ("frozen_screen", "frozen"),
     ("mix", "frozen"),
+    ("mix", "frozen_screen"),
     ("mix_screen", "frozen_screen"),
     ("mix_screen", "mix"),
     ("mix_screen", "frozen"),
