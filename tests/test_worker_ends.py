@@ -23,7 +23,7 @@ from ideator_rl.executor.attempt_guard import end_by_signal
 from ideator_rl.executor.backends.watched import want, wanted
 from ideator_rl.executor.executor import Executor, ExecutorConfig
 from ideator_rl.executor.start_worker import ZygoteClient, worker_variables
-from ideator_rl.executor.workdirs import PREFIX, remove_stale_workdirs
+from ideator_rl.executor.workdirs import PREFIX
 from ideator_rl.experiment import Experiment
 from ideator_rl.sandbox import process_tree
 from ideator_rl.sandbox.choose import best_sandbox
@@ -133,7 +133,6 @@ def test_sigterm_ends_the_attempt_as_preempted_and_leaves_nothing(lab):
     os.kill(worker.pid, signal.SIGTERM)
     wait_for_end(worker, pids)
     assert lab.last.end.kind == record_store.PREEMPTED and "SIGTERM" in lab.last.end.reason
-    remove_stale_workdirs()  # as the next worker would, should a busy machine have left no second for it
     assert lab.bucket.list("beats") == {} and not workdirs()
     claim = record_store.claim_attempt(lab.bucket, lab.id)
     assert claim is not None and claim.number == 1, "the next attempt needs no lease"

@@ -145,8 +145,7 @@ class Executor:
         self.scheduler = Scheduler(self.bucket, self.backend, retry=self._retry, isolation=config.isolation)
 
     def _create_backend(self) -> Backend:
-        config = self.config
-        text = config.backend_config
+        config, text = self.config, self.config.backend_config
         settings = parse_json(text, "The backend's settings", IdeatorError) if text else None
         # A class that was written before backends had settings takes three arguments.
         return backend_class(config.backend).create(
