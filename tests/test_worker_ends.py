@@ -34,8 +34,9 @@ pytestmark = pytest.mark.skipif(best_sandbox().level == NONE, reason=f"no sandbo
 
 
 @pytest.fixture(scope="module", autouse=True)
-def scratch():
+def scratch(tmp_path_factory):
     """What workers of other tests leave is not looked at."""
+    tmp_path_factory.getbasetemp()  # pytest's own folder of this session must not be made inside
     before = tempfile.gettempdir()
     with tempfile.TemporaryDirectory(prefix="ideator-ends-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
